@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can run: contestants side by side, as ratios."""

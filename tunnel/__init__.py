@@ -1,0 +1,1 @@
+"""mtunnel: moves running virtual machines between hypervisors, encrypted, over one port."""

@@ -1,0 +1,1 @@
+"""Moving bytes between local sockets and a link: ingress, pump, link, egress."""
