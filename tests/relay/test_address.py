@@ -1,0 +1,210 @@
+"""The address grammar: one canonical form, nothing dialled that was not allowed, and texts that help."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.relay.address import (
+    AllowList,
+    Endpoint,
+    ListenAddress,
+    RedirectAddress,
+    TargetAddress,
+    TcpAddress,
+    TcpRule,
+    UnixAddress,
+    UnixRule,
+    default_target,
+    parse_endpoint,
+    parse_listen,
+    parse_name,
+    parse_rule,
+    parse_target,
+)
+
+PORTS = st.integers(1, 65535)
+RANGES = st.tuples(PORTS, PORTS).map(sorted)
+ALIASES = st.integers(0x7F000002, 0x7FFFFFFE).map(lambda number: str(ipaddress.IPv4Address(number)))
+DIALABLE = (
+    st.ip_addresses().filter(lambda ip: not ip.is_unspecified).map(lambda ip: parse_target(tcp(str(ip), 1)))
+)
+COMPONENTS = st.text(
+    st.characters(categories=["L", "N", "P", "S"], exclude_characters="/"), min_size=1, max_size=8
+)
+PATHS = st.lists(COMPONENTS.filter(lambda part: part not in {".", ".."}), min_size=1, max_size=3).map(
+    lambda parts: "/" + "/".join(parts)
+)
+TCP_TARGETS = st.builds(lambda target, port: TcpAddress(target.host, port), DIALABLE, PORTS)
+UNIX_TARGETS = st.builds(UnixAddress, PATHS)
+REDIRECTS = st.builds(lambda host, ports: RedirectAddress(host, *ports), ALIASES, RANGES)
+
+
+def tcp(host: str, port: int) -> str:
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+
+@given(st.one_of(TCP_TARGETS, UNIX_TARGETS))
+def test_a_target_survives_its_text(target: TargetAddress) -> None:
+    assert parse_target(str(target)) == target
+
+
+@given(st.one_of(REDIRECTS, UNIX_TARGETS, st.builds(TcpAddress, st.one_of(ALIASES, st.just("::1")), PORTS)))
+def test_a_listen_address_survives_its_text(listen: ListenAddress) -> None:
+    assert parse_listen(str(listen)) == listen
+
+
+@given(
+    st.one_of(TCP_TARGETS.map(lambda at: Endpoint(at.host, at.port)), st.just(Endpoint("hostb.example", 1)))
+)
+def test_an_endpoint_survives_its_text(endpoint: Endpoint) -> None:
+    assert parse_endpoint(str(endpoint)) == endpoint
+
+
+@given(DIALABLE, RANGES, PATHS)
+def test_a_rule_survives_its_text(at: TcpAddress, ports: list[int], path: str) -> None:
+    for rule in (TcpRule(at.host, ports[0], ports[1]), UnixRule(path)):
+        assert parse_rule(str(rule)) == rule
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    for prefix in ("", "tcp:", "unix:", "unix:/", "redirect:", "tcp:127.0.0.1:"):
+        for parse in (parse_listen, parse_target, parse_rule, parse_endpoint):
+            try:
+                address = parse(prefix + text)
+            except ValueError:
+                continue
+            assert parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("tcp:localhost:49152", "tcp:127.0.0.1:49152"),
+        ("tcp:[::ffff:127.0.0.1]:49152", "tcp:127.0.0.1:49152"),
+        ("tcp:[0:0::1]:00080", "tcp:[::1]:80"),
+        ("unix://run//qemu/./web1.sock/", "unix:/run/qemu/web1.sock"),
+        ("unix:///run/x", "unix:/run/x"),
+    ],
+)
+def test_spellings_of_one_target_become_one(text: str, canonical: str) -> None:
+    assert str(parse_target(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "complaint"),
+    [
+        (parse_target, "udp:127.0.0.1:1", "is no target: write tcp:"),
+        (parse_target, "tcp:127.0.0.1", "does not name one port"),
+        (parse_target, "tcp:127.0.0.1:1-2", "does not name one port"),
+        (parse_target, "tcp:127.0.0.1:0", "0 is not a port"),
+        (parse_target, "tcp:127.0.0.1:65536", "65536 is not a port"),
+        (parse_target, "tcp:127.0.0.1:1\n", "is not ADDRESS:PORT"),
+        (parse_target, "tcp:127.0.0.1:\u0661", "is not ADDRESS:PORT"),
+        (parse_target, "tcp:::1:49152", "IPv6 addresses go in brackets"),
+        (parse_target, "tcp:hostb.example:49152", "names are not looked up"),
+        (parse_target, "tcp:[fe80::1%eth0]:1", "addresses with a zone"),
+        (parse_target, "tcp:0.0.0.0:49152", "is not an address that can be dialled"),
+        (parse_target, "unix:run/x", "is not absolute"),
+        (parse_target, "unix:/", "names no file"),
+        (parse_target, "unix:/run/qemu/../x", "contains '..'"),
+        (parse_target, "unix:/run/\x00", "unprintable"),
+        (parse_target, "unix:/run/\udc80", "surrogates"),
+        (parse_target, "unix:/" + "x" * 107, "has 108 bytes, the kernel takes 107"),
+        (parse_target, "unix:/" + "é" * 54, "has 109 bytes"),
+        (parse_target, "unix:" + "/" * 1020, "at most 1024 bytes"),
+        (parse_listen, "localhost:49152", "is no address to listen on"),
+        (parse_listen, "tcp:0.0.0.0:49152", "not a loopback address"),
+        (parse_listen, "tcp:192.0.2.1:49152", "not a loopback address"),
+        (parse_listen, "redirect:127.0.1.2", "port range"),
+        (parse_listen, "redirect:127.0.1.2:9-8", "9-8 is empty"),
+        (parse_listen, "redirect:127.0.0.1:1-2", "cannot stand for a peer"),
+        (parse_listen, "redirect:127.255.255.255:1-2", "cannot stand for a peer"),
+        (parse_listen, "redirect:192.0.2.1:1-2", "cannot stand for a peer"),
+        (parse_listen, "redirect:[::1]:1-2", "cannot stand for a peer"),
+        (parse_rule, "tcp:127.0.0.1", "port range"),
+        (parse_rule, "tcp:0.0.0.0:1", "can be dialled"),
+        (parse_rule, "unix:/run/*/../x", "contains '..'"),
+        (parse_rule, "*", "is no rule"),
+        (parse_endpoint, "192.0.2.1", "write HOST:PORT"),
+        (parse_endpoint, "192.0.2.1:1-2", "write HOST:PORT"),
+        (parse_endpoint, "host b:1", "neither an IP address nor a DNS name"),
+        (parse_name, "*.example", "is not a DNS name"),
+        (parse_name, "192.0.2.1", "is not a DNS name"),
+        (parse_name, "\u212aelvin", "is not a DNS name"),
+        (parse_name, "a" * 64, "is not a DNS name"),
+        (parse_name, ".".join(["a" * 60] * 5), "is not a DNS name"),
+        (parse_name, "", "is not a DNS name"),
+    ],
+)
+def test_a_wrong_address_is_explained(parse: Callable[[str], object], text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse(text)
+
+
+def test_addresses_cannot_be_built_in_another_form() -> None:
+    with pytest.raises(ValueError, match=r"that would be '::1'"):
+        TcpAddress("0:0::1", 1)
+    with pytest.raises(ValueError, match=r"that would be '/run/x'"):
+        UnixAddress("/run//x")
+    with pytest.raises(ValueError, match="not a port"):
+        TcpRule("127.0.0.1", 0, 1)
+
+
+def test_a_target_defaults_to_the_same_port_or_path() -> None:
+    assert default_target(TcpAddress("127.0.1.2", 49152)) == TcpAddress("127.0.0.1", 49152)
+    assert default_target(UnixAddress("/run/x")) == UnixAddress("/run/x")
+    assert default_target(RedirectAddress("127.0.1.2", 1, 2)) is None
+
+
+def test_one_port_is_a_range_of_one() -> None:
+    assert parse_listen("redirect:127.0.1.2:7") == RedirectAddress("127.0.1.2", 7, 7)
+    assert str(parse_rule("tcp:[::1]:7")) == "tcp:[::1]:7"
+
+
+def test_a_name_is_folded() -> None:
+    assert parse_name("HostB.Example") == "hostb.example"
+    assert parse_endpoint("HostB", default_port=16515) == Endpoint("hostb", 16515)
+    assert parse_endpoint("[::1]", default_port=16515) == Endpoint("::1", 16515)
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        ("tcp:127.0.0.1:49152", True),
+        ("tcp:127.0.0.1:49215", True),
+        ("tcp:localhost:49200", True),
+        ("tcp:127.0.0.1:49151", False),
+        ("tcp:127.0.0.1:49216", False),
+        ("tcp:127.0.0.2:49152", False),
+        ("tcp:[::1]:49152", False),
+        ("tcp:[::1]:7", True),
+        ("unix:/run/qemu/web1.sock", True),
+        ("unix:/run/qemu//web1.sock", True),
+        ("unix:/run/qemu", False),
+        ("unix:/run/qemu/sub/web1.sock", False),
+        ("unix:/run/QEMU/web1.sock", False),
+        ("unix:/srv/a/b1.sock", True),
+        ("unix:/srv/a/b12.sock", False),
+    ],
+)
+def test_the_egress_dials_only_what_its_list_allows(target: str, allowed: bool) -> None:
+    rules = AllowList.parse(
+        ["tcp:127.0.0.1:49152-49215", "tcp:[::1]:7", "unix:/run/qemu/*", "unix:/srv/*/b?.sock"]
+    )
+    assert rules.allows(parse_target(target)) is allowed
+
+
+@given(st.one_of(TCP_TARGETS, UNIX_TARGETS))
+def test_an_empty_list_allows_nothing(target: TargetAddress) -> None:
+    assert not AllowList().allows(target)
+
+
+@given(PATHS)
+def test_a_star_never_crosses_a_slash(path: str) -> None:
+    assert AllowList.parse(["unix:/*"]).allows(UnixAddress(path)) is (path.count("/") == 1)

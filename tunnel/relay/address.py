@@ -1,0 +1,355 @@
+"""Addresses: how an ingress listens, what an egress dials, and what a peer may ask for.
+
+===============================  ==========================================================
+``redirect:127.0.1.2:100-200``   listen only: a loopback alias whose port range is redirected
+``tcp:127.0.0.1:49152``          listen (loopback only) or target
+``unix:/run/qemu/web1.sock``     listen or target
+``tcp:127.0.0.1:100-200``        allow rule: a host and its ports (``tcp:127.0.0.1:100`` is one port)
+``unix:/run/qemu/*``             allow rule: ``*`` and ``?`` stay within one path component
+``hostb.example:16515``          an endpoint: where a daemon meets its peers
+===============================  ==========================================================
+
+IPv6 addresses stand in brackets: ``tcp:[::1]:49152``. Names are never looked up for a target or a rule:
+what is checked against the allow list must be what is dialled. ``localhost`` is just another spelling of
+127.0.0.1. Parsing brings every address into one canonical form, ``str()`` gives that form back, and
+parsing it again gives an equal address; in an OPEN frame a target travels as that text.
+
+Everything here raises ValueError, with a text that is meant for the operator.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+MAX_TARGET_BYTES = 1024
+"""UTF-8 bytes that a target may take in an OPEN frame."""
+
+MAX_UNIX_PATH_BYTES = 107
+"""``sun_path`` has 108 bytes and ends with NUL (unix(7))."""
+
+_HOST_PORTS = re.compile(
+    r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[^\[\]:]+))"
+    r"(?::(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?)?"
+)
+_DNS_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_UNUSABLE_ALIASES = frozenset({"127.0.0.0", "127.0.0.1", "127.255.255.255"})
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """One TCP port. ``host`` is an IP address in canonical form."""
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_canonical(self.host, _canonical_ip(self.host))
+        _check_port(self.port)
+
+    def __str__(self) -> str:
+        return f"tcp:{_bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix stream socket. ``path`` is absolute and normalised."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        _check_canonical(self.path, _canonical_path(self.path))
+        size = len(self.path.encode())
+        _require(
+            size <= MAX_UNIX_PATH_BYTES,
+            f"the socket path {self.path!r} has {size} bytes, the kernel takes {MAX_UNIX_PATH_BYTES}:"
+            " use a shorter directory",
+        )
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectAddress:
+    """A loopback alias and the port range of it, both ends included, that is redirected to one listener."""
+
+    host: str
+    first_port: int
+    last_port: int
+
+    def __post_init__(self) -> None:
+        _check_canonical(self.host, _canonical_ip(self.host))
+        _check_alias(self.host)
+        _check_range(self.first_port, self.last_port)
+
+    def __str__(self) -> str:
+        return f"redirect:{self.host}:{_ports(self.first_port, self.last_port)}"
+
+
+ListenAddress: TypeAlias = TcpAddress | UnixAddress | RedirectAddress
+TargetAddress: TypeAlias = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class TcpRule:
+    """Allows one host's ports from ``first_port`` to ``last_port``, both included."""
+
+    host: str
+    first_port: int
+    last_port: int
+
+    def __post_init__(self) -> None:
+        _check_canonical(self.host, _canonical_ip(self.host))
+        _check_dialable(self.host)
+        _check_range(self.first_port, self.last_port)
+
+    def __str__(self) -> str:
+        return f"tcp:{_bracketed(self.host)}:{_ports(self.first_port, self.last_port)}"
+
+    def matches(self, target: TargetAddress) -> bool:
+        """Whether this rule allows ``target``."""
+        return (
+            isinstance(target, TcpAddress)
+            and target.host == self.host
+            and self.first_port <= target.port <= self.last_port
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnixRule:
+    """Allows the socket paths that fit ``pattern``, component by component."""
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        _check_canonical(self.pattern, _canonical_path(self.pattern))
+
+    def __str__(self) -> str:
+        return f"unix:{self.pattern}"
+
+    def matches(self, target: TargetAddress) -> bool:
+        """Whether this rule allows ``target``, judged by component: so ``*`` never crosses a slash."""
+        if not isinstance(target, UnixAddress):
+            return False
+        parts, patterns = target.path.split("/"), self.pattern.split("/")
+        return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+AllowRule: TypeAlias = TcpRule | UnixRule
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """What a peer may reach on this host. An empty list allows nothing."""
+
+    rules: tuple[AllowRule, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> AllowList:
+        """Read the rules written in ``texts``. Raises ValueError for the first wrong one."""
+        return cls(tuple(parse_rule(text) for text in texts))
+
+    def allows(self, target: TargetAddress) -> bool:
+        """Whether any rule allows ``target``."""
+        return any(rule.matches(target) for rule in self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a daemon listens for peers or finds one. ``host`` is an IP address or a DNS name."""
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_canonical(self.host, _canonical_host(self.host))
+        _check_port(self.port)
+
+    def __str__(self) -> str:
+        return f"{_bracketed(self.host)}:{self.port}"
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """Read the address that an ingress listens on."""
+    match text.partition(":"):
+        case "redirect", _, rest:
+            host, first, last = _split_range(rest)
+            return RedirectAddress(_canonical_ip(host), first, last)
+        case "tcp", _, rest:
+            return _loopback(_parse_tcp(rest))
+        case "unix", _, path:
+            return UnixAddress(_canonical_path(path))
+    raise ValueError(
+        f"{text!r} is no address to listen on: write redirect:127.0.1.2:49152-49215,"
+        " tcp:127.0.1.2:49152 or unix:/absolute/path"
+    )
+
+
+def parse_target(text: str) -> TargetAddress:
+    """Read the address that an egress dials, from the configuration or from an OPEN frame."""
+    if len(text) > MAX_TARGET_BYTES or len(text.encode()) > MAX_TARGET_BYTES:
+        raise ValueError(f"a target has at most {MAX_TARGET_BYTES} bytes")
+    match text.partition(":"):
+        case "tcp", _, rest:
+            address = _parse_tcp(rest)
+            _check_dialable(address.host)
+            return address
+        case "unix", _, path:
+            return UnixAddress(_canonical_path(path))
+    raise ValueError(f"{text!r} is no target: write tcp:127.0.0.1:49152 or unix:/absolute/path")
+
+
+def parse_rule(text: str) -> AllowRule:
+    """Read one entry of an allow list."""
+    match text.partition(":"):
+        case "tcp", _, rest:
+            host, first, last = _split_range(rest)
+            return TcpRule(_canonical_ip(host), first, last)
+        case "unix", _, pattern:
+            return UnixRule(_canonical_path(pattern))
+    raise ValueError(f"{text!r} is no rule: write tcp:127.0.0.1:49152-49215 or unix:/run/qemu/*")
+
+
+def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
+    """Read ``host:port``, or only ``host`` where there is a ``default_port``."""
+    host, first, last = _split(text)
+    port = default_port if first is None else first
+    if port is None or last is not None:
+        raise ValueError(f"{text!r} does not name a port: write HOST:PORT")
+    return Endpoint(_canonical_host(host), port)
+
+
+def parse_name(text: str) -> str:
+    """Read a host's name, as its certificate carries it: no wildcard, no IP address; in lower case."""
+    name = text.lower()
+    labels = name.split(".")
+    well_formed = text.isascii() and len(name) <= 253 and all(map(_DNS_LABEL.fullmatch, labels))
+    if not well_formed or labels[-1].isdigit():
+        raise ValueError(f"{text!r} is not a DNS name")
+    return name
+
+
+def default_target(listen: ListenAddress) -> TargetAddress | None:
+    """Return what an ingress asks its peer for by default: the same path, or the same port on 127.0.0.1.
+
+    None for a redirected range: every caller names its own port there.
+    """
+    match listen:
+        case TcpAddress():
+            return TcpAddress("127.0.0.1", listen.port)
+        case UnixAddress():
+            return listen
+        case RedirectAddress():
+            return None
+
+
+def _parse_tcp(rest: str) -> TcpAddress:
+    host, first, last = _split(rest)
+    if first is None or last is not None:
+        raise ValueError(f"{rest!r} does not name one port: write tcp:ADDRESS:PORT")
+    return TcpAddress(_canonical_ip(host), first)
+
+
+def _split_range(text: str) -> tuple[str, int, int]:
+    """``host:first-last``, where ``host:port`` is a range of one."""
+    host, first, last = _split(text)
+    if first is None:
+        raise ValueError(f"{text!r} does not name a port or a port range: write ADDRESS:FIRST-LAST")
+    return host, first, first if last is None else last
+
+
+def _split(text: str) -> tuple[str, int | None, int | None]:
+    found = _HOST_PORTS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not ADDRESS:PORT (IPv6 addresses go in brackets, as in [::1]:49152)")
+    first, last = found["first"], found["last"]
+    host = found["bracketed"] or found["bare"]
+    return host, int(first) if first else None, int(last) if last else None
+
+
+def _canonical_ip(host: str) -> str:
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is not an IP address (names are not looked up here)") from None
+    if isinstance(address, ipaddress.IPv6Address):
+        _require(address.scope_id is None, f"{host!r}: addresses with a zone are not supported")
+        # ::ffff:127.0.0.1 dials 127.0.0.1, so it must be judged as 127.0.0.1.
+        return str(address.ipv4_mapped or address)
+    return str(address)
+
+
+def _canonical_host(host: str) -> str:
+    try:
+        return _canonical_ip(host)
+    except ValueError:
+        pass
+    try:
+        return parse_name(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is neither an IP address nor a DNS name") from None
+
+
+def _canonical_path(path: str) -> str:
+    """Drop doubled slashes and ``.``. What ``..`` means depends on symbolic links, so it is refused."""
+    _require(path.startswith("/"), f"the socket path {path!r} is not absolute")
+    _require(path.isprintable(), f"the socket path {path!r} has unprintable characters")
+    _require(".." not in path.split("/"), f"the socket path {path!r} contains '..'")
+    canonical = "/" + posixpath.normpath(path).lstrip("/")
+    _require(canonical != "/", f"the socket path {path!r} names no file")
+    return canonical
+
+
+def _loopback(address: TcpAddress) -> TcpAddress:
+    """Callers of an ingress are local programs: nothing may enter in plaintext from the network."""
+    _require(
+        ipaddress.ip_address(address.host).is_loopback,
+        f"{address.host} is not a loopback address: an ingress takes connections of this host only",
+    )
+    return address
+
+
+def _check_dialable(host: str) -> None:
+    _require(not ipaddress.ip_address(host).is_unspecified, f"{host} is not an address that can be dialled")
+
+
+def _check_alias(host: str) -> None:
+    """Refuse what cannot be a peer's own address for this host's programs: it must mean nothing else yet."""
+    address = ipaddress.ip_address(host)
+    fit = address.version == 4 and address.is_loopback and host not in _UNUSABLE_ALIASES
+    _require(fit, f"{host} cannot stand for a peer: take another of 127.0.0.0/8, such as 127.0.1.2")
+
+
+def _check_canonical(given: str, canonical: str) -> None:
+    _require(given == canonical, f"{given!r} is not in canonical form: that would be {canonical!r}")
+
+
+def _check_range(first: int, last: int) -> None:
+    _check_port(first)
+    _check_port(last)
+    _require(first <= last, f"the port range {first}-{last} is empty")
+
+
+def _check_port(port: int) -> None:
+    _require(1 <= port <= 65535, f"{port} is not a port (1 to 65535)")
+
+
+def _ports(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
