@@ -1,0 +1,79 @@
+"""Numbers of the wire: frame types, error codes, features and limits (SPEC.md sections 3, 9 and 10)."""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+ALPN = "mtunnel/1"
+"""The TLS application protocol: names the wire's major version (RFC 7301)."""
+
+VERSION = 1
+"""The highest and, so far, only version that we speak inside HELLO."""
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+HEADER_SIZE = 20
+MAX_DATA = MIB
+"""Most payload bytes in one DATA frame."""
+MAX_CONTROL = 64 * KIB
+"""Most payload bytes in any other frame."""
+MAX_TEXT = 1 * KIB
+"""Most UTF-8 bytes in a target or a reason."""
+MAX_STREAM_ID = 0xFFFF_FFFF
+MAX_OFFSET = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class FrameType(IntEnum):
+    """What a frame is. Numbers below 16 concern a lane or the link, the others one stream."""
+
+    HELLO = 1
+    WELCOME = 2
+    RESUME = 3
+    RESUMED = 4
+    GOAWAY = 5
+    PING = 6
+    PONG = 7
+    OPEN = 16
+    OPENED = 17
+    REFUSED = 18
+    DATA = 19
+    FIN = 20
+    DELIVERED = 21
+    RESET = 22
+    CREDIT = 23
+
+
+class Code(IntEnum):
+    """Why a link, a lane or a stream ended. Below 32: GOAWAY. From 32 on: REFUSED and RESET."""
+
+    NONE = 0  #: an orderly end: the host stops or drains
+    PROTOCOL = 1  #: a malformed frame, or one that has no meaning here
+    VERSION = 2  #: no version in common
+    FRAME_TYPE = 3  #: unknown frame type
+    FRAME_SIZE = 4  #: a length that this type may not have
+    FLOW_CONTROL = 5  #: bytes outside the window, or credit that takes itself back
+    STREAM_STATE = 6  #: the stream is not in a state for this frame
+    STREAM_LIMIT = 7  #: more streams than were allowed
+    HANDSHAKE = 8  #: HELLO missing, repeated, or out of place
+    COLLISION = 9  #: another connection with this peer is already in use
+    SESSION_UNKNOWN = 10  #: RESUME names a session that is not here, or not this peer's
+    TIMEOUT = 11  #: the peer was silent for too long
+    INTERNAL = 12  #: a fault of the sender's own
+    TARGET_FORBIDDEN = 32  #: the allow list does not name the target
+    TARGET_UNREACHABLE = 33  #: nobody accepted at the target before the deadline
+    LOCAL_RESET = 34  #: the hypervisor's own socket was reset
+    LINK_LOST = 35  #: the link could not be resumed in time
+    DRAINING = 36  #: the host takes no new streams
+    IDLE_HALF_CLOSED = 37  #: one direction ended and the other stayed silent for too long
+
+
+class Feature(IntFlag):
+    """Optional parts of the protocol; a session uses those that both sides offered."""
+
+    NONE = 0
+    RESUME = 1  #: a lost lane may be replaced
+
+
+FEATURES = Feature.RESUME
+"""What this implementation offers."""

@@ -1,0 +1,69 @@
+"""The control channel: sequenced frames, kept until acknowledged, sent again on a new lane.
+
+It is stream 0 seen as a stream of whole frames: a frame's offset is its number, CREDIT on stream 0
+acknowledges and limits, and what a lane lost is replayed. So OPEN, FIN, RESET and their answers take
+effect exactly once and in order, whatever happens to lanes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from tunnel.wire.frames import StreamFrame, encode
+from tunnel.wire.window import ReceiveWindow, SendWindow
+
+
+class ControlChannel:
+    """Both directions. ``window`` is what we grant the peer, ``peer_window`` what it grants us, in frames."""
+
+    def __init__(self, window: int, peer_window: int) -> None:
+        self.out = SendWindow(peer_window)
+        self.into = ReceiveWindow(window)
+        self.acknowledge = False
+        self._next = 0
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._held: dict[int, StreamFrame] = {}
+
+    def push(self, frame: StreamFrame) -> None:
+        """Queue a frame; it gets the next number."""
+        self._waiting.append((self._next, encode(frame, self._next)))
+        self._next += 1
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``pop`` has something to send."""
+        return bool(self._waiting) and self._waiting[0][0] < self.out.limit
+
+    def pop(self) -> bytes:
+        """Return the next frame's bytes, which are kept. Only while ``pending``."""
+        number, raw = self._waiting.popleft()
+        self._kept.append((number, raw))
+        self.out.sent = max(self.out.sent, number + 1)
+        return raw
+
+    def credited(self, delivered: int, limit: int) -> None:
+        """Take CREDIT on stream 0 in."""
+        self.out.credit(delivered, limit)
+        while self._kept and self._kept[0][0] < delivered:
+            self._kept.popleft()
+
+    def rewind(self, received: int, limit: int) -> None:
+        """Send again what the peer lacks: everything kept that it has not seen."""
+        self.credited(received, limit)
+        self._waiting.extendleft(reversed(self._kept))
+        self._kept.clear()
+
+    def arrived(self, frame: StreamFrame, number: int) -> list[StreamFrame]:
+        """Return what is to be obeyed now, in order; [] for a duplicate or while one is missing."""
+        self.into.check(number, 1)
+        if number < self.into.received or number in self._held:
+            return []
+        self._held[number] = frame
+        frames = []
+        while (held := self._held.pop(self.into.received, None)) is not None:
+            self.into.received += 1
+            frames.append(held)
+        if frames and self.into.deliver(len(frames)):
+            self.acknowledge = True
+        return frames

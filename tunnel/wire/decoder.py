@@ -1,0 +1,69 @@
+"""From a lane's bytes to frames, without touching payload.
+
+The decoder takes headers and control frames. When a DATA header is complete it stops: ``payload_left``
+says how many bytes of the lane now belong to that stream, the lane moves them by whatever means it has
+(into a buffer, through a pipe) and reports each piece with ``moved``.
+"""
+
+from __future__ import annotations
+
+from tunnel.wire.codes import HEADER_SIZE, FrameType
+from tunnel.wire.frames import Data, Frame, Header, parse, parse_header
+
+
+class Decoder:
+    """One lane's incoming direction. Holds at most one control frame (64 KiB) of bytes."""
+
+    def __init__(self) -> None:
+        self.payload_left = 0
+        self.stream = 0
+        self.offset = 0
+        self.sequence = 0  # of the control frame that feed() returned last, if it has one
+        self._partial = bytearray()
+        self._header: Header | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes ``feed`` needs before it can say anything new: never more than the frame has."""
+        if self._header is None:
+            return HEADER_SIZE - len(self._partial)
+        return self._header.length - len(self._partial)
+
+    def feed(self, data: memoryview) -> tuple[int, Frame | None]:
+        """Take bytes up to the end of the next header or control frame: ``(taken, frame or None)``.
+
+        Not to be called while ``payload_left``. Raises ProtocolError; the lane is then of no further use.
+        """
+        taken = 0
+        if self._header is None:
+            taken = self._fill(data, HEADER_SIZE)
+            if len(self._partial) < HEADER_SIZE:
+                return taken, None
+            self._header = parse_header(self._partial)
+            self._partial.clear()
+        header = self._header
+        if header.type is FrameType.DATA:
+            return taken, self._begin_payload(header)
+        taken += self._fill(data[taken:], header.length)
+        if len(self._partial) < header.length:
+            return taken, None
+        payload = bytes(self._partial)
+        self._partial.clear()
+        self._header = None
+        self.sequence = header.offset
+        return taken, parse(header, payload)
+
+    def moved(self, count: int) -> None:
+        """``count`` payload bytes left the lane."""
+        self.payload_left -= count
+        self.offset += count
+
+    def _fill(self, data: memoryview, size: int) -> int:
+        taken = min(size - len(self._partial), len(data))
+        self._partial += data[:taken]
+        return taken
+
+    def _begin_payload(self, header: Header) -> Data:
+        self._header = None
+        self.payload_left, self.stream, self.offset = header.length, header.stream, header.offset
+        return Data(header.stream, header.offset, header.length)

@@ -1,0 +1,58 @@
+"""What a session tells its owner after it took a frame in. Every event names its stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tunnel.wire.codes import Code
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequested:
+    """The peer opened a stream: dial ``target``, then ``accept`` or ``refuse``."""
+
+    stream: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The peer dialled the target of a stream of ours: it may carry bytes now."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """The peer did not open our stream, which is gone: reset the local socket."""
+
+    stream: int
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The peer's direction ended and all of it is delivered: shut the local socket's write side down."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReset:
+    """The peer gave the stream up, which is gone: reset the local socket."""
+
+    stream: int
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """Both directions ended and were delivered, the stream is gone: close the local socket."""
+
+    stream: int
+
+
+Event: TypeAlias = StreamRequested | StreamOpened | StreamRefused | StreamEnded | StreamReset | StreamClosed

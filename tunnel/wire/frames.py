@@ -1,0 +1,406 @@
+"""Frames: what they carry and how they are written (SPEC.md sections 3 and 4).
+
+A frame is a frozen dataclass. ``encode`` writes it whole, except for DATA: there only the header
+is written here, because the payload is opaque to the core and may be bytes that never enter the
+process. ``parse`` reads the payload of any other frame.
+
+Types in ``SEQUENCED`` travel on the *control channel*: their header's offset is a sequence number,
+and they are kept until acknowledged and sent again on a new lane, exactly like a stream's bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from tunnel.errors import ProtocolError
+from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, MAX_TEXT, Code, Feature, FrameType
+
+_HEADER = struct.Struct("!BBHIIQ")  # type, flags, reserved, stream, length, offset
+_HELLO = struct.Struct("!HHQ16s16sII")
+_WELCOME = struct.Struct("!HQ16s16sII")
+_RESUME = struct.Struct("!16sIIQQI")
+_POSITION = struct.Struct("!IQQQ")
+_U64 = struct.Struct("!Q")
+_CODE = struct.Struct("!H")
+
+ID_SIZE = 16
+MAX_POSITIONS = (MAX_CONTROL - _RESUME.size) // _POSITION.size
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The 20 bytes in front of every frame. ``length`` counts the payload bytes that follow."""
+
+    type: FrameType
+    stream: int
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a side grants the other: streams it may open, sequenced frames it may send unanswered."""
+
+    streams: int
+    control: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The initiator's first frame: versions from ``lowest`` to ``highest``, and a session to make."""
+
+    type: ClassVar[FrameType] = FrameType.HELLO
+    lowest: int
+    highest: int
+    features: Feature
+    session: bytes
+    instance: bytes
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The acceptor's answer to HELLO: the version and features chosen."""
+
+    type: ClassVar[FrameType] = FrameType.WELCOME
+    version: int
+    features: Feature
+    session: bytes
+    instance: bytes
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far one stream has come at the sender of RESUME: absolute byte offsets of what it takes in."""
+
+    stream: int
+    received: int
+    delivered: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The first frame of a lane that joins an existing session in place of lane ``replaces``."""
+
+    type: ClassVar[FrameType] = FrameType.RESUME
+    session: bytes
+    epoch: int
+    replaces: int
+    control_received: int
+    control_limit: int
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Resume):
+    """The acceptor's answer to RESUME, with its own positions."""
+
+    type: ClassVar[FrameType] = FrameType.RESUMED
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The link ends now. What was not delivered is lost, and both sides reset what is still open."""
+
+    type: ClassVar[FrameType] = FrameType.GOAWAY
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Asks for a PONG with the same token, at once."""
+
+    type: ClassVar[FrameType] = FrameType.PING
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Answers a PING."""
+
+    type: ClassVar[FrameType] = FrameType.PONG
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A new stream to ``target``; the acceptor may send up to byte ``limit`` on it once it is OPENED."""
+
+    type: ClassVar[FrameType] = FrameType.OPEN
+    stream: int
+    limit: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The target was dialled; the opener may send up to byte ``limit``."""
+
+    type: ClassVar[FrameType] = FrameType.OPENED
+    stream: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The stream was not opened, and why."""
+
+    type: ClassVar[FrameType] = FrameType.REFUSED
+    stream: int
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """``length`` payload bytes of a stream follow, the first of them at byte ``offset``."""
+
+    type: ClassVar[FrameType] = FrameType.DATA
+    stream: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fin:
+    """This direction ends at byte ``final``: no byte at or after it exists."""
+
+    type: ClassVar[FrameType] = FrameType.FIN
+    stream: int
+    final: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Answers FIN: every byte up to ``final``, and the end, were handed to the local socket."""
+
+    type: ClassVar[FrameType] = FrameType.DELIVERED
+    stream: int
+    final: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Both directions of the stream end abruptly."""
+
+    type: ClassVar[FrameType] = FrameType.RESET
+    stream: int
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Bytes below ``delivered`` are in the local socket; more may come, up to ``limit``.
+
+    On stream 0 the same for the control channel: sequence numbers instead of bytes.
+    """
+
+    type: ClassVar[FrameType] = FrameType.CREDIT
+    stream: int
+    delivered: int
+    limit: int
+
+
+StreamFrame: TypeAlias = Open | Opened | Refused | Fin | Delivered | Reset
+Frame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Ping | Pong | Data | Credit | StreamFrame
+
+SEQUENCED = frozenset(
+    {
+        FrameType.OPEN,
+        FrameType.OPENED,
+        FrameType.REFUSED,
+        FrameType.FIN,
+        FrameType.DELIVERED,
+        FrameType.RESET,
+    }
+)
+
+_LENGTHS: dict[FrameType, tuple[int, int]] = {
+    FrameType.HELLO: (_HELLO.size, MAX_CONTROL),  # longer: a later version's fields, which we ignore
+    FrameType.WELCOME: (_WELCOME.size, MAX_CONTROL),
+    FrameType.RESUME: (_RESUME.size, MAX_CONTROL),
+    FrameType.RESUMED: (_RESUME.size, MAX_CONTROL),
+    FrameType.GOAWAY: (_CODE.size, _CODE.size + MAX_TEXT),
+    FrameType.PING: (0, 0),
+    FrameType.PONG: (0, 0),
+    FrameType.OPEN: (_U64.size + 1, _U64.size + MAX_TEXT),
+    FrameType.OPENED: (_U64.size, _U64.size),
+    FrameType.REFUSED: (_CODE.size, _CODE.size + MAX_TEXT),
+    FrameType.DATA: (1, MAX_DATA),
+    FrameType.FIN: (_U64.size, _U64.size),
+    FrameType.DELIVERED: (_U64.size, _U64.size),
+    FrameType.RESET: (_CODE.size, _CODE.size + MAX_TEXT),
+    FrameType.CREDIT: (_U64.size, _U64.size),
+}
+
+
+def parse_header(data: bytes | bytearray | memoryview) -> Header:
+    """Read the first 20 bytes of ``data``. ProtocolError for a type, size or field that cannot be."""
+    number, flags, reserved, stream, length, offset = _HEADER.unpack_from(data)
+    try:
+        kind = FrameType(number)
+    except ValueError:
+        raise ProtocolError(Code.FRAME_TYPE, f"unknown frame type {number}") from None
+    if flags or reserved:
+        raise ProtocolError(Code.PROTOCOL, f"{kind.name} with flags {flags:#x}, reserved {reserved:#x}")
+    low, high = _LENGTHS[kind]
+    if not low <= length <= high:
+        raise ProtocolError(Code.FRAME_SIZE, f"{kind.name} of {length} bytes, allowed are {low} to {high}")
+    if (stream == 0) != (kind < FrameType.OPEN) and kind is not FrameType.CREDIT:
+        raise ProtocolError(Code.PROTOCOL, f"{kind.name} on stream {stream}")
+    return Header(kind, stream, length, offset)
+
+
+def data_header(stream: int, offset: int, length: int) -> bytes:
+    """Return the header of a DATA frame; its ``length`` payload bytes must follow it on the same lane."""
+    return _HEADER.pack(FrameType.DATA, 0, 0, stream, length, offset)
+
+
+def encode(frame: Frame, sequence: int = 0) -> bytes:
+    """Write a frame. ``sequence`` is the control channel's number for a frame that is ``SEQUENCED``."""
+    stream, offset, payload = _WRITERS[frame.type](frame)
+    if frame.type in SEQUENCED:
+        offset = sequence
+    return _HEADER.pack(frame.type, 0, 0, stream, len(payload), offset) + payload
+
+
+def parse(header: Header, payload: bytes) -> Frame:
+    """Read the frame behind ``header`` (any but DATA). ProtocolError when its fields make no sense."""
+    return _READERS[header.type](header, payload)
+
+
+def shorten(text: str) -> bytes:
+    """UTF-8 of ``text``, cut at a character so that it fits into a reason."""
+    return text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore").encode()
+
+
+def _read_text(raw: bytes, what: FrameType) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError(Code.PROTOCOL, f"{what.name} carries text that is not UTF-8") from None
+
+
+def _read_code(raw: bytes) -> Code:
+    (number,) = _CODE.unpack_from(raw)
+    try:
+        return Code(number)
+    except ValueError:
+        return Code.PROTOCOL  # a later version's code: the reason text still tells
+
+
+def _write_hello(f: Hello) -> tuple[int, int, bytes]:
+    limits = f.limits
+    packed = _HELLO.pack(
+        f.lowest, f.highest, f.features, f.session, f.instance, limits.streams, limits.control
+    )
+    return 0, 0, packed
+
+
+def _read_hello(_: Header, raw: bytes) -> Hello:
+    lowest, highest, features, session, instance, streams, control = _HELLO.unpack_from(raw)
+    if lowest > highest or control < 1:
+        raise ProtocolError(Code.PROTOCOL, f"HELLO with versions {lowest} to {highest}, control {control}")
+    return Hello(lowest, highest, Feature(features), session, instance, Limits(streams, control))
+
+
+def _write_welcome(f: Welcome) -> tuple[int, int, bytes]:
+    limits = f.limits
+    return 0, 0, _WELCOME.pack(f.version, f.features, f.session, f.instance, limits.streams, limits.control)
+
+
+def _read_welcome(_: Header, raw: bytes) -> Welcome:
+    version, features, session, instance, streams, control = _WELCOME.unpack_from(raw)
+    if control < 1:
+        raise ProtocolError(Code.PROTOCOL, "WELCOME that grants no control frames")
+    return Welcome(version, Feature(features), session, instance, Limits(streams, control))
+
+
+def _write_resume(f: Resume) -> tuple[int, int, bytes]:
+    head = _RESUME.pack(f.session, f.epoch, f.replaces, f.control_received, f.control_limit, len(f.positions))
+    rows = (_POSITION.pack(p.stream, p.received, p.delivered, p.limit) for p in f.positions)
+    return 0, 0, head + b"".join(rows)
+
+
+def _read_resume(header: Header, raw: bytes) -> Resume:
+    session, epoch, replaces, received, limit, count = _RESUME.unpack_from(raw)
+    rows = raw[_RESUME.size :]
+    if len(rows) != count * _POSITION.size:
+        raise ProtocolError(
+            Code.FRAME_SIZE, f"{header.type.name} announces {count} positions, carries others"
+        )
+    positions = tuple(Position(*row) for row in _POSITION.iter_unpack(rows))
+    kind = Resume if header.type is FrameType.RESUME else Resumed
+    return kind(session, epoch, replaces, received, limit, positions)
+
+
+def _read_target(header: Header, raw: bytes) -> Open:
+    (limit,) = _U64.unpack_from(raw)
+    return Open(header.stream, limit, _read_text(raw[_U64.size :], FrameType.OPEN))
+
+
+def _write_coded(f: Refused | Reset) -> tuple[int, int, bytes]:
+    return f.stream, 0, _CODE.pack(f.code) + shorten(f.reason)
+
+
+def _coded(kind: type[Refused] | type[Reset]) -> Callable[[Header, bytes], Frame]:
+    def read(header: Header, raw: bytes) -> Frame:
+        return kind(header.stream, _read_code(raw), _read_text(raw[_CODE.size :], header.type))
+
+    return read
+
+
+def _u64(kind: type[Opened] | type[Fin] | type[Delivered]) -> Callable[[Header, bytes], Frame]:
+    def read(header: Header, raw: bytes) -> Frame:
+        return kind(header.stream, *_U64.unpack(raw))
+
+    return read
+
+
+def _read_goaway(header: Header, raw: bytes) -> GoAway:
+    return GoAway(_read_code(raw), _read_text(raw[_CODE.size :], header.type))
+
+
+_Writer: TypeAlias = Callable[..., tuple[int, int, bytes]]  # of the frame's own class: see encode
+_WRITERS: dict[FrameType, _Writer] = {
+    FrameType.HELLO: _write_hello,
+    FrameType.WELCOME: _write_welcome,
+    FrameType.RESUME: _write_resume,
+    FrameType.RESUMED: _write_resume,
+    FrameType.GOAWAY: lambda f: (0, 0, _CODE.pack(f.code) + shorten(f.reason)),
+    FrameType.PING: lambda f: (0, f.token, b""),
+    FrameType.PONG: lambda f: (0, f.token, b""),
+    FrameType.OPEN: lambda f: (f.stream, 0, _U64.pack(f.limit) + f.target.encode()),
+    FrameType.OPENED: lambda f: (f.stream, 0, _U64.pack(f.limit)),
+    FrameType.REFUSED: _write_coded,
+    FrameType.FIN: lambda f: (f.stream, 0, _U64.pack(f.final)),
+    FrameType.DELIVERED: lambda f: (f.stream, 0, _U64.pack(f.final)),
+    FrameType.RESET: _write_coded,
+    FrameType.CREDIT: lambda f: (f.stream, f.delivered, _U64.pack(f.limit)),
+}
+
+_READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
+    FrameType.HELLO: _read_hello,
+    FrameType.WELCOME: _read_welcome,
+    FrameType.RESUME: _read_resume,
+    FrameType.RESUMED: _read_resume,
+    FrameType.GOAWAY: _read_goaway,
+    FrameType.PING: lambda h, _: Ping(h.offset),
+    FrameType.PONG: lambda h, _: Pong(h.offset),
+    FrameType.OPEN: _read_target,
+    FrameType.OPENED: _u64(Opened),
+    FrameType.REFUSED: _coded(Refused),
+    FrameType.FIN: _u64(Fin),
+    FrameType.DELIVERED: _u64(Delivered),
+    FrameType.RESET: _coded(Reset),
+    FrameType.CREDIT: lambda h, raw: Credit(h.stream, h.offset, *_U64.unpack(raw)),
+}
+
+assert _HEADER.size == HEADER_SIZE  # noqa: S101  a constant against its own struct: no peer can cause it

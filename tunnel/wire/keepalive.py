@@ -1,0 +1,47 @@
+"""Whether the peer is still there, and how far away: one lane's PING and PONG. Times are seconds."""
+
+from __future__ import annotations
+
+from tunnel.wire.frames import Ping, Pong
+
+INTERVAL = 5.0
+TIMEOUT = 15.0
+"""Silence after which a lane counts as lost. QEMU's own keepalive sees only the local socket."""
+
+
+class Keepalive:
+    """``now`` is any clock that only goes forward."""
+
+    def __init__(self, now: float) -> None:
+        self.round_trip = 0.0
+        self._heard = now
+        self._next_ping = now
+        self._token = 0
+        self._asked_at: float | None = None
+
+    def heard(self, now: float) -> None:
+        """Bytes came in, whatever they were."""
+        self._heard = now
+
+    def silent(self, now: float) -> bool:
+        """Whether the lane is to be given up."""
+        return now - self._heard >= TIMEOUT
+
+    def poll(self, now: float) -> Ping | None:
+        """Return a PING that is to be sent now, if one is due."""
+        if now < self._next_ping:
+            return None
+        self._next_ping = now + INTERVAL
+        self._token += 1
+        self._asked_at = now
+        return Ping(self._token)
+
+    def pong(self, frame: Pong, now: float) -> None:
+        """Take the answer in; an old or invented one says nothing."""
+        if frame.token == self._token and self._asked_at is not None:
+            self.round_trip, self._asked_at = now - self._asked_at, None
+
+    @property
+    def wake_at(self) -> float:
+        """When to call ``silent`` and ``poll`` again."""
+        return min(self._next_ping, self._heard + TIMEOUT)

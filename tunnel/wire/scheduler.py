@@ -1,0 +1,57 @@
+"""Which stream may send next: start-time fair queueing, by bytes.
+
+Every stream has a *tag*, the virtual time at which its next byte would leave if the link were shared
+evenly. The lowest tag goes first. A stream that was idle joins at the present virtual time, hence before
+every stream that has been sending: a post-copy page request does not queue behind gigabytes.
+(Goyal, Vin, Cheng: Start-time Fair Queueing, 1996.)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+
+class Scheduler:
+    """The streams that have something to send."""
+
+    def __init__(self) -> None:
+        self._now = 0  # virtual time: bytes of one fair share
+        self._tags: dict[int, int] = {}
+        self._order: list[tuple[int, int]] = []  # (tag, stream) of the ready ones, sorted
+        self._ready: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def ready(self, stream: int) -> None:
+        """``stream`` has something to send. Saying so twice changes nothing."""
+        if stream not in self._ready:
+            tag = self._tags[stream] = max(self._now, self._tags.get(stream, 0))
+            insort(self._order, (tag, stream))
+            self._ready.add(stream)
+
+    def idle(self, stream: int) -> None:
+        """``stream`` has nothing to send, or may not."""
+        if stream in self._ready:
+            self._order.pop(bisect_left(self._order, (self._tags[stream], stream)))
+            self._ready.discard(stream)
+
+    def forget(self, stream: int) -> None:
+        """``stream`` is closed."""
+        self.idle(stream)
+        self._tags.pop(stream, None)
+
+    def next(self) -> int | None:
+        """Return the stream whose turn it is, which stays ready; None when none is."""
+        if not self._order:
+            return None
+        self._now, stream = self._order[0]
+        return stream
+
+    def sent(self, stream: int, count: int) -> None:
+        """``count`` bytes of ``stream`` left."""
+        was_ready = stream in self._ready
+        self.idle(stream)
+        self._tags[stream] = max(self._now, self._tags.get(stream, 0)) + count
+        if was_ready:
+            self.ready(stream)

@@ -1,0 +1,375 @@
+"""A session: everything that two hosts say to each other, over one lane or several, without I/O.
+
+The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on
+what comes back; it asks ``control``, ``replay`` and ``pick`` + ``send`` what a lane is to send next, in
+that order. All of it is synchronous, single-threaded, and raises two things only: ProtocolError when
+the peer is at fault (send GOAWAY with its code, then drop the session) and MisuseError when we are.
+
+A lane has a number, its *epoch*, that is never used again. When one is lost, the initiator sends
+``resume``; whoever receives the peer's positions calls ``resumed``, and what was lost is sent again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunnel.errors import MisuseError, ProtocolError, RefusedError
+from tunnel.wire.assembly import Payload, Piece
+from tunnel.wire.codes import KIB, MAX_DATA, MAX_STREAM_ID, MIB, Code, FrameType
+from tunnel.wire.control import ControlChannel
+from tunnel.wire.events import (
+    Event,
+    StreamClosed,
+    StreamEnded,
+    StreamOpened,
+    StreamRefused,
+    StreamRequested,
+    StreamReset,
+)
+from tunnel.wire.frames import (
+    Credit,
+    Delivered,
+    Fin,
+    Frame,
+    Limits,
+    Open,
+    Opened,
+    Position,
+    Refused,
+    Reset,
+    Resume,
+    Resumed,
+    StreamFrame,
+    encode,
+)
+from tunnel.wire.scheduler import Scheduler
+from tunnel.wire.states import Call, Input, Phase
+from tunnel.wire.stream import Outgoing, Stream
+from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
+
+KEEP_FLOOR = 256 * KIB
+"""What every stream may keep for replay even when the budget is used up: one must not stall another."""
+
+
+DEFAULT_LIMITS = Limits(streams=256, control=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What our side brings to a session. ``memory`` is bytes, for each direction."""
+
+    limits: Limits = DEFAULT_LIMITS
+    memory: int = 256 * MIB
+    window: int = INITIAL_WINDOW
+
+
+class Session:
+    """One end of a session. ``initiator`` opens odd streams, the acceptor even ones."""
+
+    def __init__(self, session: bytes, settings: Settings, peer: Limits, *, initiator: bool) -> None:
+        self.id = session
+        self.initiator = initiator
+        self.round_trip = 0.0  # seconds; the owner keeps it up to date
+        self.kept = 0  # bytes kept for replay, of all streams
+        self._settings = settings
+        self._peer = peer
+        self._budget = Budget(settings.memory)
+        self._control = ControlChannel(settings.limits.control, peer.control)
+        self._streams: dict[int, Stream] = {}
+        self._scheduler = Scheduler()
+        self._blocked: set[int] = set()  # streams that have something to send, and may not
+        self._credits: dict[int, None] = {}  # streams whose CREDIT is due, in order
+        self._again: dict[int, None] = {}  # streams that have something to replay
+        self._lanes: set[int] = set()
+        self._next_stream = 1 if initiator else 2
+        self._highest_from_peer = 0
+
+    # Streams: what our side wants.
+
+    def open(self, target: str) -> int:
+        """Ask the peer for a stream to ``target``; its number. RefusedError when the peer takes no more."""
+        if self._count(ours=True) >= self._peer.streams:
+            raise RefusedError(f"the peer allows {self._peer.streams} streams at once", Code.STREAM_LIMIT)
+        number = self._next_stream
+        if number > MAX_STREAM_ID:
+            raise RefusedError("this session has used up its stream numbers", Code.STREAM_LIMIT)
+        self._next_stream += 2
+        stream = self._add(number, target, Phase.OPENING)
+        self._control.push(Open(number, stream.into.limit, target))
+        return number
+
+    def accept(self, number: int) -> None:
+        """The target of a requested stream was dialled."""
+        stream = self._stream(number)
+        stream.advance(Call.ACCEPT)
+        self._control.push(Opened(number, stream.into.limit))
+
+    def refuse(self, number: int, code: Code, reason: str) -> None:
+        """The target of a requested stream cannot or must not be reached."""
+        self._end(self._stream(number), Call.REFUSE)
+        self._control.push(Refused(number, code, reason))
+
+    def reset(self, number: int, code: Code, reason: str) -> None:
+        """Give a stream up: nothing more is sent or delivered on it."""
+        stream = self._stream(number)
+        if stream.phase is Phase.DIALLING:
+            self.refuse(number, code, reason)
+            return
+        self._end(stream, Call.RESET)
+        self._control.push(Reset(number, code, reason))
+
+    def finish(self, number: int) -> None:
+        """End our direction of a stream, after everything that was sent."""
+        self._control.push(Fin(number, self._stream(number).finish()))
+        self.not_ready(number)
+
+    # Payload: what we send.
+
+    def ready(self, number: int) -> None:
+        """``number`` has something to send: ``pick`` will name it when it is its turn and may."""
+        stream = self._stream(number)
+        if self._allowance(stream) > 0:
+            self._scheduler.ready(number)
+        else:
+            self._blocked.add(number)
+
+    def not_ready(self, number: int) -> None:
+        """``number`` has nothing to send for now."""
+        self._scheduler.idle(number)
+        self._blocked.discard(number)
+
+    def pick(self) -> tuple[int, int] | None:
+        """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
+        while (number := self._scheduler.next()) is not None:
+            if (allowance := self._allowance(self._streams[number])) > 0:
+                return number, allowance
+            self._blocked.add(number)
+            self._scheduler.idle(number)
+        return None
+
+    @property
+    def contended(self) -> bool:
+        """Whether more than one stream is waiting to send."""
+        return len(self._scheduler) > 1
+
+    def send(self, number: int, payload: Payload, lane: int) -> Outgoing:
+        """Frame ``payload`` for ``lane``. At most what ``pick`` allowed; MisuseError otherwise."""
+        stream, length = self._stream(number), len(payload)
+        if not 0 < length <= self._allowance(stream):
+            raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} are not allowed now")
+        outgoing = stream.send(payload, lane)
+        self.kept += length
+        self._scheduler.sent(number, length)
+        return outgoing
+
+    # Payload: what we receive.
+
+    def data(self, number: int, offset: int, payload: Payload) -> list[Piece]:
+        """Take payload in, in whatever pieces it arrives; what is to be delivered now, in order.
+
+        Nothing for a stream that is closed already: its bytes were under way when it was reset. A payload
+        that is ``held`` must stay valid until it comes back from a later call.
+        """
+        stream = self._find(number, FrameType.DATA)
+        return [] if stream is None else stream.arrived(offset, payload)
+
+    def holds(self, number: int, offset: int) -> bool:
+        """Whether payload at ``offset`` would be held for a gap."""
+        stream = self._streams.get(number)
+        return stream is not None and not stream.in_order(offset)
+
+    def delivered(self, number: int, count: int, now: float) -> list[Event]:
+        """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
+        stream = self._stream(number)
+        if stream.deliver(count):
+            self._credits[number] = None
+            if stream.into.outpaced(now, self.round_trip):
+                self._widen(stream)
+        return self._complete(stream)
+
+    def flush_credits(self) -> None:
+        """Tell the peer of everything delivered, however little: call it now and then."""
+        self._credits.update({n: None for n, s in self._streams.items() if s.into.unadvertised})
+        self._control.acknowledge |= self._control.into.unadvertised
+
+    # Lanes.
+
+    def attach(self, epoch: int) -> None:
+        """A lane carries this session from now on."""
+        self._lanes.add(epoch)
+
+    def lost(self, epoch: int) -> None:
+        """A lane is gone, and with it whatever it had not carried over."""
+        self._lanes.discard(epoch)
+
+    def resume(self, epoch: int, replaces: int) -> Resume:
+        """Our positions, as the first frame of lane ``epoch``; call it when lane ``replaces`` is dead."""
+        control = self._control.into.advertise()
+        return Resume(self.id, epoch, replaces, *control, self._positions())
+
+    def resumed(self, epoch: int, replaces: int) -> Resumed:
+        """Our positions, as the answer to RESUME."""
+        control = self._control.into.advertise()
+        return Resumed(self.id, epoch, replaces, *control, self._positions())
+
+    def rejoin(self, peer: Resume) -> None:
+        """Take the peer's positions in and attach its lane. Raises ProtocolError when they cannot be."""
+        self._control.rewind(peer.control_received, peer.control_limit)
+        for position in peer.positions:
+            if (stream := self._streams.get(position.stream)) is not None:
+                self.kept -= stream.rewind(position, self._lanes)
+                self._again[stream.number] = None
+        self.attach(peer.epoch)
+        self._unblock()
+
+    def _positions(self) -> tuple[Position, ...]:
+        return tuple(stream.take_position() for stream in self._streams.values())
+
+    # What a lane sends next.
+
+    def control(self, room: int = MAX_DATA) -> bytes:
+        """Return control frames that are to go out now, whole ones, up to about ``room`` bytes."""
+        out = bytearray()
+        while len(out) < room and (raw := self._next_control()):
+            out += raw
+        return bytes(out)
+
+    def _next_control(self) -> bytes:
+        if self._control.pending:
+            return self._control.pop()
+        if self._control.acknowledge:
+            self._control.acknowledge = False
+            return encode(Credit(0, *self._control.into.advertise()))
+        if self._credits:
+            number = next(iter(self._credits))
+            del self._credits[number]
+            return encode(Credit(number, *self._streams[number].into.advertise()))
+        return b""
+
+    def replay(self, lane: int) -> Outgoing | None:
+        """Return the next frame that has to be sent again."""
+        while self._again:
+            number = next(iter(self._again))
+            if (outgoing := self._streams[number].replay(lane)) is not None:
+                return outgoing
+            del self._again[number]
+        return None
+
+    # What a lane received.
+
+    def receive(self, frame: Frame, sequence: int) -> list[Event]:
+        """Take a frame of an attached lane in: CREDIT, or one of the control channel's."""
+        if isinstance(frame, Credit):
+            self._on_credit(frame)
+            return []
+        if not isinstance(frame, StreamFrame):
+            raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} is not a session's frame")
+        return [event for due in self._control.arrived(frame, sequence) for event in self._obey(due)]
+
+    def _obey(self, frame: StreamFrame) -> list[Event]:
+        if isinstance(frame, Open):
+            return [self._on_open(frame)]
+        stream = self._find(frame.stream, frame.type)
+        if stream is None:
+            return []  # we closed it while this frame was under way
+        match frame:
+            case Opened():
+                stream.opened(frame.limit)
+                return [StreamOpened(stream.number)]
+            case Refused():
+                self._end(stream, FrameType.REFUSED)
+                return [StreamRefused(frame.stream, frame.code, frame.reason)]
+            case Reset():
+                self._end(stream, FrameType.RESET)
+                return [StreamReset(frame.stream, frame.code, frame.reason)]
+            case Fin():
+                stream.ended(frame.final)
+                return self._complete(stream)
+            case Delivered():
+                self.kept -= stream.confirmed(frame.final)
+                self._unblock()
+                return self._complete(stream)
+
+    def _on_open(self, frame: Open) -> StreamRequested:
+        number = frame.stream
+        if self._is_ours(number) or number <= self._highest_from_peer:
+            raise ProtocolError(
+                Code.STREAM_STATE, f"OPEN of stream {number}, which is not new or not its own"
+            )
+        if self._count(ours=False) >= self._settings.limits.streams:
+            raise ProtocolError(Code.STREAM_LIMIT, f"more than {self._settings.limits.streams} streams")
+        self._highest_from_peer = number
+        self._add(number, frame.target, Phase.DIALLING).out.limit = frame.limit
+        return StreamRequested(number, frame.target)
+
+    def _on_credit(self, frame: Credit) -> None:
+        if frame.stream == 0:
+            self._control.credited(frame.delivered, frame.limit)
+        elif (stream := self._find(frame.stream, FrameType.CREDIT)) is not None:
+            self.kept -= stream.credited(frame.delivered, frame.limit)
+            self._unblock()
+
+    # Book-keeping.
+
+    def _is_ours(self, number: int) -> bool:
+        return number % 2 == (1 if self.initiator else 0)
+
+    def _count(self, *, ours: bool) -> int:
+        return sum(self._is_ours(number) is ours for number in self._streams)
+
+    def _stream(self, number: int) -> Stream:
+        try:
+            return self._streams[number]
+        except KeyError:
+            raise MisuseError(Code.STREAM_STATE, f"stream {number} is not open") from None
+
+    def _find(self, number: int, what: FrameType) -> Stream | None:
+        """Return the stream of a frame from the peer; None if it is closed already."""
+        stream = self._streams.get(number)
+        highest = self._next_stream - 2 if self._is_ours(number) else self._highest_from_peer
+        if stream is None and number > highest:
+            raise ProtocolError(Code.STREAM_STATE, f"{what.name} on stream {number}, which was never opened")
+        return stream
+
+    def _add(self, number: int, target: str, phase: Phase) -> Stream:
+        window = self._budget.take(self._settings.window)
+        stream = self._streams[number] = Stream(number, target, phase, window)
+        return stream
+
+    def _end(self, stream: Stream, signal: Input) -> None:
+        stream.advance(signal)
+        number = stream.number
+        del self._streams[number]
+        self._budget.give_back(stream.into.size)
+        self._scheduler.forget(number)
+        self._blocked.discard(number)
+        self._credits.pop(number, None)
+        self._again.pop(number, None)
+        self.kept -= stream.out.unacknowledged
+        self._unblock()
+
+    def _complete(self, stream: Stream) -> list[Event]:
+        """Report each end of a stream that is reached by now."""
+        events: list[Event] = []
+        final = stream.try_complete()
+        if final is not None:
+            self._credits.pop(stream.number, None)  # DELIVERED says it all
+            self._control.push(Delivered(stream.number, final))
+            events.append(StreamEnded(stream.number))
+        if stream.complete:
+            self._end(stream, Call.END)
+            events.append(StreamClosed(stream.number))
+        return events
+
+    def _allowance(self, stream: Stream) -> int:
+        spare = max(self._settings.memory - self.kept, KEEP_FLOOR - stream.out.unacknowledged)
+        return min(stream.out.available, spare, MAX_DATA)
+
+    def _unblock(self) -> None:
+        for number in [n for n in self._blocked if self._allowance(self._streams[n]) > 0]:
+            self._blocked.discard(number)
+            self._scheduler.ready(number)
+
+    def _widen(self, stream: Stream) -> None:
+        wanted = min(stream.into.size, MAX_WINDOW - stream.into.size)
+        stream.into.size += self._budget.grow(wanted)

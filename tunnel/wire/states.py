@@ -1,0 +1,149 @@
+"""The states of a lane and of a stream, as tables. What a table does not name cannot happen.
+
+A stream is three small machines: its *phase* (is there a stream at all), and one machine for each
+direction. A pair of (state, input) that is missing from a table is an error by construction: the
+peer's (ProtocolError) when the input came from the wire, ours (MisuseError) when it came from a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import TypeVar
+
+from tunnel.errors import MisuseError, ProtocolError
+from tunnel.wire.codes import Code, FrameType
+
+
+class LaneState(Enum):
+    """What a lane may receive next."""
+
+    AWAIT_FIRST = auto()  # acceptor: HELLO or RESUME must come
+    AWAIT_WELCOME = auto()  # initiator of a session
+    AWAIT_RESUMED = auto()  # initiator, replacing a lost lane
+    DECIDING = auto()  # acceptor: the first frame is here, our answer is not out yet
+    ATTACHED = auto()  # the lane belongs to a session and carries its frames
+    CLOSED = auto()
+
+
+class Phase(Enum):
+    """Whether a stream exists on both sides."""
+
+    OPENING = auto()  # we sent OPEN
+    DIALLING = auto()  # the peer sent OPEN, the target has not accepted yet
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Sending(Enum):
+    """Our direction of a stream."""
+
+    READY = auto()
+    FINISHED = auto()  # FIN is out, not everything is delivered
+    DONE = auto()
+
+
+class Receiving(Enum):
+    """The peer's direction of a stream."""
+
+    READY = auto()
+    ENDING = auto()  # FIN is here, not everything is delivered
+    DONE = auto()
+
+
+class Call(Enum):
+    """What our own side does to a stream."""
+
+    SEND = auto()
+    FINISH = auto()
+    DELIVER = auto()
+    DELIVER_ALL = auto()
+    ACCEPT = auto()
+    REFUSE = auto()
+    RESET = auto()
+    END = auto()  # both directions are DONE
+
+
+Input = FrameType | Call
+State = TypeVar("State", bound=Enum)
+
+_ATTACHED_FRAMES = (
+    FrameType.GOAWAY,
+    FrameType.PING,
+    FrameType.PONG,
+    FrameType.OPEN,
+    FrameType.OPENED,
+    FrameType.REFUSED,
+    FrameType.DATA,
+    FrameType.FIN,
+    FrameType.DELIVERED,
+    FrameType.RESET,
+    FrameType.CREDIT,
+)
+
+_OPEN_SIGNALS: tuple[Input, ...] = (
+    FrameType.DATA,
+    FrameType.FIN,
+    FrameType.DELIVERED,
+    FrameType.CREDIT,
+    Call.SEND,
+    Call.FINISH,
+    Call.DELIVER,
+)
+
+LANE: Mapping[tuple[LaneState, Input], LaneState] = {
+    (LaneState.AWAIT_FIRST, FrameType.HELLO): LaneState.DECIDING,
+    (LaneState.AWAIT_FIRST, FrameType.RESUME): LaneState.DECIDING,
+    (LaneState.AWAIT_FIRST, FrameType.GOAWAY): LaneState.CLOSED,
+    (LaneState.AWAIT_WELCOME, FrameType.WELCOME): LaneState.ATTACHED,
+    (LaneState.AWAIT_WELCOME, FrameType.GOAWAY): LaneState.CLOSED,
+    (LaneState.AWAIT_RESUMED, FrameType.RESUMED): LaneState.ATTACHED,
+    (LaneState.AWAIT_RESUMED, FrameType.GOAWAY): LaneState.CLOSED,
+    (LaneState.DECIDING, FrameType.GOAWAY): LaneState.CLOSED,
+    **{(LaneState.ATTACHED, frame): LaneState.ATTACHED for frame in _ATTACHED_FRAMES},
+    (LaneState.ATTACHED, FrameType.GOAWAY): LaneState.CLOSED,
+}
+
+PHASE: Mapping[tuple[Phase, Input], Phase] = {
+    (Phase.OPENING, FrameType.OPENED): Phase.OPEN,
+    (Phase.OPENING, FrameType.DATA): Phase.OPENING,  # it overtook OPENED on another lane
+    (Phase.OPENING, Call.DELIVER): Phase.OPENING,
+    (Phase.OPENING, FrameType.REFUSED): Phase.CLOSED,
+    (Phase.OPENING, FrameType.RESET): Phase.CLOSED,
+    (Phase.OPENING, Call.RESET): Phase.CLOSED,
+    (Phase.DIALLING, Call.ACCEPT): Phase.OPEN,
+    (Phase.DIALLING, Call.REFUSE): Phase.CLOSED,
+    (Phase.DIALLING, FrameType.RESET): Phase.CLOSED,
+    **{(Phase.OPEN, signal): Phase.OPEN for signal in _OPEN_SIGNALS},
+    (Phase.OPEN, FrameType.RESET): Phase.CLOSED,
+    (Phase.OPEN, Call.RESET): Phase.CLOSED,
+    (Phase.OPEN, Call.END): Phase.CLOSED,
+}
+
+SENDING: Mapping[tuple[Sending, Input], Sending] = {
+    (Sending.READY, Call.SEND): Sending.READY,
+    (Sending.READY, FrameType.CREDIT): Sending.READY,
+    (Sending.READY, Call.FINISH): Sending.FINISHED,
+    (Sending.FINISHED, FrameType.CREDIT): Sending.FINISHED,
+    (Sending.FINISHED, FrameType.DELIVERED): Sending.DONE,
+    (Sending.DONE, FrameType.CREDIT): Sending.DONE,  # overtaken by DELIVERED on another lane
+}
+
+RECEIVING: Mapping[tuple[Receiving, Input], Receiving] = {
+    (Receiving.READY, Call.DELIVER): Receiving.READY,
+    (Receiving.READY, FrameType.DATA): Receiving.READY,
+    (Receiving.READY, FrameType.FIN): Receiving.ENDING,
+    (Receiving.ENDING, FrameType.DATA): Receiving.ENDING,
+    (Receiving.ENDING, Call.DELIVER): Receiving.ENDING,
+    (Receiving.ENDING, Call.DELIVER_ALL): Receiving.DONE,
+    (Receiving.DONE, FrameType.DATA): Receiving.DONE,  # a duplicate, sent again on another lane
+}
+
+
+def step(table: Mapping[tuple[State, Input], State], state: State, signal: Input, code: Code) -> State:
+    """Return the state after ``signal``. A pair not in the table raises ProtocolError or MisuseError."""
+    after = table.get((state, signal))
+    if after is not None:
+        return after
+    text = f"{signal.name} while {state.name}"
+    raise ProtocolError(code, text) if isinstance(signal, FrameType) else MisuseError(code, text)

@@ -1,0 +1,175 @@
+"""One stream: its three state machines, its two windows, and what it keeps for replay."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container
+from dataclasses import dataclass
+
+from tunnel.errors import ProtocolError
+from tunnel.wire.assembly import Assembly, Payload, Piece
+from tunnel.wire.codes import Code, FrameType
+from tunnel.wire.frames import Position, data_header
+from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Phase, Receiving, Sending, step
+from tunnel.wire.window import ReceiveWindow, SendWindow
+
+
+@dataclass(slots=True)
+class Kept:
+    """Payload that was sent and is not known to be delivered. ``lane`` is where it went last."""
+
+    offset: int
+    payload: Payload
+    lane: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + len(self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A DATA frame for a lane to send: the header's bytes, then the piece's, with nothing between."""
+
+    header: bytes
+    piece: Piece
+
+
+class Stream:
+    """The state of one stream at one end. Owned by a Session, which routes frames and calls here."""
+
+    def __init__(self, number: int, target: str, phase: Phase, window: int) -> None:
+        self.number = number
+        self.target = target
+        self.phase = phase
+        self.sending = Sending.READY
+        self.receiving = Receiving.READY
+        self.out = SendWindow()
+        self.into = ReceiveWindow(window)
+        self._final: int | None = None
+        self._assembly = Assembly()
+        self._kept: deque[Kept] = deque()
+        self._again: deque[Kept] = deque()
+        self._peer_received = 0
+
+    def advance(self, signal: Input) -> None:
+        """Move the phase. Raises ProtocolError or MisuseError when there is no stream for ``signal``."""
+        self.phase = step(PHASE, self.phase, signal, Code.STREAM_STATE)
+
+    # What we send.
+
+    def opened(self, limit: int) -> None:
+        """Take OPENED in: we may send up to byte ``limit``."""
+        self.advance(FrameType.OPENED)
+        self.out.limit = max(self.out.limit, limit)
+
+    def send(self, payload: Payload, lane: int) -> Outgoing:
+        """Frame ``payload`` and keep it until it is delivered. It must fit into the window."""
+        self.advance(Call.SEND)
+        self.sending = step(SENDING, self.sending, Call.SEND, Code.STREAM_STATE)
+        offset, length = self.out.sent, len(payload)
+        self._kept.append(Kept(offset, payload, lane))
+        self.out.sent += length
+        return Outgoing(data_header(self.number, offset, length), Piece(payload, 0, length))
+
+    def finish(self) -> int:
+        """End our direction; the final offset."""
+        self.advance(Call.FINISH)
+        self.sending = step(SENDING, self.sending, Call.FINISH, Code.STREAM_STATE)
+        return self.out.sent
+
+    def credited(self, delivered: int, limit: int) -> int:
+        """Take a CREDIT in; the number of bytes that need not be kept any longer."""
+        self.advance(FrameType.CREDIT)
+        self.sending = step(SENDING, self.sending, FrameType.CREDIT, Code.STREAM_STATE)
+        return self._acknowledged(delivered, limit)
+
+    def confirmed(self, final: int) -> int:
+        """Take DELIVERED in, the answer to our FIN; the number of bytes released."""
+        self.advance(FrameType.DELIVERED)
+        self.sending = step(SENDING, self.sending, FrameType.DELIVERED, Code.STREAM_STATE)
+        if final != self.out.sent:
+            raise ProtocolError(Code.PROTOCOL, f"DELIVERED {final} for a FIN at {self.out.sent}")
+        return self._acknowledged(final, self.out.limit)
+
+    def _acknowledged(self, delivered: int, limit: int) -> int:
+        before = self.out.delivered
+        self.out.credit(delivered, limit)
+        for queue in (self._kept, self._again):
+            while queue and queue[0].end <= self.out.delivered:
+                queue.popleft()
+        return self.out.delivered - before
+
+    # Replay.
+
+    def rewind(self, position: Position, alive: Container[int]) -> int:
+        """Prepare to send again what the peer lacks and no living lane carries; bytes released."""
+        if not position.delivered <= position.received <= self.out.sent:
+            detail = f"delivered {position.delivered}, received {position.received}, sent {self.out.sent}"
+            raise ProtocolError(Code.FLOW_CONTROL, f"impossible position of stream {self.number}: {detail}")
+        released = self._acknowledged(position.delivered, max(position.limit, position.delivered))
+        self._peer_received = max(self._peer_received, position.received)
+        self._again = deque(k for k in self._kept if k.lane not in alive and k.end > self._peer_received)
+        return released
+
+    def replay(self, lane: int) -> Outgoing | None:
+        """Return the next frame to send again, oldest first."""
+        if not self._again:
+            return None
+        kept = self._again.popleft()
+        kept.lane = lane
+        skip = max(0, self._peer_received - kept.offset)
+        piece = Piece(kept.payload, skip, len(kept.payload))
+        return Outgoing(data_header(self.number, kept.offset + skip, len(piece)), piece)
+
+    # What we receive.
+
+    def arrived(self, offset: int, payload: Payload) -> list[Piece]:
+        """Take DATA in; what is to be delivered now, in order. Raises ProtocolError."""
+        self.advance(FrameType.DATA)
+        self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
+        self.into.check(offset, len(payload))
+        if self._final is not None and offset + len(payload) > self._final:
+            raise ProtocolError(
+                Code.PROTOCOL, f"data behind the end of stream {self.number} at {self._final}"
+            )
+        pieces = self._assembly.insert(offset, payload)
+        self.into.received = self._assembly.received
+        return pieces
+
+    def ended(self, final: int) -> None:
+        """Take FIN in. Raises ProtocolError when it contradicts data that is already here."""
+        self.advance(FrameType.FIN)
+        self.receiving = step(RECEIVING, self.receiving, FrameType.FIN, Code.STREAM_STATE)
+        self.into.check(final, 0)
+        if final < self._assembly.highest:
+            raise ProtocolError(Code.PROTOCOL, f"FIN at {final} before data of stream {self.number}")
+        self._final = final
+
+    def deliver(self, count: int) -> bool:
+        """``count`` bytes are in the local socket; True when a CREDIT is due."""
+        self.advance(Call.DELIVER)
+        self.receiving = step(RECEIVING, self.receiving, Call.DELIVER, Code.STREAM_STATE)
+        return self.into.deliver(count)
+
+    def try_complete(self) -> int | None:
+        """If the peer's direction ended and all of it is delivered, say where; only once."""
+        if self.receiving is not Receiving.ENDING or self.into.delivered != self._final:
+            return None
+        self.receiving = step(RECEIVING, self.receiving, Call.DELIVER_ALL, Code.STREAM_STATE)
+        return self._final
+
+    def take_position(self) -> Position:
+        """Our receiving side, for RESUME; counts as an advertisement."""
+        delivered, limit = self.into.advertise()
+        return Position(self.number, self.into.received, delivered, limit)
+
+    @property
+    def complete(self) -> bool:
+        """Whether both directions ended and were delivered."""
+        return self.sending is Sending.DONE and self.receiving is Receiving.DONE
+
+    def in_order(self, offset: int) -> bool:
+        """Whether data at ``offset`` could be delivered at once rather than be held for a gap."""
+        return offset <= self._assembly.received

@@ -1,0 +1,114 @@
+"""Flow-control arithmetic, alone: absolute offsets, one window per stream and direction.
+
+Credit is returned when bytes were *delivered* (written into the local socket), not when they arrived.
+So a window bounds the memory of both ends, and ``delivered`` is at once the acknowledgement that lets
+the sender forget what it keeps for replay. Style of QUIC (RFC 9000 section 4), meaning of delivery ours.
+"""
+
+from __future__ import annotations
+
+from tunnel.errors import ProtocolError
+from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
+
+INITIAL_WINDOW = 4 * MIB
+FLOOR_WINDOW = 64 * KIB
+MAX_WINDOW = 64 * MIB
+
+
+class Budget:
+    """The bytes that all windows of one link may promise together."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.used = 0
+
+    def take(self, wanted: int) -> int:
+        """Grant up to ``wanted`` bytes, at most a quarter of what is free, at least the floor.
+
+        So early streams cannot starve later ones, and every stream can always move.
+        """
+        granted = min(wanted, max(FLOOR_WINDOW, (self.total - self.used) // 4))
+        self.used += granted
+        return granted
+
+    def grow(self, wanted: int) -> int:
+        """Grant up to ``wanted`` more bytes to a window that is too small, out of what is free."""
+        granted = max(0, min(wanted, (self.total - self.used) // 2))
+        self.used += granted
+        return granted
+
+    def give_back(self, granted: int) -> None:
+        """Return what ``take`` granted."""
+        self.used -= granted
+
+
+class SendWindow:
+    """What we may still send. ``delivered <= sent <= limit``, each of them only ever grows."""
+
+    def __init__(self, limit: int = 0) -> None:
+        self.sent = 0
+        self.delivered = 0
+        self.limit = limit
+
+    @property
+    def available(self) -> int:
+        """Bytes that may be sent now."""
+        return self.limit - self.sent
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that were sent and must be kept for replay."""
+        return self.sent - self.delivered
+
+    def credit(self, delivered: int, limit: int) -> None:
+        """Take in the peer's CREDIT. An older one, overtaken on another lane, changes nothing.
+
+        Raises ProtocolError when it acknowledges bytes that were never sent, or has no sense in itself.
+        """
+        if delivered > self.sent or delivered > limit:
+            detail = f"delivered {delivered}, limit {limit}, but {self.sent} were sent"
+            raise ProtocolError(Code.FLOW_CONTROL, f"impossible credit: {detail}")
+        self.delivered = max(self.delivered, delivered)
+        self.limit = max(self.limit, limit)
+
+
+class ReceiveWindow:
+    """What the peer may still send. ``delivered <= received <= limit``."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.received = 0
+        self.delivered = 0
+        self.limit = size  # as last advertised
+        self._advertised = 0  # delivered, as last advertised
+        self._advertised_at: float | None = None
+
+    def check(self, offset: int, length: int) -> None:
+        """Raise ProtocolError when bytes ``offset`` to ``offset + length`` were never allowed."""
+        if offset + length > min(self.limit, MAX_OFFSET):
+            detail = f"bytes {offset} to {offset + length}, limit {self.limit}"
+            raise ProtocolError(Code.FLOW_CONTROL, f"data outside the window: {detail}")
+
+    def deliver(self, count: int) -> bool:
+        """``count`` more bytes are in the local socket. True when it is time to tell the peer."""
+        self.delivered += count
+        return (self.delivered - self._advertised) * 4 >= self.size
+
+    @property
+    def unadvertised(self) -> bool:
+        """Whether the peer does not know of everything that was delivered."""
+        return self.delivered > self._advertised
+
+    def advertise(self) -> tuple[int, int]:
+        """``(delivered, limit)`` for a CREDIT frame that goes out now."""
+        self._advertised = self.delivered
+        self.limit = max(self.limit, self.delivered + self.size)
+        return self.delivered, self.limit
+
+    def outpaced(self, now: float, round_trip: float) -> bool:
+        """Whether a quarter of the window passed within half a round trip: then it is the bottleneck.
+
+        Call once for each credit that is due; ``now`` and ``round_trip`` are seconds.
+        """
+        before, self._advertised_at = self._advertised_at, now
+        return before is not None and (now - before) * 2 < round_trip
