@@ -1,0 +1,161 @@
+"""A private certificate authority that lives in one directory.
+
+``ca.pem`` goes to every host; ``ca.key`` stays where it is. Beside them stand ``NAME.pem`` and ``NAME.key``
+of each host. All keys are EC P-256 and written without a passphrase: a daemon starts with nobody there to
+type one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from tunnel.certs.files import Pair, write_pair
+from tunnel.certs.names import IpAddress, dns_name
+from tunnel.certs.profile import (
+    CA_DAYS,
+    HOST_DAYS,
+    HOST_USAGES,
+    PrivateKey,
+    Validity,
+    ca_certificate,
+    host_certificate,
+    new_key,
+)
+from tunnel.errors import CertificateError, UsageError
+
+_CA = "ca"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A CA with its key. Make one with ``create``, open one with ``load``."""
+
+    files: Pair
+    certificate: x509.Certificate
+    key: PrivateKey
+
+    @classmethod
+    def create(cls, directory: Path, *, validity: Validity | None = None, force: bool = False) -> Authority:
+        """Make a CA in ``directory``, which is created with mode 0700 when it is missing.
+
+        Raises ``CertificateError`` when there is one already (``force`` replaces it, and every certificate
+        that the old one signed is then worthless), or when the files cannot be written.
+        """
+        _make_directory(directory)
+        files = Pair.named(directory, _CA)
+        key = new_key()
+        certificate = ca_certificate(key, validity or Validity.lasting(CA_DAYS))
+        write_pair(files, pem(certificate), key_pem(key), force=force)
+        return cls(files, certificate, key)
+
+    @classmethod
+    def load(cls, directory: Path) -> Authority:
+        """Open the CA in ``directory``; raises ``CertificateError`` when it is missing or damaged."""
+        files = Pair.named(directory, _CA)
+        certificate, key = _read_certificate(files.cert), _read_key(files.key)
+        if certificate.public_key() != key.public_key():
+            raise CertificateError(f"{files.key} is not the key of {files.cert}: restore both from a backup")
+        return cls(files, certificate, key)
+
+    def issue(
+        self,
+        name: str,
+        *,
+        dns: Iterable[str] = (),
+        ips: Sequence[IpAddress] = (),
+        validity: Validity | None = None,
+        usages: Sequence[x509.ObjectIdentifier] = HOST_USAGES,
+        force: bool = False,
+    ) -> Pair:
+        """Make a key and a certificate for the host ``name``, beside the CA's files.
+
+        ``dns`` and ``ips`` are further names. Raises ``UsageError`` for a name that no host can have, and
+        ``CertificateError`` when the certificate would outlive the CA, when the files exist and ``force`` is
+        not given, or when they cannot be written.
+        """
+        names = list(dict.fromkeys(map(dns_name, [name, *dns])))
+        if names[0] == _CA:
+            raise UsageError(f"a host cannot be called {_CA!r}: that is the authority's own name")
+        validity = validity or Validity.lasting(HOST_DAYS)
+        self._require_outliving(validity)
+        key = new_key()
+        certificate = host_certificate(
+            key.public_key(),
+            issuer=self.certificate,
+            issuer_key=self.key,
+            names=names,
+            ips=ips,
+            validity=validity,
+            usages=usages,
+        )
+        pair = Pair.named(self.files.cert.parent, names[0])
+        write_pair(pair, pem(certificate), key_pem(key), force=force)
+        return pair
+
+    def _require_outliving(self, validity: Validity) -> None:
+        end = self.certificate.not_valid_after_utc
+        if validity.not_after <= end:
+            return
+        days = (end - datetime.now(UTC)).days
+        remedy = f"pass --days {days} at most, or make a new CA" if days > 0 else "make a new CA"
+        raise CertificateError(f"the CA {self.files.cert} is valid only until {end:%Y-%m-%d}: {remedy}")
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    """Return a certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """Return a private key as PEM (PKCS #8), not encrypted."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CertificateError(f"cannot create the directory {directory}: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        remedy = f"run `mtunnel certs init {path.parent}` first"
+        raise CertificateError(f"no authority in {path.parent}: {path.name} is missing; {remedy}") from error
+    except OSError as error:
+        raise CertificateError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    content = _read(path)
+    try:
+        certificate = x509.load_pem_x509_certificate(content)
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise CertificateError(f"{path} is not the certificate of an authority: {error}") from error
+    if not constraints.ca:
+        raise CertificateError(f"{path} is not the certificate of an authority: it may not sign others")
+    return certificate
+
+
+def _read_key(path: Path) -> PrivateKey:
+    content = _read(path)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
+        raise CertificateError(f"{path} is not a private key that can be used: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise CertificateError(f"{path} is neither an EC nor an RSA key")
+    return key
