@@ -13,7 +13,7 @@ from tunnel.errors import UsageError
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def dns_name(text: str) -> str:
@@ -23,7 +23,8 @@ def dns_name(text: str) -> str:
     """
     name = text.lower()
     labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+    # The letters are checked as they were given: some beyond ASCII become ASCII in lower case.
+    if not text.isascii() or len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
         raise UsageError(
             f"{text!r} is not a DNS host name: letters, digits and inner hyphens only (no wildcard), "
             "at most 63 between two dots"

@@ -47,14 +47,16 @@ def init(
     files = authority.files
     typer.echo(f"Made an authority, valid until {_day(authority.certificate.not_valid_after_utc)}:")
     _list_files([files.cert, files.key])
-    typer.echo(f"Keep {files.key} secret and on this machine: whoever has it can be every host.")
+    typer.echo(f"Keep {files.key} secret and on this machine: whoever has it can pose as any host.")
     typer.echo(f"Next, for each host: mtunnel certs issue {directory} NAME")
 
 
 @app.command()
 def issue(
     directory: Annotated[Path, _DIRECTORY],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="DNS name of the host, as in [host] name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="DNS name of the host: the name in its configuration.")
+    ],
     san: Annotated[list[str] | None, typer.Option(help="Further DNS name or IP address; repeatable.")] = None,
     days: Annotated[
         int, typer.Option(min=1, max=_MAX_DAYS, help="Days until the certificate expires.")
@@ -114,7 +116,7 @@ def _state(facts: Facts) -> str:
     if now < facts.not_before:
         return "NOT VALID YET"
     if facts.not_after < now:
-        return f"EXPIRED {-facts.days_left(now)} days ago"
+        return f"EXPIRED {(now - facts.not_after).days} days ago"
     return f"{facts.days_left(now)} days left"
 
 

@@ -136,6 +136,8 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     context.check_hostname = False  # identify() decides, for both roles alike
     context.verify_mode = ssl.CERT_REQUIRED
     context.options |= ssl.OP_NO_COMPRESSION
+    # Some builds of Python set it, Debian's 3.11 for one: a cut connection would look like a proper end.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols([ALPN])
     load_authorities(context, files.ca)
     if files.crl is not None:

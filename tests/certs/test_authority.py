@@ -1,0 +1,177 @@
+"""An authority in a directory: made, opened again, and issuing."""
+
+from __future__ import annotations
+
+import stat
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from tests.support.pki import SERVER_ONLY, expired, rsa_key
+from tunnel.certs.authority import Authority, key_pem, pem
+from tunnel.certs.profile import Validity, ca_certificate, new_key
+from tunnel.errors import CertificateError, UsageError
+
+
+@pytest.fixture
+def authority(tmp: Path) -> Authority:
+    return Authority.create(tmp / "pki")
+
+
+def certificate(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_create_makes_a_closed_directory_with_a_ca(authority: Authority, tmp: Path) -> None:
+    assert stat.S_IMODE((tmp / "pki").stat().st_mode) == 0o700
+    assert {path.name for path in (tmp / "pki").iterdir()} == {"ca.pem", "ca.key"}
+    assert certificate(tmp / "pki" / "ca.pem") == authority.certificate
+
+
+def test_a_ca_lasts_ten_years_and_a_host_one(authority: Authority) -> None:
+    ca, host = authority.certificate, certificate(authority.issue("hosta").cert)
+    assert (ca.not_valid_after_utc - ca.not_valid_before_utc).days == 3650
+    assert (host.not_valid_after_utc - host.not_valid_before_utc).days == 365
+
+
+def test_create_does_not_replace_a_ca(authority: Authority, tmp: Path) -> None:
+    with pytest.raises(CertificateError, match="exists already"):
+        Authority.create(tmp / "pki")
+    assert Authority.load(tmp / "pki").certificate == authority.certificate
+
+
+def test_create_with_force_replaces_a_ca(authority: Authority, tmp: Path) -> None:
+    successor = Authority.create(tmp / "pki", force=True)
+    assert successor.certificate != authority.certificate
+    assert Authority.load(tmp / "pki").certificate == successor.certificate
+
+
+def test_create_says_why_a_directory_cannot_be_made(tmp: Path) -> None:
+    (tmp / "file").touch()
+    with pytest.raises(CertificateError, match="cannot create the directory"):
+        Authority.create(tmp / "file")
+
+
+def test_issue_writes_a_pair_that_belongs_together(authority: Authority) -> None:
+    pair = authority.issue("HostA", dns=["hosta.example", "hosta"], ips=[ip_address("192.0.2.1")])
+    assert (pair.cert.name, pair.key.name) == ("hosta.pem", "hosta.key")
+    host = certificate(pair.cert)
+    host.verify_directly_issued_by(authority.certificate)
+    sans = host.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert sans.get_values_for_type(x509.DNSName) == ["hosta", "hosta.example"]
+    key = serialization.load_pem_private_key(pair.key.read_bytes(), password=None)
+    assert key.public_key() == host.public_key()
+
+
+def test_a_loaded_authority_issues_too(authority: Authority, tmp: Path) -> None:
+    pair = Authority.load(tmp / "pki").issue("hosta")
+    certificate(pair.cert).verify_directly_issued_by(authority.certificate)
+
+
+def test_issue_takes_other_usages_and_dates(authority: Authority) -> None:
+    validity = expired()
+    host = certificate(authority.issue("hosta", validity=validity, usages=SERVER_ONLY).cert)
+    assert tuple(host.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == SERVER_ONLY
+    assert host.not_valid_after_utc == validity.not_after.replace(microsecond=0)
+
+
+def test_issue_does_not_replace_a_host(authority: Authority) -> None:
+    before = authority.issue("hosta").cert.read_bytes()
+    with pytest.raises(CertificateError, match="exists already"):
+        authority.issue("hosta")
+    pair = authority.issue("hosta", force=True)
+    assert pair.cert.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["ca", "CA"])
+def test_no_host_can_take_the_authoritys_files(authority: Authority, name: str) -> None:
+    with pytest.raises(UsageError, match="authority's own name"):
+        authority.issue(name, force=True)
+
+
+@pytest.mark.parametrize("name", ["../hosta", "*.example", "192.0.2.1"])
+def test_issue_refuses_a_name_that_no_host_has(authority: Authority, name: str) -> None:
+    with pytest.raises(UsageError, match="not a DNS host name"):
+        authority.issue(name)
+
+
+def test_no_certificate_outlives_its_authority(tmp: Path) -> None:
+    short = Authority.create(tmp, validity=Validity.lasting(30))
+    with pytest.raises(CertificateError, match="pass --days 29 at most"):
+        short.issue("hosta")
+    assert not (tmp / "hosta.pem").exists()
+
+
+def test_an_expired_authority_issues_nothing(tmp: Path) -> None:
+    with pytest.raises(CertificateError, match="make a new CA"):
+        Authority.create(tmp, validity=expired()).issue("hosta", validity=Validity.lasting(1))
+
+
+def test_load_says_how_to_make_an_authority(tmp: Path) -> None:
+    with pytest.raises(CertificateError, match=f"mtunnel certs init {tmp}"):
+        Authority.load(tmp)
+
+
+def test_load_refuses_a_host_certificate(authority: Authority, tmp: Path) -> None:
+    pair = authority.issue("hosta")
+    pair.cert.replace(tmp / "pki" / "ca.pem")
+    with pytest.raises(CertificateError, match="may not sign others"):
+        Authority.load(tmp / "pki")
+
+
+def test_load_refuses_another_key(authority: Authority, tmp: Path) -> None:
+    authority.issue("hosta").key.replace(tmp / "pki" / "ca.key")
+    with pytest.raises(CertificateError, match="is not the key of"):
+        Authority.load(tmp / "pki")
+
+
+def encrypted() -> bytes:
+    form = serialization.PrivateFormat.PKCS8
+    return new_key().private_bytes(
+        serialization.Encoding.PEM, form, serialization.BestAvailableEncryption(b"secret")
+    )
+
+
+def ed25519_key() -> bytes:
+    return ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"junk", "not a private key that can be used"),
+        (encrypted(), "not a private key that can be used"),
+        (ed25519_key(), "neither an EC nor an RSA key"),
+    ],
+    ids=["junk", "encrypted", "ed25519"],
+)
+def test_load_refuses_other_keys(authority: Authority, content: bytes, message: str) -> None:
+    authority.files.key.write_bytes(content)
+    with pytest.raises(CertificateError, match=message):
+        Authority.load(authority.files.key.parent)
+
+
+def test_load_refuses_a_file_that_is_no_certificate(authority: Authority) -> None:
+    authority.files.cert.write_bytes(b"junk")
+    with pytest.raises(CertificateError, match="not the certificate of an authority"):
+        Authority.load(authority.files.cert.parent)
+
+
+def test_load_says_why_a_file_cannot_be_read(authority: Authority) -> None:
+    authority.files.key.unlink()
+    authority.files.key.mkdir()
+    with pytest.raises(CertificateError, match=r"cannot read .*ca\.key: Is a directory"):
+        Authority.load(authority.files.cert.parent)
+
+
+def test_an_rsa_authority_made_elsewhere_can_issue(tmp: Path) -> None:
+    (tmp / "ca.pem").write_bytes(pem(ca_certificate(rsa_key(), Validity.lasting(400))))
+    (tmp / "ca.key").write_bytes(key_pem(rsa_key()))
+    authority = Authority.load(tmp)
+    certificate(authority.issue("hosta").cert).verify_directly_issued_by(authority.certificate)

@@ -1,0 +1,492 @@
+"""TLS between two hosts, in memory: who is let in, who is not, and what is said about it."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from tests.support.pki import (
+    CLIENT_ONLY,
+    LIBVIRT,
+    QEMU,
+    SERVER_ONLY,
+    Layout,
+    Pki,
+    expired,
+    not_yet_valid,
+    rsa_key,
+)
+from tunnel.certs.authority import key_pem, pem
+from tunnel.certs.profile import PrivateKey, Validity, new_key
+from tunnel.errors import CertificateError, IdentityError, LaneError
+from tunnel.transport.tls import (
+    ALPN,
+    TlsFiles,
+    client_context,
+    handshake_fault,
+    identify,
+    load,
+    peer_names,
+    server_context,
+)
+
+
+@pytest.fixture
+def pki(tmp: Path) -> Pki:
+    return Pki(tmp / "pki")
+
+
+@pytest.fixture
+def hosta(pki: Pki) -> TlsFiles:
+    return pki.host("hosta")
+
+
+@pytest.fixture
+def hostb(pki: Pki) -> TlsFiles:
+    return pki.host("hostb")
+
+
+class Wire:
+    """Two TLS ends, joined in memory."""
+
+    def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+        self.to_dialer, self.to_acceptor = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.dialer = client.wrap_bio(self.to_dialer, self.to_acceptor)
+        self.acceptor = server.wrap_bio(self.to_acceptor, self.to_dialer, server_side=True)
+
+    def shake(self) -> Wire:
+        """Run the handshake until both ends have judged each other."""
+        for end in (self.dialer, self.acceptor, self.dialer, self.acceptor):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+        return self
+
+
+def connect(dialing: TlsFiles, accepting: TlsFiles) -> Wire:
+    return Wire(client_context(dialing), server_context(accepting)).shake()
+
+
+def refused_by_dialer(dialing: TlsFiles, accepting: TlsFiles) -> LaneError:
+    """Return the dialing end's words for a refusal of the accepting end's certificate."""
+    wire = Wire(client_context(dialing), server_context(accepting))
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        wire.shake()
+    assert wire.dialer.version() is None  # it was this end that stopped
+    return handshake_fault(caught.value, dialing, dialing=True)
+
+
+def refused_by_acceptor(dialing: TlsFiles, accepting: TlsFiles) -> LaneError:
+    """Return the accepting end's words; the dialing end must have had no objection."""
+    wire = Wire(client_context(dialing), server_context(accepting))
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        wire.shake()
+    assert wire.dialer.version() == "TLSv1.3"
+    return handshake_fault(caught.value, accepting, dialing=False)
+
+
+# Both sides are who they say.
+
+
+def test_hosts_of_one_authority_recognise_each_other(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    wire = connect(hosta, hostb)
+    assert identify(wire.dialer, {"hostb"}) == "hostb"
+    assert identify(wire.acceptor, {"hosta", "hostc"}) == "hosta"
+
+
+def test_lanes_are_tls_1_3_with_our_protocol_and_no_compression(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    for end in (wire := connect(hosta, hostb)).dialer, wire.acceptor:
+        assert end.version() == "TLSv1.3"
+        assert end.selected_alpn_protocol() == "mtunnel/1"
+        assert end.compression() is None
+
+
+def test_no_session_ticket_follows_the_handshake(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    wire = connect(hosta, hostb)
+    assert wire.to_dialer.pending == 0
+    assert wire.dialer.session is None or not wire.dialer.session.has_ticket
+
+
+def test_a_cut_connection_is_not_taken_for_an_end(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    wire = connect(hosta, hostb)
+    wire.to_dialer.write_eof()
+    with pytest.raises(ssl.SSLEOFError):
+        wire.dialer.read(1)
+
+
+@pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
+@pytest.mark.parametrize("make_key", [new_key, rsa_key], ids=["ec", "rsa"])
+def test_other_layouts_serve_as_they_are(
+    pki: Pki, hostb: TlsFiles, tmp: Path, layout: Layout, make_key: Callable[[], PrivateKey]
+) -> None:
+    hosta = pki.layout(layout, tmp, "hosta", make_key=make_key)
+    assert load(hosta).names == ("hosta",)
+    assert identify(connect(hosta, hostb).acceptor, {"hosta"}) == "hosta"
+    assert identify(connect(hostb, hosta).dialer, {"hosta"}) == "hosta"
+
+
+def test_hosts_of_two_authorities_meet_while_one_replaces_the_other(
+    pki: Pki, hosta: TlsFiles, tmp: Path
+) -> None:
+    successor = Pki(tmp / "successor")
+    bundle = tmp / "bundle.pem"
+    bundle.write_bytes(pem(pki.authority.certificate) + pem(successor.authority.certificate))
+    hostb = replace(successor.host("hostb"), ca=bundle)
+    wire = connect(replace(hosta, ca=bundle), hostb)
+    assert identify(wire.dialer, {"hostb"}) == "hostb"
+
+
+def test_a_context_can_log_its_keys_without_the_others(hosta: TlsFiles, hostb: TlsFiles, tmp: Path) -> None:
+    logging, silent = client_context(hosta), client_context(hosta)
+    logging.keylog_filename = str(tmp / "keys")
+    Wire(silent, server_context(hostb)).shake()
+    assert "TRAFFIC_SECRET" not in (tmp / "keys").read_text()
+    Wire(logging, server_context(hostb)).shake()
+    assert "CLIENT_TRAFFIC_SECRET_0" in (tmp / "keys").read_text()
+
+
+# A certificate is not genuine.
+
+
+def test_a_stranger_is_refused_by_the_dialing_side(hosta: TlsFiles, tmp: Path) -> None:
+    fault = refused_by_dialer(hosta, Pki(tmp / "other").host("hostb"))
+    assert isinstance(fault, IdentityError)
+    assert str(fault) == f"the peer's certificate is not signed by an authority in {hosta.ca}"
+
+
+def test_a_stranger_is_refused_by_the_accepting_side(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
+    stranger = replace(Pki(tmp / "other").host("hosta"), ca=hostb.ca)
+    fault = refused_by_acceptor(stranger, hostb)
+    assert isinstance(fault, IdentityError)
+    assert "not signed by an authority" in str(fault)
+
+
+def test_an_authority_of_the_same_name_is_not_the_same(pki: Pki, hosta: TlsFiles, tmp: Path) -> None:
+    impostor = Pki(tmp / "other")
+    twin = replace(
+        impostor.authority, certificate=_renamed(impostor, pki.authority.certificate.subject)
+    ).issue("hostb")
+    fault = refused_by_dialer(hosta, TlsFiles(hosta.ca, twin.cert, twin.key))
+    assert "not signed by an authority" in str(fault)
+
+
+def _renamed(pki: Pki, subject: x509.Name) -> x509.Certificate:
+    """Return the authority's certificate under the name of another."""
+    own = pki.authority.certificate
+    builder = x509.CertificateBuilder(
+        subject,
+        subject,
+        own.public_key(),
+        own.serial_number,
+        own.not_valid_before_utc,
+        own.not_valid_after_utc,
+    )
+    for extension in own.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(pki.authority.key, hashes.SHA256())
+
+
+@pytest.mark.parametrize(
+    ("validity", "words"),
+    [(expired(), "has expired: issue a new one"), (not_yet_valid(), "is not valid yet: check the clocks")],
+    ids=["expired", "not yet valid"],
+)
+def test_dates_are_checked_by_both_sides(pki: Pki, hosta: TlsFiles, validity: Validity, words: str) -> None:
+    hostb = pki.host("hostb", validity=validity)
+    assert words in str(refused_by_dialer(hosta, hostb))
+    assert words in str(refused_by_acceptor(hostb, hosta))
+
+
+def test_a_revoked_host_is_refused_by_both_sides(pki: Pki, hosta: TlsFiles, hostb: TlsFiles) -> None:
+    strict = replace(hosta, crl=pki.revoke(hostb))
+    assert f"is revoked by {strict.crl}" in str(refused_by_dialer(strict, hostb))
+    assert f"is revoked by {strict.crl}" in str(refused_by_acceptor(hostb, strict))
+
+
+def test_a_crl_leaves_other_hosts_alone(pki: Pki, hosta: TlsFiles, hostb: TlsFiles) -> None:
+    strict = replace(hosta, crl=pki.revoke(pki.host("hostc")))
+    assert identify(connect(strict, hostb).dialer, {"hostb"}) == "hostb"
+
+
+def test_usages_are_checked_by_both_sides(pki: Pki, hosta: TlsFiles) -> None:
+    assert "not fit for accepting" in str(refused_by_dialer(hosta, pki.host("hostb", usages=CLIENT_ONLY)))
+    assert "not fit for dialing" in str(refused_by_acceptor(pki.host("hostc", usages=SERVER_ONLY), hosta))
+
+
+def test_the_dialing_side_learns_of_its_refusal_with_its_first_read(hostb: TlsFiles, tmp: Path) -> None:
+    stranger = replace(Pki(tmp / "other").host("hosta"), ca=hostb.ca)
+    wire = Wire(client_context(stranger), server_context(hostb))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        wire.shake()
+    with pytest.raises(ssl.SSLError) as caught:
+        wire.dialer.read(1)
+    fault = handshake_fault(caught.value, stranger, dialing=True)
+    assert not isinstance(fault, IdentityError)
+    assert "the peer refused the TLS handshake: tlsv1 alert unknown ca" in str(fault)
+
+
+# The other side does not play by our rules.
+
+
+def foreign(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+    """Return a context that a program other than ours might have."""
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False
+    context.load_verify_locations(files.ca)
+    context.load_cert_chain(files.cert, files.key)
+    return context
+
+
+def test_no_client_certificate_is_refused(hostb: TlsFiles) -> None:
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname = False
+    bare.load_verify_locations(hostb.ca)
+    with pytest.raises(ssl.SSLError) as caught:
+        Wire(bare, server_context(hostb)).shake()
+    fault = handshake_fault(caught.value, hostb, dialing=False)
+    assert str(fault) == "the TLS handshake failed: peer did not return a certificate"
+
+
+def test_tls_1_2_is_refused_by_the_accepting_side(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    old = foreign(ssl.PROTOCOL_TLS_CLIENT, hosta)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
+        Wire(old, server_context(hostb)).shake()
+
+
+def test_tls_1_2_is_refused_by_the_dialing_side(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    old = foreign(ssl.PROTOCOL_TLS_SERVER, hostb)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    wire = Wire(client_context(hosta), old)
+    with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
+        wire.shake()
+    with pytest.raises(ssl.SSLError) as caught:
+        wire.dialer.do_handshake()
+    assert "protocol version" in str(handshake_fault(caught.value, hosta, dialing=True))
+
+
+@pytest.mark.parametrize("protocols", [[], ["h2"]], ids=["none", "another"])
+def test_a_peer_that_does_not_speak_our_protocol_is_nobody(
+    hosta: TlsFiles, hostb: TlsFiles, protocols: list[str]
+) -> None:
+    other = foreign(ssl.PROTOCOL_TLS_SERVER, hostb)
+    other.set_alpn_protocols(protocols)
+    with pytest.raises(IdentityError, match="does not speak mtunnel/1"):
+        identify(Wire(client_context(hosta), other).shake().dialer, {"hostb"})
+
+
+def test_a_peer_that_was_not_verified_is_nobody(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    careless = foreign(ssl.PROTOCOL_TLS_CLIENT, hosta)
+    careless.verify_mode = ssl.CERT_NONE
+    careless.set_alpn_protocols([ALPN])
+    wire = Wire(careless, server_context(hostb)).shake()
+    assert peer_names(wire.dialer) == ()
+    with pytest.raises(IdentityError, match="names nobody"):
+        identify(wire.dialer, {"hostb"})
+
+
+# The certificate is genuine, but whose is it?
+
+
+def seen_by_acceptor(pki: Pki, hostb: TlsFiles, *names: str) -> ssl.SSLObject:
+    return connect(pki.host(names[0], dns=names[1:]), hostb).acceptor
+
+
+def test_names_are_the_dns_sans_in_order(pki: Pki, hostb: TlsFiles) -> None:
+    assert peer_names(seen_by_acceptor(pki, hostb, "HostA", "alias.example")) == ("hosta", "alias.example")
+
+
+def test_another_host_of_the_same_authority_is_refused(pki: Pki, hostb: TlsFiles) -> None:
+    lane = seen_by_acceptor(pki, hostb, "hosta", "hosta.example")
+    with pytest.raises(IdentityError) as caught:
+        identify(lane, ["hostd", "hostc"])
+    assert str(caught.value) == "the peer's certificate names hosta, hosta.example; expected hostc or hostd"
+
+
+def test_a_name_is_returned_as_it_was_configured(pki: Pki, hostb: TlsFiles) -> None:
+    assert identify(seen_by_acceptor(pki, hostb, "hosta"), {"HostA": 1, "hostc": 2}) == "HostA"
+
+
+@pytest.mark.parametrize("expected", ["host", "hosta.example", "a.hosta", "hosta.", "", "*"])
+def test_a_part_of_a_name_is_not_the_name(pki: Pki, hostb: TlsFiles, expected: str) -> None:
+    with pytest.raises(IdentityError):
+        identify(seen_by_acceptor(pki, hostb, "hosta"), {expected})
+
+
+def test_a_peer_with_two_configured_names_is_nobody(pki: Pki, hostb: TlsFiles) -> None:
+    lane = seen_by_acceptor(pki, hostb, "hosta", "hostc")
+    with pytest.raises(IdentityError, match="more than one configured peer"):
+        identify(lane, ["hosta", "hostc"])
+    assert identify(lane, ["hosta", "hostd"]) == "hosta"
+
+
+def with_sans(pki: Pki, directory: Path, sans: bytes | None) -> TlsFiles:
+    """Make a host "hosta" by CN, with any bytes, or none, as its subject alternative name extension."""
+    key = new_key()
+    own = x509.load_pem_x509_certificate(pki.certificate(key, "hosta"))
+    builder = x509.CertificateBuilder(
+        own.issuer,
+        own.subject,
+        own.public_key(),
+        own.serial_number,
+        own.not_valid_before_utc,
+        own.not_valid_after_utc,
+    )
+    for extension in own.extensions:
+        if extension.oid != x509.SubjectAlternativeName.oid:
+            builder = builder.add_extension(extension.value, extension.critical)
+    if sans is not None:
+        odd = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, sans)
+        builder = builder.add_extension(odd, critical=False)
+    host = pki.host("hosta")
+    host.cert.write_bytes(pem(builder.sign(pki.authority.key, hashes.SHA256())))
+    host.key.write_bytes(key_pem(key))
+    return host
+
+
+def dns_san(name: str) -> bytes:
+    """Return the DER of a SubjectAlternativeName that holds one dNSName, of any letters."""
+    value = name.encode()
+    return bytes([0x30, len(value) + 2, 0x82, len(value)]) + value
+
+
+@pytest.mark.parametrize(
+    ("san", "expected"),
+    [
+        ("*.example", "hosta.example"),
+        ("hosta\0.example", "hosta"),
+        ("hos\u212a", "hosk"),  # the Kelvin sign
+        ("hosta\n", "hosta"),
+    ],
+    ids=["wildcard", "zero byte", "not ascii", "line feed"],
+)
+def test_odd_names_match_nobody(pki: Pki, hostb: TlsFiles, tmp: Path, san: str, expected: str) -> None:
+    lane = connect(with_sans(pki, tmp, dns_san(san)), hostb).acceptor
+    with pytest.raises(IdentityError):
+        identify(lane, {expected})
+
+
+def test_a_common_name_is_not_an_identity(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
+    host = with_sans(pki, tmp, None)
+    with pytest.raises(IdentityError, match="names nobody"):
+        identify(connect(host, hostb).acceptor, {"hosta"})
+    with pytest.raises(CertificateError, match=r"hosta\.pem has no DNS subject alternative name"):
+        load(host)
+
+
+# Our own files are proven when they are loaded.
+
+
+def test_load_tells_names_and_expiry(pki: Pki) -> None:
+    files = pki.host("hosta", dns=["HostA.Example"])
+    contexts = load(files)
+    certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    assert contexts.names == ("hosta", "hosta.example")
+    assert contexts.not_after == certificate.not_valid_after_utc
+    assert contexts.files == files
+
+
+def test_loaded_contexts_make_lanes(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    wire = Wire(load(hosta).client, load(hostb).server).shake()
+    assert identify(wire.dialer, {"hostb"}) == "hostb"
+
+
+def test_the_certificate_that_expires_first_counts(pki: Pki, tmp: Path) -> None:
+    files = pki.layout(QEMU, tmp, "hosta")
+    short = pki.authority.issue("hosta", validity=Validity.lasting(1), usages=CLIENT_ONLY)
+    cert, key = files.dialing()
+    short.cert.replace(cert)
+    short.key.replace(key)
+    assert load(files).not_after == x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+
+
+@pytest.mark.parametrize(
+    ("validity", "words"),
+    [(expired(), "has expired"), (not_yet_valid(), "is not valid yet")],
+    ids=["expired", "not yet valid"],
+)
+def test_load_refuses_our_own_bad_dates(pki: Pki, validity: Validity, words: str) -> None:
+    with pytest.raises(CertificateError, match=rf"the certificate .*hosta\.pem {words}"):
+        load(pki.host("hosta", validity=validity))
+
+
+def test_load_refuses_a_certificate_of_another_authority(hosta: TlsFiles, tmp: Path) -> None:
+    other = Pki(tmp / "other").authority.files.cert
+    with pytest.raises(
+        CertificateError, match=r"hosta\.pem is not signed by an authority in .*other/ca\.pem"
+    ):
+        load(replace(hosta, ca=other))
+
+
+def test_load_refuses_our_own_revoked_certificate(pki: Pki, hosta: TlsFiles) -> None:
+    with pytest.raises(CertificateError, match=r"hosta\.pem is revoked by .*crl\.pem"):
+        load(replace(hosta, crl=pki.revoke(hosta)))
+
+
+def test_load_refuses_an_expired_crl(pki: Pki, hosta: TlsFiles) -> None:
+    with pytest.raises(CertificateError, match=r"crl\.pem has expired"):
+        load(replace(hosta, crl=pki.revoke(lasting=timedelta(days=-1))))
+
+
+def test_load_refuses_a_crl_of_another_authority(hosta: TlsFiles, tmp: Path) -> None:
+    with pytest.raises(CertificateError, match=r"crl\.pem is not from the authority that signed it"):
+        load(replace(hosta, crl=Pki(tmp / "other").revoke()))
+
+
+@pytest.mark.parametrize(
+    ("usages", "words"),
+    [
+        (SERVER_ONLY, "not fit for dialing: issue one with the extended key usage clientAuth$"),
+        (CLIENT_ONLY, "not fit for accepting: issue one with the extended key usage serverAuth$"),
+    ],
+    ids=["server only", "client only"],
+)
+def test_load_refuses_a_certificate_for_one_role(
+    pki: Pki, usages: tuple[x509.ObjectIdentifier, ...], words: str
+) -> None:
+    with pytest.raises(CertificateError, match=words):
+        load(pki.host("hosta", usages=usages))
+
+
+@pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
+def test_load_says_which_client_certificate_is_missing(pki: Pki, tmp: Path, layout: Layout) -> None:
+    files = pki.layout(layout, tmp, "hosta")
+    (tmp / layout.client_cert).unlink()
+    with pytest.raises(
+        CertificateError, match=f"not fit for dialing.*, or put one at {tmp / layout.client_cert}"
+    ):
+        load(files)
+
+
+def test_load_says_which_client_key_is_missing(pki: Pki, tmp: Path) -> None:
+    files = pki.layout(LIBVIRT, tmp, "hosta")
+    (tmp / LIBVIRT.client_key).unlink()
+    with pytest.raises(CertificateError, match=r"cannot read the private key .*private/clientkey\.pem"):
+        load(files)
+
+
+def test_a_server_pair_for_both_roles_needs_no_client_pair(pki: Pki, tmp: Path) -> None:
+    pair = pki.authority.issue("hosta")
+    cert, key = pair.cert.with_name("server-cert.pem"), pair.key.with_name("server-key.pem")
+    pair.cert.replace(cert)
+    pair.key.replace(key)
+    assert load(TlsFiles(pki.authority.files.cert, cert, key)).names == ("hosta",)
+
+
+def test_both_certificates_of_a_layout_must_name_this_host(pki: Pki, tmp: Path) -> None:
+    with pytest.raises(CertificateError, match="share no DNS subject alternative name"):
+        load(pki.layout(QEMU, tmp, "hosta", client="laptop"))
+
+
+def test_the_daemons_side_never_loads_cryptography() -> None:
+    script = "import sys, tunnel.transport.tls; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
