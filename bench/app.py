@@ -1,0 +1,132 @@
+"""The ``bench`` command: its options, and what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, RenderableType
+
+from tunnel.bench import memory as memory_bench
+from tunnel.bench import network as networks
+from tunnel.bench import relay as relay_bench
+from tunnel.bench import summary
+from tunnel.bench.contestants import Contestant, choose
+from tunnel.bench.network import Network
+from tunnel.bench.results import Record, Results
+from tunnel.daemon.units import parse_size
+from tunnel.errors import UsageError
+
+app = typer.Typer(
+    help="Benchmarks: contestants side by side in one run, as ratios.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+def _size(text: str) -> int:
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from error
+    if not size:
+        raise UsageError("--size must be above zero")
+    return size
+
+
+Size = Annotated[str, typer.Option(help="Bytes to carry, for example 512MiB.")]
+Only = Annotated[str, typer.Option(help="Contestants, separated by commas; all of them if empty.")]
+Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
+Directory = Annotated[Path, typer.Option("--results", help="Directory of the result files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result file instead of a table.")]
+
+
+@app.command()
+def relay(
+    size: Size = "4GiB",
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    only: Only = "",
+    streams: Annotated[int, typer.Option(min=1, max=256, help="Connections that share the bytes.")] = 1,
+    legs: Annotated[str, typer.Option(help="Local connections: tcp or unix.")] = "tcp",
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Carry bulk bytes through every relay: GiB/s, and CPU seconds per GiB."""
+    if legs not in {"tcp", "unix"}:
+        raise UsageError(f"--legs is tcp or unix, not {legs!r}")
+    options = relay_bench.Options(_size(size), repeat, streams, legs == "unix")
+    session = _Session("relay", asdict(options), congestion, results, json=json)
+    present = session.announce(choose(_names(only)))
+    measured = relay_bench.run(present, options, session.network, session.results, session.progress)
+    summaries = summary.summarise(measured)
+    for entry in summaries:
+        session.results.add("summary", **entry.as_record())
+    session.close(summary.table(summaries, session.results))
+
+
+@app.command()
+def memory(
+    size: Size = "4GiB",
+    stall: Annotated[float, typer.Option(min=1, help="Seconds before the stalled reader.")] = 60.0,
+    only: Only = "mtunnel",
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Resident memory of a relay: idle, under a bulk stream, and before a reader of one byte a second."""
+    chosen = choose(_names(only))
+    bare = [contestant.name for contestant in chosen if contestant.sides is None]
+    if bare:
+        raise UsageError(f"{', '.join(bare)} is not a relay: it has no memory to measure")
+    count = _size(size)
+    session = _Session("memory", {"size": count, "stall_seconds": stall}, congestion, results, json=json)
+    present = session.announce(chosen)
+    measured = memory_bench.run(present, count, stall, session.network, session.results, session.progress)
+    session.close(memory_bench.table(measured, summary.absent(session.results)))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+class _Session:
+    """One run: its network, its result file, and what a person sees of it."""
+
+    def __init__(
+        self, benchmark: str, options: Record, congestion: str, directory: Path, *, json: bool
+    ) -> None:
+        self._json = json
+        self._notes = Console(stderr=True, quiet=json)
+        self.results = Results(directory, benchmark)
+        self.network = networks.enter(congestion)
+        self.results.open_run(options, self.network)
+        self._explain(self.network)
+
+    def announce(self, contestants: Sequence[Contestant]) -> list[Contestant]:
+        """Record the contestants; return those that can take part."""
+        return self.results.announce(contestants)
+
+    def progress(self, text: str) -> None:
+        """Tell a person what happens now."""
+        self._notes.print(text, style="dim", highlight=False)
+
+    def close(self, view: RenderableType) -> None:
+        """Print the results. Exits with status 1 when a contestant failed."""
+        if self._json:
+            typer.echo(self.results.dump())
+        else:
+            Console().print(view)
+            self._notes.print(f"written to {self.results.path}", highlight=False)
+        if self.results.of_kind("failure"):
+            raise typer.Exit(1)
+
+    def _explain(self, network: Network) -> None:
+        if network.pinned:
+            self.progress(f"congestion control: {network.congestion}, in a network namespace of our own")
+        else:
+            warning = f"not root: congestion control is the system's {network.congestion}, not pinned"
+            self._notes.print(warning, style="yellow", highlight=False)

@@ -1,0 +1,55 @@
+"""Where a program listens: a TCP port on a loopback address, or a unix socket path."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address in the form that each contestant wants it. Exactly one of ``path`` and ``port`` is set."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read what ``str()`` wrote: ``HOST:PORT``, or a path that begins with a slash."""
+        if text.startswith("/"):
+            return cls(path=text)
+        host, _, port = text.rpartition(":")
+        return cls(host=host, port=int(port))
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is a unix socket."""
+        return bool(self.path)
+
+    def listen(self) -> socket.socket:
+        """Open a listening socket here."""
+        if not self.is_unix:
+            return socket.create_server((self.host, self.port), backlog=128)
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(self.path)
+        server.listen(128)
+        return server
+
+    def connect(self) -> socket.socket:
+        """Connect to here, blocking. Raises OSError."""
+        if not self.is_unix:
+            return socket.create_connection((self.host, self.port), timeout=10)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        client.connect(self.path)
+        return client
+
+
+def free_tcp(host: str) -> Endpoint:
+    """Return a TCP endpoint on ``host`` whose port nobody uses at this moment."""
+    with socket.create_server((host, 0)) as probe:
+        return Endpoint(host, probe.getsockname()[1])

@@ -1,0 +1,86 @@
+"""A network namespace of the benchmark's own, where every TCP socket uses the same congestion control.
+
+A system default of BBR paces even on loopback, and would measure itself instead of the relays. A program of
+somebody else cannot be told which algorithm to use, so its sockets take it from the route: inside a fresh
+namespace the loopback routes carry a ``congctl`` metric (``ip-route(8)``). The machine outside is never
+changed, and the namespace ends with the last process in it, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+
+from tunnel.errors import UsageError
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_LOOPBACK_INDEX = 1  # lo is the first interface of every namespace
+_TABLE_LOCAL = 255
+_SCOPE_HOST = 254
+_PROTO_KERNEL = 2
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where the contestants run: which congestion control their sockets get, and whether it is pinned."""
+
+    congestion: str
+    pinned: bool
+
+
+def enter(congestion: str) -> Network:
+    """Move this process, and all it starts from now on, into its own namespace with ``congestion`` pinned.
+
+    Without root that is impossible: then the system default stays, and the answer says so. Raises
+    UsageError when the kernel does not know ``congestion``.
+    """
+    if os.geteuid() != 0:
+        return Network(effective_congestion(), pinned=False)
+    _unshare_network()
+    _pin(congestion)
+    found = effective_congestion()
+    if found != congestion:
+        raise UsageError(f"sockets use congestion control {found} although the routes say {congestion}")
+    return Network(congestion, pinned=True)
+
+
+def effective_congestion() -> str:
+    """Return the congestion control that a loopback TCP connection opened now gets."""
+    with (
+        socket.create_server(("127.0.0.3", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=5) as client,
+    ):
+        name = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return name.rstrip(b"\0").decode()
+
+
+def _unshare_network() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)  # os.unshare() came only with Python 3.12
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        raise UsageError(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}")
+
+
+def _pin(congestion: str) -> None:
+    with IPRoute() as routes:
+        routes.link("set", index=_LOOPBACK_INDEX, state="up")
+        for destination in ("127.0.0.0/8", "127.0.0.1/32"):
+            try:
+                routes.route(
+                    "replace",
+                    dst=destination,
+                    oif=_LOOPBACK_INDEX,
+                    table=_TABLE_LOCAL,
+                    type="local",
+                    scope=_SCOPE_HOST,
+                    proto=_PROTO_KERNEL,
+                    prefsrc="127.0.0.1",
+                    metrics={"cc_algo": congestion},
+                )
+            except OSError as error:
+                raise UsageError(
+                    f"the kernel does not accept congestion control {congestion}: {error}"
+                ) from error

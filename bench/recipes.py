@@ -1,0 +1,194 @@
+"""How each contestant is started: the configuration files and the commands of its two sides."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunnel.bench.endpoint import Endpoint, free_tcp
+from tunnel.bench.programs import path_of
+from tunnel.bench.site import ADDRESS_A, HOST_A, HOST_B, Site
+from tunnel.certs.files import Pair
+
+Command = list[str]
+
+CIPHERSUITE = "TLS_AES_256_GCM_SHA384"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The commands of a relay's two processes: ``a`` takes plaintext in, ``b`` gives it out."""
+
+    a: Command
+    b: Command
+
+
+# -- mtunnel -------------------------------------------------------------------------------------------------
+
+
+def mtunnel(site: Site) -> Sides:
+    """Two daemons, one link, one ingress."""
+    listen_a = free_tcp(ADDRESS_A)
+    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a) + _mtunnel_peer(HOST_B, site.link, ())
+    config_a += f"""
+[[ingress]]
+peer = "{HOST_B}"
+listen = "{_mtunnel_address(site.entry)}"
+target = "{_mtunnel_address(site.exit)}"
+users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
+"""
+    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b)
+    config_b += _mtunnel_peer(HOST_A, listen_a, [_mtunnel_address(site.exit)])
+    serve = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
+    return Sides(
+        a=[*serve, str(site.write(f"{HOST_A}.toml", config_a))],
+        b=[*serve, str(site.write(f"{HOST_B}.toml", config_b))],
+    )
+
+
+def _mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair) -> str:
+    return f"""\
+[host]
+name = "{name}"
+listen = "{listen}"
+control = "{site.directory}/{name}.control"
+
+[tls]
+ca = "{site.ca}"
+cert = "{pair.cert}"
+key = "{pair.key}"
+
+[transport]
+congestion = "{site.congestion}"
+"""
+
+
+def _mtunnel_peer(name: str, address: Endpoint, egress: Sequence[str]) -> str:
+    allowed = ", ".join(f'"{target}"' for target in egress)
+    return f"""
+[[peer]]
+name = "{name}"
+address = "{address}"
+egress = [{allowed}]
+"""
+
+
+def _mtunnel_address(endpoint: Endpoint) -> str:
+    return f"unix:{endpoint}" if endpoint.is_unix else f"tcp:{endpoint}"
+
+
+# -- relays of ours for comparison ---------------------------------------------------------------------------
+
+
+def streams(site: Site, *, loop: str) -> Sides:
+    """Two processes of :mod:`tunnel.bench.streams`."""
+    run = [sys.executable, "-m", "tunnel.bench.streams", loop]
+    entry, link, out = str(site.entry), str(site.link), str(site.exit)
+    files_a = [str(site.ca), str(site.pair_a.cert), str(site.pair_a.key)]
+    files_b = [str(site.ca), str(site.pair_b.cert), str(site.pair_b.key)]
+    return Sides(
+        a=[*run, "encrypt", entry, link, *files_a, HOST_B],
+        b=[*run, "decrypt", link, out, *files_b, HOST_A],
+    )
+
+
+# -- programs of others --------------------------------------------------------------------------------------
+
+
+def socat(site: Site) -> Sides:
+    """Two socat processes, each forking a child for every connection."""
+    run = [path_of("socat"), "-b", "262144"]
+    common = f"cafile={site.ca},verify=1,openssl-min-proto-version=TLS1.3"
+    listen_a = _socat_plain(site.entry, listen=True)
+    listen_b = (
+        f"OPENSSL-LISTEN:{site.link.port},bind={site.link.host},reuseaddr,fork,{_socat_files(site.pair_b)}"
+    )
+    dial = f"OPENSSL:{site.link},{_socat_files(site.pair_a)},{common},commonname={HOST_B}"
+    return Sides(
+        a=[*run, listen_a, dial],
+        b=[*run, f"{listen_b},{common},commonname={HOST_A}", _socat_plain(site.exit, listen=False)],
+    )
+
+
+def _socat_files(pair: Pair) -> str:
+    return f"cert={pair.cert},key={pair.key}"
+
+
+def _socat_plain(endpoint: Endpoint, *, listen: bool) -> str:
+    if endpoint.is_unix:
+        return f"UNIX-LISTEN:{endpoint},fork" if listen else f"UNIX-CONNECT:{endpoint}"
+    if listen:
+        return f"TCP-LISTEN:{endpoint.port},bind={endpoint.host},reuseaddr,fork"
+    return f"TCP:{endpoint}"
+
+
+def haproxy(site: Site, *, bufsize: int | None = None) -> Sides:
+    """Two HAProxy processes with one thread each; ``bufsize`` in bytes, None for its default of 16 KiB."""
+    tls = f"ca-file {site.ca} verify required ssl-min-ver TLSv1.3 ciphersuites {CIPHERSUITE}"
+    bundle_a, bundle_b = _bundle(site, HOST_A, site.pair_a), _bundle(site, HOST_B, site.pair_b)
+    entry, out = _haproxy_address(site.entry), _haproxy_address(site.exit)
+    dial = f"{site.link} ssl crt {bundle_a} {tls} verifyhost {HOST_B} sni str({HOST_B})"
+    config_a = _haproxy_config(bufsize, entry, dial)
+    config_b = _haproxy_config(bufsize, f"{site.link} ssl crt {bundle_b} {tls}", out)
+    run = [path_of("haproxy"), "-db", "-f"]
+    return Sides(
+        a=[*run, str(site.write("haproxy-a.cfg", config_a))],
+        b=[*run, str(site.write("haproxy-b.cfg", config_b))],
+    )
+
+
+def _haproxy_config(bufsize: int | None, bind: str, server: str) -> str:
+    tune = f"\n    tune.bufsize {bufsize}" if bufsize else ""
+    return f"""\
+global
+    nbthread 1{tune}
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 1h
+    timeout server 1h
+listen relay
+    bind {bind}
+    server next {server}
+"""
+
+
+def _haproxy_address(endpoint: Endpoint) -> str:
+    return f"unix@{endpoint}" if endpoint.is_unix else str(endpoint)
+
+
+def stunnel(site: Site) -> Sides:
+    """Two stunnel processes, each with a thread for every connection."""
+    config_a = _stunnel_config(
+        site, site.pair_a, site.entry, site.link, f"client = yes\ncheckHost = {HOST_B}"
+    )
+    config_b = _stunnel_config(site, site.pair_b, site.link, site.exit, f"checkHost = {HOST_A}")
+    return Sides(
+        a=[path_of("stunnel"), str(site.write("stunnel-a.conf", config_a))],
+        b=[path_of("stunnel"), str(site.write("stunnel-b.conf", config_b))],
+    )
+
+
+def _stunnel_config(site: Site, pair: Pair, accept: Endpoint, connect: Endpoint, role: str) -> str:
+    return f"""\
+foreground = yes
+pid =
+[relay]
+accept = {accept}
+connect = {connect}
+{role}
+sslVersion = TLSv1.3
+ciphersuites = {CIPHERSUITE}
+CAfile = {site.ca}
+cert = {pair.cert}
+key = {pair.key}
+verifyChain = yes
+"""
+
+
+def _bundle(site: Site, name: str, pair: Pair) -> str:
+    # HAProxy wants the certificate and its key in one file.
+    return str(site.write(f"{name}.bundle.pem", pair.cert.read_text() + pair.key.read_text()))

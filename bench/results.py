@@ -1,0 +1,83 @@
+"""A result file: JSON lines, one object a line, told apart by ``kind``.
+
+================  =======================================================================================
+``run``           once, first: benchmark, time, command line, options, network, machine
+``contestant``    one each: version and settings, or why it is ``missing``
+``measurement``   one for each contestant and round, as it was measured
+``failure``       a contestant that could not finish, and why
+``summary``       one for each contestant, last
+================  =======================================================================================
+
+Each line is written at once, so that an interrupted run keeps what it had measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tunnel.bench import machine
+from tunnel.bench.contestants import Contestant
+from tunnel.bench.network import Network
+from tunnel.errors import UsageError
+
+SCHEMA = 1
+
+Record = dict[str, object]
+
+
+class Results:
+    """The results of one run, in memory and in a file of its own in ``directory``."""
+
+    def __init__(self, directory: Path, benchmark: str) -> None:
+        self._benchmark = benchmark
+        self._started = datetime.now(UTC)
+        self.path = directory / f"{self._started:%Y%m%dT%H%M%SZ}-{benchmark}.jsonl"
+        self.records: list[Record] = []
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
+
+    def add(self, kind: str, **fields: object) -> None:
+        """Append one record and write it."""
+        record: Record = {"kind": kind, **fields}
+        self.records.append(record)
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def open_run(self, options: Record, network: Network) -> None:
+        """Write the first record: everything that a reader needs to judge or repeat the run."""
+        self.add(
+            "run",
+            schema=SCHEMA,
+            benchmark=self._benchmark,
+            started=self._started.isoformat(timespec="seconds"),
+            command=sys.argv,
+            options=options,
+            network=asdict(network),
+            machine=machine.describe(),
+        )
+
+    def announce(self, contestants: Sequence[Contestant]) -> list[Contestant]:
+        """Write a record for each contestant; return those that can take part."""
+        present = []
+        for contestant in contestants:
+            missing = contestant.missing()
+            known = {"missing": missing} if missing else {"version": contestant.version()}
+            self.add("contestant", name=contestant.name, settings=contestant.settings, **known)
+            if not missing:
+                present.append(contestant)
+        return present
+
+    def of_kind(self, kind: str) -> list[Record]:
+        """Return the records of one kind, in order."""
+        return [record for record in self.records if record["kind"] == kind]
+
+    def dump(self) -> str:
+        """Return the file's text."""
+        return "\n".join(json.dumps(record) for record in self.records)
