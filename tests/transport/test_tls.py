@@ -119,7 +119,7 @@ def test_no_session_ticket_follows_the_handshake(hosta: TlsFiles, hostb: TlsFile
 def test_a_cut_connection_is_not_taken_for_an_end(hosta: TlsFiles, hostb: TlsFiles) -> None:
     wire = connect(hosta, hostb)
     wire.to_dialer.write_eof()
-    with pytest.raises(ssl.SSLError, match="(?i)eof"):  # an SSLEOFError in later Pythons
+    with pytest.raises(ssl.SSLError, match=r"(?i)eof"):  # an SSLEOFError in later Pythons
         wire.dialer.read(1)
 
 
