@@ -1,0 +1,49 @@
+"""KVM or TCG: decided by trying, since a /dev/kvm that exists may still not run a guest."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunnel.errors import HypervisorError
+from tunnel.virt.guest import MIB, SERIAL_READY, Workload, build_image
+from tunnel.virt.polling import until
+from tunnel.virt.qemu import Machine, Qemu
+
+_DEVICE = Path("/dev/kvm")
+_PATIENCE = 3.0  # seconds; a usable KVM needs a third of one
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """What QEMU runs guests with, ``kvm`` or ``tcg``, and why."""
+
+    name: str
+    reason: str
+
+
+async def choose_accelerator() -> Accelerator:
+    """KVM when it boots the pattern guest and delivers its timer, else TCG. Takes up to three seconds."""
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return Accelerator("tcg", f"{_DEVICE} is not there or not ours to open")
+    with tempfile.TemporaryDirectory(prefix="mtunnel-") as place:
+        try:
+            await _boot(Path(place))
+        except (HypervisorError, TimeoutError) as error:
+            reason = str(error).strip().splitlines()
+            why = reason[-1] if reason else f"it ran no guest in {_PATIENCE:g} s"
+            return Accelerator("tcg", f"{_DEVICE} exists, but {why}")
+    return Accelerator("kvm", "it booted a guest")
+
+
+async def _boot(directory: Path) -> None:
+    kernel = directory / "kernel"
+    kernel.write_bytes(build_image(Workload()))
+    async with await Qemu.start("probe", Machine(kernel, 16 * MIB, "kvm"), directory) as qemu:
+
+        async def ready() -> bool | None:
+            return qemu.serial.read_bytes() == SERIAL_READY or None
+
+        await until(ready, within=_PATIENCE, every=0.02)

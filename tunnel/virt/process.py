@@ -1,0 +1,97 @@
+"""Child processes that never outlive us: QEMU, and what a demonstration or benchmark starts beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunnel.errors import UsageError
+
+_TAIL = 4096
+
+
+class Child:
+    """A running program. It must be stopped with ``await stop()``, which also reaps it.
+
+    It stands in a process group of its own, so that a ctrl-C at the terminal reaches us first, and the kernel
+    kills it when the thread that started it dies (``PDEATHSIG``): start children in the main thread.
+    Its standard output and error go to ``log``.
+    """
+
+    def __init__(self, name: str, argv: Sequence[str], log: Path) -> None:
+        """Start ``argv``. Raises UsageError when the program is not installed."""
+        program, guard = shutil.which(argv[0]), shutil.which("setpriv")
+        if program is None:
+            raise UsageError(f"{argv[0]} is not on PATH, it is needed for {name}")
+        if guard is None:
+            raise UsageError("setpriv is not on PATH: install util-linux")
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            # The with statement that Popen offers waits but never kills: stop() does both.
+            self._process = subprocess.Popen(
+                [guard, "--pdeathsig", "KILL", "--", program, *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id; it stays ours until ``stop()`` or ``wait()`` has returned."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        """The end of what it wrote, for error messages; empty when it wrote nothing."""
+        with contextlib.suppress(OSError):
+            return self.log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
+        return ""
+
+    async def wait(self) -> int:
+        """Its exit code (negative: minus the signal), once it has ended by itself."""
+        if self._process.poll() is None:
+            await _readable(os.pidfd_open(self._process.pid))
+        return self._process.wait()
+
+    async def stop(self, grace: float = 5.0) -> int:
+        """End it and reap it: SIGTERM, and SIGKILL after ``grace`` seconds. Safe to call twice.
+
+        When cancelled it kills and reaps at once, then lets the cancellation through.
+        """
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            return await asyncio.wait_for(self.wait(), grace)
+        except TimeoutError:
+            return self.kill()
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+
+    def kill(self) -> int:
+        """SIGKILL and reap, without waiting for the event loop."""
+        self._process.kill()
+        return self._process.wait()
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until ``descriptor`` (a pidfd: until its process has ended) is readable, and close it."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

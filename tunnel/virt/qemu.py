@@ -1,0 +1,111 @@
+"""A QEMU process of our own: started, watched through its monitor, and always reaped."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tunnel.errors import HypervisorError, UsageError
+from tunnel.virt.process import Child
+from tunnel.virt.qmp import Monitor
+
+PROGRAM = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The hardware of a guest; source and destination must be given the same.
+
+    ``memory`` in bytes, a whole number of MiB. ``kernel`` is a Multiboot image.
+    """
+
+    kernel: Path
+    memory: int
+    accelerator: str = "tcg"
+    model: str = "pc"
+    cpu: str = "max"
+    extra: Sequence[str] = field(default=())
+
+    def arguments(self) -> list[str]:
+        """The command line that describes this hardware."""
+        return [
+            *("-M", self.model, "-cpu", self.cpu, "-accel", self.accelerator),
+            *("-m", f"{self.memory >> 20}M", "-kernel", str(self.kernel)),
+            *("-nodefaults", "-display", "none", "-no-reboot", *self.extra),
+        ]
+
+
+class Qemu:
+    """A running QEMU with its monitor. Use as an async context manager, or call ``stop()``."""
+
+    def __init__(self, child: Child, monitor: Monitor, serial: Path) -> None:
+        self.child = child
+        self.monitor = monitor
+        self.serial = serial
+
+    @classmethod
+    async def start(cls, name: str, machine: Machine, directory: Path, incoming: str | None = None) -> Self:
+        """Start QEMU with its monitor, log and serial port in ``directory`` (a short path: for sockets).
+
+        ``incoming`` is a migration URI, or ``defer`` to name it later; without it the guest boots. Raises
+        UsageError when QEMU is not installed, HypervisorError with QEMU's own words when it does not start.
+        """
+        require_qemu()
+        socket, serial = directory / f"{name}.qmp", directory / f"{name}.serial"
+        argv = [
+            *(PROGRAM, "-name", name, *machine.arguments()),
+            *("-serial", f"file:{serial}", "-qmp", f"unix:{socket},server=on,wait=off"),
+            *(("-incoming", incoming) if incoming else ()),
+        ]
+        child = Child(name, argv, directory / f"{name}.log")
+        try:
+            return cls(child, await _connect(child, socket), serial)
+        except BaseException:
+            await child.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self.child.pid
+
+    async def stop(self) -> None:
+        """Close the monitor, end QEMU and reap it. Safe to call twice."""
+        try:
+            await self.monitor.close()
+        finally:
+            await self.child.stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def require_qemu() -> None:
+    """Raise UsageError, saying how to install it, when QEMU is not on PATH."""
+    if shutil.which(PROGRAM) is None:
+        raise UsageError(f"{PROGRAM} is not on PATH: apt install qemu-system-x86 (or your system's package)")
+
+
+async def _connect(child: Child, socket: Path) -> Monitor:
+    """The monitor of a QEMU that is starting, or HypervisorError as soon as that QEMU has ended."""
+    connecting = asyncio.create_task(Monitor.connect(socket, child.name), name=f"connect {child.name}")
+    ending = asyncio.create_task(child.wait(), name=f"watch {child.name}")
+    try:
+        await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            raise HypervisorError(f"{child.name}: QEMU ended with {ending.result()}: {child.output()}")
+        return connecting.result()
+    finally:
+        connecting.cancel()
+        ending.cancel()
+        await asyncio.gather(connecting, ending, return_exceptions=True)

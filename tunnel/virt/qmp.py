@@ -1,0 +1,99 @@
+"""QEMU's monitor: the ``qemu.qmp`` library behind the few verbs and the errors that we use."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tunnel.errors import HypervisorError, UsageError
+from tunnel.virt.polling import until
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from qemu.qmp import EventListener, QMPClient
+
+# The library logs what it also raises. We handle what it raises.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+
+class MonitorLost(HypervisorError):  # noqa: N818  "lost" is the design's word
+    """The monitor's connection ended: QEMU has exited, or somebody closed it."""
+
+
+class Monitor:
+    """One QMP connection. ``name`` is what error messages call this QEMU."""
+
+    def __init__(self, client: QMPClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    @classmethod
+    async def connect(cls, path: Path, name: str, *, within: float = 10.0) -> Self:
+        """Connect to the QMP socket at ``path``, which may still be about to appear.
+
+        Raises HypervisorError when nobody speaks QMP there within ``within`` seconds, UsageError when the
+        ``qemu.qmp`` library is not installed.
+        """
+        try:
+            from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415  an optional extra
+        except ImportError as error:
+            raise UsageError("talking to QEMU needs qemu.qmp: pip install 'mtunnel[qemu]'") from error
+        reason: Exception | None = None
+
+        async def connected() -> QMPClient | None:
+            nonlocal reason
+            client = QMPClient(name)
+            try:
+                await client.connect(str(path))
+            except ConnectError as error:
+                reason = error
+                return None
+            return client
+
+        try:
+            return cls(await until(connected, within=within, every=0.02), name)
+        except TimeoutError:
+            raise HypervisorError(f"{name}: no QMP answer from {path} in {within:g} s: {reason}") from reason
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """Run one QMP command and return its result.
+
+        Raises HypervisorError with QEMU's words when it refuses, MonitorLost when the connection has ended.
+        """
+        from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  an optional extra
+
+        try:
+            return await self._client.execute(command, dict(arguments) if arguments else None)
+        except ExecuteError as error:
+            raise HypervisorError(f"{self.name}: QEMU refused {command}: {error}") from error
+        except QMPError as error:
+            raise MonitorLost(f"{self.name}: QEMU's monitor closed during {command}") from error
+
+    async def status(self) -> str:
+        """QEMU's run state: ``running``, ``paused``, ``inmigrate``, ``postmigrate`` and others."""
+        answer = await self.execute("query-status")
+        return str(answer["status"])
+
+    def listen(self, *events: str) -> AbstractContextManager[EventListener]:
+        """A queue of the named events, from the moment of entering the context."""
+        return self._client.listener(events)
+
+    async def close(self) -> None:
+        """Close the connection; how it ended before does not matter any more."""
+        from qemu.qmp import QMPError  # noqa: PLC0415  an optional extra
+
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._client.disconnect()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
