@@ -1,0 +1,130 @@
+"""Our own files are proven when they are loaded, before any peer sees them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.support.pki import CLIENT_ONLY, LIBVIRT, QEMU, SERVER_ONLY, Layout, Pki, expired, not_yet_valid
+from tunnel.certs.profile import Validity
+from tunnel.errors import CertificateError
+from tunnel.transport.tls import TlsFiles, load
+
+
+@pytest.fixture
+def pki(tmp: Path) -> Pki:
+    return Pki(tmp / "pki")
+
+
+@pytest.fixture
+def hosta(pki: Pki) -> TlsFiles:
+    return pki.host("hosta")
+
+
+def test_load_tells_names_and_expiry(pki: Pki) -> None:
+    files = pki.host("hosta", dns=["HostA.Example"])
+    contexts = load(files)
+    certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    assert contexts.names == ("hosta", "hosta.example")
+    assert contexts.not_after == certificate.not_valid_after_utc
+    assert contexts.files == files
+
+
+def test_the_certificate_that_expires_first_counts(pki: Pki, tmp: Path) -> None:
+    files = pki.layout(QEMU, tmp, "hosta")
+    soon = Validity(datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1))
+    short = pki.authority.issue("hosta", validity=soon, usages=CLIENT_ONLY)
+    cert, key = files.dialing()
+    short.cert.replace(cert)
+    short.key.replace(key)
+    assert load(files).not_after == x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+
+
+@pytest.mark.parametrize(
+    ("validity", "words"),
+    [(expired(), "has expired"), (not_yet_valid(), "is not valid yet")],
+    ids=["expired", "not yet valid"],
+)
+def test_load_refuses_our_own_bad_dates(pki: Pki, validity: Validity, words: str) -> None:
+    with pytest.raises(CertificateError, match=rf"the certificate .*hosta\.pem {words}"):
+        load(pki.host("hosta", validity=validity))
+
+
+def test_load_refuses_a_certificate_of_another_authority(hosta: TlsFiles, tmp: Path) -> None:
+    other = Pki(tmp / "other").authority.files.cert
+    with pytest.raises(
+        CertificateError, match=r"hosta\.pem is not signed by an authority in .*other/ca\.pem"
+    ):
+        load(replace(hosta, ca=other))
+
+
+def test_load_refuses_our_own_revoked_certificate(pki: Pki, hosta: TlsFiles) -> None:
+    with pytest.raises(CertificateError, match=r"hosta\.pem is revoked by .*crl\.pem"):
+        load(replace(hosta, crl=pki.revoke(hosta)))
+
+
+def test_load_refuses_an_expired_crl(pki: Pki, hosta: TlsFiles) -> None:
+    with pytest.raises(CertificateError, match=r"crl\.pem has expired"):
+        load(replace(hosta, crl=pki.revoke(lasting=timedelta(days=-1))))
+
+
+def test_load_refuses_a_crl_of_another_authority(hosta: TlsFiles, tmp: Path) -> None:
+    with pytest.raises(CertificateError, match=r"crl\.pem is not from the authority that signed it"):
+        load(replace(hosta, crl=Pki(tmp / "other").revoke()))
+
+
+@pytest.mark.parametrize(
+    ("usages", "words"),
+    [
+        (SERVER_ONLY, "not fit for dialing: issue one with the extended key usage clientAuth$"),
+        (CLIENT_ONLY, "not fit for accepting: issue one with the extended key usage serverAuth$"),
+    ],
+    ids=["server only", "client only"],
+)
+def test_load_refuses_a_certificate_for_one_role(
+    pki: Pki, usages: tuple[x509.ObjectIdentifier, ...], words: str
+) -> None:
+    with pytest.raises(CertificateError, match=words):
+        load(pki.host("hosta", usages=usages))
+
+
+@pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
+def test_load_says_which_client_certificate_is_missing(pki: Pki, tmp: Path, layout: Layout) -> None:
+    files = pki.layout(layout, tmp, "hosta")
+    (tmp / layout.client_cert).unlink()
+    with pytest.raises(
+        CertificateError, match=f"not fit for dialing.*, or put one at {tmp / layout.client_cert}"
+    ):
+        load(files)
+
+
+def test_a_missing_client_certificate_is_not_blamed_for_other_faults(pki: Pki, tmp: Path) -> None:
+    files = pki.layout(QEMU, tmp, "hosta")
+    (tmp / QEMU.client_cert).unlink()
+    stranger = Pki(tmp / "other").authority.files.cert
+    with pytest.raises(CertificateError, match=r"server-cert\.pem is not signed by an authority in \S+$"):
+        load(replace(files, ca=stranger))
+
+
+def test_load_says_which_client_key_is_missing(pki: Pki, tmp: Path) -> None:
+    files = pki.layout(LIBVIRT, tmp, "hosta")
+    (tmp / LIBVIRT.client_key).unlink()
+    with pytest.raises(CertificateError, match=r"cannot read the private key .*private/clientkey\.pem"):
+        load(files)
+
+
+def test_a_server_pair_for_both_roles_needs_no_client_pair(pki: Pki, tmp: Path) -> None:
+    pair = pki.authority.issue("hosta")
+    cert, key = pair.cert.with_name("server-cert.pem"), pair.key.with_name("server-key.pem")
+    pair.cert.replace(cert)
+    pair.key.replace(key)
+    assert load(TlsFiles(pki.authority.files.cert, cert, key)).names == ("hosta",)
+
+
+def test_both_certificates_of_a_layout_must_name_this_host(pki: Pki, tmp: Path) -> None:
+    with pytest.raises(CertificateError, match="share no DNS subject alternative name"):
+        load(pki.layout(QEMU, tmp, "hosta", client="laptop"))
