@@ -33,6 +33,9 @@ MAX_TARGET_BYTES = 1024
 MAX_UNIX_PATH_BYTES = 107
 """``sun_path`` has 108 bytes and ends with NUL (unix(7))."""
 
+DEFAULT_PORT = 16515
+"""Where daemons meet, unless the configuration says otherwise."""
+
 _HOST_PORTS = re.compile(
     r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[^\[\]:]+))"
     r"(?::(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?)?"

@@ -1,0 +1,181 @@
+"""The configuration file: everything typed when it is right, every mistake at once when it is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
+from tunnel.daemon import values
+from tunnel.daemon.config import Config, Host, Ingress, Peer, Tls, Transport, load
+from tunnel.errors import ConfigError
+from tunnel.relay.address import Endpoint, RedirectAddress, TcpAddress, UnixAddress, parse_target
+
+MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+TEN_MISTAKES = """\
+[host]
+listen = "hosta:16515"
+contorl = "control.sock"
+name = "hosta"
+[tls]
+ca = "ca.pem"
+cert = "hosta.pem"
+[transport]
+memory = "1MiB"
+[[peer]]
+name = "hosta"
+address = "192.0.2.2:16515"
+egress = ["tcp:127.0.0.1:49152-49215", "udp:127.0.0.1:1"]
+[[ingress]]
+peer = "hostc"
+listen = "redirect:127.0.1.2:49152-49215"
+users = ["root", "nobody-of-this-name"]
+[[ingress]]
+peer = "hosta"
+listen = "tcp:127.0.1.2:49200"
+target = "tcp:hostb:49200"
+"""
+
+
+@pytest.fixture
+def manual_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The example of docs/configuration.md, loaded."""
+    (tmp_path / "available").write_text("reno cubic\n")
+    monkeypatch.setattr(values, "CONGESTION_CONTROLS", tmp_path / "available")
+    (block,) = re.findall(r"```toml\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    return load(write_config(tmp_path, block))
+
+
+def problems(path: Path) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return dict(caught.value.problems)
+
+
+def test_the_manuals_example_is_right(manual_example: Config, tmp_path: Path) -> None:
+    assert manual_example.host.metrics == Endpoint("127.0.0.1", 9516)
+    assert manual_example.tls.crl == tmp_path / "crl.pem"
+    assert manual_example.peers[0].egress.allows(parse_target("unix:/run/qemu/web1.sock"))
+    assert not manual_example.peers[0].egress.allows(parse_target("tcp:127.0.0.1:16509"))
+    assert [ingress.target for ingress in manual_example.ingresses] == [
+        None,
+        TcpAddress("127.0.0.1", 16509),
+        UnixAddress("/run/qemu/web1.sock"),
+    ]
+
+
+def test_the_manuals_defaults_are_the_real_ones(manual_example: Config) -> None:
+    fields = Transport.model_fields
+    written = {key: value for key, value in manual_example.transport if key != "congestion"}
+    assert written == {key: fields[key].default for key in written}
+    assert manual_example.host.control == Host.model_fields["control"].default
+
+
+@pytest.mark.parametrize("table", [Host, Tls, Transport, Peer, Ingress])
+def test_the_manual_explains_every_key(table: type[BaseModel]) -> None:
+    rows = set(re.findall(r"^\| `([a-z_]+)` \|", MANUAL.read_text(), re.MULTILINE))
+    assert {field.alias or name for name, field in table.model_fields.items()} <= rows
+
+
+def test_everything_arrives_typed(tmp_path: Path) -> None:
+    config = load(write_config(tmp_path))
+    assert config.host.name == "hosta"
+    assert config.host.control == tmp_path / "control.sock"
+    assert config.host.listen == Endpoint("127.0.0.1", 16515)
+    assert config.tls.ca == tmp_path / "ca.pem"
+    assert config.tls.crl is None
+    assert config.transport == Transport()
+    assert config.peers[0].address == Endpoint("192.0.2.2", 16515)
+    assert config.peers[0].egress.allows(TcpAddress("127.0.0.1", 49152))
+    (ingress,) = config.ingresses
+    assert ingress.listen == RedirectAddress("127.0.1.2", 49152, 49215)
+    assert ingress.uids == {0}
+
+
+def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
+    host = '[host]\nname = "hosta"\nlisten = "0.0.0.0"'
+    peer = '[[peer]]\nname = "hostb"\naddress = "hostb.example"'
+    ingress = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:49152"'
+    config = load(write_config(tmp_path, host, TLS, peer, ingress))
+    assert config.host.listen == Endpoint("0.0.0.0", 16515)
+    assert config.host.control == Path("/run/mtunnel/control.sock")
+    assert config.host.metrics is None
+    transport = config.transport
+    assert (transport.lane, transport.lanes, transport.congestion) == (values.LaneChoice.AUTO, 1, None)
+    assert (transport.memory, transport.resume_window, transport.rotate_records) == (2**28, 30.0, 4194304)
+    assert config.peers[0].address == Endpoint("hostb.example", 16515)
+    assert not config.peers[0].egress.rules
+    assert config.ingresses[0].target == TcpAddress("127.0.0.1", 49152)
+    assert config.ingresses[0].uids == values.default_uids()
+
+
+def test_a_host_may_have_no_peers_yet(tmp_path: Path) -> None:
+    assert load(write_config(tmp_path, HOST, TLS)).peers == ()
+
+
+def test_nothing_can_be_changed_later(tmp_path: Path) -> None:
+    config = load(write_config(tmp_path))
+    with pytest.raises(ValidationError, match="frozen"):
+        config.transport.lanes = 4  # type: ignore[misc]  # what the test is about
+
+
+def test_relative_paths_do_not_follow_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = load(Path("mtunnel.toml"))
+    monkeypatch.chdir("/")
+    assert config.tls.ca == tmp_path / "ca.pem"
+
+
+def test_ten_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    path = write_config(tmp_path, TEN_MISTAKES)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{path}: 10 problems"
+    assert [line.split(": ")[0].strip() for line in lines] == [
+        "host.listen",
+        "host.contorl",
+        "tls.key",
+        "transport.memory",
+        "peer[0].egress[1]",
+        "ingress[0].users[1]",
+        "ingress[1].target",
+        "peer[0].name",
+        "ingress[0].peer",
+        "ingress[1].listen",
+    ]
+
+
+def test_one_wrong_value_does_not_hide_a_contradiction(tmp_path: Path) -> None:
+    found = problems(
+        write_config(tmp_path, HOST, TLS, PEER.replace("49152", "0"), INGRESS.replace("hostb", "hostc"))
+    )
+    assert list(found) == ["peer[0].egress[0]", "ingress[0].peer"]
+
+
+def test_a_contradiction_alone_is_enough(tmp_path: Path) -> None:
+    assert list(problems(write_config(tmp_path, HOST, TLS, PEER, INGRESS, INGRESS))) == ["ingress[1].listen"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"[host", "is not a TOML file: Expected"),
+        (b'[host]\nname = "\xff"', "is not a TOML file: 'utf-8' codec"),
+    ],
+)
+def test_what_is_not_toml_says_where(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "mtunnel.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=complaint):
+        load(path)
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    assert problems(tmp_path / "none.toml") == {"": "cannot be read: No such file or directory"}
+    assert problems(tmp_path) == {"": "cannot be read: Is a directory"}

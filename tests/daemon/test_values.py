@@ -1,0 +1,116 @@
+"""Each kind of value: what it becomes, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import pwd
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tunnel.daemon import values
+from tunnel.relay.address import Endpoint, TcpAddress
+
+
+def read(kind: Any, value: object, directory: Path = Path("/etc/mtunnel")) -> Any:
+    return TypeAdapter(kind).validate_python(value, context={"directory": directory})
+
+
+def complaint(kind: Any, value: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        read(kind, value)
+    return str(caught.value.errors()[0]["msg"])
+
+
+def account(name: str, uid: int) -> pwd.struct_passwd:
+    return pwd.struct_passwd((name, "x", uid, uid, "", "/", "/bin/false"))
+
+
+def test_addresses_arrive_parsed() -> None:
+    assert read(values.Target, "tcp:127.0.0.1:1") == TcpAddress("127.0.0.1", 1)
+    assert read(values.PeerEndpoint, "HostB.example") == Endpoint("hostb.example", 16515)
+    assert read(values.LinkEndpoint, "[::]") == Endpoint("::", 16515)
+    assert read(values.HostName, "HostA") == "hosta"
+
+
+def test_text_must_be_text() -> None:
+    assert "must be text in quotes, not 3" in complaint(values.Rule, 3)
+
+
+def test_we_listen_on_addresses_not_on_names() -> None:
+    assert "'hosta' is not an IP address of this host" in complaint(values.LinkEndpoint, "hosta:1")
+    assert "HOST:PORT" in complaint(values.MetricsEndpoint, "127.0.0.1")
+
+
+def test_paths_are_relative_to_the_file() -> None:
+    assert read(values.FilePath, "ca.pem") == Path("/etc/mtunnel/ca.pem")
+    assert read(values.FilePath, "/srv/ca.pem") == Path("/srv/ca.pem")
+    assert "must be a path in quotes" in complaint(values.FilePath, "")
+    assert "must be a path in quotes" in complaint(values.FilePath, 1)
+
+
+def test_without_a_file_paths_are_relative_to_where_we_are() -> None:
+    assert TypeAdapter(values.FilePath).validate_python("ca.pem") == Path.cwd() / "ca.pem"
+
+
+def test_a_socket_path_must_fit_the_kernel() -> None:
+    assert read(values.SocketPath, "control.sock") == Path("/etc/mtunnel/control.sock")
+    assert "has 108 bytes, the kernel takes 107" in complaint(values.SocketPath, "/" + "x" * 107)
+
+
+def test_users_become_uids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwnam", {"qemu": account("qemu", 107)}.__getitem__)
+    assert read(values.Uid, "qemu") == 107
+    assert read(values.Uid, "64055") == 64055
+    assert "there is no user 'libvirt-qemu'" in complaint(values.Uid, "libvirt-qemu")
+    assert "there is no user '4294967295'" in complaint(values.Uid, str(2**32 - 1))  # (uid_t) -1 means nobody
+
+
+def test_a_default_user_that_is_missing_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwnam", {"root": account("root", 0)}.__getitem__)
+    assert values.default_uids() == {0}
+    accounts = {"root": account("root", 0), "libvirt-qemu": account("libvirt-qemu", 64055)}
+    monkeypatch.setattr(pwd, "getpwnam", accounts.__getitem__)
+    assert values.default_uids() == {0, 64055}
+
+
+def test_the_lane_is_one_of_three() -> None:
+    assert read(values.Lane, "kernel") is values.LaneChoice.KERNEL
+    assert "must be one of auto, userspace, kernel, not 'plaintext'" in complaint(values.Lane, "plaintext")
+
+
+@pytest.mark.parametrize("value", [0, 17, "4", True, 1.0])
+def test_lanes_are_a_number_from_1_to_16(value: object) -> None:
+    assert read(values.Lanes, 16) == 16
+    assert complaint(values.Lanes, value)
+
+
+def test_congestion_control_must_be_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "CONGESTION_CONTROLS", tmp_path / "available")
+    assert read(values.Congestion, "bbr") == "bbr"  # nobody can tell
+    (tmp_path / "available").write_text("reno cubic\n")
+    assert read(values.Congestion, "cubic") == "cubic"
+    assert "'bbr' is not available: this host has reno, cubic" in complaint(values.Congestion, "bbr")
+
+
+def test_a_link_needs_some_memory() -> None:
+    assert read(values.Memory, "64MiB") == 64 * 2**20
+    assert "needs at least 64MiB" in complaint(values.Memory, "63MiB")
+
+
+def test_the_resume_window_can_be_off_but_not_endless() -> None:
+    assert read(values.ResumeWindow, "0s") == 0.0
+    assert read(values.ResumeWindow, "1h") == 3600.0
+    assert "at most 3600s" in complaint(values.ResumeWindow, "61min")
+
+
+def test_a_lane_is_rotated_before_its_key_wears_out() -> None:
+    assert read(values.Records, 2**24) == 2**24
+    assert complaint(values.Records, 2**24 + 1)
+    assert complaint(values.Records, 1023)
+
+
+def test_this_host_itself_is_asked() -> None:
+    assert read(values.Uid, "root") == 0
+    assert read(values.Congestion, values.CONGESTION_CONTROLS.read_text().split()[0])

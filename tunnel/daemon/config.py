@@ -1,0 +1,149 @@
+"""The configuration file: ``load`` reads it once, and nothing behind it parses anything again.
+
+The models are the file, table by table; docs/configuration.md explains every key. ``values`` reads each
+value, ``consistency`` compares them with each other, and ``load`` reports what both found at once. What lies
+outside the file (certificates, directories, ports) is the matter of ``preflight``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunnel.daemon.consistency import contradictions
+from tunnel.daemon.mistakes import Problem, problems_of
+from tunnel.daemon.values import (
+    Congestion,
+    FilePath,
+    HostName,
+    Lane,
+    LaneChoice,
+    Lanes,
+    LinkEndpoint,
+    Listen,
+    Memory,
+    MetricsEndpoint,
+    PeerEndpoint,
+    Records,
+    ResumeWindow,
+    Rule,
+    SocketPath,
+    Target,
+    Uid,
+    default_uids,
+)
+from tunnel.errors import ConfigError
+from tunnel.relay.address import AllowList, TargetAddress, default_target
+
+DEFAULT_CONTROL = Path("/run/mtunnel/control.sock")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Host(_Table):
+    """``[host]``: this host."""
+
+    name: HostName
+    listen: LinkEndpoint
+    control: SocketPath = DEFAULT_CONTROL
+    metrics: MetricsEndpoint | None = None
+
+
+class Tls(_Table):
+    """``[tls]``: where the certificates are, as absolute paths."""
+
+    ca: FilePath
+    cert: FilePath
+    key: FilePath
+    crl: FilePath | None = None
+
+
+class Transport(_Table):
+    """``[transport]``: how links run. ``memory`` is in bytes, ``resume_window`` in seconds (0: off)."""
+
+    lane: Lane = LaneChoice.AUTO
+    lanes: Lanes = 1
+    congestion: Congestion | None = None
+    memory: Memory = 256 * 2**20
+    resume_window: ResumeWindow = 30.0
+    rotate_records: Records = 2**22
+
+
+class Peer(_Table):
+    """``[[peer]]``: another host, and what it may reach on this one."""
+
+    name: HostName
+    address: PeerEndpoint
+    rules: tuple[Rule, ...] = Field((), alias="egress")
+
+    @property
+    def egress(self) -> AllowList:
+        """What this peer may reach here."""
+        return AllowList(self.rules)
+
+
+class Ingress(_Table):
+    """``[[ingress]]``: a local address that leads to a peer, and who may use it."""
+
+    peer: HostName
+    listen: Listen
+    uids: frozenset[Uid] = Field(default_factory=default_uids, alias="users", min_length=1)
+    given_target: Target | None = Field(None, alias="target")
+
+    @property
+    def target(self) -> TargetAddress | None:
+        """What to ask the peer for. None: 127.0.0.1 and the port that the caller wanted (``redirect``)."""
+        return self.given_target or default_target(self.listen)
+
+
+class Config(_Table):
+    """A whole configuration file in which nothing is wrong."""
+
+    host: Host
+    tls: Tls
+    transport: Transport = Transport()
+    peers: tuple[Peer, ...] = Field((), alias="peer")
+    ingresses: tuple[Ingress, ...] = Field((), alias="ingress")
+
+
+def load(path: Path) -> Config:
+    """Read the configuration file ``path``. Raises ConfigError that names every mistake in it."""
+    tables = _read(path)
+    problems = list(contradictions(tables, str(DEFAULT_CONTROL)))
+    try:
+        config = Config.model_validate(tables, context={"directory": path.absolute().parent})
+    except ValidationError as error:
+        raise ConfigError(str(path), [*_explained(error, tables), *problems]) from None
+    if problems:
+        raise ConfigError(str(path), problems)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), [("", f"cannot be read: {error.strerror}")]) from None
+    except ValueError as error:  # it is not UTF-8, or not TOML
+        raise ConfigError(str(path), [("", f"is not a TOML file: {error}")]) from None
+
+
+def _explained(error: ValidationError, tables: dict[str, Any]) -> list[Problem]:
+    models: dict[str, type[BaseModel]] = {
+        "": Config,
+        "host": Host,
+        "tls": Tls,
+        "transport": Transport,
+        "peer": Peer,
+        "ingress": Ingress,
+    }
+    known = {
+        section: [field.alias or name for name, field in model.model_fields.items()]
+        for section, model in models.items()
+    }
+    return problems_of(error, tables, known)

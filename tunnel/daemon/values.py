@@ -1,0 +1,143 @@
+"""The values of the configuration file: how each kind is read, and what is wrong with it if it cannot be.
+
+Every type here is what the daemon works with, annotated with the function that reads it. Those functions
+raise ValueError with a text for the operator; pydantic adds the key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pwd
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PlainValidator, StrictInt, ValidationInfo
+
+from tunnel.daemon.units import format_duration, format_size, parse_duration, parse_size
+from tunnel.relay import address
+from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
+
+DEFAULT_USERS = ("root", "libvirt-qemu")
+MIN_MEMORY = 64 * 2**20
+MAX_RESUME_WINDOW = 3600.0
+CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+class LaneChoice(StrEnum):
+    """Who encrypts: OpenSSL in this process, the kernel, or whichever passes the start-up self-test."""
+
+    AUTO = "auto"
+    USERSPACE = "userspace"
+    KERNEL = "kernel"
+
+
+def default_uids() -> frozenset[int]:
+    """Return who may use an ingress unless it says otherwise: those of ``DEFAULT_USERS`` that exist here."""
+    uids = set()
+    for user in DEFAULT_USERS:
+        with suppress(ValueError):
+            uids.add(_uid(user))
+    return frozenset(uids)
+
+
+def _text(parse: Callable[[str], object]) -> PlainValidator:
+    """Let ``parse`` read a value that has to be text."""
+
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError(f"must be text in quotes, not {value!r}")  # noqa: TRY004  pydantic lets others through
+        return parse(value)
+
+    return PlainValidator(read)
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    """Paths are relative to the file, whose directory comes with the validation's context."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"must be a path in quotes, not {value!r}")
+    directory: Path = info.context["directory"] if info.context else Path.cwd()
+    return directory / value
+
+
+def _socket_path(path: Path) -> Path:
+    size = len(os.fsencode(path))
+    if size > MAX_UNIX_PATH_BYTES:
+        raise ValueError(f"the socket path {path} has {size} bytes, the kernel takes {MAX_UNIX_PATH_BYTES}")
+    return path
+
+
+def _peer_endpoint(text: str) -> address.Endpoint:
+    return address.parse_endpoint(text, DEFAULT_PORT)
+
+
+def _own_endpoint(text: str, default_port: int | None = None) -> address.Endpoint:
+    endpoint = address.parse_endpoint(text, default_port)
+    try:
+        ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        raise ValueError(f"{endpoint.host!r} is not an IP address of this host, or 0.0.0.0 for all") from None
+    return endpoint
+
+
+def _uid(user: str) -> int:
+    if user.isdecimal() and int(user) < 2**32 - 1:
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        raise ValueError(f"there is no user {user!r} on this host") from None
+
+
+def _lane(text: str) -> LaneChoice:
+    try:
+        return LaneChoice(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(LaneChoice)}, not {text!r}") from None
+
+
+def _congestion(name: str) -> str:
+    try:
+        available = CONGESTION_CONTROLS.read_text(encoding="ascii").split()
+    except OSError:
+        return name
+    if name not in available:
+        raise ValueError(f"{name!r} is not available: this host has {', '.join(available)}")
+    return name
+
+
+def _memory(value: object) -> int:
+    size = parse_size(value)
+    if size < MIN_MEMORY:
+        raise ValueError(f"{value!r} is too little: a link needs at least {format_size(MIN_MEMORY)}")
+    return size
+
+
+def _resume_window(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds > MAX_RESUME_WINDOW:
+        raise ValueError(
+            f"{value!r} is too long: at most {format_duration(MAX_RESUME_WINDOW)}, and 0s is off"
+        )
+    return seconds
+
+
+HostName = Annotated[str, _text(address.parse_name)]
+PeerEndpoint = Annotated[address.Endpoint, _text(_peer_endpoint)]
+LinkEndpoint = Annotated[address.Endpoint, _text(lambda text: _own_endpoint(text, DEFAULT_PORT))]
+MetricsEndpoint = Annotated[address.Endpoint, _text(_own_endpoint)]
+Listen = Annotated[address.ListenAddress, _text(address.parse_listen)]
+Target = Annotated[address.TargetAddress, _text(address.parse_target)]
+Rule = Annotated[address.AllowRule, _text(address.parse_rule)]
+FilePath = Annotated[Path, PlainValidator(_path)]
+SocketPath = Annotated[Path, PlainValidator(_path), AfterValidator(_socket_path)]
+Uid = Annotated[int, _text(_uid)]
+Lane = Annotated[LaneChoice, _text(_lane)]
+Lanes = Annotated[StrictInt, Field(ge=1, le=16)]
+Congestion = Annotated[str, _text(_congestion)]
+Memory = Annotated[int, PlainValidator(_memory)]
+ResumeWindow = Annotated[float, PlainValidator(_resume_window)]
+Records = Annotated[StrictInt, Field(ge=1024, le=2**24)]
