@@ -40,6 +40,8 @@ __all__ = [
 
 ALPN = "mtunnel/1"
 
+_Ends = tuple[ssl.SSLObject, ssl.SSLObject]  # the dialing one, the accepting one
+
 
 @dataclass(frozen=True, slots=True)
 class TlsContexts:
@@ -143,9 +145,6 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     if files.crl is not None:
         load_crl(context, files.crl)
     return context
-
-
-_Ends = tuple[ssl.SSLObject, ssl.SSLObject]
 
 
 def _prove(server: ssl.SSLContext, client: ssl.SSLContext, files: TlsFiles) -> _Ends:
