@@ -40,6 +40,13 @@ class StreamEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamConfirmed:
+    """Our direction ended and all of it is delivered at the peer."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamReset:
     """The peer gave the stream up, which is gone: reset the local socket."""
 
@@ -55,4 +62,12 @@ class StreamClosed:
     stream: int
 
 
-Event: TypeAlias = StreamRequested | StreamOpened | StreamRefused | StreamEnded | StreamReset | StreamClosed
+Event: TypeAlias = (
+    StreamRequested
+    | StreamOpened
+    | StreamRefused
+    | StreamEnded
+    | StreamConfirmed
+    | StreamReset
+    | StreamClosed
+)

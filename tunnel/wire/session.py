@@ -20,6 +20,7 @@ from tunnel.wire.control import ControlChannel
 from tunnel.wire.events import (
     Event,
     StreamClosed,
+    StreamConfirmed,
     StreamEnded,
     StreamOpened,
     StreamRefused,
@@ -43,7 +44,7 @@ from tunnel.wire.frames import (
     encode,
 )
 from tunnel.wire.scheduler import Scheduler
-from tunnel.wire.states import Call, Input, Phase
+from tunnel.wire.states import Call, Input, Phase, Sending
 from tunnel.wire.stream import Outgoing, Stream
 from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 
@@ -123,6 +124,10 @@ class Session:
         self._control.push(Fin(number, self._stream(number).finish()))
         self.not_ready(number)
 
+    def target(self, number: int) -> str:
+        """What a stream leads to, as its opener named it."""
+        return self._stream(number).target
+
     # Payload: what we send.
 
     def ready(self, number: int) -> None:
@@ -177,6 +182,10 @@ class Session:
         """Whether payload at ``offset`` would be held for a gap."""
         stream = self._streams.get(number)
         return stream is not None and not stream.in_order(offset)
+
+    def unconfirmed(self, number: int) -> bool:
+        """Whether our direction ended, and the peer has not delivered all of it yet."""
+        return self._stream(number).sending is Sending.FINISHED
 
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
         """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
@@ -288,7 +297,7 @@ class Session:
             case Delivered():
                 self.kept -= stream.confirmed(frame.final)
                 self._unblock()
-                return self._complete(stream)
+                return [StreamConfirmed(stream.number), *self._complete(stream)]
 
     def _on_open(self, frame: Open) -> StreamRequested:
         number = frame.stream

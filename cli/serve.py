@@ -1,0 +1,36 @@
+"""``mtunnel serve``: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from tunnel.daemon import logs
+from tunnel.daemon.config import load
+from tunnel.daemon.preflight import preflight
+from tunnel.daemon.service import Service
+from tunnel.transport.heap import keep_heap
+
+
+def serve(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="This host's configuration.")
+    ],
+    log_level: Annotated[
+        logs.Level, typer.Option(help="The least important event to log.")
+    ] = logs.Level.INFO,
+    log_format: Annotated[logs.Format, typer.Option(help="How to log.")] = logs.Format.AUTO,
+) -> None:
+    """Run the daemon of this host, until SIGTERM (lets streams end) or SIGINT (at once)."""
+    logs.configure(log_level, log_format)
+    checked = load(config)
+    contexts = preflight(checked, str(config), starting=True)
+    keep_heap()
+
+    async def run() -> None:
+        await Service(checked, contexts).run()
+
+    uvloop.run(run())

@@ -1,0 +1,103 @@
+"""The control socket: one JSON line with a command in, one JSON line with the answer out.
+
+::
+
+    {"command": "status"}    →    {"ok": true, "result": {...}}
+                                  {"ok": false, "error": "..."}
+
+Whoever can open the socket may command the daemon: it is made with mode 0600.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tunnel.errors import TunnelError, UnreachableError
+from tunnel.transport.listener import Listener, bind_unix
+
+MODE = 0o600
+MOST_REQUEST = 64 * 1024
+TIMEOUT = 5.0
+
+Command = Callable[[], Any]
+
+
+class ControlSocket:
+    """The daemon's end."""
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self._commands = commands
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(bind_unix(str(path), MODE), self._accepted)
+
+    async def close(self) -> None:
+        """Stop answering."""
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        task = asyncio.create_task(self._serve(sock), name="control")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with sock:
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    request = await _read_line(loop, sock)
+                    await loop.sock_sendall(sock, json.dumps(self._answer(request)).encode() + b"\n")
+            except (OSError, TimeoutError):
+                return  # the client went away: nobody is left to tell
+
+    def _answer(self, request: bytes) -> dict[str, Any]:
+        try:
+            command = json.loads(request)["command"]
+            run = self._commands[command]
+        except (ValueError, TypeError, KeyError):
+            known = ", ".join(self._commands)
+            return {"ok": False, "error": f'expected one line of JSON, {{"command": one of: {known}}}'}
+        try:
+            return {"ok": True, "result": run()}
+        except TunnelError as error:
+            return {"ok": False, "error": str(error)}
+
+
+async def _read_line(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
+    line = b""
+    while b"\n" not in line and len(line) <= MOST_REQUEST:
+        chunk = await loop.sock_recv(sock, MOST_REQUEST)
+        if not chunk:
+            break
+        line += chunk
+    return line
+
+
+def ask(path: Path, command: str) -> Any:
+    """Send ``command`` to the daemon behind ``path``; its result.
+
+    Raises UnreachableError when no daemon answers there, TunnelError when it reports a failure.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.connect(str(path))
+            sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+            with sock.makefile("rb") as answers:
+                line = answers.readline()
+    except OSError as error:
+        hint = "is the daemon running?"
+        raise UnreachableError(f"no daemon answers at {path}: {error.strerror or error}; {hint}") from None
+    if not line:
+        raise UnreachableError(f"the daemon at {path} closed the connection without an answer")
+    answer = json.loads(line)
+    if not answer["ok"]:
+        raise TunnelError(f"the daemon at {path} says: {answer['error']}")
+    return answer["result"]

@@ -1,0 +1,164 @@
+"""The daemon of one host, from a checked configuration to an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from tunnel.daemon.config import Config
+from tunnel.daemon.control import ControlSocket
+from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.ingress import Ingress, IngressPlan
+from tunnel.relay.link import Link, LinkPlan
+from tunnel.relay.reception import Reception
+from tunnel.relay.stats import ingress_facts, link_facts
+from tunnel.transport.tls import TlsContexts
+from tunnel.wire.codes import Code
+from tunnel.wire.frames import ID_SIZE
+from tunnel.wire.session import Settings
+
+DRAIN_DEADLINE = 30.0
+"""Seconds that SIGTERM lets running streams have; a second signal ends them at once."""
+
+DRAIN_STEP = 0.1
+
+log = structlog.get_logger()
+
+
+class Service:
+    """Everything that runs, owned in one place."""
+
+    def __init__(self, config: Config, contexts: TlsContexts) -> None:
+        self._config = config
+        self._contexts = contexts
+        self._started = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        instance = os.urandom(ID_SIZE)
+        self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
+        self._ingresses: list[Ingress] = []
+        self._reception: Reception | None = None
+        self._control: ControlSocket | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises UsageError when an address cannot be had."""
+        self._watch_signals()
+        try:
+            self._listen()
+            async with asyncio.TaskGroup() as tasks:
+                dialers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
+                log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
+                notify("READY=1")
+                await self._stopping.wait()
+                notify("STOPPING=1")
+                await self._drain()
+                for dialer in dialers:
+                    dialer.cancel()
+        finally:
+            await self._close()
+        log.info("stopped")
+
+    def status(self) -> dict[str, Any]:
+        """Facts for ``mtunnel status``; the keys are stable."""
+        return {
+            "host": self._config.host.name,
+            "version": version("mtunnel"),
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._started, 3),
+            "draining": self._stopping.is_set(),
+            "listen": str(self._config.host.listen),
+            "rejected": self._reception.rejected if self._reception else 0,
+            "certificate": {
+                "names": list(self._contexts.names),
+                "not_after": self._contexts.not_after.isoformat(),
+            },
+            "lane": {"kind": "userspace", "reason": "this version has no other"},
+            "links": [link_facts(link) for link in self._links.values()],
+            "ingresses": [ingress_facts(ingress) for ingress in self._ingresses],
+        }
+
+    # Starting.
+
+    def _link_plans(self) -> Iterator[tuple[Any, LinkPlan]]:
+        transport = self._config.transport
+        settings = Settings(memory=transport.memory)
+        for peer in self._config.peers:
+            host = self._config.host.name
+            yield peer, LinkPlan(host, peer.name, peer.egress, settings, transport.resume_window)
+
+    def _dialers(self) -> Iterator[Dialer]:
+        """A peer to which nothing leads from here is left to dial us."""
+        wanted = {ingress.peer for ingress in self._config.ingresses}
+        for peer in self._config.peers:
+            if peer.name in wanted:
+                address, congestion = peer.address, self._config.transport.congestion
+                plan = DialPlan(address.host, address.port, lambda: self._contexts, congestion)
+                yield Dialer(plan, self._links[peer.name])
+
+    def _listen(self) -> None:
+        host, transport = self._config.host, self._config.transport
+        self._control = ControlSocket(host.control, {"status": self.status})
+        self._reception = Reception(
+            host.listen.host, host.listen.port, lambda: self._contexts, transport.congestion, self._links
+        )
+        for ingress in self._config.ingresses:
+            assert ingress.target is not None  # noqa: S101  only redirect has none: preflight refused it
+            plan = IngressPlan(ingress.listen, ingress.target, ingress.uids)
+            self._ingresses.append(Ingress(plan, self._links[ingress.peer]))
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        loop.add_signal_handler(signal.SIGINT, self._stop_now)
+
+    # Stopping.
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def _stop_now(self) -> None:
+        self._hurry.set()
+        self._stopping.set()
+
+    async def _drain(self) -> None:
+        """Open no more streams, and let those that run come to their end."""
+        for link in self._links.values():
+            link.draining = True
+        deadline = time.monotonic() + DRAIN_DEADLINE
+        while self._running() and time.monotonic() < deadline and not self._hurry.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), DRAIN_STEP)
+
+    def _running(self) -> int:
+        return sum(len(link.pumps) for link in self._links.values())
+
+    async def _close(self) -> None:
+        for ingress in self._ingresses:
+            await ingress.close()
+        if self._reception is not None:
+            await self._reception.close()
+        for link in self._links.values():
+            link.end(Code.NONE, f"{self._config.host.name} is stopping")
+        if self._control is not None:
+            await self._control.close()
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(state.encode(), address)

@@ -1,0 +1,186 @@
+"""Keeping a link up from our side: the first lane of a session, and the one in place of a lost lane."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tunnel.errors import RefusedError, TunnelError, UnreachableError
+from tunnel.relay.link import Link, LinkState
+from tunnel.transport.handshake import handshake
+from tunnel.transport.lane import Lane
+from tunnel.transport.sockets import tune_lane
+from tunnel.transport.tls import TlsContexts, identify
+from tunnel.transport.userspace import UserspaceLane
+from tunnel.wire.codes import Code
+from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
+from tunnel.wire.states import LaneState
+
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 10.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+LONGEST_RESUME_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DialPlan:
+    """Where a peer listens, and how lanes to it are made."""
+
+    host: str
+    port: int
+    contexts: Callable[[], TlsContexts]  # the present ones: certificates are renewed
+    congestion: str | None
+
+
+class Dialer:
+    """Runs as long as the link is wanted."""
+
+    def __init__(self, plan: DialPlan, link: Link) -> None:
+        self._plan = plan
+        self._link = link
+        self._said = ""
+
+    async def run(self) -> None:
+        """Connect whenever there is no session, resume whenever ours has no lane. Never returns."""
+        pause = FIRST_PAUSE
+        while True:
+            if self._link.state is LinkState.UP or not self._wanted():
+                pause = FIRST_PAUSE
+                await self._link.wait_change()
+                continue
+            try:
+                await self._attempt()
+                self._said = ""
+            except (TunnelError, OSError) as error:
+                self._report(error)
+                longest = LONGEST_RESUME_PAUSE if self._link.wants_lane else LONGEST_PAUSE
+                pause = min(pause * 2, longest)
+                with suppress(TimeoutError):  # a peer that dials us ends the pause
+                    async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311  spreads load
+                        await self._link.wait_change()
+
+    def _wanted(self) -> bool:
+        return self._link.wants_lane or self._link.session is None
+
+    def _report(self, error: Exception) -> None:
+        """Say what is wrong once, not at every attempt."""
+        if str(error) != self._said:
+            self._said = str(error)
+            self._link.note("cannot connect", str(error))
+
+    async def _attempt(self) -> None:
+        sock = await self._connect()
+        try:
+            contexts = self._plan.contexts()
+            end = await handshake(sock, contexts, dialing=True)
+            identify(end.tls, (self._link.peer,))
+        except BaseException:
+            sock.close()
+            raise
+        if self._link.wants_lane:
+            await self._resume(UserspaceLane(sock, end, self._link.peer, LaneState.AWAIT_RESUMED))
+        elif self._link.session is None:
+            await self._begin(UserspaceLane(sock, end, self._link.peer, LaneState.AWAIT_WELCOME))
+        else:
+            sock.close()  # the peer was faster
+
+    async def _connect(self) -> socket.socket:
+        plan = self._plan
+        loop = asyncio.get_running_loop()
+        where = f"{self._link.peer} at {plan.host} port {plan.port}"
+        fault: OSError | None = None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                for family, _, _, _, address in await loop.getaddrinfo(
+                    plan.host, plan.port, type=socket.SOCK_STREAM
+                ):
+                    try:
+                        return await self._connect_to(loop, family, address)
+                    except OSError as error:
+                        fault = error
+        except TimeoutError:
+            raise UnreachableError(f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds") from None
+        except OSError as error:
+            fault = error
+        raise UnreachableError(f"{where} cannot be reached: {fault and (fault.strerror or fault)}")
+
+    async def _connect_to(
+        self, loop: asyncio.AbstractEventLoop, family: int, address: tuple[object, ...]
+    ) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            tune_lane(sock, self._plan.congestion)
+            await loop.sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _begin(self, lane: Lane) -> None:
+        applicant = _Applicant(self._link)
+        lane.start(applicant)
+        self._link.greet(lane, os.urandom(ID_SIZE))
+        try:
+            await applicant.outcome(lane)
+        finally:
+            self._link.offer = None
+
+    async def _resume(self, lane: Lane) -> None:
+        applicant = _Applicant(self._link)
+        lane.start(applicant)
+        self._link.ask_resume(lane)
+        try:
+            await applicant.outcome(lane)
+        except RefusedError as error:
+            if error.code is Code.SESSION_UNKNOWN:
+                self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}")
+            raise
+
+
+class _Applicant:
+    """Owns a lane that we dialled until the peer has answered."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def outcome(self, lane: Lane) -> None:
+        """Return when the lane is the link's. Raises what the peer or the connection had against it."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await self._done
+        except TimeoutError:
+            lane.close(Code.TIMEOUT, "no answer")
+            raise UnreachableError(f"{lane.peer} accepted the connection and then stayed silent") from None
+        except asyncio.CancelledError:
+            lane.abort()
+            raise
+
+    def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
+        """Take the answer in; the lane's state admits no other frame."""
+        if isinstance(frame, Welcome):
+            self._link.welcomed(lane, frame)
+        elif isinstance(frame, Resumed):
+            self._link.resumed(lane, frame)
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+        """Never called: the state admits no DATA."""
+
+    def on_writable(self, lane: Lane) -> None:
+        """Nothing more to send before the answer."""
+
+    def on_tick(self, lane: Lane) -> None:
+        """Never called: the lane is not attached."""
+
+    def on_end(self, lane: Lane, reason: TunnelError) -> None:
+        """The lane did not make it."""
+        if not self._done.done():
+            self._done.set_exception(reason)

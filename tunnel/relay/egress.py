@@ -1,0 +1,144 @@
+"""Dialling local targets for a peer: only what its allow list names, and in the order it was asked.
+
+Streams of one target are dialled one after the other. QEMU's multifd channels must not overtake the main
+channel, and the order of accepted connections is the order in which they were dialled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from tunnel.errors import RefusedError, UnreachableError
+from tunnel.relay.address import AllowList, TargetAddress, UnixAddress, parse_target
+from tunnel.transport.sockets import reset
+from tunnel.wire.codes import Code
+
+DEADLINE = 10.0
+"""Seconds until a target must have accepted: the hypervisor listens before its peer dials."""
+
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.25
+
+_NOT_YET = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}  # EAGAIN: a full backlog; QEMU's may be 1
+
+
+class Requester(Protocol):
+    """The link, as its egress sees it."""
+
+    def on_dialled(self, number: int, sock: socket.socket) -> None:
+        """The target of stream ``number`` accepted."""
+
+    def on_not_dialled(self, number: int, error: RefusedError) -> None:
+        """It did not, or must not be dialled."""
+
+
+class Egress:
+    """One peer's way out, on one link."""
+
+    def __init__(self, allowed: AllowList, requester: Requester) -> None:
+        self._allowed = allowed
+        self._requester = requester
+        self._queues: dict[TargetAddress, deque[tuple[int, float]]] = {}
+        self._cancelled: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def request(self, number: int, text: str) -> None:
+        """Dial the target that the peer named for stream ``number``."""
+        try:
+            target = self._admit(text)
+        except RefusedError as error:
+            self._requester.on_not_dialled(number, error)
+            return
+        entry = (number, asyncio.get_running_loop().time() + DEADLINE)
+        if target in self._queues:
+            self._queues[target].append(entry)
+            return
+        self._queues[target] = deque([entry])
+        task = asyncio.create_task(self._serve(target), name=f"egress {target}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self, number: int) -> None:
+        """The stream is gone: its turn passes, and a connection that comes too late is dropped."""
+        self._cancelled.add(number)
+
+    def close(self) -> None:
+        """Stop dialling."""
+        for task in self._tasks:
+            task.cancel()
+        self._queues.clear()
+        self._cancelled.clear()
+
+    def _admit(self, text: str) -> TargetAddress:
+        try:
+            target = parse_target(text)
+        except ValueError as error:
+            raise RefusedError(f"not a target: {error}", Code.TARGET_FORBIDDEN) from None
+        if not self._allowed.allows(target):
+            reason = f"{target} is not in this host's egress list for the peer"
+            raise RefusedError(reason, Code.TARGET_FORBIDDEN)
+        return target
+
+    async def _serve(self, target: TargetAddress) -> None:
+        """Dial ``target`` for one stream after the other until nobody waits."""
+        queue = self._queues[target]
+        while queue:
+            number, deadline = queue.popleft()
+            await self._dial_for(number, target, deadline)
+        del self._queues[target]
+
+    async def _dial_for(self, number: int, target: TargetAddress, deadline: float) -> None:
+        try:
+            sock = await dial(target, deadline, lambda: number in self._cancelled)
+        except UnreachableError as error:
+            if number not in self._cancelled:
+                self._requester.on_not_dialled(number, RefusedError(str(error), Code.TARGET_UNREACHABLE))
+        else:
+            if number in self._cancelled:
+                reset(sock)
+            else:
+                self._requester.on_dialled(number, sock)
+        self._cancelled.discard(number)
+
+
+async def dial(
+    target: TargetAddress, deadline: float, cancelled: Callable[[], bool] = lambda: False
+) -> socket.socket:
+    """Connect to ``target``, again while nobody listens yet. UnreachableError at ``deadline`` (loop time)."""
+    pause = FIRST_PAUSE
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await _connect(target)
+        except TimeoutError:
+            raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
+        except OSError as error:
+            if error.errno not in _NOT_YET or loop.time() + pause > deadline or cancelled():
+                raise UnreachableError(f"{target} cannot be reached: {error.strerror or error}") from None
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+async def _connect(target: TargetAddress) -> socket.socket:
+    family = socket.AF_INET6
+    if isinstance(target, UnixAddress):
+        family = socket.AF_UNIX
+    elif ":" not in target.host:
+        family = socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        if isinstance(target, UnixAddress):
+            sock.connect(target.path)  # at once, or EAGAIN: never "in progress"
+        else:
+            await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,167 @@
+"""One stream's local socket: read from it when it is the stream's turn, write to it what arrived.
+
+A pump never reads ahead. It tells its owner once that the socket is readable, and reads when it is asked
+to, as much as the window allows: a slow link or a slow peer so reaches the hypervisor as plain TCP
+back-pressure. What arrived and does not fit into the socket waits here; the window bounds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from contextlib import suppress
+from itertools import islice
+from typing import Protocol
+
+from tunnel.transport.sockets import name_of, reset, tune_local
+
+_MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
+
+
+class PumpOwner(Protocol):
+    """The link, as its pumps see it."""
+
+    def on_readable(self, pump: Pump) -> None:
+        """The socket has something to read; it will be said again after a ``read`` that found nothing."""
+
+    def on_delivered(self, pump: Pump, count: int) -> None:
+        """``count`` bytes are in the socket."""
+
+    def on_write_error(self, pump: Pump, error: OSError) -> None:
+        """The socket takes nothing any more."""
+
+
+class Pump:
+    """Owns ``sock``, a connected socket of the hypervisor, on behalf of stream ``number``."""
+
+    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpOwner) -> None:
+        tune_local(sock)
+        self.number = number
+        self.target = target
+        self.caller = _caller(sock)
+        self.bytes_read = 0  # from the local socket
+        self.bytes_written = 0  # to the local socket
+        self.backlog = 0  # bytes that arrived and are not written yet
+        self.read_ended = False
+        self.write_ended = False
+        self.broken = False  # writing failed: what still arrives is dropped, and never called delivered
+        self._sock = sock
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[memoryview] = deque()
+
+    # From the socket.
+
+    def start_reading(self) -> None:
+        """Watch the socket."""
+        self._loop.add_reader(self._sock, self._readable)
+
+    def _readable(self) -> None:
+        self._loop.remove_reader(self._sock)
+        self._owner.on_readable(self)
+
+    def read(self, limit: int) -> bytes | None:
+        """Return up to ``limit`` bytes, b"" at the end, or None: nothing there now. Raises OSError."""
+        try:
+            data = self._sock.recv(limit)
+        except BlockingIOError:
+            self.start_reading()
+            return None
+        self.bytes_read += len(data)
+        self.read_ended = not data
+        return data
+
+    # To the socket.
+
+    def deliver(self, data: memoryview) -> None:
+        """Write ``data``, now or when the socket takes it. The view need not outlive the call."""
+        if self.broken:
+            return
+        count = 0 if self._waiting else self._write([data])
+        if count < len(data) and not self.broken:
+            self._keep(data[count:])
+        self._report(count)
+
+    def _keep(self, data: memoryview) -> None:
+        if not self._waiting:
+            self._loop.add_writer(self._sock, self._writable)
+        self._waiting.append(memoryview(bytes(data)))
+        self.backlog += len(data)
+
+    def _writable(self) -> None:
+        count = self._write(list(islice(self._waiting, _MOST_VIEWS)))
+        self._drop(count)
+        if not self._waiting and not self.broken:
+            self._loop.remove_writer(self._sock)
+        self._report(count)
+
+    def _drop(self, count: int) -> None:
+        """Forget the first ``count`` waiting bytes, which are written."""
+        self.backlog -= count
+        while count:
+            first = self._waiting.popleft()
+            if count < len(first):
+                self._waiting.appendleft(first[count:])
+                return
+            count -= len(first)
+
+    def _write(self, views: list[memoryview]) -> int:
+        try:
+            return self._sock.sendmsg(views)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._give_up(error)
+            return 0
+
+    def _report(self, count: int) -> None:
+        """Last of all, because it may close the pump."""
+        if count:
+            self.bytes_written += count
+            self._owner.on_delivered(self, count)
+
+    def _give_up(self, error: OSError) -> None:
+        self.broken = True
+        self._waiting.clear()
+        self.backlog = 0
+        self._loop.remove_writer(self._sock)
+        self._owner.on_write_error(self, error)
+
+    def shutdown_write(self) -> None:
+        """The peer's direction ended, and all of it is written."""
+        self.write_ended = True
+        with suppress(OSError):  # a socket that is gone already shows when it is read
+            self._sock.shutdown(socket.SHUT_WR)
+
+    # The end.
+
+    @property
+    def half_closed(self) -> bool:
+        """Whether one direction ended and the other did not."""
+        return self.read_ended != self.write_ended
+
+    def close(self) -> None:
+        """Both directions ended in order."""
+        self._unwatch()
+        self._sock.close()
+
+    def reset(self) -> None:
+        """Let the hypervisor see a failure."""
+        self._unwatch()
+        reset(self._sock)
+
+    def _unwatch(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+        self.broken = True
+        self._waiting.clear()
+        self.backlog = 0
+
+
+def _caller(sock: socket.socket) -> str:
+    try:
+        return name_of(sock.getpeername())
+    except OSError:
+        return "gone"

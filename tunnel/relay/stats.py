@@ -1,0 +1,66 @@
+"""What ``status`` tells of a link. The keys are stable: programs read them. Bytes, seconds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from tunnel.relay.ingress import Ingress
+from tunnel.relay.link import Link
+from tunnel.relay.pump import Pump
+from tunnel.transport.lane import Lane
+
+
+def link_facts(link: Link) -> dict[str, Any]:
+    """Everything about one link, its lanes and streams."""
+    session = link.session
+    return {
+        "peer": link.peer,
+        "state": link.state.value,
+        "initiator": session.initiator if session else None,
+        "round_trip": session.round_trip if session else None,
+        "kept": session.kept if session else 0,
+        "resumes": link.resumes,
+        "streams_opened": link.streams_opened,
+        "lanes": [lane_facts(lane) for lane in link.lanes.values()],
+        "streams": [stream_facts(pump) for pump in link.pumps.values()],
+        "incidents": [asdict(incident) for incident in link.incidents],
+    }
+
+
+def lane_facts(lane: Lane) -> dict[str, Any]:
+    """One TLS connection. ``bytes_*`` are counted on the wire."""
+    return {
+        "epoch": lane.epoch,
+        "kind": lane.kind.value,
+        "cipher": lane.cipher,
+        "local": lane.local,
+        "remote": lane.remote,
+        "age": round(time.monotonic() - lane.since, 3),
+        "bytes_sent": lane.bytes_sent,
+        "bytes_received": lane.bytes_received,
+    }
+
+
+def stream_facts(pump: Pump) -> dict[str, Any]:
+    """One relayed connection. ``backlog`` waits for the local hypervisor to take it."""
+    return {
+        "stream": pump.number,
+        "target": pump.target,
+        "local": pump.caller,
+        "bytes_from_local": pump.bytes_read,
+        "bytes_to_local": pump.bytes_written,
+        "backlog": pump.backlog,
+    }
+
+
+def ingress_facts(ingress: Ingress) -> dict[str, Any]:
+    """One listening address, and how many connections it let in or turned away."""
+    return {
+        "listen": str(ingress.plan.listen),
+        "peer": ingress.peer,
+        "target": str(ingress.plan.target),
+        "accepted": ingress.accepted,
+        "refused": ingress.refused,
+    }

@@ -1,0 +1,255 @@
+"""A lane: one TLS connection that carries frames. What all kinds have in common, and what each adds.
+
+Contract, kept by every kind and checked by one conformance suite:
+
+- ``start(handler)`` begins to read. From then on the handler is called from the loop, never from within a
+  call that it made itself, except that ``send`` and ``flush`` may end the lane: ``on_end`` then comes later.
+- Frames arrive whole and in order; payload arrives in order, in pieces of any size, each a view that is
+  valid only during the call. Frames that the lane's state does not allow never arrive.
+- ``send_control``, ``send`` and ``flush`` never block and never lose anything while the lane lives. When
+  ``room`` is False the lane has enough: ``on_writable`` says when to go on.
+- ``on_end(lane, reason)`` comes exactly once, and nothing after it. LaneLost: replace the lane and resume.
+  ProtocolError: the peer broke a rule, and has been told. RefusedError: the peer said GOAWAY.
+- ``close(code, reason)`` says GOAWAY, sends what is queued within a bounded time, and ends the lane without
+  a call to ``on_end``. ``abort()`` does so at once. Both may be called again, to no effect.
+- A connection that ends without GOAWAY is lost, however cleanly TLS was closed: truncation is no end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import Protocol, cast
+
+from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, WireError
+from tunnel.transport.sockets import name_of
+from tunnel.wire.assembly import Piece
+from tunnel.wire.codes import Code
+from tunnel.wire.decoder import Decoder
+from tunnel.wire.frames import Data, Frame, GoAway, Ping, Pong, encode
+from tunnel.wire.keepalive import Keepalive
+from tunnel.wire.states import LANE, LaneState, step
+from tunnel.wire.stream import Outgoing
+
+LINGER = 2.0
+"""Seconds that a closing lane waits for the peer to read our GOAWAY."""
+
+
+class LaneKind(StrEnum):
+    """Who encrypts."""
+
+    USERSPACE = "userspace"
+    KERNEL = "kernel"
+
+
+def view(piece: Piece) -> memoryview:
+    """The bytes of a piece whose payload is in memory."""
+    return memoryview(cast("bytes", piece.payload))[piece.start : piece.stop]
+
+
+class LaneHandler(Protocol):
+    """Who owns a lane: first whoever set it up, then its link."""
+
+    def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
+        """Take a frame (never DATA, PING, PONG, GOAWAY). May raise ProtocolError: the lane then ends."""
+
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+        """Take payload, valid during the call. May raise ProtocolError: the lane then ends."""
+
+    def on_writable(self, lane: Lane) -> None:
+        """``room`` is True again."""
+
+    def on_tick(self, lane: Lane) -> None:
+        """A few seconds went by, the peer is alive: a good time for what is not urgent."""
+
+    def on_end(self, lane: Lane, reason: TunnelError) -> None:
+        """The lane is gone."""
+
+
+class Lane(ABC):
+    """The part that does not depend on who encrypts: frames in, state, keepalive, the end."""
+
+    kind: LaneKind
+
+    def __init__(self, sock: socket.socket, peer: str, state: LaneState) -> None:
+        self.peer = peer
+        self.state = state
+        self.epoch = 0  # its number in a session, once it has one
+        self.local = name_of(sock.getsockname())
+        self.remote = name_of(sock.getpeername())
+        self.since = time.monotonic()
+        self.bytes_sent = 0  # on the wire, TLS included
+        self.bytes_received = 0
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._decoder = Decoder()
+        self._keepalive = Keepalive(self._loop.time())
+        self._timer: asyncio.TimerHandle | None = None
+        self._handler: LaneHandler | None = None
+
+    # What each kind adds.
+
+    @property
+    @abstractmethod
+    def cipher(self) -> str:
+        """The TLS cipher suite."""
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """How many payload bytes one ``send`` should carry at most."""
+
+    @property
+    @abstractmethod
+    def room(self) -> bool:
+        """Whether to send now rather than wait for ``on_writable``."""
+
+    @abstractmethod
+    def send_control(self, frames: bytes) -> None:
+        """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
+
+    @abstractmethod
+    def send(self, outgoing: Outgoing) -> None:
+        """Send a DATA frame behind everything queued before it."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what is queued."""
+
+    @abstractmethod
+    def _start_reading(self) -> None: ...
+
+    @abstractmethod
+    def _begin_linger(self) -> None:
+        """Send what is queued, then TLS close_notify, and read on until the peer is gone."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give the socket up."""
+
+    # What they share.
+
+    def start(self, handler: LaneHandler) -> None:
+        """Begin to read."""
+        self._handler = handler
+        self._start_reading()
+
+    def hand_over(self, handler: LaneHandler) -> None:
+        """Let another handler own the lane from now on."""
+        self._handler = handler
+
+    def attached(self, epoch: int) -> None:
+        """The lane belongs to a session now: watch over it."""
+        self.epoch = epoch
+        self.state = LaneState.ATTACHED
+        self._tick()
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that the last PING took; 0.0 before the first."""
+        return self._keepalive.round_trip
+
+    def close(self, code: Code, reason: str) -> None:
+        """Say GOAWAY and end the lane."""
+        if self._ended:
+            return
+        self.send_control(encode(GoAway(code, reason)))
+        self._stop()
+        self._begin_linger()
+
+    def abort(self) -> None:
+        """End the lane at once."""
+        if not self._ended:
+            self._stop()
+        self._release()
+
+    @property
+    def _ended(self) -> bool:
+        return self._handler is None
+
+    def _stop(self) -> None:
+        self.state = LaneState.CLOSED
+        self._handler = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _lost(self, reason: str) -> None:
+        """The connection is of no more use."""
+        self._end(LaneLost(f"connection with {self.peer} ({self.remote}) lost: {reason}"))
+        self._release()
+
+    def _end(self, reason: TunnelError) -> None:
+        handler, self._handler = self._handler, None
+        self._stop()
+        if handler is not None:
+            self._loop.call_soon(handler.on_end, self, reason)
+
+    def _violated(self, error: WireError) -> None:
+        """The peer broke a rule, or we have a bug: tell the peer, tell our owner, end."""
+        code = error.code if isinstance(error, ProtocolError) else Code.INTERNAL
+        self.send_control(encode(GoAway(code, str(error))))
+        self._end(error)
+        self._begin_linger()
+
+    # Bytes from the peer.
+
+    def _received(self, plain: memoryview) -> None:
+        """Take decrypted bytes apart."""
+        position, size = 0, len(plain)
+        try:
+            while position < size and not self._ended:
+                if self._decoder.payload_left:
+                    position += self._take_payload(plain[position:])
+                else:
+                    position += self._take_frame(plain[position:])
+        except WireError as error:
+            self._violated(error)
+
+    def _take_payload(self, plain: memoryview) -> int:
+        decoder = self._decoder
+        count = min(decoder.payload_left, len(plain))
+        assert self._handler is not None  # noqa: S101  checked by our only caller
+        self._handler.on_payload(self, decoder.stream, decoder.offset, plain[:count])
+        decoder.moved(count)
+        return count
+
+    def _take_frame(self, plain: memoryview) -> int:
+        taken, frame = self._decoder.feed(plain)
+        if frame is not None:
+            self.state = step(LANE, self.state, frame.type, Code.HANDSHAKE)
+            self._obey(frame)
+        return taken
+
+    def _obey(self, frame: Frame) -> None:
+        match frame:
+            case Data():
+                pass  # its payload follows
+            case Ping():
+                self.send_control(encode(Pong(frame.token)))
+                self.flush()
+            case Pong():
+                self._keepalive.pong(frame, self._loop.time())
+            case GoAway():
+                self._end(RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code))
+                self._begin_linger()
+            case _:
+                assert self._handler is not None  # noqa: S101  checked by _received
+                self._handler.on_frame(self, frame, self._decoder.sequence)
+
+    # Time.
+
+    def _tick(self) -> None:
+        if self._handler is None:
+            return
+        now = self._loop.time()
+        if self._keepalive.silent(now):
+            self._lost("the peer has been silent for too long")
+            return
+        if (ping := self._keepalive.poll(now)) is not None:
+            self.send_control(encode(ping))
+            self.flush()
+            self._handler.on_tick(self)
+        self._timer = self._loop.call_at(self._keepalive.wake_at, self._tick)

@@ -1,0 +1,129 @@
+"""Accepting connections without ever dying of it: running out of descriptors is a pause, not an end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from tunnel.errors import UsageError
+
+BACKLOG = 256
+PAUSE = 0.5
+"""Seconds without accepting after the process or the host ran out of descriptors or memory."""
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ACCEPTS_PER_TURN = 16
+
+log = structlog.get_logger()
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """Listen on an IP address. Raises UsageError in one clear line, for example when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"cannot listen on {host} port {port}: {_explain(error)}") from error
+    return sock
+
+
+def bind_unix(path: str, mode: int) -> socket.socket:
+    """Listen on a unix socket, in place of one that nobody serves any more. Raises UsageError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        before = os.umask(0o177)  # no moment at which others could connect
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        Path(path).chmod(mode)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"cannot listen on {path}: {_explain(error)}") from error
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a daemon that was killed; anything else at ``path`` is an error for bind."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.setblocking(False)
+                probe.connect(path)
+            except ConnectionRefusedError:
+                Path(path).unlink()
+
+
+def _explain(error: OSError) -> str:
+    hints = {
+        errno.EADDRINUSE: "it is in use by another process; is mtunnel running already?",
+        errno.EADDRNOTAVAIL: "this host has no such address",
+        errno.EACCES: "permission denied",
+        errno.ENOENT: "its directory does not exist",
+    }
+    return hints.get(error.errno or 0, error.strerror or str(error))
+
+
+class Listener:
+    """A listening socket on the loop; ``accepted`` gets each connection, in the order they came."""
+
+    def __init__(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._accepted = accepted
+        self._pause: asyncio.TimerHandle | None = None
+        self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+        self._inode = Path(self._path).stat().st_ino if self._path else None
+        sock.setblocking(False)
+        self._resume()
+
+    def close(self) -> None:
+        """Stop listening; a unix socket's file goes too, unless it is another's by now."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+            if self._path:
+                with suppress(FileNotFoundError):
+                    if Path(self._path).stat().st_ino == self._inode:
+                        Path(self._path).unlink()
+
+    def _resume(self) -> None:
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._take_a_break(error)
+                return
+            sock.setblocking(False)
+            self._accepted(sock)
+
+    def _take_a_break(self, error: OSError) -> None:
+        level = log.warning if error.errno in _EXHAUSTED else log.error
+        level("cannot accept, trying again", error=error.strerror, seconds=PAUSE)
+        self._loop.remove_reader(self._sock)
+        self._pause = self._loop.call_later(PAUSE, self._resume)

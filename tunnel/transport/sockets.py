@@ -1,0 +1,56 @@
+"""Socket options, and closing a socket so that the other side knows what happened."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+
+NOTSENT_LOWAT = 512 * 1024
+"""Unsent bytes that the kernel may queue on a lane. More would only make sparse streams wait."""
+
+USER_TIMEOUT_MS = 15_000
+"""How long sent bytes may stay unacknowledged before the kernel gives a lane up (tcp(7))."""
+
+LOCAL_CONGESTION = "cubic"
+"""For local legs: some systems default to a congestion control that paces even on loopback."""
+
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+
+def tune_lane(sock: socket.socket, congestion: str | None) -> None:
+    """Prepare a connected TCP socket to be a lane. OSError when ``congestion`` is not available.
+
+    SO_SNDBUF and SO_RCVBUF stay alone: setting them switches the kernel's own tuning off.
+    """
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    if congestion is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+
+
+def tune_local(sock: socket.socket) -> None:
+    """Prepare a hypervisor's connection, TCP or unix."""
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # a kernel without it does no harm: this is about speed only
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION.encode())
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the other side sees a failure: RST on TCP, EPIPE or an early end on unix."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    sock.close()
+
+
+def name_of(address: object) -> str:
+    """Write a socket address for people: ``192.0.2.1:16515``, ``[::1]:16515`` or a path."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(address) or "unnamed socket"

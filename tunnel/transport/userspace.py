@@ -1,0 +1,204 @@
+"""The userspace lane: OpenSSL through memory BIOs, the socket watched by the loop.
+
+How a byte leaves: the pump's buffer → ``tls.write`` encrypts into the outgoing BIO → one ``bytes`` of the
+whole batch → one ``send``. How it arrives: one ``recv_into`` of up to 256 KiB → the incoming BIO →
+``tls.read``, a record (16 KiB) at a time, into one contiguous buffer → the decoder → views of that buffer.
+Each of these calls releases the interpreter lock or moves at least a record. asyncio's own TLS transports
+copy every byte five to seven times; that is why they are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from typing import cast
+
+from tunnel.transport.handshake import TlsEnd
+from tunnel.transport.lane import LINGER, Lane, LaneKind, view
+from tunnel.transport.pace import Pace
+from tunnel.wire.codes import KIB
+from tunnel.wire.states import LaneState
+from tunnel.wire.stream import Outgoing
+
+CIPHER_READ = 256 * KIB
+"""Bytes per read from the socket: as much as stays in a core's cache on its way through."""
+
+RECORD = 16 * KIB
+SMALL = 16 * KIB
+"""Payload up to here shares a record with its header; more is not copied for that."""
+
+
+class _Scratch(threading.local):
+    """Buffers that all lanes of a thread share: nothing stays in them between two turns of its loop."""
+
+    def __init__(self) -> None:
+        self.ciphertext = memoryview(bytearray(CIPHER_READ))
+        self.plaintext = memoryview(bytearray(CIPHER_READ + RECORD))
+
+
+_scratch = _Scratch()
+
+
+class UserspaceLane(Lane):
+    """See the contract in ``lane``."""
+
+    kind = LaneKind.USERSPACE
+
+    def __init__(self, sock: socket.socket, end: TlsEnd, peer: str, state: LaneState) -> None:
+        super().__init__(sock, peer, state)
+        self._tls = end.tls
+        self._incoming = end.incoming
+        self._outgoing = end.outgoing
+        self._ciphertext = _scratch.ciphertext
+        self._plaintext = _scratch.plaintext
+        self._pace = Pace()
+        self._unsent = memoryview(b"")  # ciphertext that the socket did not take
+        self._lingering: asyncio.TimerHandle | None = None
+
+    @property
+    def cipher(self) -> str:
+        """The TLS cipher suite."""
+        found = self._tls.cipher()
+        return found[0] if found else "none"
+
+    @property
+    def batch(self) -> int:
+        """How many payload bytes one ``send`` should carry: about a millisecond of link time."""
+        return self._pace.batch
+
+    @property
+    def room(self) -> bool:
+        """Whether the socket took everything so far."""
+        return not self._unsent and not self._ended
+
+    def send_control(self, frames: bytes) -> None:
+        """Encrypt whole control frames; they leave with the next ``send`` or ``flush``."""
+        if not self._ended:
+            self._tls.write(frames)
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Encrypt a DATA frame and send it."""
+        payload = view(outgoing.piece)
+        if len(payload) <= SMALL:
+            self._tls.write(outgoing.header + payload)
+        else:
+            self._tls.write(outgoing.header)
+            self._tls.write(payload)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is encrypted, behind what the socket has not taken yet."""
+        if not self._unsent and self._outgoing.pending:
+            self._unsent = memoryview(self._outgoing.read())
+            self._push()
+            if self._unsent:
+                self._loop.add_writer(self._sock, self._writable)
+
+    def _push(self) -> None:
+        """Offer ``_unsent`` to the socket, once."""
+        try:
+            count = self._sock.send(self._unsent)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
+            self._unsent = memoryview(b"")
+            self._lost(error.strerror or str(error))
+            return
+        self.bytes_sent += count
+        self._unsent = self._unsent[count:]
+        self._pace.sent(count, self._loop.time(), congested=bool(self._unsent))
+
+    def _writable(self) -> None:
+        self._push()
+        if self._unsent:
+            return
+        if self._outgoing.pending:
+            self._unsent = memoryview(self._outgoing.read())
+            return  # still watched: the loop calls again
+        self._loop.remove_writer(self._sock)
+        if self._handler is not None:
+            self._handler.on_writable(self)
+        elif self._lingering is not None:
+            self._shut_down()
+
+    # Reading.
+
+    def _start_reading(self) -> None:
+        self._loop.add_reader(self._sock, self._readable)
+        self._loop.call_soon(self._decrypt)  # what came together with the end of the handshake
+
+    def _readable(self) -> None:
+        try:
+            count = self._sock.recv_into(self._ciphertext)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        if self._lingering is not None:
+            if not count:
+                self._release()
+            return  # what still comes is of no use
+        if not count:
+            self._lost("it was closed without GOAWAY")
+            return
+        self.bytes_received += count
+        self._keepalive.heard(self._loop.time())
+        self._incoming.write(self._ciphertext[:count])
+        self._decrypt()
+
+    def _decrypt(self) -> None:
+        """Decrypt everything that is complete, a buffer at a time."""
+        plain, more = self._plaintext, True
+        while more and not self._ended:
+            filled = 0
+            try:
+                while filled <= CIPHER_READ:
+                    # With a buffer given, it returns how many bytes it put there: at most one record.
+                    filled += cast("int", self._tls.read(len(plain), plain[filled:]))
+            except ssl.SSLWantReadError:
+                more = False
+            except ssl.SSLError as error:
+                self._received(plain[:filled])
+                self._lost(_explain(error))
+                return
+            self._received(plain[:filled])
+
+    # The end.
+
+    def _begin_linger(self) -> None:
+        if self._sock.fileno() < 0 or self._lingering is not None:
+            return
+        self._lingering = self._loop.call_later(LINGER, self._release)
+        self.flush()
+        if not self._unsent:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Everything is sent: close_notify, and no more from our side."""
+        with suppress(ssl.SSLError):  # it wants the peer's close_notify, for which we do not wait
+            self._tls.unwrap()
+        try:
+            if self._outgoing.pending:
+                self._sock.send(self._outgoing.read())
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._release()
+
+    def _release(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+
+
+def _explain(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLZeroReturnError | ssl.SSLEOFError):
+        return "it was closed without GOAWAY"
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    return f"TLS failed: {reason}"
