@@ -152,20 +152,25 @@ class UserspaceLane(Lane):
 
     def _decrypt(self) -> None:
         """Decrypt everything that is complete, a buffer at a time."""
-        plain, more = self._plaintext, True
+        plain, fault = self._plaintext, ""
+        more = True
         while more and not self._ended:
             filled = 0
             try:
-                while filled <= CIPHER_READ:
+                while more and filled <= CIPHER_READ:
                     # With a buffer given, it returns how many bytes it put there: at most one record.
-                    filled += cast("int", self._tls.read(len(plain), plain[filled:]))
+                    count = cast("int", self._tls.read(len(plain), plain[filled:]))
+                    more = count > 0
+                    filled += count
+                if not more:  # TLS close_notify
+                    fault = "it was closed without GOAWAY"
             except ssl.SSLWantReadError:
                 more = False
             except ssl.SSLError as error:
-                self._received(plain[:filled])
-                self._lost(_explain(error))
-                return
+                more, fault = False, _explain(error)
             self._received(plain[:filled])
+        if fault and not self._ended:
+            self._lost(fault)
 
     # The end.
 
