@@ -31,7 +31,9 @@ PORTS = st.integers(1, 65535)
 RANGES = st.tuples(PORTS, PORTS).map(sorted)
 ALIASES = st.integers(0x7F000002, 0x7FFFFFFE).map(lambda number: str(ipaddress.IPv4Address(number)))
 DIALABLE = (
-    st.ip_addresses().filter(lambda ip: not ip.is_unspecified).map(lambda ip: parse_target(tcp(str(ip), 1)))
+    st.ip_addresses()
+    .filter(lambda ip: not (getattr(ip, "ipv4_mapped", None) or ip).is_unspecified)
+    .map(lambda ip: TcpAddress(parse_endpoint(bracketed(str(ip)), 1).host, 1))
 )
 COMPONENTS = st.text(
     st.characters(categories=["L", "N", "P", "S"], exclude_characters="/"), min_size=1, max_size=8
@@ -44,8 +46,8 @@ UNIX_TARGETS = st.builds(UnixAddress, PATHS)
 REDIRECTS = st.builds(lambda host, ports: RedirectAddress(host, *ports), ALIASES, RANGES)
 
 
-def tcp(host: str, port: int) -> str:
-    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @given(st.one_of(TCP_TARGETS, UNIX_TARGETS))

@@ -1,0 +1,122 @@
+"""``mtunnel check``: says whether a configuration is right, and what it comes to."""
+
+from __future__ import annotations
+
+import json
+import pwd
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunnel.daemon.config import Config, Ingress, Peer, load
+from tunnel.daemon.preflight import preflight
+from tunnel.daemon.units import format_duration, format_size
+from tunnel.errors import ConfigError
+from tunnel.relay.address import RedirectAddress
+from tunnel.transport.tls import TlsContexts
+
+
+def check(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to validate.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, problems included.")] = False,
+) -> None:
+    """Validate a configuration and what it refers to; start nothing.
+
+    Looks at the whole file, the certificates, and the places of the sockets, and names every problem at once.
+    """
+    try:
+        checked = load(config)
+        contexts = preflight(checked, str(config))
+    except ConfigError as error:
+        if not as_json:
+            raise
+        problems = [{"key": key, "message": message} for key, message in error.problems]
+        typer.echo(json.dumps({"ok": False, "file": str(config), "problems": problems}, indent=2))
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "file": str(config), **_facts(checked, contexts)}, indent=2))
+    else:
+        typer.echo("\n".join(_summary(config, checked, contexts)))
+
+
+def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
+    """All that the file says, defaults filled in. The keys are stable; sizes in bytes, times in seconds."""
+    host, transport = config.host, config.transport
+    return {
+        "host": {
+            "name": host.name,
+            "listen": str(host.listen),
+            "control": str(host.control),
+            "metrics": str(host.metrics) if host.metrics else None,
+        },
+        "certificate": {
+            "file": str(config.tls.cert),
+            "names": list(contexts.names),
+            "not_after": contexts.not_after.isoformat(),
+        },
+        "transport": dict(transport),
+        "peers": [_peer_facts(peer) for peer in config.peers],
+        "ingresses": [_ingress_facts(ingress) for ingress in config.ingresses],
+    }
+
+
+def _peer_facts(peer: Peer) -> dict[str, Any]:
+    return {"name": peer.name, "address": str(peer.address), "egress": [str(rule) for rule in peer.rules]}
+
+
+def _ingress_facts(ingress: Ingress) -> dict[str, Any]:
+    return {
+        "peer": ingress.peer,
+        "listen": str(ingress.listen),
+        "target": str(ingress.target) if ingress.target else None,
+        "users": _users(ingress),
+    }
+
+
+def _users(ingress: Ingress) -> list[str]:
+    return [_user(uid) for uid in sorted(ingress.uids)]
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]:
+    host, transport = config.host, config.transport
+    days = (contexts.not_after - datetime.now(UTC)).days
+    lanes = f"{transport.lanes} lane" + ("s" if transport.lanes > 1 else "")
+    resume = (
+        f"resume for {format_duration(transport.resume_window)}" if transport.resume_window else "no resume"
+    )
+    yield f"{path} is valid."
+    yield ""
+    yield f"host {host.name}, peers reach it on {host.listen}"
+    yield f"  identity    {', '.join(contexts.names)}: valid until {contexts.not_after:%Y-%m-%d}, {days} days"
+    yield f"  links       {lanes} ({transport.lane}), {format_size(transport.memory)} of memory, {resume}"
+    for peer in config.peers:
+        yield ""
+        yield f"peer {peer.name} at {peer.address}"
+        yield from _column("may reach", [str(rule) for rule in peer.rules] or ["nothing here"])
+        ingresses = [_route(ingress) for ingress in config.ingresses if ingress.peer == peer.name]
+        yield from _column("reached by", ingresses or ["nothing here: it has no [[ingress]]"])
+    if not config.peers:
+        yield ""
+        yield "no peers: nobody can connect"
+
+
+def _route(ingress: Ingress) -> str:
+    there = "same port" if isinstance(ingress.listen, RedirectAddress) else str(ingress.target)
+    return f"{ingress.listen} -> {there}, for {', '.join(_users(ingress))}"
+
+
+def _column(title: str, lines: list[str]) -> Iterator[str]:
+    for index, line in enumerate(lines):
+        yield f"  {'' if index else title:<10}  {line}"

@@ -1,0 +1,140 @@
+"""``mtunnel check``: what it says about a right configuration, and about a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
+from tests.support.pki import Pki
+from tunnel.cli.main import main
+
+UNIX = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/mtunnel/web1.sock"\nusers = ["root", "4000000001"]\n'
+TRANSPORT = '[transport]\nlanes = 4\nlane = "userspace"\nresume_window = "0s"\nmemory = "1GiB"\n'
+OTHER_PEER = '[[peer]]\nname = "hostc"\naddress = "hostc.example"\n'
+
+
+@pytest.fixture
+def directory(tmp: Path) -> Path:
+    """A directory with certificates for hosta."""
+    Pki(tmp).host("hosta", dns=["hosta.example"])
+    return tmp
+
+
+def check(path: Path, *options: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "--config", str(path), *options])
+    return int(caught.value.code or 0)
+
+
+def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(directory, HOST, TLS, TRANSPORT, PEER, OTHER_PEER, INGRESS, UNIX)
+    assert check(path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    identity = lines.pop(3)
+    assert identity.startswith("  identity    hosta, hosta.example: valid until 20")
+    assert lines == [
+        f"{path} is valid.",
+        "",
+        "host hosta, peers reach it on 127.0.0.1:16515",
+        "  links       4 lanes (userspace), 1GiB of memory, no resume",
+        "",
+        "peer hostb at 192.0.2.2:16515",
+        "  may reach   tcp:127.0.0.1:49152-49215",
+        "              unix:/run/qemu/*",
+        "  reached by  redirect:127.0.1.2:49152-49215 -> same port, for root",
+        "              unix:/run/mtunnel/web1.sock -> unix:/run/mtunnel/web1.sock, for root, 4000000001",
+        "",
+        "peer hostc at hostc.example:16515",
+        "  may reach   nothing here",
+        "  reached by  nothing here: it has no [[ingress]]",
+    ]
+
+
+def test_the_least_configuration_is_summed_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(write_config(directory, HOST, TLS)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4] == "  links       1 lane (auto), 256MiB of memory, resume for 30s"
+    assert lines[-1] == "no peers: nobody can connect"
+
+
+def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(directory, HOST + 'metrics = "127.0.0.1:9516"\n', TLS, PEER, INGRESS, UNIX)
+    assert check(path, "--json") == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert answer["certificate"].pop("not_after").endswith("+00:00")
+    assert answer == {
+        "ok": True,
+        "file": str(path),
+        "host": {
+            "name": "hosta",
+            "listen": "127.0.0.1:16515",
+            "control": f"{directory}/control.sock",
+            "metrics": "127.0.0.1:9516",
+        },
+        "certificate": {"file": f"{directory}/hosta.pem", "names": ["hosta", "hosta.example"]},
+        "transport": {
+            "lane": "auto",
+            "lanes": 1,
+            "congestion": None,
+            "memory": 268435456,
+            "resume_window": 30.0,
+            "rotate_records": 4194304,
+        },
+        "peers": [
+            {
+                "name": "hostb",
+                "address": "192.0.2.2:16515",
+                "egress": ["tcp:127.0.0.1:49152-49215", "unix:/run/qemu/*"],
+            }
+        ],
+        "ingresses": [
+            {"peer": "hostb", "listen": "redirect:127.0.1.2:49152-49215", "target": None, "users": ["root"]},
+            {
+                "peer": "hostb",
+                "listen": "unix:/run/mtunnel/web1.sock",
+                "target": "unix:/run/mtunnel/web1.sock",
+                "users": ["root", "4000000001"],
+            },
+        ],
+    }
+
+
+def test_mistakes_in_the_file_are_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp, HOST.replace("name", "nmae"), TLS, INGRESS)
+    assert check(path) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        f"error: {path}: 3 problems",
+        "  host.name: is missing",
+        "  host.nmae: unknown key: did you mean 'name'?",
+        "  ingress[0].peer: there is no [[peer]] named hostb",
+    ]
+
+
+def test_mistakes_around_the_file_are_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp, HOST, TLS)
+    assert check(path) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {path}: 3 problems"
+
+
+def test_programs_get_the_mistakes_too(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp, HOST)
+    assert check(path, "--json") == 2
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert json.loads(output.out) == {
+        "ok": False,
+        "file": str(path),
+        "problems": [{"key": "tls", "message": "is missing"}],
+    }
+
+
+def test_nothing_is_started_or_made(directory: Path) -> None:
+    path = write_config(directory, HOST.replace("control.sock", "run/control.sock"), TLS)
+    assert check(path) == 0
+    assert not (directory / "run").exists()
