@@ -58,9 +58,10 @@ def relay(
     """Carry bulk bytes through every relay: GiB/s, and CPU seconds per GiB."""
     if legs not in {"tcp", "unix"}:
         raise UsageError(f"--legs is tcp or unix, not {legs!r}")
+    chosen = choose(_names(only))
     options = relay_bench.Options(_size(size), repeat, streams, legs == "unix")
     session = _Session("relay", asdict(options), congestion, results, json=json)
-    present = session.announce(choose(_names(only)))
+    present = session.announce(chosen)
     measured = relay_bench.run(present, options, session.network, session.results, session.progress)
     summaries = summary.summarise(measured)
     for entry in summaries:

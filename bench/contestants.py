@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from tunnel.bench.programs import find, version_said
 from tunnel.bench.recipes import Sides, haproxy, mtunnel, socat, streams, stunnel
 from tunnel.bench.site import Site
+from tunnel.bench.tools import find, version_said
 from tunnel.errors import UsageError
 
 

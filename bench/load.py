@@ -52,15 +52,15 @@ def _serve(connection: socket.socket, receive: Callable[[socket.socket], None]) 
 
 def _receive_transfers(connection: socket.socket) -> None:
     buffer = memoryview(bytearray(BUFFER_SIZE))
-    while count := _receive_count(connection):
+    while (count := _receive_count(connection)) is not None:
         _receive_exactly(connection, buffer, count)
         connection.sendall(_ACK)
 
 
-def _receive_count(connection: socket.socket) -> int:
-    """Return the announced number of bytes, or 0 when the source has closed."""
+def _receive_count(connection: socket.socket) -> int | None:
+    """Return the announced number of bytes, or None when the source has closed."""
     header = connection.recv(_COUNT.size, socket.MSG_WAITALL)
-    return int(_COUNT.unpack(header)[0]) if len(header) == _COUNT.size else 0
+    return int(_COUNT.unpack(header)[0]) if len(header) == _COUNT.size else None
 
 
 def _receive_exactly(connection: socket.socket, buffer: memoryview, count: int) -> None:
@@ -79,9 +79,9 @@ def _receive_slowly(connection: socket.socket, *, pace: float) -> None:
 
 def _receive_first_transfer(connection: socket.socket) -> None:
     # The source proves the way through the relay with a transfer of one byte before anything is measured.
-    count = _receive_count(connection)
-    _receive_exactly(connection, memoryview(bytearray(BUFFER_SIZE)), count)
-    connection.sendall(_ACK)
+    if count := _receive_count(connection):
+        _receive_exactly(connection, memoryview(bytearray(BUFFER_SIZE)), count)
+        connection.sendall(_ACK)
 
 
 def run_source(endpoint: Endpoint, streams: int) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from tunnel.errors import UsageError
 
@@ -80,7 +80,7 @@ def _pin(congestion: str) -> None:
                     prefsrc="127.0.0.1",
                     metrics={"cc_algo": congestion},
                 )
-            except OSError as error:
+            except NetlinkError as error:
                 raise UsageError(
                     f"the kernel does not accept congestion control {congestion}: {error}"
                 ) from error

@@ -94,7 +94,8 @@ class Program:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # what the program did not live to read
+                    pipe.close()
 
     def _members(self) -> list[psutil.Process]:
         self.check()

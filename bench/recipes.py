@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunnel.bench.endpoint import Endpoint, free_tcp
-from tunnel.bench.programs import path_of
 from tunnel.bench.site import ADDRESS_A, HOST_A, HOST_B, Site
+from tunnel.bench.tools import path_of
 from tunnel.certs.files import Pair
 
 Command = list[str]

@@ -31,7 +31,7 @@ class Rig:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._programs: list[Program] = []
+        self.programs: list[Program] = []
 
     def __enter__(self) -> Self:
         return self
@@ -39,10 +39,10 @@ class Rig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for program in reversed(self._programs):
+        for program in reversed(self.programs):
             program.signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
-        for program in reversed(self._programs):
+        for program in reversed(self.programs):
             program.reap(max(0.0, deadline - time.monotonic()))
 
     def start(
@@ -57,7 +57,7 @@ class Rig:
         With ``talks`` its standard input and output are pipes of ours. Raises BenchError when it cannot
         start.
         """
-        path = self._directory / f"{len(self._programs)}-{name}.log"
+        path = self._directory / f"{len(self.programs)}-{name}.log"
         with path.open("w") as log:
             try:
                 process = subprocess.Popen(
@@ -71,7 +71,7 @@ class Rig:
             except OSError as error:
                 raise BenchError(f"cannot start {name}: {error}") from error
         program = Program(name, process, path)
-        self._programs.append(program)
+        self.programs.append(program)
         return program
 
     def start_sink(self, endpoint: Endpoint, *, pace: float = 0.0) -> Program:

@@ -1,0 +1,55 @@
+"""The ``bench`` command as a person or a program runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RELAY = ["relay", "--size=1MiB", "--repeat=1"]
+
+
+def _bench(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tunnel.bench", *arguments, f"--results={directory}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_program_gets_the_result_file(tmp: Path) -> None:
+    done = _bench(tmp, *RELAY, "--only=direct", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (file,) = tmp.glob("*-relay.jsonl")
+    assert done.stdout == file.read_text()
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["kind"] for record in records] == ["run", "contestant", "measurement", "summary"]
+    assert records[0]["options"] == {"size": 1 << 20, "repeat": 1, "streams": 1, "unix_legs": False}
+
+
+def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
+    done = _bench(tmp, *RELAY, "--only=direct")
+    assert done.returncode == 0
+    assert "GiB/s" in done.stdout
+    assert "direct" in done.stdout
+    assert "congestion control" in done.stderr
+    assert "-relay.jsonl" in done.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["relay", "--size=big"], "--size: 'big' is not a number with a unit"),
+        (["relay", "--size=0MiB"], "--size must be above zero"),
+        (["relay", "--legs=rdma"], "--legs is tcp or unix, not 'rdma'"),
+        (["relay", "--only=nginx"], "no contestant is called nginx"),
+        (["memory", "--only=direct"], "direct is not a relay"),
+    ],
+)
+def test_a_wrong_option_is_explained_and_nothing_is_run(
+    tmp: Path, arguments: list[str], complaint: str
+) -> None:
+    done = _bench(tmp, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"bench: {complaint}")
+    assert list(tmp.iterdir()) == []

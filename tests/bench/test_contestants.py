@@ -1,0 +1,42 @@
+"""The table of contestants: who is there, who is missing, and what each says about itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunnel.bench.contestants import CONTESTANTS, Contestant, choose
+from tunnel.errors import UsageError
+
+
+def test_all_take_part_unless_some_are_named() -> None:
+    assert choose([]) == list(CONTESTANTS)
+    assert [contestant.name for contestant in choose(["socat", "direct"])] == ["socat", "direct"]
+
+
+def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(UsageError, match=r"no contestant is called nginx; there are: direct, mtunnel, "):
+        choose(["direct", "nginx"])
+
+
+def test_names_are_unique() -> None:
+    names = [contestant.name for contestant in CONTESTANTS]
+    assert len(set(names)) == len(names)
+
+
+def test_a_program_that_is_not_installed_makes_its_contestant_missing() -> None:
+    absent = Contestant("x", "none", str, program="no-such-relay")
+    assert absent.missing() == "no-such-relay is not installed"
+
+
+def test_what_comes_with_us_is_never_missing() -> None:
+    assert [c.name for c in CONTESTANTS if c.program is None and c.missing()] == []
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)
+def test_each_states_its_settings(contestant: Contestant) -> None:
+    assert contestant.settings
+
+
+@pytest.mark.parametrize("contestant", [c for c in CONTESTANTS if not c.missing()], ids=lambda c: c.name)
+def test_each_installed_one_knows_its_version(contestant: Contestant) -> None:
+    assert any(character.isdigit() for character in contestant.version())

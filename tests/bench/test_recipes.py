@@ -1,0 +1,100 @@
+"""What each contestant is started with: one demand on all, TLS 1.3 with certificates on both sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunnel.bench import recipes
+from tunnel.bench.recipes import Command
+from tunnel.bench.site import Site, lay_out
+from tunnel.daemon.config import Config, load
+
+
+@pytest.fixture(params=[False, True], ids=["tcp", "unix"])
+def site(request: pytest.FixtureRequest, tmp: Path) -> Site:
+    return lay_out(tmp, "reno", unix_legs=request.param)
+
+
+@pytest.fixture(autouse=True)
+def _everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "path_of", lambda program: f"/usr/bin/{program}")
+
+
+def _config(command: Command) -> str:
+    return Path(command[-1]).read_text()
+
+
+def _mtunnel(site: Site) -> tuple[Config, Config]:
+    sides = recipes.mtunnel(site)
+    return load(Path(sides.a[-1])), load(Path(sides.b[-1]))
+
+
+def test_the_daemons_accept_their_configuration(site: Site) -> None:
+    a, b = _mtunnel(site)
+    assert (a.host.name, b.host.name) == ("hosta", "hostb")
+    assert str(b.host.listen) == str(a.peers[0].address) == str(site.link)
+
+
+def test_the_daemon_carries_the_entry_to_the_exit_and_nothing_else(site: Site) -> None:
+    a, b = _mtunnel(site)
+    assert [str(ingress.listen).partition(":")[2] for ingress in a.ingresses] == [str(site.entry)]
+    assert [str(rule).partition(":")[2] for rule in b.peers[0].rules] == [str(site.exit)]
+    assert (a.peers[0].rules, b.ingresses) == ((), ())
+
+
+def test_the_daemon_uses_the_congestion_control_of_the_run(site: Site) -> None:
+    assert [config.transport.congestion for config in _mtunnel(site)] == ["reno", "reno"]
+
+
+def test_haproxy_is_tuned_by_its_buffer_size_alone(site: Site) -> None:
+    default = _config(recipes.haproxy(site).b).splitlines()
+    tuned = _config(recipes.haproxy(site, bufsize=262144).b).splitlines()
+    assert [line for line in tuned if line not in default] == ["    tune.bufsize 262144"]
+    assert [line for line in default if line not in tuned] == []
+
+
+def test_haproxy_demands_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> None:
+    for command in (recipes.haproxy(site).a, recipes.haproxy(site).b):
+        text = _config(command)
+        assert f"ca-file {site.ca} verify required" in text
+        assert "ssl-min-ver TLSv1.3 ciphersuites TLS_AES_256_GCM_SHA384" in text
+        assert "nbthread 1\n" in text
+
+
+def test_stunnel_demands_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> None:
+    sides = recipes.stunnel(site)
+    for command in (sides.a, sides.b):
+        text = _config(command)
+        for line in ("sslVersion = TLSv1.3", "ciphersuites = TLS_AES_256_GCM_SHA384", "verifyChain = yes"):
+            assert line in text.splitlines()
+    assert "checkHost = hostb" in _config(sides.a)
+    assert "checkHost = hosta" in _config(sides.b)
+
+
+def test_socat_demands_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> None:
+    sides = recipes.socat(site)
+    for address in (sides.a[-1], sides.b[-2]):
+        assert "verify=1" in address
+        assert "openssl-min-proto-version=TLS1.3" in address
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_streams_run_on_the_loop_that_was_asked_for(site: Site, loop: str) -> None:
+    sides = recipes.streams(site, loop=loop)
+    assert [command[3:5] for command in (sides.a, sides.b)] == [[loop, "encrypt"], [loop, "decrypt"]]
+
+
+@pytest.mark.parametrize("recipe", [recipes.socat, recipes.haproxy, recipes.stunnel])
+def test_the_way_leads_from_the_entry_over_the_link_to_the_exit(site: Site, recipe: object) -> None:
+    assert callable(recipe)
+    sides = recipe(site)
+    texts = [" ".join(command) + _files(command) for command in (sides.a, sides.b)]
+    for text, ends in zip(texts, [(site.entry, site.link), (site.link, site.exit)], strict=True):
+        for end in ends:
+            assert (end.path or str(end.port)) in text
+
+
+def _files(command: Command) -> str:
+    return "".join(Path(word).read_text() for word in command if Path(word).suffix in {".cfg", ".conf"})

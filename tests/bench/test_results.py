@@ -1,0 +1,71 @@
+"""The result file: JSON lines, written as they come, nobody dropped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunnel.bench.contestants import Contestant
+from tunnel.bench.network import Network
+from tunnel.bench.results import Results
+from tunnel.errors import UsageError
+
+PRESENT = Contestant("present", "as it comes", lambda: "present 1.0")
+MISSING = Contestant("missing", "as it comes", lambda: "never asked", program="no-such-relay")
+
+
+def _lines(results: Results) -> list[dict[str, object]]:
+    return [json.loads(line) for line in results.path.read_text().splitlines()]
+
+
+def test_the_name_has_the_date_and_the_benchmark(tmp: Path) -> None:
+    name = Results(tmp, "relay").path.name
+    date, _, rest = name.partition("-")
+    assert (len(date), date[8], date[-1], rest) == (16, "T", "Z", "relay.jsonl")
+
+
+def test_each_record_is_in_the_file_as_soon_as_it_is_added(tmp: Path) -> None:
+    results = Results(tmp / "new", "relay")
+    results.add("measurement", contestant="direct", seconds=1.5)
+    assert _lines(results) == [{"kind": "measurement", "contestant": "direct", "seconds": 1.5}]
+    results.add("measurement", contestant="direct", seconds=1.6)
+    assert len(_lines(results)) == 2
+
+
+def test_the_first_record_says_what_was_run_where(tmp: Path) -> None:
+    results = Results(tmp, "relay")
+    results.open_run({"size": 7}, Network("cubic", pinned=True))
+    (run,) = _lines(results)
+    assert (run["kind"], run["schema"], run["benchmark"], run["options"]) == ("run", 1, "relay", {"size": 7})
+    assert run["network"] == {"congestion": "cubic", "pinned": True}
+    assert str(run["started"]).endswith("+00:00")
+    assert {"command", "machine"} <= run.keys()
+
+
+def test_a_missing_contestant_is_recorded_and_left_out(tmp: Path) -> None:
+    results = Results(tmp, "relay")
+    assert results.announce([PRESENT, MISSING]) == [PRESENT]
+    assert _lines(results) == [
+        {"kind": "contestant", "name": "present", "settings": "as it comes", "version": "present 1.0"},
+        {
+            "kind": "contestant",
+            "name": "missing",
+            "settings": "as it comes",
+            "missing": "no-such-relay is not installed",
+        },
+    ]
+
+
+def test_what_is_printed_is_what_is_in_the_file(tmp: Path) -> None:
+    results = Results(tmp, "relay")
+    results.announce([PRESENT, MISSING])
+    assert results.dump() + "\n" == results.path.read_text()
+    assert [record["name"] for record in results.of_kind("contestant")] == ["present", "missing"]
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp: Path) -> None:
+    (tmp / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot write results to .*/file/results: Not a directory"):
+        Results(tmp / "file" / "results", "relay")
