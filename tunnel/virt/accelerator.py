@@ -13,6 +13,7 @@ from tunnel.virt.polling import until
 from tunnel.virt.qemu import Machine, Qemu
 
 _DEVICE = Path("/dev/kvm")
+_KVM = "kvm"
 _PATIENCE = 3.0  # seconds; a usable KVM needs a third of one
 
 
@@ -41,7 +42,7 @@ async def choose_accelerator() -> Accelerator:
 async def _boot(directory: Path) -> None:
     kernel = directory / "kernel"
     kernel.write_bytes(build_image(Workload()))
-    async with await Qemu.start("probe", Machine(kernel, 16 * MIB, "kvm"), directory) as qemu:
+    async with await Qemu.start("probe", Machine(kernel, 16 * MIB, _KVM), directory) as qemu:
 
         async def ready() -> bool | None:
             return qemu.serial.read_bytes() == SERIAL_READY or None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _UNLIMITED = (1 << 63) - (1 << 20)  # bytes a second; QEMU parses a signed 64-bit number
 _SAMPLE_INTERVAL = 0.15
 _SETTLE = 5.0  # seconds for the two sides to agree on where the guest runs
+_GONE = "gone"  # these two are ours, beside the run states of QEMU
+_UNKNOWN = "unknown"
 
 OnSample = Callable[["Sample"], None]
 
@@ -147,7 +149,8 @@ async def whereabouts(source: Monitor, destination: Monitor | None) -> str:
     """One sentence: on which side the guest runs, after giving both a moment to settle."""
 
     async def settled() -> bool | None:
-        return (await _run_states(source, destination)).count("running") == 1 or None
+        states = await _run_states(source, destination)
+        return states.count("running") == 1 or set(states) <= {_GONE, _UNKNOWN} or None
 
     with contextlib.suppress(TimeoutError):
         await until(settled, within=_SETTLE, every=_SAMPLE_INTERVAL)
@@ -164,14 +167,14 @@ async def whereabouts(source: Monitor, destination: Monitor | None) -> str:
 
 
 async def _run_states(source: Monitor, destination: Monitor | None) -> list[str]:
-    return [await _run_state(source), await _run_state(destination) if destination else "unknown"]
+    return [await _run_state(source), await _run_state(destination) if destination else _UNKNOWN]
 
 
 async def _run_state(monitor: Monitor) -> str:
     try:
         return await monitor.status()
     except MonitorLost:
-        return "gone"
+        return _GONE
 
 
 async def _configure(source: Monitor, destination: Monitor | None, options: Options) -> None:

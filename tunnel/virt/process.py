@@ -15,6 +15,11 @@ from tunnel.errors import UsageError
 _TAIL = 4096
 
 
+# The death signal is armed only after the fork: who was orphaned before that must not start at all. A
+# preexec_fn could do both, but Python warns about it in a process that has threads.
+_ORPHAN_CHECK = '[ "$PPID" = "$0" ] && exec "$@"'
+
+
 class Child:
     """A running program. It must be stopped with ``await stop()``, which also reaps it.
 
@@ -35,7 +40,10 @@ class Child:
         with log.open("ab") as output:
             # The with statement that Popen offers waits but never kills: stop() does both.
             self._process = subprocess.Popen(
-                [guard, "--pdeathsig", "KILL", "--", program, *argv[1:]],
+                [
+                    *(guard, "--pdeathsig", "KILL", "--"),
+                    *("/bin/sh", "-c", _ORPHAN_CHECK, str(os.getpid()), program, *argv[1:]),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

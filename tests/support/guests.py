@@ -1,0 +1,59 @@
+"""Real QEMU guests for tests: one to move, a place for it to go, and the proof that it arrived.
+
+A test that moves a guest through something of its own::
+
+    async with await Trial.start(tmp, 64 * MIB, BUSY) as trial:
+        await trial.migrate("tcp:127.0.1.2:49152", "tcp:127.0.0.1:49152")
+        await trial.verify()
+
+or takes the ``trial`` fixture, which is that guest: the ``conftest.py`` of its folder imports it from here.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tunnel.virt.guest import MIB, PAGE, GuestState, Phase, Region, Workload
+from tunnel.virt.migration import Mode, Options
+from tunnel.virt.trial import Trial
+
+MEMORY = 64 * MIB
+BUSY = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
+
+# A guest this small converges at once: so switch before the first pass ends, and allow next to no downtime.
+POSTCOPY = Options(Mode.POSTCOPY, downtime_limit=0.001, postcopy_after=0)
+MULTIFD = Options(Mode.MULTIFD, channels=3)
+PRECOPY = Options(Mode.PRECOPY)
+
+
+@pytest.fixture
+async def trial(tmp: Path) -> AsyncIterator[Trial]:
+    """A busy guest of 64 MiB that has filled its memory, and a QEMU that waits for it."""
+    async with await Trial.start(tmp, MEMORY, BUSY) as started:
+        yield started
+
+
+def filled_state(*regions: Region, working_set: int = 0, dirtied: int = 0) -> GuestState:
+    """The state of an imaginary guest that has filled ``regions``."""
+    pages = sum(region.end - region.start for region in regions) // PAGE
+    return GuestState(Phase.FILLED, pages, working_set, dirtied, 100, 0x4D54 << 48, regions)
+
+
+def filled_memory(state: GuestState, region: Region) -> bytearray:
+    """What ``region`` must hold, written down word by word and not the way that the check does it."""
+    index = 0
+    for other in state.regions:
+        if other == region:
+            break
+        index += (other.end - other.start) // PAGE
+    words = array("Q")
+    for address in range(region.start, region.end, PAGE):
+        turns = range(index, state.dirtied, state.working_set) if index < state.working_set else ()
+        words.append(len(turns))
+        words.extend(state.tag + address + offset for offset in range(8, PAGE, 8))
+        index += 1
+    return bytearray(words.tobytes())

@@ -1,0 +1,188 @@
+"""Real migrations from QEMU to QEMU, in every mode, and what their failures say about the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tunnel.errors import MigrationError
+from tunnel.virt.guest import MIB, build_image
+from tunnel.virt.migration import Mode, Options, Outcome, Phase, Sample, migrate
+from tunnel.virt.polling import until
+from tunnel.virt.qemu import Machine, Qemu
+from tunnel.virt.trial import Trial
+
+SLOW = 8 * MIB  # bytes a second: such a migration does not end while a test looks at it
+
+
+def local(directory: Path) -> str:
+    return f"unix:{directory}/migration"
+
+
+def kernel(directory: Path) -> Path:
+    path = directory / "kernel"
+    path.write_bytes(build_image(BUSY))
+    return path
+
+
+def slowed(options: Options) -> Options:
+    return dataclasses.replace(options, max_bandwidth=SLOW)
+
+
+async def start_slowly(
+    trial: Trial, options: Options, until_phase: Phase
+) -> tuple[asyncio.Task[Outcome], list[Sample]]:
+    """A migration that is under way and stays there: its task, and the samples seen so far."""
+    samples: list[Sample] = []
+    uri = local(trial.directory)
+    task = asyncio.create_task(trial.migrate(uri, uri, slowed(options), samples.append))
+
+    async def reached() -> bool | None:
+        if task.done():
+            task.result()
+        return any(sample.phase is until_phase for sample in samples) or None
+
+    await until(reached, within=30, every=0.02)
+    return task, samples
+
+
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
+async def test_guest_arrives_whole(trial: Trial, options: Options) -> None:
+    samples: list[Sample] = []
+    uri = local(trial.directory)
+    outcome = await trial.migrate(uri, uri, options, samples.append)
+    verified = await trial.verify()
+    assert verified.pages * 4096 > MEMORY - 3 * MIB
+    assert outcome.postcopied == (options.mode is Mode.POSTCOPY)
+    assert outcome.transferred > MEMORY * 0.9
+    assert outcome.total_seconds > 0
+    assert outcome.throughput > 0
+    assert outcome.iterations >= 1
+    assert samples[-1].phase is Phase.COMPLETED
+    assert max(sample.total for sample in samples) >= MEMORY
+
+
+async def test_guest_arrives_over_tcp(trial: Trial) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        uri = f"tcp:127.0.0.1:{free.getsockname()[1]}"
+    await trial.migrate(uri, uri)
+    await trial.verify()
+
+
+async def test_postcopy_after_a_pass_sends_again_what_was_dirtied(trial: Trial) -> None:
+    uri = local(trial.directory)
+    options = dataclasses.replace(POSTCOPY, postcopy_after=1, max_bandwidth=MEMORY)
+    outcome = await trial.migrate(uri, uri, options)
+    assert outcome.postcopied
+    assert outcome.iterations > 1
+    assert outcome.transferred > MEMORY
+    await trial.verify()
+
+
+async def test_paused_guest_arrives_paused(trial: Trial) -> None:
+    await trial.source.monitor.execute("stop")
+    uri = local(trial.directory)
+    await trial.migrate(uri, uri)
+    assert await trial.destination.monitor.status() == "paused"
+    await trial.verify()
+
+
+async def test_bandwidth_limit_is_kept(trial: Trial) -> None:
+    task, samples = await start_slowly(trial, PRECOPY, Phase.ACTIVE)
+
+    async def moved() -> Sample | None:
+        return samples[-1] if samples[-1].transferred > SLOW else None
+
+    sample = await until(moved, within=30, every=0.05)
+    assert sample.transferred / sample.elapsed < 2 * SLOW
+    task.cancel()
+    await asyncio.wait({task}, timeout=30)
+
+
+async def test_nobody_listening_leaves_the_guest_at_the_source(trial: Trial) -> None:
+    nowhere = local(trial.directory)
+    with pytest.raises(MigrationError, match=r"(?s)No such file.*The guest runs on at the source\."):
+        await migrate(trial.source.monitor, nowhere)
+
+
+async def test_destination_that_cannot_listen_leaves_the_guest_at_the_source(trial: Trial) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        uri = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(MigrationError, match=r"(?s)migrate-incoming.*in use.*runs on at the source"):
+            await trial.migrate(uri, uri)
+
+
+async def test_destination_with_other_hardware_refuses_and_its_words_are_kept(tmp: Path) -> None:
+    async with await Trial.start(tmp, MEMORY, BUSY) as trial:
+        other = Machine(kernel(tmp), 2 * MEMORY)
+        async with await Qemu.start("other", other, tmp, incoming="defer") as destination:
+            mismatched = Trial(trial.source, destination, tmp)
+            with pytest.raises(MigrationError, match="The guest runs on at the source") as failure:
+                await mismatched.migrate(local(tmp), local(tmp))
+        assert "Size mismatch" in "".join(failure.value.__notes__)
+        assert await trial.source.monitor.status() == "running"
+
+
+async def test_destination_killed_in_precopy_leaves_the_guest_at_the_source(trial: Trial) -> None:
+    task, _ = await start_slowly(trial, PRECOPY, Phase.ACTIVE)
+    trial.destination.child.kill()
+    with pytest.raises(MigrationError, match=r"The guest runs on at the source\."):
+        await asyncio.wait_for(task, 30)
+
+
+async def test_destination_killed_in_postcopy_is_told_plainly(trial: Trial) -> None:
+    task, _ = await start_slowly(trial, POSTCOPY, Phase.POSTCOPY_ACTIVE)
+    trial.destination.child.kill()
+    with pytest.raises(MigrationError, match=r"(?s)postcopy-paused.*runs on neither side.*destination gone"):
+        await asyncio.wait_for(task, 30)
+
+
+async def test_source_killed_leaves_an_error_and_no_hanging_task(trial: Trial) -> None:
+    task, _ = await start_slowly(trial, PRECOPY, Phase.ACTIVE)
+    trial.source.child.kill()
+    with pytest.raises(MigrationError, match=r"monitor closed.*\n.*source gone"):
+        await asyncio.wait_for(task, 30)
+
+
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD], ids=lambda options: options.mode)
+async def test_cancelled_precopy_leaves_the_guest_at_the_source(trial: Trial, options: Options) -> None:
+    task, _ = await start_slowly(trial, options, Phase.ACTIVE)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    answer = await trial.source.monitor.execute("query-migrate")
+    assert answer["status"] == "cancelled"
+    assert await trial.source.monitor.status() == "running"
+
+
+async def test_cancelling_in_postcopy_does_not_lose_the_guest(trial: Trial) -> None:
+    task, _ = await start_slowly(trial, POSTCOPY, Phase.POSTCOPY_ACTIVE)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await trial.source.monitor.execute("migrate-set-parameters", {"max-postcopy-bandwidth": 0})
+
+    async def completed() -> bool | None:
+        answer = await trial.source.monitor.execute("query-migrate")
+        return answer["status"] == "completed" or None
+
+    await until(completed, within=30, every=0.05)
+    await trial.verify()
+
+
+@pytest.mark.root
+async def test_postcopy_without_userfaultfd_says_what_to_do(tmp: Path) -> None:
+    source = Machine(kernel(tmp), MEMORY)
+    unprivileged = dataclasses.replace(source, extra=("-runas", "nobody"))
+    async with (
+        await Qemu.start("source", source, tmp) as here,
+        await Qemu.start("destination", unprivileged, tmp, incoming="defer") as there,
+    ):
+        with pytest.raises(MigrationError, match=r"(?s)needs userfaultfd.*unprivileged_userfaultfd=1"):
+            await migrate(here.monitor, local(tmp), POSTCOPY, destination=there.monitor, listen=local(tmp))
+        assert await here.monitor.status() == "running"
