@@ -190,7 +190,7 @@ class Session:
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
         """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
         stream = self._stream(number)
-        if stream.deliver(count):
+        if stream.deliver(count) and number not in self._credits:
             self._credits[number] = None
             if stream.into.outpaced(now, self.round_trip):
                 self._widen(stream)
