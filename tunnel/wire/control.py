@@ -45,8 +45,9 @@ class ControlChannel:
     def credited(self, delivered: int, limit: int) -> None:
         """Take CREDIT on stream 0 in."""
         self.out.credit(delivered, limit)
-        while self._kept and self._kept[0][0] < delivered:
-            self._kept.popleft()
+        for queue in (self._kept, self._waiting):  # what waits to be sent again may have come through since
+            while queue and queue[0][0] < self.out.delivered:
+                queue.popleft()
 
     def rewind(self, received: int, limit: int) -> None:
         """Send again what the peer lacks: everything kept that it has not seen."""
