@@ -49,9 +49,8 @@ class ControlChannel:
             while queue and queue[0][0] < self.out.delivered:
                 queue.popleft()
 
-    def rewind(self, received: int, limit: int) -> None:
-        """Send again what the peer lacks: everything kept that it has not seen."""
-        self.credited(received, limit)
+    def rewind(self) -> None:
+        """Send everything that is kept again."""
         self._waiting.extendleft(reversed(self._kept))
         self._kept.clear()
 

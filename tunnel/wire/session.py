@@ -208,8 +208,13 @@ class Session:
         self._lanes.add(epoch)
 
     def lost(self, epoch: int) -> None:
-        """A lane is gone, and with it whatever it had not carried over."""
+        """A lane is gone. What it may have taken with it goes out again, now or after ``rejoin``."""
         self._lanes.discard(epoch)
+        if self._lanes:
+            self._control.rewind()
+            self._control.acknowledge = True
+            self._credits.update({n: None for n, s in self._streams.items() if s.into.delivered})
+            self._rewind()
 
     def resume(self, epoch: int, replaces: int) -> Resume:
         """Our positions, as the first frame of lane ``epoch``; call it when lane ``replaces`` is dead."""
@@ -223,13 +228,20 @@ class Session:
 
     def rejoin(self, peer: Resume) -> None:
         """Take the peer's positions in and attach its lane. Raises ProtocolError when they cannot be."""
-        self._control.rewind(peer.control_received, peer.control_limit)
+        self._control.credited(peer.control_received, peer.control_limit)
+        self._control.rewind()
         for position in peer.positions:
             if (stream := self._streams.get(position.stream)) is not None:
-                self.kept -= stream.rewind(position, self._lanes)
-                self._again[stream.number] = None
+                self.kept -= stream.learn(position)
+        self._rewind()
         self.attach(peer.epoch)
         self._unblock()
+
+    def _rewind(self) -> None:
+        """Send again what is lost: of every stream, for the peer's positions may be older than one of them."""
+        for number, stream in self._streams.items():
+            stream.rewind(self._lanes)
+            self._again[number] = None
 
     def _positions(self) -> tuple[Position, ...]:
         return tuple(stream.take_position() for stream in self._streams.values())

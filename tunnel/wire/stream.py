@@ -96,6 +96,7 @@ class Stream:
     def _acknowledged(self, delivered: int, limit: int) -> int:
         before = self.out.delivered
         self.out.credit(delivered, limit)
+        self._peer_received = max(self._peer_received, self.out.delivered)  # what is forgotten stays so
         for queue in (self._kept, self._again):
             while queue and queue[0].end <= self.out.delivered:
                 queue.popleft()
@@ -103,15 +104,17 @@ class Stream:
 
     # Replay.
 
-    def rewind(self, position: Position, alive: Container[int]) -> int:
-        """Prepare to send again what the peer lacks and no living lane carries; bytes released."""
+    def learn(self, position: Position) -> int:
+        """Take in how far the peer is; the number of bytes that need not be kept any longer."""
         if not position.delivered <= position.received <= self.out.sent:
             detail = f"delivered {position.delivered}, received {position.received}, sent {self.out.sent}"
             raise ProtocolError(Code.FLOW_CONTROL, f"impossible position of stream {self.number}: {detail}")
-        released = self._acknowledged(position.delivered, max(position.limit, position.delivered))
         self._peer_received = max(self._peer_received, position.received)
+        return self._acknowledged(position.delivered, max(position.limit, position.delivered))
+
+    def rewind(self, alive: Container[int]) -> None:
+        """Prepare to send again what the peer may lack and no living lane carries."""
         self._again = deque(k for k in self._kept if k.lane not in alive and k.end > self._peer_received)
-        return released
 
     def replay(self, lane: int) -> Outgoing | None:
         """Return the next frame to send again, oldest first."""
