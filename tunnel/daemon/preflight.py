@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
+from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
-from tunnel.relay.address import TcpAddress, UnixAddress
+from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
 
@@ -29,11 +30,25 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     contexts, problems = _certificates(config)
     for key, path in _sockets(config):
         problems += _socket_problems(key, path, starting=starting)
+    problems += _not_in_this_version(config)
     if starting:
         problems += _taken_ports(config)
     if problems or contexts is None:
         raise ConfigError(source, problems)
     return contexts
+
+
+def _not_in_this_version(config: Config) -> Iterator[Problem]:
+    """The file may say what this version cannot do yet: then it must not seem to be done."""
+    if config.transport.lane is LaneChoice.KERNEL:
+        yield "transport.lane", "this version has no kernel lane: use auto or userspace"
+    if config.transport.lanes > 1:
+        yield "transport.lanes", "this version runs one lane per link"
+    if config.host.metrics is not None:
+        yield "host.metrics", "this version has no metrics endpoint: leave it out"
+    for index, ingress in enumerate(config.ingresses):
+        if isinstance(ingress.listen, RedirectAddress):
+            yield f"ingress[{index}].listen", "this version has no redirect: use tcp: or unix:"
 
 
 def _certificates(config: Config) -> tuple[TlsContexts | None, list[Problem]]:

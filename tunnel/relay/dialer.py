@@ -174,6 +174,9 @@ class _Applicant:
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
         """Never called: the state admits no DATA."""
 
+    def on_batch_end(self, lane: Lane) -> None:
+        """Nothing was handed over."""
+
     def on_writable(self, lane: Lane) -> None:
         """Nothing more to send before the answer."""
 

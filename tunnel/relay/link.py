@@ -100,6 +100,7 @@ class Link:
         self._last_epoch = 0
         self._give_up: asyncio.TimerHandle | None = None
         self._kicked = False
+        self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
         self._quiet: dict[int, tuple[int, int]] = {}  # half-closed streams: ticks, bytes at the last one
 
     @property
@@ -276,8 +277,15 @@ class Link:
         session = self._living()
         kept: memoryview | bytes = bytes(payload) if session.holds(stream, offset) else payload
         for piece in session.data(stream, offset, kept):
-            if (pump := self.pumps.get(stream)) is not None:  # writing the piece before may have failed
-                pump.deliver(view(piece))
+            pump = self.pumps[stream]
+            pump.deliver(view(piece))
+            self._fresh[pump] = None
+
+    def on_batch_end(self, lane: Lane) -> None:
+        """Write everything that came at once with as few calls as there are streams."""
+        fresh, self._fresh = self._fresh, {}
+        for pump in fresh:
+            pump.flush()
 
     def on_writable(self, lane: Lane) -> None:
         """Go on sending."""

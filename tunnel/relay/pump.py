@@ -49,6 +49,7 @@ class Pump:
         self._sock = sock
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self._fresh: list[memoryview] = []
         self._waiting: deque[memoryview] = deque()
 
     # From the socket.
@@ -75,19 +76,31 @@ class Pump:
     # To the socket.
 
     def deliver(self, data: memoryview) -> None:
-        """Write ``data``, now or when the socket takes it. The view need not outlive the call."""
-        if self.broken:
-            return
-        count = 0 if self._waiting else self._write([data])
-        if count < len(data) and not self.broken:
-            self._keep(data[count:])
+        """Take ``data`` to be written by ``flush``, which must come while the view is valid."""
+        if not self.broken:
+            self._fresh.append(data)
+
+    def flush(self) -> None:
+        """Write what was delivered, now or when the socket takes it."""
+        fresh, self._fresh = self._fresh, []
+        count = 0
+        if fresh and not self._waiting:
+            count = self._write(fresh)
+        if not self.broken:
+            self._keep(fresh, count)
         self._report(count)
 
-    def _keep(self, data: memoryview) -> None:
-        if not self._waiting:
-            self._loop.add_writer(self._sock, self._writable)
-        self._waiting.append(memoryview(bytes(data)))
-        self.backlog += len(data)
+    def _keep(self, fresh: list[memoryview], written: int) -> None:
+        """Copy what the socket did not take: its memory is about to be used again."""
+        for data in fresh:
+            if written >= len(data):
+                written -= len(data)
+                continue
+            if not self._waiting:
+                self._loop.add_writer(self._sock, self._writable)
+            rest, written = bytes(data[written:]), 0
+            self._waiting.append(memoryview(rest))
+            self.backlog += len(rest)
 
     def _writable(self) -> None:
         count = self._write(list(islice(self._waiting, _MOST_VIEWS)))
@@ -108,7 +121,7 @@ class Pump:
 
     def _write(self, views: list[memoryview]) -> int:
         try:
-            return self._sock.sendmsg(views)
+            return self._sock.sendmsg(views[:_MOST_VIEWS])
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -123,6 +136,7 @@ class Pump:
 
     def _give_up(self, error: OSError) -> None:
         self.broken = True
+        self._fresh.clear()
         self._waiting.clear()
         self.backlog = 0
         self._loop.remove_writer(self._sock)
@@ -156,6 +170,7 @@ class Pump:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
         self.broken = True
+        self._fresh.clear()
         self._waiting.clear()
         self.backlog = 0
 

@@ -5,7 +5,7 @@ Contract, kept by every kind and checked by one conformance suite:
 - ``start(handler)`` begins to read. From then on the handler is called from the loop, never from within a
   call that it made itself, except that ``send`` and ``flush`` may end the lane: ``on_end`` then comes later.
 - Frames arrive whole and in order; payload arrives in order, in pieces of any size, each a view that is
-  valid only during the call. Frames that the lane's state does not allow never arrive.
+  valid until ``on_batch_end`` returns. Frames that the lane's state does not allow never arrive.
 - ``send_control``, ``send`` and ``flush`` never block and never lose anything while the lane lives. When
   ``room`` is False the lane has enough: ``on_writable`` says when to go on.
 - ``on_end(lane, reason)`` comes exactly once, and nothing after it. LaneLost: replace the lane and resume.
@@ -57,7 +57,10 @@ class LaneHandler(Protocol):
         """Take a frame (never DATA, PING, PONG, GOAWAY). May raise ProtocolError: the lane then ends."""
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
-        """Take payload, valid during the call. May raise ProtocolError: the lane then ends."""
+        """Take payload, valid until ``on_batch_end``. May raise ProtocolError: the lane then ends."""
+
+    def on_batch_end(self, lane: Lane) -> None:
+        """Everything that came at once has been handed over, and its memory will be used again."""
 
     def on_writable(self, lane: Lane) -> None:
         """``room`` is True again."""
@@ -198,21 +201,25 @@ class Lane(ABC):
 
     def _received(self, plain: memoryview) -> None:
         """Take decrypted bytes apart."""
+        handler = self._handler
+        if handler is None:
+            return
         position, size = 0, len(plain)
         try:
-            while position < size and not self._ended:
+            while position < size and (owner := self._handler) is not None:
+                handler = owner  # a frame may have handed the lane over
                 if self._decoder.payload_left:
-                    position += self._take_payload(plain[position:])
+                    position += self._take_payload(handler, plain[position:])
                 else:
                     position += self._take_frame(plain[position:])
         except WireError as error:
             self._violated(error)
+        handler.on_batch_end(self)
 
-    def _take_payload(self, plain: memoryview) -> int:
+    def _take_payload(self, handler: LaneHandler, plain: memoryview) -> int:
         decoder = self._decoder
         count = min(decoder.payload_left, len(plain))
-        assert self._handler is not None  # noqa: S101  checked by our only caller
-        self._handler.on_payload(self, decoder.stream, decoder.offset, plain[:count])
+        handler.on_payload(self, decoder.stream, decoder.offset, plain[:count])
         decoder.moved(count)
         return count
 
