@@ -12,8 +12,9 @@ from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
 from tests.support.pki import Pki
 from tunnel.cli.main import main
 
+TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:49152"\nusers = ["root"]\n'
 UNIX = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/mtunnel/web1.sock"\nusers = ["root", "4000000001"]\n'
-TRANSPORT = '[transport]\nlanes = 4\nlane = "userspace"\nresume_window = "0s"\nmemory = "1GiB"\n'
+TRANSPORT = '[transport]\nlanes = 1\nlane = "userspace"\nresume_window = "0s"\nmemory = "1GiB"\n'
 OTHER_PEER = '[[peer]]\nname = "hostc"\naddress = "hostc.example"\n'
 
 
@@ -31,7 +32,7 @@ def check(path: Path, *options: str) -> int:
 
 
 def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_config(directory, HOST, TLS, TRANSPORT, PEER, OTHER_PEER, INGRESS, UNIX)
+    path = write_config(directory, HOST, TLS, TRANSPORT, PEER, OTHER_PEER, TCP, UNIX)
     assert check(path) == 0
     lines = capsys.readouterr().out.splitlines()
     identity = lines.pop(3)
@@ -40,12 +41,12 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
         f"{path} is valid.",
         "",
         "host hosta, peers reach it on 127.0.0.1:16515",
-        "  links       4 lanes (userspace), 1GiB of memory, no resume",
+        "  links       1 lane (userspace), 1GiB of memory, no resume",
         "",
         "peer hostb at 192.0.2.2:16515",
         "  may reach   tcp:127.0.0.1:49152-49215",
         "              unix:/run/qemu/*",
-        "  reached by  redirect:127.0.1.2:49152-49215 -> same port, for root",
+        "  reached by  tcp:127.0.1.2:49152 -> tcp:127.0.0.1:49152, for root",
         "              unix:/run/mtunnel/web1.sock -> unix:/run/mtunnel/web1.sock, for root, 4000000001",
         "",
         "peer hostc at hostc.example:16515",
@@ -62,7 +63,7 @@ def test_the_least_configuration_is_summed_up(directory: Path, capsys: pytest.Ca
 
 
 def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_config(directory, HOST + 'metrics = "127.0.0.1:9516"\n', TLS, PEER, INGRESS, UNIX)
+    path = write_config(directory, HOST, TLS, PEER, TCP, UNIX)
     assert check(path, "--json") == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["certificate"].pop("not_after").endswith("+00:00")
@@ -73,7 +74,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             "name": "hosta",
             "listen": "127.0.0.1:16515",
             "control": f"{directory}/control.sock",
-            "metrics": "127.0.0.1:9516",
+            "metrics": None,
         },
         "certificate": {"file": f"{directory}/hosta.pem", "names": ["hosta", "hosta.example"]},
         "transport": {
@@ -92,7 +93,12 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             }
         ],
         "ingresses": [
-            {"peer": "hostb", "listen": "redirect:127.0.1.2:49152-49215", "target": None, "users": ["root"]},
+            {
+                "peer": "hostb",
+                "listen": "tcp:127.0.1.2:49152",
+                "target": "tcp:127.0.0.1:49152",
+                "users": ["root"],
+            },
             {
                 "peer": "hostb",
                 "listen": "unix:/run/mtunnel/web1.sock",

@@ -118,12 +118,11 @@ def test_a_socket_left_behind_is_no_problem_but_a_served_one_is(directory: Path)
 def test_every_port_must_be_free_at_the_start(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.1.2", 0)) as other:
         port, taken = server.getsockname()[1], other.getsockname()[1]
-        host = HOST.replace("16515", str(port)) + 'metrics = "[::ffff:192.0.2.1]:1"'
+        host = HOST.replace("16515", str(port))
         config = load(write_config(directory, host, TLS, PEER, INGRESS + f'"tcp:127.0.1.2:{taken}"'))
         preflight(config, "mtunnel.toml")
         assert problems(config, starting=True) == {
             "host.listen": f"cannot listen on 127.0.0.1 port {port}: Address already in use",
-            "host.metrics": "cannot listen on 192.0.2.1 port 1: Cannot assign requested address",
             "ingress[0].listen": f"cannot listen on 127.0.1.2 port {taken}: Address already in use",
         }
     preflight(
@@ -137,3 +136,14 @@ def test_ipv6_is_tried_as_such(directory: Path) -> None:
         host = HOST.replace("127.0.0.1:16515", f"[::1]:{port}")
         found = problems(load(write_config(directory, host, TLS)), starting=True)
     assert found == {"host.listen": f"cannot listen on ::1 port {port}: Address already in use"}
+
+
+def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) -> None:
+    host = HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlane = "kernel"\nlanes = 2\n'
+    config = load(write_config(directory, host, TLS, PEER, INGRESS + '"redirect:127.0.1.2:49152-49215"'))
+    assert problems(config) == {
+        "transport.lane": "this version has no kernel lane: use auto or userspace",
+        "transport.lanes": "this version runs one lane per link",
+        "host.metrics": "this version has no metrics endpoint: leave it out",
+        "ingress[0].listen": "this version has no redirect: use tcp: or unix:",
+    }
