@@ -37,6 +37,6 @@ def test_each_states_its_settings(contestant: Contestant) -> None:
     assert contestant.settings
 
 
-@pytest.mark.parametrize("contestant", [c for c in CONTESTANTS if not c.missing()], ids=lambda c: c.name)
-def test_each_installed_one_knows_its_version(contestant: Contestant) -> None:
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)
+def test_each_knows_its_version(contestant: Contestant) -> None:
     assert any(character.isdigit() for character in contestant.version())
