@@ -15,7 +15,13 @@ from tunnel.errors import MisuseError, ProtocolError
 from tunnel.wire.codes import Code, FrameType
 
 
-class LaneState(Enum):
+class _State(Enum):
+    """Members are hashed by identity, in C: the tables are asked several times for each frame."""
+
+    __hash__ = object.__hash__
+
+
+class LaneState(_State):
     """What a lane may receive next."""
 
     AWAIT_FIRST = auto()  # acceptor: HELLO or RESUME must come
@@ -26,7 +32,7 @@ class LaneState(Enum):
     CLOSED = auto()
 
 
-class Phase(Enum):
+class Phase(_State):
     """Whether a stream exists on both sides."""
 
     OPENING = auto()  # we sent OPEN
@@ -35,7 +41,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class Sending(Enum):
+class Sending(_State):
     """Our direction of a stream."""
 
     READY = auto()
@@ -43,7 +49,7 @@ class Sending(Enum):
     DONE = auto()
 
 
-class Receiving(Enum):
+class Receiving(_State):
     """The peer's direction of a stream."""
 
     READY = auto()
@@ -51,7 +57,7 @@ class Receiving(Enum):
     DONE = auto()
 
 
-class Call(Enum):
+class Call(_State):
     """What our own side does to a stream."""
 
     SEND = auto()
