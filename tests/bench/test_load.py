@@ -38,6 +38,12 @@ def test_transfers_follow_each_other_on_the_same_connections(
     source.close()
 
 
+def _read(connection: socket.socket, count: int) -> bytes:
+    connection.settimeout(10)
+    with connection.makefile("rb") as file:
+        return file.read(count)
+
+
 def _count(number: int) -> bytes:
     return struct.pack("!Q", number)
 
@@ -55,15 +61,13 @@ def test_the_sink_acknowledges_the_last_byte_and_none_before(rig: Rig) -> None:
         with pytest.raises(TimeoutError):
             connection.recv(1)
         connection.sendall(b"c")
-        connection.settimeout(10)
-        assert connection.recv(2) == b"\x06"
+        assert _read(connection, 1) == b"\x06"
 
 
 def test_bytes_that_were_not_announced_are_no_part_of_a_transfer(rig: Rig) -> None:
     with _with_sink(rig) as connection:
         connection.sendall(_count(1) + b"a" + _count(2) + b"bc")
-        connection.settimeout(10)
-        assert connection.recv(2, socket.MSG_WAITALL) == b"\x06\x06"
+        assert _read(connection, 2) == b"\x06\x06"
 
 
 def test_the_sink_outlives_a_connection_that_breaks(rig: Rig) -> None:
@@ -78,6 +82,7 @@ def test_the_sink_outlives_a_connection_that_breaks(rig: Rig) -> None:
 def test_the_source_tries_again_until_the_relay_carries(rig: Rig) -> None:
     endpoint = free_tcp("127.0.0.1")
     with endpoint.listen() as server:
+        server.settimeout(20)
         source = Source(rig.start("source", load_command("source", endpoint), talks=True))
         server.accept()[0].close()  # a relay whose far side is not there yet
         with _prove(server):
@@ -87,6 +92,7 @@ def test_the_source_tries_again_until_the_relay_carries(rig: Rig) -> None:
 def test_a_transfer_that_is_cut_is_an_error(rig: Rig) -> None:
     endpoint = free_tcp("127.0.0.1")
     with endpoint.listen() as server:
+        server.settimeout(20)
         source = Source(rig.start("source", load_command("source", endpoint), talks=True))
         with _prove(server):
             source.hear(timeout=20)
@@ -97,7 +103,7 @@ def test_a_transfer_that_is_cut_is_an_error(rig: Rig) -> None:
 def _prove(server: socket.socket) -> socket.socket:
     """Answer the transfer of one byte with which a source begins."""
     connection, _ = server.accept()
-    assert connection.recv(9, socket.MSG_WAITALL) == _count(1) + b"\0"
+    assert _read(connection, 9) == _count(1) + b"\0"
     connection.sendall(b"\x06")
     return connection
 
