@@ -97,7 +97,8 @@ class Link:
         self._egress = Egress(plan.egress, self)
         self._peer_instance = b""
         self._features = Feature.NONE
-        self._last_epoch = 0
+        self._asked = 0  # the newest lane that was asked for, whether or not it came to be
+        self._lost = 0  # the lane that is to be replaced
         self._give_up: asyncio.TimerHandle | None = None
         self._kicked = False
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
@@ -204,7 +205,7 @@ class Link:
         self.session = session
         self._peer_instance = instance
         self._features = features
-        self._last_epoch = 0
+        self._asked = 1
         self._add_lane(lane, 1)
         session.attach(1)
         self.log.info(
@@ -212,7 +213,6 @@ class Link:
         )
 
     def _add_lane(self, lane: Lane, epoch: int) -> None:
-        self._last_epoch = epoch
         self.lanes[epoch] = lane
         if self._give_up is not None:
             self._give_up.cancel()
@@ -232,13 +232,14 @@ class Link:
     def ask_resume(self, lane: Lane) -> None:
         """Tell the peer, on a new lane, how far we are."""
         session = self._living()
-        lane.send_control(encode(session.resume(self._last_epoch + 1, self._last_epoch)))
+        self._asked += 1  # never twice the same: the peer may have attached a lane of which we never heard
+        lane.send_control(encode(session.resume(self._asked, self._lost)))
         lane.flush()
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
         """The peer told us how far it is. Raises ProtocolError."""
         session = self.session
-        if session is None or answer.session != session.id or answer.epoch != self._last_epoch + 1:
+        if session is None or answer.session != session.id or answer.epoch != self._asked:
             raise ProtocolError(Code.SESSION_UNKNOWN, "RESUMED for another session")
         self._rejoin(session, lane, answer)
 
@@ -247,9 +248,12 @@ class Link:
         session = self.session
         if session is None or claim.session != session.id or session.initiator:
             raise ProtocolError(Code.SESSION_UNKNOWN, "there is no such session with this peer")
-        if claim.epoch <= self._last_epoch:
-            raise ProtocolError(Code.HANDSHAKE, f"lane {claim.epoch} is not newer than {self._last_epoch}")
-        if (old := self.lanes.pop(claim.replaces, None)) is not None:
+        if claim.epoch <= self._asked:
+            raise ProtocolError(Code.HANDSHAKE, f"lane {claim.epoch} is not newer than {self._asked}")
+        self._asked = claim.epoch
+        # Also a lane that took the same one's place before, of which the peer then never heard.
+        for old in [o for o in self.lanes.values() if claim.replaces in (o.epoch, o.replaces)]:
+            del self.lanes[old.epoch]
             old.abort()
             session.lost(old.epoch)
         lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
@@ -262,6 +266,7 @@ class Link:
             self._loop.call_soon(self.end, error.code, str(error))
             raise
         self.resumes += 1
+        lane.replaces = peer.replaces
         self._add_lane(lane, peer.epoch)
         self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")
 
@@ -306,6 +311,7 @@ class Link:
         del self.lanes[lane.epoch]
         session = self._living()
         session.lost(lane.epoch)
+        self._lost = lane.epoch
         if isinstance(reason, LaneLost) and self._may_resume():
             self.note("lane lost", str(reason))
             self._wait_for_lane(session)

@@ -81,6 +81,7 @@ class Lane(ABC):
         self.peer = peer
         self.state = state
         self.epoch = 0  # its number in a session, once it has one
+        self.replaces = 0  # the lost lane whose place it took, if it did
         self.local = name_of(sock.getsockname())
         self.remote = name_of(sock.getpeername())
         self.since = time.monotonic()
