@@ -33,7 +33,7 @@ async def test_kvm_that_runs_nothing_gives_tcg_and_its_reason(monkeypatch: pytes
     monkeypatch.setattr(accelerator, "_KVM", "no-such-accelerator")
     chosen = await choose_accelerator()
     assert chosen.name == "tcg"
-    assert chosen.reason.startswith("/dev/null exists, but")
+    assert chosen.reason.startswith("/dev/null exists, but cannot be used: ")
     assert "no-such-accelerator" in chosen.reason
 
 
@@ -42,7 +42,7 @@ async def test_kvm_that_boots_nothing_in_time_gives_tcg(monkeypatch: pytest.Monk
     monkeypatch.setattr(accelerator, "_KVM", "tcg")
     monkeypatch.setattr(accelerator, "_PATIENCE", 0.0)
     chosen = await choose_accelerator()
-    assert chosen == Accelerator("tcg", "/dev/null exists, but it ran no guest in 0 s")
+    assert chosen == Accelerator("tcg", "/dev/null exists, but ran no guest in 0 s")
 
 
 async def test_kvm_that_boots_the_guest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,9 +122,8 @@ async def test_destination_with_other_hardware_refuses_and_its_words_are_kept(tm
         other = Machine(kernel(tmp), 2 * MEMORY)
         async with await Qemu.start("other", other, tmp, incoming="defer") as destination:
             mismatched = Trial(trial.source, destination, tmp)
-            with pytest.raises(MigrationError, match="The guest runs on at the source") as failure:
+            with pytest.raises(MigrationError, match=r"(?s)The guest runs on at the source.*Size mismatch"):
                 await mismatched.migrate(local(tmp), local(tmp))
-        assert "Size mismatch" in "".join(failure.value.__notes__)
         assert await trial.source.monitor.status() == "running"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tunnel.errors import HypervisorError
 from tunnel.virt.guest import MIB, SERIAL_READY, Workload, build_image
 from tunnel.virt.polling import until
-from tunnel.virt.qemu import Machine, Qemu
+from tunnel.virt.qemu import PROGRAM, Machine, Qemu
 
 _DEVICE = Path("/dev/kvm")
 _KVM = "kvm"
@@ -32,11 +32,16 @@ async def choose_accelerator() -> Accelerator:
     with tempfile.TemporaryDirectory(prefix="mtunnel-") as place:
         try:
             await _boot(Path(place))
-        except (HypervisorError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()
-            why = reason[-1] if reason else f"it ran no guest in {_PATIENCE:g} s"
-            return Accelerator("tcg", f"{_DEVICE} exists, but {why}")
+        except TimeoutError:
+            return Accelerator("tcg", f"{_DEVICE} exists, but ran no guest in {_PATIENCE:g} s")
+        except HypervisorError as error:
+            return Accelerator("tcg", f"{_DEVICE} exists, but cannot be used: {_gist(error)}")
     return Accelerator("kvm", "it booted a guest")
+
+
+def _gist(error: HypervisorError) -> str:
+    """The last line of what QEMU wrote, without the name of its program and source file."""
+    return str(error).splitlines()[-1].rpartition(".c:")[2].removeprefix(f"{PROGRAM}: ")
 
 
 async def _boot(directory: Path) -> None:

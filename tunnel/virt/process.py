@@ -60,6 +60,11 @@ class Child:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used so far, in user and system mode (proc(5), ``stat``)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def output(self) -> str:
         """The end of what it wrote, for error messages; empty when it wrote nothing."""
         with contextlib.suppress(OSError):

@@ -39,10 +39,9 @@ class Monitor:
         Raises HypervisorError when nobody speaks QMP there within ``within`` seconds, UsageError when the
         ``qemu.qmp`` library is not installed.
         """
-        try:
-            from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415  an optional extra
-        except ImportError as error:
-            raise UsageError("talking to QEMU needs qemu.qmp: pip install 'mtunnel[qemu]'") from error
+        require_library()
+        from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415  an optional extra
+
         reason: Exception | None = None
 
         async def connected() -> QMPClient | None:
@@ -97,3 +96,11 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def require_library() -> None:
+    """Raise UsageError, saying how to install it, when the ``qemu.qmp`` library is missing."""
+    try:
+        import qemu.qmp  # noqa: F401, PLC0415  an optional extra, only looked for here
+    except ImportError as error:
+        raise UsageError("talking to QEMU needs qemu.qmp: pip install 'mtunnel[qemu]'") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunnel.errors import HypervisorError, VerificationError
+from tunnel.errors import MigrationError, VerificationError
 from tunnel.virt.guest import MIB, Workload, build_image
 from tunnel.virt.migration import OnSample, Options, Outcome, migrate
 from tunnel.virt.qemu import Machine, Qemu
@@ -66,10 +66,9 @@ class Trial:
                 listen=listen,
                 on_sample=on_sample,
             )
-        except HypervisorError as error:
-            if words := self.destination.child.output():
-                error.add_note(f"The destination's QEMU wrote: {words}")
-            raise
+        except MigrationError as error:
+            words = self.destination.child.output() or "nothing"
+            raise MigrationError(f"{error}\nThe destination's QEMU wrote: {words}") from error
 
     async def verify(self, progress: Progress | None = None) -> Verified:
         """Prove that the guest arrived whole: stop it, compare every page, let it run on, see it tick.

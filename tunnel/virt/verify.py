@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +15,7 @@ from tunnel.virt.pattern import BadPage, Pattern
 from tunnel.virt.polling import until
 from tunnel.virt.qmp import Monitor
 
-SLICE = 64 * MIB
+SLICE = 16 * MIB  # compared in about 10 ms, without a thread: one could outlive a cancelled caller
 _SHOWN = 5
 _ENOUGH = 1000  # a memory this wrong need not be read to its end
 
@@ -78,7 +77,7 @@ async def verify_memory(
     """Compare every filled page of a STOPPED guest with what its state says.
 
     ``since`` is an earlier state of the same guest: it must be the same memory, no younger than this one.
-    Memory passes through ``directory`` in slices of 64 MiB. Raises VerificationError, naming the first bad
+    Memory passes through ``directory`` in slices of 16 MiB. Raises VerificationError, naming the first bad
     pages, and HypervisorError when the guest is running.
     """
     if await monitor.status() == "running":
@@ -88,7 +87,7 @@ async def verify_memory(
     pattern, bad, done = Pattern(state), list[BadPage](), 0
     for address, length in state.slices(SLICE):
         async with _memory(monitor, directory, address, length) as content:
-            bad += await asyncio.to_thread(pattern.bad_pages, address, content)
+            bad += pattern.bad_pages(address, content)
         done += length // PAGE
         if progress:
             progress(done, state.filled)
