@@ -80,15 +80,18 @@ class Dialer:
             contexts = self._plan.contexts()
             end = await handshake(sock, contexts, dialing=True)
             identify(end.tls, (self._link.peer,))
+            resuming = self._link.wants_lane
+            state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
+            lane = UserspaceLane(sock, end, self._link.peer, state)
         except BaseException:
             sock.close()
             raise
-        if self._link.wants_lane:
-            await self._resume(UserspaceLane(sock, end, self._link.peer, LaneState.AWAIT_RESUMED))
+        if resuming:
+            await self._resume(lane)
         elif self._link.session is None:
-            await self._begin(UserspaceLane(sock, end, self._link.peer, LaneState.AWAIT_WELCOME))
+            await self._begin(lane)
         else:
-            sock.close()  # the peer was faster
+            lane.abort()  # the peer was faster
 
     async def _connect(self) -> socket.socket:
         plan = self._plan

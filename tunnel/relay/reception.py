@@ -72,6 +72,7 @@ class Reception:
             tune_lane(sock, self._congestion)
             end = await handshake(sock, self._contexts(), dialing=False)
             peer = identify(end.tls, self._links)
+            lane = UserspaceLane(sock, end, peer, LaneState.AWAIT_FIRST)
         except (TunnelError, OSError) as error:
             self.rejected += 1
             log.warning("connection rejected", remote=remote, reason=str(error))
@@ -81,7 +82,6 @@ class Reception:
             sock.close()
             raise
         newcomer = _Newcomer(self._links[peer])
-        lane = UserspaceLane(sock, end, peer, LaneState.AWAIT_FIRST)
         lane.start(newcomer)
         await newcomer.outcome(lane)
 

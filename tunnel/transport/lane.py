@@ -259,5 +259,7 @@ class Lane(ABC):
         if (ping := self._keepalive.poll(now)) is not None:
             self.send_control(encode(ping))
             self.flush()
+            if self._ended:
+                return
             self._handler.on_tick(self)
         self._timer = self._loop.call_at(self._keepalive.wake_at, self._tick)
