@@ -1,0 +1,77 @@
+"""When the destination's QEMU fails, the source's sees it: its guest runs on, and can be moved again."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import TwoHosts, free_port
+from tests.support.guests import BUSY, MEMORY, PRECOPY
+from tunnel.errors import MigrationError
+from tunnel.virt.guest import MIB
+from tunnel.virt.migration import Sample, migrate
+from tunnel.virt.polling import until
+from tunnel.virt.qemu import Machine, Qemu
+from tunnel.virt.trial import Trial
+
+pytestmark = pytest.mark.slow
+
+RUNS_ON = r"The guest runs on at the source\."
+
+
+async def prove_next(trial: Trial, entry: str, listen: str) -> None:
+    """The guest still runs, and the same daemons carry it over."""
+    assert await trial.source.monitor.status() == "running"
+    await trial.migrate(entry, listen)
+    await trial.verify()
+
+
+async def test_absent(hosts: TwoHosts, tmp: Path) -> None:
+    listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+    entry = hosts.a.leads_to(hosts.b, listen)
+    hosts.start()
+    async with await Trial.start(tmp, MEMORY, BUSY) as trial:
+        with pytest.raises(MigrationError, match=RUNS_ON):
+            await migrate(trial.source.monitor, entry)
+        assert any(f"{listen} cannot be reached" in each for each in hosts.a.reasons(hosts.b))
+        await prove_next(trial, entry, listen)
+
+
+async def test_refusing(hosts: TwoHosts, tmp: Path) -> None:
+    listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+    entry = hosts.a.leads_to(hosts.b, listen)
+    hosts.start()
+    async with await Trial.start(tmp, MEMORY, BUSY) as trial:
+        other = Machine(tmp / "kernel", 2 * MEMORY)
+        async with await Qemu.start("other", other, tmp, incoming="defer") as destination:
+            mismatched = Trial(trial.source, destination, tmp)
+            with pytest.raises(MigrationError, match=rf"(?s){RUNS_ON}.*Size mismatch"):
+                await mismatched.migrate(entry, listen)
+        await prove_next(trial, entry, listen)
+
+
+async def test_dying_half_way(hosts: TwoHosts, tmp: Path) -> None:
+    listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+    entry = hosts.a.leads_to(hosts.b, listen)
+    hosts.start()
+    async with await Trial.start(tmp, MEMORY, BUSY) as trial:
+        victim = await Qemu.start("victim", Machine(tmp / "kernel", MEMORY), tmp, incoming="defer")
+        async with victim:
+            doomed = Trial(trial.source, victim, tmp)
+            samples: list[Sample] = []
+            slow = dataclasses.replace(PRECOPY, max_bandwidth=16 * MIB)
+            task = asyncio.create_task(doomed.migrate(entry, listen, slow, samples.append))
+
+            async def half_way() -> bool | None:
+                if task.done():
+                    task.result()
+                return (samples and samples[-1].transferred > 8 * MIB) or None
+
+            await until(half_way, within=30, every=0.02)
+            victim.child.kill()
+            with pytest.raises(MigrationError, match=RUNS_ON):
+                await asyncio.wait_for(task, 10)
+        await prove_next(trial, entry, listen)

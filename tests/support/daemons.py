@@ -1,0 +1,256 @@
+"""Hosts on this machine: real ``mtunnel serve`` processes with certificates, configurations and logs.
+
+::
+
+    with TwoHosts(tmp) as hosts, Target() as target:
+        entry = hosts.a.leads_to(hosts.b, target.address)
+        hosts.start()
+        with connect(entry) as caller:
+            ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import psutil
+
+from tests.support.pki import Pki
+from tunnel.daemon.control import ask
+from tunnel.errors import UnreachableError
+from tunnel.transport.tls import TlsFiles
+
+WITHIN = 20.0
+"""Seconds that anything may take which ought to happen soon: the machine may be busy."""
+
+MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
+_GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # no daemon outlives the test run
+
+_T = TypeVar("_T")
+
+
+def until(what: str, found: Callable[[], _T | None], within: float = WITHIN) -> _T:
+    """Return what ``found`` returns as soon as that is not None or False; fail naming ``what`` otherwise."""
+    deadline = time.monotonic() + within
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"waited {within} seconds in vain for {what}"
+        time.sleep(0.02)
+    return result
+
+
+def free_port(ip: str) -> int:
+    """Return a port of ``ip`` that nobody listens on."""
+    with socket.create_server((ip, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Host:
+    """One host: what its configuration says, which may be changed before ``start``, and its daemon."""
+
+    def __init__(self, name: str, ip: str, files: TlsFiles, directory: Path) -> None:
+        self.name = name
+        self.files = files
+        self.directory = directory
+        self.address = f"{ip}:{free_port(ip)}"
+        self.control = directory / "control.sock"
+        self.transport: dict[str, object] = {}
+        self.peers: dict[str, str] = {}
+        self.egress: dict[str, list[str]] = {}
+        self.ingresses: list[dict[str, object]] = []
+        self.config = directory / "mtunnel.toml"
+        self._log = directory / "log"
+        self._ip = ip
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir()
+
+    # Its configuration.
+
+    def knows(self, peer: Host, address: str = "") -> None:
+        """Make ``peer`` a [[peer]] of this host, found at ``address`` instead of its own."""
+        self.peers[peer.name] = address or peer.address
+        self.egress.setdefault(peer.name, [])
+
+    def leads_to(self, peer: Host, target: str, listen: str = "", users: tuple[str, ...] = ()) -> str:
+        """Add an ingress whose streams end at ``target`` on ``peer``, where that is allowed; its address."""
+        peer.egress[self.name].append(target)
+        entry = listen or f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+        self.ingresses.append(
+            {
+                "peer": peer.name,
+                "listen": entry,
+                "target": target,
+                "users": users or [str(os.getuid())],
+            }
+        )
+        return entry
+
+    def write_config(self) -> Path:
+        """Write the configuration file."""
+        host = {"name": self.name, "listen": self.address, "control": str(self.control)}
+        tls = {"ca": str(self.files.ca), "cert": str(self.files.cert), "key": str(self.files.key)}
+        parts = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", self.transport)]
+        for name, address in self.peers.items():
+            peer = {"name": name, "address": address, "egress": self.egress[name]}
+            parts.append(_table("[[peer]]", peer))
+        parts += [_table("[[ingress]]", ingress) for ingress in self.ingresses]
+        self.config.write_text("\n".join(parts))
+        return self.config
+
+    # Its daemon.
+
+    def start(self, *, most_files: int | None = None) -> None:
+        """Start the daemon, with at most so many descriptors; it need not serve yet."""
+        argv = [*_GUARD, *MTUNNEL, "serve", "--config", str(self.write_config())]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if most_files is not None:
+            resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most_files, most_files))
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def rss(self) -> int:
+        """Bytes of memory that the daemon occupies."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    @property
+    def serving(self) -> bool:
+        """Whether the daemon answers on its control socket. Fails when it has ended."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"{self.name} ended with {self._process.returncode}:\n{self.log}"
+        try:
+            self.status()
+        except UnreachableError:
+            return False
+        return True
+
+    def wait_serving(self) -> None:
+        """Wait until the daemon answers on its control socket."""
+        until(f"{self.name} to serve", lambda: self.serving)
+
+    def status(self) -> dict[str, Any]:
+        """What ``mtunnel status --json`` prints."""
+        facts: dict[str, Any] = ask(self.control, "status")
+        return facts
+
+    def link(self, peer: Host) -> dict[str, Any]:
+        """The part of ``status`` about ``peer``."""
+        found: dict[str, Any] = next(link for link in self.status()["links"] if link["peer"] == peer.name)
+        return found
+
+    def reasons(self, peer: Host) -> list[str]:
+        """What ``status`` remembers to have gone wrong with ``peer``."""
+        return [incident["reason"] for incident in self.link(peer)["incidents"]]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, within: float = WITHIN) -> int:
+        """Wait for the daemon's end; its exit code."""
+        assert self._process is not None
+        return self._process.wait(within)
+
+    def kill(self) -> None:
+        """End the daemon with no chance to tidy up, and reap it. Safe to call twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    # Its log.
+
+    @property
+    def log(self) -> str:
+        """Everything that all its daemons have logged."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def wait_log(self, pattern: str, within: float = WITHIN) -> re.Match[str]:
+        """Wait until a line of the log matches ``pattern``."""
+        deadline = time.monotonic() + within
+        while (found := re.search(pattern, self.log)) is None:
+            assert time.monotonic() < deadline, f"no {pattern!r} in the log of {self.name}:\n{self.log}"
+            time.sleep(0.02)
+        return found
+
+
+class TwoHosts:
+    """``a`` and ``b``, who know each other, below ``directory``. Kills what still runs when it is left."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.pki = Pki(_made(directory / "pki"))
+        self.a = self.another("hosta", "127.0.0.2")
+        self.b = self.another("hostb", "127.0.0.3")
+        self.a.knows(self.b)
+        self.b.knows(self.a)
+
+    def another(self, name: str, ip: str) -> Host:
+        """Make a host with a certificate of the same authority, that knows nobody yet."""
+        host = Host(name, ip, self.pki.host(name), self.directory / name)
+        self._hosts = [*getattr(self, "_hosts", []), host]
+        return host
+
+    def start(self) -> None:
+        """Start both daemons, and wait until they are linked."""
+        self.a.start()
+        self.b.start()
+        self.wait_up()
+
+    def wait_up(self) -> None:
+        """Wait until both daemons serve and are linked."""
+        for host, peer in self.both_ways:
+            host.wait_serving()
+            until(f"{host.name} to be linked", partial(is_up, host, peer))
+
+    @property
+    def both_ways(self) -> tuple[tuple[Host, Host], tuple[Host, Host]]:
+        """Each host with the other as its peer."""
+        return (self.a, self.b), (self.b, self.a)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for host in self._hosts:
+            host.kill()
+            assert "level=error" not in host.log, f"{host.name} logged an error:\n{host.log}"
+            print(f"--- log of {host.name}\n{host.log}")
+
+
+def is_up(host: Host, peer: Host) -> bool:
+    """Whether ``host`` has a lane to ``peer``."""
+    return bool(host.link(peer)["state"] == "up")
+
+
+def is_idle(host: Host, peer: Host) -> bool:
+    """Whether ``host`` has no stream with ``peer``."""
+    return not host.link(peer)["streams"]
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def _table(head: str, values: Mapping[str, object]) -> str:
+    """Write one table; JSON's texts, numbers and lists of texts are TOML's too."""
+    return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])

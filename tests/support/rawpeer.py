@@ -1,0 +1,106 @@
+"""A peer that may break every rule: valid TLS by hand, and whatever frames or bytes a test wants to send."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from types import TracebackType
+from typing import Self
+
+from tests.support.streams import PATIENCE
+from tunnel.transport.tls import TlsFiles
+from tunnel.wire.codes import ALPN, HEADER_SIZE, VERSION, Feature, FrameType
+from tunnel.wire.frames import (
+    Credit,
+    Data,
+    Frame,
+    GoAway,
+    Hello,
+    Limits,
+    Ping,
+    Pong,
+    StreamFrame,
+    Welcome,
+    encode,
+    parse,
+    parse_header,
+)
+
+HELLO = Hello(VERSION, VERSION, Feature.RESUME, b"s" * 16, b"i" * 16, Limits(16, 1024))
+
+
+def client_context(files: TlsFiles | None, alpn: str | None = ALPN) -> ssl.SSLContext:
+    """A context that trusts anybody: it is the daemon's judgement that is tested, not ours."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if files is not None:
+        context.load_cert_chain(files.cert, files.key)
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    return context
+
+
+class RawPeer:
+    """A TLS connection to a daemon's port. Raises OSError (of which SSLError is one) when that fails."""
+
+    def __init__(self, address: str, context: ssl.SSLContext) -> None:
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), PATIENCE) as sock:
+            self._tls = context.wrap_socket(sock, suppress_ragged_eofs=False)
+        self._sequence = 0
+
+    def send(self, *frames: Frame) -> None:
+        """Send frames as they should be sent: those of the control channel get the next number."""
+        for frame in frames:
+            self.send_raw(encode(frame, self._sequence))
+            self._sequence += isinstance(frame, StreamFrame)
+
+    def send_raw(self, data: bytes) -> None:
+        """Send any bytes."""
+        self._tls.sendall(data)
+
+    def receive(self) -> Frame:
+        """Return the next frame that is not keepalive. Of DATA only the header; its payload is dropped."""
+        while True:
+            header = parse_header(self._exactly(HEADER_SIZE))
+            payload = self._exactly(header.length)
+            if header.type is FrameType.DATA:
+                return Data(header.stream, header.offset, header.length)
+            frame = parse(header, payload)
+            if not isinstance(frame, Ping | Pong | Credit):
+                return frame
+
+    def greet(self) -> Welcome:
+        """Begin a session."""
+        self.send(HELLO)
+        answer = self.receive()
+        assert isinstance(answer, Welcome), answer
+        return answer
+
+    def goodbye(self) -> GoAway:
+        """Receive up to GOAWAY, and the end of the connection behind it."""
+        while not isinstance(frame := self.receive(), GoAway):
+            pass
+        assert self._tls.recv(1) == b""
+        return frame
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            chunk = self._tls.recv(count - len(data))
+            assert chunk, "the daemon closed the connection without GOAWAY"
+            data += chunk
+        return data
+
+    def close(self) -> None:
+        """Hang up."""
+        self._tls.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,128 @@
+"""Plain sockets in the part of a hypervisor: callers, targets, bulk whose every byte is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+PATIENCE = 30.0
+"""Seconds after which any socket here gives up, so that a test fails rather than hangs."""
+
+MIB = 1 << 20
+_NOISE = random.Random("mtunnel").randbytes(MIB)
+
+
+def connect(address: str) -> socket.socket:
+    """Connect to ``tcp:IP:PORT`` or ``unix:PATH``."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(PATIENCE)
+        sock.connect(rest)
+        return sock
+    host, _, port = rest.rpartition(":")
+    return socket.create_connection((host, int(port)), PATIENCE)
+
+
+class Target:
+    """Listens where an egress dials: on a port of 127.0.0.1, or on a unix socket at ``path``."""
+
+    def __init__(self, path: Path | None = None, backlog: int = 64) -> None:
+        if path is None:
+            self._server = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+            self.address = f"tcp:127.0.0.1:{self._server.getsockname()[1]}"
+        else:
+            self._server = socket.socket(socket.AF_UNIX)
+            self._server.bind(str(path))
+            self._server.listen(backlog)
+            self.address = f"unix:{path}"
+        self._server.settimeout(PATIENCE)
+
+    def accept(self) -> socket.socket:
+        """Wait for the next connection."""
+        sock = self._server.accept()[0]
+        sock.settimeout(PATIENCE)
+        return sock
+
+    @property
+    def called(self) -> bool:
+        """Whether somebody has connected, or waits for ``accept``."""
+        self._server.setblocking(False)
+        try:
+            self._server.accept()[0].close()
+        except BlockingIOError:
+            return False
+        finally:
+            self._server.settimeout(PATIENCE)
+        return True
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def bulk(size: int) -> Iterator[bytes]:
+    """``size`` bytes, no two blocks alike."""
+    for start in range(0, size, MIB):
+        yield (struct.pack("!Q", start) + _NOISE[8:])[: size - start]
+
+
+def send_bulk(sock: socket.socket, size: int, *, end: bool = True) -> str:
+    """Send ``size`` bytes, and the end; their digest."""
+    digest = hashlib.blake2b()
+    for block in bulk(size):
+        digest.update(block)
+        sock.sendall(block)
+    if end:
+        sock.shutdown(socket.SHUT_WR)
+    return digest.hexdigest()
+
+
+def receive_all(sock: socket.socket) -> str:
+    """Receive up to the end; the digest."""
+    digest = hashlib.blake2b()
+    while chunk := sock.recv(256 * 1024):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    """Receive exactly ``count`` bytes."""
+    data = b""
+    while len(data) < count:
+        chunk = sock.recv(count - len(data))
+        assert chunk, f"the connection ended after {len(data)} of {count} bytes"
+        data += chunk
+    return data
+
+
+def ends_in_reset(sock: socket.socket) -> bool:
+    """Whether a TCP connection ends with RST and not with a clean close, after whatever still comes."""
+    try:
+        while sock.recv(256 * 1024):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def exchange(one: socket.socket, other: socket.socket) -> None:
+    """Prove that bytes pass both ways."""
+    one.sendall(b"there")
+    assert receive(other, 5) == b"there"
+    other.sendall(b"back")
+    assert receive(one, 4) == b"back"
