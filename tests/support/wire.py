@@ -1,0 +1,443 @@
+"""Two sessions joined by simulated lanes, without sockets or time: every byte goes through real decoders.
+
+What a stream carries is a function of sender, stream and offset, so that each delivered byte is checked
+where it arrives. A lane holds the bytes that are under way until somebody carries them, any number at a
+time; it can be cut anywhere, and either side may learn of that late. ``settle`` lets everything finish.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from itertools import count
+
+from tunnel.wire.codes import MAX_DATA, Code
+from tunnel.wire.decoder import Decoder
+from tunnel.wire.events import (
+    Event,
+    StreamClosed,
+    StreamEnded,
+    StreamOpened,
+    StreamRefused,
+    StreamRequested,
+    StreamReset,
+)
+from tunnel.wire.frames import (
+    Data,
+    Frame,
+    GoAway,
+    Hello,
+    Limits,
+    Ping,
+    Pong,
+    Resume,
+    Resumed,
+    Welcome,
+    encode,
+)
+from tunnel.wire.negotiation import check_welcome, hello, welcome
+from tunnel.wire.session import KEEP_FLOOR, Session, Settings
+from tunnel.wire.states import LANE, LaneState, step
+from tunnel.wire.stream import Outgoing, Stream
+
+SESSION = b"S" * 16
+_NOISE = random.Random(16515).randbytes(1 << 16)
+_NEVER = 2_000  # rounds: more than any simulated conversation needs
+
+
+def content(stream: int, initiator: bool, start: int, stop: int) -> bytes:
+    """What the ``initiator``, or the other side, sends on ``stream`` from byte ``start`` to ``stop``."""
+    first = (stream * 2 + initiator) * 7919 + start
+    return bytes(_NOISE[(first + i) % len(_NOISE)] for i in range(stop - start))
+
+
+def written(outgoing: Outgoing) -> bytes:
+    """Return the bytes of a DATA frame whose payload is ``bytes``."""
+    piece = outgoing.piece
+    assert isinstance(piece.payload, bytes)
+    return outgoing.header + piece.payload[piece.start : piece.stop]
+
+
+@dataclass
+class Local:
+    """One hypervisor connection at one end: what it has yet to say, and what has come for it."""
+
+    number: int
+    backlog: int = 0  # bytes that it wants to send
+    sent: int = 0
+    inbox: bytearray = field(default_factory=bytearray)  # arrived, not delivered
+    taken: int = 0  # bytes delivered
+    events: list[type[Event]] = field(default_factory=list)
+    opened: bool = False
+    finished: bool = False
+    gone: bool = False
+
+    @property
+    def order(self) -> str:
+        """The events so far, for comparing."""
+        return " ".join(kind.__name__.removeprefix("Stream") for kind in self.events)
+
+
+@dataclass
+class LaneEnd:
+    """One end of a lane. ``out`` is what left it and did not arrive yet."""
+
+    epoch: int
+    replaces: int
+    state: LaneState
+    decoder: Decoder = field(default_factory=Decoder)
+    out: bytearray = field(default_factory=bytearray)
+
+
+class Host:
+    """One end of the session, and the part of a link that the protocol asks of its owner."""
+
+    def __init__(self, settings: Settings, *, initiator: bool) -> None:
+        self.initiator = initiator
+        self.settings = settings
+        self.lanes: dict[int, LaneEnd] = {}
+        self.locals: dict[int, Local] = {}
+        self.requests: list[int] = []
+        self.resets: set[int] = set()
+        self._offer = hello(SESSION, b"I" * 16, settings.limits)
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def stream(self, number: int) -> Stream | None:
+        return self.session._streams.get(number)
+
+    # Lanes.
+
+    def dial(self, epoch: int, replaces: int) -> None:
+        """Begin a lane: the session's first, or one that joins it."""
+        if self._session is None:
+            self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_WELCOME)
+            self.lanes[epoch].out += encode(self._offer)
+            return
+        self.lanes[epoch] = LaneEnd(epoch, replaces, LaneState.AWAIT_RESUMED)
+        self.lanes[epoch].out += encode(self.session.resume(epoch, replaces))
+
+    def listen(self, epoch: int) -> None:
+        self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_FIRST)
+
+    def lose(self, epoch: int) -> LaneEnd | None:
+        """Notice that a lane is dead."""
+        lane = self.lanes.pop(epoch, None)
+        if lane is not None and lane.state is LaneState.ATTACHED:
+            self.session.lost(epoch)
+        return lane
+
+    def attached(self) -> list[LaneEnd]:
+        return [lane for lane in self.lanes.values() if lane.state is LaneState.ATTACHED]
+
+    # What our side does to streams.
+
+    def open(self, backlog: int) -> int:
+        number = self.session.open("tcp:127.0.0.1:49152")
+        self.locals[number] = Local(number, backlog)
+        return number
+
+    def accept(self, number: int, backlog: int) -> None:
+        self.requests.remove(number)
+        self.session.accept(number)
+        self.locals[number].opened = True
+        self.write(number, backlog)
+
+    def refuse(self, number: int) -> None:
+        self.requests.remove(number)
+        self.locals[number].gone = True
+        self.session.refuse(number, Code.TARGET_FORBIDDEN, "no")
+
+    def write(self, number: int, amount: int) -> None:
+        self.locals[number].backlog += amount
+        if self.locals[number].opened and self.locals[number].backlog and self.stream(number):
+            self.session.ready(number)
+
+    def finish(self, number: int) -> None:
+        self.locals[number].finished = True
+        self.locals[number].backlog = 0
+        self.session.finish(number)
+
+    def reset(self, number: int) -> None:
+        self.resets.add(number)
+        self.locals[number].gone = True
+        if number in self.requests:
+            self.requests.remove(number)
+        self.session.reset(number, Code.LOCAL_RESET, "connection reset")
+
+    def deliver(self, number: int, most: int) -> int:
+        """Write up to ``most`` of what arrived into the local socket."""
+        local = self.locals[number]
+        size = min(most, len(local.inbox))
+        if size == 0:
+            return 0
+        del local.inbox[:size]
+        local.taken += size
+        self.note(self.session.delivered(number, size, now=0.0))
+        return size
+
+    # Bytes out.
+
+    def transmit(self, epoch: int, room: int = MAX_DATA) -> bool:
+        """Let a lane send one thing: control frames, a replay, or new payload of up to ``room`` bytes."""
+        lane = self.lanes[epoch]
+        if lane.state is not LaneState.ATTACHED:
+            return False
+        raw = self.session.control(room)
+        if not raw and (again := self.session.replay(epoch)) is not None:
+            raw = written(again)
+        if not raw:
+            raw = self._new_payload(epoch, room)
+        lane.out += raw
+        return bool(raw)
+
+    def _new_payload(self, epoch: int, room: int) -> bytes:
+        turn = self.session.pick()
+        if turn is None:
+            return b""
+        number, most = turn
+        local = self.locals[number]
+        stop = local.sent + min(most, local.backlog, room)
+        payload = content(number, self.initiator, local.sent, stop)
+        outgoing = self.session.send(number, payload, epoch)
+        local.backlog -= len(payload)
+        local.sent = stop
+        if not local.backlog:
+            self.session.not_ready(number)
+        return written(outgoing)
+
+    # Bytes in.
+
+    def take(self, epoch: int, data: bytes) -> None:
+        """Take what a lane received. Raises ProtocolError."""
+        lane, view = self.lanes[epoch], memoryview(data)
+        decoder = lane.decoder
+        while view:
+            if decoder.payload_left:
+                taken = min(decoder.payload_left, len(view))
+                self.payload(decoder.stream, decoder.offset, bytes(view[:taken]))
+                decoder.moved(taken)
+            else:
+                taken, frame = decoder.feed(view)
+                if frame is not None:
+                    self.frame(lane, frame, decoder.sequence)
+            view = view[taken:]
+
+    def payload(self, number: int, offset: int, chunk: bytes) -> None:
+        for piece in self.session.data(number, offset, chunk):
+            local = self.locals[number]
+            assert isinstance(piece.payload, bytes)
+            arrived = piece.payload[piece.start : piece.stop]
+            start = local.taken + len(local.inbox)
+            assert arrived == content(number, not self.initiator, start, start + len(arrived))
+            local.inbox += arrived
+
+    def frame(self, lane: LaneEnd, frame: Frame, sequence: int) -> None:
+        lane.state = step(LANE, lane.state, frame.type, Code.HANDSHAKE)
+        match frame:
+            case Hello():
+                answer = welcome(frame, b"A" * 16, self.settings.limits)
+                self._attach(lane, frame.limits)
+                lane.out += encode(answer)
+            case Welcome():
+                check_welcome(self._offer, frame)
+                self._attach(lane, frame.limits)
+            case Resumed():
+                self.session.rejoin(frame)
+            case Resume():
+                self._admit(lane, frame)
+            case Data() | Ping() | Pong() | GoAway():
+                pass
+            case _:
+                self.note(self.session.receive(frame, sequence))
+
+    def _attach(self, lane: LaneEnd, peer: Limits) -> None:
+        self._session = Session(SESSION, self.settings, peer, initiator=self.initiator)
+        self._session.attach(lane.epoch)
+        lane.state = LaneState.ATTACHED
+
+    def _admit(self, lane: LaneEnd, frame: Resume) -> None:
+        """Give up the lane that is replaced, and any whose RESUMED the initiator never saw; then answer."""
+        lane.replaces = frame.replaces
+        for old in list(self.lanes.values()):
+            if old is not lane and frame.replaces in {old.epoch, old.replaces} - {0}:
+                self.lose(old.epoch)
+        lane.out += encode(self.session.resumed(frame.epoch, frame.replaces))
+        self.session.rejoin(frame)
+        lane.state = LaneState.ATTACHED
+
+    def note(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, StreamRequested):
+                self.locals[event.stream] = Local(event.stream)
+                self.requests.append(event.stream)
+            local = self.locals[event.stream]
+            local.events.append(type(event))
+            assert not local.gone, "nothing happens to a stream that is gone"
+            match event:
+                case StreamOpened():
+                    local.opened = True
+                    self.write(event.stream, 0)
+                case StreamEnded():
+                    assert not local.inbox
+                case StreamRefused() | StreamReset() | StreamClosed():
+                    local.gone = True
+                    if event.stream in self.requests:
+                        self.requests.remove(event.stream)
+
+
+class Network:
+    """An initiator and an acceptor, and whatever lanes they have."""
+
+    def __init__(self, initiator: Settings, acceptor: Settings) -> None:
+        self.initiator = Host(initiator, initiator=True)
+        self.acceptor = Host(acceptor, initiator=False)
+        self.hosts = (self.initiator, self.acceptor)
+        self._epochs = count(1)
+        self._owed: list[int] = []  # epochs whose replacement is due
+        self.dial()
+        self.carry_all()
+
+    def peer_of(self, host: Host) -> Host:
+        return self.acceptor if host is self.initiator else self.initiator
+
+    def dial(self) -> int:
+        """Begin a lane: one that replaces a lost one if any was lost, else one more."""
+        epoch = next(self._epochs)
+        self.initiator.dial(epoch, self._owed.pop(0) if self._owed else 0)
+        self.acceptor.listen(epoch)
+        return epoch
+
+    def carry(self, epoch: int, from_initiator: bool, most: int = MAX_DATA) -> int:
+        """Move up to ``most`` bytes that are under way on a lane to where they were sent."""
+        source, target = self.hosts if from_initiator else self.hosts[::-1]
+        lane = source.lanes[epoch]
+        data = bytes(lane.out[:most])
+        del lane.out[:most]
+        if epoch in target.lanes:
+            target.take(epoch, data)
+        return len(data)
+
+    def carry_all(self) -> bool:
+        moved = 0
+        for from_initiator, source in ((True, self.initiator), (False, self.acceptor)):
+            moved += sum(self.carry(epoch, from_initiator, 1 << 30) for epoch in list(source.lanes))
+        return moved > 0
+
+    def cut(self, epoch: int, noticed: bool) -> None:
+        """Kill a lane with all that is under way on it. The acceptor may not have ``noticed`` yet."""
+        lane = self.initiator.lose(epoch)
+        assert lane is not None
+        if lane.state is LaneState.ATTACHED:
+            self._owed.append(epoch)
+        elif lane.replaces:
+            self._owed.append(lane.replaces)
+        if noticed:
+            self.acceptor.lose(epoch)
+
+    def notice(self) -> None:
+        """Let the acceptor learn of every lane that is dead."""
+        for epoch in set(self.acceptor.lanes) - set(self.initiator.lanes):
+            self.acceptor.lose(epoch)
+
+    # To the end.
+
+    def settle(self) -> None:
+        """Accept, send, carry and deliver everything, end every stream; fails if that gets stuck."""
+        self.notice()
+        while self._owed or not self.initiator.lanes:
+            self.dial()
+        for _ in range(_NEVER):
+            if not self._round():
+                return
+        raise AssertionError("the simulation never came to rest")
+
+    def _round(self) -> bool:
+        moved = self.carry_all()
+        for host in self.hosts:
+            moved |= self._converse(host)
+            for epoch in host.lanes:
+                moved |= host.transmit(epoch)
+        return moved
+
+    def _converse(self, host: Host) -> bool:
+        moved = False
+        for number in list(host.requests):
+            host.accept(number, 100)
+            moved = True
+        for local in [each for each in host.locals.values() if not each.gone]:
+            moved |= host.deliver(local.number, MAX_DATA) > 0
+            if local.opened and not (local.gone or local.finished or local.backlog):
+                host.finish(local.number)
+                moved = True
+        if not moved:
+            host.session.flush_credits()
+        return moved
+
+    # What must always hold.
+
+    def check(self) -> None:
+        """Raise AssertionError when a bound or a law of conservation is broken."""
+        for host, peer in (self.hosts, self.hosts[::-1]):
+            self._check_bounds(host)
+            for number, stream in host.session._streams.items():
+                if (other := peer.stream(number)) is not None:
+                    self._check_credit(stream, other)
+
+    def _check_bounds(self, host: Host) -> None:
+        session, settings = host.session, host.settings
+        streams = session._streams.values()
+        assert session.kept == sum(stream.out.unacknowledged for stream in streams)
+        assert session.kept <= settings.memory + len(streams) * KEEP_FLOOR
+        assert session._budget.used == sum(stream.into.size for stream in streams)
+        assert len(session._control._kept) <= self.peer_of(host).settings.limits.control
+        assert len(session._control._held) <= settings.limits.control
+        for number, local in host.locals.items():
+            if not local.gone and (stream := host.stream(number)) is not None:
+                held = sum(len(payload) for _, _, payload in stream._assembly._held)
+                assert len(local.inbox) <= stream.into.size
+                assert held <= 2 * stream.into.size
+
+    def _check_credit(self, sender: Stream, receiver: Stream) -> None:
+        out, into = sender.out, receiver.into
+        assert out.delivered <= into.delivered <= into.received <= out.sent <= max(out.limit, out.sent)
+        assert out.sent <= into.limit
+        assert out.limit <= into.limit
+
+    def check_finished(self) -> None:
+        """Raise AssertionError unless every stream ended as it should on both sides."""
+        for host in self.hosts:
+            assert not host.session._streams
+            assert host.session.kept == 0
+            assert host.session._budget.used == 0
+            assert len(host.session._scheduler) == 0
+            assert not host.session._blocked
+            assert not host.session._credits
+            assert not host.session._control._waiting
+            assert all(local.gone for local in host.locals.values())
+        assert set(self.initiator.locals) >= {n for n in self.acceptor.locals if n % 2 == 1}
+        for number in set(self.initiator.locals) & set(self.acceptor.locals):
+            self._check_ending(number)
+
+    def _check_ending(self, number: int) -> None:
+        ends = [host.locals[number] for host in self.hosts]
+        opener, other = ends if number % 2 == 1 else ends[::-1]
+        if any(number in host.resets for host in self.hosts) or StreamRefused in opener.events:
+            assert opener.order in _ABRUPT_OPENER, opener.order
+            assert other.order in _ABRUPT_OTHER, other.order
+            return
+        assert opener.order in {f"Opened {end} Closed" for end in _ENDS}
+        assert other.order in {f"Requested {end} Closed" for end in _ENDS}
+        assert (opener.taken, other.taken) == (other.sent, opener.sent)
+
+
+_ENDS = {"Ended Confirmed", "Confirmed Ended"}
+# Whoever resets hears nothing more; the other may have come to an end before it knew.
+_HALVES = {"", " Ended", " Confirmed"}
+_ABRUPT = _HALVES | {f"{half} Reset" for half in _HALVES} | {f" {end} Closed" for end in _ENDS}
+_ABRUPT_OPENER = {"", "Refused", "Reset"} | {f"Opened{end}" for end in _ABRUPT}
+_ABRUPT_OTHER = {f"Requested{end}" for end in _ABRUPT}

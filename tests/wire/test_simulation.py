@@ -1,0 +1,153 @@
+"""Any chunking, any interleaving, any number of lanes cut anywhere: the same bytes, and every stream ends.
+
+Hypothesis draws a schedule of what both hosts do to their streams and of what happens to the lanes between
+them. The laws of ``Network.check`` hold after each step. At the end everything that still can go on does,
+and must come to a proper end. (A schedule rather than hypothesis' own state machine: that one leaves out
+some kinds of steps in each run, and what goes wrong here needs all of them.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.support.wire import Host, Local, Network
+from tunnel.wire.frames import Limits
+from tunnel.wire.session import Settings
+
+MOST_LANES = 3
+WEIGHTS = {
+    "open": 3,
+    "accept": 4,
+    "refuse": 0.3,
+    "write": 3,
+    "finish": 1,
+    "reset": 0.2,
+    "deliver": 6,
+    "flush_credits": 1,
+    "transmit": 12,
+    "carry": 12,
+    "cut": 0.7,
+    "notice": 0.3,
+    "dial": 1,
+}
+EACH_KIND = [kind for kind, weight in WEIGHTS.items() for _ in range(round(weight * 10))]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens. ``pick`` chooses among what there is; ``size`` is bytes, or a yes or no."""
+
+    kind: str
+    initiator: bool
+    pick: int
+    size: int
+
+
+each_step = st.builds(
+    Step,
+    st.sampled_from(EACH_KIND),
+    st.booleans(),
+    st.integers(0, 11),
+    st.sampled_from([1, 6, 7, 30, 50, 200, 1000, 5000]),  # headers and payload get cut anywhere
+)
+each_schedule = st.integers(5, 250).flatmap(
+    lambda length: st.lists(each_step, min_size=length, max_size=length)
+)
+each_settings = st.builds(
+    Settings,
+    limits=st.builds(Limits, streams=st.integers(1, 4), control=st.integers(1, 6)),
+    memory=st.sampled_from([0, 4000]),
+    window=st.sampled_from([20, 50, 300, 2000]),
+)
+
+
+class Play:
+    """Makes steps happen; one that has no meaning at the moment changes nothing."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def do(self, step: Step) -> None:
+        host = self.network.initiator if step.initiator else self.network.acceptor
+        getattr(self, step.kind)(host, step)
+
+    def local(self, host: Host, step: Step) -> Local | None:
+        living = [local for local in host.locals.values() if not local.gone]
+        return living[step.pick % len(living)] if living else None
+
+    def epoch(self, host: Host, step: Step) -> int:
+        epochs = list(host.lanes)
+        return epochs[step.pick % len(epochs)] if epochs else 0
+
+    def open(self, host: Host, step: Step) -> None:
+        if host.session._count(ours=True) < self.network.peer_of(host).settings.limits.streams:
+            host.open(step.size % 1000)
+
+    def accept(self, host: Host, step: Step) -> None:
+        for number in host.requests[step.pick % 3 :][:1]:
+            host.accept(number, step.size % 1000)
+
+    def refuse(self, host: Host, step: Step) -> None:
+        for number in host.requests[step.pick % 3 :][:1]:
+            host.refuse(number)
+
+    def write(self, host: Host, step: Step) -> None:
+        local = self.local(host, step)
+        if local and not local.finished:
+            host.write(local.number, min(step.size, 500))
+
+    def finish(self, host: Host, step: Step) -> None:
+        local = self.local(host, step)
+        if local and local.opened and not local.finished:
+            host.finish(local.number)
+
+    def reset(self, host: Host, step: Step) -> None:
+        if local := self.local(host, step):
+            host.reset(local.number)
+
+    def deliver(self, host: Host, step: Step) -> None:
+        if local := self.local(host, step):
+            host.deliver(local.number, step.size)
+
+    def flush_credits(self, host: Host, step: Step) -> None:
+        host.session.flush_credits()
+
+    def transmit(self, host: Host, step: Step) -> None:
+        for _ in range(step.pick // 2 + 1):
+            if epoch := self.epoch(host, step):
+                host.transmit(epoch, step.size)
+
+    def carry(self, host: Host, step: Step) -> None:
+        if epoch := self.epoch(host, step):
+            self.network.carry(epoch, host.initiator, step.size)
+
+    def cut(self, host: Host, step: Step) -> None:
+        if epoch := self.epoch(self.network.initiator, step):
+            self.network.cut(epoch, noticed=step.size % 2 == 0)
+
+    def notice(self, host: Host, step: Step) -> None:
+        self.network.notice()
+
+    def dial(self, host: Host, step: Step) -> None:
+        if len(self.network.initiator.lanes) < MOST_LANES:
+            self.network.dial()
+
+
+@pytest.mark.timeout(600)  # for the search of a smaller example, should it fail
+@settings(max_examples=150, phases=set(Phase) - {Phase.explain})
+@given(initiator=each_settings, acceptor=each_settings, schedule=each_schedule)
+def test_any_schedule_ends_with_the_same_bytes(
+    initiator: Settings, acceptor: Settings, schedule: list[Step]
+) -> None:
+    network = Network(initiator, acceptor)
+    play = Play(network)
+    for step in schedule:
+        play.do(step)
+        network.check()
+    network.settle()
+    network.check()
+    network.check_finished()
