@@ -6,7 +6,7 @@ A test that moves a guest through something of its own::
         await trial.migrate("tcp:127.0.1.2:49152", "tcp:127.0.0.1:49152")
         await trial.verify()
 
-or takes the ``trial`` fixture, which is that guest: the ``conftest.py`` of its folder imports it from here.
+or takes the ``trial`` fixture, which is that guest; the ``conftest.py`` of its folder imports it from here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.virt.guest import MIB, PAGE, GuestState, Phase, Region, Workload
+from tunnel.virt.guest import MIB, PAGE, GuestState, Phase, Region, Workload, build_image
 from tunnel.virt.migration import Mode, Options
+from tunnel.virt.qemu import Machine, Qemu
 from tunnel.virt.trial import Trial
 
 MEMORY = 64 * MIB
@@ -28,6 +29,20 @@ BUSY = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 POSTCOPY = Options(Mode.POSTCOPY, downtime_limit=0.001, postcopy_after=0)
 MULTIFD = Options(Mode.MULTIFD, channels=3)
 PRECOPY = Options(Mode.PRECOPY)
+
+
+def small_machine(directory: Path, *extra: str) -> Machine:
+    """The least that boots the guest, for tests that are not about its memory."""
+    kernel = directory / "kernel"
+    kernel.write_bytes(build_image(Workload()))
+    return Machine(kernel, 16 * MIB, extra=extra)
+
+
+@pytest.fixture
+async def qemu(tmp: Path) -> AsyncIterator[Qemu]:
+    """A QEMU that has just started."""
+    async with await Qemu.start("guest", small_machine(tmp), tmp) as started:
+        yield started
 
 
 @pytest.fixture

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.guests import trial
+from tests.support.guests import qemu, trial
 
-__all__ = ["trial"]
+__all__ = ["qemu", "trial"]

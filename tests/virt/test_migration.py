@@ -92,13 +92,19 @@ async def test_paused_guest_arrives_paused(trial: Trial) -> None:
     await trial.verify()
 
 
-async def test_bandwidth_limit_is_kept(trial: Trial) -> None:
-    task, samples = await start_slowly(trial, PRECOPY, Phase.ACTIVE)
+@pytest.mark.parametrize(
+    ("options", "phase"),
+    [(PRECOPY, Phase.ACTIVE), (MULTIFD, Phase.ACTIVE), (POSTCOPY, Phase.POSTCOPY_ACTIVE)],
+    ids=lambda value: value.mode if isinstance(value, Options) else "",
+)
+async def test_bandwidth_limit_is_kept(trial: Trial, options: Options, phase: Phase) -> None:
+    task, samples = await start_slowly(trial, options, phase)
 
     async def moved() -> Sample | None:
-        return samples[-1] if samples[-1].transferred > SLOW else None
+        return samples[-1] if samples[-1].transferred > 2 * SLOW else None
 
     sample = await until(moved, within=30, every=0.05)
+    assert sample.phase is phase
     assert sample.transferred / sample.elapsed < 2 * SLOW
     task.cancel()
     await asyncio.wait({task}, timeout=30)

@@ -30,6 +30,14 @@ def files_in(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
 
+def flip_bit(file: Path, offset: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        byte = opened.read(1)[0]
+        opened.seek(offset)
+        opened.write(bytes([byte ^ 0x10]))
+
+
 async def wait_dirtied(qemu: Qemu, directory: Path, increments: int) -> GuestState:
     async def reached() -> GuestState | None:
         state = await read_state(qemu.monitor, directory)
@@ -93,6 +101,20 @@ async def test_guest_that_never_fills_is_reported(tmp: Path) -> None:
     async with await Qemu.start("guest", machine(tmp, SMALL), tmp, incoming="defer") as qemu:
         with pytest.raises(HypervisorError, match=r"did not fill its memory in 0\.2 s"):
             await wait_filled(qemu.monitor, tmp, within=0.2)
+
+
+async def test_one_flipped_bit_in_a_real_guest_is_found(tmp: Path) -> None:
+    memory = tmp / "memory"
+    backend = f"memory-backend-file,id=ram,size=64M,mem-path={memory},share=on"
+    hardware = dataclasses.replace(
+        machine(tmp, SMALL), extra=("-object", backend, "-machine", "memory-backend=ram")
+    )
+    async with await Qemu.start("guest", hardware, tmp) as qemu:
+        filled = await wait_filled(qemu.monitor, tmp, within=30)
+        await qemu.monitor.execute("stop")
+        flip_bit(memory, 0x2345678)
+        with pytest.raises(VerificationError, match=r"(?s)^1 of .*page 0x2345000: word at \+0x678"):
+            await verify_memory(qemu.monitor, tmp, filled)
 
 
 # -- a monitor that hands out memory of our making -----------------------------------------------------------

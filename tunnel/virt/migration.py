@@ -222,6 +222,7 @@ def _parameters(options: Options) -> dict[str, object]:
     limit = _UNLIMITED if options.max_bandwidth is None else options.max_bandwidth
     parameters: dict[str, object] = {
         "max-bandwidth": limit,
+        "max-postcopy-bandwidth": limit,
         "downtime-limit": round(options.downtime_limit * 1000),
     }
     if options.mode is Mode.MULTIFD:

@@ -15,6 +15,7 @@ from tunnel.virt.process import Child
 from tunnel.virt.qmp import Monitor
 
 PROGRAM = "qemu-system-x86_64"
+_GRACE = 2.0  # seconds; its guests have nothing to lose, and one in post-copy may not answer SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Qemu:
         try:
             await self.monitor.close()
         finally:
-            await self.child.stop()
+            await self.child.stop(_GRACE)
 
     async def __aenter__(self) -> Self:
         return self

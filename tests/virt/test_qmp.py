@@ -1,0 +1,59 @@
+"""The monitor: commands, events, and which error each way of failing becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunnel.errors import HypervisorError, UsageError
+from tunnel.virt.qemu import Qemu
+from tunnel.virt.qmp import Monitor, MonitorLost, require_library
+
+
+async def test_missing_library_says_how_to_install_it(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+    with pytest.raises(UsageError, match=r"pip install 'mtunnel\[qemu\]'"):
+        await Monitor.connect(tmp / "qmp", "guest")
+
+
+async def test_nobody_at_the_socket_is_told_with_its_path(tmp: Path) -> None:
+    with pytest.raises(HypervisorError, match=rf"guest: no QMP answer from {tmp}/qmp in 0.1 s"):
+        await Monitor.connect(tmp / "qmp", "guest", within=0.1)
+
+
+async def test_refused_command_carries_the_words_of_qemu(qemu: Qemu) -> None:
+    with pytest.raises(HypervisorError, match="guest: QEMU refused device_del: Device 'x' not found"):
+        await qemu.monitor.execute("device_del", {"id": "x"})
+
+
+async def test_events_are_queued_from_the_moment_of_listening(qemu: Qemu) -> None:
+    with qemu.monitor.listen("STOP") as events:
+        await qemu.monitor.execute("stop")
+        event = await asyncio.wait_for(events.get(), 10)
+    assert event["event"] == "STOP"
+    assert await qemu.monitor.status() == "paused"
+
+
+async def test_monitor_of_an_ended_qemu_is_lost(qemu: Qemu) -> None:
+    qemu.child.kill()
+    with pytest.raises(MonitorLost, match="guest: QEMU's monitor closed during query-status"):
+        await qemu.monitor.status()
+
+
+async def test_closed_monitor_is_lost_and_may_be_closed_again(qemu: Qemu) -> None:
+    await qemu.monitor.close()
+    with pytest.raises(MonitorLost):
+        await qemu.monitor.status()
+    await qemu.monitor.close()
+
+
+async def test_second_monitor_is_told_that_the_first_holds_the_socket(qemu: Qemu, tmp: Path) -> None:
+    with pytest.raises(HypervisorError, match="second: no QMP answer"):
+        await Monitor.connect(tmp / "guest.qmp", "second", within=0.2)
+
+
+def test_library_that_is_installed_is_enough() -> None:
+    require_library()
