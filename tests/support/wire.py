@@ -41,14 +41,14 @@ from tunnel.wire.states import LANE, LaneState, step
 from tunnel.wire.stream import Outgoing, Stream
 
 SESSION = b"S" * 16
-_NOISE = random.Random(16515).randbytes(1 << 16)
+_NOISE = random.Random(16515).randbytes(1 << 18)
 _NEVER = 2_000  # rounds: more than any simulated conversation needs
 
 
 def content(stream: int, initiator: bool, start: int, stop: int) -> bytes:
     """What the ``initiator``, or the other side, sends on ``stream`` from byte ``start`` to ``stop``."""
-    first = (stream * 2 + initiator) * 7919 + start
-    return bytes(_NOISE[(first + i) % len(_NOISE)] for i in range(stop - start))
+    first = (stream * 2 + initiator) * 7919 % 65536
+    return _NOISE[first + start : first + stop]
 
 
 def written(outgoing: Outgoing) -> bytes:
@@ -418,6 +418,7 @@ class Network:
             assert not host.session._blocked
             assert not host.session._credits
             assert not host.session._control._waiting
+            assert not host.session._control._held
             assert all(local.gone for local in host.locals.values())
         assert set(self.initiator.locals) >= {n for n in self.acceptor.locals if n % 2 == 1}
         for number in set(self.initiator.locals) & set(self.acceptor.locals):
