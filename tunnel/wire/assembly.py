@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tunnel.errors import ProtocolError
-from tunnel.wire.codes import Code
-
 Payload: TypeAlias = Sized
 """Bytes, or a promise of bytes: the core only ever asks for its length."""
-
-MAX_HELD = 1024
-"""Most pieces that wait for a gap, per stream; a peer that cuts finer than this is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +28,32 @@ class Assembly:
 
     def __init__(self) -> None:
         self.received = 0
-        self._held: list[tuple[int, int, Payload]] = []  # (offset, tie-breaker, payload), by offset
+        # (start, end, payload) of what waits for a gap: both starts and ends ascend, and no piece is covered
+        # by the two beside it. So however pieces overlap, no byte is held more than twice.
+        self._held: list[tuple[int, int, Payload]] = []
+
+    @property
+    def held(self) -> int:
+        """How many pieces wait for a gap."""
+        return len(self._held)
 
     @property
     def highest(self) -> int:
         """One more than the highest offset seen, gaps or not."""
-        return max([self.received, *(offset + len(payload) for offset, _, payload in self._held)])
+        return self._held[-1][1] if self._held else self.received
 
     def insert(self, offset: int, payload: Payload) -> list[Piece]:
-        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open.
-
-        Raises ProtocolError when too many pieces wait for gaps.
-        """
+        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open."""
         if offset > self.received:
             self._hold(offset, payload)
             return []
         pieces = self._append(offset, payload)
-        while self._held and self._held[0][0] <= self.received:
-            held_offset, _, held = self._held.pop(0)
-            pieces += self._append(held_offset, held)
+        ready = 0
+        while ready < len(self._held) and self._held[ready][0] <= self.received:
+            start, _, held = self._held[ready]
+            pieces += self._append(start, held)
+            ready += 1
+        del self._held[:ready]
         return pieces
 
     def _append(self, offset: int, payload: Payload) -> list[Piece]:
@@ -63,12 +64,18 @@ class Assembly:
         self.received = end
         return [piece]
 
-    def _hold(self, offset: int, payload: Payload) -> None:
-        if len(self._held) >= MAX_HELD:
-            raise ProtocolError(
-                Code.FLOW_CONTROL, f"more than {MAX_HELD} pieces of a stream are out of order"
-            )
-        end = offset + len(payload)
-        if any(start <= offset and end <= start + len(held) for start, _, held in self._held):
+    def _hold(self, start: int, payload: Payload) -> None:
+        """Keep a piece unless others cover it, and let go of those that it makes needless."""
+        held, end = self._held, start + len(payload)
+        first = last = bisect_left(held, (start,))
+        while last < len(held) and held[last][1] <= end:  # inside the new one
+            last += 1
+        before = held[first - 1][1] if first else 0
+        after = held[last][0] if last < len(held) else end
+        if before >= end or after <= max(start, before):
             return
-        insort(self._held, (offset, len(self._held), payload), key=lambda entry: entry[0])
+        if first >= 2 and held[first - 2][1] >= start:
+            first -= 1
+        if last + 1 < len(held) and held[last + 1][0] <= end:
+            last += 1
+        held[first:last] = [(start, end, payload)]

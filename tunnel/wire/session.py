@@ -51,6 +51,9 @@ from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 KEEP_FLOOR = 256 * KIB
 """What every stream may keep for replay even when the budget is used up: one must not stall another."""
 
+MAX_HELD = 65536
+"""Most pieces of payload that wait for gaps, of all streams: windows bound only their bytes."""
+
 
 DEFAULT_LIMITS = Limits(streams=256, control=1024)
 
@@ -81,6 +84,7 @@ class Session:
         self._blocked: set[int] = set()  # streams that have something to send, and may not
         self._credits: dict[int, None] = {}  # streams whose CREDIT is due, in order
         self._again: dict[int, None] = {}  # streams that have something to replay
+        self._held = 0  # pieces that wait for gaps, of all streams
         self._lanes: set[int] = set()
         self._next_stream = 1 if initiator else 2
         self._highest_from_peer = 0
@@ -176,7 +180,14 @@ class Session:
         that is ``held`` must stay valid until it comes back from a later call.
         """
         stream = self._find(number, FrameType.DATA)
-        return [] if stream is None else stream.arrived(offset, payload)
+        if stream is None:
+            return []
+        self._held -= stream.held
+        pieces = stream.arrived(offset, payload)
+        self._held += stream.held
+        if self._held > MAX_HELD:
+            raise ProtocolError(Code.FLOW_CONTROL, f"more than {MAX_HELD} pieces are out of order")
+        return pieces
 
     def holds(self, number: int, offset: int) -> bool:
         """Whether payload at ``offset`` would be held for a gap."""
@@ -238,7 +249,7 @@ class Session:
         self._unblock()
 
     def _rewind(self) -> None:
-        """Send again what is lost: of every stream, for the peer's positions may be older than one of them."""
+        """Send again what is lost, of every stream: one may be newer than the peer's positions."""
         for number, stream in self._streams.items():
             stream.rewind(self._lanes)
             self._again[number] = None
@@ -367,6 +378,7 @@ class Session:
         self._credits.pop(number, None)
         self._again.pop(number, None)
         self.kept -= stream.out.unacknowledged
+        self._held -= stream.held
         self._unblock()
 
     def _complete(self, stream: Stream) -> list[Event]:

@@ -173,6 +173,11 @@ class Stream:
         """Whether both directions ended and were delivered."""
         return self.sending is Sending.DONE and self.receiving is Receiving.DONE
 
+    @property
+    def held(self) -> int:
+        """How many pieces wait for a gap."""
+        return self._assembly.held
+
     def in_order(self, offset: int) -> bool:
         """Whether data at ``offset`` could be delivered at once rather than be held for a gap."""
         return offset <= self._assembly.received
