@@ -26,7 +26,7 @@ def check_welcome(offer: Hello, answer: Welcome) -> None:
         raise ProtocolError(Code.HANDSHAKE, "WELCOME names another session")
     if not offer.lowest <= answer.version <= offer.highest:
         raise ProtocolError(Code.VERSION, f"WELCOME chose version {answer.version}, which was not offered")
-    if answer.features & ~offer.features:
+    if int(answer.features) & ~int(offer.features):  # as numbers: ~ of an IntFlag forgets unknown bits
         raise ProtocolError(
             Code.HANDSHAKE, f"WELCOME chose features that were not offered: {answer.features!r}"
         )
