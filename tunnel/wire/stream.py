@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass
 
-from tunnel.errors import ProtocolError
+from tunnel.errors import MisuseError, ProtocolError
 from tunnel.wire.assembly import Assembly, Payload, Piece
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.frames import Position, data_header
@@ -154,6 +154,8 @@ class Stream:
         """``count`` bytes are in the local socket; True when a CREDIT is due."""
         self.advance(Call.DELIVER)
         self.receiving = step(RECEIVING, self.receiving, Call.DELIVER, Code.STREAM_STATE)
+        if count > self.into.received - self.into.delivered:
+            raise MisuseError(Code.FLOW_CONTROL, f"{count} bytes delivered, more than have arrived")
         return self.into.deliver(count)
 
     def try_complete(self) -> int | None:
