@@ -385,7 +385,7 @@ class Link:
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
         """A hypervisor takes nothing more. What it had said before it left still gets through."""
-        if not self._living().unconfirmed(pump.number):
+        if pump.read_ended and not self._living().unconfirmed(pump.number):
             self._local_failure(pump, error)
 
     def _confirmed(self, pump: Pump) -> None:
