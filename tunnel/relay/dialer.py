@@ -14,7 +14,7 @@ from tunnel.errors import RefusedError, TunnelError, UnreachableError
 from tunnel.relay.link import Link, LinkState
 from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane
-from tunnel.transport.sockets import tune_lane
+from tunnel.transport.sockets import reason_of, tune_lane
 from tunnel.transport.tls import TlsContexts, identify
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codes import Code
@@ -111,7 +111,8 @@ class Dialer:
             raise UnreachableError(f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds") from None
         except OSError as error:
             fault = error
-        raise UnreachableError(f"{where} cannot be reached: {fault and (fault.strerror or fault)}")
+        why = reason_of(fault) if fault else "its name has no address"
+        raise UnreachableError(f"{where} cannot be reached: {why}")
 
     async def _connect_to(
         self, loop: asyncio.AbstractEventLoop, family: int, address: tuple[object, ...]

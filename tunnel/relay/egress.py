@@ -15,7 +15,7 @@ from typing import Protocol
 
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay.address import AllowList, TargetAddress, UnixAddress, parse_target
-from tunnel.transport.sockets import reset
+from tunnel.transport.sockets import reason_of, reset
 from tunnel.wire.codes import Code
 
 DEADLINE = 10.0
@@ -120,7 +120,7 @@ async def dial(
             raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
         except OSError as error:
             if error.errno not in _NOT_YET or loop.time() + pause > deadline or cancelled():
-                raise UnreachableError(f"{target} cannot be reached: {error.strerror or error}") from None
+                raise UnreachableError(f"{target} cannot be reached: {reason_of(error)}") from None
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 

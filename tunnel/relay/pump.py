@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
-from tunnel.transport.sockets import name_of, reset, tune_local
+from tunnel.transport.sockets import caller_of, reset, tune_local
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
 
@@ -39,7 +39,7 @@ class Pump:
         tune_local(sock)
         self.number = number
         self.target = target
-        self.caller = _caller(sock)
+        self.caller = caller_of(sock)
         self.bytes_read = 0  # from the local socket
         self.bytes_written = 0  # to the local socket
         self.backlog = 0  # bytes that arrived and are not written yet
@@ -173,10 +173,3 @@ class Pump:
         self._fresh.clear()
         self._waiting.clear()
         self.backlog = 0
-
-
-def _caller(sock: socket.socket) -> str:
-    try:
-        return name_of(sock.getpeername())
-    except OSError:
-        return "gone"

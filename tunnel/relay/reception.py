@@ -13,7 +13,7 @@ from tunnel.relay.link import Link
 from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane
 from tunnel.transport.listener import Listener, bind_tcp
-from tunnel.transport.sockets import name_of, reset, tune_lane
+from tunnel.transport.sockets import caller_of, reset, tune_lane
 from tunnel.transport.tls import TlsContexts, identify
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codes import Code
@@ -63,11 +63,11 @@ class Reception:
 
     def _reject(self, sock: socket.socket, reason: str) -> None:
         self.rejected += 1
-        log.warning("connection rejected", remote=_remote(sock), reason=reason)
+        log.warning("connection rejected", remote=caller_of(sock), reason=reason)
         reset(sock)
 
     async def _receive(self, sock: socket.socket) -> None:
-        remote = _remote(sock)
+        remote = caller_of(sock)
         try:
             tune_lane(sock, self._congestion)
             end = await handshake(sock, self._contexts(), dialing=False)
@@ -132,10 +132,3 @@ class _Newcomer:
         if not self._done.is_set():
             self._link.note("lane rejected", str(reason))
             self._done.set()
-
-
-def _remote(sock: socket.socket) -> str:
-    try:
-        return name_of(sock.getpeername())
-    except OSError:
-        return "gone"

@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Protocol, cast
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, WireError
-from tunnel.transport.sockets import name_of
+from tunnel.transport.sockets import caller_of, name_of
 from tunnel.wire.assembly import Piece
 from tunnel.wire.codes import Code
 from tunnel.wire.decoder import Decoder
@@ -83,7 +83,7 @@ class Lane(ABC):
         self.epoch = 0  # its number in a session, once it has one
         self.replaces = 0  # the lost lane whose place it took, if it did
         self.local = name_of(sock.getsockname())
-        self.remote = name_of(sock.getpeername())
+        self.remote = caller_of(sock)
         self.since = time.monotonic()
         self.bytes_sent = 0  # on the wire, TLS included
         self.bytes_received = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -46,6 +47,21 @@ def reset(sock: socket.socket) -> None:
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     sock.close()
+
+
+def caller_of(sock: socket.socket) -> str:
+    """Write who is at the other end of ``sock``; it may have hung up already."""
+    try:
+        return name_of(sock.getpeername())
+    except OSError:
+        return "gone"
+
+
+def reason_of(error: OSError) -> str:
+    """Say why a system call failed, in the system's words: event loops put their own in their place."""
+    if error.errno is not None and error.errno > 0:  # below 0: a name could not be resolved
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def name_of(address: object) -> str:

@@ -56,6 +56,8 @@ class UserspaceLane(Lane):
         self._plaintext = _scratch.plaintext
         self._pace = Pace()
         self._unsent = memoryview(b"")  # ciphertext that the socket did not take
+        self._unsendable = ""  # why nothing can be sent any more
+        self._next_read: asyncio.Handle | None = None
         self._lingering: asyncio.TimerHandle | None = None
 
     @property
@@ -72,7 +74,7 @@ class UserspaceLane(Lane):
     @property
     def room(self) -> bool:
         """Whether the socket took everything so far."""
-        return not self._unsent and not self._ended
+        return not (self._unsent or self._unsendable or self._ended)
 
     def send_control(self, frames: bytes) -> None:
         """Encrypt whole control frames; they leave with the next ``send`` or ``flush``."""
@@ -91,7 +93,7 @@ class UserspaceLane(Lane):
 
     def flush(self) -> None:
         """Send what is encrypted, behind what the socket has not taken yet."""
-        if not self._unsent and self._outgoing.pending:
+        if not (self._unsent or self._unsendable) and self._outgoing.pending:
             self._unsent = memoryview(self._outgoing.read())
             self._push()
             if self._unsent:
@@ -104,18 +106,25 @@ class UserspaceLane(Lane):
         except BlockingIOError:
             count = 0
         except OSError as error:
-            self._unsent = memoryview(b"")
-            self._lost(error.strerror or str(error))
+            self._break_off(error)
             return
         self.bytes_sent += count
         self._unsent = self._unsent[count:]
         self._pace.sent(count, self._loop.time(), congested=bool(self._unsent))
 
+    def _break_off(self, error: OSError) -> None:
+        """Nothing more can be sent. What the peer said before, perhaps GOAWAY or an alert, is yet to be read."""
+        self._unsent = memoryview(b"")
+        self._unsendable = error.strerror or str(error)
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._read_on()
+
     def _writable(self) -> None:
         self._push()
         if self._unsent:
             return
-        if self._outgoing.pending:
+        if self._outgoing.pending and not self._unsendable:
             self._unsent = memoryview(self._outgoing.read())
             return  # still watched: the loop calls again
         self._loop.remove_writer(self._sock)
@@ -130,6 +139,15 @@ class UserspaceLane(Lane):
         self._loop.add_reader(self._sock, self._readable)
         self._loop.call_soon(self._decrypt)  # what came together with the end of the handshake
 
+    def _read_on(self) -> None:
+        """Read again soon, until there is nothing: uvloop stops watching a socket that had an error.
+
+        So data with a reset behind it would be read, and the reset never be seen.
+        """
+        if self._next_read is not None:
+            self._next_read.cancel()
+        self._next_read = self._loop.call_soon(self._readable)
+
     def _readable(self) -> None:
         try:
             count = self._sock.recv_into(self._ciphertext)
@@ -138,12 +156,14 @@ class UserspaceLane(Lane):
         except OSError as error:
             self._lost(error.strerror or str(error))
             return
+        if count:
+            self._read_on()
         if self._lingering is not None:
             if not count:
                 self._release()
             return  # what still comes is of no use
         if not count:
-            self._lost("it was closed without GOAWAY")
+            self._lost(self._unsendable or "it was closed without GOAWAY")
             return
         self.bytes_received += count
         self._keepalive.heard(self._loop.time())
@@ -196,6 +216,8 @@ class UserspaceLane(Lane):
     def _release(self) -> None:
         if self._lingering is not None:
             self._lingering.cancel()
+        if self._next_read is not None:
+            self._next_read.cancel()
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
@@ -206,4 +228,6 @@ def _explain(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLZeroReturnError | ssl.SSLEOFError):
         return "it was closed without GOAWAY"
     reason = (error.reason or str(error)).replace("_", " ").lower()
+    if " alert " in reason:  # the only mark of what the peer sent
+        return f"the peer refused it: {reason}; its log says more"
     return f"TLS failed: {reason}"
