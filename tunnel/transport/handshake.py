@@ -20,7 +20,10 @@ TIMEOUT = 10.0
 MAX_BYTES = 128 * 1024
 """What an unauthenticated peer may make us read: certificate chains are a few KiB."""
 
-_RECORD_HEADER = 5
+_RECORD_HEADER = 5  # type, version (two bytes), length (two bytes): RFC 8446 section 5.1
+_MAJOR_VERSION = 3  # of SSL 3.0 and every TLS
+_CONTENT_TYPES = range(20, 24)  # change_cipher_spec, alert, handshake, application_data
+_LEGACY_MAJOR = 3
 _MAX_RECORD = (1 << 14) + 256  # RFC 8446 section 5.2
 
 
@@ -81,7 +84,7 @@ async def _send(loop: asyncio.AbstractEventLoop, sock: socket.socket, end: TlsEn
 async def _read_record(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
     header = await _read(loop, sock, _RECORD_HEADER)
     length = int.from_bytes(header[3:])
-    if length > _MAX_RECORD:
+    if header[0] not in _CONTENT_TYPES or header[1] != _LEGACY_MAJOR or length > _MAX_RECORD:
         raise LaneError("the peer does not speak TLS")
     return header + await _read(loop, sock, length)
 
