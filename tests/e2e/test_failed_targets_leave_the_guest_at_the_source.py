@@ -36,7 +36,7 @@ async def test_absent(hosts: TwoHosts, tmp: Path) -> None:
     async with await Trial.start(tmp, MEMORY, BUSY) as trial:
         with pytest.raises(MigrationError, match=RUNS_ON):
             await migrate(trial.source.monitor, entry)
-        assert any(f"{listen} cannot be reached" in each for each in hosts.a.reasons(hosts.b))
+        hosts.a.wait_log(f"stream refused by the peer.*{listen} cannot be reached: Connection refused")
         await prove_next(trial, entry, listen)
 
 

@@ -66,6 +66,7 @@ class Host:
         self.directory = directory
         self.address = f"{ip}:{free_port(ip)}"
         self.control = directory / "control.sock"
+        self.crl: Path | None = None
         self.transport: dict[str, object] = {}
         self.peers: dict[str, str] = {}
         self.egress: dict[str, list[str]] = {}
@@ -101,6 +102,8 @@ class Host:
         """Write the configuration file."""
         host = {"name": self.name, "listen": self.address, "control": str(self.control)}
         tls = {"ca": str(self.files.ca), "cert": str(self.files.cert), "key": str(self.files.key)}
+        if self.crl is not None:
+            tls["crl"] = str(self.crl)
         parts = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", self.transport)]
         for name, address in self.peers.items():
             peer = {"name": name, "address": address, "egress": self.egress[name]}

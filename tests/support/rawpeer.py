@@ -29,6 +29,10 @@ from tunnel.wire.frames import (
 HELLO = Hello(VERSION, VERSION, Feature.RESUME, b"s" * 16, b"i" * 16, Limits(16, 1024))
 
 
+class HungUp(Exception):  # noqa: N818  that is what it did
+    """The daemon closed the connection without GOAWAY."""
+
+
 def client_context(files: TlsFiles | None, alpn: str | None = ALPN) -> ssl.SSLContext:
     """A context that trusts anybody: it is the daemon's judgement that is tested, not ours."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -89,7 +93,8 @@ class RawPeer:
         data = b""
         while len(data) < count:
             chunk = self._tls.recv(count - len(data))
-            assert chunk, "the daemon closed the connection without GOAWAY"
+            if not chunk:
+                raise HungUp
             data += chunk
         return data
 

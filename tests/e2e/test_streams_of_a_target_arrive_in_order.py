@@ -1,0 +1,54 @@
+"""The k-th connection that a caller makes is the k-th that the target accepts: QEMU's channels rely on it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import TwoHosts, until
+from tests.support.streams import Target, connect, receive
+
+COUNT = 64
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_many_at_once(hosts: TwoHosts, tmp: Path, kind: str) -> None:
+    path = tmp / "target" if kind == "unix" else None
+    with Target(path, backlog=1 if path else COUNT) as target, ExitStack() as stack:
+        entry = hosts.a.leads_to(hosts.b, target.address)
+        hosts.start()
+        for number in range(COUNT):
+            caller = stack.enter_context(connect(entry))
+            caller.sendall(number.to_bytes(4))
+        arrived = [receive(stack.enter_context(target.accept()), 4) for _ in range(COUNT)]
+        assert [int.from_bytes(each) for each in arrived] == list(range(COUNT))
+
+
+def test_callers_that_come_before_the_link(hosts: TwoHosts, target: Target) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.a.start()
+    hosts.a.wait_serving()
+    with ExitStack() as stack:
+        for number in range(8):
+            caller = stack.enter_context(connect(entry))
+            caller.sendall(bytes([number]))
+        hosts.b.start()
+        hosts.wait_up()
+        arrived = [receive(stack.enter_context(target.accept()), 1) for _ in range(8)]
+    assert arrived == [bytes([number]) for number in range(8)]
+
+
+def test_target_that_listens_late(hosts: TwoHosts, tmp: Path) -> None:
+    path = tmp / "late"
+    entry = hosts.a.leads_to(hosts.b, f"unix:{path}")
+    hosts.start()
+    with ExitStack() as stack:
+        for number in range(8):
+            caller = stack.enter_context(connect(entry))
+            caller.sendall(bytes([number]))
+        until("the callers to be let in", lambda: hosts.a.link(hosts.b)["streams_opened"] == 8)
+        with Target(path) as target:
+            arrived = [receive(stack.enter_context(target.accept()), 1) for _ in range(8)]
+    assert arrived == [bytes([number]) for number in range(8)]

@@ -1,0 +1,54 @@
+"""The destination decides what may be reached there, and its refusal is told at the source."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from tests.support.daemons import MTUNNEL, TwoHosts
+from tests.support.streams import Target, connect, ends_in_reset, exchange
+
+
+def test_refusal_reaches_the_source(hosts: TwoHosts, target: Target) -> None:
+    with Target() as forbidden:
+        entry = hosts.a.leads_to(hosts.b, target.address)
+        other = hosts.a.leads_to(hosts.b, forbidden.address)
+        hosts.b.egress["hosta"].remove(forbidden.address)
+        hosts.start()
+        with connect(other) as caller:
+            assert ends_in_reset(caller)
+        assert not forbidden.called
+        reason = f"{forbidden.address} is not in this host's egress list for the peer"
+        hosts.a.wait_log(f"stream refused by the peer.*{reason}.*TARGET_FORBIDDEN")
+        hosts.b.wait_log(f"stream refused.*{reason}")
+        status = subprocess.run(
+            [*MTUNNEL, "status", "--config", str(hosts.a.config), "--json"],
+            check=True,
+            capture_output=True,
+            timeout=20,
+        )
+        [link] = json.loads(status.stdout)["links"]
+        assert link["incidents"][-1]["reason"] == reason
+        with connect(entry) as caller, target.accept() as called:
+            exchange(caller, called)
+
+
+def test_path_outside_a_pattern_is_refused(hosts: TwoHosts) -> None:
+    entry = hosts.a.leads_to(hosts.b, "unix:/run/qemu/etc/shadow")
+    hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
+    hosts.start()
+    with connect(entry) as caller:
+        assert ends_in_reset(caller)
+    hosts.a.wait_log("unix:/run/qemu/etc/shadow is not in this host's egress list")
+
+
+def test_peers_have_lists_of_their_own(hosts: TwoHosts, target: Target) -> None:
+    """What one peer may reach is no other's: here b's list for a third host names the target."""
+    third = hosts.another("hostc", "127.0.0.5")
+    hosts.b.knows(third)
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.b.egress = {"hosta": [], "hostc": [target.address]}
+    hosts.start()
+    with connect(entry) as caller:
+        assert ends_in_reset(caller)
+    assert not target.called
