@@ -12,6 +12,9 @@ from collections import deque
 from tunnel.wire.frames import StreamFrame, encode
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
+CROWDED = 16384
+"""Frames of ours without acknowledgement from which on no stream is opened, neither way."""
+
 
 class ControlChannel:
     """Both directions. ``window`` is what we grant the peer, ``peer_window`` what it grants us, in frames."""
@@ -34,6 +37,11 @@ class ControlChannel:
     def pending(self) -> bool:
         """Whether ``pop`` has something to send."""
         return bool(self._waiting) and self._waiting[0][0] < self.out.limit
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the peer has to take some of our frames before it gets, or causes, more."""
+        return len(self._waiting) + len(self._kept) >= CROWDED
 
     def pop(self) -> bytes:
         """Return the next frame's bytes, which are kept. Only while ``pending``."""

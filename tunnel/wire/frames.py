@@ -27,7 +27,8 @@ _U64 = struct.Struct("!Q")
 _CODE = struct.Struct("!H")
 
 ID_SIZE = 16
-MAX_POSITIONS = (MAX_CONTROL - _RESUME.size) // _POSITION.size
+MAX_STREAMS = (MAX_CONTROL - _RESUME.size) // _POSITION.size // 2
+"""Most streams that one side may open at once: RESUME has to name those of both."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import (
+    MAX_STREAMS,
     Credit,
     Delivered,
     Fin,
@@ -93,8 +94,10 @@ class Session:
 
     def open(self, target: str) -> int:
         """Ask the peer for a stream to ``target``; its number. RefusedError when the peer takes no more."""
-        if self._count(ours=True) >= self._peer.streams:
-            raise RefusedError(f"the peer allows {self._peer.streams} streams at once", Code.STREAM_LIMIT)
+        if self._count(ours=True) >= (limit := min(self._peer.streams, MAX_STREAMS)):
+            raise RefusedError(f"the peer allows {limit} streams at once", Code.STREAM_LIMIT)
+        if self._control.crowded:
+            raise RefusedError("the peer does not keep up with what it was told", Code.STREAM_LIMIT)
         number = self._next_stream
         if number > MAX_STREAM_ID:
             raise RefusedError("this session has used up its stream numbers", Code.STREAM_LIMIT)
@@ -328,8 +331,10 @@ class Session:
             raise ProtocolError(
                 Code.STREAM_STATE, f"OPEN of stream {number}, which is not new or not its own"
             )
-        if self._count(ours=False) >= self._settings.limits.streams:
-            raise ProtocolError(Code.STREAM_LIMIT, f"more than {self._settings.limits.streams} streams")
+        if self._count(ours=False) >= (limit := min(self._settings.limits.streams, MAX_STREAMS)):
+            raise ProtocolError(Code.STREAM_LIMIT, f"more than {limit} streams")
+        if self._control.crowded:
+            raise ProtocolError(Code.FLOW_CONTROL, "opens streams, and takes no answers")
         self._highest_from_peer = number
         self._add(number, frame.target, Phase.DIALLING).out.limit = frame.limit
         return StreamRequested(number, frame.target)
