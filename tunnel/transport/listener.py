@@ -65,9 +65,11 @@ def _remove_stale(path: str) -> None:
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
             try:
-                probe.setblocking(False)
                 probe.connect(path)
+            except BlockingIOError:
+                return  # its backlog is full: somebody lives there
             except ConnectionRefusedError:
                 Path(path).unlink()
 
@@ -112,6 +114,8 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
+            if self._sock.fileno() < 0:
+                return  # whoever got the last connection closed us
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):

@@ -1,0 +1,265 @@
+"""A session on a lane, as small as it can be: what a link does, without sockets of hypervisors.
+
+What a stream carries is a function of its sender, number and offset. So every byte is judged where it
+arrives: one that is lost, doubled, out of order or another stream's is seen at once, and no test has to
+keep what it sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tunnel.errors import TunnelError
+from tunnel.transport.lane import Lane, view
+from tunnel.wire import events, negotiation
+from tunnel.wire.codes import MAX_DATA, MIB, Code
+from tunnel.wire.frames import Frame, Hello, Welcome, encode
+from tunnel.wire.session import Session, Settings
+from tunnel.wire.stream import Outgoing
+
+TARGET = "tcp:127.0.0.1:49152"
+SESSION = b"S" * 16
+TURN = 4 * MIB
+LARGE = (MAX_DATA,)
+
+_PERIOD = 1_048_583  # prime, so that no frame size hides a shift
+_NOISE = random.Random(16515).randbytes(_PERIOD) * 2
+
+
+def content(stream: int, start: int, length: int, *, initiator: bool) -> bytes:
+    """What the ``initiator``, or the other side, sends on ``stream``: at most ``MAX_DATA`` bytes of it."""
+    first = (start + stream * 7919 + initiator * 524_287) % _PERIOD
+    return _NOISE[first : first + length]
+
+
+@dataclass
+class Source:
+    """What a host has to say on a stream; ``sizes`` are the most bytes of each DATA frame in turn."""
+
+    total: int
+    sizes: Iterator[int]
+    finish: bool
+    sent: int = 0
+
+
+@dataclass
+class Sink:
+    """What arrived on a stream. While ``paused`` nothing counts as delivered."""
+
+    received: int = 0
+    undelivered: int = 0
+    paused: bool = False
+    ended: bool = False
+
+
+@dataclass
+class Host:
+    """One end: implements LaneHandler."""
+
+    initiator: bool
+    settings: Settings = field(default_factory=Settings)
+    frames: list[Frame] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)  # names of the handler's methods, as they were called
+    ends: list[TunnelError] = field(default_factory=list)
+    sources: dict[int, Source] = field(default_factory=dict)
+    sinks: dict[int, Sink] = field(default_factory=dict)
+    opened: set[int] = field(default_factory=set)
+    closed: set[int] = field(default_factory=set)
+    resets: dict[int, Code] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    on_any_frame: Callable[[Frame], None] = lambda frame: None
+
+    def __post_init__(self) -> None:
+        self._lane: Lane | None = None
+        self._session: Session | None = None
+        self._offer = negotiation.hello(SESSION, b"I" * 16, self.settings.limits)
+        self._fresh: list[tuple[int, memoryview]] = []
+        self._kicked = False
+
+    @property
+    def lane(self) -> Lane:
+        assert self._lane is not None
+        return self._lane
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    @property
+    def ready(self) -> bool:
+        return self._session is not None
+
+    def own(self, lane: Lane) -> None:
+        """Start a lane, with HELLO if it is on us."""
+        self._lane = lane
+        lane.start(self)
+        if self.initiator:
+            lane.send_control(encode(self._offer))
+            lane.flush()
+
+    def inherit(self, other: Host) -> None:
+        """Take over the lane and the session of another host."""
+        self._lane, self._session = other.lane, other.session
+        self._lane.hand_over(self)
+
+    # What a test wants.
+
+    def open(self, *, paused: bool = False) -> int:
+        number = self.session.open(TARGET)
+        self.sinks[number] = Sink(paused=paused)
+        self.kick()
+        return number
+
+    def send(
+        self, number: int, total: int, sizes: Iterable[int] = (MAX_DATA,), *, finish: bool = True
+    ) -> None:
+        """Send bytes of the stream's content, then FIN."""
+        self.sources[number] = Source(total, itertools.cycle(sizes), finish)
+        self._start(number)
+
+    def resume(self, number: int) -> None:
+        """Deliver what a paused sink held back, and go on."""
+        sink = self.sinks[number]
+        sink.paused = False
+        count, sink.undelivered = sink.undelivered, 0
+        if count:
+            self._delivered(number, count)
+
+    def reset(self, number: int) -> None:
+        self.session.reset(number, Code.LOCAL_RESET, "the test wants it")
+        self.sources.pop(number, None)
+        self.closed.add(number)
+        self.kick()
+
+    def _start(self, number: int) -> None:
+        if number in self.opened and number in self.sources:
+            self.session.ready(number)
+            self.kick()
+
+    # LaneHandler.
+
+    def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
+        self.calls.append("on_frame")
+        self.frames.append(frame)
+        self.on_any_frame(frame)
+        match frame:
+            case Hello():
+                answer = negotiation.welcome(frame, b"J" * 16, self.settings.limits)
+                lane.send_control(encode(answer))
+                self._attach(Session(frame.session, self.settings, frame.limits, initiator=False))
+            case Welcome():
+                negotiation.check_welcome(self._offer, frame)
+                self._attach(Session(frame.session, self.settings, frame.limits, initiator=True))
+            case _:
+                self._act(self.session.receive(frame, sequence))
+        self.kick()
+
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+        self.calls.append("on_payload")
+        for piece in self.session.data(stream, offset, payload):
+            self._fresh.append((stream, view(piece)))
+
+    def on_batch_end(self, lane: Lane) -> None:
+        self.calls.append("on_batch_end")
+        fresh, self._fresh = self._fresh, []
+        for number, data in fresh:
+            if number in self.closed:
+                continue
+            self._judge(number, data)
+            if self.sinks[number].paused:
+                self.sinks[number].undelivered += len(data)
+            else:
+                self._delivered(number, len(data))
+
+    def on_writable(self, lane: Lane) -> None:
+        self.calls.append("on_writable")
+        self._fill()
+
+    def on_tick(self, lane: Lane) -> None:
+        self.calls.append("on_tick")
+        self.session.flush_credits()
+        self.kick()
+
+    def on_end(self, lane: Lane, reason: TunnelError) -> None:
+        self.calls.append("on_end")
+        self.ends.append(reason)
+
+    def _attach(self, session: Session) -> None:
+        self._session = session
+        session.attach(1)
+        self.lane.attached(1)
+
+    def _judge(self, number: int, data: memoryview) -> None:
+        sink = self.sinks[number]
+        if bytes(data) != content(number, sink.received, len(data), initiator=not self.initiator):
+            self.faults.append(f"wrong bytes on stream {number} at {sink.received}")
+        sink.received += len(data)
+
+    def _delivered(self, number: int, count: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._act(self.session.delivered(number, count, now))
+        self.kick()
+
+    def _act(self, reported: list[events.Event]) -> None:
+        for event in reported:
+            match event:
+                case events.StreamRequested():
+                    self.session.accept(event.stream)
+                    self.sinks[event.stream] = Sink()
+                    self.opened.add(event.stream)
+                case events.StreamOpened():
+                    self.opened.add(event.stream)
+                    self._start(event.stream)
+                case events.StreamEnded():
+                    self.sinks[event.stream].ended = True
+                case events.StreamClosed():
+                    self.closed.add(event.stream)
+                case events.StreamReset() | events.StreamRefused():
+                    self.resets[event.stream] = event.code
+                    self.closed.add(event.stream)
+                    self.sources.pop(event.stream, None)
+
+    # Sending.
+
+    def kick(self) -> None:
+        if not self._kicked:
+            self._kicked = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._kicked = False
+        self._fill()
+
+    def _fill(self) -> None:
+        left = TURN
+        while self.lane.room:
+            if left <= 0:
+                self.kick()
+                return
+            outgoing = self._next_payload()
+            if self.ready and (control := self.session.control()):
+                self.lane.send_control(control)
+            if outgoing is None:
+                self.lane.flush()
+                return
+            self.lane.send(outgoing)
+            left -= len(outgoing.piece)
+
+    def _next_payload(self) -> Outgoing | None:
+        while self.ready and (picked := self.session.pick()) is not None:
+            number, allowance = picked
+            source = self.sources[number]
+            length = min(allowance, self.lane.batch, next(source.sizes), source.total - source.sent)
+            if length:
+                data = content(number, source.sent, length, initiator=self.initiator)
+                source.sent += length
+                return self.session.send(number, data, self.lane.epoch)
+            self.session.not_ready(number)
+            if source.finish:
+                self.session.finish(number)
+        return None

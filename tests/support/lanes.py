@@ -1,0 +1,161 @@
+"""Lanes for tests: real TCP over loopback, real TLS, and a session at each end.
+
+``MAKERS`` names every kind of lane that exists; the conformance suite runs over all pairings of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.support.driver import Host
+from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
+from tests.support.pki import Pki
+from tests.support.waiting import unexpected, until
+from tunnel.transport.handshake import handshake
+from tunnel.transport.lane import Lane, LaneKind
+from tunnel.transport.tls import TlsContexts, load
+from tunnel.transport.userspace import UserspaceLane
+from tunnel.wire import negotiation
+from tunnel.wire.frames import Hello, Limits, Welcome, encode
+from tunnel.wire.session import Settings
+from tunnel.wire.states import LaneState
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The TLS contexts of two hosts that know each other."""
+
+    a: TlsContexts
+    b: TlsContexts
+
+    @classmethod
+    def create(cls, directory: Path) -> Hosts:
+        """Make an authority and two hosts below ``directory``."""
+        pki = Pki(directory)
+        return cls(load(pki.host("hosta")), load(pki.host("hostb")))
+
+
+class LaneMaker(Protocol):
+    """Turns a connected socket into a lane, TLS handshake included. The lane is not started."""
+
+    async def __call__(
+        self, sock: socket.socket, contexts: TlsContexts, state: LaneState, *, dialing: bool
+    ) -> Lane: ...
+
+
+async def userspace(
+    sock: socket.socket, contexts: TlsContexts, state: LaneState, *, dialing: bool
+) -> UserspaceLane:
+    """LaneMaker for ``LaneKind.USERSPACE``."""
+    end = await handshake(sock, contexts, dialing=dialing)
+    return UserspaceLane(sock, end, "hostb" if dialing else "hosta", state)
+
+
+MAKERS: Mapping[LaneKind, LaneMaker] = {LaneKind.USERSPACE: userspace}
+PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
+DEFAULT = Settings()
+LIMITS = Limits(streams=256, control=1024)
+
+
+@dataclass
+class Pair:
+    """Two hosts and the lane between them; ``a`` dialed. ``cable`` is there when one was asked for."""
+
+    a: Host
+    b: Host
+    cable: Cable | None = None
+
+    async def opened(self, count: int = 1, *, by: Host | None = None, paused: bool = False) -> list[int]:
+        """Open streams, from ``a`` unless told otherwise, and wait until both ends have them."""
+        numbers = [(by or self.a).open(paused=paused) for _ in range(count)]
+        await until(lambda: self.a.opened.issuperset(numbers) and self.b.opened.issuperset(numbers))
+        return numbers
+
+    async def closed(self, numbers: Iterable[int], patience: float = 60) -> None:
+        """Wait until these streams ended at both ends, as they should."""
+        wanted = set(numbers)
+
+        def done() -> bool:
+            return bool(self._trouble()) or (self.a.closed >= wanted and self.b.closed >= wanted)
+
+        await until(done, "for streams to end", patience)
+        assert not self._trouble(), self._trouble()
+
+    def _trouble(self) -> list[object]:
+        return [*self.a.faults, *self.b.faults, *self.a.ends, *self.b.ends]
+
+
+@asynccontextmanager
+async def joined(
+    hosts: Hosts, kinds: tuple[LaneKind, LaneKind], *, settings: Settings = DEFAULT, cable: bool = False
+) -> AsyncIterator[Pair]:
+    """Two hosts with a session over a lane of the given kinds (dialing, accepting)."""
+    middle: Cable | None = None
+    if cable:
+        dialing, middle, accepting = cabled_pair()
+    else:
+        dialing, accepting = tcp_pair()
+    with dialing, accepting, unexpected() as surprises:
+        lane_a, lane_b = await asyncio.gather(
+            MAKERS[kinds[0]](dialing, hosts.a, LaneState.AWAIT_WELCOME, dialing=True),
+            MAKERS[kinds[1]](accepting, hosts.b, LaneState.AWAIT_FIRST, dialing=False),
+        )
+        pair = Pair(Host(True, settings), Host(False, settings), middle)
+        pair.b.own(lane_b)
+        pair.a.own(lane_a)
+        try:
+            await until(lambda: pair.a.ready and pair.b.ready, "for a session")
+            yield pair
+        finally:
+            lane_a.abort()
+            lane_b.abort()
+            if middle is not None:
+                await middle.cut()
+        assert not (faults := pair.a.faults + pair.b.faults), faults
+        assert not surprises, "\n".join(surprises)
+
+
+@asynccontextmanager
+async def against_raw(
+    hosts: Hosts, kind: LaneKind, *, dialing: bool, greeted: bool = True
+) -> AsyncIterator[tuple[Host, TlsPeer]]:
+    """A host whose lane of ``kind`` dials, or is dialed by, a raw peer; with a session if ``greeted``."""
+    ours, theirs = tcp_pair()
+    if not dialing:
+        ours, theirs = theirs, ours
+    state = LaneState.AWAIT_WELCOME if dialing else LaneState.AWAIT_FIRST
+    with ours, theirs, unexpected() as surprises:
+        lane, peer = await asyncio.gather(
+            MAKERS[kind](ours, hosts.a if dialing else hosts.b, state, dialing=dialing),
+            TlsPeer.connect(theirs, hosts.b if dialing else hosts.a, dialing=not dialing),
+        )
+        host = Host(dialing)
+        host.own(lane)
+        try:
+            if greeted:
+                await _greet(host, peer)
+            yield host, peer
+        finally:
+            lane.abort()
+        assert host.faults == []
+        assert not surprises, "\n".join(surprises)
+
+
+async def _greet(host: Host, peer: TlsPeer) -> None:
+    """Do the raw peer's part of HELLO and WELCOME."""
+    offer = negotiation.hello(b"R" * 16, b"I" * 16, LIMITS)
+    if host.initiator:
+        await peer.read_until(lambda: peer.count(Hello))
+        offer = next(frame for frame in peer.frames if isinstance(frame, Hello))
+        await peer.send(encode(negotiation.welcome(offer, b"J" * 16, LIMITS)))
+    else:
+        await peer.send(encode(offer))
+        await peer.read_until(lambda: peer.count(Welcome))
+    await until(lambda: host.ready, "for a session")

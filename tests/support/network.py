@@ -1,0 +1,178 @@
+"""The network between two lanes, in a test's own hands.
+
+``tcp_pair`` is a plain loopback connection. A ``Cable`` is a stretch of network that can be frozen, cut, or
+change a bit. A ``TlsPeer`` speaks TLS without being a lane, so that it can say anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+from tests.support.waiting import PATIENCE
+from tunnel.transport.handshake import TlsEnd, handshake
+from tunnel.transport.sockets import reset, tune_lane
+from tunnel.transport.tls import TlsContexts
+from tunnel.wire.decoder import Decoder
+from tunnel.wire.frames import Frame
+
+CONGESTION = "reno"  # every kernel has it; the default of some paces even on loopback
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the dialing and the accepting end of a loopback connection, both tuned to be lanes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dialing = socket.create_connection(listener.getsockname())
+        accepting, _ = listener.accept()
+    tune_lane(dialing, CONGESTION)
+    tune_lane(accepting, CONGESTION)
+    return dialing, accepting
+
+
+class TlsPeer:
+    """The other end of a lane, in a test's own hands. Close it with ``close`` or one of its rude endings."""
+
+    def __init__(self, sock: socket.socket, end: TlsEnd) -> None:
+        self.sock = sock
+        self.frames: list[Frame] = []  # everything that came, DATA without its payload
+        self.payload = bytearray()  # of all streams, as it came
+        self.payload_before: list[int] = []  # for each frame, the payload bytes that came before it
+        self.ending = ""  # how the connection ended: "close_notify", "cut" or "reset"
+        self._end = end
+        self._decoder = Decoder()
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def connect(cls, sock: socket.socket, contexts: TlsContexts, *, dialing: bool) -> TlsPeer:
+        """Shake hands over a connected socket."""
+        return cls(sock, await handshake(sock, contexts, dialing=dialing))
+
+    async def send(self, plain: bytes, record: int = 1 << 20) -> None:
+        """Send ``plain``, in TLS records of at most ``record`` bytes, all in one go."""
+        for start in range(0, len(plain), record):
+            self._end.tls.write(plain[start : start + record])
+        async with asyncio.timeout(PATIENCE):
+            await self._loop.sock_sendall(self.sock, self._end.outgoing.read())
+
+    async def read_until(self, condition: Callable[[], object]) -> None:
+        """Read until ``condition()``; AssertionError when the connection ends before."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                assert not self.ending, f"the connection ended ({self.ending}), heard {self.frames}"
+                await self._read()
+
+    async def read_to_end(self) -> None:
+        """Read until the connection ends."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.ending:
+                await self._read()
+
+    def count(self, kind: type[Frame]) -> int:
+        """How many frames of ``kind`` came so far."""
+        return len(self.all(kind))
+
+    def all(self, kind: type[Frame]) -> list[Frame]:
+        """The frames of ``kind`` that came so far."""
+        return [frame for frame in self.frames if isinstance(frame, kind)]
+
+    async def _read(self) -> None:
+        try:
+            cipher = await self._loop.sock_recv(self.sock, 1 << 18)
+        except ConnectionError:
+            self.ending = "reset"
+            return
+        if not cipher:
+            self.ending = self.ending or "cut"
+            return
+        self._end.incoming.write(cipher)
+        with suppress(ssl.SSLWantReadError):
+            while plain := self._end.tls.read(1 << 16):
+                self._take(memoryview(plain))
+            self.ending = "close_notify"
+
+    def _take(self, plain: memoryview) -> None:
+        while plain:
+            if self._decoder.payload_left:
+                count = min(self._decoder.payload_left, len(plain))
+                self.payload += plain[:count]
+                self._decoder.moved(count)
+            else:
+                count, frame = self._decoder.feed(plain)
+                if frame is not None:
+                    self.payload_before.append(len(self.payload))
+                    self.frames.append(frame)
+            plain = plain[count:]
+
+    # Endings.
+
+    async def say_close_notify(self) -> None:
+        """End the TLS connection as TLS wants it, without GOAWAY."""
+        with suppress(ssl.SSLError):
+            self._end.tls.unwrap()
+        await self._loop.sock_sendall(self.sock, self._end.outgoing.read())
+
+    def reset(self) -> None:
+        """End with RST."""
+        reset(self.sock)
+
+    def close(self) -> None:
+        """End with a plain FIN."""
+        self.sock.close()
+
+
+class Cable:
+    """A stretch of network between two sockets that it owns, the dialing and the accepting side's."""
+
+    def __init__(self, dialing_side: socket.socket, accepting_side: socket.socket) -> None:
+        self.passed = [0, 0]  # bytes so far, from the dialing and from the accepting side
+        self.flip_at: int | None = None  # one bit changes in this byte from the dialing side
+        self._socks = (dialing_side, accepting_side)
+        self._loop = asyncio.get_running_loop()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._tasks = [
+            asyncio.create_task(self._carry(number), name=f"cable {number}") for number in range(2)
+        ]
+
+    def freeze(self) -> None:
+        """Let nothing through any more, and tell nobody."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Let everything through again."""
+        self._flowing.set()
+
+    async def cut(self) -> None:
+        """End both sides cleanly, wherever in a record they are."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sock in self._socks:
+            sock.close()
+
+    async def _carry(self, direction: int) -> None:
+        source, sink = self._socks[direction], self._socks[1 - direction]
+        with suppress(OSError):
+            while data := await self._loop.sock_recv(source, 50_000):
+                await self._flowing.wait()
+                await self._loop.sock_sendall(sink, self._spoilt(direction, data))
+                self.passed[direction] += len(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def _spoilt(self, direction: int, data: bytes) -> bytes:
+        start = self.passed[direction]
+        if direction or self.flip_at is None or not start <= self.flip_at < start + len(data):
+            return data
+        spoilt = bytearray(data)
+        spoilt[self.flip_at - start] ^= 1
+        return bytes(spoilt)
+
+
+def cabled_pair() -> tuple[socket.socket, Cable, socket.socket]:
+    """Return two ends as ``tcp_pair`` does, with a cable between them."""
+    dialing, dialing_side = tcp_pair()
+    accepting_side, accepting = tcp_pair()
+    return dialing, Cable(dialing_side, accepting_side), accepting
