@@ -149,7 +149,7 @@ class Lane(ABC):
         """The lane belongs to a session now: watch over it."""
         self.epoch = epoch
         self.state = LaneState.ATTACHED
-        self._tick()
+        self._timer = self._loop.call_later(0, self._tick)
 
     @property
     def round_trip(self) -> float:

@@ -83,6 +83,8 @@ class UserspaceLane(Lane):
 
     def send(self, outgoing: Outgoing) -> None:
         """Encrypt a DATA frame and send it."""
+        if self._ended:
+            return
         payload = view(outgoing.piece)
         if len(payload) <= SMALL:
             self._tls.write(outgoing.header + payload)
@@ -113,7 +115,7 @@ class UserspaceLane(Lane):
         self._pace.sent(count, self._loop.time(), congested=bool(self._unsent))
 
     def _break_off(self, error: OSError) -> None:
-        """Nothing more can be sent. What the peer said before, perhaps GOAWAY or an alert, is yet to be read."""
+        """Nothing more can be sent. What the peer said before, say GOAWAY or an alert, is still to come."""
         self._unsent = memoryview(b"")
         self._unsendable = error.strerror or str(error)
         with suppress(OSError):
@@ -198,17 +200,15 @@ class UserspaceLane(Lane):
         if self._sock.fileno() < 0 or self._lingering is not None:
             return
         self._lingering = self._loop.call_later(LINGER, self._release)
+        with suppress(ssl.SSLError):  # it wants the peer's close_notify, for which we do not wait
+            self._tls.unwrap()
         self.flush()
         if not self._unsent:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        """Everything is sent: close_notify, and no more from our side."""
-        with suppress(ssl.SSLError):  # it wants the peer's close_notify, for which we do not wait
-            self._tls.unwrap()
+        """Everything is sent, close_notify too: no more from our side."""
         try:
-            if self._outgoing.pending:
-                self._sock.send(self._outgoing.read())
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._release()
