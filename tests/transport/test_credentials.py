@@ -1,0 +1,156 @@
+"""Who is calling: the uid behind a local connection, and never root's by mistake."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tunnel.errors import RefusedError
+from tunnel.transport.credentials import caller_uid, own_uid, user_name
+
+NOBODY = 65534
+HUNG_UP = "hung up before it could be identified"
+
+CALL = """
+import socket, struct, sys
+sock = socket.socket(int(sys.argv[1]))
+source, target = eval(sys.argv[2]), eval(sys.argv[3])
+if source:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(source)
+sock.connect(target)
+if sys.argv[4] == "reset":
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+if sys.argv[4] == "stay":
+    print("connected", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def caller(
+    listener: socket.socket, *, uid: int, way: str = "stay", source: object = None
+) -> Iterator[socket.socket]:
+    """The accepted end of a connection from a process with ``uid``, which may be over already."""
+    arguments = [str(int(listener.family)), repr(source), repr(listener.getsockname()), way]
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", CALL, *arguments],
+        user=uid,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == (b"connected\n" if way == "stay" else b"")
+            if way != "stay":
+                assert process.wait(timeout=20) == 0
+            listener.settimeout(20)
+            sock, _ = listener.accept()
+            with sock:
+                yield sock
+        finally:
+            process.stdin.close()
+            process.wait(timeout=20)
+
+
+@pytest.fixture
+def tcp() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+def unix(tmp: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp / "s"))
+        listener.listen()
+        tmp.chmod(0o755)
+        (tmp / "s").chmod(0o666)
+        yield listener
+
+
+async def test_our_own_connection_is_ours(tcp: socket.socket, unix: socket.socket) -> None:
+    for listener in (tcp, unix):
+        with socket.socket(listener.family) as client:
+            client.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+            with accepted:
+                assert await caller_uid(accepted) == own_uid() == os.geteuid()
+
+
+async def test_ipv6_callers_are_known_too() -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as listener,
+        socket.create_connection(listener.getsockname()[:2], 5),
+    ):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert await caller_uid(accepted) == os.geteuid()
+
+
+@pytest.mark.root
+async def test_another_user_is_known_over_tcp(tcp: socket.socket) -> None:
+    with caller(tcp, uid=NOBODY) as sock:
+        assert await caller_uid(sock) == NOBODY
+
+
+@pytest.mark.root
+async def test_another_user_is_known_over_a_unix_socket(unix: socket.socket) -> None:
+    with caller(unix, uid=NOBODY) as sock:
+        assert await caller_uid(sock) == NOBODY
+
+
+@pytest.mark.root
+async def test_a_unix_caller_stays_known_after_it_hung_up(unix: socket.socket) -> None:
+    with caller(unix, uid=NOBODY, way="close") as sock:
+        assert await caller_uid(sock) == NOBODY
+
+
+@pytest.mark.root
+async def test_a_tcp_caller_that_hung_up_is_nobody(tcp: socket.socket) -> None:
+    """Its socket lives on in the kernel without an owner, reported as uid 0."""
+    with caller(tcp, uid=NOBODY, way="close") as sock, pytest.raises(RefusedError, match=HUNG_UP):
+        await caller_uid(sock)
+
+
+@pytest.mark.root
+async def test_a_tcp_caller_in_time_wait_is_nobody(tcp: socket.socket) -> None:
+    with caller(tcp, uid=NOBODY, way="close") as sock:
+        sock.settimeout(5)
+        assert sock.recv(1) == b""
+        sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(RefusedError, match=HUNG_UP):
+            await caller_uid(sock)
+
+
+@pytest.mark.root
+async def test_a_tcp_caller_that_reset_is_nobody(tcp: socket.socket) -> None:
+    with caller(tcp, uid=NOBODY, way="reset") as sock, pytest.raises(RefusedError, match=HUNG_UP):
+        await caller_uid(sock)
+
+
+@pytest.mark.root
+async def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
+    """Root's connection from 127.0.0.2 must not vouch for another user's from 127.0.0.1."""
+    with socket.socket() as root:
+        root.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        root.bind(("127.0.0.2", 0))
+        root.connect(tcp.getsockname())
+        port = root.getsockname()[1]
+        accepted, _ = tcp.accept()
+        with accepted, caller(tcp, uid=NOBODY, source=("127.0.0.1", port)) as other:
+            assert await caller_uid(accepted) == 0
+            assert await caller_uid(other) == NOBODY
+
+
+def test_users_have_names_where_they_have_one() -> None:
+    assert user_name(0) == "root"
+    assert user_name(4_000_000_000) == "4000000000"

@@ -1,0 +1,203 @@
+"""The TLS handshake against peers that are strangers, silent, slow, broken or no TLS at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+
+import pytest
+
+from tests.support.lanes import Hosts
+from tests.support.network import tcp_pair
+from tests.support.pki import Pki
+from tunnel.errors import IdentityError, LaneError, LaneLost
+from tunnel.transport import handshake as module
+from tunnel.transport.handshake import MAX_BYTES, TlsEnd, handshake
+from tunnel.transport.tls import TlsContexts, load
+
+Act = Callable[[socket.socket], Coroutine[None, None, None]]
+
+each_role = pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "accepting"])
+
+
+@contextlib.asynccontextmanager
+async def against(act: Act) -> AsyncIterator[socket.socket]:
+    """Our socket; ``act`` has the other one. It is ended when our side is done."""
+    ours, theirs = tcp_pair()
+    with ours, theirs:
+        task = asyncio.create_task(act(theirs))
+        try:
+            yield ours
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await task
+
+
+async def failure(contexts: TlsContexts, act: Act, *, dialing: bool) -> LaneError:
+    """What the handshake raises when the peer does ``act``. The socket must stay open."""
+    async with against(act) as ours, asyncio.timeout(20):
+        with pytest.raises(LaneError) as caught:
+            await handshake(ours, contexts, dialing=dialing)
+        assert ours.fileno() >= 0
+        return caught.value
+
+
+def saying(data: bytes, *, then_close: bool = False) -> Act:
+    async def act(sock: socket.socket) -> None:
+        await asyncio.get_running_loop().sock_sendall(sock, data)
+        if then_close:
+            sock.shutdown(socket.SHUT_WR)
+        await asyncio.get_running_loop().create_future()
+
+    return act
+
+
+async def both(dialing: TlsContexts, accepting: TlsContexts) -> tuple[TlsEnd | BaseException, ...]:
+    one, other = tcp_pair()
+    with one, other:
+        async with asyncio.timeout(20):
+            return await asyncio.gather(
+                handshake(one, dialing, dialing=True),
+                handshake(other, accepting, dialing=False),
+                return_exceptions=True,
+            )
+
+
+async def test_two_hosts_that_know_each_other_shake_hands(hosts: Hosts) -> None:
+    for end in await both(hosts.a, hosts.b):
+        assert isinstance(end, TlsEnd)
+        assert end.tls.version() == "TLSv1.3"
+        assert not end.incoming.pending
+        assert not end.outgoing.pending
+
+
+async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Hosts) -> None:
+    """A kernel lane hands the socket to the kernel with the next record still in it."""
+    dialing, accepting = tcp_pair()
+    with dialing, accepting:
+        loop = asyncio.get_running_loop()
+
+        async def eager() -> None:
+            end = await handshake(dialing, hosts.a, dialing=True)
+            end.tls.write(b"early")
+            await loop.sock_sendall(dialing, end.outgoing.read())
+
+        async with asyncio.timeout(20):
+            end, _ = await asyncio.gather(handshake(accepting, hosts.b, dialing=False), eager())
+            assert not end.incoming.pending
+            end.incoming.write(await loop.sock_recv(accepting, 1 << 16))
+        assert end.tls.read() == b"early"
+
+
+@each_role
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, b"\xff" * 64, b"QEVM\0\0\0\3" * 8, b"SSH-2.0-x\r\n"]
+)
+async def test_what_is_no_tls_is_refused_without_waiting_for_more(
+    hosts: Hosts, dialing: bool, data: bytes
+) -> None:
+    error = await failure(hosts.a, saying(data), dialing=dialing)
+    assert "does not speak TLS" in str(error)
+
+
+@each_role
+async def test_garbage_in_the_shape_of_tls_is_refused(hosts: Hosts, dialing: bool) -> None:
+    record = b"\x16\x03\x01" + (64).to_bytes(2) + b"\x99" * 64
+    error = await failure(hosts.a, saying(record), dialing=dialing)
+    assert "the TLS handshake failed" in str(error)
+
+
+@each_role
+async def test_a_peer_that_hangs_up_is_lost(hosts: Hosts, dialing: bool) -> None:
+    for data in (b"", b"\x16", b"\x16\x03\x01\x01\x00", b"\x16\x03\x01\x01\x00half of it"):
+        error = await failure(hosts.a, saying(data, then_close=True), dialing=dialing)
+        assert isinstance(error, LaneLost), data
+        assert "closed the connection" in str(error)
+
+
+@each_role
+async def test_a_peer_that_resets_is_lost(hosts: Hosts, dialing: bool) -> None:
+    async def act(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+
+    error = await failure(hosts.a, act, dialing=dialing)
+    assert isinstance(error, LaneLost)
+    assert "broke in the TLS handshake" in str(error)
+
+
+@each_role
+@pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x01\x00", b"\x16\x03\x01\x01\x00half"])
+async def test_a_silent_peer_is_given_up(
+    hosts: Hosts, dialing: bool, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    error = await failure(hosts.a, saying(data), dialing=dialing)
+    assert "took more than" in str(error)
+
+
+async def test_a_peer_that_trickles_is_given_up(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is for the whole handshake, not for each byte of it."""
+    monkeypatch.setattr(module, "TIMEOUT", 0.3)
+
+    async def act(sock: socket.socket) -> None:
+        for byte in b"\x16\x03\x01\x40\x00" + bytes(0x4000):
+            await asyncio.get_running_loop().sock_sendall(sock, bytes([byte]))
+            await asyncio.sleep(0.01)
+
+    error = await failure(hosts.a, act, dialing=False)
+    assert "took more than" in str(error)
+
+
+async def test_an_endless_hello_is_cut_short(hosts: Hosts) -> None:
+    """Nobody who is not authenticated may make us buffer much."""
+    hello = b"\1" + (131_390).to_bytes(3) + bytes(140_000)  # as long as OpenSSL itself would take
+    records = [hello[start : start + 16384] for start in range(0, len(hello), 16384)]
+    data = b"".join(b"\x16\x03\x01" + len(record).to_bytes(2) + record for record in records)
+    assert len(data) > MAX_BYTES
+    error = await failure(hosts.a, saying(data), dialing=False)
+    assert f"more than {MAX_BYTES} bytes" in str(error)
+
+
+async def test_a_record_longer_than_tls_allows_is_refused(hosts: Hosts) -> None:
+    error = await failure(hosts.a, saying(b"\x16\x03\x01\x41\x01"), dialing=False)
+    assert "does not speak TLS" in str(error)
+
+
+async def test_a_stranger_is_refused_and_told_so(hosts: Hosts, tmp: Path) -> None:
+    stranger = load(Pki(tmp / "other").host("hosta"))
+    dialer, acceptor = await both(stranger, hosts.b)
+    assert isinstance(dialer, IdentityError)  # nor does it know the acceptor's authority
+    assert isinstance(acceptor, LaneError)
+    assert "refused" in str(acceptor)
+
+
+async def test_an_older_tls_is_refused(hosts: Hosts) -> None:
+    async def act(sock: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        outgoing = ssl.MemoryBIO()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+        await asyncio.get_running_loop().sock_sendall(sock, outgoing.read())
+        await asyncio.get_running_loop().create_future()
+
+    error = await failure(hosts.a, act, dialing=False)
+    assert "unsupported protocol" in str(error)
+
+
+async def test_a_cancelled_handshake_leaves_the_socket_to_its_owner(hosts: Hosts) -> None:
+    async with against(saying(b"")) as ours:
+        task = asyncio.create_task(handshake(ours, hosts.a, dialing=False))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ours.fileno() >= 0

@@ -1,0 +1,75 @@
+"""How the batch follows the link: about a millisecond of it, within bounds, and back up when it is free."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunnel.transport.pace import LARGEST, LINK_TIME, SMALLEST, WINDOW, Pace
+from tunnel.wire.codes import KIB, MIB
+
+
+def drain(pace: Pace, rate: float, *, now: float = 100.0, seconds: float = 2.0, step: float = 0.004) -> None:
+    """A link of ``rate`` bytes per second, whose socket is always full."""
+    pace.sent(0, now, congested=True)
+    for _ in range(round(seconds / step)):
+        now += step
+        pace.sent(int(rate * step), now, congested=True)
+
+
+def test_it_starts_large() -> None:
+    assert Pace().batch == LARGEST
+
+
+@pytest.mark.parametrize("rate", [30 * MIB, 100 * MIB, 800 * MIB])
+def test_a_batch_is_a_millisecond_of_a_full_link(rate: int) -> None:
+    pace = Pace()
+    drain(pace, rate)
+    assert pace.rate == pytest.approx(rate, rel=0.01)
+    assert pace.batch == pytest.approx(rate * LINK_TIME, rel=0.01)
+
+
+@pytest.mark.parametrize(("rate", "batch"), [(10 * KIB, SMALLEST), (MIB, SMALLEST), (64 << 30, LARGEST)])
+def test_a_batch_stays_within_bounds(rate: int, batch: int) -> None:
+    pace = Pace()
+    drain(pace, rate)
+    assert pace.batch == batch
+
+
+def test_one_odd_measurement_does_not_decide() -> None:
+    pace = Pace()
+    drain(pace, 100 * MIB)
+    before = pace.batch
+    drain(pace, MIB, now=102.0, seconds=WINDOW * 1.01, step=WINDOW * 1.01)
+    assert 0.7 * before < pace.batch < before
+
+
+def test_a_changed_rate_is_learnt() -> None:
+    pace = Pace()
+    drain(pace, 800 * MIB)
+    drain(pace, 50 * MIB, now=102.0)
+    assert pace.batch == pytest.approx(50 * MIB * LINK_TIME, rel=0.05)
+
+
+def test_a_slow_source_says_nothing_about_the_link() -> None:
+    pace = Pace()
+    for number in range(1000):
+        pace.sent(100, number * 0.01, congested=False)
+    assert (pace.rate, pace.batch) == (0.0, LARGEST)
+
+
+def test_a_link_that_is_free_again_gets_large_batches_again() -> None:
+    pace = Pace()
+    drain(pace, MIB)
+    assert pace.batch == SMALLEST
+    now = 1000.0
+    for _ in range(int(10 * WINDOW / 0.001)):
+        now += 0.001
+        pace.sent(SMALLEST, now, congested=False)
+    assert pace.batch == LARGEST
+
+
+def test_a_clock_that_stands_still_does_no_harm() -> None:
+    pace = Pace()
+    for congested in (True, False, True, True, False):
+        pace.sent(MIB, 5.0, congested=congested)
+    assert pace.batch == LARGEST

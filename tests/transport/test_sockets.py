@@ -1,0 +1,131 @@
+"""Socket options that lanes and local legs depend on, and what the other side sees of a reset."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.network import tcp_pair
+from tunnel.transport.sockets import (
+    NOTSENT_LOWAT,
+    USER_TIMEOUT_MS,
+    caller_of,
+    name_of,
+    reason_of,
+    reset,
+    tune_lane,
+    tune_local,
+)
+
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = tcp_pair()
+    with one, other:
+        yield one, other
+
+
+def tcp_option(sock: socket.socket, option: int) -> int:
+    return sock.getsockopt(socket.IPPROTO_TCP, option)
+
+
+def congestion_of(sock: socket.socket) -> str:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
+def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:
+    with socket.socket() as sock:
+        before = [sock.getsockopt(socket.SOL_SOCKET, which) for which in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+        tune_lane(sock, "reno")
+        assert not sock.getblocking()
+        assert tcp_option(sock, socket.TCP_NODELAY)
+        assert tcp_option(sock, TCP_NOTSENT_LOWAT) == NOTSENT_LOWAT
+        assert tcp_option(sock, socket.TCP_USER_TIMEOUT) == USER_TIMEOUT_MS
+        assert congestion_of(sock) == "reno"
+        after = [sock.getsockopt(socket.SOL_SOCKET, which) for which in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+        assert after == before
+
+
+def test_a_lane_keeps_the_systems_congestion_control_unless_told_otherwise() -> None:
+    with socket.socket() as sock:
+        before = congestion_of(sock)
+        tune_lane(sock, None)
+        assert congestion_of(sock) == before
+
+
+def test_a_congestion_control_that_the_kernel_lacks_is_an_error() -> None:
+    with socket.socket() as sock, pytest.raises(FileNotFoundError):
+        tune_lane(sock, "nonesuch")
+
+
+def test_local_legs_are_tuned_whatever_they_are() -> None:
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+        tune_local(tcp)
+        tune_local(unix)
+        assert tcp_option(tcp, socket.TCP_NODELAY)
+        assert not tcp.getblocking()
+        assert not unix.getblocking()
+
+
+def test_reset_reaches_the_other_side_as_one(pair: tuple[socket.socket, socket.socket]) -> None:
+    one, other = pair
+    reset(one)
+    assert one.fileno() == -1
+    other.settimeout(5)
+    with pytest.raises(ConnectionResetError):
+        other.recv(1)
+
+
+def test_reset_of_a_unix_socket_ends_it() -> None:
+    one, other = socket.socketpair()
+    with other:
+        reset(one)
+        other.settimeout(5)
+        assert other.recv(1) == b""
+        with pytest.raises(BrokenPipeError):
+            other.send(b"x")
+
+
+def test_reset_may_be_said_again() -> None:
+    one, other = socket.socketpair()
+    with other:
+        reset(one)
+        reset(one)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("192.0.2.1", 16515), "192.0.2.1:16515"),
+        (("::1", 16515, 0, 0), "[::1]:16515"),
+        ("/run/mtunnel/web1.sock", "/run/mtunnel/web1.sock"),
+        ("", "unnamed socket"),
+    ],
+)
+def test_addresses_are_written_for_people(address: object, text: str) -> None:
+    assert name_of(address) == text
+
+
+def test_a_caller_has_a_name_until_it_is_gone(pair: tuple[socket.socket, socket.socket]) -> None:
+    one, other = pair
+    assert caller_of(one) == name_of(other.getsockname())
+    reset(other)
+    one.settimeout(5)
+    with pytest.raises(ConnectionResetError):
+        one.recv(1)
+    assert caller_of(one) == "gone"
+
+
+def test_a_reason_is_in_the_systems_words() -> None:
+    by_loop = OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)")
+    assert reason_of(by_loop) == os.strerror(errno.ECONNREFUSED)
+    assert reason_of(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) == (
+        "Name or service not known"
+    )
+    assert reason_of(OSError("AF_UNIX path too long")) == "AF_UNIX path too long"
