@@ -1,0 +1,133 @@
+"""What is wrong is said before anything is served: every mistake at once, one clear line each, exit 2."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import MTUNNEL, TwoHosts
+from tests.support.streams import Target
+
+
+def refused(config: Path) -> list[str]:
+    """Try to serve; the lines that say why not."""
+    ended = subprocess.run(
+        [*MTUNNEL, "serve", "--config", str(config)], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert ended.returncode == 2, ended
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    head, *lines = ended.stderr.splitlines()
+    assert head == f"error: {config}: {len(lines)} problem" + ("s" if len(lines) > 1 else "")
+    return [line.strip() for line in lines]
+
+
+def test_every_mistake_is_named_at_once(hosts: TwoHosts, target: Target) -> None:
+    hosts.a.leads_to(hosts.b, target.address, users=("root", "no-such-user"))
+    hosts.a.leads_to(hosts.b, target.address, "tcp:0.0.0.0:49152")
+    hosts.a.transport = {"memory": "1MiB", "resume_window": "30", "lanes": 0, "window": "4MiB"}
+    hosts.a.ingresses[0]["peer"] = "hostx"
+    hosts.a.egress["hostb"] = ["tcp:127.0.0.1:5-1"]
+    lines = refused(hosts.a.write_config())
+    assert sorted(line.split(": ")[0] for line in lines) == [
+        "ingress[0].peer",
+        "ingress[0].users[1]",
+        "ingress[1].listen",
+        "peer[0].egress[0]",
+        "transport.lanes",
+        "transport.memory",
+        "transport.resume_window",
+        "transport.window",
+    ]
+
+
+def test_taken_port(hosts: TwoHosts, target: Target) -> None:
+    host, _, port = hosts.a.address.rpartition(":")
+    with socket.create_server((host, int(port))):
+        entry = hosts.a.leads_to(hosts.b, target.address, target.address)
+        lines = refused(hosts.a.write_config())
+    own = entry.rpartition(":")[2]
+    assert lines == [
+        f"host.listen: cannot listen on {host} port {port}: Address already in use",
+        f"ingress[0].listen: cannot listen on 127.0.0.1 port {own}: Address already in use",
+    ]
+
+
+def test_second_daemon_of_the_same_configuration(hosts: TwoHosts, target: Target, tmp: Path) -> None:
+    hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
+    hosts.a.start()
+    hosts.a.wait_serving()
+    lines = refused(hosts.a.config)
+    assert [line.split(": ")[0] for line in lines] == ["host.control", "ingress[0].listen", "host.listen"]
+    assert "is this daemon running already?" in lines[0]
+    assert hosts.a.serving
+
+
+def test_key_of_another_host(hosts: TwoHosts) -> None:
+    hosts.a.files.key.write_bytes(hosts.b.files.key.read_bytes())
+    [line] = refused(hosts.a.write_config())
+    assert (
+        line
+        == f"tls: the private key {hosts.a.files.key} does not belong to the certificate {hosts.a.files.cert}"
+    )
+
+
+def test_missing_key(hosts: TwoHosts) -> None:
+    hosts.a.files.key.unlink()
+    assert refused(hosts.a.write_config()) == [
+        f"tls.key: {hosts.a.files.key} cannot be read: No such file or directory"
+    ]
+
+
+def test_key_that_everybody_can_read(hosts: TwoHosts, tmp: Path) -> None:
+    for directory in (tmp, hosts.a.files.key.parent):
+        directory.chmod(0o755)
+    hosts.a.files.key.chmod(0o644)
+    [line] = refused(hosts.a.write_config())
+    assert line == f"tls: the private key {hosts.a.files.key} can be read by every local user: chmod 600 it"
+
+
+def test_certificate_of_another_name(hosts: TwoHosts) -> None:
+    hosts.a.files = hosts.b.files
+    [line] = refused(hosts.a.write_config())
+    assert line == f"host.name: hosta is not a DNS name of {hosts.b.files.cert}: that is hostb"
+
+
+def test_unix_socket_where_none_can_be(hosts: TwoHosts, target: Target, tmp: Path) -> None:
+    (tmp / "file").touch()
+    hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/file/entry")
+    hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/file")
+    hosts.a.leads_to(hosts.b, target.address, "unix:/proc/none/entry")
+    lines = refused(hosts.a.write_config())
+    assert lines[:2] == [
+        f"ingress[0].listen: {tmp}/file is not a directory",
+        f"ingress[1].listen: {tmp}/file exists and is not a socket: remove it",
+    ]
+    assert lines[2].startswith("ingress[2].listen: the directory /proc/none cannot be made: ")
+
+
+def test_missing_directory_of_a_unix_socket_is_made(hosts: TwoHosts, target: Target, tmp: Path) -> None:
+    hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/run/hostb/entry")
+    hosts.a.start()
+    hosts.a.wait_serving()
+    assert (tmp / "run" / "hostb" / "entry").is_socket()
+
+
+@pytest.mark.parametrize("key", ["lane", "lanes"])
+def test_what_this_version_cannot_do_does_not_seem_to_be_done(hosts: TwoHosts, key: str) -> None:
+    hosts.a.transport = {key: "kernel" if key == "lane" else 2}
+    [line] = refused(hosts.a.write_config())
+    assert line.startswith(f"transport.{key}: this version ")
+
+
+def test_missing_file(tmp: Path) -> None:
+    assert refused(tmp / "none.toml") == ["cannot be read: No such file or directory"]
+
+
+def test_no_file_at_all() -> None:
+    ended = subprocess.run([*MTUNNEL, "serve"], check=False, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert "--config" in ended.stderr

@@ -1,0 +1,124 @@
+"""SIGTERM lets streams end, SIGINT does not, SIGKILL leaves nothing that a restart cannot deal with."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import Host, TwoHosts, is_up, until
+from tests.support.streams import MIB, Target, connect, ends_in_reset, exchange, receive, send_bulk
+
+AT_ONCE = 8.0
+"""Seconds, on a busy machine; a drain waits for 30, and so does a link that hopes to resume."""
+
+
+@pytest.fixture
+def entry(hosts: TwoHosts, target: Target, tmp: Path) -> str:
+    """An ingress of host a, whose daemon serves."""
+    where = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
+    hosts.start()
+    return where
+
+
+def sockets_of(host: Host, entry: str) -> list[Path]:
+    return [path for path in (host.control, Path(entry.removeprefix("unix:"))) if path.exists()]
+
+
+def test_sigterm_lets_streams_end(hosts: TwoHosts, target: Target, entry: str) -> None:
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        hosts.a.signal(signal.SIGTERM)
+        until("the drain to begin", lambda: hosts.a.status()["draining"])
+        with connect(entry) as late:
+            assert ends_in_reset(late)
+        hosts.a.wait_log("connection refused.*this host is stopping")
+        assert not target.called
+        exchange(caller, called)
+    assert hosts.a.wait(AT_ONCE) == 0
+    assert sockets_of(hosts.a, entry) == []
+    hosts.b.wait_log("hosta is stopping")
+    assert hosts.b.link(hosts.a)["state"] == "down"
+
+
+def test_sigterm_of_the_destination_lets_streams_end_and_refuses_new_ones(
+    hosts: TwoHosts, target: Target, entry: str
+) -> None:
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        hosts.b.signal(signal.SIGTERM)
+        until("the drain to begin", lambda: hosts.b.status()["draining"])
+        with connect(entry) as late:
+            assert ends_in_reset(late)
+        hosts.a.wait_log("stream refused by the peer.*this host is stopping.*DRAINING")
+        assert not target.called
+        exchange(caller, called)
+    assert hosts.b.wait(AT_ONCE) == 0
+
+
+def test_second_sigterm_is_obeyed_at_once(hosts: TwoHosts, target: Target, entry: str) -> None:
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        hosts.a.signal(signal.SIGTERM)
+        until("the drain to begin", lambda: hosts.a.status()["draining"])
+        hosts.a.signal(signal.SIGTERM)
+        assert hosts.a.wait(AT_ONCE) == 0
+        assert ends_in_reset(caller)
+        assert ends_in_reset(called)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_idle_daemon_ends_at_once(hosts: TwoHosts, entry: str, number: signal.Signals) -> None:
+    hosts.a.signal(number)
+    assert hosts.a.wait(AT_ONCE) == 0
+    assert sockets_of(hosts.a, entry) == []
+    until("b to know", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
+    assert "resuming" not in hosts.b.log
+
+
+@pytest.mark.parametrize("sender", ["a", "b"])
+def test_sigint_in_mid_transfer_ends_both_sides_at_once(
+    hosts: TwoHosts, target: Target, entry: str, background: ThreadPoolExecutor, sender: str
+) -> None:
+    with connect(entry) as caller, target.accept() as called:
+        one, other = (caller, called) if sender == "a" else (called, caller)
+        sending = background.submit(send_bulk, one, 1024 * MIB)
+        receive(other, 4 * MIB)
+        draining = background.submit(ends_in_reset, other)
+        hosts.a.signal(signal.SIGINT)
+        interrupted = time.monotonic()
+        assert hosts.a.wait(AT_ONCE) == 0
+        assert draining.result()
+        with pytest.raises(ConnectionError):
+            sending.result()
+        until("b to know", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
+        assert time.monotonic() - interrupted < AT_ONCE
+    hosts.b.wait_log("hosta is stopping")
+    assert sockets_of(hosts.a, entry) == []
+
+
+def test_killed_daemon_starts_again_over_what_it_left(hosts: TwoHosts, target: Target, entry: str) -> None:
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        hosts.a.kill()
+        assert len(sockets_of(hosts.a, entry)) == 2
+        hosts.a.start()
+        hosts.wait_up()
+        assert ends_in_reset(caller)
+        assert ends_in_reset(called)
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+
+
+def test_restart_in_order_links_again(hosts: TwoHosts, target: Target, entry: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        hosts.b.signal(number)
+        assert hosts.b.wait(AT_ONCE) == 0
+        hosts.b.start()
+        hosts.b.wait_serving()
+        until("a link", lambda: is_up(hosts.b, hosts.a))
+        with connect(entry) as caller, target.accept() as called:
+            exchange(caller, called)
