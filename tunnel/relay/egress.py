@@ -112,17 +112,18 @@ async def dial(
     """Connect to ``target``, again while nobody listens yet. UnreachableError at ``deadline`` (loop time)."""
     pause = FIRST_PAUSE
     loop = asyncio.get_running_loop()
-    while True:
+    while not cancelled():  # a hypervisor takes its first caller for the migration: send it no wrong one
         try:
             async with asyncio.timeout_at(deadline):
                 return await _connect(target)
         except TimeoutError:
             raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
         except OSError as error:
-            if error.errno not in _NOT_YET or loop.time() + pause > deadline or cancelled():
+            if error.errno not in _NOT_YET or loop.time() + pause > deadline:
                 raise UnreachableError(f"{target} cannot be reached: {reason_of(error)}") from None
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
+    raise UnreachableError(f"{target} is not wanted any more")
 
 
 async def _connect(target: TargetAddress) -> socket.socket:
@@ -138,7 +139,18 @@ async def _connect(target: TargetAddress) -> socket.socket:
             sock.connect(target.path)  # at once, or EAGAIN: never "in progress"
         else:
             await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
+            _check_other_end(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _check_other_end(sock: socket.socket) -> None:
+    """Refuse a connection with itself.
+
+    TCP makes one when nobody listens on the port that is dialled and the kernel picks that very port to dial
+    from; migration ports are among those that Linux picks from.
+    """
+    if sock.getsockname() == sock.getpeername():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")

@@ -1,0 +1,379 @@
+"""Dialling for a peer: what is allowed, in which order, how long, and what comes of a stream that left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.waiting import turns, unexpected, until
+from tunnel.errors import RefusedError, UnreachableError
+from tunnel.relay import egress as module
+from tunnel.relay.address import AllowList, TcpAddress, UnixAddress
+from tunnel.relay.egress import Egress, dial
+from tunnel.wire.codes import Code
+
+ANY = AllowList.parse(["tcp:127.0.0.1:1-65535", "tcp:[::1]:1-65535", "unix:/tmp/*/*"])
+
+
+class Requester:
+    """Keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        self.dialled: dict[int, socket.socket] = {}
+        self.errors: dict[int, RefusedError] = {}
+
+    def on_dialled(self, number: int, sock: socket.socket) -> None:
+        self.order.append(number)
+        self.dialled[number] = sock
+
+    def on_not_dialled(self, number: int, error: RefusedError) -> None:
+        self.order.append(number)
+        self.errors[number] = error
+
+
+class Target:
+    """A unix socket path, with or without somebody behind it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.text = f"unix:{path}"
+        self.listener: socket.socket | None = None
+        self.fillers: list[socket.socket] = []
+
+    def listen(self, backlog: int = 64) -> None:
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(backlog)
+        self.listener.setblocking(False)
+
+    def leave_stale(self) -> None:
+        """A socket file that nobody listens on: ECONNREFUSED."""
+        self.listen()
+        assert self.listener is not None
+        self.listener.close()
+
+    def fill(self) -> None:
+        """Take all of the backlog, so that the next caller gets EAGAIN."""
+        with suppress(BlockingIOError):
+            while True:
+                sock = socket.socket(socket.AF_UNIX)
+                self.fillers.append(sock)
+                sock.setblocking(False)
+                sock.connect(str(self.path))
+
+    def accepted(self) -> int:
+        """Accept and close everybody who is waiting; how many they were."""
+        assert self.listener is not None
+        count = 0
+        with suppress(BlockingIOError):
+            while True:
+                self.listener.accept()[0].close()
+                count += 1
+        return count
+
+    def close(self) -> None:
+        for sock in self.fillers:
+            sock.close()
+        if self.listener is not None:
+            self.listener.close()
+
+
+@pytest.fixture
+async def link() -> AsyncIterator[Requester]:
+    requester = Requester()
+    with unexpected() as surprises:
+        yield requester
+    for sock in requester.dialled.values():
+        sock.close()
+    assert not surprises, "\n".join(surprises)
+
+
+@pytest.fixture
+async def egress(link: Requester) -> AsyncIterator[Egress]:
+    made = Egress(ANY, link)
+    yield made
+    made.close()
+    await until(lambda: not made._tasks, "for the egress to stop dialling")
+
+
+@pytest.fixture
+def target(tmp: Path) -> Iterator[Target]:
+    made = Target(tmp / "qemu")
+    yield made
+    made.close()
+
+
+# What is allowed.
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tcp:127.0.0.1:22", "tcp:192.0.2.1:49152", "tcp:[::1]:49152", "unix:/run/libvirt/libvirt-sock"],
+)
+async def test_what_the_list_does_not_name_is_never_dialled(
+    link: Requester, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dials: list[object] = []
+    monkeypatch.setattr(module, "dial", lambda *arguments: dials.append(arguments))
+    Egress(AllowList.parse(["tcp:127.0.0.1:49152-49215", "unix:/run/qemu/*"]), link).request(1, text)
+    await turns()
+    assert link.errors[1].code is Code.TARGET_FORBIDDEN
+    assert "egress list" in str(link.errors[1])
+    assert dials == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tcp:", "tcp:localhost.example:1", "exec:reboot", "unix:/run/qemu/../x"]
+)
+async def test_what_is_no_target_is_forbidden(link: Requester, egress: Egress, text: str) -> None:
+    egress.request(1, text)
+    assert link.errors[1].code is Code.TARGET_FORBIDDEN
+
+
+async def test_an_empty_list_allows_nothing(link: Requester, target: Target) -> None:
+    target.listen()
+    Egress(AllowList(), link).request(1, target.text)
+    assert link.errors[1].code is Code.TARGET_FORBIDDEN
+    assert target.accepted() == 0
+
+
+# Reaching a target.
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_tcp_target_is_dialled_at_once(link: Requester, egress: Egress, host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        egress.request(1, str(TcpAddress(host, listener.getsockname()[1])))
+        await until(lambda: 1 in link.dialled)
+        accepted, _ = listener.accept()
+        accepted.close()
+
+
+async def test_a_unix_target_is_dialled_at_once(link: Requester, egress: Egress, target: Target) -> None:
+    target.listen()
+    egress.request(1, target.text)
+    await until(lambda: 1 in link.dialled)
+    assert target.accepted() == 1
+
+
+async def test_a_target_that_is_not_there_yet_is_tried_again(
+    link: Requester, egress: Egress, target: Target
+) -> None:
+    egress.request(1, target.text)
+    await turns()
+    assert link.order == []
+    target.listen()
+    await until(lambda: 1 in link.dialled)
+
+
+async def test_a_target_that_refuses_is_tried_again(link: Requester, egress: Egress, target: Target) -> None:
+    target.leave_stale()
+    egress.request(1, target.text)
+    await turns()
+    assert link.order == []
+    target.listen()
+    await until(lambda: 1 in link.dialled)
+
+
+async def test_a_tcp_target_that_refuses_is_tried_again(link: Requester, egress: Egress) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        egress.request(1, f"tcp:127.0.0.1:{listener.getsockname()[1]}")
+        await turns()
+        assert link.order == []
+        listener.listen()
+        await until(lambda: 1 in link.dialled)
+
+
+async def test_a_full_backlog_is_waited_for(link: Requester, egress: Egress, target: Target) -> None:
+    target.listen(backlog=1)
+    target.fill()
+    egress.request(1, target.text)
+    await turns()
+    assert link.order == []
+    target.accepted()
+    await until(lambda: 1 in link.dialled)
+
+
+@pytest.mark.parametrize("fault", ["missing", "refusing", "busy"])
+async def test_the_deadline_ends_the_trying(
+    link: Requester, egress: Egress, target: Target, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE", 0.1)
+    if fault == "refusing":
+        target.leave_stale()
+    elif fault == "busy":
+        target.listen(backlog=0)
+        target.fill()
+    egress.request(1, target.text)
+    await until(lambda: 1 in link.errors)
+    assert link.errors[1].code is Code.TARGET_UNREACHABLE
+    assert target.text in str(link.errors[1])
+
+
+async def test_a_target_that_does_not_answer_is_given_up(
+    link: Requester, egress: Egress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address):  # its backlog is full now: a SYN gets no answer
+            egress.request(1, f"tcp:127.0.0.1:{address[1]}")
+            await until(lambda: 1 in link.errors)
+    assert link.errors[1].code is Code.TARGET_UNREACHABLE
+    assert "did not answer" in str(link.errors[1])
+
+
+async def test_what_waiting_cannot_mend_fails_at_once(link: Requester, egress: Egress, tmp: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong_kind:
+        wrong_kind.bind(str(tmp / "dgram"))
+        before = asyncio.get_running_loop().time()
+        egress.request(1, f"unix:{tmp}/dgram")
+        await until(lambda: 1 in link.errors)
+        assert asyncio.get_running_loop().time() - before < 2
+    assert link.errors[1].code is Code.TARGET_UNREACHABLE
+
+
+async def test_a_connection_with_itself_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may pick the very port that is dialled as the one to dial from."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    class FromThatPort(socket.socket):
+        def setblocking(self, flag: bool) -> None:
+            super().setblocking(flag)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.bind(("127.0.0.1", port))
+
+    stand_in = SimpleNamespace(**{**vars(socket), "socket": FromThatPort})
+    monkeypatch.setattr("tunnel.relay.egress.socket", stand_in)
+    with pytest.raises(UnreachableError, match="refused"):
+        await dial(TcpAddress("127.0.0.1", port), asyncio.get_running_loop().time() + 0.05)
+
+
+# Order.
+
+
+async def test_streams_of_a_target_arrive_in_the_order_of_their_requests(
+    link: Requester, egress: Egress
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        for number in range(1, 20):
+            egress.request(number, f"tcp:127.0.0.1:{listener.getsockname()[1]}")
+        await turns()
+        listener.listen(64)
+        await until(lambda: len(link.dialled) == 19)
+        assert link.order == list(range(1, 20))
+        for number in range(1, 20):
+            accepted, caller = listener.accept()
+            accepted.close()
+            assert caller == link.dialled[number].getsockname()
+
+
+async def test_a_slow_target_delays_no_other(link: Requester, egress: Egress, tmp: Path) -> None:
+    slow, quick = Target(tmp / "slow"), Target(tmp / "quick")
+    quick.listen()
+    egress.request(1, slow.text)
+    egress.request(2, slow.text)
+    egress.request(3, quick.text)
+    await until(lambda: link.order == [3])
+    slow.listen()
+    await until(lambda: link.order == [3, 1, 2])
+    slow.close()
+    quick.close()
+
+
+async def test_a_target_can_be_asked_for_again(link: Requester, egress: Egress, target: Target) -> None:
+    target.listen()
+    for number in (1, 3, 5):
+        egress.request(number, target.text)
+        await until(lambda number=number: number in link.dialled)  # type: ignore[misc]
+        await turns()
+    assert egress._queues == {}
+
+
+async def test_one_failure_passes_the_turn_on(
+    link: Requester, egress: Egress, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE", 0.1)
+    egress.request(1, target.text)
+    monkeypatch.setattr(module, "DEADLINE", 10.0)
+    egress.request(2, target.text)
+    await until(lambda: link.order == [1])
+    target.listen()
+    await until(lambda: link.order == [1, 2])
+    assert 2 in link.dialled
+
+
+# Streams that left.
+
+
+async def test_a_stream_that_left_while_waiting_is_not_dialled_for(
+    link: Requester, egress: Egress, target: Target
+) -> None:
+    """QEMU takes its first caller for the migration, and would wait for it in vain."""
+    for number in (1, 2, 3):
+        egress.request(number, target.text)
+    await turns()
+    egress.cancel(1)
+    egress.cancel(2)
+    target.listen()
+    await until(lambda: 3 in link.dialled)
+    assert link.order == [3]
+    assert target.accepted() == 1
+
+
+async def test_a_connection_that_comes_too_late_is_dropped(link: Requester, egress: Egress) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        egress.request(1, f"tcp:127.0.0.1:{listener.getsockname()[1]}")
+        await asyncio.sleep(0)  # it is dialling now
+        egress.cancel(1)
+        await until(lambda: not egress._tasks)
+        assert link.order == []
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(5)
+            with pytest.raises(ConnectionResetError):
+                accepted.recv(1)
+
+
+async def test_closing_stops_all_dialling(link: Requester, egress: Egress, target: Target) -> None:
+    for number in (1, 2):
+        egress.request(number, target.text)
+    await turns()
+    egress.close()
+    await until(lambda: not egress._tasks)
+    target.listen()
+    await turns()
+    assert link.order == []
+    assert target.accepted() == 0
+
+
+async def test_a_closed_egress_serves_the_next_session(
+    link: Requester, egress: Egress, target: Target
+) -> None:
+    egress.request(1, target.text)
+    await turns()
+    egress.close()
+    egress.request(1, target.text)  # the same number, of another session
+    target.listen()
+    await until(lambda: 1 in link.dialled)
+    assert target.accepted() == 1
+
+
+async def test_dial_names_what_it_could_not_reach(tmp: Path) -> None:
+    where = UnixAddress(str(tmp / "nobody"))
+    with pytest.raises(UnreachableError, match="nobody cannot be reached: No such file"):
+        await dial(where, asyncio.get_running_loop().time())
