@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from enum import StrEnum
 from typing import Protocol, cast
 
-from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, WireError
+from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError, TunnelError, WireError
 from tunnel.transport.sockets import caller_of, name_of
 from tunnel.wire.assembly import Piece
 from tunnel.wire.codes import Code
@@ -87,6 +87,7 @@ class Lane(ABC):
         self.since = time.monotonic()
         self.bytes_sent = 0  # on the wire, TLS included
         self.bytes_received = 0
+        self.gone = asyncio.Event()  # set once the socket is closed, after whatever was left to say
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._decoder = Decoder()
@@ -132,7 +133,7 @@ class Lane(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Give the socket up."""
+        """Give the socket up, and set ``gone``."""
 
     # What they share.
 
@@ -215,7 +216,11 @@ class Lane(ABC):
                     position += self._take_frame(plain[position:])
         except WireError as error:
             self._violated(error)
-        handler.on_batch_end(self)
+        except Exception as error:  # a bug of ours must fail the migration, not leave it hanging
+            self._violated(MisuseError(Code.INTERNAL, f"a fault of this daemon: {error!r}"))
+            raise
+        finally:
+            handler.on_batch_end(self)
 
     def _take_payload(self, handler: LaneHandler, plain: memoryview) -> int:
         decoder = self._decoder

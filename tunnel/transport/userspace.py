@@ -1,7 +1,7 @@
 """The userspace lane: OpenSSL through memory BIOs, the socket watched by the loop.
 
-How a byte leaves: the pump's buffer → ``tls.write`` encrypts into the outgoing BIO → one ``bytes`` of the
-whole batch → one ``send``. How it arrives: one ``recv_into`` of up to 256 KiB → the incoming BIO →
+How a byte leaves: the pump's buffer → ``tls.write`` encrypts 128 KiB into the outgoing BIO → one ``bytes``
+→ one ``send``. How it arrives: one ``recv_into`` of up to 256 KiB → the incoming BIO →
 ``tls.read``, a record (16 KiB) at a time, into one contiguous buffer → the decoder → views of that buffer.
 Each of these calls releases the interpreter lock or moves at least a record. asyncio's own TLS transports
 copy every byte five to seven times; that is why they are not used.
@@ -25,6 +25,9 @@ from tunnel.wire.stream import Outgoing
 
 CIPHER_READ = 256 * KIB
 """Bytes per read from the socket: as much as stays in a core's cache on its way through."""
+
+CHUNK = 128 * KIB
+"""Payload that is encrypted and offered to the socket at a time, while it is in the cache."""
 
 RECORD = 16 * KIB
 SMALL = 16 * KIB
@@ -88,10 +91,12 @@ class UserspaceLane(Lane):
         payload = view(outgoing.piece)
         if len(payload) <= SMALL:
             self._tls.write(outgoing.header + payload)
-        else:
-            self._tls.write(outgoing.header)
-            self._tls.write(payload)
-        self.flush()
+            self.flush()
+            return
+        self._tls.write(outgoing.header)
+        for start in range(0, len(payload), CHUNK):
+            self._tls.write(payload[start : start + CHUNK])
+            self.flush()
 
     def flush(self) -> None:
         """Send what is encrypted, behind what the socket has not taken yet."""
@@ -222,6 +227,7 @@ class UserspaceLane(Lane):
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
             self._sock.close()
+            self.gone.set()
 
 
 def _explain(error: ssl.SSLError) -> str:
