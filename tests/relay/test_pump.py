@@ -1,0 +1,300 @@
+"""A stream's local socket: what is read when, what counts as written, and what the hypervisor sees."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import pytest
+
+from tests.support.network import tcp_pair
+from tests.support.waiting import turns, unexpected, until
+from tunnel.relay.pump import Pump
+from tunnel.transport.sockets import reset
+
+MIB = 1 << 20
+NOISE = random.Random(49152).randbytes(8 * MIB)
+
+
+class Owner:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.readable = 0
+        self.delivered: list[int] = []
+        self.errors: list[OSError] = []
+        self.on_error: Callable[[Pump], None] = lambda pump: None
+
+    def on_readable(self, pump: Pump) -> None:
+        self.readable += 1
+
+    def on_delivered(self, pump: Pump, count: int) -> None:
+        self.delivered.append(count)
+
+    def on_write_error(self, pump: Pump, error: OSError) -> None:
+        self.errors.append(error)
+        self.on_error(pump)
+
+
+class Local:
+    """A pump and the hypervisor's end of its socket."""
+
+    def __init__(self, kind: str) -> None:
+        self.owner = Owner()
+        ours, self.hypervisor = tcp_pair() if kind == "tcp" else socket.socketpair()
+        self.hypervisor.setblocking(False)
+        self.pump = Pump(ours, 7, "tcp:127.0.0.1:49152", self.owner)
+
+    def deliver(self, *pieces: bytes) -> None:
+        """What a lane's batch does: views of memory that is used again at once."""
+        memory = bytearray(b"".join(pieces))
+        start = 0
+        for piece in pieces:
+            self.pump.deliver(memoryview(memory)[start : start + len(piece)])
+            start += len(piece)
+        self.pump.flush()
+        memory[:] = bytes(len(memory))
+
+    def stuff(self) -> bytes:
+        """Deliver until the socket takes no more; all that was delivered."""
+        sent = b""
+        while not self.pump.backlog:
+            piece = NOISE[len(sent) : len(sent) + 300_000]
+            assert piece, "a socket took 8 MiB without being read"
+            self.deliver(piece)
+            sent += piece
+        return sent
+
+    def take(self) -> bytes:
+        """What the hypervisor can read now."""
+        data = b""
+        with suppress(BlockingIOError):
+            while chunk := self.hypervisor.recv(MIB):
+                data += chunk
+        return data
+
+    async def take_all(self, size: int) -> bytes:
+        data = b""
+
+        def more() -> bool:
+            nonlocal data
+            data += self.take()
+            return len(data) >= size
+
+        await until(more, "for bytes")
+        return data
+
+
+@pytest.fixture(params=["tcp", "unix"])
+async def local(request: pytest.FixtureRequest) -> AsyncIterator[Local]:
+    with unexpected() as surprises:
+        made = Local(request.param)
+        yield made
+        made.pump.close()
+        made.hypervisor.close()
+    assert not surprises, "\n".join(surprises)
+
+
+# Reading.
+
+
+async def test_nothing_is_read_before_it_is_asked_for(local: Local) -> None:
+    local.hypervisor.send(b"QEVM")
+    local.pump.start_reading()
+    await until(lambda: local.owner.readable)
+    await turns()
+    assert local.owner.readable == 1, "said once, not on every turn"
+    assert local.pump.bytes_read == 0
+    assert local.pump.read(100) == b"QEVM"
+    assert local.pump.bytes_read == 4
+
+
+async def test_no_more_is_read_than_the_window_allows(local: Local) -> None:
+    local.hypervisor.send(b"0123456789")
+    assert [local.pump.read(4), local.pump.read(4), local.pump.read(4)] == [b"0123", b"4567", b"89"]
+
+
+async def test_a_read_that_finds_nothing_watches_again(local: Local) -> None:
+    assert local.pump.read(100) is None
+    await turns()
+    assert local.owner.readable == 0
+    local.hypervisor.send(b"x")
+    await until(lambda: local.owner.readable == 1)
+    assert local.pump.read(100) == b"x"
+
+
+async def test_the_end_is_read_once(local: Local) -> None:
+    local.hypervisor.send(b"last")
+    local.hypervisor.shutdown(socket.SHUT_WR)
+    local.pump.start_reading()
+    await until(lambda: local.owner.readable)
+    reads = [(local.pump.read(100), local.pump.read_ended) for _ in range(2)]
+    assert reads == [(b"last", False), (b"", True)]
+    assert local.pump.half_closed
+    await turns()
+    assert local.owner.readable == 1
+
+
+async def test_a_reset_is_raised_by_reading() -> None:
+    with unexpected() as surprises:
+        local = Local("tcp")
+        local.pump.start_reading()
+        reset(local.hypervisor)
+        await until(lambda: local.owner.readable)
+        with pytest.raises(ConnectionResetError):
+            local.pump.read(100)
+        local.pump.reset()
+        await turns()
+    assert not surprises
+
+
+# Writing.
+
+
+async def test_what_fits_is_written_at_once(local: Local) -> None:
+    local.deliver(b"one", b"two", b"three")
+    assert local.take() == b"onetwothree"
+    assert local.owner.delivered == [11]
+    assert local.pump.bytes_written == 11
+    assert local.pump.backlog == 0
+
+
+async def test_only_what_the_socket_took_counts_as_delivered(local: Local) -> None:
+    sent = local.stuff()
+    assert sum(local.owner.delivered) + local.pump.backlog == len(sent)
+    assert local.pump.backlog > 0
+    before = sum(local.owner.delivered)
+    await turns()
+    assert sum(local.owner.delivered) == before, "nobody reads"
+
+
+async def test_a_slow_reader_gets_everything_in_order(local: Local) -> None:
+    sent = local.stuff()
+    for start in range(5 * MIB, 7 * MIB, 77_777):  # behind what waits, and never before it
+        local.deliver(NOISE[start : start + 77_777])
+        sent += NOISE[start : start + 77_777]
+    assert await local.take_all(len(sent)) == sent
+    await until(lambda: local.pump.backlog == 0)
+    assert sum(local.owner.delivered) == local.pump.bytes_written == len(sent)
+
+
+async def test_a_batch_of_many_small_pieces_arrives_whole(local: Local) -> None:
+    pieces = [NOISE[start : start + 37] for start in range(0, 37 * 300, 37)]
+    local.deliver(*pieces)
+    assert await local.take_all(37 * 300) == NOISE[: 37 * 300]
+    assert sum(local.owner.delivered) == 37 * 300
+
+
+async def test_a_backlog_of_many_small_pieces_arrives_whole(local: Local) -> None:
+    sent = local.stuff()
+    for start in range(0, 3000, 10):
+        local.deliver(NOISE[start : start + 10])
+    sent += NOISE[:3000]
+    assert await local.take_all(len(sent)) == sent
+    await until(lambda: local.pump.backlog == 0)
+
+
+async def test_flushing_nothing_does_nothing(local: Local) -> None:
+    local.pump.flush()
+    assert local.owner.delivered == []
+
+
+async def test_the_end_comes_behind_the_bytes_and_the_other_direction_goes_on(local: Local) -> None:
+    local.deliver(b"last")
+    local.pump.shutdown_write()
+    assert local.pump.half_closed
+    assert local.take() == b"last"
+    assert local.hypervisor.recv(1) == b""
+    local.hypervisor.send(b"still here")
+    assert local.pump.read(100) == b"still here"
+
+
+# A hypervisor that is gone.
+
+
+async def test_a_broken_pipe_is_told_once_and_nothing_more_counts(local: Local) -> None:
+    local.hypervisor.close()
+    for _ in range(50):  # TCP takes the first bytes before it learns of the end
+        local.deliver(b"x" * 1000)
+        await turns()
+    assert len(local.owner.errors) == 1
+    assert isinstance(local.owner.errors[0], ConnectionError)
+    assert local.pump.broken
+    assert local.pump.backlog == 0
+    assert sum(local.owner.delivered) < 50_000
+    local.pump.shutdown_write()
+
+
+async def test_an_error_while_bytes_wait_drops_them(local: Local) -> None:
+    sent = local.stuff()
+    local.hypervisor.close()
+    await until(lambda: local.owner.errors)
+    await turns()
+    assert len(local.owner.errors) == 1
+    assert local.pump.backlog == 0
+    assert sum(local.owner.delivered) < len(sent)
+
+
+@pytest.mark.parametrize("when", ["flush", "later"])
+async def test_the_owner_may_reset_the_pump_when_it_hears_of_an_error(local: Local, when: str) -> None:
+    local.owner.on_error = lambda pump: pump.reset()
+    if when == "later":
+        local.stuff()
+    local.hypervisor.close()
+    if when == "flush":
+        for _ in range(50):
+            local.deliver(b"x")
+            await turns()
+    await until(lambda: local.owner.errors)
+    await turns()
+    assert len(local.owner.errors) == 1
+
+
+# The end.
+
+
+async def test_reset_looks_like_a_failure_over_tcp() -> None:
+    local = Local("tcp")
+    local.deliver(b"some")
+    local.pump.reset()
+    with pytest.raises(ConnectionResetError):
+        local.take()
+    local.hypervisor.close()
+
+
+async def test_close_is_a_clean_end(local: Local) -> None:
+    local.deliver(b"all")
+    local.pump.close()
+    assert local.hypervisor.recv(100) == b"all"
+    assert local.hypervisor.recv(100) == b""
+
+
+@pytest.mark.parametrize("way", ["close", "reset"])
+async def test_nothing_is_called_after_the_end(local: Local, way: str) -> None:
+    local.pump.start_reading()
+    local.stuff()
+    told = list(local.owner.delivered)
+    local.hypervisor.send(b"late")
+    getattr(local.pump, way)()
+    with suppress(ConnectionResetError):
+        local.take()
+    await turns()
+    local.deliver(b"late too")
+    getattr(local.pump, way)()
+    assert (local.owner.readable, local.owner.delivered, local.owner.errors) == (0, told, [])
+    assert local.pump.backlog == 0
+
+
+async def test_a_pump_names_its_caller(local: Local) -> None:
+    host = local.hypervisor.getsockname()
+    assert local.pump.caller == (f"{host[0]}:{host[1]}" if host else "unnamed socket")
+
+
+async def test_a_caller_that_is_gone_already_has_a_pump_too() -> None:
+    ours, theirs = tcp_pair()
+    reset(theirs)
+    pump = Pump(ours, 1, "tcp:127.0.0.1:49152", Owner())
+    assert pump.caller == "gone"
+    pump.reset()
