@@ -1,14 +1,20 @@
 """Which stream may send next: start-time fair queueing, by bytes.
 
 Every stream has a *tag*, the virtual time at which its next byte would leave if the link were shared
-evenly. The lowest tag goes first. A stream that was idle joins at the present virtual time, hence before
-every stream that has been sending: a post-copy page request does not queue behind gigabytes.
-(Goyal, Vin, Cheng: Start-time Fair Queueing, 1996.)
+evenly. The lowest tag goes first. A stream that was idle joins a head start before the present virtual time,
+hence before every stream that has been sending: a post-copy page request does not queue behind gigabytes,
+nor behind one batch of each of many streams that share a tag. Being idle for longer earns no more than that.
+(Goyal, Vin, Cheng: Start-time Fair Queueing, 1996; there without the head start.)
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+
+from tunnel.wire.codes import KIB
+
+HEAD_START = 64 * KIB
+"""Bytes that a stream which was idle may send before those that were not: some pages, or an RPC call."""
 
 
 class Scheduler:
@@ -26,7 +32,7 @@ class Scheduler:
     def ready(self, stream: int) -> None:
         """``stream`` has something to send. Saying so twice changes nothing."""
         if stream not in self._ready:
-            tag = self._tags[stream] = max(self._now, self._tags.get(stream, 0))
+            tag = self._tags[stream] = self._due(stream)
             insort(self._order, (tag, stream))
             self._ready.add(stream)
 
@@ -45,13 +51,17 @@ class Scheduler:
         """Return the stream whose turn it is, which stays ready; None when none is."""
         if not self._order:
             return None
-        self._now, stream = self._order[0]
+        tag, stream = self._order[0]
+        self._now = max(self._now, tag)
         return stream
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""
         was_ready = stream in self._ready
         self.idle(stream)
-        self._tags[stream] = max(self._now, self._tags.get(stream, 0)) + count
+        self._tags[stream] = self._due(stream) + count
         if was_ready:
             self.ready(stream)
+
+    def _due(self, stream: int) -> int:
+        return max(self._now - HEAD_START, self._tags.get(stream, -HEAD_START))
