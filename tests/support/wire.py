@@ -8,9 +8,12 @@ time; it can be cut anywhere, and either side may learn of that late. ``settle``
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from tunnel.errors import ProtocolError
 from tunnel.wire.codes import MAX_DATA, Code
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.events import (
@@ -43,6 +46,16 @@ from tunnel.wire.stream import Outgoing, Stream
 SESSION = b"S" * 16
 _NOISE = random.Random(16515).randbytes(1 << 18)
 _NEVER = 2_000  # rounds: more than any simulated conversation needs
+
+
+@contextmanager
+def only_faults(*codes: Code) -> Iterator[None]:
+    """Allow what is inside to raise ProtocolError with one of ``codes`` (any, if none is named)."""
+    try:
+        yield
+    except ProtocolError as error:
+        if codes and error.code not in codes:
+            raise
 
 
 def content(stream: int, initiator: bool, start: int, stop: int) -> bytes:
@@ -396,6 +409,7 @@ class Network:
         assert session._budget.used == sum(stream.into.size for stream in streams)
         assert len(session._control._kept) <= self.peer_of(host).settings.limits.control
         assert len(session._control._held) <= settings.limits.control
+        assert session._held == sum(stream.held for stream in streams)
         for number, local in host.locals.items():
             if not local.gone and (stream := host.stream(number)) is not None:
                 held = sum(len(payload) for _, _, payload in stream._assembly._held)

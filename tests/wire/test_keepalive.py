@@ -1,0 +1,76 @@
+"""Whether the peer is there, by a clock that the test moves."""
+
+from __future__ import annotations
+
+from tunnel.wire.frames import Ping, Pong
+from tunnel.wire.keepalive import INTERVAL, TIMEOUT, Keepalive
+
+
+def test_the_first_ping_is_due_at_once() -> None:
+    """So that the round trip is known before the first bulk stream."""
+    keepalive = Keepalive(100.0)
+    assert keepalive.wake_at == 100.0
+    assert keepalive.poll(100.0) == Ping(1)
+    assert keepalive.poll(100.0) is None
+    assert keepalive.wake_at == 100.0 + INTERVAL
+
+
+def test_pings_follow_at_the_interval_each_with_its_own_token() -> None:
+    keepalive = Keepalive(0.0)
+    asked = [keepalive.poll(tick / 10) for tick in range(int(INTERVAL * 30) + 1)]
+    assert [ping for ping in asked if ping is not None] == [Ping(1), Ping(2), Ping(3), Ping(4)]
+
+
+def test_a_late_poll_does_not_catch_up() -> None:
+    keepalive = Keepalive(0.0)
+    keepalive.poll(100.0)
+    assert keepalive.poll(100.1) is None
+    assert keepalive.poll(100.0 + INTERVAL) == Ping(2)
+
+
+def test_the_answer_measures_the_round_trip() -> None:
+    keepalive = Keepalive(0.0)
+    assert keepalive.round_trip == 0.0
+    keepalive.poll(1.0)
+    keepalive.pong(Pong(1), 1.25)
+    assert keepalive.round_trip == 0.25
+
+
+def test_only_the_answer_to_the_last_ping_counts_and_once() -> None:
+    keepalive = Keepalive(0.0)
+    keepalive.poll(0.0)
+    keepalive.poll(INTERVAL)
+    for token in (1, 3, 2**64 - 1):  # old, invented, invented
+        keepalive.pong(Pong(token), INTERVAL + 1)
+    assert keepalive.round_trip == 0.0
+    keepalive.pong(Pong(2), INTERVAL + 1)
+    keepalive.pong(Pong(2), INTERVAL + 4)
+    assert keepalive.round_trip == 1.0
+
+
+def test_an_answer_to_nothing_says_nothing() -> None:
+    keepalive = Keepalive(0.0)
+    keepalive.pong(Pong(0), 3.0)
+    assert keepalive.round_trip == 0.0
+
+
+def test_silence_is_counted_from_the_last_byte() -> None:
+    keepalive = Keepalive(0.0)
+    assert not keepalive.silent(TIMEOUT - 0.001)
+    assert keepalive.silent(TIMEOUT)
+    keepalive.heard(TIMEOUT)
+    assert not keepalive.silent(2 * TIMEOUT - 0.001)
+    assert keepalive.silent(2 * TIMEOUT)
+
+
+def test_it_wakes_for_whatever_comes_first() -> None:
+    keepalive = Keepalive(0.0)
+    for at in (0.0, INTERVAL, 2 * INTERVAL):
+        keepalive.poll(at)
+    assert keepalive.wake_at == TIMEOUT
+    keepalive.heard(2 * INTERVAL)
+    assert keepalive.wake_at == 3 * INTERVAL
+
+
+def test_silence_is_noticed_after_several_pings_went_unanswered() -> None:
+    assert TIMEOUT >= 2 * INTERVAL

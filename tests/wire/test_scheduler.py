@@ -1,0 +1,149 @@
+"""Whose turn it is: fair by bytes, and whoever was idle goes before whoever was not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.scheduler import HEAD_START, Scheduler
+
+
+def turns(scheduler: Scheduler, count: int, sizes: dict[int, int]) -> list[int]:
+    """Let the next ``count`` turns happen; ``sizes`` says how much each stream sends at a time."""
+    order = []
+    for _ in range(count):
+        number = scheduler.next()
+        assert number is not None
+        scheduler.sent(number, sizes[number])
+        order.append(number)
+    return order
+
+
+def of(*ready: int) -> Scheduler:
+    scheduler = Scheduler()
+    for number in ready:
+        scheduler.ready(number)
+    return scheduler
+
+
+def test_nobody_is_ready() -> None:
+    assert of().next() is None
+    assert len(of()) == 0
+
+
+def test_asking_changes_nothing() -> None:
+    scheduler = of(1, 2)
+    assert [scheduler.next() for _ in range(3)] == [1, 1, 1]
+
+
+def test_equal_streams_take_turns() -> None:
+    assert turns(of(1, 2, 3), 6, {1: 10, 2: 10, 3: 10}) == [1, 2, 3, 1, 2, 3]
+
+
+def test_fair_by_bytes_not_by_turns() -> None:
+    order = turns(of(1, 2), 110, {1: 1000, 2: 100})
+    assert Counter(order) == {1: 10, 2: 100}
+
+
+def test_a_sparse_stream_goes_before_bulk() -> None:
+    """A post-copy page request does not queue behind gigabytes."""
+    scheduler = of(1, 2)
+    turns(scheduler, 50, {1: 1 << 20, 2: 1 << 20})
+    scheduler.ready(9)
+    assert scheduler.next() == 9
+    scheduler.sent(9, 100)
+    scheduler.idle(9)
+    turns(scheduler, 3, {1: 1 << 20, 2: 1 << 20})
+    scheduler.ready(9)
+    assert scheduler.next() == 9
+
+
+def test_a_sparse_stream_goes_before_many_that_are_level() -> None:
+    """Streams that send alike come due together; whoever says little waits for none, however often."""
+    bulk = range(1, 65)
+    scheduler = of(*bulk)
+    turns(scheduler, 64, dict.fromkeys(bulk, 1 << 18))
+    for turn in range(640):
+        turns(scheduler, 1, dict.fromkeys(bulk, 1 << 18))
+        scheduler.ready(99)
+        assert scheduler.next() == 99, f"turn {turn}"
+        scheduler.sent(99, 1000)
+        scheduler.idle(99)
+
+
+def test_idle_time_is_not_saved_up() -> None:
+    """A stream that slept gets a head start and its share from now on, not what it missed."""
+    scheduler = of(1, 2)
+    scheduler.idle(2)
+    turns(scheduler, 1000, {1: KIB})
+    scheduler.ready(2)
+    head = HEAD_START // KIB
+    assert Counter(turns(scheduler, head + 100, {1: KIB, 2: KIB})) == {1: 50, 2: head + 50}
+
+
+def test_pausing_does_not_jump_the_queue() -> None:
+    scheduler = of(1, 2)
+    got = Counter[int]()
+    for _ in range(200):
+        (number,) = turns(scheduler, 1, {1: 10, 2: 10})
+        got[number] += 1
+        if number == 2:
+            scheduler.idle(2)
+            scheduler.ready(2)
+    assert got == {1: 100, 2: 100}
+
+
+def test_ready_and_idle_may_be_said_twice() -> None:
+    scheduler = of(1, 1)
+    assert len(scheduler) == 1
+    scheduler.idle(1)
+    scheduler.idle(1)
+    assert (scheduler.next(), len(scheduler)) == (None, 0)
+
+
+def test_bytes_of_a_stream_that_is_not_ready_count_too() -> None:
+    """Its last bytes left after it was said to be idle."""
+    scheduler = of(1, 2)
+    scheduler.idle(1)
+    scheduler.sent(1, 100)
+    scheduler.ready(1)
+    assert turns(scheduler, 3, {1: 50, 2: 50}) == [2, 2, 1]
+
+
+def test_what_is_forgotten_leaves_nothing_behind() -> None:
+    scheduler = of(1, 2)
+    turns(scheduler, 4, {1: 10, 2: 10})
+    scheduler.forget(1)
+    scheduler.forget(2)
+    scheduler.forget(3)
+    assert (scheduler.next(), scheduler._tags, scheduler._ready) == (None, {}, set())
+
+
+@given(
+    sizes=st.lists(st.integers(1, MIB), min_size=2, max_size=6),
+    joins=st.lists(st.integers(0, 200), min_size=6, max_size=6),
+)
+def test_streams_that_want_all_get_the_same_but_for_a_turn_and_a_head_start(
+    sizes: list[int], joins: list[int]
+) -> None:
+    scheduler, wants = Scheduler(), dict(enumerate(sizes))
+    got = dict.fromkeys(wants, 0)
+    for turn in range(400):
+        for number in [n for n in wants if joins[n] == turn]:
+            got = dict.fromkeys(wants, 0)  # the shares are even from one arrival to the next
+            scheduler.ready(number)
+        if (chosen := scheduler.next()) is not None:
+            scheduler.sent(chosen, wants[chosen])
+            got[chosen] += wants[chosen]
+        present = [got[n] for n in wants if joins[n] <= turn]
+        assert not present or max(present) - min(present) <= 2 * max(sizes) + HEAD_START
+
+
+@pytest.mark.parametrize("count", [1, 10_000_000_000_000])
+def test_no_amount_is_too_much(count: int) -> None:
+    scheduler = of(1, 2)
+    assert turns(scheduler, 4, {1: count, 2: count}) == [1, 2, 1, 2]

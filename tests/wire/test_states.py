@@ -1,0 +1,104 @@
+"""The tables: what they name happens, nothing else does, and every state can be reached and left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from itertools import product
+
+import pytest
+
+from tunnel.errors import MisuseError, ProtocolError
+from tunnel.wire.codes import Code, FrameType
+from tunnel.wire.frames import SEQUENCED
+from tunnel.wire.states import (
+    LANE,
+    PHASE,
+    RECEIVING,
+    SENDING,
+    Call,
+    Input,
+    LaneState,
+    Phase,
+    Receiving,
+    Sending,
+    step,
+)
+
+Table = Mapping[tuple[Enum, Input], Enum]
+
+TABLES: list[tuple[Table, type[Enum], set[Enum]]] = [
+    (LANE, LaneState, {LaneState.AWAIT_FIRST, LaneState.AWAIT_WELCOME, LaneState.AWAIT_RESUMED}),  # type: ignore[list-item]  # Mapping's key type is invariant
+    (PHASE, Phase, {Phase.OPENING, Phase.DIALLING}),  # type: ignore[list-item]  # as above
+    (SENDING, Sending, {Sending.READY}),  # type: ignore[list-item]  # as above
+    (RECEIVING, Receiving, {Receiving.READY}),  # type: ignore[list-item]  # as above
+]
+INPUTS: list[Input] = [*FrameType, *Call]
+
+each_table = pytest.mark.parametrize(
+    ("table", "states", "first"), TABLES, ids=["lane", "phase", "sending", "receiving"]
+)
+
+
+@each_table
+def test_a_pair_that_is_not_in_the_table_is_somebodys_fault(
+    table: Table, states: type[Enum], first: set[Enum]
+) -> None:
+    for state, signal in product(states, INPUTS):
+        if (state, signal) in table:
+            assert step(table, state, signal, Code.STREAM_STATE) is table[state, signal]
+            continue
+        fault = ProtocolError if isinstance(signal, FrameType) else MisuseError
+        with pytest.raises(fault, match=f"{signal.name} while {state.name}") as caught:
+            step(table, state, signal, Code.STREAM_STATE)
+        assert caught.value.code is Code.STREAM_STATE
+
+
+@each_table
+def test_every_state_can_be_reached(table: Table, states: type[Enum], first: set[Enum]) -> None:
+    reached, before = set(first), set[Enum]()
+    while reached != before:
+        before = set(reached)
+        reached |= {after for (state, _), after in table.items() if state in reached}
+    assert reached == set(states)
+
+
+@pytest.mark.parametrize("closed", [LaneState.CLOSED, Phase.CLOSED])
+def test_nothing_happens_after_the_end(closed: Enum) -> None:
+    assert not [pair for table, _, _ in TABLES for pair in table if pair[0] is closed]
+
+
+def test_every_frame_has_its_place() -> None:
+    assert {signal for _, signal in LANE} == set(FrameType)
+
+
+def test_every_call_has_its_place() -> None:
+    named = {signal for table, _, _ in TABLES for _, signal in table if isinstance(signal, Call)}
+    assert named == set(Call)
+
+
+def test_a_frame_of_a_stream_moves_its_phase_unless_it_makes_it() -> None:
+    of_streams = {signal for _, signal in PHASE if isinstance(signal, FrameType)}
+    assert of_streams == SEQUENCED - {FrameType.OPEN} | {FrameType.DATA, FrameType.CREDIT}
+
+
+def test_no_stream_before_the_lane_is_attached() -> None:
+    early = {signal for state, signal in LANE if state is not LaneState.ATTACHED}
+    handshake = {FrameType.HELLO, FrameType.WELCOME, FrameType.RESUME, FrameType.RESUMED, FrameType.GOAWAY}
+    assert early == handshake
+
+
+@pytest.mark.parametrize("kind", [FrameType.HELLO, FrameType.WELCOME, FrameType.RESUME, FrameType.RESUMED])
+def test_a_second_greeting_is_a_fault(kind: FrameType) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        step(LANE, LaneState.ATTACHED, kind, Code.HANDSHAKE)
+    assert caught.value.code is Code.HANDSHAKE
+
+
+def test_what_may_end_only_once() -> None:
+    with pytest.raises(ProtocolError):
+        step(RECEIVING, Receiving.ENDING, FrameType.FIN, Code.STREAM_STATE)
+    with pytest.raises(MisuseError):
+        step(SENDING, Sending.FINISHED, Call.FINISH, Code.STREAM_STATE)
+    with pytest.raises(ProtocolError):
+        step(SENDING, Sending.READY, FrameType.DELIVERED, Code.STREAM_STATE)
