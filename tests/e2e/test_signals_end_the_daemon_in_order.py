@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.cutter import Cutter
 from tests.support.daemons import Host, TwoHosts, is_up, until
-from tests.support.streams import MIB, Target, connect, ends_in_reset, exchange, receive, send_bulk
+from tests.support.streams import MIB, Target, connect, ends_in_reset, exchange, fill, receive, send_bulk
+from tunnel.wire.window import INITIAL_WINDOW
 
 AT_ONCE = 8.0
 """Seconds, on a busy machine; a drain waits for 30, and so does a link that hopes to resume."""
@@ -122,3 +125,25 @@ def test_restart_in_order_links_again(hosts: TwoHosts, target: Target, entry: st
         until("a link", lambda: is_up(hosts.b, hosts.a))
         with connect(entry) as caller, target.accept() as called:
             exchange(caller, called)
+
+
+def test_goodbye_waits_for_a_slow_link(
+    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor
+) -> None:
+    """With the link's buffers full GOAWAY cannot leave at once; without it, b would hope for 30 seconds."""
+    with Cutter(hosts.b.address) as cutter:
+        hosts.a.knows(hosts.b, cutter.address)
+        entry = hosts.a.leads_to(hosts.b, target.address)
+        hosts.start()
+        with ExitStack() as stack:
+            callers = [stack.enter_context(connect(entry)) for _ in range(8)]
+            called = [stack.enter_context(target.accept()) for _ in callers]
+            cutter.stall()
+            assert sum(background.map(fill, callers)) > 2 * INITIAL_WINDOW  # more than sockets hold
+            hosts.a.signal(signal.SIGINT)
+            hosts.a.wait_log("hosta is stopping")
+            cutter.flow()
+            assert all(background.map(ends_in_reset, called))
+            assert hosts.a.wait(AT_ONCE) == 0
+    hosts.b.wait_log("hosta is stopping")
+    assert "lane lost" not in hosts.b.log

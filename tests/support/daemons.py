@@ -118,7 +118,9 @@ class Host:
         """Start the daemon, with at most so many descriptors; it need not serve yet."""
         argv = [*_GUARD, *MTUNNEL, "serve", "--config", str(self.write_config())]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory
+            )
         if most_files is not None:
             resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most_files, most_files))
 

@@ -148,8 +148,8 @@ class Service:
             await ingress.close()
         if self._reception is not None:
             await self._reception.close()
-        for link in self._links.values():
-            link.end(Code.NONE, f"{self._config.host.name} is stopping")
+        farewell = f"{self._config.host.name} is stopping"
+        await asyncio.gather(*(link.close(Code.NONE, farewell) for link in self._links.values()))
         if self._control is not None:
             await self._control.close()
 

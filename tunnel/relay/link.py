@@ -316,8 +316,8 @@ class Link:
             self.note("lane lost", str(reason))
             self._wait_for_lane(session)
         else:
-            code = reason.code if isinstance(reason, WireError | RefusedError) else None
-            self.end(code or Code.LINK_LOST, str(reason))
+            told = reason.code if isinstance(reason, WireError | RefusedError) else None
+            self.end(Code.LINK_LOST if told is None else told, str(reason))
 
     def _may_resume(self) -> bool:
         return self.plan.resume_window > 0 and Feature.RESUME in self._features
@@ -478,6 +478,12 @@ class Link:
             self._remove(number).reset()
         self.note("link down", reason, code=code.name)
         self.changed.set()
+
+    async def close(self, code: Code, reason: str) -> None:
+        """``end``, and return when the peer has heard of it, or had its time to."""
+        lanes = list(self.lanes.values())
+        self.end(code, reason)
+        await asyncio.gather(*(lane.gone.wait() for lane in lanes))
 
     def note(self, what: str, reason: str, **details: object) -> None:
         """Log something that an operator should know, and remember it for ``status``."""
