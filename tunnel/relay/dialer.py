@@ -7,7 +7,6 @@ import os
 import random
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from tunnel.errors import RefusedError, TunnelError, UnreachableError
@@ -51,19 +50,17 @@ class Dialer:
         pause = FIRST_PAUSE
         while True:
             if self._link.state is LinkState.UP or not self._wanted():
-                pause = FIRST_PAUSE
                 await self._link.wait_change()
                 continue
             try:
                 await self._attempt()
-                self._said = ""
+                self._said, pause = "", FIRST_PAUSE
             except (TunnelError, OSError) as error:
                 self._report(error)
                 longest = LONGEST_RESUME_PAUSE if self._link.wants_lane else LONGEST_PAUSE
                 pause = min(pause * 2, longest)
-                with suppress(TimeoutError):  # a peer that dials us ends the pause
-                    async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311  spreads load
-                        await self._link.wait_change()
+            # Also after success: a link that is lost at once, again and again, must not keep a core busy.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads load
 
     def _wanted(self) -> bool:
         return self._link.wants_lane or self._link.session is None

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from tunnel.errors import RefusedError, TunnelError, UsageError
 from tunnel.relay.address import ListenAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.link import Link
@@ -23,6 +25,8 @@ LINK_DEADLINE = 10.0
 
 MOST_WAITING = 256
 """Connections that may wait to be judged or for the link; more are reset at once."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,12 @@ class Ingress:
                 await self._admit(sock, deadline)
             except (TunnelError, OSError) as error:
                 self._refuse(sock, str(error))
-            except BaseException:
+            except asyncio.CancelledError:
                 reset(sock)
                 raise
+            except Exception as error:  # one caller's trouble must not close the door to others
+                log.exception("connection failed", ingress=str(self.plan.listen))
+                self._refuse(sock, f"a fault of this daemon: {error!r}")
 
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self.refused += 1
