@@ -95,7 +95,7 @@ def ask(path: Path, command: str) -> Any:
     except OSError as error:
         hint = "is the daemon running?"
         raise UnreachableError(f"no daemon answers at {path}: {error.strerror or error}; {hint}") from None
-    if not line:
+    if not line.endswith(b"\n"):
         raise UnreachableError(f"the daemon at {path} closed the connection without an answer")
     answer = json.loads(line)
     if not answer["ok"]:
