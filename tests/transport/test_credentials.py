@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.errors import RefusedError
-from tunnel.transport.credentials import caller_uid, own_uid, user_name
+from tunnel.transport.credentials import caller_uid, user_name
 
 NOBODY = 65534
 HUNG_UP = "hung up before it could be identified"
@@ -77,68 +77,68 @@ def unix(tmp: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-async def test_our_own_connection_is_ours(tcp: socket.socket, unix: socket.socket) -> None:
+def test_our_own_connection_is_ours(tcp: socket.socket, unix: socket.socket) -> None:
     for listener in (tcp, unix):
         with socket.socket(listener.family) as client:
             client.connect(listener.getsockname())
             accepted, _ = listener.accept()
             with accepted:
-                assert await caller_uid(accepted) == own_uid() == os.geteuid()
+                assert caller_uid(accepted) == os.geteuid()
 
 
-async def test_ipv6_callers_are_known_too() -> None:
+def test_ipv6_callers_are_known_too() -> None:
     with (
         socket.create_server(("::1", 0), family=socket.AF_INET6) as listener,
         socket.create_connection(listener.getsockname()[:2], 5),
     ):
         accepted, _ = listener.accept()
         with accepted:
-            assert await caller_uid(accepted) == os.geteuid()
+            assert caller_uid(accepted) == os.geteuid()
 
 
 @pytest.mark.root
-async def test_another_user_is_known_over_tcp(tcp: socket.socket) -> None:
+def test_another_user_is_known_over_tcp(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY) as sock:
-        assert await caller_uid(sock) == NOBODY
+        assert caller_uid(sock) == NOBODY
 
 
 @pytest.mark.root
-async def test_another_user_is_known_over_a_unix_socket(unix: socket.socket) -> None:
+def test_another_user_is_known_over_a_unix_socket(unix: socket.socket) -> None:
     with caller(unix, uid=NOBODY) as sock:
-        assert await caller_uid(sock) == NOBODY
+        assert caller_uid(sock) == NOBODY
 
 
 @pytest.mark.root
-async def test_a_unix_caller_stays_known_after_it_hung_up(unix: socket.socket) -> None:
+def test_a_unix_caller_stays_known_after_it_hung_up(unix: socket.socket) -> None:
     with caller(unix, uid=NOBODY, way="close") as sock:
-        assert await caller_uid(sock) == NOBODY
+        assert caller_uid(sock) == NOBODY
 
 
 @pytest.mark.root
-async def test_a_tcp_caller_that_hung_up_is_nobody(tcp: socket.socket) -> None:
+def test_a_tcp_caller_that_hung_up_is_nobody(tcp: socket.socket) -> None:
     """Its socket lives on in the kernel without an owner, reported as uid 0."""
     with caller(tcp, uid=NOBODY, way="close") as sock, pytest.raises(RefusedError, match=HUNG_UP):
-        await caller_uid(sock)
+        caller_uid(sock)
 
 
 @pytest.mark.root
-async def test_a_tcp_caller_in_time_wait_is_nobody(tcp: socket.socket) -> None:
+def test_a_tcp_caller_in_time_wait_is_nobody(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY, way="close") as sock:
         sock.settimeout(5)
         assert sock.recv(1) == b""
         sock.shutdown(socket.SHUT_WR)
         with pytest.raises(RefusedError, match=HUNG_UP):
-            await caller_uid(sock)
+            caller_uid(sock)
 
 
 @pytest.mark.root
-async def test_a_tcp_caller_that_reset_is_nobody(tcp: socket.socket) -> None:
+def test_a_tcp_caller_that_reset_is_nobody(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY, way="reset") as sock, pytest.raises(RefusedError, match=HUNG_UP):
-        await caller_uid(sock)
+        caller_uid(sock)
 
 
 @pytest.mark.root
-async def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
+def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
     """Root's connection from 127.0.0.2 must not vouch for another user's from 127.0.0.1."""
     with socket.socket() as root:
         root.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -147,8 +147,8 @@ async def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> N
         port = root.getsockname()[1]
         accepted, _ = tcp.accept()
         with accepted, caller(tcp, uid=NOBODY, source=("127.0.0.1", port)) as other:
-            assert await caller_uid(accepted) == 0
-            assert await caller_uid(other) == NOBODY
+            assert caller_uid(accepted) == 0
+            assert caller_uid(other) == NOBODY
 
 
 def test_users_have_names_where_they_have_one() -> None:

@@ -44,6 +44,8 @@ def _not_in_this_version(config: Config) -> Iterator[Problem]:
         yield "transport.lane", "this version has no kernel lane: use auto or userspace"
     if config.transport.lanes > 1:
         yield "transport.lanes", "this version runs one lane per link"
+    if "rotate_records" in config.transport.model_fields_set:
+        yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:
         yield "host.metrics", "this version has no metrics endpoint: leave it out"
     for index, ingress in enumerate(config.ingresses):
@@ -140,6 +142,8 @@ def _taken_ports(config: Config) -> Iterator[Problem]:
 
 def _tcp_listeners(config: Config) -> Iterator[tuple[str, str, int]]:
     yield "host.listen", config.host.listen.host, config.host.listen.port
+    if "rotate_records" in config.transport.model_fields_set:
+        yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:
         yield "host.metrics", config.host.metrics.host, config.host.metrics.port
     for index, ingress in enumerate(config.ingresses):

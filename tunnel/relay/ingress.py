@@ -60,16 +60,26 @@ class Ingress:
             reset(self._queue.get_nowait()[0])
 
     def _take(self, sock: socket.socket) -> None:
+        """Judge a caller at once, while it is there to be judged."""
         try:
+            self._judge(caller_uid(sock))
             self._queue.put_nowait((sock, asyncio.get_running_loop().time() + LINK_DEADLINE))
         except asyncio.QueueFull:
             self._refuse(sock, f"{MOST_WAITING} connections are waiting already")
+        except (TunnelError, OSError) as error:
+            self._refuse(sock, str(error))
+
+    def _judge(self, uid: int) -> None:
+        if uid not in self.plan.uids:
+            allowed = ", ".join(sorted(user_name(u) for u in self.plan.uids))
+            raise RefusedError(f"user {user_name(uid)} may not use this ingress ({allowed} may)")
 
     async def _run(self) -> None:
         while True:
             sock, deadline = await self._queue.get()
             try:
-                await self._admit(sock, deadline)
+                await self._link.open(sock, str(self.plan.target), deadline)
+                self.accepted += 1
             except (TunnelError, OSError) as error:
                 self._refuse(sock, str(error))
             except asyncio.CancelledError:
@@ -83,14 +93,6 @@ class Ingress:
         self.refused += 1
         self._link.note("connection refused", reason, ingress=str(self.plan.listen))
         reset(sock)
-
-    async def _admit(self, sock: socket.socket, deadline: float) -> None:
-        uid = await caller_uid(sock)
-        if uid not in self.plan.uids:
-            allowed = ", ".join(sorted(user_name(u) for u in self.plan.uids))
-            raise RefusedError(f"user {user_name(uid)} may not use this ingress ({allowed} may)")
-        await self._link.open(sock, str(self.plan.target), deadline)
-        self.accepted += 1
 
 
 def _bind(listen: ListenAddress) -> socket.socket:

@@ -31,7 +31,7 @@ from tunnel.wire.frames import Frame, Hello, Resume, Resumed, Welcome, encode
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.stream import Outgoing
 
-TURN = 4 * MIB
+TURN = 1 * MIB
 """Bytes that one lane may be handed before the loop serves others."""
 
 SHARED_BATCH = 256 * KIB
