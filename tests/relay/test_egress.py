@@ -334,6 +334,7 @@ async def test_a_stream_that_left_while_waiting_is_not_dialled_for(
     await until(lambda: 3 in link.dialled)
     assert link.order == [3]
     assert target.accepted() == 1
+    assert egress._cancelled == set(), "nothing is remembered of them"
 
 
 async def test_a_connection_that_comes_too_late_is_dropped(link: Requester, egress: Egress) -> None:

@@ -180,11 +180,39 @@ async def test_a_slow_reader_gets_everything_in_order(local: Local) -> None:
     assert sum(local.owner.delivered) == local.pump.bytes_written == len(sent)
 
 
+async def test_a_socket_that_is_free_again_is_watched_no_more(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    writable = local.pump._writable
+
+    def counted() -> None:
+        calls.append(1)
+        writable()
+
+    monkeypatch.setattr(local.pump, "_writable", counted)
+    sent = local.stuff()
+    await local.take_all(len(sent))
+    await until(lambda: local.pump.backlog == 0)
+    before = len(calls)
+    await turns()
+    assert len(calls) == before > 0
+
+
+async def test_nothing_overtakes_what_waits(local: Local) -> None:
+    sent = local.stuff()
+    taken = local.take()  # so the socket has room again, and nobody has been told
+    local.deliver(NOISE[:1000])
+    sent += NOISE[:1000]
+    assert taken + await local.take_all(len(sent) - len(taken)) == sent
+
+
 async def test_a_batch_of_many_small_pieces_arrives_whole(local: Local) -> None:
-    pieces = [NOISE[start : start + 37] for start in range(0, 37 * 300, 37)]
-    local.deliver(*pieces)
-    assert await local.take_all(37 * 300) == NOISE[: 37 * 300]
-    assert sum(local.owner.delivered) == 37 * 300
+    """Of more than one call to the kernel takes (IOV_MAX)."""
+    size = 7 * 1500
+    local.deliver(*(NOISE[start : start + 7] for start in range(0, size, 7)))
+    assert await local.take_all(size) == NOISE[:size]
+    await until(lambda: sum(local.owner.delivered) == size)
 
 
 async def test_a_backlog_of_many_small_pieces_arrives_whole(local: Local) -> None:

@@ -40,6 +40,7 @@ class PlainLane(Lane):
         self.sent = b""
         self.lingering = False
         self.released = 0
+        self.flushed = b""
         self.breaks_on_flush = False
 
     cipher = "none"
@@ -53,6 +54,7 @@ class PlainLane(Lane):
         self.sent += outgoing.header + view(outgoing.piece)
 
     def flush(self) -> None:
+        self.flushed = self.sent
         if self.breaks_on_flush:
             self._lost("it broke")
 
@@ -173,6 +175,12 @@ async def test_payload_is_not_copied(lane: PlainLane, handler: Recorder) -> None
 
 def test_a_piece_is_seen_where_it_lies() -> None:
     assert bytes(view(Piece(b"0123456789", 3, 7))) == b"3456"
+
+
+async def test_a_ping_is_answered_at_once(lane: PlainLane, handler: Recorder) -> None:
+    feed(lane, encode(Ping(4711)))
+    assert lane.flushed == encode(Pong(4711))
+    assert handler.heard == []
 
 
 # Who is told.

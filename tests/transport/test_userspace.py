@@ -14,6 +14,7 @@ from tests.support.lanes import LIMITS, Hosts
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost, RefusedError
+from tunnel.transport import userspace
 from tunnel.transport.handshake import handshake
 from tunnel.transport.userspace import RECORD, SMALL, UserspaceLane
 from tunnel.wire.codes import HEADER_SIZE, MAX_DATA, Code
@@ -107,7 +108,8 @@ async def test_goaway_survives_a_socket_that_is_just_full(hosts: Hosts) -> None:
         assert peer.ending == "close_notify"
 
 
-async def test_goaway_waits_for_a_full_socket(hosts: Hosts) -> None:
+async def test_goaway_waits_for_a_full_socket(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userspace, "LINGER", 60.0)
     async with lane_and_peer(hosts) as (host, sock, peer):
         sock.allowance = 0
         host.lane.send(host.session.send(1, bytes(100_000), 1))
@@ -117,6 +119,8 @@ async def test_goaway_waits_for_a_full_socket(hosts: Hosts) -> None:
         await peer.read_to_end()
         assert len(peer.payload) == 100_000
         assert peer.count(GoAway) == 1
+        async with asyncio.timeout(5):
+            assert await asyncio.get_running_loop().sock_recv(peer.sock, 1) == b""
 
 
 async def test_what_the_peer_said_is_heard_though_nothing_can_be_sent(hosts: Hosts) -> None:
