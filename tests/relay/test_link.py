@@ -1,0 +1,500 @@
+"""A link: who gets a session, how it outlives a lane, and what each end of a stream sees of every fault."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.links import Pair, Requests, join, make_link, requests_of
+from tests.support.pipelane import PipeLane, pipe
+from tests.support.waiting import turns, until
+from tunnel.errors import ProtocolError, RefusedError, UnreachableError
+from tunnel.relay import link as module
+from tunnel.relay.link import Link, LinkState
+from tunnel.relay.reception import _Newcomer
+from tunnel.wire.codes import MIB, Code
+from tunnel.wire.frames import Credit, GoAway, Hello, Limits, Position, Resume, Resumed
+from tunnel.wire.negotiation import hello
+from tunnel.wire.session import Settings
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    """Two links, joined."""
+    joined = await Pair().up()
+    yield joined
+    joined.close()
+
+
+async def receive(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    async with asyncio.timeout(10):
+        while len(data) < count:
+            chunk = await asyncio.get_running_loop().sock_recv(sock, count - len(data))
+            assert chunk, f"the end after {len(data)} of {count} bytes"
+            data += chunk
+    return data
+
+
+async def ending(sock: socket.socket) -> str:
+    """How a stream ends for a hypervisor: "close" or "reset"."""
+    async with asyncio.timeout(10):
+        try:
+            while await asyncio.get_running_loop().sock_recv(sock, MIB):
+                pass
+        except ConnectionResetError:
+            return "reset"
+    return "close"
+
+
+async def exchange(one: socket.socket, other: socket.socket) -> None:
+    one.send(b"there")
+    assert await receive(other, 5) == b"there"
+    other.send(b"back")
+    assert await receive(one, 4) == b"back"
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def last(link: Link) -> tuple[str, str]:
+    return link.incidents[-1].what, link.incidents[-1].reason
+
+
+def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
+    return hello(session, instance, Limits(16, 16))
+
+
+def called_by(link: Link) -> PipeLane:
+    """A lane from ``link``'s peer, in the test's own hands."""
+    near, far = pipe(link.peer, link.plan.host)
+    far.start(_Newcomer(link))
+    return near
+
+
+def goodbye(said: bytearray) -> Code:
+    """The code of the GOAWAY that ends what was said."""
+    start = said.rindex(bytes([GoAway.type]) + bytes(7))
+    return Code(int.from_bytes(said[start + 20 : start + 22]))
+
+
+# Sessions.
+
+
+async def test_dialling_makes_a_session(pair: Pair) -> None:
+    assert (pair.a.state, pair.b.state) == (LinkState.UP, LinkState.UP)
+    assert pair.a.session is not None
+    assert pair.b.session is not None
+    assert (pair.a.session.initiator, pair.b.session.initiator) == (True, False)
+    assert pair.a.session.id == pair.b.session.id
+    assert pair.a.offer is None
+
+
+@pytest.mark.parametrize(("host", "peer", "welcomed"), [("hosta", "hostb", False), ("hostb", "hosta", True)])
+async def test_of_two_who_dial_at_once_the_smaller_name_counts(host: str, peer: str, welcomed: bool) -> None:
+    link = make_link(host, peer)
+    ours, _ = pipe(host, peer)
+    link.greet(ours, b"O" * 16)
+    theirs = called_by(link)
+    theirs.say(offered(b"P" * 16))
+    await turns()
+    assert (link.session is not None) is welcomed
+    assert (link.offer is None) is welcomed
+    if not welcomed:
+        assert theirs.far is None
+    link.end(Code.NONE, "")
+    ours.abort()
+    theirs.abort()
+
+
+async def test_both_dialling_agree_on_one_session() -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    from_a, from_b = join(a, b), join(b, a)
+    await until(lambda: a.lanes and b.lanes, "for a session")
+    await turns()
+    assert a.session is not None
+    assert b.session is not None
+    assert a.session.id == b.session.id
+    assert (list(a.lanes.values()), from_b.far) == ([from_a], None)
+    for link in (a, b):
+        link.end(Code.NONE, "")
+
+
+async def test_second_connection_of_the_same_daemon_is_refused(pair: Pair) -> None:
+    again = called_by(pair.b)
+    assert again.far is not None
+    far = again.far
+    again.say(offered(pair.a.instance))
+    await turns()
+    assert goodbye(far.said) is Code.COLLISION
+    assert pair.b.state is LinkState.UP
+    assert pair.a.state is LinkState.UP
+
+
+async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    restarted = make_link("hosta", "hostb", b"N" * 16)
+    join(restarted, pair.b)
+    await until(lambda: restarted.lanes, "for the new session")
+    assert await ending(called) == "reset"
+    assert await ending(caller) == "reset"
+    assert ("link down", "the peer started anew") in [(i.what, i.reason) for i in pair.b.incidents]
+    restarted.end(Code.NONE, "")
+
+
+async def test_answer_that_comes_too_late_is_a_collision(pair: Pair) -> None:
+    fresh = make_link("hosta", "hostb")
+    lane = join(fresh, make_link("hostb", "hosta"))
+    fresh.offer = None  # it has been given up meanwhile
+    await turns()
+    assert goodbye(lane.said) is Code.COLLISION
+    assert fresh.session is None
+
+
+async def test_peer_of_another_version_hears_so() -> None:
+    link = make_link("hostb", "hosta")
+    theirs = called_by(link)
+    assert theirs.far is not None
+    far = theirs.far
+    theirs.say(Hello(8, 9, offered(b"").features, b"S" * 16, b"P" * 16, Limits(1, 1)))
+    await turns()
+    assert goodbye(far.said) is Code.VERSION
+    assert link.session is None
+    assert last(link) == (
+        "lane rejected",
+        "no common version: the peer speaks 8 to 9, this host 1 [VERSION]",
+    )
+
+
+# Opening.
+
+
+async def test_stream_waits_for_the_link() -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    here, caller = socket.socketpair()
+    opening = asyncio.create_task(a.open(here, "tcp:127.0.0.1:49152", asyncio.get_running_loop().time() + 10))
+    await turns()
+    assert not opening.done()
+    join(a, b)
+    await opening
+    await until(lambda: requests_of(b).wanted == [1], "for the request")
+    for link in (a, b):
+        link.end(Code.NONE, "")
+    caller.close()
+
+
+async def test_without_a_link_there_is_a_reason() -> None:
+    link = make_link("hosta", "hostb")
+    link.note("cannot connect", "hostb is on fire")
+    with (
+        socket.socket() as sock,
+        pytest.raises(UnreachableError, match=r"hostb \(last: hostb is on fire"),
+    ):
+        await link.open(sock, "tcp:127.0.0.1:1", asyncio.get_running_loop().time() + 0.01)
+
+
+async def test_draining_opens_no_streams(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    for link in (pair.a, pair.b):
+        link.draining = True
+    with socket.socket() as sock, pytest.raises(RefusedError, match="this host is stopping"):
+        await pair.a.open(sock, "tcp:127.0.0.1:1", 0)
+    pair.b.draining, pair.a.draining = True, False
+    late = await pair.request(pair.a)
+    assert await ending(late) == "reset"
+    assert last(pair.a) == ("stream refused by the peer", "this host is stopping")
+    await exchange(caller, called)
+
+
+async def test_refusal_resets_the_caller_and_tells_why(pair: Pair) -> None:
+    caller = await pair.request(pair.a)
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    pair.b.on_not_dialled(requests_of(pair.b).wanted.pop(), RefusedError("no way", Code.TARGET_FORBIDDEN))
+    assert await ending(caller) == "reset"
+    assert last(pair.a) == ("stream refused by the peer", "no way")
+    assert not pair.a.pumps
+
+
+async def test_limit_of_the_peer_is_kept() -> None:
+    pair = await Pair(settings=Settings(limits=Limits(2, 1024))).up()
+    for _ in range(2):
+        await pair.request(pair.a)
+    with socket.socket() as sock, pytest.raises(RefusedError, match="the peer allows 2 streams at once"):
+        await pair.a.open(sock, "tcp:127.0.0.1:1", 0)
+    pair.close()
+
+
+# Streams.
+
+
+async def test_bytes_pass_both_ways_and_the_stream_ends(pair: Pair) -> None:
+    for opener in (pair.a, pair.b):
+        caller, called = await pair.stream(opener)
+        await exchange(caller, called)
+        caller.shutdown(socket.SHUT_WR)
+        assert await ending(called) == "close"
+        called.send(b"late")
+        called.shutdown(socket.SHUT_WR)
+        assert await receive(caller, 4) == b"late"
+        assert await ending(caller) == "close"
+        await until(lambda: not pair.a.pumps and not pair.b.pumps, "for the end")
+    assert not pair.a.incidents
+
+
+async def test_what_a_caller_sends_before_the_target_is_dialled_waits(pair: Pair) -> None:
+    here, caller = pair.local()
+    caller.send(b"early")
+    await pair.a.open(here, "tcp:127.0.0.1:49152", asyncio.get_running_loop().time() + 5)
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    there, called = pair.local()
+    pair.b.on_dialled(requests_of(pair.b).wanted.pop(), there)
+    assert await receive(called, 5) == b"early"
+
+
+async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    await exchange(caller, called)
+    reset(called)
+    assert await ending(caller) == "reset"
+    what, reason = last(pair.a)
+    assert what == "stream reset by the peer"
+    assert reason.endswith("Connection reset by peer")
+    assert not pair.b.pumps
+
+
+async def test_caller_that_hangs_up_before_the_target_is_dialled(pair: Pair) -> None:
+    caller = await pair.request(pair.a)
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    caller.close()
+    there, called = pair.local()
+    pair.b.on_dialled(requests_of(pair.b).wanted.pop(), there)
+    assert await ending(called) == "close"
+
+
+async def test_reset_while_dialling_takes_the_request_back(pair: Pair) -> None:
+    await pair.request(pair.a)
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    pair.a._abandon(1, Code.LOCAL_RESET, "changed its mind")
+    await until(lambda: requests_of(pair.b).cancelled == [1], "for the cancellation")
+
+
+async def test_silent_half_closed_stream_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HALF_CLOSED_TICKS", 3)
+    caller, called = await pair.stream()
+    other_caller, other_called = await pair.stream()
+    caller.shutdown(socket.SHUT_WR)
+    assert await ending(called) == "close"
+    for _ in range(4):
+        called.send(b".")
+        await receive(caller, 1)
+        pair.a.on_tick(pair.lane)  # what still speaks is not given up
+    for _ in range(4):
+        pair.a.on_tick(pair.lane)
+    assert await ending(caller) == "reset"
+    assert last(pair.a) == ("stream reset", "one direction ended, the other stayed silent")
+    await exchange(other_caller, other_called)
+
+
+async def test_bulk_does_not_keep_the_loop_from_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TURN", 1)
+    caller, called = await pair.stream()
+    loop = asyncio.get_running_loop()
+    sending = asyncio.create_task(loop.sock_sendall(caller, bytes(3 * MIB)))
+    assert len(await receive(called, 3 * MIB)) == 3 * MIB
+    await sending
+
+
+async def test_full_lane_is_left_alone_until_it_has_room(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    await exchange(caller, called)
+    pair.lane.room = False
+    caller.send(b"later")
+    await turns()
+    before = len(pair.lane.said)
+    await turns()
+    assert len(pair.lane.said) == before
+    pair.lane.room = True
+    pair.a.on_writable(pair.lane)
+    assert await receive(called, 5) == b"later"
+
+
+# Resume.
+
+
+async def test_lost_lane_is_replaced_and_nothing_is_missing(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    await exchange(caller, called)
+    pair.lane.cut()
+    await until(lambda: pair.a.state is pair.b.state is LinkState.RESUMING, "for the loss")
+    assert (pair.a.wants_lane, pair.b.wants_lane) == (True, False)
+    caller.send(b"meanwhile")
+    await pair.resume()
+    assert await receive(called, 9) == b"meanwhile"
+    assert (pair.a.resumes, pair.b.resumes) == (1, 1)
+    assert last(pair.a) == last(pair.b) == ("link resumed", "lane 2 replaces lane 1")
+
+
+async def test_loss_that_one_side_has_not_noticed(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    old = pair.lane.far
+    assert old is not None
+    old.cut(noticed=False)
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    assert pair.b.state is LinkState.UP
+    await pair.resume()
+    assert old.aborted
+    assert list(pair.b.lanes) == [2]
+    await exchange(caller, called)
+
+
+async def test_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
+    """The peer attached a lane of which we never heard: the next one takes its place as well."""
+    caller, called = await pair.stream()
+    pair.lane.cut()
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    lost = join(pair.a, pair.b)
+    assert lost.far is not None
+    unheard = lost.far
+    await until(lambda: pair.b.lanes, "for the lane that a never sees")
+    unheard.cut(noticed=False)
+    await turns()
+    assert pair.a.wants_lane
+    await pair.resume()
+    assert list(pair.a.lanes) == list(pair.b.lanes) == [3]
+    await exchange(caller, called)
+
+
+async def test_resume_of_another_session_is_refused(pair: Pair) -> None:
+    pair.lane.cut()
+    await turns()
+    intruder = called_by(pair.b)
+    assert intruder.far is not None
+    far = intruder.far
+    intruder.say(Resume(b"?" * 16, 2, 1, 0, 1024, ()))
+    await turns()
+    assert goodbye(far.said) is Code.SESSION_UNKNOWN
+    assert pair.b.state is LinkState.RESUMING
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+async def test_resume_with_an_old_number_is_refused(pair: Pair, epoch: int) -> None:
+    assert pair.b.session is not None
+    intruder = called_by(pair.b)
+    assert intruder.far is not None
+    far = intruder.far
+    intruder.say(Resume(pair.b.session.id, epoch, 1, 0, 1024, ()))
+    await turns()
+    assert goodbye(far.said) is Code.HANDSHAKE
+    assert pair.b.state is LinkState.UP
+
+
+async def test_only_the_initiator_resumes(pair: Pair) -> None:
+    assert pair.a.session is not None
+    intruder = called_by(pair.a)
+    assert intruder.far is not None
+    far = intruder.far
+    intruder.say(Resume(pair.a.session.id, 2, 1, 0, 1024, ()))
+    await turns()
+    assert goodbye(far.said) is Code.SESSION_UNKNOWN
+
+
+async def test_impossible_position_ends_the_session(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    pair.lane.cut()
+    await turns()
+    assert pair.b.session is not None
+    liar = called_by(pair.b)
+    liar.say(Resume(pair.b.session.id, 2, 1, 1, 1024, (Position(1, 999, 999, 999),)))
+    assert await ending(called) == "reset"
+    assert pair.b.state is LinkState.DOWN
+    assert "impossible position" in last(pair.b)[1]
+    caller.close()
+
+
+@pytest.mark.parametrize("field", ["session", "epoch"])
+async def test_answer_to_something_else_is_no_answer(pair: Pair, field: str) -> None:
+    pair.lane.cut()
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    assert pair.a.session is not None
+    lane = join(pair.a, make_link("hostb", "hosta"))
+    session = b"?" * 16 if field == "session" else pair.a.session.id
+    with pytest.raises(ProtocolError, match="RESUMED for another session"):
+        pair.a.resumed(lane, Resumed(session, 2 if field == "session" else 9, 1, 0, 1, ()))
+    assert pair.a.state is LinkState.RESUMING
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+async def test_late_lane_is_not_waited_for(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESUME_GRACE", 0.2)
+    pair = await Pair(resume_window=0.1).up()
+    caller, called = await pair.stream()
+    lost = asyncio.get_running_loop().time()
+    pair.lane.cut()
+    assert await ending(caller if side == "a" else called) == "reset"
+    waited = asyncio.get_running_loop().time() - lost
+    assert waited >= (0.1 if side == "a" else 0.3)
+    link = pair.a if side == "a" else pair.b
+    assert last(link) == ("link down", "no lane came back within 0.1 seconds")
+    assert link.state is LinkState.DOWN
+    pair.close()
+
+
+async def test_without_a_window_a_lost_lane_ends_everything() -> None:
+    pair = await Pair(resume_window=0).up()
+    caller, called = await pair.stream()
+    pair.lane.cut()
+    assert [await ending(caller), await ending(called)] == ["reset", "reset"]
+    assert pair.a.state is pair.b.state is LinkState.DOWN
+    pair.close()
+
+
+# The end.
+
+
+async def test_goaway_ends_both_sides_at_once(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    await asyncio.wait_for(pair.a.close(Code.NONE, "hosta is stopping"), 5)
+    assert [await ending(caller), await ending(called)] == ["reset", "reset"]
+    assert pair.b.state is LinkState.DOWN
+    assert last(pair.b) == ("link down", "hosta ended the link: hosta is stopping")
+    assert requests_of(pair.b).closed == 1
+
+
+async def test_misdeed_of_the_peer_ends_the_session(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    assert pair.lane.far is not None
+    far = pair.lane.far
+    pair.lane.say(Credit(77, 0, 1))
+    assert await ending(called) == "reset"
+    assert goodbye(far.said) is Code.STREAM_STATE
+    assert "which was never opened" in last(pair.b)[1]
+    assert await ending(caller) == "reset"
+
+
+async def test_ending_twice_changes_nothing(pair: Pair) -> None:
+    pair.a.end(Code.NONE, "once")
+    count = len(pair.a.incidents)
+    pair.a.end(Code.NONE, "twice")
+    await pair.a.close(Code.NONE, "and again")
+    assert len(pair.a.incidents) == count
+
+
+async def test_incidents_are_bounded() -> None:
+    link = make_link("hosta", "hostb")
+    for number in range(100):
+        link.note("something", f"reason {number}")
+    assert len(link.incidents) == module.MOST_INCIDENTS
+    assert last(link) == ("something", "reason 99")
+
+
+async def test_requests_are_dropped_with_the_session(pair: Pair) -> None:
+    await pair.request(pair.a)
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    pair.a.end(Code.NONE, "over")
+    await until(lambda: requests_of(pair.b) == Requests(closed=1), "for the end")

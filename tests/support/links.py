@@ -1,0 +1,122 @@
+"""Two links joined by pipe lanes, without ingress and egress: a test brings both local sockets itself."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.pipelane import PipeLane, pipe
+from tests.support.waiting import until
+from tunnel.relay.address import AllowList
+from tunnel.relay.dialer import _Applicant
+from tunnel.relay.link import Link, LinkPlan
+from tunnel.relay.reception import _Newcomer
+from tunnel.wire.codes import Code
+from tunnel.wire.states import LaneState
+
+TARGET = "tcp:127.0.0.1:49152"
+
+
+@dataclass
+class Requests:
+    """In place of a link's egress: what the peer asked for, to be answered by the test."""
+
+    wanted: list[int] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    closed: int = 0
+
+    def request(self, number: int, text: str) -> None:
+        assert text == TARGET
+        self.wanted.append(number)
+
+    def cancel(self, number: int) -> None:
+        self.cancelled.append(number)
+
+    def close(self) -> None:
+        self.closed += 1
+        self.wanted.clear()
+
+
+def make_link(host: str, peer: str, instance: bytes = b"", **plan: Any) -> Link:
+    """A link with stubbed egress. ``plan`` goes into the LinkPlan."""
+    link = Link(LinkPlan(host, peer, AllowList(), **plan), instance or host.encode().ljust(16, b"."))
+    link._egress = Requests()  # type: ignore[assignment]  # a stub with the same methods
+    return link
+
+
+def requests_of(link: Link) -> Requests:
+    """What the peer asked of ``link``."""
+    egress = link._egress
+    assert isinstance(egress, Requests)
+    return egress
+
+
+def join(dialing: Link, accepting: Link) -> PipeLane:
+    """Let one link dial the other, for a session or a lane in place of a lost one; the dialing end."""
+    state = LaneState.AWAIT_RESUMED if dialing.wants_lane else LaneState.AWAIT_WELCOME
+    near, far = pipe(dialing.plan.host, accepting.plan.host, state)
+    far.start(_Newcomer(accepting))
+    applicant = _Applicant(dialing)
+    applicant._done.add_done_callback(lambda done: done.exception())
+    near.start(applicant)
+    if dialing.wants_lane:
+        dialing.ask_resume(near)
+    else:
+        dialing.greet(near, f"session {id(near)}".encode().ljust(16)[:16])
+    return near
+
+
+class Pair:
+    """Links a and b, joined by a lane that a dialled."""
+
+    def __init__(self, **plan: Any) -> None:
+        self.a = make_link("hosta", "hostb", **plan)
+        self.b = make_link("hostb", "hosta", **plan)
+        self.lane = join(self.a, self.b)
+        self.sockets: list[socket.socket] = []
+
+    async def up(self) -> Pair:
+        """Wait for both ends of the lane."""
+        await until(lambda: self.a.lanes and self.b.lanes, "for the lane")
+        return self
+
+    async def resume(self) -> PipeLane:
+        """Replace the lost lane, from a's side."""
+        self.lane = join(self.a, self.b)
+        await until(lambda: self.a.lanes and self.b.lanes, "for the lane")
+        return self.lane
+
+    async def stream(self, source: Link | None = None) -> tuple[socket.socket, socket.socket]:
+        """Open a stream; the hypervisors' ends, first the opener's."""
+        opener = source or self.a
+        other = self.b if opener is self.a else self.a
+        caller = await self.request(opener)
+        await until(lambda: requests_of(other).wanted, "for the request")
+        here, called = self.local()
+        other.on_dialled(requests_of(other).wanted.pop(), here)
+        return caller, called
+
+    async def request(self, opener: Link) -> socket.socket:
+        """Ask for a stream; the caller's end."""
+        here, caller = self.local()
+        await opener.open(here, TARGET, asyncio.get_running_loop().time() + 5)
+        return caller
+
+    def local(self) -> tuple[socket.socket, socket.socket]:
+        """A daemon's local socket and the hypervisor's end of it, over TCP."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            hypervisor = socket.create_connection(server.getsockname())
+            daemon, _ = server.accept()
+        for sock in (daemon, hypervisor):
+            sock.setblocking(False)
+        self.sockets.append(hypervisor)
+        return daemon, hypervisor
+
+    def close(self) -> None:
+        """End both links and every socket."""
+        for link in (self.a, self.b):
+            link.end(Code.NONE, "the test is over")
+        for sock in self.sockets:
+            sock.close()

@@ -1,0 +1,89 @@
+"""Lanes without TLS or network: what one end sends, the other end receives in the next turn of the loop."""
+
+from __future__ import annotations
+
+import socket
+
+from tunnel.transport.lane import Lane, LaneKind, view
+from tunnel.wire.codes import MIB
+from tunnel.wire.frames import Frame, encode
+from tunnel.wire.states import LaneState
+from tunnel.wire.stream import Outgoing
+
+
+class PipeLane(Lane):
+    """One end. ``room`` is for the test to set; ``said`` is every byte that was sent."""
+
+    kind = LaneKind.USERSPACE
+    cipher = "none"
+    batch = MIB
+    room = True
+
+    def __init__(self, peer: str, state: LaneState) -> None:
+        sock, other = socket.socketpair()
+        other.close()
+        super().__init__(sock, peer, state)
+        self.said = bytearray()
+        self.aborted = False
+        self.far: PipeLane | None = None
+        self._out = bytearray()
+
+    def send_control(self, frames: bytes) -> None:
+        self._out += frames
+
+    def send(self, outgoing: Outgoing) -> None:
+        self._out += outgoing.header + view(outgoing.piece)
+        self.flush()
+
+    def flush(self) -> None:
+        raw, self._out = bytes(self._out), bytearray()
+        self.said += raw
+        if raw and self.far is not None:
+            self._loop.call_soon(self.far.receive, raw)
+
+    def say(self, *frames: Frame) -> None:
+        """Send frames as a peer would that has no session to number them."""
+        for frame in frames:
+            self.send_control(encode(frame))
+        self.flush()
+
+    def receive(self, raw: bytes) -> None:
+        """Take bytes in."""
+        self._received(memoryview(raw))
+
+    def cut(self, *, noticed: bool = True) -> None:
+        """Lose the connection with what is under way; with ``noticed`` False only the far end knows."""
+        far, self.far = self.far, None
+        if far is not None:
+            far.far = None
+            far._lost("the test cut it")
+        if noticed:
+            self._lost("the test cut it")
+
+    def abort(self) -> None:
+        self.aborted = True
+        super().abort()
+
+    def _start_reading(self) -> None:
+        pass
+
+    def _begin_linger(self) -> None:
+        self.flush()
+        self._release()
+
+    def _release(self) -> None:
+        self._sock.close()
+        self.gone.set()
+        far, self.far = self.far, None
+        if far is not None:
+            far.far = None
+            self._loop.call_soon(far._lost, "the other end closed it")
+
+
+def pipe(
+    dialing: str, accepting: str, state: LaneState = LaneState.AWAIT_WELCOME
+) -> tuple[PipeLane, PipeLane]:
+    """Return the ends that hosts ``dialing`` and ``accepting`` have of a new lane, in that order."""
+    near, far = PipeLane(accepting, state), PipeLane(dialing, LaneState.AWAIT_FIRST)
+    near.far, far.far = far, near
+    return near, far
