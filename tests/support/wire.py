@@ -71,6 +71,17 @@ def written(outgoing: Outgoing) -> bytes:
     return outgoing.header + piece.payload[piece.start : piece.stop]
 
 
+def frames(raw: bytes) -> list[Frame]:
+    """Read whole control frames."""
+    decoder, view, found = Decoder(), memoryview(raw), list[Frame]()
+    while view:
+        taken, frame = decoder.feed(view)
+        assert frame is not None
+        found.append(frame)
+        view = view[taken:]
+    return found
+
+
 @dataclass
 class Local:
     """One hypervisor connection at one end: what it has yet to say, and what has come for it."""
@@ -192,6 +203,21 @@ class Host:
         local.taken += size
         self.note(self.session.delivered(number, size, now=0.0))
         return size
+
+    def converse(self) -> bool:
+        """Accept, deliver and finish whatever can be; whether anything was."""
+        moved = False
+        for number in list(self.requests):
+            self.accept(number, 100)
+            moved = True
+        for local in [each for each in self.locals.values() if not each.gone]:
+            moved |= self.deliver(local.number, MAX_DATA) > 0
+            if local.opened and not (local.gone or local.finished or local.backlog):
+                self.finish(local.number)
+                moved = True
+        if not moved:
+            self.session.flush_credits()
+        return moved
 
     # Bytes out.
 
@@ -372,23 +398,9 @@ class Network:
     def _round(self) -> bool:
         moved = self.carry_all()
         for host in self.hosts:
-            moved |= self._converse(host)
+            moved |= host.converse()
             for epoch in host.lanes:
                 moved |= host.transmit(epoch)
-        return moved
-
-    def _converse(self, host: Host) -> bool:
-        moved = False
-        for number in list(host.requests):
-            host.accept(number, 100)
-            moved = True
-        for local in [each for each in host.locals.values() if not each.gone]:
-            moved |= host.deliver(local.number, MAX_DATA) > 0
-            if local.opened and not (local.gone or local.finished or local.backlog):
-                host.finish(local.number)
-                moved = True
-        if not moved:
-            host.session.flush_credits()
         return moved
 
     # What must always hold.

@@ -1,0 +1,44 @@
+"""Events: each kind comes out of a conversation, names its stream, and says what is to be done."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from typing import get_args
+
+import pytest
+
+from tests.support.wire import Network
+from tunnel.wire.events import Event, StreamRefused, StreamRequested, StreamReset
+from tunnel.wire.session import Settings
+
+KINDS: tuple[type[Event], ...] = get_args(Event)
+
+
+def test_each_kind_of_event_happens() -> None:
+    network = Network(Settings(), Settings())
+    network.initiator.open(100)
+    doomed, unwanted = network.initiator.open(0), network.initiator.open(0)
+    network.initiator.transmit(1)
+    network.carry_all()
+    network.acceptor.accept(doomed, 0)
+    network.acceptor.reset(doomed)
+    network.acceptor.refuse(unwanted)
+    network.settle()
+    seen = {kind for host in network.hosts for local in host.locals.values() for kind in local.events}
+    assert seen == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_names_its_stream_first(kind: type[Event]) -> None:
+    assert fields(kind)[0].name == "stream"
+
+
+@pytest.mark.parametrize("kind", [StreamRefused, StreamReset])
+def test_a_bad_end_says_why(kind: type[StreamRefused | StreamReset]) -> None:
+    assert [field.name for field in fields(kind)] == ["stream", "code", "reason"]
+
+
+def test_an_event_is_a_fact() -> None:
+    event = StreamRequested(1, "tcp:127.0.0.1:49152")
+    with pytest.raises(FrozenInstanceError):
+        event.target = "unix:/run/libvirt/libvirt-sock"  # type: ignore[misc]  # that is what must fail

@@ -1,0 +1,309 @@
+"""Sessions, as traces of what each end says: lives of streams, turns, windows, credit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.sessions import TARGET, WINDOW, Remote, make, opened, said, span
+from tunnel.errors import MisuseError
+from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code, FrameType
+from tunnel.wire.events import (
+    StreamClosed,
+    StreamConfirmed,
+    StreamEnded,
+    StreamOpened,
+    StreamRefused,
+    StreamRequested,
+    StreamReset,
+)
+from tunnel.wire.frames import (
+    Credit,
+    Delivered,
+    Fin,
+    Limits,
+    Open,
+    Opened,
+    Refused,
+    Reset,
+    encode,
+)
+from tunnel.wire.session import KEEP_FLOOR, Settings
+from tunnel.wire.window import MAX_WINDOW
+
+# A stream's life.
+
+
+def test_the_life_of_a_stream_as_its_opener_sees_it() -> None:
+    session = make()
+    peer = Remote(session)
+    assert session.open(TARGET) == 1
+    assert session.target(1) == TARGET
+    assert said(session) == [Open(1, WINDOW, TARGET)]
+    assert peer.says(Opened(1, 100)) == [StreamOpened(1)]
+    session.ready(1)
+    assert session.pick() == (1, 100)
+    assert span(session.send(1, range(60), lane=1)) == (1, 0, 60)
+    session.finish(1)
+    assert said(session) == [Fin(1, 60)]
+    assert session.unconfirmed(1)
+    assert [len(piece) for piece in session.data(1, 0, range(20))] == [20]
+    assert peer.says(Fin(1, 20)) == []
+    assert session.delivered(1, 20, now=0.0) == [StreamEnded(1)]
+    assert said(session) == [Delivered(1, 20)]
+    assert peer.says(Delivered(1, 60)) == [StreamConfirmed(1), StreamClosed(1)]
+    assert (session.kept, session._streams, session._budget.used) == (0, {}, 0)
+
+
+def test_the_life_of_a_stream_as_the_other_side_sees_it() -> None:
+    session = make(initiator=False)
+    peer = Remote(session)
+    assert peer.says(Open(1, 100, TARGET)) == [StreamRequested(1, TARGET)]
+    assert (said(session), session.target(1)) == ([], TARGET)
+    session.accept(1)
+    assert said(session) == [Opened(1, WINDOW)]
+    session.ready(1)
+    assert session.pick() == (1, 100)
+    session.finish(1)
+    assert said(session) == [Fin(1, 0)]
+    assert peer.says(Delivered(1, 0)) == [StreamConfirmed(1)]
+    assert peer.says(Fin(1, 0)) == [StreamEnded(1), StreamClosed(1)]
+    assert said(session) == [Delivered(1, 0)]
+
+
+def test_each_side_numbers_its_own_streams() -> None:
+    initiator, acceptor = make(), make(initiator=False)
+    assert [initiator.open(TARGET) for _ in range(3)] == [1, 3, 5]
+    assert [acceptor.open(TARGET) for _ in range(3)] == [2, 4, 6]
+
+
+def test_half_closing_leaves_the_other_direction_open() -> None:
+    session, peer = opened()
+    session.finish(1)
+    peer.says(Delivered(1, 0))
+    assert len(session.data(1, 0, range(100))) == 1
+    with pytest.raises(MisuseError, match="SEND while DONE"):
+        session._streams[1].send(range(1), 1)
+
+
+def test_refused_by_the_peer() -> None:
+    session = make()
+    session.open(TARGET)
+    refusal = Refused(1, Code.TARGET_FORBIDDEN, "not on the list")
+    assert Remote(session).says(refusal) == [StreamRefused(1, Code.TARGET_FORBIDDEN, "not on the list")]
+    assert session._streams == {}
+
+
+def test_refused_by_us() -> None:
+    session = make(initiator=False)
+    Remote(session).says(Open(1, 100, TARGET))
+    session.refuse(1, Code.TARGET_UNREACHABLE, "connection refused")
+    assert said(session) == [Refused(1, Code.TARGET_UNREACHABLE, "connection refused")]
+
+
+def test_giving_up_a_stream_that_is_not_accepted_yet_refuses_it() -> None:
+    session = make(initiator=False)
+    Remote(session).says(Open(1, 100, TARGET))
+    session.reset(1, Code.DRAINING, "stopping")
+    assert said(session) == [Refused(1, Code.DRAINING, "stopping")]
+
+
+def test_reset_by_us_forgets_everything() -> None:
+    session, peer = opened()
+    session.ready(1)
+    session.send(1, range(100), lane=1)
+    session.data(1, 50, range(10))
+    session.reset(1, Code.LOCAL_RESET, "connection reset")
+    assert said(session) == [Reset(1, Code.LOCAL_RESET, "connection reset")]
+    assert (session.kept, session.pick(), session._budget.used, session._held) == (0, None, 0, 0)
+    assert peer.says(Credit(1, 100, 200), Fin(1, 0), Delivered(1, 100), Reset(1, Code.NONE, "")) == []
+
+
+def test_reset_by_the_peer() -> None:
+    session, peer = opened()
+    assert peer.says(Reset(1, Code.LINK_LOST, "why")) == [StreamReset(1, Code.LINK_LOST, "why")]
+    assert session.data(1, 0, range(10)) == [], "it was under way on another lane"
+    with pytest.raises(MisuseError, match="stream 1 is not open"):
+        session.delivered(1, 1, now=0.0)
+
+
+# Turns and windows.
+
+
+def test_a_turn_is_at_most_one_frame() -> None:
+    session, _ = opened()
+    session.ready(1)
+    assert session.pick() == (1, MAX_DATA)
+
+
+def test_a_full_window_waits_for_credit() -> None:
+    session, peer = opened(limit=100)
+    session.ready(1)
+    session.send(1, range(100), lane=1)
+    assert session.pick() is None
+    session.ready(1)  # as a pump says again whose socket is readable
+    assert session.pick() is None
+    peer.says(Credit(1, 10, 110))
+    assert session.pick() == (1, 10)
+
+
+def test_a_stalled_stream_stalls_no_other() -> None:
+    session, peer = opened(limit=100, count=2)
+    session.ready(1)
+    session.ready(3)
+    session.send(1, range(100), lane=1)
+    for delivered in range(0, 1000, 100):
+        assert session.pick() == (3, 100)
+        session.send(3, range(100), lane=1)
+        peer.says(Credit(3, delivered + 100, delivered + 200))
+    assert session.contended is False
+
+
+def test_not_ready_is_not_picked() -> None:
+    session, peer = opened(limit=100, count=2)
+    session.ready(1)
+    session.ready(3)
+    assert session.contended
+    session.not_ready(1)
+    assert (session.pick(), session.contended) == ((3, 100), False)
+    session.send(3, range(100), lane=1)
+    assert session.pick() is None
+    session.not_ready(3)
+    peer.says(Credit(3, 100, 200))
+    assert session.pick() is None, "it has nothing to send"
+
+
+def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
+    session, peer = opened(Settings(memory=MIB), count=2)
+    session.ready(1)
+    for _ in range(2):
+        session.send(1, range(MIB // 2), lane=1)
+    assert session.pick() is None
+    session.ready(3)
+    assert session.pick() == (3, KEEP_FLOOR)
+    session.send(3, range(KEEP_FLOOR), lane=1)
+    assert (session.pick(), session.kept) == (None, MIB + KEEP_FLOOR)
+    peer.says(Credit(1, 512 * KIB, WINDOW))
+    assert session.pick() == (1, 256 * KIB)
+    session.not_ready(1)
+    assert session.pick() == (3, 256 * KIB)
+
+
+def test_windows_share_the_budget() -> None:
+    session = make(Settings(memory=8 * MIB))
+    for _ in range(3):
+        session.open(TARGET)
+    limits = [frame.limit for frame in said(session) if isinstance(frame, Open)]
+    assert limits == [2 * MIB, 3 * MIB // 2, 9 * MIB // 8]
+    session.reset(1, Code.NONE, "")
+    assert session._budget.used == sum(limits[1:])
+
+
+# Credit.
+
+
+def test_credit_says_what_was_delivered_not_what_arrived() -> None:
+    session, _ = opened()
+    session.data(1, 0, range(MIB))
+    session.data(1, MIB, range(MIB))
+    assert said(session) == []
+    session.delivered(1, MIB - 1, now=0.0)
+    assert said(session) == []
+    session.delivered(1, 1, now=0.0)
+    assert said(session) == [Credit(1, MIB, MIB + WINDOW)]
+    assert said(session) == []
+
+
+def test_small_amounts_are_told_when_it_is_asked_for() -> None:
+    session, _ = opened()
+    session.flush_credits()
+    assert said(session) == [Credit(0, 1, 1025)], "OPENED was taken"
+    session.data(1, 0, range(10))
+    session.delivered(1, 3, now=0.0)
+    session.flush_credits()
+    assert said(session) == [Credit(1, 3, 3 + WINDOW)]
+    session.flush_credits()
+    assert said(session) == []
+
+
+def test_the_end_needs_no_credit_before_it() -> None:
+    session, peer = opened()
+    session.data(1, 0, range(2 * MIB))
+    session.delivered(1, MIB, now=0.0)
+    peer.says(Fin(1, 2 * MIB))
+    session.delivered(1, MIB, now=0.0)
+    assert said(session) == [Delivered(1, 2 * MIB)]
+
+
+def test_a_window_grows_when_it_is_the_bottleneck() -> None:
+    session, _ = opened()
+    session.round_trip = 0.1
+    limits = []
+    for turn in range(8):
+        session.data(1, turn * MIB, range(MIB))
+        session.delivered(1, MIB, now=turn * 0.01)
+        limits += [frame.limit - frame.delivered for frame in said(session) if isinstance(frame, Credit)]
+    assert limits[0] == WINDOW
+    assert limits[1] == 2 * WINDOW
+    assert limits == sorted(limits)
+    assert session._budget.used == session._streams[1].into.size
+
+
+def test_a_window_does_not_grow_while_one_credit_waits_for_a_busy_lane() -> None:
+    session, _ = opened()
+    session.round_trip = 0.1
+    for turn in range(4):
+        session.data(1, turn * MIB, range(MIB))
+        session.delivered(1, MIB, now=turn * 0.01)
+    assert said(session) == [Credit(1, 4 * MIB, 4 * MIB + WINDOW)]
+
+
+def test_a_window_stays_when_the_path_is_the_bottleneck() -> None:
+    session, _ = opened()
+    session.round_trip = 0.1
+    for turn in range(8):
+        session.data(1, turn * MIB, range(MIB))
+        session.delivered(1, MIB, now=turn * 0.06)
+        session.control()
+    assert session._streams[1].into.size == WINDOW
+
+
+def test_a_window_has_a_largest_size() -> None:
+    session, _ = opened(Settings(memory=1024 * MIB))
+    session.round_trip = 10.0
+    for turn in range(400):
+        session.data(1, turn * MIB, range(MIB))
+        session.delivered(1, MIB, now=turn * 0.01)
+        session.control()
+    assert session._streams[1].into.size == MAX_WINDOW
+
+
+# What a lane sends.
+
+
+def test_control_frames_first_then_acknowledgements_then_credit() -> None:
+    session, peer = opened(Settings(Limits(256, control=4)))
+    session.data(1, 0, range(2 * MIB))
+    session.delivered(1, 2 * MIB, now=0.0)
+    peer.says(Open(2, 1, TARGET))
+    session.accept(2)
+    kinds = [frame.type for frame in said(session)]
+    assert kinds == [FrameType.OPENED, FrameType.CREDIT, FrameType.CREDIT]
+
+
+def test_whole_frames_up_to_about_the_room() -> None:
+    session = make()
+    for _ in range(5):
+        session.open(TARGET)
+    size = len(encode(Open(1, WINDOW, TARGET)))
+    assert len(session.control(room=size + 1)) == 2 * size
+    assert len(session.control()) == 3 * size
+    assert session.control() == b""
+
+
+def test_no_more_control_frames_than_the_peer_allows() -> None:
+    session = make(peer=Limits(256, control=2))
+    for _ in range(3):
+        session.open(TARGET)
+    assert [frame.type for frame in said(session)] == [FrameType.OPEN] * 2
+    Remote(session).says(Credit(0, 1, 3))
+    assert [frame.type for frame in said(session)] == [FrameType.OPEN]

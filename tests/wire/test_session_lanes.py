@@ -1,0 +1,154 @@
+"""A session whose lanes come and go: positions, and what is sent again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.sessions import ID, TARGET, WINDOW, Remote, fault, make, opened, said, span
+from tunnel.wire.codes import HEADER_SIZE, MIB, Code
+from tunnel.wire.frames import (
+    Credit,
+    Open,
+    Opened,
+    Position,
+    Resumed,
+)
+from tunnel.wire.session import Settings
+
+
+def resumed(received: int = 1, limit: int = 1025, *positions: Position, epoch: int = 2) -> Resumed:
+    return Resumed(ID, epoch, epoch - 1, received, limit, positions)
+
+
+def test_our_positions() -> None:
+    session, peer = opened()
+    peer.says(Open(2, 50, "unix:/x"))
+    session.data(1, 0, range(100))
+    session.delivered(1, 40, now=0.0)
+    claim = session.resume(2, 1)
+    assert (claim.session, claim.epoch, claim.replaces) == (ID, 2, 1)
+    assert (claim.control_received, claim.control_limit) == (2, 1026)
+    assert claim.positions == (Position(1, 100, 40, 40 + WINDOW), Position(2, 0, 0, WINDOW))
+    answer = session.resumed(2, 1)
+    assert isinstance(answer, Resumed)
+    assert answer.positions == claim.positions
+    session.flush_credits()
+    assert said(session) == [], "positions are credit"
+
+
+def test_what_was_lost_is_sent_again() -> None:
+    session, _ = opened()
+    session.open("unix:/x")
+    session.control()  # lost
+    for size in (30, 30):
+        session.send(1, range(size), lane=1)
+    session.lost(1)
+    session.rejoin(resumed(1, 1025, Position(1, 40, 20, 20 + WINDOW)))
+    assert said(session) == [Open(3, WINDOW, "unix:/x")]
+    assert [span(session.replay(2)), span(session.replay(2))] == [(1, 40, 60), None]
+    assert session.kept == 40
+
+
+def test_credit_that_was_lost_comes_with_the_positions() -> None:
+    session, _ = opened(limit=100)
+    session.ready(1)
+    session.send(1, range(100), lane=1)
+    assert session.pick() is None
+    session.lost(1)
+    session.rejoin(resumed(1, 1025, Position(1, 100, 100, 150)))
+    assert session.pick() == (1, 50)
+
+
+def test_a_stream_that_the_positions_do_not_name_is_replayed_whole() -> None:
+    """The peer wrote them before our OPEN, or its answer to it, came through on another lane."""
+    session, _ = opened()
+    session.attach(2)
+    session.send(1, range(30), lane=1)
+    session.lost(1)
+    session.rejoin(resumed(1, 1025, epoch=3))
+    assert span(session.replay(3)) == (1, 0, 30)
+
+
+def test_positions_of_streams_that_are_gone_are_ignored() -> None:
+    session, _ = opened()
+    session.lost(1)
+    session.rejoin(resumed(1, 1025, Position(7, 9, 9, 9), Position(2, 1, 1, 1), Position(0, 5, 5, 5)))
+    assert session.replay(2) is None
+
+
+def test_with_a_second_lane_nothing_waits_for_a_replacement() -> None:
+    session, _ = opened()
+    session.attach(2)
+    session.data(1, 0, range(2 * MIB))
+    session.delivered(1, 2 * MIB, now=0.0)
+    session.open("unix:/x")
+    session.send(1, range(30), lane=1)
+    session.send(1, range(30), lane=2)
+    session.control()  # on lane 1
+    session.lost(1)
+    assert said(session) == [
+        Open(1, WINDOW, TARGET),
+        Open(3, WINDOW, "unix:/x"),
+        Credit(0, 1, 1025),
+        Credit(1, 2 * MIB, 2 * MIB + WINDOW),
+    ]
+    assert [span(session.replay(2)), span(session.replay(2))] == [(1, 0, 30), None]
+
+
+def test_a_lane_whose_begin_the_peer_never_heard_of() -> None:
+    """The initiator's RESUMED was lost, so it asks again; lane 2 died with what we had sent on it."""
+    session = make(initiator=False)
+    peer = Remote(session)
+    peer.says(Open(1, 100, TARGET))
+    session.accept(1)
+    session.lost(1)
+    session.rejoin(resumed(0, 1024))
+    session.send(1, range(30), lane=2)
+    session.control()
+    session.rejoin(resumed(0, 1024, epoch=3))
+    assert session.replay(3) is None, "lane 2 counts as living"
+    session.lost(2)
+    assert span(session.replay(3)) == (1, 0, 30)
+    assert said(session) == [Opened(1, WINDOW), Credit(0, 1, 1025)]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        resumed(2, 1025),
+        resumed(1, 0),
+        resumed(2**64 - 1, 2**64 - 1),
+        resumed(1, 1025, Position(1, 31, 0, 100)),
+        resumed(1, 1025, Position(1, 10, 11, 100)),
+        resumed(1, 1025, Position(1, 2**64 - 1, 2**64 - 1, 2**64 - 1)),
+    ],
+)
+def test_positions_that_lie(claim: Resumed) -> None:
+    session, _ = opened()
+    session.send(1, range(30), lane=1)
+    session.lost(1)
+    assert fault(session.rejoin, claim) is Code.FLOW_CONTROL
+
+
+def test_a_huge_limit_is_bounded_by_our_own_memory() -> None:
+    session, _ = opened(Settings(memory=MIB), limit=2**64 - 1)
+    session.lost(1)
+    session.rejoin(resumed(1, 2**64 - 1, Position(1, 0, 0, 2**64 - 1)))
+    session.ready(1)
+    while (turn := session.pick()) is not None:
+        session.send(1, range(turn[1]), lane=2)
+    assert session.kept == MIB
+
+
+def test_holds_tells_what_must_be_copied() -> None:
+    session, _ = opened()
+    session.data(1, 0, range(10))
+    assert [session.holds(1, offset) for offset in (0, 10, 11)] == [False, False, True]
+    assert session.holds(99, 11) is False
+
+
+def test_header_and_payload_are_apart() -> None:
+    session, _ = opened()
+    outgoing = session.send(1, range(5), lane=1)
+    assert len(outgoing.header) == HEADER_SIZE
+    assert outgoing.piece.payload == range(5)
