@@ -1,0 +1,282 @@
+"""The dialer: it connects, it resumes, it says what is wrong once, and it never gives up nor runs wild."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.links import join, make_link
+from tests.support.network import TlsPeer
+from tests.support.pki import Pki
+from tests.support.waiting import until
+from tunnel.relay import dialer as module
+from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.link import Link, LinkState
+from tunnel.relay.reception import Reception
+from tunnel.transport.sockets import reset
+from tunnel.transport.tls import TlsContexts, load
+from tunnel.wire.codes import Code
+from tunnel.wire.frames import GoAway, Hello, Resume, Welcome, encode
+
+
+@dataclass
+class World:
+    """Host a, whose dialer is tested, and what there is of host b."""
+
+    a: TlsContexts
+    b: TlsContexts
+    other: TlsContexts
+    port: int
+
+    def plan(self, host: str = "127.0.0.1") -> DialPlan:
+        return DialPlan(host, self.port, lambda: self.a, None)
+
+
+@pytest.fixture
+def world(tmp: Path) -> World:
+    """Certificates, and a port that nobody listens on."""
+    pki = Pki(tmp)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    a, b, other = (load(pki.host(name)) for name in ("hosta", "hostb", "hostc"))
+    return World(a, b, other, port)
+
+
+@asynccontextmanager
+async def dialling(link: Link, plan: DialPlan) -> AsyncIterator[None]:
+    task = asyncio.create_task(Dialer(plan, link).run())
+    try:
+        yield
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        link.end(Code.NONE, "the test is over")
+
+
+@asynccontextmanager
+async def receiving(world: World, link: Link) -> AsyncIterator[Reception]:
+    reception = Reception("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
+    try:
+        yield reception
+    finally:
+        await reception.close()
+        link.end(Code.NONE, "the test is over")
+
+
+@asynccontextmanager
+async def listening(world: World) -> AsyncIterator[Callable[[], asyncio.Future[socket.socket]]]:
+    """Host b's port without a daemon behind it: what it yields accepts a connection."""
+    loop = asyncio.get_running_loop()
+    taken: list[socket.socket] = []
+
+    async def accept() -> socket.socket:
+        async with asyncio.timeout(10):
+            sock, _ = await loop.sock_accept(server)
+        taken.append(sock)
+        return sock
+
+    with socket.create_server(("127.0.0.1", world.port)) as server:
+        server.setblocking(False)
+        yield lambda: asyncio.ensure_future(accept())
+        for sock in taken:
+            sock.close()
+
+
+def has_spoken(peer: TlsPeer) -> bool:
+    return bool(peer.frames)
+
+
+def have_lane(epoch: int, *links: Link) -> bool:
+    return all(list(link.lanes) == [epoch] for link in links)
+
+
+def reasons(link: Link) -> list[str]:
+    return [incident.reason for incident in link.incidents]
+
+
+async def test_links_come_up_when_the_peer_does(world: World) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    async with dialling(a, world.plan()):
+        await until(lambda: a.incidents, "for the first attempt")
+        async with receiving(world, b):
+            await until(lambda: a.state is b.state is LinkState.UP, "for the link")
+    assert reasons(a)[0] == f"hostb at 127.0.0.1 port {world.port} cannot be reached: Connection refused"
+    assert reasons(a)[0] not in reasons(a)[1:], "said once, however many attempts"
+
+
+async def test_lane_that_breaks_is_replaced(world: World) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    async with dialling(a, world.plan()), receiving(world, b):
+        for lost in (1, 2, 3):
+            await until(partial(have_lane, lost, a, b), "for the lane")
+            reset(b.lanes[lost]._sock.dup())
+            b.lanes[lost]._lost("the test broke it")
+        await until(lambda: a.resumes == b.resumes == 3, "for the link to resume")
+
+
+async def test_session_that_the_peer_forgot_ends_and_another_begins(world: World) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    async with dialling(a, world.plan()):
+        async with receiving(world, b):
+            await until(lambda: a.lanes and b.lanes, "for the link")
+            before = a.session
+            [lane] = b.lanes.values()
+            lane._lost("the host crashed")
+        restarted = make_link("hostb", "hosta", b"R" * 16)
+        async with receiving(world, restarted):
+            await until(lambda: a.lanes and restarted.lanes, "for a new session")
+        assert a.session is not before
+    assert any("there is no such session with this peer" in reason for reason in reasons(a))
+
+
+async def test_peer_with_another_name_is_refused(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        peer = await TlsPeer.connect(await accept(), world.other, dialing=False)
+        await peer.read_to_end()
+        await until(lambda: a.incidents, "for the refusal")
+    assert peer.frames == [], "not a word to a stranger"
+    assert reasons(a)[0] == "the peer's certificate names hostc; expected hostb"
+
+
+async def test_peer_that_breaks_off_the_handshake(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        reset(await accept())
+        await until(lambda: a.incidents, "for the failure")
+        closing = await accept()
+        await asyncio.get_running_loop().sock_recv(closing, 4096)  # else the kernel makes a reset of it
+        closing.close()
+        await until(lambda: len(a.incidents) == 2, "for the failure")
+    assert reasons(a) == [
+        "the connection broke in the TLS handshake: Connection reset by peer",
+        "the peer closed the connection in the TLS handshake",
+    ]
+
+
+async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.2)
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
+        await peer.read_to_end()
+        assert [type(frame) for frame in peer.frames] == [Hello, GoAway]
+        await until(lambda: a.incidents, "for the failure")
+        assert a.offer is None
+    assert reasons(a)[0] == "hostb accepted the connection and then stayed silent"
+
+
+async def test_refusal_of_hello_is_reported(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
+        await peer.read_until(lambda: peer.frames)
+        await peer.send(encode(GoAway(Code.VERSION, "too old")))
+        await until(lambda: a.incidents, "for the refusal")
+    assert reasons(a)[0] == "hostb ended the link: too old"
+
+
+async def test_link_that_is_lost_at_once_again_and_again_is_dialled_slowly(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    greeted = 0
+    async with dialling(a, world.plan()), listening(world) as accept:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while True:
+                    peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
+                    await peer.read_until(partial(has_spoken, peer))
+                    [offer] = peer.all(Hello)
+                    assert isinstance(offer, Hello)
+                    answer = Welcome(1, offer.features, offer.session, b"B" * 16, offer.limits)
+                    await peer.send(encode(answer) + encode(GoAway(Code.INTERNAL, "not today")))
+                    greeted += 1
+    assert 2 <= greeted <= 1.0 / (module.FIRST_PAUSE * 0.5) + 2
+
+
+async def test_resume_is_asked_for_with_rising_numbers(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
+        await peer.read_until(lambda: peer.frames)
+        [offer] = peer.all(Hello)
+        assert isinstance(offer, Hello)
+        await peer.send(encode(Welcome(1, offer.features, offer.session, b"B" * 16, offer.limits)))
+        await until(lambda: a.lanes, "for the link")
+        reset(peer.sock)
+        epochs = []
+        for _ in range(3):
+            again = await TlsPeer.connect(await accept(), world.b, dialing=False)
+            await again.read_until(partial(has_spoken, again))
+            [claim] = again.all(Resume)
+            assert isinstance(claim, Resume)
+            assert claim.session == offer.session
+            assert claim.replaces == 1
+            epochs.append(claim.epoch)
+            reset(again.sock)
+        assert epochs == [2, 3, 4]
+
+
+async def test_name_that_does_not_resolve(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan("no-such-host.invalid")):
+        await until(lambda: a.incidents, "for the failure")
+    assert reasons(a)[0].startswith(
+        f"hostb at no-such-host.invalid port {world.port} cannot be reached: "
+    ) or reasons(a)[0].endswith("did not answer within 5 seconds")
+
+
+async def test_peer_that_does_not_answer_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.2)
+    a = make_link("hosta", "hostb")
+    with socket.socket() as full, socket.socket() as filler, socket.socket() as second:
+        full.bind(("127.0.0.1", world.port))
+        full.listen(0)  # takes one connection; the kernel drops what comes after
+        for sock in (filler, second):
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        async with dialling(a, world.plan()):
+            await until(lambda: a.incidents, "for the failure")
+    assert reasons(a)[0] == f"hostb at 127.0.0.1 port {world.port} did not answer within 0.2 seconds"
+
+
+async def test_congestion_control_that_this_host_lacks_is_reported(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    plan = DialPlan("127.0.0.1", world.port, lambda: world.a, "no-such-control")
+    async with dialling(a, plan):
+        await until(lambda: a.incidents, "for the failure")
+    assert "cannot be reached: No such file or directory" in reasons(a)[0]
+
+
+async def test_renewed_certificates_are_used_for_the_next_lane(world: World, tmp: Path) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    present = [world.other]
+    plan = DialPlan("127.0.0.1", world.port, lambda: present[0], None)
+    async with receiving(world, b) as reception, dialling(a, plan):
+        await until(lambda: reception.rejected, "for the refusal")
+        present[0] = world.a
+        await until(lambda: a.lanes and b.lanes, "for the link")
+
+
+async def test_peer_that_was_faster_is_not_dialled_twice(world: World) -> None:
+    """Its session comes up while our own handshake is under way: ours is dropped without a word."""
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        sock = await accept()
+        faster, slower = a, make_link("hostb", "hosta")
+        lane = join(slower, faster)
+        await until(lambda: a.lanes, "for the peer's session")
+        peer = await TlsPeer.connect(sock, world.b, dialing=False)
+        await peer.read_to_end()
+        assert peer.frames == []
+        assert a.state is LinkState.UP
+        slower.end(Code.NONE, "")
+        assert lane.gone.is_set()

@@ -1,0 +1,177 @@
+"""The host's port: who gets through to a link, and what an unknown connection may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support.links import make_link
+from tests.support.network import TlsPeer
+from tests.support.pki import Pki
+from tests.support.waiting import unexpected, until
+from tunnel.relay import reception as module
+from tunnel.relay.link import Link, LinkState
+from tunnel.relay.reception import Reception
+from tunnel.transport.sockets import reset
+from tunnel.transport.tls import TlsContexts, load
+from tunnel.wire.codes import Code
+from tunnel.wire.frames import Frame, GoAway, Limits, Open, Ping, Resume, Welcome, encode
+from tunnel.wire.negotiation import hello
+
+OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
+
+
+@dataclass
+class Port:
+    """Host b's reception, and certificates to knock with."""
+
+    reception: Reception
+    links: dict[str, Link]
+    address: tuple[str, int]
+    contexts: dict[str, TlsContexts]
+    callers: list[socket.socket] = field(default_factory=list)
+
+    async def connect(self) -> socket.socket:
+        sock = socket.create_connection(self.address)  # at once: the backlog takes it
+        sock.setblocking(False)
+        self.callers.append(sock)
+        return sock
+
+    async def knock(self, name: str = "hosta") -> TlsPeer:
+        return await TlsPeer.connect(await self.connect(), self.contexts[name], dialing=True)
+
+
+@pytest.fixture
+async def port(tmp: Path) -> AsyncIterator[Port]:
+    """A reception that knows hosta and hostc."""
+    pki = Pki(tmp)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+    contexts = {name: load(pki.host(name)) for name in ("hosta", "hostb", "hostc", "stranger")}
+    links = {name: make_link("hostb", name) for name in ("hosta", "hostc")}
+    reception = Reception("127.0.0.1", address[1], lambda: contexts["hostb"], None, links)
+    with unexpected() as faults:
+        port = Port(reception, links, address, contexts)
+        yield port
+        await reception.close()
+    for caller in port.callers:
+        caller.close()
+    for link in links.values():
+        link.end(Code.NONE, "the test is over")
+    assert not faults
+
+
+async def answer(peer: TlsPeer, *frames: Frame) -> GoAway:
+    """Send frames; the GOAWAY that comes back."""
+    await peer.send(b"".join(encode(frame) for frame in frames))
+    await peer.read_to_end()
+    [goaway] = peer.all(GoAway)
+    assert isinstance(goaway, GoAway)
+    return goaway
+
+
+async def test_peer_reaches_its_own_link(port: Port) -> None:
+    peer = await port.knock("hostc")
+    await peer.send(encode(OFFER))
+    await peer.read_until(lambda: peer.all(Welcome))
+    assert port.links["hostc"].state is LinkState.UP
+    assert port.links["hosta"].state is LinkState.DOWN
+    assert port.reception.rejected == 0
+
+
+async def test_stranger_reaches_nothing(port: Port) -> None:
+    peer = await port.knock("stranger")
+    await peer.send(encode(OFFER))
+    await peer.read_to_end()
+    assert peer.frames == []
+    assert port.reception.rejected == 1
+    assert all(link.session is None for link in port.links.values())
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (Ping(1), Code.HANDSHAKE),
+        (Open(1, 1, "tcp:127.0.0.1:1"), Code.HANDSHAKE),
+        (Resume(b"?" * 16, 2, 1, 0, 1, ()), Code.SESSION_UNKNOWN),
+    ],
+    ids=["PING", "OPEN", "RESUME"],
+)
+async def test_wrong_first_frame_is_answered_with_goaway(port: Port, first: Frame, code: Code) -> None:
+    goaway = await answer(await port.knock(), first)
+    assert goaway.code is code
+    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].session is None
+
+
+async def test_frames_behind_hello_are_the_links(port: Port) -> None:
+    peer = await port.knock()
+    goaway = await answer(peer, OFFER, OFFER)
+    assert peer.all(Welcome)
+    assert goaway.code is Code.HANDSHAKE
+    assert port.links["hosta"].incidents[-1].what == "link down"
+
+
+async def test_peer_that_says_goaway_first(port: Port) -> None:
+    peer = await port.knock()
+    await peer.send(encode(GoAway(Code.NONE, "never mind")))
+    await until(lambda: port.links["hosta"].incidents, "for the end")
+    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+
+
+async def test_silent_peer_is_sent_away(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0.2)
+    peer = await port.knock()
+    await peer.read_to_end()
+    [goaway] = peer.all(GoAway)
+    assert isinstance(goaway, GoAway)
+    assert (goaway.code, goaway.reason) == (Code.HANDSHAKE, "no first frame came")
+    assert port.links["hosta"].incidents[-1].reason.endswith("sent no first frame")
+
+
+async def test_peer_that_hangs_up_before_its_first_frame(port: Port) -> None:
+    reset((await port.knock()).sock)
+    await until(lambda: port.links["hosta"].incidents, "for the end")
+    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+
+
+async def test_half_open_connections_are_bounded_and_then_forgotten(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_HALF_OPEN", 4)
+    idle = [await port.connect() for _ in range(4)]
+    await until(lambda: len(port.reception._tasks) == 4, "for them to be accepted")
+    fifth = await port.connect()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(asyncio.get_running_loop().sock_recv(fifth, 1), 10)
+    assert port.reception.rejected == 1
+    for sock in (*idle, fifth):
+        sock.close()
+    await until(lambda: not port.reception._tasks, "for them to be forgotten")
+    peer = await port.knock()
+    await peer.send(encode(OFFER))
+    await peer.read_until(lambda: peer.all(Welcome))
+
+
+async def test_closing_drops_who_is_not_through(port: Port) -> None:
+    idle = await port.connect()
+    peer = await port.knock()
+    await until(lambda: len(port.reception._tasks) == 2, "for both")
+    await asyncio.wait_for(port.reception.close(), 5)
+    await peer.read_to_end()
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(idle, 1), 10) == b""
+    with pytest.raises(ConnectionRefusedError):
+        await port.connect()
+
+
+async def test_link_outlives_the_reception(port: Port) -> None:
+    peer = await port.knock()
+    await peer.send(encode(OFFER))
+    await peer.read_until(lambda: peer.all(Welcome))
+    await port.reception.close()
+    assert port.links["hosta"].state is LinkState.UP
