@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.driver import Host
+import pytest
+
+from tests.support.driver import TARGET, Host
 from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
-from tests.support.waiting import unexpected, until
+from tests.support.waiting import turns, unexpected, until
 from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire import negotiation
-from tunnel.wire.frames import Hello, Limits, Welcome, encode
+from tunnel.wire.frames import Hello, Limits, Open, Welcome, encode
 from tunnel.wire.session import Settings
 from tunnel.wire.states import LaneState
 
@@ -60,8 +62,13 @@ async def userspace(
 
 MAKERS: Mapping[LaneKind, LaneMaker] = {LaneKind.USERSPACE: userspace}
 PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
+Kinds = tuple[LaneKind, LaneKind]
 DEFAULT = Settings()
 LIMITS = Limits(streams=256, control=1024)
+
+each_pairing = pytest.mark.parametrize("kinds", PAIRINGS, ids="-".join)
+each_kind = pytest.mark.parametrize("kind", MAKERS, ids=str)
+each_role = pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "accepting"])
 
 
 @dataclass
@@ -159,3 +166,33 @@ async def _greet(host: Host, peer: TlsPeer) -> None:
         await peer.send(encode(offer))
         await peer.read_until(lambda: peer.count(Welcome))
     await until(lambda: host.ready, "for a session")
+
+
+# What tests of lanes ask again and again.
+
+
+async def only_end(host: Host) -> Exception:
+    """Wait for the lane's end; it must be the handler's last call, and its only one."""
+    await until(lambda: host.ends, "for the lane to end")
+    await turns()
+    assert host.calls.count("on_end") == 1
+    assert host.calls[-1] == "on_end"
+    return host.ends[0]
+
+
+def fileno(host: Host) -> int:
+    """The lane's descriptor: -1 once it gave its socket up."""
+    return host.lane._sock.fileno()
+
+
+async def stuffed(host: Host, peer: TlsPeer) -> int:
+    """Open a stream with endless content at a peer that does not read, until the lane takes no more."""
+    await peer.send(encode(Open(1, 1 << 40, TARGET)))
+    await until(lambda: 1 in host.opened)
+    host.send(1, 1 << 40)
+    await until(lambda: not host.lane.room, "for the lane to be full")
+    before = -1
+    while host.lane.bytes_sent != before:  # the kernel's buffers grow for a moment
+        before = host.lane.bytes_sent
+        await turns(200)
+    return host.sources[1].sent

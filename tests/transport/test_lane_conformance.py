@@ -1,64 +1,40 @@
 """What every kind of lane must do, in every pairing: the contract at the top of ``tunnel/transport/lane.py``.
 
-A new kind joins by a line in ``tests.support.lanes.MAKERS``. Nothing here knows how a lane encrypts.
+A new kind joins by a line in ``tests.support.lanes.MAKERS``. Nothing here knows how a lane encrypts. How
+lanes end is the other half of the suite: ``test_lane_endings``.
 """
 
 from __future__ import annotations
 
 import itertools
-import struct
-import sys
-import time
-from typing import NamedTuple
 
 import pytest
 
-from tests.support.driver import TARGET, Host, content
-from tests.support.lanes import MAKERS, PAIRINGS, Hosts, against_raw, joined
-from tests.support.network import TlsPeer
+from tests.support.driver import TARGET, Host
+from tests.support.lanes import (
+    Hosts,
+    Kinds,
+    against_raw,
+    each_kind,
+    each_pairing,
+    joined,
+    stuffed,
+)
 from tests.support.waiting import turns, until
-from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError
 from tunnel.transport.lane import LaneKind
-from tunnel.wire import keepalive
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code
 from tunnel.wire.frames import (
     Credit,
     Fin,
     Frame,
-    GoAway,
-    Limits,
     Open,
     Opened,
-    Ping,
-    Pong,
-    data_header,
     encode,
 )
-from tunnel.wire.negotiation import hello, welcome
 from tunnel.wire.session import Settings
 from tunnel.wire.window import INITIAL_WINDOW
 
-Kinds = tuple[LaneKind, LaneKind]
-
 ODD_SIZES = (1, 7, 4093, 16383, 16384, 16385, 65537, 262147, 1048573, 1048576)
-
-each_pairing = pytest.mark.parametrize("kinds", PAIRINGS, ids="-".join)
-each_kind = pytest.mark.parametrize("kind", MAKERS, ids=str)
-each_role = pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "accepting"])
-
-
-def raw_header(kind: int, stream: int, length: int, flags: int = 0) -> bytes:
-    """A header with fields that ``encode`` would never write."""
-    return struct.pack("!BBHIIQ", kind, flags, 0, stream, length, 0)
-
-
-async def only_end(host: Host) -> Exception:
-    """Wait for the lane's end; it must be the handler's last call, and its only one."""
-    await until(lambda: host.ends, "for the lane to end")
-    await turns()
-    assert host.calls.count("on_end") == 1
-    assert host.calls[-1] == "on_end"
-    return host.ends[0]
 
 
 # Bytes.
@@ -179,19 +155,6 @@ async def test_frames_arrive_whole_and_in_order(hosts: Hosts, kind: LaneKind, re
 # Order and back-pressure, against a peer that does not read.
 
 
-async def stuffed(host: Host, peer: TlsPeer) -> int:
-    """Open a stream with endless content at a peer that does not read, until the lane takes no more."""
-    await peer.send(encode(Open(1, 1 << 40, TARGET)))
-    await until(lambda: 1 in host.opened)
-    host.send(1, 1 << 40)
-    await until(lambda: not host.lane.room, "for the lane to be full")
-    before = -1
-    while host.lane.bytes_sent != before:  # the kernel's buffers grow for a moment
-        before = host.lane.bytes_sent
-        await turns(200)
-    return host.sources[1].sent
-
-
 @each_kind
 async def test_a_full_lane_bounds_what_it_holds(hosts: Hosts, kind: LaneKind) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
@@ -215,334 +178,6 @@ async def test_control_frames_overtake_bulk_that_the_lane_does_not_have_yet(
         # Behind it is what the lane was given before, and at most the one frame that was framed with it.
         assert peer.payload_before[position] <= taken + MAX_DATA
         assert host.sources[1].sent > taken + 4 * MAX_DATA or not host.lane.room
-
-
-# Ends.
-
-
-@each_pairing
-async def test_goaway_is_a_refusal_with_its_code(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds) as pair:
-        pair.a.lane.close(Code.NONE, "the host stops")
-        ended = await only_end(pair.b)
-        assert isinstance(ended, RefusedError)
-        assert ended.code is Code.NONE
-        assert "the host stops" in str(ended)
-        await until(lambda: fileno(pair.a) == fileno(pair.b) == -1, "for both sockets to close")
-        assert pair.a.ends == []
-
-
-@each_pairing
-@pytest.mark.parametrize("attempt", range(5))
-async def test_goaway_arrives_through_bulk_in_both_directions(
-    hosts: Hosts, kinds: Kinds, attempt: int
-) -> None:
-    async with joined(hosts, kinds) as pair:
-        (number,) = await pair.opened()
-        pair.a.send(number, 1 << 40)
-        pair.b.send(number, 1 << 40)
-        await until(lambda: pair.b.sinks[number].received > (attempt + 1) * MIB)
-        pair.a.lane.close(Code.INTERNAL, "enough")
-        sent = pair.a.sources[number].sent
-        ended = await only_end(pair.b)
-        assert isinstance(ended, RefusedError)
-        assert ended.code is Code.INTERNAL
-        assert pair.b.sinks[number].received == sent, "what was queued goes before GOAWAY"
-
-
-@each_pairing
-async def test_both_may_close_at_once(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds) as pair:
-        pair.a.lane.close(Code.NONE, "")
-        pair.b.lane.close(Code.NONE, "")
-        await until(lambda: fileno(pair.a) == fileno(pair.b) == -1, "for both sockets to close")
-        assert pair.a.ends == pair.b.ends == []
-
-
-@each_pairing
-async def test_closing_and_aborting_may_be_said_again(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds) as pair:
-        for _ in range(2):
-            pair.a.lane.close(Code.NONE, "")
-        for _ in range(2):
-            pair.a.lane.abort()
-        pair.a.lane.close(Code.NONE, "")
-        assert fileno(pair.a) == -1
-
-
-@each_pairing
-@pytest.mark.parametrize("way", ["close", "abort"])
-async def test_nothing_is_called_once_we_ended_the_lane(hosts: Hosts, kinds: Kinds, way: str) -> None:
-    async with joined(hosts, kinds) as pair:
-        (number,) = await pair.opened()
-        pair.a.send(number, 1 << 40)
-        pair.b.send(number, 1 << 40)
-        await until(lambda: pair.a.sinks[number].received > MIB)
-        if way == "close":
-            pair.a.lane.close(Code.NONE, "")
-        else:
-            pair.a.lane.abort()
-        pair.a.calls.clear()
-        await until(lambda: fileno(pair.a) == -1 and pair.b.ends)
-        await turns()
-        assert pair.a.calls == []
-        assert not pair.a.lane.room
-
-
-@each_pairing
-async def test_an_ended_lane_takes_frames_and_drops_them(hosts: Hosts, kinds: Kinds) -> None:
-    """Its owner may be in the middle of sending when the end comes."""
-    async with joined(hosts, kinds) as pair:
-        (number,) = await pair.opened()
-        pair.a.session.ready(number)
-        frames = [pair.a.session.send(number, b"late" * size, 1) for size in (1, 10_000)]
-        pair.a.lane.close(Code.NONE, "")
-        for _ in range(2):
-            pair.a.lane.send_control(encode(Ping(1)))
-            for frame in frames:
-                pair.a.lane.send(frame)
-            pair.a.lane.flush()
-            pair.a.lane.abort()
-        assert isinstance(await only_end(pair.b), RefusedError)
-        assert pair.b.sinks[number].received == 0
-
-
-def fileno(host: Host) -> int:
-    """The lane's descriptor: -1 once it gave its socket up."""
-    return host.lane._sock.fileno()
-
-
-@each_kind
-async def test_a_peer_that_does_not_read_cannot_hold_a_closing_lane(
-    hosts: Hosts, kind: LaneKind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with against_raw(hosts, kind, dialing=False) as (host, peer):
-        await stuffed(host, peer)
-        monkeypatch.setattr(sys.modules[type(host.lane).__module__], "LINGER", 0.2)
-        host.lane.close(Code.NONE, "")
-        assert fileno(host) >= 0
-        await until(lambda: fileno(host) == -1, "for the lane to give up", patience=5)
-        assert host.ends == []
-
-
-@each_kind
-@each_role
-@pytest.mark.parametrize("way", ["reset", "fin", "close_notify"])
-async def test_an_end_without_goaway_is_a_loss(hosts: Hosts, kind: LaneKind, dialing: bool, way: str) -> None:
-    async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
-        if way == "close_notify":
-            await peer.say_close_notify()
-        elif way == "reset":
-            peer.reset()
-        else:
-            peer.close()
-        assert isinstance(await only_end(host), LaneLost)
-
-
-@each_kind
-async def test_a_loss_is_noticed_while_sending(hosts: Hosts, kind: LaneKind) -> None:
-    async with against_raw(hosts, kind, dialing=False) as (host, peer):
-        await stuffed(host, peer)
-        peer.reset()
-        assert isinstance(await only_end(host), LaneLost)
-
-
-@each_kind
-async def test_a_reset_is_noticed_at_once_however_much_is_unread(hosts: Hosts, kind: LaneKind) -> None:
-    async with against_raw(hosts, kind, dialing=False) as (host, peer):
-        await peer.send(encode(Open(1, 4096, TARGET)))
-        await until(lambda: host.opened == {1})
-        await peer.send(data_header(1, 0, MAX_DATA) + content(1, 0, MAX_DATA, initiator=True))
-        peer.reset()
-        await until(lambda: host.ends, "for the lane to end", patience=3)
-        assert isinstance(await only_end(host), LaneLost)
-
-
-@each_kind
-async def test_what_arrived_before_a_loss_counts(hosts: Hosts, kind: LaneKind) -> None:
-    async with against_raw(hosts, kind, dialing=False) as (host, peer):
-        await peer.send(encode(Open(1, 4096, TARGET)) + encode(Open(3, 4096, TARGET), 1)[:-1])
-        await peer.say_close_notify()
-        assert isinstance(await only_end(host), LaneLost)
-        assert host.opened == {1}
-
-
-@each_pairing
-async def test_a_connection_cut_anywhere_is_a_loss_on_both_sides(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds, cable=True) as pair:
-        assert pair.cable is not None
-        (number,) = await pair.opened()
-        pair.a.send(number, 1 << 40)
-        await until(lambda: pair.b.sinks[number].received > MIB)
-        await pair.cable.cut()
-        for host in (pair.a, pair.b):
-            assert isinstance(await only_end(host), LaneLost)
-
-
-@each_pairing
-async def test_a_changed_bit_ends_the_lane_and_delivers_nothing_wrong(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds, cable=True) as pair:
-        assert pair.cable is not None
-        (number,) = await pair.opened()
-        pair.cable.flip_at = pair.cable.passed[0] + 3 * MIB + 4321
-        pair.a.send(number, 1 << 40)
-        assert isinstance(await only_end(pair.b), LaneLost)
-        assert 2 * MIB < pair.b.sinks[number].received < 3 * MIB + 4321
-        await until(lambda: pair.a.ends)
-        assert isinstance(await only_end(pair.a), LaneLost)
-
-
-# A peer that breaks rules.
-
-
-class Crime(NamedTuple):
-    """What the peer does once there is a session, and the code that it is told."""
-
-    raw: bytes
-    code: Code
-
-
-LIMITS = Limits(16, 16)
-CRIMES = {
-    "garbage": Crime(b"GET / HTTP/1.1\r\nHost: hostb\r\n\r\n", Code.FRAME_TYPE),
-    "unknown type": Crime(raw_header(99, 0, 0), Code.FRAME_TYPE),
-    "flags": Crime(raw_header(6, 0, 0, flags=1), Code.PROTOCOL),
-    "too much data": Crime(raw_header(19, 1, MAX_DATA + 1), Code.FRAME_SIZE),
-    "4 GiB of data": Crime(raw_header(19, 1, 0xFFFF_FFFF), Code.FRAME_SIZE),
-    "4 GiB of target": Crime(raw_header(16, 1, 0xFFFF_FFFF), Code.FRAME_SIZE),
-    "second HELLO": Crime(encode(hello(b"R" * 16, b"I" * 16, LIMITS)), Code.HANDSHAKE),
-    "WELCOME again": Crime(encode(welcome(hello(b"R" * 16, b"I" * 16, LIMITS), b"", LIMITS)), Code.HANDSHAKE),
-    "data of no stream": Crime(data_header(77, 0, 4) + b"data", Code.STREAM_STATE),
-    "credit for nothing": Crime(encode(Credit(0, 1 << 40, 1 << 40)), Code.FLOW_CONTROL),
-    "broken text": Crime(raw_header(16, 1, 10) + b"\0" * 8 + b"\xff\xfe", Code.PROTOCOL),
-}
-FIRST_CRIMES = {
-    "data before HELLO": Crime(data_header(1, 0, 4) + b"data", Code.HANDSHAKE),
-    "OPEN before HELLO": Crime(encode(Open(1, 4096, TARGET)), Code.HANDSHAKE),
-    "PING before HELLO": Crime(encode(Ping(1)), Code.HANDSHAKE),
-    "garbage": Crime(b"\0" * 20, Code.FRAME_TYPE),
-}
-
-
-async def convicted(host: Host, peer: TlsPeer, code: Code) -> None:
-    """Both sides know: our handler by a ProtocolError, the peer by GOAWAY."""
-    await peer.read_to_end()
-    assert [frame.code for frame in peer.frames if isinstance(frame, GoAway)] == [code]
-    assert peer.ending == "close_notify"
-    ended = await only_end(host)
-    assert isinstance(ended, ProtocolError)
-    assert ended.code is code
-
-
-@each_kind
-@each_role
-@pytest.mark.parametrize("crime", CRIMES.values(), ids=CRIMES)
-async def test_a_broken_rule_ends_the_lane_with_its_code(
-    hosts: Hosts, kind: LaneKind, dialing: bool, crime: Crime
-) -> None:
-    async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
-        await peer.send(crime.raw)
-        await convicted(host, peer, crime.code)
-
-
-@each_kind
-@each_role
-@pytest.mark.parametrize("crime", FIRST_CRIMES.values(), ids=FIRST_CRIMES)
-async def test_nothing_but_a_greeting_may_come_first(
-    hosts: Hosts, kind: LaneKind, dialing: bool, crime: Crime
-) -> None:
-    async with against_raw(hosts, kind, dialing=dialing, greeted=False) as (host, peer):
-        await peer.send(crime.raw)
-        await convicted(host, peer, crime.code)
-        assert host.frames == []
-
-
-@each_kind
-async def test_nothing_behind_a_broken_rule_is_obeyed(hosts: Hosts, kind: LaneKind) -> None:
-    async with against_raw(hosts, kind, dialing=False) as (host, peer):
-        await peer.send(encode(Open(1, 4096, TARGET)) + raw_header(99, 0, 0) + encode(Open(3, 1, TARGET), 1))
-        await convicted(host, peer, Code.FRAME_TYPE)
-        assert host.opened == {1}
-
-
-@each_kind
-async def test_a_fault_of_our_own_is_told_as_one(hosts: Hosts, kind: LaneKind) -> None:
-    def blunder(frame: Frame) -> None:
-        raise MisuseError(Code.STREAM_STATE, "a bug")
-
-    async with against_raw(hosts, kind, dialing=False) as (host, peer):
-        host.on_any_frame = blunder
-        await peer.send(encode(Open(1, 4096, TARGET)))
-        await peer.read_to_end()
-        assert [frame.code for frame in peer.frames if isinstance(frame, GoAway)] == [Code.INTERNAL]
-        assert isinstance(await only_end(host), MisuseError)
-
-
-# Time.
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.05)
-    monkeypatch.setattr(keepalive, "TIMEOUT", 0.4)
-
-
-@each_kind
-@each_role
-@pytest.mark.usefixtures("impatient")
-async def test_a_silent_peer_is_lost(hosts: Hosts, kind: LaneKind, dialing: bool) -> None:
-    async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
-        ended = await only_end(host)
-        assert isinstance(ended, LaneLost)
-        assert "silent" in str(ended)
-        await peer.read_to_end()
-        assert peer.count(Ping) > 2
-
-
-@each_pairing
-@pytest.mark.usefixtures("impatient")
-async def test_a_frozen_network_is_a_loss_on_both_sides(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds, cable=True) as pair:
-        assert pair.cable is not None
-        (number,) = await pair.opened()
-        pair.a.send(number, 1 << 40)
-        await until(lambda: pair.b.sinks[number].received > MIB)
-        pair.cable.freeze()
-        for host in (pair.a, pair.b):
-            assert isinstance(await only_end(host), LaneLost)
-
-
-@each_pairing
-@pytest.mark.usefixtures("impatient")
-async def test_an_idle_lane_lives(hosts: Hosts, kinds: Kinds) -> None:
-    async with joined(hosts, kinds) as pair:
-        await until(lambda: min(host.calls.count("on_tick") for host in (pair.a, pair.b)) > 20)
-        assert pair.a.ends == pair.b.ends == []
-
-
-@each_pairing
-@pytest.mark.usefixtures("impatient")
-async def test_the_round_trip_is_measured(
-    hosts: Hosts, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with joined(hosts, kinds, cable=True) as pair:
-        assert pair.cable is not None
-        monkeypatch.setattr(keepalive, "INTERVAL", 0.2)
-        before = pair.a.calls.count("on_tick")
-        pair.cable.freeze()
-        await until(lambda: pair.a.calls.count("on_tick") > before)
-        asked = time.monotonic()
-        await until(lambda: time.monotonic() - asked > 0.1)
-        pair.cable.thaw()
-        await until(lambda: 0.09 < pair.a.lane.round_trip < 0.4)
-
-
-@each_kind
-async def test_a_ping_is_answered_with_its_token(hosts: Hosts, kind: LaneKind) -> None:
-    async with against_raw(hosts, kind, dialing=False) as (_, peer):
-        await peer.send(encode(Ping(4711)))
-        await peer.read_until(lambda: peer.count(Pong))
-        assert Pong(4711) in peer.frames
 
 
 # The rest of the interface.
