@@ -1,0 +1,102 @@
+"""``mtunnel serve``: what happens before the service runs, and what it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import uvloop
+
+from tests.support.configs import HOST, PEER, TLS, write_config
+from tests.support.daemons import free_port
+from tests.support.pki import Pki
+from tunnel.cli import serve as module
+from tunnel.cli.main import main
+from tunnel.daemon.config import Config
+from tunnel.errors import UsageError
+from tunnel.transport.tls import TlsContexts
+
+
+class FakeService:
+    """Keeps what it is given, and that it ran on uvloop."""
+
+    ran: tuple[str, tuple[str, ...], bool]
+    error: Exception | None
+
+    def __init__(self, config: Config, contexts: TlsContexts) -> None:
+        self._facts = config.host.name, contexts.names
+
+    async def run(self) -> None:
+        FakeService.ran = (*self._facts, isinstance(asyncio.get_running_loop(), uvloop.Loop))
+        structlog.get_logger().info("running")
+        structlog.get_logger().debug("in detail")
+        if FakeService.error:
+            raise FakeService.error
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The fake in place of the service; logging is as before afterwards."""
+    FakeService.error = None
+    FakeService.ran = ("nobody", (), False)
+    monkeypatch.setattr(module, "Service", FakeService)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []  # pytest's own would be closed
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def config(tmp: Path) -> Path:
+    """A right configuration of hosta."""
+    Pki(tmp).host("hosta")
+    return write_config(tmp, HOST.replace("16515", str(free_port("127.0.0.1"))), TLS, PEER)
+
+
+def serve(path: Path, *options: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--config", str(path), *options])
+    return int(caught.value.code or 0)
+
+
+def test_service_runs_on_uvloop_with_what_was_checked(config: Path) -> None:
+    assert serve(config) == 0
+    assert FakeService.ran == ("hosta", ("hosta",), True)
+
+
+def test_log_goes_to_stderr_from_info_up(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(config) == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "event=running" in output.err
+    assert "in detail" not in output.err
+
+
+def test_log_may_be_detailed_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(config, "--log-level", "debug", "--log-format", "json") == 0
+    assert '"event": "in detail"' in capsys.readouterr().err
+
+
+def test_heap_is_kept(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(module, "keep_heap", lambda: kept.append(True))
+    assert serve(config) == 0
+    assert kept
+
+
+def test_mistakes_are_2_and_nothing_runs(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(write_config(tmp, HOST, TLS)) == 2
+    assert capsys.readouterr().err.splitlines()[1].startswith("  tls.ca: ")
+    assert FakeService.ran[0] == "nobody"
+
+
+def test_address_lost_after_the_check_is_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FakeService.error = UsageError("cannot listen on 127.0.0.1")
+    assert serve(config) == 2
+    assert capsys.readouterr().err.endswith("error: cannot listen on 127.0.0.1\n")

@@ -1,0 +1,130 @@
+"""``mtunnel status``: what people read, what programs read, and what there is to say without a daemon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.configs import HOST, PEER, TLS, write_config
+from tunnel.cli import status as module
+from tunnel.cli.main import main
+
+CIPHER = "TLS_AES_256_GCM_SHA384"
+LINK: dict[str, Any] = {
+    "peer": "hostb",
+    "state": "up",
+    "initiator": True,
+    "round_trip": 0.001,
+    "kept": 0,
+    "resumes": 1,
+    "streams_opened": 2,
+    "lanes": [
+        {
+            "epoch": 2,
+            "kind": "userspace",
+            "cipher": CIPHER,
+            "local": "192.0.2.1:40000",
+            "remote": "192.0.2.2:16515",
+            "age": 5.0,
+            "bytes_sent": 5_000_000,
+            "bytes_received": 700,
+        }
+    ],
+    "streams": [
+        {
+            "stream": 3,
+            "target": "tcp:127.0.0.1:49152",
+            "local": "127.0.0.1:50000",
+            "bytes_from_local": 4_000_000,
+            "bytes_to_local": 10,
+            "backlog": 0,
+        }
+    ],
+    "incidents": [
+        {"at": f"2026-01-01T00:00:0{number}.000+00:00", "what": "lane lost", "reason": f"reason {number}"}
+        for number in range(5)
+    ],
+}
+FACTS: dict[str, Any] = {
+    "host": "hosta",
+    "version": "0.1.0",
+    "pid": 1,
+    "uptime": 61.2,
+    "draining": False,
+    "listen": "192.0.2.1:16515",
+    "rejected": 0,
+    "certificate": {"names": ["hosta"], "not_after": "2027-01-01T00:00:00+00:00"},
+    "lane": {"kind": "userspace", "reason": "this version has no other"},
+    "links": [LINK],
+    "ingresses": [
+        {
+            "listen": "tcp:127.0.1.2:49152",
+            "peer": "hostb",
+            "target": "tcp:127.0.0.1:49152",
+            "accepted": 2,
+            "refused": 1,
+        }
+    ],
+}
+
+
+def status(path: Path, *options: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["status", "--config", str(path), *options])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def config(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration whose daemon answers with FACTS."""
+
+    def answer(path: Path, command: str) -> dict[str, Any]:
+        assert (path, command) == (tmp / "control.sock", "status")
+        return FACTS
+
+    monkeypatch.setattr(module, "ask", answer)
+    return write_config(tmp, HOST, TLS, PEER)
+
+
+def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(config) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "host hosta on 192.0.2.1:16515, up 61 s",
+        "link hostb: up",
+        f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, 5.0 MB out, 700 bytes in",
+        "  stream 3: tcp:127.0.0.1:49152, 4.0 MB sent, 10 bytes received",
+        "  2026-01-01T00:00:02.000+00:00 lane lost: reason 2",
+        "  2026-01-01T00:00:03.000+00:00 lane lost: reason 3",
+        "  2026-01-01T00:00:04.000+00:00 lane lost: reason 4",
+        "ingress tcp:127.0.1.2:49152 -> hostb tcp:127.0.0.1:49152: 2 accepted, 1 refused",
+    ]
+
+
+def test_a_draining_daemon_says_so(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FACTS, "draining", True)
+    assert status(config) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("up 61 s, draining")
+
+
+def test_programs_read_everything(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(config, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == FACTS
+
+
+def test_no_daemon_is_4(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(write_config(tmp, HOST, TLS)) == 4
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == (
+        f"error: no daemon answers at {tmp}/control.sock: No such file or directory; is the daemon running?\n"
+    )
+
+
+def test_bad_configuration_is_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(write_config(tmp, HOST)) == 2
+    assert "tls: is missing" in capsys.readouterr().err

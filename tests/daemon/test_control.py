@@ -1,0 +1,152 @@
+"""The control socket: one question, one answer, and nobody can make it stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import unexpected, until
+from tunnel.daemon import control as module
+from tunnel.daemon.control import ControlSocket, ask
+from tunnel.errors import TunnelError, UnreachableError, UsageError
+
+
+def fail() -> None:
+    raise UsageError("not today")
+
+
+@pytest.fixture
+async def path(tmp: Path) -> AsyncIterator[Path]:
+    """A control socket that knows two commands."""
+    with unexpected() as faults:
+        served = ControlSocket(tmp / "control.sock", {"status": lambda: {"up": True}, "fail": fail})
+        yield tmp / "control.sock"
+        await served.close()
+    assert not faults
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+async def asked(path: Path, request: bytes) -> dict[str, Any]:
+    """Send raw bytes; the answer."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.connect(str(path))
+        await loop.sock_sendall(sock, request)
+        line = b""
+        async with asyncio.timeout(10):
+            while chunk := await loop.sock_recv(sock, 65536):
+                line += chunk
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+async def test_command_is_answered(path: Path) -> None:
+    assert await asyncio.to_thread(ask, path, "status") == {"up": True}
+
+
+async def test_failure_is_told(path: Path) -> None:
+    with pytest.raises(TunnelError, match=f"the daemon at {path} says: not today"):
+        await asyncio.to_thread(ask, path, "fail")
+
+
+async def test_unknown_command_names_those_there_are(path: Path) -> None:
+    with pytest.raises(TunnelError, match=r'\{"command": one of: status, fail\}'):
+        await asyncio.to_thread(ask, path, "explode")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"\n", b"nonsense\n", b"[]\n", b"{}\n", b'{"command": ["status"]}\n', b"\xff\xfe\n", b"x" * 70_000],
+)
+async def test_nonsense_is_answered(path: Path, request_: bytes) -> None:
+    answer = await asked(path, request_)
+    assert answer["ok"] is False
+    assert "expected one line of JSON" in answer["error"]
+    assert await asyncio.to_thread(ask, path, "status") == {"up": True}
+
+
+async def test_request_in_pieces_is_put_together(path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.connect(str(path))
+        for piece in (b'{"comm', b'and": "sta', b'tus"}\n'):
+            await loop.sock_sendall(sock, piece)
+            await asyncio.sleep(0)
+        answer = await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
+    assert json.loads(answer) == {"ok": True, "result": {"up": True}}
+
+
+async def test_silent_client_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.connect(str(path))
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 10) == b""
+
+
+async def test_client_that_leaves_is_forgotten(path: Path) -> None:
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.send(b'{"command": "status"}\n')
+    assert await asyncio.to_thread(ask, path, "status") == {"up": True}
+
+
+async def test_only_the_owner_may_command(path: Path) -> None:
+    assert mode_of(path) == 0o600
+
+
+async def test_closing_hangs_up_and_removes_the_socket(tmp: Path) -> None:
+    served = ControlSocket(tmp / "control.sock", {})
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.connect(str(tmp / "control.sock"))
+        await until(lambda: served._tasks, "for the client")
+        await asyncio.wait_for(served.close(), 5)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 10) == b""
+    assert not (tmp / "control.sock").exists()
+
+
+def test_no_daemon_is_unreachable(tmp: Path) -> None:
+    with pytest.raises(UnreachableError, match=r"none: No such file or directory; is the daemon running\?"):
+        ask(tmp / "none", "status")
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"ok": true, "res'], ids=["nothing", "half an answer"])
+def test_daemon_that_ends_in_the_middle(tmp: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp / "control"))
+        server.listen()
+
+        def serve() -> None:
+            sock, _ = server.accept()
+            with sock:
+                sock.recv(100)
+                sock.send(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UnreachableError, match="closed the connection without an answer"):
+            ask(tmp / "control", "status")
+        thread.join(10)
+
+
+def test_daemon_that_hangs(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp / "control"))
+        server.listen()
+        with pytest.raises(UnreachableError, match="timed out"):
+            ask(tmp / "control", "status")

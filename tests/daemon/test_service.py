@@ -1,0 +1,160 @@
+"""The service in this process: what it starts, what it tells, and how each signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemons import TwoHosts
+from tests.support.streams import Target
+from tests.support.waiting import until
+from tunnel.daemon import service as module
+from tunnel.daemon.config import load
+from tunnel.daemon.control import ask
+from tunnel.daemon.preflight import preflight
+from tunnel.daemon.service import Service, notify
+from tunnel.errors import UsageError
+from tunnel.relay.link import LinkState
+
+
+@pytest.fixture
+def hosts(tmp: Path) -> TwoHosts:
+    """Two configurations; a has an ingress that leads to b, and nothing leads back."""
+    pair = TwoHosts(tmp)
+    pair.a.leads_to(pair.b, "tcp:127.0.0.1:49152", f"unix:{tmp}/entry")
+    return pair
+
+
+def service(host: Any) -> Service:
+    config = load(host.write_config())
+    return Service(config, preflight(config, str(host.config), starting=True))
+
+
+@asynccontextmanager
+async def running(*services: Service) -> AsyncIterator[list[asyncio.Task[None]]]:
+    tasks = [asyncio.create_task(each.run()) for each in services]
+    try:
+        await until(lambda: all(each._control for each in services), "for the control sockets")
+        yield tasks
+        for each in services:
+            each._stop_now()
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
+    async with running(service(hosts.a)):
+        facts = await asyncio.to_thread(ask, hosts.a.control, "status")
+        assert facts.pop("uptime") >= 0
+        assert facts.pop("version")
+        assert facts.pop("certificate").keys() == {"names", "not_after"}
+        [link] = facts.pop("links")
+        assert (link["peer"], link["state"]) == ("hostb", "down")
+        [ingress] = facts.pop("ingresses")
+        assert ingress["listen"] == hosts.a.ingresses[0]["listen"]
+        assert facts == {
+            "host": "hosta",
+            "pid": os.getpid(),
+            "draining": False,
+            "listen": hosts.a.address,
+            "rejected": 0,
+            "lane": {"kind": "userspace", "reason": "this version has no other"},
+        }
+
+
+async def test_only_the_host_with_an_ingress_dials(hosts: TwoHosts) -> None:
+    a, b = service(hosts.a), service(hosts.b)
+    assert len(list(a._dialers())) == 1
+    assert list(b._dialers()) == []
+    async with running(a, b):
+        await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
+        assert b._links["hosta"].session is not None
+        assert b._links["hosta"].session.initiator is False
+
+
+async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
+    hosts.a.transport = {"memory": "64MiB", "resume_window": "7s", "congestion": "reno"}
+    hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
+    [(_, plan)] = service(hosts.a)._link_plans()
+    assert (plan.host, plan.peer) == ("hosta", "hostb")
+    assert (plan.settings.memory, plan.resume_window) == (64 * 2**20, 7.0)
+    [dialer] = service(hosts.a)._dialers()
+    assert dialer._plan.congestion == "reno"
+    [(_, plan)] = service(hosts.b)._link_plans()
+    assert [str(rule) for rule in plan.egress.rules] == ["unix:/run/qemu/*"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_ends_an_idle_service(hosts: TwoHosts, number: signal.Signals) -> None:
+    serving = service(hosts.a)
+    async with running(serving) as [task]:
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(asyncio.shield(task), 10)
+    assert not hosts.a.control.exists()
+    assert not (hosts.directory / "entry").exists()
+
+
+async def test_drain_waits_for_streams_but_not_for_ever(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_DEADLINE", 0.5)
+    with Target() as target:
+        hosts.a.ingresses[0]["target"] = target.address
+        hosts.b.egress["hosta"] = [target.address]
+        a, b = service(hosts.a), service(hosts.b)
+        async with running(a, b) as [task, _]:
+            await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.setblocking(False)
+                caller.connect(str(hosts.directory / "entry"))
+                await until(lambda: b._links["hosta"].pumps, "for the stream")
+                started = asyncio.get_running_loop().time()
+                a._stop()
+                await asyncio.wait_for(asyncio.shield(task), 10)
+                assert asyncio.get_running_loop().time() - started >= 0.5
+            await until(lambda: not b._links["hosta"].pumps, "for b to give the stream up")
+
+
+async def test_address_that_cannot_be_had_leaves_nothing_behind(hosts: TwoHosts) -> None:
+    serving = service(hosts.a)
+    host, _, port = hosts.a.address.rpartition(":")
+    with socket.create_server((host, int(port))), pytest.raises(UsageError, match="is mtunnel running"):
+        await serving.run()
+    assert not hosts.a.control.exists()
+
+
+async def test_systemd_is_told(hosts: TwoHosts, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp / "notify"))
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp / "notify"))
+        async with running(service(hosts.a)):
+            assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
+        assert await asyncio.to_thread(systemd.recv, 100) == b"STOPPING=1"
+
+
+def test_systemds_socket_may_be_abstract(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"mtunnel-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{name}")
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notify("READY=1")
+        assert systemd.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("path", ["", "/nobody/listens/here"])
+def test_without_systemd_nothing_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    notify("READY=1")

@@ -1,0 +1,90 @@
+"""What programs read: every key is there, under its name, with the figure that belongs to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from pathlib import Path
+
+from tests.support.links import Pair, make_link
+from tests.support.waiting import until
+from tunnel.relay.address import UnixAddress, parse_target
+from tunnel.relay.ingress import Ingress, IngressPlan
+from tunnel.relay.stats import ingress_facts, link_facts
+
+
+async def test_link_that_is_down() -> None:
+    link = make_link("hosta", "hostb")
+    link.note("cannot connect", "nobody is there")
+    facts = link_facts(link)
+    [incident] = facts.pop("incidents")
+    assert incident.pop("at").endswith("+00:00")
+    assert incident == {"what": "cannot connect", "reason": "nobody is there"}
+    assert facts == {
+        "peer": "hostb",
+        "state": "down",
+        "initiator": None,
+        "round_trip": None,
+        "kept": 0,
+        "resumes": 0,
+        "streams_opened": 0,
+        "lanes": [],
+        "streams": [],
+    }
+
+
+async def test_link_with_a_stream() -> None:
+    pair = await Pair().up()
+    caller, called = await pair.stream()
+    caller.send(b"question")
+    loop = asyncio.get_running_loop()
+    assert await asyncio.wait_for(loop.sock_recv(called, 100), 10) == b"question"
+    called.send(b"answer")
+    assert await asyncio.wait_for(loop.sock_recv(caller, 100), 10) == b"answer"
+    facts = link_facts(pair.a)
+    assert (facts["state"], facts["initiator"], facts["streams_opened"]) == ("up", True, 1)
+    [lane] = facts["lanes"]
+    assert lane.pop("age") >= 0
+    assert lane == {
+        "epoch": 1,
+        "kind": "userspace",
+        "cipher": "none",
+        "local": "unnamed socket",
+        "remote": "unnamed socket",
+        "bytes_sent": pair.lane.bytes_sent,
+        "bytes_received": pair.lane.bytes_received,
+    }
+    host, port = caller.getsockname()
+    assert facts["streams"] == [
+        {
+            "stream": 1,
+            "target": "tcp:127.0.0.1:49152",
+            "local": f"{host}:{port}",
+            "bytes_from_local": 8,
+            "bytes_to_local": 6,
+            "backlog": 0,
+        }
+    ]
+    [there] = link_facts(pair.b)["streams"]
+    assert (there["bytes_from_local"], there["bytes_to_local"]) == (6, 8)
+    assert link_facts(pair.b)["initiator"] is False
+    json.dumps(facts)
+    pair.close()
+
+
+async def test_ingress(tmp: Path) -> None:
+    plan = IngressPlan(UnixAddress(f"{tmp}/entry"), parse_target("tcp:127.0.0.1:49152"), {os.geteuid() + 1})
+    ingress = Ingress(plan, make_link("hosta", "hostb"))
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(f"{tmp}/entry")
+        await until(lambda: ingress.refused, "for the refusal")
+    assert ingress_facts(ingress) == {
+        "listen": f"unix:{tmp}/entry",
+        "peer": "hostb",
+        "target": "tcp:127.0.0.1:49152",
+        "accepted": 0,
+        "refused": 1,
+    }
+    await ingress.close()
