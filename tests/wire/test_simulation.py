@@ -20,7 +20,7 @@ from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 
 MOST_LANES = 3
-SEEDS = 250
+SEEDS = 200
 WEIGHTS = {
     "open": 30,
     "accept": 40,
