@@ -268,6 +268,31 @@ async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
     assert not pair.b.pumps
 
 
+async def test_last_words_of_a_caller_that_is_gone_get_through(pair: Pair) -> None:
+    caller, called = await pair.stream(unix=True)
+    pair.lane.room = False
+    caller.send(b"last words")
+    caller.close()
+    called.send(b"are you there?")
+    await until(lambda: pair.a.pumps[1].broken, "for the answer to fail")
+    assert pair.a.pumps, "the stream goes on: it has something left to say"
+    pair.lane.room = True
+    pair.a.on_writable(pair.lane)
+    assert await receive(called, 10) == b"last words"
+    assert await ending(called) in {"close", "reset"}
+    await until(lambda: not pair.a.pumps and not pair.b.pumps, "for the end")
+    assert last(pair.a)[1].endswith("the local socket was closed with bytes under way to it")
+
+
+async def test_answer_to_a_caller_that_said_everything_and_left_is_reset(pair: Pair) -> None:
+    caller, called = await pair.stream(unix=True)
+    caller.close()
+    assert await ending(called) == "close"
+    called.send(b"are you there?")
+    await until(lambda: not pair.b.pumps, "for the reset")
+    assert last(pair.a)[1].endswith("Broken pipe")
+
+
 async def test_caller_that_hangs_up_before_the_target_is_dialled(pair: Pair) -> None:
     caller = await pair.request(pair.a)
     await until(lambda: requests_of(pair.b).wanted, "for the request")

@@ -13,7 +13,7 @@ import pytest
 from tests.support.links import make_link
 from tests.support.network import TlsPeer
 from tests.support.pki import Pki
-from tests.support.waiting import unexpected, until
+from tests.support.waiting import turns, unexpected, until
 from tunnel.relay import reception as module
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
@@ -162,6 +162,7 @@ async def test_closing_drops_who_is_not_through(port: Port) -> None:
     idle = await port.connect()
     peer = await port.knock()
     await until(lambda: len(port.reception._tasks) == 2, "for both")
+    await turns(50)  # its handshake may be over here, and not yet there
     await asyncio.wait_for(port.reception.close(), 5)
     await peer.read_to_end()
     assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(idle, 1), 10) == b""

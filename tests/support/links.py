@@ -88,27 +88,32 @@ class Pair:
         await until(lambda: self.a.lanes and self.b.lanes, "for the lane")
         return self.lane
 
-    async def stream(self, source: Link | None = None) -> tuple[socket.socket, socket.socket]:
-        """Open a stream; the hypervisors' ends, first the opener's."""
+    async def stream(
+        self, source: Link | None = None, *, unix: bool = False
+    ) -> tuple[socket.socket, socket.socket]:
+        """Open a stream; the hypervisors' ends, first the opener's, which may be a unix socket."""
         opener = source or self.a
         other = self.b if opener is self.a else self.a
-        caller = await self.request(opener)
+        caller = await self.request(opener, unix=unix)
         await until(lambda: requests_of(other).wanted, "for the request")
         here, called = self.local()
         other.on_dialled(requests_of(other).wanted.pop(), here)
         return caller, called
 
-    async def request(self, opener: Link) -> socket.socket:
+    async def request(self, opener: Link, *, unix: bool = False) -> socket.socket:
         """Ask for a stream; the caller's end."""
-        here, caller = self.local()
+        here, caller = self.local(unix=unix)
         await opener.open(here, TARGET, asyncio.get_running_loop().time() + 5)
         return caller
 
-    def local(self) -> tuple[socket.socket, socket.socket]:
-        """A daemon's local socket and the hypervisor's end of it, over TCP."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            hypervisor = socket.create_connection(server.getsockname())
-            daemon, _ = server.accept()
+    def local(self, *, unix: bool = False) -> tuple[socket.socket, socket.socket]:
+        """A daemon's local socket and the hypervisor's end of it."""
+        if unix:
+            daemon, hypervisor = socket.socketpair()
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                hypervisor = socket.create_connection(server.getsockname())
+                daemon, _ = server.accept()
         for sock in (daemon, hypervisor):
             sock.setblocking(False)
         self.sockets.append(hypervisor)

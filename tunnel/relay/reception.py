@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from tunnel.errors import ProtocolError, TunnelError
+from tunnel.errors import TunnelError
 from tunnel.relay.link import Link
 from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane
@@ -111,8 +111,6 @@ class _Newcomer:
             self._link.welcome(lane, frame)
         elif isinstance(frame, Resume):
             self._link.readmit(lane, frame)
-        else:
-            raise ProtocolError(Code.HANDSHAKE, f"{frame.type.name} as the first frame")
         self._done.set()
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
