@@ -248,8 +248,9 @@ class Link:
         session = self.session
         if session is None or claim.session != session.id or session.initiator:
             raise ProtocolError(Code.SESSION_UNKNOWN, "there is no such session with this peer")
-        if claim.epoch <= self._asked:
-            raise ProtocolError(Code.HANDSHAKE, f"lane {claim.epoch} is not newer than {self._asked}")
+        if claim.epoch <= self._asked or not claim.replaces:
+            detail = f"lane {claim.epoch} in place of {claim.replaces}, the newest is {self._asked}"
+            raise ProtocolError(Code.HANDSHAKE, f"RESUME with impossible lane numbers: {detail}")
         self._asked = claim.epoch
         # Also a lane that took the same one's place before, of which the peer then never heard.
         for old in [o for o in self.lanes.values() if claim.replaces in (o.epoch, o.replaces)]:

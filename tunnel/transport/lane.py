@@ -94,6 +94,7 @@ class Lane(ABC):
         self._keepalive = Keepalive(self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._handler: LaneHandler | None = None
+        self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
 
     # What each kind adds.
 
@@ -241,8 +242,8 @@ class Lane(ABC):
             case Data():
                 pass  # its payload follows
             case Ping():
-                self.send_control(encode(Pong(frame.token)))
-                self.flush()
+                self._asked = frame
+                self._answer()
             case Pong():
                 self._keepalive.pong(frame, self._loop.time())
             case GoAway():
@@ -251,6 +252,13 @@ class Lane(ABC):
             case _:
                 assert self._handler is not None  # noqa: S101  checked by _received
                 self._handler.on_frame(self, frame, self._decoder.sequence)
+
+    def _answer(self) -> None:
+        """Answer the newest PING, once there is room: also to be called when there is room again."""
+        if self._asked is not None and self.room:
+            ping, self._asked = self._asked, None
+            self.send_control(encode(Pong(ping.token)))
+            self.flush()
 
     # Time.
 

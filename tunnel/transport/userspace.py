@@ -1,6 +1,6 @@
 """The userspace lane: OpenSSL through memory BIOs, the socket watched by the loop.
 
-How a byte leaves: the pump's buffer → ``tls.write`` encrypts 128 KiB into the outgoing BIO → one ``bytes``
+How a byte leaves: the pump's buffer → ``tls.write`` encrypts 256 KiB into the outgoing BIO → one ``bytes``
 → one ``send``. How it arrives: one ``recv_into`` of up to 256 KiB → the incoming BIO →
 ``tls.read``, a record (16 KiB) at a time, into one contiguous buffer → the decoder → views of that buffer.
 Each of these calls releases the interpreter lock or moves at least a record. asyncio's own TLS transports
@@ -13,6 +13,7 @@ import asyncio
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -26,8 +27,11 @@ from tunnel.wire.stream import Outgoing
 CIPHER_READ = 256 * KIB
 """Bytes per read from the socket: as much as stays in a core's cache on its way through."""
 
-CHUNK = 128 * KIB
+CHUNK = 256 * KIB
 """Payload that is encrypted and offered to the socket at a time, while it is in the cache."""
+
+EXPECTED = 192 * KIB
+"""What to wait for inside a frame: each time we are woken costs the same, however little there is."""
 
 RECORD = 16 * KIB
 SMALL = 16 * KIB
@@ -53,12 +57,15 @@ class UserspaceLane(Lane):
     def __init__(self, sock: socket.socket, end: TlsEnd, peer: str, state: LaneState) -> None:
         super().__init__(sock, peer, state)
         self._tls = end.tls
+        # With a buffer given, it returns how many bytes it put there: at most one record.
+        self._read = cast("Callable[[int, memoryview], int]", end.tls.read)
         self._incoming = end.incoming
         self._outgoing = end.outgoing
         self._ciphertext = _scratch.ciphertext
         self._plaintext = _scratch.plaintext
         self._pace = Pace()
         self._unsent = memoryview(b"")  # ciphertext that the socket did not take
+        self._least = 1  # bytes that must be there before the loop is told
         self._unsendable = ""  # why nothing can be sent any more
         self._next_read: asyncio.Handle | None = None
         self._lingering: asyncio.TimerHandle | None = None
@@ -135,6 +142,7 @@ class UserspaceLane(Lane):
             self._unsent = memoryview(self._outgoing.read())
             return  # still watched: the loop calls again
         self._loop.remove_writer(self._sock)
+        self._answer()
         if self._handler is not None:
             self._handler.on_writable(self)
         elif self._lingering is not None:
@@ -176,17 +184,24 @@ class UserspaceLane(Lane):
         self._keepalive.heard(self._loop.time())
         self._incoming.write(self._ciphertext[:count])
         self._decrypt()
+        self._expect()
+
+    def _expect(self) -> None:
+        """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes."""
+        least = EXPECTED if self._decoder.payload_left >= EXPECTED else 1
+        if least != self._least and self._sock.fileno() >= 0:
+            self._least = least
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def _decrypt(self) -> None:
         """Decrypt everything that is complete, a buffer at a time."""
-        plain, fault = self._plaintext, ""
+        plain, fault, read = self._plaintext, "", self._read
         more = True
         while more and not self._ended:
             filled = 0
             try:
                 while more and filled <= CIPHER_READ:
-                    # With a buffer given, it returns how many bytes it put there: at most one record.
-                    count = cast("int", self._tls.read(len(plain), plain[filled:]))
+                    count = read(RECORD, plain[filled:])
                     more = count > 0
                     filled += count
                 if not more:  # TLS close_notify
