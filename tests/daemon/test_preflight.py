@@ -139,7 +139,9 @@ def test_ipv6_is_tried_as_such(directory: Path) -> None:
 
 
 def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) -> None:
-    host = HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlane = "kernel"\nlanes = 2\nrotate_records = 4096\n'
+    host = (
+        HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlane = "kernel"\nlanes = 2\nrotate_records = 4096\n'
+    )
     config = load(write_config(directory, host, TLS, PEER, INGRESS + '"redirect:127.0.1.2:49152-49215"'))
     assert problems(config) == {
         "transport.lane": "this version has no kernel lane: use auto or userspace",
