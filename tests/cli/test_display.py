@@ -25,7 +25,9 @@ def test_display_on_a_pipe_shows_steps_only() -> None:
 
 def test_display_on_a_terminal_shows_where_the_migration_stands() -> None:
     written = io.StringIO()
-    display = Display(Console(file=written, force_terminal=True, width=120, color_system=None, _environ={"TERM": "xterm"}))
+    display = Display(
+        Console(file=written, force_terminal=True, width=120, color_system=None, _environ={"TERM": "xterm"})
+    )
     with display.migration() as migrating:
         migrating(SAMPLE)
     with display.verification() as verifying:

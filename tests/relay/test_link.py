@@ -16,8 +16,8 @@ from tunnel.errors import ProtocolError, RefusedError, UnreachableError
 from tunnel.relay import link as module
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import _Newcomer
-from tunnel.wire.codes import MIB, Code
-from tunnel.wire.frames import Credit, GoAway, Hello, Limits, Position, Resume, Resumed
+from tunnel.wire.codes import KIB, MIB, Code
+from tunnel.wire.frames import Credit, GoAway, Hello, Limits, Position, Resume, Resumed, data_header
 from tunnel.wire.negotiation import hello
 from tunnel.wire.session import Settings
 
@@ -148,6 +148,18 @@ async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair:
     restarted.end(Code.NONE, "")
 
 
+async def test_same_daemon_may_start_anew_when_its_lane_is_gone(pair: Pair) -> None:
+    """It gave the session up before we did."""
+    caller, called = await pair.stream()
+    pair.lane.cut()
+    await until(lambda: pair.b.state is LinkState.RESUMING, "for the loss")
+    again = called_by(pair.b)
+    again.say(offered(pair.a.instance))
+    await until(lambda: pair.b.state is LinkState.UP, "for a new session")
+    assert await ending(called) == "reset"
+    caller.close()
+
+
 async def test_answer_that_comes_too_late_is_a_collision(pair: Pair) -> None:
     fresh = make_link("hosta", "hostb")
     lane = join(fresh, make_link("hostb", "hosta"))
@@ -257,6 +269,27 @@ async def test_what_a_caller_sends_before_the_target_is_dialled_waits(pair: Pair
     assert await receive(called, 5) == b"early"
 
 
+async def test_data_out_of_order_is_put_in_order(pair: Pair) -> None:
+    """A gap on one lane is odd, but no fault; what came behind it is kept although its buffer is reused."""
+    caller, called = await pair.stream()
+    for offset, text in ((5, b"world"), (0, b"hello")):
+        pair.lane.send_control(data_header(1, offset, 5) + text)
+        pair.lane.flush()
+        await turns()
+    assert await receive(called, 10) == b"helloworld"
+    caller.close()
+
+
+async def test_little_that_was_delivered_is_acknowledged_in_time(pair: Pair) -> None:
+    caller, called = await pair.stream()
+    await exchange(caller, called)
+    assert pair.a.session is not None
+    assert pair.a.session.kept == 5
+    [lane] = pair.b.lanes.values()
+    pair.b.on_tick(lane)
+    await until(lambda: pair.a.session and pair.a.session.kept == 0, "for the acknowledgement")
+
+
 async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
     caller, called = await pair.stream()
     await exchange(caller, called)
@@ -323,6 +356,7 @@ async def test_silent_half_closed_stream_is_given_up(pair: Pair, monkeypatch: py
         pair.a.on_tick(pair.lane)
     assert await ending(caller) == "reset"
     assert last(pair.a) == ("stream reset", "one direction ended, the other stayed silent")
+    assert not pair.a._quiet, "nothing is remembered of it"
     await exchange(other_caller, other_called)
 
 
@@ -372,7 +406,10 @@ async def test_loss_that_one_side_has_not_noticed(pair: Pair) -> None:
     old.cut(noticed=False)
     await until(lambda: pair.a.wants_lane, "for the loss")
     assert pair.b.state is LinkState.UP
+    called.send(b"into the void")
+    await turns()
     await pair.resume()
+    assert await receive(caller, 13) == b"into the void"
     assert old.aborted
     assert list(pair.b.lanes) == [2]
     await exchange(caller, called)
@@ -385,12 +422,14 @@ async def test_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
     await until(lambda: pair.a.wants_lane, "for the loss")
     lost = join(pair.a, pair.b)
     assert lost.far is not None
-    unheard = lost.far
+    lost.far.far = None  # nothing that b says arrives
     await until(lambda: pair.b.lanes, "for the lane that a never sees")
-    unheard.cut(noticed=False)
+    called.send(b"into the void")
     await turns()
+    lost._lost("the test cut it")
     assert pair.a.wants_lane
     await pair.resume()
+    assert await receive(caller, 13) == b"into the void"
     assert list(pair.a.lanes) == list(pair.b.lanes) == [3]
     await exchange(caller, called)
 
@@ -470,12 +509,33 @@ async def test_late_lane_is_not_waited_for(side: str, monkeypatch: pytest.Monkey
     pair.close()
 
 
+async def test_timer_of_a_loss_ends_with_the_loss() -> None:
+    pair = await Pair(resume_window=0.2).up()
+    caller, called = await pair.stream()
+    pair.lane.cut()
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    await pair.resume()
+    await asyncio.sleep(0.3)  # longer than the window
+    await exchange(caller, called)
+    pair.lane.cut()
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    for link in (pair.a, pair.b):
+        link.end(Code.NONE, "over")
+    join(pair.a, pair.b)
+    await until(lambda: pair.a.lanes and pair.b.lanes, "for a new session")
+    await asyncio.sleep(0.3)
+    assert pair.a.state is pair.b.state is LinkState.UP
+    pair.close()
+
+
 async def test_without_a_window_a_lost_lane_ends_everything() -> None:
     pair = await Pair(resume_window=0).up()
     caller, called = await pair.stream()
     pair.lane.cut()
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     assert pair.a.state is pair.b.state is LinkState.DOWN
+    for link in (pair.a, pair.b):
+        assert [incident.what for incident in link.incidents] == ["link down"], "it was not even hoped for"
     pair.close()
 
 
@@ -489,6 +549,22 @@ async def test_goaway_ends_both_sides_at_once(pair: Pair) -> None:
     assert pair.b.state is LinkState.DOWN
     assert last(pair.b) == ("link down", "hosta ended the link: hosta is stopping")
     assert requests_of(pair.b).closed == 1
+
+
+async def test_closing_waits_for_the_lane(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair.lane, "_begin_linger", pair.lane.flush)
+    closing = asyncio.create_task(pair.a.close(Code.NONE, "over"))
+    await turns()
+    assert not closing.done()
+    pair.lane._release()
+    await asyncio.wait_for(closing, 5)
+
+
+async def test_end_is_a_change(pair: Pair) -> None:
+    waiting = asyncio.create_task(pair.a.wait_change())
+    await turns()
+    pair.a.end(Code.NONE, "over")
+    await asyncio.wait_for(waiting, 5)
 
 
 async def test_misdeed_of_the_peer_ends_the_session(pair: Pair) -> None:

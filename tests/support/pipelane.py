@@ -48,8 +48,10 @@ class PipeLane(Lane):
         self.flush()
 
     def receive(self, raw: bytes) -> None:
-        """Take bytes in."""
-        self._received(memoryview(raw))
+        """Take bytes in, and then use their memory again, as the contract of lanes allows."""
+        buffer = bytearray(raw)
+        self._received(memoryview(buffer))
+        buffer[:] = bytes(len(buffer))
 
     def cut(self, *, noticed: bool = True) -> None:
         """Lose the connection with what is under way; with ``noticed`` False only the far end knows."""

@@ -175,7 +175,7 @@ class Link:
     def welcomed(self, lane: Lane, answer: Welcome) -> None:
         """Take the peer's answer to our offer. Raises ProtocolError."""
         offer, self.offer = self.offer, None
-        if offer is None or self.session is not None:
+        if offer is None:  # given up, or the peer dialled us meanwhile
             lane.close(Code.COLLISION, "another connection is in use")
             return
         negotiation.check_welcome(offer, answer)
