@@ -142,8 +142,6 @@ def _taken_ports(config: Config) -> Iterator[Problem]:
 
 def _tcp_listeners(config: Config) -> Iterator[tuple[str, str, int]]:
     yield "host.listen", config.host.listen.host, config.host.listen.port
-    if "rotate_records" in config.transport.model_fields_set:
-        yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:
         yield "host.metrics", config.host.metrics.host, config.host.metrics.port
     for index, ingress in enumerate(config.ingresses):
