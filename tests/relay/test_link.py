@@ -1,88 +1,35 @@
-"""A link: who gets a session, how it outlives a lane, and what each end of a stream sees of every fault."""
+"""A link: who gets a session, and what each end of a stream sees of every fault."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.links import Pair, Requests, join, make_link, requests_of
-from tests.support.pipelane import PipeLane, pipe
+from tests.support.links import (
+    Pair,
+    Requests,
+    called_by,
+    ending,
+    exchange,
+    goodbye,
+    join,
+    last,
+    make_link,
+    offered,
+    receive,
+    requests_of,
+    reset,
+)
+from tests.support.pipelane import pipe
 from tests.support.waiting import turns, until
-from tunnel.errors import ProtocolError, RefusedError, UnreachableError
+from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay import link as module
-from tunnel.relay.link import Link, LinkState
-from tunnel.relay.reception import _Newcomer
+from tunnel.relay.link import LinkState
 from tunnel.wire.codes import KIB, MIB, Code
-from tunnel.wire.frames import Credit, GoAway, Hello, Limits, Position, Resume, Resumed, data_header
-from tunnel.wire.negotiation import hello
+from tunnel.wire.frames import Credit, Hello, Limits, data_header
 from tunnel.wire.session import Settings
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    """Two links, joined."""
-    joined = await Pair().up()
-    yield joined
-    joined.close()
-
-
-async def receive(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    async with asyncio.timeout(10):
-        while len(data) < count:
-            chunk = await asyncio.get_running_loop().sock_recv(sock, count - len(data))
-            assert chunk, f"the end after {len(data)} of {count} bytes"
-            data += chunk
-    return data
-
-
-async def ending(sock: socket.socket) -> str:
-    """How a stream ends for a hypervisor: "close" or "reset"."""
-    async with asyncio.timeout(10):
-        try:
-            while await asyncio.get_running_loop().sock_recv(sock, MIB):
-                pass
-        except ConnectionResetError:
-            return "reset"
-    return "close"
-
-
-async def exchange(one: socket.socket, other: socket.socket) -> None:
-    one.send(b"there")
-    assert await receive(other, 5) == b"there"
-    other.send(b"back")
-    assert await receive(one, 4) == b"back"
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def last(link: Link) -> tuple[str, str]:
-    return link.incidents[-1].what, link.incidents[-1].reason
-
-
-def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
-    return hello(session, instance, Limits(16, 16))
-
-
-def called_by(link: Link) -> PipeLane:
-    """A lane from ``link``'s peer, in the test's own hands."""
-    near, far = pipe(link.peer, link.plan.host)
-    far.start(_Newcomer(link))
-    return near
-
-
-def goodbye(said: bytearray) -> Code:
-    """The code of the GOAWAY that ends what was said."""
-    start = said.rindex(bytes([GoAway.type]) + bytes(7))
-    return Code(int.from_bytes(said[start + 20 : start + 22]))
-
 
 # Sessions.
 
@@ -385,158 +332,6 @@ async def test_full_lane_is_left_alone_until_it_has_room(pair: Pair) -> None:
     pair.lane.room = True
     pair.a.on_writable(pair.lane)
     assert await receive(called, 5) == b"later"
-
-
-# Resume.
-
-
-async def test_lost_lane_is_replaced_and_nothing_is_missing(pair: Pair) -> None:
-    caller, called = await pair.stream()
-    await exchange(caller, called)
-    pair.lane.cut()
-    await until(lambda: pair.a.state is pair.b.state is LinkState.RESUMING, "for the loss")
-    assert (pair.a.wants_lane, pair.b.wants_lane) == (True, False)
-    caller.send(b"meanwhile")
-    await pair.resume()
-    assert await receive(called, 9) == b"meanwhile"
-    assert (pair.a.resumes, pair.b.resumes) == (1, 1)
-    assert last(pair.a) == last(pair.b) == ("link resumed", "lane 2 replaces lane 1")
-
-
-async def test_loss_that_one_side_has_not_noticed(pair: Pair) -> None:
-    caller, called = await pair.stream()
-    old = pair.lane.far
-    assert old is not None
-    old.cut(noticed=False)
-    await until(lambda: pair.a.wants_lane, "for the loss")
-    assert pair.b.state is LinkState.UP
-    called.send(b"into the void")
-    await turns()
-    await pair.resume()
-    assert await receive(caller, 13) == b"into the void"
-    assert old.aborted
-    assert list(pair.b.lanes) == [2]
-    await exchange(caller, called)
-
-
-async def test_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
-    """The peer attached a lane of which we never heard: the next one takes its place as well."""
-    caller, called = await pair.stream()
-    pair.lane.cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
-    lost = join(pair.a, pair.b)
-    assert lost.far is not None
-    lost.far.far = None  # nothing that b says arrives
-    await until(lambda: pair.b.lanes, "for the lane that a never sees")
-    called.send(b"into the void")
-    await turns()
-    lost._lost("the test cut it")
-    assert pair.a.wants_lane
-    await pair.resume()
-    assert await receive(caller, 13) == b"into the void"
-    assert list(pair.a.lanes) == list(pair.b.lanes) == [3]
-    await exchange(caller, called)
-
-
-async def test_resume_of_another_session_is_refused(pair: Pair) -> None:
-    pair.lane.cut()
-    await turns()
-    intruder = called_by(pair.b)
-    assert intruder.far is not None
-    far = intruder.far
-    intruder.say(Resume(b"?" * 16, 2, 1, 0, 1024, ()))
-    await turns()
-    assert goodbye(far.said) is Code.SESSION_UNKNOWN
-    assert pair.b.state is LinkState.RESUMING
-
-
-@pytest.mark.parametrize("epoch", [0, 1])
-async def test_resume_with_an_old_number_is_refused(pair: Pair, epoch: int) -> None:
-    assert pair.b.session is not None
-    intruder = called_by(pair.b)
-    assert intruder.far is not None
-    far = intruder.far
-    intruder.say(Resume(pair.b.session.id, epoch, 1, 0, 1024, ()))
-    await turns()
-    assert goodbye(far.said) is Code.HANDSHAKE
-    assert pair.b.state is LinkState.UP
-
-
-async def test_only_the_initiator_resumes(pair: Pair) -> None:
-    assert pair.a.session is not None
-    intruder = called_by(pair.a)
-    assert intruder.far is not None
-    far = intruder.far
-    intruder.say(Resume(pair.a.session.id, 2, 1, 0, 1024, ()))
-    await turns()
-    assert goodbye(far.said) is Code.SESSION_UNKNOWN
-
-
-async def test_impossible_position_ends_the_session(pair: Pair) -> None:
-    caller, called = await pair.stream()
-    pair.lane.cut()
-    await turns()
-    assert pair.b.session is not None
-    liar = called_by(pair.b)
-    liar.say(Resume(pair.b.session.id, 2, 1, 1, 1024, (Position(1, 999, 999, 999),)))
-    assert await ending(called) == "reset"
-    assert pair.b.state is LinkState.DOWN
-    assert "impossible position" in last(pair.b)[1]
-    caller.close()
-
-
-@pytest.mark.parametrize("field", ["session", "epoch"])
-async def test_answer_to_something_else_is_no_answer(pair: Pair, field: str) -> None:
-    pair.lane.cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
-    assert pair.a.session is not None
-    lane = join(pair.a, make_link("hostb", "hosta"))
-    session = b"?" * 16 if field == "session" else pair.a.session.id
-    with pytest.raises(ProtocolError, match="RESUMED for another session"):
-        pair.a.resumed(lane, Resumed(session, 2 if field == "session" else 9, 1, 0, 1, ()))
-    assert pair.a.state is LinkState.RESUMING
-
-
-@pytest.mark.parametrize("side", ["a", "b"])
-async def test_late_lane_is_not_waited_for(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RESUME_GRACE", 0.2)
-    pair = await Pair(resume_window=0.1).up()
-    caller, called = await pair.stream()
-    lost = asyncio.get_running_loop().time()
-    pair.lane.cut()
-    assert await ending(caller if side == "a" else called) == "reset"
-    waited = asyncio.get_running_loop().time() - lost
-    assert waited >= (0.1 if side == "a" else 0.3)
-    link = pair.a if side == "a" else pair.b
-    assert last(link) == ("link down", "no lane came back within 0.1 seconds")
-    assert link.state is LinkState.DOWN
-    pair.close()
-
-
-@pytest.mark.parametrize("resumed", [True, False])
-async def test_timer_of_a_loss_ends_with_the_loss(pair: Pair, resumed: bool) -> None:
-    """Else it would end the session, or the next one, for a lane that is long back."""
-    pair.lane.cut()
-    await until(lambda: pair.a.wants_lane and pair.b._give_up, "for the loss")
-    timers = [link._give_up for link in (pair.a, pair.b)]
-    if resumed:
-        await pair.resume()
-    else:
-        pair.a.end(Code.NONE, "over")
-        pair.b.end(Code.NONE, "over")
-    assert all(timer is not None and timer.cancelled() for timer in timers)
-    assert pair.a._give_up is pair.b._give_up is None
-
-
-async def test_without_a_window_a_lost_lane_ends_everything() -> None:
-    pair = await Pair(resume_window=0).up()
-    caller, called = await pair.stream()
-    pair.lane.cut()
-    assert [await ending(caller), await ending(called)] == ["reset", "reset"]
-    assert pair.a.state is pair.b.state is LinkState.DOWN
-    for link in (pair.a, pair.b):
-        assert [incident.what for incident in link.incidents] == ["link down"], "it was not even hoped for"
-    pair.close()
 
 
 # The end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import _Applicant
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.reception import _Newcomer
-from tunnel.wire.codes import Code
+from tunnel.wire.codes import MIB, Code
+from tunnel.wire.frames import GoAway, Hello, Limits
+from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 
 TARGET = "tcp:127.0.0.1:49152"
@@ -125,3 +128,57 @@ class Pair:
             link.end(Code.NONE, "the test is over")
         for sock in self.sockets:
             sock.close()
+
+
+async def receive(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    async with asyncio.timeout(10):
+        while len(data) < count:
+            chunk = await asyncio.get_running_loop().sock_recv(sock, count - len(data))
+            assert chunk, f"the end after {len(data)} of {count} bytes"
+            data += chunk
+    return data
+
+
+async def ending(sock: socket.socket) -> str:
+    """How a stream ends for a hypervisor: "close" or "reset"."""
+    async with asyncio.timeout(10):
+        try:
+            while await asyncio.get_running_loop().sock_recv(sock, MIB):
+                pass
+        except ConnectionResetError:
+            return "reset"
+    return "close"
+
+
+async def exchange(one: socket.socket, other: socket.socket) -> None:
+    one.send(b"there")
+    assert await receive(other, 5) == b"there"
+    other.send(b"back")
+    assert await receive(one, 4) == b"back"
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def last(link: Link) -> tuple[str, str]:
+    return link.incidents[-1].what, link.incidents[-1].reason
+
+
+def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
+    return hello(session, instance, Limits(16, 16))
+
+
+def called_by(link: Link) -> PipeLane:
+    """A lane from ``link``'s peer, in the test's own hands."""
+    near, far = pipe(link.peer, link.plan.host)
+    far.start(_Newcomer(link))
+    return near
+
+
+def goodbye(said: bytearray) -> Code:
+    """The code of the GOAWAY that ends what was said."""
+    start = said.rindex(bytes([GoAway.type]) + bytes(7))
+    return Code(int.from_bytes(said[start + 20 : start + 22]))

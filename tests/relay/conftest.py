@@ -1,0 +1,17 @@
+"""What the tests of the relay share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.links import Pair
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    """Two links, joined."""
+    joined = await Pair().up()
+    yield joined
+    joined.close()
