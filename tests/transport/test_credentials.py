@@ -19,7 +19,9 @@ NOBODY = 65534
 HUNG_UP = "hung up before it could be identified"
 
 CALL = """
-import socket, struct, sys
+import os, socket, struct, sys
+os.setgid(int(sys.argv[5]))
+os.setuid(int(sys.argv[5]))
 sock = socket.socket(int(sys.argv[1]))
 source, target = eval(sys.argv[2]), eval(sys.argv[3])
 if source:
@@ -39,10 +41,9 @@ def caller(
     listener: socket.socket, *, uid: int, way: str = "stay", source: object = None
 ) -> Iterator[socket.socket]:
     """The accepted end of a connection from a process with ``uid``, which may be over already."""
-    arguments = [str(int(listener.family)), repr(source), repr(listener.getsockname()), way]
+    arguments = [str(int(listener.family)), repr(source), repr(listener.getsockname()), way, str(uid)]
     with subprocess.Popen(
         [sys.executable, "-I", "-c", CALL, *arguments],
-        user=uid,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
