@@ -25,6 +25,14 @@ from tunnel.errors import UsageError
 from tunnel.relay.link import LinkState
 
 
+async def turned_away(entry: Path) -> bool:
+    """Whether a caller's connection ends at once."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)
+        caller.connect(str(entry))
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(caller, 1), 1.5) == b""
+
+
 @pytest.fixture
 def hosts(tmp: Path) -> TwoHosts:
     """Two configurations; a has an ingress that leads to b, and nothing leads back."""
@@ -108,7 +116,7 @@ async def test_signal_ends_an_idle_service(hosts: TwoHosts, number: signal.Signa
 async def test_drain_waits_for_streams_but_not_for_ever(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DRAIN_DEADLINE", 0.5)
+    monkeypatch.setattr(module, "DRAIN_DEADLINE", 2.0)
     with Target() as target:
         hosts.a.ingresses[0]["target"] = target.address
         hosts.b.egress["hosta"] = [target.address]
@@ -121,9 +129,25 @@ async def test_drain_waits_for_streams_but_not_for_ever(
                 await until(lambda: b._links["hosta"].pumps, "for the stream")
                 started = asyncio.get_running_loop().time()
                 a._stop()
+                assert await turned_away(hosts.directory / "entry")
                 await asyncio.wait_for(asyncio.shield(task), 10)
-                assert asyncio.get_running_loop().time() - started >= 0.5
+                assert asyncio.get_running_loop().time() - started >= 2.0
             await until(lambda: not b._links["hosta"].pumps, "for b to give the stream up")
+
+
+async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
+    with Target() as target:
+        hosts.a.ingresses[0]["target"] = target.address
+        hosts.b.egress["hosta"] = [target.address]
+        a, b = service(hosts.a), service(hosts.b)
+        async with running(a, b) as [task, other]:
+            await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(hosts.directory / "entry"))
+                await until(lambda: b._links["hosta"].pumps, "for the stream")
+                os.kill(os.getpid(), signal.SIGINT)  # only the service that began last hears it
+                await asyncio.wait({task, other}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+                assert other.done()
 
 
 async def test_address_that_cannot_be_had_leaves_nothing_behind(hosts: TwoHosts) -> None:

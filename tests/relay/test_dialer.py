@@ -110,7 +110,29 @@ async def test_links_come_up_when_the_peer_does(world: World) -> None:
         async with receiving(world, b):
             await until(lambda: a.state is b.state is LinkState.UP, "for the link")
     assert reasons(a)[0] == f"hostb at 127.0.0.1 port {world.port} cannot be reached: Connection refused"
-    assert reasons(a)[0] not in reasons(a)[1:], "said once, however many attempts"
+
+
+async def test_failure_is_said_once_however_many_attempts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
+    a = make_link("hosta", "hostb")
+    started = asyncio.get_running_loop().time()
+    async with dialling(a, world.plan()), listening(world) as accept:
+        for _ in range(6):  # after pauses of 20 ms, 40 ms and so on
+            reset(await accept())
+    assert asyncio.get_running_loop().time() - started < 2.5
+    assert len(reasons(a)) == 1
+
+
+async def test_failure_is_said_again_after_a_success(world: World) -> None:
+    a, b = make_link("hosta", "hostb", resume_window=0), make_link("hostb", "hosta")
+    refused = f"hostb at 127.0.0.1 port {world.port} cannot be reached: Connection refused"
+    async with dialling(a, world.plan()):
+        await until(lambda: reasons(a).count(refused) == 1, "for the first failure")
+        async with receiving(world, b):
+            await until(lambda: a.lanes and b.lanes, "for the link")
+        await until(lambda: reasons(a).count(refused) == 2, "for the second failure")
 
 
 async def test_lane_that_breaks_is_replaced(world: World) -> None:

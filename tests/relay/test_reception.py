@@ -20,7 +20,7 @@ from tunnel.relay.reception import Reception
 from tunnel.transport.sockets import reset
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import Frame, GoAway, Limits, Open, Ping, Resume, Welcome, encode
+from tunnel.wire.frames import Frame, GoAway, Limits, Open, Ping, Pong, Resume, Welcome, encode
 from tunnel.wire.negotiation import hello
 
 OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
@@ -132,6 +132,19 @@ async def test_silent_peer_is_sent_away(port: Port, monkeypatch: pytest.MonkeyPa
     assert isinstance(goaway, GoAway)
     assert (goaway.code, goaway.reason) == (Code.HANDSHAKE, "no first frame came")
     assert port.links["hosta"].incidents[-1].reason.endswith("sent no first frame")
+
+
+async def test_peer_that_spoke_in_time_is_not_sent_away_later(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0.5)
+    peer = await port.knock()
+    await peer.send(encode(OFFER))
+    await peer.read_until(lambda: peer.all(Welcome))
+    await until(lambda: not port.reception._tasks, "for it to be through")
+    await peer.send(encode(Ping(7)))
+    await peer.read_until(lambda: Pong(7) in peer.frames)
+    assert port.links["hosta"].state is LinkState.UP
 
 
 async def test_peer_that_hangs_up_before_its_first_frame(port: Port) -> None:
