@@ -25,8 +25,9 @@ from tunnel.virt.trial import Trial
 MEMORY = 64 * MIB
 BUSY = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 
-# A guest this small converges at once: so switch before the first pass ends, and allow next to no downtime.
-POSTCOPY = Options(Mode.POSTCOPY, downtime_limit=0.001, postcopy_after=0)
+# A guest this small converges at once: so switch before the first pass ends, allow next to no downtime,
+# and send slowly enough that it has not arrived by then.
+POSTCOPY = Options(Mode.POSTCOPY, max_bandwidth=4 * MEMORY, downtime_limit=0.001, postcopy_after=0)
 MULTIFD = Options(Mode.MULTIFD, channels=3)
 PRECOPY = Options(Mode.PRECOPY)
 
