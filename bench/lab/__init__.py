@@ -1,0 +1,46 @@
+"""The two-host lab: two hypervisor hosts on this machine, to migrate guests between.
+
+Each host has network, mount, UTS and PID namespaces of its own, and in them a libvirtd with its own
+``host_uuid``, /etc, /run and certificates, and a firewall that leaves TCP port 16515 open and nothing else.
+Everything ends with the process that made the lab, even when that is killed; only a directory stays, which
+the next lab there removes. It takes root, and the packages that ``./run`` installs (``requirements.py``)::
+
+    from tunnel.bench.lab.configs import Ingress
+    from tunnel.bench.lab.disks import Disk
+    from tunnel.bench.lab.lab import Lab
+
+    with Lab(Path("/tmp/lab"), congestion="cubic") as lab:           # a short absolute path
+        guest = lab.start_guest("web1", memory=256 * MIB, disks=[Disk(16 * MIB), Disk(16 * MIB, "qcow2")])
+
+        # Natively, through a firewall with holes.
+        lab.b.firewall.open(16509, "49152-49215")                    # libvirt's RPC, and QEMU's ports
+        guest.prepare_disks(lab.b)
+        lab.a.virsh("migrate", "--live", "--copy-storage-all", "web1", "qemu+tcp://hostb.lab/system")
+        assert lab.states("web1") == ("shut off", "running")         # on A, on B; or "absent", "paused", ...
+        guest.verify(lab.b)                                          # every page, every disk, the heartbeat
+        lab.reset()                                                  # no guests, no daemons, firewall closed
+
+        # Through mtunnel, with the firewall as it is.
+        guest = lab.start_guest("web1", persistent=False)
+        lab.start_daemons([Ingress("hostb", "tcp:127.0.1.2:49152")]) # both, linked
+        uri = f"qemu+unix:///system?socket={lab.b.libvirt_socket}"   # B's libvirtd, past all networks
+        lab.a.virsh("migrate", "--live", "web1", uri, "--migrateuri", "tcp://127.0.1.2:49152",
+                    "--listen-address", "127.0.0.1")
+        guest.verify(lab.b)
+        assert not lab.b.firewall.refused()                          # {port: packets sent away}
+
+What else there is:
+
+- ``lab.runner("web1")`` is the one host that runs it, or LabError.
+- ``host.run``, ``host.virsh`` and ``host.start`` run programs in a host; ``start`` returns at once, with an
+  object that has ``wait``, ``signal``, ``stop``, ``kill``, ``running``, ``output()`` and ``pid``.
+- ``host.libvirtd`` can be stopped, killed, restarted and configured anew; ``host.kill_qemu("web1")``.
+- ``host.start_daemon(config)`` takes a ``configs.Config``, or a text, and returns a ``daemons.Daemon`` with
+  ``status``, ``link``, ``wait_linked``, ``signal``, ``stop``, ``kill``, ``restart`` and ``log``.
+- ``host.firewall`` closes, opens, shuts, cuts and counts.
+- ``host.state("web1")``, ``host.job("web1")`` and ``host.guests()`` are what its libvirtd says.
+- ``host.plan`` has names and addresses, ``host.plan.outside("/run/…")`` is a host's file for those outside.
+
+Make a lab, and call its methods, in the main thread and outside of coroutines: its hosts die with the thread
+that made them, and ``Guest`` runs an event loop of its own.
+"""

@@ -1,0 +1,72 @@
+"""Configurations of mtunnel for the lab's hosts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from tunnel.bench.lab.plan import PORT, Plan
+
+CONTROL = "/run/mtunnel/control.sock"
+MIGRATION_PORTS = "tcp:127.0.0.1:49152-49215"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """An ``[[ingress]]`` that leads to ``peer``; what is None is left to mtunnel's defaults."""
+
+    peer: str
+    listen: str
+    target: str | None = None
+    users: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A ``[[peer]]``: its name, ``ADDRESS:PORT``, and what it may reach on this host."""
+
+    name: str
+    address: str
+    egress: Sequence[str] = (MIGRATION_PORTS,)
+
+    @classmethod
+    def of(cls, host: Plan, egress: Sequence[str] = (MIGRATION_PORTS,)) -> Peer:
+        """The host of the lab as a peer, at its first address."""
+        return cls(host.name, f"{host.address}:{PORT}", egress)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration. ``host``, ``tls`` and ``transport`` go over what the lab says by itself."""
+
+    plan: Plan
+    peers: Sequence[Peer]
+    ingresses: Sequence[Ingress] = ()
+    host: Mapping[str, object] = field(default_factory=dict)
+    tls: Mapping[str, object] = field(default_factory=dict)
+    transport: Mapping[str, object] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """The file's text."""
+        name = self.plan.name
+        host = {"name": name, "listen": f"0.0.0.0:{PORT}", "control": CONTROL} | dict(self.host)
+        tls = {"ca": "ca.pem", "cert": f"{name}.pem", "key": f"{name}.key"} | dict(self.tls)
+        tables = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", self.transport)]
+        tables += [_table("[[peer]]", asdict(peer)) for peer in self.peers]
+        tables += [_table("[[ingress]]", _stated(ingress)) for ingress in self.ingresses]
+        return "\n".join(tables)
+
+
+def _stated(ingress: Ingress) -> dict[str, object]:
+    values: dict[str, object] = {"peer": ingress.peer, "listen": ingress.listen}
+    if ingress.target is not None:
+        values["target"] = ingress.target
+    if ingress.users is not None:
+        values["users"] = list(ingress.users)
+    return values
+
+
+def _table(head: str, values: Mapping[str, object]) -> str:
+    """One table; JSON's texts, numbers and lists of texts are TOML's too."""
+    return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])

@@ -1,0 +1,95 @@
+"""Disks of the lab's guests: random on one host, empty images on the other, and their comparison."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.waiting import LabError
+from tunnel.bench.tools import path_of
+from tunnel.errors import VerificationError
+
+IMAGES = "/var/lib/libvirt/images"
+"""Where a host keeps the images of its guests: each host has its own, under the same name."""
+
+_SECONDS = 120.0
+_SAME, _DIFFERENT = 0, 1  # qemu-img compare's exit codes
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk of ``size`` bytes, its first three quarters random and the rest never written.
+
+    ``image`` is ``raw`` or ``qcow2``. With ``backing``, for ``--copy-storage-inc``, the first half of it
+    stands in a file that both hosts see, and the guest's own image holds what differs from it.
+    """
+
+    size: int
+    image: str = "raw"
+    backing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image not in {"raw", "qcow2"}:
+            raise LabError(f"a disk's image is raw or qcow2, not {self.image!r}")
+        if self.backing and self.image != "qcow2":
+            raise LabError("only a qcow2 image can have a backing file")
+        if self.size <= 0 or self.size % 65536:
+            raise LabError(f"a disk's size is a multiple of 64 KiB, not {self.size} bytes")
+
+
+class Volume:
+    """One disk of one guest: the content that it must have for ever, and its images on the hosts."""
+
+    def __init__(self, disk: Disk, name: str, shared: Path) -> None:
+        """``name`` is unique in the lab; ``shared`` is a directory that both hosts see."""
+        self.disk = disk
+        self.path = f"{IMAGES}/{name}.{disk.image}"
+        self._reference = shared / f"{name}.reference"
+        self._base = shared / f"{name}.base"
+
+    def create(self, host: Plan) -> None:
+        """Make the content, and the image on ``host`` that holds it."""
+        size = self.disk.size
+        content = os.urandom(size // 4 * 3)
+        for path, part in ((self._reference, content), (self._base, content[: size // 2])):
+            path.write_bytes(part)
+            os.truncate(path, size)
+        image = self._outside(host)
+        backing = ["-B", str(self._base), "-F", "raw"] if self.disk.backing else []
+        _qemu_img("convert", "-f", "raw", "-O", self.disk.image, *backing, str(self._reference), str(image))
+
+    def prepare(self, host: Plan) -> None:
+        """Make an empty image on ``host``, for a migration to fill."""
+        backing = ["-b", str(self._base), "-F", "raw"] if self.disk.backing else []
+        image = str(self._outside(host))
+        _qemu_img("create", "-q", "-f", self.disk.image, *backing, image, str(self.disk.size))
+
+    def compare(self, host: Plan) -> None:
+        """Compare the image on ``host``, whose guest must be stopped, with what it must hold.
+
+        Raises VerificationError, with the first place that differs.
+        """
+        image = str(self._outside(host))
+        formats = ["-f", "raw", "-F", self.disk.image]
+        done = _qemu_img("compare", "-U", *formats, str(self._reference), image, fine=(_SAME, _DIFFERENT))
+        if done.returncode == _DIFFERENT:
+            raise VerificationError(f"{self.path} on {host.name} is not what it was: {done.stdout.strip()}")
+
+    def remove(self, hosts: tuple[Plan, ...]) -> None:
+        """Remove the images from the hosts, and the content."""
+        for path in (self._reference, self._base, *(self._outside(host) for host in hosts)):
+            path.unlink(missing_ok=True)
+
+    def _outside(self, host: Plan) -> Path:
+        return host.outside(self.path)
+
+
+def _qemu_img(*arguments: str, fine: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    command = [path_of("qemu-img"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    if done.returncode not in fine:
+        raise LabError(f"qemu-img {arguments[0]} failed: {(done.stderr + done.stdout).strip()}")
+    return done

@@ -1,0 +1,122 @@
+"""Guests of the lab: started by libvirt, watched through a monitor of our own, and proved page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunnel.bench.lab.disks import Disk, Volume
+from tunnel.bench.lab.domain import Domain
+from tunnel.bench.lab.waiting import until
+from tunnel.virt.guest import MIB, GuestState, Workload, build_image
+from tunnel.virt.qmp import Monitor
+from tunnel.virt.verify import Verified, read_state, verify_memory, wait_filled, wait_heartbeat
+
+if TYPE_CHECKING:
+    from tunnel.bench.lab.host import Host
+
+_FILL_RATE = 8 * MIB  # bytes a second, the slowest that is waited for: emulated, memory never touched before
+_HEARTBEAT = 10.0
+
+
+class Guest:
+    """A pattern guest, which may be on any host of the lab. Its methods name the host that they mean.
+
+    The methods wait on an event loop of their own: call them from plain functions, not from coroutines.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shared: Path,
+        *,
+        memory: int = 64 * MIB,
+        workload: Workload | None = None,
+        disks: Sequence[Disk] = (),
+        persistent: bool = True,
+    ) -> None:
+        """``shared`` is a directory that both hosts see; its ``memory`` belongs to the user of QEMU."""
+        self.name = name
+        self.persistent = persistent
+        self.volumes = [Volume(disk, f"{name}-{number}", shared) for number, disk in enumerate(disks)]
+        self._workload = workload or Workload(working_set=min(memory // 4, 16 * MIB), dirty_rate=MIB)
+        self._kernel = shared / f"{name}.kernel"
+        self.domain = Domain(name, memory, self._kernel, self.volumes)
+        self._dumps = shared / "memory"
+        self._since: GuestState | None = None
+
+    def start(self, host: Host) -> None:
+        """Make its disks, start it on ``host`` and wait until it has filled its memory. Raises LabError."""
+        self._kernel.write_bytes(build_image(self._workload))
+        for volume in self.volumes:
+            volume.create(host.plan)
+        xml = host.plan.directory / f"{self.name}.xml"
+        xml.write_text(self.domain.xml())
+        if self.persistent:
+            host.virsh("define", str(xml))
+            host.virsh("start", self.name)
+        else:
+            host.virsh("create", str(xml))
+        asyncio.run(self._wait_filled(host))
+
+    def prepare_disks(self, host: Host) -> None:
+        """Make empty images for its disks on ``host``, which a migration with storage needs to find there."""
+        for volume in self.volumes:
+            volume.prepare(host.plan)
+
+    def read_state(self, host: Host) -> GuestState:
+        """What the guest on ``host`` says of itself now; it may be running, or paused."""
+        return asyncio.run(self._read_state(host))
+
+    def verify(self, host: Host) -> Verified:
+        """Prove that the guest on ``host`` is the one that was started, whole and alive.
+
+        It is stopped, every page of its memory and every disk is compared, and, if it ran before, it is let
+        run on and its heartbeat is waited for. Raises VerificationError, or HypervisorError when the
+        heartbeat stands still.
+        """
+        verified, ran = asyncio.run(self._verify(host))
+        if ran and host.libvirtd.running:
+            until(f"libvirt on {host.name} to see that {self.name} runs", lambda: self._runs_on(host))
+        return verified
+
+    def remove(self, hosts: Sequence[Host]) -> None:
+        """End it wherever it is, and remove its files."""
+        for host in hosts:
+            host.virsh("destroy", self.name, check=False)
+            host.virsh("undefine", self.name, check=False)
+            (host.plan.directory / f"{self.name}.xml").unlink(missing_ok=True)
+        for volume in self.volumes:
+            volume.remove(tuple(host.plan for host in hosts))
+        self._kernel.unlink(missing_ok=True)
+
+    def _runs_on(self, host: Host) -> bool:
+        return host.state(self.name) == "running"
+
+    async def _monitor(self, host: Host) -> Monitor:
+        return await Monitor.connect(host.plan.outside(self.domain.monitor), f"{self.name} on {host.name}")
+
+    async def _wait_filled(self, host: Host) -> None:
+        patience = 20 + self.domain.memory / _FILL_RATE
+        async with await self._monitor(host) as monitor:
+            self._since = await wait_filled(monitor, self._dumps, within=patience)
+
+    async def _read_state(self, host: Host) -> GuestState:
+        async with await self._monitor(host) as monitor:
+            return await read_state(monitor, self._dumps)
+
+    async def _verify(self, host: Host) -> tuple[Verified, bool]:
+        async with await self._monitor(host) as monitor:
+            ran = await monitor.status() == "running"
+            await monitor.execute("stop")  # which also writes out what QEMU holds back of its disks
+            since = self._since or await read_state(monitor, self._dumps)
+            verified = await verify_memory(monitor, self._dumps, since)
+            for volume in self.volumes:
+                volume.compare(host.plan)
+            if ran:
+                await monitor.execute("cont")
+                await wait_heartbeat(monitor, self._dumps, verified.state, within=_HEARTBEAT)
+        self._since = verified.state
+        return verified, ran

@@ -1,0 +1,154 @@
+"""A host of the lab: its namespaces, and everything that runs in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tunnel.bench.lab import layout, network, programs
+from tunnel.bench.lab.configs import Config
+from tunnel.bench.lab.daemons import Daemon
+from tunnel.bench.lab.firewall import Firewall
+from tunnel.bench.lab.libvirtd import SOCKET, Libvirtd
+from tunnel.bench.lab.namespaces import Namespaces
+from tunnel.bench.lab.plan import PORT, Plan
+from tunnel.bench.lab.programs import Done, Started
+from tunnel.bench.lab.waiting import PATIENCE, LabError
+
+ABSENT = "absent"
+_QEMU_PIDS = "/run/libvirt/qemu"
+
+
+class Host:
+    """One of the two hosts. Paths in its arguments are the host's own, unless they are ``Path``."""
+
+    def __init__(self, plan: Plan, peer: Plan, congestion: str | None = None) -> None:
+        """Begin to start it; its directories are laid out already."""
+        self.plan = plan
+        self.peer = peer
+        self._congestion = congestion
+        self.started: list[Started] = []
+        self.daemons: list[Daemon] = []
+        self._logs = plan.directory / "programs"
+        self._logs.mkdir(exist_ok=True)
+        self.namespaces = Namespaces(plan)
+        self.firewall = Firewall(self._nft)
+        self.libvirtd = Libvirtd(plan, self._start_service, lambda argv: self.run(argv, check=False))
+
+    @property
+    def name(self) -> str:
+        """Its short name, which is also mtunnel's name for it."""
+        return self.plan.name
+
+    # Programs.
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = PATIENCE,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,  # noqa: A002  subprocess.run's own word for it
+    ) -> Done:
+        """Run a program in the host, as root, and return what it printed. Raises LabError when it fails."""
+        return programs.run(self.namespaces, argv, timeout=timeout, check=check, env=env, input=input)
+
+    def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Started:
+        """Start a program in the host, as root. ``Lab.reset`` ends it, if nobody did before."""
+        program = Started(self.namespaces, argv, self._logs, env)
+        self.started.append(program)
+        return program
+
+    def _start_service(self, argv: Sequence[str]) -> Started:
+        return Started(self.namespaces, argv, self._logs)
+
+    def _nft(self, options: Sequence[str], script: str) -> str:
+        return self.run(["nft", *options], input=script).stdout
+
+    # libvirt.
+
+    def virsh(self, *arguments: str, timeout: float = 60.0, check: bool = True) -> Done:
+        """Run virsh against the host's own libvirtd."""
+        return self.run(["virsh", *arguments], timeout=timeout, check=check)
+
+    @property
+    def libvirt_socket(self) -> Path:
+        """The socket of its libvirtd, as reached from outside of the host."""
+        return self.plan.outside(SOCKET)
+
+    def state(self, guest: str) -> str:
+        """What its libvirtd says of a guest: ``running``, ``paused``, ``shut off``, … or ``absent``."""
+        done = self.virsh("domstate", guest, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip()
+        if "failed to get domain" in done.stderr:
+            return ABSENT
+        raise LabError(f"{self.name} does not say how {guest} is: {done.stderr.strip()}")
+
+    def job(self, guest: str, *, completed: bool = False) -> dict[str, str]:
+        """The lines of ``virsh domjobinfo``, of the running job or of the last one that completed."""
+        options = ["--completed"] if completed else []
+        text = self.virsh("domjobinfo", guest, *options).stdout
+        return {
+            key.strip(): value
+            for key, value in re.findall(r"^([^:\n]+):[ \t]+(.*\S)[ \t]*$", text, re.MULTILINE)
+        }
+
+    def guests(self) -> list[str]:
+        """The names of all guests that its libvirtd knows."""
+        return self.virsh("list", "--all", "--name").stdout.split()
+
+    def qemu_pid(self, guest: str) -> int:
+        """The process id of a guest's QEMU, as the host numbers it. Raises LabError when it has none."""
+        file = self.plan.outside(f"{_QEMU_PIDS}/{guest}.pid")
+        try:
+            return int(file.read_text())
+        except (OSError, ValueError) as error:
+            raise LabError(f"no QEMU of {guest} runs on {self.name}: {error}") from error
+
+    def kill_qemu(self, guest: str) -> None:
+        """End a guest's QEMU with SIGKILL."""
+        self.run(["kill", "-9", str(self.qemu_pid(guest))])
+
+    # mtunnel.
+
+    def start_daemon(self, config: Config | str) -> Daemon:
+        """Start mtunnel with this configuration, and wait until it serves. Raises LabError if it does not."""
+        text = config if isinstance(config, str) else config.text()
+        daemon = Daemon(self.plan, text, self._start_service)
+        self.daemons.append(daemon)
+        daemon.wait_serving()
+        return daemon
+
+    # As it was.
+
+    def boot(self) -> None:
+        """Give it its addresses and its firewall, and begin to start libvirtd."""
+        enter = tuple(self.namespaces.enter)
+        network.batch(network.addresses(self.plan), enter)
+        if self._congestion:
+            network.batch(network.routes(self.plan, self._congestion), enter)
+        self.firewall.close(but=(PORT,))
+        self.libvirtd.start(wait=False)
+
+    def reset(self) -> None:
+        """End what was started in it, and restore names, firewall and libvirtd. Guests are left alone."""
+        for daemon in self.daemons:
+            daemon.stop()
+        for program in self.started:
+            program.kill()
+        self.daemons.clear()
+        self.started.clear()
+        layout.write_hosts(self.plan, (self.plan, self.peer))
+        self.firewall.close(but=(PORT,))
+        self.libvirtd.restore()
+
+    def forget(self) -> None:
+        """Collect what the end of the namespaces has killed."""
+        self.libvirtd.kill()
+        for daemon in self.daemons:
+            daemon.kill()
+        for program in self.started:
+            program.kill()

@@ -1,0 +1,140 @@
+"""A lab that outlives the command that brought it up: a small process in the background keeps it.
+
+The lab's directory says who keeps it (``lab.json``) and whether he still does (a lock that ends with him).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tunnel.bench.lab.lab import LOCK, STATE, Lab, lock_of
+from tunnel.bench.lab.waiting import LabError, until
+from tunnel.errors import UsageError
+
+_UP_SECONDS = 60.0
+_DOWN_SECONDS = 30.0
+_READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A lab that is up: its owner's process id, and those of its hosts' first processes, by letter."""
+
+    owner: int
+    hosts: dict[str, int]
+
+
+def start(directory: Path, congestion: str | None = None) -> float:
+    """Bring a lab up in the background; the seconds that it took.
+
+    Raises what ``Lab.up`` raises, and LabError when it does not come up in a minute.
+    """
+    command = [sys.executable, "-m", "tunnel.bench.lab", "keep", f"--directory={directory}"]
+    began = time.monotonic()
+    keeper = subprocess.Popen(
+        [*command, *([f"--congestion={congestion}"] if congestion else [])],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with keeper.stdout or Path(os.devnull).open() as pipe:
+        answered = select.select([pipe], [], [], _UP_SECONDS)[0]
+        answer = json.loads(pipe.readline() or "{}") if answered else {}
+    if answer.get("state") == _READY:
+        return time.monotonic() - began
+    keeper.kill()
+    keeper.wait()
+    message = answer.get("error", f"the lab did not come up in {_UP_SECONDS:g} s")
+    raise UsageError(message) if answer.get("usage") else LabError(message)
+
+
+def keep(directory: Path, congestion: str | None = None) -> None:
+    """Be the keeper: bring the lab up, say so in one line of JSON, and stay until SIGTERM."""
+    # From now on a polite kill unwinds the stack, and the lab goes down with it.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    lab = Lab(directory, congestion=congestion)
+    try:
+        lab.up()
+    except (UsageError, LabError) as error:
+        _say({"error": str(error), "usage": isinstance(error, UsageError)})
+        sys.exit(error.exit_code)
+    try:
+        _say({"state": _READY})
+        _turn_to(directory / "keeper.log")
+        while True:
+            signal.pause()
+    finally:
+        lab.down()
+
+
+def kept(directory: Path) -> Kept | None:
+    """The lab that is up in ``directory``, or None."""
+    if not (directory / LOCK).exists():
+        return None
+    lock = lock_of(directory)
+    if lock is not None:
+        lock.close()
+        return None
+    try:
+        state = json.loads((directory / STATE).read_text())
+        return Kept(int(state["owner"]), {letter: int(pid) for letter, pid in state["hosts"].items()})
+    except (OSError, ValueError, KeyError) as error:
+        raise LabError(f"the lab in {directory} is still coming up, or going down: {error}") from error
+
+
+def stop(directory: Path) -> bool:
+    """End the lab in ``directory`` and remove what is left of it; whether one was up."""
+    lab = kept(directory)
+    if lab is not None:
+        _end(lab)
+    if (directory / LOCK).exists():  # of a lab whose owner was killed
+        shutil.rmtree(directory)
+    return lab is not None
+
+
+def _end(lab: Kept) -> None:
+    processes = [_process(pid) for pid in (lab.owner, *lab.hosts.values())]
+    owner = processes[0]
+    if owner is not None:
+        owner.terminate()
+        with suppress(psutil.TimeoutExpired):
+            owner.wait(_DOWN_SECONDS)
+        with suppress(psutil.NoSuchProcess):
+            owner.kill()
+    until("the lab's processes to end", lambda: not any(_lives(process) for process in processes))
+
+
+def _process(pid: int) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid)
+    return None
+
+
+def _lives(process: psutil.Process | None) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process is not None and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _say(answer: dict[str, object]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def _turn_to(log: Path) -> None:
+    """Let go of the terminal: from now on everything is written to ``log``."""
+    with log.open("a") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)

@@ -1,0 +1,267 @@
+"""The lab: two hosts side by side, from nothing to nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tunnel.bench.lab import layout, network, pki, requirements
+from tunnel.bench.lab.configs import MIGRATION_PORTS, Config, Ingress, Peer
+from tunnel.bench.lab.daemons import Daemon
+from tunnel.bench.lab.disks import Disk
+from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.plan import plan
+from tunnel.bench.lab.waiting import LabError
+from tunnel.certs.authority import Authority
+from tunnel.errors import UsageError
+from tunnel.virt.guest import MIB, Workload
+
+LOCK = "lock"
+STATE = "lab.json"
+_OURS = {LOCK, STATE, "A", "B", "pki", "shared", "keeper.log"}
+_HIDDEN_BY_HOSTS = ("/run", "/var/run", "/etc", "/proc", "/sys", "/var/lib/libvirt", "/var/log/libvirt")
+
+
+class Lab:
+    """Two hosts, ``a`` and ``b``, for as long as the context lasts or this process lives.
+
+    The main thread must make it, and no other: its hosts die with the thread that started them.
+    """
+
+    def __init__(self, directory: Path, *, congestion: str | None = None) -> None:
+        """``directory`` takes all of the lab's files: an absolute, short path, which is made and removed.
+
+        Every socket in the hosts uses TCP's ``congestion`` control; None leaves the machine's default.
+        """
+        self.directory = directory
+        self.guests: dict[str, Guest] = {}
+        self._congestion = congestion
+        self._lock: IO[str] | None = None
+        self._hosts: tuple[Host, Host] | None = None
+
+    # From nothing to nothing.
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    def up(self) -> None:
+        """Bring both hosts up, with libvirtd running and only port 16515 open.
+
+        Raises UsageError when something is missing on this machine, or the directory is unfit or has a lab
+        already; LabError when a host does not start.
+        """
+        requirements.check()
+        self._lock = claim(self.directory)
+        with ExitStack() as undo:
+            undo.callback(self.down)
+            self._hosts = self._start()
+            self._write_state()
+            undo.pop_all()
+
+    def down(self) -> None:
+        """End everything in both hosts and remove the directory. Safe to call twice."""
+        for host in self._hosts or ():
+            host.namespaces.close()
+        for host in self._hosts or ():
+            host.forget()
+        self._hosts = None
+        self.guests.clear()
+        if self._lock is not None:
+            shutil.rmtree(self.directory)
+            self._lock.close()
+            self._lock = None
+
+    def _start(self) -> tuple[Host, Host]:
+        plans = plan(self.directory)
+        shared = self.directory / "shared"
+        shared.mkdir(mode=0o711)
+        (shared / "memory").mkdir(mode=0o700)
+        shutil.chown(shared / "memory", layout.QEMU_USER, layout.QEMU_GROUP)
+        authority = Authority.create(self.directory / "pki")
+        for one in plans:
+            layout.lay_out(one, plans)
+            pki.lay_out(authority, one)
+        a, b = plans
+        # Known before they are ready, so that down() finds them whatever happens next.
+        first = Host(a, b, self._congestion)
+        self._hosts = (first, first)
+        self._hosts = hosts = (first, Host(b, a, self._congestion))
+        for host in hosts:
+            host.namespaces.wait_ready()
+        network.connect((hosts[0].namespaces.pid, hosts[1].namespaces.pid))
+        for host in hosts:
+            host.boot()
+        for host in hosts:
+            host.libvirtd.wait()
+        return hosts
+
+    def _write_state(self) -> None:
+        state = {
+            "owner": os.getpid(),
+            "hosts": {host.plan.letter: host.namespaces.pid for host in self.hosts},
+        }
+        (self.directory / STATE).write_text(json.dumps(state))
+
+    # Its hosts.
+
+    @property
+    def hosts(self) -> tuple[Host, Host]:
+        """Both hosts. Raises LabError when the lab is not up."""
+        if self._hosts is None:
+            raise LabError(f"the lab in {self.directory} is not up")
+        return self._hosts
+
+    @property
+    def a(self) -> Host:
+        """Host A, hosta.lab."""
+        return self.hosts[0]
+
+    @property
+    def b(self) -> Host:
+        """Host B, hostb.lab."""
+        return self.hosts[1]
+
+    @property
+    def shared(self) -> Path:
+        """A directory that both hosts see, under this very path."""
+        return self.directory / "shared"
+
+    # What runs in them.
+
+    def start_guest(
+        self,
+        name: str = "web1",
+        *,
+        host: Host | None = None,
+        memory: int = 64 * MIB,
+        workload: Workload | None = None,
+        disks: Sequence[Disk] = (),
+        persistent: bool = True,
+    ) -> Guest:
+        """Start a guest on ``host`` (A, if none is given) and wait until it has filled its memory.
+
+        ``memory`` in bytes, in whole MiB. Without ``workload`` it dirties 1 MiB a second.
+        """
+        if name in self.guests:
+            raise LabError(f"the lab has a guest {name} already")
+        guest = Guest(name, self.shared, memory=memory, workload=workload, disks=disks, persistent=persistent)
+        self.guests[name] = guest
+        guest.start(host or self.a)
+        return guest
+
+    def states(self, guest: str) -> tuple[str, str]:
+        """What A and B say of a guest: ``("absent", "running")``, for example."""
+        return self.a.state(guest), self.b.state(guest)
+
+    def runner(self, guest: str) -> Host:
+        """The one host that runs a guest. Raises LabError when that is none, or both."""
+        running = [host for host in self.hosts if host.state(guest) == "running"]
+        if len(running) != 1:
+            raise LabError(
+                f"{guest} should run on one host; hosta, hostb say {', '.join(self.states(guest))}"
+            )
+        return running[0]
+
+    def start_daemons(
+        self,
+        ingresses: Sequence[Ingress],
+        *,
+        egress: Sequence[str] = (MIGRATION_PORTS,),
+        transport: dict[str, object] | None = None,
+    ) -> tuple[Daemon, Daemon]:
+        """Start mtunnel on both hosts and wait until they are linked.
+
+        Each ingress is made on the host that its peer is not; both hosts allow the same ``egress``.
+        """
+        for host in self.hosts:
+            mine = [ingress for ingress in ingresses if ingress.peer == host.peer.name]
+            host.start_daemon(
+                Config(host.plan, [Peer.of(host.peer, egress)], mine, transport=transport or {})
+            )
+        first, second = self.a.daemons[-1], self.b.daemons[-1]
+        if ingresses:  # a host dials only where an ingress leads
+            first.wait_linked(self.b.name)
+            second.wait_linked(self.a.name)
+        return first, second
+
+    def reset(self) -> None:
+        """End every guest, daemon and program; restore the firewall, names and libvirtd of both hosts."""
+        for host in self.hosts:
+            host.reset()
+        for guest in self.guests.values():
+            guest.remove(self.hosts)
+        self.guests.clear()
+        for host in self.hosts:
+            for name in host.guests():
+                host.virsh("destroy", name, check=False)
+                host.virsh("undefine", name, check=False)
+
+
+def claim(directory: Path) -> IO[str]:
+    """Make ``directory`` ours and empty, until the returned file is closed, however that happens.
+
+    Raises UsageError when it has a lab that is up, when it holds what is not a lab's, or is in a bad place.
+    """
+    _check_place(directory)
+    directory.mkdir(mode=0o711, exist_ok=True)
+    directory.chmod(0o711)  # QEMU, which is not root, must come through
+    strange = {entry.name for entry in directory.iterdir()} - _OURS
+    if strange or directory.stat().st_uid != os.geteuid():
+        raise UsageError(
+            f"{directory} is not a lab's: {', '.join(sorted(strange)) or 'it belongs to another'}"
+        )
+    lock = lock_of(directory)
+    if lock is None:
+        raise UsageError(
+            f"a lab is up in {directory} already: end it with './run lab down', or choose another"
+        )
+    empty(directory)
+    return lock
+
+
+def lock_of(directory: Path) -> IO[str] | None:
+    """Take the lock of a lab's directory; None if its lab is up."""
+    lock = (directory / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def empty(directory: Path) -> None:
+    """Remove what a killed lab left in its directory."""
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+
+
+def _check_place(directory: Path) -> None:
+    if not directory.is_absolute() or directory.is_symlink():
+        raise UsageError(f"the lab's directory must be an absolute path and no link, not {directory}")
+    if any(directory.is_relative_to(hidden) for hidden in _HIDDEN_BY_HOSTS):
+        raise UsageError(
+            f"{directory} would not be visible in the hosts, which have directories of their own there"
+        )
+    for parent in directory.parents:
+        if not parent.is_dir():
+            raise UsageError(f"{parent} is not a directory")
+        if not parent.stat().st_mode & 0o001:
+            raise UsageError(f"{parent} is closed to other users; QEMU, which runs as one, must come through")

@@ -1,0 +1,93 @@
+"""The files of a host before it starts: its own /etc, /run and /var directories."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunnel.bench.lab.plan import Plan
+
+MACHINE_ETC = "/run/machine-etc"
+"""Where a host finds the machine's /etc; its own points there for everything that it does not have."""
+
+QEMU_USER, QEMU_GROUP = "libvirt-qemu", "kvm"
+"""As whom libvirt runs QEMU: Debian's choice."""
+
+NO_KVM = "no-kvm"
+"""A file of the host's directory that nobody may open; it lies over /dev/kvm."""
+
+_OWN_ETC = {"hostname", "hosts", "libvirt", "mtunnel", "pki"}
+
+Settings = Mapping[str, str | int]
+
+
+def lay_out(host: Plan, hosts: tuple[Plan, Plan]) -> None:
+    """Make the directories of ``host`` and the files in its /etc; certificates come from ``pki``."""
+    for place in host.own.values():
+        place.mkdir(parents=True)
+    (host.directory / NO_KVM).touch(mode=0o000)
+    etc, run = host.outside("/etc"), host.outside("/run")
+    for entry in Path("/etc").iterdir():
+        if entry.name not in _OWN_ETC:
+            (etc / entry.name).symlink_to(f"{MACHINE_ETC}/{entry.name}")
+    (etc / "libvirt").mkdir()
+    (etc / "mtunnel").mkdir()
+    (etc / "hostname").write_text(f"{host.fqdn}\n")
+    write_hosts(host, hosts)
+    write_libvirtd_conf(host)
+    write_qemu_conf(host)
+    for name in ("lock", "user", "machine-etc", "lab", "mtunnel"):
+        (run / name).mkdir()
+    (host.outside("/var/lib/libvirt") / "images").mkdir(mode=0o711)
+    # The guests' monitors; QEMU itself makes the sockets.
+    shutil.chown(run / "lab", QEMU_USER, QEMU_GROUP)
+
+
+def write_hosts(host: Plan, known: tuple[Plan, ...]) -> None:
+    """Write /etc/hosts, the lab's only source of names. A host that is not in ``known`` has no address."""
+    lines = ["127.0.0.1 localhost", "::1 localhost"]
+    lines += [f"{one.address} {one.fqdn} {one.name}" for one in known]
+    # In place: replacing the file would do as well, but keeps what others have open apart from it.
+    (host.outside("/etc") / "hosts").write_text("\n".join(lines) + "\n")
+
+
+def write_libvirtd_conf(host: Plan, changes: Settings | None = None) -> None:
+    """Write libvirtd.conf, with ``changes`` over the lab's own settings."""
+    settings: dict[str, str | int] = {
+        "host_uuid": host.uuid,
+        "unix_sock_group": "root",
+        "unix_sock_rw_perms": "0700",
+        "auth_unix_ro": "none",
+        "auth_unix_rw": "none",
+        "listen_tls": 1,
+        "listen_tcp": 1,
+        "auth_tcp": "none",
+        "auth_tls": "none",
+        "log_filters": "1:qemu.qemu_migration 3:event 3:object 3:json",
+        "log_outputs": "2:file:/var/log/libvirt/libvirtd.log",
+    }
+    _write(host.outside("/etc/libvirt/libvirtd.conf"), settings | dict(changes or {}))
+
+
+def write_qemu_conf(host: Plan, changes: Settings | None = None) -> None:
+    """Write qemu.conf, with ``changes`` over the lab's own settings."""
+    settings: dict[str, str | int] = {
+        "user": QEMU_USER,
+        "group": QEMU_GROUP,
+        "security_driver": "none",
+        "remember_owner": 0,
+        "stdio_handler": "file",  # else a virtlogd would be needed
+        "default_tls_x509_verify": 1,
+    }
+    # No cgroups and no /dev of QEMU's own: this machine may have neither to give.
+    lists = "namespaces = []\ncgroup_controllers = []\n"
+    _write(host.outside("/etc/libvirt/qemu.conf"), settings | dict(changes or {}), lists)
+
+
+def _write(path: Path, settings: Settings, more: str = "") -> None:
+    path.write_text("".join(f"{key} = {_literal(value)}\n" for key, value in settings.items()) + more)
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else f'"{value}"'

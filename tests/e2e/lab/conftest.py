@@ -1,0 +1,7 @@
+"""What the end-to-end tests with libvirt share: the two-host lab."""
+
+from __future__ import annotations
+
+from tests.support.lab import lab, module_lab
+
+__all__ = ["lab", "module_lab"]
