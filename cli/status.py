@@ -32,8 +32,15 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
     for link in facts["links"]:
         yield from _link(link)
     for ingress in facts["ingresses"]:
-        counts = f"{ingress['accepted']} accepted, {ingress['refused']} refused"
-        yield f"ingress {ingress['listen']} -> {ingress['peer']} {ingress['target']}: {counts}"
+        yield _ingress(ingress)
+
+
+def _ingress(ingress: dict[str, Any]) -> str:
+    counts = f"{ingress['accepted']} accepted, {ingress['refused']} refused"
+    where = ingress["listen"]
+    if where.startswith("redirect:"):
+        where += f" (port {ingress['port']})"
+    return f"ingress {where} -> {ingress['peer']} {ingress['target'] or 'same port'}: {counts}"
 
 
 def _link(link: dict[str, Any]) -> Iterator[str]:

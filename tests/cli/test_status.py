@@ -63,10 +63,19 @@ FACTS: dict[str, Any] = {
         {
             "listen": "tcp:127.0.1.2:49152",
             "peer": "hostb",
+            "port": 49152,
             "target": "tcp:127.0.0.1:49152",
             "accepted": 2,
             "refused": 1,
-        }
+        },
+        {
+            "listen": "redirect:127.0.1.2:49152-49215",
+            "peer": "hostb",
+            "port": 40121,
+            "target": None,
+            "accepted": 0,
+            "refused": 0,
+        },
     ],
 }
 
@@ -100,6 +109,7 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
         "  2026-01-01T00:00:03.000+00:00 lane lost: reason 3",
         "  2026-01-01T00:00:04.000+00:00 lane lost: reason 4",
         "ingress tcp:127.0.1.2:49152 -> hostb tcp:127.0.0.1:49152: 2 accepted, 1 refused",
+        "ingress redirect:127.0.1.2:49152-49215 (port 40121) -> hostb same port: 0 accepted, 0 refused",
     ]
 
 

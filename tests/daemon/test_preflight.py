@@ -13,6 +13,7 @@ from tests.support.pki import Pki
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.preflight import preflight
 from tunnel.errors import ConfigError
+from tunnel.transport import nftables
 from tunnel.transport.tls import TlsContexts
 
 INGRESS = '[[ingress]]\npeer = "hostb"\nusers = ["root"]\nlisten = '
@@ -142,11 +143,30 @@ def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) ->
     host = (
         HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlane = "kernel"\nlanes = 2\nrotate_records = 4096\n'
     )
-    config = load(write_config(directory, host, TLS, PEER, INGRESS + '"redirect:127.0.1.2:49152-49215"'))
+    config = load(write_config(directory, host, TLS, PEER))
     assert problems(config) == {
         "transport.lane": "this version has no kernel lane: use auto or userspace",
         "transport.lanes": "this version runs one lane per link",
         "transport.rotate_records": "this version does not rotate lanes: leave it out",
         "host.metrics": "this version has no metrics endpoint: leave it out",
-        "ingress[0].listen": "this version has no redirect: use tcp: or unix:",
     }
+
+
+def test_every_redirect_that_cannot_be_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listens = ("redirect:127.0.1.2:49152-49215", "tcp:127.0.1.3:49152", "redirect:127.0.1.4:49152-49215")
+    ingresses = [INGRESS + f'"{listen}"' for listen in listens]
+    config = load(write_config(directory, HOST, TLS, PEER, *ingresses))
+    monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
+    assert problems(config) == {
+        "ingress[0].listen": "there is no firewall here",
+        "ingress[2].listen": "there is no firewall here",
+    }
+    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    preflight(config, "mtunnel.toml")
+
+
+def test_without_a_redirect_nobody_asks_for_a_firewall(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
+    preflight(configured(directory, "tcp:127.0.1.3:49152"), "mtunnel.toml")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.support.daemons import TwoHosts
 from tests.support.streams import Target
@@ -23,6 +24,7 @@ from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
 from tunnel.errors import UsageError
 from tunnel.relay.link import LinkState
+from tunnel.transport import nftables
 
 
 async def turned_away(entry: Path) -> bool:
@@ -99,6 +101,7 @@ async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
     assert (plan.settings.memory, plan.resume_window) == (64 * 2**20, 7.0)
     [dialer] = service(hosts.a)._dialers()
     assert dialer._plan.congestion == "reno"
+    assert dialer._plan.source == hosts.a.address.rpartition(":")[0]
     [(_, plan)] = service(hosts.b)._link_plans()
     assert [str(rule) for rule in plan.egress.rules] == ["unix:/run/qemu/*"]
 
@@ -148,6 +151,32 @@ async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
                 os.kill(os.getpid(), signal.SIGINT)  # only the service that began last hears it
                 await asyncio.wait({task, other}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
                 assert other.done()
+
+
+async def test_sighup_asks_for_the_redirects_and_ends_nothing(hosts: TwoHosts) -> None:
+    serving = service(hosts.a)
+    async with running(serving) as [task]:
+        assert serving._redirects is not None
+        with structlog.testing.capture_logs() as said:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: any("not read again" in each["event"] for each in said), "for the answer")
+        assert not task.done()
+        assert (await asyncio.to_thread(ask, hosts.a.control, "status"))["host"] == "hosta"
+
+
+async def test_redirect_that_cannot_be_had_leaves_nothing_behind(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del hosts.a.ingresses[0]["target"]
+    hosts.a.ingresses[0]["listen"] = "redirect:127.0.1.2:49152-49215"
+    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    serving = service(hosts.a)
+    monkeypatch.setattr(nftables, "obstacle", lambda: "the firewall has gone meanwhile")
+    with pytest.raises(UsageError, match="the firewall has gone meanwhile"):
+        await serving.run()
+    assert not hosts.a.control.exists()
+    host, _, port = hosts.a.address.rpartition(":")
+    socket.create_server((host, int(port))).close()
 
 
 async def test_address_that_cannot_be_had_leaves_nothing_behind(hosts: TwoHosts) -> None:

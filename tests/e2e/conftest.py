@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import TwoHosts
+from tests.support.namespace import network
 from tests.support.streams import Target
+
+__all__ = ["network"]
 
 
 @pytest.fixture

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemons import TwoHosts
-from tests.support.streams import Target, connect, ends_in_reset, exchange
+from tests.support.streams import Target, connect, exchange, turned_away
+from tests.support.users import NOBODY, acting_as
 
 pytestmark = pytest.mark.root
-
-NOBODY = 65534
-
-
-@contextmanager
-def acting_as(uid: int) -> Iterator[None]:
-    """Own what is made meanwhile as ``uid``: the kernel remembers who made a socket."""
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -38,8 +24,8 @@ def listen(request: pytest.FixtureRequest, tmp: Path) -> str:
 def test_another_user_is_refused(hosts: TwoHosts, target: Target, listen: str) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("root",))
     hosts.start()
-    with acting_as(NOBODY), connect(entry) as caller:
-        assert ends_in_reset(caller)
+    with acting_as(NOBODY):
+        assert turned_away(entry)
     hosts.a.wait_log(re.escape("user nobody may not use this ingress (root may)"))
     assert not target.called
     with connect(entry) as caller, target.accept() as called:
@@ -51,8 +37,7 @@ def test_another_user_is_refused(hosts: TwoHosts, target: Target, listen: str) -
 def test_root_has_no_right_of_its_own(hosts: TwoHosts, target: Target, listen: str) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("nobody",))
     hosts.start()
-    with connect(entry) as caller:
-        assert ends_in_reset(caller)
+    assert turned_away(entry)
     with acting_as(NOBODY), connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
 

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.links import Pair
+from tests.support.namespace import network
+
+__all__ = ["network"]
 
 
 @pytest.fixture

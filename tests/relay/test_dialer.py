@@ -270,6 +270,46 @@ async def test_peer_that_does_not_answer_at_all(world: World, monkeypatch: pytes
     assert reasons(a)[0] == f"hostb at 127.0.0.1 port {world.port} did not answer within 0.2 seconds"
 
 
+@pytest.mark.parametrize(
+    ("source", "from_there"),
+    [("127.0.0.9", True), ("0.0.0.0", False), ("::1", False), ("192.0.2.1", False), (None, False)],
+)
+async def test_dials_from_the_address_that_peers_know_if_the_peer_is_in_reach_of_it(
+    world: World, source: str | None, from_there: bool
+) -> None:
+    a = make_link("hosta", "hostb")
+    plan = DialPlan("127.0.0.1", world.port, lambda: world.a, None, source)
+    async with dialling(a, plan), listening(world) as accept:
+        sock = await accept()
+        assert sock.getpeername()[0] == ("127.0.0.9" if from_there else "127.0.0.1")
+
+
+async def test_address_that_this_host_has_lost_is_reported(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    plan = DialPlan("192.0.2.2", world.port, lambda: world.a, None, "192.0.2.1")  # for documentation only
+    async with dialling(a, plan):
+        await until(lambda: a.incidents, "for the failure")
+    assert reasons(a) == [
+        f"hostb at 192.0.2.2 port {world.port} cannot be reached: Cannot assign requested address"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "reaches"),
+    [
+        ("192.0.2.1", "198.51.100.7", True),
+        ("2001:db8::1", "2001:db8::2", True),
+        ("2001:db8::1", "fe80::2%eth0", True),
+        ("2001:db8::1", "198.51.100.7", False),
+        ("192.0.2.1", "2001:db8::2", False),
+        ("::", "2001:db8::2", False),
+        ("127.0.0.1", "198.51.100.7", False),
+    ],
+)
+def test_which_address_reaches_which(source: str, destination: str, reaches: bool) -> None:
+    assert module._can_reach(source, destination) is reaches
+
+
 async def test_congestion_control_that_this_host_lacks_is_reported(world: World) -> None:
     a = make_link("hosta", "hostb")
     plan = DialPlan("127.0.0.1", world.port, lambda: world.a, "no-such-control")

@@ -16,7 +16,7 @@ from tests.support.links import make_link
 from tests.support.waiting import turns, until
 from tunnel.errors import UsageError
 from tunnel.relay import ingress as module
-from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_listen, parse_target
+from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
 
@@ -204,11 +204,6 @@ async def test_socket_file_admits_everybody_to_be_judged(tmp: Path) -> None:
 async def test_missing_directory_is_a_usage_error(tmp: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot listen on unix:.*: its directory does not exist"):
         Door(UnixAddress(f"{tmp}/none/entry"), frozenset({ME}))
-
-
-async def test_redirect_is_refused() -> None:
-    with pytest.raises(UsageError, match="redirect ingress is not in this version"):
-        Door(parse_listen("redirect:127.0.1.2:100-200"), frozenset({ME}))
 
 
 async def test_taken_port_is_a_usage_error() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.links import Pair, make_link
 from tests.support.waiting import until
-from tunnel.relay.address import UnixAddress, parse_target
+from tunnel.relay.address import RedirectAddress, UnixAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.stats import ingress_facts, link_facts
 
@@ -83,8 +83,18 @@ async def test_ingress(tmp: Path) -> None:
     assert ingress_facts(ingress) == {
         "listen": f"unix:{tmp}/entry",
         "peer": "hostb",
+        "port": None,
         "target": "tcp:127.0.0.1:49152",
         "accepted": 0,
         "refused": 1,
     }
+    await ingress.close()
+
+
+async def test_redirect_tells_its_real_port() -> None:
+    plan = IngressPlan(RedirectAddress("127.0.1.2", 49152, 49215), None, {os.geteuid()})
+    ingress = Ingress(plan, make_link("hosta", "hostb"))
+    facts = ingress_facts(ingress)
+    assert (facts["listen"], facts["target"]) == ("redirect:127.0.1.2:49152-49215", None)
+    socket.create_connection(("127.0.0.1", facts["port"]), 10).close()
     await ingress.close()

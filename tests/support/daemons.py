@@ -85,17 +85,18 @@ class Host:
         self.egress.setdefault(peer.name, [])
 
     def leads_to(self, peer: Host, target: str, listen: str = "", users: tuple[str, ...] = ()) -> str:
-        """Add an ingress whose streams end at ``target`` on ``peer``, where that is allowed; its address."""
+        """Add an ingress whose streams end at ``target`` on ``peer``, where that is allowed; its address.
+
+        With ``listen`` of the form ``redirect:``, ``target`` is the rule that allows its ports.
+        """
         peer.egress[self.name].append(target)
         entry = listen or f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
-        self.ingresses.append(
-            {
-                "peer": peer.name,
-                "listen": entry,
-                "target": target,
-                "users": users or [str(os.getuid())],
-            }
-        )
+        ingress: dict[str, object] = {
+            "peer": peer.name,
+            "listen": entry,
+            "users": users or [str(os.getuid())],
+        }
+        self.ingresses.append(ingress if entry.startswith("redirect:") else ingress | {"target": target})
         return entry
 
     def write_config(self) -> Path:

@@ -36,9 +36,9 @@ def connect(address: str) -> socket.socket:
 class Target:
     """Listens where an egress dials: on a port of 127.0.0.1, or on a unix socket at ``path``."""
 
-    def __init__(self, path: Path | None = None, backlog: int = 64) -> None:
+    def __init__(self, path: Path | None = None, backlog: int = 64, port: int = 0) -> None:
         if path is None:
-            self._server = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+            self._server = socket.create_server(("127.0.0.1", port), backlog=backlog)
             self.address = f"tcp:127.0.0.1:{self._server.getsockname()[1]}"
         else:
             self._server = socket.socket(socket.AF_UNIX)
@@ -140,6 +140,15 @@ def ends_in_reset(sock: socket.socket) -> bool:
     except ConnectionResetError:
         return True
     return sock.family == socket.AF_UNIX
+
+
+def turned_away(address: str) -> bool:
+    """Whether a connection to ``address`` is accepted and reset, perhaps before the caller gets to see it."""
+    try:
+        with connect(address) as caller:
+            return ends_in_reset(caller)
+    except ConnectionResetError:
+        return True
 
 
 def exchange(one: socket.socket, other: socket.socket) -> None:

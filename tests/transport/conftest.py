@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.lanes import Hosts
+from tests.support.namespace import network
 from tests.support.waiting import unexpected
+
+__all__ = ["network"]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
 from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
+from tunnel.transport import nftables
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
 
@@ -30,6 +31,7 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     contexts, problems = _certificates(config)
     for key, path in _sockets(config):
         problems += _socket_problems(key, path, starting=starting)
+    problems += _no_redirects(config)
     problems += _not_in_this_version(config)
     if starting:
         problems += _taken_ports(config)
@@ -48,9 +50,15 @@ def _not_in_this_version(config: Config) -> Iterator[Problem]:
         yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:
         yield "host.metrics", "this version has no metrics endpoint: leave it out"
-    for index, ingress in enumerate(config.ingresses):
-        if isinstance(ingress.listen, RedirectAddress):
-            yield f"ingress[{index}].listen", "this version has no redirect: use tcp: or unix:"
+
+
+def _no_redirects(config: Config) -> Iterator[Problem]:
+    """Name every redirect, if this process could not put it in place."""
+    redirects = [
+        i for i, ingress in enumerate(config.ingresses) if isinstance(ingress.listen, RedirectAddress)
+    ]
+    if redirects and (problem := nftables.obstacle()):
+        yield from ((f"ingress[{index}].listen", problem) for index in redirects)
 
 
 def _certificates(config: Config) -> tuple[TlsContexts | None, list[Problem]]:

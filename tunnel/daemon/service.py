@@ -16,6 +16,7 @@ import structlog
 
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
+from tunnel.daemon.redirects import Redirects
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
@@ -48,21 +49,25 @@ class Service:
         self._ingresses: list[Ingress] = []
         self._reception: Reception | None = None
         self._control: ControlSocket | None = None
+        self._redirects: Redirects | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises UsageError when an address cannot be had."""
+        """Serve until SIGTERM or SIGINT. Raises UsageError when an address or a redirect cannot be had."""
         self._watch_signals()
         try:
             self._listen()
+            self._redirects = Redirects(self._config.host.name, self._ingresses)
+            await self._redirects.install()
             async with asyncio.TaskGroup() as tasks:
-                dialers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
+                helpers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
+                helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 notify("READY=1")
                 await self._stopping.wait()
                 notify("STOPPING=1")
                 await self._drain()
-                for dialer in dialers:
-                    dialer.cancel()
+                for helper in helpers:
+                    helper.cancel()
         finally:
             await self._close()
         log.info("stopped")
@@ -101,7 +106,8 @@ class Service:
         for peer in self._config.peers:
             if peer.name in wanted:
                 address, congestion = peer.address, self._config.transport.congestion
-                plan = DialPlan(address.host, address.port, lambda: self._contexts, congestion)
+                source = self._config.host.listen.host
+                plan = DialPlan(address.host, address.port, lambda: self._contexts, congestion, source)
                 yield Dialer(plan, self._links[peer.name])
 
     def _listen(self) -> None:
@@ -111,7 +117,6 @@ class Service:
             host.listen.host, host.listen.port, lambda: self._contexts, transport.congestion, self._links
         )
         for ingress in self._config.ingresses:
-            assert ingress.target is not None  # noqa: S101  only redirect has none: preflight refused it
             plan = IngressPlan(ingress.listen, ingress.target, ingress.uids)
             self._ingresses.append(Ingress(plan, self._links[ingress.peer]))
 
@@ -119,6 +124,11 @@ class Service:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGINT, self._stop_now)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        if self._redirects is not None:
+            self._redirects.repair()
 
     # Stopping.
 
@@ -144,12 +154,17 @@ class Service:
         return sum(len(link.pumps) for link in self._links.values())
 
     async def _close(self) -> None:
+        """Close the doors, from the outermost inwards; each step leaves the next one nothing to lose."""
+        if self._redirects is not None:
+            await self._redirects.clear()
         for ingress in self._ingresses:
             await ingress.close()
         if self._reception is not None:
             await self._reception.close()
         farewell = f"{self._config.host.name} is stopping"
         await asyncio.gather(*(link.close(Code.NONE, farewell) for link in self._links.values()))
+        if self._redirects is not None:
+            await self._redirects.remove()
         if self._control is not None:
             await self._control.close()
 

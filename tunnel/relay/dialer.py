@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import random
 import socket
@@ -35,6 +36,7 @@ class DialPlan:
     port: int
     contexts: Callable[[], TlsContexts]  # the present ones: certificates are renewed
     congestion: str | None
+    source: str | None = None  # the address of this host to dial from, where it can reach the peer's
 
 
 class Dialer:
@@ -117,6 +119,8 @@ class Dialer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             tune_lane(sock, self._plan.congestion)
+            if self._plan.source and _can_reach(self._plan.source, str(address[0])):
+                sock.bind((self._plan.source, 0))
             await loop.sock_connect(sock, address)
         except BaseException:
             sock.close()
@@ -142,6 +146,14 @@ class Dialer:
             if error.code is Code.SESSION_UNKNOWN:
                 self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}")
             raise
+
+
+def _can_reach(source: str, destination: str) -> bool:
+    """Whether ``source`` names one address, and one from which ``destination`` may be reached at all."""
+    ours, theirs = ipaddress.ip_address(source), ipaddress.ip_address(destination.partition("%")[0])
+    return (
+        not ours.is_unspecified and ours.version == theirs.version and ours.is_loopback == theirs.is_loopback
+    )
 
 
 class _Applicant:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from tunnel.errors import RefusedError, TunnelError, UsageError
-from tunnel.relay.address import ListenAddress, TargetAddress, TcpAddress, UnixAddress
+from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.link import Link
+from tunnel.transport.conntrack import original_destination
 from tunnel.transport.credentials import caller_uid, user_name
 from tunnel.transport.listener import Listener, bind_tcp, bind_unix
-from tunnel.transport.sockets import reset
+from tunnel.transport.sockets import name_of, reset
 
 SOCKET_MODE = 0o666
 """Of a unix socket: who may really use it is decided by uid, for each connection."""
 
 LINK_DEADLINE = 10.0
 """Seconds that a connection waits for a link that is not up."""
+
+LOOPBACK = "127.0.0.1"
+"""Where the firewall takes redirected connections to, and where they lead to on the peer."""
+
+MOST_PORTS_TRIED = 32
 
 MOST_WAITING = 256
 """Connections that may wait to be judged or for the link; more are reset at once."""
@@ -31,10 +38,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class IngressPlan:
-    """What one ``[[ingress]]`` asks for."""
+    """What one ``[[ingress]]`` asks for. ``target`` None: 127.0.0.1 and the port that each caller wants."""
 
     listen: ListenAddress
-    target: TargetAddress
+    target: TargetAddress | None
     uids: Collection[int]
 
 
@@ -47,8 +54,11 @@ class Ingress:
         self.accepted = 0
         self.refused = 0
         self._link = link
-        self._queue: asyncio.Queue[tuple[socket.socket, float]] = asyncio.Queue(MOST_WAITING)
-        self._listener = Listener(_bind(plan.listen), self._take)
+        self._queue: asyncio.Queue[tuple[socket.socket, str, float]] = asyncio.Queue(MOST_WAITING)
+        sock = _bind(plan.listen)
+        self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
+        """Where it really listens: for a redirect, where the firewall must lead its callers."""
+        self._listener = Listener(sock, self._take)
         self._task = asyncio.create_task(self._run(), name=f"ingress {plan.listen}")
 
     async def close(self) -> None:
@@ -62,12 +72,23 @@ class Ingress:
     def _take(self, sock: socket.socket) -> None:
         """Judge a caller at once, while it is there to be judged."""
         try:
-            self._judge(caller_uid(sock))
-            self._queue.put_nowait((sock, asyncio.get_running_loop().time() + LINK_DEADLINE))
+            target = self._admit(sock)
+            self._queue.put_nowait((sock, target, asyncio.get_running_loop().time() + LINK_DEADLINE))
         except asyncio.QueueFull:
             self._refuse(sock, f"{MOST_WAITING} connections are waiting already")
         except (TunnelError, OSError) as error:
             self._refuse(sock, str(error))
+
+    def _admit(self, sock: socket.socket) -> str:
+        """Return what an acceptable caller wants to reach; RefusedError for another."""
+        match self.plan.listen, self.plan.target:
+            case RedirectAddress() as alias, target:
+                wanted = _wanted(sock, alias)
+                self._judge(caller_uid(sock, wanted))
+                return str(target or TcpAddress(LOOPBACK, wanted[1]))
+            case _, target:
+                self._judge(caller_uid(sock))
+                return str(target)
 
     def _judge(self, uid: int) -> None:
         if uid not in self.plan.uids:
@@ -76,9 +97,9 @@ class Ingress:
 
     async def _run(self) -> None:
         while True:
-            sock, deadline = await self._queue.get()
+            sock, target, deadline = await self._queue.get()
             try:
-                await self._link.open(sock, str(self.plan.target), deadline)
+                await self._link.open(sock, target, deadline)
                 self.accepted += 1
             except (TunnelError, OSError) as error:
                 self._refuse(sock, str(error))
@@ -103,5 +124,25 @@ def _bind(listen: ListenAddress) -> socket.socket:
             if not Path(listen.path).parent.is_dir():
                 raise UsageError(f"cannot listen on {listen}: its directory does not exist")
             return bind_unix(listen.path, SOCKET_MODE)
-        case _:
-            raise UsageError(f"cannot listen on {listen}: redirect ingress is not in this version")
+        case RedirectAddress():
+            return _bind_beside(listen.first_port, listen.last_port)
+
+
+def _bind_beside(first: int, last: int) -> socket.socket:
+    """Listen on a port that is not redirected, if there is any: libvirt tests whether those are free."""
+    with ExitStack() as unfit:  # kept until the end, so that the kernel offers another port each time
+        for _ in range(MOST_PORTS_TRIED):
+            sock = bind_tcp(LOOPBACK, 0)
+            if not first <= sock.getsockname()[1] <= last:
+                return sock
+            unfit.enter_context(sock)
+        return bind_tcp(LOOPBACK, 0)
+
+
+def _wanted(sock: socket.socket, alias: RedirectAddress) -> tuple[str, int]:
+    """Return the address that the caller asked for. RefusedError when no rule of ours led it here."""
+    wanted = original_destination(sock)
+    if wanted is None or wanted[0] != alias.host or not alias.first_port <= wanted[1] <= alias.last_port:
+        where = name_of(wanted or sock.getsockname())
+        raise RefusedError(f"a connection to {where} was not redirected from {alias}")
+    return wanted

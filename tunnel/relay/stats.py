@@ -56,11 +56,16 @@ def stream_facts(pump: Pump) -> dict[str, Any]:
 
 
 def ingress_facts(ingress: Ingress) -> dict[str, Any]:
-    """One listening address, and how many connections it let in or turned away."""
+    """One listening address, and how many connections it let in or turned away.
+
+    ``port`` is the one that it really listens on, None for a unix socket; ``target`` is None where each
+    caller names its own port.
+    """
     return {
         "listen": str(ingress.plan.listen),
         "peer": ingress.peer,
-        "target": str(ingress.plan.target),
+        "port": ingress.port,
+        "target": str(ingress.plan.target) if ingress.plan.target else None,
         "accepted": ingress.accepted,
         "refused": ingress.refused,
     }

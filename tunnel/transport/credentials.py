@@ -12,34 +12,36 @@ import struct
 from dataclasses import dataclass
 
 from tunnel.errors import RefusedError
+from tunnel.transport import netlink
+from tunnel.transport.conntrack import original_source
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 
-_NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST = 1
-_NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port: netlink(7)
 _REQUEST = struct.Struct("=BBBBI")  # family, protocol, extensions, padding, states: linux/inet_diag.h
 _SOCKET_ID = struct.Struct("!HH16s16s12s")  # source port, destination port, addresses; interface, cookie
 _ANSWER = struct.Struct("=BBBB48sIIIII")  # family, state, timer, retries, id, expires, queues, uid, inode
 _ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFF_FFFF, 0xFFFF_FFFF)
 _ALL_STATES = 0xFFFF_FFFF
-_TIMEOUT = 1.0
 
 _GONE = "the caller hung up before it could be identified"
 
 
-def caller_uid(sock: socket.socket) -> int:
-    """Return the uid behind an accepted connection. RefusedError when it cannot be known."""
+def caller_uid(sock: socket.socket, wanted: tuple[str, int] | None = None) -> int:
+    """Return the uid behind an accepted connection. RefusedError when it cannot be known.
+
+    ``wanted`` is where the caller of a redirected connection meant to go: that is what its socket is called.
+    """
     if sock.family == socket.AF_UNIX:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         uid: int = _UCRED.unpack(raw)[1]
         return uid
     try:
-        ours, theirs = _End.of(sock.family, sock.getsockname()), _End.of(sock.family, sock.getpeername())
+        theirs = original_source(sock) if wanted else sock.getpeername()
+        ours = wanted or sock.getsockname()
     except OSError:
         raise RefusedError(_GONE) from None
-    return _tcp_owner(sock.family, theirs, ours)
+    return _tcp_owner(sock.family, _End.of(sock.family, theirs), _End.of(sock.family, ours))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def _tcp_owner(family: int, theirs: _End, ours: _End) -> int:
     answers with a listening socket of that port, if there is one: hence the comparison of all four names.
     """
     asked = _SOCKET_ID.pack(theirs.port, ours.port, theirs.address, ours.address, _ANY_INTERFACE_AND_COOKIE)
-    answer = _ask(_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + asked)
+    question = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + asked
+    answer = netlink.ask(netlink.SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, question)
     if answer is None:
         raise RefusedError(_GONE)
     _, _, _, _, found, _, _, _, uid, inode = _ANSWER.unpack_from(answer)
@@ -70,17 +73,6 @@ def _tcp_owner(family: int, theirs: _End, ours: _End) -> int:
     if not inode or found[:names] != asked[:names]:
         raise RefusedError(_GONE)
     return int(uid)
-
-
-def _ask(request: bytes) -> bytes | None:
-    """Return the body of the kernel's answer; None when it has no such socket."""
-    message = _NLMSG.pack(_NLMSG.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + request
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(_TIMEOUT)
-        netlink.sendto(message, (0, 0))
-        reply = netlink.recv(65536)
-    _, kind, _, _, _ = _NLMSG.unpack_from(reply)
-    return reply[_NLMSG.size :] if kind == _SOCK_DIAG_BY_FAMILY else None
 
 
 def user_name(uid: int) -> str:

@@ -1,0 +1,146 @@
+"""The daemon's table is there while the daemon is, comes back when asked, and no other table ever changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import MTUNNEL, Host, TwoHosts
+from tests.support.namespace import nft, ruleset, tables
+from tests.support.streams import Target, connect, exchange
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
+
+LISTEN = "redirect:127.0.1.2:49152-49215"
+SAME = "tcp:127.0.0.1:49152-49215"
+ENTRY = "tcp:127.0.1.2:49160"
+TABLE = "mtunnel-hosta"
+WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", "--")
+
+
+@pytest.fixture
+def pair(network: None, hosts: TwoHosts) -> TwoHosts:
+    """Two hosts beside a firewall of the operator's; host a has the range for b."""
+    nft("add table ip operator; add chain ip operator out { type nat hook output priority -100; }")
+    nft("add rule ip operator out ip daddr 127.0.9.9 tcp dport 80 redirect to :8080")
+    nft("add table inet mtunnel; add set inet mtunnel hosts { type ipv4_addr; }")
+    hosts.a.leads_to(hosts.b, SAME, LISTEN)
+    return hosts
+
+
+def works() -> None:
+    with Target(port=49160) as target, connect(ENTRY) as caller, target.accept() as called:
+        exchange(caller, called)
+
+
+def refused(host: Host, command: str, *prefix: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command that must end with exit code 2; what it says."""
+    argv = [*prefix, *MTUNNEL, command, "--config", str(host.write_config())]
+    ended = subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=30, env=environment, cwd=host.directory
+    )
+    assert ended.returncode == 2, ended
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_table_lives_as_long_as_the_daemon(pair: TwoHosts, number: signal.Signals) -> None:
+    before = ruleset()
+    pair.start()
+    assert tables() == ["operator", "mtunnel", TABLE]
+    assert ruleset().startswith(before)
+    works()
+    pair.a.signal(number)
+    assert pair.a.wait() == 0
+    assert ruleset() == before
+    with pytest.raises(ConnectionRefusedError):
+        connect(ENTRY)
+
+
+def test_killed_daemon_leaves_a_closed_door_and_the_next_one_opens_it(pair: TwoHosts) -> None:
+    pair.start()
+    [first] = pair.a.status()["ingresses"]
+    pair.a.kill()
+    assert TABLE in tables()
+    with pytest.raises(ConnectionRefusedError):
+        connect(ENTRY)
+    nft("add", "chain", "ip", TABLE, "stray")
+    with socket.create_server(("127.0.0.1", first["port"])):  # so that the next one gets another port
+        pair.a.start()
+        pair.wait_up()
+        ours = nft("list", "table", "ip", TABLE)
+        assert ours.count("redirect to") == 1
+        assert "stray" not in ours
+        works()
+
+
+@pytest.mark.parametrize(
+    "damage", [f"delete table ip {TABLE}", f"flush table ip {TABLE}", "flush ruleset"], ids=lambda each: each
+)
+def test_reload_brings_back_what_somebody_took_away(pair: TwoHosts, damage: str) -> None:
+    pair.start()
+    before = nft("list", "table", "ip", TABLE)
+    nft(damage)
+    with pytest.raises(ConnectionRefusedError):
+        connect(ENTRY)
+    pair.a.signal(signal.SIGHUP)
+    pair.a.wait_log("redirects changed.*done=repair")
+    assert nft("list", "table", "ip", TABLE) == before
+    works()
+    assert "the configuration is not read again in this version" in pair.a.log
+
+
+def test_daemons_on_one_machine_have_a_table_each(pair: TwoHosts) -> None:
+    pair.b.leads_to(pair.a, "tcp:127.0.0.1:49300-49310", "redirect:127.0.1.1:49300-49310")
+    pair.start()
+    assert set(tables()) == {"operator", "mtunnel", TABLE, "mtunnel-hostb"}
+    pair.b.signal(signal.SIGTERM)
+    assert pair.b.wait() == 0
+    assert tables() == ["operator", "mtunnel", TABLE]
+
+
+def test_failed_start_leaves_the_running_daemons_table_alone(pair: TwoHosts) -> None:
+    pair.start()
+    before = ruleset()
+    assert "is this daemon running already?" in refused(pair.a, "serve")
+    assert ruleset() == before
+    works()
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_without_the_capability_there_is_one_clear_line(pair: TwoHosts, command: str) -> None:
+    head, line = refused(pair.a, command, *WITHOUT_NET_ADMIN).splitlines()
+    assert head == f"error: {pair.a.config}: 1 problem"
+    assert line == (
+        "  ingress[0].listen: redirect needs the capability CAP_NET_ADMIN, which this process does not have:"
+        " run it as root, or use tcp: or unix:"
+    )
+    assert TABLE not in tables()
+
+
+def test_kernel_that_cannot_ends_the_start(pair: TwoHosts, tmp: Path) -> None:
+    (tmp / "nft").write_text("#!/bin/sh\necho 'Error: Could not process rule: Not supported' >&2\nexit 1\n")
+    (tmp / "nft").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp}:{os.environ['PATH']}"}
+    lines = refused(pair.a, "serve", environment=environment).splitlines()
+    assert lines[-1] == (
+        f"error: cannot change the nftables table {TABLE}: Error: Could not process rule: Not supported"
+        " (redirect needs CAP_NET_ADMIN and a kernel that has nftables with nat)"
+    )
+    assert not pair.a.control.exists()
+
+
+def test_check_says_that_it_would_work_and_changes_nothing(pair: TwoHosts) -> None:
+    before = ruleset()
+    argv = [*MTUNNEL, "check", "--config", str(pair.a.write_config())]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
+    assert f"{LISTEN} -> same port" in done.stdout
+    assert ruleset() == before

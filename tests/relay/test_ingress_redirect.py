@@ -1,0 +1,194 @@
+"""An ingress for a redirected range: each caller's port is kept, and nobody comes in by another way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.support.links import make_link
+from tests.support.namespace import nft
+from tests.support.users import NOBODY, acting_as
+from tests.support.waiting import until
+from tunnel.errors import UsageError
+from tunnel.relay import ingress as module
+from tunnel.relay.address import RedirectAddress
+from tunnel.relay.ingress import Ingress, IngressPlan
+from tunnel.relay.link import Link
+from tunnel.transport.nftables import Redirect, RedirectTable
+
+ALIAS = RedirectAddress("127.0.1.2", 49152, 49215)
+in_network = pytest.mark.usefixtures("network")
+
+
+class Opened:
+    """In place of ``Link.open``."""
+
+    def __init__(self, link: Link) -> None:
+        self.targets: list[str] = []
+        self.sockets: list[socket.socket] = []
+        link.open = self  # type: ignore[method-assign]  # a stub with the same signature
+
+    async def __call__(self, sock: socket.socket, target: str, deadline: float) -> None:
+        self.sockets.append(sock)
+        self.targets.append(target)
+
+
+class Door:
+    """A running ingress, to which the firewall leads."""
+
+    def __init__(self, *uids: int) -> None:
+        self.link = make_link("hosta", "hostb")
+        self.opened = Opened(self.link)
+        self.ingress = Ingress(IngressPlan(ALIAS, None, uids or (os.geteuid(),)), self.link)
+        self.port = self.ingress.port or 0
+
+    @property
+    def reasons(self) -> list[str]:
+        return [incident.reason for incident in self.link.incidents]
+
+
+@asynccontextmanager
+async def door(*uids: int, rule: RedirectAddress = ALIAS) -> AsyncIterator[Door]:
+    entry = Door(*uids)
+    table = RedirectTable("hosta")
+    table.install([Redirect(rule.host, rule.first_port, rule.last_port, entry.port)])
+    try:
+        yield entry
+    finally:
+        await entry.ingress.close()
+        for sock in entry.opened.sockets:
+            sock.close()
+
+
+async def turned_away(address: tuple[str, int]) -> bool:
+    with socket.socket() as caller:
+        caller.setblocking(False)
+        async with asyncio.timeout(10):
+            try:
+                await asyncio.get_running_loop().sock_connect(caller, address)
+                await asyncio.get_running_loop().sock_recv(caller, 1)
+            except ConnectionResetError:
+                return True
+    return False
+
+
+@pytest.mark.root
+@in_network
+async def test_port_that_the_caller_wanted_is_kept() -> None:
+    async with door() as entry:
+        with (
+            socket.create_connection((ALIAS.host, 49152), 10) as first,
+            socket.create_connection((ALIAS.host, 49215), 10) as last,
+        ):
+            await until(lambda: len(entry.opened.sockets) == 2, "for the callers")
+            assert entry.opened.targets == ["tcp:127.0.0.1:49152", "tcp:127.0.0.1:49215"]
+            for number, caller in enumerate((first, last)):
+                caller.send(b"hello")
+                assert entry.opened.sockets[number].recv(5) == b"hello"
+        assert (entry.ingress.accepted, entry.ingress.refused) == (2, 0)
+
+
+@pytest.mark.root
+@in_network
+async def test_other_ports_and_addresses_do_not_lead_here() -> None:
+    async with door():
+        for address in ((ALIAS.host, 49151), (ALIAS.host, 49216), ("127.0.1.3", 49152), ("127.0.0.1", 49152)):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, 10)
+
+
+@pytest.mark.root
+@in_network
+async def test_listener_itself_is_no_way_in() -> None:
+    async with door() as entry:
+        assert await turned_away(("127.0.0.1", entry.port))
+        assert entry.reasons == [
+            f"a connection to 127.0.0.1:{entry.port} was not redirected from redirect:127.0.1.2:49152-49215"
+        ]
+        assert not entry.opened.sockets
+
+
+@pytest.mark.parametrize(
+    "rule", [RedirectAddress("127.0.1.3", 49152, 49215), RedirectAddress("127.0.1.2", 49216, 49300)], ids=str
+)
+@pytest.mark.root
+@in_network
+async def test_what_another_rule_redirects_is_turned_away(rule: RedirectAddress) -> None:
+    async with door(rule=rule) as entry:
+        assert await turned_away((rule.host, rule.first_port))
+        assert entry.reasons == [
+            f"a connection to {rule.host}:{rule.first_port} was not redirected from {ALIAS}"
+        ]
+
+
+@pytest.mark.root
+@in_network
+async def test_other_users_are_turned_away() -> None:
+    async with door(NOBODY) as entry:
+        assert await turned_away((ALIAS.host, 49152))
+        assert entry.reasons == ["user root may not use this ingress (nobody may)"]
+        with acting_as(NOBODY):
+            caller = socket.create_connection((ALIAS.host, 49152), 10)
+        with caller:
+            await until(lambda: entry.opened.sockets, "for the caller who may")
+
+
+@pytest.mark.root
+@in_network
+async def test_hung_up_caller_is_nobody() -> None:
+    async with door(0) as entry:
+        for _ in range(5):
+            socket.create_connection((ALIAS.host, 49152), 10).close()
+        await until(lambda: entry.ingress.refused == 5, "for all to be turned away")
+        assert set(entry.reasons) == {"the caller hung up before it could be identified"}
+
+
+@pytest.mark.root
+@in_network
+async def test_where_nothing_is_tracked_nobody_comes_in() -> None:
+    async with door() as entry:
+        nft("add table ip x; add chain ip x out { type filter hook output priority raw; }")
+        nft("add rule ip x out notrack")
+        assert await turned_away(("127.0.0.1", entry.port))
+        assert "was not redirected" in entry.reasons[0]
+
+
+@pytest.mark.root
+@in_network
+async def test_no_port_of_the_range_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libvirt binds the ports of its range to see which is free, on the very host of this ingress."""
+    offered: list[socket.socket] = []
+
+    def bind(host: str, port: int) -> socket.socket:
+        assert (host, port) == ("127.0.0.1", 0)
+        own = 49152 + len(offered) if len(offered) < 2 else 0
+        sock = socket.create_server((host, own))
+        offered.append(sock)
+        return sock
+
+    monkeypatch.setattr(module, "bind_tcp", bind)
+    entry = Door()
+    assert entry.port == offered[2].getsockname()[1]
+    assert [sock.fileno() for sock in offered[:2]] == [-1, -1], "those are free again"
+    await entry.ingress.close()
+
+
+async def test_range_of_all_ports_takes_one_of_them() -> None:
+    everything = IngressPlan(RedirectAddress("127.0.1.2", 1, 65535), None, {0})
+    entry = Ingress(everything, make_link("hosta", "hostb"))
+    assert entry.port
+    await entry.close()
+
+
+async def test_no_port_at_all_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(host: str, port: int) -> socket.socket:
+        raise UsageError("cannot listen on 127.0.0.1")
+
+    monkeypatch.setattr(module, "bind_tcp", bind)
+    with pytest.raises(UsageError, match="cannot listen on"):
+        Door()
