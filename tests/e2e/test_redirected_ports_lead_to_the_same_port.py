@@ -25,6 +25,7 @@ from tests.support.streams import (
     receive,
     receive_all,
     send_bulk,
+    turned_away,
 )
 from tests.support.users import NOBODY, acting_as
 from tunnel.virt.trial import Trial
