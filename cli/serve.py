@@ -24,7 +24,10 @@ def serve(
     ] = logs.Level.INFO,
     log_format: Annotated[logs.Format, typer.Option(help="How to log.")] = logs.Format.AUTO,
 ) -> None:
-    """Run the daemon of this host, until SIGTERM (lets streams end) or SIGINT (at once)."""
+    """Run the daemon of this host, until SIGTERM (lets streams end) or SIGINT (at once).
+
+    SIGHUP puts the firewall rules of redirect ingresses in place again.
+    """
     logs.configure(log_level, log_format)
     checked = load(config)
     contexts = preflight(checked, str(config), starting=True)

@@ -97,6 +97,15 @@ def test_ipv6_callers_are_known_too() -> None:
             assert caller_uid(accepted) == os.geteuid()
 
 
+def test_ipv4_callers_may_write_their_address_as_ipv6(tcp: socket.socket) -> None:
+    with socket.socket(socket.AF_INET6) as client:
+        client.connect(("::ffff:127.0.0.1", tcp.getsockname()[1]))
+        accepted, _ = tcp.accept()
+        with accepted:
+            assert accepted.family == socket.AF_INET
+            assert caller_uid(accepted) == os.geteuid()
+
+
 @pytest.mark.root
 def test_another_user_is_known_over_tcp(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY) as sock:

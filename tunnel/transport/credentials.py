@@ -23,6 +23,7 @@ _SOCKET_ID = struct.Struct("!HH16s16s12s")  # source port, destination port, add
 _ANSWER = struct.Struct("=BBBB48sIIIII")  # family, state, timer, retries, id, expires, queues, uid, inode
 _ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFF_FFFF, 0xFFFF_FFFF)
 _ALL_STATES = 0xFFFF_FFFF
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1 is 127.0.0.1
 
 _GONE = "the caller hung up before it could be identified"
 
@@ -69,10 +70,19 @@ def _tcp_owner(family: int, theirs: _End, ours: _End) -> int:
     if answer is None:
         raise RefusedError(_GONE)
     _, _, _, _, found, _, _, _, uid, inode = _ANSWER.unpack_from(answer)
-    names = _SOCKET_ID.size - len(_ANY_INTERFACE_AND_COOKIE)
-    if not inode or found[:names] != asked[:names]:
+    if not inode or _ends(found) != (theirs, ours):
         raise RefusedError(_GONE)
     return int(uid)
+
+
+def _ends(socket_id: bytes) -> tuple[_End, _End]:
+    source_port, port, source, address, _ = _SOCKET_ID.unpack(socket_id)
+    return _End(_unmapped(source), source_port), _End(_unmapped(address), port)
+
+
+def _unmapped(address: bytes) -> bytes:
+    """Return an IPv4 address as such that the caller wrote as an IPv6 one: its socket takes both."""
+    return address[len(_MAPPED) :].ljust(16, b"\0") if address.startswith(_MAPPED) else address
 
 
 def user_name(uid: int) -> str:
