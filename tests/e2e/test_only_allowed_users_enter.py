@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_caller_who_hangs_up_at_once_is_never_taken_for_root(
     hosts.start()
     with acting_as(NOBODY):
         for _ in range(60):
-            connect(entry).close()
+            with suppress(ConnectionResetError):  # the daemon was faster, which is as good
+                connect(entry).close()
     with connect(entry) as caller, target.accept() as called:  # the first that comes through at all
         exchange(caller, called)
     [ingress] = hosts.a.status()["ingresses"]
