@@ -52,14 +52,18 @@ class Volume:
 
     def create(self, host: Plan) -> None:
         """Make the content, and the image on ``host`` that holds it."""
-        size = self.disk.size
+        size, image = self.disk.size, str(self._outside(host))
         content = os.urandom(size // 4 * 3)
-        for path, part in ((self._reference, content), (self._base, content[: size // 2])):
-            path.write_bytes(part)
-            os.truncate(path, size)
-        image = self._outside(host)
-        backing = ["-B", str(self._base), "-F", "raw"] if self.disk.backing else []
-        _qemu_img("convert", "-f", "raw", "-O", self.disk.image, *backing, str(self._reference), str(image))
+        shared = content[: size // 2] if self.disk.backing else b""
+        _write_sparse(self._reference, size, content)
+        _write_sparse(self._base, size, shared)
+        # The part that is not shared alone; what is left out is read from the backing file later.
+        own = self._base.with_suffix(".own")
+        _write_sparse(own, size, content[len(shared) :], start=len(shared))
+        _qemu_img("convert", "-f", "raw", "-O", self.disk.image, str(own), image)
+        own.unlink()
+        if self.disk.backing:
+            _qemu_img("rebase", "-u", "-f", self.disk.image, "-b", str(self._base), "-F", "raw", image)
 
     def prepare(self, host: Plan) -> None:
         """Make an empty image on ``host``, for a migration to fill."""
@@ -85,6 +89,13 @@ class Volume:
 
     def _outside(self, host: Plan) -> Path:
         return host.outside(self.path)
+
+
+def _write_sparse(path: Path, size: int, content: bytes, start: int = 0) -> None:
+    with path.open("wb") as file:
+        file.seek(start)
+        file.write(content)
+        file.truncate(size)
 
 
 def _qemu_img(*arguments: str, fine: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:

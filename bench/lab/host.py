@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +36,7 @@ class Host:
         self._logs.mkdir(exist_ok=True)
         self.namespaces = Namespaces(plan)
         self.firewall = Firewall(self._nft)
-        self.libvirtd = Libvirtd(plan, self._start_service, lambda argv: self.run(argv, check=False))
+        self.libvirtd = Libvirtd(plan, lambda argv: self.run(argv, check=False), self.find)
 
     @property
     def name(self) -> str:
@@ -66,6 +68,14 @@ class Host:
 
     def _nft(self, options: Sequence[str], script: str) -> str:
         return self.run(["nft", *options], input=script).stdout
+
+    def find(self, pid_file: str) -> int | None:
+        """The process that a file of the host names, as seen from outside; None if it is no more."""
+        try:
+            inside = int(self.plan.outside(pid_file).read_text())
+        except (OSError, ValueError):
+            return None
+        return self.namespaces.outside_pid(inside)
 
     # libvirt.
 
@@ -101,16 +111,15 @@ class Host:
         return self.virsh("list", "--all", "--name").stdout.split()
 
     def qemu_pid(self, guest: str) -> int:
-        """The process id of a guest's QEMU, as the host numbers it. Raises LabError when it has none."""
-        file = self.plan.outside(f"{_QEMU_PIDS}/{guest}.pid")
-        try:
-            return int(file.read_text())
-        except (OSError, ValueError) as error:
-            raise LabError(f"no QEMU of {guest} runs on {self.name}: {error}") from error
+        """The process id of a guest's QEMU, as seen from outside. Raises LabError when it has none."""
+        pid = self.find(f"{_QEMU_PIDS}/{guest}.pid")
+        if pid is None:
+            raise LabError(f"no QEMU of {guest} runs on {self.name}")
+        return pid
 
     def kill_qemu(self, guest: str) -> None:
         """End a guest's QEMU with SIGKILL."""
-        self.run(["kill", "-9", str(self.qemu_pid(guest))])
+        os.kill(self.qemu_pid(guest), signal.SIGKILL)
 
     # mtunnel.
 
@@ -125,13 +134,13 @@ class Host:
     # As it was.
 
     def boot(self) -> None:
-        """Give it its addresses and its firewall, and begin to start libvirtd."""
+        """Give it its addresses, its firewall and its libvirtd."""
         enter = tuple(self.namespaces.enter)
         network.batch(network.addresses(self.plan), enter)
         if self._congestion:
             network.batch(network.routes(self.plan, self._congestion), enter)
         self.firewall.close(but=(PORT,))
-        self.libvirtd.start(wait=False)
+        self.libvirtd.start()
 
     def reset(self) -> None:
         """End what was started in it, and restore names, firewall and libvirtd. Guests are left alone."""
@@ -142,12 +151,12 @@ class Host:
         self.daemons.clear()
         self.started.clear()
         layout.write_hosts(self.plan, (self.plan, self.peer))
+        self._nft(["flush", "ruleset"], "")  # a daemon that was killed leaves its table
         self.firewall.close(but=(PORT,))
         self.libvirtd.restore()
 
     def forget(self) -> None:
         """Collect what the end of the namespaces has killed."""
-        self.libvirtd.kill()
         for daemon in self.daemons:
             daemon.kill()
         for program in self.started:

@@ -105,8 +105,6 @@ class Lab:
         network.connect((hosts[0].namespaces.pid, hosts[1].namespaces.pid))
         for host in hosts:
             host.boot()
-        for host in hosts:
-            host.libvirtd.wait()
         return hosts
 
     def _write_state(self) -> None:

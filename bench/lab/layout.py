@@ -30,7 +30,9 @@ def lay_out(host: Plan, hosts: tuple[Plan, Plan]) -> None:
     etc, run = host.outside("/etc"), host.outside("/run")
     for entry in Path("/etc").iterdir():
         if entry.name not in _OWN_ETC:
-            (etc / entry.name).symlink_to(f"{MACHINE_ETC}/{entry.name}")
+            # A link of the machine's is kept as it is: it may be relative to its place.
+            target = entry.readlink() if entry.is_symlink() else f"{MACHINE_ETC}/{entry.name}"
+            (etc / entry.name).symlink_to(target)
     (etc / "libvirt").mkdir()
     (etc / "mtunnel").mkdir()
     (etc / "hostname").write_text(f"{host.fqdn}\n")

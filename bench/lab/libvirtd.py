@@ -2,62 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
 
 from tunnel.bench.lab import layout
 from tunnel.bench.lab.layout import Settings
 from tunnel.bench.lab.plan import Plan
-from tunnel.bench.lab.programs import Done, Started
+from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import PATIENCE, LabError, until
 
 SOCKET = "/run/libvirt/libvirt-sock"
 """Where a host's libvirtd listens. It also listens on TCP 16509 (plain) and 16514 (TLS)."""
 
+_PID_FILE = "/run/libvirtd.pid"
+_START = ("libvirtd", "--listen", "--daemon", "--pid-file", _PID_FILE)
+
 
 class Libvirtd:
-    """The libvirtd of one host. Its guests outlive it, and are found again by the next one."""
+    """The libvirtd of one host. Its guests outlive it, and are found again by the next one.
+
+    It belongs to the host and not to whoever started it, so that a test may leave a new one behind.
+    """
 
     def __init__(
-        self, host: Plan, start: Callable[[Sequence[str]], Started], run: Callable[[Sequence[str]], Done]
+        self, host: Plan, run: Callable[[tuple[str, ...]], Done], find: Callable[[str], int | None]
     ) -> None:
+        """``run`` runs a program in the host, ``find`` finds the process id that a file there names."""
         self._host = host
-        self._start = start
         self._run = run
-        self._process: Started | None = None
+        self._find = find
         self._changed = False
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process is not None and self._process.running
+        """Whether there is one."""
+        return self._find(_PID_FILE) is not None
 
     @property
     def pid(self) -> int:
-        """Its process id, as seen from outside of the host. Raises LabError when it was not started."""
-        if self._process is None:
-            raise LabError(f"libvirtd of {self._host.name} was not started")
-        return self._process.pid
+        """Its process id, as seen from outside of the host. Raises LabError when it does not run."""
+        pid = self._find(_PID_FILE)
+        if pid is None:
+            raise LabError(f"libvirtd of {self._host.name} does not run{self._said()}")
+        return pid
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self) -> None:
         """Start it, unless it runs, and wait until it answers. Raises LabError when it does not."""
         if not self.running:
-            self._process = self._start(["libvirtd", "--listen"])
-        if wait:
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait until it answers. Raises LabError, with what it said, when it ends or is silent."""
+            done = self._run(_START)
+            if done.returncode != 0:
+                said = (done.stderr + done.stdout).strip() or "nothing"
+                raise LabError(f"libvirtd of {self._host.name} does not start and says: {said}{self._said()}")
         until(f"libvirtd of {self._host.name} to answer", self._answers, PATIENCE)
 
     def stop(self) -> None:
-        """End it as a service manager would."""
-        if self._process is not None:
-            self._process.stop()
+        """End it as a service manager would. Raises LabError when it does not end."""
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it with SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
+        self._end(signal.SIGKILL)
 
     def restart(self) -> None:
         """Stop it and start another."""
@@ -78,11 +84,18 @@ class Libvirtd:
         else:
             self.start()
 
+    def _end(self, number: signal.Signals) -> None:
+        pid = self._find(_PID_FILE)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            until(f"libvirtd of {self._host.name} to end", lambda: not self.running)
+
     def _answers(self) -> bool:
-        if self._process is None or not self._process.running:
-            said = self._process.said() if self._process else ""
-            raise LabError(f"libvirtd of {self._host.name} ended{said}")
-        # Asking a socket that is not there yet costs nothing; virsh would.
-        if not self._host.outside(SOCKET).is_socket():
-            return False
-        return self._run(["virsh", "--quiet", "list"]).returncode == 0
+        _ = self.pid  # raises when it has ended meanwhile
+        return self._run(("virsh", "--quiet", "list")).returncode == 0
+
+    def _said(self) -> str:
+        log = self._host.outside("/var/log/libvirt/libvirtd.log")
+        lines = log.read_text(errors="replace").splitlines()[-10:] if log.exists() else []
+        return "".join(f"\n  {line}" for line in lines)

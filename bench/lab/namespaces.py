@@ -71,6 +71,16 @@ class Namespaces:
             return [one for one in psutil.process_iter() if mine and _pid_namespace(one) == mine]
         return []
 
+    def outside_pid(self, inside: int) -> int | None:
+        """What a process that is ``inside`` to the host is called outside; None if it is no more."""
+        for process in self.members():
+            with suppress(OSError, psutil.NoSuchProcess):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                (numbers,) = (line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+                if int(numbers[-1]) == inside and process.status() != psutil.STATUS_ZOMBIE:
+                    return int(process.pid)
+        return None
+
     def close(self) -> None:
         """End everything inside, at once. Safe to call twice."""
         members = self.members() if self.pid else []

@@ -14,10 +14,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
+from tunnel.bench.lab.host import Host
 from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.waiting import until
 
 CONGESTION = "cubic"  # the default of some machines paces, even between two namespaces
 
@@ -37,3 +40,41 @@ def lab(module_lab: Lab) -> Iterator[Lab]:
     """A lab without guests and daemons, its firewalls open for port 16515 only."""
     yield module_lab
     module_lab.reset()
+
+
+_LISTEN = """
+import socket, sys
+with socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+    print("listening", flush=True)
+    while True:
+        server.accept()[0].close()
+"""
+_REACH = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=0.5).close()
+except OSError:
+    sys.exit(3)
+"""
+
+
+class Listener:
+    """Somebody who listens on a TCP port of all addresses of a host, while the context lasts."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        self._host, self._port = host, port
+
+    def __enter__(self) -> Self:
+        self._program = self._host.start(["python3", "-c", _LISTEN, str(self._port)])
+        until("the listener to listen", lambda: self._program.output())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._program.kill()
+
+
+def reaches(host: Host, address: str, port: int) -> bool:
+    """Whether a connection from ``host`` to ``address`` is accepted within half a second."""
+    done = host.run(["python3", "-c", _REACH, address, str(port)], check=False)
+    assert done.returncode in {0, 3}, done.stderr
+    return done.returncode == 0

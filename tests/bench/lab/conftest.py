@@ -1,0 +1,18 @@
+"""What the lab's own tests share: a lab that is up, and hosts on paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.lab import lab, module_lab
+from tunnel.bench.lab.plan import Plan, plan
+
+__all__ = ["lab", "module_lab"]
+
+
+@pytest.fixture
+def plans(tmp: Path) -> tuple[Plan, Plan]:
+    """The hosts of a lab that is not there."""
+    return plan(tmp)

@@ -1,0 +1,64 @@
+"""A host's files: its own where the lab says so, the machine's everywhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunnel.bench.lab import layout
+from tunnel.bench.lab.plan import Plan
+
+
+@pytest.fixture
+def laid_out(plans: tuple[Plan, Plan], monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, Plan]:
+    """Both hosts laid out; what would need root is left to the living lab's tests."""
+    monkeypatch.setattr("shutil.chown", lambda *_: None)
+    for host in plans:
+        layout.lay_out(host, plans)
+    return plans
+
+
+def test_the_rest_of_etc_is_the_machines(laid_out: tuple[Plan, Plan]) -> None:
+    etc = laid_out[0].outside("/etc")
+    linked = {entry.name: str(entry.readlink()) for entry in etc.iterdir() if entry.is_symlink()}
+    assert linked["passwd"] == "/run/machine-etc/passwd"
+    assert linked.keys() == {entry.name for entry in Path("/etc").iterdir()} - {
+        *("hostname", "hosts", "libvirt", "mtunnel", "pki")
+    }
+
+
+def test_each_host_has_its_own_name_and_knows_both(laid_out: tuple[Plan, Plan]) -> None:
+    for host in laid_out:
+        assert host.outside("/etc/hostname").read_text() == f"{host.fqdn}\n"
+        names = host.outside("/etc/hosts").read_text()
+        assert "192.0.2.1 hosta.lab hosta\n" in names
+        assert "192.0.2.2 hostb.lab hostb\n" in names
+
+
+def test_a_name_can_be_taken_out_of_the_world(laid_out: tuple[Plan, Plan]) -> None:
+    layout.write_hosts(laid_out[0], laid_out[:1])
+    assert "hostb" not in laid_out[0].outside("/etc/hosts").read_text()
+
+
+def _conf(path: Path) -> dict[str, str]:
+    lines = (line.partition(" = ") for line in path.read_text().splitlines())
+    return {key: value for key, _, value in lines}
+
+
+def test_each_libvirtd_has_a_uuid_of_its_own(laid_out: tuple[Plan, Plan]) -> None:
+    uuids = [_conf(host.outside("/etc/libvirt/libvirtd.conf"))["host_uuid"] for host in laid_out]
+    assert uuids == [f'"{host.uuid}"' for host in laid_out]
+
+
+def test_changed_settings_go_over_the_labs_own(laid_out: tuple[Plan, Plan]) -> None:
+    host = laid_out[0]
+    layout.write_libvirtd_conf(host, {"host_uuid": "x", "listen_tcp": 0})
+    layout.write_qemu_conf(host, {"migrate_tls_force": 1})
+    libvirtd, qemu = (_conf(host.outside(f"/etc/libvirt/{name}.conf")) for name in ("libvirtd", "qemu"))
+    assert (libvirtd["host_uuid"], libvirtd["listen_tcp"], libvirtd["listen_tls"]) == ('"x"', "0", "1")
+    assert (qemu["migrate_tls_force"], qemu["user"], qemu["namespaces"]) == ("1", '"libvirt-qemu"', "[]")
+
+
+def test_nobody_may_open_what_lies_over_kvm(laid_out: tuple[Plan, Plan]) -> None:
+    assert (laid_out[0].directory / layout.NO_KVM).stat().st_mode & 0o777 == 0

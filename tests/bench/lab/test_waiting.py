@@ -1,0 +1,25 @@
+"""Waiting returns what was found, and gives up in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunnel.bench.lab.waiting import LabError, until
+
+
+def test_the_first_true_answer_is_returned() -> None:
+    answers = iter([None, 0, "", "there", "later"])
+    assert until("an answer", lambda: next(answers)) == "there"
+
+
+def test_waiting_in_vain_names_what_for() -> None:
+    with pytest.raises(LabError, match=r"waited 0\.05 s in vain for a miracle"):
+        until("a miracle", lambda: False, within=0.05)
+
+
+def test_an_error_ends_the_waiting() -> None:
+    def fail() -> None:
+        raise LabError("it ended")
+
+    with pytest.raises(LabError, match="it ended"):
+        until("it", fail)
