@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunnel.bench.lab.disks import Disk, Volume
 from tunnel.bench.lab.domain import Domain
-from tunnel.bench.lab.waiting import until
+from tunnel.bench.lab.waiting import LabError, until
 from tunnel.virt.guest import MIB, GuestState, Workload, build_image
 from tunnel.virt.qmp import Monitor
 from tunnel.virt.verify import Verified, read_state, verify_memory, wait_filled, wait_heartbeat
@@ -74,8 +74,8 @@ class Guest:
         """Prove that the guest on ``host`` is the one that was started, whole and alive.
 
         It is stopped, every page of its memory and every disk is compared, and, if it ran before, it is let
-        run on and its heartbeat is waited for. Raises VerificationError, or HypervisorError when the
-        heartbeat stands still.
+        run on and its heartbeat is waited for. Raises VerificationError, HypervisorError when the heartbeat
+        stands still, and LabError when the guest is not there.
         """
         verified, ran = asyncio.run(self._verify(host))
         if ran and host.libvirtd.running:
@@ -96,7 +96,10 @@ class Guest:
         return host.state(self.name) == "running"
 
     async def _monitor(self, host: Host) -> Monitor:
-        return await Monitor.connect(host.plan.outside(self.domain.monitor), f"{self.name} on {host.name}")
+        socket = host.plan.outside(self.domain.monitor)
+        if not socket.is_socket():  # QEMU makes it before libvirt says that the guest is started
+            raise LabError(f"no QEMU has {self.name} on {host.name}")
+        return await Monitor.connect(socket, f"{self.name} on {host.name}")
 
     async def _wait_filled(self, host: Host) -> None:
         patience = 20 + self.domain.memory / _FILL_RATE

@@ -21,6 +21,7 @@ import psutil
 
 from tunnel.bench.lab.lab import LOCK, STATE, Lab, lock_of
 from tunnel.bench.lab.waiting import LabError, until
+from tunnel.bench.tools import path_of
 from tunnel.errors import UsageError
 
 _UP_SECONDS = 60.0
@@ -43,20 +44,20 @@ def start(directory: Path, congestion: str | None = None) -> float:
     """
     command = [sys.executable, "-m", "tunnel.bench.lab", "keep", f"--directory={directory}"]
     began = time.monotonic()
-    keeper = subprocess.Popen(
-        [*command, *([f"--congestion={congestion}"] if congestion else [])],
+    # setsid ends at once, so that the keeper is nobody's child.
+    with subprocess.Popen(
+        [path_of("setsid"), "--fork", *command, *([f"--congestion={congestion}"] if congestion else [])],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,
-    )
-    with keeper.stdout or Path(os.devnull).open() as pipe:
-        answered = select.select([pipe], [], [], _UP_SECONDS)[0]
-        answer = json.loads(pipe.readline() or "{}") if answered else {}
+    ) as launcher:
+        pipe = launcher.stdout
+        answered = pipe is not None and bool(select.select([pipe], [], [], _UP_SECONDS)[0])
+        line = pipe.readline().strip() if pipe is not None and answered else ""
+    answer = json.loads(line or "{}")
     if answer.get("state") == _READY:
         return time.monotonic() - began
-    keeper.kill()
-    keeper.wait()
+    # A keeper that is too late finds nobody to tell, and goes down again.
     message = answer.get("error", f"the lab did not come up in {_UP_SECONDS:g} s")
     raise UsageError(message) if answer.get("usage") else LabError(message)
 
@@ -110,8 +111,8 @@ def _end(lab: Kept) -> None:
     owner = processes[0]
     if owner is not None:
         owner.terminate()
-        with suppress(psutil.TimeoutExpired):
-            owner.wait(_DOWN_SECONDS)
+        with suppress(LabError):
+            until("the keeper to end", lambda: not _lives(owner), _DOWN_SECONDS)
         with suppress(psutil.NoSuchProcess):
             owner.kill()
     until("the lab's processes to end", lambda: not any(_lives(process) for process in processes))

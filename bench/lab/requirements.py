@@ -20,6 +20,7 @@ PROGRAMS = {
     "mount": "mount",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
+    "setsid": "util-linux",
     "unshare": "util-linux",
 }
 LIBRARIES = ("psutil", "qemu.qmp")

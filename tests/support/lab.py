@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -25,14 +26,20 @@ from tunnel.bench.lab.waiting import until
 CONGESTION = "cubic"  # the default of some machines paces, even between two namespaces
 
 
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory with a short path that QEMU, which is not root, can come through."""
+    with tempfile.TemporaryDirectory(prefix="mt-", dir="/tmp") as name:
+        home = Path(name)
+        home.chmod(0o711)
+        yield home
+
+
 @pytest.fixture(scope="module")
 def module_lab(no_process_left_by_session: None) -> Iterator[Lab]:
     """A lab that is up, shared by the tests of a module."""
-    with tempfile.TemporaryDirectory(prefix="mt-", dir="/tmp") as name:
-        home = Path(name)
-        home.chmod(0o711)  # QEMU, which is not root, must come through
-        with Lab(home / "lab", congestion=CONGESTION) as up:
-            yield up
+    with open_directory() as home, Lab(home / "lab", congestion=CONGESTION) as up:
+        yield up
 
 
 @pytest.fixture

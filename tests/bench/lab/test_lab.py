@@ -1,0 +1,160 @@
+"""The lab stands up, carries a migration, and leaves nothing; it takes no directory that is not its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.lab import open_directory
+from tunnel.bench.lab.configs import Ingress
+from tunnel.bench.lab.disks import Disk
+from tunnel.bench.lab.lab import Lab, claim
+from tunnel.bench.lab.waiting import LabError
+from tunnel.errors import UsageError
+from tunnel.virt.guest import MIB
+
+GUEST = 32 * MIB
+
+
+def test_a_directory_is_claimed_by_one(tmp: Path) -> None:
+    tmp.chmod(0o711)
+    with claim(tmp / "lab"), pytest.raises(UsageError, match=r"a lab is up in .*/lab already"):
+        claim(tmp / "lab")
+    claim(tmp / "lab").close()
+
+
+def test_what_a_killed_lab_left_is_removed(tmp: Path) -> None:
+    tmp.chmod(0o711)
+    claim(tmp / "lab").close()
+    (tmp / "lab/A/run").mkdir(parents=True)
+    (tmp / "lab/B").symlink_to("/etc")  # which must survive it
+    (tmp / "lab/lab.json").touch()
+    with claim(tmp / "lab"):
+        assert [path.name for path in (tmp / "lab").iterdir()] == ["lock"]
+    assert Path("/etc/passwd").exists()
+
+
+def test_a_directory_with_anything_else_in_it_is_left_alone(tmp: Path) -> None:
+    tmp.chmod(0o711)
+    (tmp / "thesis.txt").touch()
+    with pytest.raises(UsageError, match=r"is not a lab's: thesis\.txt"):
+        claim(tmp)
+    assert [path.name for path in tmp.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("place", ["lab", "/run/lab", "/etc/lab", "/var/lib/libvirt/lab", "/no/such/lab"])
+def test_a_place_that_cannot_do_is_refused(place: str) -> None:
+    with pytest.raises(UsageError, match=r"absolute path|would not be visible|is not a directory"):
+        claim(Path(place))
+
+
+def test_a_place_that_qemu_cannot_reach_is_refused(tmp: Path) -> None:
+    tmp.chmod(0o700)
+    with pytest.raises(UsageError, match=f"{tmp} is closed to other users"):
+        claim(tmp / "lab")
+
+
+def test_a_lab_that_is_not_up_has_no_hosts(tmp: Path) -> None:
+    down = Lab(tmp / "lab")
+    with pytest.raises(LabError, match=r"the lab in .* is not up"):
+        print(down.a)
+    down.down()
+
+
+def test_nothing_is_made_where_something_is_missing(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.bench.lab.requirements.missing", lambda: ["root: no"])
+    with pytest.raises(UsageError, match="root: no"), Lab(tmp / "lab"):
+        pass
+    assert list(tmp.iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_lab_leaves_nothing(tmp: Path) -> None:
+    with open_directory() as home, Lab(home / "lab") as lab:
+        lab.start_guest(memory=GUEST)
+        lab.start_daemons([])
+        members = [process for host in lab.hosts for process in host.namespaces.members()]
+        assert {"libvirtd", "sh"} < {process.name() for process in members}
+        lab.down()
+        assert not [process for process in members if psutil.pid_exists(process.pid)]
+        assert list(home.iterdir()) == []
+        lab.down()  # once more does no harm
+
+
+@pytest.mark.root
+def test_a_lab_that_does_not_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.bench.lab.network.connect", _fail)
+    with open_directory() as home:
+        lab = Lab(home / "lab")
+        with pytest.raises(LabError, match="no wire"):
+            lab.up()
+        assert list(home.iterdir()) == []
+
+
+def _fail(_pids: tuple[int, int]) -> None:
+    raise LabError("no wire")
+
+
+@pytest.mark.root
+def test_two_labs_do_not_know_of_each_other(lab: Lab) -> None:
+    with open_directory() as home, Lab(home / "lab") as other:
+        other.start_guest(memory=GUEST)
+        assert lab.states("web1") == ("absent", "absent")
+
+
+@pytest.mark.root
+def test_a_guest_moves_natively_with_its_disks(lab: Lab) -> None:
+    guest = lab.start_guest(memory=GUEST, disks=[Disk(MIB), Disk(MIB, "qcow2")])
+    guest.prepare_disks(lab.b)
+    lab.b.firewall.open(16509, "49152-49215")
+    lab.a.virsh("migrate", "--live", "--copy-storage-all", "web1", "qemu+tcp://hostb.lab/system")
+    assert lab.states("web1") == ("shut off", "running")
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+    assert lab.b.job("web1", completed=True)["Job type"] == "Completed"
+
+
+@pytest.mark.root
+def test_only_the_difference_moves_over_a_shared_backing_file(lab: Lab) -> None:
+    guest = lab.start_guest(memory=GUEST, disks=[Disk(4 * MIB, "qcow2", backing=True)])
+    guest.prepare_disks(lab.b)
+    lab.b.firewall.open(16509, "49152-49215")
+    lab.a.virsh("migrate", "--live", "--copy-storage-inc", "web1", "qemu+tcp://hostb.lab/system")
+    guest.verify(lab.b)
+
+
+@pytest.mark.root
+def test_a_native_migration_with_qemus_own_tls(lab: Lab) -> None:
+    guest = lab.start_guest(memory=GUEST)
+    lab.b.firewall.open(16514, "49152-49215")
+    lab.a.virsh("migrate", "--live", "--p2p", "--tls", "web1", "qemu+tls://hostb.lab/system")
+    guest.verify(lab.b)
+
+
+@pytest.mark.root
+def test_a_guest_moves_through_mtunnel_with_the_firewall_closed(lab: Lab) -> None:
+    guest = lab.start_guest(memory=GUEST, persistent=False)
+    lab.start_daemons([Ingress("hostb", "tcp:127.0.1.2:49152")])
+    uri = f"qemu+unix:///system?socket={lab.b.libvirt_socket}"
+    away = ("--migrateuri", "tcp://127.0.1.2:49152", "--listen-address", "127.0.0.1")
+    lab.a.virsh("migrate", "--live", "web1", uri, *away)
+    assert lab.states("web1") == ("absent", "running")
+    guest.verify(lab.b)
+    assert lab.b.firewall.refused() == {}
+
+
+@pytest.mark.root
+def test_a_guest_that_runs_nowhere_has_no_runner(lab: Lab) -> None:
+    lab.start_guest(memory=GUEST)
+    lab.a.virsh("destroy", "web1")
+    with pytest.raises(LabError, match="web1 should run on one host; hosta, hostb say shut off, absent"):
+        lab.runner("web1")
+
+
+@pytest.mark.root
+def test_a_name_is_given_once(lab: Lab) -> None:
+    lab.start_guest(memory=GUEST)
+    with pytest.raises(LabError, match="has a guest web1 already"):
+        lab.start_guest(memory=GUEST)
