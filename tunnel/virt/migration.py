@@ -69,14 +69,19 @@ class Options:
     """How to migrate. ``max_bandwidth`` in bytes a second (None = unlimited), ``downtime_limit`` in seconds.
 
     ``channels`` is for MULTIFD. ``postcopy_after`` is for POSTCOPY: the passes over the memory before the
-    switch, 0 = at once; QEMU switches only a guest that it could not move within ``downtime_limit`` anyway.
+    switch, 0 = at once, None = not by itself; QEMU switches only a guest that it could not move within
+    ``downtime_limit`` anyway. ``preempt`` gives the pages that the guest waits for a channel of their own:
+    None = if both sides are known to have it.
     """
 
     mode: Mode = Mode.PRECOPY
     channels: int = 4
     max_bandwidth: int | None = None
     downtime_limit: float = 0.3
-    postcopy_after: int = 1
+    postcopy_after: int | None = 1
+    return_path: bool = True
+    preempt: bool | None = None
+    auto_converge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +185,18 @@ async def _run_state(monitor: Monitor) -> str:
 async def _configure(source: Monitor, destination: Monitor | None, options: Options) -> None:
     sides = [side for side in (source, destination) if side is not None]
     offered = {side: await _offered(side) for side in sides}
-    postcopy = options.mode is Mode.POSTCOPY
+    postcopy, preempt = options.mode is Mode.POSTCOPY, options.preempt
+    if preempt is None:
+        # Only when both are known to understand it: the destination waits for the extra channel.
+        common = all("postcopy-preempt" in offers for offers in offered.values())
+        preempt = destination is not None and common
     wanted = {
         "events": True,
-        "return-path": True,
+        "return-path": options.return_path,
         "multifd": options.mode is Mode.MULTIFD,
         "postcopy-ram": postcopy,
-        # Only when both are known to understand it: the destination waits for the extra channel.
-        "postcopy-preempt": postcopy
-        and destination is not None
-        and all("postcopy-preempt" in offers for offers in offered.values()),
+        "postcopy-preempt": postcopy and preempt,
+        "auto-converge": options.auto_converge,
     }
     for side, offers in offered.items():
         await _set_capabilities(side, offers, wanted)
@@ -265,13 +272,17 @@ class _Transfer:
             if sample.phase.ended:
                 return answer
             await self._maybe_switch(sample)
-            # An event is only a reason to look earlier: a monitor that is lost sends none.
+            # An event is only a reason to look earlier: a monitor that is lost sends none. Not wait_for:
+            # before Python 3.12 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(events.get(), _SAMPLE_INTERVAL)
+                async with asyncio.timeout(_SAMPLE_INTERVAL):
+                    await events.get()
 
     async def _maybe_switch(self, sample: Sample) -> None:
-        due = sample.phase is Phase.ACTIVE and sample.iteration > self._options.postcopy_after
-        if self._options.mode is Mode.POSTCOPY and due and not self._switch_asked:
+        after = self._options.postcopy_after
+        if self._options.mode is not Mode.POSTCOPY or after is None or self._switch_asked:
+            return
+        if sample.phase is Phase.ACTIVE and sample.iteration > after:
             await self._source.execute("migrate-start-postcopy")
             self._switch_asked = True
 
