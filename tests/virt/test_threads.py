@@ -1,0 +1,50 @@
+"""Blocking calls in threads: their answers, their errors, and those that never come back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from tunnel.virt.threads import in_thread
+
+
+async def test_answer_comes_from_another_thread() -> None:
+    assert await in_thread("ask", threading.get_ident) != threading.get_ident()
+
+
+async def test_error_comes_through() -> None:
+    def fail() -> None:
+        raise LookupError("words")
+
+    with pytest.raises(LookupError, match="words"):
+        await in_thread("ask", fail)
+
+
+async def test_call_that_hangs_is_given_up_and_its_late_answer_is_dropped() -> None:
+    release, ended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        release.wait(20)
+        ended.set()
+
+    with pytest.raises(TimeoutError):
+        await in_thread("hang", hang, within=0.02)
+    release.set()
+    assert await in_thread("wait", lambda: ended.wait(20))
+
+
+def test_call_that_hangs_does_not_keep_the_program_from_ending() -> None:
+    release = threading.Event()
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            await in_thread("hang", lambda: release.wait(20), within=0.02)
+
+    asyncio.run(give_up())
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "hang"]
+    assert left.daemon
+    release.set()  # its answer finds no loop any more
+    left.join(20)
+    assert not left.is_alive()

@@ -1,0 +1,110 @@
+"""A move without libvirt: the source's QEMU is told by its monitor, the destination's too or by hand."""
+
+from __future__ import annotations
+
+from tunnel.errors import HypervisorError, UsageError
+from tunnel.virt.migration import Options, Sample, migrate
+from tunnel.virt.move import Summary, Where, judge
+from tunnel.virt.progress import Progress, of_qemu
+from tunnel.virt.qmp import Monitor, MonitorLost
+
+_LONGEST_DOWNTIME = 2_000_000  # milliseconds, QEMU's own limit
+
+
+class QmpMove:
+    """See ``move.Move``. ``listen`` is where the destination waits, or is told to if it waits for orders."""
+
+    def __init__(
+        self, source: Monitor, destination: Monitor | None, uri: str, listen: str, options: Options
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._uri = uri
+        self._listen = listen
+        self._options = options
+        self._before = ""
+        self._last: Sample | None = None
+
+    async def prepare(self) -> None:
+        """Check that there is a guest here and a QEMU there that waits for one.
+
+        Raises HypervisorError when not.
+        """
+        self._before = await self._source.status()
+        if self._before not in {"running", "paused"}:
+            raise HypervisorError(
+                f"{self._source.name}: it is {self._before} and has no guest to move"
+            )
+        if self._destination is None:
+            return
+        waiting = await self._destination.status()
+        if waiting != "inmigrate":
+            name = self._destination.name
+            raise HypervisorError(
+                f"{name} is {waiting}, and waits for no guest: start it with -incoming defer"
+            )
+
+    async def run(self) -> Summary:
+        """Migrate, with the destination set up for it."""
+        outcome = await migrate(
+            self._source,
+            self._uri,
+            self._options,
+            destination=self._destination,
+            listen=None if await self._listens() else self._listen,
+            on_sample=self._keep,
+        )
+        return Summary(
+            outcome.total_seconds,
+            outcome.downtime_seconds,
+            outcome.transferred,
+            outcome.iterations,
+            outcome.postcopied,
+        )
+
+    async def progress(self) -> Progress | None:
+        """Where it stands, by the source's figures."""
+        return of_qemu(self._last) if self._last is not None else None
+
+    async def abort(self) -> None:
+        """Ask the source to give up."""
+        await self._source.execute("migrate_cancel")
+
+    async def start_postcopy(self) -> None:
+        """Ask the source to switch."""
+        await self._source.execute("migrate-start-postcopy")
+
+    async def suspend(self) -> None:
+        """Hold the guest until it has arrived."""
+        # QEMU then holds the guest itself for the rest of the way, and lets it run where it ends up.
+        await self._source.execute("migrate-set-parameters", {"downtime-limit": _LONGEST_DOWNTIME})
+
+    async def where(self) -> Where:
+        """On which side it is alive, as it was before."""
+        here = await self._alive(self._source)
+        there = await self._alive(self._destination) if self._destination else None
+        return judge(here, there)
+
+    def _keep(self, sample: Sample) -> None:
+        self._last = sample
+
+    async def _listens(self) -> bool:
+        """Whether the destination waits at a place already (``-incoming tcp:…``), and not for orders."""
+        if self._destination is None:
+            return True
+        return "socket-address" in await self._destination.execute("query-migrate")
+
+    async def _alive(self, side: Monitor) -> bool:
+        try:
+            return await side.status() == self._before
+        except MonitorLost:
+            return False
+
+
+async def require_capability(side: Monitor, name: str) -> None:
+    """Raise UsageError when the QEMU behind ``side`` does not know the migration capability ``name``."""
+    offered = {entry["capability"] for entry in await side.execute("query-migrate-capabilities")}
+    if name not in offered:
+        version = (await side.execute("query-version"))["qemu"]
+        number = f"{version['major']}.{version['minor']}.{version['micro']}"
+        raise UsageError(f"{side.name}: QEMU {number} has no {name}: use a newer one, or do without")
