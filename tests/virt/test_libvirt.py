@@ -1,0 +1,147 @@
+"""The real library, with the driver that libvirt keeps for tests: no daemon, no root."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import libvirt as library
+import pytest
+
+from tunnel.errors import HypervisorError, UnreachableError, UsageError
+from tunnel.virt import libvirt as module
+from tunnel.virt.libvirt import Guest, Host, State
+
+DRIVER = "test:///default"
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    async with await Host.connect(DRIVER) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def guest(host: Host) -> Guest:
+    found = await host.guest("test")
+    assert found is not None
+    return found
+
+
+async def test_host_says_what_it_is_and_what_runs(host: Host) -> None:
+    assert host.uri == DRIVER
+    assert await host.name()
+    assert await host.running() == ["test"]
+    assert await host.uuid() is None  # this driver has none
+
+
+async def test_state_follows_the_guest(host: Host, guest: Guest) -> None:
+    assert await guest.state() is State.RUNNING
+    await guest.suspend()
+    assert await host.state_of("test") is State.PAUSED
+    assert "<name>test</name>" in await guest.migratable_xml()
+
+
+async def test_guest_that_is_not_there_is_absent(host: Host) -> None:
+    assert await host.guest("nobody") is None
+    assert await host.state_of("nobody") is State.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "meant"),
+    [
+        (library.VIR_DOMAIN_RUNNING, library.VIR_DOMAIN_RUNNING_MIGRATED, State.RUNNING),
+        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_USER, State.PAUSED),
+        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY, State.POSTCOPY_PAUSED),
+        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, State.POSTCOPY_PAUSED),
+        (library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_SHUTOFF_MIGRATED, State.ABSENT),
+        (library.VIR_DOMAIN_PMSUSPENDED, 0, State.OTHER),
+    ],
+)
+def test_libvirts_states_are_understood(state: int, reason: int, meant: State) -> None:
+    assert module._state(library, state, reason) is meant
+
+
+async def test_what_the_driver_cannot_do_is_said_in_its_words(host: Host, guest: Guest) -> None:
+    for failing in (guest.abort(), guest.job(), guest.completed_job(), guest.start_postcopy()):
+        with pytest.raises(HypervisorError, match="test: this function is not supported by the connection"):
+            await failing
+    with pytest.raises(HypervisorError, match="p2p migration is not supported"):
+        await guest.migrate(DRIVER, {"LIVE", "PEER2PEER"}, {})
+    with pytest.raises(HypervisorError, match="virDomainMigrate3"):
+        await guest.migrate(host, {"LIVE"}, {"migrate_uri": "tcp://127.0.1.2"})
+
+
+async def test_passes_are_listened_for_and_no_longer(guest: Guest) -> None:
+    passed: list[int] = []
+    async with guest.iterations(passed.append):
+        pass
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["qemu+unix:///system?socket=/nonexistent/libvirt-sock", "qemu+tcp://127.0.0.1:1/system"]
+)
+async def test_nobody_there_is_unreachable(uri: str) -> None:
+    with pytest.raises(UnreachableError, match="no libvirt answers at qemu"):
+        await Host.connect(uri)
+
+
+async def test_listener_that_never_answers_is_unreachable(tmp: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp / "silent"))
+        silent.listen()
+        with pytest.raises(UnreachableError, match=r"within 0\.2 s"):
+            await Host.connect(f"qemu+unix:///system?socket={tmp}/silent", within=0.2)
+
+
+async def test_wrong_uri_is_refused(host: Host) -> None:
+    with pytest.raises((HypervisorError, UnreachableError), match="test:///nonexistent"):
+        await Host.connect("test:///nonexistent/file.xml")
+
+
+async def test_libvirt_writes_no_errors_itself(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
+    assert await host.guest("nobody") is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_library_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    module._library.cache_clear()
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    try:
+        with pytest.raises(UsageError, match=r"pip install 'mtunnel\[libvirt\]'"):
+            module.require_library()
+    finally:
+        module._library.cache_clear()
+
+
+class Failure(library.libvirtError):  # type: ignore[misc]  # the library ships no types
+    """An error of libvirt's, made by hand."""
+
+    def __init__(self, code: int, words: str) -> None:
+        self.err = (code, 0, words, 2, "", None, None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "hint"),
+    [
+        (library.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration", "use --copy-storage"),
+        (library.VIR_ERR_AUTH_FAILED, "authentication failed", "group libvirt"),
+        (library.VIR_ERR_INTERNAL_ERROR, "Postcopy is not supported", "vm.unprivileged_userfaultfd=1"),
+        (library.VIR_ERR_OPERATION_INVALID, "... by migrate_tls_force", "--tls-destination"),
+    ],
+)
+def test_errors_say_what_to_do(code: int, words: str, hint: str) -> None:
+    said = module._words(library, Failure(code, words))
+    assert said.startswith(words)
+    assert hint in said
+
+
+async def test_events_are_turned_by_one_daemon_thread(host: Host) -> None:
+    turning = [thread for thread in threading.enumerate() if thread.name == "libvirt events"]
+    assert turning
+    assert all(thread.daemon for thread in turning)

@@ -1,0 +1,200 @@
+"""A move through libvirt, with fakes; tests/e2e/lab does the same between two real libvirts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from tests.support.waiting import turns
+from tunnel.errors import HypervisorError, UnreachableError
+from tunnel.virt.libvirt import Guest, Host, State
+from tunnel.virt.libvirtmove import LibvirtMove
+from tunnel.virt.move import Where
+from tunnel.virt.request import Request
+
+PLAIN = Request("tcp://127.0.1.2")
+POSTCOPY = Request("tcp://127.0.1.2", postcopy=True)
+STATS = {
+    "type": 2,
+    "memory_total": 100,
+    "memory_processed": 60,
+    "memory_remaining": 40,
+    "memory_iteration": 1,
+}
+FINAL = {"type": 3, "memory_total": 100, "memory_processed": 120, "memory_iteration": 2, "downtime": 40}
+
+
+class FakeHost:
+    """A libvirt that knows one guest; a state of None is one that does not answer."""
+
+    def __init__(self, state: State | None) -> None:
+        self.state = state
+        self.final: dict[str, Any] | None = FINAL
+
+    async def state_of(self, name: str) -> State:
+        assert name == "web1"
+        if self.state is None:
+            raise UnreachableError("libvirt did not answer")
+        return self.state
+
+    async def guest(self, name: str) -> FakeGuest | None:
+        return FakeGuest(self) if self.final is not None else None
+
+
+class FakeGuest:
+    """web1, which moves as soon as it is asked to."""
+
+    name = "web1"
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.asked: list[str] = []
+        self.migrated_to: object = None
+        self.stats: dict[str, Any] | None = STATS
+        self._passed: Callable[[int], None] = lambda number: None
+
+    async def state(self) -> State:
+        return await self.host.state_of("web1")
+
+    @asynccontextmanager
+    async def iterations(self, passed: Callable[[int], None]) -> AsyncIterator[None]:
+        self._passed = passed
+        yield
+
+    async def migrate(
+        self, destination: object, flags: Collection[str], parameters: Mapping[str, str | int]
+    ) -> None:
+        self.migrated_to = destination
+        for number in (1, 2, 3):
+            self._passed(number)
+            await turns()
+
+    async def job(self) -> dict[str, Any] | None:
+        return self.stats
+
+    async def completed_job(self) -> dict[str, Any]:
+        return self.host.final or {}
+
+    async def abort(self) -> None:
+        self.asked.append("abort")
+
+    async def start_postcopy(self) -> None:
+        self.asked.append("start_postcopy")
+        raise HypervisorError("it has arrived already")
+
+    async def suspend(self) -> None:
+        self.asked.append("suspend")
+
+
+class Both:
+    """Both hosts, the guest, and its move."""
+
+    def __init__(self, request: Request = PLAIN, *, switch_later: bool = False) -> None:
+        self.here, self.there = FakeHost(State.RUNNING), FakeHost(State.ABSENT)
+        self.guest = FakeGuest(self.here)
+        self.move = LibvirtMove(
+            cast("Guest", self.guest),
+            cast("Host", self.there),
+            "qemu+unix:///system",
+            request,
+            switch_later=switch_later,
+        )
+
+
+async def test_peer_to_peer_is_given_the_uri_and_direct_our_connection() -> None:
+    both = Both()
+    await both.move.run()
+    assert both.guest.migrated_to == "qemu+unix:///system"
+    both = Both(Request("tcp://127.0.1.2", p2p=False))
+    await both.move.run()
+    assert both.guest.migrated_to is both.there
+
+
+async def test_figures_of_the_end_are_the_destinations() -> None:
+    summary = await Both().move.run()
+    assert (summary.sent, summary.iterations, summary.downtime) == (120, 2, 0.04)
+    assert not summary.postcopied
+
+
+async def test_without_them_the_last_that_were_seen_must_do() -> None:
+    both = Both()
+    both.there.final = None
+    assert (await both.move.run()).sent is None
+    await both.move.progress()
+    summary = await both.move.run()
+    assert (summary.sent, summary.downtime) == (60, None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "later", "asked"),
+    [(PLAIN, False, []), (POSTCOPY, False, ["start_postcopy"]), (POSTCOPY, True, [])],
+)
+async def test_postcopy_begins_once_with_the_second_pass(
+    request_: Request, later: bool, asked: list[str]
+) -> None:
+    both = Both(request_, switch_later=later)
+    await both.move.run()
+    assert both.guest.asked == asked
+
+
+async def test_progress_knows_the_switch_by_the_guests_state() -> None:
+    both = Both(POSTCOPY)
+    before = await both.move.progress()
+    both.here.state = State.POSTCOPY_PAUSED
+    after = await both.move.progress()
+    both.guest.stats = None
+    assert await both.move.progress() is None
+    assert before is not None
+    assert after is not None
+    assert (before.postcopy, after.postcopy, after.sent) == (False, True, 60)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "where"),
+    [
+        (State.RUNNING, State.ABSENT, Where.SOURCE),
+        (State.ABSENT, State.RUNNING, Where.DESTINATION),
+        (State.RUNNING, State.PAUSED, Where.SOURCE),
+        (State.RUNNING, State.RUNNING, Where.BOTH),
+        (State.PAUSED, State.PAUSED, Where.NEITHER),
+        (State.ABSENT, None, Where.LEFT),
+        (None, State.RUNNING, Where.UNKNOWN),
+    ],
+)
+async def test_where_is_judged_by_both_libvirts(
+    here: State | None, there: State | None, where: Where
+) -> None:
+    both = Both()
+    await both.move.prepare()
+    both.here.state, both.there.state = here, there
+    assert await both.move.where() is where
+
+
+async def test_paused_guest_is_looked_for_as_paused() -> None:
+    both = Both()
+    both.here.state = State.PAUSED
+    await both.move.prepare()
+    both.here.state, both.there.state = State.ABSENT, State.PAUSED
+    assert await both.move.where() is Where.DESTINATION
+
+
+async def test_guest_that_cannot_move_is_refused() -> None:
+    both = Both(POSTCOPY)
+    both.here.state = State.POSTCOPY_PAUSED
+    with pytest.raises(HypervisorError, match="web1 is paused in post-copy: there is nothing to move"):
+        await both.move.prepare()
+    resuming = Both(Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True))
+    resuming.here.state = State.POSTCOPY_PAUSED
+    await resuming.move.prepare()
+
+
+async def test_orders_are_passed_on() -> None:
+    both = Both()
+    await both.move.abort()
+    await both.move.suspend()
+    with pytest.raises(HypervisorError):
+        await both.move.start_postcopy()
+    assert both.guest.asked == ["abort", "suspend", "start_postcopy"]

@@ -1,0 +1,285 @@
+"""libvirt, behind the few verbs and the errors that we use. The only module that imports the library.
+
+Every call blocks, and some for as long as a migration takes: all are made in threads of their own (libvirt
+releases the interpreter's lock meanwhile). Errors carry libvirt's own words, and what to do where that is
+not in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tunnel.errors import HypervisorError, UnreachableError, UsageError
+from tunnel.virt.threads import in_thread
+
+ANSWER = 30.0
+"""Seconds that an ordinary call may take; the migration itself has no limit."""
+
+KEEPALIVE = (5, 5)
+"""Seconds between two questions, and how many may stay unanswered before a connection counts as lost."""
+
+T = TypeVar("T")
+
+
+class State(StrEnum):
+    """How a guest is, as far as a migration cares."""
+
+    ABSENT = "absent"  # not defined here, or shut off
+    RUNNING = "running"
+    PAUSED = "paused"
+    POSTCOPY_PAUSED = "paused in post-copy"
+    OTHER = "in another state"
+
+
+class Host:
+    """A connection to one libvirt daemon. Use as an async context manager, or call ``close()``."""
+
+    def __init__(self, connection: Any, uri: str) -> None:
+        self._connection = connection
+        self.uri = uri
+
+    @classmethod
+    async def connect(cls, uri: str, *, within: float = ANSWER) -> Self:
+        """Connect to the libvirt at ``uri``.
+
+        Raises UsageError when libvirt-python is not installed, UnreachableError when nobody answers there,
+        HypervisorError when libvirt refuses.
+        """
+        library = _library()
+        try:
+            connection = await in_thread(f"libvirt {uri}", lambda: library.open(uri), within)
+        except TimeoutError:
+            raise UnreachableError(f"no libvirt answers at {uri} within {within:g} s") from None
+        except library.libvirtError as error:
+            raise _connect_error(uri, error) from error
+        with contextlib.suppress(library.libvirtError):  # a driver in this very process has no connection
+            connection.setKeepAlive(*KEEPALIVE)
+        return cls(connection, uri)
+
+    async def name(self) -> str:
+        """The host's name, as libvirt gives it."""
+        return str(await _call(self.uri, "getHostname", self._connection.getHostname))
+
+    async def uuid(self) -> str | None:
+        """The host's UUID (``host_uuid`` in libvirtd.conf); None where the driver has none."""
+        capabilities = await _call(self.uri, "getCapabilities", self._connection.getCapabilities)
+        # From the libvirt daemon that we chose to command, over a connection that it secures.
+        return ET.fromstring(capabilities).findtext("host/uuid")  # noqa: S314
+
+    async def guest(self, name: str) -> Guest | None:
+        """The guest ``name``, or None when this libvirt does not know it."""
+        library = _library()
+        try:
+            domain = await _call(self.uri, "lookupByName", lambda: self._connection.lookupByName(name))
+        except HypervisorError as error:
+            if _code(error) == library.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        return Guest(domain, name, self)
+
+    async def running(self) -> list[str]:
+        """The names of the guests that run here."""
+        library = _library()
+        active = library.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        domains = await _call(self.uri, "listAllDomains", lambda: self._connection.listAllDomains(active))
+        return sorted(domain.name() for domain in domains)
+
+    async def state_of(self, name: str) -> State:
+        """How the guest ``name`` is here."""
+        guest = await self.guest(name)
+        return State.ABSENT if guest is None else await guest.state()
+
+    async def close(self) -> None:
+        """Close the connection; how it ended before does not matter any more."""
+        with contextlib.suppress(HypervisorError, UnreachableError):
+            await _call(self.uri, "close", self._connection.close, within=5.0)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Guest:
+    """A guest of one host."""
+
+    def __init__(self, domain: Any, name: str, host: Host) -> None:
+        self._domain = domain
+        self.name = name
+        self.host = host
+
+    async def state(self) -> State:
+        """How it is now. A guest that has just gone is ABSENT."""
+        library = _library()
+        try:
+            state, reason = await self._ask("state", self._domain.state)
+        except HypervisorError as error:
+            if _code(error) == library.VIR_ERR_NO_DOMAIN:
+                return State.ABSENT
+            raise
+        return _state(library, state, reason)
+
+    async def migratable_xml(self) -> str:
+        """Its description, as it is sent to another host. Raises HypervisorError if that cannot be."""
+        flag = _library().VIR_DOMAIN_XML_MIGRATABLE
+        return str(await self._ask("XMLDesc", lambda: self._domain.XMLDesc(flag)))
+
+    async def migrate(
+        self, destination: Host | str, flags: Collection[str], parameters: Mapping[str, str | int]
+    ) -> None:
+        """Migrate and return when libvirt says that it is done, however long that takes.
+
+        ``destination`` is a connection ("managed direct"), or the URI that the source's libvirt connects to
+        (peer to peer). Raises HypervisorError; where the guest runs then, ``state`` tells. When cancelled,
+        the migration goes on: call ``abort``.
+        """
+        library = _library()
+        bits = functools.reduce(int.__or__, (getattr(library, f"VIR_MIGRATE_{name}") for name in flags), 0)
+
+        def run() -> None:
+            if isinstance(destination, Host):
+                self._domain.migrate3(destination._connection, dict(parameters), bits)  # noqa: SLF001  ours
+            else:
+                self._domain.migrateToURI3(destination, dict(parameters), bits)
+
+        await _call(self.name, "the migration", run, within=None)
+
+    async def job(self) -> dict[str, Any] | None:
+        """The statistics of the running job, with libvirt's keys; None when there is no job."""
+        stats: dict[str, Any] = await self._ask("jobStats", self._domain.jobStats)
+        return stats if stats.get("type", 0) else None
+
+    async def completed_job(self) -> dict[str, Any]:
+        """The statistics of the last job that ended well; empty when there was none."""
+        completed = _library().VIR_DOMAIN_JOB_STATS_COMPLETED
+        stats: dict[str, Any] = await self._ask("jobStats", lambda: self._domain.jobStats(completed))
+        return stats if stats.get("type", 0) else {}
+
+    @asynccontextmanager
+    async def iterations(self, passed: Callable[[int], None]) -> AsyncIterator[None]:
+        """Call ``passed`` with the number of each pass over the memory that begins, on our event loop."""
+        library, loop = _library(), asyncio.get_running_loop()
+        connection = self.host._connection  # noqa: SLF001  ours
+
+        def announce(_connection: object, _domain: object, number: int, _opaque: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(passed, number)
+
+        event = library.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
+        number = await self._ask(
+            "events", lambda: connection.domainEventRegisterAny(self._domain, event, announce, None)
+        )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(HypervisorError, UnreachableError):
+                await self._ask("events", lambda: connection.domainEventDeregisterAny(number))
+
+    async def abort(self) -> None:
+        """Ask libvirt to give up the running job. Raises HypervisorError when there is none."""
+        await self._ask("abortJob", self._domain.abortJob)
+
+    async def start_postcopy(self) -> None:
+        """Let the guest go over to the destination now, and its memory follow."""
+        await self._ask("migrateStartPostCopy", lambda: self._domain.migrateStartPostCopy(0))
+
+    async def suspend(self) -> None:
+        """Hold the guest. One that is held while it migrates runs again at the destination."""
+        await self._ask("suspend", self._domain.suspend)
+
+    async def _ask(self, what: str, call: Callable[[], T]) -> T:
+        return await _call(self.name, what, call)
+
+
+def require_library() -> None:
+    """Raise UsageError, saying how to install it, when libvirt-python is missing."""
+    _library()
+
+
+@functools.cache
+def _library() -> Any:
+    """The library, with its event loop running: without one there is no keepalive."""
+    try:
+        import libvirt  # noqa: PLC0415  an optional extra; absolute, so this is not this module
+    except ImportError as error:
+        raise UsageError("talking to libvirt needs libvirt-python: pip install 'mtunnel[libvirt]'") from error
+    libvirt.registerErrorHandler(_ignore, None)  # it writes to stderr what it also raises
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_turn, args=(libvirt,), name="libvirt events", daemon=True).start()
+    return libvirt
+
+
+def _turn(library: Any) -> None:
+    while library.virEventRunDefaultImpl() == 0:
+        pass
+
+
+def _ignore(_context: object, _error: object) -> None:
+    """An error handler that leaves errors to whoever catches them."""
+
+
+async def _call(who: str, what: str, call: Callable[[], T], within: float | None = ANSWER) -> T:
+    library = _library()
+    try:
+        return await in_thread(f"libvirt {what}", call, within)
+    except TimeoutError:
+        raise UnreachableError(f"{who}: libvirt did not answer {what} within {within:g} s") from None
+    except library.libvirtError as error:
+        raise HypervisorError(f"{who}: {_words(library, error)}") from error
+
+
+def _code(error: BaseException) -> int | None:
+    """The library's code of the error that caused ours."""
+    cause = error.__cause__
+    return cause.get_error_code() if isinstance(cause, _library().libvirtError) else None
+
+
+def _words(library: Any, error: Any) -> str:
+    """The library's own words, and what to do."""
+    words = str(error.get_error_message() or error)
+    outsider = "run this as a user whom libvirt lets in: root, or one of the group libvirt"
+    hints = {
+        library.VIR_ERR_MIGRATE_UNSAFE: "a disk is cached by its host, or not shared: use --copy-storage",
+        library.VIR_ERR_AUTH_FAILED: outsider,
+        library.VIR_ERR_AUTH_UNAVAILABLE: outsider,
+    }
+    hint = hints.get(error.get_error_code())
+    if "Postcopy is not supported" in words:  # QEMU's words; the code is that of any internal error
+        hint = "the destination's QEMU may not use userfaultfd: set sysctl vm.unprivileged_userfaultfd=1"
+    if "migrate_tls_force" in words:  # an option's name; the code is that of any invalid operation
+        hint = (
+            "qemu.conf insists on QEMU's own TLS: give --tls-destination NAME, or set migrate_tls_force = 0"
+        )
+    return f"{words} ({hint})" if hint else words
+
+
+def _connect_error(uri: str, error: Any) -> HypervisorError | UnreachableError:
+    library = _library()
+    words = _words(library, error)
+    nobody = {library.VIR_ERR_SYSTEM_ERROR, library.VIR_ERR_RPC, library.VIR_ERR_NO_CONNECT}
+    if error.get_error_code() in nobody:
+        return UnreachableError(f"no libvirt answers at {uri}: {words}")
+    return HypervisorError(f"libvirt at {uri} cannot be used: {words}")
+
+
+def _state(library: Any, state: int, reason: int) -> State:
+    if state == library.VIR_DOMAIN_RUNNING:
+        return State.RUNNING
+    if state == library.VIR_DOMAIN_PAUSED:
+        broken = reason in {library.VIR_DOMAIN_PAUSED_POSTCOPY, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
+        return State.POSTCOPY_PAUSED if broken else State.PAUSED
+    if state in {library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_CRASHED, library.VIR_DOMAIN_SHUTDOWN}:
+        return State.ABSENT
+    return State.OTHER

@@ -1,0 +1,106 @@
+"""A move through libvirt: the source's daemon leads ("p2p"), or we do with a connection to each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from tunnel.errors import HypervisorError, TunnelError, UnreachableError
+from tunnel.virt.libvirt import Guest, Host, State
+from tunnel.virt.move import Summary, Where, judge
+from tunnel.virt.progress import Progress, of_libvirt
+from tunnel.virt.request import Request, flags, parameters
+
+_SECOND_PASS = 2
+
+
+class LibvirtMove:
+    """See ``move.Move``. ``destination`` is our own connection, ``uri`` how the source's libvirt finds it.
+
+    Unless ``switch_later``, a request for post-copy switches when the first pass over the memory is done.
+    """
+
+    def __init__(
+        self, guest: Guest, destination: Host, uri: str, request: Request, *, switch_later: bool = False
+    ) -> None:
+        self._guest = guest
+        self._destination = destination
+        self._uri = uri
+        self._request = request
+        self._switch_at_pass = None if switch_later or not request.postcopy else _SECOND_PASS
+        self._switching: asyncio.Task[None] | None = None
+        self._before = State.RUNNING
+        self._last: Progress | None = None
+
+    async def prepare(self) -> None:
+        """Note how the guest is now. Raises HypervisorError when there is nothing to move."""
+        self._before = await self._guest.state()
+        resumable = self._request.postcopy_resume and self._before is State.POSTCOPY_PAUSED
+        if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
+            raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
+
+    async def run(self) -> Summary:
+        """Migrate, with the destination set up for it."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        destination = self._uri if self._request.p2p else self._destination
+        async with self._guest.iterations(self._passed):
+            await self._guest.migrate(destination, flags(self._request), parameters(self._request))
+        return await self._summary(loop.time() - started)
+
+    async def progress(self) -> Progress | None:
+        """Where it stands, by the source's figures."""
+        stats = await self._guest.job()
+        if stats is None:
+            return None
+        moved_over = self._request.postcopy and await self._guest.state() is State.POSTCOPY_PAUSED
+        self._last = of_libvirt(stats, postcopy=moved_over)
+        return self._last
+
+    async def abort(self) -> None:
+        """Ask the source to give up."""
+        await self._guest.abort()
+
+    async def start_postcopy(self) -> None:
+        """Ask the source to switch."""
+        await self._guest.start_postcopy()
+
+    async def suspend(self) -> None:
+        """Hold the guest until it has arrived."""
+        await self._guest.suspend()
+
+    async def where(self) -> Where:
+        """On which side it is alive, as it was before."""
+        here = await self._alive(self._guest.host)
+        return judge(here, await self._alive(self._destination))
+
+    def _passed(self, number: int) -> None:
+        if self._switch_at_pass is not None and number >= self._switch_at_pass and self._switching is None:
+            self._switching = asyncio.create_task(self._switch(), name="switch to post-copy")
+
+    async def _switch(self) -> None:
+        # It may have arrived in this very moment.
+        with contextlib.suppress(HypervisorError):
+            await self._guest.start_postcopy()
+
+    async def _alive(self, host: Host) -> bool | None:
+        try:
+            state = await host.state_of(self._guest.name)
+        except (UnreachableError, HypervisorError):
+            return None
+        return state in {self._before, State.RUNNING}
+
+    async def _summary(self, seconds: float) -> Summary:
+        """The destination keeps the figures of what it received."""
+        stats = {}
+        with contextlib.suppress(TunnelError):
+            arrived = await self._destination.guest(self._guest.name)
+            stats = await arrived.completed_job() if arrived else {}
+        final = of_libvirt(stats, postcopy=False) if stats else self._last
+        return Summary(
+            seconds,
+            final.expected_downtime if stats and final else None,
+            final.sent if final else None,
+            final.iteration if final else None,
+            self._switching is not None or bool(self._last and self._last.postcopy),
+        )
