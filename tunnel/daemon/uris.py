@@ -1,0 +1,309 @@
+"""How a hypervisor reaches a peer, by the configuration: the URIs that libvirt and QEMU are given.
+
+Pure. libvirt has rules of its own, which decide what an ingress can be used for:
+
+- with ``tcp://`` the destination listens on the very port that the migration URI names, and disks go to the
+  same address; so an ingress must lead to its own port number;
+- with ``unix://`` the destination listens on the very path that the source connects to;
+- without a port libvirt takes one from 49152 up by itself: only a ``redirect:`` ingress follows it there.
+
+QEMU by itself has no such rules: there an ingress leads to whatever its ``target`` says.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from tunnel.daemon.config import Config, Ingress
+from tunnel.errors import UsageError
+from tunnel.relay.address import (
+    RedirectAddress,
+    TargetAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_listen,
+)
+
+LIBVIRT_SOCKETS = frozenset({"libvirt-sock", "virtqemud-sock"})
+LIBVIRT_PORT = 16509
+FIRST_PORT = 49152
+"""Where libvirt begins to look for a free port (migration_port_min in qemu.conf)."""
+
+_LOCALHOST = "127.0.0.1"
+_DISK_WORDS = ("disk", "nbd")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the memory of a guest travels under libvirt, and its disks: the URIs of one migration.
+
+    ``listen_address`` is the destination's. With ``disks_port`` and ``disks_uri`` both None libvirt picks the
+    disks' port itself if ``any_port``; otherwise disks have no way, for the reason ``no_disks``.
+    """
+
+    ingress: str
+    migrate_uri: str
+    listen_address: str | None = None
+    any_port: bool = False
+    disks_port: int | None = None
+    disks_uri: str | None = None
+    no_disks: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What leads to ``peer``. ``no_way`` and ``no_libvirt`` say why there is none, and what to configure."""
+
+    peer: str
+    way: Way | None
+    no_way: str
+    libvirt_uri: str | None
+    no_libvirt: str
+
+    def require_way(self, *, disks: bool = False) -> Way:
+        """How memory travels, and with ``disks`` they too. Raises UsageError, saying what to configure."""
+        if self.way is None:
+            raise UsageError(self.no_way)
+        if disks and self.way.no_disks:
+            raise UsageError(self.way.no_disks)
+        return self.way
+
+    def require_libvirt(self, given: str | None) -> str:
+        """Return the URI of the peer's libvirt: the one that was ``given``, or through the tunnel."""
+        uri = given or self.libvirt_uri
+        if uri is None:
+            raise UsageError(self.no_libvirt)
+        return uri
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where the source's QEMU connects and the destination's listens, as QEMU writes it."""
+
+    uri: str
+    listen: str
+
+
+def find_routes(config: Config, peer: str, guest: str | None = None, via: str | None = None) -> Routes:
+    """Derive the URIs for ``guest`` (or any) to ``peer``. ``via`` names the ingress, if not the best one.
+
+    Raises UsageError when there is no such peer or ingress.
+    """
+    known_peer(config, peer)
+    mine = [ingress for ingress in config.ingresses if ingress.peer == peer]
+    ways, reasons = _ways(mine, guest, via)
+    libvirt = next((uri for ingress in mine if (uri := _libvirt_uri(ingress))), None)
+    return Routes(
+        peer,
+        ways[0] if ways else None,
+        _no_way(peer, reasons),
+        libvirt,
+        f"no ingress of {peer} leads to its libvirt: give --desturi, or add [[ingress]] with "
+        f'peer = "{peer}", listen = "unix:/run/mtunnel/{peer}/libvirt-sock", '
+        f'target = "unix:/run/libvirt/libvirt-sock" here, and that target to the egress list on {peer}',
+    )
+
+
+def find_entry(
+    config: Config, peer: str, via: str | None = None, guest: str | None = None, not_this: str = ""
+) -> Entry:
+    """How QEMU without libvirt reaches ``peer``. ``not_this`` is a socket that is used for something else.
+
+    Raises UsageError when nothing leads there, or when ``via`` names nothing.
+    """
+    known_peer(config, peer)
+    mine = [
+        ingress
+        for ingress in config.ingresses
+        if ingress.peer == peer
+        and not leads_to_libvirt(ingress)
+        and str(ingress.listen) != f"unix:{not_this}"
+    ]
+    if via is not None:
+        ingress, port = _named(mine, via)
+        return _entry(ingress, port)
+    if not mine:
+        raise UsageError(_no_way(peer, []))
+    return _entry(min(mine, key=lambda ingress: _rank(ingress, guest)), None)
+
+
+def known_peer(config: Config, peer: str) -> None:
+    """Raise UsageError when the configuration has no ``[[peer]]`` of that name."""
+    names = [known.name for known in config.peers]
+    if peer not in names:
+        nearest = get_close_matches(peer, names, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(names) or 'none'}"
+        raise UsageError(f"the configuration has no [[peer]] named {peer!r}: {hint}")
+
+
+def leads_to_libvirt(ingress: Ingress) -> bool:
+    """Whether libvirt's RPC is at the other end."""
+    match ingress.target:
+        case UnixAddress(path):
+            return posixpath.basename(path) in LIBVIRT_SOCKETS
+        case TcpAddress(_, port):
+            return port == LIBVIRT_PORT
+    return False
+
+
+def _libvirt_uri(ingress: Ingress) -> str | None:
+    if not leads_to_libvirt(ingress):
+        return None
+    match ingress.listen:
+        case UnixAddress(path):
+            return f"qemu+unix:///system?socket={path}"
+        case TcpAddress() as address:
+            return f"qemu+tcp://{_authority(address)}/system"
+    return None
+
+
+def _ways(mine: Sequence[Ingress], guest: str | None, via: str | None) -> tuple[list[Way], list[str]]:
+    """The usable ways, best first, and why the others are not usable."""
+    candidates = [ingress for ingress in mine if not leads_to_libvirt(ingress)]
+    port = None
+    chosen = sorted(candidates, key=lambda ingress: _rank(ingress, guest))
+    if via is not None:
+        ingress, port = _named(candidates, via)
+        chosen = [ingress]
+    fit = [ingress for ingress in candidates if _unfit(ingress) is None]
+    ways = [_way(ingress, fit, guest, port) for ingress in chosen if ingress in fit]
+    return ways, [reason for ingress in chosen if (reason := _unfit(ingress))]
+
+
+def _rank(ingress: Ingress, guest: str | None) -> tuple[int, bool, bool]:
+    """Redirects first, they serve any number of guests; of sockets, the guest's own and not the disks'."""
+    kind = {RedirectAddress: 0, TcpAddress: 1, UnixAddress: 2}[type(ingress.listen)]
+    name = posixpath.basename(str(ingress.listen)) if kind == 2 else ""
+    return kind, _is_for_disks(name), not (guest is not None and _belongs(name, guest))
+
+
+def _is_for_disks(name: str) -> bool:
+    return any(word in name for word in _DISK_WORDS)
+
+
+def _belongs(name: str, guest: str) -> bool:
+    return name == guest or name.startswith((f"{guest}.", f"{guest}-", f"{guest}_"))
+
+
+def _unfit(ingress: Ingress) -> str | None:
+    """Why libvirt cannot use it for memory; None if it can."""
+    match ingress.listen, ingress.target:
+        case TcpAddress(_, port), TcpAddress(_, other) if port != other:
+            return (
+                f"{ingress.listen} leads to port {other}, but libvirt lets the destination listen on the "
+                "port that the migration URI names: make both the same"
+            )
+        case TcpAddress(), UnixAddress():
+            return f"{ingress.listen} leads to a socket, but libvirt listens on TCP for a tcp: URI"
+        case UnixAddress(path), target if target != ingress.listen:
+            return (
+                f"unix:{path} leads to {target}, but libvirt lets the destination listen on the path that "
+                "the migration URI names: leave target out"
+            )
+    return None
+
+
+def _way(ingress: Ingress, fit: Sequence[Ingress], guest: str | None, port: int | None) -> Way:
+    match ingress.listen:
+        case RedirectAddress(host, first, last):
+            return _redirected(ingress, host, first, last, port)
+        case TcpAddress():
+            return _through_port(ingress, ingress.listen, fit)
+        case UnixAddress(path):
+            return _through_socket(ingress, path, fit, guest)
+
+
+def _redirected(ingress: Ingress, host: str, first: int, last: int, port: int | None) -> Way:
+    listen = str(ingress.listen)
+    if port is None and first <= FIRST_PORT <= last:
+        return Way(listen, f"tcp://{host}", _LOCALHOST, any_port=True)
+    chosen = port or first
+    disks = next((other for other in range(first, last + 1) if other != chosen), None)
+    missing = f"{listen} has one port only, and disks need another" if disks is None else None
+    return Way(listen, f"tcp://{host}:{chosen}", _LOCALHOST, disks_port=disks, no_disks=missing)
+
+
+def _through_port(ingress: Ingress, address: TcpAddress, fit: Sequence[Ingress]) -> Way:
+    others = [
+        other.listen.port
+        for other in fit
+        if isinstance(other.listen, TcpAddress)
+        and other.listen.host == address.host
+        and other.listen.port != address.port
+    ]
+    missing = None
+    if not others:
+        missing = (
+            f"disks need a port of their own on {address.host}: add [[ingress]] with listen = "
+            f'"tcp:{address.host}:{address.port + 1}", or use redirect:'
+        )
+    return Way(
+        ingress=str(address),
+        migrate_uri=f"tcp://{_authority(address)}",
+        listen_address=ingress.target.host if isinstance(ingress.target, TcpAddress) else None,
+        disks_port=others[0] if others else None,
+        no_disks=missing,
+    )
+
+
+def _through_socket(ingress: Ingress, path: str, fit: Sequence[Ingress], guest: str | None) -> Way:
+    sockets = [other.listen.path for other in fit if isinstance(other.listen, UnixAddress)]
+    others = sorted((other for other in sockets if other != path), key=lambda other: _disk_rank(other, guest))
+    missing = None
+    if not others:
+        stem, suffix = posixpath.splitext(path)
+        own = f"unix:{stem}-disks{suffix}"
+        missing = f'disks need a socket of their own: add [[ingress]] with listen = "{own}"'
+    disks = f"unix://{others[0]}" if others else None
+    return Way(str(ingress.listen), f"unix://{path}", disks_uri=disks, no_disks=missing)
+
+
+def _disk_rank(path: str, guest: str | None) -> tuple[bool, bool]:
+    name = posixpath.basename(path)
+    return not _is_for_disks(name), not (guest is not None and _belongs(name, guest))
+
+
+def _named(candidates: Sequence[Ingress], via: str) -> tuple[Ingress, int | None]:
+    """The ingress that ``via`` means, and the port if it is one of a redirected range."""
+    try:
+        wanted = parse_listen(via)
+    except ValueError as error:
+        raise UsageError(f"--via: {error}") from None
+    for ingress in candidates:
+        match ingress.listen, wanted:
+            case listen, _ if listen == wanted:
+                return ingress, None
+            case RedirectAddress(host, first, last), TcpAddress(same, port) if host == same:
+                if first <= port <= last:
+                    return ingress, port
+    known = ", ".join(str(ingress.listen) for ingress in candidates) or "none"
+    raise UsageError(f"--via: {wanted} is no ingress to this peer for migrations; there is {known}")
+
+
+def _entry(ingress: Ingress, port: int | None) -> Entry:
+    match ingress.listen:
+        case RedirectAddress(host, first, _):
+            chosen = port or first
+            return Entry(f"tcp:{host}:{chosen}", f"tcp:{_LOCALHOST}:{chosen}")
+        case listen:
+            return Entry(str(listen), str(ingress.target))
+
+
+def _authority(address: TargetAddress) -> str:
+    """``host:port`` as it stands in a URI."""
+    return str(address).removeprefix("tcp:")
+
+
+def _no_way(peer: str, reasons: Sequence[str]) -> str:
+    return "; ".join(_explanation(peer, reasons))
+
+
+def _explanation(peer: str, reasons: Sequence[str]) -> Iterator[str]:
+    yield f"no ingress can carry a migration to {peer}"
+    if reasons:
+        yield from reasons
+    else:
+        yield f'add [[ingress]] with peer = "{peer}", listen = "redirect:127.0.1.2:49152-49215"'
