@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from tunnel.cli.display import Display
+from tunnel.cli.options import rate
 from tunnel.cli.rehearsal import Plan, Report, rehearse, require_memory
 from tunnel.cli.stage import IngressKind
 from tunnel.daemon.units import format_size, parse_size
@@ -47,20 +48,13 @@ def _memory(value: str | int) -> int:
     return size
 
 
-def _rate(value: str | int) -> int:
-    try:
-        return parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
 def demo(
     mode: Annotated[Mode, typer.Option(help="How the memory moves.")] = Mode.PRECOPY,
     memory: Annotated[
         int, typer.Option(parser=_memory, metavar="SIZE", show_default=False, help=_MEMORY_HELP)
     ] = 1024 * MIB,
     dirty_rate: Annotated[
-        int, typer.Option(parser=_rate, metavar="RATE", show_default=False, help=_RATE_HELP)
+        int, typer.Option(parser=rate, metavar="RATE", show_default=False, help=_RATE_HELP)
     ] = 32 * MIB,
     ingress: Annotated[
         IngressKind, typer.Option(help="How the source's QEMU reaches its daemon.")

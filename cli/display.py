@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from tunnel.virt import progress as figures
 from tunnel.virt.guest import MIB
 from tunnel.virt.migration import Sample
+
+ShowMove = Callable[[figures.Progress, float | None], None]
+"""Takes where a migration stands, and the bytes a second that the tunnel carries, if they are known."""
 
 
 class Display:
@@ -43,6 +47,17 @@ class Display:
             yield show
 
     @contextmanager
+    def move(self) -> Iterator[ShowMove]:
+        """A bar over memory and disks, with everything that tells whether it will come to an end."""
+        with self._progress() as progress:
+            task = progress.add_task("moving", total=1.0, note="")
+
+            def show(now: figures.Progress, tunnel: float | None) -> None:
+                progress.update(task, completed=now.done, note=describe(now, tunnel))
+
+            yield show
+
+    @contextmanager
     def verification(self) -> Iterator[Callable[[int, int], None]]:
         """A bar over the pages that are compared."""
         with self._progress() as progress:
@@ -64,3 +79,16 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal or self._console.quiet,
         )
+
+
+def describe(now: figures.Progress, tunnel: float | None) -> str:
+    """Where a migration stands, in one line."""
+    parts = [
+        f"{now.phase}, pass {now.iteration}",
+        f"{now.sent / MIB:.0f} MiB sent, {(now.remaining + now.disk_remaining) / MIB:.0f} left",
+        f"dirty {now.dirty_rate / MIB:.0f} MiB/s",
+        f"downtime {now.expected_downtime * 1000:.0f} ms",
+    ]
+    if tunnel is not None:
+        parts.append(f"tunnel {tunnel / MIB:.0f} MiB/s")
+    return "; ".join(parts)

@@ -36,6 +36,10 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "serve": Subcommand("tunnel.cli.serve:serve", "Run the daemon of this host."),
     "check": Subcommand("tunnel.cli.check:check", "Validate a configuration and what it refers to."),
     "status": Subcommand("tunnel.cli.status:status", "Show links, lanes and streams of the running daemon."),
+    "migrate": Subcommand(
+        "tunnel.cli.migrate:migrate", "Move a guest to a peer, through libvirt or without."
+    ),
+    "uri": Subcommand("tunnel.cli.uri:uri", "Print the lines for virsh, libvirt and Nova for a peer."),
     "certs": Subcommand("tunnel.cli.certs:app", "Make and inspect the certificates of the hosts."),
     "demo": Subcommand("tunnel.cli.demo:demo", "Migrate a real QEMU guest on this machine, and verify it."),
 }

@@ -1,0 +1,87 @@
+"""What must be right before a migration: each check says what it found, or raises what is wrong.
+
+Nothing moves while these run. Not everything can be known from here: what the peer's egress list allows is
+its own affair until a stream asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from tunnel.cli.tunnelwatch import TunnelWatch
+from tunnel.errors import HypervisorError, UnreachableError, UsageError
+from tunnel.virt.libvirt import Guest, Host, State
+from tunnel.virt.polling import until
+
+LINK_DEADLINE = 10.0
+"""Seconds that a link may take to come up: the peer's daemon may have just been restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A check that passed."""
+
+    check: str
+    detail: str
+
+
+async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Finding:
+    """The daemon of this host runs, and its link is up: the peer proved who it is.
+
+    Raises UnreachableError, with the link's last trouble, when not.
+    """
+    last: dict[str, Any] = {}
+
+    async def up() -> dict[str, Any] | None:
+        nonlocal last
+        last = await tunnel.link()
+        return last if last["state"] == "up" and last["lanes"] else None
+
+    with contextlib.suppress(TimeoutError):
+        last = await until(up, within=within, every=0.1)
+        lane = last["lanes"][0]
+        return Finding("link", f"{tunnel.peer} at {lane['remote']}, {lane['kind']} lane, {lane['cipher']}")
+    trouble = last["incidents"][-1] if last.get("incidents") else None
+    reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
+    raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {last['state']} ({reason})")
+
+
+async def check_hosts(source: Host, destination: Host) -> Finding:
+    """Both libvirts answer, and are two. Raises UsageError when they are the same host."""
+    here, there = await source.uuid(), await destination.uuid()
+    names = await source.name(), await destination.name()
+    if here is not None and here == there:
+        raise UsageError(
+            f"{source.uri} and {destination.uri} are the same host to libvirt (UUID {here}): if they are "
+            "two machines, give one another host_uuid in libvirtd.conf (or virtqemud.conf)"
+        )
+    return Finding("libvirt", f"{names[0]} ({source.uri}) to {names[1]} ({destination.uri})")
+
+
+async def check_guest(source: Host, name: str, *, resume: bool = False) -> tuple[Guest, Finding]:
+    """The guest is here and can be moved: it runs or is paused, or with ``resume`` its post-copy broke.
+
+    Raises HypervisorError when not.
+    """
+    guest = await source.guest(name)
+    if guest is None:
+        running = ", ".join(await source.running()) or "none"
+        raise HypervisorError(f"there is no guest {name!r} at {source.uri}; running are: {running}")
+    state = await guest.state()
+    wanted = {State.POSTCOPY_PAUSED} if resume else {State.RUNNING, State.PAUSED}
+    if state not in wanted:
+        raise HypervisorError(f"{name} is {state} at {source.uri}, not {' or '.join(sorted(wanted))}")
+    await guest.migratable_xml()
+    return guest, Finding("guest", f"{name} is {state}")
+
+
+async def check_name_free(destination: Host, name: str) -> Finding:
+    """No guest of that name is alive at the destination. Raises HypervisorError."""
+    state = await destination.state_of(name)
+    if state is not State.ABSENT:
+        raise HypervisorError(
+            f"a guest named {name!r} is {state} at {destination.uri} already: stop it first"
+        )
+    return Finding("destination", f"{name} does not run there")

@@ -1,0 +1,184 @@
+"""The lines that lead to a peer, for each program that can move a guest, and why some of them are missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tunnel.daemon.config import Config
+from tunnel.daemon.uris import LIBVIRT_PORT, Routes, Way, find_entry, find_routes
+from tunnel.errors import UsageError
+
+_CHANNELS = 4
+_ANY_GUEST = "GUEST"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How ``program`` does one thing: ``lines`` to copy, or the reason why it cannot be done as configured.
+
+    ``place`` says where the lines belong, if that is not this host's shell.
+    """
+
+    program: str
+    name: str
+    lines: tuple[str, ...] = ()
+    reason: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    routes: Routes
+    guest: str
+    libvirt: str
+    way: Way
+
+
+def recipes(config: Config, peer: str, guest: str | None, desturi: str | None) -> list[Recipe]:
+    """Every recipe for ``peer``. Raises UsageError when the configuration does not know it."""
+    routes = find_routes(config, peer, guest)
+    return [
+        *_with_libvirt(config, routes, guest or _ANY_GUEST, desturi),
+        _qemu(config, peer, guest),
+    ]
+
+
+def _with_libvirt(config: Config, routes: Routes, guest: str, desturi: str | None) -> Iterator[Recipe]:
+    try:
+        plan = _Plan(routes, guest, routes.require_libvirt(desturi), routes.require_way())
+    except UsageError as error:
+        for program in ("virsh", "libvirt-python", "nova"):
+            yield Recipe(program, "all", reason=str(error))
+        return
+    yield from _virsh(plan)
+    yield _python(plan)
+    yield _nova(config, plan, given=desturi is not None)
+
+
+# virsh.
+
+
+def _virsh(plan: _Plan) -> Iterator[Recipe]:
+    manners = {
+        "managed direct": (),
+        "peer to peer": ("--p2p",),
+        "multifd": ("--p2p", "--parallel", "--parallel-connections", str(_CHANNELS)),
+        "post-copy": ("--p2p", "--postcopy", "--postcopy-after-precopy"),
+        "post-copy recovery": ("--p2p", "--postcopy", "--postcopy-resume"),
+    }
+    for name, options in manners.items():
+        yield Recipe("virsh", name, (_virsh_line(plan, *options),))
+    if plan.way.no_disks:
+        yield Recipe("virsh", "storage", reason=plan.way.no_disks)
+    else:
+        yield Recipe(
+            "virsh", "storage", (_virsh_line(plan, "--p2p", "--copy-storage-all", *_disks(plan.way)),)
+        )
+
+
+def _virsh_line(plan: _Plan, *options: str) -> str:
+    listen = ("--listen-address", plan.way.listen_address) if plan.way.listen_address else ()
+    words = ("virsh", "migrate", "--live", *options, plan.guest, plan.libvirt)
+    return shlex.join([*words, "--migrateuri", plan.way.migrate_uri, *listen])
+
+
+def _disks(way: Way) -> tuple[str, ...]:
+    if way.disks_uri:
+        return ("--disks-uri", way.disks_uri)
+    return ("--disks-port", str(way.disks_port)) if way.disks_port else ()
+
+
+# libvirt-python.
+
+
+def _python(plan: _Plan) -> Recipe:
+    parameters = {"libvirt.VIR_MIGRATE_PARAM_URI": plan.way.migrate_uri}
+    if plan.way.listen_address:
+        parameters["libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS"] = plan.way.listen_address
+    return Recipe(
+        "libvirt-python",
+        "peer to peer",
+        (
+            "import libvirt",
+            "",
+            'guest = libvirt.open("qemu:///system").lookupByName(' + _quoted(plan.guest) + ")",
+            "guest.migrateToURI3(",
+            f"    {_quoted(plan.libvirt)},",
+            "    {",
+            *(f"        {name}: {_quoted(value)}," for name, value in parameters.items()),
+            "    },",
+            "    libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER,",
+            ")",
+        ),
+    )
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# OpenStack Nova. It puts live_migration_inbound_addr of the destination into both URIs, and names no port.
+
+
+def _nova(config: Config, plan: _Plan, *, given: bool) -> Recipe:
+    peer, way = plan.routes.peer, plan.way
+    if not way.any_port:
+        return Recipe(
+            "nova", "all", reason="Nova names no port: it needs a redirect: ingress with port 49152"
+        )
+    alias = urlsplit(way.migrate_uri).hostname or ""
+    template = _nova_setting(plan.libvirt, alias)
+    if template is None:
+        where = "--desturi" if given else "the libvirt ingress"
+        reason = (
+            f"Nova fills {alias} into live_migration_uri (%s): {where} must contain it, as in "
+            f"unix:/run/mtunnel/{alias}/libvirt-sock"
+        )
+        return Recipe("nova", "all", reason=reason)
+    return Recipe(
+        "nova",
+        "all",
+        (
+            f"# nova.conf, [libvirt], on {peer}; {alias} must stand for {peer} on every source",
+            f"live_migration_inbound_addr = {alias}",
+            f"# nova.conf, [libvirt], on {config.host.name} and every other source",
+            template,
+            f"# qemu.conf on {peer}: Nova does not say where to listen",
+            'migration_address = "127.0.0.1"',
+        ),
+    )
+
+
+def _nova_setting(uri: str, alias: str) -> str | None:
+    """What makes Nova come to ``uri`` when it starts from ``alias``; None if nothing does.
+
+    Its formatting fails without a %s, and any other % must be doubled.
+    """
+    if uri == f"qemu+tcp://{alias}:{LIBVIRT_PORT}/system":
+        return "live_migration_scheme = tcp"
+    if uri.count(alias) != 1:
+        return None
+    return f"live_migration_uri = {uri.replace('%', '%%').replace(alias, '%s')}"
+
+
+# QEMU's own monitor.
+
+
+def _qemu(config: Config, peer: str, guest: str | None) -> Recipe:
+    try:
+        entry = find_entry(config, peer, guest=guest)
+    except UsageError as error:
+        return Recipe("qemu", "all", reason=str(error))
+    return Recipe(
+        "qemu",
+        "plain",
+        (
+            f"-incoming {entry.listen}",
+            "migrate_set_capability return-path on",
+            f"migrate -d {entry.uri}",
+        ),
+        place=f"an option of the QEMU on {peer}, then the monitor of the one here",
+    )

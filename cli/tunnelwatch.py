@@ -1,0 +1,81 @@
+"""What the running daemon tells of one link while a migration uses it: its rate, and what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tunnel.daemon.control import ask
+from tunnel.errors import TunnelError, UsageError
+from tunnel.virt.threads import in_thread
+
+PERIOD = 0.5
+_BY_PEER = "stream refused by the peer"
+_BY_US = "connection refused"
+
+
+class TunnelWatch:
+    """The link with ``peer`` of the daemon whose control socket is ``control``. ``rate``: bytes a second."""
+
+    def __init__(self, control: Path, peer: str) -> None:
+        self.peer = peer
+        self.rate: float | None = None
+        self._control = control
+        self._known: list[Mapping[str, str]] = []
+
+    async def link(self) -> dict[str, Any]:
+        """What ``status`` says of the link now.
+
+        Raises UnreachableError when no daemon answers, UsageError when it does not know the peer.
+        """
+        facts = await in_thread("status", lambda: ask(self._control, "status"))
+        for link in facts["links"]:
+            if link["peer"] == self.peer:
+                found: dict[str, Any] = link
+                return found
+        raise UsageError(f"the daemon that runs here does not know {self.peer}: restart it with this file")
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keep ``rate`` fresh inside the context, and count as news what goes wrong from here on."""
+        self._known = (await self.link())["incidents"]
+        task = asyncio.create_task(self._run(), name="watch the tunnel")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def news(self) -> list[Mapping[str, str]]:
+        """What went wrong since ``watching`` began; nothing when the daemon has gone."""
+        with contextlib.suppress(TunnelError):
+            return [each for each in (await self.link())["incidents"] if each not in self._known]
+        return []
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        before: tuple[float, int] | None = None
+        while True:
+            sent = None
+            with contextlib.suppress(TunnelError):
+                sent = sum(lane["bytes_sent"] for lane in (await self.link())["lanes"])
+            now = loop.time()
+            self.rate = rate_between(before, (now, sent)) if sent is not None else None
+            before = (now, sent) if sent is not None else None
+            await asyncio.sleep(PERIOD)
+
+
+def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> float | None:
+    """Bytes a second between two readings; None when there is no telling, as after a change of lanes."""
+    if before is None or now[1] < before[1] or now[0] <= before[0]:
+        return None
+    return (now[1] - before[1]) / (now[0] - before[0])
+
+
+def is_refusal(incident: Mapping[str, str]) -> bool:
+    """Whether the peer said no, or our own daemon did."""
+    return incident["what"] in {_BY_PEER, _BY_US}

@@ -1,0 +1,189 @@
+"""How an order is carried out: the verdict, the cause of a failure, and an interruption at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
+from tests.support.waiting import until
+from tunnel.cli import migration as module
+from tunnel.cli.announcer import ForPrograms
+from tunnel.cli.migration import Migration, qemu_options
+from tunnel.cli.order import Order
+from tunnel.daemon.config import load
+from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
+from tunnel.virt.libvirtmove import LibvirtMove
+from tunnel.virt.migration import Mode
+from tunnel.virt.move import Action, Summary, Where, settled
+from tunnel.virt.progress import Progress
+
+REFUSED = {"what": "stream refused by the peer", "reason": "tcp:127.0.0.1:49152 is not allowed"}
+LOST = {"what": "lane lost", "reason": "it was closed"}
+
+
+class FakeMove:
+    """Ends as told, at ``where``; without an ending it goes on until it is aborted."""
+
+    def __init__(self, where: Where, ending: TunnelError | str | None) -> None:
+        self._where = where
+        self._ending = ending
+        self._aborted = asyncio.Event()
+
+    async def prepare(self) -> None:
+        pass
+
+    async def run(self) -> Summary:
+        if isinstance(self._ending, TunnelError):
+            raise self._ending
+        if self._ending == "endless":
+            await self._aborted.wait()
+            raise HypervisorError("operation aborted")
+        return Summary(1.0, None, None, None, postcopied=False)
+
+    async def progress(self) -> Progress | None:
+        return None
+
+    async def abort(self) -> None:
+        self._aborted.set()
+
+    async def where(self) -> Where:
+        return self._where
+
+
+class FakeTunnel:
+    """A link in some state, with news."""
+
+    rate = None
+
+    def __init__(self, state: str = "up", *news: Mapping[str, str]) -> None:
+        self._state = state
+        self._news = list(news)
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        yield
+
+    async def news(self) -> list[Mapping[str, str]]:
+        return self._news
+
+    async def link(self) -> dict[str, Any]:
+        if self._state == "gone":
+            raise UnreachableError("no daemon")
+        return {"state": self._state}
+
+
+class Prepared(Migration):
+    """Whose move is given."""
+
+    def __init__(self, order: Order, move: FakeMove, tunnel: FakeTunnel) -> None:
+        super().__init__(order, ForPrograms())
+        self._tunnel = cast("Any", tunnel)
+        self._move = move
+        self.preparing = asyncio.Event()
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def _libvirt(self, stack: AsyncExitStack) -> tuple[LibvirtMove, str]:
+        self.preparing.set()
+        await self.hold.wait()
+        return cast("LibvirtMove", self._move), "tcp://127.0.1.2"
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    return Order(load(write_config(tmp_path, HOST, TLS, PEER, INGRESS)), "web1", "hostb")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "settled", lambda move: settled(move, within=0.05))
+
+
+async def test_guest_that_arrived_is_announced(order: Order, capsys: pytest.CaptureFixture[str]) -> None:
+    await Prepared(order, FakeMove(Where.DESTINATION, None), FakeTunnel()).run()
+    assert "The guest runs at hostb, the destination, and nowhere else." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", [Where.SOURCE, Where.BOTH, Where.NEITHER, Where.UNKNOWN])
+async def test_success_that_is_none_is_not_believed(order: Order, where: Where) -> None:
+    with pytest.raises(MigrationError, match="the migration done, but"):
+        await Prepared(order, FakeMove(where, None), FakeTunnel()).run()
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "kind"),
+    [
+        (FakeTunnel("up"), MigrationError),
+        (FakeTunnel("up", LOST), MigrationError),
+        (FakeTunnel("up", REFUSED), RefusedError),
+        (FakeTunnel("resuming", LOST), UnreachableError),
+        (FakeTunnel("gone"), MigrationError),
+    ],
+)
+async def test_failure_names_the_place_and_the_cause(
+    order: Order, tunnel: FakeTunnel, kind: type[TunnelError]
+) -> None:
+    move = FakeMove(Where.SOURCE, HypervisorError("unable to connect"))
+    with pytest.raises(kind) as caught:
+        await Prepared(order, move, tunnel).run()
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == [
+        "unable to connect",
+        "The guest runs on at hosta, the source, and nowhere else.",
+    ]
+    assert lines[2:] == [f"The tunnel says: {each['what']}: {each['reason']}" for each in await tunnel.news()]
+
+
+async def test_place_is_not_said_twice(order: Order) -> None:
+    said = MigrationError("it failed\nThe guest runs on at the source.")
+    with pytest.raises(MigrationError) as caught:
+        await Prepared(order, FakeMove(Where.SOURCE, said), FakeTunnel()).run()
+    assert str(caught.value) == str(said)
+
+
+async def test_interruption_aborts_and_says_where_the_guest_is(order: Order) -> None:
+    migration = Prepared(order, FakeMove(Where.SOURCE, "endless"), FakeTunnel())
+    running = asyncio.create_task(migration.run())
+    await until(lambda: migration._conductor)
+    migration.interrupt()
+    migration.interrupt()
+    with pytest.raises(MigrationError, match=r"^Aborted\. The guest runs on at hosta"):
+        await running
+
+
+async def test_interruption_before_anything_moves_is_at_once(order: Order) -> None:
+    migration = Prepared(order, FakeMove(Where.SOURCE, None), FakeTunnel())
+    migration.hold.clear()
+    running = asyncio.create_task(migration.run())
+    await migration.preparing.wait()
+    migration.interrupt()
+    migration.interrupt()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+def test_interruption_before_it_runs_is_nothing(order: Order) -> None:
+    async def idle() -> None:
+        Migration(order, ForPrograms()).interrupt()
+
+    asyncio.run(idle())
+
+
+def test_orders_in_qemus_terms(order: Order) -> None:
+    plain = qemu_options(order)
+    assert (plain.mode, plain.max_bandwidth, plain.return_path) == (Mode.PRECOPY, None, True)
+    parallel = qemu_options(dataclasses.replace(order, parallel=4, bandwidth=1000, auto_converge=True))
+    assert (parallel.mode, parallel.channels, parallel.max_bandwidth) == (Mode.MULTIFD, 4, 1000)
+    assert parallel.auto_converge
+    postcopy = dataclasses.replace(order, postcopy=True, postcopy_preempt=True)
+    assert qemu_options(postcopy).postcopy_after == 1
+    assert qemu_options(postcopy).preempt is True
+    late = dataclasses.replace(postcopy, timeout=1.0, timeout_action=Action.POSTCOPY)
+    assert qemu_options(late).postcopy_after is None

@@ -1,0 +1,110 @@
+"""Each check of ``mtunnel migrate`` finds what it should, or says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from tunnel.cli.readiness import Finding, check_guest, check_hosts, check_link, check_name_free
+from tunnel.cli.tunnelwatch import TunnelWatch
+from tunnel.errors import HypervisorError, UnreachableError, UsageError
+from tunnel.virt.libvirt import Host
+
+LANE = {"remote": "192.0.2.2:16515", "kind": "userspace", "cipher": "TLS_AES_256_GCM_SHA384"}
+UP = {"peer": "hostb", "state": "up", "lanes": [LANE], "incidents": []}
+TROUBLE = {"at": "1", "what": "cannot connect", "reason": "Connection refused"}
+DOWN = {"peer": "hostb", "state": "down", "lanes": [], "incidents": [TROUBLE]}
+
+
+class Links:
+    """A tunnel whose link is as told, one after the other; the last for ever."""
+
+    peer = "hostb"
+
+    def __init__(self, *links: dict[str, Any]) -> None:
+        self._links = list(links)
+
+    async def link(self) -> dict[str, Any]:
+        return self._links.pop(0) if len(self._links) > 1 else self._links[0]
+
+
+def tunnel(*links: dict[str, Any]) -> TunnelWatch:
+    return cast("TunnelWatch", Links(*links))
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    """Has one guest that runs, called test."""
+    async with await Host.connect("test:///default") as connected:
+        yield connected
+
+
+async def test_link_that_is_up_names_its_lane() -> None:
+    found = await check_link(tunnel(UP))
+    assert found == Finding("link", "hostb at 192.0.2.2:16515, userspace lane, TLS_AES_256_GCM_SHA384")
+
+
+async def test_link_may_take_a_moment_to_come_up() -> None:
+    assert (await check_link(tunnel(DOWN, DOWN, UP))).check == "link"
+
+
+async def test_link_that_stays_down_names_its_last_trouble() -> None:
+    with pytest.raises(UnreachableError, match=r"link is down \(cannot connect: Connection refused\)"):
+        await check_link(tunnel(DOWN), within=0.02)
+    with pytest.raises(UnreachableError, match="no attempt has failed yet"):
+        await check_link(tunnel({**DOWN, "incidents": []}), within=0.02)
+
+
+class TwinHost:
+    """As much of a Host as is asked for its identity."""
+
+    def __init__(self, uri: str, uuid: str | None) -> None:
+        self.uri = uri
+        self._uuid = uuid
+
+    async def uuid(self) -> str | None:
+        return self._uuid
+
+    async def name(self) -> str:
+        return self.uri.rpartition("/")[2]
+
+
+def twin(uri: str, uuid: str | None) -> Host:
+    return cast("Host", TwinHost(uri, uuid))
+
+
+async def test_same_host_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the same host to libvirt \(UUID 1234\).*host_uuid"):
+        await check_hosts(twin("x:///a", "1234"), twin("x:///b", "1234"))
+
+
+@pytest.mark.parametrize(("here", "there"), [("1", "2"), (None, None)])
+async def test_two_hosts_are_fine(here: str | None, there: str | None) -> None:
+    found = await check_hosts(twin("x:///a", here), twin("x:///b", there))
+    assert found == Finding("libvirt", "a (x:///a) to b (x:///b)")
+
+
+async def test_guest_that_runs_is_fine(host: Host) -> None:
+    guest, found = await check_guest(host, "test")
+    assert guest.name == "test"
+    assert found == Finding("guest", "test is running")
+
+
+async def test_unknown_guest_is_told_from_those_that_run(host: Host) -> None:
+    with pytest.raises(
+        HypervisorError, match="there is no guest 'web1' at test:///default; running are: test"
+    ):
+        await check_guest(host, "web1")
+
+
+async def test_guest_whose_postcopy_did_not_break_cannot_be_resumed(host: Host) -> None:
+    with pytest.raises(HypervisorError, match=r"test is running at .*, not paused in post-copy"):
+        await check_guest(host, "test", resume=True)
+
+
+async def test_name_that_is_taken_is_refused(host: Host) -> None:
+    assert await check_name_free(host, "web1") == Finding("destination", "web1 does not run there")
+    with pytest.raises(HypervisorError, match="a guest named 'test' is running at test:///default already"):
+        await check_name_free(host, "test")

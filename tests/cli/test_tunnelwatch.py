@@ -1,0 +1,86 @@
+"""What a migration learns from the daemon of its host: its rate, and what went wrong meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import until
+from tunnel.cli import tunnelwatch as module
+from tunnel.cli.tunnelwatch import TunnelWatch, is_refusal, rate_between
+from tunnel.errors import UnreachableError, UsageError
+
+OLD = {"at": "1", "what": "lane lost", "reason": "old"}
+NEW = {"at": "2", "what": "stream refused by the peer", "reason": "tcp:127.0.0.1:1 is not allowed"}
+
+
+class Daemon:
+    """One that answers with ``facts``, or not at all."""
+
+    def __init__(self) -> None:
+        self.link: dict[str, Any] = {"peer": "hostb", "lanes": [{"bytes_sent": 0}], "incidents": [OLD]}
+        self.gone = False
+
+    def ask(self, path: Path, command: str) -> dict[str, Any]:
+        assert (path, command) == (Path("/control"), "status")
+        if self.gone:
+            raise UnreachableError("no daemon answers")
+        self.link["lanes"][0]["bytes_sent"] += 1000
+        return {"links": [{"peer": "hosta"}, self.link]}
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    answering = Daemon()
+    monkeypatch.setattr(module, "ask", answering.ask)
+    monkeypatch.setattr(module, "PERIOD", 0.01)
+    return answering
+
+
+def test_rate_is_the_difference_over_the_time() -> None:
+    assert rate_between((1.0, 1000), (3.0, 5000)) == 2000
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(None, (1.0, 10)), ((1.0, 10), (2.0, 5)), ((1.0, 10), (1.0, 20))]
+)
+def test_rate_is_unknown_at_first_and_after_a_change_of_lanes(
+    before: tuple[float, int] | None, now: tuple[float, int]
+) -> None:
+    assert rate_between(before, now) is None
+
+
+async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    async with tunnel.watching():
+        await until(lambda: tunnel.rate)
+        daemon.gone = True
+        await until(lambda: tunnel.rate is None)
+        assert await tunnel.news() == []
+
+
+async def test_news_is_what_came_since(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    async with tunnel.watching():
+        assert await tunnel.news() == []
+        daemon.link["incidents"] = [OLD, NEW]
+        assert await tunnel.news() == [NEW]
+
+
+async def test_peer_that_the_daemon_does_not_know_is_a_usage_error(daemon: Daemon) -> None:
+    with pytest.raises(UsageError, match="does not know hostc: restart it with this file"):
+        await TunnelWatch(Path("/control"), "hostc").link()
+
+
+async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:
+    daemon.gone = True
+    with pytest.raises(UnreachableError):
+        await TunnelWatch(Path("/control"), "hostb").link()
+
+
+def test_refusals_are_told_from_losses() -> None:
+    assert is_refusal(NEW)
+    assert is_refusal({"what": "connection refused", "reason": "user bin may not use this ingress"})
+    assert not is_refusal(OLD)

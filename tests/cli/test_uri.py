@@ -1,0 +1,56 @@
+"""``mtunnel uri``: its output for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
+from tunnel.cli.main import main
+
+RPC = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/m/hostb/libvirt-sock"\nusers = ["root"]\n'
+
+
+def uri(path: Path, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["uri", *arguments, "--config", str(path)])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def config(tmp: Path) -> Path:
+    return write_config(tmp, HOST, TLS, PEER, INGRESS, RPC)
+
+
+def test_people_get_a_part_for_each_program(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert uri(config, "HOSTB", "web1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    parts = [line for line in lines if line in {"# virsh", "# libvirt-python", "# nova", "# qemu"}]
+    assert parts == ["# virsh", "# libvirt-python", "# nova", "# qemu"]
+    assert lines[1] == "# managed direct"
+    assert lines[2].startswith(
+        "virsh migrate --live web1 'qemu+unix:///system?socket=/run/m/hostb/libvirt-sock'"
+    )
+    assert lines[lines.index("# nova") + 1].startswith("# not as configured: Nova fills 127.0.1.2 into")
+    assert lines[-4].startswith("# plain (an option of the QEMU on hostb")
+    assert lines[-1] == "migrate -d tcp:127.0.1.2:49152"
+
+
+def test_programs_get_everything(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert uri(config, "hostb", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["peer"], answer["guest"]) == ("hostb", None)
+    assert set(answer["recipes"][0]) == {"program", "name", "lines", "reason", "place"}
+    assert all(bool(recipe["lines"]) != bool(recipe["reason"]) for recipe in answer["recipes"])
+
+
+def test_given_libvirt_is_used(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert uri(config, "hostb", "web1", "--desturi", "qemu+ssh://hostb/system") == 0
+    assert "web1 qemu+ssh://hostb/system --migrateuri" in capsys.readouterr().out
+
+
+def test_unknown_peer_is_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert uri(config, "hostc") == 2
+    assert "no [[peer]] named 'hostc': did you mean 'hostb'?" in capsys.readouterr().err

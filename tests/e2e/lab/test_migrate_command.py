@@ -1,0 +1,249 @@
+"""``mtunnel migrate`` moves libvirt's guests with only port 16515 open, or says first why it cannot."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from tests.support.lab import lab, module_lab
+from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
+from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.disks import Disk
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.programs import Started
+from tunnel.bench.lab.waiting import until
+from tunnel.virt.guest import MIB, Workload
+
+__all__ = ["lab", "module_lab"]
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+
+RPC = Ingress("hostb", "unix:/run/mtunnel/hostb/libvirt-sock", "unix:/run/libvirt/libvirt-sock")
+RAM = Ingress("hostb", "tcp:127.0.1.2:49152")
+DISKS = Ingress("hostb", "tcp:127.0.1.2:49153")
+RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
+SLOW = ("--bandwidth", "4MiB/s")
+
+
+def linked(lab: Lab, *ingresses: Ingress) -> None:
+    lab.start_daemons(
+        ingresses or (RPC, RAM, DISKS), egress=(MIGRATION_PORTS, "unix:/run/libvirt/libvirt-sock")
+    )
+
+
+def command(*options: str) -> list[str]:
+    return [*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG, "--json", *options]
+
+
+def migrate(lab: Lab, *options: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Its exit code, the events that it told, and its words."""
+    done = lab.a.run(command(*options), timeout=120, check=False)
+    return done.returncode, events(done.stdout), done.stderr
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Whole lines only: it may be writing one."""
+    return [
+        json.loads(line)
+        for line in text.splitlines(keepends=True)
+        if line.startswith("{") and line[-1] == "\n"
+    ]
+
+
+def wait_sent(program: Started, amount: int) -> None:
+    def far_enough() -> bool | None:
+        assert program.running, program.output()
+        told = [each for each in events(program.output()) if each["event"] == "progress"]
+        return (told and told[-1]["sent"] > amount) or None
+
+    until(f"{amount} bytes to be sent", far_enough)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--p2p",),
+        ("--direct",),
+        ("--p2p", "--parallel", "4"),
+        ("--direct", "--parallel", "4"),
+        ("--auto-converge", "--bandwidth", "200MiB/s"),
+        ("--no-live",),
+    ],
+    ids=" ".join,
+)
+def test_guest_moves(lab: Lab, options: tuple[str, ...]) -> None:
+    guest = lab.start_guest("web1")
+    linked(lab)
+    code, told, words = migrate(lab, *options)
+    assert code == 0, words
+    assert [each["check"] for each in told if each["event"] == "check"] == [
+        "link",
+        "libvirt",
+        "guest",
+        "destination",
+    ]
+    assert told[-1] == {**told[-1], "event": "ended", "result": "done", "runs_at": "destination"}
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+    assert not lab.b.firewall.refused()
+
+
+@pytest.mark.parametrize("flow", ["--p2p", "--direct"])
+def test_postcopy_switches_after_the_first_pass(lab: Lab, flow: str) -> None:
+    lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # whom the kernel lets use userfaultfd
+    guest = lab.start_guest("web1", workload=RESTLESS)
+    linked(lab)
+    code, told, words = migrate(lab, flow, "--postcopy", "--bandwidth", "16MiB/s")
+    assert code == 0, words
+    assert told[-1]["summary"]["postcopied"]
+    assert any(each["event"] == "progress" and each["postcopy"] for each in told)
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+
+
+def test_disks_move_along(lab: Lab) -> None:
+    guest = lab.start_guest("web1", disks=[Disk(16 * MIB), Disk(16 * MIB, "qcow2")])
+    guest.prepare_disks(lab.b)
+    linked(lab)
+    code, _, words = migrate(lab, "--copy-storage", "all")
+    assert code == 0, words
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+    assert not lab.b.firewall.refused()
+
+
+def test_redirected_range_lets_libvirt_choose_its_ports(lab: Lab) -> None:
+    guest = lab.start_guest("web1", disks=[Disk(16 * MIB)])
+    guest.prepare_disks(lab.b)
+    linked(lab, RPC, Ingress("hostb", "redirect:127.0.1.2:49152-49215"))
+    code, told, words = migrate(lab, "--copy-storage", "all", "--parallel", "2")
+    assert code == 0, words
+    assert next(each for each in told if each["event"] == "started")["route"] == "tcp://127.0.1.2"
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+
+
+def test_postcopy_that_the_kernel_forbids_says_what_to_do(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    linked(lab)
+    code, _, words = migrate(lab, "--postcopy")
+    assert code == 1
+    assert "vm.unprivileged_userfaultfd=1" in words
+    guest.verify(lab.a)
+
+
+def test_configuration_follows_when_asked(lab: Lab) -> None:
+    lab.start_guest("web1")
+    linked(lab)
+    assert migrate(lab, "--persist", "--undefine-source")[0] == 0
+    assert lab.states("web1") == ("absent", "running")
+    lab.b.virsh("destroy", "web1")
+    assert lab.states("web1") == ("absent", "shut off")
+
+
+@pytest.mark.parametrize("flow", ["--p2p", "--direct"])
+def test_ctrl_c_leaves_the_guest_running_here(lab: Lab, flow: str) -> None:
+    guest = lab.start_guest("web1", workload=RESTLESS)
+    linked(lab)
+    program = lab.a.start(command(flow, *SLOW))
+    wait_sent(program, MIB)
+    program.signal(signal.SIGINT)
+    program.signal(signal.SIGINT)
+    assert program.wait() == 1
+    assert "Aborted. The guest runs on at hosta, the source, and nowhere else." in program.output()
+    assert lab.runner("web1") is lab.a
+    guest.verify(lab.a)
+
+
+@pytest.mark.parametrize("action", ["suspend", "abort"])
+def test_time_that_is_up_acts(lab: Lab, action: str) -> None:
+    guest = lab.start_guest("web1", workload=RESTLESS)
+    linked(lab)
+    code, told, words = migrate(lab, "--timeout", "2s", "--timeout-action", action, "--bandwidth", "8MiB/s")
+    arrived = action == "suspend"
+    assert code == (0 if arrived else 1), words
+    where = lab.b if arrived else lab.a
+    assert lab.runner("web1") is where
+    guest.verify(where)
+    assert any(each["event"] == "notice" and action in each["text"] for each in told)
+
+
+def test_same_host_uuid_is_refused_before_anything_moves(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    linked(lab, Ingress("hostb", RPC.listen, RPC.target), RAM)
+    code, told, words = migrate(lab, "--desturi", "qemu:///system")
+    assert code == 2
+    assert "are the same host to libvirt" in words
+    assert "host_uuid" in words
+    assert not [each for each in told if each["event"] == "started"]
+    guest.verify(lab.a)
+
+
+def test_peer_that_is_down_is_4(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    linked(lab)
+    lab.b.daemons[-1].kill()
+    code, told, words = migrate(lab)
+    assert code == 4
+    assert "hostb is not reachable" in words
+    assert told[-1]["exit_code"] == 4
+    guest.verify(lab.a)
+
+
+def test_libvirt_that_does_not_answer_is_4(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    absent = "unix:/run/libvirt/virtqemud-sock"
+    lab.start_daemons((Ingress("hostb", RPC.listen, absent), RAM), egress=(MIGRATION_PORTS, absent))
+    code, _, words = migrate(lab)
+    assert code == 4
+    assert "no libvirt answers at qemu+unix" in words
+    guest.verify(lab.a)
+
+
+def test_target_that_is_not_allowed_is_3_and_named(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    lab.start_daemons((RPC, RAM), egress=("unix:/run/libvirt/libvirt-sock",))
+    code, _, words = migrate(lab)
+    assert code == 3
+    assert "stream refused by the peer" in words
+    assert "tcp:127.0.0.1:49152" in words
+    assert "The guest runs on at hosta" in words
+    guest.verify(lab.a)
+
+
+@pytest.mark.parametrize("guest", ["web9", "web1"])
+def test_guest_that_cannot_move_is_named(lab: Lab, guest: str) -> None:
+    lab.start_guest("web1")
+    linked(lab)
+    lab.a.virsh("destroy", "web1")
+    argv = [guest if word == "web1" else word for word in command()]
+    done = lab.a.run(argv, check=False)
+    assert done.returncode == 1
+    expected = "there is no guest 'web9'" if guest == "web9" else "web1 is absent"
+    assert expected in done.stderr
+
+
+def test_name_that_is_taken_at_the_destination_is_named(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    linked(lab)
+    xml = lab.a.virsh("dumpxml", "web1").stdout
+    path = lab.directory / "shared" / "taken.xml"
+    path.write_text(xml)
+    lab.b.virsh("create", str(path))
+    code, _, words = migrate(lab)
+    assert code == 1
+    assert "a guest named 'web1' is running" in words
+    guest.verify(lab.a)
+    path.unlink()
+
+
+def test_disks_without_a_way_are_told_what_to_configure(lab: Lab) -> None:
+    lab.start_guest("web1", disks=[Disk(16 * MIB)])
+    linked(lab, RPC, RAM)
+    code, _, words = migrate(lab, "--copy-storage", "all")
+    assert code == 2
+    assert 'listen = "tcp:127.0.1.2:49153"' in words
+    assert lab.runner("web1") is lab.a

@@ -1,0 +1,203 @@
+"""``mtunnel migrate --qmp`` moves real guests through real daemons, or says why not, and aborts in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.support.commands import Command, run, running, second_monitor, waiting_pair
+from tests.support.daemons import TwoHosts, free_port
+from tunnel.virt.guest import MIB
+
+pytestmark = [pytest.mark.slow]
+
+SLOW = ("--bandwidth", "8MiB/s")  # such a migration does not end while a test looks at it
+
+
+@dataclass
+class Route:
+    """The way of one guest, and of the destination's monitor, through two daemons."""
+
+    hosts: TwoHosts
+    directory: Path
+    entry: str
+    listen: str
+
+    @classmethod
+    def laid(cls, hosts: TwoHosts, directory: Path, kind: str = "tcp", *, allowed: bool = True) -> Self:
+        """Configure both hosts and start them."""
+        listen = f"unix:{directory}/arrival" if kind == "unix" else f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+        entry = hosts.a.leads_to(hosts.b, listen, f"unix:{directory}/entry" if kind == "unix" else "")
+        if not allowed:
+            hosts.b.egress["hosta"].remove(listen)
+        hosts.a.leads_to(
+            hosts.b, f"unix:{second_monitor(directory, 'destination')}", f"unix:{directory}/far.qmp"
+        )
+        hosts.start()
+        return cls(hosts, directory, entry, listen)
+
+    def arguments(self, *options: str, dest_qmp: bool = True) -> list[str]:
+        """The command line."""
+        there = ["--dest-qmp", str(self.directory / "far.qmp")] if dest_qmp else []
+        here = ["--qmp", str(second_monitor(self.directory, "source"))]
+        return ["migrate", "web1", "hostb", "--config", str(self.hosts.a.config), *here, *there, *options]
+
+
+async def sent_some(command: Command, bytes_sent: int = 2 * MIB) -> None:
+    await command.event(lambda event: event["event"] == "progress" and event["sent"] > bytes_sent)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--parallel", "4"), ("--auto-converge", "--bandwidth", "512MiB/s"), ("--no-return-path",)],
+    ids=lambda options: options[0] if options else "plain",
+)
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_guest_moves(hosts: TwoHosts, tmp: Path, kind: str, options: tuple[str, ...]) -> None:
+    route = Route.laid(hosts, tmp, kind)
+    async with waiting_pair(tmp) as trial:
+        code, command = await run(*route.arguments(*options))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+    assert [event["check"] for event in command.named("check")] == ["link", "guest"]
+    assert command.named("started")[0]["guest"] == "web1"
+    assert command.named("progress")
+    end = command.last
+    assert (end["event"], end["result"], end["runs_at"]) == ("ended", "done", "destination")
+    assert end["summary"]["sent"] > 32 * MIB
+    assert "runs at hostb, the destination, and nowhere else" in end["text"]
+
+
+async def test_destination_that_listens_already_needs_no_telling(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp, incoming=route.listen) as trial:
+        code, command = await run(*route.arguments())
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+
+
+async def test_without_the_far_monitor_it_says_what_it_could_not_see(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp, incoming=route.listen) as trial:
+        code, command = await run(*route.arguments(dest_qmp=False))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+    assert command.last["runs_at"] == "left"
+    assert "could not be verified" in command.last["text"]
+    assert route.listen in command.named("notice")[0]["text"]
+
+
+async def test_postcopy_switches_after_the_first_pass(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial:
+        await trial.source.monitor.execute("migrate-set-parameters", {"downtime-limit": 1})
+        code, command = await run(*route.arguments("--postcopy", "--bandwidth", "16MiB/s"))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+    assert command.last["summary"]["postcopied"]
+
+
+async def test_time_that_is_up_switches_to_postcopy(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    options = ("--postcopy", "--timeout", "1s", "--timeout-action", "postcopy", *SLOW)
+    async with waiting_pair(tmp) as trial:
+        code, command = await run(*route.arguments(*options))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+    assert command.last["summary"]["postcopied"]
+    assert command.last["summary"]["iterations"] <= 2
+
+
+async def test_time_that_is_up_holds_the_guest_until_it_has_arrived(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial:  # which changes its memory faster than SLOW lets it go
+        options = ("--timeout", "1s", "--timeout-action", "suspend", *SLOW)
+        code, command = await run(*route.arguments(*options))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+    assert [notice["text"] for notice in command.named("notice")] == ["not done after 1 s: suspend"]
+
+
+async def test_time_that_is_up_aborts(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial:
+        code, command = await run(*route.arguments("--timeout", "1s", "--timeout-action", "abort", *SLOW))
+        assert code == 1
+        assert await trial.source.monitor.status() == "running"
+    assert "Aborted. The guest runs on at hosta" in command.words
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+async def test_ctrl_c_leaves_the_guest_running_here(hosts: TwoHosts, tmp: Path, presses: int) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial, running(*route.arguments(*SLOW)) as command:
+        await sent_some(command)
+        for _ in range(presses):
+            command.interrupt()
+        assert await command.end() == 1
+        assert command.last == {**command.last, "event": "failed", "exit_code": 1}
+        assert "Aborted. The guest runs on at hosta, the source, and nowhere else." in command.words
+        assert await trial.source.monitor.status() == "running"
+        answer = await trial.source.monitor.execute("query-migrate")
+        assert answer["status"] == "cancelled"
+
+
+async def test_ctrl_c_in_postcopy_does_not_lose_the_guest(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    options = ("--postcopy", "--timeout", "500ms", "--timeout-action", "postcopy", *SLOW)
+    async with waiting_pair(tmp) as trial, running(*route.arguments(*options)) as command:
+        await command.event(lambda event: event["event"] == "progress" and event["postcopy"])
+        command.interrupt()
+        assert await command.end() == 0
+        await trial.verify()
+    assert any("would be lost" in notice["text"] for notice in command.named("notice"))
+    assert command.last["result"] == "done"
+
+
+async def test_target_that_is_not_allowed_is_named(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp, allowed=False)
+    async with waiting_pair(tmp) as trial:
+        code, command = await run(*route.arguments())
+        assert code == 3
+        assert await trial.source.monitor.status() == "running"
+    assert "stream refused by the peer" in command.words
+    assert route.listen in command.words
+    assert command.last["exit_code"] == 3
+
+
+async def test_peer_that_is_down_is_4_and_nothing_moves(hosts: TwoHosts, tmp: Path) -> None:
+    hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:1")
+    hosts.a.start()
+    hosts.a.wait_serving()
+    code, command = await run(
+        *("migrate", "hostb", "--config", str(hosts.a.config), "--qmp", str(tmp / "none.qmp"))
+    )
+    assert code == 4
+    assert "hostb is not reachable" in command.words
+    assert command.last["event"] == "failed"
+
+
+async def test_no_guest_behind_the_monitor_is_an_error(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial:
+        await trial.destination.stop()
+        code, command = await run(*route.arguments())
+        assert code == 1
+        assert await trial.source.monitor.status() == "running"
+    assert "destination" in command.words
+    assert "far.qmp" in command.words
+
+
+async def test_urgent_pages_get_a_channel_of_their_own(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial:
+        await trial.source.monitor.execute("migrate-set-parameters", {"downtime-limit": 1})
+        options = ("--postcopy", "--postcopy-preempt", "--timeout", "1s", "--timeout-action", "postcopy")
+        code, command = await run(*route.arguments(*options, *SLOW))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
+    assert command.last["summary"]["postcopied"]
+    assert hosts.a.link(hosts.b)["streams_opened"] == 3  # the far monitor, the main channel, and that one

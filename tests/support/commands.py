@@ -1,0 +1,103 @@
+"""Commands of ours as processes, beside guests that a test moves with them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.daemons import MTUNNEL, WITHIN
+from tests.support.guests import BUSY, MEMORY
+from tunnel.virt.guest import Workload, build_image
+from tunnel.virt.qemu import Machine, Qemu
+from tunnel.virt.trial import Trial
+from tunnel.virt.verify import wait_filled
+
+Event = dict[str, Any]
+
+
+class Command:
+    """A running ``mtunnel`` that tells events in JSON, one a line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.events: list[Event] = []
+        self.words = ""
+        self._process = process
+
+    async def event(self, wanted: Callable[[Event], bool]) -> Event:
+        """Read on until an event is ``wanted``; fail when it ends before."""
+        assert self._process.stdout is not None
+        while line := await asyncio.wait_for(self._process.stdout.readline(), WITHIN):
+            self.events.append(json.loads(line))
+            if wanted(self.events[-1]):
+                return self.events[-1]
+        raise AssertionError(f"it ended early, with {await self.end()}: {self.words}")
+
+    def interrupt(self) -> None:
+        """What ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
+    async def end(self) -> int:
+        """Read it to its end; its exit code."""
+        output, errors = await asyncio.wait_for(self._process.communicate(), 3 * WITHIN)
+        self.events += [json.loads(line) for line in output.splitlines()]
+        self.words += errors.decode()
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    @property
+    def last(self) -> Event:
+        """The last event."""
+        return self.events[-1]
+
+    def named(self, name: str) -> list[Event]:
+        """All events of that name."""
+        return [event for event in self.events if event["event"] == name]
+
+
+@asynccontextmanager
+async def running(*arguments: str) -> AsyncIterator[Command]:
+    """``mtunnel`` with these arguments and ``--json``; killed when it outlives the context."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*MTUNNEL, *arguments, "--json", stdout=pipe, stderr=pipe)
+    try:
+        yield Command(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def run(*arguments: str) -> tuple[int, Command]:
+    """The same to its end: its exit code, and what it told."""
+    async with running(*arguments) as command:
+        return await command.end(), command
+
+
+def second_monitor(directory: Path, name: str) -> Path:
+    """A QMP socket beside the one that the test itself uses: QEMU serves one client on each."""
+    return directory / f"{name}-2.qmp"
+
+
+@asynccontextmanager
+async def waiting_pair(
+    directory: Path, incoming: str = "defer", workload: Workload = BUSY
+) -> AsyncIterator[Trial]:
+    """A filled guest ``source`` and a QEMU ``destination`` with ``-incoming``, each with a second monitor."""
+    kernel = directory / "kernel"
+    kernel.write_bytes(build_image(workload))
+
+    def machine(name: str, more: Sequence[str] = ()) -> Machine:
+        socket = f"unix:{second_monitor(directory, name)},server=on,wait=off"
+        return Machine(kernel, MEMORY, extra=("-qmp", socket, *more))
+
+    async with (
+        await Qemu.start("source", machine("source"), directory) as source,
+        await Qemu.start("destination", machine("destination"), directory, incoming=incoming) as destination,
+    ):
+        await wait_filled(source.monitor, directory, within=60)
+        yield Trial(source, destination, directory)
