@@ -183,8 +183,12 @@ class Lab:
     ) -> tuple[Daemon, Daemon]:
         """Start mtunnel on both hosts and wait until they are linked.
 
-        Each ingress is made on the host that its peer is not; both hosts allow the same ``egress``.
+        Each ingress is made on the host that its peer is not; both hosts allow the same ``egress``. Without
+        an ingress nobody dials: then they serve, and are not linked.
         """
+        for ingress in ingresses:
+            if ingress.peer not in {host.name for host in self.hosts}:
+                raise LabError(f"{ingress.peer} is no host of the lab: an ingress leads to hosta or hostb")
         for host in self.hosts:
             mine = [ingress for ingress in ingresses if ingress.peer == host.peer.name]
             host.start_daemon(

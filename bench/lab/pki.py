@@ -1,8 +1,8 @@
 """Certificates of the lab, laid out as mtunnel, libvirt and QEMU look for them.
 
-mtunnel's own certificates are made as ``mtunnel certs issue`` makes them. libvirt 9 and QEMU 7.2 refuse such
-a certificate, because its key usage does not permit key encipherment (which TLS 1.3 has no use for, but both
-check), so theirs are signed here, by the same authority.
+mtunnel's own certificates are made as ``mtunnel certs issue`` makes them. libvirt 9 does not start with such
+a certificate, because its key usage does not permit key encipherment (TLS 1.3 has no use for it, but libvirt
+checks), so libvirt's are signed here, by the same authority, and QEMU gets the same ones.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _addresses(host: Plan) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _sign(authority: Authority, host: Plan, kind: str, usage: x509.ObjectIdentifier) -> Pair:
-    """Make a certificate that libvirt and QEMU accept, beside the authority's files."""
+    """Make a certificate that libvirt accepts, beside the authority's files."""
     key, validity = new_key(), Validity.lasting(HOST_DAYS)
     names = [x509.DNSName(host.fqdn), x509.DNSName(host.name), *map(x509.IPAddress, _addresses(host))]
     builder = (

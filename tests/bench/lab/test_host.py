@@ -2,25 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import psutil
 import pytest
 
+from tests.bench.lab.test_programs import Nowhere
 from tests.support.lab import Listener, reaches
-from tunnel.bench.lab import layout
+from tunnel.bench.lab import layout, programs
+from tunnel.bench.lab.host import Host
 from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.virt.guest import MIB
 
-pytestmark = pytest.mark.root
-
 SMALL = 16 * MIB
 
+JOB = """\
+Job type:         Completed   \n\
+Time elapsed:     185          ms
+Memory bandwidth: 2.4 MiB/s
 
+"""
+
+
+class Answers:
+    """Answers for the programs of a host that is not there, by the first words of their commands."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.inputs: list[str] = []
+        self.prepared: dict[tuple[str, ...], Done] = {}
+
+    def say(self, *words: str, stdout: str = "", stderr: str = "", returncode: int = 0) -> None:
+        """Prepare an answer to every command that begins with ``words``."""
+        self.prepared[words] = Done([], returncode, stdout, stderr)
+
+    def __call__(self, inside: object, argv: Sequence[str], **options: Any) -> Done:
+        self.asked.append(list(argv))
+        self.inputs.append(options["input"] or "")
+        for words, answer in self.prepared.items():
+            if tuple(argv[: len(words)]) == words:
+                return answer
+        return Done([], 0, "", "")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """What stands in for running programs."""
+    prepared = Answers()
+    monkeypatch.setattr(programs, "run", prepared)
+    return prepared
+
+
+@pytest.fixture
+def host(plans: tuple[Plan, Plan], monkeypatch: pytest.MonkeyPatch, answers: Answers) -> Host:
+    """Host A, which has files but no namespaces."""
+    monkeypatch.setattr("tunnel.bench.lab.host.Namespaces", lambda plan: Nowhere())
+    plans[0].directory.mkdir()
+    plans[0].outside("/etc").mkdir()
+    return Host(*plans)
+
+
+def test_a_guest_is_how_libvirt_says(host: Host, answers: Answers) -> None:
+    answers.say("virsh", "domstate", "web1", stdout="shut off\n\n")
+    answers.say("virsh", "domstate", "web2", stderr="error: failed to get domain 'web2'", returncode=1)
+    answers.say("virsh", "domstate", "web3", stderr="error: no connection", returncode=1)
+    assert (host.state("web1"), host.state("web2")) == ("shut off", "absent")
+    with pytest.raises(LabError, match="hosta does not say how web3 is: error: no connection"):
+        host.state("web3")
+
+
+def test_a_jobs_lines_become_a_table(host: Host, answers: Answers) -> None:
+    answers.say("virsh", "domjobinfo", "web1", "--completed", stdout=JOB)
+    assert host.job("web1", completed=True) == {
+        "Job type": "Completed",
+        "Time elapsed": "185          ms",
+        "Memory bandwidth": "2.4 MiB/s",
+    }
+
+
+def test_without_a_pid_file_there_is_no_process(host: Host) -> None:
+    assert host.find("/run/nobody.pid") is None
+    with pytest.raises(LabError, match="no QEMU of web1 runs on hosta"):
+        host.kill_qemu("web1")
+
+
+def test_a_pid_file_is_translated(
+    host: Host, monkeypatch: pytest.MonkeyPatch, plans: tuple[Plan, Plan]
+) -> None:
+    plans[0].outside("/run/libvirt/qemu").mkdir(parents=True)
+    plans[0].outside("/run/libvirt/qemu/web1.pid").write_text("17\n")
+    monkeypatch.setattr(Nowhere, "outside_pid", lambda self, inside: inside + 1000, raising=False)
+    assert host.qemu_pid("web1") == 1017
+
+
+def test_a_reset_restores_the_hosts_files_and_firewall(
+    host: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, plans: tuple[Plan, Plan]
+) -> None:
+    monkeypatch.setattr("tunnel.bench.lab.libvirtd.Libvirtd.restore", lambda self: None)
+    program = host.start(["sleep", "300"])
+    host.reset()
+    assert not program.running
+    assert "192.0.2.2 hostb.lab" in plans[0].outside("/etc/hosts").read_text()
+    assert answers.asked[0] == ["nft", "flush", "ruleset"]
+    assert "open { type inet_service; flags interval; elements = { 16515 } }" in answers.inputs[1]
+    host.reset()
+    host.forget()
+
+
+def test_both_sockets_of_a_libvirtd_are_one(host: Host, tmp: Path) -> None:
+    assert host.libvirt_socket == tmp / "A/run/libvirt/libvirt-sock"
+    assert host.name == "hosta"
+
+
+@pytest.mark.root
 def test_a_guest_nobody_knows_is_absent(lab: Lab) -> None:
     assert lab.a.state("nobody") == "absent"
     assert lab.a.guests() == []
 
 
+@pytest.mark.root
 def test_states_are_libvirts_own_words(lab: Lab) -> None:
     lab.start_guest(memory=SMALL)
     assert lab.a.guests() == ["web1"]
@@ -30,6 +135,7 @@ def test_states_are_libvirts_own_words(lab: Lab) -> None:
     assert lab.a.state("web1") == "shut off"
 
 
+@pytest.mark.root
 def test_a_guests_qemu_is_found_and_killed(lab: Lab) -> None:
     lab.start_guest(memory=SMALL)
     pid = lab.a.qemu_pid("web1")
@@ -41,11 +147,13 @@ def test_a_guests_qemu_is_found_and_killed(lab: Lab) -> None:
         lab.a.qemu_pid("web1")
 
 
+@pytest.mark.root
 def test_a_job_is_read_line_by_line(lab: Lab) -> None:
     lab.start_guest(memory=SMALL)
     assert lab.a.job("web1") == {"Job type": "None"}
 
 
+@pytest.mark.root
 def test_a_failing_command_is_an_error_with_its_words(lab: Lab) -> None:
     with pytest.raises(
         LabError, match=r"virsh start nobody failed with status 1 and said: error: failed to get"
@@ -53,6 +161,7 @@ def test_a_failing_command_is_an_error_with_its_words(lab: Lab) -> None:
         lab.a.virsh("start", "nobody")
 
 
+@pytest.mark.root
 def test_a_reset_ends_and_restores_everything(lab: Lab) -> None:
     program = lab.a.start(["sleep", "300"])
     daemon = lab.start_daemons([])[0]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from tests.support.lab import open_directory
-from tunnel.bench.lab.configs import Ingress
+from tunnel.bench.lab.configs import Config, Ingress
 from tunnel.bench.lab.disks import Disk
+from tunnel.bench.lab.host import Host
 from tunnel.bench.lab.lab import Lab, claim
+from tunnel.bench.lab.plan import Plan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import UsageError
 from tunnel.virt.guest import MIB
@@ -68,6 +72,58 @@ def test_nothing_is_made_where_something_is_missing(tmp: Path, monkeypatch: pyte
     with pytest.raises(UsageError, match="root: no"), Lab(tmp / "lab"):
         pass
     assert list(tmp.iterdir()) == []
+
+
+class Somewhere:
+    """A host without anything in it, which says of every guest what it was told to."""
+
+    def __init__(self, plan: Plan, peer: Plan, *said: str) -> None:
+        self.plan, self.peer, self.name = plan, peer, plan.name
+        self.daemons: list[Any] = []
+        self.linked: list[str] = []
+        self._said = said
+
+    def state(self, guest: str) -> str:
+        return self._said[int(guest)]
+
+    def start_daemon(self, config: Config) -> None:
+        self.daemons.append(SimpleNamespace(config=config, wait_linked=self.linked.append))
+
+
+@pytest.fixture
+def hollow(plans: tuple[Plan, Plan], tmp: Path) -> Lab:
+    """A lab of such hosts. Guest 0 runs on A, guest 1 on both, guest 2 on none."""
+    a, b = plans
+    lab = Lab(tmp)
+    hosts = (
+        Somewhere(a, b, "running", "running", "paused"),
+        Somewhere(b, a, "absent", "running", "shut off"),
+    )
+    lab._hosts = cast("tuple[Host, Host]", hosts)
+    return lab
+
+
+def test_a_guest_runs_on_one_host_or_it_is_an_error(hollow: Lab) -> None:
+    assert hollow.runner("0") is hollow.a
+    assert hollow.states("2") == ("paused", "shut off")
+    for guest, said in (("1", "running, running"), ("2", "paused, shut off")):
+        with pytest.raises(LabError, match=f"should run on one host; hosta, hostb say {said}"):
+            hollow.runner(guest)
+
+
+def test_an_ingress_is_made_on_the_host_that_its_peer_is_not(hollow: Lab) -> None:
+    there, back = Ingress("hostb", "tcp:127.0.1.2:49152"), Ingress("hosta", "tcp:127.0.1.1:49152")
+    first, second = cast("tuple[Any, Any]", hollow.start_daemons([there, back], egress=["tcp:127.0.0.1:7"]))
+    assert list(first.config.ingresses) == [there]
+    assert list(second.config.ingresses) == [back]
+    assert [peer.egress for peer in first.config.peers] == [["tcp:127.0.0.1:7"]]
+    hosts = cast("tuple[Somewhere, Somewhere]", hollow.hosts)
+    assert [host.linked for host in hosts] == [["hostb"], ["hosta"]]
+
+
+def test_an_ingress_to_nobody_is_refused(hollow: Lab) -> None:
+    with pytest.raises(LabError, match="hostc is no host of the lab"):
+        hollow.start_daemons([Ingress("hostc", "tcp:127.0.1.2:49152")])
 
 
 @pytest.mark.root
