@@ -24,6 +24,8 @@ from tunnel.certs.authority import Authority
 from tunnel.errors import UsageError
 from tunnel.virt.guest import MIB, Workload
 
+_UNPRIVILEGED = Path("/proc/sys/vm/unprivileged_userfaultfd")
+
 LOCK = "lock"
 STATE = "lab.json"
 _OURS = {LOCK, STATE, "A", "B", "pki", "shared", "keeper.log"}
@@ -89,8 +91,8 @@ class Lab:
         plans = plan(self.directory)
         shared = self.directory / "shared"
         shared.mkdir(mode=0o711)
-        (shared / "memory").mkdir(mode=0o700)
-        shutil.chown(shared / "memory", layout.QEMU_USER, layout.QEMU_GROUP)
+        (shared / "memory").mkdir()
+        (shared / "memory").chmod(0o1777)  # for QEMU, as whoever it runs
         authority = Authority.create(self.directory / "pki")
         for one in plans:
             layout.lay_out(one, plans)
@@ -199,6 +201,16 @@ class Lab:
             first.wait_linked(self.b.name)
             second.wait_linked(self.a.name)
         return first, second
+
+    def allow_postcopy(self) -> None:
+        """Let guests that are started from now on, until ``reset``, migrate in post-copy mode.
+
+        A QEMU that is not root may only if the machine says so for all programs
+        (``vm.unprivileged_userfaultfd``). Where it does not, QEMU runs as root.
+        """
+        if _UNPRIVILEGED.exists() and _UNPRIVILEGED.read_text().strip() != "1":
+            for host in self.hosts:
+                host.libvirtd.configure(qemu={"user": "root", "group": "root"})
 
     def reset(self) -> None:
         """End every guest, daemon and program; restore the firewall, names and libvirtd of both hosts."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,8 +41,8 @@ def lay_out(host: Plan, hosts: tuple[Plan, Plan]) -> None:
     for name in ("lock", "user", "machine-etc", "lab", "mtunnel"):
         (run / name).mkdir()
     (host.outside("/var/lib/libvirt") / "images").mkdir(mode=0o711)
-    # The guests' monitors; QEMU itself makes the sockets.
-    shutil.chown(run / "lab", QEMU_USER, QEMU_GROUP)
+    # The guests' monitors; QEMU itself makes the sockets, as whoever it runs.
+    (run / "lab").chmod(0o1777)
 
 
 def write_hosts(host: Plan, known: tuple[Plan, ...]) -> None:

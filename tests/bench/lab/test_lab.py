@@ -17,7 +17,7 @@ from tunnel.bench.lab.lab import Lab, claim
 from tunnel.bench.lab.plan import Plan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import UsageError
-from tunnel.virt.guest import MIB
+from tunnel.virt.guest import MIB, Workload
 
 GUEST = 32 * MIB
 
@@ -186,6 +186,17 @@ def test_a_native_migration_with_qemus_own_tls(lab: Lab) -> None:
     guest = lab.start_guest(memory=GUEST)
     lab.b.firewall.open(16514, "49152-49215")
     lab.a.virsh("migrate", "--live", "--p2p", "--tls", "web1", "qemu+tls://hostb.lab/system")
+    guest.verify(lab.b)
+
+
+@pytest.mark.root
+def test_a_guest_moves_in_postcopy_mode(lab: Lab) -> None:
+    lab.allow_postcopy()
+    guest = lab.start_guest(memory=GUEST, workload=Workload(8 * MIB, dirty_rate=None))
+    lab.b.firewall.open(16509, "49152-49215")
+    how = ("--live", "--postcopy", "--postcopy-after-precopy")
+    lab.a.virsh("migrate", *how, "web1", "qemu+tcp://hostb.lab/system")
+    assert lab.states("web1") == ("shut off", "running")
     guest.verify(lab.b)
 
 
