@@ -31,8 +31,8 @@ the next lab there removes. It takes root, and the packages that ``./run`` insta
 
 What else there is:
 
-- ``lab.runner("web1")`` is the one host that runs it, or LabError; ``lab.allow_postcopy()`` goes before the start
-  of a guest that is to migrate so.
+- ``lab.runner("web1")`` is the one host that runs it, or LabError.
+- ``lab.allow_postcopy()`` goes before the start of a guest that is to migrate so.
 - ``host.run``, ``host.virsh`` and ``host.start`` run programs in a host; ``start`` returns at once, with an
   object that has ``wait``, ``signal``, ``stop``, ``kill``, ``running``, ``output()`` and ``pid``.
 - ``host.libvirtd`` can be stopped, killed, restarted and configured anew; ``host.kill_qemu("web1")``.

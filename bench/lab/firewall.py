@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tunnel.bench.lab.waiting import LabError
 
@@ -47,12 +48,20 @@ class Firewall:
         """Take the firewall away: everything is let in."""
         self._do(_absent())
 
+    def opened(self) -> list[Ports]:
+        """The ports that are let in."""
+        found = self._elements_of("open")
+        return [port if isinstance(port, int) else "{}-{}".format(*port["range"]) for port in found]
+
     def refused(self) -> dict[int, int]:
         """How many packets that would open a connection were sent away, by destination port."""
-        listed = json.loads(self._nft(["--json", "list", "set", "inet", TABLE, "refused"], ""))
-        (found,) = (entry["set"] for entry in listed["nftables"] if "set" in entry)
-        counted = (entry["elem"] for entry in found.get("elem", []))
+        counted = (entry["elem"] for entry in self._elements_of("refused"))
         return {int(entry["val"]): int(entry["counter"]["packets"]) for entry in counted}
+
+    def _elements_of(self, name: str) -> list[Any]:
+        listed = json.loads(self._nft(["--json", "list", "set", "inet", TABLE, name], ""))
+        (found,) = (entry["set"] for entry in listed["nftables"] if "set" in entry)
+        return list(found.get("elem", []))
 
     def _do(self, script: str) -> None:
         self._nft(["--file", "-"], script)
