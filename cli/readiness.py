@@ -70,7 +70,7 @@ async def check_guest(source: Host, name: str, *, resume: bool = False) -> tuple
         running = ", ".join(await source.running()) or "none"
         raise HypervisorError(f"there is no guest {name!r} at {source.uri}; running are: {running}")
     state = await guest.state()
-    wanted = {State.POSTCOPY_PAUSED} if resume else {State.RUNNING, State.PAUSED}
+    wanted = {State.POSTCOPY, State.POSTCOPY_BROKEN} if resume else {State.RUNNING, State.PAUSED}
     if state not in wanted:
         raise HypervisorError(f"{name} is {state} at {source.uri}, not {' or '.join(sorted(wanted))}")
     await guest.migratable_xml()

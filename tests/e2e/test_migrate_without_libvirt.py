@@ -168,6 +168,17 @@ async def test_target_that_is_not_allowed_is_named(hosts: TwoHosts, tmp: Path) -
     assert command.last["exit_code"] == 3
 
 
+async def test_user_who_may_not_enter_is_refused(hosts: TwoHosts, tmp: Path) -> None:
+    hosts.a.leads_to(hosts.b, f"tcp:127.0.0.1:{free_port('127.0.0.1')}", users=("4000000001",))
+    hosts.start()
+    async with waiting_pair(tmp) as trial:
+        qmp = str(second_monitor(tmp, "source"))
+        code, command = await run("migrate", "hostb", "--config", str(hosts.a.config), "--qmp", qmp)
+        assert code == 3
+        assert await trial.source.monitor.status() == "running"
+    assert "may not use this ingress" in command.words
+
+
 async def test_peer_that_is_down_is_4_and_nothing_moves(hosts: TwoHosts, tmp: Path) -> None:
     hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:1")
     hosts.a.start()

@@ -54,8 +54,9 @@ async def test_guest_that_is_not_there_is_absent(host: Host) -> None:
     [
         (library.VIR_DOMAIN_RUNNING, library.VIR_DOMAIN_RUNNING_MIGRATED, State.RUNNING),
         (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_USER, State.PAUSED),
-        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY, State.POSTCOPY_PAUSED),
-        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, State.POSTCOPY_PAUSED),
+        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY, State.POSTCOPY),
+        (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, State.POSTCOPY_BROKEN),
+        (library.VIR_DOMAIN_RUNNING, library.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED, State.POSTCOPY_BROKEN),
         (library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_SHUTOFF_MIGRATED, State.ABSENT),
         (library.VIR_DOMAIN_PMSUSPENDED, 0, State.OTHER),
     ],
@@ -132,7 +133,7 @@ class Failure(library.libvirtError):  # type: ignore[misc]  # the library ships 
         (library.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration", "use --copy-storage"),
         (library.VIR_ERR_AUTH_FAILED, "authentication failed", "group libvirt"),
         (library.VIR_ERR_INTERNAL_ERROR, "Postcopy is not supported", "vm.unprivileged_userfaultfd=1"),
-        (library.VIR_ERR_OPERATION_INVALID, "... by migrate_tls_force", "--tls-destination"),
+        (library.VIR_ERR_OPERATION_INVALID, "only with VIR_MIGRATE_TLS flag", "--tls-destination"),
     ],
 )
 def test_errors_say_what_to_do(code: int, words: str, hint: str) -> None:

@@ -143,7 +143,7 @@ async def test_postcopy_begins_once_with_the_second_pass(
 async def test_progress_knows_the_switch_by_the_guests_state() -> None:
     both = Both(POSTCOPY)
     before = await both.move.progress()
-    both.here.state = State.POSTCOPY_PAUSED
+    both.here.state = State.POSTCOPY
     after = await both.move.progress()
     both.guest.stats = None
     assert await both.move.progress() is None
@@ -160,6 +160,9 @@ async def test_progress_knows_the_switch_by_the_guests_state() -> None:
         (State.RUNNING, State.PAUSED, Where.SOURCE),
         (State.RUNNING, State.RUNNING, Where.BOTH),
         (State.PAUSED, State.PAUSED, Where.NEITHER),
+        (State.POSTCOPY, State.RUNNING, Where.DESTINATION),
+        (State.POSTCOPY_BROKEN, State.RUNNING, Where.BROKEN),
+        (State.RUNNING, State.POSTCOPY_BROKEN, Where.BROKEN),
         (State.ABSENT, None, Where.LEFT),
         (None, State.RUNNING, Where.UNKNOWN),
     ],
@@ -183,12 +186,16 @@ async def test_paused_guest_is_looked_for_as_paused() -> None:
 
 async def test_guest_that_cannot_move_is_refused() -> None:
     both = Both(POSTCOPY)
-    both.here.state = State.POSTCOPY_PAUSED
-    with pytest.raises(HypervisorError, match="web1 is paused in post-copy: there is nothing to move"):
+    both.here.state = State.POSTCOPY_BROKEN
+    with pytest.raises(HypervisorError, match="web1 is broken off in post-copy: there is nothing to move"):
         await both.move.prepare()
     resuming = Both(Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True))
-    resuming.here.state = State.POSTCOPY_PAUSED
+    resuming.here.state = State.POSTCOPY_BROKEN
     await resuming.move.prepare()
+    resuming.there.state = State.RUNNING
+    assert await resuming.move.where() is Where.BROKEN
+    resuming.here.state = State.ABSENT
+    assert await resuming.move.where() is Where.DESTINATION
 
 
 async def test_orders_are_passed_on() -> None:

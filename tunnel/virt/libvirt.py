@@ -36,7 +36,8 @@ class State(StrEnum):
     ABSENT = "absent"  # not defined here, or shut off
     RUNNING = "running"
     PAUSED = "paused"
-    POSTCOPY_PAUSED = "paused in post-copy"
+    POSTCOPY = "in post-copy"  # it has gone, its memory has not yet
+    POSTCOPY_BROKEN = "broken off in post-copy"
     OTHER = "in another state"
 
 
@@ -258,7 +259,7 @@ def _words(library: Any, error: Any) -> str:
     hint = hints.get(error.get_error_code())
     if "Postcopy is not supported" in words:  # QEMU's words; the code is that of any internal error
         hint = "the destination's QEMU may not use userfaultfd: set sysctl vm.unprivileged_userfaultfd=1"
-    if "migrate_tls_force" in words:  # an option's name; the code is that of any invalid operation
+    if "VIR_MIGRATE_TLS" in words:  # the flag's name; the code is that of any invalid operation
         hint = (
             "qemu.conf insists on QEMU's own TLS: give --tls-destination NAME, or set migrate_tls_force = 0"
         )
@@ -276,10 +277,14 @@ def _connect_error(uri: str, error: Any) -> HypervisorError | UnreachableError:
 
 def _state(library: Any, state: int, reason: int) -> State:
     if state == library.VIR_DOMAIN_RUNNING:
-        return State.RUNNING
+        broken = reason == library.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED
+        return State.POSTCOPY_BROKEN if broken else State.RUNNING
     if state == library.VIR_DOMAIN_PAUSED:
-        broken = reason in {library.VIR_DOMAIN_PAUSED_POSTCOPY, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
-        return State.POSTCOPY_PAUSED if broken else State.PAUSED
+        special = {
+            library.VIR_DOMAIN_PAUSED_POSTCOPY: State.POSTCOPY,
+            library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: State.POSTCOPY_BROKEN,
+        }
+        return special.get(reason, State.PAUSED)
     if state in {library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_CRASHED, library.VIR_DOMAIN_SHUTDOWN}:
         return State.ABSENT
     return State.OTHER

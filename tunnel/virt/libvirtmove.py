@@ -12,6 +12,7 @@ from tunnel.virt.progress import Progress, of_libvirt
 from tunnel.virt.request import Request, flags, parameters
 
 _SECOND_PASS = 2
+_RESUMABLE = {State.POSTCOPY, State.POSTCOPY_BROKEN}
 
 
 class LibvirtMove:
@@ -35,7 +36,7 @@ class LibvirtMove:
     async def prepare(self) -> None:
         """Note how the guest is now. Raises HypervisorError when there is nothing to move."""
         self._before = await self._guest.state()
-        resumable = self._request.postcopy_resume and self._before is State.POSTCOPY_PAUSED
+        resumable = self._request.postcopy_resume and self._before in _RESUMABLE
         if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
             raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
 
@@ -53,7 +54,7 @@ class LibvirtMove:
         stats = await self._guest.job()
         if stats is None:
             return None
-        moved_over = self._request.postcopy and await self._guest.state() is State.POSTCOPY_PAUSED
+        moved_over = self._request.postcopy and await self._guest.state() in _RESUMABLE
         self._last = of_libvirt(stats, postcopy=moved_over)
         return self._last
 
@@ -71,8 +72,10 @@ class LibvirtMove:
 
     async def where(self) -> Where:
         """On which side it is alive, as it was before."""
-        here = await self._alive(self._guest.host)
-        return judge(here, await self._alive(self._destination))
+        here, there = await self._state(self._guest.host), await self._state(self._destination)
+        if State.POSTCOPY_BROKEN in {here, there}:
+            return Where.BROKEN
+        return judge(self._alive(here), self._alive(there))
 
     def _passed(self, number: int) -> None:
         if self._switch_at_pass is not None and number >= self._switch_at_pass and self._switching is None:
@@ -83,12 +86,15 @@ class LibvirtMove:
         with contextlib.suppress(HypervisorError):
             await self._guest.start_postcopy()
 
-    async def _alive(self, host: Host) -> bool | None:
+    async def _state(self, host: Host) -> State | None:
         try:
-            state = await host.state_of(self._guest.name)
+            return await host.state_of(self._guest.name)
         except (UnreachableError, HypervisorError):
             return None
-        return state in {self._before, State.RUNNING}
+
+    def _alive(self, state: State | None) -> bool | None:
+        paused = self._before is State.PAUSED and state is State.PAUSED
+        return None if state is None else state is State.RUNNING or paused
 
     async def _summary(self, seconds: float) -> Summary:
         """The destination keeps the figures of what it received."""

@@ -32,6 +32,7 @@ class Where(StrEnum):
     SOURCE = "source"
     DESTINATION = "destination"
     BOTH = "both"
+    BROKEN = "broken"  # its post-copy broke off: it needs both sides to be made whole
     NEITHER = "neither"
     LEFT = "left"  # not at the source, and nobody can look at the destination
     UNKNOWN = "unknown"  # nobody can look at the source
@@ -224,7 +225,7 @@ async def settled(move: Move, within: float = SETTLE) -> Where:
     async def agreed() -> Where | None:
         nonlocal last
         last = await move.where()
-        return last if last in {Where.SOURCE, Where.DESTINATION, Where.LEFT} else None
+        return last if last in {Where.SOURCE, Where.DESTINATION, Where.LEFT, Where.BROKEN} else None
 
     with contextlib.suppress(TimeoutError):
         return await until(agreed, within=within, every=PERIOD / 2)
@@ -240,6 +241,11 @@ def sentence(where: Where, source: str, destination: str) -> str:
             return f"The guest runs at {destination}, the destination, and nowhere else."
         case Where.BOTH:
             return f"The guest RUNS ON BOTH SIDES, {source} and {destination}: stop one of them now."
+        case Where.BROKEN:
+            return (
+                f"The guest is between {source} and {destination}, end it on neither: take its post-copy up "
+                "again with --postcopy --postcopy-resume."
+            )
         case Where.NEITHER:
             return f"The guest runs neither at {source} nor at {destination}."
         case Where.LEFT:

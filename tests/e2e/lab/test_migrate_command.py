@@ -28,10 +28,9 @@ RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 SLOW = ("--bandwidth", "4MiB/s")
 
 
-def linked(lab: Lab, *ingresses: Ingress) -> None:
-    lab.start_daemons(
-        ingresses or (RPC, RAM, DISKS), egress=(MIGRATION_PORTS, "unix:/run/libvirt/libvirt-sock")
-    )
+def linked(lab: Lab, *ingresses: Ingress, transport: dict[str, object] | None = None) -> None:
+    egress = (MIGRATION_PORTS, "unix:/run/libvirt/libvirt-sock")
+    lab.start_daemons(ingresses or (RPC, RAM, DISKS), egress=egress, transport=transport)
 
 
 def command(*options: str) -> list[str]:
@@ -53,10 +52,15 @@ def events(text: str) -> list[dict[str, Any]]:
     ]
 
 
+def told_by(program: Started) -> list[dict[str, Any]]:
+    """What a command has told so far, which must not have ended."""
+    assert program.running, program.output()
+    return events(program.output())
+
+
 def wait_sent(program: Started, amount: int) -> None:
     def far_enough() -> bool | None:
-        assert program.running, program.output()
-        told = [each for each in events(program.output()) if each["event"] == "progress"]
+        told = [each for each in told_by(program) if each["event"] == "progress"]
         return (told and told[-1]["sent"] > amount) or None
 
     until(f"{amount} bytes to be sent", far_enough)
@@ -133,6 +137,38 @@ def test_postcopy_that_the_kernel_forbids_says_what_to_do(lab: Lab) -> None:
     assert code == 1
     assert "vm.unprivileged_userfaultfd=1" in words
     guest.verify(lab.a)
+
+
+def test_broken_postcopy_is_taken_up_again(lab: Lab) -> None:
+    lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # whom the kernel lets use userfaultfd
+    guest = lab.start_guest("web1", workload=RESTLESS)
+    linked(lab, transport={"resume_window": "0s"})
+    program = lab.a.start(command("--postcopy", "--timeout", "1s", "--timeout-action", "postcopy", *SLOW))
+    until("post-copy", lambda: any(each.get("postcopy") for each in told_by(program)) or None)
+    lab.b.daemons[-1].kill()
+    assert program.wait() in {1, 4}
+    assert "--postcopy-resume" in program.output()
+    lab.b.daemons[-1].restart()
+    lab.a.daemons[-1].wait_linked("hostb")
+    code, told, words = migrate(lab, "--postcopy", "--postcopy-resume")
+    assert code == 0, words
+    assert told[-1]["runs_at"] == "destination"
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+
+
+def test_policy_that_demands_qemus_own_tls_is_explained(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    lab.a.libvirtd.configure(qemu={"migrate_tls_force": 1})
+    linked(lab)
+    code, _, words = migrate(lab)
+    assert code == 1
+    assert "--tls-destination NAME, or set migrate_tls_force = 0" in words
+    assert "The guest runs on at hosta" in words
+    guest.verify(lab.a)
+    code, _, words = migrate(lab, "--tls-destination", lab.b.plan.fqdn)
+    assert code == 0, words
+    guest.verify(lab.b)
 
 
 def test_configuration_follows_when_asked(lab: Lab) -> None:
