@@ -65,6 +65,12 @@ def test_the_counters_are_read_by_port() -> None:
     assert Firewall(Nft('{"nftables": [{"set": {"name": "refused"}}]}')).refused() == {}
 
 
+def test_open_ports_and_ranges_are_read() -> None:
+    answer = {"nftables": [{"metainfo": {}}, {"set": {"elem": [22, {"range": [5, 6]}]}}]}
+    assert Firewall(Nft(json.dumps(answer))).opened() == [22, "5-6"]
+    assert Firewall(Nft('{"nftables": [{"set": {"name": "open"}}]}')).opened() == []
+
+
 @pytest.mark.root
 def test_only_the_one_port_is_open(lab: Lab) -> None:
     with Listener(lab.b, 16515), Listener(lab.b, 16516):
@@ -88,6 +94,7 @@ def test_a_host_reaches_itself(lab: Lab) -> None:
 def test_ports_are_opened_and_shut_again(lab: Lab) -> None:
     with Listener(lab.b, 16516):
         lab.b.firewall.open("16516-16520")
+        assert lab.b.firewall.opened() == [16515, "16516-16520"]
         assert reaches(lab.a, lab.b.plan.address, 16516)
         lab.b.firewall.shut("16516-16520")
         assert not reaches(lab.a, lab.b.plan.address, 16516)
