@@ -24,6 +24,12 @@ async def test_nobody_at_the_socket_is_told_with_its_path(tmp: Path) -> None:
         await Monitor.connect(tmp / "qmp", "guest", within=0.1)
 
 
+async def test_monitor_that_another_client_holds_is_told(tmp: Path, qemu: Qemu) -> None:
+    with pytest.raises(HypervisorError, match="is another client connected"):
+        await Monitor.connect(tmp / "guest.qmp", "second", within=0.3)
+    assert await qemu.monitor.status() == "running"
+
+
 async def test_refused_command_carries_the_words_of_qemu(qemu: Qemu) -> None:
     with pytest.raises(HypervisorError, match="guest: QEMU refused device_del: Device 'x' not found"):
         await qemu.monitor.execute("device_del", {"id": "x"})

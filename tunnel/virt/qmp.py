@@ -57,7 +57,8 @@ class Monitor:
         try:
             return cls(await until(connected, within=within, every=0.02), name)
         except TimeoutError:
-            raise HypervisorError(f"{name}: no QMP answer from {path} in {within:g} s: {reason}") from reason
+            why = reason or "is another client connected? QEMU serves one at a time on each socket"
+            raise HypervisorError(f"{name}: no QMP answer from {path} in {within:g} s: {why}") from reason
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Run one QMP command and return its result.
