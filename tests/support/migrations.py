@@ -1,0 +1,117 @@
+"""``virsh migrate`` between the hosts of the lab as README sets them up, and proof of what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
+from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.plan import PORT
+from tunnel.bench.lab.programs import Done, Started
+from tunnel.bench.lab.waiting import until
+from tunnel.virt.guest import MIB, PAGE, Workload
+
+ALIAS = {"hosta": "127.0.1.1", "hostb": "127.0.1.2"}
+LIBVIRT = "unix:/run/libvirt/libvirt-sock"
+LIBVIRT_AT = {name: f"qemu+unix:///system?socket=/run/mtunnel/{name}/libvirt-sock" for name in ALIAS}
+"""The libvirt of a host as the other one sees it."""
+
+RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
+"""A guest that is not done in one pass at a few MiB/s."""
+
+PATIENCE = 120.0
+
+
+def redirect(peer: str, ports: str = "49152-49215") -> Ingress:
+    """The ingress for a peer's migration ports."""
+    return Ingress(peer, f"redirect:{ALIAS[peer]}:{ports}")
+
+
+def rpc(peer: str) -> Ingress:
+    """The ingress for a peer's libvirt."""
+    return Ingress(peer, f"unix:/run/mtunnel/{peer}/libvirt-sock", LIBVIRT)
+
+
+def both_ways() -> list[Ingress]:
+    """What README sets up: memory and libvirt's calls, from each host to the other."""
+    return [make(peer) for peer in ALIAS for make in (redirect, rpc)]
+
+
+def link(lab: Lab, ingresses: Sequence[Ingress] = (), egress: Sequence[str] = (MIGRATION_PORTS,)) -> None:
+    """Start both daemons with these ingresses, or as README does, with libvirt's calls allowed."""
+    lab.start_daemons(ingresses or both_ways(), egress=(*egress, LIBVIRT))
+
+
+def migration(*options: str, guest: str = "web1", to: str = "hostb") -> list[str]:
+    """The arguments of virsh that move ``guest`` through the redirected ports of host ``to``."""
+    through = ["--migrateuri", f"tcp://{ALIAS[to]}"]
+    if any(option.startswith("--migrateuri") for option in options):
+        through = []
+    return ["migrate", "--live", guest, LIBVIRT_AT[to], *through, *options]
+
+
+def migrate(lab: Lab, *options: str, check: bool = True) -> Done:
+    """Move web1 from A to B. Raises LabError, with virsh's words, when that fails."""
+    return lab.a.virsh(*migration(*options), timeout=PATIENCE, check=check)
+
+
+def begin(lab: Lab, *options: str, guest: str = "web1", source: Host | None = None) -> Started:
+    """Start to move ``guest`` from A to B, or from ``source`` to the other host."""
+    host = source or lab.a
+    return host.start(["virsh", *migration(*options, guest=guest, to=host.peer.name)])
+
+
+def finished(program: Started) -> str:
+    """The output of a program that was begun, which must have succeeded."""
+    assert program.wait(PATIENCE) == 0, program.output()
+    return program.output()
+
+
+def wait_moving(host: Host, guest: str = "web1") -> None:
+    """Wait until some of a guest's memory is on its way."""
+
+    def moves() -> bool:
+        job = host.job(guest)
+        return job.get("Operation", "").startswith("Outgoing") and "Memory processed" in job
+
+    until(f"{guest} to be on its way", moves)
+
+
+def arrived(lab: Lab, guest: Guest, *, left: str = "shut off", carried: float = 1.0) -> None:
+    """Prove that a guest of A is now whole on B alone, that the tunnel brought it, and nothing else tried to.
+
+    ``left`` is what A has of it. The tunnel must have carried ``carried`` times the guest's filled memory.
+    """
+    assert lab.states(guest.name) == (left, "running")
+    filled = guest.verify(lab.b).pages * PAGE
+    assert sent(lab.a) >= carried * filled
+    nobody_else_was_let_in(lab)
+
+
+def stayed(lab: Lab, guest: Guest) -> None:
+    """Prove that a guest of A runs there, whole, and is not on B."""
+    until(f"{guest.name} to be on hosta alone", lambda: lab.states(guest.name) == ("running", "absent"))
+    guest.verify(lab.a)
+    nobody_else_was_let_in(lab)
+
+
+def nobody_else_was_let_in(lab: Lab) -> None:
+    """Both firewalls still have the one port open, and nobody came to another."""
+    for host in lab.hosts:
+        assert host.firewall.opened() == [PORT]
+        assert host.firewall.refused() == {}
+
+
+def sent(host: Host) -> int:
+    """The bytes that the running daemon of a host has sent to its peer over the present lanes."""
+    lanes = host.daemons[-1].link(host.peer.name)["lanes"]
+    return sum(lane["bytes_sent"] for lane in lanes)
+
+
+def ingress(host: Host, listen: str) -> dict[str, Any]:
+    """What ``status`` says of the ingress whose address starts with ``listen``."""
+    (found,) = (each for each in host.daemons[-1].status()["ingresses"] if each["listen"].startswith(listen))
+    return dict(found)
