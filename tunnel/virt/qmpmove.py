@@ -32,9 +32,7 @@ class QmpMove:
         """
         self._before = await self._source.status()
         if self._before not in {"running", "paused"}:
-            raise HypervisorError(
-                f"{self._source.name}: it is {self._before} and has no guest to move"
-            )
+            raise HypervisorError(f"{self._source.name}: it is {self._before} and has no guest to move")
         if self._destination is None:
             return
         waiting = await self._destination.status()
