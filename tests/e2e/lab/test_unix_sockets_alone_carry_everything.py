@@ -1,0 +1,84 @@
+"""No TCP but the link: libvirt's calls, memory and disks all enter and leave by unix sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from tests.support.migrations import arrived, ingress, link, migrate, migration, rpc, stayed
+from tunnel.bench.lab.configs import Ingress
+from tunnel.bench.lab.disks import Disk
+from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.layout import QEMU_USER
+from tunnel.virt.guest import MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+# In a directory that QEMU may write to: the destination's listens under the path that the source connects to.
+MEMORY = "/var/lib/libvirt/qemu/web1.sock"
+DISKS = "/var/lib/libvirt/qemu/web1-disks.sock"
+PARALLEL = ("--parallel", "--parallel-connections", "4")
+
+
+def linked(lab: Lab, users: Sequence[str] | None = None) -> Guest:
+    guest = lab.start_guest(disks=[Disk(4 * MIB)])
+    guest.prepare_disks(lab.b)
+    ways = [Ingress("hostb", f"unix:{path}", users=users) for path in (MEMORY, DISKS)]
+    link(lab, [rpc("hostb"), *ways], egress=["unix:/var/lib/libvirt/qemu/*"])
+    return guest
+
+
+def by_sockets(*options: str) -> tuple[str, ...]:
+    return (f"--migrateuri=unix://{MEMORY}", "--disks-uri", f"unix://{DISKS}", "--copy-storage-all", *options)
+
+
+def owners(lab: Lab) -> list[str]:
+    """To whom our own sockets belong, on the source."""
+    return [lab.a.plan.outside(path).owner() for path in (MEMORY, DISKS)]
+
+
+def accepted(lab: Lab) -> list[int]:
+    return [ingress(lab.a, f"unix:{path}")["accepted"] for path in (MEMORY, DISKS)]
+
+
+@pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
+def test_memory_and_disks_cross(lab: Lab, flow: tuple[str, ...]) -> None:
+    guest = linked(lab)
+    migrate(lab, *by_sockets(*flow))
+    arrived(lab, guest)
+    assert accepted(lab) == [1, 1]
+
+
+def test_parallel_connections_cross(lab: Lab) -> None:
+    """QEMU itself connects, as its own user; libvirt changes the owner of our socket for that."""
+    guest = linked(lab)
+    assert owners(lab) == ["root", "root"]
+    migrate(lab, *by_sockets(*PARALLEL))
+    assert owners(lab) == [QEMU_USER, QEMU_USER]
+    arrived(lab, guest)
+    assert accepted(lab) == [5, 1]
+
+
+def test_sockets_that_libvirt_gave_away_serve_again(lab: Lab) -> None:
+    """And those that a killed daemon left behind are replaced, whoever owns them by now."""
+    linked(lab)
+    migrate(lab, *by_sockets(*PARALLEL))
+    lab.b.virsh("destroy", "web1")
+    for again in (False, True):
+        if again:
+            lab.a.daemons[-1].kill()
+            lab.a.daemons[-1].restart()
+            lab.a.daemons[-1].wait_linked("hostb")
+        guest = lab.start_guest(f"web{2 + again}")
+        lab.a.virsh(*migration(f"--migrateuri=unix://{MEMORY}", *PARALLEL, guest=guest.name))
+        arrived(lab, guest)
+
+
+def test_qemu_is_refused_where_it_is_not_a_user(lab: Lab) -> None:
+    guest = linked(lab, users=["root"])
+    assert migrate(lab, *by_sockets(*PARALLEL), check=False).returncode != 0
+    assert f"user {QEMU_USER} may not use this ingress" in json.dumps(lab.a.daemons[-1].link("hostb"))
+    stayed(lab, guest)
