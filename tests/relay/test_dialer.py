@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -140,7 +141,7 @@ async def test_lane_that_breaks_is_replaced(world: World) -> None:
     async with dialling(a, world.plan()), receiving(world, b):
         for lost in (1, 2, 3):
             await until(partial(have_lane, lost, a, b), "for the lane")
-            reset(b.lanes[lost]._sock.dup())
+            reset(socket.socket(fileno=os.dup(b.lanes[lost]._sock.fileno())))
             b.lanes[lost]._lost("the test broke it")
         await until(lambda: a.resumes == b.resumes == 3, "for the link to resume")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tunnel.errors import TunnelError
-from tunnel.transport.lane import Lane, view
+from tunnel.transport.lane import Lane, own, view
 from tunnel.wire import events, negotiation
 from tunnel.wire.codes import MAX_DATA, MIB, Code
 from tunnel.wire.frames import Frame, Hello, Welcome, encode
@@ -77,7 +77,7 @@ class Host:
         self._lane: Lane | None = None
         self._session: Session | None = None
         self._offer = negotiation.hello(SESSION, b"I" * 16, self.settings.limits)
-        self._fresh: list[tuple[int, memoryview]] = []
+        self._fresh: list[tuple[int, bytes | memoryview]] = []
         self._kicked = False
 
     @property
@@ -161,7 +161,7 @@ class Host:
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
         self.calls.append("on_payload")
-        for piece in self.session.data(stream, offset, payload):
+        for piece in self.session.data(stream, offset, payload, own):
             self._fresh.append((stream, view(piece)))
 
     def on_batch_end(self, lane: Lane) -> None:

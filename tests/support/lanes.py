@@ -56,8 +56,8 @@ async def userspace(
     sock: socket.socket, contexts: TlsContexts, state: LaneState, *, dialing: bool
 ) -> UserspaceLane:
     """LaneMaker for ``LaneKind.USERSPACE``."""
-    end = await handshake(sock, contexts, dialing=dialing)
-    return UserspaceLane(sock, end, "hostb" if dialing else "hosta", state)
+    tls, peer = await handshake(sock, contexts, ("hosta", "hostb"), dialing=dialing)
+    return UserspaceLane(tls, peer, state)
 
 
 MAKERS: Mapping[LaneKind, LaneMaker] = {LaneKind.USERSPACE: userspace}

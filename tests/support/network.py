@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tests.support.waiting import PATIENCE
-from tunnel.transport.handshake import TlsEnd, handshake
 from tunnel.transport.sockets import reset, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.decoder import Decoder
@@ -35,27 +34,55 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 class TlsPeer:
     """The other end of a lane, in a test's own hands. Close it with ``close`` or one of its rude endings."""
 
-    def __init__(self, sock: socket.socket, end: TlsEnd) -> None:
+    def __init__(self, sock: socket.socket, contexts: TlsContexts, *, dialing: bool) -> None:
         self.sock = sock
         self.frames: list[Frame] = []  # everything that came, DATA without its payload
         self.payload = bytearray()  # of all streams, as it came
+        self.received = 0  # bytes on the wire, TLS included
         self.payload_before: list[int] = []  # for each frame, the payload bytes that came before it
         self.ending = ""  # how the connection ended: "close_notify", "cut" or "reset"
-        self._end = end
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = contexts.client if dialing else contexts.server
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=not dialing)
         self._decoder = Decoder()
         self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def connect(cls, sock: socket.socket, contexts: TlsContexts, *, dialing: bool) -> TlsPeer:
         """Shake hands over a connected socket."""
-        return cls(sock, await handshake(sock, contexts, dialing=dialing))
+        peer = cls(sock, contexts, dialing=dialing)
+        async with asyncio.timeout(PATIENCE):
+            await peer._shake_hands()
+        return peer
+
+    async def _shake_hands(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                cipher = await self._loop.sock_recv(self.sock, 1 << 16)
+                if not cipher:
+                    raise ConnectionError("the other side ended the handshake") from None
+                self._incoming.write(cipher)
+            except ssl.SSLError:
+                await self._flush()  # the alert
+                raise
+            else:
+                await self._flush()
+                self._decrypt()  # what came together with the end of the handshake
+                return
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._loop.sock_sendall(self.sock, self._outgoing.read())
 
     async def send(self, plain: bytes, record: int = 1 << 20) -> None:
         """Send ``plain``, in TLS records of at most ``record`` bytes, all in one go."""
         for start in range(0, len(plain), record):
-            self._end.tls.write(plain[start : start + record])
+            self._tls.write(plain[start : start + record])
         async with asyncio.timeout(PATIENCE):
-            await self._loop.sock_sendall(self.sock, self._end.outgoing.read())
+            await self._flush()
 
     async def read_until(self, condition: Callable[[], object]) -> None:
         """Read until ``condition()``; AssertionError when the connection ends before."""
@@ -87,9 +114,13 @@ class TlsPeer:
         if not cipher:
             self.ending = self.ending or "cut"
             return
-        self._end.incoming.write(cipher)
+        self.received += len(cipher)
+        self._incoming.write(cipher)
+        self._decrypt()
+
+    def _decrypt(self) -> None:
         with suppress(ssl.SSLWantReadError):
-            while plain := self._end.tls.read(1 << 16):
+            while plain := self._tls.read(1 << 16):
                 self._take(memoryview(plain))
             self.ending = "close_notify"
 
@@ -111,8 +142,8 @@ class TlsPeer:
     async def say_close_notify(self) -> None:
         """End the TLS connection as TLS wants it, without GOAWAY."""
         with suppress(ssl.SSLError):
-            self._end.tls.unwrap()
-        await self._loop.sock_sendall(self.sock, self._end.outgoing.read())
+            self._tls.unwrap()
+        await self._flush()
 
     def reset(self) -> None:
         """End with RST."""

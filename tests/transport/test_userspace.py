@@ -16,46 +16,48 @@ from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost, RefusedError
 from tunnel.transport import userspace
 from tunnel.transport.handshake import handshake
-from tunnel.transport.userspace import RECORD, SMALL, UserspaceLane
+from tunnel.transport.userspace import EXPECTED, RECORD, SMALL, UserspaceLane
 from tunnel.wire.codes import HEADER_SIZE, MAX_DATA, Code
-from tunnel.wire.frames import GoAway, Open, Welcome, encode
+from tunnel.wire.frames import GoAway, Open, Welcome, data_header, encode
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 
 
-class Grudging(socket.socket):
-    """A socket whose kernel takes only so much: ``allowance`` sends, and everything once that is None."""
-
-    allowance: int | None = None
-
-    def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]  # no more is used
-        if self.allowance is not None:
-            if self.allowance == 0:
-                raise BlockingIOError
-            self.allowance -= 1
-        return super().send(data, flags)
-
-
 @asynccontextmanager
-async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, Grudging, TlsPeer]]:
-    """A host with a session over a userspace lane, its socket, and a raw peer that dialed it."""
+async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, TlsPeer]]:
+    """A host with a session over a userspace lane, and a raw peer that dialed it."""
     dialing, accepting = tcp_pair()
-    ours = Grudging(fileno=accepting.detach())
-    ours.setblocking(False)
-    with ours, dialing, unexpected() as surprises:
-        end, peer = await asyncio.gather(
-            handshake(ours, hosts.b, dialing=False), TlsPeer.connect(dialing, hosts.a, dialing=True)
+    with accepting, dialing, unexpected() as surprises:
+        (tls, name), peer = await asyncio.gather(
+            handshake(accepting, hosts.b, ("hosta",), dialing=False),
+            TlsPeer.connect(dialing, hosts.a, dialing=True),
         )
         host = Host(initiator=False)
-        host.own(UserspaceLane(ours, end, "hosta", LaneState.AWAIT_FIRST))
+        lane = UserspaceLane(tls, name, LaneState.AWAIT_FIRST)
+        host.own(lane)
         try:
             await peer.send(encode(hello(b"R" * 16, b"I" * 16, LIMITS)) + encode(Open(1, 1 << 40, TARGET)))
             await peer.read_until(lambda: peer.count(Welcome))
             await until(lambda: host.opened)
-            yield host, ours, peer
+            yield host, lane, peer
         finally:
-            host.lane.abort()
+            lane.abort()
         assert not surprises, "\n".join(surprises)
+
+
+def fill(host: Host, lane: UserspaceLane) -> bytes:
+    """Send until the socket takes no more of it; everything that was sent."""
+    sent = b""
+    while lane.room:
+        payload = bytes([len(sent) % 251]) * 50_000
+        lane.send(host.session.send(1, payload, 1))
+        sent += payload
+    return sent
+
+
+def shut(lane: UserspaceLane) -> None:
+    """Let every send fail from now on."""
+    socket.socket.shutdown(lane._tls, socket.SHUT_WR)
 
 
 def records(size: int) -> int:
@@ -73,85 +75,93 @@ def records(size: int) -> int:
     ],
 )
 async def test_small_payload_shares_a_record_with_its_header(hosts: Hosts, size: int, wire: int) -> None:
-    async with lane_and_peer(hosts) as (host, _, peer):
-        host.lane.flush()
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.flush()
         await peer.read_until(lambda: peer.frames)
-        before = host.lane.bytes_sent
-        host.lane.send(host.session.send(1, bytes(size), 1))
+        before, sent_before = peer.received, lane.bytes_sent
+        lane.send(host.session.send(1, bytes(size), 1))
         await peer.read_until(lambda: len(peer.payload) == size)
-        assert host.lane.bytes_sent - before == wire
+        assert peer.received - before == wire
+        assert lane.bytes_sent - sent_before == HEADER_SIZE + size
 
 
 async def test_what_the_socket_does_not_take_waits_in_order(hosts: Hosts) -> None:
-    async with lane_and_peer(hosts) as (host, sock, peer):
-        sock.allowance = 0
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        sent = fill(host, lane)
         for number in range(5):
-            host.lane.send(host.session.send(1, bytes([number]) * 50_000, 1))
-        assert not host.lane.room
+            sent += bytes([number]) * 50_000
+            lane.send(host.session.send(1, bytes([number]) * 50_000, 1))
         await turns()
-        sock.allowance = None
-        await peer.read_until(lambda: len(peer.payload) == 250_000)
-        assert peer.payload == b"".join(bytes([number]) * 50_000 for number in range(5))
-        await until(lambda: host.lane.room)
+        assert not lane.room
+        await peer.read_until(lambda: len(peer.payload) == len(sent))
+        assert peer.payload == sent
+        await until(lambda: lane.room)
         assert "on_writable" in host.calls
-
-
-async def test_goaway_survives_a_socket_that_is_just_full(hosts: Hosts) -> None:
-    """It leaves together with close_notify: when the second of them met a full socket, both could be lost."""
-    async with lane_and_peer(hosts) as (host, sock, peer):
-        sock.allowance = 1
-        host.lane.close(Code.DRAINING, "maintenance")
-        sock.allowance = 0
-        assert sock.fileno() >= 0, "it waits for the peer"
-        await peer.read_to_end()
-        assert [frame.code for frame in peer.frames if isinstance(frame, GoAway)] == [Code.DRAINING]
-        assert peer.ending == "close_notify"
 
 
 async def test_goaway_waits_for_a_full_socket(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userspace, "LINGER", 60.0)
-    async with lane_and_peer(hosts) as (host, sock, peer):
-        sock.allowance = 0
-        host.lane.send(host.session.send(1, bytes(100_000), 1))
-        host.lane.close(Code.DRAINING, "maintenance")
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        sent = fill(host, lane)
+        lane.close(Code.DRAINING, "maintenance")
         await turns()
-        sock.allowance = None
+        assert lane._tls.fileno() >= 0, "it waits for the peer"
         await peer.read_to_end()
-        assert len(peer.payload) == 100_000
-        assert peer.count(GoAway) == 1
+        assert peer.payload == sent
+        assert [frame.code for frame in peer.frames if isinstance(frame, GoAway)] == [Code.DRAINING]
+        assert peer.ending == "close_notify"
         async with asyncio.timeout(5):
             assert await asyncio.get_running_loop().sock_recv(peer.sock, 1) == b""
+        peer.close()
+        await until(lane.gone.is_set)
+
+
+async def test_what_comes_after_our_goaway_is_of_no_use(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.close(Code.DRAINING, "maintenance")
+        await peer.send(b"\xff" * 100_000)
+        await peer.read_to_end()
+        assert peer.ending == "close_notify"
+        peer.close()
+        await until(lane.gone.is_set)
+        assert host.ends == []
 
 
 async def test_what_the_peer_said_is_heard_though_nothing_can_be_sent(hosts: Hosts) -> None:
-    async with lane_and_peer(hosts) as (host, sock, peer):
+    async with lane_and_peer(hosts) as (host, lane, peer):
         await peer.send(encode(GoAway(Code.DRAINING, "maintenance")))
-        sock.shutdown(socket.SHUT_WR)
-        host.lane.send(host.session.send(1, b"x", 1))
-        assert not host.lane.room
+        shut(lane)
+        lane.send(host.session.send(1, b"x", 1))
+        assert not lane.room
         await until(lambda: host.ends)
         assert isinstance(host.ends[0], RefusedError)
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["at once", "while bytes wait"])
 async def test_a_failing_send_ends_the_lane_without_raising(hosts: Hosts, waiting: bool) -> None:
-    async with lane_and_peer(hosts) as (host, sock, _):
+    async with lane_and_peer(hosts) as (host, lane, _):
         if waiting:
-            sock.allowance = 0
-            host.lane.send(host.session.send(1, bytes(100_000), 1))
-        sock.shutdown(socket.SHUT_WR)
-        sock.allowance = None
+            fill(host, lane)
+        shut(lane)
         if not waiting:
-            host.lane.send(host.session.send(1, b"x", 1))
+            lane.send(host.session.send(1, b"x", 1))
         assert host.ends == []
         await until(lambda: host.ends)
         await turns()
         assert [type(end) for end in host.ends] == [LaneLost]
 
 
-async def test_lanes_of_a_thread_share_their_large_buffers(hosts: Hosts) -> None:
-    async with lane_and_peer(hosts) as (one, *_), lane_and_peer(hosts) as (other, *_):
-        assert isinstance(one.lane, UserspaceLane)
-        assert isinstance(other.lane, UserspaceLane)
-        assert one.lane._ciphertext is other.lane._ciphertext
-        assert one.lane._plaintext is other.lane._plaintext
+async def test_the_loop_is_told_of_no_crumbs_inside_a_large_frame(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (_, lane, peer):
+        frame = data_header(1, 0, MAX_DATA) + bytes(MAX_DATA)
+        await peer.send(frame[: EXPECTED // 2])
+        await until(lambda: lane._least == EXPECTED)
+        assert lane._tls.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == EXPECTED
+        await peer.send(frame[EXPECTED // 2 :])
+        await until(lambda: not lane._decoder.payload_left)
+        assert lane._tls.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+async def test_lanes_of_a_thread_share_their_large_buffer(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (_, one, _), lane_and_peer(hosts) as (_, other, _):
+        assert one._plaintext is other._plaintext

@@ -27,7 +27,7 @@ from tunnel.wire.frames import (
     Reset,
     encode,
 )
-from tunnel.wire.session import KEEP_FLOOR, Settings
+from tunnel.wire.session import KEEP_FLOOR, SHARED, Settings
 from tunnel.wire.window import MAX_WINDOW
 
 # A stream's life.
@@ -155,16 +155,24 @@ def test_a_stalled_stream_stalls_no_other() -> None:
         assert session.pick() == (3, 100)
         session.send(3, range(100), lane=1)
         peer.says(Credit(3, delivered + 100, delivered + 200))
-    assert session.contended is False
+
+
+def test_who_shares_a_link_sends_less_at_a_time() -> None:
+    session, _ = opened(count=2)
+    session.ready(1)
+    assert session.pick() == (1, MAX_DATA)
+    session.ready(3)
+    assert session.pick() == (1, SHARED)
+    session.not_ready(1)
+    assert session.pick() == (3, MAX_DATA)
 
 
 def test_not_ready_is_not_picked() -> None:
     session, peer = opened(limit=100, count=2)
     session.ready(1)
     session.ready(3)
-    assert session.contended
     session.not_ready(1)
-    assert (session.pick(), session.contended) == ((3, 100), False)
+    assert session.pick() == (3, 100)
     session.send(3, range(100), lane=1)
     assert session.pick() is None
     session.not_ready(3)

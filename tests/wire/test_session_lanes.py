@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.sessions import ID, TARGET, WINDOW, Remote, fault, make, opened, said, span
+from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import HEADER_SIZE, MIB, Code
 from tunnel.wire.frames import (
     Credit,
@@ -140,11 +141,19 @@ def test_a_huge_limit_is_bounded_by_our_own_memory() -> None:
     assert session.kept == MIB
 
 
-def test_holds_tells_what_must_be_copied() -> None:
+def test_only_what_waits_for_a_gap_is_kept() -> None:
     session, _ = opened()
-    session.data(1, 0, range(10))
-    assert [session.holds(1, offset) for offset in (0, 10, 11)] == [False, False, True]
-    assert session.holds(99, 11) is False
+    kept: list[Payload] = []
+
+    def keep(payload: Payload) -> Payload:
+        kept.append(payload)
+        return range(90, 90 + len(payload))
+
+    assert [p.payload for p in session.data(1, 0, range(10), keep)] == [range(10)]
+    assert session.data(1, 20, range(5), keep) == []
+    assert [p.payload for p in session.data(1, 10, range(10), keep)] == [range(10), range(90, 95)]
+    assert [p.payload for p in session.data(1, 25, range(5), keep)] == [range(5)]
+    assert kept == [range(5)]
 
 
 def test_header_and_payload_are_apart() -> None:

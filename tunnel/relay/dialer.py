@@ -15,7 +15,7 @@ from tunnel.relay.link import Link, LinkState
 from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import reason_of, tune_lane
-from tunnel.transport.tls import TlsContexts, identify
+from tunnel.transport.tls import TlsContexts
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
@@ -77,11 +77,10 @@ class Dialer:
         sock = await self._connect()
         try:
             contexts = self._plan.contexts()
-            end = await handshake(sock, contexts, dialing=True)
-            identify(end.tls, (self._link.peer,))
+            tls, peer = await handshake(sock, contexts, (self._link.peer,), dialing=True)
             resuming = self._link.wants_lane
             state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
-            lane = UserspaceLane(sock, end, self._link.peer, state)
+            lane = UserspaceLane(tls, peer, state)
         except BaseException:
             sock.close()
             raise

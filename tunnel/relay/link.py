@@ -24,18 +24,15 @@ from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, Un
 from tunnel.relay.address import AllowList
 from tunnel.relay.egress import Egress
 from tunnel.relay.pump import Pump
-from tunnel.transport.lane import Lane, view
+from tunnel.transport.lane import Lane, own, view
 from tunnel.wire import events, negotiation
-from tunnel.wire.codes import KIB, MIB, Code, Feature
+from tunnel.wire.codes import MIB, Code, Feature
 from tunnel.wire.frames import Frame, Hello, Resume, Resumed, Welcome, encode
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.stream import Outgoing
 
 TURN = 1 * MIB
 """Bytes that one lane may be handed before the loop serves others."""
-
-SHARED_BATCH = 256 * KIB
-"""Most bytes of one stream at a time while others wait for their turn."""
 
 RESUME_GRACE = 5.0
 """Seconds that the acceptor waits longer than the initiator tries."""
@@ -275,14 +272,14 @@ class Link:
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Take a frame of the session in."""
-        self._act(self._living().receive(frame, sequence))
-        self.kick()
+        session = self._living()
+        self._act(session.receive(frame, sequence))
+        if session.busy:
+            self.kick()
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
         """Take payload in, and write what is in order to its socket."""
-        session = self._living()
-        kept: memoryview | bytes = bytes(payload) if session.holds(stream, offset) else payload
-        for piece in session.data(stream, offset, kept):
+        for piece in self._living().data(stream, offset, payload, own):
             pump = self.pumps[stream]
             pump.deliver(view(piece))
             self._fresh[pump] = None
@@ -381,8 +378,10 @@ class Link:
 
     def on_delivered(self, pump: Pump, count: int) -> None:
         """A hypervisor took bytes: the peer may send more."""
-        self._act(self._living().delivered(pump.number, count, self._loop.time()))
-        self.kick()
+        session = self._living()
+        self._act(session.delivered(pump.number, count, self._loop.time()))
+        if session.has_control:
+            self.kick()
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
         """A hypervisor takes nothing more. What it had said before it left still gets through."""
@@ -447,10 +446,9 @@ class Link:
     def _next_payload(self, session: Session, lane: Lane) -> Outgoing | None:
         while (picked := session.pick()) is not None:
             number, allowance = picked
-            size = min(allowance, lane.batch, SHARED_BATCH if session.contended else allowance)
             pump = self.pumps[number]
             try:
-                data = pump.read(size)
+                data = pump.read(min(allowance, lane.batch))
             except OSError as error:
                 self._local_failure(pump, error)
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Protocol
@@ -49,7 +50,7 @@ class Pump:
         self._sock = sock
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._fresh: list[memoryview] = []
+        self._fresh: list[bytes | memoryview] = []
         self._waiting: deque[memoryview] = deque()
 
     # From the socket.
@@ -75,7 +76,7 @@ class Pump:
 
     # To the socket.
 
-    def deliver(self, data: memoryview) -> None:
+    def deliver(self, data: bytes | memoryview) -> None:
         """Take ``data`` to be written by ``flush``, which must come while the view is valid."""
         if not self.broken:
             self._fresh.append(data)
@@ -86,11 +87,11 @@ class Pump:
         count = 0
         if fresh and not self._waiting:
             count = self._write(fresh)
-        if not self.broken:
+        if not self.broken and count < sum(map(len, fresh)):
             self._keep(fresh, count)
         self._report(count)
 
-    def _keep(self, fresh: list[memoryview], written: int) -> None:
+    def _keep(self, fresh: list[bytes | memoryview], written: int) -> None:
         """Copy what the socket did not take: its memory is about to be used again."""
         for data in fresh:
             if written >= len(data):
@@ -119,7 +120,7 @@ class Pump:
                 return
             count -= len(first)
 
-    def _write(self, views: list[memoryview]) -> int:
+    def _write(self, views: Sequence[bytes | memoryview]) -> int:
         try:
             return self._sock.sendmsg(views[:_MOST_VIEWS])
         except BlockingIOError:

@@ -14,7 +14,7 @@ from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane
 from tunnel.transport.listener import Listener, bind_tcp
 from tunnel.transport.sockets import caller_of, reset, tune_lane
-from tunnel.transport.tls import TlsContexts, identify
+from tunnel.transport.tls import TlsContexts
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
@@ -70,9 +70,8 @@ class Reception:
         remote = caller_of(sock)
         try:
             tune_lane(sock, self._congestion)
-            end = await handshake(sock, self._contexts(), dialing=False)
-            peer = identify(end.tls, self._links)
-            lane = UserspaceLane(sock, end, peer, LaneState.AWAIT_FIRST)
+            tls, peer = await handshake(sock, self._contexts(), self._links, dialing=False)
+            lane = UserspaceLane(tls, peer, LaneState.AWAIT_FIRST)
         except (TunnelError, OSError) as error:
             self.rejected += 1
             log.warning("connection rejected", remote=remote, reason=str(error))

@@ -1,7 +1,8 @@
-"""The TLS handshake of a lane, over a non-blocking socket and memory BIOs.
+"""From a connected socket to a TLS connection with a peer whose name is proven.
 
-Records are read one by one, so that nothing behind the handshake is taken out of the socket: a lane may
-hand it to the kernel right afterwards.
+OpenSSL reads record by record, and with no session tickets nothing follows the handshake: so nothing behind
+it is taken out of the socket, and a lane may hand the connection to the kernel right afterwards. How much an
+unauthenticated peer may make us read is bounded by OpenSSL: 128 KiB for a hello, 100 KiB for certificates.
 """
 
 from __future__ import annotations
@@ -9,91 +10,71 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
 from tunnel.errors import LaneError, LaneLost
-from tunnel.transport.tls import TlsContexts, handshake_fault
+from tunnel.transport.tls import TlsContexts, handshake_fault, identify
 
 TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
 
-MAX_BYTES = 128 * 1024
-"""What an unauthenticated peer may make us read: certificate chains are a few KiB."""
 
-_RECORD_HEADER = 5  # type, version (two bytes), length (two bytes): RFC 8446 section 5.1
-_MAJOR_VERSION = 3  # of SSL 3.0 and every TLS
-_CONTENT_TYPES = range(20, 24)  # change_cipher_spec, alert, handshake, application_data
-_LEGACY_MAJOR = 3
-_MAX_RECORD = (1 << 14) + 256  # RFC 8446 section 5.2
+async def handshake(
+    sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
+) -> tuple[ssl.SSLSocket, str]:
+    """Shake hands on a non-blocking ``sock``; return the connection, and which of ``expected`` is the peer.
 
-
-@dataclass(slots=True)
-class TlsEnd:
-    """One end of a TLS connection whose bytes pass through memory BIOs."""
-
-    tls: ssl.SSLObject
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
-
-
-async def handshake(sock: socket.socket, contexts: TlsContexts, *, dialing: bool) -> TlsEnd:
-    """Shake hands on a connected socket. Raises LaneError or IdentityError; the socket stays open."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ``sock`` is not the caller's any more: it is closed if this does not return. Raises LaneError, or its
+    IdentityError when the peer is not one of ``expected`` (see ``tls.identify``).
+    """
     context = contexts.client if dialing else contexts.server
-    end = TlsEnd(context.wrap_bio(incoming, outgoing, server_side=not dialing), incoming, outgoing)
+    tls: ssl.SSLSocket | None = None
     try:
+        tls = context.wrap_socket(
+            sock, server_side=not dialing, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
         async with asyncio.timeout(TIMEOUT):
-            await _run(sock, end)
-    except TimeoutError:
-        raise LaneError(f"the TLS handshake took more than {TIMEOUT:.0f} seconds") from None
-    except ssl.SSLError as error:
-        raise handshake_fault(error, contexts.files, dialing=dialing) from error
-    except OSError as error:
-        raise LaneLost(f"the connection broke in the TLS handshake: {error.strerror or error}") from error
-    return end
+            await _run(tls)
+        return tls, identify(tls, expected)
+    except BaseException as error:
+        (tls or sock).close()
+        if (fault := _explain(error, contexts, dialing=dialing)) is not None:
+            raise fault from error
+        raise
 
 
-async def _run(sock: socket.socket, end: TlsEnd) -> None:
+async def _run(tls: ssl.SSLSocket) -> None:
     loop = asyncio.get_running_loop()
-    budget = MAX_BYTES
     while True:
         try:
-            end.tls.do_handshake()
+            tls.do_handshake()
         except ssl.SSLWantReadError:
-            done = False
-        except ssl.SSLError:
-            await _send(loop, sock, end)  # the alert that tells the peer why
-            raise
+            await _ready(tls, loop.add_reader, loop.remove_reader)
+        except ssl.SSLWantWriteError:
+            await _ready(tls, loop.add_writer, loop.remove_writer)
         else:
-            done = True
-        await _send(loop, sock, end)
-        if done:
             return
-        record = await _read_record(loop, sock)
-        end.incoming.write(record)
-        budget -= len(record)
-        if budget < 0:
-            raise LaneError(f"the peer sent more than {MAX_BYTES} bytes without finishing the TLS handshake")
 
 
-async def _send(loop: asyncio.AbstractEventLoop, sock: socket.socket, end: TlsEnd) -> None:
-    if end.outgoing.pending:
-        await loop.sock_sendall(sock, end.outgoing.read())
+async def _ready(tls: ssl.SSLSocket, watch: Callable[..., object], unwatch: Callable[..., object]) -> None:
+    """Return when the loop says that the socket is."""
+    ready = asyncio.Event()
+    watch(tls, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        unwatch(tls)
 
 
-async def _read_record(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
-    header = await _read(loop, sock, _RECORD_HEADER)
-    length = int.from_bytes(header[3:])
-    if header[0] not in _CONTENT_TYPES or header[1] != _LEGACY_MAJOR or length > _MAX_RECORD:
-        raise LaneError("the peer does not speak TLS")
-    return header + await _read(loop, sock, length)
-
-
-async def _read(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        chunk = await loop.sock_recv(sock, size - len(data))
-        if not chunk:
-            raise LaneLost("the peer closed the connection in the TLS handshake")
-        data += chunk
-    return data
+def _explain(error: BaseException, contexts: TlsContexts, *, dialing: bool) -> LaneError | None:
+    """Put what ended a handshake into words; None for what is not about the connection."""
+    match error:
+        case TimeoutError() if error.errno is None:  # ours, not the network's ETIMEDOUT
+            return LaneError(f"the TLS handshake took more than {TIMEOUT:.0f} seconds")
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return LaneLost("the peer closed the connection in the TLS handshake")
+        case ssl.SSLError():
+            return handshake_fault(error, contexts.files, dialing=dialing)
+        case OSError():
+            return LaneLost(f"the connection broke in the TLS handshake: {error.strerror or error}")
+    return None

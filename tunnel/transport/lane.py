@@ -26,10 +26,10 @@ from typing import Protocol, cast
 
 from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError, TunnelError, WireError
 from tunnel.transport.sockets import caller_of, name_of
-from tunnel.wire.assembly import Piece
-from tunnel.wire.codes import Code
+from tunnel.wire.assembly import Payload, Piece
+from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
-from tunnel.wire.frames import Data, Frame, GoAway, Ping, Pong, encode
+from tunnel.wire.frames import Frame, GoAway, Ping, Pong, encode
 from tunnel.wire.keepalive import Keepalive
 from tunnel.wire.states import LANE, LaneState, step
 from tunnel.wire.stream import Outgoing
@@ -45,9 +45,17 @@ class LaneKind(StrEnum):
     KERNEL = "kernel"
 
 
-def view(piece: Piece) -> memoryview:
+def view(piece: Piece) -> bytes | memoryview:
     """The bytes of a piece whose payload is in memory."""
-    return memoryview(cast("bytes", piece.payload))[piece.start : piece.stop]
+    payload = cast("bytes | memoryview", piece.payload)
+    if piece.stop - piece.start == len(payload):
+        return payload
+    return memoryview(payload)[piece.start : piece.stop]
+
+
+def own(payload: Payload) -> Payload:
+    """A copy of payload that a lane only lent."""
+    return bytes(cast("memoryview", payload))
 
 
 class LaneHandler(Protocol):
@@ -211,8 +219,10 @@ class Lane(ABC):
         try:
             while position < size and (owner := self._handler) is not None:
                 handler = owner  # a frame may have handed the lane over
-                if self._decoder.payload_left:
-                    position += self._take_payload(handler, plain[position:])
+                if left := self._decoder.payload_left:
+                    stop = min(position + left, size)
+                    self._take_payload(handler, plain[position:stop])
+                    position = stop
                 else:
                     position += self._take_frame(plain[position:])
         except WireError as error:
@@ -223,24 +233,21 @@ class Lane(ABC):
         finally:
             handler.on_batch_end(self)
 
-    def _take_payload(self, handler: LaneHandler, plain: memoryview) -> int:
+    def _take_payload(self, handler: LaneHandler, payload: memoryview) -> None:
         decoder = self._decoder
-        count = min(decoder.payload_left, len(plain))
-        handler.on_payload(self, decoder.stream, decoder.offset, plain[:count])
-        decoder.moved(count)
-        return count
+        handler.on_payload(self, decoder.stream, decoder.offset, payload)
+        decoder.moved(len(payload))
 
     def _take_frame(self, plain: memoryview) -> int:
         taken, frame = self._decoder.feed(plain)
         if frame is not None:
             self.state = step(LANE, self.state, frame.type, Code.HANDSHAKE)
-            self._obey(frame)
+            if frame.type is not FrameType.DATA:  # its payload follows
+                self._obey(frame)
         return taken
 
     def _obey(self, frame: Frame) -> None:
         match frame:
-            case Data():
-                pass  # its payload follows
             case Ping():
                 self._asked = frame
                 self._answer()

@@ -7,6 +7,8 @@ the link is not the bottleneck, and says nothing about its rate.
 
 from __future__ import annotations
 
+from collections import deque
+
 from tunnel.wire.codes import KIB, MIB
 
 LARGEST = MIB
@@ -17,7 +19,8 @@ LINK_TIME = 0.001
 WINDOW = 0.02
 """Seconds of congestion that one measurement takes at most, and without it until the batch doubles."""
 
-_WEIGHT = 0.25
+_MEMORY = 16
+"""Measurements of which the best counts: a peer that had no processor for a moment is no slower link."""
 
 
 class Pace:
@@ -26,6 +29,7 @@ class Pace:
     def __init__(self) -> None:
         self.batch = LARGEST
         self.rate = 0.0
+        self._rates: deque[float] = deque(maxlen=_MEMORY)
         self._congested = False
         self._since = 0.0
         self._drained = 0
@@ -48,6 +52,6 @@ class Pace:
     def _learn(self, elapsed: float) -> None:
         if elapsed <= 0 or not self._drained:
             return
-        rate = self._drained / elapsed
-        self.rate += (rate - self.rate) * (_WEIGHT if self.rate else 1.0)
+        self._rates.append(self._drained / elapsed)
+        self.rate = max(self._rates)
         self.batch = int(min(LARGEST, max(SMALLEST, self.rate * LINK_TIME)))

@@ -40,6 +40,8 @@ __all__ = [
 
 ALPN = "mtunnel/1"
 
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST"}  # what OpenSSL makes of other bytes
+
 _Ends = tuple[ssl.SSLObject, ssl.SSLObject]  # the dialing one, the accepting one
 
 
@@ -91,12 +93,12 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def peer_names(lane: ssl.SSLObject) -> tuple[str, ...]:
+def peer_names(lane: ssl.SSLObject | ssl.SSLSocket) -> tuple[str, ...]:
     """Return the DNS names in the peer's verified certificate, in lower case, in its order."""
     return _dns_names(_certificate(lane))
 
 
-def identify(lane: ssl.SSLObject, expected: Collection[str]) -> str:
+def identify(lane: ssl.SSLObject | ssl.SSLSocket, expected: Collection[str]) -> str:
     """Return the one name in ``expected`` that the peer's certificate proves, spelled as in ``expected``.
 
     When dialing, ``expected`` is the one peer that was dialed; when accepting, all configured peers. Names
@@ -126,6 +128,8 @@ def handshake_fault(error: ssl.SSLError, files: TlsFiles, *, dialing: bool) -> L
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return IdentityError(f"the peer's certificate {verdict(error, files, dialing=not dialing)}")
+    if error.reason in _NO_TLS:
+        return LaneError("the peer does not speak TLS")
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if " alert " in reason:  # the only mark of what the peer sent
         return LaneError(f"the peer refused the TLS handshake: {reason}; its log says more")
@@ -175,7 +179,7 @@ def _unfit(error: ssl.SSLCertVerificationError, files: TlsFiles, *, dialing: boo
     return fault
 
 
-def _certificate(lane: ssl.SSLObject) -> dict[str, object]:
+def _certificate(lane: ssl.SSLObject | ssl.SSLSocket) -> dict[str, object]:
     return cast("dict[str, object]", lane.getpeercert() or {})
 
 

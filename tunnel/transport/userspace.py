@@ -1,10 +1,10 @@
-"""The userspace lane: OpenSSL through memory BIOs, the socket watched by the loop.
+"""The userspace lane: OpenSSL on a non-blocking socket that the loop watches.
 
-How a byte leaves: the pump's buffer → ``tls.write`` encrypts 256 KiB into the outgoing BIO → one ``bytes``
-→ one ``send``. How it arrives: one ``recv_into`` of up to 256 KiB → the incoming BIO →
-``tls.read``, a record (16 KiB) at a time, into one contiguous buffer → the decoder → views of that buffer.
-Each of these calls releases the interpreter lock or moves at least a record. asyncio's own TLS transports
-copy every byte five to seven times; that is why they are not used.
+How a byte leaves: the pump's buffer → ``send`` encrypts it record by record (16 KiB), each straight into the
+socket. How it arrives: ``read`` decrypts record by record into one contiguous buffer → the decoder → views of
+that buffer. A record stays in the nearest cache from one end of that to the other, and no byte is copied but
+by OpenSSL and the kernel. asyncio's own TLS transports copy every byte five to seven times; that is why they
+are not used, and a memory BIO copies twice: docs/decisions.md has the figures.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections import deque
 from contextlib import suppress
-from typing import cast
 
-from tunnel.transport.handshake import TlsEnd
 from tunnel.transport.lane import LINGER, Lane, LaneKind, view
 from tunnel.transport.pace import Pace
-from tunnel.wire.codes import KIB
+from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
-CIPHER_READ = 256 * KIB
-"""Bytes per read from the socket: as much as stays in a core's cache on its way through."""
+BATCH = MIB
+"""Plain bytes that are taken from the lane before they are passed on."""
 
-CHUNK = 256 * KIB
-"""Payload that is encrypted and offered to the socket at a time, while it is in the cache."""
-
-EXPECTED = 192 * KIB
+EXPECTED = 256 * KIB
 """What to wait for inside a frame: each time we are woken costs the same, however little there is."""
 
 RECORD = 16 * KIB
@@ -39,11 +34,10 @@ SMALL = 16 * KIB
 
 
 class _Scratch(threading.local):
-    """Buffers that all lanes of a thread share: nothing stays in them between two turns of its loop."""
+    """The buffer that all lanes of a thread share: nothing stays in it between two turns of its loop."""
 
     def __init__(self) -> None:
-        self.ciphertext = memoryview(bytearray(CIPHER_READ))
-        self.plaintext = memoryview(bytearray(CIPHER_READ + RECORD))
+        self.plaintext = memoryview(bytearray(BATCH + RECORD))
 
 
 _scratch = _Scratch()
@@ -54,19 +48,17 @@ class UserspaceLane(Lane):
 
     kind = LaneKind.USERSPACE
 
-    def __init__(self, sock: socket.socket, end: TlsEnd, peer: str, state: LaneState) -> None:
-        super().__init__(sock, peer, state)
-        self._tls = end.tls
-        # With a buffer given, it returns how many bytes it put there: at most one record.
-        self._read = cast("Callable[[int, memoryview], int]", end.tls.read)
-        self._incoming = end.incoming
-        self._outgoing = end.outgoing
-        self._ciphertext = _scratch.ciphertext
+    def __init__(self, tls: ssl.SSLSocket, peer: str, state: LaneState) -> None:
+        super().__init__(tls, peer, state)
+        self._tls = tls
+        # Past SSLSocket's own methods, which are two more calls for each record of 16 KiB.
+        self._decrypt, self._encrypt = tls._sslobj.read, tls._sslobj.write  # type: ignore[attr-defined]  # noqa: SLF001  see above
         self._plaintext = _scratch.plaintext
         self._pace = Pace()
-        self._unsent = memoryview(b"")  # ciphertext that the socket did not take
-        self._least = 1  # bytes that must be there before the loop is told
+        self._unsent: deque[bytes | memoryview] = deque()  # OpenSSL wants the first again, if ``_full``
+        self._full = False  # the socket took no more: the loop watches for room
         self._unsendable = ""  # why nothing can be sent any more
+        self._least = 1  # bytes that must be there before the loop is told
         self._next_read: asyncio.Handle | None = None
         self._lingering: asyncio.TimerHandle | None = None
 
@@ -84,168 +76,180 @@ class UserspaceLane(Lane):
     @property
     def room(self) -> bool:
         """Whether the socket took everything so far."""
-        return not (self._unsent or self._unsendable or self._ended)
+        return not (self._full or self._unsendable or self._handler is None)
 
     def send_control(self, frames: bytes) -> None:
-        """Encrypt whole control frames; they leave with the next ``send`` or ``flush``."""
-        if not self._ended:
-            self._tls.write(frames)
+        """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
+        if not (self._ended or self._unsendable):
+            self._unsent.append(frames)
 
     def send(self, outgoing: Outgoing) -> None:
-        """Encrypt a DATA frame and send it."""
-        if self._ended:
+        """Send a DATA frame behind everything queued before it."""
+        if self._handler is None or self._unsendable:
             return
         payload = view(outgoing.piece)
         if len(payload) <= SMALL:
-            self._tls.write(outgoing.header + payload)
-            self.flush()
-            return
-        self._tls.write(outgoing.header)
-        for start in range(0, len(payload), CHUNK):
-            self._tls.write(payload[start : start + CHUNK])
-            self.flush()
+            self._unsent.append(outgoing.header + payload)
+        else:
+            self._unsent.append(outgoing.header)
+            self._unsent.append(payload)
+        self.flush()
 
     def flush(self) -> None:
-        """Send what is encrypted, behind what the socket has not taken yet."""
-        if not (self._unsent or self._unsendable) and self._outgoing.pending:
-            self._unsent = memoryview(self._outgoing.read())
-            self._push()
-            if self._unsent:
-                self._loop.add_writer(self._sock, self._writable)
+        """Encrypt and send what is queued, unless the socket is full."""
+        if self._unsent and not self._full and not self._push():
+            self._loop.add_writer(self._tls, self._writable)
 
-    def _push(self) -> None:
-        """Offer ``_unsent`` to the socket, once."""
+    def _push(self) -> bool:
+        """Offer what is queued to the socket; whether it took all. Until the last, it sends full segments."""
+        unsent, sent = self._unsent, 0
+        if corked := len(unsent) > 1:
+            self._tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         try:
-            count = self._sock.send(self._unsent)
-        except BlockingIOError:
-            count = 0
+            while unsent:
+                count = self._encrypt(unsent[0])
+                sent += count
+                if count < len(unsent[0]):
+                    unsent[0] = memoryview(unsent[0])[count:]
+                else:
+                    unsent.popleft()
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
         except OSError as error:
             self._break_off(error)
-            return
-        self.bytes_sent += count
-        self._unsent = self._unsent[count:]
-        self._pace.sent(count, self._loop.time(), congested=bool(self._unsent))
+            return True
+        if corked:
+            self._tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        self.bytes_sent += sent
+        self._full = bool(unsent)
+        self._pace.sent(sent, self._loop.time(), congested=self._full)
+        return not self._full
 
     def _break_off(self, error: OSError) -> None:
         """Nothing more can be sent. What the peer said before, say GOAWAY or an alert, is still to come."""
-        self._unsent = memoryview(b"")
-        self._unsendable = error.strerror or str(error)
+        self._unsent.clear()
+        self._full = False
+        self._unsendable = _explain(error)
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._shutdown(socket.SHUT_RDWR)
         self._read_on()
 
     def _writable(self) -> None:
-        self._push()
-        if self._unsent:
+        if not self._push():
             return
-        if self._outgoing.pending and not self._unsendable:
-            self._unsent = memoryview(self._outgoing.read())
-            return  # still watched: the loop calls again
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._tls)
         self._answer()
         if self._handler is not None:
             self._handler.on_writable(self)
         elif self._lingering is not None:
-            self._shut_down()
+            self._say_goodbye()
 
     # Reading.
 
     def _start_reading(self) -> None:
-        self._loop.add_reader(self._sock, self._readable)
-        self._loop.call_soon(self._decrypt)  # what came together with the end of the handshake
+        self._loop.add_reader(self._tls, self._readable)
 
     def _read_on(self) -> None:
-        """Read again soon, until there is nothing: uvloop stops watching a socket that had an error.
-
-        So data with a reset behind it would be read, and the reset never be seen.
-        """
+        """Read again soon, whether or not the loop finds the socket readable."""
         if self._next_read is not None:
             self._next_read.cancel()
         self._next_read = self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
-        try:
-            count = self._sock.recv_into(self._ciphertext)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lost(error.strerror or str(error))
-            return
-        if count:
-            self._read_on()
         if self._lingering is not None:
-            if not count:
-                self._release()
-            return  # what still comes is of no use
-        if not count:
-            self._lost(self._unsendable or "it was closed without GOAWAY")
+            self._discard()
             return
-        self.bytes_received += count
-        self._keepalive.heard(self._loop.time())
-        self._incoming.write(self._ciphertext[:count])
-        self._decrypt()
-        self._expect()
+        count, fault = self._fill()
+        if count:
+            self.bytes_received += count
+            self._keepalive.heard(self._loop.time())
+            self._received(self._plaintext[:count])
+        if self._ended:
+            return
+        if fault:
+            self._lost(self._unsendable or fault)
+        elif count > BATCH:
+            self._read_on()  # there may be no more news of it: uvloop tells of an error once
+        else:
+            self._expect()
+
+    def _fill(self) -> tuple[int, str]:
+        """Decrypt what has arrived, up to the buffer's size: how many bytes, and why no more will follow."""
+        plain, decrypt, filled = self._plaintext, self._decrypt, 0
+        try:
+            while filled <= BATCH:
+                count = decrypt(RECORD, plain[filled:])  # never more than a record
+                if not count:  # TLS close_notify
+                    return filled, "it was closed without GOAWAY"
+                filled += count
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            return filled, _explain(error)
+        return filled, ""
 
     def _expect(self) -> None:
         """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes."""
         least = EXPECTED if self._decoder.payload_left >= EXPECTED else 1
-        if least != self._least and self._sock.fileno() >= 0:
+        if least != self._least:
             self._least = least
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
-
-    def _decrypt(self) -> None:
-        """Decrypt everything that is complete, a buffer at a time."""
-        plain, fault, read = self._plaintext, "", self._read
-        more = True
-        while more and not self._ended:
-            filled = 0
-            try:
-                while more and filled <= CIPHER_READ:
-                    count = read(RECORD, plain[filled:])
-                    more = count > 0
-                    filled += count
-                if not more:  # TLS close_notify
-                    fault = "it was closed without GOAWAY"
-            except ssl.SSLWantReadError:
-                more = False
-            except ssl.SSLError as error:
-                more, fault = False, _explain(error)
-            self._received(plain[:filled])
-        if fault and not self._ended:
-            self._lost(fault)
+            self._tls.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     # The end.
 
     def _begin_linger(self) -> None:
-        if self._sock.fileno() < 0 or self._lingering is not None:
+        if self._tls.fileno() < 0 or self._lingering is not None:
             return
         self._lingering = self._loop.call_later(LINGER, self._release)
-        with suppress(ssl.SSLError):  # it wants the peer's close_notify, for which we do not wait
-            self._tls.unwrap()
         self.flush()
-        if not self._unsent:
-            self._shut_down()
+        if not self._full:
+            self._say_goodbye()
 
-    def _shut_down(self) -> None:
-        """Everything is sent, close_notify too: no more from our side."""
+    def _say_goodbye(self) -> None:
+        """Everything is sent: close_notify, and no more from our side."""
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._tls.unwrap()
+        except ssl.SSLWantWriteError:
+            self._full = True
+            self._loop.add_writer(self._tls, self._writable)
+            return
+        except (OSError, ValueError):
+            pass  # it wants the peer's close_notify, for which we do not wait
+        try:
+            self._shutdown(socket.SHUT_WR)
         except OSError:
             self._release()
+
+    def _shutdown(self, how: int) -> None:
+        """shutdown(2), and only that: SSLSocket's method would also forget the TLS state."""
+        socket.socket.shutdown(self._tls, how)
+
+    def _discard(self) -> None:
+        """Read what still comes, and is of no use, until the peer has closed."""
+        try:
+            while socket.socket.recv_into(self._tls, self._plaintext):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._release()
 
     def _release(self) -> None:
         if self._lingering is not None:
             self._lingering.cancel()
         if self._next_read is not None:
             self._next_read.cancel()
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
+        if self._tls.fileno() >= 0:
+            self._loop.remove_reader(self._tls)
+            self._loop.remove_writer(self._tls)
+            self._tls.close()
             self.gone.set()
 
 
-def _explain(error: ssl.SSLError) -> str:
+def _explain(error: OSError) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
     if isinstance(error, ssl.SSLZeroReturnError | ssl.SSLEOFError):
         return "it was closed without GOAWAY"
     reason = (error.reason or str(error)).replace("_", " ").lower()

@@ -11,9 +11,9 @@ Payload: TypeAlias = Sized
 """Bytes, or a promise of bytes: the core only ever asks for its length."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
-    """Bytes ``start`` to ``stop`` of a payload."""
+    """Bytes ``start`` to ``stop`` of a payload. Not to be changed; frozen ones cost three times as much."""
 
     payload: Payload
     start: int
@@ -44,6 +44,9 @@ class Assembly:
 
     def insert(self, offset: int, payload: Payload) -> list[Piece]:
         """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open."""
+        if offset == self.received and not self._held:
+            self.received += len(payload)
+            return [Piece(payload, 0, len(payload))]
         if offset > self.received:
             self._hold(offset, payload)
             return []

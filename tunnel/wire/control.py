@@ -36,7 +36,8 @@ class ControlChannel:
     @property
     def pending(self) -> bool:
         """Whether ``pop`` has something to send."""
-        return bool(self._waiting) and self._waiting[0][0] < self.out.limit
+        waiting = self._waiting
+        return bool(waiting) and waiting[0][0] < self.out.limit
 
     @property
     def crowded(self) -> bool:

@@ -36,11 +36,15 @@ class Decoder:
         """
         taken = 0
         if self._header is None:
-            taken = self._fill(data, HEADER_SIZE)
-            if len(self._partial) < HEADER_SIZE:
-                return taken, None
-            self._header = parse_header(self._partial)
-            self._partial.clear()
+            if self._partial or len(data) < HEADER_SIZE:
+                taken = self._fill(data, HEADER_SIZE)
+                if len(self._partial) < HEADER_SIZE:
+                    return taken, None
+                self._header = parse_header(self._partial)
+                self._partial.clear()
+            else:
+                taken = HEADER_SIZE
+                self._header = parse_header(data)
         header = self._header
         if header.type is FrameType.DATA:
             return taken, self._begin_payload(header)

@@ -29,6 +29,11 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def contended(self) -> bool:
+        """Whether more than one stream has something to send."""
+        return len(self._order) > 1
+
     def ready(self, stream: int) -> None:
         """``stream`` has something to send. Saying so twice changes nothing."""
         if stream not in self._ready:
@@ -57,11 +62,12 @@ class Scheduler:
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""
-        was_ready = stream in self._ready
-        self.idle(stream)
-        self._tags[stream] = self._due(stream) + count
-        if was_ready:
-            self.ready(stream)
+        tag = self._due(stream) + count
+        if stream in self._ready:
+            order = self._order
+            del order[bisect_left(order, (self._tags[stream], stream))]
+            insort(order, (tag, stream))
+        self._tags[stream] = tag
 
     def _due(self, stream: int) -> int:
         return max(self._now - HEAD_START, self._tags.get(stream, -HEAD_START))

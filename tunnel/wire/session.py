@@ -11,6 +11,7 @@ A lane has a number, its *epoch*, that is never used again. When one is lost, th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
@@ -45,18 +46,28 @@ from tunnel.wire.frames import (
     encode,
 )
 from tunnel.wire.scheduler import Scheduler
-from tunnel.wire.states import Call, Input, Phase, Sending
+from tunnel.wire.states import Call, Input, Phase, Receiving, Sending
 from tunnel.wire.stream import Outgoing, Stream
 from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 
 KEEP_FLOOR = 256 * KIB
 """What every stream may keep for replay even when the budget is used up: one must not stall another."""
 
+SHARED = 256 * KIB
+"""Most bytes of one stream at a time while others wait for their turn."""
+
 MAX_HELD = 65536
 """Most pieces of payload that wait for gaps, of all streams: windows bound only their bytes."""
 
 
 DEFAULT_LIMITS = Limits(streams=256, control=1024)
+
+
+Keep = Callable[[Payload], Payload]
+
+
+def _as_it_is(payload: Payload) -> Payload:
+    return payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,7 @@ class Session:
         self._credits: dict[int, None] = {}  # streams whose CREDIT is due, in order
         self._again: dict[int, None] = {}  # streams that have something to replay
         self._held = 0  # pieces that wait for gaps, of all streams
+        self._picked = 0, 0  # what ``pick`` said last: stream, bytes
         self._lanes: set[int] = set()
         self._next_stream = 1 if initiator else 2
         self._highest_from_peer = 0
@@ -152,22 +164,21 @@ class Session:
 
     def pick(self) -> tuple[int, int] | None:
         """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
-        while (number := self._scheduler.next()) is not None:
+        scheduler = self._scheduler
+        while (number := scheduler.next()) is not None:
             if (allowance := self._allowance(self._streams[number])) > 0:
-                return number, allowance
+                self._picked = number, min(allowance, SHARED) if scheduler.contended else allowance
+                return self._picked
             self._blocked.add(number)
             self._scheduler.idle(number)
         return None
 
-    @property
-    def contended(self) -> bool:
-        """Whether more than one stream is waiting to send."""
-        return len(self._scheduler) > 1
-
     def send(self, number: int, payload: Payload, lane: int) -> Outgoing:
         """Frame ``payload`` for ``lane``. At most what ``pick`` allowed; MisuseError otherwise."""
-        stream, length = self._stream(number), len(payload)
-        if not 0 < length <= self._allowance(stream):
+        stream, length = self._streams.get(number) or self._stream(number), len(payload)
+        picked, allowance = self._picked
+        self._picked = 0, 0
+        if not 0 < length <= (allowance if picked == number else self._allowance(stream)):
             raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} are not allowed now")
         outgoing = stream.send(payload, lane)
         self.kept += length
@@ -176,26 +187,24 @@ class Session:
 
     # Payload: what we receive.
 
-    def data(self, number: int, offset: int, payload: Payload) -> list[Piece]:
+    def data(self, number: int, offset: int, payload: Payload, keep: Keep = _as_it_is) -> list[Piece]:
         """Take payload in, in whatever pieces it arrives; what is to be delivered now, in order.
 
-        Nothing for a stream that is closed already: its bytes were under way when it was reset. A payload
-        that is ``held`` must stay valid until it comes back from a later call.
+        Nothing for a stream that is closed already: its bytes were under way when it was reset. Payload that
+        has to wait for a gap is held as what ``keep`` makes of it, and comes back from a later call.
         """
-        stream = self._find(number, FrameType.DATA)
+        stream = self._streams.get(number) or self._find(number, FrameType.DATA)
         if stream is None:
             return []
-        self._held -= stream.held
+        before = stream.held
+        if offset > stream.into.received:
+            payload = keep(payload)
         pieces = stream.arrived(offset, payload)
-        self._held += stream.held
-        if self._held > MAX_HELD:
-            raise ProtocolError(Code.FLOW_CONTROL, f"more than {MAX_HELD} pieces are out of order")
+        if (held := stream.held) != before:
+            self._held += held - before
+            if self._held > MAX_HELD:
+                raise ProtocolError(Code.FLOW_CONTROL, f"more than {MAX_HELD} pieces are out of order")
         return pieces
-
-    def holds(self, number: int, offset: int) -> bool:
-        """Whether payload at ``offset`` would be held for a gap."""
-        stream = self._streams.get(number)
-        return stream is not None and not stream.in_order(offset)
 
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""
@@ -203,12 +212,12 @@ class Session:
 
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
         """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
-        stream = self._stream(number)
+        stream = self._streams.get(number) or self._stream(number)
         if stream.deliver(count) and number not in self._credits:
             self._credits[number] = None
             if stream.into.outpaced(now, self.round_trip):
                 self._widen(stream)
-        return self._complete(stream)
+        return [] if stream.receiving is Receiving.READY else self._complete(stream)
 
     def flush_credits(self) -> None:
         """Tell the peer of everything delivered, however little: call it now and then."""
@@ -262,8 +271,20 @@ class Session:
 
     # What a lane sends next.
 
+    @property
+    def has_control(self) -> bool:
+        """Whether ``control`` has something."""
+        return bool(self._credits) or self._control.acknowledge or self._control.pending
+
+    @property
+    def busy(self) -> bool:
+        """Whether there may be something to send: control, lost payload, or a stream whose turn it is."""
+        return bool(self._again or self._scheduler) or self.has_control
+
     def control(self, room: int = MAX_DATA) -> bytes:
         """Return control frames that are to go out now, whole ones, up to about ``room`` bytes."""
+        if not self.has_control:
+            return b""
         out = bytearray()
         while len(out) < room and (raw := self._next_control()):
             out += raw
@@ -400,8 +421,9 @@ class Session:
         return events
 
     def _allowance(self, stream: Stream) -> int:
-        spare = max(self._settings.memory - self.kept, KEEP_FLOOR - stream.out.unacknowledged)
-        return min(stream.out.available, spare, MAX_DATA)
+        out = stream.out
+        spare = max(self._settings.memory - self.kept, KEEP_FLOOR - (out.sent - out.delivered))
+        return min(out.limit - out.sent, spare, MAX_DATA)
 
     def _unblock(self) -> None:
         for number in [n for n in self._blocked if self._allowance(self._streams[n]) > 0]:

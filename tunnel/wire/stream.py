@@ -28,9 +28,12 @@ class Kept:
         return self.offset + len(self.payload)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
-    """A DATA frame for a lane to send: the header's bytes, then the piece's, with nothing between."""
+    """A DATA frame for a lane to send: the header's bytes, then the piece's, with nothing between.
+
+    Not to be changed; see Piece.
+    """
 
     header: bytes
     piece: Piece
@@ -47,6 +50,7 @@ class Stream:
         self.receiving = Receiving.READY
         self.out = SendWindow()
         self.into = ReceiveWindow(window)
+        self.held = 0  # pieces that wait for a gap
         self._final: int | None = None
         self._assembly = Assembly()
         self._kept: deque[Kept] = deque()
@@ -66,8 +70,9 @@ class Stream:
 
     def send(self, payload: Payload, lane: int) -> Outgoing:
         """Frame ``payload`` and keep it until it is delivered. It must fit into the window."""
-        self.advance(Call.SEND)
-        self.sending = step(SENDING, self.sending, Call.SEND, Code.STREAM_STATE)
+        if self.phase is not Phase.OPEN or self.sending is not Sending.READY:  # else the tables stay put
+            self.advance(Call.SEND)
+            self.sending = step(SENDING, self.sending, Call.SEND, Code.STREAM_STATE)
         offset, length = self.out.sent, len(payload)
         self._kept.append(Kept(offset, payload, lane))
         self.out.sent += length
@@ -130,8 +135,9 @@ class Stream:
 
     def arrived(self, offset: int, payload: Payload) -> list[Piece]:
         """Take DATA in; what is to be delivered now, in order. Raises ProtocolError."""
-        self.advance(FrameType.DATA)
-        self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
+        if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY:  # else the tables stay put
+            self.advance(FrameType.DATA)
+            self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
         self.into.check(offset, len(payload))
         if self._final is not None and offset + len(payload) > self._final:
             raise ProtocolError(
@@ -139,6 +145,7 @@ class Stream:
             )
         pieces = self._assembly.insert(offset, payload)
         self.into.received = self._assembly.received
+        self.held = self._assembly.held
         return pieces
 
     def ended(self, final: int) -> None:
@@ -152,8 +159,9 @@ class Stream:
 
     def deliver(self, count: int) -> bool:
         """``count`` bytes are in the local socket; True when a CREDIT is due."""
-        self.advance(Call.DELIVER)
-        self.receiving = step(RECEIVING, self.receiving, Call.DELIVER, Code.STREAM_STATE)
+        if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY:  # else the tables stay put
+            self.advance(Call.DELIVER)
+            self.receiving = step(RECEIVING, self.receiving, Call.DELIVER, Code.STREAM_STATE)
         if count > self.into.received - self.into.delivered:
             raise MisuseError(Code.FLOW_CONTROL, f"{count} bytes delivered, more than have arrived")
         return self.into.deliver(count)
@@ -174,12 +182,3 @@ class Stream:
     def complete(self) -> bool:
         """Whether both directions ended and were delivered."""
         return self.sending is Sending.DONE and self.receiving is Receiving.DONE
-
-    @property
-    def held(self) -> int:
-        """How many pieces wait for a gap."""
-        return self._assembly.held
-
-    def in_order(self, offset: int) -> bool:
-        """Whether data at ``offset`` could be delivered at once rather than be held for a gap."""
-        return offset <= self._assembly.received
