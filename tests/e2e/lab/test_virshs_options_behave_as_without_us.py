@@ -1,0 +1,101 @@
+"""Auto-converge, compression, bandwidth, abort and timeout do through the tunnel what they do without it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.migrations import (
+    RESTLESS,
+    arrived,
+    begin,
+    finished,
+    link,
+    migrate,
+    sent,
+    stayed,
+    wait_moving,
+)
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.waiting import PATIENCE, until
+from tunnel.virt.guest import MIB, Workload
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+FLOWS = pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
+FRANTIC = Workload(working_set=16 * MIB, dirty_rate=64 * MIB)
+SMALL = 32 * MIB
+LIMIT = 16  # MiB/s, a quarter of what a frantic guest dirties
+DOWNTIME = 300
+"""Milliseconds that QEMU allows a guest to stand still, unless it is told otherwise."""
+
+
+def number(job: dict[str, str], key: str) -> float:
+    """A value of ``virsh domjobinfo`` without its unit."""
+    return float(job[key].split()[0])
+
+
+def throttle(lab: Lab) -> int:
+    """By how much QEMU slows the guest down, in percent."""
+    said = lab.a.virsh("qemu-monitor-command", "web1", '{"execute": "query-migrate"}').stdout
+    return int(json.loads(said)["return"].get("cpu-throttle-percentage", 0))
+
+
+def test_auto_converge_slows_the_guest_down(lab: Lab) -> None:
+    guest = lab.start_guest(memory=SMALL, workload=FRANTIC)
+    link(lab)
+    options = ("--auto-converge", "--auto-converge-initial", "40", "--bandwidth", str(LIMIT))
+    moving = begin(lab, *options)
+    until("the guest to be slowed down", lambda: throttle(lab) >= 40)
+    lab.a.virsh("migrate-setspeed", "web1", "1000")
+    finished(moving)
+    arrived(lab, guest)
+
+
+def test_repeated_pages_are_sent_as_their_difference(lab: Lab) -> None:
+    guest = lab.start_guest(memory=SMALL, workload=FRANTIC)
+    link(lab)
+    migrate(lab, "--compressed", "--comp-methods", "xbzrle", "--bandwidth", str(LIMIT))
+    arrived(lab, guest)
+    assert number(lab.a.job("web1", completed=True), "Compressed pages") > 0
+
+
+def test_compressed_pages_are_smaller(lab: Lab) -> None:
+    guest = lab.start_guest()
+    link(lab)
+    migrate(lab, "--compressed", "--comp-methods", "mt")
+    arrived(lab, guest, carried=0.05)
+    assert sent(lab.a) < guest.domain.memory / 2
+
+
+def test_bandwidth_limit_holds(lab: Lab) -> None:
+    guest = lab.start_guest(memory=SMALL)
+    link(lab)
+    migrate(lab, "--bandwidth", str(LIMIT))
+    arrived(lab, guest)
+    job = lab.a.job("web1", completed=True)
+    assert number(job, "Time elapsed") > 0.8 * 1000 * guest.domain.memory / MIB / LIMIT
+
+
+@FLOWS
+def test_abort_leaves_the_guest_at_the_source(lab: Lab, flow: tuple[str, ...]) -> None:
+    guest = lab.start_guest(workload=RESTLESS)
+    link(lab)
+    moving = begin(lab, "--bandwidth", "8", *flow)
+    wait_moving(lab.a)
+    lab.a.virsh("domjobabort", "web1")
+    assert moving.wait(PATIENCE) != 0
+    assert "canceled by client" in moving.output()
+    stayed(lab, guest)
+    migrate(lab, *flow)
+    arrived(lab, guest)
+
+
+@FLOWS
+def test_timeout_suspends_the_guest_until_it_has_arrived(lab: Lab, flow: tuple[str, ...]) -> None:
+    guest = lab.start_guest(memory=SMALL, workload=FRANTIC)
+    link(lab)
+    migrate(lab, "--bandwidth", str(LIMIT), "--timeout", "2", "--timeout-suspend", *flow)
+    arrived(lab, guest)
+    assert number(lab.a.job("web1", completed=True), "Total downtime") > 2 * DOWNTIME
