@@ -7,7 +7,8 @@ import json
 import pytest
 
 from tests.support.migrations import (
-    RESTLESS,
+    FRANTIC,
+    SMALL,
     arrived,
     begin,
     finished,
@@ -19,13 +20,11 @@ from tests.support.migrations import (
 )
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import PATIENCE, until
-from tunnel.virt.guest import MIB, Workload
+from tunnel.virt.guest import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 FLOWS = pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
-FRANTIC = Workload(working_set=16 * MIB, dirty_rate=64 * MIB)
-SMALL = 32 * MIB
 LIMIT = 16  # MiB/s, a quarter of what a frantic guest dirties
 DOWNTIME = 300
 """Milliseconds that QEMU allows a guest to stand still, unless it is told otherwise."""
@@ -80,7 +79,7 @@ def test_bandwidth_limit_holds(lab: Lab) -> None:
 
 @FLOWS
 def test_abort_leaves_the_guest_at_the_source(lab: Lab, flow: tuple[str, ...]) -> None:
-    guest = lab.start_guest(workload=RESTLESS)
+    guest = lab.start_guest(memory=SMALL, workload=FRANTIC)
     link(lab)
     moving = begin(lab, "--bandwidth", "8", *flow)
     wait_moving(lab.a)
