@@ -19,6 +19,9 @@ LIBVIRT = "unix:/run/libvirt/libvirt-sock"
 LIBVIRT_AT = {name: f"qemu+unix:///system?socket=/run/mtunnel/{name}/libvirt-sock" for name in ALIAS}
 """The libvirt of a host as the other one sees it."""
 
+RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
+"""A guest that is not done in one pass at a few MiB/s."""
+
 SMALL = 32 * MIB
 FRANTIC = Workload(working_set=16 * MIB, dirty_rate=64 * MIB)
 """With SMALL memory, a guest of which half is dirty again whenever a pass at 16 MiB/s has ended."""
