@@ -129,13 +129,13 @@ async def test_drain_waits_for_streams_but_not_for_ever(
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.setblocking(False)
                 caller.connect(str(hosts.directory / "entry"))
-                await until(lambda: b._links["hosta"].pumps, "for the stream")
+                await until(lambda: b._links["hosta"].streams.pumps, "for the stream")
                 started = asyncio.get_running_loop().time()
                 a._stop()
                 assert await turned_away(hosts.directory / "entry")
                 await asyncio.wait_for(asyncio.shield(task), 10)
                 assert asyncio.get_running_loop().time() - started >= 2.0
-            await until(lambda: not b._links["hosta"].pumps, "for b to give the stream up")
+            await until(lambda: not b._links["hosta"].streams.pumps, "for b to give the stream up")
 
 
 async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
@@ -147,7 +147,7 @@ async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
             await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.connect(str(hosts.directory / "entry"))
-                await until(lambda: b._links["hosta"].pumps, "for the stream")
+                await until(lambda: b._links["hosta"].streams.pumps, "for the stream")
                 os.kill(os.getpid(), signal.SIGINT)  # only the service that began last hears it
                 await asyncio.wait({task, other}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
                 assert other.done()

@@ -20,16 +20,14 @@ from tests.support.links import (
     offered,
     receive,
     requests_of,
-    reset,
 )
 from tests.support.pipelane import pipe
 from tests.support.waiting import turns, until
-from tunnel.errors import RefusedError, UnreachableError
+from tunnel.errors import UnreachableError
 from tunnel.relay import link as module
 from tunnel.relay.link import LinkState
 from tunnel.wire.codes import KIB, MIB, Code
-from tunnel.wire.frames import Credit, Hello, Limits, data_header
-from tunnel.wire.session import Settings
+from tunnel.wire.frames import Credit, Hello, Limits
 
 # Sessions.
 
@@ -156,155 +154,6 @@ async def test_without_a_link_there_is_a_reason() -> None:
         pytest.raises(UnreachableError, match=r"hostb \(last: hostb is on fire"),
     ):
         await link.open(sock, "tcp:127.0.0.1:1", asyncio.get_running_loop().time() + 0.01)
-
-
-async def test_draining_opens_no_streams(pair: Pair) -> None:
-    caller, called = await pair.stream()
-    for link in (pair.a, pair.b):
-        link.draining = True
-    with socket.socket() as sock, pytest.raises(RefusedError, match="this host is stopping"):
-        await pair.a.open(sock, "tcp:127.0.0.1:1", 0)
-    pair.b.draining, pair.a.draining = True, False
-    late = await pair.request(pair.a)
-    assert await ending(late) == "reset"
-    assert last(pair.a) == ("stream refused by the peer", "this host is stopping")
-    await exchange(caller, called)
-
-
-async def test_refusal_resets_the_caller_and_tells_why(pair: Pair) -> None:
-    caller = await pair.request(pair.a)
-    await until(lambda: requests_of(pair.b).wanted, "for the request")
-    pair.b.on_not_dialled(requests_of(pair.b).wanted.pop(), RefusedError("no way", Code.TARGET_FORBIDDEN))
-    assert await ending(caller) == "reset"
-    assert last(pair.a) == ("stream refused by the peer", "no way")
-    assert not pair.a.pumps
-
-
-async def test_limit_of_the_peer_is_kept() -> None:
-    pair = await Pair(settings=Settings(limits=Limits(2, 1024))).up()
-    for _ in range(2):
-        await pair.request(pair.a)
-    with socket.socket() as sock, pytest.raises(RefusedError, match="the peer allows 2 streams at once"):
-        await pair.a.open(sock, "tcp:127.0.0.1:1", 0)
-    pair.close()
-
-
-# Streams.
-
-
-async def test_bytes_pass_both_ways_and_the_stream_ends(pair: Pair) -> None:
-    for opener in (pair.a, pair.b):
-        caller, called = await pair.stream(opener)
-        await exchange(caller, called)
-        caller.shutdown(socket.SHUT_WR)
-        assert await ending(called) == "close"
-        called.send(b"late")
-        called.shutdown(socket.SHUT_WR)
-        assert await receive(caller, 4) == b"late"
-        assert await ending(caller) == "close"
-        await until(lambda: not pair.a.pumps and not pair.b.pumps, "for the end")
-    assert not pair.a.incidents
-
-
-async def test_what_a_caller_sends_before_the_target_is_dialled_waits(pair: Pair) -> None:
-    here, caller = pair.local()
-    caller.send(b"early")
-    await pair.a.open(here, "tcp:127.0.0.1:49152", asyncio.get_running_loop().time() + 5)
-    await until(lambda: requests_of(pair.b).wanted, "for the request")
-    there, called = pair.local()
-    pair.b.on_dialled(requests_of(pair.b).wanted.pop(), there)
-    assert await receive(called, 5) == b"early"
-
-
-async def test_data_out_of_order_is_put_in_order(pair: Pair) -> None:
-    """A gap on one lane is odd, but no fault; what came behind it is kept although its buffer is reused."""
-    caller, called = await pair.stream()
-    for offset, text in ((5, b"world"), (0, b"hello")):
-        pair.lane.send_control(data_header(1, offset, 5) + text)
-        pair.lane.flush()
-        await turns()
-    assert await receive(called, 10) == b"helloworld"
-    caller.close()
-
-
-async def test_little_that_was_delivered_is_acknowledged_in_time(pair: Pair) -> None:
-    caller, called = await pair.stream()
-    await exchange(caller, called)
-    assert pair.a.session is not None
-    assert pair.a.session.kept == 5
-    [lane] = pair.b.lanes.values()
-    pair.b.on_tick(lane)
-    await until(lambda: pair.a.session and pair.a.session.kept == 0, "for the acknowledgement")
-
-
-async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
-    caller, called = await pair.stream()
-    await exchange(caller, called)
-    reset(called)
-    assert await ending(caller) == "reset"
-    what, reason = last(pair.a)
-    assert what == "stream reset by the peer"
-    assert reason.endswith("Connection reset by peer")
-    assert not pair.b.pumps
-
-
-async def test_last_words_of_a_caller_that_is_gone_get_through(pair: Pair) -> None:
-    caller, called = await pair.stream(unix=True)
-    pair.lane.room = False
-    caller.send(b"last words")
-    caller.close()
-    called.send(b"are you there?")
-    await until(lambda: pair.a.pumps[1].broken, "for the answer to fail")
-    assert pair.a.pumps, "the stream goes on: it has something left to say"
-    pair.lane.room = True
-    pair.a.on_writable(pair.lane)
-    assert await receive(called, 10) == b"last words"
-    assert await ending(called) in {"close", "reset"}
-    await until(lambda: not pair.a.pumps and not pair.b.pumps, "for the end")
-    assert last(pair.a)[1].endswith("the local socket was closed with bytes under way to it")
-
-
-async def test_answer_to_a_caller_that_said_everything_and_left_is_reset(pair: Pair) -> None:
-    caller, called = await pair.stream(unix=True)
-    caller.close()
-    assert await ending(called) == "close"
-    called.send(b"are you there?")
-    await until(lambda: not pair.b.pumps, "for the reset")
-    assert last(pair.a)[1].endswith("Broken pipe")
-
-
-async def test_caller_that_hangs_up_before_the_target_is_dialled(pair: Pair) -> None:
-    caller = await pair.request(pair.a)
-    await until(lambda: requests_of(pair.b).wanted, "for the request")
-    caller.close()
-    there, called = pair.local()
-    pair.b.on_dialled(requests_of(pair.b).wanted.pop(), there)
-    assert await ending(called) == "close"
-
-
-async def test_reset_while_dialling_takes_the_request_back(pair: Pair) -> None:
-    await pair.request(pair.a)
-    await until(lambda: requests_of(pair.b).wanted, "for the request")
-    pair.a._abandon(1, Code.LOCAL_RESET, "changed its mind")
-    await until(lambda: requests_of(pair.b).cancelled == [1], "for the cancellation")
-
-
-async def test_silent_half_closed_stream_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HALF_CLOSED_TICKS", 3)
-    caller, called = await pair.stream()
-    other_caller, other_called = await pair.stream()
-    caller.shutdown(socket.SHUT_WR)
-    assert await ending(called) == "close"
-    for _ in range(4):
-        called.send(b".")
-        await receive(caller, 1)
-        pair.a.on_tick(pair.lane)  # what still speaks is not given up
-    for _ in range(4):
-        pair.a.on_tick(pair.lane)
-    assert await ending(caller) == "reset"
-    assert last(pair.a) == ("stream reset", "one direction ended, the other stayed silent")
-    assert not pair.a._quiet, "nothing is remembered of it"
-    await exchange(other_caller, other_called)
 
 
 async def test_bulk_does_not_keep_the_loop_from_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ class Host:
         session.attach(1)
         self.lane.attached(1)
 
-    def _judge(self, number: int, data: memoryview) -> None:
+    def _judge(self, number: int, data: bytes | memoryview) -> None:
         sink = self.sinks[number]
         if bytes(data) != content(number, sink.received, len(data), initiator=not self.initiator):
             self.faults.append(f"wrong bytes on stream {number} at {sink.received}")

@@ -45,13 +45,13 @@ class Requests:
 def make_link(host: str, peer: str, instance: bytes = b"", **plan: Any) -> Link:
     """A link with stubbed egress. ``plan`` goes into the LinkPlan."""
     link = Link(LinkPlan(host, peer, AllowList(), **plan), instance or host.encode().ljust(16, b"."))
-    link._egress = Requests()  # type: ignore[assignment]  # a stub with the same methods
+    link.streams._egress = Requests()  # type: ignore[assignment]  # a stub with the same methods
     return link
 
 
 def requests_of(link: Link) -> Requests:
     """What the peer asked of ``link``."""
-    egress = link._egress
+    egress = link.streams._egress
     assert isinstance(egress, Requests)
     return egress
 
@@ -100,7 +100,7 @@ class Pair:
         caller = await self.request(opener, unix=unix)
         await until(lambda: requests_of(other).wanted, "for the request")
         here, called = self.local()
-        other.on_dialled(requests_of(other).wanted.pop(), here)
+        other.streams.on_dialled(requests_of(other).wanted.pop(), here)
         return caller, called
 
     async def request(self, opener: Link, *, unix: bool = False) -> socket.socket:

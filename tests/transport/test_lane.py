@@ -6,13 +6,16 @@ The contract as a whole is held, for every kind, by ``test_lane_conformance``.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
+from tunnel.transport import lane as module
 from tunnel.transport.lane import Lane, LaneKind, view
 from tunnel.wire import keepalive
 from tunnel.wire.assembly import Piece
@@ -259,20 +262,8 @@ async def test_a_frame_that_the_state_forbids_is_not_heard(lane: PlainLane, hand
 @pytest.fixture
 def clock(lane: PlainLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the lane sees, in its only element. The test calls ``_tick`` instead of timers."""
-    real = lane._loop
-    now = [real.time()]
-
-    class Loop:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(real, name)
-
-        def time(self) -> float:
-            return now[0]
-
-        def call_at(self, when: float, callback: Any) -> Any:
-            return real.call_later(3600, callback)
-
-    monkeypatch.setattr(lane, "_loop", Loop())
+    now = [time.monotonic()]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -316,6 +307,29 @@ async def test_the_round_trip_is_that_of_the_last_ping(
     clock[0] += 1
     feed(lane, encode(Pong(1)))
     assert lane.round_trip == 0.25, "an answer counts once"
+
+
+async def test_the_distance_is_that_of_the_quickest_ping_lately(
+    lane: PlainLane, handler: Recorder, clock: list[float]
+) -> None:
+    assert lane.distance == 0.0
+    for number, seconds in enumerate((0.02, 0.01, 0.5), start=1):
+        lane._tick()
+        clock[0] += seconds
+        feed(lane, encode(Pong(number)))
+        clock[0] += keepalive.INTERVAL
+    assert lane.distance == pytest.approx(0.01)
+    assert lane.round_trip == pytest.approx(0.5)
+
+
+async def test_a_fault_of_ours_on_a_tick_ends_the_lane(
+    lane: PlainLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "on_tick", {}.__getitem__)
+    with pytest.raises(KeyError):
+        lane._tick()
+    await until(lambda: handler.ends)
+    assert "a fault of this daemon" in str(handler.ends[0])
 
 
 async def test_a_lane_that_its_own_ping_breaks_ends_in_order(

@@ -144,14 +144,14 @@ class Service:
     async def _drain(self) -> None:
         """Open no more streams, and let those that run come to their end."""
         for link in self._links.values():
-            link.draining = True
+            link.streams.draining = True
         deadline = time.monotonic() + DRAIN_DEADLINE
         while self._running() and time.monotonic() < deadline and not self._hurry.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), DRAIN_STEP)
 
     def _running(self) -> int:
-        return sum(len(link.pumps) for link in self._links.values())
+        return sum(len(link.streams.pumps) for link in self._links.values())
 
     async def _close(self) -> None:
         """Close the doors, from the outermost inwards; each step leaves the next one nothing to lose."""

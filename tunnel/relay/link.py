@@ -22,23 +22,21 @@ import structlog
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
 from tunnel.relay.address import AllowList
-from tunnel.relay.egress import Egress
-from tunnel.relay.pump import Pump
-from tunnel.transport.lane import Lane, own, view
-from tunnel.wire import events, negotiation
-from tunnel.wire.codes import MIB, Code, Feature
+from tunnel.relay.streams import Streams
+from tunnel.transport.lane import Lane
+from tunnel.wire import negotiation
+from tunnel.wire.codes import KIB, MIB, Code, Feature
 from tunnel.wire.frames import Frame, Hello, Resume, Resumed, Welcome, encode
 from tunnel.wire.session import Session, Settings
-from tunnel.wire.stream import Outgoing
 
 TURN = 1 * MIB
 """Bytes that one lane may be handed before the loop serves others."""
 
+FRAME_COST = 4 * KIB
+"""What a frame counts for in a turn besides its bytes: very small ones must not hold the loop either."""
+
 RESUME_GRACE = 5.0
 """Seconds that the acceptor waits longer than the initiator tries."""
-
-HALF_CLOSED_TICKS = 120
-"""Ticks (5 s each) without a byte after which a half-closed stream is given up."""
 
 MOST_INCIDENTS = 32
 
@@ -74,7 +72,7 @@ class Incident:
 
 
 class Link:
-    """See the module. Implements LaneHandler, PumpOwner and Requester."""
+    """See the module. Implements LaneHandler and StreamsOwner."""
 
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
@@ -82,24 +80,19 @@ class Link:
         self.instance = instance
         self.session: Session | None = None
         self.lanes: dict[int, Lane] = {}
-        self.pumps: dict[int, Pump] = {}
         self.incidents: deque[Incident] = deque(maxlen=MOST_INCIDENTS)
         self.offer: Hello | None = None  # sent, not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
-        self.draining = False
         self.resumes = 0
-        self.streams_opened = 0
         self.log = log.bind(peer=plan.peer)
+        self.streams = Streams(plan.egress, self, self.log)
         self._loop = asyncio.get_running_loop()
-        self._egress = Egress(plan.egress, self)
         self._peer_instance = b""
         self._features = Feature.NONE
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
         self._lost = 0  # the lane that is to be replaced
         self._give_up: asyncio.TimerHandle | None = None
         self._kicked = False
-        self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
-        self._quiet: dict[int, tuple[int, int]] = {}  # half-closed streams: ticks, bytes at the last one
 
     @property
     def state(self) -> LinkState:
@@ -116,14 +109,10 @@ class Link:
         Raises, and leaves ``sock`` to the caller: UnreachableError when there is no link at ``deadline``
         (loop time), RefusedError when no more streams are taken.
         """
-        session = await self._wait_up(deadline)
-        if self.draining:
-            raise RefusedError("this host is stopping", Code.DRAINING)
-        number = session.open(target)
-        self._add_pump(sock, number, target)
-        self.kick()
+        await self._wait_up(deadline)
+        self.streams.open(sock, target)
 
-    async def _wait_up(self, deadline: float) -> Session:
+    async def _wait_up(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
                 while self.session is None:
@@ -131,35 +120,11 @@ class Link:
         except TimeoutError:
             last = f" (last: {self.incidents[-1].reason})" if self.incidents else ""
             raise UnreachableError(f"no link with {self.peer}{last}") from None
-        return self.session
 
     async def wait_change(self) -> None:
         """Return when the state may have changed."""
         self.changed.clear()
         await self.changed.wait()
-
-    def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
-        pump = self.pumps[number] = Pump(sock, number, target, self)
-        self.streams_opened += 1
-        return pump
-
-    # Streams that leave here.
-
-    def on_dialled(self, number: int, sock: socket.socket) -> None:
-        """Requester: the target accepted."""
-        session = self._living()
-        session.accept(number)
-        pump = self._add_pump(sock, number, session.target(number))
-        self.log.info("stream opened", stream=number, target=pump.target)
-        pump.start_reading()
-        self.kick()
-
-    def on_not_dialled(self, number: int, error: RefusedError) -> None:
-        """Requester: the target did not accept, or must not be dialled."""
-        session = self._living()
-        self.note("stream refused", error.reason, stream=number)
-        session.refuse(number, error.code or Code.INTERNAL, error.reason)
-        self.kick()
 
     # Sessions and lanes: called by whoever set a lane up.
 
@@ -200,6 +165,7 @@ class Link:
 
     def _establish(self, session: Session, lane: Lane, instance: bytes, features: Feature) -> None:
         self.session = session
+        self.streams.begin(session)
         self._peer_instance = instance
         self._features = features
         self._asked = 1
@@ -273,22 +239,17 @@ class Link:
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Take a frame of the session in."""
         session = self._living()
-        self._act(session.receive(frame, sequence))
+        self.streams.act(session.receive(frame, sequence))
         if session.busy:
             self.kick()
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
         """Take payload in, and write what is in order to its socket."""
-        for piece in self._living().data(stream, offset, payload, own):
-            pump = self.pumps[stream]
-            pump.deliver(view(piece))
-            self._fresh[pump] = None
+        self.streams.deliver(stream, offset, payload)
 
     def on_batch_end(self, lane: Lane) -> None:
         """Write everything that came at once with as few calls as there are streams."""
-        fresh, self._fresh = self._fresh, {}
-        for pump in fresh:
-            pump.flush()
+        self.streams.flush()
 
     def on_writable(self, lane: Lane) -> None:
         """Go on sending."""
@@ -297,9 +258,9 @@ class Link:
     def on_tick(self, lane: Lane) -> None:
         """Do what is not urgent."""
         session = self._living()
-        session.round_trip = lane.round_trip
+        session.round_trip = lane.distance
         session.flush_credits()
-        self._reap_half_closed()
+        self.streams.reap_half_closed()
         self.kick()
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
@@ -328,91 +289,6 @@ class Link:
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason)
 
-    # What a session reports.
-
-    def _act(self, reported: list[events.Event]) -> None:
-        for event in reported:
-            match event:
-                case events.StreamRequested():
-                    self._request(event)
-                case events.StreamOpened():
-                    self.log.info(
-                        "stream opened", stream=event.stream, target=self.pumps[event.stream].target
-                    )
-                    self.pumps[event.stream].start_reading()
-                case events.StreamEnded():
-                    self.pumps[event.stream].shutdown_write()
-                case events.StreamConfirmed():
-                    self._confirmed(self.pumps[event.stream])
-                case events.StreamClosed():
-                    self._remove(event.stream).close()
-                case events.StreamRefused() | events.StreamReset():
-                    self._reset_local(event)
-
-    def _request(self, event: events.StreamRequested) -> None:
-        if self.draining:
-            self.on_not_dialled(event.stream, RefusedError("this host is stopping", Code.DRAINING))
-        else:
-            self._egress.request(event.stream, event.target)
-
-    def _reset_local(self, event: events.StreamRefused | events.StreamReset) -> None:
-        if event.stream not in self.pumps:
-            self._egress.cancel(event.stream)  # reset while it was being dialled
-            return
-        what = "stream refused" if isinstance(event, events.StreamRefused) else "stream reset"
-        self.note(f"{what} by the peer", event.reason, stream=event.stream, code=event.code.name)
-        self._remove(event.stream).reset()
-
-    def _remove(self, number: int) -> Pump:
-        pump = self.pumps.pop(number)
-        self._quiet.pop(number, None)
-        self.log.info("stream closed", stream=number, read=pump.bytes_read, written=pump.bytes_written)
-        return pump
-
-    # PumpOwner.
-
-    def on_readable(self, pump: Pump) -> None:
-        """A hypervisor has something to say."""
-        self._living().ready(pump.number)
-        self.kick()
-
-    def on_delivered(self, pump: Pump, count: int) -> None:
-        """A hypervisor took bytes: the peer may send more."""
-        session = self._living()
-        self._act(session.delivered(pump.number, count, self._loop.time()))
-        if session.has_control:
-            self.kick()
-
-    def on_write_error(self, pump: Pump, error: OSError) -> None:
-        """A hypervisor takes nothing more. What it had said before it left still gets through."""
-        if pump.read_ended and not self._living().unconfirmed(pump.number):
-            self._local_failure(pump, error)
-
-    def _confirmed(self, pump: Pump) -> None:
-        if pump.broken:
-            self._local_failure(pump, OSError("the local socket was closed with bytes under way to it"))
-
-    def _local_failure(self, pump: Pump, error: OSError) -> None:
-        reason = f"{pump.caller or pump.target}: {error.strerror or error}"
-        self._abandon(pump.number, Code.LOCAL_RESET, reason)
-
-    def _abandon(self, number: int, code: Code, reason: str) -> None:
-        self._living().reset(number, code, reason)
-        self.note("stream reset", reason, stream=number, code=code.name)
-        self._remove(number).reset()
-        self.kick()
-
-    def _reap_half_closed(self) -> None:
-        for number, pump in list(self.pumps.items()):
-            if not pump.half_closed:
-                continue
-            ticks, before = self._quiet.get(number, (0, -1))
-            moved = pump.bytes_read + pump.bytes_written
-            ticks = ticks + 1 if moved == before else 0
-            self._quiet[number] = (ticks, moved)
-            if ticks >= HALF_CLOSED_TICKS:
-                self._abandon(number, Code.IDLE_HALF_CLOSED, "one direction ended, the other stayed silent")
-
     # Sending.
 
     def kick(self) -> None:
@@ -423,8 +299,12 @@ class Link:
 
     def _turn(self) -> None:
         self._kicked = False
-        for lane in list(self.lanes.values()):
-            self._fill(lane)
+        try:
+            for lane in list(self.lanes.values()):
+                self._fill(lane)
+        except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
+            self.end(Code.INTERNAL, f"a fault of this daemon: {error!r}")
+            raise
 
     def _fill(self, lane: Lane) -> None:
         """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
@@ -434,30 +314,14 @@ class Link:
             if left <= 0:
                 self.kick()
                 return
-            outgoing = session.replay(lane.epoch) or self._next_payload(session, lane)
+            outgoing = session.replay(lane.epoch) or self.streams.next_payload(lane.batch, lane.epoch)
             if control := session.control():
                 lane.send_control(control)
             if outgoing is None:
                 lane.flush()
                 return
             lane.send(outgoing)
-            left -= len(outgoing.piece)
-
-    def _next_payload(self, session: Session, lane: Lane) -> Outgoing | None:
-        while (picked := session.pick()) is not None:
-            number, allowance = picked
-            pump = self.pumps[number]
-            try:
-                data = pump.read(min(allowance, lane.batch))
-            except OSError as error:
-                self._local_failure(pump, error)
-                continue
-            if data:
-                return session.send(number, data, lane.epoch)
-            session.not_ready(number)
-            if data is not None:
-                session.finish(number)
-        return None
+            left -= len(outgoing.piece) + FRAME_COST
 
     # The end.
 
@@ -472,9 +336,7 @@ class Link:
         for lane in self.lanes.values():
             lane.close(code, reason)
         self.lanes.clear()
-        self._egress.close()
-        for number in list(self.pumps):
-            self._remove(number).reset()
+        self.streams.end()
         self.note("link down", reason, code=code.name)
         self.changed.set()
 

@@ -22,9 +22,9 @@ def link_facts(link: Link) -> dict[str, Any]:
         "round_trip": session.round_trip if session else None,
         "kept": session.kept if session else 0,
         "resumes": link.resumes,
-        "streams_opened": link.streams_opened,
+        "streams_opened": link.streams.opened,
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
-        "streams": [stream_facts(pump) for pump in link.pumps.values()],
+        "streams": [stream_facts(pump) for pump in link.streams.pumps.values()],
         "incidents": [asdict(incident) for incident in link.incidents],
     }
 

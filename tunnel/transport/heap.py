@@ -13,8 +13,9 @@ _MIB = 1 << 20
 def keep_heap() -> bool:
     """Tell malloc to serve batches from a heap that it keeps; whether it could be told (glibc only).
 
-    What a hypervisor sends is read into one ``bytes`` per frame, kept until it is delivered. With the defaults
-    each costs a ``brk``, and the page faults of the next one: up to a quarter of a relay's time. See mallopt(3).
+    What a hypervisor sends is read into one ``bytes`` per frame, kept until it is delivered. With the
+    defaults each costs a ``brk``, and the page faults of the next one: up to a quarter of a relay's time.
+    See mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

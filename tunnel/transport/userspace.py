@@ -13,6 +13,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 
@@ -122,7 +123,7 @@ class UserspaceLane(Lane):
             self._tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         self.bytes_sent += sent
         self._full = bool(unsent)
-        self._pace.sent(sent, self._loop.time(), congested=self._full)
+        self._pace.sent(sent, time.monotonic(), congested=self._full)
         return not self._full
 
     def _break_off(self, error: OSError) -> None:
@@ -140,7 +141,7 @@ class UserspaceLane(Lane):
         self._loop.remove_writer(self._tls)
         self._answer()
         if self._handler is not None:
-            self._handler.on_writable(self)
+            self._tell(self._handler.on_writable)
         elif self._lingering is not None:
             self._say_goodbye()
 
@@ -162,7 +163,7 @@ class UserspaceLane(Lane):
         count, fault = self._fill()
         if count:
             self.bytes_received += count
-            self._keepalive.heard(self._loop.time())
+            self._keepalive.heard(time.monotonic())
             self._received(self._plaintext[:count])
         if self._ended:
             return

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from tunnel.wire.frames import Ping, Pong
 
 INTERVAL = 5.0
 TIMEOUT = 15.0
 """Silence after which a lane counts as lost. QEMU's own keepalive sees only the local socket."""
+
+_MEMORY = 12  # answers: a minute
 
 
 class Keepalive:
@@ -14,6 +18,7 @@ class Keepalive:
 
     def __init__(self, now: float) -> None:
         self.round_trip = 0.0
+        self._lately: deque[float] = deque(maxlen=_MEMORY)
         self._heard = now
         self._next_ping = now
         self._token = 0
@@ -40,6 +45,12 @@ class Keepalive:
         """Take the answer in; an old or invented one says nothing."""
         if frame.token == self._token and self._asked_at is not None:
             self.round_trip, self._asked_at = now - self._asked_at, None
+            self._lately.append(self.round_trip)
+
+    @property
+    def quickest(self) -> float:
+        """The shortest of the last answers; 0.0 before the first."""
+        return min(self._lately, default=0.0)
 
     @property
     def wake_at(self) -> float:

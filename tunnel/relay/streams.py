@@ -1,0 +1,223 @@
+"""The streams of one link: a pump for each, opened by this host or by its peer, until each comes to its end.
+
+It stands between a session, which knows the protocol, and the hypervisors' sockets. What is to be sent is
+read only when the link asks for it (``next_payload``), what arrived is written when a batch ends (``flush``).
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Protocol
+
+import structlog
+
+from tunnel.errors import RefusedError
+from tunnel.relay.address import AllowList
+from tunnel.relay.egress import Egress
+from tunnel.relay.pump import Pump
+from tunnel.transport.lane import own, view
+from tunnel.wire import events
+from tunnel.wire.codes import Code
+from tunnel.wire.session import Session
+from tunnel.wire.stream import Outgoing
+
+HALF_CLOSED_TICKS = 120
+"""Ticks (5 s each) without a byte after which a half-closed stream is given up."""
+
+
+class StreamsOwner(Protocol):
+    """The link, as its streams see it."""
+
+    def kick(self) -> None:
+        """There is something to send."""
+
+    def note(self, what: str, reason: str, **details: object) -> None:
+        """Something happened that an operator should know."""
+
+
+class Streams:
+    """See the module. Implements PumpOwner and Requester."""
+
+    def __init__(
+        self, allowed: AllowList, owner: StreamsOwner, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self.pumps: dict[int, Pump] = {}
+        self.opened = 0  # ever
+        self.draining = False
+        self._egress = Egress(allowed, self)
+        self._owner = owner
+        self._log = log
+        self._session: Session | None = None
+        self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
+        self._quiet: dict[int, tuple[int, int]] = {}  # half-closed streams: ticks, bytes at the last one
+
+    def begin(self, session: Session) -> None:
+        """The streams from now on are those of ``session``."""
+        self._session = session
+
+    def end(self) -> None:
+        """The session is over: every socket is reset."""
+        self._session = None
+        self._egress.close()
+        for number in list(self.pumps):
+            self._remove(number).reset()
+
+    # Streams that enter here.
+
+    def open(self, sock: socket.socket, target: str) -> None:
+        """Carry ``sock`` to ``target`` at the peer. RefusedError leaves ``sock`` to the caller."""
+        if self.draining:
+            raise RefusedError("this host is stopping", Code.DRAINING)
+        self._add_pump(sock, self._living().open(target), target)
+        self._owner.kick()
+
+    def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
+        pump = self.pumps[number] = Pump(sock, number, target, self)
+        self.opened += 1
+        return pump
+
+    # Streams that leave here: Requester.
+
+    def on_dialled(self, number: int, sock: socket.socket) -> None:
+        """The target accepted."""
+        session = self._living()
+        session.accept(number)
+        self._start(self._add_pump(sock, number, session.target(number)))
+        self._owner.kick()
+
+    def on_not_dialled(self, number: int, error: RefusedError) -> None:
+        """The target did not accept, or must not be dialled."""
+        self._owner.note("stream refused", error.reason, stream=number)
+        self._living().refuse(number, error.code or Code.INTERNAL, error.reason)
+        self._owner.kick()
+
+    def _start(self, pump: Pump) -> None:
+        self._log.info("stream opened", stream=pump.number, target=pump.target)
+        pump.start_reading()
+
+    # What the session reports.
+
+    def act(self, reported: list[events.Event]) -> None:
+        """Do what follows from frames of the peer."""
+        for event in reported:
+            match event:
+                case events.StreamRequested():
+                    self._request(event)
+                case events.StreamOpened():
+                    self._start(self.pumps[event.stream])
+                case events.StreamEnded():
+                    self.pumps[event.stream].shutdown_write()
+                case events.StreamConfirmed():
+                    self._confirmed(self.pumps[event.stream])
+                case events.StreamClosed():
+                    self._remove(event.stream).close()
+                case events.StreamRefused() | events.StreamReset():
+                    self._reset_local(event)
+
+    def _request(self, event: events.StreamRequested) -> None:
+        if self.draining:
+            self.on_not_dialled(event.stream, RefusedError("this host is stopping", Code.DRAINING))
+        else:
+            self._egress.request(event.stream, event.target)
+
+    def _reset_local(self, event: events.StreamRefused | events.StreamReset) -> None:
+        if event.stream not in self.pumps:
+            self._egress.cancel(event.stream)  # reset while it was being dialled
+            return
+        what = "stream refused" if isinstance(event, events.StreamRefused) else "stream reset"
+        self._owner.note(f"{what} by the peer", event.reason, stream=event.stream, code=event.code.name)
+        self._remove(event.stream).reset()
+
+    def _remove(self, number: int) -> Pump:
+        pump = self.pumps.pop(number)
+        self._quiet.pop(number, None)
+        self._log.info("stream closed", stream=number, read=pump.bytes_read, written=pump.bytes_written)
+        return pump
+
+    # Payload from the peer.
+
+    def deliver(self, stream: int, offset: int, payload: memoryview) -> None:
+        """Take payload that a lane lends until ``flush``. Raises ProtocolError."""
+        for piece in self._living().data(stream, offset, payload, own):
+            pump = self.pumps[stream]
+            pump.deliver(view(piece))
+            self._fresh[pump] = None
+
+    def flush(self) -> None:
+        """Write everything that came at once with as few calls as there are streams."""
+        fresh, self._fresh = self._fresh, {}
+        for pump in fresh:
+            pump.flush()
+
+    # Payload for the peer.
+
+    def next_payload(self, most: int, lane: int) -> Outgoing | None:
+        """Read up to ``most`` bytes of the stream whose turn it is, for ``lane``; None when none has any."""
+        session = self._living()
+        while (picked := session.pick()) is not None:
+            number, allowance = picked
+            pump = self.pumps[number]
+            try:
+                data = pump.read(min(allowance, most))
+            except OSError as error:
+                self._local_failure(pump, error)
+                continue
+            if data:
+                return session.send(number, data, lane)
+            session.not_ready(number)
+            if data is not None:
+                session.finish(number)
+        return None
+
+    # PumpOwner.
+
+    def on_readable(self, pump: Pump) -> None:
+        """A hypervisor has something to say."""
+        self._living().ready(pump.number)
+        self._owner.kick()
+
+    def on_delivered(self, pump: Pump, count: int) -> None:
+        """A hypervisor took bytes: the peer may send more."""
+        session = self._living()
+        if reported := session.delivered(pump.number, count, time.monotonic()):
+            self.act(reported)
+        if session.has_control:
+            self._owner.kick()
+
+    def on_write_error(self, pump: Pump, error: OSError) -> None:
+        """A hypervisor takes nothing more. What it had said before it left still gets through."""
+        if pump.read_ended and not self._living().unconfirmed(pump.number):
+            self._local_failure(pump, error)
+
+    def _confirmed(self, pump: Pump) -> None:
+        if pump.broken:
+            self._local_failure(pump, OSError("the local socket was closed with bytes under way to it"))
+
+    def _local_failure(self, pump: Pump, error: OSError) -> None:
+        reason = f"{pump.caller or pump.target}: {error.strerror or error}"
+        self._abandon(pump.number, Code.LOCAL_RESET, reason)
+
+    def _abandon(self, number: int, code: Code, reason: str) -> None:
+        self._living().reset(number, code, reason)
+        self._owner.note("stream reset", reason, stream=number, code=code.name)
+        self._remove(number).reset()
+        self._owner.kick()
+
+    # Time.
+
+    def reap_half_closed(self) -> None:
+        """Give streams up of which one direction ended and the other says nothing for too many ticks."""
+        for number, pump in list(self.pumps.items()):
+            if not pump.half_closed:
+                continue
+            ticks, before = self._quiet.get(number, (0, -1))
+            moved = pump.bytes_read + pump.bytes_written
+            ticks = ticks + 1 if moved == before else 0
+            self._quiet[number] = (ticks, moved)
+            if ticks >= HALF_CLOSED_TICKS:
+                self._abandon(number, Code.IDLE_HALF_CLOSED, "one direction ended, the other stayed silent")
+
+    def _living(self) -> Session:
+        assert self._session is not None  # noqa: S101  without a session there are no pumps, and no frames
+        return self._session
