@@ -55,3 +55,10 @@ def test_its_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_no_way_to_migrate_is_shown_that_no_test_goes() -> None:
+    shown = set(re.findall(r" (--[a-z][a-z0-9-]+)", README.split("\n## With libvirt\n")[1].split("\n## ")[0]))
+    assert "--p2p" in shown
+    tests = "".join(path.read_text() for path in (ROOT / "tests/e2e").rglob("test_*.py"))
+    assert not [option for option in shown if f'"{option}' not in tests]

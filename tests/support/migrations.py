@@ -91,6 +91,7 @@ def arrived(lab: Lab, guest: Guest, *, left: str = "shut off", carried: float = 
     """
     assert lab.states(guest.name) == (left, "running")
     filled = guest.verify(lab.b).pages * PAGE
+    no_lane_was_lost(lab)
     assert sent(lab.a) >= carried * filled
     nobody_else_was_let_in(lab)
 
@@ -100,6 +101,13 @@ def stayed(lab: Lab, guest: Guest) -> None:
     until(f"{guest.name} to be on hosta alone", lambda: lab.states(guest.name) == ("running", "absent"))
     guest.verify(lab.a)
     nobody_else_was_let_in(lab)
+
+
+def no_lane_was_lost(lab: Lab) -> None:
+    """Prove that the connection between the daemons held; theirs is the word on why it did not."""
+    for host in lab.hosts:
+        daemon = host.daemons[-1]
+        assert daemon.link(host.peer.name)["resumes"] == 0, f"{host.name}:\n{daemon.log}"
 
 
 def nobody_else_was_let_in(lab: Lab) -> None:
