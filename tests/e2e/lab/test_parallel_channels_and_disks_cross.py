@@ -15,8 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 TLS = ("--tls", "--tls-destination", "hostb.lab")
 
 
-@pytest.mark.parametrize("channels", [4, 16])
-@pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
+@pytest.mark.parametrize(("channels", "flow"), [(4, ("--p2p",)), (16, ())], ids=["4-p2p", "16-direct"])
 def test_parallel_connections_cross(lab: Lab, channels: int, flow: tuple[str, ...]) -> None:
     guest = lab.start_guest()
     link(lab)
