@@ -10,15 +10,18 @@ from typing import Annotated
 import typer
 from rich.console import Console, RenderableType
 
+from tunnel.bench import floor, summary
 from tunnel.bench import memory as memory_bench
 from tunnel.bench import network as networks
 from tunnel.bench import relay as relay_bench
-from tunnel.bench import summary
 from tunnel.bench.contestants import Contestant, choose
+from tunnel.bench.latency import SAMPLES
 from tunnel.bench.network import Network
 from tunnel.bench.results import Record, Results
 from tunnel.daemon.units import parse_size
 from tunnel.errors import UsageError
+
+_MOST_STREAMS = 256
 
 app = typer.Typer(
     help="Benchmarks: contestants side by side in one run, as ratios.",
@@ -38,6 +41,28 @@ def _size(text: str) -> int:
 
 
 Size = Annotated[str, typer.Option(help="Bytes to carry, for example 512MiB.")]
+
+
+def _streams(text: str) -> tuple[int, ...]:
+    wrong = UsageError(
+        f"--streams is a list of numbers from 1 to {_MOST_STREAMS}, such as 1,4,16,64: not {text!r}"
+    )
+    try:
+        counts = tuple(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError as error:
+        raise wrong from error
+    if not all(1 <= count <= _MOST_STREAMS for count in counts):
+        raise wrong
+    return counts
+
+
+def _legs(text: str) -> tuple[str, ...]:
+    legs = tuple(dict.fromkeys(_names(text)))
+    if not legs or not set(legs) <= {"tcp", "unix"}:
+        raise UsageError(f"--legs is tcp, unix or tcp,unix: not {text!r}")
+    return legs
+
+
 Only = Annotated[str, typer.Option(help="Contestants, separated by commas; all of them if empty.")]
 Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
 Directory = Annotated[Path, typer.Option("--results", help="Directory of the result files.")]
@@ -49,24 +74,28 @@ def relay(
     size: Size = "4GiB",
     repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     only: Only = "",
-    streams: Annotated[int, typer.Option(min=1, max=256, help="Connections that share the bytes.")] = 1,
-    legs: Annotated[str, typer.Option(help="Local connections: tcp or unix.")] = "tcp",
+    streams: Annotated[
+        str, typer.Option(help="Connections that share the bytes; a list such as 1,64.")
+    ] = "1",
+    legs: Annotated[str, typer.Option(help="Local connections: tcp, unix, or tcp,unix.")] = "tcp",
+    samples: Annotated[int, typer.Option(min=0, help="Round trips of each latency; 0: none.")] = SAMPLES,
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
     """Carry bulk bytes through every relay: GiB/s, and CPU seconds per GiB."""
-    if legs not in {"tcp", "unix"}:
-        raise UsageError(f"--legs is tcp or unix, not {legs!r}")
     chosen = choose(_names(only))
-    options = relay_bench.Options(_size(size), repeat, streams, legs == "unix")
+    options = relay_bench.Options(_size(size), repeat, _streams(streams), _legs(legs), samples)
     session = _Session("relay", asdict(options), congestion, results, json=json)
     present = session.announce(chosen)
-    measured = relay_bench.run(present, options, session.network, session.results, session.progress)
-    summaries = summary.summarise(measured)
-    for entry in summaries:
+    if any(contestant.name == floor.HOPS for contestant in present):
+        session.results.announce_crypto()
+    found = relay_bench.run(present, options, session.network, session.results, session.progress)
+    for entry in summary.summarise(found):
         session.results.add("summary", **entry.as_record())
-    session.close(summary.table(summaries, session.results))
+    for growth in summary.growths(found):
+        session.results.add("growth", **growth.as_record())
+    session.close(summary.table(found, session.results))
 
 
 @app.command()

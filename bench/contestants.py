@@ -1,7 +1,8 @@
 """The contestants: ways to carry a stream from one host to another, each with the best settings that we know.
 
-All encrypt with TLS 1.3 and TLS_AES_256_GCM_SHA384, and demand a certificate from both sides. Adding one
-means a recipe and an entry in ``CONTESTANTS``.
+Those that encrypt use TLS 1.3 with TLS_AES_256_GCM_SHA384 and demand a certificate from both sides;
+OpenSSH uses the same AES-256-GCM and a key on both sides. Adding one means a recipe and an entry in
+``CONTESTANTS``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
-from tunnel.bench.recipes import Sides, haproxy, mtunnel, socat, streams, stunnel
+from tunnel.bench import floor, iperf
+from tunnel.bench.recipes import Sides, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
 from tunnel.bench.site import Site
 from tunnel.bench.tools import find, version_said
 from tunnel.errors import UsageError
@@ -21,19 +23,24 @@ from tunnel.errors import UsageError
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to carry a stream. ``sides`` is None for the bare connection; ``settings`` are for readers."""
+    """One way to carry a stream; ``settings`` are for readers.
+
+    ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts`` says whether
+    it can be compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP alone.
+    """
 
     name: str
     settings: str
     version: Callable[[], str]
     sides: Callable[[Site], Sides] | None = None
-    program: str | None = None
+    programs: tuple[str, ...] = ()
+    encrypts: bool = True
+    own_load: bool = False
 
     def missing(self) -> str | None:
         """Return why this contestant cannot take part on this machine, or None when it can."""
-        if self.program is None or find(self.program):
-            return None
-        return f"{self.program} is not installed"
+        absent = [program for program in self.programs if not find(program)]
+        return f"{' and '.join(absent)} not installed" if absent else None
 
 
 def choose(names: Sequence[str]) -> list[Contestant]:
@@ -57,6 +64,22 @@ CONTESTANTS: tuple[Contestant, ...] = (
         name="direct",
         settings="no relay, no encryption: the source connects to the sink",
         version=_python,
+        encrypts=False,
+    ),
+    Contestant(
+        name=iperf.NAME,
+        settings="bare network: no relay, no encryption, its own load; blocks of 1 MiB; over tcp alone",
+        version=partial(version_said, "iperf3", "--version"),
+        programs=("iperf3",),
+        encrypts=False,
+        own_load=True,
+    ),
+    Contestant(
+        name=floor.HOPS,
+        settings="two plain relays, no encryption: the floor's two hops; 256 KiB buffers, blocking threads",
+        version=_python,
+        sides=plain,
+        encrypts=False,
     ),
     Contestant(
         name="mtunnel",
@@ -81,27 +104,34 @@ CONTESTANTS: tuple[Contestant, ...] = (
         settings="-b 262144",
         version=partial(version_said, "socat", "-V"),
         sides=socat,
-        program="socat",
+        programs=("socat",),
     ),
     Contestant(
         name="haproxy",
         settings="nbthread 1; default buffers of 16 KiB",
         version=partial(version_said, "haproxy", "-v"),
         sides=haproxy,
-        program="haproxy",
+        programs=("haproxy",),
     ),
     Contestant(
         name="haproxy-tuned",
         settings="nbthread 1; tune.bufsize 262144",
         version=partial(version_said, "haproxy", "-v"),
         sides=partial(haproxy, bufsize=262144),
-        program="haproxy",
+        programs=("haproxy",),
     ),
     Contestant(
         name="stunnel",
         settings="defaults: buffers of 16 KiB, one thread a connection",
         version=partial(version_said, "stunnel", "-version"),
         sides=stunnel,
-        program="stunnel",
+        programs=("stunnel",),
+    ),
+    Contestant(
+        name="ssh",
+        settings="ssh -L over one connection; aes256-gcm@openssh.com, no compression, IPQoS none",
+        version=partial(version_said, "ssh", "-V"),
+        sides=ssh,
+        programs=("ssh", "sshd", "ssh-keygen"),
     ),
 )

@@ -23,6 +23,10 @@ class Spread:
         """Summarise at least one value."""
         return cls(median(values), min(values), max(values))
 
+    def times(self, factor: float) -> Spread:
+        """Return the same in another unit."""
+        return Spread(self.median * factor, self.low * factor, self.high * factor)
+
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 

@@ -7,12 +7,15 @@ the warm-up and the timed one use the same.
 
 The rig drives the source through its standard input, one JSON object a line (``rig.Source`` is the rig's
 half): ``{"transfer": BYTES}`` answers ``{"seconds": S}``; ``{"flood": SECONDS}`` sends as much as is taken
-in that time and answers ``{"accepted": BYTES}``. The end of its input ends the source.
+in that time, on every connection, and answers ``{"accepted": BYTES}``; ``{"ping": COUNT}`` makes that many
+small requests on the first connection, one after the other, and answers ``{"round_trips": [SECONDS, …]}``.
+A request is a transfer too: 64 bytes, sent at once, and one byte back. The end of its input ends the source.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -20,7 +23,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -31,16 +34,24 @@ BUFFER_SIZE = 1 << 20
 _COUNT = struct.Struct("!Q")
 _ACK = b"\x06"
 _ENDLESS = (1 << 64) - 1
+_REQUEST = _COUNT.pack(64 - _COUNT.size) + bytes(64 - _COUNT.size)
+_PING_PAUSE = 0.001  # seconds between two requests, so that even a fast relay is idle before each
 _READY_SECONDS = 20.0  # how long a freshly started relay may take until it carries a byte
 _ATTEMPT_SECONDS = 5.0
 
 
-def run_sink(endpoint: Endpoint, pace: float) -> None:
-    """Receive from every connection, for ever; with ``pace`` above 0 only one byte every ``pace`` seconds."""
-    receive = partial(_receive_slowly, pace=pace) if pace else _receive_transfers
+def run_sink(endpoint: Endpoint, pace: float, stalled: int | None = None) -> None:
+    """Receive from every connection, for ever.
+
+    With ``pace`` above 0 the first ``stalled`` connections, or all, are given only one byte every ``pace``
+    seconds.
+    """
+    slowly = partial(_receive_slowly, pace=pace)
     with endpoint.listen() as server:
-        while True:
+        for number in itertools.count():
             connection, _ = server.accept()
+            slow = pace and (stalled is None or number < stalled)
+            receive = slowly if slow else _receive_transfers
             threading.Thread(target=_serve, args=(connection, receive), daemon=True).start()
 
 
@@ -94,8 +105,11 @@ def run_source(endpoint: Endpoint, streams: int) -> None:
             command = json.loads(line)
             if "transfer" in command:
                 _answer({"seconds": _transfer(pool, connections, buffer, command["transfer"])})
+            elif "ping" in command:
+                _answer({"round_trips": _ping(connections[0], command["ping"])})
             else:
-                _answer({"accepted": _flood(connections[0], buffer, command["flood"])})
+                flood = partial(_flood, buffer=buffer, seconds=command["flood"])
+                _answer({"accepted": sum(pool.map(flood, connections))})
 
 
 def _connect(endpoint: Endpoint) -> socket.socket:
@@ -138,6 +152,21 @@ def _send_transfer(connection: socket.socket, buffer: memoryview, count: int) ->
         raise ConnectionError("the connection ended before the sink acknowledged the last byte")
 
 
+def _ping(connection: socket.socket, count: int) -> list[float]:
+    """Make ``count`` requests, one after the other; return the seconds that each took."""
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    round_trips = []
+    for _ in range(count):
+        time.sleep(_PING_PAUSE)
+        started = time.monotonic()
+        connection.sendall(_REQUEST)
+        if connection.recv(1) != _ACK:
+            raise ConnectionError("the connection ended before the sink answered a request")
+        round_trips.append(time.monotonic() - started)
+    return round_trips
+
+
 def _flood(connection: socket.socket, buffer: memoryview, seconds: float) -> int:
     """Send an endless transfer for ``seconds``; return how many bytes were accepted from us."""
     connection.sendall(_COUNT.pack(_ENDLESS))
@@ -150,7 +179,7 @@ def _flood(connection: socket.socket, buffer: memoryview, seconds: float) -> int
     return accepted
 
 
-def _answer(message: dict[str, float]) -> None:
+def _answer(message: Mapping[str, float | list[float]]) -> None:
     print(json.dumps(message), flush=True)
 
 
@@ -161,9 +190,10 @@ def main() -> None:
     parser.add_argument("endpoint", type=Endpoint.parse)
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--pace", type=float, default=0.0)
+    parser.add_argument("--stalled", type=int)
     arguments = parser.parse_args()
     if arguments.role == "sink":
-        run_sink(arguments.endpoint, arguments.pace)
+        run_sink(arguments.endpoint, arguments.pace, arguments.stalled)
     else:
         run_source(arguments.endpoint, arguments.streams)
 

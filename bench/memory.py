@@ -1,7 +1,9 @@
-"""``bench memory``: what a relay holds when idle, under a bulk stream, and before a stalled reader.
+"""``bench memory``: what a relay holds when idle, under bulk streams, and before stalled readers.
 
-The third is the test of back-pressure: a sink that reads one byte a second lets nothing through, so a relay
-may fill its window and must then stop taking from the source. ``growth`` is what it took after that.
+The test of back-pressure: a sink that reads one byte a second lets nothing through, so a relay may fill
+its window and must then stop taking from the source. ``growth`` is what it took after that. And with 64
+streams, 32 of them before such readers, it may fill as many windows and no more, while the other 32 go on
+at full speed.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from tunnel.bench.contestants import Contestant
 from tunnel.bench.figures import MIB
 from tunnel.bench.network import Network
 from tunnel.bench.program import BenchError, Program
-from tunnel.bench.relay import Progress, start_sides
+from tunnel.bench.relay import Progress
 from tunnel.bench.results import Results
 from tunnel.bench.rig import Rig
+from tunnel.bench.sides import start_sides
 from tunnel.bench.site import lay_out
 
 FILL_SECONDS = 5.0  # by then every window and socket buffer on the way is full
 _SETTLE_SECONDS = 1.0
 _SLOW_READER_PACE = 1.0  # seconds for each byte
 _SAMPLE_SECONDS = 0.2
+MANY = 64
+MANY_STALLED = 32
 
 Sizes = dict[str, int]
 
@@ -38,7 +43,8 @@ class Footprint:
     ``idle``: one stream was opened and closed. ``bulk``: the peak while ``size`` bytes passed. ``filled``
     and ``stalled``: the highest in the first five seconds before a stalled reader, and in all the time
     after them. ``accepted``: bytes that the source could send towards the stalled reader, kernel buffers
-    included.
+    included. ``many``: the highest of ten seconds with 64 streams, 32 of which stalled; ``passed`` is
+    what the source could send meanwhile.
     """
 
     contestant: str
@@ -47,6 +53,8 @@ class Footprint:
     filled: Sizes
     stalled: Sizes
     accepted: int
+    many: Sizes
+    passed: int
 
     @property
     def growth(self) -> Sizes:
@@ -65,7 +73,9 @@ def run(
     """Measure each contestant that is a relay, into ``results``; failures are recorded there too."""
     measured = []
     for contestant in contestants:
-        progress(f"{contestant.name}: idle, bulk, then a reader that stalls for {stall_seconds:.0f} s")
+        progress(
+            f"{contestant.name}: idle, bulk, a reader that stalls for {stall_seconds:.0f} s, {MANY} streams"
+        )
         try:
             footprint = measure(contestant, size, stall_seconds, network)
         except BenchError as error:
@@ -77,10 +87,11 @@ def run(
 
 
 def measure(contestant: Contestant, size: int, stall_seconds: float, network: Network) -> Footprint:
-    """Run ``contestant`` twice, the second time before a stalled reader. Raises BenchError."""
+    """Run ``contestant`` three times: bulk, before a stalled reader, with many streams. Raises BenchError."""
     idle, bulk = _idle_and_bulk(contestant, size, network)
     filled, stalled, accepted = _stalled(contestant, stall_seconds, network)
-    return Footprint(contestant.name, idle, bulk, filled, stalled, accepted)
+    many, passed = _many(contestant, network)
+    return Footprint(contestant.name, idle, bulk, filled, stalled, accepted, many, passed)
 
 
 def _idle_and_bulk(contestant: Contestant, size: int, network: Network) -> tuple[Sizes, Sizes]:
@@ -107,6 +118,17 @@ def _stalled(contestant: Contestant, seconds: float, network: Network) -> tuple[
         return filled, stalled, int(source.hear(timeout=60)["accepted"])
 
 
+def _many(contestant: Contestant, network: Network) -> tuple[Sizes, int]:
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion)
+        rig.start_sink(site.exit, pace=_SLOW_READER_PACE, stalled=MANY_STALLED)
+        sides = start_sides(rig, contestant, site)
+        source = rig.start_source(site.entry, streams=MANY)
+        source.flood(2 * FILL_SECONDS)
+        many = _highest(sides, 2 * FILL_SECONDS)
+        return many, int(source.hear(timeout=60)["accepted"])
+
+
 def _highest(sides: dict[str, Program], seconds: float) -> Sizes:
     """Return the highest resident set of each side during the next ``seconds``."""
     highest = dict.fromkeys(sides, 0)
@@ -122,10 +144,10 @@ def table(measured: Sequence[Footprint], absent: Sequence[tuple[str, str]]) -> T
     """Return the terminal's view, in MiB of side A / side B."""
     view = Table(title="bench memory · resident MiB of side A / side B", title_justify="left")
     view.add_column("contestant")
-    for heading in ("idle", "bulk peak", "stalled reader", "growth", "taken from the source"):
+    for heading in ("idle", "bulk peak", "stalled reader", "growth", f"{MANY} streams", "taken when stalled"):
         view.add_column(heading, justify="right")
     for footprint in measured:
-        sides = (footprint.idle, footprint.bulk, footprint.filled, footprint.growth)
+        sides = (footprint.idle, footprint.bulk, footprint.filled, footprint.growth, footprint.many)
         taken = f"{footprint.accepted / MIB:.1f}"
         view.add_row(footprint.contestant, *(_mebibytes(sizes) for sizes in sides), taken)
     for name, reason in absent:

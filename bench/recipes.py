@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tunnel.bench.endpoint import Endpoint, free_tcp
 from tunnel.bench.site import ADDRESS_A, HOST_A, HOST_B, Site
@@ -93,6 +95,13 @@ def streams(site: Site, *, loop: str) -> Sides:
         a=[*run, "encrypt", entry, link, *files_a, HOST_B],
         b=[*run, "decrypt", link, out, *files_b, HOST_A],
     )
+
+
+def plain(site: Site) -> Sides:
+    """Two processes of :mod:`tunnel.bench.plain`, which do not encrypt."""
+    run = [sys.executable, "-m", "tunnel.bench.plain"]
+    entry, link, out = str(site.entry), str(site.link), str(site.exit)
+    return Sides(a=[*run, entry, link], b=[*run, link, out])
 
 
 # -- programs of others --------------------------------------------------------------------------------------
@@ -187,6 +196,60 @@ cert = {pair.cert}
 key = {pair.key}
 verifyChain = yes
 """
+
+
+def ssh(site: Site) -> Sides:
+    """A client with one forwarding, and a server of our own, with keys made for this run and one user."""
+    host_key, user_key = _ssh_key(site, "ssh-host"), _ssh_key(site, "ssh-user")
+    known = site.write("ssh-known-hosts", f"{HOST_B} {_public(host_key)}")
+    server = {
+        "ListenAddress": site.link,
+        "HostKey": host_key,
+        "AuthorizedKeysFile": site.write("ssh-authorized", _public(user_key)),
+        "AuthenticationMethods": "publickey",
+        "StrictModes": "no",  # which dislikes /tmp above the directory, but that is readable by us alone
+        "UsePAM": "no",
+        "PidFile": "none",
+        "Subsystem": "none none",
+    }
+    client = {
+        "UserKnownHostsFile": known,
+        "GlobalKnownHostsFile": "none",
+        "HostKeyAlias": HOST_B,
+        "StrictHostKeyChecking": "yes",
+        "IdentityFile": user_key,
+        "IdentitiesOnly": "yes",
+        "BatchMode": "yes",
+        "ExitOnForwardFailure": "yes",
+    }
+    config_b = "".join(f"{key} {value}\n" for key, value in (_SSH_TUNING | server).items())
+    options = [f"-o{key}={value}" for key, value in (_SSH_TUNING | client).items()]
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    dial = ["-L", f"{site.entry}:{site.exit}", "-p", str(site.link.port), f"{user}@{site.link.host}"]
+    serve = [path_of("sshd"), "-D", "-e", "-f", str(site.write("sshd.conf", config_b))]
+    return Sides(a=[path_of("ssh"), "-N", "-F", "none", *options, *dial], b=[*_with_privsep(), *serve])
+
+
+_SSH_TUNING = {"Ciphers": "aes256-gcm@openssh.com", "Compression": "no", "IPQoS": "none"}
+
+
+def _ssh_key(site: Site, name: str) -> Path:
+    path = site.directory / name
+    make = [path_of("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)]
+    subprocess.run(make, check=True, timeout=20, stdin=subprocess.DEVNULL)
+    return path
+
+
+def _public(key: Path) -> str:
+    return key.with_suffix(".pub").read_text()
+
+
+def _with_privsep() -> Command:
+    """Return what root starts the server under: it insists on a directory, which it alone then sees."""
+    if os.geteuid() != 0:
+        return []
+    script = 'mount -t tmpfs -o mode=755 none /run && mkdir -m 755 /run/sshd && exec "$@"'
+    return [path_of("unshare"), "--mount", "sh", "-c", script, "sh"]
 
 
 def _bundle(site: Site, name: str, pair: Pair) -> str:

@@ -1,24 +1,28 @@
-"""``bench relay``: what each contestant needs to carry a bulk stream, side by side.
+"""``bench relay``: what each contestant needs to carry bulk streams, side by side.
 
 Rounds alternate (A B C, A B C, …) so that a slow minute of the machine hits everybody. Each measurement
 starts fresh processes, warms them up on the same connections, then times one transfer and reads the CPU
-time around it.
+time around it. The latency of a small stream is measured apart, so that neither disturbs the other.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tunnel.bench import floor, iperf, latency
 from tunnel.bench.contestants import Contestant
-from tunnel.bench.figures import GIB, MIB
+from tunnel.bench.figures import MIB
+from tunnel.bench.floor import CryptoCost
+from tunnel.bench.measurement import Case, Latency, Measurement
 from tunnel.bench.network import Network
-from tunnel.bench.program import BenchError, Program
+from tunnel.bench.program import BenchError
 from tunnel.bench.results import Results
 from tunnel.bench.rig import Rig
-from tunnel.bench.site import Site, lay_out
+from tunnel.bench.sides import start_sides
+from tunnel.bench.site import lay_out
 
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
 _WARM_UP_MOST = 256 * MIB
@@ -26,42 +30,30 @@ _WARM_UP_MOST = 256 * MIB
 
 @dataclass(frozen=True)
 class Options:
-    """What is carried: ``size`` bytes in all, over ``streams`` connections, ``repeat`` times."""
+    """What is carried: ``size`` bytes in all, ``repeat`` times, over each of ``streams`` and ``legs``.
+
+    ``samples``: round trips of each latency, 0 for none.
+    """
 
     size: int
     repeat: int
-    streams: int
-    unix_legs: bool
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One transfer. CPU seconds and resident bytes are by role: ``a``, ``b``, ``source``, ``sink``."""
-
-    contestant: str
-    round: int
-    bytes: int
-    seconds: float
-    cpu_seconds: dict[str, float]
-    rss_peak: dict[str, int]
+    streams: tuple[int, ...] = (1,)
+    legs: tuple[str, ...] = ("tcp",)
+    samples: int = latency.SAMPLES
 
     @property
-    def gib_per_s(self) -> float:
-        """Throughput."""
-        return self.bytes / GIB / self.seconds
+    def cases(self) -> list[Case]:
+        """All combinations, by legs first."""
+        return [Case(legs, streams) for legs in self.legs for streams in self.streams]
 
-    @property
-    def relay_cpu(self) -> float:
-        """CPU seconds per GiB of both sides of the relay; 0 when there is none."""
-        return self._per_gib("a", "b")
 
-    @property
-    def load_cpu(self) -> float:
-        """CPU seconds per GiB of the source and the sink, with their side of the local connections."""
-        return self._per_gib("source", "sink")
+@dataclass
+class Measured:
+    """All that one run has found so far."""
 
-    def _per_gib(self, *roles: str) -> float:
-        return sum(self.cpu_seconds.get(role, 0.0) for role in roles) / (self.bytes / GIB)
+    transfers: list[Measurement] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+    crypto: list[CryptoCost] = field(default_factory=list)
 
 
 Progress = Callable[[str], None]
@@ -73,52 +65,90 @@ def run(
     network: Network,
     results: Results,
     progress: Progress,
-) -> list[Measurement]:
-    """Measure all, round by round, into ``results``. Whoever fails is recorded, and left out from then on."""
-    field = list(contestants)
-    measured = []
-    for number in range(1, options.repeat + 1):
-        for contestant in list(field):
-            progress(f"round {number} of {options.repeat}: {contestant.name}")
-            try:
-                measurement = measure(contestant, number, options, network)
-            except BenchError as error:
-                field.remove(contestant)
-                results.add("failure", contestant=contestant.name, round=number, reason=str(error))
-                continue
-            measured.append(measurement)
-            results.add("measurement", **asdict(measurement))
-    return measured
+) -> Measured:
+    """Measure all, round by round, into ``results``.
+
+    Whoever fails in a case is recorded, and left out of that case from then on.
+    """
+    return _Run(options, network, results, progress).measure(contestants)
 
 
-def measure(contestant: Contestant, number: int, options: Options, network: Network) -> Measurement:
-    """Run ``contestant`` once. Raises BenchError when one of its processes fails, or hangs."""
+class _Run:
+    def __init__(self, options: Options, network: Network, results: Results, progress: Progress) -> None:
+        self._options = options
+        self._network = network
+        self._results = results
+        self._progress = progress
+        self._failed = set[tuple[str, Case]]()
+        self._found = Measured()
+
+    def measure(self, contestants: Sequence[Contestant]) -> Measured:
+        wants_floor = any(contestant.name == floor.HOPS for contestant in contestants)
+        for number in range(1, self._options.repeat + 1):
+            if wants_floor and not floor.missing():
+                self._measure_crypto(number)
+            for contestant, case in self._plan(contestants):
+                self._tell(number, f"{contestant.name}, {case}")
+                try:
+                    self._measure_one(contestant, number, case)
+                except BenchError as error:
+                    self._exclude(contestant, number, case, str(error))
+        return self._found
+
+    def _plan(self, contestants: Sequence[Contestant]) -> Iterator[tuple[Contestant, Case]]:
+        for case in self._options.cases:
+            for contestant in contestants:
+                possible = not (contestant.own_load and case.unix_legs)
+                if possible and (contestant.name, case) not in self._failed:
+                    yield contestant, case
+
+    def _measure_crypto(self, number: int) -> None:
+        self._tell(number, "AES-256-GCM, for the floor")
+        cost = floor.measure_crypto(number)
+        self._found.crypto.append(cost)
+        self._results.add("floor", **vars(cost))
+
+    def _measure_one(self, contestant: Contestant, number: int, case: Case) -> None:
+        options = self._options
+        transfer = measure(contestant, number, case, options.size, self._network)
+        self._found.transfers.append(transfer)
+        self._results.add("measurement", **transfer.as_record())
+        if options.samples and not contestant.own_load:
+            trips = latency.measure(contestant, number, case, options.size, self._network, options.samples)
+            self._found.latencies.append(trips)
+            self._results.add("latency", **trips.as_record())
+
+    def _exclude(self, contestant: Contestant, number: int, case: Case, reason: str) -> None:
+        self._failed.add((contestant.name, case))
+        where = {"round": number, "legs": case.legs, "streams": case.streams}
+        self._results.add("failure", contestant=contestant.name, **where, reason=reason)
+
+    def _tell(self, number: int, what: str) -> None:
+        self._progress(f"round {number} of {self._options.repeat}: {what}")
+
+
+def measure(contestant: Contestant, number: int, case: Case, size: int, network: Network) -> Measurement:
+    """Carry ``size`` bytes through ``contestant`` once.
+
+    Raises BenchError when one of its processes fails, or hangs.
+    """
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion, unix_legs=options.unix_legs)
+        site = lay_out(Path(scratch), network.congestion, unix_legs=case.unix_legs)
+        if contestant.own_load:
+            return iperf.measure(rig, site.exit, number, case, size)
         programs = {"sink": rig.start_sink(site.exit), **start_sides(rig, contestant, site)}
-        source = rig.start_source(site.entry if contestant.sides else site.exit, streams=options.streams)
+        source = rig.start_source(site.entry if contestant.sides else site.exit, streams=case.streams)
         programs["source"] = source.program
-        timeout = 60 + options.size / _SLOWEST
-        source.transfer(min(options.size, _WARM_UP_MOST), timeout)
+        timeout = 60 + size / _SLOWEST
+        source.transfer(min(size, _WARM_UP_MOST), timeout)
         before = {role: program.cpu_seconds() for role, program in programs.items()}
-        seconds = source.transfer(options.size, timeout)
+        seconds = source.transfer(size, timeout)
         return Measurement(
             contestant=contestant.name,
             round=number,
-            bytes=options.size,
+            case=case,
+            bytes=size,
             seconds=seconds,
             cpu_seconds={role: program.cpu_seconds() - before[role] for role, program in programs.items()},
             rss_peak={role: program.memory().peak for role, program in programs.items()},
         )
-
-
-def start_sides(rig: Rig, contestant: Contestant, site: Site) -> dict[str, Program]:
-    """Start side b, then side a, each until it listens; return them by role (none without a relay)."""
-    if contestant.sides is None:
-        return {}
-    sides = contestant.sides(site)
-    b = rig.start("b", sides.b)
-    b.wait_listening(site.link)
-    a = rig.start("a", sides.a)
-    a.wait_listening(site.entry)
-    return {"a": a, "b": b}

@@ -3,9 +3,12 @@
 ================  =======================================================================================
 ``run``           once, first: benchmark, time, command line, options, network, machine
 ``contestant``    one each: version and settings, or why it is ``missing``
-``measurement``   one for each contestant and round, as it was measured
+``floor``         ``relay``: CPU seconds per GiB of AES-256-GCM, once for each round
+``measurement``   one for each contestant, case (``legs``, ``streams``) and round, as it was measured
+``latency``       ``relay``: round trips of a small stream, likewise; seconds
 ``failure``       a contestant that could not finish, and why
-``summary``       one for each contestant, last
+``summary``       one for each contestant and case, last
+``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 
 Each line is written at once, so that an interrupted run keeps what it had measured.
@@ -20,12 +23,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tunnel.bench import machine
+from tunnel.bench import floor, machine
 from tunnel.bench.contestants import Contestant
 from tunnel.bench.network import Network
 from tunnel.errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 
 Record = dict[str, object]
 
@@ -69,10 +72,25 @@ class Results:
         for contestant in contestants:
             missing = contestant.missing()
             known = {"missing": missing} if missing else {"version": contestant.version()}
-            self.add("contestant", name=contestant.name, settings=contestant.settings, **known)
+            self.add(
+                "contestant",
+                name=contestant.name,
+                settings=contestant.settings,
+                encrypts=contestant.encrypts,
+                relays=contestant.sides is not None,
+                **known,
+            )
             if not missing:
                 present.append(contestant)
         return present
+
+    def announce_crypto(self) -> None:
+        """Write a record for the encryption of the floor, or why that is missing."""
+        missing = floor.missing()
+        known = {"missing": missing} if missing else {"version": floor.version()}
+        self.add(
+            "contestant", name=floor.CRYPTO, settings=floor.SETTINGS, encrypts=True, relays=False, **known
+        )
 
     def of_kind(self, kind: str) -> list[Record]:
         """Return the records of one kind, in order."""

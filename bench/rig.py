@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from tunnel.bench.endpoint import Endpoint
 from tunnel.bench.program import BenchError, Program
@@ -74,9 +74,14 @@ class Rig:
         self.programs.append(program)
         return program
 
-    def start_sink(self, endpoint: Endpoint, *, pace: float = 0.0) -> Program:
-        """Start a sink and wait until it listens. ``pace``: seconds between two bytes, 0 for full speed."""
-        sink = self.start("sink", [*load_command("sink", endpoint), f"--pace={pace}"])
+    def start_sink(self, endpoint: Endpoint, *, pace: float = 0.0, stalled: int | None = None) -> Program:
+        """Start a sink and wait until it listens.
+
+        ``pace``: seconds between two bytes, 0 for full speed; it applies to the first ``stalled``
+        connections, None for all.
+        """
+        command = [*load_command("sink", endpoint), f"--pace={pace}"]
+        sink = self.start("sink", command if stalled is None else [*command, f"--stalled={stalled}"])
         sink.wait_listening(endpoint)
         return sink
 
@@ -96,24 +101,30 @@ class Source:
 
     def transfer(self, count: int, timeout: float) -> float:
         """Send ``count`` bytes; return the seconds from the first byte sent to the last byte acknowledged."""
-        self._say({"transfer": count})
+        self.begin(count)
         return self.hear(timeout)["seconds"]
+
+    def begin(self, count: int) -> None:
+        """Begin to send ``count`` bytes; ``hear()`` then says how many ``seconds`` that took."""
+        self.say({"transfer": count})
+
+    def has_answered(self) -> bool:
+        """Whether ``hear()`` would return at once."""
+        return bool(select.select([self._answers()], [], [], 0)[0])
+
+    def ping(self, count: int, timeout: float) -> list[float]:
+        """Make ``count`` small requests on one connection; return the seconds until each was answered."""
+        self.say({"ping": count})
+        round_trips: list[float] = json.loads(self._line(timeout))["round_trips"]
+        return round_trips
 
     def flood(self, seconds: float) -> None:
         """Begin to send as much as is taken for ``seconds``; ``hear()`` then says what was ``accepted``."""
-        self._say({"flood": seconds})
+        self.say({"flood": seconds})
 
     def hear(self, timeout: float) -> dict[str, float]:
         """Wait for the next answer. Raises BenchError when there is none in ``timeout`` seconds."""
-        pipe = self.program.process.stdout
-        if pipe is None:
-            raise BenchError(f"{self.program.name} was started without pipes")
-        if not select.select([pipe], [], [], timeout)[0]:
-            raise BenchError(f"{self.program.name} did not answer in {timeout:.0f} s{self.program.said()}")
-        line = pipe.readline()
-        if not line:
-            raise BenchError(f"{self.program.name} ended{self.program.said()}")
-        answer: dict[str, float] = json.loads(line)
+        answer: dict[str, float] = json.loads(self._line(timeout))
         return answer
 
     def close(self) -> None:
@@ -126,7 +137,8 @@ class Source:
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"{self.program.name} does not end{self.program.said()}") from error
 
-    def _say(self, command: dict[str, float]) -> None:
+    def say(self, command: dict[str, float]) -> None:
+        """Send one command. Raises BenchError when the program has ended."""
         pipe = self.program.process.stdin
         if pipe is None:
             raise BenchError(f"{self.program.name} was started without pipes")
@@ -134,6 +146,21 @@ class Source:
             print(json.dumps(command), file=pipe, flush=True)
         except BrokenPipeError as error:
             raise BenchError(f"{self.program.name} has ended{self.program.said()}") from error
+
+    def _line(self, timeout: float) -> str:
+        pipe = self._answers()
+        if not select.select([pipe], [], [], timeout)[0]:
+            raise BenchError(f"{self.program.name} did not answer in {timeout:.0f} s{self.program.said()}")
+        line = pipe.readline()
+        if not line:
+            raise BenchError(f"{self.program.name} ended{self.program.said()}")
+        return line
+
+    def _answers(self) -> IO[str]:
+        pipe = self.program.process.stdout
+        if pipe is None:
+            raise BenchError(f"{self.program.name} was started without pipes")
+        return pipe
 
 
 def load_command(role: str, endpoint: Endpoint) -> list[str]:

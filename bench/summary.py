@@ -1,14 +1,17 @@
-"""What ``bench relay`` concludes: one line for each contestant, for people and for the result file."""
+"""What ``bench relay`` concludes: a line for each contestant and case, for people and for the file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
+from rich.console import Group
 from rich.table import Table
 
+from tunnel.bench import floor
 from tunnel.bench.figures import MIB, Spread, ratio
-from tunnel.bench.relay import Measurement
+from tunnel.bench.measurement import Case, Latency, Measurement
+from tunnel.bench.relay import Measured
 from tunnel.bench.results import Record, Results
 
 BASE = "haproxy-tuned"  # the best relay of others
@@ -16,86 +19,228 @@ BASE = "haproxy-tuned"  # the best relay of others
 
 @dataclass(frozen=True)
 class Summary:
-    """One contestant over all rounds. Ratios are against ``BASE`` in the same rounds, None without it."""
+    """One contestant in one case over all rounds.
+
+    Ratios are taken within a round: against ``BASE``, and of the CPU time to the floor; None without
+    those. The figures of CPU time are None without a relay, those of latency where it was not measured.
+    Round trips are in seconds.
+    """
 
     contestant: str
+    case: Case
     rounds: int
     gib_per_s: Spread
     cpu_per_gib: Spread | None
+    cpu_a: Spread | None
+    cpu_b: Spread | None
     load_cpu_per_gib: Spread
     throughput_ratio: Spread | None
     cpu_ratio: Spread | None
+    floor_ratio: Spread | None
+    idle_p50: Spread | None
+    idle_p99: Spread | None
+    loaded_p50: Spread | None
+    loaded_p99: Spread | None
     rss_peak: dict[str, int]
 
     def as_record(self) -> Record:
         """Return what the result file holds."""
-        return {
-            key: value.as_dict() if isinstance(value, Spread) else value for key, value in vars(self).items()
-        }
+        return _flat(self)
 
 
-def summarise(measured: Sequence[Measurement]) -> list[Summary]:
-    """Summarise each contestant, in the order of their first measurement."""
-    names = list(dict.fromkeys(measurement.contestant for measurement in measured))
-    by_name = {name: [m for m in measured if m.contestant == name] for name in names}
-    return [_summary(by_name[name], by_name.get(BASE, [])) for name in names]
+@dataclass(frozen=True)
+class Growth:
+    """How many times the CPU time per GiB at ``fewest`` streams a contestant needs at ``most`` of them."""
+
+    contestant: str
+    legs: str
+    fewest: int
+    most: int
+    cpu_ratio: Spread
+
+    def as_record(self) -> Record:
+        """Return what the result file holds."""
+        return _flat(self)
 
 
-def _summary(own: Sequence[Measurement], base: Sequence[Measurement]) -> Summary:
-    relays = bool(own[0].cpu_seconds.keys() & {"a", "b"})
+def _flat(conclusion: Summary | Growth) -> Record:
+    record: Record = {}
+    for key, value in vars(conclusion).items():
+        if isinstance(value, Case):
+            record |= asdict(value)
+        else:
+            record[key] = value.as_dict() if isinstance(value, Spread) else value
+    return record
+
+
+def summarise(found: Measured) -> list[Summary]:
+    """Summarise each contestant in each case, both in the order of their first measurement."""
+    cases = list(dict.fromkeys(measurement.case for measurement in found.transfers))
+    names = list(dict.fromkeys(measurement.contestant for measurement in found.transfers))
+    return [
+        _summary(own, _of(BASE, case, found), _floors(case, found), _trips(name, case, found))
+        for case in cases
+        for name in names
+        if (own := _of(name, case, found))
+    ]
+
+
+def floor_of(case: Case, found: Measured) -> Spread | None:
+    """Return the floor in CPU seconds per GiB, None when it was not measured."""
+    floors = list(_floors(case, found).values())
+    return Spread.of(floors) if floors else None
+
+
+def _of(name: str, case: Case, found: Measured) -> list[Measurement]:
+    return [m for m in found.transfers if m.contestant == name and m.case == case]
+
+
+def _trips(name: str, case: Case, found: Measured) -> list[Latency]:
+    return [trips for trips in found.latencies if trips.contestant == name and trips.case == case]
+
+
+def _floors(case: Case, found: Measured) -> dict[int, float]:
+    known = floor.floors(found.transfers, found.crypto)
+    return {number: value for (where, number), value in known.items() if where == case}
+
+
+def _summary(
+    own: Sequence[Measurement],
+    base: Sequence[Measurement],
+    floors: dict[int, float],
+    trips: Sequence[Latency],
+) -> Summary:
+    relays = own[0].is_relay
+    cpu = _cpu(own) if relays else {}
     return Summary(
         contestant=own[0].contestant,
+        case=own[0].case,
         rounds=len(own),
         gib_per_s=Spread.of([m.gib_per_s for m in own]),
-        cpu_per_gib=Spread.of([m.relay_cpu for m in own]) if relays else None,
+        cpu_per_gib=Spread.of(list(cpu.values())) if relays else None,
+        cpu_a=Spread.of([m.cpu_per_gib("a") for m in own]) if relays else None,
+        cpu_b=Spread.of([m.cpu_per_gib("b") for m in own]) if relays else None,
         load_cpu_per_gib=Spread.of([m.load_cpu for m in own]),
         throughput_ratio=ratio({m.round: m.gib_per_s for m in own}, {m.round: m.gib_per_s for m in base}),
-        cpu_ratio=ratio({m.round: m.relay_cpu for m in own}, {m.round: m.relay_cpu for m in base})
-        if relays
-        else None,
+        cpu_ratio=ratio(cpu, _cpu(base)),
+        floor_ratio=ratio(cpu, floors),
+        idle_p50=_spread(trips, lambda trip: trip.idle.p50),
+        idle_p99=_spread(trips, lambda trip: trip.idle.p99),
+        loaded_p50=_spread(trips, lambda trip: trip.loaded.p50),
+        loaded_p99=_spread(trips, lambda trip: trip.loaded.p99),
         rss_peak={role: max(m.rss_peak[role] for m in own) for role in own[0].rss_peak},
     )
 
 
-def table(summaries: Sequence[Summary], results: Results) -> Table:
+def _cpu(measured: Sequence[Measurement]) -> dict[int, float]:
+    return {m.round: m.relay_cpu for m in measured}
+
+
+def _spread(trips: Sequence[Latency], of: Callable[[Latency], float]) -> Spread | None:
+    return Spread.of([of(trip) for trip in trips]) if trips else None
+
+
+def growths(found: Measured) -> list[Growth]:
+    """Return how each relay's cost grows with the streams, for the legs with more than one number of them."""
+    relays = [m for m in found.transfers if m.is_relay]
+    return [
+        growth
+        for name, legs in dict.fromkeys((m.contestant, m.case.legs) for m in relays)
+        if (growth := _growth(name, legs, found))
+    ]
+
+
+def _growth(name: str, legs: str, found: Measured) -> Growth | None:
+    streams = [m.case.streams for m in found.transfers if m.contestant == name and m.case.legs == legs]
+    fewest, most = min(streams), max(streams)
+    few, many = (_cpu(_of(name, Case(legs, count), found)) for count in (fewest, most))
+    grown = ratio(many, few) if fewest != most else None
+    return Growth(name, legs, fewest, most, grown) if grown else None
+
+
+def table(found: Measured, results: Results) -> Group:
     """Return the terminal's view: median (lowest-highest) of each figure, then who is missing, and why."""
-    view = Table(title=f"bench relay · ratios against {BASE}", title_justify="left")
-    for heading in (
-        "contestant",
-        "GiB/s",
-        "CPU s/GiB A+B",
-        "GiB/s ratio",
-        "CPU ratio",
-        "peak MiB A / B",
-        "load CPU s/GiB",
-    ):
-        view.add_column(heading, justify="left" if heading == "contestant" else "right")
+    summaries = summarise(found)
+    views: list[Table] = []
+    for case in dict.fromkeys(summary.case for summary in summaries):
+        own = [summary for summary in summaries if summary.case == case]
+        views += [_cost_table(case, own, floor_of(case, found)), _side_table(case, own)]
+    if grown := growths(found):
+        views.append(_growth_table(grown))
+    if gone := absent(results):
+        views.append(absent_table(gone))
+    return Group(*views)
+
+
+def _table(title: str, *headings: str) -> Table:
+    view = Table(title=title, title_justify="left")
+    view.add_column("contestant", no_wrap=True)
+    for heading in headings:
+        view.add_column(heading, justify="right")
+    return view
+
+
+def _cost_table(case: Case, summaries: Sequence[Summary], low: Spread | None) -> Table:
+    title = f"bench relay · {case} · ratios against {BASE}"
+    headings = ("GiB/s", "CPU s/GiB A+B", "GiB/s ratio", "CPU ratio", "CPU to floor")
+    view = _table(f"{title} · floor {low} CPU s/GiB" if low else title, *headings)
     for summary in summaries:
+        ratios = (summary.throughput_ratio, summary.cpu_ratio, summary.floor_ratio)
+        texts = [_text(spread) for spread in (summary.gib_per_s, summary.cpu_per_gib, *ratios)]
+        view.add_row(summary.contestant, *texts)
+    return view
+
+
+def _side_table(case: Case, summaries: Sequence[Summary]) -> Table:
+    headings = ("p99 ms idle", "p99 ms loaded", "peak MiB A / B", "load CPU s/GiB")
+    view = _table(f"{case} · round trip of a small stream, memory, load", *headings)
+    for summary in summaries:
+        peaks = [f"{summary.rss_peak[role] / MIB:.0f}" for role in ("a", "b") if role in summary.rss_peak]
         view.add_row(
             summary.contestant,
-            str(summary.gib_per_s),
-            _text(summary.cpu_per_gib),
-            _text(summary.throughput_ratio),
-            _text(summary.cpu_ratio),
-            " / ".join(
-                f"{summary.rss_peak[role] / MIB:.0f}" for role in ("a", "b") if role in summary.rss_peak
-            ),
+            _text(summary.idle_p99, 1e3),
+            _text(summary.loaded_p99, 1e3),
+            " / ".join(peaks),
             str(summary.load_cpu_per_gib),
         )
-    for name, reason in absent(results):
+    return view
+
+
+def _growth_table(grown: Sequence[Growth]) -> Table:
+    view = Table(title="CPU s/GiB with many streams, as a ratio to few", title_justify="left")
+    for heading in ("contestant", "legs", "streams", "ratio"):
+        view.add_column(heading, justify="right" if heading == "ratio" else "left")
+    for growth in grown:
+        streams = f"{growth.most} against {growth.fewest}"
+        view.add_row(growth.contestant, growth.legs, streams, str(growth.cpu_ratio))
+    return view
+
+
+def absent_table(gone: Sequence[tuple[str, str]]) -> Table:
+    """Return who has no figures or not all of them, and why."""
+    view = Table(title="not measured, or not all of it", title_justify="left")
+    view.add_column("contestant")
+    view.add_column("reason")
+    for name, reason in gone:
         view.add_row(name, reason, style="yellow")
     return view
 
 
 def absent(results: Results) -> list[tuple[str, str]]:
     """Return who has no figures or not all of them, with the first line of the reason."""
-    missing = [(str(r["name"]), str(r["missing"])) for r in results.of_kind("contestant") if "missing" in r]
+    return absent_from(results.records)
+
+
+def absent_from(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return who is missing from, or failed in, a result file, with the first line of the reason."""
+    missing = [(str(r["name"]), str(r["missing"])) for r in records if "missing" in r]
     failed = [
         (str(r["contestant"]), f"failed: {str(r['reason']).splitlines()[0]}")
-        for r in results.of_kind("failure")
+        for r in records
+        if r["kind"] == "failure"
     ]
     return missing + failed
 
 
-def _text(spread: Spread | None) -> str:
-    return "-" if spread is None else str(spread)
+def _text(spread: Spread | None, factor: float = 1.0) -> str:
+    return "-" if spread is None else str(spread.times(factor))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-RELAY = ["relay", "--size=1MiB", "--repeat=1"]
+RELAY = ["relay", "--size=1MiB", "--repeat=1", "--samples=20"]
 
 
 def _bench(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,8 +23,32 @@ def test_a_program_gets_the_result_file(tmp: Path) -> None:
     (file,) = tmp.glob("*-relay.jsonl")
     assert done.stdout == file.read_text()
     records = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [record["kind"] for record in records] == ["run", "contestant", "measurement", "summary"]
-    assert records[0]["options"] == {"size": 1 << 20, "repeat": 1, "streams": 1, "unix_legs": False}
+    assert [record["kind"] for record in records] == [
+        "run",
+        "contestant",
+        "measurement",
+        "latency",
+        "summary",
+    ]
+    assert records[0]["options"] == {
+        "size": 1 << 20,
+        "repeat": 1,
+        "streams": [1],
+        "legs": ["tcp"],
+        "samples": 20,
+    }
+
+
+def test_one_run_measures_every_combination_and_how_the_cost_grows(tmp: Path) -> None:
+    cases = ["--streams=1,3", "--legs=tcp,unix", "--samples=0"]
+    done = _bench(tmp, *RELAY[:3], *cases, "--only=direct,plain-relay", "--json")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    summaries = [r for r in records if r["kind"] == "summary" and r["contestant"] == "direct"]
+    found = [(r["legs"], r["streams"]) for r in summaries]
+    assert found == [("tcp", 1), ("tcp", 3), ("unix", 1), ("unix", 3)]
+    assert [r["name"] for r in records if r["kind"] == "contestant"][-1] == "aes-256-gcm"
+    assert [r["round"] for r in records if r["kind"] == "floor"] == [1]
 
 
 def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
@@ -41,7 +65,10 @@ def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
     [
         (["relay", "--size=big"], "--size: 'big' is not a number with a unit"),
         (["relay", "--size=0MiB"], "--size must be above zero"),
-        (["relay", "--legs=rdma"], "--legs is tcp or unix, not 'rdma'"),
+        (["relay", "--legs=tcp,rdma"], "--legs is tcp, unix or tcp,unix: not 'tcp,rdma'"),
+        (["relay", "--legs="], "--legs is tcp, unix or tcp,unix: not ''"),
+        (["relay", "--streams=1,many"], "--streams is a list of numbers from 1 to 256"),
+        (["relay", "--streams=1,999"], "--streams is a list of numbers from 1 to 256"),
         (["relay", "--only=nginx"], "no contestant is called nginx"),
         (["memory", "--only=direct"], "direct is not a relay"),
     ],

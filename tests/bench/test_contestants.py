@@ -14,7 +14,9 @@ def test_all_take_part_unless_some_are_named() -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(UsageError, match=r"no contestant is called nginx; there are: direct, mtunnel, "):
+    with pytest.raises(
+        UsageError, match=r"no contestant is called nginx; there are: direct, iperf3, plain-relay, mtunnel, "
+    ):
         choose(["direct", "nginx"])
 
 
@@ -24,12 +26,16 @@ def test_names_are_unique() -> None:
 
 
 def test_a_program_that_is_not_installed_makes_its_contestant_missing() -> None:
-    absent = Contestant("x", "none", str, program="no-such-relay")
-    assert absent.missing() == "no-such-relay is not installed"
+    absent = Contestant("x", "none", str, programs=("sh", "no-such-relay", "nor-this"))
+    assert absent.missing() == "no-such-relay and nor-this not installed"
+
+
+def test_only_what_encrypts_is_compared_with_mtunnel() -> None:
+    assert [c.name for c in CONTESTANTS if not c.encrypts] == ["direct", "iperf3", "plain-relay"]
 
 
 def test_what_comes_with_us_is_never_missing() -> None:
-    assert [c.name for c in CONTESTANTS if c.program is None and c.missing()] == []
+    assert [c.name for c in CONTESTANTS if not c.programs and c.missing()] == []
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)

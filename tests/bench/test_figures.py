@@ -19,6 +19,10 @@ def test_people_read_the_median_first() -> None:
     assert str(Spread(1.0, 0.5, 2.25)) == "1.00 (0.50-2.25)"
 
 
+def test_a_spread_can_be_read_in_another_unit() -> None:
+    assert Spread(0.5, 0.25, 1.0).times(1000) == Spread(500.0, 250.0, 1000.0)
+
+
 def test_a_file_holds_rounded_numbers() -> None:
     assert Spread(1 / 3, 0.0, 1.0).as_dict() == {"median": 0.3333, "low": 0.0, "high": 1.0}
 

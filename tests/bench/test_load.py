@@ -108,6 +108,52 @@ def _prove(server: socket.socket) -> socket.socket:
     return connection
 
 
+def test_every_request_of_a_ping_is_timed(rig: Rig, endpoint: Endpoint) -> None:
+    rig.start_sink(endpoint)
+    source = rig.start_source(endpoint)
+    round_trips = source.ping(5, timeout=20)
+    assert len(round_trips) == 5
+    assert all(0 < seconds < 20 for seconds in round_trips)
+    assert source.transfer(MIB, timeout=20) > 0  # and the connection is as good as before
+
+
+def test_a_request_is_one_small_segment(rig: Rig) -> None:
+    endpoint = free_tcp("127.0.0.1")
+    with endpoint.listen() as server:
+        server.settimeout(20)
+        source = Source(rig.start("source", load_command("source", endpoint), talks=True))
+        with _prove(server) as connection:
+            source.hear(timeout=20)
+            source.say({"ping": 1})
+            connection.settimeout(20)
+            assert connection.recv(4096) == _count(56) + bytes(56)
+            connection.sendall(b"\x06")
+            assert len(source.ping(0, timeout=20)) == 1  # what answers is the ping before
+
+
+def test_a_source_answers_when_a_transfer_has_ended_and_not_before(rig: Rig) -> None:
+    endpoint = free_tcp("127.0.0.1")
+    with endpoint.listen() as server:
+        server.settimeout(20)
+        source = Source(rig.start("source", load_command("source", endpoint), talks=True))
+        with _prove(server) as connection:
+            source.hear(timeout=20)
+            source.begin(3)
+            assert len(_read(connection, 11)) == 11
+            assert not source.has_answered()
+            connection.sendall(b"\x06")
+            assert source.hear(timeout=20)["seconds"] > 0
+
+
+def test_only_the_first_connections_of_a_sink_stall(rig: Rig) -> None:
+    endpoint = free_tcp("127.0.0.1")
+    rig.start_sink(endpoint, pace=60.0, stalled=1)
+    stalled = rig.start_source(endpoint)
+    assert rig.start_source(endpoint).transfer(32 * MIB, timeout=20) > 0
+    stalled.flood(0.1)
+    assert 0 < stalled.hear(timeout=20)["accepted"] < 32 * MIB
+
+
 def test_a_slow_sink_lets_through_only_what_the_buffers_hold(rig: Rig) -> None:
     endpoint = free_tcp("127.0.0.1")
     rig.start_sink(endpoint, pace=0.05)

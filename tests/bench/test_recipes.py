@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.bench import recipes
+from tunnel.bench import recipes, tools
 from tunnel.bench.recipes import Command
 from tunnel.bench.site import Site, lay_out
 from tunnel.daemon.config import Config, load
@@ -78,6 +78,39 @@ def test_socat_demands_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> No
     for address in (sides.a[-1], sides.b[-2]):
         assert "verify=1" in address
         assert "openssl-min-proto-version=TLS1.3" in address
+
+
+@pytest.fixture
+def _keys_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "path_of", tools.path_of)
+
+
+@pytest.mark.usefixtures("_keys_made")
+def test_ssh_encrypts_as_tls_does_and_trusts_the_keys_of_this_run_alone(site: Site) -> None:
+    sides = recipes.ssh(site)
+    server = dict(line.split(" ", 1) for line in _config(sides.b).splitlines())
+    client = dict(word[2:].split("=", 1) for word in sides.a if word.startswith("-o"))
+    for settings in (server, client):
+        assert (settings["Ciphers"], settings["Compression"]) == ("aes256-gcm@openssh.com", "no")
+    host_key = Path(server["HostKey"]).with_suffix(".pub").read_text()
+    assert Path(client["UserKnownHostsFile"]).read_text() == f"hostb {host_key}"
+    user_key = Path(client["IdentityFile"]).with_suffix(".pub").read_text()
+    assert Path(server["AuthorizedKeysFile"]).read_text() == user_key
+    assert client["StrictHostKeyChecking"] == "yes"
+
+
+@pytest.mark.usefixtures("_keys_made")
+def test_ssh_reads_nothing_of_the_machine(site: Site) -> None:
+    sides = recipes.ssh(site)
+    assert sides.a[sides.a.index("-F") + 1] == "none"
+    assert Path(sides.b[-1]).parent == site.directory
+    assert sides.a[sides.a.index("-L") + 1] == f"{site.entry}:{site.exit}"
+
+
+def test_the_plain_relay_goes_the_same_way_without_keys(site: Site) -> None:
+    sides = recipes.plain(site)
+    assert sides.a[-2:] == [str(site.entry), str(site.link)]
+    assert sides.b[-2:] == [str(site.link), str(site.exit)]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

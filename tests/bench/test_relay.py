@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench.contestants import CONTESTANTS, Contestant, choose
+from tunnel.bench.measurement import Case
 from tunnel.bench.network import Network, effective_congestion
 from tunnel.bench.recipes import Sides
-from tunnel.bench.relay import Measurement, Options, measure, run
+from tunnel.bench.relay import Options, measure, run
 from tunnel.bench.results import Results
 from tunnel.bench.site import Site
 
 MIB = 1 << 20
-ONE = Options(size=4 * MIB, repeat=1, streams=1, unix_legs=False)
-TWICE = Options(size=2 * MIB, repeat=2, streams=3, unix_legs=True)
+ONE = Case("tcp", 1)
+TWO = [Case("tcp", 1), Case("unix", 3)]
 
 
 @pytest.fixture
@@ -32,44 +33,68 @@ BROKEN = Contestant("broken", "none", str, _broken)
 
 def test_the_bare_connection_has_no_sides(network: Network) -> None:
     (direct,) = choose(["direct"])
-    found = measure(direct, 1, ONE, network)
+    found = measure(direct, 1, ONE, 4 * MIB, network)
     assert (found.contestant, found.round, found.bytes) == ("direct", 1, 4 * MIB)
     assert found.cpu_seconds.keys() == found.rss_peak.keys() == {"source", "sink"}
     assert found.seconds > 0
 
 
-def test_figures_are_per_gib() -> None:
-    cpu = {"a": 1.0, "b": 2.0, "source": 0.25, "sink": 0.5}
-    found = Measurement("x", 1, 512 * MIB, 0.25, cpu, {})
-    assert (found.gib_per_s, found.relay_cpu, found.load_cpu) == (2.0, 6.0, 1.5)
-
-
 def test_rounds_alternate_and_every_measurement_is_recorded(tmp: Path, network: Network) -> None:
     results = Results(tmp, "relay")
     said: list[str] = []
-    measured = run(choose(["direct", "asyncio-streams"]), TWICE, network, results, said.append)
+    options = Options(2 * MIB, 2, (3,), ("unix",), samples=5)
+    found = run(choose(["direct", "asyncio-streams"]), options, network, results, said.append)
     order = [("direct", 1), ("asyncio-streams", 1), ("direct", 2), ("asyncio-streams", 2)]
-    assert [(found.contestant, found.round) for found in measured] == order
-    assert [(r["contestant"], r["round"]) for r in results.of_kind("measurement")] == order
-    assert said[1] == "round 1 of 2: asyncio-streams"
-    assert measured[1].rss_peak["a"] > MIB
+    assert [(m.contestant, m.round) for m in found.transfers] == order
+    assert [(trips.contestant, trips.round) for trips in found.latencies] == order
+    for kind in ("measurement", "latency"):
+        assert [(r["contestant"], r["round"]) for r in results.of_kind(kind)] == order
+    assert said[1] == "round 1 of 2: asyncio-streams, unix legs, 3 streams"
+    assert found.transfers[1].rss_peak["a"] > MIB
+
+
+def test_every_combination_is_a_case() -> None:
+    assert Options(1, 1, (1, 3), ("tcp", "unix")).cases == [
+        Case("tcp", 1),
+        Case("tcp", 3),
+        Case("unix", 1),
+        Case("unix", 3),
+    ]
+
+
+def test_the_floor_is_measured_once_in_each_round_that_has_its_hops(tmp: Path, network: Network) -> None:
+    options = Options(MIB, 2, (1, 2), samples=0)
+    found = run(choose(["plain-relay"]), options, network, Results(tmp, "relay"), lambda _: None)
+    assert [cost.round for cost in found.crypto] == [1, 2]
+    assert [m.case.streams for m in found.transfers] == [1, 2, 1, 2]
+
+
+def test_iperf_is_not_asked_for_unix_legs_nor_for_latency(tmp: Path, network: Network) -> None:
+    options = Options(MIB, 1, (2,), ("unix", "tcp"), samples=5)
+    found = run(choose(["iperf3"]), options, network, Results(tmp, "relay"), lambda _: None)
+    assert [m.case for m in found.transfers] == [Case("tcp", 2)]
+    assert found.latencies == []
 
 
 def test_who_fails_is_recorded_and_does_not_stop_the_others(tmp: Path, network: Network) -> None:
     results = Results(tmp, "relay")
-    options = Options(size=MIB, repeat=2, streams=1, unix_legs=False)
-    measured = run([BROKEN, *choose(["direct"])], options, network, results, lambda _: None)
-    assert [found.contestant for found in measured] == ["direct", "direct"]
+    options = Options(size=MIB, repeat=2, samples=0)
+    found = run([BROKEN, *choose(["direct"])], options, network, results, lambda _: None)
+    assert [m.contestant for m in found.transfers] == ["direct", "direct"]
     (failure,) = results.of_kind("failure")
     assert (failure["contestant"], failure["round"]) == ("broken", 1)
     assert str(failure["reason"]) == "b ended with status 1\n  no such cipher"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unix_legs", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("case", TWO, ids=str)
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)
 def test_every_contestant_carries_every_byte(
-    contestant: Contestant, unix_legs: bool, network: Network
+    contestant: Contestant, case: Case, network: Network, tmp: Path
 ) -> None:
-    found = measure(contestant, 1, Options(3 * MIB, 1, 2, unix_legs), network)
-    assert found.bytes == 3 * MIB
+    options = Options(3 * MIB, 1, (case.streams,), (case.legs,), samples=5)
+    results = Results(tmp, "relay")
+    found = run([contestant], options, network, results, lambda _: None)
+    assert results.of_kind("failure") == []
+    tested = 0 if contestant.own_load and case.unix_legs else 1
+    assert [m.contestant for m in found.transfers] == [contestant.name] * tested

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tunnel.bench import floor
 from tunnel.bench.contestants import Contestant
 from tunnel.bench.network import Network
-from tunnel.bench.results import Results
+from tunnel.bench.results import SCHEMA, Results
 from tunnel.errors import UsageError
 
 PRESENT = Contestant("present", "as it comes", lambda: "present 1.0")
-MISSING = Contestant("missing", "as it comes", lambda: "never asked", program="no-such-relay")
+MISSING = Contestant("missing", "as it comes", lambda: "never asked", programs=("no-such-relay",))
 
 
 def _lines(results: Results) -> list[dict[str, object]]:
@@ -38,7 +39,12 @@ def test_the_first_record_says_what_was_run_where(tmp: Path) -> None:
     results = Results(tmp, "relay")
     results.open_run({"size": 7}, Network("cubic", pinned=True))
     (run,) = _lines(results)
-    assert (run["kind"], run["schema"], run["benchmark"], run["options"]) == ("run", 1, "relay", {"size": 7})
+    assert (run["kind"], run["schema"], run["benchmark"], run["options"]) == (
+        "run",
+        SCHEMA,
+        "relay",
+        {"size": 7},
+    )
     assert run["network"] == {"congestion": "cubic", "pinned": True}
     assert str(run["started"]).endswith("+00:00")
     assert {"command", "machine"} <= run.keys()
@@ -48,14 +54,34 @@ def test_a_missing_contestant_is_recorded_and_left_out(tmp: Path) -> None:
     results = Results(tmp, "relay")
     assert results.announce([PRESENT, MISSING]) == [PRESENT]
     assert _lines(results) == [
-        {"kind": "contestant", "name": "present", "settings": "as it comes", "version": "present 1.0"},
+        {
+            "kind": "contestant",
+            "name": "present",
+            "settings": "as it comes",
+            "encrypts": True,
+            "relays": False,
+            "version": "present 1.0",
+        },
         {
             "kind": "contestant",
             "name": "missing",
             "settings": "as it comes",
-            "missing": "no-such-relay is not installed",
+            "encrypts": True,
+            "relays": False,
+            "missing": "no-such-relay not installed",
         },
     ]
+
+
+def test_the_encryption_of_the_floor_is_a_contestant_too(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results(tmp, "relay")
+    results.announce_crypto()
+    monkeypatch.setattr(floor, "missing", lambda: "openssl is not installed")
+    results.announce_crypto()
+    present, missing = _lines(results)
+    assert present["name"] == missing["name"] == "aes-256-gcm"
+    assert "OpenSSL" in str(present["version"])
+    assert missing["missing"] == "openssl is not installed"
 
 
 def test_what_is_printed_is_what_is_in_the_file(tmp: Path) -> None:

@@ -1,0 +1,20 @@
+"""Starts the two sides of a contestant."""
+
+from __future__ import annotations
+
+from tunnel.bench.contestants import Contestant
+from tunnel.bench.program import Program
+from tunnel.bench.rig import Rig
+from tunnel.bench.site import Site
+
+
+def start_sides(rig: Rig, contestant: Contestant, site: Site) -> dict[str, Program]:
+    """Start side b, then side a, each until it listens; return them by role (none without a relay)."""
+    if contestant.sides is None:
+        return {}
+    sides = contestant.sides(site)
+    b = rig.start("b", sides.b)
+    b.wait_listening(site.link)
+    a = rig.start("a", sides.a)
+    a.wait_listening(site.entry)
+    return {"a": a, "b": b}
