@@ -16,6 +16,8 @@ from tunnel.virt.threads import in_thread
 PERIOD = 0.5
 _BY_PEER = "stream refused by the peer"
 _BY_US = "connection refused"
+_SILENT = "the daemon of this host does not answer"
+_ANEW = "the daemon of this host was started anew"
 
 
 class TunnelWatch:
@@ -26,23 +28,28 @@ class TunnelWatch:
         self.rate: float | None = None
         self._control = control
         self._known: list[Mapping[str, str]] = []
+        self._pid = 0  # the daemon's: one that was started anew knows nothing of what the last one saw
 
     async def link(self) -> dict[str, Any]:
         """What ``status`` says of the link now.
 
         Raises UnreachableError when no daemon answers, UsageError when it does not know the peer.
         """
+        return (await self._ask())[1]
+
+    async def _ask(self) -> tuple[int, dict[str, Any]]:
+        """The daemon's process id, and what it says of the link."""
         facts = await in_thread("status", lambda: ask(self._control, "status"))
         for link in facts["links"]:
             if link["peer"] == self.peer:
-                found: dict[str, Any] = link
-                return found
+                return facts["pid"], link
         raise UsageError(f"the daemon that runs here does not know {self.peer}: restart it with this file")
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Keep ``rate`` fresh inside the context, and count as news what goes wrong from here on."""
-        self._known = (await self.link())["incidents"]
+        self._pid, link = await self._ask()
+        self._known = link["incidents"]
         task = asyncio.create_task(self._run(), name="watch the tunnel")
         try:
             yield
@@ -51,10 +58,15 @@ class TunnelWatch:
             await asyncio.gather(task, return_exceptions=True)
 
     async def news(self) -> list[Mapping[str, str]]:
-        """What went wrong since ``watching`` began; nothing when the daemon has gone."""
-        with contextlib.suppress(TunnelError):
-            return [each for each in (await self.link())["incidents"] if each not in self._known]
-        return []
+        """What went wrong since ``watching`` began, the end of the daemon included."""
+        try:
+            pid, link = await self._ask()
+        except TunnelError as error:
+            return [{"what": _SILENT, "reason": str(error)}]
+        news = [each for each in link["incidents"] if each not in self._known]
+        if pid != self._pid:
+            news.insert(0, {"what": _ANEW, "reason": "the streams of the one before ended with it"})
+        return news
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -22,13 +22,14 @@ class Daemon:
     def __init__(self) -> None:
         self.link: dict[str, Any] = {"peer": "hostb", "lanes": [{"bytes_sent": 0}], "incidents": [OLD]}
         self.gone = False
+        self.pid = 1
 
     def ask(self, path: Path, command: str) -> dict[str, Any]:
         assert (path, command) == (Path("/control"), "status")
         if self.gone:
             raise UnreachableError("no daemon answers")
         self.link["lanes"][0]["bytes_sent"] += 1000
-        return {"links": [{"peer": "hosta"}, self.link]}
+        return {"pid": self.pid, "links": [{"peer": "hosta"}, self.link]}
 
 
 @pytest.fixture
@@ -58,7 +59,17 @@ async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> No
         await until(lambda: tunnel.rate)
         daemon.gone = True
         await until(lambda: tunnel.rate is None)
-        assert await tunnel.news() == []
+
+
+async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    async with tunnel.watching():
+        daemon.gone = True
+        what = "the daemon of this host does not answer"
+        assert await tunnel.news() == [{"what": what, "reason": "no daemon answers"}]
+        daemon.gone, daemon.pid = False, 2
+        (news,) = await tunnel.news()
+        assert news["what"] == "the daemon of this host was started anew"
 
 
 async def test_news_is_what_came_since(daemon: Daemon) -> None:

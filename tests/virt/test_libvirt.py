@@ -37,6 +37,13 @@ async def test_host_says_what_it_is_and_what_runs(host: Host) -> None:
     assert await host.uuid() is None  # this driver has none
 
 
+async def test_another_connection_leads_to_the_same_libvirt(host: Host) -> None:
+    async with await host.again() as another:
+        assert another is not host
+        assert another.uri == DRIVER
+        assert await another.state_of("test") is State.RUNNING
+
+
 async def test_state_follows_the_guest(host: Host, guest: Guest) -> None:
     assert await guest.state() is State.RUNNING
     await guest.suspend()
@@ -133,6 +140,7 @@ class Failure(library.libvirtError):  # type: ignore[misc]  # the library ships 
         (library.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration", "use --copy-storage"),
         (library.VIR_ERR_AUTH_FAILED, "authentication failed", "group libvirt"),
         (library.VIR_ERR_INTERNAL_ERROR, "Postcopy is not supported", "vm.unprivileged_userfaultfd=1"),
+        (library.VIR_ERR_INTERNAL_ERROR, "client socket is closed", "lost its connection to another"),
         (library.VIR_ERR_OPERATION_INVALID, "only with VIR_MIGRATE_TLS flag", "--tls-destination"),
     ],
 )

@@ -32,7 +32,20 @@ class FakeHost:
 
     def __init__(self, state: State | None) -> None:
         self.state = state
+        self.next: FakeHost | None = None  # what answers in its place, once it is gone
         self.final: dict[str, Any] | None = FINAL
+        self.closed = False
+
+    async def again(self) -> FakeHost:
+        if self.next is None:
+            raise UnreachableError("no libvirt answers")
+        return self.next
+
+    async def __aenter__(self) -> FakeHost:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed = True
 
     async def state_of(self, name: str) -> State:
         assert name == "web1"
@@ -163,6 +176,9 @@ async def test_progress_knows_the_switch_by_the_guests_state() -> None:
         (State.POSTCOPY, State.RUNNING, Where.DESTINATION),
         (State.POSTCOPY_BROKEN, State.RUNNING, Where.BROKEN),
         (State.RUNNING, State.POSTCOPY_BROKEN, Where.BROKEN),
+        (State.POSTCOPY_BROKEN, None, Where.BROKEN),
+        (State.POSTCOPY_BROKEN, State.ABSENT, Where.LOST),
+        (State.ABSENT, State.POSTCOPY_BROKEN, Where.LOST),
         (State.ABSENT, None, Where.LEFT),
         (None, State.RUNNING, Where.UNKNOWN),
     ],
@@ -174,6 +190,13 @@ async def test_where_is_judged_by_both_libvirts(
     await both.move.prepare()
     both.here.state, both.there.state = here, there
     assert await both.move.where() is where
+
+
+async def test_libvirt_that_was_started_anew_is_asked_anew() -> None:
+    both = Both()
+    both.here.state, both.here.next = None, FakeHost(State.RUNNING)
+    assert await both.move.where() is Where.SOURCE
+    assert both.here.next.closed
 
 
 async def test_paused_guest_is_looked_for_as_paused() -> None:

@@ -27,6 +27,8 @@ ANSWER = 30.0
 KEEPALIVE = (5, 5)
 """Seconds between two questions, and how many may stay unanswered before a connection counts as lost."""
 
+_AGAIN = 3.0  # seconds: whoever was lost is there again soon, or not
+
 T = TypeVar("T")
 
 
@@ -65,6 +67,10 @@ class Host:
         with contextlib.suppress(library.libvirtError):  # a driver in this very process has no connection
             connection.setKeepAlive(*KEEPALIVE)
         return cls(connection, uri)
+
+    async def again(self) -> Self:
+        """Another connection to the same daemon, for when this one was lost. Raises as ``connect`` does."""
+        return await self.connect(self.uri, within=_AGAIN)
 
     async def name(self) -> str:
         """The host's name, as libvirt gives it."""
@@ -259,6 +265,8 @@ def _words(library: Any, error: Any) -> str:
     hint = hints.get(error.get_error_code())
     if "Postcopy is not supported" in words:  # QEMU's words; the code is that of any internal error
         hint = "the destination's QEMU may not use userfaultfd: set sysctl vm.unprivileged_userfaultfd=1"
+    if "client socket is closed" in words:  # the code is that of any internal error
+        hint = "one libvirt lost its connection to another: that one has ended, or the way to it"
     if "VIR_MIGRATE_TLS" in words:  # the flag's name; the code is that of any invalid operation
         hint = (
             "qemu.conf insists on QEMU's own TLS: give --tls-destination NAME, or set migrate_tls_force = 0"

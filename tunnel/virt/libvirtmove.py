@@ -74,7 +74,7 @@ class LibvirtMove:
         """On which side it is alive, as it was before."""
         here, there = await self._state(self._guest.host), await self._state(self._destination)
         if State.POSTCOPY_BROKEN in {here, there}:
-            return Where.BROKEN
+            return Where.LOST if State.ABSENT in {here, there} else Where.BROKEN
         return judge(self._alive(here), self._alive(there))
 
     def _passed(self, number: int) -> None:
@@ -87,10 +87,14 @@ class LibvirtMove:
             await self._guest.start_postcopy()
 
     async def _state(self, host: Host) -> State | None:
-        try:
+        with contextlib.suppress(UnreachableError, HypervisorError):
             return await host.state_of(self._guest.name)
-        except (UnreachableError, HypervisorError):
-            return None
+        with contextlib.suppress(
+            UnreachableError, HypervisorError
+        ):  # it may have been started anew meanwhile
+            async with await host.again() as anew:
+                return await anew.state_of(self._guest.name)
+        return None
 
     def _alive(self, state: State | None) -> bool | None:
         paused = self._before is State.PAUSED and state is State.PAUSED

@@ -33,6 +33,7 @@ class Where(StrEnum):
     DESTINATION = "destination"
     BOTH = "both"
     BROKEN = "broken"  # its post-copy broke off: it needs both sides to be made whole
+    LOST = "lost"  # its post-copy broke off, and one of the sides is no more
     NEITHER = "neither"
     LEFT = "left"  # not at the source, and nobody can look at the destination
     UNKNOWN = "unknown"  # nobody can look at the source
@@ -243,8 +244,13 @@ def sentence(where: Where, source: str, destination: str) -> str:
             return f"The guest RUNS ON BOTH SIDES, {source} and {destination}: stop one of them now."
         case Where.BROKEN:
             return (
-                f"The guest is between {source} and {destination}, end it on neither: take its post-copy up "
-                "again with --postcopy --postcopy-resume."
+                f"The guest is between {source} and {destination}, end it on neither: if it does not arrive "
+                "by itself, take its post-copy up again with --postcopy --postcopy-resume."
+            )
+        case Where.LOST:
+            return (
+                f"The guest is lost: it was in post-copy, and of its memory only the part at {source} or at "
+                f"{destination} is left. Destroy what is left, and start it from its disks."
             )
         case Where.NEITHER:
             return f"The guest runs neither at {source} nor at {destination}."
