@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from functools import partial
 
@@ -29,7 +29,7 @@ from tunnel.virt.guest import MIB, Workload
 SETTLED = 60.0
 """Seconds after a failure within which a guest must run on exactly one side."""
 
-WINDOW = 2
+WINDOW = 1
 """Seconds that links wait for a lane in tests that have them give up."""
 
 RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
@@ -81,11 +81,16 @@ def link(lab: Lab, window: float = 30) -> None:
     lab.start_daemons(both_ways(), egress=egress, transport={"resume_window": f"{window}s"})
 
 
-def hold(lab: Lab, phase: Phase, *flow: str, window: float = 30) -> tuple[Guest, Started]:
-    """Start web1, link the hosts, begin to move it with virsh, and return when it is in ``phase``."""
+def hold(
+    lab: Lab, phase: Phase, *flow: str, window: float = 30, client: Sequence[str] = ()
+) -> tuple[Guest, Started]:
+    """Start web1, link the hosts, begin to move it, and return when it is in ``phase``.
+
+    ``client`` is the command that moves it; without one virsh does.
+    """
     guest = lab.start_guest(workload=RESTLESS)
     link(lab, window)
-    moving = begin(lab, "--postcopy", *flow)
+    moving = lab.a.start(client) if client else begin(lab, "--postcopy", *flow)
     wait_moving(lab.a)
     enter(lab, guest, phase)
     assert moving.running, moving.output()

@@ -1,0 +1,88 @@
+"""The destination's QEMU dies, or has no room for what comes: the guest runs on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.support.faults import (
+    STILL_HERE,
+    Phase,
+    ends_on,
+    hold,
+    link,
+    reasons,
+    runner,
+    says,
+    slow_lab,
+    words,
+)
+from tests.support.migrations import migrate, stayed
+from tunnel.bench.lab.disks import IMAGES, Disk
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.waiting import until
+from tunnel.virt.guest import MIB
+
+__all__ = ["slow_lab"]
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+@STILL_HERE
+def test_guest_stays_when_the_qemu_that_waits_is_killed(slow_lab: Lab, phase: Phase) -> None:
+    guest, moving = hold(slow_lab, phase, "--p2p")
+    slow_lab.b.kill_qemu("web1")
+    said = words(moving)
+    assert "qemu unexpectedly closed the monitor" in said or "job 'migration out'" in said
+    ends_on(slow_lab, guest, slow_lab.a)
+    says(slow_lab.a, "stream reset by the peer: 127.0.0.1:49152: ")
+    says(slow_lab.b, "stream reset: 127.0.0.1:49152: ")
+
+
+def test_post_copy_dies_with_its_destination_and_is_started_from_its_disks(slow_lab: Lab) -> None:
+    """No tunnel can help: a part of the memory was there alone. The source never runs what it has left."""
+    guest, moving = hold(slow_lab, Phase.POST_COPY, "--p2p")
+    slow_lab.b.kill_qemu("web1")
+    assert "domain is not running" in words(moving)
+    until("libvirt to know", lambda: reasons(slow_lab, guest) == ("paused (post-copy failed)", ""))
+    assert runner(slow_lab, guest) is None
+    slow_lab.a.virsh("destroy", "web1")
+    slow_lab.a.virsh("start", "web1")
+    assert runner(slow_lab, guest) is slow_lab.a
+
+
+@pytest.fixture
+def small_lab(lab: Lab) -> Iterator[Lab]:
+    """A lab in which B has 4 MiB of room for disks."""
+    lab.b.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0711", "tmpfs", IMAGES])
+    yield lab
+    lab.b.run(["umount", "--lazy", IMAGES])
+
+
+def test_guest_stays_when_its_disk_does_not_fit(small_lab: Lab) -> None:
+    guest = small_lab.start_guest(disks=[Disk(16 * MIB)])
+    small_lab.b.run(["truncate", "--size", str(16 * MIB), guest.volumes[0].path])
+    link(small_lab)
+    done = migrate(small_lab, "--copy-storage-all", check=False)
+    assert "migration of disk vda failed: No space left on device" in done.stderr
+    stayed(small_lab, guest)
+
+
+@pytest.fixture
+def poor_lab(lab: Lab) -> Iterator[Lab]:
+    """A lab in which no QEMU on B gets as much memory as one on A."""
+    yield lab
+    lab.b.libvirtd.restart()
+
+
+def test_guest_stays_when_its_memory_is_not_to_be_had(poor_lab: Lab) -> None:
+    guest = poor_lab.start_guest(memory=256 * MIB)
+    link(poor_lab)
+    enough = psutil.Process(poor_lab.a.qemu_pid("web1")).memory_info().vms
+    psutil.Process(poor_lab.b.libvirtd.pid).rlimit(psutil.RLIMIT_AS, (enough - 160 * MIB,) * 2)
+    done = migrate(poor_lab, "--p2p", check=False)
+    assert "cannot set up guest memory" in done.stderr
+    assert "Cannot allocate memory" in done.stderr
+    stayed(poor_lab, guest)

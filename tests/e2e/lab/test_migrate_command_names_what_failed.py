@@ -1,0 +1,71 @@
+"""``mtunnel migrate`` says which of all the parts between two hosts failed, and where the guest is then."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.faults import WINDOW, Phase, ends_on, hold, runner, slow_lab
+from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.programs import Started
+
+__all__ = ["slow_lab"]
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+COMMAND = (*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG)
+BY_HAND = ("--postcopy", "--timeout", "1h", "--timeout-action", "postcopy")
+"""Post-copy is allowed, and begins when the test says so."""
+
+STAYED = "The guest runs on at hosta, the source, and nowhere else."
+
+
+def moving(lab: Lab, phase: Phase = Phase.PRE_COPY) -> tuple[Guest, Started]:
+    return hold(lab, phase, window=WINDOW, client=[*COMMAND, *BY_HAND])
+
+
+def says(program: Started, code: int, *words: str) -> None:
+    """It ends with an exit code, and its last words, which may be wrapped, have all of these in them."""
+    assert program.wait(60) == code, program.output()
+    said = " ".join(program.output().split())
+    for each in words:
+        assert each in said
+
+
+def test_daemon_of_this_host(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab)
+    slow_lab.a.daemons[-1].kill()
+    says(program, 4, STAYED, "The tunnel says: the daemon of this host does not answer: ")
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_daemon_of_the_other_host(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab)
+    slow_lab.b.daemons[-1].kill()
+    gave_up = f"The tunnel says: link down: no lane came back within {WINDOW} seconds"
+    says(program, 4, STAYED, "The tunnel says: lane lost: connection with hostb (", gave_up)
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_libvirtd_of_this_host(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab)
+    slow_lab.a.libvirtd.kill()
+    slow_lab.a.libvirtd.start()
+    says(program, 1, "End of file while reading data", STAYED)
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_libvirtd_of_the_other_host(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab)
+    slow_lab.b.libvirtd.kill()
+    slow_lab.b.libvirtd.start()
+    says(program, 1, "one libvirt lost its connection to another: that one has ended", STAYED)
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_qemu_of_the_other_host_that_had_half_of_the_guest(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab, Phase.POST_COPY)
+    slow_lab.b.kill_qemu("web1")
+    says(program, 1, "The guest is lost: it was in post-copy", "start it from its disks")
+    assert runner(slow_lab, guest) is None

@@ -1,0 +1,94 @@
+"""What must not be is refused at once, with its reason, and before any of a guest's memory has moved."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.support.faults import says
+from tests.support.migrations import (
+    ALIAS,
+    ingress,
+    link,
+    migrate,
+    redirect,
+    rpc,
+    sent,
+    stayed,
+)
+from tunnel.bench.lab.configs import Config, Ingress, Peer
+from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.lab import Lab
+from tunnel.certs.authority import Authority
+from tunnel.virt.guest import MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+def refused(lab: Lab, guest: Guest, *options: str) -> str:
+    """What virsh says; the guest has not moved, nor has any of its memory."""
+    done = migrate(lab, *options, check=False)
+    assert done.returncode != 0
+    assert sent(lab.a) < MIB
+    stayed(lab, guest)
+    return done.stderr
+
+
+def test_hosts_with_one_uuid(lab: Lab) -> None:
+    lab.b.libvirtd.configure(libvirtd={"host_uuid": lab.a.plan.uuid})
+    guest = lab.start_guest()
+    link(lab)
+    assert f"Attempt to migrate guest to the same host {lab.a.plan.uuid}" in refused(lab, guest)
+
+
+def test_name_that_is_taken(lab: Lab) -> None:
+    guest = lab.start_guest()
+    lab.b.virsh("create", str(lab.a.plan.directory / "web1.xml"))
+    link(lab)
+    assert "domain 'web1' already exists" in migrate(lab, "--p2p", check=False).stderr
+    assert sent(lab.a) < MIB
+    assert lab.states("web1") == ("running", "running")  # the other one is another guest
+    guest.verify(lab.a)
+
+
+def test_certificate_for_another_name(lab: Lab) -> None:
+    """Of the right authority, but A expects hostb in it. libvirt is asked past the tunnel."""
+    issued = Authority.load(lab.directory / "pki").issue("hostx", dns=[], ips=[])
+    for file in (issued.cert, issued.key):
+        shutil.copy(file, lab.b.plan.outside("/etc/mtunnel"))
+    guest = lab.start_guest()
+    files = {"cert": "hostx.pem", "key": "hostx.key"}
+    lab.b.start_daemon(Config(lab.b.plan, [Peer.of(lab.a.plan)], host={"name": "hostx"}, tls=files))
+    lab.a.start_daemon(Config(lab.a.plan, [Peer.of(lab.b.plan)], [redirect("hostb")]))
+    past = f"qemu+unix:///system?socket={lab.b.libvirt_socket}"
+    through = ("--migrateuri", f"tcp://{ALIAS['hostb']}")
+    assert lab.a.virsh("migrate", "--live", "web1", past, *through, check=False).returncode != 0
+    reason = "the peer's certificate names hostx; expected hostb"
+    says(lab.a, f"cannot connect: {reason}", f"connection refused: no link with hostb (last: {reason})")
+    stayed(lab, guest)
+
+
+def test_user_who_may_not_send(lab: Lab) -> None:
+    guest = lab.start_guest()
+    way = redirect("hostb")
+    link(lab, [Ingress(way.peer, way.listen, users=["libvirt-qemu"]), rpc("hostb")])
+    refused(lab, guest, "--p2p")
+    says(lab.a, "connection refused: user root may not use this ingress (libvirt-qemu may)")
+    assert ingress(lab.a, "redirect:")["refused"] == 1
+
+
+def test_port_that_is_not_allowed(lab: Lab) -> None:
+    guest = lab.start_guest()
+    link(lab, egress=["tcp:127.0.0.1:49200-49215"])
+    refused(lab, guest)
+    reason = "tcp:127.0.0.1:49152 is not in this host's egress list for the peer"
+    says(lab.a, f"stream refused by the peer: {reason}")
+    says(lab.b, f"stream refused: {reason}")
+
+
+def test_policy_that_demands_qemus_own_tls(lab: Lab) -> None:
+    lab.b.libvirtd.configure(qemu={"migrate_tls_force": 1})
+    guest = lab.start_guest()
+    link(lab)
+    assert "migration only with VIR_MIGRATE_TLS flag" in refused(lab, guest)
