@@ -49,6 +49,15 @@ def test_guest_stays_when_a_daemon_is_killed(slow_lab: Lab, phase: Phase, side: 
 
 
 @SIDES
+def test_guest_stays_when_virsh_leads_and_a_daemon_is_killed(slow_lab: Lab, side: int) -> None:
+    guest, moving = hold(slow_lab, Phase.SWITCH_OVER, window=WINDOW)
+    slow_lab.hosts[side].daemons[-1].kill()
+    assert "job 'migration out'" in words(moving)
+    ends_on(slow_lab, guest, slow_lab.a)
+    says(slow_lab.hosts[1 - side], lost(slow_lab.hosts[side].name), GAVE_UP)
+
+
+@SIDES
 def test_post_copy_waits_for_a_killed_daemon(slow_lab: Lab, side: int) -> None:
     guest, moving = hold(slow_lab, Phase.POST_COPY, "--p2p", window=WINDOW)
     daemon = slow_lab.hosts[side].daemons[-1]
