@@ -79,10 +79,18 @@ class TlsPeer:
 
     async def send(self, plain: bytes, record: int = 1 << 20) -> None:
         """Send ``plain``, in TLS records of at most ``record`` bytes, all in one go."""
+        await self.send_raw(self.encrypt(plain, record))
+
+    def encrypt(self, plain: bytes, record: int = 1 << 20) -> bytes:
+        """The TLS records that carry ``plain``, to be sent in this order."""
         for start in range(0, len(plain), record):
             self._tls.write(plain[start : start + record])
+        return self._outgoing.read()
+
+    async def send_raw(self, cipher: bytes) -> None:
+        """Send bytes as they are."""
         async with asyncio.timeout(PATIENCE):
-            await self._flush()
+            await self._loop.sock_sendall(self.sock, cipher)
 
     async def read_until(self, condition: Callable[[], object]) -> None:
         """Read until ``condition()``; AssertionError when the connection ends before."""

@@ -17,7 +17,7 @@ from tunnel.errors import LaneLost, RefusedError
 from tunnel.transport import userspace
 from tunnel.transport.handshake import handshake
 from tunnel.transport.userspace import EXPECTED, RECORD, SMALL, UserspaceLane
-from tunnel.wire.codes import HEADER_SIZE, MAX_DATA, Code
+from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, Code
 from tunnel.wire.frames import GoAway, Open, Welcome, data_header, encode
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
@@ -160,6 +160,19 @@ async def test_the_loop_is_told_of_no_crumbs_inside_a_large_frame(hosts: Hosts) 
         await peer.send(frame[EXPECTED // 2 :])
         await until(lambda: not lane._decoder.payload_left)
         assert lane._tls.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+async def test_a_frame_is_read_to_its_end_though_openssl_holds_a_part_of_it(hosts: Hosts) -> None:
+    """What OpenSSL took out of the socket must not be waited for there."""
+    async with lane_and_peer(hosts) as (_, lane, peer):
+        whole = 17 * RECORD
+        size = whole + EXPECTED + 4 * KIB
+        frame = peer.encrypt(data_header(1, 0, size)) + peer.encrypt(bytes(size))
+        torn = records(HEADER_SIZE) + records(whole) + 12 * KIB
+        await peer.send_raw(frame[:torn])
+        await until(lambda: lane._decoder.payload_left == size - whole)
+        await peer.send_raw(frame[torn:])
+        await until(lambda: not lane._decoder.payload_left)
 
 
 async def test_lanes_of_a_thread_share_their_large_buffer(hosts: Hosts) -> None:

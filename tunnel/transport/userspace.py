@@ -190,8 +190,11 @@ class UserspaceLane(Lane):
         return filled, ""
 
     def _expect(self) -> None:
-        """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes."""
-        least = EXPECTED if self._decoder.payload_left >= EXPECTED else 1
+        """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes.
+
+        OpenSSL may have taken the beginning of a record out of the socket already: that much less comes.
+        """
+        least = EXPECTED if self._decoder.payload_left >= EXPECTED + RECORD else 1
         if least != self._least:
             self._least = least
             self._tls.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
