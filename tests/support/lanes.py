@@ -57,7 +57,7 @@ async def userspace(
 ) -> UserspaceLane:
     """LaneMaker for ``LaneKind.USERSPACE``."""
     tls, peer = await handshake(sock, contexts, ("hosta", "hostb"), dialing=dialing)
-    return UserspaceLane(tls, peer, state)
+    return UserspaceLane(sock, tls, peer, state)
 
 
 MAKERS: Mapping[LaneKind, LaneMaker] = {LaneKind.USERSPACE: userspace}

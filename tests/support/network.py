@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from tests.support.waiting import PATIENCE
 from tunnel.transport.sockets import reset, tune_lane
-from tunnel.transport.tls import TlsContexts
+from tunnel.transport.tls import ALPN, TlsContexts, TlsFiles
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame
 
@@ -31,6 +31,18 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return dialing, accepting
 
 
+def _foreign(files: TlsFiles, *, dialing: bool) -> ssl.SSLContext:
+    """A context of Python's own: what our lanes meet in tests is another implementation."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if dialing else ssl.PROTOCOL_TLS_SERVER)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    context.set_alpn_protocols([ALPN])
+    context.load_verify_locations(files.ca)
+    context.load_cert_chain(files.cert, files.key)
+    return context
+
+
 class TlsPeer:
     """The other end of a lane, in a test's own hands. Close it with ``close`` or one of its rude endings."""
 
@@ -42,8 +54,9 @@ class TlsPeer:
         self.payload_before: list[int] = []  # for each frame, the payload bytes that came before it
         self.ending = ""  # how the connection ended: "close_notify", "cut" or "reset"
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = contexts.client if dialing else contexts.server
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=not dialing)
+        self._tls = _foreign(contexts.files, dialing=dialing).wrap_bio(
+            self._incoming, self._outgoing, server_side=not dialing
+        )
         self._decoder = Decoder()
         self._loop = asyncio.get_running_loop()
 

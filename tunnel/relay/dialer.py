@@ -80,7 +80,7 @@ class Dialer:
             tls, peer = await handshake(sock, contexts, (self._link.peer,), dialing=True)
             resuming = self._link.wants_lane
             state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
-            lane = UserspaceLane(tls, peer, state)
+            lane = UserspaceLane(sock, tls, peer, state)
         except BaseException:
             sock.close()
             raise

@@ -71,7 +71,7 @@ class Reception:
         try:
             tune_lane(sock, self._congestion)
             tls, peer = await handshake(sock, self._contexts(), self._links, dialing=False)
-            lane = UserspaceLane(tls, peer, LaneState.AWAIT_FIRST)
+            lane = UserspaceLane(sock, tls, peer, LaneState.AWAIT_FIRST)
         except (TunnelError, OSError) as error:
             self.rejected += 1
             log.warning("connection rejected", remote=remote, reason=str(error))

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Collection
 
+from OpenSSL import SSL
+
 from tunnel.errors import LaneError, LaneLost
+from tunnel.transport.openssl import (
+    CLOSED,
+    TlsConnection,
+    VerificationError,
+    WantRead,
+    WantWrite,
+    explain,
+    is_broken,
+)
 from tunnel.transport.tls import TlsContexts, handshake_fault, identify
 
 TIMEOUT = 10.0
@@ -21,60 +31,52 @@ TIMEOUT = 10.0
 
 async def handshake(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[ssl.SSLSocket, str]:
+) -> tuple[TlsConnection, str]:
     """Shake hands on a non-blocking ``sock``; return the connection, and which of ``expected`` is the peer.
 
-    ``sock`` is not the caller's any more: it is closed if this does not return. Raises LaneError, or its
-    IdentityError when the peer is not one of ``expected`` (see ``tls.identify``).
+    ``sock`` stays the caller's, to be closed if this does not return. Raises LaneError, or its IdentityError
+    when the peer is not one of ``expected`` (see ``tls.identify``).
     """
-    context = contexts.client if dialing else contexts.server
-    tls: ssl.SSLSocket | None = None
+    tls = TlsConnection(contexts.client if dialing else contexts.server, sock, dialing=dialing)
     try:
-        tls = context.wrap_socket(
-            sock, server_side=not dialing, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
         async with asyncio.timeout(TIMEOUT):
-            await _run(tls)
-        return tls, identify(tls, expected)
-    except BaseException as error:
-        (tls or sock).close()
-        if (fault := _explain(error, contexts, dialing=dialing)) is not None:
-            raise fault from error
-        raise
+            await _run(tls, sock)
+    except TimeoutError:
+        raise LaneError(f"the TLS handshake took more than {TIMEOUT:.0f} seconds") from None
+    except VerificationError as error:
+        raise handshake_fault(error, contexts.files, dialing=dialing) from error
+    except SSL.Error as error:
+        raise _explained(error, contexts, dialing=dialing) from error
+    return tls, identify(tls, expected)
 
 
-async def _run(tls: ssl.SSLSocket) -> None:
+async def _run(tls: TlsConnection, sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     while True:
         try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            await _ready(tls, loop.add_reader, loop.remove_reader)
-        except ssl.SSLWantWriteError:
-            await _ready(tls, loop.add_writer, loop.remove_writer)
+            tls.handshake()
+        except WantRead:
+            await _ready(sock, loop.add_reader, loop.remove_reader)
+        except WantWrite:
+            await _ready(sock, loop.add_writer, loop.remove_writer)
         else:
             return
 
 
-async def _ready(tls: ssl.SSLSocket, watch: Callable[..., object], unwatch: Callable[..., object]) -> None:
+async def _ready(sock: socket.socket, watch: Callable[..., object], unwatch: Callable[..., object]) -> None:
     """Return when the loop says that the socket is."""
     ready = asyncio.Event()
-    watch(tls, ready.set)
+    watch(sock, ready.set)
     try:
         await ready.wait()
     finally:
-        unwatch(tls)
+        unwatch(sock)
 
 
-def _explain(error: BaseException, contexts: TlsContexts, *, dialing: bool) -> LaneError | None:
-    """Put what ended a handshake into words; None for what is not about the connection."""
-    match error:
-        case TimeoutError() if error.errno is None:  # ours, not the network's ETIMEDOUT
-            return LaneError(f"the TLS handshake took more than {TIMEOUT:.0f} seconds")
-        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
-            return LaneLost("the peer closed the connection in the TLS handshake")
-        case ssl.SSLError():
-            return handshake_fault(error, contexts.files, dialing=dialing)
-        case OSError():
-            return LaneLost(f"the connection broke in the TLS handshake: {error.strerror or error}")
-    return None
+def _explained(error: SSL.Error, contexts: TlsContexts, *, dialing: bool) -> LaneError:
+    reason = explain(error)
+    if reason == CLOSED:
+        return LaneLost("the peer closed the connection in the TLS handshake")
+    if is_broken(error):
+        return LaneLost(f"the connection broke in the TLS handshake: {reason}")
+    return handshake_fault(error, contexts.files, dialing=dialing)

@@ -7,6 +7,7 @@ looked at before OpenSSL gets it. What only a verification can find out, ``verdi
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import stat
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from cryptography import x509
+
 from tunnel.errors import CertificateError
+from tunnel.transport.openssl import VerificationError
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"  # PKCS #8, and the older EC and RSA forms
 _CRL = b"-----BEGIN X509 CRL-----"
+_CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 # libvirt and QEMU keep one pair for each role: server certificate -> client certificate, client key.
 # Sources: libvirt kbase/tlscerts, QEMU system/tls.
@@ -91,6 +96,25 @@ class TlsFiles:
         return sibling, self.key.with_name(_CLIENT_SIBLINGS[self.cert.name][1])
 
 
+def look_at(files: TlsFiles, cert: Path, key: Path) -> None:
+    """Find what is wrong with the files of a context that proves itself with ``cert`` and ``key``.
+
+    Raises ``CertificateError``, one clear line for every fault. Python's ``ssl`` does the looking, since it
+    tells more about files; nothing is ever sent with it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_authorities(context, files.ca)
+    if files.crl is not None:
+        load_crl(context, files.crl)
+    load_pair(context, cert, key)
+
+
+def load_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """The CRLs in a file that ``look_at`` found no fault with."""
+    blocks = _CRL_BLOCK.findall(path.read_bytes())
+    return [x509.load_pem_x509_crl(block) for block in blocks]
+
+
 def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     """Load a certificate (leaf first, then any intermediates) and its key, or raise ``CertificateError``."""
     _require_pem(cert, "certificate", _CERTIFICATE)
@@ -133,19 +157,14 @@ def load_crl(context: ssl.SSLContext, crl: Path) -> None:
     context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
-def expiry(cert: dict[str, object]) -> datetime:
-    """Return the ``notAfter`` of ``getpeercert()``'s answer, in UTC."""
-    return _cert_time(str(cert["notAfter"]))
-
-
-def verdict(error: ssl.SSLCertVerificationError, files: TlsFiles, *, dialing: bool) -> str:
+def verdict(error: VerificationError, files: TlsFiles, *, dialing: bool) -> str:
     """Say what a verification found wrong, to follow the name of a certificate: "has expired: …".
 
     ``dialing`` says that the certificate is that of the dialing side.
     """
-    words = _VERDICTS.get(error.verify_code)
+    words = _VERDICTS.get(error.code)
     if words is None:
-        return f"is not acceptable: {error.verify_message}"
+        return f"is not acceptable: {error}"
     role, usage = ("dialing", "clientAuth") if dialing else ("accepting", "serverAuth")
     return words.format(ca=files.ca, crl=files.crl, role=role, usage=usage)
 

@@ -16,15 +16,26 @@ identity afresh, and no early data.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
 
 from tunnel.errors import CertificateError, IdentityError, LaneError
-from tunnel.transport.keyfiles import TlsFiles, expiry, load_authorities, load_crl, load_pair, verdict
+from tunnel.transport.keyfiles import TlsFiles, load_crls, look_at, verdict
+from tunnel.transport.openssl import (
+    TlsConnection,
+    VerificationError,
+    WantRead,
+    explain,
+    is_alert,
+    whole_writes,
+)
 
 __all__ = [
     "ALPN",
@@ -40,9 +51,9 @@ __all__ = [
 
 ALPN = "mtunnel/1"
 
-_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST"}  # what OpenSSL makes of other bytes
+_MOST_FLIGHT = 1 << 17
 
-_Ends = tuple[ssl.SSLObject, ssl.SSLObject]  # the dialing one, the accepting one
+_NO_TLS = {"wrong version number", "http request", "https proxy request"}  # what OpenSSL makes of other bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,8 @@ class TlsContexts:
     """
 
     files: TlsFiles
-    server: ssl.SSLContext
-    client: ssl.SSLContext
+    server: SSL.Context
+    client: SSL.Context
     names: tuple[str, ...]
     not_after: datetime
 
@@ -67,38 +78,35 @@ def load(files: TlsFiles) -> TlsContexts:
     the facts of our own certificates. Raises ``CertificateError`` for whatever is wrong with the files.
     """
     server, client = server_context(files), client_context(files)
-    dialer, acceptor = _prove(server, client, files)
-    accepting, dialing = _certificate(dialer), _certificate(acceptor)
+    accepting, dialing = _prove(server, client, files)
     names = tuple(name for name in _dns_names(accepting) if name in _dns_names(dialing))
     if not names:
         raise CertificateError(_nameless(files))
-    return TlsContexts(files, server, client, names, min(expiry(accepting), expiry(dialing)))
+    return TlsContexts(
+        files, server, client, names, min(accepting.not_valid_after_utc, dialing.not_valid_after_utc)
+    )
 
 
-def server_context(files: TlsFiles) -> ssl.SSLContext:
+def server_context(files: TlsFiles) -> SSL.Context:
     """Make a context for accepting lanes; raises ``CertificateError``.
 
-    A lane that needs ``keylog_filename`` must have a context of its own.
+    A lane that needs its keys logged must have a context of its own.
     """
-    context = _context(ssl.PROTOCOL_TLS_SERVER, files)
-    context.num_tickets = 0
-    load_pair(context, files.cert, files.key)
-    return context
+    return _context(files, files.cert, files.key)
 
 
-def client_context(files: TlsFiles) -> ssl.SSLContext:
+def client_context(files: TlsFiles) -> SSL.Context:
     """Make a context for dialing lanes; raises ``CertificateError``. See ``server_context``."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, files)
-    load_pair(context, *files.dialing())
-    return context
+    return _context(files, *files.dialing())
 
 
-def peer_names(lane: ssl.SSLObject | ssl.SSLSocket) -> tuple[str, ...]:
+def peer_names(lane: TlsConnection) -> tuple[str, ...]:
     """Return the DNS names in the peer's verified certificate, in lower case, in its order."""
-    return _dns_names(_certificate(lane))
+    certificate = lane.peer_certificate
+    return () if certificate is None else _dns_names(certificate)
 
 
-def identify(lane: ssl.SSLObject | ssl.SSLSocket, expected: Collection[str]) -> str:
+def identify(lane: TlsConnection, expected: Collection[str]) -> str:
     """Return the one name in ``expected`` that the peer's certificate proves, spelled as in ``expected``.
 
     When dialing, ``expected`` is the one peer that was dialed; when accepting, all configured peers. Names
@@ -107,9 +115,10 @@ def identify(lane: ssl.SSLObject | ssl.SSLSocket, expected: Collection[str]) -> 
     Raises ``IdentityError`` when the peer does not speak this protocol, is none of the expected, or is
     several of them: then it is not clear whose rights it has.
     """
-    protocol = lane.selected_alpn_protocol()
-    if protocol != ALPN:
-        raise IdentityError(f"the peer does not speak {ALPN} (ALPN: {protocol}): is that port mtunnel's?")
+    if lane.protocol != ALPN:
+        raise IdentityError(
+            f"the peer does not speak {ALPN} (ALPN: {lane.protocol}): is that port mtunnel's?"
+        )
     names = peer_names(lane)
     found = [name for name in expected if name.lower() in names]
     if len(found) == 1:
@@ -120,56 +129,83 @@ def identify(lane: ssl.SSLObject | ssl.SSLSocket, expected: Collection[str]) -> 
     raise IdentityError(f"the peer's certificate names {proven}; expected {' or '.join(sorted(expected))}")
 
 
-def handshake_fault(error: ssl.SSLError, files: TlsFiles, *, dialing: bool) -> LaneError:
+def handshake_fault(error: SSL.Error | VerificationError, files: TlsFiles, *, dialing: bool) -> LaneError:
     """Put a failed handshake with a peer into words: an ``IdentityError`` when we refused its certificate.
 
     ``dialing`` says which side of the handshake we were. A peer refuses the dialing side's certificate only
     after that side's handshake is over: then the error comes with the first read.
     """
-    if isinstance(error, ssl.SSLCertVerificationError):
+    if isinstance(error, VerificationError):
         return IdentityError(f"the peer's certificate {verdict(error, files, dialing=not dialing)}")
-    if error.reason in _NO_TLS:
+    reason = explain(error)
+    if reason in _NO_TLS:
         return LaneError("the peer does not speak TLS")
-    reason = (error.reason or str(error)).replace("_", " ").lower()
-    if " alert " in reason:  # the only mark of what the peer sent
+    if is_alert(reason):
         return LaneError(f"the peer refused the TLS handshake: {reason}; its log says more")
     return LaneError(f"the TLS handshake failed: {reason}")
 
 
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # identify() decides, for both roles alike
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.options |= ssl.OP_NO_COMPRESSION
-    # Some builds of Python set it, Debian's 3.11 for one: a cut connection would look like a proper end.
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    context.set_alpn_protocols([ALPN])
-    load_authorities(context, files.ca)
-    if files.crl is not None:
-        load_crl(context, files.crl)
+def _context(files: TlsFiles, cert: Path, key: Path) -> SSL.Context:
+    look_at(files, cert, key)
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _judge)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_alpn_protos([ALPN.encode()])
+    context.set_alpn_select_callback(_choose)
+    whole_writes(context)
+    try:
+        context.load_verify_locations(str(files.ca))
+        if files.crl is not None:
+            store = context.get_cert_store()
+            assert store is not None  # noqa: S101  every context has one
+            for crl in load_crls(files.crl):
+                store.add_crl(crl)
+            store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+        context.use_certificate_chain_file(str(cert))
+        context.use_privatekey_file(str(key))
+    except SSL.Error as error:
+        raise CertificateError(f"the certificate {cert} cannot be used: {explain(error)}") from error
     return context
 
 
-def _prove(server: ssl.SSLContext, client: ssl.SSLContext, files: TlsFiles) -> _Ends:
-    """Let our two contexts shake hands in memory; return the dialing and the accepting end."""
-    to_dialer, to_acceptor = ssl.MemoryBIO(), ssl.MemoryBIO()
-    dialer = client.wrap_bio(to_dialer, to_acceptor)
-    acceptor = server.wrap_bio(to_acceptor, to_dialer, server_side=True)
+def _judge(_: SSL.Connection, __: crypto.X509, code: int, ___: int, ok: int) -> bool:
+    """OpenSSL's judgement stands; this only keeps its reason."""
+    if not ok:
+        raise VerificationError(code)
+    return True
+
+
+def _choose(_: SSL.Connection, offered: list[bytes]) -> Any:
+    return ALPN.encode() if ALPN.encode() in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _prove(
+    server: SSL.Context, client: SSL.Context, files: TlsFiles
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """Let our two contexts shake hands in memory; return what the accepting and the dialing end showed."""
+    dialer = TlsConnection(client, None, dialing=True)
+    acceptor = TlsConnection(server, None, dialing=False)
     try:
-        for end in (dialer, acceptor, dialer, acceptor):  # TLS 1.3's three flights, and the last judgement
-            with suppress(ssl.SSLWantReadError):
-                end.do_handshake()
-    except ssl.SSLCertVerificationError as error:
+        for end, other in ((dialer, acceptor), (acceptor, dialer)) * 2:  # TLS 1.3's flights
+            with suppress(WantRead):
+                end.handshake()
+            with suppress(WantRead):
+                other.feed(end.drain(_MOST_FLIGHT))
+    except VerificationError as error:
         raise CertificateError(_unfit(error, files, dialing=end is acceptor)) from error
-    except ssl.SSLError as error:
+    except SSL.Error as error:
         raise CertificateError(
-            f"the certificate {files.cert} is unfit for TLS 1.3: {error.reason}"
+            f"the certificate {files.cert} is unfit for TLS 1.3: {explain(error)}"
         ) from error
-    return dialer, acceptor
+    accepting, dialing = dialer.peer_certificate, acceptor.peer_certificate
+    if accepting is None or dialing is None:
+        raise CertificateError(f"the certificate {files.cert} is unfit for TLS 1.3: no handshake ends")
+    return accepting, dialing
 
 
-def _unfit(error: ssl.SSLCertVerificationError, files: TlsFiles, *, dialing: bool) -> str:
+def _unfit(error: VerificationError, files: TlsFiles, *, dialing: bool) -> str:
     """Say what one of our own certificates lacks; the end that it was shown to has refused it."""
     cert = files.dialing()[0] if dialing else files.cert
     fault = f"the certificate {cert} {verdict(error, files, dialing=dialing)}"
@@ -179,15 +215,14 @@ def _unfit(error: ssl.SSLCertVerificationError, files: TlsFiles, *, dialing: boo
     return fault
 
 
-def _certificate(lane: ssl.SSLObject | ssl.SSLSocket) -> dict[str, object]:
-    return cast("dict[str, object]", lane.getpeercert() or {})
-
-
-def _dns_names(certificate: dict[str, object]) -> tuple[str, ...]:
-    sans = cast("tuple[tuple[str, str], ...]", certificate.get("subjectAltName", ()))
-    dns = [name for kind, name in sans if kind == "DNS"]
+def _dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = extension.value.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, ValueError):  # none, or one that cannot be decoded
+        return ()
     # Only ASCII, because some other letters become ASCII ones in lower case, and only what can be logged.
-    return tuple(name.lower() for name in dns if name.isascii() and name.isprintable())
+    return tuple(name.lower() for name in names if name.isascii() and name.isprintable())
 
 
 def _nameless(files: TlsFiles) -> str:

@@ -1,0 +1,126 @@
+"""One TLS connection: what it reports, and that what we use of pyOpenSSL's insides is still there."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from OpenSSL import SSL
+
+from tests.support.lanes import Hosts
+from tunnel.transport.openssl import (
+    CLOSED,
+    RECORD,
+    Buffer,
+    TlsConnection,
+    VerificationError,
+    WantRead,
+    WantWrite,
+    explain,
+    is_alert,
+    is_broken,
+)
+
+Ends = tuple[TlsConnection, TlsConnection, socket.socket, socket.socket]
+
+
+@pytest.fixture
+def ends(hosts: Hosts) -> Iterator[Ends]:
+    """A dialing and an accepting end that shook hands over a pair of sockets."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        dialer = TlsConnection(hosts.a.client, ours, dialing=True)
+        acceptor = TlsConnection(hosts.b.server, theirs, dialing=False)
+        for end in (dialer, acceptor, dialer, acceptor):
+            with suppress(WantRead):
+                end.handshake()
+        yield dialer, acceptor, ours, theirs
+
+
+def test_everything_that_arrived_is_read_at_once(ends: Ends) -> None:
+    dialer, acceptor, _, _ = ends
+    for size in (1, RECORD, 5):
+        assert dialer.send(bytes([size % 256]) * size) == size
+    buffer = Buffer(4 * RECORD)
+    count, reason = acceptor.receive(buffer, 3 * RECORD)
+    assert bytes(buffer.view[:count]) == b"\1" + bytes(RECORD) + b"\5" * 5
+    assert isinstance(reason, WantRead)
+
+
+def test_reading_stops_when_the_buffer_has_enough(ends: Ends) -> None:
+    dialer, acceptor, _, _ = ends
+    dialer.send(bytes(3 * RECORD))
+    buffer = Buffer(2 * RECORD)
+    assert acceptor.receive(buffer, RECORD) == (RECORD, None)
+    assert acceptor.receive(buffer, RECORD + 1) == (2 * RECORD, None)
+
+
+def test_a_full_socket_takes_the_same_bytes_again_later(ends: Ends) -> None:
+    dialer, acceptor, _, _ = ends
+    payload = bytes(range(256)) * 8192
+    with pytest.raises(WantWrite):
+        dialer.send(payload)
+    buffer, got, sent = Buffer(4 << 20), b"", 0
+    while not sent:
+        count, _ = acceptor.receive(buffer, 2 << 20)
+        got += buffer.view[:count]
+        with suppress(WantWrite):
+            sent = dialer.send(bytes(payload))  # the same bytes, though not in the same place
+    while len(got) < len(payload):
+        count, _ = acceptor.receive(buffer, 2 << 20)
+        got += buffer.view[:count]
+    assert (sent, got) == (len(payload), payload)
+
+
+def test_an_end_is_told_from_a_cut_and_a_break(ends: Ends) -> None:
+    dialer, acceptor, _, theirs = ends
+    acceptor.say_goodbye()
+    _, reason = dialer.receive(Buffer(2 * RECORD), RECORD)
+    assert isinstance(reason, SSL.ZeroReturnError)
+    assert explain(reason) == CLOSED
+    theirs.close()
+    with pytest.raises(SSL.Error) as caught:
+        dialer.send(b"x")
+    assert is_broken(caught.value)
+    assert explain(caught.value) == "Broken pipe"
+
+
+def test_garbage_is_no_end(ends: Ends) -> None:
+    dialer, _, _, theirs = ends
+    theirs.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+    _, reason = dialer.receive(Buffer(2 * RECORD), RECORD)
+    assert reason is not None
+    assert not is_broken(reason)
+    assert "bad record mac" in explain(reason)
+
+
+def test_what_a_connection_settled(ends: Ends) -> None:
+    dialer, acceptor, _, _ = ends
+    for end in (dialer, acceptor):
+        assert (end.version, end.protocol) == ("TLSv1.3", "mtunnel/1")
+        assert end.cipher.startswith("TLS_")
+        assert end.peer_certificate is not None
+
+
+def test_faults_have_words() -> None:
+    assert str(VerificationError(10)) == "certificate has expired"
+    assert explain(SSL.Error([("SSL routines", "", "TLSV1 ALERT UNKNOWN CA")])) == "tlsv1 alert unknown ca"
+    assert is_alert("tlsv1 alert unknown ca")
+    assert not is_alert("wrong version number")
+    assert explain(SSL.SysCallError(-1, "Unexpected EOF")) == CLOSED
+    assert explain(SSL.SysCallError(104, "ECONNRESET")) == "Connection reset by peer"
+    assert explain(SSL.Error()) == "unknown reason"
+
+
+def test_reasons_keep_no_buffers_alive(ends: Ends) -> None:
+    """They come with every batch, and a buffer caught in a cycle of garbage has crashed the collector."""
+    dialer, _, _, _ = ends
+    _, reason = dialer.receive(Buffer(2 * RECORD), RECORD)
+    assert reason is not None
+    assert reason.__traceback__ is None
+    gc.collect()
