@@ -14,9 +14,11 @@ from tunnel.bench import floor, summary
 from tunnel.bench import memory as memory_bench
 from tunnel.bench import network as networks
 from tunnel.bench import relay as relay_bench
+from tunnel.bench import report as reports
 from tunnel.bench.contestants import Contestant, choose
 from tunnel.bench.latency import SAMPLES
 from tunnel.bench.network import Network
+from tunnel.bench.resultfile import newest, read_all
 from tunnel.bench.results import Record, Results
 from tunnel.daemon.units import parse_size
 from tunnel.errors import UsageError
@@ -117,6 +119,22 @@ def memory(
     present = session.announce(chosen)
     measured = memory_bench.run(present, count, stall, session.network, session.results, session.progress)
     session.close(memory_bench.table(measured, summary.absent(session.results)))
+
+
+@app.command()
+def report(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Result files; default: the newest of each.")
+    ] = None,
+    results: Directory = Path("bench/results"),
+    output: Annotated[
+        Path | None, typer.Option(help="Directory to write to; default: that of --results.")
+    ] = None,
+) -> None:
+    """Write a page with charts (report.html) and a summary (report.md) of result files."""
+    chosen = read_all(files or newest(results))
+    for path in reports.write(chosen, output or results):
+        typer.echo(path)
 
 
 def _names(text: str) -> list[str]:

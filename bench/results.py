@@ -8,6 +8,8 @@
 ``latency``       ``relay``: round trips of a small stream, likewise; seconds
 ``failure``       a contestant that could not finish, and why
 ``summary``       one for each contestant and case, last
+``migration``     ``migrate``: one guest moved once, in one mode (:class:`tunnel.bench.migration.Migration`)
+``convergence``   ``migrate``: how fast a guest may write (:class:`tunnel.bench.migration.Convergence`)
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import samples
+from tunnel.bench.measurement import Case
+
 RELAY = ["relay", "--size=1MiB", "--repeat=1", "--samples=20"]
 
 
@@ -70,6 +73,7 @@ def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
         (["relay", "--streams=1,many"], "--streams is a list of numbers from 1 to 256"),
         (["relay", "--streams=1,999"], "--streams is a list of numbers from 1 to 256"),
         (["relay", "--only=nginx"], "no contestant is called nginx"),
+        (["report"], "there is no result file in"),
         (["memory", "--only=direct"], "direct is not a relay"),
     ],
 )
@@ -80,3 +84,17 @@ def test_a_wrong_option_is_explained_and_nothing_is_run(
     assert done.returncode == 2
     assert done.stderr.startswith(f"bench: {complaint}")
     assert list(tmp.iterdir()) == []
+
+
+def test_a_report_is_written_from_the_newest_results(tmp: Path) -> None:
+    samples.relay(tmp, cases=[Case("tcp", 1)])
+    done = _bench(tmp, "report")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [str(tmp / "report.html"), str(tmp / "report.md")]
+
+
+def test_a_report_of_a_named_file_goes_where_it_is_told(tmp: Path) -> None:
+    file = samples.memory(tmp)
+    done = _bench(tmp, "report", str(file), f"--output={tmp}/new")
+    assert done.returncode == 0
+    assert "Resident memory" in (tmp / "new" / "report.html").read_text()

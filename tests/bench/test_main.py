@@ -38,5 +38,5 @@ def _wait_for_programs(pid: int, count: int) -> list[psutil.Process]:
 def test_help_names_the_benchmarks() -> None:
     command = [sys.executable, "-m", "tunnel.bench", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    for name in ("relay", "memory"):
+    for name in ("relay", "memory", "report"):
         assert name in done.stdout

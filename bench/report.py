@@ -1,0 +1,231 @@
+"""``bench report``: what the result files say, as one document with charts, tables and their reading.
+
+All is computed anew from the measurements, not copied from the summaries, so that a file can be read with
+what was learned since. What no file holds is named as not measured.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tunnel.bench import markdown, page, report_memory, report_migrate
+from tunnel.bench.charts import Bar, Chart, Row
+from tunnel.bench.document import Block, Document, Grid, Section
+from tunnel.bench.figures import GIB, MIB, Spread
+from tunnel.bench.losses import OURS, losses
+from tunnel.bench.measurement import Case
+from tunnel.bench.relay import Measured
+from tunnel.bench.resultfile import ResultFile, measured
+from tunnel.bench.summary import BASE, Summary, absent_from, floor_of, growths, summarise
+from tunnel.errors import UsageError
+
+TITLE = "mtunnel: benchmarks"
+_SPREAD = "The thin line over a bar spans the lowest and the highest round, the number is the median."
+
+
+def write(files: Mapping[str, ResultFile], directory: Path) -> list[Path]:
+    """Write ``report.html`` and ``report.md`` into ``directory``; return their paths. Raises UsageError."""
+    document = build(files)
+    paths = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in (("report.html", page.render(document)), ("report.md", markdown.render(document))):
+            paths.append(directory / name)
+            paths[-1].write_text(text)
+    except OSError as error:
+        raise UsageError(f"cannot write the report to {directory}: {error.strerror}") from error
+    return paths
+
+
+def build(files: Mapping[str, ResultFile]) -> Document:
+    """Return the report of ``files``, which are by benchmark."""
+    sections: list[Section] = []
+    if "relay" in files:
+        sections += _relay_sections(files["relay"])
+    if "migrate" in files:
+        sections += report_migrate.sections(files["migrate"])
+    if "memory" in files:
+        sections.append(report_memory.section(files["memory"]))
+    not_measured = [name for name in ("relay", "memory", "migrate") if name not in files]
+    blocks: list[Block] = [
+        "Figures may be compared within one run, in which the contestants took turns, never between two."
+    ]
+    if not_measured:
+        blocks.append(f"Not measured in the files of this report: {', '.join(not_measured)}.")
+    return Document(TITLE, [Section("How to read this", blocks), *sections, *map(_origin, files.values())])
+
+
+# -- bench relay ---------------------------------------------------------------------------------------------
+
+
+def _relay_sections(file: ResultFile) -> Iterator[Section]:
+    found = measured(file)
+    summaries = summarise(found)
+    by_case = {s.case: [other for other in summaries if other.case == s.case] for s in summaries}
+    yield Section("Where mtunnel loses", _lost(file, found))
+    for legs in dict.fromkeys(case.legs for case in by_case):
+        cases = sorted(case for case in by_case if case.legs == legs)
+        yield Section(f"Relays, {legs} legs", list(_relay_blocks(cases, by_case, found)))
+
+
+def _lost(file: ResultFile, found: Measured) -> list[Block]:
+    present = {m.contestant for m in found.transfers if m.is_relay}
+    if OURS not in present:
+        return ["mtunnel has no figures in this run."]
+    plain = {r["name"] for r in file.of_kind("contestant") if not r.get("encrypts", True)}
+    rivals = sorted(name for name in present - plain if not name.startswith(OURS))
+    compared = f"Compared with the relays that encrypt: {', '.join(rivals) or 'none'}."
+    if lost := losses(found, rivals):
+        return [f"Where a median was better than mtunnel's. {compared}", tuple(map(str, lost))]
+    return [f"In no figure of this run. {compared}"]
+
+
+def _relay_blocks(
+    cases: Sequence[Case], by_case: Mapping[Case, Sequence[Summary]], found: Measured
+) -> Iterator[Block]:
+    first = cases[0]
+    names = list(dict.fromkeys(s.contestant for case in cases for s in by_case[case]))
+    streams = [str(case).partition(", ")[2] for case in cases]
+    yield Chart(
+        f"Throughput, {first.legs} legs",
+        "GiB/s",
+        _rows(names, cases, by_case, lambda summary: summary.gib_per_s),
+        f"Longer is better. {_SPREAD} direct and iperf3 show what the network gives without any relay.",
+        series=streams if len(cases) > 1 else (),
+    )
+    yield _stacked(first, by_case[first], floor_of(first, found))
+    if len(cases) > 1:
+        yield Chart(
+            f"CPU time by number of streams, {first.legs} legs",
+            "s/GiB",
+            _rows(names, cases, by_case, lambda summary: summary.cpu_per_gib),
+            f"Shorter is better, and bars of equal length mean that more streams cost nothing. {_SPREAD}",
+            series=streams,
+        )
+    yield from _latency_chart(first, by_case[first])
+    for case in cases:
+        yield f"All figures with {case}: median (lowest-highest); ratios within the same round."
+        yield _grid(by_case[case])
+    if grown := [growth for growth in growths(found) if growth.legs == first.legs]:
+        yield "How many times the CPU time per GiB many streams need:"
+        yield Grid(
+            ["contestant", "streams", "ratio"],
+            [[g.contestant, f"{g.most} against {g.fewest}", str(g.cpu_ratio)] for g in grown],
+        )
+
+
+def _rows(
+    names: Sequence[str],
+    cases: Sequence[Case],
+    by_case: Mapping[Case, Sequence[Summary]],
+    of: Callable[[Summary], Spread | None],
+) -> list[Row]:
+    measured_in = {(s.contestant, case): of(s) for case in cases for s in by_case[case]}
+    rows = []
+    for name in names:
+        spreads = [measured_in.get((name, case)) for case in cases]
+        if any(spreads):
+            bars = [Bar.of(spread) if spread else None for spread in spreads]
+            rows.append(Row(name, bars, is_ours=name.startswith(OURS)))
+    return rows
+
+
+def _stacked(case: Case, summaries: Sequence[Summary], floor: Spread | None) -> Chart:
+    rows = [
+        Row(
+            s.contestant,
+            [Bar([s.cpu_a.median, s.cpu_b.median], s.cpu_per_gib)],
+            s.contestant.startswith(OURS),
+        )
+        for s in summaries
+        if s.cpu_a and s.cpu_b and s.cpu_per_gib
+    ]
+    reading = (
+        "Shorter is better: processor time for each GiB, of the encrypting and the decrypting side. "
+        f"{_SPREAD} Medians of the sides need not add up to that of the sum."
+    )
+    if floor is not None:
+        reading += (
+            " The dashed line is the floor: two plain hops and AES-256-GCM twice, measured in this run."
+        )
+    return Chart(f"CPU time, {case}", "s/GiB", rows, reading, series=("side A", "side B"), line=floor)
+
+
+def _latency_chart(case: Case, summaries: Sequence[Summary]) -> Iterator[Chart]:
+    rows = [
+        Row(
+            s.contestant,
+            [Bar.of(s.idle_p99.times(1e3)), Bar.of(s.loaded_p99.times(1e3))],
+            s.contestant.startswith(OURS),
+        )
+        for s in summaries
+        if s.idle_p99 and s.loaded_p99
+    ]
+    if rows:
+        yield Chart(
+            f"Round trip of a small stream (p99), {case}",
+            "ms",
+            rows,
+            "Shorter is better: 99 of 100 requests of 64 bytes were answered within this time, alone and "
+            f"beside bulk in the same relay. {_SPREAD}",
+            series=("idle", "under load"),
+        )
+
+
+def _grid(summaries: Sequence[Summary]) -> Grid:
+    headings = [
+        *("contestant", "GiB/s", "CPU s/GiB A+B", f"GiB/s to {BASE}", f"CPU to {BASE}", "CPU to floor"),
+        *("p50 / p99 ms idle", "p50 / p99 ms loaded", "peak MiB A / B", "load CPU s/GiB"),
+    ]
+    return Grid(headings, [_cells(summary) for summary in summaries])
+
+
+def _cells(summary: Summary) -> list[str]:
+    ratios = (summary.throughput_ratio, summary.cpu_ratio, summary.floor_ratio)
+    peaks = [f"{summary.rss_peak[side] / MIB:.0f}" for side in ("a", "b") if side in summary.rss_peak]
+    return [
+        summary.contestant,
+        *(_text(spread) for spread in (summary.gib_per_s, summary.cpu_per_gib, *ratios)),
+        f"{_text(summary.idle_p50, 1e3)} / {_text(summary.idle_p99, 1e3)}",
+        f"{_text(summary.loaded_p50, 1e3)} / {_text(summary.loaded_p99, 1e3)}",
+        " / ".join(peaks) or "-",
+        str(summary.load_cpu_per_gib),
+    ]
+
+
+def _text(spread: Spread | None, factor: float = 1.0) -> str:
+    return "-" if spread is None else str(spread.times(factor))
+
+
+# -- where the figures come from -----------------------------------------------------------------------------
+
+
+def _origin(file: ResultFile) -> Section:
+    run = file.run
+    machine, network = run["machine"], run["network"]
+    pinned = "in a network namespace of its own" if network["pinned"] else "the system's, not pinned"
+    command = shlex.join([Path(run["command"][0]).parent.name, *run["command"][1:]])
+    facts = [
+        ["date", run["started"]],
+        ["command", command],
+        ["options", ", ".join(f"{key} {value}" for key, value in run["options"].items())],
+        ["machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / GIB:.1f} GiB"],
+        ["system", f"{machine['system']}, kernel {machine['kernel']}"],
+        ["software", f"Python {machine['python']}, {machine['openssl']}, commit {machine['commit']}"],
+        ["load before", f"{machine['load_average']} (average of one minute)"],
+        ["congestion control", f"{network['congestion']}, {pinned}"],
+        ["file", file.path.name],
+    ]
+    contestants = [
+        [r["name"], r["settings"], str(r.get("version") or f"missing: {r['missing']}")]
+        for r in file.of_kind("contestant")
+    ]
+    blocks: list[Block] = [Grid(["", ""], facts, words=True)]
+    if contestants:
+        blocks.append(Grid(["contestant", "settings", "version"], contestants, words=True))
+    if gone := absent_from(list(map(dict, file.records))):
+        blocks.append("Not measured, or not all of it:")
+        blocks.append(tuple(f"{name}: {reason}" for name, reason in gone))
+    return Section(f"The run of bench {file.benchmark}", blocks)

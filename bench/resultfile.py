@@ -1,0 +1,129 @@
+"""Reads result files back: which there are, what a file holds, and its measurements as they were taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tunnel.bench.floor import CryptoCost
+from tunnel.bench.measurement import Case, Latency, Measurement, Percentiles
+from tunnel.bench.relay import Measured
+from tunnel.bench.results import SCHEMA
+from tunnel.errors import UsageError
+
+Fields = Mapping[str, Any]  # what a line of JSON holds: read by key, at the places that know the key's type
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One result file. ``records`` are its lines, the ``run`` record first."""
+
+    path: Path
+    records: Sequence[Fields]
+
+    @property
+    def run(self) -> Fields:
+        """What was run, when, on which machine."""
+        return self.records[0]
+
+    @property
+    def benchmark(self) -> str:
+        """``relay``, ``memory`` or ``migrate``."""
+        return str(self.run["benchmark"])
+
+    def of_kind(self, kind: str) -> list[Fields]:
+        """Return the records of one kind, in order."""
+        return [record for record in self.records if record["kind"] == kind]
+
+    def build(self, kind: str, shape: type[_T]) -> list[_T]:
+        """Return the records of one kind as objects of the dataclass ``shape``, by its fields."""
+        names = [field.name for field in fields(shape)]  # type: ignore[arg-type]  # a dataclass, as said above
+        try:
+            return [shape(**{name: record[name] for name in names}) for record in self.of_kind(kind)]
+        except KeyError as error:
+            raise UsageError(f"{self.path}: a record of kind {kind} has no {error}") from error
+
+
+def read(path: Path) -> ResultFile:
+    """Read one file. Raises UsageError when it cannot be read, or is no result file of a version we know."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    records = [_record(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not records or records[0]["kind"] != "run":
+        raise UsageError(f"{path}: not a result file: its first line is not a record of kind run")
+    if records[0].get("schema") not in range(1, SCHEMA + 1):
+        raise UsageError(
+            f"{path}: schema {records[0].get('schema')} is not known; measure again with this version"
+        )
+    return ResultFile(path, records)
+
+
+def _record(path: Path, number: int, line: str) -> Fields:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{path}:{number}: not JSON: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        raise UsageError(f"{path}:{number}: not a record with a kind")
+    return record
+
+
+def newest(directory: Path) -> list[Path]:
+    """Return the newest file of each benchmark in ``directory``: their names begin with the date."""
+    found = {path.stem.partition("-")[2]: path for path in sorted(directory.glob("*-*.jsonl"))}
+    if not found:
+        raise UsageError(f"there is no result file in {directory}; ./run bench relay makes one")
+    return list(found.values())
+
+
+def read_all(paths: Iterable[Path]) -> dict[str, ResultFile]:
+    """Read files, by benchmark. Raises UsageError when two are of the same."""
+    files: dict[str, ResultFile] = {}
+    for path in paths:
+        file = read(path)
+        if file.benchmark in files:
+            raise UsageError(f"{path} and {files[file.benchmark].path} are both of bench {file.benchmark}")
+        files[file.benchmark] = file
+    return files
+
+
+def measured(file: ResultFile) -> Measured:
+    """Return what ``bench relay`` had measured. Raises UsageError when a record lacks something."""
+    try:
+        return Measured(
+            transfers=[_measurement(file, record) for record in file.of_kind("measurement")],
+            latencies=[_latency(file, record) for record in file.of_kind("latency")],
+            crypto=[CryptoCost(r["round"], r["encrypt"], r["decrypt"]) for r in file.of_kind("floor")],
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{file.path}: a record lacks, or has wrong, {error}") from error
+
+
+def _measurement(file: ResultFile, record: Fields) -> Measurement:
+    return Measurement(
+        contestant=record["contestant"],
+        round=record["round"],
+        case=_case(file, record),
+        bytes=record["bytes"],
+        seconds=record["seconds"],
+        cpu_seconds=record["cpu_seconds"],
+        rss_peak=record["rss_peak"],
+    )
+
+
+def _latency(file: ResultFile, record: Fields) -> Latency:
+    idle, loaded = Percentiles(**record["idle"]), Percentiles(**record["loaded"])
+    return Latency(record["contestant"], record["round"], _case(file, record), idle, loaded)
+
+
+def _case(file: ResultFile, record: Fields) -> Case:
+    if "legs" in record:
+        return Case(record["legs"], record["streams"])
+    options = file.run["options"]  # schema 1 had one case in a run
+    return Case("unix" if options["unix_legs"] else "tcp", options["streams"])

@@ -1,0 +1,92 @@
+"""Result files as the benchmarks write them, with invented figures: material for the tests of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tunnel.bench.contestants import CONTESTANTS
+from tunnel.bench.figures import GIB, MIB
+from tunnel.bench.measurement import Case, Latency, Measurement, Percentiles
+from tunnel.bench.migration import Convergence, Migration
+from tunnel.bench.network import Network
+from tunnel.bench.results import Results
+
+CASES = tuple(Case(legs, streams) for legs in ("tcp", "unix") for streams in (1, 4, 64))
+MODES = ("native", "native TLS", "tunnelled TLS", "mtunnel", "mtunnel multifd 4")
+
+
+def relay(directory: Path, cases: Sequence[Case] = CASES, rounds: int = 3) -> Path:
+    """Write a file of ``bench relay`` with every contestant, one of which failed; return its path."""
+    results = _open(directory, "relay", {"size": GIB, "repeat": rounds, "samples": 1000})
+    for contestant in CONTESTANTS:
+        known = {"encrypts": contestant.encrypts, "relays": contestant.sides is not None}
+        results.add("contestant", name=contestant.name, settings=contestant.settings, **known, version="1.0")
+    results.add("contestant", name="rocket", settings="<b>none</b>", missing="rocket & co not installed")
+    for number in range(1, rounds + 1):
+        results.add("floor", round=number, encrypt=0.2, decrypt=0.2 + number / 100)
+        for case in cases:
+            for place, contestant in enumerate(CONTESTANTS):
+                if contestant.own_load and case.unix_legs:
+                    continue
+                if contestant.name == "stunnel" and case == Case("tcp", 4):
+                    continue  # where it failed, see below
+                cost = 0.5 + place / 4 + number / 20
+                _add_relay(results, contestant.name, number, case, cost if contestant.sides else 0.0)
+    results.add("failure", contestant="stunnel", round=1, legs="tcp", streams=4, reason="a ended\n  long")
+    return results.path
+
+
+def _add_relay(results: Results, name: str, number: int, case: Case, cost: float) -> None:
+    cpu = {"source": 0.1, "sink": 0.2} | ({"a": cost * 0.4, "b": cost * 0.6} if cost else {})
+    rss = dict.fromkeys(cpu, 40 * MIB)
+    results.add("measurement", **Measurement(name, number, case, GIB, 0.5 + cost, cpu, rss).as_record())
+    if name != "iperf3":
+        idle, loaded = Percentiles(1000, 0.0001, 0.0002), Percentiles(1000, 0.001, 0.002 + cost / 100)
+        results.add("latency", **Latency(name, number, case, idle, loaded).as_record())
+
+
+def memory(directory: Path) -> Path:
+    """Write a file of ``bench memory``; return its path."""
+    results = _open(directory, "memory", {"size": GIB, "stall_seconds": 60.0})
+    for name, size in (("mtunnel", 50 * MIB), ("haproxy-tuned", 20 * MIB)):
+        sizes = {
+            key: {"a": size + extra * MIB, "b": size}
+            for extra, key in enumerate(("idle", "bulk", "filled", "stalled", "many"))
+        }
+        growth = {"a": MIB, "b": 0}
+        results.add("measurement", contestant=name, **sizes, growth=growth, accepted=9 * MIB, passed=GIB)
+    return results.path
+
+
+def migrate(directory: Path) -> Path:
+    """Write a file of ``bench migrate``; return its path."""
+    results = _open(directory, "migrate", {"guests": [GIB]})
+    for number in (1, 2):
+        for place, mode in enumerate(MODES, 1):
+            for dirty in (0, 100 * MIB):
+                cpu = {side: {"qemu": place / 2, "mtunnel": 0.5} for side in ("a", "b")}
+                moved = Migration(
+                    mode=mode,
+                    round=number,
+                    guest_bytes=4 * GIB,
+                    dirty_bytes_per_s=dirty,
+                    link_bits_per_s=None,
+                    seconds=place + number / 10,
+                    bytes=4 * GIB + dirty,
+                    downtime_seconds=place / 20,
+                    iterations=2 + place,
+                    converged=not (dirty and mode == "tunnelled TLS"),
+                    cpu_seconds=cpu,
+                )
+                results.add("migration", **asdict(moved))
+            limit = Convergence(mode, number, 4 * GIB, 10_000_000_000, 0.3, (900 - 100 * place) * MIB)
+            results.add("convergence", **asdict(limit))
+    return results.path
+
+
+def _open(directory: Path, benchmark: str, options: dict[str, object]) -> Results:
+    results = Results(directory, benchmark)
+    results.open_run(options, Network("cubic", pinned=True))
+    return results

@@ -1,0 +1,111 @@
+"""Reading result files: what was written comes back, and what is wrong is named with file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench import samples
+from tunnel.bench.measurement import Case
+from tunnel.bench.migration import Convergence, Migration
+from tunnel.bench.resultfile import measured, newest, read, read_all
+from tunnel.errors import UsageError
+
+RUN = {"kind": "run", "schema": 2, "benchmark": "relay", "options": {}}
+
+
+def _file(directory: Path, *records: object, name: str = "20260101T000000Z-relay.jsonl") -> Path:
+    path = directory / name
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def test_measurements_come_back_as_they_were_taken(tmp: Path) -> None:
+    file = read(samples.relay(tmp, cases=[Case("unix", 4)], rounds=2))
+    found = measured(file)
+    first = found.transfers[0]
+    assert (file.benchmark, first.contestant, first.round, first.case) == (
+        "relay",
+        "direct",
+        1,
+        Case("unix", 4),
+    )
+    assert [m.as_record() for m in found.transfers] == [
+        {key: value for key, value in record.items() if key != "kind"}
+        for record in file.of_kind("measurement")
+    ]
+    assert [trip.as_record() for trip in found.latencies] == [
+        {key: value for key, value in record.items() if key != "kind"} for record in file.of_kind("latency")
+    ]
+    assert [cost.round for cost in found.crypto] == [1, 2]
+
+
+def test_migrations_come_back_too(tmp: Path) -> None:
+    file = read(samples.migrate(tmp))
+    assert {m.mode for m in file.build("migration", Migration)} == set(samples.MODES)
+    assert len(file.build("convergence", Convergence)) == 2 * len(samples.MODES)
+
+
+def test_a_file_of_the_first_schema_has_one_case(tmp: Path) -> None:
+    run = RUN | {"schema": 1, "options": {"streams": 16, "unix_legs": True}}
+    old = {"kind": "measurement", "contestant": "x", "round": 1, "bytes": 1, "seconds": 1.0}
+    found = measured(read(_file(tmp, run, old | {"cpu_seconds": {}, "rss_peak": {}})))
+    assert found.transfers[0].case == Case("unix", 16)
+
+
+def test_the_newest_file_of_each_benchmark_is_chosen(tmp: Path) -> None:
+    for date in ("20260102T000000Z", "20260101T000000Z"):
+        _file(tmp, RUN, name=f"{date}-relay.jsonl")
+    _file(tmp, RUN, name="20250101T000000Z-memory.jsonl")
+    names = {path.name for path in newest(tmp)}
+    assert names == {"20260102T000000Z-relay.jsonl", "20250101T000000Z-memory.jsonl"}
+
+
+def test_a_directory_without_results_is_named(tmp: Path) -> None:
+    with pytest.raises(UsageError, match=rf"there is no result file in {tmp}; ./run bench relay makes one"):
+        newest(tmp)
+
+
+def test_two_files_of_one_benchmark_are_refused(tmp: Path) -> None:
+    paths = [_file(tmp, RUN, name="1-relay.jsonl"), _file(tmp, RUN, name="2-relay.jsonl")]
+    with pytest.raises(UsageError, match=r"2-relay.jsonl and .*1-relay.jsonl are both of bench relay"):
+        read_all(paths)
+
+
+@pytest.mark.parametrize(
+    ("records", "complaint"),
+    [
+        ([], "not a result file"),
+        ([{"kind": "summary"}], "not a result file: its first line is not a record of kind run"),
+        ([RUN | {"schema": 99}], "schema 99 is not known; measure again with this version"),
+        ([RUN, ["a", "list"]], ":2: not a record with a kind"),
+        ([RUN, {"name": "x"}], ":2: not a record with a kind"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp: Path, records: list[object], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        read(_file(tmp, *records))
+
+
+def test_a_line_that_is_no_json_is_named(tmp: Path) -> None:
+    path = _file(tmp, RUN)
+    path.write_text(path.read_text() + "{half\n")
+    with pytest.raises(UsageError, match=r"relay.jsonl:2: not JSON"):
+        read(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*/none.jsonl"):
+        read(tmp / "none.jsonl")
+
+
+def test_a_record_that_lacks_something_is_named(tmp: Path) -> None:
+    file = read(
+        _file(tmp, RUN, {"kind": "measurement", "contestant": "x"}, {"kind": "migration", "mode": "x"})
+    )
+    with pytest.raises(UsageError, match=r"relay.jsonl: a record lacks, or has wrong, 'round'"):
+        measured(file)
+    with pytest.raises(UsageError, match=r"relay.jsonl: a record of kind migration has no 'round'"):
+        file.build("migration", Migration)
