@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
+from OpenSSL import SSL
+
 from tunnel.bench import floor, iperf
 from tunnel.bench.recipes import Sides, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
 from tunnel.bench.site import Site
@@ -57,6 +59,13 @@ def _python(*packages: str) -> str:
     return ", ".join([*named, f"Python {platform.python_version()}", ssl.OPENSSL_VERSION])
 
 
+def _mtunnel_versions() -> str:
+    """Its lanes do not use the OpenSSL of Python's ssl."""
+    openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
+    packages = [f"{package} {version(package)}" for package in ("mtunnel", "uvloop", "pyOpenSSL")]
+    return ", ".join([*packages, f"Python {platform.python_version()}", openssl])
+
+
 _STREAMS = "256 KiB read limit, chunk and write mark; freed memory kept"
 
 CONTESTANTS: tuple[Contestant, ...] = (
@@ -84,7 +93,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Contestant(
         name="mtunnel",
         settings="defaults; congestion as pinned",
-        version=partial(_python, "mtunnel", "uvloop"),
+        version=_mtunnel_versions,
         sides=mtunnel,
     ),
     Contestant(

@@ -133,18 +133,19 @@ class Service:
     # Stopping.
 
     def _stop(self) -> None:
+        """Open no more streams from this moment on."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
+        for link in self._links.values():
+            link.streams.draining = True
 
     def _stop_now(self) -> None:
         self._hurry.set()
-        self._stopping.set()
+        self._stop()
 
     async def _drain(self) -> None:
-        """Open no more streams, and let those that run come to their end."""
-        for link in self._links.values():
-            link.streams.draining = True
+        """Let the streams that run come to their end."""
         deadline = time.monotonic() + DRAIN_DEADLINE
         while self._running() and time.monotonic() < deadline and not self._hurry.is_set():
             with suppress(TimeoutError):

@@ -1,7 +1,6 @@
 """From a connected socket to a TLS connection with a peer whose name is proven.
 
-OpenSSL reads record by record, and with no session tickets nothing follows the handshake: so nothing behind
-it is taken out of the socket, and a lane may hand the connection to the kernel right afterwards. How much an
+OpenSSL reads record by record: nothing behind the handshake is taken out of the socket. How much an
 unauthenticated peer may make us read is bounded by OpenSSL: 128 KiB for a hello, 100 KiB for certificates.
 """
 

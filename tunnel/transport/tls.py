@@ -3,15 +3,16 @@
 A context says which certificates are genuine; ``identify`` says whose certificate it is. Both are needed:
 every host of the network has a genuine certificate.
 
-OpenSSL's own defaults stand for ciphers and groups. There are no session tickets, so each lane proves its
-identity afresh, and no early data.
+OpenSSL's own defaults stand for ciphers and groups. No session is ever taken up again, so each lane proves
+its identity afresh, and there is no early data. OpenSSL's session tickets cannot be switched off from here;
+nobody can use them.
 
 ::
 
     contexts = load(TlsFiles(ca, cert, key, crl))
-    lane = contexts.client.wrap_bio(incoming, outgoing)     # no server_hostname: see identify
+    tls = TlsConnection(contexts.client, sock, dialing=True)
     ... handshake ...
-    peer = identify(lane, {"hostb"})
+    peer = identify(tls, {"hostb"})
 """
 
 from __future__ import annotations
