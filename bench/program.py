@@ -106,13 +106,16 @@ class Program:
         members = self._members()
         if endpoint.is_unix:
             return Path(endpoint.path).is_socket()
-        with suppress(psutil.NoSuchProcess):
-            return any(
-                connection.status == psutil.CONN_LISTEN and connection.laddr == (endpoint.host, endpoint.port)
-                for member in members
-                for connection in member.net_connections("tcp4")
-            )
-        return False
+        address = (endpoint.host, endpoint.port)
+        try:
+            found = [c for member in members for c in member.net_connections("tcp4")]
+            return any(c.status == psutil.CONN_LISTEN and c.laddr == address for c in found)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            # OpenSSH hides its sockets from all but root. We chose the port: only this program listens on it.
+            every = psutil.net_connections("tcp4")
+            return any(c.status == psutil.CONN_LISTEN and c.laddr == address for c in every)
 
 
 def _status_bytes(pid: int, key: str) -> int:

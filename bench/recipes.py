@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunnel.bench.endpoint import Endpoint, free_tcp
+from tunnel.bench.program import BenchError
 from tunnel.bench.site import ADDRESS_A, HOST_A, HOST_B, Site
 from tunnel.bench.tools import path_of
 from tunnel.certs.files import Pair
@@ -230,13 +231,21 @@ def ssh(site: Site) -> Sides:
     return Sides(a=[path_of("ssh"), "-N", "-F", "none", *options, *dial], b=[*_with_privsep(), *serve])
 
 
+_KEY_SECONDS = 20.0
 _SSH_TUNING = {"Ciphers": "aes256-gcm@openssh.com", "Compression": "no", "IPQoS": "none"}
 
 
 def _ssh_key(site: Site, name: str) -> Path:
     path = site.directory / name
     make = [path_of("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)]
-    subprocess.run(make, check=True, timeout=20, stdin=subprocess.DEVNULL)
+    try:
+        subprocess.run(
+            make, check=True, timeout=_KEY_SECONDS, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"ssh-keygen ended with status {error.returncode}: {error.stderr}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"ssh-keygen did not end in {_KEY_SECONDS:.0f} s") from error
     return path
 
 

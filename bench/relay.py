@@ -104,7 +104,11 @@ class _Run:
 
     def _measure_crypto(self, number: int) -> None:
         self._tell(number, "AES-256-GCM, for the floor")
-        cost = floor.measure_crypto(number)
+        try:
+            cost = floor.measure_crypto(number)
+        except BenchError as error:
+            self._results.add("failure", contestant=floor.CRYPTO, round=number, reason=str(error))
+            return
         self._found.crypto.append(cost)
         self._results.add("floor", **vars(cost))
 

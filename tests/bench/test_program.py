@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tunnel.bench import program
 from tunnel.bench.endpoint import Endpoint, free_tcp
 from tunnel.bench.program import BenchError, Program
 from tunnel.bench.rig import Rig
@@ -120,3 +122,18 @@ def test_only_the_end_of_a_long_log_is_quoted(rig: Rig) -> None:
     program = rig.start("talker", ["seq", "100"])
     program.process.wait(timeout=10)
     assert program.said().split() == [str(number) for number in range(86, 101)]
+
+
+def test_a_program_that_hides_its_sockets_is_found_by_its_port(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: psutil.Process, kind: str) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "net_connections", refuse)
+    endpoint = free_tcp("127.0.0.2")
+    code = f"import socket; s = socket.create_server(({endpoint.host!r}, {endpoint.port}))"
+    _python(rig, code).wait_listening(endpoint)
+    monkeypatch.setattr(program, "LISTEN_SECONDS", 0.1)
+    with pytest.raises(BenchError, match="does not listen on"):
+        _python(rig, "").wait_listening(free_tcp("127.0.0.2"))

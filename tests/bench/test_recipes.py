@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench import recipes, tools
+from tunnel.bench.program import BenchError
 from tunnel.bench.recipes import Command
 from tunnel.bench.site import Site, lay_out
 from tunnel.daemon.config import Config, load
@@ -105,6 +106,24 @@ def test_ssh_reads_nothing_of_the_machine(site: Site) -> None:
     assert sides.a[sides.a.index("-F") + 1] == "none"
     assert Path(sides.b[-1]).parent == site.directory
     assert sides.a[sides.a.index("-L") + 1] == f"{site.entry}:{site.exit}"
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("echo no entropy >&2; exit 5", "ssh-keygen ended with status 5: no entropy"),
+        ("exec sleep 60", "did not end"),
+    ],
+)
+def test_a_key_that_cannot_be_made_is_an_error(
+    site: Site, script: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site.directory / "keygen").write_text(f"#!/bin/sh\nexec sh -c '{script}'\n")
+    (site.directory / "keygen").chmod(0o755)
+    monkeypatch.setattr(recipes, "path_of", lambda program: str(site.directory / "keygen"))
+    monkeypatch.setattr(recipes, "_KEY_SECONDS", 2.0 if "entropy" in script else 0.1)
+    with pytest.raises(BenchError, match=complaint):
+        recipes.ssh(site)
 
 
 def test_the_plain_relay_goes_the_same_way_without_keys(site: Site) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
+from tunnel.bench import floor
 from tunnel.bench.contestants import CONTESTANTS, Contestant, choose
 from tunnel.bench.measurement import Case
 from tunnel.bench.network import Network, effective_congestion
@@ -67,6 +69,18 @@ def test_the_floor_is_measured_once_in_each_round_that_has_its_hops(tmp: Path, n
     found = run(choose(["plain-relay"]), options, network, Results(tmp, "relay"), lambda _: None)
     assert [cost.round for cost in found.crypto] == [1, 2]
     assert [m.case.streams for m in found.transfers] == [1, 2, 1, 2]
+
+
+def test_encryption_that_cannot_be_measured_is_recorded_and_stops_nobody(
+    tmp: Path, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floor, "_openssl", lambda *arguments: ssl.OPENSSL_VERSION)
+    results = Results(tmp, "relay")
+    found = run(choose(["plain-relay"]), Options(MIB, 1, samples=0), network, results, lambda _: None)
+    assert (len(found.transfers), found.crypto) == (1, [])
+    (failure,) = results.of_kind("failure")
+    assert failure["contestant"] == "aes-256-gcm"
+    assert "gave no rate" in str(failure["reason"])
 
 
 def test_iperf_is_not_asked_for_unix_legs_nor_for_latency(tmp: Path, network: Network) -> None:
