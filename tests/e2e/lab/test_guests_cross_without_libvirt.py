@@ -1,0 +1,141 @@
+"""``mtunnel migrate --qmp`` moves the guests of bare QEMUs: no libvirt there, only port 16515 open."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.migrations import (
+    FRANTIC,
+    PATIENCE,
+    SMALL,
+    ingress,
+    no_lane_was_lost,
+    nobody_else_was_let_in,
+    redirect,
+    sent,
+)
+from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
+from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.domain import MONITORS
+from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.waiting import until
+from tunnel.virt.guest import PAGE, build_image
+from tunnel.virt.qemu import PROGRAM, Machine
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+MONITOR = f"{MONITORS}/command.qmp"
+"""The QMP socket that is left to the command: QEMU serves one client on each."""
+
+RAM = pytest.mark.parametrize(
+    "ram", [Ingress("hostb", "tcp:127.0.1.2:49152"), redirect("hostb")], ids=["tcp", "redirect"]
+)
+FAR_MONITOR = Ingress("hostb", "unix:/run/mtunnel/hostb/command.qmp", f"unix:{MONITOR}", users=["root"])
+TO_FAR_MONITOR = ("--dest-qmp", "/run/mtunnel/hostb/command.qmp")
+AT_16_MIB = ("--bandwidth", "16MiB/s")  # slower than the guest writes, so that post-copy has work left
+
+
+class BareGuest(Guest):
+    """A guest of which no libvirt knows. Its QEMUs run as root, who may always use ``userfaultfd``."""
+
+    def start(self, host: Host) -> None:
+        """Start QEMU itself, and wait until the guest has filled its memory."""
+        self.domain.kernel.write_bytes(build_image(self._workload))
+        self._launch(host)
+        asyncio.run(self._wait_filled(host))
+
+    def wait_at(self, host: Host, incoming: str) -> None:
+        """Start the QEMU that the guest is to come to, and wait until it waits."""
+        self._launch(host, "-incoming", incoming)
+        assert self.status(host) == "inmigrate"
+
+    def status(self, host: Host) -> str:
+        """QEMU's run state on a host."""
+        return asyncio.run(self._status(host))
+
+    def _launch(self, host: Host, *more: str) -> None:
+        monitors = [f"unix:{path},server=on,wait=off" for path in (self.domain.monitor, MONITOR)]
+        extra = [word for monitor in monitors for word in ("-qmp", monitor)]
+        machine = Machine(self.domain.kernel, self.domain.memory, extra=(*extra, *more))
+        socket = host.plan.outside(self.domain.monitor)
+        socket.unlink(missing_ok=True)  # a QEMU that was killed leaves it
+        qemu = host.start([PROGRAM, "-name", self.name, *machine.arguments()])
+        until("QEMU's monitor", lambda: socket.is_socket() or not qemu.running)
+        assert qemu.running, qemu.output()
+
+    async def _status(self, host: Host) -> str:
+        async with await self._monitor(host) as monitor:
+            return await monitor.status()
+
+
+@pytest.fixture
+def guest(lab: Lab) -> BareGuest:
+    """A guest that writes, on A; and B has no libvirt."""
+    lab.b.libvirtd.stop()
+    guest = BareGuest("web1", lab.shared, memory=SMALL, workload=FRANTIC)
+    lab.guests[guest.name] = guest
+    guest.start(lab.a)
+    return guest
+
+
+def link(lab: Lab, ram: Ingress) -> None:
+    """Start both daemons: a way for memory, and one for the monitor of the QEMU on B."""
+    lab.start_daemons([ram, FAR_MONITOR], egress=(MIGRATION_PORTS, FAR_MONITOR.target or ""))
+
+
+def migrate(lab: Lab, *options: str) -> dict[str, Any]:
+    """Run the command on A, which must succeed; the last event that it told."""
+    argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG, "--json", "--qmp", MONITOR, *options]
+    told = lab.a.run(argv, timeout=PATIENCE).stdout.splitlines()
+    return dict(json.loads(told[-1]))
+
+
+def arrived(lab: Lab, guest: BareGuest) -> None:
+    """Prove that the guest is whole on B and over on A, and that all of it went through the one port."""
+    assert guest.status(lab.a) == "postmigrate"
+    assert guest.status(lab.b) == "running"
+    filled = guest.verify(lab.b).pages * PAGE
+    no_lane_was_lost(lab)
+    assert sent(lab.a) >= filled
+    nobody_else_was_let_in(lab)
+    assert not lab.b.libvirtd.running
+
+
+@RAM
+def test_plain_guest_crosses(lab: Lab, guest: BareGuest, ram: Ingress) -> None:
+    """To a QEMU that listens already, and whose monitor the command never sees."""
+    guest.wait_at(lab.b, "tcp:127.0.0.1:49152")
+    link(lab, ram)
+    assert migrate(lab)["result"] == "done"
+    arrived(lab, guest)
+    assert ingress(lab.a, ram.listen)["accepted"] == 1
+
+
+@RAM
+@pytest.mark.parametrize(
+    ("options", "streams"),
+    [
+        (("--parallel", "4"), 5),
+        (("--postcopy", *AT_16_MIB), 1),
+        (("--postcopy", "--postcopy-preempt", *AT_16_MIB), 2),
+        (("--no-return-path",), 1),
+    ],
+    ids=["multifd", "post-copy", "post-copy-preempt", "no-return-path"],
+)
+def test_guest_crosses_with(
+    lab: Lab, guest: BareGuest, ram: Ingress, options: tuple[str, ...], streams: int
+) -> None:
+    """To a QEMU that waits for orders, which come to its monitor through the same port."""
+    guest.wait_at(lab.b, "defer")
+    link(lab, ram)
+    end = migrate(lab, *options, *TO_FAR_MONITOR)
+    assert (end["result"], end["runs_at"]) == ("done", "destination")
+    assert end["summary"]["postcopied"] == ("--postcopy" in options)
+    arrived(lab, guest)
+    assert ingress(lab.a, ram.listen)["accepted"] == streams
