@@ -1,1 +1,1 @@
-"""Moving bytes between local sockets and a link: ingress, pump, link, egress."""
+"""Moving bytes between local sockets and a link: ingress, pump, streams, link, egress."""
