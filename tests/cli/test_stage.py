@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.support.waiting import until
 from tunnel.cli.stage import IngressKind, Route, Stage
 from tunnel.errors import TunnelError
 
@@ -41,5 +43,12 @@ async def test_daemon_that_refuses_to_start_is_quoted(tmp: Path, monkeypatch: py
 
 
 async def test_cancelled_start_leaves_no_daemon(tmp: Path) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(Stage.start(tmp, IngressKind.UNIX), 0.3)
+    us = psutil.Process()
+    before = set(us.children())
+    start = asyncio.create_task(Stage.start(tmp, IngressKind.UNIX))
+    await until(lambda: set(us.children()) - before, "for a daemon to start")
+    started = set(us.children()) - before
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert not any(child.is_running() for child in started)
