@@ -62,7 +62,7 @@ class Results:
             schema=SCHEMA,
             benchmark=self._benchmark,
             started=self._started.isoformat(timespec="seconds"),
-            command=sys.argv,
+            command=["bench", *sys.argv[1:]],  # not where this checkout happens to stand
             options=options,
             network=asdict(network),
             machine=machine.describe(),
