@@ -21,6 +21,7 @@ from tunnel.relay import dialer as module
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
+from tunnel.transport.socketlane import SocketLane
 from tunnel.transport.sockets import reset
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire.codes import Code
@@ -122,7 +123,7 @@ async def test_failure_is_said_once_however_many_attempts(
     async with dialling(a, world.plan()), listening(world) as accept:
         for _ in range(6):  # after pauses of 20 ms, 40 ms and so on
             reset(await accept())
-    assert asyncio.get_running_loop().time() - started < 2.5
+    assert asyncio.get_running_loop().time() - started < 10  # with the longest pauses it would take 15
     assert len(reasons(a)) == 1
 
 
@@ -141,8 +142,10 @@ async def test_lane_that_breaks_is_replaced(world: World) -> None:
     async with dialling(a, world.plan()), receiving(world, b):
         for lost in (1, 2, 3):
             await until(partial(have_lane, lost, a, b), "for the lane")
-            reset(socket.socket(fileno=os.dup(b.lanes[lost]._sock.fileno())))
-            b.lanes[lost]._lost("the test broke it")
+            lane = b.lanes[lost]
+            assert isinstance(lane, SocketLane)
+            reset(socket.socket(fileno=os.dup(lane._sock.fileno())))
+            lane._lost("the test broke it")
         await until(lambda: a.resumes == b.resumes == 3, "for the link to resume")
 
 
@@ -153,6 +156,7 @@ async def test_session_that_the_peer_forgot_ends_and_another_begins(world: World
             await until(lambda: a.lanes and b.lanes, "for the link")
             before = a.session
             [lane] = b.lanes.values()
+            assert isinstance(lane, SocketLane)
             lane._lost("the host crashed")
         restarted = make_link("hostb", "hosta", b"R" * 16)
         async with receiving(world, restarted):
@@ -210,19 +214,17 @@ async def test_refusal_of_hello_is_reported(world: World) -> None:
 
 async def test_link_that_is_lost_at_once_again_and_again_is_dialled_slowly(world: World) -> None:
     a = make_link("hosta", "hostb")
-    greeted = 0
+    started = asyncio.get_running_loop().time()
     async with dialling(a, world.plan()), listening(world) as accept:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                while True:
-                    peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
-                    await peer.read_until(partial(has_spoken, peer))
-                    [offer] = peer.all(Hello)
-                    assert isinstance(offer, Hello)
-                    answer = Welcome(1, offer.features, offer.session, b"B" * 16, offer.limits)
-                    await peer.send(encode(answer) + encode(GoAway(Code.INTERNAL, "not today")))
-                    greeted += 1
-    assert 2 <= greeted <= 1.0 / (module.FIRST_PAUSE * 0.5) + 2
+        for _ in range(6):
+            peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
+            await peer.read_until(partial(has_spoken, peer))
+            [offer] = peer.all(Hello)
+            assert isinstance(offer, Hello)
+            answer = Welcome(1, offer.features, offer.session, b"B" * 16, offer.limits)
+            await peer.send(encode(answer) + encode(GoAway(Code.INTERNAL, "not today")))
+    # Half a pause at least lies between two of them, however slow the machine is.
+    assert asyncio.get_running_loop().time() - started >= 5 * 0.5 * module.FIRST_PAUSE
 
 
 async def test_resume_is_asked_for_with_rising_numbers(world: World) -> None:

@@ -22,6 +22,7 @@ from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
 from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane, LaneKind
+from tunnel.transport.socketlane import SocketLane
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire import negotiation
@@ -182,6 +183,7 @@ async def only_end(host: Host) -> Exception:
 
 def fileno(host: Host) -> int:
     """The lane's descriptor: -1 once it gave its socket up."""
+    assert isinstance(host.lane, SocketLane)
     return host.lane._sock.fileno()
 
 

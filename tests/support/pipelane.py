@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 
-from tunnel.transport.lane import Lane, LaneKind, view
+from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.socketlane import SocketLane
 from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Frame, encode
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
 
-class PipeLane(Lane):
+class PipeLane(SocketLane):
     """One end. ``room`` is for the test to set; ``said`` is every byte that was sent."""
 
     kind = LaneKind.USERSPACE

@@ -1,4 +1,4 @@
-"""A lane: one TLS connection that carries frames. What all kinds have in common, and what each adds.
+"""A lane: one TLS connection that carries frames, as whoever owns one sees it.
 
 Contract, kept by every kind and checked by one conformance suite:
 
@@ -18,25 +18,15 @@ Contract, kept by every kind and checked by one conformance suite:
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol, cast
 
-from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError, TunnelError, WireError
-from tunnel.transport.sockets import caller_of, name_of
+from tunnel.errors import TunnelError
 from tunnel.wire.assembly import Payload, Piece
-from tunnel.wire.codes import Code, FrameType
-from tunnel.wire.decoder import Decoder
-from tunnel.wire.frames import Frame, GoAway, Ping, Pong, encode
-from tunnel.wire.keepalive import Keepalive
-from tunnel.wire.states import LANE, LaneState, step
+from tunnel.wire.codes import Code
+from tunnel.wire.frames import Frame
 from tunnel.wire.stream import Outgoing
-
-LINGER = 2.0
-"""Seconds that a closing lane waits for the peer to read our GOAWAY."""
 
 
 class LaneKind(StrEnum):
@@ -82,35 +72,41 @@ class LaneHandler(Protocol):
 
 
 class Lane(ABC):
-    """The part that does not depend on who encrypts: frames in, state, keepalive, the end."""
+    """See the module."""
 
     kind: LaneKind
-
-    def __init__(self, sock: socket.socket, peer: str, state: LaneState) -> None:
-        self.peer = peer
-        self.state = state
-        self.epoch = 0  # its number in a session, once it has one
-        self.replaces = 0  # the lost lane whose place it took, if it did
-        self.local = name_of(sock.getsockname())
-        self.remote = caller_of(sock)
-        self.since = time.monotonic()
-        self.bytes_sent = 0  # of frames; TLS adds 22 to every 16 KiB
-        self.bytes_received = 0
-        self.gone = asyncio.Event()  # set once the socket is closed, after whatever was left to say
-        self._loop = asyncio.get_running_loop()
-        self._sock = sock
-        self._decoder = Decoder()
-        self._keepalive = Keepalive(time.monotonic())
-        self._timer: asyncio.TimerHandle | None = None
-        self._handler: LaneHandler | None = None
-        self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
-
-    # What each kind adds.
+    peer: str
+    local: str  # address of this end
+    remote: str
+    since: float  # time.monotonic() when it was made
+    epoch: int  # its number in a session, 0 before it has one
+    replaces: int  # the lost lane whose place it took, if it did
+    gone: asyncio.Event  # set once the socket is closed, after whatever was left to say
 
     @property
     @abstractmethod
     def cipher(self) -> str:
         """The TLS cipher suite."""
+
+    @property
+    @abstractmethod
+    def bytes_sent(self) -> int:
+        """Bytes of frames that the socket took; TLS adds 22 to every 16 KiB."""
+
+    @property
+    @abstractmethod
+    def bytes_received(self) -> int:
+        """Bytes of frames that came."""
+
+    @property
+    @abstractmethod
+    def round_trip(self) -> float:
+        """Seconds that the last PING took; 0.0 before the first."""
+
+    @property
+    @abstractmethod
+    def distance(self) -> float:
+        """Seconds of the quickest PING lately: the way itself, without what queues on it. 0.0 before any."""
 
     @property
     @abstractmethod
@@ -121,6 +117,18 @@ class Lane(ABC):
     @abstractmethod
     def room(self) -> bool:
         """Whether to send now rather than wait for ``on_writable``."""
+
+    @abstractmethod
+    def start(self, handler: LaneHandler) -> None:
+        """Begin to read."""
+
+    @abstractmethod
+    def hand_over(self, handler: LaneHandler) -> None:
+        """Let another handler own the lane from now on."""
+
+    @abstractmethod
+    def attached(self, epoch: int) -> None:
+        """The lane belongs to a session now: watch over it."""
 
     @abstractmethod
     def send_control(self, frames: bytes) -> None:
@@ -135,169 +143,9 @@ class Lane(ABC):
         """Send what is queued."""
 
     @abstractmethod
-    def _start_reading(self) -> None: ...
-
-    @abstractmethod
-    def _begin_linger(self) -> None:
-        """Send what is queued, then TLS close_notify, and read on until the peer is gone."""
-
-    @abstractmethod
-    def _release(self) -> None:
-        """Give the socket up, and set ``gone``."""
-
-    # What they share.
-
-    def start(self, handler: LaneHandler) -> None:
-        """Begin to read."""
-        self._handler = handler
-        self._start_reading()
-
-    def hand_over(self, handler: LaneHandler) -> None:
-        """Let another handler own the lane from now on."""
-        self._handler = handler
-
-    def attached(self, epoch: int) -> None:
-        """The lane belongs to a session now: watch over it."""
-        self.epoch = epoch
-        self.state = LaneState.ATTACHED
-        self._timer = self._loop.call_later(0, self._tick)
-
-    @property
-    def round_trip(self) -> float:
-        """Seconds that the last PING took; 0.0 before the first."""
-        return self._keepalive.round_trip
-
-    @property
-    def distance(self) -> float:
-        """Seconds of the quickest PING lately: the way itself, without what queues on it. 0.0 before any."""
-        return self._keepalive.quickest
-
     def close(self, code: Code, reason: str) -> None:
         """Say GOAWAY and end the lane."""
-        if self._ended:
-            return
-        self.send_control(encode(GoAway(code, reason)))
-        self._stop()
-        self._begin_linger()
 
+    @abstractmethod
     def abort(self) -> None:
         """End the lane at once."""
-        if not self._ended:
-            self._stop()
-        self._release()
-
-    @property
-    def _ended(self) -> bool:
-        return self._handler is None
-
-    def _stop(self) -> None:
-        self.state = LaneState.CLOSED
-        self._handler = None
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _lost(self, reason: str) -> None:
-        """The connection is of no more use."""
-        self._end(LaneLost(f"connection with {self.peer} ({self.remote}) lost: {reason}"))
-        self._release()
-
-    def _end(self, reason: TunnelError) -> None:
-        handler, self._handler = self._handler, None
-        self._stop()
-        if handler is not None:
-            self._loop.call_soon(handler.on_end, self, reason)
-
-    def _violated(self, error: WireError) -> None:
-        """The peer broke a rule, or we have a bug: tell the peer, tell our owner, end."""
-        code = error.code if isinstance(error, ProtocolError) else Code.INTERNAL
-        self.send_control(encode(GoAway(code, str(error))))
-        self._end(error)
-        self._begin_linger()
-
-    def _fail(self, error: Exception) -> None:
-        """A bug of ours must fail the migration, not leave it hanging."""
-        self._violated(MisuseError(Code.INTERNAL, f"a fault of this daemon: {error!r}"))
-
-    def _tell(self, method: Callable[[Lane], None]) -> None:
-        """Call the handler; it may not raise, and if it does the lane ends."""
-        try:
-            method(self)
-        except Exception as error:
-            self._fail(error)
-            raise
-
-    # Bytes from the peer.
-
-    def _received(self, plain: memoryview) -> None:
-        """Take decrypted bytes apart."""
-        handler = self._handler
-        if handler is None:
-            return
-        position, size = 0, len(plain)
-        try:
-            while position < size and (owner := self._handler) is not None:
-                handler = owner  # a frame may have handed the lane over
-                if left := self._decoder.payload_left:
-                    stop = min(position + left, size)
-                    self._take_payload(handler, plain[position:stop])
-                    position = stop
-                else:
-                    position += self._take_frame(plain[position:])
-        except WireError as error:
-            self._violated(error)
-        except Exception as error:
-            self._fail(error)
-            raise
-        finally:
-            handler.on_batch_end(self)
-
-    def _take_payload(self, handler: LaneHandler, payload: memoryview) -> None:
-        decoder = self._decoder
-        handler.on_payload(self, decoder.stream, decoder.offset, payload)
-        decoder.moved(len(payload))
-
-    def _take_frame(self, plain: memoryview) -> int:
-        taken, frame = self._decoder.feed(plain)
-        if frame is not None:
-            self.state = step(LANE, self.state, frame.type, Code.HANDSHAKE)
-            if frame.type is not FrameType.DATA:  # its payload follows
-                self._obey(frame)
-        return taken
-
-    def _obey(self, frame: Frame) -> None:
-        match frame:
-            case Ping():
-                self._asked = frame
-                self._answer()
-            case Pong():
-                self._keepalive.pong(frame, time.monotonic())
-            case GoAway():
-                self._end(RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code))
-                self._begin_linger()
-            case _:
-                assert self._handler is not None  # noqa: S101  checked by _received
-                self._handler.on_frame(self, frame, self._decoder.sequence)
-
-    def _answer(self) -> None:
-        """Answer the newest PING, once there is room: also to be called when there is room again."""
-        if self._asked is not None and self.room:
-            ping, self._asked = self._asked, None
-            self.send_control(encode(Pong(ping.token)))
-            self.flush()
-
-    # Time.
-
-    def _tick(self) -> None:
-        if self._handler is None:
-            return
-        now = time.monotonic()  # uvloop's own clock stands still for a millisecond at a time
-        if self._keepalive.silent(now):
-            self._lost("the peer has been silent for too long")
-            return
-        if (ping := self._keepalive.poll(now)) is not None:
-            self.send_control(encode(ping))
-            self.flush()
-            if self._ended:
-                return
-            self._tell(self._handler.on_tick)
-        self._timer = self._loop.call_later(max(0.0, self._keepalive.wake_at - now), self._tick)

@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from OpenSSL import SSL
 
-from tunnel.transport.lane import LINGER, Lane, LaneKind, view
+from tunnel.transport.lane import LaneKind, view
 from tunnel.transport.openssl import (
     CLOSED,
     RECORD,
@@ -31,6 +31,7 @@ from tunnel.transport.openssl import (
     is_broken,
 )
 from tunnel.transport.pace import Pace
+from tunnel.transport.socketlane import LINGER, SocketLane
 from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
@@ -55,7 +56,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-class UserspaceLane(Lane):
+class UserspaceLane(SocketLane):
     """See the contract in ``lane``."""
 
     kind = LaneKind.USERSPACE
@@ -129,7 +130,7 @@ class UserspaceLane(Lane):
             return True
         if corked:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-        self.bytes_sent += sent
+        self._bytes_sent += sent
         self._full = bool(unsent)
         self._pace.sent(sent, time.monotonic(), congested=self._full)
         return not self._full
@@ -170,7 +171,7 @@ class UserspaceLane(Lane):
             return
         count, reason = self._tls.receive(self._plaintext, BATCH)
         if count:
-            self.bytes_received += count
+            self._bytes_received += count
             self._keepalive.heard(time.monotonic())
             self._received(self._plaintext.view[:count])
         if self._ended:
