@@ -19,6 +19,8 @@ LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
 }
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+LAST_MOMENTS = 10.0
+"""Seconds that a process which was told to end may take, on a busy machine."""
 ROOT_TESTS = pytest.StashKey[int]()
 
 
@@ -74,7 +76,7 @@ def _no_process_left() -> Iterator[None]:
     before = _children()
     yield
     # Whoever ended a process properly may still be a moment ahead of the kernel.
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + LAST_MOMENTS
     while (
         left := [child for child in _children() - before if not _ended(child)]
     ) and time.monotonic() < deadline:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+import psutil
+
 from tunnel.bench.lab import layout
 from tunnel.bench.lab.layout import Settings
 from tunnel.bench.lab.plan import Plan
@@ -89,7 +91,8 @@ class Libvirtd:
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            until(f"libvirtd of {self._host.name} to end", lambda: not self.running)
+            # Not until nobody is "running": while a zombie is waited for, its threads may hold its files yet.
+            until(f"libvirtd of {self._host.name} to end", lambda: not psutil.pid_exists(pid))
 
     def _answers(self) -> bool:
         _ = self.pid  # raises when it has ended meanwhile

@@ -22,9 +22,9 @@ STUBBORN = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in 10 s"
+        assert time.monotonic() < deadline, "the condition did not come true in 20 s"
         time.sleep(0.02)
 
 

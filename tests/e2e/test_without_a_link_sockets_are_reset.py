@@ -59,9 +59,9 @@ def test_lane_lost_for_longer_than_the_window(hosts: TwoHosts, target: Target) -
             cutter.cut()
             lost = time.monotonic()
             assert ends_in_reset(caller)
-            assert time.monotonic() - lost < 5
+            assert time.monotonic() - lost < 15  # not after the usual 30
             assert ends_in_reset(called)  # it waits a few seconds longer than the other side tries
-            assert time.monotonic() - lost < 12
+            assert time.monotonic() - lost < 25
         assert any("no lane came back within 1 seconds" in reason for reason in hosts.a.reasons(hosts.b))
         cutter.flow()
         until("a new link", lambda: is_up(hosts.a, hosts.b))
@@ -80,7 +80,7 @@ def test_peer_killed_in_mid_transfer(hosts: TwoHosts, target: Target, background
         hosts.b.kill()
         with pytest.raises(ConnectionError):
             sending.result()
-        assert time.monotonic() - killed < 10
+        assert time.monotonic() - killed < 20
     hosts.b.start()
     hosts.wait_up()
     with connect(entry) as caller, target.accept() as called:

@@ -14,7 +14,7 @@ from typing import Self
 PATIENCE = 30.0
 """Seconds after which any socket here gives up, so that a test fails rather than hangs."""
 
-QUIET = 1.0
+QUIET = 2.5
 """Seconds without a byte taken after which a stream counts as stalled."""
 
 MIB = 1 << 20

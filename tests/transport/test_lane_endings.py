@@ -309,8 +309,10 @@ async def test_a_fault_of_our_own_is_told_as_one(hosts: Hosts, kind: LaneKind) -
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.05)
-    monkeypatch.setattr(keepalive, "TIMEOUT", 0.4)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.1)
+    monkeypatch.setattr(
+        keepalive, "TIMEOUT", 2.0
+    )  # a busy machine may stand still for a good part of a second
 
 
 @each_kind
@@ -342,7 +344,7 @@ async def test_a_frozen_network_is_a_loss_on_both_sides(hosts: Hosts, kinds: Kin
 @pytest.mark.usefixtures("impatient")
 async def test_an_idle_lane_lives(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
-        await until(lambda: min(host.calls.count("on_tick") for host in (pair.a, pair.b)) > 20)
+        await until(lambda: min(host.calls.count("on_tick") for host in (pair.a, pair.b)) > 30)
         assert pair.a.ends == pair.b.ends == []
 
 
@@ -353,14 +355,16 @@ async def test_the_round_trip_is_measured(
 ) -> None:
     async with joined(hosts, kinds, cable=True) as pair:
         assert pair.cable is not None
-        monkeypatch.setattr(keepalive, "INTERVAL", 0.2)
-        before = pair.a.calls.count("on_tick")
+        monkeypatch.setattr(keepalive, "INTERVAL", 60.0)  # after the next question there is none for long
+        monkeypatch.setattr(keepalive, "TIMEOUT", 60.0)
+        before, frozen = pair.a.calls.count("on_tick"), time.monotonic()
         pair.cable.freeze()
         await until(lambda: pair.a.calls.count("on_tick") > before)
         asked = time.monotonic()
-        await until(lambda: time.monotonic() - asked > 0.1)
+        await until(lambda: time.monotonic() - asked > 0.5)
         pair.cable.thaw()
-        await until(lambda: 0.09 < pair.a.lane.round_trip < 0.4)
+        await until(lambda: pair.a.lane.round_trip >= 0.5)
+        assert pair.a.lane.round_trip <= time.monotonic() - frozen
 
 
 @each_kind

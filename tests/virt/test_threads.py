@@ -40,10 +40,10 @@ def test_call_that_hangs_does_not_keep_the_program_from_ending() -> None:
 
     async def give_up() -> None:
         with pytest.raises(TimeoutError):
-            await in_thread("hang", lambda: release.wait(20), within=0.02)
+            await in_thread("hang for ever", lambda: release.wait(20), within=0.02)
 
     asyncio.run(give_up())
-    (left,) = [thread for thread in threading.enumerate() if thread.name == "hang"]
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "hang for ever"]
     assert left.daemon
     release.set()  # its answer finds no loop any more
     left.join(20)
