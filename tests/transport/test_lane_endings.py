@@ -6,7 +6,6 @@ See ``test_lane_conformance``. Nothing here knows how a lane encrypts.
 from __future__ import annotations
 
 import struct
-import sys
 import time
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from tests.support.lanes import (
 from tests.support.network import TlsPeer
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError
+from tunnel.transport import watched
 from tunnel.transport.lane import LaneKind
 from tunnel.wire import keepalive
 from tunnel.wire.codes import MAX_DATA, MIB, Code
@@ -140,7 +140,7 @@ async def test_a_peer_that_does_not_read_cannot_hold_a_closing_lane(
 ) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await stuffed(host, peer)
-        monkeypatch.setattr(sys.modules[type(host.lane).__module__], "LINGER", 0.2)
+        monkeypatch.setattr(watched, "LINGER", 0.2)
         host.lane.close(Code.NONE, "")
         assert fileno(host) >= 0
         await until(lambda: fileno(host) == -1, "for the lane to give up", patience=5)

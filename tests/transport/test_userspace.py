@@ -14,7 +14,7 @@ from tests.support.lanes import LIMITS, Hosts
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
-from tunnel.transport import userspace
+from tunnel.transport import watched
 from tunnel.transport.handshake import handshake
 from tunnel.transport.openssl import RECORD
 from tunnel.transport.userspace import EXPECTED, SMALL, UserspaceLane
@@ -101,7 +101,7 @@ async def test_what_the_socket_does_not_take_waits_in_order(hosts: Hosts) -> Non
 
 
 async def test_goaway_waits_for_a_full_socket(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(userspace, "LINGER", 60.0)
+    monkeypatch.setattr(watched, "LINGER", 60.0)
     async with lane_and_peer(hosts) as (host, lane, peer):
         sent = fill(host, lane)
         lane.close(Code.DRAINING, "maintenance")

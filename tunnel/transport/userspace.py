@@ -9,12 +9,9 @@ is why they are not used, and a memory BIO copies twice: docs/decisions.md has t
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
-from collections import deque
-from contextlib import suppress
 
 from OpenSSL import SSL
 
@@ -30,8 +27,7 @@ from tunnel.transport.openssl import (
     is_alert,
     is_broken,
 )
-from tunnel.transport.pace import Pace
-from tunnel.transport.socketlane import LINGER, SocketLane
+from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
@@ -56,7 +52,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-class UserspaceLane(SocketLane):
+class UserspaceLane(WatchedLane[bytes | memoryview]):
     """See the contract in ``lane``."""
 
     kind = LaneKind.USERSPACE
@@ -65,28 +61,12 @@ class UserspaceLane(SocketLane):
         super().__init__(sock, peer, state)
         self._tls = tls
         self._plaintext = _scratch.plaintext
-        self._pace = Pace()
-        self._unsent: deque[bytes | memoryview] = deque()  # OpenSSL wants the first again, if ``_full``
-        self._full = False  # the socket took no more: the loop watches for room
-        self._unsendable = ""  # why nothing can be sent any more
         self._least = 1  # bytes that must be there before the loop is told
-        self._next_read: asyncio.Handle | None = None
-        self._lingering: asyncio.TimerHandle | None = None
 
     @property
     def cipher(self) -> str:
         """The TLS cipher suite."""
         return self._tls.cipher
-
-    @property
-    def batch(self) -> int:
-        """How many payload bytes one ``send`` should carry: about a millisecond of link time."""
-        return self._pace.batch
-
-    @property
-    def room(self) -> bool:
-        """Whether the socket took everything so far."""
-        return not (self._full or self._unsendable or self._handler is None)
 
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
@@ -105,11 +85,6 @@ class UserspaceLane(SocketLane):
             self._unsent.append(payload)
         self.flush()
 
-    def flush(self) -> None:
-        """Encrypt and send what is queued, unless the socket is full."""
-        if self._unsent and not self._full and not self._push():
-            self._loop.add_writer(self._sock, self._writable)
-
     def _push(self) -> bool:
         """Offer what is queued to the socket; whether it took all. Until the last, it sends full segments."""
         unsent, sent = self._unsent, 0
@@ -126,7 +101,7 @@ class UserspaceLane(SocketLane):
         except (WantWrite, WantRead):
             pass
         except SSL.Error as error:
-            self._break_off(error)
+            self._break_off(_explain(error))
             return True
         if corked:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
@@ -135,35 +110,7 @@ class UserspaceLane(SocketLane):
         self._pace.sent(sent, time.monotonic(), congested=self._full)
         return not self._full
 
-    def _break_off(self, error: SSL.Error) -> None:
-        """Nothing can be sent any more, nor does OpenSSL read after that: ``_readable`` will say so."""
-        self._unsent.clear()
-        self._full = False
-        self._unsendable = _explain(error)
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        self._read_on()
-
-    def _writable(self) -> None:
-        if not self._push():
-            return
-        self._loop.remove_writer(self._sock)
-        self._answer()
-        if self._handler is not None:
-            self._tell(self._handler.on_writable)
-        elif self._lingering is not None:
-            self._say_goodbye()
-
     # Reading.
-
-    def _start_reading(self) -> None:
-        self._loop.add_reader(self._sock, self._readable)
-
-    def _read_on(self) -> None:
-        """Read again soon, whether or not the loop finds the socket readable."""
-        if self._next_read is not None:
-            self._next_read.cancel()
-        self._next_read = self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
         if self._lingering is not None:
@@ -195,28 +142,16 @@ class UserspaceLane(SocketLane):
 
     # The end.
 
-    def _begin_linger(self) -> None:
-        if self._sock.fileno() < 0 or self._lingering is not None:
-            return
-        self._lingering = self._loop.call_later(LINGER, self._release)
-        self.flush()
-        if not self._full:
-            self._say_goodbye()
-
     def _say_goodbye(self) -> None:
         """Everything is sent: close_notify, and no more from our side."""
         try:
             self._tls.say_goodbye()
         except WantWrite:
-            self._full = True
-            self._loop.add_writer(self._sock, self._writable)
+            self._wait_for_room()
             return
         except SSL.Error:
             pass  # the connection is broken already
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._release()
+        self._shut()
 
     def _discard(self) -> None:
         """Read what still comes, and is of no use, until the peer has closed."""
@@ -228,17 +163,6 @@ class UserspaceLane(SocketLane):
         except OSError:
             pass
         self._release()
-
-    def _release(self) -> None:
-        if self._lingering is not None:
-            self._lingering.cancel()
-        if self._next_read is not None:
-            self._next_read.cancel()
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
-            self.gone.set()
 
 
 def _explain(error: SSL.Error) -> str:
