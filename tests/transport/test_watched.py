@@ -1,4 +1,4 @@
-"""What lanes in the loop share, on one that does not encrypt; the conformance suite holds every kind to it."""
+"""What lanes in the loop share, on one that does not encrypt; the conformance suite holds each kind to it."""
 
 from __future__ import annotations
 
