@@ -40,6 +40,7 @@ What else there is:
   ``status``, ``link``, ``wait_linked``, ``signal``, ``stop``, ``kill``, ``restart`` and ``log``.
 - ``host.firewall`` closes, opens, shuts, cuts and counts.
 - ``host.state("web1")``, ``host.job("web1")`` and ``host.guests()`` are what its libvirtd says.
+- ``lab.shape(10**9)`` bounds the first wire to 1 Gbit/s each way; ``lab.end_guest("web1")`` frees its name.
 - ``host.plan`` has names and addresses, ``host.plan.outside("/run/…")`` is a host's file for those outside.
 
 Make a lab, and call its methods, in the main thread and outside of coroutines: its hosts die with the thread

@@ -17,16 +17,21 @@ MONITORS = "/run/lab"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _LEAST_MEMORY = 16 * MIB
+_TOUCHED = '  <memoryBacking><allocation mode="immediate"/></memoryBacking>\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What libvirt is told of a guest. ``memory`` in bytes; both hosts see ``kernel`` under its path."""
+    """What libvirt is told of a guest. ``memory`` in bytes; both hosts see ``kernel`` under its path.
+
+    ``touched``: QEMU touches all memory before the guest, or the stream of a migration, begins.
+    """
 
     name: str
     memory: int
     kernel: Path
     volumes: Sequence[Volume] = ()
+    touched: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -45,6 +50,7 @@ class Domain:
 <domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
   <name>{self.name}</name>
   <memory unit="bytes">{self.memory}</memory>
+{_TOUCHED if self.touched else ""}\
   <vcpu>1</vcpu>
   <os>
     <type arch="x86_64" machine="pc">hvm</type>

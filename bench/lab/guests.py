@@ -36,6 +36,7 @@ class Guest:
         workload: Workload | None = None,
         disks: Sequence[Disk] = (),
         persistent: bool = True,
+        touched: bool = False,
     ) -> None:
         """``shared`` is a directory that both hosts see; its ``memory`` belongs to the user of QEMU."""
         self.name = name
@@ -43,8 +44,8 @@ class Guest:
         self.volumes = [Volume(disk, f"{name}-{number}", shared) for number, disk in enumerate(disks)]
         self._workload = workload or Workload(working_set=min(memory // 4, 16 * MIB), dirty_rate=MIB)
         self._kernel = shared / f"{name}.kernel"
-        self.domain = Domain(name, memory, self._kernel, self.volumes)
-        self._dumps = shared / "memory"
+        self.domain = Domain(name, memory, self._kernel, self.volumes, touched)
+        self.dumps = shared / "memory"
         self._since: GuestState | None = None
 
     def start(self, host: Host) -> None:
@@ -104,22 +105,22 @@ class Guest:
     async def _wait_filled(self, host: Host) -> None:
         patience = 20 + self.domain.memory / _FILL_RATE
         async with await self._monitor(host) as monitor:
-            self._since = await wait_filled(monitor, self._dumps, within=patience)
+            self._since = await wait_filled(monitor, self.dumps, within=patience)
 
     async def _read_state(self, host: Host) -> GuestState:
         async with await self._monitor(host) as monitor:
-            return await read_state(monitor, self._dumps)
+            return await read_state(monitor, self.dumps)
 
     async def _verify(self, host: Host) -> tuple[Verified, bool]:
         async with await self._monitor(host) as monitor:
             ran = await monitor.status() == "running"
             await monitor.execute("stop")  # which also writes out what QEMU holds back of its disks
-            since = self._since or await read_state(monitor, self._dumps)
-            verified = await verify_memory(monitor, self._dumps, since)
+            since = self._since or await read_state(monitor, self.dumps)
+            verified = await verify_memory(monitor, self.dumps, since)
             for volume in self.volumes:
                 volume.compare(host.plan)
             if ran:
                 await monitor.execute("cont")
-                await wait_heartbeat(monitor, self._dumps, verified.state, within=_HEARTBEAT)
+                await wait_heartbeat(monitor, self.dumps, verified.state, within=_HEARTBEAT)
         self._since = verified.state
         return verified, ran

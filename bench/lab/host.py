@@ -30,6 +30,7 @@ class Host:
         self.plan = plan
         self.peer = peer
         self._congestion = congestion
+        self._shaped = False
         self.started: list[Started] = []
         self.daemons: list[Daemon] = []
         self._logs = plan.directory / "programs"
@@ -76,6 +77,11 @@ class Host:
         except (OSError, ValueError):
             return None
         return self.namespaces.outside_pid(inside)
+
+    def shape(self, bits_per_s: int | None) -> None:
+        """Let its first interface send no more than this, or, with None, as much as it can."""
+        self.run(network.shaping(bits_per_s))
+        self._shaped = bits_per_s is not None
 
     # libvirt.
 
@@ -153,6 +159,8 @@ class Host:
         layout.write_hosts(self.plan, (self.plan, self.peer))
         self._nft(["flush", "ruleset"], "")  # a daemon that was killed leaves its table
         self.firewall.close(but=(PORT,))
+        if self._shaped:
+            self.shape(None)
         self.libvirtd.restore()
 
     def forget(self) -> None:

@@ -151,17 +151,32 @@ class Lab:
         workload: Workload | None = None,
         disks: Sequence[Disk] = (),
         persistent: bool = True,
+        touched: bool = False,
     ) -> Guest:
         """Start a guest on ``host`` (A, if none is given) and wait until it has filled its memory.
 
-        ``memory`` in bytes, in whole MiB. Without ``workload`` it dirties 1 MiB a second.
+        ``memory`` in bytes, in whole MiB. Without ``workload`` it dirties 1 MiB a second. ``touched``: its
+        QEMUs touch their memory when they start, so that it is not the machine's memory that is measured.
         """
         if name in self.guests:
             raise LabError(f"the lab has a guest {name} already")
-        guest = Guest(name, self.shared, memory=memory, workload=workload, disks=disks, persistent=persistent)
+        guest = Guest(
+            name,
+            self.shared,
+            memory=memory,
+            workload=workload,
+            disks=disks,
+            persistent=persistent,
+            touched=touched,
+        )
         self.guests[name] = guest
         guest.start(host or self.a)
         return guest
+
+    def end_guest(self, name: str) -> None:
+        """End a guest wherever it is, and forget it: its name is free again."""
+        self.guests[name].remove(self.hosts)
+        del self.guests[name]
 
     def states(self, guest: str) -> tuple[str, str]:
         """What A and B say of a guest: ``("absent", "running")``, for example."""
@@ -201,6 +216,11 @@ class Lab:
             first.wait_linked(self.b.name)
             second.wait_linked(self.a.name)
         return first, second
+
+    def shape(self, bits_per_s: int | None) -> None:
+        """Let the first wire carry this much each way, or as much as it can; until ``reset``."""
+        for host in self.hosts:
+            host.shape(bits_per_s)
 
     def allow_postcopy(self) -> None:
         """Let guests that are started from now on, until ``reset``, migrate in post-copy mode.

@@ -10,6 +10,7 @@ from tunnel.bench.lab.waiting import PATIENCE, LabError
 from tunnel.bench.tools import path_of
 
 INTERFACES = ("eth0", "eth1")
+_LEAST_BURST = 128 * 1024  # two of the packets that the interface takes, which are up to 64 KiB
 
 
 def connect(pids: tuple[int, int]) -> None:
@@ -43,6 +44,18 @@ def routes(host: Plan, congestion: str) -> str:
     subnet = ipaddress.ip_interface(host.address6 + "/64").network
     lines.append(f"route replace {subnet} dev eth0 proto kernel metric 256 congctl {congestion}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def shaping(bits_per_s: int | None) -> list[str]:
+    """The command of ``tc`` that bounds what a host sends on its first interface, or takes the bound away.
+
+    A bucket of 4 ms lets the timer's ticks pass unnoticed; 20 ms of queue is what a switch might have.
+    """
+    change = ["tc", "qdisc", "replace", "dev", INTERFACES[0], "root"]
+    if bits_per_s is None:
+        return [*change, "noqueue"]
+    burst = max(bits_per_s // 8 // 250, _LEAST_BURST)
+    return [*change, "tbf", "rate", f"{bits_per_s}bit", "burst", f"{burst}b", "latency", "20ms"]
 
 
 def batch(commands: str, enter: tuple[str, ...] = ()) -> None:

@@ -16,6 +16,7 @@ PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "ip": "iproute2",
+    "tc": "iproute2",
     "nft": "nftables",
     "mount": "mount",
     "nsenter": "util-linux",

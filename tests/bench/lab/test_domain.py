@@ -55,3 +55,11 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
 def test_memory_that_cannot_be_is_refused(memory: int) -> None:
     with pytest.raises(LabError, match="a guest's memory is 16 MiB or more"):
         Domain("web1", memory, Path("/k"))
+
+
+def test_memory_is_touched_only_if_that_was_asked_for() -> None:
+    asked, left = (Domain("web1", 32 * MIB, Path("/k"), touched=touched) for touched in (True, False))
+    allocation = ElementTree.fromstring(asked.xml()).find("memoryBacking/allocation")
+    assert allocation is not None
+    assert allocation.get("mode") == "immediate"
+    assert ElementTree.fromstring(left.xml()).find("memoryBacking") is None

@@ -225,3 +225,12 @@ def test_a_name_is_given_once(lab: Lab) -> None:
     lab.start_guest(memory=GUEST)
     with pytest.raises(LabError, match="has a guest web1 already"):
         lab.start_guest(memory=GUEST)
+
+
+@pytest.mark.root
+def test_the_name_of_a_guest_that_was_ended_is_free(lab: Lab) -> None:
+    lab.start_guest(memory=16 * MIB)
+    lab.end_guest("web1")
+    assert lab.states("web1") == ("absent", "absent")
+    lab.start_guest(memory=16 * MIB, touched=True)
+    assert lab.runner("web1") is lab.a

@@ -11,7 +11,7 @@ from tests.support.lab import Listener, reaches
 from tunnel.bench.lab import network
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.plan import Plan
-from tunnel.bench.lab.waiting import LabError
+from tunnel.bench.lab.waiting import LabError, until
 
 CONGESTION_OF = """
 import socket, sys
@@ -35,6 +35,13 @@ def test_every_route_names_the_congestion_control(plans: tuple[Plan, Plan]) -> N
     assert all("congctl vegas" in line for line in lines)
     assert any("192.0.2.0/24 dev eth0" in line for line in lines)
     assert any("2001:db8::/64 dev eth0" in line for line in lines)
+
+
+def test_a_bound_is_in_bits_and_lets_a_few_milliseconds_pass_at_once() -> None:
+    command = " ".join(network.shaping(10**9))
+    assert command.endswith("dev eth0 root tbf rate 1000000000bit burst 500000b latency 20ms")
+    assert "burst 131072b" in " ".join(network.shaping(8 * 10**6))
+    assert " ".join(network.shaping(None)).endswith("root noqueue")
 
 
 def test_a_refused_command_is_quoted() -> None:
@@ -63,3 +70,38 @@ def test_sockets_use_the_congestion_control_that_was_asked_for(lab: Lab) -> None
 def test_the_machine_outside_has_none_of_the_interfaces(lab: Lab) -> None:
     assert lab.a.plan.address in lab.a.run(["cat", "/proc/net/fib_trie"]).stdout
     assert lab.a.plan.address not in Path("/proc/net/fib_trie").read_text()
+
+
+SEND = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 16515), timeout=20) as peer:
+    began = time.monotonic()
+    peer.sendall(bytes(int(sys.argv[2])))
+    peer.shutdown(socket.SHUT_WR)
+    peer.recv(1)
+    print(time.monotonic() - began)
+"""
+SWALLOW = """
+import socket
+with socket.create_server(("0.0.0.0", 16515)) as server:
+    print("listening", flush=True)
+    while True:
+        peer = server.accept()[0]
+        while peer.recv(1 << 20):
+            pass
+        peer.close()
+"""
+
+
+@pytest.mark.root
+def test_a_bounded_wire_carries_no_more_until_reset(lab: Lab) -> None:
+    swallow = lab.b.start(["python3", "-c", SWALLOW])
+    until("the reader to listen", lambda: swallow.output())
+    sent, bound = 4_000_000, 32_000_000
+    lab.shape(bound)
+    found = float(lab.a.run(["python3", "-c", SEND, lab.b.plan.address, str(sent)]).stdout)
+    # What is in the bucket and in the socket's buffer of the reader may be ahead of the bound.
+    assert found > 0.9 * (sent - 131072) * 8 / bound
+    lab.reset()
+    for host in lab.hosts:
+        assert "tbf" not in host.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
