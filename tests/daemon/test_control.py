@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.waiting import unexpected, until
 from tunnel.daemon import control as module
-from tunnel.daemon.control import ControlSocket, ask
+from tunnel.daemon.control import Command, ControlSocket, ask
 from tunnel.errors import TunnelError, UnreachableError, UsageError
 
 
@@ -22,11 +22,17 @@ def fail() -> None:
     raise UsageError("not today")
 
 
+async def add(one: int, other: int) -> int:
+    await asyncio.sleep(0)
+    return one + other
+
+
 @pytest.fixture
 async def path(tmp: Path) -> AsyncIterator[Path]:
-    """A control socket that knows two commands."""
+    """A control socket that knows three commands."""
+    commands: dict[str, Command] = {"status": lambda: {"up": True}, "fail": fail, "add": add}
     with unexpected() as faults:
-        served = ControlSocket(tmp / "control.sock", {"status": lambda: {"up": True}, "fail": fail})
+        served = ControlSocket(tmp / "control.sock", commands)
         yield tmp / "control.sock"
         await served.close()
     assert not faults
@@ -55,13 +61,25 @@ async def test_command_is_answered(path: Path) -> None:
     assert await asyncio.to_thread(ask, path, "status") == {"up": True}
 
 
+async def test_command_that_takes_its_time_gets_its_arguments(path: Path) -> None:
+    assert await asyncio.to_thread(ask, path, "add", one=3, other=4) == 7
+
+
+@pytest.mark.parametrize("arguments", [{}, {"one": 1}, {"one": 1, "other": 2, "more": 3}])
+async def test_arguments_that_do_not_fit_are_answered_with_those_that_do(
+    path: Path, arguments: dict[str, int]
+) -> None:
+    with pytest.raises(TunnelError, match=r"add \(with one, other\)"):
+        await asyncio.to_thread(ask, path, "add", **arguments)
+
+
 async def test_failure_is_told(path: Path) -> None:
     with pytest.raises(TunnelError, match=f"the daemon at {path} says: not today"):
         await asyncio.to_thread(ask, path, "fail")
 
 
 async def test_unknown_command_names_those_there_are(path: Path) -> None:
-    with pytest.raises(TunnelError, match=r'\{"command": one of: status, fail\}'):
+    with pytest.raises(TunnelError, match=r'\{"command": one of: status, fail, add \(with one, other\)\}'):
         await asyncio.to_thread(ask, path, "explode")
 
 

@@ -19,10 +19,10 @@ from tests.support.streams import Target
 from tests.support.waiting import until
 from tunnel.daemon import service as module
 from tunnel.daemon.config import load
-from tunnel.daemon.control import ask
+from tunnel.daemon.control import TIMEOUT, ask
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
-from tunnel.errors import UsageError
+from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.link import LinkState
 from tunnel.transport import nftables
 
@@ -212,3 +212,45 @@ def test_systemds_socket_may_be_abstract(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_systemd_nothing_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     notify("READY=1")
+
+
+async def test_peer_is_asked_what_it_would_admit(hosts: TwoHosts) -> None:
+    hosts.b.egress["hosta"] = ["tcp:127.0.0.1:49152-49153"]
+    a, b = service(hosts.a), service(hosts.b)
+    async with running(a, b):
+        ports = [f"tcp:127.0.0.1:{port}" for port in (49152, 49154)]
+        answers = await asyncio.to_thread(
+            ask, hosts.a.control, "probe", peer="hostb", targets=["tcp:localhost:49152", ports[1]]
+        )
+        assert [each["target"] for each in answers] == ports
+        assert [each["verdict"] for each in answers] == ["admitted", "refused"]
+        assert answers[1]["reason"] == f"{ports[1]} is not in this host's egress list for the peer"
+        assert b._links["hosta"].streams.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("peer", "targets", "message"),
+    [
+        ("hostx", [], "there is no peer 'hostx'; there are: hostb"),
+        (["hostb"], [], r"there is no peer \['hostb'\]"),
+        ("hostb", "tcp:127.0.0.1:1", "expected a list"),
+        ("hostb", ["tcp:127.0.0.1:1"] * 2000, "at most 1024"),
+        ("hostb", ["here"], "'here' is no target"),
+        ("hostb", [22], "'22' is no target"),
+    ],
+)
+async def test_nobody_is_asked_what_cannot_be(hosts: TwoHosts, peer: Any, targets: Any, message: str) -> None:
+    serving = service(hosts.a)
+    async with running(serving):
+        with pytest.raises(TunnelError, match=message):
+            await asyncio.to_thread(ask, hosts.a.control, "probe", peer=peer, targets=targets)
+
+
+async def test_peer_that_is_not_there_is_waited_for_no_longer_than_a_command_may_take(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module.PROBE_DEADLINE < TIMEOUT
+    monkeypatch.setattr(module, "PROBE_DEADLINE", 0.05)
+    async with running(service(hosts.a)):
+        with pytest.raises(TunnelError, match="no link with hostb"):
+            await asyncio.to_thread(ask, hosts.a.control, "probe", peer="hostb", targets=["tcp:127.0.0.1:1"])

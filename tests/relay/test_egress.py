@@ -115,6 +115,20 @@ def target(tmp: Path) -> Iterator[Target]:
 # What is allowed.
 
 
+async def test_admitting_dials_nothing_and_looks_at_no_file(
+    link: Requester, egress: Egress, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that is there and one that is not are admitted alike: only the list answers."""
+    monkeypatch.setattr(module, "dial", None)
+    target.listen()
+    for text in (target.text, "unix:/tmp/no/socket"):
+        assert str(egress.admit(text)) == text
+    with pytest.raises(RefusedError, match="not in this host's egress list for the peer"):
+        egress.admit("unix:/etc/passwd")
+    assert not egress._tasks
+    assert target.accepted() == 0
+
+
 @pytest.mark.parametrize(
     "text",
     ["tcp:127.0.0.1:22", "tcp:192.0.2.1:49152", "tcp:[::1]:49152", "unix:/run/libvirt/libvirt-sock"],

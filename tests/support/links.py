@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import until
-from tunnel.relay.address import AllowList
+from tunnel.errors import RefusedError
+from tunnel.relay.address import AllowList, TargetAddress, parse_target
 from tunnel.relay.dialer import _Applicant
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.reception import _Newcomer
@@ -33,6 +34,11 @@ class Requests:
     def request(self, number: int, text: str) -> None:
         assert text == TARGET
         self.wanted.append(number)
+
+    def admit(self, text: str) -> TargetAddress:
+        if text != TARGET:
+            raise RefusedError(f"{text} is not on the list", Code.TARGET_FORBIDDEN)
+        return parse_target(text)
 
     def cancel(self, number: int) -> None:
         self.cancelled.append(number)

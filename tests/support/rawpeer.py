@@ -11,6 +11,7 @@ from tests.support.streams import PATIENCE
 from tunnel.transport.tls import TlsFiles
 from tunnel.wire.codes import ALPN, HEADER_SIZE, VERSION, Feature, FrameType
 from tunnel.wire.frames import (
+    ControlFrame,
     Credit,
     Data,
     Frame,
@@ -19,7 +20,6 @@ from tunnel.wire.frames import (
     Limits,
     Ping,
     Pong,
-    StreamFrame,
     Welcome,
     encode,
     parse,
@@ -58,7 +58,7 @@ class RawPeer:
         """Send frames as they should be sent: those of the control channel get the next number."""
         for frame in frames:
             self.send_raw(encode(frame, self._sequence))
-            self._sequence += isinstance(frame, StreamFrame)
+            self._sequence += isinstance(frame, ControlFrame)
 
     def send_raw(self, data: bytes) -> None:
         """Send any bytes."""

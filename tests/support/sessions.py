@@ -10,16 +10,16 @@ import pytest
 
 from tests.support.wire import frames
 from tunnel.errors import ProtocolError
-from tunnel.wire.codes import MIB, Code
+from tunnel.wire.codes import FEATURES, MIB, Code, Feature
 from tunnel.wire.events import (
     Event,
     StreamOpened,
 )
 from tunnel.wire.frames import (
+    ControlFrame,
     Frame,
     Limits,
     Opened,
-    StreamFrame,
     parse_header,
 )
 from tunnel.wire.session import Session, Settings
@@ -41,11 +41,18 @@ class Remote:
         return [event for frame in said for event in self.session.receive(frame, self._number(frame))]
 
     def _number(self, frame: Frame) -> int:
-        return next(self._numbers) if isinstance(frame, StreamFrame) else 0
+        return next(self._numbers) if isinstance(frame, ControlFrame) else 0
 
 
-def make(settings: Settings | None = None, peer: Limits | None = None, *, initiator: bool = True) -> Session:
-    session = Session(ID, settings or Settings(), peer or Limits(256, 1024), initiator=initiator)
+def make(
+    settings: Settings | None = None,
+    peer: Limits | None = None,
+    *,
+    initiator: bool = True,
+    features: Feature = FEATURES,
+) -> Session:
+    grants = peer or Limits(256, 1024)
+    session = Session(ID, settings or Settings(), grants, initiator=initiator, features=features)
     session.attach(1)
     return session
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from tests.support.questions import Questions
 from tunnel.errors import ProtocolError
-from tunnel.wire.codes import MAX_DATA, Code
+from tunnel.wire.codes import FEATURES, MAX_DATA, Code
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.events import (
     Event,
@@ -24,6 +25,8 @@ from tunnel.wire.events import (
     StreamRefused,
     StreamRequested,
     StreamReset,
+    TargetJudged,
+    TargetProbed,
 )
 from tunnel.wire.frames import (
     Data,
@@ -123,6 +126,7 @@ class Host:
         self.locals: dict[int, Local] = {}
         self.requests: list[int] = []
         self.resets: set[int] = set()
+        self.questions = Questions()
         self._offer = hello(SESSION, b"I" * 16, settings.limits)
         self._session: Session | None = None
 
@@ -206,7 +210,7 @@ class Host:
 
     def converse(self) -> bool:
         """Accept, deliver and finish whatever can be; whether anything was."""
-        moved = False
+        moved = self.questions.judge(self.session)
         for number in list(self.requests):
             self.accept(number, 100)
             moved = True
@@ -295,7 +299,8 @@ class Host:
                 self.note(self.session.receive(frame, sequence))
 
     def _attach(self, lane: LaneEnd, peer: Limits) -> None:
-        self._session = Session(SESSION, self.settings, peer, initiator=self.initiator)
+        initiator, features = self.initiator, FEATURES
+        self._session = Session(SESSION, self.settings, peer, initiator=initiator, features=features)
         self._session.attach(lane.epoch)
         lane.state = LaneState.ATTACHED
 
@@ -311,6 +316,9 @@ class Host:
 
     def note(self, events: list[Event]) -> None:
         for event in events:
+            if isinstance(event, TargetProbed | TargetJudged):
+                self.questions.note(event)
+                continue
             if isinstance(event, StreamRequested):
                 self.locals[event.stream] = Local(event.stream)
                 self.requests.append(event.stream)
@@ -446,6 +454,7 @@ class Network:
             assert not host.session._control._waiting
             assert not host.session._control._held
             assert all(local.gone for local in host.locals.values())
+            host.questions.check_finished()
         assert set(self.initiator.locals) >= {n for n in self.acceptor.locals if n % 2 == 1}
         for number in set(self.initiator.locals) & set(self.acceptor.locals):
             self._check_ending(number)

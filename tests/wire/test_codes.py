@@ -10,15 +10,18 @@ from tunnel.wire.frames import SEQUENCED, Reset, encode, parse, parse_header
 
 
 def test_the_numbers_of_version_1() -> None:
-    assert (ALPN, VERSION, FEATURES) == ("mtunnel/1", 1, Feature.RESUME)
-    lanes = ["HELLO", "WELCOME", "RESUME", "RESUMED", "GOAWAY", "PING", "PONG"]
+    assert (ALPN, VERSION, FEATURES) == ("mtunnel/1", 1, Feature.RESUME | Feature.PROBE)
+    lanes = ["HELLO", "WELCOME", "RESUME", "RESUMED", "GOAWAY", "PING", "PONG", "PROBE", "VERDICT"]
     streams = ["OPEN", "OPENED", "REFUSED", "DATA", "FIN", "DELIVERED", "RESET", "CREDIT"]
-    numbers = {**dict(zip(lanes, range(1, 8), strict=True)), **dict(zip(streams, range(16, 24), strict=True))}
+    numbers = {
+        **dict(zip(lanes, range(1, 10), strict=True)),
+        **dict(zip(streams, range(16, 24), strict=True)),
+    }
     assert {kind.name: kind.value for kind in FrameType} == numbers
 
 
 def test_frames_of_streams_are_numbered_from_16() -> None:
-    assert min(SEQUENCED) == FrameType.OPEN
+    assert {kind for kind in SEQUENCED if kind < 16} == {FrameType.PROBE, FrameType.VERDICT}
     assert {kind for kind in FrameType if kind >= 16} - SEQUENCED == {FrameType.DATA, FrameType.CREDIT}
 
 

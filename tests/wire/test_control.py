@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tunnel.errors import ProtocolError
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.control import CROWDED, ControlChannel
-from tunnel.wire.frames import Fin, StreamFrame, parse, parse_header
+from tunnel.wire.frames import ControlFrame, Fin, parse, parse_header
 
 
 def channel(window: int = 8, peer_window: int = 8, frames: int = 0) -> ControlChannel:
@@ -20,7 +20,7 @@ def channel(window: int = 8, peer_window: int = 8, frames: int = 0) -> ControlCh
     return made
 
 
-def pop(sender: ControlChannel) -> tuple[StreamFrame, int]:
+def pop(sender: ControlChannel) -> tuple[ControlFrame, int]:
     raw = sender.pop()
     header = parse_header(raw)
     frame = parse(header, raw[HEADER_SIZE:])

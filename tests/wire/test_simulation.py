@@ -28,6 +28,8 @@ WEIGHTS = {
     "write": 60,
     "finish": 10,
     "reset": 1,
+    "probe": 10,
+    "judge": 10,
     "deliver": 100,
     "flush_credits": 10,
     "transmit": 120,
@@ -109,6 +111,12 @@ class Play:
     def reset(self, host: Host, step: Step) -> None:
         if local := self.local(host, step):
             host.reset(local.number)
+
+    def probe(self, host: Host, step: Step) -> None:
+        host.questions.ask(host.session)
+
+    def judge(self, host: Host, step: Step) -> None:
+        host.questions.judge(host.session, most=step.pick)
 
     def deliver(self, host: Host, step: Step) -> None:
         if local := self.local(host, step):

@@ -13,7 +13,7 @@ import pytest
 
 import tunnel.wire
 from tests.support.wire import frames
-from tunnel.wire import codes, control, session, window
+from tunnel.wire import codes, control, probes, session, window
 from tunnel.wire.codes import HEADER_SIZE, Code, Feature, FrameType
 from tunnel.wire.events import StreamClosed, StreamConfirmed, StreamEnded, StreamOpened, StreamRequested
 from tunnel.wire.frames import (
@@ -30,10 +30,12 @@ from tunnel.wire.frames import (
     Open,
     Opened,
     Position,
+    Probe,
     Refused,
     Reset,
     Resume,
     Resumed,
+    Verdict,
     Welcome,
     encode,
 )
@@ -104,7 +106,14 @@ def test_features() -> None:
 
 
 def test_limits() -> None:
-    known = {**vars(codes), **vars(control), **vars(window), **vars(session), "MAX_STREAMS": MAX_STREAMS}
+    known = {
+        **vars(codes),
+        **vars(control),
+        **vars(window),
+        **vars(probes),
+        **vars(session),
+        "MAX_STREAMS": MAX_STREAMS,
+    }
     known["version"] = codes.VERSION
     for row in table("## 9.", 1):
         assert int(row["value"]) == known[row["limit"]], row["limit"]
@@ -151,6 +160,8 @@ SAMPLES: list[tuple[str, Frame]] = [
     ("### RESUME,", Resume(ID, 0x01020304, 0x05060708, 1 << 40, 1 << 50, ())),
     ("### RESUME,", Resumed(ID, 0x01020304, 0x05060708, 1 << 40, 1 << 50, ())),
     ("### GOAWAY", GoAway(Code.VERSION, WHY)),
+    ("### PROBE", Probe(WHY)),
+    ("### VERDICT", Verdict(Code.DRAINING, WHY)),
     ("### OPEN\n", Open(1, 1 << 40, WHY)),
     ("### OPENED", Opened(1, 1 << 40)),
     ("### REFUSED,", Refused(1, Code.DRAINING, WHY)),

@@ -2,8 +2,8 @@
 
 ::
 
-    {"command": "status"}    →    {"ok": true, "result": {...}}
-                                  {"ok": false, "error": "..."}
+    {"command": "status"}                                                  →  {"ok": true, "result": {...}}
+    {"command": "probe", "peer": "hostb", "targets": ["tcp:127.0.0.1:22"]}  →  {"ok": false, "error": "..."}
 
 Whoever can open the socket may command the daemon: it is made with mode 0600.
 """
@@ -11,6 +11,7 @@ Whoever can open the socket may command the daemon: it is made with mode 0600.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import socket
 from collections.abc import Callable, Mapping
@@ -24,7 +25,8 @@ MODE = 0o600
 MOST_REQUEST = 64 * 1024
 TIMEOUT = 5.0
 
-Command = Callable[[], Any]
+Command = Callable[..., Any]
+"""Takes the request's other keys as arguments, returns the result or an awaitable. Raises TunnelError."""
 
 
 class ControlSocket:
@@ -53,21 +55,29 @@ class ControlSocket:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     request = await _read_line(loop, sock)
-                    await loop.sock_sendall(sock, json.dumps(self._answer(request)).encode() + b"\n")
+                    await loop.sock_sendall(sock, json.dumps(await self._answer(request)).encode() + b"\n")
             except (OSError, TimeoutError):
                 return  # the client went away: nobody is left to tell
 
-    def _answer(self, request: bytes) -> dict[str, Any]:
+    async def _answer(self, request: bytes) -> dict[str, Any]:
         try:
-            command = json.loads(request)["command"]
-            run = self._commands[command]
+            arguments = dict(json.loads(request))
+            run = self._commands[arguments.pop("command")]
+            inspect.signature(run).bind(**arguments)
         except (ValueError, TypeError, KeyError):
-            known = ", ".join(self._commands)
+            known = ", ".join(map(_usage, self._commands, self._commands.values()))
             return {"ok": False, "error": f'expected one line of JSON, {{"command": one of: {known}}}'}
         try:
-            return {"ok": True, "result": run()}
+            result = run(**arguments)
+            return {"ok": True, "result": await result if inspect.isawaitable(result) else result}
         except TunnelError as error:
             return {"ok": False, "error": str(error)}
+
+
+def _usage(name: str, command: Command) -> str:
+    """The command, and the other keys that it needs."""
+    wanted = ", ".join(inspect.signature(command).parameters)
+    return f"{name} (with {wanted})" if wanted else name
 
 
 async def _read_line(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
@@ -80,8 +90,8 @@ async def _read_line(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> by
     return line
 
 
-def ask(path: Path, command: str) -> Any:
-    """Send ``command`` to the daemon behind ``path``; its result.
+def ask(path: Path, command: str, **arguments: object) -> Any:
+    """Send ``command`` with its ``arguments`` to the daemon behind ``path``; its result.
 
     Raises UnreachableError when no daemon answers there, TunnelError when it reports a failure.
     """
@@ -89,7 +99,7 @@ def ask(path: Path, command: str) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(TIMEOUT)
             sock.connect(str(path))
-            sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+            sock.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             with sock.makefile("rb") as answers:
                 line = answers.readline()
     except OSError as error:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,8 @@ import structlog
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
 from tunnel.daemon.redirects import Redirects
+from tunnel.errors import UsageError
+from tunnel.relay.address import parse_target
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
@@ -25,12 +28,16 @@ from tunnel.relay.stats import ingress_facts, link_facts
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
+from tunnel.wire.probes import MAX_PROBES
 from tunnel.wire.session import Settings
 
 DRAIN_DEADLINE = 30.0
 """Seconds that SIGTERM lets running streams have; a second signal ends them at once."""
 
 DRAIN_STEP = 0.1
+
+PROBE_DEADLINE = 4.0
+"""Seconds that a peer may take to say what it would admit: less than a control command may take."""
 
 log = structlog.get_logger()
 
@@ -91,6 +98,21 @@ class Service:
             "ingresses": [ingress_facts(ingress) for ingress in self._ingresses],
         }
 
+    async def probe(self, peer: object, targets: object) -> list[dict[str, str]]:
+        """What ``peer`` would say to streams to ``targets``, one by one: facts for ``mtunnel migrate``.
+
+        Raises UsageError for a peer or a target that cannot be, UnreachableError without an answer in time.
+        """
+        link = self._links.get(peer) if isinstance(peer, str) else None
+        if link is None:
+            raise UsageError(f"there is no peer {peer!r}; there are: {', '.join(self._links) or 'none'}")
+        if not isinstance(targets, list) or len(targets) > MAX_PROBES:
+            raise UsageError(f"targets: expected a list of at most {MAX_PROBES}")
+        wanted = [_target(text) for text in targets]
+        deadline = asyncio.get_running_loop().time() + PROBE_DEADLINE
+        answers = await asyncio.gather(*(link.probe(target, deadline) for target in wanted))
+        return [asdict(answer) for answer in answers]
+
     # Starting.
 
     def _link_plans(self) -> Iterator[tuple[Any, LinkPlan]]:
@@ -112,7 +134,7 @@ class Service:
 
     def _listen(self) -> None:
         host, transport = self._config.host, self._config.transport
-        self._control = ControlSocket(host.control, {"status": self.status})
+        self._control = ControlSocket(host.control, {"status": self.status, "probe": self.probe})
         self._reception = Reception(
             host.listen.host, host.listen.port, lambda: self._contexts, transport.congestion, self._links
         )
@@ -168,6 +190,14 @@ class Service:
             await self._redirects.remove()
         if self._control is not None:
             await self._control.close()
+
+
+def _target(text: object) -> str:
+    """A target as a peer would read it."""
+    try:
+        return str(parse_target(str(text)))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def notify(state: str) -> None:

@@ -50,7 +50,7 @@ class Egress:
     def request(self, number: int, text: str) -> None:
         """Dial the target that the peer named for stream ``number``."""
         try:
-            target = self._admit(text)
+            target = self.admit(text)
         except RefusedError as error:
             self._requester.on_not_dialled(number, error)
             return
@@ -74,7 +74,8 @@ class Egress:
         self._queues.clear()
         self._cancelled.clear()
 
-    def _admit(self, text: str) -> TargetAddress:
+    def admit(self, text: str) -> TargetAddress:
+        """Read a target that the peer named, by the allow list alone. RefusedError when it is not allowed."""
         try:
             target = parse_target(text)
         except ValueError as error:

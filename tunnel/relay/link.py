@@ -22,6 +22,7 @@ import structlog
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
 from tunnel.relay.address import AllowList
+from tunnel.relay.probing import Answer, answer
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
 from tunnel.wire import negotiation
@@ -112,6 +113,23 @@ class Link:
         await self._wait_up(deadline)
         self.streams.open(sock, target)
 
+    async def probe(self, target: str, deadline: float) -> Answer:
+        """Ask the peer whether it would admit a stream to ``target``, which is not opened.
+
+        Raises UnreachableError when there is no answer at ``deadline`` (loop time), RefusedError when the
+        peer has too many questions to answer already.
+        """
+        await self._wait_up(deadline)
+        asked = self.streams.probing.ask(target)
+        if asked is None:
+            return answer(target, None)
+        self.kick()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return answer(target, await asked)
+        except TimeoutError:
+            raise UnreachableError(f"{self.peer} was asked about {target} and did not answer") from None
+
     async def _wait_up(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
@@ -141,7 +159,8 @@ class Link:
             lane.close(Code.COLLISION, "another connection is in use")
             return
         negotiation.check_welcome(offer, answer)
-        session = Session(offer.session, self.plan.settings, answer.limits, initiator=True)
+        settings, features = self.plan.settings, answer.features
+        session = Session(offer.session, settings, answer.limits, initiator=True, features=features)
         self._establish(session, lane, answer.instance, answer.features)
 
     def welcome(self, lane: Lane, offer: Hello) -> None:
@@ -154,7 +173,8 @@ class Link:
             self.end(Code.COLLISION, "the peer started anew")
         self.offer = None
         lane.send_control(encode(answer))
-        session = Session(offer.session, self.plan.settings, offer.limits, initiator=False)
+        settings, features = self.plan.settings, answer.features
+        session = Session(offer.session, settings, offer.limits, initiator=False, features=features)
         self._establish(session, lane, offer.instance, answer.features)
 
     def _prefers_other(self, offer: Hello) -> bool:

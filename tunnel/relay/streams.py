@@ -15,6 +15,7 @@ import structlog
 from tunnel.errors import RefusedError
 from tunnel.relay.address import AllowList
 from tunnel.relay.egress import Egress
+from tunnel.relay.probing import Probing
 from tunnel.relay.pump import Pump
 from tunnel.transport.lane import own, view
 from tunnel.wire import events
@@ -45,6 +46,7 @@ class Streams:
         self.pumps: dict[int, Pump] = {}
         self.opened = 0  # ever
         self.draining = False
+        self.probing = Probing(self._admit)
         self._egress = Egress(allowed, self)
         self._owner = owner
         self._log = log
@@ -55,10 +57,12 @@ class Streams:
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
         self._session = session
+        self.probing.begin(session)
 
     def end(self) -> None:
         """The session is over: every socket is reset."""
         self._session = None
+        self.probing.end()
         self._egress.close()
         for number in list(self.pumps):
             self._remove(number).reset()
@@ -68,7 +72,7 @@ class Streams:
     def open(self, sock: socket.socket, target: str) -> None:
         """Carry ``sock`` to ``target`` at the peer. RefusedError leaves ``sock`` to the caller."""
         if self.draining:
-            raise RefusedError("this host is stopping", Code.DRAINING)
+            raise _stopping()
         self._add_pump(sock, self._living().open(target), target)
         self._owner.kick()
 
@@ -114,12 +118,20 @@ class Streams:
                     self._remove(event.stream).close()
                 case events.StreamRefused() | events.StreamReset():
                     self._reset_local(event)
+                case events.TargetProbed() | events.TargetJudged():
+                    self.probing.act(event)
 
     def _request(self, event: events.StreamRequested) -> None:
         if self.draining:
-            self.on_not_dialled(event.stream, RefusedError("this host is stopping", Code.DRAINING))
+            self.on_not_dialled(event.stream, _stopping())
         else:
             self._egress.request(event.stream, event.target)
+
+    def _admit(self, target: str) -> None:
+        """Raise RefusedError if a stream to ``target`` would be refused now."""
+        if self.draining:
+            raise _stopping()
+        self._egress.admit(target)
 
     def _reset_local(self, event: events.StreamRefused | events.StreamReset) -> None:
         if event.stream not in self.pumps:
@@ -221,3 +233,7 @@ class Streams:
     def _living(self) -> Session:
         assert self._session is not None  # noqa: S101  without a session there are no pumps, and no frames
         return self._session
+
+
+def _stopping() -> RefusedError:
+    return RefusedError("this host is stopping", Code.DRAINING)

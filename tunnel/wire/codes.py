@@ -34,6 +34,8 @@ class FrameType(IntEnum):
     GOAWAY = 5
     PING = 6
     PONG = 7
+    PROBE = 8
+    VERDICT = 9
     OPEN = 16
     OPENED = 17
     REFUSED = 18
@@ -47,7 +49,7 @@ class FrameType(IntEnum):
 class Code(IntEnum):
     """Why a link, a lane or a stream ended. Below 32: GOAWAY. From 32 on: REFUSED and RESET."""
 
-    NONE = 0  #: an orderly end: the host stops or drains
+    NONE = 0  #: nothing is wrong: an orderly end, or a target that would be admitted
     PROTOCOL = 1  #: a malformed frame, or one that has no meaning here
     VERSION = 2  #: no version in common
     FRAME_TYPE = 3  #: unknown frame type
@@ -73,7 +75,8 @@ class Feature(IntFlag):
 
     NONE = 0
     RESUME = 1  #: a lost lane may be replaced
+    PROBE = 2  #: a side may ask whether a target would be admitted
 
 
-FEATURES = Feature.RESUME
+FEATURES = Feature.RESUME | Feature.PROBE
 """What this implementation offers."""

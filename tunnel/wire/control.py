@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from tunnel.wire.frames import StreamFrame, encode
+from tunnel.wire.frames import ControlFrame, encode
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
 CROWDED = 16384
@@ -26,9 +26,9 @@ class ControlChannel:
         self._next = 0
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._kept: deque[tuple[int, bytes]] = deque()
-        self._held: dict[int, StreamFrame] = {}
+        self._held: dict[int, ControlFrame] = {}
 
-    def push(self, frame: StreamFrame) -> None:
+    def push(self, frame: ControlFrame) -> None:
         """Queue a frame; it gets the next number."""
         self._waiting.append((self._next, encode(frame, self._next)))
         self._next += 1
@@ -63,7 +63,7 @@ class ControlChannel:
         self._waiting.extendleft(reversed(self._kept))
         self._kept.clear()
 
-    def arrived(self, frame: StreamFrame, number: int) -> list[StreamFrame]:
+    def arrived(self, frame: ControlFrame, number: int) -> list[ControlFrame]:
         """Return what is to be obeyed now, in order; [] for a duplicate or while one is missing."""
         self.into.check(number, 1)
         if number < self.into.received or number in self._held:

@@ -1,4 +1,4 @@
-"""What a session tells its owner after it took a frame in. Every event names its stream."""
+"""What a session tells its owner after it took a frame in. Every event of a stream names it."""
 
 from __future__ import annotations
 
@@ -62,6 +62,21 @@ class StreamClosed:
     stream: int
 
 
+@dataclass(frozen=True, slots=True)
+class TargetProbed:
+    """The peer asks whether ``target`` would be admitted: ``judge`` it, and dial nothing."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetJudged:
+    """The peer's word on the oldest target that we asked about: NONE, or why it would be refused."""
+
+    code: Code
+    reason: str
+
+
 Event: TypeAlias = (
     StreamRequested
     | StreamOpened
@@ -70,4 +85,6 @@ Event: TypeAlias = (
     | StreamConfirmed
     | StreamReset
     | StreamClosed
+    | TargetProbed
+    | TargetJudged
 )

@@ -129,6 +129,23 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Asks whether an OPEN of ``target`` would be admitted; nothing is dialled."""
+
+    type: ClassVar[FrameType] = FrameType.PROBE
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Answers the oldest PROBE: NONE, or the code of the REFUSED that an OPEN would get."""
+
+    type: ClassVar[FrameType] = FrameType.VERDICT
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """A new stream to ``target``; the acceptor may send up to byte ``limit`` on it once it is OPENED."""
 
@@ -209,10 +226,13 @@ class Credit:
 
 
 StreamFrame: TypeAlias = Open | Opened | Refused | Fin | Delivered | Reset
-Frame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Ping | Pong | Data | Credit | StreamFrame
+ControlFrame: TypeAlias = Probe | Verdict | StreamFrame
+Frame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Ping | Pong | Data | Credit | ControlFrame
 
 SEQUENCED = frozenset(
     {
+        FrameType.PROBE,
+        FrameType.VERDICT,
         FrameType.OPEN,
         FrameType.OPENED,
         FrameType.REFUSED,
@@ -230,6 +250,8 @@ _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.GOAWAY: (_CODE.size, _CODE.size + MAX_TEXT),
     FrameType.PING: (0, 0),
     FrameType.PONG: (0, 0),
+    FrameType.PROBE: (1, MAX_TEXT),
+    FrameType.VERDICT: (_CODE.size, _CODE.size + MAX_TEXT),
     FrameType.OPEN: (_U64.size + 1, _U64.size + MAX_TEXT),
     FrameType.OPENED: (_U64.size, _U64.size),
     FrameType.REFUSED: (_CODE.size, _CODE.size + MAX_TEXT),
@@ -379,6 +401,8 @@ _WRITERS: dict[FrameType, _Writer] = {
     FrameType.GOAWAY: lambda f: (0, 0, _CODE.pack(f.code) + shorten(f.reason)),
     FrameType.PING: lambda f: (0, f.token, b""),
     FrameType.PONG: lambda f: (0, f.token, b""),
+    FrameType.PROBE: lambda f: (0, 0, f.target.encode()),
+    FrameType.VERDICT: lambda f: (0, 0, _CODE.pack(f.code) + shorten(f.reason)),
     FrameType.OPEN: lambda f: (f.stream, 0, _U64.pack(f.limit) + f.target.encode()),
     FrameType.OPENED: lambda f: (f.stream, 0, _U64.pack(f.limit)),
     FrameType.REFUSED: _write_coded,
@@ -396,6 +420,8 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.GOAWAY: _read_goaway,
     FrameType.PING: lambda h, _: Ping(h.offset),
     FrameType.PONG: lambda h, _: Pong(h.offset),
+    FrameType.PROBE: lambda h, raw: Probe(_read_text(raw, h.type)),
+    FrameType.VERDICT: lambda h, raw: Verdict(_read_code(raw), _read_text(raw[_CODE.size :], h.type)),
     FrameType.OPEN: _read_target,
     FrameType.OPENED: _u64(Opened),
     FrameType.REFUSED: _coded(Refused),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.wire.assembly import Payload, Piece
-from tunnel.wire.codes import KIB, MAX_DATA, MAX_STREAM_ID, MIB, Code, FrameType
+from tunnel.wire.codes import KIB, MAX_DATA, MAX_STREAM_ID, MIB, Code, Feature, FrameType
 from tunnel.wire.control import ControlChannel
 from tunnel.wire.events import (
     Event,
@@ -30,6 +30,7 @@ from tunnel.wire.events import (
 )
 from tunnel.wire.frames import (
     MAX_STREAMS,
+    ControlFrame,
     Credit,
     Delivered,
     Fin,
@@ -38,13 +39,15 @@ from tunnel.wire.frames import (
     Open,
     Opened,
     Position,
+    Probe,
     Refused,
     Reset,
     Resume,
     Resumed,
-    StreamFrame,
+    Verdict,
     encode,
 )
+from tunnel.wire.probes import Probes
 from tunnel.wire.scheduler import Scheduler
 from tunnel.wire.states import Call, Input, Phase, Receiving, Sending
 from tunnel.wire.stream import Outgoing, Stream
@@ -80,9 +83,20 @@ class Settings:
 
 
 class Session:
-    """One end of a session. ``initiator`` opens odd streams, the acceptor even ones."""
+    """One end of a session. ``initiator`` opens odd streams, the acceptor even ones.
 
-    def __init__(self, session: bytes, settings: Settings, peer: Limits, *, initiator: bool) -> None:
+    ``features`` are those that both sides agreed on. ``probes`` asks about targets, and answers.
+    """
+
+    def __init__(
+        self,
+        session: bytes,
+        settings: Settings,
+        peer: Limits,
+        *,
+        initiator: bool,
+        features: Feature = Feature.NONE,
+    ) -> None:
         self.id = session
         self.initiator = initiator
         self.round_trip = 0.0  # seconds; the owner keeps it up to date
@@ -91,6 +105,7 @@ class Session:
         self._peer = peer
         self._budget = Budget(settings.memory)
         self._control = ControlChannel(settings.limits.control, peer.control)
+        self.probes = Probes(self._control, features)
         self._streams: dict[int, Stream] = {}
         self._scheduler = Scheduler()
         self._blocked: set[int] = set()  # streams that have something to send, and may not
@@ -318,13 +333,15 @@ class Session:
         if isinstance(frame, Credit):
             self._on_credit(frame)
             return []
-        if not isinstance(frame, StreamFrame):
+        if not isinstance(frame, ControlFrame):
             raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} is not a session's frame")
         return [event for due in self._control.arrived(frame, sequence) for event in self._obey(due)]
 
-    def _obey(self, frame: StreamFrame) -> list[Event]:
+    def _obey(self, frame: ControlFrame) -> list[Event]:
         if isinstance(frame, Open):
             return [self._on_open(frame)]
+        if isinstance(frame, Probe | Verdict):
+            return [self.probes.obey(frame)]
         stream = self._find(frame.stream, frame.type)
         if stream is None:
             return []  # we closed it while this frame was under way

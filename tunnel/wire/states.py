@@ -77,6 +77,8 @@ _ATTACHED_FRAMES = (
     FrameType.GOAWAY,
     FrameType.PING,
     FrameType.PONG,
+    FrameType.PROBE,
+    FrameType.VERDICT,
     FrameType.OPEN,
     FrameType.OPENED,
     FrameType.REFUSED,
