@@ -97,6 +97,12 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=mtunnel,
     ),
     Contestant(
+        name="mtunnel-2-lanes",
+        settings="lanes 2, each on a thread of its own; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, lanes=2),
+    ),
+    Contestant(
         name="asyncio-streams",
         settings=_STREAMS,
         version=_python,

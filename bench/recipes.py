@@ -32,10 +32,11 @@ class Sides:
 # -- mtunnel -------------------------------------------------------------------------------------------------
 
 
-def mtunnel(site: Site) -> Sides:
-    """Two daemons, one link, one ingress."""
+def mtunnel(site: Site, lanes: int = 1) -> Sides:
+    """Two daemons, one link of ``lanes`` lanes, one ingress."""
     listen_a = free_tcp(ADDRESS_A)
-    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a) + _mtunnel_peer(HOST_B, site.link, ())
+    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, lanes)
+    config_a += _mtunnel_peer(HOST_B, site.link, ())
     config_a += f"""
 [[ingress]]
 peer = "{HOST_B}"
@@ -43,7 +44,7 @@ listen = "{_mtunnel_address(site.entry)}"
 target = "{_mtunnel_address(site.exit)}"
 users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
 """
-    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b)
+    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b, lanes)
     config_b += _mtunnel_peer(HOST_A, listen_a, [_mtunnel_address(site.exit)])
     serve = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
@@ -52,7 +53,7 @@ users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
     )
 
 
-def _mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair) -> str:
+def _mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair, lanes: int) -> str:
     return f"""\
 [host]
 name = "{name}"
@@ -66,6 +67,7 @@ key = "{pair.key}"
 
 [transport]
 congestion = "{site.congestion}"
+lanes = {lanes}
 """
 
 

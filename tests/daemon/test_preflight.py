@@ -146,7 +146,6 @@ def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) ->
     config = load(write_config(directory, host, TLS, PEER))
     assert problems(config) == {
         "transport.lane": "this version has no kernel lane: use auto or userspace",
-        "transport.lanes": "this version runs one lane per link",
         "transport.rotate_records": "this version does not rotate lanes: leave it out",
         "host.metrics": "this version has no metrics endpoint: leave it out",
     }

@@ -1,18 +1,18 @@
 """Lanes for tests: real TCP over loopback, real TLS, and a session at each end.
 
-``MAKERS`` names every kind of lane that exists; the conformance suite runs over all pairings of them.
+``MAKERS`` names every way to make a lane; the conformance suite runs over all pairings of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -20,11 +20,13 @@ from tests.support.driver import TARGET, Host
 from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
-from tunnel.transport.handshake import handshake
+from tunnel.transport import lanes
+from tunnel.transport.ktls import SUITES
 from tunnel.transport.lane import Lane, LaneKind
+from tunnel.transport.lanes import LaneMaker
 from tunnel.transport.socketlane import SocketLane
+from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts, load
-from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire import negotiation
 from tunnel.wire.frames import Hello, Limits, Open, Welcome, encode
 from tunnel.wire.session import Settings
@@ -42,33 +44,24 @@ class Hosts:
     def create(cls, directory: Path) -> Hosts:
         """Make an authority and two hosts below ``directory``."""
         pki = Pki(directory)
-        return cls(load(pki.host("hosta")), load(pki.host("hostb")))
+        return cls(load(pki.host("hosta"), SUITES), load(pki.host("hostb"), SUITES))
 
 
-class LaneMaker(Protocol):
-    """Turns a connected socket into a lane, TLS handshake included. The lane is not started."""
-
-    async def __call__(
-        self, sock: socket.socket, contexts: TlsContexts, state: LaneState, *, dialing: bool
-    ) -> Lane: ...
-
-
-async def userspace(
-    sock: socket.socket, contexts: TlsContexts, state: LaneState, *, dialing: bool
-) -> UserspaceLane:
-    """LaneMaker for ``LaneKind.USERSPACE``."""
-    tls, peer = await handshake(sock, contexts, ("hosta", "hostb"), dialing=dialing)
-    return UserspaceLane(sock, tls, peer, state)
-
-
-MAKERS: Mapping[LaneKind, LaneMaker] = {LaneKind.USERSPACE: userspace}
+MAKERS: dict[str, LaneMaker] = {
+    "userspace": lanes.userspace,
+    "threads": partial(lanes.userspace, threaded=True),
+}
+if "KERNEL_LANES" in os.environ:  # set where the kernel has TLS: in the emulated machine
+    MAKERS["kernel"] = lanes.kernel
+KINDS: Mapping[str, LaneKind] = {name: LaneKind(name) for name in LaneKind} | {"threads": LaneKind.USERSPACE}
 PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
-Kinds = tuple[LaneKind, LaneKind]
+Kinds = tuple[str, str]
+NAMES = ("hosta", "hostb")
 DEFAULT = Settings()
 LIMITS = Limits(streams=256, control=1024)
 
 each_pairing = pytest.mark.parametrize("kinds", PAIRINGS, ids="-".join)
-each_kind = pytest.mark.parametrize("kind", MAKERS, ids=str)
+each_kind = pytest.mark.parametrize("kind", MAKERS)
 each_role = pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "accepting"])
 
 
@@ -102,7 +95,7 @@ class Pair:
 
 @asynccontextmanager
 async def joined(
-    hosts: Hosts, kinds: tuple[LaneKind, LaneKind], *, settings: Settings = DEFAULT, cable: bool = False
+    hosts: Hosts, kinds: Kinds, *, settings: Settings = DEFAULT, cable: bool = False
 ) -> AsyncIterator[Pair]:
     """Two hosts with a session over a lane of the given kinds (dialing, accepting)."""
     middle: Cable | None = None
@@ -112,8 +105,8 @@ async def joined(
         dialing, accepting = tcp_pair()
     with dialing, accepting, unexpected() as surprises:
         lane_a, lane_b = await asyncio.gather(
-            MAKERS[kinds[0]](dialing, hosts.a, LaneState.AWAIT_WELCOME, dialing=True),
-            MAKERS[kinds[1]](accepting, hosts.b, LaneState.AWAIT_FIRST, dialing=False),
+            MAKERS[kinds[0]](dialing, hosts.a, NAMES, LaneState.AWAIT_WELCOME, dialing=True),
+            MAKERS[kinds[1]](accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
         )
         pair = Pair(Host(True, settings), Host(False, settings), middle)
         pair.b.own(lane_b)
@@ -122,8 +115,8 @@ async def joined(
             await until(lambda: pair.a.ready and pair.b.ready, "for a session")
             yield pair
         finally:
-            lane_a.abort()
-            lane_b.abort()
+            await gone(lane_a)
+            await gone(lane_b)
             if middle is not None:
                 await middle.cut()
         assert not (faults := pair.a.faults + pair.b.faults), faults
@@ -132,7 +125,7 @@ async def joined(
 
 @asynccontextmanager
 async def against_raw(
-    hosts: Hosts, kind: LaneKind, *, dialing: bool, greeted: bool = True
+    hosts: Hosts, kind: str, *, dialing: bool, greeted: bool = True
 ) -> AsyncIterator[tuple[Host, TlsPeer]]:
     """A host whose lane of ``kind`` dials, or is dialed by, a raw peer; with a session if ``greeted``."""
     ours, theirs = tcp_pair()
@@ -141,7 +134,7 @@ async def against_raw(
     state = LaneState.AWAIT_WELCOME if dialing else LaneState.AWAIT_FIRST
     with ours, theirs, unexpected() as surprises:
         lane, peer = await asyncio.gather(
-            MAKERS[kind](ours, hosts.a if dialing else hosts.b, state, dialing=dialing),
+            MAKERS[kind](ours, hosts.a if dialing else hosts.b, NAMES, state, dialing=dialing),
             TlsPeer.connect(theirs, hosts.b if dialing else hosts.a, dialing=not dialing),
         )
         host = Host(dialing)
@@ -151,9 +144,15 @@ async def against_raw(
                 await _greet(host, peer)
             yield host, peer
         finally:
-            lane.abort()
+            await gone(lane)
         assert host.faults == []
         assert not surprises, "\n".join(surprises)
+
+
+async def gone(lane: Lane) -> None:
+    """End a lane, and return when it has let go of its socket."""
+    lane.abort()
+    await asyncio.wait_for(lane.gone.wait(), 20)
 
 
 async def _greet(host: Host, peer: TlsPeer) -> None:
@@ -183,8 +182,14 @@ async def only_end(host: Host) -> Exception:
 
 def fileno(host: Host) -> int:
     """The lane's descriptor: -1 once it gave its socket up."""
-    assert isinstance(host.lane, SocketLane)
-    return host.lane._sock.fileno()
+    return socketlane(host.lane)._sock.fileno()
+
+
+def socketlane(lane: Lane) -> SocketLane:
+    """What has the socket: the lane itself, or the one on its thread."""
+    found = lane._inner if isinstance(lane, ThreadLane) else lane
+    assert isinstance(found, SocketLane)
+    return found
 
 
 async def stuffed(host: Host, peer: TlsPeer) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import until
@@ -78,11 +79,11 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
 
 
 class Pair:
-    """Links a and b, joined by a lane that a dialled."""
+    """Links a and b, joined by a lane that a dialled. ``theirs`` is what b plans otherwise."""
 
-    def __init__(self, **plan: Any) -> None:
+    def __init__(self, theirs: Mapping[str, Any] | None = None, **plan: Any) -> None:
         self.a = make_link("hosta", "hostb", **plan)
-        self.b = make_link("hostb", "hosta", **plan)
+        self.b = make_link("hostb", "hosta", **{**plan, **(theirs or {})})
         self.lane = join(self.a, self.b)
         self.sockets: list[socket.socket] = []
 
@@ -134,6 +135,11 @@ class Pair:
             link.end(Code.NONE, "the test is over")
         for sock in self.sockets:
             sock.close()
+
+
+def pipes(link: Link) -> dict[int, PipeLane]:
+    """The lanes of a link, which a test can cut."""
+    return cast("dict[int, PipeLane]", link.lanes)
 
 
 async def receive(sock: socket.socket, count: int) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.driver import TARGET, Host
 from tests.support.lanes import (
+    KINDS,
     Hosts,
     Kinds,
     against_raw,
@@ -21,7 +22,6 @@ from tests.support.lanes import (
     stuffed,
 )
 from tests.support.waiting import turns, until
-from tunnel.transport.lane import LaneKind
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code
 from tunnel.wire.frames import (
     Credit,
@@ -52,7 +52,7 @@ async def test_bulk_goes_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@each_pairing
+@pytest.mark.parametrize("kinds", [("userspace", "threads")], ids="-".join)
 async def test_ten_gibibytes_go_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
@@ -139,7 +139,7 @@ async def test_a_reset_in_the_middle_of_bulk_harms_no_other_stream(hosts: Hosts,
 
 @each_kind
 @pytest.mark.parametrize("record", [1, 19, 1 << 20], ids=["bytewise", "19 bytes", "whole"])
-async def test_frames_arrive_whole_and_in_order(hosts: Hosts, kind: LaneKind, record: int) -> None:
+async def test_frames_arrive_whole_and_in_order(hosts: Hosts, kind: str, record: int) -> None:
     """However they are cut into TLS records."""
     wanted: list[Frame] = [Open(number, 4096, TARGET) for number in range(1, 40, 2)]
     wanted += [Credit(0, 0, 4096), Fin(1, 0)]
@@ -156,7 +156,7 @@ async def test_frames_arrive_whole_and_in_order(hosts: Hosts, kind: LaneKind, re
 
 
 @each_kind
-async def test_a_full_lane_bounds_what_it_holds(hosts: Hosts, kind: LaneKind) -> None:
+async def test_a_full_lane_bounds_what_it_holds(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         taken = await stuffed(host, peer)
         assert taken - host.lane.bytes_sent <= 2 * MAX_DATA
@@ -167,9 +167,7 @@ async def test_a_full_lane_bounds_what_it_holds(hosts: Hosts, kind: LaneKind) ->
 
 
 @each_kind
-async def test_control_frames_overtake_bulk_that_the_lane_does_not_have_yet(
-    hosts: Hosts, kind: LaneKind
-) -> None:
+async def test_control_frames_overtake_bulk_that_the_lane_does_not_have_yet(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         taken = await stuffed(host, peer)
         host.open()
@@ -187,7 +185,7 @@ async def test_control_frames_overtake_bulk_that_the_lane_does_not_have_yet(
 async def test_a_lane_knows_what_it_is(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         a, b = pair.a.lane, pair.b.lane
-        assert (a.kind, b.kind) == kinds
+        assert (a.kind, b.kind) == tuple(KINDS[kind] for kind in kinds)
         assert (a.local, a.remote) == (b.remote, b.local)
         assert a.cipher == b.cipher
         assert a.cipher.startswith("TLS_")
@@ -201,7 +199,7 @@ async def test_a_lane_knows_what_it_is(hosts: Hosts, kinds: Kinds) -> None:
 
 
 @each_kind
-async def test_a_new_handler_gets_what_comes_after_it(hosts: Hosts, kind: LaneKind) -> None:
+async def test_a_new_handler_gets_what_comes_after_it(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (first, peer):
         heir = Host(initiator=False)
 
@@ -226,7 +224,7 @@ async def test_a_small_memory_budget_is_enough(hosts: Hosts, kinds: Kinds) -> No
 
 
 @each_kind
-async def test_a_lane_can_be_aborted_before_its_session(hosts: Hosts, kind: LaneKind) -> None:
+async def test_a_lane_can_be_aborted_before_its_session(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False, greeted=False) as (host, peer):
         host.lane.abort()
         await peer.read_to_end()

@@ -112,14 +112,14 @@ def test_any_payload_is_a_frame_or_a_fault_of_the_peer(kind: FrameType, payload:
     ("frame", "head", "payload"),
     [
         (
-            Hello(1, 2, Feature.RESUME, SESSION, INSTANCE, Limits(256, 1024)),
-            "01 00 0000 00000000 00000034 0000000000000000",
-            "0001 0002 0000000000000001" + SESSION.hex() + INSTANCE.hex() + "00000100 00000400",
+            Hello(1, 2, Feature.RESUME, SESSION, INSTANCE, Limits(256, 1024, 4)),
+            "01 00 0000 00000000 00000038 0000000000000000",
+            "0001 0002 0000000000000001" + SESSION.hex() + INSTANCE.hex() + "00000100 00000400 00000004",
         ),
         (
             Welcome(1, Feature.NONE, SESSION, INSTANCE, Limits(1, 2)),
-            "02 00 0000 00000000 00000032 0000000000000000",
-            "0001 0000000000000000" + SESSION.hex() + INSTANCE.hex() + "00000001 00000002",
+            "02 00 0000 00000000 00000036 0000000000000000",
+            "0001 0000000000000000" + SESSION.hex() + INSTANCE.hex() + "00000001 00000002 00000001",
         ),
         (
             RESUME,
@@ -167,8 +167,8 @@ def test_a_data_header() -> None:
 @pytest.mark.parametrize(
     ("kind", "low", "high"),
     [
-        (FrameType.HELLO, 52, MAX_CONTROL),
-        (FrameType.WELCOME, 50, MAX_CONTROL),
+        (FrameType.HELLO, 56, MAX_CONTROL),
+        (FrameType.WELCOME, 54, MAX_CONTROL),
         (FrameType.RESUME, 44, MAX_CONTROL),
         (FrameType.RESUMED, 44, MAX_CONTROL),
         (FrameType.GOAWAY, 2, 2 + MAX_TEXT),
@@ -221,8 +221,9 @@ def test_a_frame_concerns_a_stream_or_the_lane(kind: FrameType) -> None:
     ("frame", "fault"),
     [
         (Hello(2, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 1)), "versions 2 to 1"),
-        (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "control 0"),
-        (Welcome(1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "no control frames"),
+        (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "HELLO grants 0 control frames"),
+        (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 1, 0)), "1 control frames, 0 lanes"),
+        (Welcome(1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "WELCOME grants 0 control frames"),
     ],
 )
 def test_an_offer_that_makes_no_sense(frame: Frame, fault: str) -> None:

@@ -155,8 +155,8 @@ def test_states(name: str) -> None:
 ID, OTHER = bytes(range(16)), bytes(range(100, 116))
 WHY = "why"
 SAMPLES: list[tuple[str, Frame]] = [
-    ("### HELLO", Hello(1, 2, Feature(3 << 40), ID, OTHER, Limits(0x01020304, 0x05060708))),
-    ("### WELCOME", Welcome(0x0102, Feature(3 << 40), ID, OTHER, Limits(0x01020304, 0x05060708))),
+    ("### HELLO", Hello(1, 2, Feature(3 << 40), ID, OTHER, Limits(0x01020304, 0x05060708, 0x090A0B0C))),
+    ("### WELCOME", Welcome(0x0102, Feature(3 << 40), ID, OTHER, Limits(0x01020304, 0x05060708, 0x090A0B0C))),
     ("### RESUME,", Resume(ID, 0x01020304, 0x05060708, 1 << 40, 1 << 50, ())),
     ("### RESUME,", Resumed(ID, 0x01020304, 0x05060708, 1 << 40, 1 << 50, ())),
     ("### GOAWAY", GoAway(Code.VERSION, WHY)),

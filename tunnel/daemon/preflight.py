@@ -44,8 +44,6 @@ def _not_in_this_version(config: Config) -> Iterator[Problem]:
     """The file may say what this version cannot do yet: then it must not seem to be done."""
     if config.transport.lane is LaneChoice.KERNEL:
         yield "transport.lane", "this version has no kernel lane: use auto or userspace"
-    if config.transport.lanes > 1:
-        yield "transport.lanes", "this version runs one lane per link"
     if "rotate_records" in config.transport.model_fields_set:
         yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -25,11 +25,12 @@ from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.reception import Reception
 from tunnel.relay.stats import ingress_facts, link_facts
+from tunnel.transport.lanes import maker
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
-from tunnel.wire.session import Settings
+from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
 DRAIN_DEADLINE = 30.0
 """Seconds that SIGTERM lets running streams have; a second signal ends them at once."""
@@ -51,6 +52,7 @@ class Service:
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._make_lane = maker(config.transport.lanes)
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
         self._ingresses: list[Ingress] = []
@@ -117,7 +119,8 @@ class Service:
 
     def _link_plans(self) -> Iterator[tuple[Any, LinkPlan]]:
         transport = self._config.transport
-        settings = Settings(memory=transport.memory)
+        limits = replace(DEFAULT_LIMITS, lanes=transport.lanes)
+        settings = Settings(limits, memory=transport.memory)
         for peer in self._config.peers:
             host = self._config.host.name
             yield peer, LinkPlan(host, peer.name, peer.egress, settings, transport.resume_window)
@@ -129,14 +132,21 @@ class Service:
             if peer.name in wanted:
                 address, congestion = peer.address, self._config.transport.congestion
                 source = self._config.host.listen.host
-                plan = DialPlan(address.host, address.port, lambda: self._contexts, congestion, source)
+                plan = DialPlan(
+                    address.host, address.port, lambda: self._contexts, congestion, source, self._make_lane
+                )
                 yield Dialer(plan, self._links[peer.name])
 
     def _listen(self) -> None:
         host, transport = self._config.host, self._config.transport
         self._control = ControlSocket(host.control, {"status": self.status, "probe": self.probe})
         self._reception = Reception(
-            host.listen.host, host.listen.port, lambda: self._contexts, transport.congestion, self._links
+            host.listen.host,
+            host.listen.port,
+            lambda: self._contexts,
+            transport.congestion,
+            self._links,
+            self._make_lane,
         )
         for ingress in self._config.ingresses:
             plan = IngressPlan(ingress.listen, ingress.target, ingress.uids)

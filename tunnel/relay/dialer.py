@@ -1,4 +1,4 @@
-"""Keeping a link up from our side: the first lane of a session, and the one in place of a lost lane."""
+"""Keeping a link up from our side: the first lane of a session, more of them, those in place of lost ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunnel.errors import RefusedError, TunnelError, UnreachableError
-from tunnel.relay.link import Link, LinkState
-from tunnel.transport.handshake import handshake
+from tunnel.relay.link import Link
 from tunnel.transport.lane import Lane
+from tunnel.transport.lanes import LaneMaker, userspace
 from tunnel.transport.sockets import reason_of, tune_lane
 from tunnel.transport.tls import TlsContexts
-from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
 from tunnel.wire.states import LaneState
@@ -37,6 +36,7 @@ class DialPlan:
     contexts: Callable[[], TlsContexts]  # the present ones: certificates are renewed
     congestion: str | None
     source: str | None = None  # the address of this host to dial from, where it can reach the peer's
+    make_lane: LaneMaker = userspace
 
 
 class Dialer:
@@ -48,10 +48,10 @@ class Dialer:
         self._said = ""
 
     async def run(self) -> None:
-        """Connect whenever there is no session, resume whenever ours has no lane. Never returns."""
+        """Connect whenever there is no session, resume whenever ours lacks a lane. Never returns."""
         pause = FIRST_PAUSE
         while True:
-            if self._link.state is LinkState.UP or not self._wanted():
+            if not self._wanted():
                 await self._link.wait_change()
                 continue
             try:
@@ -75,21 +75,20 @@ class Dialer:
 
     async def _attempt(self) -> None:
         sock = await self._connect()
+        resuming = self._link.wants_lane
+        state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
         try:
-            contexts = self._plan.contexts()
-            tls, peer = await handshake(sock, contexts, (self._link.peer,), dialing=True)
-            resuming = self._link.wants_lane
-            state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
-            lane = UserspaceLane(sock, tls, peer, state)
+            contexts, peers = self._plan.contexts(), (self._link.peer,)
+            lane = await self._plan.make_lane(sock, contexts, peers, state, dialing=True)
         except BaseException:
             sock.close()
             raise
-        if resuming:
+        if resuming and self._link.wants_lane:
             await self._resume(lane)
-        elif self._link.session is None:
+        elif not resuming and self._link.session is None:
             await self._begin(lane)
         else:
-            lane.abort()  # the peer was faster
+            lane.abort()  # the peer was faster, or the session has ended meanwhile
 
     async def _connect(self) -> socket.socket:
         plan = self._plan

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -90,8 +90,9 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._peer_instance = b""
         self._features = Feature.NONE
+        self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
-        self._lost = 0  # the lane that is to be replaced
+        self._lost: deque[int] = deque()  # lanes that are to be replaced
         self._give_up: asyncio.TimerHandle | None = None
         self._kicked = False
 
@@ -161,7 +162,7 @@ class Link:
         negotiation.check_welcome(offer, answer)
         settings, features = self.plan.settings, answer.features
         session = Session(offer.session, settings, answer.limits, initiator=True, features=features)
-        self._establish(session, lane, answer.instance, answer.features)
+        self._establish(session, lane, answer)
 
     def welcome(self, lane: Lane, offer: Hello) -> None:
         """Answer a peer that dialled us. Raises ProtocolError."""
@@ -175,7 +176,7 @@ class Link:
         lane.send_control(encode(answer))
         settings, features = self.plan.settings, answer.features
         session = Session(offer.session, settings, offer.limits, initiator=False, features=features)
-        self._establish(session, lane, offer.instance, answer.features)
+        self._establish(session, lane, replace(offer, features=answer.features))
 
     def _prefers_other(self, offer: Hello) -> bool:
         """Both hosts may dial at once; then the connection of the one whose name is smaller counts."""
@@ -183,12 +184,15 @@ class Link:
             return bool(self.lanes) and offer.instance == self._peer_instance
         return self.offer is not None and self.plan.host < self.peer
 
-    def _establish(self, session: Session, lane: Lane, instance: bytes, features: Feature) -> None:
+    def _establish(self, session: Session, lane: Lane, peer: Hello | Welcome) -> None:
+        """``peer`` says what the other side granted, and the features that both have."""
         self.session = session
         self.streams.begin(session)
-        self._peer_instance = instance
-        self._features = features
+        self._peer_instance = peer.instance
+        self._features = peer.features
+        self._wanted = min(self.plan.settings.limits.lanes, peer.limits.lanes)
         self._asked = 1
+        self._lost.clear()
         self._add_lane(lane, 1)
         session.attach(1)
         self.log.info(
@@ -205,18 +209,18 @@ class Link:
         self.changed.set()
         self.kick()
 
-    # A lane in place of a lost one.
+    # Lanes behind the first: in place of a lost one, or one more.
 
     @property
     def wants_lane(self) -> bool:
-        """Whether it is on us to replace the lane."""
-        return self.session is not None and not self.lanes and self.session.initiator
+        """Whether it is on us to bring another lane."""
+        return self.session is not None and self.session.initiator and len(self.lanes) < self._wanted
 
     def ask_resume(self, lane: Lane) -> None:
         """Tell the peer, on a new lane, how far we are."""
         session = self._living()
         self._asked += 1  # never twice the same: the peer may have attached a lane of which we never heard
-        lane.send_control(encode(session.resume(self._asked, self._lost)))
+        lane.send_control(encode(session.resume(self._asked, self._lost[0] if self._lost else 0)))
         lane.flush()
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
@@ -225,23 +229,31 @@ class Link:
         if session is None or answer.session != session.id or answer.epoch != self._asked:
             raise ProtocolError(Code.SESSION_UNKNOWN, "RESUMED for another session")
         self._rejoin(session, lane, answer)
+        if answer.replaces in self._lost:
+            self._lost.remove(answer.replaces)
 
     def readmit(self, lane: Lane, claim: Resume) -> None:
-        """The peer replaces a lane. Raises ProtocolError."""
+        """The peer replaces a lane, or brings one more. Raises ProtocolError."""
         session = self.session
         if session is None or claim.session != session.id or session.initiator:
             raise ProtocolError(Code.SESSION_UNKNOWN, "there is no such session with this peer")
-        if claim.epoch <= self._asked or not claim.replaces:
+        if claim.epoch <= self._asked or claim.replaces >= claim.epoch:
             detail = f"lane {claim.epoch} in place of {claim.replaces}, the newest is {self._asked}"
             raise ProtocolError(Code.HANDSHAKE, f"RESUME with impossible lane numbers: {detail}")
         self._asked = claim.epoch
-        # Also a lane that took the same one's place before, of which the peer then never heard.
-        for old in [o for o in self.lanes.values() if claim.replaces in (o.epoch, o.replaces)]:
+        if claim.replaces:
+            self._give_up_lane(session, claim.replaces)
+        if len(self.lanes) >= self._wanted:
+            raise ProtocolError(Code.HANDSHAKE, f"RESUME for lane {len(self.lanes) + 1} of {self._wanted}")
+        lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
+        self._rejoin(session, lane, claim)
+
+    def _give_up_lane(self, session: Session, epoch: int) -> None:
+        """Also a lane that took the same one's place before, of which the peer then never heard."""
+        for old in [o for o in self.lanes.values() if epoch in (o.epoch, o.replaces)]:
             del self.lanes[old.epoch]
             old.abort()
             session.lost(old.epoch)
-        lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
-        self._rejoin(session, lane, claim)
 
     def _rejoin(self, session: Session, lane: Lane, peer: Resume) -> None:
         try:
@@ -249,10 +261,13 @@ class Link:
         except ProtocolError as error:
             self._loop.call_soon(self.end, error.code, str(error))
             raise
-        self.resumes += 1
         lane.replaces = peer.replaces
         self._add_lane(lane, peer.epoch)
-        self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")
+        if peer.replaces:
+            self.resumes += 1
+            self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")
+        else:
+            self.log.info("lane added", lanes=len(self.lanes), local=lane.local, remote=lane.remote)
 
     # LaneHandler.
 
@@ -290,7 +305,8 @@ class Link:
         del self.lanes[lane.epoch]
         session = self._living()
         session.lost(lane.epoch)
-        self._lost = lane.epoch
+        if session.initiator:
+            self._lost.append(lane.epoch)
         if isinstance(reason, LaneLost) and self._may_resume():
             self.note("lane lost", str(reason))
             self._wait_for_lane(session)
@@ -304,6 +320,7 @@ class Link:
     def _wait_for_lane(self, session: Session) -> None:
         self.changed.set()
         if self.lanes:
+            self.kick()  # they carry what the lost one may have taken with it
             return
         window = self.plan.resume_window + (0 if session.initiator else RESUME_GRACE)
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"

@@ -10,12 +10,11 @@ import structlog
 
 from tunnel.errors import TunnelError
 from tunnel.relay.link import Link
-from tunnel.transport.handshake import handshake
 from tunnel.transport.lane import Lane
+from tunnel.transport.lanes import LaneMaker, userspace
 from tunnel.transport.listener import Listener, bind_tcp
 from tunnel.transport.sockets import caller_of, reset, tune_lane
 from tunnel.transport.tls import TlsContexts
-from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
 from tunnel.wire.states import LaneState
@@ -38,11 +37,13 @@ class Reception:
         contexts: Callable[[], TlsContexts],
         congestion: str | None,
         links: Mapping[str, Link],
+        make_lane: LaneMaker = userspace,
     ) -> None:
         self.rejected = 0
         self._contexts = contexts
         self._congestion = congestion
         self._links = links
+        self._make_lane = make_lane
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener = Listener(bind_tcp(host, port), self._accepted)
 
@@ -70,8 +71,8 @@ class Reception:
         remote = caller_of(sock)
         try:
             tune_lane(sock, self._congestion)
-            tls, peer = await handshake(sock, self._contexts(), self._links, dialing=False)
-            lane = UserspaceLane(sock, tls, peer, LaneState.AWAIT_FIRST)
+            contexts, state = self._contexts(), LaneState.AWAIT_FIRST
+            lane = await self._make_lane(sock, contexts, self._links, state, dialing=False)
         except (TunnelError, OSError) as error:
             self.rejected += 1
             log.warning("connection rejected", remote=remote, reason=str(error))
@@ -80,7 +81,7 @@ class Reception:
         except BaseException:
             sock.close()
             raise
-        newcomer = _Newcomer(self._links[peer])
+        newcomer = _Newcomer(self._links[lane.peer])
         lane.start(newcomer)
         await newcomer.outcome(lane)
 

@@ -144,16 +144,20 @@ class SocketLane(Lane):
         self._end(error)
         self._begin_linger()
 
-    def _fail(self, error: Exception) -> None:
-        """A bug of ours must fail the migration, not leave it hanging."""
-        self._violated(MisuseError(Code.INTERNAL, f"a fault of this daemon: {error!r}"))
+    def fail(self, error: Exception) -> None:
+        """End the lane for what its handler raised. A bug of ours must fail the migration, not hang it."""
+        if self._ended:
+            return
+        if not isinstance(error, WireError):
+            error = MisuseError(Code.INTERNAL, f"a fault of this daemon: {error!r}")
+        self._violated(error)
 
     def _tell(self, method: Callable[[Lane], None]) -> None:
         """Call the handler; it may not raise, and if it does the lane ends."""
         try:
             method(self)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             raise
 
     # Bytes from the peer.
@@ -174,9 +178,9 @@ class SocketLane(Lane):
                 else:
                     position += self._take_frame(plain[position:])
         except WireError as error:
-            self._violated(error)
+            self.fail(error)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             raise
         finally:
             handler.on_batch_end(self)

@@ -9,6 +9,7 @@ is why they are not used, and a memory BIO copies twice: docs/decisions.md has t
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -57,10 +58,17 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
 
     kind = LaneKind.USERSPACE
 
-    def __init__(self, sock: socket.socket, tls: TlsConnection, peer: str, state: LaneState) -> None:
-        super().__init__(sock, peer, state)
+    def __init__(
+        self,
+        sock: socket.socket,
+        tls: TlsConnection,
+        peer: str,
+        state: LaneState,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(sock, peer, state, loop)
         self._tls = tls
-        self._plaintext = _scratch.plaintext
+        self._plaintext = _scratch.plaintext if loop is None else Buffer(BATCH + RECORD)
         self._least = 1  # bytes that must be there before the loop is told
 
     @property

@@ -35,6 +35,7 @@ class WatchedLane(SocketLane, Generic[Item]):
         self._full = False  # the socket took no more: the loop watches for room
         self._unsendable = ""  # why nothing can be sent any more
         self._next_read: asyncio.Handle | None = None
+        self._paused = False
         self._lingering: asyncio.TimerHandle | None = None
 
     # What each kind adds.
@@ -98,6 +99,22 @@ class WatchedLane(SocketLane, Generic[Item]):
 
     # Reading.
 
+    def pause_reading(self) -> None:
+        """Leave what was handed over alone after ``on_batch_end`` too, and so hand over no more."""
+        self._paused = True
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+        if self._next_read is not None:
+            self._next_read.cancel()
+
+    def resume_reading(self) -> None:
+        """Go on, if paused."""
+        if self._paused:
+            self._paused = False
+            if self._sock.fileno() >= 0:
+                self._start_reading()
+                self._read_on()
+
     def _start_reading(self) -> None:
         self._loop.add_reader(self._sock, self._readable)
 
@@ -105,7 +122,8 @@ class WatchedLane(SocketLane, Generic[Item]):
         """Read again soon, whether or not the loop finds the socket readable."""
         if self._next_read is not None:
             self._next_read.cancel()
-        self._next_read = self._loop.call_soon(self._readable)
+        if not self._paused:
+            self._next_read = self._loop.call_soon(self._readable)
 
     # The end.
 

@@ -19,8 +19,8 @@ from tunnel.errors import ProtocolError
 from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, MAX_TEXT, Code, Feature, FrameType
 
 _HEADER = struct.Struct("!BBHIIQ")  # type, flags, reserved, stream, length, offset
-_HELLO = struct.Struct("!HHQ16s16sII")
-_WELCOME = struct.Struct("!HQ16s16sII")
+_HELLO = struct.Struct("!HHQ16s16sIII")
+_WELCOME = struct.Struct("!HQ16s16sIII")
 _RESUME = struct.Struct("!16sIIQQI")
 _POSITION = struct.Struct("!IQQQ")
 _U64 = struct.Struct("!Q")
@@ -42,10 +42,11 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a side grants the other: streams it may open, sequenced frames it may send unanswered."""
+    """What a side grants the other: streams it may open, sequenced frames it may send unanswered, lanes."""
 
     streams: int
     control: int
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,31 +321,39 @@ def _read_code(raw: bytes) -> Code:
         return Code.PROTOCOL  # a later version's code: the reason text still tells
 
 
+def _grants(limits: Limits) -> tuple[int, int, int]:
+    return limits.streams, limits.control, limits.lanes
+
+
+def _read_limits(granted: list[int], what: FrameType) -> Limits:
+    limits = Limits(*granted)
+    if limits.control < 1 or limits.lanes < 1:
+        raise ProtocolError(
+            Code.PROTOCOL, f"{what.name} grants {limits.control} control frames, {limits.lanes} lanes"
+        )
+    return limits
+
+
 def _write_hello(f: Hello) -> tuple[int, int, bytes]:
-    limits = f.limits
-    packed = _HELLO.pack(
-        f.lowest, f.highest, f.features, f.session, f.instance, limits.streams, limits.control
-    )
-    return 0, 0, packed
+    return 0, 0, _HELLO.pack(f.lowest, f.highest, f.features, f.session, f.instance, *_grants(f.limits))
 
 
 def _read_hello(_: Header, raw: bytes) -> Hello:
-    lowest, highest, features, session, instance, streams, control = _HELLO.unpack_from(raw)
-    if lowest > highest or control < 1:
-        raise ProtocolError(Code.PROTOCOL, f"HELLO with versions {lowest} to {highest}, control {control}")
-    return Hello(lowest, highest, Feature(features), session, instance, Limits(streams, control))
+    lowest, highest, features, session, instance, *granted = _HELLO.unpack_from(raw)
+    if lowest > highest:
+        raise ProtocolError(Code.PROTOCOL, f"HELLO with versions {lowest} to {highest}")
+    limits = _read_limits(granted, FrameType.HELLO)
+    return Hello(lowest, highest, Feature(features), session, instance, limits)
 
 
 def _write_welcome(f: Welcome) -> tuple[int, int, bytes]:
-    limits = f.limits
-    return 0, 0, _WELCOME.pack(f.version, f.features, f.session, f.instance, limits.streams, limits.control)
+    return 0, 0, _WELCOME.pack(f.version, f.features, f.session, f.instance, *_grants(f.limits))
 
 
 def _read_welcome(_: Header, raw: bytes) -> Welcome:
-    version, features, session, instance, streams, control = _WELCOME.unpack_from(raw)
-    if control < 1:
-        raise ProtocolError(Code.PROTOCOL, "WELCOME that grants no control frames")
-    return Welcome(version, Feature(features), session, instance, Limits(streams, control))
+    version, features, session, instance, *granted = _WELCOME.unpack_from(raw)
+    limits = _read_limits(granted, FrameType.WELCOME)
+    return Welcome(version, Feature(features), session, instance, limits)
 
 
 def _write_resume(f: Resume) -> tuple[int, int, bytes]:

@@ -1,0 +1,97 @@
+"""What a lane's thread adds; that it keeps the contract of lanes, ``test_lane_conformance`` shows."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.lanes import Hosts, Pair, gone, joined
+from tests.support.waiting import until
+from tunnel.errors import ProtocolError
+from tunnel.transport.threadlane import ThreadLane
+from tunnel.wire.codes import MIB, Code
+from tunnel.wire.frames import Fin, Frame
+
+
+@pytest.fixture
+async def pair(hosts: Hosts) -> AsyncIterator[Pair]:
+    async with joined(hosts, ("threads", "threads")) as pair:
+        yield pair
+
+
+def lane_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lane with ")]
+
+
+async def test_each_lane_has_a_thread_for_as_long_as_it_lives(pair: Pair) -> None:
+    assert sorted(lane_threads())[-2:] == ["lane with hosta", "lane with hostb"]
+    for host in (pair.a, pair.b):
+        await gone(host.lane)
+    await until(lambda: not lane_threads(), "for the threads to end")
+
+
+async def test_the_handler_is_called_in_the_owners_thread_alone(pair: Pair) -> None:
+    threads = set()
+
+    def note(frame: Frame) -> None:
+        threads.add(threading.current_thread())
+
+    pair.b.on_any_frame = note
+    [number] = await pair.opened()
+    pair.a.send(number, 4 * MIB)
+    pair.b.send(number, 4 * MIB)
+    await pair.closed([number])
+    assert threads == {threading.current_thread()}
+
+
+async def test_what_the_handler_raises_ends_the_lane_on_both_sides(pair: Pair) -> None:
+    def refuse(frame: Frame) -> None:
+        raise ProtocolError(Code.FLOW_CONTROL, "the test does not like it")
+
+    [number] = await pair.opened()
+    pair.b.on_any_frame = refuse
+    pair.a.send(number, 1)
+    await until(lambda: pair.a.ends and pair.b.ends, "for both ends")
+    assert "the test does not like it" in str(pair.a.ends[0])
+    assert not any(isinstance(frame, Fin) for frame in pair.a.frames)
+
+
+async def test_memory_that_the_owner_has_not_done_with_is_not_used_again(pair: Pair) -> None:
+    """The lane stops to read until the batch was taken; then it goes on by itself."""
+    lane = pair.b.lane
+    assert isinstance(lane, ThreadLane)
+    [number] = await pair.opened(paused=True)
+    pair.a.send(number, 3 * MIB)
+    await until(lambda: pair.b.sinks[number].received == 3 * MIB, "for all of it")
+    pair.b.resume(number)
+    pair.b.send(number, 0)
+    await pair.closed([number])
+
+
+async def test_a_lane_that_cannot_be_made_leaves_no_loop_behind() -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def fail(loop: asyncio.AbstractEventLoop) -> None:
+        loops.append(loop)
+        raise OSError("no such thing")
+
+    with pytest.raises(OSError, match="no such thing"):
+        ThreadLane(fail)  # type: ignore[arg-type]  # it raises before it could return anything
+    assert loops[0].is_closed()
+
+
+async def test_a_lane_whose_owner_is_gone_ends_without_a_word(hosts: Hosts) -> None:
+    """As when a daemon's loop ends with an error: the thread has nobody to tell, and goes."""
+
+    def own_and_leave() -> None:
+        async def leave() -> None:
+            async with joined(hosts, ("threads", "threads")) as pair:
+                await pair.opened()
+
+        asyncio.run(leave())
+
+    await asyncio.to_thread(own_and_leave)
+    await until(lambda: not lane_threads(), "for the threads to end")

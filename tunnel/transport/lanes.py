@@ -1,0 +1,73 @@
+"""Making lanes: from a connected socket, through the TLS handshake, to a lane that is not started yet."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection
+from functools import partial
+from typing import Protocol
+
+from tunnel.transport import ktls
+from tunnel.transport.handshake import handshake, handshake_for_kernel
+from tunnel.transport.kernel import KernelLane
+from tunnel.transport.lane import Lane
+from tunnel.transport.threadlane import ThreadLane
+from tunnel.transport.tls import TlsContexts
+from tunnel.transport.userspace import UserspaceLane
+from tunnel.wire.states import LaneState
+
+
+class LaneMaker(Protocol):
+    """Makes a lane of ``sock``, which stays the caller's, to be closed, when this raises.
+
+    ``peers`` are the names of which the peer has to prove one. Raises LaneError, IdentityError, or OSError.
+    """
+
+    async def __call__(
+        self,
+        sock: socket.socket,
+        contexts: TlsContexts,
+        peers: Collection[str],
+        state: LaneState,
+        *,
+        dialing: bool,
+    ) -> Lane:
+        """Shake hands, and make the lane."""
+
+
+async def userspace(
+    sock: socket.socket,
+    contexts: TlsContexts,
+    peers: Collection[str],
+    state: LaneState,
+    *,
+    dialing: bool,
+    threaded: bool = False,
+) -> Lane:
+    """LaneMaker for userspace lanes: in the running loop, or each on a thread of its own."""
+    tls, peer = await handshake(sock, contexts, peers, dialing=dialing)
+    if threaded:
+        return ThreadLane(lambda loop: UserspaceLane(sock, tls, peer, state, loop))
+    return UserspaceLane(sock, tls, peer, state)
+
+
+async def kernel(
+    sock: socket.socket,
+    contexts: TlsContexts,
+    peers: Collection[str],
+    state: LaneState,
+    *,
+    dialing: bool,
+    threaded: bool = False,
+) -> Lane:
+    """LaneMaker for kernel lanes. ``contexts`` must have been loaded for them."""
+    keys, peer = await handshake_for_kernel(sock, contexts, peers, dialing=dialing)
+    ktls.enable(sock, keys)
+    if threaded:
+        return ThreadLane(lambda loop: KernelLane(sock, keys.cipher, peer, state, loop))
+    return KernelLane(sock, keys.cipher, peer, state)
+
+
+def maker(lanes: int) -> LaneMaker:
+    """Return how a host makes lanes that has up to ``lanes`` of them in a link: threads serve several."""
+    return partial(userspace, threaded=True) if lanes > 1 else userspace
