@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
 from tunnel.cli.announcer import Announcer
 from tunnel.cli.order import Order
-from tunnel.cli.readiness import Finding, check_guest, check_hosts, check_link, check_name_free
+from tunnel.cli.readiness import (
+    Finding,
+    check_guest,
+    check_hosts,
+    check_link,
+    check_name_free,
+    check_targets,
+)
 from tunnel.cli.tunnelwatch import TunnelWatch, is_refusal
+from tunnel.daemon import targets
 from tunnel.daemon.uris import find_entry, find_routes
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
+from tunnel.relay.address import TargetAddress
 from tunnel.virt.libvirt import Host
 from tunnel.virt.libvirtmove import LibvirtMove
 from tunnel.virt.migration import Mode, Options
@@ -90,13 +99,19 @@ class Migration:
             return UnreachableError(text)
         return RefusedError(text) if any(map(is_refusal, news)) else MigrationError(text)
 
+    async def _check_tunnel(self, wanted: Sequence[TargetAddress]) -> None:
+        """The link is up, and the peer allows all that will be asked of it."""
+        self._announcer.check(await check_link(self._tunnel))
+        self._announcer.check(await check_targets(self._tunnel, self._order.config.host.name, wanted))
+
     # Through libvirt.
 
     async def _libvirt(self, stack: AsyncExitStack) -> _Prepared:
         order = self._order
         name = order.guest or ""
         routes = find_routes(order.config, order.peer, name, order.via)
-        way = routes.require_way(disks=order.copy_storage is not None)
+        disks = order.copy_storage is not None
+        way = routes.require_way(disks=disks)
         uri = routes.require_libvirt(order.desturi)
         request = Request(
             migrate_uri=way.migrate_uri,
@@ -116,7 +131,8 @@ class Migration:
             tls_destination=order.tls_destination,
         )
         request.check()
-        self._announcer.check(await check_link(self._tunnel))
+        ram = targets.of_way(order.config, order.peer, way, disks=disks)
+        await self._check_tunnel([*targets.of_libvirt(order.config, order.peer, uri), *ram])
         source = await stack.enter_async_context(await Host.connect(order.connect))
         destination = await stack.enter_async_context(await Host.connect(uri))
         self._announcer.check(await check_hosts(source, destination))
@@ -132,7 +148,7 @@ class Migration:
     async def _qmp(self, stack: AsyncExitStack) -> _Prepared:
         order = self._order
         entry = find_entry(order.config, order.peer, order.via, order.guest, str(order.dest_qmp or ""))
-        self._announcer.check(await check_link(self._tunnel))
+        await self._check_tunnel(targets.of_qemu(order.config, order.peer, entry, str(order.dest_qmp or "")))
         source = await self._monitor(stack, "source")
         destination = await self._monitor(stack, "destination") if order.dest_qmp else None
         if order.postcopy_preempt:

@@ -1,19 +1,23 @@
 """What must be right before a migration: each check says what it found, or raises what is wrong.
 
-Nothing moves while these run. Not everything can be known from here: what the peer's egress list allows is
-its own affair until a stream asks for it.
+Nothing moves while these run, and nothing is dialled at the peer but its libvirt.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunnel.cli.tunnelwatch import TunnelWatch
-from tunnel.errors import HypervisorError, UnreachableError, UsageError
+from tunnel.daemon.targets import spans
+from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
+from tunnel.relay.address import TargetAddress, parse_target
+from tunnel.relay.probing import Verdict
 from tunnel.virt.libvirt import Guest, Host, State
 from tunnel.virt.polling import until
+from tunnel.wire.codes import Code
 
 LINK_DEADLINE = 10.0
 """Seconds that a link may take to come up: the peer's daemon may have just been restarted."""
@@ -46,6 +50,26 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
     trouble = last["incidents"][-1] if last.get("incidents") else None
     reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
     raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {last['state']} ({reason})")
+
+
+async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[TargetAddress]) -> Finding:
+    """The peer allows us, ``host``, all of ``targets``. If not, RefusedError says what to write there."""
+    answers = await tunnel.probe([str(target) for target in targets])
+    refused = [each for each in answers if each["verdict"] == Verdict.REFUSED]
+    if refused:
+        raise RefusedError(_refusal(tunnel.peer, host, refused))
+    if any(each["verdict"] == Verdict.NOT_ASKED for each in answers):
+        return Finding("targets", f"not asked: {tunnel.peer} runs an older version, which cannot be asked")
+    return Finding("targets", f"{tunnel.peer} allows {', '.join(spans(targets))}")
+
+
+def _refusal(peer: str, host: str, refused: Sequence[dict[str, str]]) -> str:
+    rules = spans([parse_target(each["target"]) for each in refused])
+    text = f"{peer} does not let {host} reach {', '.join(rules)}: {refused[0]['reason']}"
+    if any(each["code"] != Code.TARGET_FORBIDDEN.name for each in refused):
+        return text
+    line = ", ".join(f'"{rule}"' for rule in rules)
+    return f'{text}; add {line} to egress of [[peer]] name = "{host}" on {peer}, and restart its daemon'
 
 
 async def check_hosts(source: Host, destination: Host) -> Finding:

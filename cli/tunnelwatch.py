@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,16 @@ class TunnelWatch:
         Raises UnreachableError when no daemon answers, UsageError when it does not know the peer.
         """
         return (await self._ask())[1]
+
+    async def probe(self, targets: Sequence[str]) -> list[dict[str, str]]:
+        """What the peer would say to streams to ``targets``; it is asked, and dials nothing.
+
+        Raises TunnelError when there is no answer.
+        """
+        answers: list[dict[str, str]] = await in_thread(
+            "probe", lambda: ask(self._control, "probe", peer=self.peer, targets=list(targets))
+        )
+        return answers
 
     async def _ask(self) -> tuple[int, dict[str, Any]]:
         """The daemon's process id, and what it says of the link."""

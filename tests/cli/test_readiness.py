@@ -7,9 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from tunnel.cli.readiness import Finding, check_guest, check_hosts, check_link, check_name_free
+from tunnel.cli.readiness import (
+    Finding,
+    check_guest,
+    check_hosts,
+    check_link,
+    check_name_free,
+    check_targets,
+)
 from tunnel.cli.tunnelwatch import TunnelWatch
-from tunnel.errors import HypervisorError, UnreachableError, UsageError
+from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
+from tunnel.relay.address import TcpAddress
 from tunnel.virt.libvirt import Host
 
 LANE = {"remote": "192.0.2.2:16515", "kind": "userspace", "cipher": "TLS_AES_256_GCM_SHA384"}
@@ -55,6 +63,49 @@ async def test_link_that_stays_down_names_its_last_trouble() -> None:
         await check_link(tunnel(DOWN), within=0.02)
     with pytest.raises(UnreachableError, match="no attempt has failed yet"):
         await check_link(tunnel({**DOWN, "incidents": []}), within=0.02)
+
+
+class Asked:
+    """A peer that says of each port what it is told to."""
+
+    peer = "hostb"
+
+    def __init__(self, verdict: str, code: str = "NONE", *, but: int = 0) -> None:
+        self._said = {"verdict": verdict, "code": code, "reason": "not in the list"}
+        self._but = f"tcp:127.0.0.1:{but}"
+
+    async def probe(self, targets: list[str]) -> list[dict[str, str]]:
+        admitted = {"verdict": "admitted", "code": "NONE", "reason": ""}
+        return [{"target": each, **(admitted if each == self._but else self._said)} for each in targets]
+
+
+PORTS = [TcpAddress("127.0.0.1", port) for port in range(49152, 49156)]
+
+
+async def test_targets_that_are_allowed_are_named() -> None:
+    found = await check_targets(cast("TunnelWatch", Asked("admitted")), "hosta", PORTS)
+    assert found == Finding("targets", "hostb allows tcp:127.0.0.1:49152-49155")
+
+
+async def test_target_that_is_not_allowed_is_told_with_what_to_write() -> None:
+    asked = cast("TunnelWatch", Asked("refused", "TARGET_FORBIDDEN", but=49153))
+    with pytest.raises(RefusedError) as caught:
+        await check_targets(asked, "hosta", PORTS)
+    assert str(caught.value) == (
+        "hostb does not let hosta reach tcp:127.0.0.1:49152, tcp:127.0.0.1:49154-49155: not in the list; "
+        'add "tcp:127.0.0.1:49152", "tcp:127.0.0.1:49154-49155" to egress of [[peer]] name = "hosta" on '
+        "hostb, and restart its daemon"
+    )
+
+
+async def test_peer_that_refuses_for_another_reason_is_believed() -> None:
+    with pytest.raises(RefusedError, match=r"reach tcp:127\.0\.0\.1:49152-49155: not in the list$"):
+        await check_targets(cast("TunnelWatch", Asked("refused", "DRAINING")), "hosta", PORTS)
+
+
+async def test_peer_that_cannot_be_asked_is_no_hindrance() -> None:
+    found = await check_targets(cast("TunnelWatch", Asked("not asked")), "hosta", PORTS)
+    assert found.detail == "not asked: hostb runs an older version, which cannot be asked"
 
 
 class TwinHost:

@@ -24,8 +24,11 @@ class Daemon:
         self.gone = False
         self.pid = 1
 
-    def ask(self, path: Path, command: str) -> dict[str, Any]:
-        assert (path, command) == (Path("/control"), "status")
+    def ask(self, path: Path, command: str, **arguments: Any) -> Any:
+        assert path == Path("/control")
+        if command == "probe":
+            return [{"target": each, "peer": arguments["peer"]} for each in arguments["targets"]]
+        assert (command, arguments) == ("status", {})
         if self.gone:
             raise UnreachableError("no daemon answers")
         self.link["lanes"][0]["bytes_sent"] += 1000
@@ -83,6 +86,11 @@ async def test_news_is_what_came_since(daemon: Daemon) -> None:
 async def test_peer_that_the_daemon_does_not_know_is_a_usage_error(daemon: Daemon) -> None:
     with pytest.raises(UsageError, match="does not know hostc: restart it with this file"):
         await TunnelWatch(Path("/control"), "hostc").link()
+
+
+async def test_peer_is_asked_by_the_daemon(daemon: Daemon) -> None:
+    answers = await TunnelWatch(Path("/control"), "hostb").probe(("tcp:127.0.0.1:1",))
+    assert answers == [{"target": "tcp:127.0.0.1:1", "peer": "hostb"}]
 
 
 async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:

@@ -62,7 +62,7 @@ async def test_guest_moves(hosts: TwoHosts, tmp: Path, kind: str, options: tuple
         code, command = await run(*route.arguments(*options))
         assert (code, command.words) == (0, "")
         await trial.verify()
-    assert [event["check"] for event in command.named("check")] == ["link", "guest"]
+    assert [event["check"] for event in command.named("check")] == ["link", "targets", "guest"]
     assert command.named("started")[0]["guest"] == "web1"
     assert command.named("progress")
     end = command.last
@@ -163,9 +163,11 @@ async def test_target_that_is_not_allowed_is_named(hosts: TwoHosts, tmp: Path) -
         code, command = await run(*route.arguments())
         assert code == 3
         assert await trial.source.monitor.status() == "running"
-    assert "stream refused by the peer" in command.words
-    assert route.listen in command.words
+        assert await trial.source.monitor.execute("query-migrate") == {}, "it was never asked to migrate"
+    told = " ".join(command.words.split())
+    assert f'add "{route.listen}" to egress of [[peer]] name = "hosta" on hostb' in told
     assert command.last["exit_code"] == 3
+    assert not hosts.a.link(hosts.b)["incidents"]
 
 
 async def test_user_who_may_not_enter_is_refused(hosts: TwoHosts, tmp: Path) -> None:

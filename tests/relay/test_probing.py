@@ -29,8 +29,8 @@ async def ask(link: Link, *targets: str) -> list[Answer]:
 async def test_each_target_gets_its_own_answer(pair: Pair) -> None:
     for asking in (pair.a, pair.b):
         admitted, refused, again = await ask(asking, TARGET, OTHER, TARGET)
-        assert admitted == again == Answer(TARGET, Verdict.ADMITTED, "")
-        assert refused == Answer(OTHER, Verdict.REFUSED, f"{OTHER} is not on the list")
+        assert admitted == again == Answer(TARGET, Verdict.ADMITTED, "NONE", "")
+        assert refused == Answer(OTHER, Verdict.REFUSED, "TARGET_FORBIDDEN", f"{OTHER} is not on the list")
 
 
 async def test_nothing_is_dialled_and_no_stream_is_opened(pair: Pair) -> None:
@@ -45,7 +45,7 @@ async def test_nothing_is_dialled_and_no_stream_is_opened(pair: Pair) -> None:
 
 async def test_a_host_that_stops_admits_nothing(pair: Pair) -> None:
     pair.b.streams.draining = True
-    assert await ask(pair.a, TARGET) == [Answer(TARGET, Verdict.REFUSED, "this host is stopping")]
+    assert await ask(pair.a, TARGET) == [Answer(TARGET, Verdict.REFUSED, "DRAINING", "this host is stopping")]
 
 
 async def test_a_peer_of_an_older_version_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

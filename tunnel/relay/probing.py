@@ -24,10 +24,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the peer says of ``target``; ``reason`` is for people, empty where nothing is wrong."""
+    """What the peer says of ``target``. ``code`` is the name of a Code, ``reason`` for people."""
 
     target: str
     verdict: Verdict
+    code: str
     reason: str
 
 
@@ -87,6 +88,6 @@ class Probing:
 def answer(target: str, judged: TargetJudged | None) -> Answer:
     """The peer's word on ``target``; with None it was not asked."""
     if judged is None:
-        return Answer(target, Verdict.NOT_ASKED, "the peer's version cannot be asked")
+        return Answer(target, Verdict.NOT_ASKED, Code.NONE.name, "the peer's version cannot be asked")
     verdict = Verdict.ADMITTED if judged.code is Code.NONE else Verdict.REFUSED
-    return Answer(target, verdict, judged.reason)
+    return Answer(target, verdict, judged.code.name, judged.reason)

@@ -9,6 +9,8 @@ import pytest
 from tests.support.faults import says
 from tests.support.migrations import (
     ALIAS,
+    LIBVIRT,
+    both_ways,
     ingress,
     link,
     migrate,
@@ -18,6 +20,7 @@ from tests.support.migrations import (
     stayed,
 )
 from tunnel.bench.lab.configs import Config, Ingress, Peer
+from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
 from tunnel.bench.lab.guests import Guest
 from tunnel.bench.lab.lab import Lab
 from tunnel.certs.authority import Authority
@@ -85,6 +88,39 @@ def test_port_that_is_not_allowed(lab: Lab) -> None:
     reason = "tcp:127.0.0.1:49152 is not in this host's egress list for the peer"
     says(lab.a, f"stream refused by the peer: {reason}")
     says(lab.b, f"stream refused: {reason}")
+
+
+def starts_of_qemu(lab: Lab) -> int:
+    """How often libvirt on B has started a QEMU for web1, also in vain."""
+    log = lab.b.plan.outside("/var/log/libvirt/qemu/web1.log")
+    return log.read_text().count("starting up libvirt") if log.exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("egress", "rule"),
+    [
+        ([LIBVIRT, "tcp:127.0.0.1:49200-49215"], "tcp:127.0.0.1:49152-49199"),
+        (["tcp:127.0.0.1:49152-49215"], LIBVIRT),
+    ],
+    ids=["ports", "libvirt"],
+)
+def test_the_command_asks_before_it_calls_anybody(lab: Lab, egress: list[str], rule: str) -> None:
+    """``mtunnel migrate`` knows what the peer allows before libvirt is asked for anything, on either side."""
+    guest = lab.start_guest()
+    lab.start_daemons(both_ways(), egress=egress)
+    before = starts_of_qemu(lab)
+    argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG]
+    done = lab.a.run(argv, check=False)
+    assert done.returncode == 3
+    told = " ".join(done.stderr.split())
+    assert f"hostb does not let hosta reach {rule}: " in told
+    assert f'add "{rule}" to egress of [[peer]] name = "hosta" on hostb' in told
+    # Nobody came through the tunnel: not to libvirt there, and not to the ports.
+    assert [each["accepted"] for each in lab.a.daemons[-1].status()["ingresses"]] == [0, 0]
+    assert starts_of_qemu(lab) == before, "libvirt there prepared nothing"
+    assert lab.a.job("web1").get("Job type") == "None"
+    assert sent(lab.a) < MIB
+    stayed(lab, guest)
 
 
 def test_policy_that_demands_qemus_own_tls(lab: Lab) -> None:

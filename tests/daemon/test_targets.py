@@ -1,0 +1,133 @@
+"""What a migration will ask its peer for: every connection that goes through the tunnel, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.configs import HOST, PEER, TLS, write_config
+from tunnel.daemon import targets as module
+from tunnel.daemon.config import Config, load
+from tunnel.daemon.targets import of_libvirt, of_qemu, of_way, spans
+from tunnel.daemon.uris import find_entry, find_routes
+from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, parse_target
+
+RANGE = "redirect:127.0.1.2:49152-49215"
+SOCKETS = ("unix:/run/qemu/web1.sock", "unix:/run/qemu/web1-disks.sock")
+Configure = Callable[..., Config]
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Configure:
+    """Make a configuration with ingresses of hostb, each ``listen`` or ``(listen, target)``."""
+
+    def make(*ingresses: str | tuple[str, str]) -> Config:
+        return load(write_config(tmp_path, HOST, TLS, PEER, *map(_ingress, ingresses)))
+
+    return make
+
+
+def _ingress(addresses: str | tuple[str, str]) -> str:
+    listen, target = (addresses, "") if isinstance(addresses, str) else addresses
+    more = f'target = "{target}"\n' if target else ""
+    return f'[[ingress]]\npeer = "hostb"\nlisten = "{listen}"\nusers = ["root"]\n{more}'
+
+
+def ram(config: Config, *, disks: bool = False, via: str | None = None) -> list[str]:
+    way = find_routes(config, "hostb", "web1", via).require_way(disks=disks)
+    return spans(of_way(config, "hostb", way, disks=disks))
+
+
+def qemu(config: Config, monitor: str = "") -> list[str]:
+    return spans(of_qemu(config, "hostb", find_entry(config, "hostb", not_this=monitor), monitor))
+
+
+@pytest.mark.parametrize("disks", [False, True])
+def test_libvirt_may_take_any_port_of_a_range(configure: Configure, disks: bool) -> None:
+    assert ram(configure(RANGE), disks=disks) == ["tcp:127.0.0.1:49152-49215"]
+
+
+def test_one_port_of_a_range_is_enough_if_it_is_named(configure: Configure) -> None:
+    assert ram(configure(RANGE), via="tcp:127.0.1.2:49160") == ["tcp:127.0.0.1:49160"]
+    assert ram(configure(RANGE), via="tcp:127.0.1.2:49160", disks=True) == [
+        "tcp:127.0.0.1:49152",
+        "tcp:127.0.0.1:49160",
+    ]
+
+
+def test_of_a_large_range_the_ends_are_asked_about(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_PORTS", 8)
+    assert ram(configure(RANGE)) == ["tcp:127.0.0.1:49152-49158", "tcp:127.0.0.1:49215"]
+
+
+def test_fixed_ports_are_their_ingresses_targets(configure: Configure) -> None:
+    config = configure(("tcp:127.0.1.2:49152", "tcp:127.0.0.5:49152"), "tcp:127.0.1.2:49153")
+    assert ram(config) == ["tcp:127.0.0.5:49152"]
+    assert ram(config, disks=True) == ["tcp:127.0.0.1:49153", "tcp:127.0.0.5:49152"]
+
+
+def test_sockets_are_the_same_paths(configure: Configure) -> None:
+    assert ram(configure(*SOCKETS)) == [SOCKETS[0]]
+    assert ram(configure(*SOCKETS), disks=True) == sorted(SOCKETS)
+
+
+@pytest.mark.parametrize(
+    ("uri", "targets"),
+    [
+        ("qemu+unix:///system?socket=/run/mtunnel/hostb/libvirt-sock", ["unix:/run/libvirt/libvirt-sock"]),
+        ("qemu+tcp://127.0.1.2:16509/system", ["tcp:127.0.0.1:16509"]),
+        ("qemu+tcp://127.0.1.2/system", ["tcp:127.0.0.1:16509"]),
+        ("qemu+ssh://hostb/system", []),
+        ("qemu+tcp://hostb/system", []),
+        ("qemu+tcp://127.0.1.2:port/system", []),
+        ("qemu+unix:///system?socket=/run/elsewhere", []),
+        ("qemu+unix:///system", []),
+        ("qemu:///system", []),
+    ],
+)
+def test_libvirts_calls_are_asked_for_where_they_go_through_the_tunnel(
+    configure: Configure, uri: str, targets: list[str]
+) -> None:
+    rpc = ("unix:/run/mtunnel/hostb/libvirt-sock", "unix:/run/libvirt/libvirt-sock")
+    config = configure(rpc, "tcp:127.0.1.2:16509")
+    assert spans(of_libvirt(config, "hostb", uri)) == targets
+
+
+def test_another_peers_ingress_is_none(configure: Configure) -> None:
+    assert of_libvirt(configure("tcp:127.0.1.2:16509"), "hostc", "qemu+tcp://127.0.1.2/system") == []
+
+
+def test_qemu_alone_goes_wherever_its_ingress_leads(configure: Configure) -> None:
+    assert qemu(configure(RANGE)) == ["tcp:127.0.0.1:49152"]
+    assert qemu(configure(("tcp:127.0.1.2:1", "unix:/run/qemu/a"))) == ["unix:/run/qemu/a"]
+
+
+@pytest.mark.parametrize("monitor", ["", "/run/elsewhere.qmp", "relative.qmp", "/run/../odd"])
+def test_a_monitor_past_the_tunnel_is_not_asked_for(configure: Configure, monitor: str) -> None:
+    assert qemu(configure(RANGE), monitor) == ["tcp:127.0.0.1:49152"]
+
+
+def test_a_monitor_through_the_tunnel_is(configure: Configure) -> None:
+    config = configure(RANGE, ("unix:/run/b.qmp", "unix:/run/web1.qmp"))
+    assert qemu(config, "/run/b.qmp") == ["tcp:127.0.0.1:49152", "unix:/run/web1.qmp"]
+
+
+TARGETS: st.SearchStrategy[TargetAddress] = st.one_of(
+    st.builds(TcpAddress, st.sampled_from(["127.0.0.1", "::1"]), st.integers(1, 12)),
+    st.sampled_from([parse_target("unix:/run/a"), parse_target("unix:/run/b")]),
+)
+
+
+@given(st.lists(TARGETS), st.lists(TARGETS, max_size=5))
+def test_spans_allow_those_targets_and_no_others(
+    targets: list[TargetAddress], others: list[TargetAddress]
+) -> None:
+    rules = AllowList.parse(spans(targets))
+    assert all(map(rules.allows, targets))
+    assert not any(map(rules.allows, set(others) - set(targets)))

@@ -1,0 +1,107 @@
+"""What a migration will ask its peer for, by the configuration: the far ends of all its connections.
+
+Pure. The near ends are the URIs that ``uris`` found; each leads through an ingress to a target, which the
+peer must allow. What does not go through an ingress is not the tunnel's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import groupby
+from urllib.parse import parse_qs, urlsplit
+
+from tunnel.daemon.config import Config, Ingress
+from tunnel.daemon.uris import LIBVIRT_PORT, Entry, Way
+from tunnel.relay.address import (
+    ListenAddress,
+    RedirectAddress,
+    TargetAddress,
+    TcpAddress,
+    TcpRule,
+    UnixAddress,
+    parse_listen,
+)
+
+MOST_PORTS = 512
+"""So many ports of a range are asked about; of a larger one the first ones, and the last."""
+
+_LOCALHOST = "127.0.0.1"
+
+
+def of_way(config: Config, peer: str, way: Way, *, disks: bool) -> list[TargetAddress]:
+    """What a guest's memory needs under libvirt, and with ``disks`` they too."""
+    if way.any_port:  # libvirt picks one there, and another for disks
+        (ingress,) = (each for each in config.ingresses if str(each.listen) == way.ingress)
+        return list(_ports(ingress))
+    near = [_near(way.migrate_uri)]
+    if disks and way.disks_port is not None:
+        near.append(parse_listen(f"tcp:{urlsplit(way.migrate_uri).hostname}:{way.disks_port}"))
+    if disks and way.disks_uri is not None:
+        near.append(_near(way.disks_uri))
+    return _far(config, peer, near)
+
+
+def of_libvirt(config: Config, peer: str, uri: str) -> list[TargetAddress]:
+    """What libvirt's calls need; nothing if ``uri`` leads past the tunnel."""
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or LIBVIRT_PORT
+        match parts.scheme.partition("+")[2]:
+            case "unix":
+                near = parse_listen(f"unix:{parse_qs(parts.query).get('socket', [''])[0]}")
+            case "tcp":
+                near = parse_listen(f"tcp:{parts.hostname}:{port}")
+            case _:
+                return []
+    except ValueError:  # a host's name, or nothing at all: libvirt has a word for that
+        return []
+    return _far(config, peer, [near])
+
+
+def of_qemu(config: Config, peer: str, entry: Entry, monitor: str = "") -> list[TargetAddress]:
+    """What a migration without libvirt needs; ``monitor`` is the path of the destination's QMP socket."""
+    near = [parse_listen(entry.uri)]
+    with suppress(ValueError):  # a path that no ingress can have
+        near.append(parse_listen(f"unix:{monitor}"))
+    return _far(config, peer, near)
+
+
+def spans(targets: Iterable[TargetAddress]) -> list[str]:
+    """The same as rules for an egress list: ports that follow each other are one range."""
+    tcp = sorted({(each.host, each.port) for each in targets if isinstance(each, TcpAddress)})
+    found = []
+    for (host, _), group in groupby(enumerate(tcp), key=lambda item: (item[1][0], item[1][1] - item[0])):
+        ports = [port for _, (_, port) in group]
+        found.append(str(TcpRule(host, ports[0], ports[-1])))
+    return [*found, *sorted({str(each) for each in targets if isinstance(each, UnixAddress)})]
+
+
+def _near(uri: str) -> ListenAddress:
+    """``tcp://host:port`` or ``unix:///path``, as libvirt writes them."""
+    return parse_listen(uri.replace("://", ":", 1))
+
+
+def _far(config: Config, peer: str, near: Iterable[ListenAddress]) -> list[TargetAddress]:
+    mine = [ingress for ingress in config.ingresses if ingress.peer == peer]
+    return [target for address in near if (target := _behind(mine, address)) is not None]
+
+
+def _behind(ingresses: Iterable[Ingress], near: ListenAddress) -> TargetAddress | None:
+    """Where a connection to ``near`` comes out; None if no ingress takes it."""
+    for ingress in ingresses:
+        match ingress.listen, near:
+            case listen, _ if listen == near:
+                return ingress.target
+            case RedirectAddress(host, first, last), TcpAddress(same, port) if host == same:
+                if first <= port <= last:
+                    return TcpAddress(_LOCALHOST, port)
+    return None
+
+
+def _ports(ingress: Ingress) -> Iterator[TargetAddress]:
+    """The ports that a redirected range leads to."""
+    if isinstance(ingress.listen, RedirectAddress):
+        first, last = ingress.listen.first_port, ingress.listen.last_port
+        for port in {*range(first, min(first + MOST_PORTS - 1, last)), last}:
+            yield TcpAddress(_LOCALHOST, port)
