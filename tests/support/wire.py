@@ -23,6 +23,7 @@ from tunnel.wire.events import (
     StreamEnded,
     StreamOpened,
     StreamRefused,
+    StreamReleased,
     StreamRequested,
     StreamReset,
     TargetJudged,
@@ -95,14 +96,16 @@ class Local:
     inbox: bytearray = field(default_factory=bytearray)  # arrived, not delivered
     taken: int = 0  # bytes delivered
     events: list[type[Event]] = field(default_factory=list)
+    released: int = 0  # what the peer delivered, as the session told
     opened: bool = False
     finished: bool = False
     gone: bool = False
 
     @property
     def order(self) -> str:
-        """The events so far, for comparing."""
-        return " ".join(kind.__name__.removeprefix("Stream") for kind in self.events)
+        """The events so far, for comparing; but for one that may come at any time, or never."""
+        telling = [kind for kind in self.events if kind is not StreamReleased]
+        return " ".join(kind.__name__.removeprefix("Stream") for kind in telling)
 
 
 @dataclass
@@ -290,7 +293,7 @@ class Host:
                 check_welcome(self._offer, frame)
                 self._attach(lane, frame.limits)
             case Resumed():
-                self.session.rejoin(frame)
+                self.note(self.session.rejoin(frame))
             case Resume():
                 self._admit(lane, frame)
             case Data() | Ping() | Pong() | GoAway():
@@ -311,7 +314,7 @@ class Host:
             if old is not lane and frame.replaces in {old.epoch, old.replaces} - {0}:
                 self.lose(old.epoch)
         lane.out += encode(self.session.resumed(frame.epoch, frame.replaces))
-        self.session.rejoin(frame)
+        self.note(self.session.rejoin(frame))
         lane.state = LaneState.ATTACHED
 
     def note(self, events: list[Event]) -> None:
@@ -329,6 +332,9 @@ class Host:
                 case StreamOpened():
                     local.opened = True
                     self.write(event.stream, 0)
+                case StreamReleased():
+                    assert local.released <= event.delivered, "what is delivered stays so"
+                    local.released = event.delivered
                 case StreamEnded():
                     assert not local.inbox
                 case StreamRefused() | StreamReset() | StreamClosed():

@@ -15,7 +15,8 @@ OF_STREAMS = [kind for kind in get_args(Event) if kind not in {TargetProbed, Tar
 
 
 def test_each_kind_of_event_happens() -> None:
-    network = Network(Settings(), Settings())
+    settings = Settings(window=400)  # a quarter of it is worth a CREDIT
+    network = Network(settings, settings)
     network.initiator.open(100)
     doomed, unwanted = network.initiator.open(0), network.initiator.open(0)
     network.initiator.transmit(1)

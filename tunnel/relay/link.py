@@ -23,6 +23,7 @@ import structlog
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
 from tunnel.relay.address import AllowList
 from tunnel.relay.probing import Answer, answer
+from tunnel.relay.pump import Pump
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
 from tunnel.wire import negotiation
@@ -61,6 +62,7 @@ class LinkPlan:
     egress: AllowList
     settings: Settings = field(default_factory=Settings)
     resume_window: float = 30.0
+    pump: type[Pump] = Pump
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Link:
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
         self.log = log.bind(peer=plan.peer)
-        self.streams = Streams(plan.egress, self, self.log)
+        self.streams = Streams(plan.egress, self, self.log, plan.pump)
         self._loop = asyncio.get_running_loop()
         self._peer_instance = b""
         self._features = Feature.NONE
@@ -257,12 +259,13 @@ class Link:
 
     def _rejoin(self, session: Session, lane: Lane, peer: Resume) -> None:
         try:
-            session.rejoin(peer)
+            released = session.rejoin(peer)
         except ProtocolError as error:
             self._loop.call_soon(self.end, error.code, str(error))
             raise
         lane.replaces = peer.replaces
         self._add_lane(lane, peer.epoch)
+        self.streams.act(released)
         if peer.replaces:
             self.resumes += 1
             self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Protocol
 
 from tunnel.transport.sockets import caller_of, reset, tune_local
+from tunnel.wire.assembly import Payload
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
 
@@ -63,7 +64,7 @@ class Pump:
         self._loop.remove_reader(self._sock)
         self._owner.on_readable(self)
 
-    def read(self, limit: int) -> bytes | None:
+    def read(self, limit: int) -> Payload | None:
         """Return up to ``limit`` bytes, b"" at the end, or None: nothing there now. Raises OSError."""
         try:
             data = self._sock.recv(limit)
@@ -73,6 +74,9 @@ class Pump:
         self.bytes_read += len(data)
         self.read_ended = not data
         return data
+
+    def release(self, offset: int) -> None:
+        """The peer delivered everything before ``offset``. What is in memory is kept by the session."""
 
     # To the socket.
 
@@ -136,10 +140,7 @@ class Pump:
             self._owner.on_delivered(self, count)
 
     def _give_up(self, error: OSError) -> None:
-        self.broken = True
-        self._fresh.clear()
-        self._waiting.clear()
-        self.backlog = 0
+        self._forget()
         self._loop.remove_writer(self._sock)
         self._owner.on_write_error(self, error)
 
@@ -170,6 +171,10 @@ class Pump:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is written any more."""
         self.broken = True
         self._fresh.clear()
         self._waiting.clear()

@@ -19,6 +19,7 @@ from tunnel.relay.probing import Probing
 from tunnel.relay.pump import Pump
 from tunnel.transport.lane import own, view
 from tunnel.wire import events
+from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import Code
 from tunnel.wire.session import Session
 from tunnel.wire.stream import Outgoing
@@ -41,7 +42,11 @@ class Streams:
     """See the module. Implements PumpOwner and Requester."""
 
     def __init__(
-        self, allowed: AllowList, owner: StreamsOwner, log: structlog.typing.FilteringBoundLogger
+        self,
+        allowed: AllowList,
+        owner: StreamsOwner,
+        log: structlog.typing.FilteringBoundLogger,
+        pump: type[Pump] = Pump,
     ) -> None:
         self.pumps: dict[int, Pump] = {}
         self.opened = 0  # ever
@@ -50,6 +55,7 @@ class Streams:
         self._egress = Egress(allowed, self)
         self._owner = owner
         self._log = log
+        self._pump = pump
         self._session: Session | None = None
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
         self._quiet: dict[int, tuple[int, int]] = {}  # half-closed streams: ticks, bytes at the last one
@@ -77,7 +83,7 @@ class Streams:
         self._owner.kick()
 
     def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
-        pump = self.pumps[number] = Pump(sock, number, target, self)
+        pump = self.pumps[number] = self._pump(sock, number, target, self)
         self.opened += 1
         return pump
 
@@ -112,6 +118,8 @@ class Streams:
                     self._start(self.pumps[event.stream])
                 case events.StreamEnded():
                     self.pumps[event.stream].shutdown_write()
+                case events.StreamReleased():
+                    self._release(event)
                 case events.StreamConfirmed():
                     self._confirmed(self.pumps[event.stream])
                 case events.StreamClosed():
@@ -120,6 +128,10 @@ class Streams:
                     self._reset_local(event)
                 case events.TargetProbed() | events.TargetJudged():
                     self.probing.act(event)
+
+    def _release(self, event: events.StreamReleased) -> None:
+        if (pump := self.pumps.get(event.stream)) is not None:
+            pump.release(event.delivered)
 
     def _request(self, event: events.StreamRequested) -> None:
         if self.draining:
@@ -149,7 +161,7 @@ class Streams:
 
     # Payload from the peer.
 
-    def deliver(self, stream: int, offset: int, payload: memoryview) -> None:
+    def deliver(self, stream: int, offset: int, payload: Payload) -> None:
         """Take payload that a lane lends until ``flush``. Raises ProtocolError."""
         for piece in self._living().data(stream, offset, payload, own):
             pump = self.pumps[stream]
@@ -203,6 +215,7 @@ class Streams:
             self._local_failure(pump, error)
 
     def _confirmed(self, pump: Pump) -> None:
+        pump.release(pump.bytes_read)
         if pump.broken:
             self._local_failure(pump, OSError("the local socket was closed with bytes under way to it"))
 

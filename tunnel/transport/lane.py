@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from tunnel.errors import TunnelError
 from tunnel.wire.assembly import Payload, Piece
@@ -36,16 +36,16 @@ class LaneKind(StrEnum):
     KERNEL = "kernel"
 
 
-def view(piece: Piece) -> bytes | memoryview:
-    """The bytes of a piece whose payload is in memory."""
-    payload = cast("bytes | memoryview", piece.payload)
+def view(piece: Piece) -> Any:  # what a lane lent, or what a pump read: only they know its kind
+    """The payload of a piece without what is not of the piece. Every kind of payload can be sliced."""
+    payload: Any = piece.payload
     if piece.stop - piece.start == len(payload):
         return payload
-    return memoryview(payload)[piece.start : piece.stop]
+    return payload[piece.start : piece.stop]
 
 
 def own(payload: Payload) -> Payload:
-    """A copy of payload that a lane only lent."""
+    """A copy in memory of payload that a lane only lent. Every kind of payload becomes bytes."""
     return bytes(cast("memoryview", payload))
 
 

@@ -54,12 +54,24 @@ def whole_writes(context: SSL.Context) -> None:
     context.clear_mode(_lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
 
 
+def log_secrets(context: SSL.Context) -> None:
+    """Let the connections of ``context`` keep their ``secrets``: a kernel lane needs them."""
+    context.set_keylog_callback(_keep_secret)
+
+
+def _keep_secret(connection: SSL.Connection, line: bytes) -> None:
+    label, _, secret = line.decode().split()
+    connection.get_app_data()[label] = bytes.fromhex(secret)
+
+
 class TlsConnection:
     """One end. Calls that move bytes raise WantRead or WantWrite, or another SSL.Error: see ``explain``."""
 
     def __init__(self, context: SSL.Context, sock: socket.socket | None, *, dialing: bool) -> None:
         self._connection = SSL.Connection(context, sock)
         self._ssl = self._connection._ssl  # noqa: SLF001  see the module
+        self.secrets: dict[str, bytes] = {}  # by their names in a key log, if ``log_secrets``
+        self._connection.set_app_data(self.secrets)
         if dialing:
             self._connection.set_connect_state()
         else:

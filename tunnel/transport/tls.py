@@ -35,6 +35,7 @@ from tunnel.transport.openssl import (
     WantRead,
     explain,
     is_alert,
+    log_secrets,
     whole_writes,
 )
 
@@ -62,7 +63,8 @@ class TlsContexts:
     """What one host needs for all its lanes, proven to work at the time of loading.
 
     ``names`` are the lower-case DNS names that this host's certificates prove, both when it dials and when it
-    is dialed; ``not_after`` is when the first of them expires (UTC).
+    is dialed; ``not_after`` is when the first of them expires (UTC). ``kernel`` says whether kernel lanes can
+    be made with them: see ``load``.
     """
 
     files: TlsFiles
@@ -70,35 +72,40 @@ class TlsContexts:
     client: SSL.Context
     names: tuple[str, ...]
     not_after: datetime
+    kernel: bool = False
 
 
-def load(files: TlsFiles) -> TlsContexts:
+def load(files: TlsFiles, kernel: Collection[str] = ()) -> TlsContexts:
     """Build both contexts and prove them against each other, in memory.
 
     That handshake shows chain, dates, revocation, key and usages as the peers will judge them, and yields
-    the facts of our own certificates. Raises ``CertificateError`` for whatever is wrong with the files.
+    the facts of our own certificates. For kernel lanes, ``kernel`` names the cipher suites that the kernel
+    knows: then no other is agreed on, and connections keep their secrets. Raises ``CertificateError`` for
+    whatever is wrong with the files.
     """
-    server, client = server_context(files), client_context(files)
+    server, client = server_context(files, kernel), client_context(files, kernel)
     accepting, dialing = _prove(server, client, files)
     names = tuple(name for name in _dns_names(accepting) if name in _dns_names(dialing))
     if not names:
         raise CertificateError(_nameless(files))
     return TlsContexts(
-        files, server, client, names, min(accepting.not_valid_after_utc, dialing.not_valid_after_utc)
+        files,
+        server,
+        client,
+        names,
+        min(accepting.not_valid_after_utc, dialing.not_valid_after_utc),
+        kernel=bool(kernel),
     )
 
 
-def server_context(files: TlsFiles) -> SSL.Context:
-    """Make a context for accepting lanes; raises ``CertificateError``.
-
-    A lane that needs its keys logged must have a context of its own.
-    """
-    return _context(files, files.cert, files.key)
+def server_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context:
+    """Make a context for accepting lanes; raises ``CertificateError``. ``kernel`` as for ``load``."""
+    return _context(files, files.cert, files.key, kernel)
 
 
-def client_context(files: TlsFiles) -> SSL.Context:
-    """Make a context for dialing lanes; raises ``CertificateError``. See ``server_context``."""
-    return _context(files, *files.dialing())
+def client_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context:
+    """Make a context for dialing lanes; raises ``CertificateError``. ``kernel`` as for ``load``."""
+    return _context(files, *files.dialing(), kernel)
 
 
 def peer_names(lane: TlsConnection) -> tuple[str, ...]:
@@ -146,7 +153,7 @@ def handshake_fault(error: SSL.Error | VerificationError, files: TlsFiles, *, di
     return LaneError(f"the TLS handshake failed: {reason}")
 
 
-def _context(files: TlsFiles, cert: Path, key: Path) -> SSL.Context:
+def _context(files: TlsFiles, cert: Path, key: Path, kernel: Collection[str]) -> SSL.Context:
     look_at(files, cert, key)
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -156,6 +163,9 @@ def _context(files: TlsFiles, cert: Path, key: Path) -> SSL.Context:
     context.set_alpn_protos([ALPN.encode()])
     context.set_alpn_select_callback(_choose)
     whole_writes(context)
+    if kernel:
+        context.set_tls13_ciphersuites(":".join(kernel).encode())
+        log_secrets(context)
     try:
         context.load_verify_locations(str(files.ca))
         if files.crl is not None:

@@ -40,6 +40,14 @@ class StreamEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamReleased:
+    """All that we sent before the offset ``delivered`` is delivered at the peer: it need not be kept."""
+
+    stream: int
+    delivered: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamConfirmed:
     """Our direction ended and all of it is delivered at the peer."""
 
@@ -82,6 +90,7 @@ Event: TypeAlias = (
     | StreamOpened
     | StreamRefused
     | StreamEnded
+    | StreamReleased
     | StreamConfirmed
     | StreamReset
     | StreamClosed

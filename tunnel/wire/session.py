@@ -25,6 +25,7 @@ from tunnel.wire.events import (
     StreamEnded,
     StreamOpened,
     StreamRefused,
+    StreamReleased,
     StreamRequested,
     StreamReset,
 )
@@ -264,16 +265,19 @@ class Session:
         control = self._control.into.advertise()
         return Resumed(self.id, epoch, replaces, *control, self._positions())
 
-    def rejoin(self, peer: Resume) -> None:
+    def rejoin(self, peer: Resume) -> list[Event]:
         """Take the peer's positions in and attach its lane. Raises ProtocolError when they cannot be."""
         self._control.credited(peer.control_received, peer.control_limit)
         self._control.rewind()
+        events: list[Event] = []
         for position in peer.positions:
             if (stream := self._streams.get(position.stream)) is not None:
                 self.kept -= stream.learn(position)
+                events.append(StreamReleased(stream.number, stream.out.delivered))
         self._rewind()
         self.attach(peer.epoch)
         self._unblock()
+        return events
 
     def _rewind(self) -> None:
         """Send again what is lost, of every stream: one may be newer than the peer's positions."""
@@ -331,8 +335,7 @@ class Session:
     def receive(self, frame: Frame, sequence: int) -> list[Event]:
         """Take a frame of an attached lane in: CREDIT, or one of the control channel's."""
         if isinstance(frame, Credit):
-            self._on_credit(frame)
-            return []
+            return self._on_credit(frame)
         if not isinstance(frame, ControlFrame):
             raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} is not a session's frame")
         return [event for due in self._control.arrived(frame, sequence) for event in self._obey(due)]
@@ -377,12 +380,16 @@ class Session:
         self._add(number, frame.target, Phase.DIALLING).out.limit = frame.limit
         return StreamRequested(number, frame.target)
 
-    def _on_credit(self, frame: Credit) -> None:
+    def _on_credit(self, frame: Credit) -> list[Event]:
         if frame.stream == 0:
             self._control.credited(frame.delivered, frame.limit)
         elif (stream := self._find(frame.stream, FrameType.CREDIT)) is not None:
-            self.kept -= stream.credited(frame.delivered, frame.limit)
+            released = stream.credited(frame.delivered, frame.limit)
+            self.kept -= released
             self._unblock()
+            if released:
+                return [StreamReleased(stream.number, stream.out.delivered)]
+        return []
 
     # Book-keeping.
 

@@ -1,0 +1,170 @@
+"""A pump whose bytes stay in the kernel: socket → pipe → lane, and lane → pipe → socket, by ``splice``.
+
+What is read becomes a frame in a pipe of its own, and is kept by the stream's keeper until it is delivered
+(see ``parcels``). The keeper's room so bounds what is under way, as the window does. What arrived and does
+not fit into the socket moves to a pipe of this stream's own, and only what does not fit there either is
+copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls no other.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from tunnel.relay.pump import Pump, PumpOwner
+from tunnel.transport import pipes
+from tunnel.transport.parcels import MOST_KEPT, Keeper, Lent, Parcel
+from tunnel.transport.pipes import Pipe
+from tunnel.wire.assembly import Payload
+
+
+class SplicedPump(Pump):
+    """A Pump for links of kernel lanes. Without a descriptor for its pipes it reads into memory."""
+
+    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpOwner) -> None:
+        super().__init__(sock, number, target, owner)
+        self._keeper: Keeper | None = None
+        self._intake: Pipe | None = None
+        with suppress(OSError):
+            self._intake = pipes.take()
+            self._keeper = Keeper()
+        self._ahead = 0  # bytes in the intake
+        self._blocked = False  # the keeper has no room for them
+        self._store: Pipe | None = None
+        self._stored = 0  # bytes in the store: they come before those that wait in memory
+        self._written = 0  # bytes that are in the socket since the last report
+        self._fault: OSError | None = None  # why the socket took no more
+
+    # From the socket.
+
+    def read(self, limit: int) -> Payload | None:
+        """See ``Pump``. None also while what was sent fills the keeper: ``release`` makes room."""
+        keeper, intake = self._keeper, self._intake
+        if keeper is None or intake is None:
+            return super().read(limit)
+        if not self._ahead:
+            try:
+                self._ahead = intake.fill(self._sock.fileno(), limit)
+            except BlockingIOError:
+                self.start_reading()
+                return None
+            self.bytes_read += self._ahead
+            if not self._ahead:
+                self.read_ended = True
+                return b""
+        kept = keeper.keep(intake, min(limit, self._ahead))
+        if not kept:
+            self._blocked = True
+            return None
+        self._ahead -= kept
+        return self._parcel(keeper, intake, kept)
+
+    def _parcel(self, keeper: Keeper, intake: Pipe, size: int) -> Parcel | bytes:
+        """Take what the keeper has by now out of the intake, or put another in its place."""
+        try:
+            fresh = pipes.take()
+        except OSError:
+            return intake.read(size)
+        if not self._ahead:
+            self._intake, fresh = fresh, intake
+        elif (moved := intake.move(fresh, size)) < size:  # the kernel makes small pipes when there are many
+            return fresh.read(moved) + intake.read(size - moved)
+        return Parcel(keeper, keeper.end - size, size, fresh)
+
+    def release(self, offset: int) -> None:
+        """Everything before ``offset`` is delivered: forget it."""
+        if self._keeper is not None:
+            self._keeper.release(offset)
+        if self._blocked:
+            self._blocked = False
+            self._owner.on_readable(self)
+
+    # To the socket.
+
+    def deliver(self, data: Any) -> None:  # bytes, a memoryview or a Lent
+        """Write ``data``, or what goes of it, at once: a lane lends its pipe in order. ``flush`` reports."""
+        if self.broken or self._fault is not None:
+            return
+        if isinstance(data, Lent):
+            self._pass_on(data)
+            if not data.left or self._fault is not None:
+                return
+            data = bytes(data)
+        if not self.backlog:
+            data = data[self._attempt(self._sock.send, data) :]
+        if len(data) and self._fault is None:
+            self._delay(len(data))
+            self._waiting.append(memoryview(bytes(data)))
+
+    def _pass_on(self, lent: Lent) -> None:
+        if not self.backlog:
+            self._attempt(lent.send, self._sock.fileno())
+        if lent.left and not self._waiting and self._fault is None:
+            self._put_by(lent)
+
+    def _put_by(self, lent: Lent) -> None:
+        """Move what fits into the store."""
+        if self._store is None:
+            try:
+                self._store = pipes.take()
+            except OSError:
+                return
+        moved = lent.move(self._store)
+        while lent.left and self._store.size < MOST_KEPT and self._store.grow(2 * self._store.size):
+            moved += lent.move(self._store)
+        if moved:
+            self._delay(moved)
+            self._stored += moved
+
+    def _delay(self, count: int) -> None:
+        if not self.backlog:
+            self._loop.add_writer(self._sock, self._writable)
+        self.backlog += count
+
+    def _attempt(self, write: Callable[..., int], *arguments: object) -> int:
+        """How many bytes the socket took; a fault is told by ``flush``, because that may close the pump."""
+        try:
+            count = write(*arguments)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._fault = error
+            return 0
+        self._written += count
+        return count
+
+    def flush(self) -> None:
+        """Report what is written, and the socket's fault."""
+        count, self._written = self._written, 0
+        self._report(count)
+        if self._fault is not None and not self.broken:
+            self._give_up(self._fault)
+
+    def _writable(self) -> None:
+        if self._stored:
+            self._empty_store()
+        if self.broken or self._stored:
+            return
+        if self._waiting:
+            super()._writable()
+        else:
+            self._loop.remove_writer(self._sock)
+
+    def _empty_store(self) -> None:
+        while self._stored and self._store is not None and self._fault is None:
+            count = self._attempt(self._store.empty, self._sock.fileno(), self._stored)
+            if not count:
+                break
+            self._stored -= count
+            self.backlog -= count
+        self.flush()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._store, self._stored, self._written, self._fault = None, 0, 0, None
+
+    def _unwatch(self) -> None:
+        super()._unwatch()
+        self._intake = self._keeper = None

@@ -1,0 +1,224 @@
+"""The kernel lane: kernel TLS on a non-blocking socket that the loop watches; payload passes by in pipes.
+
+How a byte leaves: a pump's pipe → ``splice`` into the socket, where the kernel encrypts it, behind a header
+that waits for it (MSG_MORE). How it arrives: a header is read, no byte more → ``splice`` takes the payload
+that it announces, record by record, into the lane's pipe → the pump splices it on. Headers and control
+frames are all that this process ever sees. What is on the wire is what a userspace lane would send, and
+understand.
+
+Payload in memory is sent just as well: a pump that could have no pipe reads it so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import cast
+
+from tunnel.transport import ktls, pipes
+from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.parcels import Lent, Parcel
+from tunnel.transport.pipes import Pipe
+from tunnel.transport.watched import WatchedLane
+from tunnel.wire.assembly import Piece
+from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.states import LaneState
+from tunnel.wire.stream import Outgoing
+
+BATCH = MIB
+"""Bytes that are taken from the lane in one turn of the loop."""
+
+PASSED_ON = 256 * KIB
+"""Payload bytes after which a batch is passed on: they should still be in a cache when QEMU reads them."""
+
+
+class _Words:
+    """Bytes of this process that wait to be sent."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._rest = data
+
+    @property
+    def left(self) -> int:
+        return len(self._rest)
+
+    def send(self, sock: socket.socket, *, more: bool) -> int:
+        """Offer them to the socket; how many it took. Raises OSError."""
+        count = sock.send(self._rest, socket.MSG_MORE if more else 0)
+        self._rest = memoryview(self._rest)[count:]
+        return count
+
+
+class _Load:
+    """Bytes in a pipe that wait to be sent."""
+
+    __slots__ = ("_pipe", "left")
+
+    def __init__(self, pipe: Pipe, left: int) -> None:
+        self._pipe = pipe
+        self.left = left
+
+    def send(self, sock: socket.socket, *, more: bool) -> int:
+        """See ``_Words``."""
+        count = self._pipe.empty(sock.fileno(), self.left, more=more)
+        self.left -= count
+        if not self.left:
+            pipes.give_back(self._pipe)
+        return count
+
+
+class KernelLane(WatchedLane[_Words | _Load]):
+    """See the contract in ``lane``. ``sock`` encrypts already: see ``ktls.enable``."""
+
+    kind = LaneKind.KERNEL
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        cipher: str,
+        peer: str,
+        state: LaneState,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(sock, peer, state, loop)
+        self._cipher = cipher
+        self._pipe = Pipe()
+        self._lent = Lent(self._pipe, 0)
+
+    @property
+    def cipher(self) -> str:
+        """The TLS cipher suite."""
+        return self._cipher
+
+    def send_control(self, frames: bytes) -> None:
+        """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
+        if not (self._ended or self._unsendable):
+            self._unsent.append(_Words(frames))
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Send a DATA frame behind everything queued before it."""
+        if self._handler is None or self._unsendable:
+            return
+        self._unsent.append(_Words(outgoing.header))
+        self._unsent.append(_load(outgoing.piece))
+        self.flush()
+
+    def _push(self) -> bool:
+        """Offer what is queued to the socket; whether it took all. Until the last, it sends full segments."""
+        unsent, sock, sent = self._unsent, self._sock, 0
+        if corked := len(unsent) > 1:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        try:
+            while unsent:
+                sent += unsent[0].send(sock, more=len(unsent) > 1)
+                if not unsent[0].left:
+                    unsent.popleft()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._break_off(ktls.describe(error))
+            return True
+        if corked:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        self._bytes_sent += sent
+        self._full = bool(unsent)
+        self._pace.sent(sent, time.monotonic(), congested=self._full)
+        return not self._full
+
+    # Reading.
+
+    def _readable(self) -> None:
+        if self._lingering is not None:
+            self._discard()
+            return
+        received = self._bytes_received
+        more = self._take_turn()
+        if self._bytes_received > received:
+            self._keepalive.heard(time.monotonic())
+        if more and not self._ended:
+            self._read_on()
+
+    def _take_turn(self) -> bool:
+        """Take up to a batch; whether there may be more."""
+        left = BATCH
+        while left > 0 and not (self._ended or self._paused):
+            self._lent.drop()  # what nobody wanted of the last batch
+            try:
+                taken = self._take()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._take_control(error)
+                continue
+            if not taken:
+                self._lost(self._unsendable or "it was closed without GOAWAY")
+                return False
+            self._bytes_received += len(taken)
+            left -= len(taken)
+            self._received(cast("memoryview", taken))  # a Lent is sliced like one
+        return True
+
+    def _take(self) -> memoryview | Lent:
+        """Take what is missing of a header or a control frame, or else payload. Raises OSError."""
+        if not self._decoder.payload_left:
+            return memoryview(self._sock.recv(self._decoder.wanted))
+        self._lent = Lent(self._pipe, self._fill(min(self._decoder.payload_left, PASSED_ON)))
+        return self._lent
+
+    def _fill(self, most: int) -> int:
+        """Splice payload into the pipe, a record a call. Raises OSError if there is none at all."""
+        pipe, descriptor = self._pipe, self._sock.fileno()
+        filled = count = pipe.fill(descriptor, most)
+        try:
+            while count and filled < most:
+                count = pipe.fill(descriptor, most - filled)
+                filled += count
+        except OSError:
+            pass  # nothing more for now, or a reason that comes again with the next call
+        return filled
+
+    def _take_control(self, error: OSError) -> None:
+        """Reading failed: take the record that is none of data, or give the lane up."""
+        reason = self._unsendable or ktls.describe(error)
+        if ktls.is_control(error):
+            try:
+                reason = ktls.explain(*ktls.receive_record(self._sock))
+            except OSError as other:
+                reason = ktls.describe(other)
+        if reason:
+            self._lost(reason)
+
+    # The end.
+
+    def _say_goodbye(self) -> None:
+        """Everything is sent: close_notify, and no more from our side."""
+        try:
+            ktls.send_record(self._sock, ktls.ALERT, ktls.CLOSE_NOTIFY)
+        except BlockingIOError:
+            self._wait_for_room()
+            return
+        except OSError:
+            pass  # the connection is broken already
+        self._shut()
+
+    def _discard(self) -> None:
+        """Read what still comes, and is of no use, until the peer has closed."""
+        try:
+            while ktls.receive_record(self._sock)[1]:
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._release()
+
+
+def _load(piece: Piece) -> _Words | _Load:
+    """What is to be sent of ``piece``, in memory or in a pipe."""
+    payload = piece.payload
+    if isinstance(payload, Parcel):
+        return _Load(payload.take(piece.start, piece.stop), len(piece))
+    return _Words(view(piece))

@@ -1,0 +1,161 @@
+"""Kernel TLS by hand: from the secrets of a handshake to a socket that encrypts by itself (tls(7), RFC 8446).
+
+OpenSSL could hand its keys to the kernel itself, but not every build of it does, and 3.0 cannot for what is
+received in TLS 1.3. So it only shakes hands, and tells the traffic secrets to a key log; keys follow from
+them here, and with the numbers of the records that it sent and took under these keys, the kernel goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from tunnel.errors import LaneError
+
+ALERT, HANDSHAKE, DATA = 21, 22, 23
+"""Content types of records (RFC 8446 section 5.1)."""
+
+CLOSE_NOTIFY = b"\x01\x00"
+NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
+
+_TCP_ULP = 31  # linux/tcp.h; not in Python 3.11's socket module
+_SOL_TLS = 282
+_TX, _RX = 1, 2  # linux/tls.h
+_SET_RECORD_TYPE, _GET_RECORD_TYPE = 1, 2
+_TLS_1_3 = 0x0304
+_CONTROL = 1 << 14  # the most bytes of a record
+
+
+@dataclass(frozen=True, slots=True)
+class _Suite:
+    """``number`` is the kernel's; of the 12 bytes of an IV, the first ``salt`` stand apart in its struct."""
+
+    number: int
+    key: int
+    salt: int
+    hash: hashes.HashAlgorithm
+
+
+_SUITES: Mapping[str, _Suite] = {
+    "TLS_AES_256_GCM_SHA384": _Suite(52, 32, 4, hashes.SHA384()),
+    "TLS_CHACHA20_POLY1305_SHA256": _Suite(54, 32, 0, hashes.SHA256()),
+    "TLS_AES_128_GCM_SHA256": _Suite(51, 16, 4, hashes.SHA256()),
+}
+
+SUITES = tuple(_SUITES)
+"""Cipher suites that a kernel may know, in OpenSSL's order of preference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One direction of a connection: its traffic secret, and how many records it has seen under it."""
+
+    secret: bytes
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a kernel needs to go on with a connection."""
+
+    cipher: str
+    send: Direction
+    receive: Direction
+
+
+def keys_of(cipher: str, secrets: Mapping[str, bytes], *, dialing: bool, sent: int, received: int) -> Keys:
+    """Sort the ``secrets`` of a key log by direction; ``sent`` and ``received`` are records."""
+    ours, theirs = ("CLIENT", "SERVER") if dialing else ("SERVER", "CLIENT")
+    return Keys(
+        cipher,
+        Direction(secrets[f"{ours}_TRAFFIC_SECRET_0"], sent),
+        Direction(secrets[f"{theirs}_TRAFFIC_SECRET_0"], received),
+    )
+
+
+def expand_label(secret: bytes, label: str, length: int, algorithm: hashes.HashAlgorithm) -> bytes:
+    """HKDF-Expand-Label of RFC 8446 section 7.1, for an empty context."""
+    name = b"tls13 " + label.encode()
+    info = struct.pack("!HB", length, len(name)) + name + b"\0"
+    return HKDFExpand(algorithm, length, info).derive(secret)
+
+
+def crypto_info(cipher: str, direction: Direction) -> bytes:
+    """Write the struct ``tls12_crypto_info_*`` of linux/tls.h for ``cipher``."""
+    suite = _SUITES[cipher]
+    key = expand_label(direction.secret, "key", suite.key, suite.hash)
+    iv = expand_label(direction.secret, "iv", 12, suite.hash)
+    head = struct.pack("=HH", _TLS_1_3, suite.number)
+    return head + iv[suite.salt :] + key + iv[: suite.salt] + struct.pack("!Q", direction.records)
+
+
+def enable(sock: socket.socket, keys: Keys) -> None:
+    """Let the kernel encrypt and decrypt on ``sock`` from now on. LaneError when it does not."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+    except OSError as error:
+        raise LaneError(f"the kernel does no TLS: {_no_module(error)}") from error
+    try:
+        sock.setsockopt(_SOL_TLS, _TX, crypto_info(keys.cipher, keys.send))
+        sock.setsockopt(_SOL_TLS, _RX, crypto_info(keys.cipher, keys.receive))
+    except OSError as error:
+        raise LaneError(f"the kernel does not encrypt with {keys.cipher}: {error.strerror}") from error
+
+
+def _no_module(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "its module tls is not there, or not loaded (modprobe tls)"
+    return error.strerror or str(error)
+
+
+def is_control(error: OSError) -> bool:
+    """Whether reading failed because the next record is not DATA: ``receive_record`` takes it."""
+    return error.errno in {errno.EIO, errno.EINVAL}
+
+
+def send_record(sock: socket.socket, kind: int, content: bytes) -> None:
+    """Send one record of another type than DATA. Raises OSError."""
+    sock.sendmsg([content], [(_SOL_TLS, _SET_RECORD_TYPE, bytes([kind]))])
+
+
+def receive_record(sock: socket.socket) -> tuple[int, bytes]:
+    """Take the next record, or a part of it if it is DATA: its type and content. Raises OSError."""
+    content, ancillary, _, _ = sock.recvmsg(_CONTROL, socket.CMSG_SPACE(1))
+    for level, kind, value in ancillary:
+        if (level, kind) == (_SOL_TLS, _GET_RECORD_TYPE):
+            return value[0], content
+    return DATA, content
+
+
+def explain(kind: int, content: bytes) -> str:
+    """Why a connection is of no more use after a record; "" if it is."""
+    if kind == ALERT:
+        if content == CLOSE_NOTIFY:
+            return "it was closed without GOAWAY"
+        return f"the peer refused it: TLS alert {content[-1:].hex()} (hexadecimal); its log says more"
+    if kind == HANDSHAKE and not _only_tickets(content):
+        if content[:1] == bytes([KEY_UPDATE]):
+            return "the peer changed its keys, which a kernel lane cannot follow"
+        return "the peer began another handshake"
+    return ""
+
+
+def _only_tickets(content: bytes) -> bool:
+    """OpenSSL sends session tickets behind its handshake; nobody uses them."""
+    while len(content) >= 4 and content[0] == NEW_SESSION_TICKET:
+        content = content[4 + int.from_bytes(content[1:4]) :]
+    return not content
+
+
+def describe(error: OSError) -> str:
+    """Why a read or write on a kernel lane failed, in words."""
+    if error.errno == errno.EBADMSG:
+        return "TLS failed: a record is not what the peer sent"
+    return os.strerror(error.errno or 0)
