@@ -10,13 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import Console, RenderableType
 
-from tunnel.bench import floor, summary
+from tunnel.bench import floor, summary, summary_migrate
 from tunnel.bench import memory as memory_bench
+from tunnel.bench import migrate as migrate_bench
 from tunnel.bench import network as networks
 from tunnel.bench import relay as relay_bench
 from tunnel.bench import report as reports
 from tunnel.bench.contestants import Contestant, choose
+from tunnel.bench.lab import requirements
 from tunnel.bench.latency import SAMPLES
+from tunnel.bench.migrate_options import parse as parse_migrate
 from tunnel.bench.network import Network
 from tunnel.bench.resultfile import newest, read_all
 from tunnel.bench.results import Record, Results
@@ -122,6 +125,50 @@ def memory(
 
 
 @app.command()
+def migrate(
+    memory: Annotated[str, typer.Option(help="Guests' memory; a list such as 1GiB,4GiB.")] = "1GiB",
+    dirty_rate: Annotated[str, typer.Option(help="Bytes a second that guests write: 0,64MiB.")] = "0",
+    modes: Annotated[str, typer.Option(help="Ways to migrate, by commas; all of them if empty.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    link: Annotated[str, typer.Option(help="Links between the hosts: none,1Gbit,10Gbit.")] = "none",
+    downtime: Annotated[str, typer.Option(help="How long a guest may stand still.")] = "300ms",
+    converge: Annotated[
+        bool, typer.Option("--converge", help="Search for the highest dirty rate that converges.")
+    ] = False,
+    highest: Annotated[str, typer.Option(help="Where that search ends, in bytes a second.")] = "1GiB",
+    steps: Annotated[int, typer.Option(min=1, max=4096, help="Rates that it may try.")] = 32,
+    patience: Annotated[
+        str, typer.Option(help="When a migration is given up; 0: after five slow passes.")
+    ] = "0",
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    output: Annotated[Path | None, typer.Option(help="The result file, if --results is not to do.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Move real guests between two hosts in every mode: MiB/s, downtime, CPU time, convergence (root)."""
+    options = parse_migrate(
+        memory=memory,
+        dirty_rate=dirty_rate,
+        modes=modes,
+        link=link,
+        rounds=rounds,
+        downtime=downtime,
+        converge=converge,
+        highest=highest,
+        steps=steps,
+        patience=patience,
+    )
+    requirements.check()
+    options.check_machine()
+    session = _Session("migrate", options.as_record(), congestion, results, json=json, output=output)
+    migrate_bench.announce(options, session.results)
+    found = migrate_bench.run(options, congestion, session.results, session.progress)
+    for comparison in summary_migrate.compare(found.migrations):
+        session.results.add("comparison", **comparison.as_record())
+    session.close(summary_migrate.table(found, session.results))
+
+
+@app.command()
 def report(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Result files; default: the newest of each.")
@@ -145,11 +192,18 @@ class _Session:
     """One run: its network, its result file, and what a person sees of it."""
 
     def __init__(
-        self, benchmark: str, options: Record, congestion: str, directory: Path, *, json: bool
+        self,
+        benchmark: str,
+        options: Record,
+        congestion: str,
+        directory: Path,
+        *,
+        json: bool,
+        output: Path | None = None,
     ) -> None:
         self._json = json
         self._notes = Console(stderr=True, quiet=json)
-        self.results = Results(directory, benchmark)
+        self.results = Results(directory, benchmark, path=output)
         self.network = networks.enter(congestion)
         self.results.open_run(options, self.network)
         self._explain(self.network)

@@ -1,4 +1,4 @@
-"""Where mtunnel loses: every relay that encrypts and did better in some figure, within the same rounds."""
+"""Where mtunnel loses: every rival that encrypts and did better in some figure, within the same rounds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tunnel.bench.figures import MIB, Spread, ratio
 from tunnel.bench.measurement import Case, Latency, Measurement
+from tunnel.bench.migration import Setting
 from tunnel.bench.relay import Measured
 
 OURS = "mtunnel"
@@ -14,12 +15,13 @@ OURS = "mtunnel"
 
 @dataclass(frozen=True)
 class Loss:
-    """``rival`` did better than mtunnel. ``ratio`` is its figure divided by ours, round by round."""
+    """``rival`` did better than ``ours``. ``ratio`` is its figure divided by ours, round by round."""
 
-    case: Case
+    case: Case | Setting | str
     figure: str
     rival: str
     ratio: Spread
+    ours: str = OURS
 
     @property
     def is_clear(self) -> bool:
@@ -28,7 +30,7 @@ class Loss:
 
     def __str__(self) -> str:
         doubt = "" if self.is_clear else ", but not in every round"
-        return f"{self.case}: {self.figure} of {self.rival} is {self.ratio} times mtunnel's{doubt}."
+        return f"{self.case}: {self.figure} of {self.rival} is {self.ratio} times {self.ours}'s{doubt}."
 
 
 def losses(found: Measured, rivals: Collection[str]) -> list[Loss]:

@@ -9,7 +9,10 @@
 ``failure``       a contestant that could not finish, and why
 ``summary``       one for each contestant and case, last
 ``migration``     ``migrate``: one guest moved once, in one mode (:class:`tunnel.bench.migration.Migration`)
+``probe``         ``migrate``: likewise, in the search for the highest rate; ``within`` is its answer
 ``convergence``   ``migrate``: how fast a guest may write (:class:`tunnel.bench.migration.Convergence`)
+``comparison``    ``migrate``: how a mode of mtunnel's compares with its rival, in each setting
+``absent``        ``migrate``: a mode that cannot be measured over a link, and why
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 
@@ -38,15 +41,18 @@ Record = dict[str, object]
 class Results:
     """The results of one run, in memory and in a file of its own in ``directory``."""
 
-    def __init__(self, directory: Path, benchmark: str) -> None:
+    def __init__(self, directory: Path, benchmark: str, *, path: Path | None = None) -> None:
+        """``path``: write to this file instead. Raises UsageError when it exists, or cannot be made."""
         self._benchmark = benchmark
         self._started = datetime.now(UTC)
-        self.path = directory / f"{self._started:%Y%m%dT%H%M%SZ}-{benchmark}.jsonl"
+        self.path = path or directory / f"{self._started:%Y%m%dT%H%M%SZ}-{benchmark}.jsonl"
         self.records: list[Record] = []
+        if self.path.exists():
+            raise UsageError(f"{self.path} exists: results are never mixed with those of another run")
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
+            raise UsageError(f"cannot write results to {self.path.parent}: {error.strerror}") from error
 
     def add(self, kind: str, **fields: object) -> None:
         """Append one record and write it."""

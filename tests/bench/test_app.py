@@ -75,6 +75,9 @@ def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
         (["relay", "--only=nginx"], "no contestant is called nginx"),
         (["report"], "there is no result file in"),
         (["memory", "--only=direct"], "direct is not a relay"),
+        (["migrate", "--modes=rdma"], "no mode is called rdma; there are: native, native-tls"),
+        (["migrate", "--link=fast"], "--link: 'fast' is no link"),
+        (["migrate", "--memory=1MiB"], "--memory is 32MiB to 60GiB"),
     ],
 )
 def test_a_wrong_option_is_explained_and_nothing_is_run(

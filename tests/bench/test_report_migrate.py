@@ -24,33 +24,69 @@ def _charts(section: Section) -> dict[str, Chart]:
 
 def test_each_setting_has_a_section(found: list[Section]) -> None:
     assert [section.title for section in found] == [
+        "Migrations: mtunnel against its rivals",
         "Migration: 4 GiB guest, idle, unshaped link",
         "Migration: 4 GiB guest, writing 100 MiB/s, unshaped link",
         "The highest dirty rate that still converges",
     ]
-    assert list(_charts(found[0])) == ["Throughput", "CPU time", "Downtime"]
+    assert list(_charts(found[1])) == ["Throughput", "CPU time", "Downtime"]
 
 
 def test_what_did_not_converge_has_no_figures_but_is_counted(found: list[Section]) -> None:
-    writing = found[1]
-    assert "tunnelled TLS" not in [row.label for row in _charts(writing)["Downtime"].rows]
+    writing = found[2]
+    assert "tunnelled-tls" not in [row.label for row in _charts(writing)["Downtime"].rows]
     (grid,) = [block for block in writing.blocks if isinstance(block, Grid)]
-    (row,) = [row for row in grid.rows if row[0] == "tunnelled TLS"]
-    assert row[:5] == ["tunnelled TLS", "2", "0", "3.15 (3.10-3.20)", "-"]
+    (row,) = [row for row in grid.rows if row[0] == "tunnelled-tls"]
+    assert row[:5] == ["tunnelled-tls", "2", "0", "4.15 (4.10-4.20)", "-"]
+
+
+def test_the_table_has_each_programs_share_and_what_the_guest_wrote(found: list[Section]) -> None:
+    (grid,) = [block for block in found[2].blocks if isinstance(block, Grid)]
+    (row,) = [row for row in grid.rows if row[0] == "native"]
+    cells = dict(zip(grid.headings, row, strict=True))
+    assert cells["guest wrote MiB/s"] == "50.00 (50.00-50.00)"
+    assert cells["sent / memory"] == "1.02 (1.02-1.02)"
+    assert (cells["CPU s/GiB qemu A"], cells["CPU s/GiB libvirtd A"]) == ("0.12", "-")
+
+
+def test_ours_are_compared_with_their_rivals_and_the_goal_is_named(found: list[Section]) -> None:
+    (grid,) = [block for block in found[0].blocks if isinstance(block, Grid)]
+    assert [(row[0], row[1], row[2], row[4], row[6]) for row in grid.rows] == [
+        ("4 GiB guest, idle, unshaped link", "mtunnel", "tunnelled-tls", "3.5", "missed"),
+        ("4 GiB guest, idle, unshaped link", "mtunnel", "native-tls", "2.5", "missed"),
+        ("4 GiB guest, idle, unshaped link", "mtunnel-multifd", "multifd-tls", "1.5", "missed"),
+        ("4 GiB guest, writing 100 MiB/s, unshaped link", "mtunnel", "native-tls", "2.5", "missed"),
+        ("4 GiB guest, writing 100 MiB/s, unshaped link", "mtunnel-multifd", "multifd-tls", "1.5", "missed"),
+    ]
+    (lost,) = [block for block in found[0].blocks if isinstance(block, tuple)]
+    assert "the time of multifd-tls is 0.84 (0.84-0.84) times mtunnel-multifd's" in lost[0]
+    assert any("the highest dirty rate of multifd-tls is 1.33" in loss for loss in lost)
+
+
+def test_without_a_rival_nothing_is_claimed(tmp: Path) -> None:
+    file = read(samples.migrate(tmp))
+    alone = [r for r in file.records if r["kind"] == "run" or r.get("mode") == "mtunnel"]
+    blocks = next(sections(ResultFile(file.path, alone))).blocks
+    assert blocks == ["No mode of mtunnel's was measured beside one of its rivals."]
 
 
 def test_cpu_time_is_stacked_by_side(found: list[Section]) -> None:
-    row = _charts(found[0])["CPU time"].rows[0]
+    row = _charts(found[1])["CPU time"].rows[0]
     (bar,) = row.drawn
     assert (row.label, bar.parts) == ("native", [0.25, 0.25])
     assert bar.spread.median == 0.5
 
 
 def test_the_limit_says_what_it_was_found_with(found: list[Section]) -> None:
-    (chart,) = _charts(found[2]).values()
+    (chart,) = _charts(found[3]).values()
     assert chart.title == "Convergence limit, 4 GiB, link of 10 Gbit/s"
     assert "at most 300 ms" in chart.how_to_read
-    assert [bar.spread.median for row in chart.rows for bar in row.drawn] == [800, 700, 600, 500, 400]
+    assert [bar.spread.median for row in chart.rows for bar in row.drawn] == [
+        *(800, 700, 600, 500, 400, 300),
+    ]
+    assert "in steps of 100 MiB/s up to 1024" in chart.how_to_read
+    (grid,) = [block for block in found[3].blocks if isinstance(block, Grid)]
+    assert grid.rows[0] == ["native", "800.00 (800.00-800.00)", "400.00 (400.00-400.00)", ""]
 
 
 def test_a_file_without_either_has_no_sections(tmp: Path) -> None:

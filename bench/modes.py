@@ -1,0 +1,141 @@
+"""The modes of ``bench migrate``: ways to move a guest from host A of the lab to host B.
+
+All are led by A's libvirt (``--p2p``), natively through a firewall with the holes that each needs, and with
+mtunnel through its one port. Encrypted ones demand a certificate from both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
+from tunnel.bench.lab.firewall import Ports
+from tunnel.bench.lab.libvirtd import SOCKET
+from tunnel.bench.lab.plan import Plan
+from tunnel.errors import UsageError
+
+CHANNELS = 4
+TUNNELLED_UNIX = "tunnelled-unix"
+
+_ALIAS = "127.0.1.2"
+_RPC = "/run/mtunnel/hostb/libvirt-sock"
+_PORTS = "49152-49215"
+_PLAIN, _TLS = 16509, 16514  # libvirt's own ports
+_PARALLEL = ("--parallel", "--parallel-connections", str(CHANNELS))
+_POSTCOPY = ("--postcopy", "--postcopy-after-precopy")
+
+INGRESSES = (
+    Ingress("hostb", f"redirect:{_ALIAS}:{_PORTS}"),
+    Ingress("hostb", f"unix:{_RPC}", f"unix:{SOCKET}", users=["root"]),
+)
+"""What mtunnel on A offers; ``EGRESS`` is what B allows it."""
+EGRESS = (MIGRATION_PORTS, f"unix:{SOCKET}")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to migrate.
+
+    ``options`` follow ``virsh migrate --live --p2p GUEST``; in them ``{b}`` is host B's full name and
+    ``{socket}`` its libvirt's socket as A can open it. ``ports`` are the holes in B's firewall.
+    ``on_network``: whether its bytes cross the wire between the hosts.
+    """
+
+    name: str
+    about: str
+    options: tuple[str, ...]
+    encrypts: bool
+    ports: tuple[Ports, ...] = ()
+    uses_mtunnel: bool = False
+    postcopy: bool = False
+    on_network: bool = True
+
+    @property
+    def settings(self) -> str:
+        """What a reader must know to repeat it."""
+        options = " ".join(self.options).format(b="HOST", socket="SOCKET")
+        return f"{self.about}: virsh migrate --live --p2p GUEST {options}"
+
+    def command(self, guest: str, b: Plan) -> list[str]:
+        """The command that host A runs to move ``guest``."""
+        where = {"b": b.fqdn, "socket": str(b.outside(SOCKET))}
+        return ["virsh", "migrate", "--live", "--p2p", guest, *(o.format(**where) for o in self.options)]
+
+    def missing(self, link: int | None) -> str | None:
+        """Return why this mode cannot be measured over a link of ``link`` bits a second, or None."""
+        if link is not None and not self.on_network:
+            return f"a unix socket between the hosts is not slowed by a link of {link / 1e9:g} Gbit/s"
+        return None
+
+
+def _native(name: str, about: str, *options: str) -> Mode:
+    return Mode(
+        name,
+        about,
+        ("qemu+tcp://{b}/system", "--migrateuri", "tcp://{b}", *options),
+        encrypts=False,
+        ports=(_PLAIN, _PORTS),
+    )
+
+
+def _native_tls(name: str, about: str, *options: str) -> Mode:
+    return Mode(
+        name,
+        about,
+        ("qemu+tls://{b}/system", "--migrateuri", "tcp://{b}", "--tls", *options),
+        encrypts=True,
+        ports=(_TLS, _PORTS),
+    )
+
+
+def _mtunnel(name: str, about: str, *options: str, postcopy: bool = False) -> Mode:
+    return Mode(
+        name,
+        about,
+        (f"qemu+unix:///system?socket={_RPC}", "--migrateuri", f"tcp://{_ALIAS}", *options),
+        encrypts=True,
+        uses_mtunnel=True,
+        postcopy=postcopy,
+    )
+
+
+MODES: tuple[Mode, ...] = (
+    _native("native", "QEMU to QEMU, no encryption"),
+    _native_tls("native-tls", "QEMU's own TLS"),
+    _native("multifd", f"QEMU to QEMU over {CHANNELS} channels, no encryption", *_PARALLEL),
+    _native_tls("multifd-tls", f"QEMU's own TLS on {CHANNELS} channels", *_PARALLEL),
+    Mode(
+        "tunnelled-tcp",
+        "through both libvirt daemons, no encryption",
+        ("qemu+tcp://{b}/system", "--tunnelled"),
+        encrypts=False,
+        ports=(_PLAIN,),
+    ),
+    Mode(
+        "tunnelled-tls",
+        "through both libvirt daemons, over libvirt's TLS",
+        ("qemu+tls://{b}/system", "--tunnelled"),
+        encrypts=True,
+        ports=(_TLS,),
+    ),
+    Mode(
+        TUNNELLED_UNIX,
+        "through both libvirt daemons over a socket on this machine, no encryption",
+        ("qemu+unix:///system?socket={socket}", "--tunnelled"),
+        encrypts=False,
+        on_network=False,
+    ),
+    _mtunnel("mtunnel", "one stream through mtunnel with its defaults"),
+    _mtunnel("mtunnel-multifd", f"{CHANNELS} channels through mtunnel with its defaults", *_PARALLEL),
+    _mtunnel("mtunnel-postcopy", "post-copy after one pass, through mtunnel", *_POSTCOPY, postcopy=True),
+)
+
+
+def choose(names: Sequence[str]) -> list[Mode]:
+    """Return the modes called ``names``, or all. Raises UsageError for an unknown name."""
+    known = {mode.name: mode for mode in MODES}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"no mode is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(names)] if names else list(MODES)

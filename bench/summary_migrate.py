@@ -1,0 +1,192 @@
+"""What ``bench migrate`` concludes: mtunnel against its rivals, and a line for each mode and setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Group
+from rich.table import Table
+
+from tunnel.bench.figures import MIB, Spread, ratio
+from tunnel.bench.losses import Loss
+from tunnel.bench.migrate import Moved
+from tunnel.bench.migration import Convergence, Migration, Setting, link_text
+from tunnel.bench.results import Record, Results
+from tunnel.bench.summary import absent, absent_table
+
+Columns = Sequence[tuple[str, Callable[[Migration], float]]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How many times a rival's throughput a mode of ours must have, and what it aims at."""
+
+    ours: str
+    rival: str
+    must: float
+    aim: float
+
+
+GOALS = (
+    Goal("mtunnel", "tunnelled-tls", 3.5, 5.0),
+    Goal("mtunnel", "native-tls", 2.5, 4.0),
+    Goal("mtunnel-multifd", "multifd-tls", 1.5, 2.5),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Our throughput as a multiple of a rival's in one setting, round by round."""
+
+    setting: Setting
+    goal: Goal
+    ratio: Spread
+
+    @property
+    def verdict(self) -> str:
+        """Whether the median meets the goal."""
+        if self.ratio.median >= self.goal.aim:
+            return "as aimed at"
+        return "met" if self.ratio.median >= self.goal.must else "missed"
+
+    def as_record(self) -> Record:
+        """Return what the result file holds."""
+        measured = {"ratio": self.ratio.as_dict(), "verdict": self.verdict}
+        return {**asdict(self.setting), **asdict(self.goal), **measured}
+
+
+def compare(moved: Sequence[Migration]) -> list[Comparison]:
+    """Return our modes against their rivals, in each setting where both converged in one round at least."""
+    return [
+        Comparison(setting, goal, found)
+        for setting in settings(moved)
+        for goal in GOALS
+        if (found := _against(in_setting(moved, setting), goal, lambda m: m.mib_per_s))
+    ]
+
+
+def settings(moved: Sequence[Migration]) -> list[Setting]:
+    """Return the settings of a run, in the order of their first migration."""
+    return list(dict.fromkeys(migration.setting for migration in moved))
+
+
+def in_setting(moved: Sequence[Migration], setting: Setting) -> list[Migration]:
+    """Return the migrations in one setting."""
+    return [migration for migration in moved if migration.setting == setting]
+
+
+def _against(moved: Sequence[Migration], goal: Goal, of: Callable[[Migration], float]) -> Spread | None:
+    """Return ours divided by the rival's."""
+    ours, rival = (
+        {m.round: of(m) for m in moved if m.mode == name and m.converged} for name in (goal.ours, goal.rival)
+    )
+    return ratio(ours, rival)
+
+
+# -- where mtunnel loses -------------------------------------------------------------------------------------
+
+
+def losses(moved: Sequence[Migration], limits: Sequence[Convergence]) -> list[Loss]:
+    """Return where a rival of a mode of ours did better."""
+    found = [loss for s in settings(moved) for goal in GOALS for loss in _lost(in_setting(moved, s), goal)]
+    return found + [loss for goal in GOALS for loss in _lost_limits(limits, goal)]
+
+
+def _lost(moved: Sequence[Migration], goal: Goal) -> Iterator[Loss]:
+    costs: Columns = [
+        ("the time", lambda m: m.seconds),
+        ("the CPU time per GiB", lambda m: m.cpu_per_gib("a") + m.cpu_per_gib("b")),
+        ("the downtime", lambda m: m.downtime_seconds or 0.0),
+    ]
+    for figure, cost in costs:
+        ours = _against(moved, goal, cost)
+        if ours is not None and ours.median > 1.0:
+            yield Loss(moved[0].setting, figure, goal.rival, inverted(ours), goal.ours)
+
+
+def _lost_limits(limits: Sequence[Convergence], goal: Goal) -> Iterator[Loss]:
+    for guest, link in dict.fromkeys((limit.guest_bytes, limit.link_bits_per_s) for limit in limits):
+        ours, rival = (
+            {
+                limit.round: float(limit.asked_bytes_per_s)
+                for limit in limits
+                if (limit.mode, limit.guest_bytes, limit.link_bits_per_s) == (name, guest, link)
+            }
+            for name in (goal.ours, goal.rival)
+        )
+        found = ratio(rival, ours)
+        if found is not None and found.median > 1.0:
+            where = f"{guest / MIB:.0f} MiB guest, {link_text(link)}"
+            yield Loss(where, "the highest dirty rate", goal.rival, found, goal.ours)
+
+
+def inverted(spread: Spread) -> Spread:
+    """Return the same comparison, seen from the other side."""
+    return Spread(1 / spread.median, 1 / spread.high, 1 / spread.low)
+
+
+# -- the terminal's view -------------------------------------------------------------------------------------
+
+
+def table(found: Moved, results: Results) -> Group:
+    """Return median (lowest-highest) of each figure, then the comparisons, and who is missing, and why."""
+    views = [_migrations(setting, found.migrations) for setting in settings(found.migrations)]
+    if compared := compare(found.migrations):
+        views.append(_comparisons(compared))
+    if found.limits:
+        views.append(_limits(found.limits))
+    if gone := absent(results):
+        views.append(absent_table(gone))
+    return Group(*views)
+
+
+_COLUMNS: Columns = (
+    ("MiB/s", lambda m: m.mib_per_s),
+    ("seconds", lambda m: m.seconds),
+    ("downtime ms", lambda m: (m.downtime_seconds or 0.0) * 1e3),
+    ("passes", lambda m: m.iterations),
+    ("CPU s/GiB A", lambda m: m.cpu_per_gib("a")),
+    ("B", lambda m: m.cpu_per_gib("b")),
+)
+
+
+def _migrations(setting: Setting, moved: Sequence[Migration]) -> Table:
+    view = _view(f"bench migrate · {setting}", "mode", *(name for name, _ in _COLUMNS))
+    own = in_setting(moved, setting)
+    for mode in dict.fromkeys(migration.mode for migration in own):
+        done = [m for m in own if m.mode == mode and m.converged]
+        if done:
+            view.add_row(mode, *(str(Spread.of([of(m) for m in done])) for _, of in _COLUMNS))
+        given_up = [m for m in own if m.mode == mode and not m.converged]
+        if given_up:
+            view.add_row(mode, f"{len(given_up)} given up: {given_up[0].aborted}", style="yellow")
+    return view
+
+
+def _comparisons(compared: Sequence[Comparison]) -> Table:
+    view = _view("throughput as a multiple of the rival's", "setting", "mode", "rival", "ratio", "must", "")
+    for c in compared:
+        view.add_row(str(c.setting), c.goal.ours, c.goal.rival, str(c.ratio), f"{c.goal.must:g}", c.verdict)
+    return view
+
+
+def _limits(limits: Sequence[Convergence]) -> Table:
+    view = _view(
+        "the highest dirty rate that converges, MiB/s", "mode", "guest MiB", "link", "told to", "wrote"
+    )
+    for key in dict.fromkeys((limit.mode, limit.guest_bytes, limit.link_bits_per_s) for limit in limits):
+        own = [o for o in limits if (o.mode, o.guest_bytes, o.link_bits_per_s) == key]
+        asked = Spread.of([limit.asked_bytes_per_s / MIB for limit in own])
+        wrote = Spread.of([limit.dirty_bytes_per_s / MIB for limit in own])
+        more = " or more" if all(limit.is_open for limit in own) else ""
+        view.add_row(key[0], f"{key[1] / MIB:.0f}", link_text(key[2]), f"{asked}{more}", str(wrote))
+    return view
+
+
+def _view(title: str, first: str, *headings: str) -> Table:
+    view = Table(title=title, title_justify="left")
+    view.add_column(first)
+    for heading in headings:
+        view.add_column(heading, justify="right")
+    return view
