@@ -11,6 +11,7 @@ import pytest
 from tests.support.lanes import Hosts, Pair, gone, joined
 from tests.support.waiting import until
 from tunnel.errors import ProtocolError
+from tunnel.transport.lane import Lane
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.wire.codes import MIB, Code
 from tunnel.wire.frames import Fin, Frame
@@ -59,16 +60,24 @@ async def test_what_the_handler_raises_ends_the_lane_on_both_sides(pair: Pair) -
     assert not any(isinstance(frame, Fin) for frame in pair.a.frames)
 
 
-async def test_memory_that_the_owner_has_not_done_with_is_not_used_again(pair: Pair) -> None:
-    """The lane stops to read until the batch was taken; then it goes on by itself."""
-    lane = pair.b.lane
+async def test_memory_is_not_used_again_before_the_owner_is_through_with_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane reads nothing until a batch was taken; then it goes on by itself."""
+    lane, paused, take = pair.b.lane, set(), pair.b.on_batch_end
     assert isinstance(lane, ThreadLane)
-    [number] = await pair.opened(paused=True)
+
+    def watch(owner: Lane) -> None:
+        paused.add(lane._inner._paused)
+        take(owner)
+        paused.add(lane._inner._paused)
+
+    monkeypatch.setattr(pair.b, "on_batch_end", watch)
+    [number] = await pair.opened()
     pair.a.send(number, 3 * MIB)
-    await until(lambda: pair.b.sinks[number].received == 3 * MIB, "for all of it")
-    pair.b.resume(number)
     pair.b.send(number, 0)
     await pair.closed([number])
+    assert paused == {True}
 
 
 async def test_a_lane_that_cannot_be_made_leaves_no_loop_behind() -> None:

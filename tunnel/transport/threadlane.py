@@ -154,15 +154,20 @@ class ThreadLane(Lane):
             self._post(self._inner.fail, error)
             raise
         finally:
-            self._post(self._inner.resume_reading)
+            self._give_back(handler)
+
+    def _give_back(self, handler: LaneHandler | None) -> None:
+        """Nobody looks at the memory of the batch any more: the lane may use it again."""
+        try:
             if handler is not None:
                 handler.on_batch_end(self)
+        finally:
+            self._post(self._inner.resume_reading)
 
     def passed_on(self, count: int) -> None:
-        """``count`` bytes of payload left, and there is room for more."""
-        had_room = self.room
+        """``count`` bytes of payload left; also when there was room before, as a batch may have grown."""
         self._ahead -= count
-        if self.room and not had_room:
+        if self.room:
             self.tell(lambda handler: handler.on_writable(self))
 
     def tell(self, event: Event) -> None:
