@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.waiting import turns
 from tunnel.errors import HypervisorError, UnreachableError
+from tunnel.virt import libvirtmove as module
 from tunnel.virt.libvirt import Guest, Host, State
 from tunnel.virt.libvirtmove import LibvirtMove
 from tunnel.virt.move import Where
@@ -219,6 +220,64 @@ async def test_guest_that_cannot_move_is_refused() -> None:
     assert await resuming.move.where() is Where.BROKEN
     resuming.here.state = State.ABSENT
     assert await resuming.move.where() is Where.DESTINATION
+
+
+RESUME = Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True)
+JUDGED = "job 'migration in' failed in post-copy phase"
+
+
+class Judged(Both):
+    """Whose libvirt says that it failed, and what both sides are, and what remains, from then on."""
+
+    def __init__(self, request: Request, *later: tuple[State | None, State | None, int]) -> None:
+        super().__init__(request)
+        self.guest.migrate = self._fail  # type: ignore[assignment,method-assign]  # a fake of a fake
+        self.guest.job = self._job  # type: ignore[method-assign]  # as above
+        self._later = list(later)
+
+    async def _fail(self, *_: object) -> None:
+        raise HypervisorError(JUDGED)
+
+    async def _job(self) -> dict[str, Any]:
+        """Asked once on each look: so the next look finds what comes next."""
+        here, there, remaining = self._later.pop(0) if len(self._later) > 1 else self._later[0]
+        self.here.state, self.there.state = here, there
+        return {"type": 2, "memory_remaining": remaining}
+
+
+B, R, A = State.POSTCOPY_BROKEN, State.RUNNING, State.ABSENT
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PERIOD", 0.0)
+    monkeypatch.setattr(module, "STANDSTILL", 0.1)
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_postcopy_that_libvirt_gave_up_and_qemu_did_not_is_waited_for() -> None:
+    going = [(B, B, 300), (B, R, 200), (State.POSTCOPY, R, 100), (None, R, 50), (A, R, 0)]
+    both = Judged(RESUME, *going)
+    both.here.state = both.there.state = B
+    assert (await both.move.run()).sent == 120
+    assert not both._later[1:], "it looked until the end"
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("end", [(B, B, 300), (B, A, 300), (A, None, 300), (None, None, 300), (A, A, 300)])
+async def test_postcopy_that_really_failed_is_given_up(end: tuple[State, State, int]) -> None:
+    both = Judged(RESUME, (B, B, 400), end)
+    both.here.state = both.there.state = B
+    with pytest.raises(HypervisorError, match=JUDGED):
+        await both.move.run()
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_first_attempt_that_failed_is_believed_at_once() -> None:
+    both = Judged(POSTCOPY, (A, R, 0))
+    with pytest.raises(HypervisorError, match=JUDGED):
+        await both.move.run()
+    assert both.here.state is R, "nobody looked"
 
 
 async def test_orders_are_passed_on() -> None:

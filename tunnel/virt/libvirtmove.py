@@ -7,9 +7,15 @@ import contextlib
 
 from tunnel.errors import HypervisorError, TunnelError, UnreachableError
 from tunnel.virt.libvirt import Guest, Host, State
-from tunnel.virt.move import Summary, Where, judge
+from tunnel.virt.move import PERIOD, Summary, Where, judge
 from tunnel.virt.progress import Progress, of_libvirt
 from tunnel.virt.request import Request, flags, parameters
+
+STANDSTILL = 20.0
+"""Seconds without a change on either side after which a post-copy that libvirt gave up has really ended.
+
+A link notices after 15 that a wire has gone silent.
+"""
 
 _SECOND_PASS = 2
 _RESUMABLE = {State.POSTCOPY, State.POSTCOPY_BROKEN}
@@ -45,8 +51,12 @@ class LibvirtMove:
         loop = asyncio.get_running_loop()
         started = loop.time()
         destination = self._uri if self._request.p2p else self._destination
-        async with self._guest.iterations(self._passed):
-            await self._guest.migrate(destination, flags(self._request), parameters(self._request))
+        try:
+            async with self._guest.iterations(self._passed):
+                await self._guest.migrate(destination, flags(self._request), parameters(self._request))
+        except HypervisorError:
+            if not (self._request.postcopy_resume and await self._arrives()):
+                raise
         return await self._summary(loop.time() - started)
 
     async def progress(self) -> Progress | None:
@@ -76,6 +86,31 @@ class LibvirtMove:
         if State.POSTCOPY_BROKEN in {here, there}:
             return Where.LOST if State.ABSENT in {here, there} else Where.BROKEN
         return judge(self._alive(here), self._alive(there))
+
+    async def _arrives(self) -> bool:
+        """Whether a guest arrives whose post-copy, taken up again, has failed by libvirt's word.
+
+        libvirt 9 may judge the destination by the old failure, if it asks before QEMU there has reported the
+        new start. QEMU does not know of that and goes on, and both libvirts see its end. So this waits until
+        the source has no guest any more, or until nothing has moved for ``STANDSTILL``.
+        """
+        loop = asyncio.get_running_loop()
+        last: tuple[object, ...] = ()
+        since = loop.time()
+        while loop.time() - since < STANDSTILL:
+            here, there = await self._state(self._guest.host), await self._state(self._destination)
+            if State.ABSENT in {here, there}:
+                return here is State.ABSENT and self._alive(there) is True
+            if (seen := (here, there, await self._remaining())) != last:
+                last, since = seen, loop.time()
+            await asyncio.sleep(PERIOD)
+        return False
+
+    async def _remaining(self) -> int | None:
+        with contextlib.suppress(TunnelError):
+            progress = await self.progress()
+            return progress.remaining if progress is not None else None
+        return None
 
     def _passed(self, number: int) -> None:
         if self._switch_at_pass is not None and number >= self._switch_at_pass and self._switching is None:
