@@ -86,7 +86,9 @@ def host_certificate(
     builder = (
         _builder(subject, issuer.subject, public_key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
+        # TLS 1.3 has no use for key encipherment, but libvirt and QEMU do not start without it: so one
+        # certificate serves them as well.
+        .add_extension(_key_usage(digital_signature=True, key_encipherment=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         # RFC 5280 section 4.2.1.6: critical when the subject is empty.
         .add_extension(x509.SubjectAlternativeName(sans), critical=not list(subject))
@@ -115,14 +117,18 @@ def _builder(
 
 
 def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+    *,
+    digital_signature: bool = False,
+    key_encipherment: bool = False,
+    key_cert_sign: bool = False,
+    crl_sign: bool = False,
 ) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=key_cert_sign,
         crl_sign=crl_sign,
         content_commitment=False,
-        key_encipherment=False,
+        key_encipherment=key_encipherment,
         data_encipherment=False,
         key_agreement=False,
         encipher_only=False,

@@ -63,6 +63,7 @@ def test_host_certificate_serves_both_roles_and_signs_nothing() -> None:
     assert extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     usage = extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.digital_signature
+    assert usage.key_encipherment, "libvirt and QEMU insist on it"
     assert not usage.key_cert_sign
     assert set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == {
         ExtendedKeyUsageOID.SERVER_AUTH,
