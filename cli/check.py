@@ -14,6 +14,7 @@ import typer
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.units import format_duration, format_size
+from tunnel.daemon.uris import leads_to_libvirt
 from tunnel.errors import ConfigError
 from tunnel.relay.address import RedirectAddress
 from tunnel.transport.tls import TlsContexts
@@ -39,7 +40,9 @@ def check(
         typer.echo(json.dumps({"ok": False, "file": str(config), "problems": problems}, indent=2))
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        typer.echo(json.dumps({"ok": True, "file": str(config), **_facts(checked, contexts)}, indent=2))
+        warnings = [{"key": key, "message": message} for key, message in _warnings(checked)]
+        facts = {"ok": True, "file": str(config), "warnings": warnings, **_facts(checked, contexts)}
+        typer.echo(json.dumps(facts, indent=2))
     else:
         typer.echo("\n".join(_summary(config, checked, contexts)))
 
@@ -110,6 +113,20 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     if not config.peers:
         yield ""
         yield "no peers: nobody can connect"
+    for key, message in _warnings(config):
+        yield ""
+        yield f"warning: {key}: {message}"
+
+
+def _warnings(config: Config) -> Iterator[tuple[str, str]]:
+    """What is no mistake, but hardly meant: by key."""
+    for index, ingress in enumerate(config.ingresses):
+        others = [_user(uid) for uid in sorted(ingress.uids - {0})]
+        if others and leads_to_libvirt(ingress):
+            who = ", ".join(others)
+            danger = f"{who} may call libvirt on {ingress.peer} here, and whoever may do that is root there"
+            advice = 'a guest that breaks out is its QEMU\'s user: write users = ["root"]'
+            yield f"ingress[{index}].users", f"{danger}; {advice}"
 
 
 def _route(ingress: Ingress) -> str:

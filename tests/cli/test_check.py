@@ -70,6 +70,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
     assert answer == {
         "ok": True,
         "file": str(path),
+        "warnings": [],
         "host": {
             "name": "hosta",
             "listen": "127.0.0.1:16515",
@@ -107,6 +108,35 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             },
         ],
     }
+
+
+RPC = """\
+[[ingress]]
+peer = "hostb"
+listen = "unix:/run/mtunnel/hostb/libvirt-sock"
+target = "{}"
+users = {}
+"""
+
+
+@pytest.mark.parametrize("target", ["unix:/run/libvirt/libvirt-sock", "tcp:127.0.0.1:16509"])
+def test_others_than_root_who_may_call_libvirt_are_a_warning(
+    directory: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    path = write_config(directory, HOST, TLS, PEER, TCP, RPC.format(target, '["root", "4000000001"]'))
+    assert check(path) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("warning: ingress[1].users: 4000000001 may call libvirt on hostb here")
+    assert last.endswith('write users = ["root"]')
+    assert check(path, "--json") == 0
+    [warning] = json.loads(capsys.readouterr().out)["warnings"]
+    assert last == f"warning: {warning['key']}: {warning['message']}"
+
+
+def test_root_who_may_call_libvirt_is_none(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rpc = RPC.format("unix:/run/libvirt/libvirt-sock", '["root"]')
+    assert check(write_config(directory, HOST, TLS, PEER, UNIX, rpc)) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_mistakes_in_the_file_are_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
