@@ -12,13 +12,12 @@ from tunnel.bench.lab.domain import Domain
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.virt.guest import MIB, GuestState, Workload, build_image
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.verify import Verified, read_state, verify_memory, wait_filled, wait_heartbeat
+from tunnel.virt.verify import Verified, read_state, verify_guest, wait_filled
 
 if TYPE_CHECKING:
     from tunnel.bench.lab.host import Host
 
 _FILL_RATE = 8 * MIB  # bytes a second, the slowest that is waited for: emulated, memory never touched before
-_HEARTBEAT = 10.0
 
 
 class Guest:
@@ -96,6 +95,10 @@ class Guest:
     def _runs_on(self, host: Host) -> bool:
         return host.state(self.name) == "running"
 
+    def _compare_disks(self, host: Host) -> None:
+        for volume in self.volumes:
+            volume.compare(host.plan)
+
     async def _monitor(self, host: Host) -> Monitor:
         socket = host.plan.outside(self.domain.monitor)
         if not socket.is_socket():  # QEMU makes it before libvirt says that the guest is started
@@ -114,13 +117,7 @@ class Guest:
     async def _verify(self, host: Host) -> tuple[Verified, bool]:
         async with await self._monitor(host) as monitor:
             ran = await monitor.status() == "running"
-            await monitor.execute("stop")  # which also writes out what QEMU holds back of its disks
             since = self._since or await read_state(monitor, self.dumps)
-            verified = await verify_memory(monitor, self.dumps, since)
-            for volume in self.volumes:
-                volume.compare(host.plan)
-            if ran:
-                await monitor.execute("cont")
-                await wait_heartbeat(monitor, self.dumps, verified.state, within=_HEARTBEAT)
+            verified = await verify_guest(monitor, self.dumps, since, held=lambda: self._compare_disks(host))
         self._since = verified.state
         return verified, ran

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 
@@ -28,6 +29,29 @@ async def test_monitor_that_another_client_holds_is_told(tmp: Path, qemu: Qemu) 
     with pytest.raises(HypervisorError, match="is another client connected"):
         await Monitor.connect(tmp / "guest.qmp", "second", within=0.3)
     assert await qemu.monitor.status() == "running"
+
+
+GREETING = b'{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}}, "capabilities": []}}\r\n'
+
+
+@pytest.mark.parametrize("said", [b"", GREETING[:20], GREETING], ids=["nothing", "half", "a greeting"])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["time is up", "cancelled"])
+async def test_silent_one_is_hung_up_on(tmp: Path, said: bytes, cancelled: bool) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp / "qmp"))
+        silent.listen()
+        silent.setblocking(False)
+        connecting = asyncio.create_task(Monitor.connect(tmp / "qmp", "guest", within=60 if cancelled else 1))
+        called, _ = await asyncio.wait_for(loop.sock_accept(silent), 10)
+        with called:
+            await loop.sock_sendall(called, said)
+            if cancelled:
+                connecting.cancel()
+            with pytest.raises((HypervisorError, asyncio.CancelledError)):
+                await connecting
+            while await asyncio.wait_for(loop.sock_recv(called, 1000), 10):
+                pass  # what it was told before the end
 
 
 async def test_refused_command_carries_the_words_of_qemu(qemu: Qemu) -> None:

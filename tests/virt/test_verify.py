@@ -15,7 +15,7 @@ from tunnel.virt.guest import MIB, PAGE, STATE_ADDRESS, GuestState, Phase, Regio
 from tunnel.virt.polling import until
 from tunnel.virt.qemu import Machine, Qemu
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.verify import read_state, verify_memory, wait_filled, wait_heartbeat
+from tunnel.virt.verify import read_state, verify_guest, verify_memory, wait_filled, wait_heartbeat
 
 SMALL = Workload(working_set=4 * MIB, dirty_rate=16 * MIB)
 
@@ -95,6 +95,23 @@ async def test_running_guest_is_not_verified(tmp: Path) -> None:
         filled = await wait_filled(qemu.monitor, tmp, within=30)
         with pytest.raises(HypervisorError, match="stop the guest"):
             await verify_memory(qemu.monitor, tmp, filled)
+
+
+@pytest.mark.parametrize("wake", [None, True, False])
+@pytest.mark.parametrize("paused", [False, True])
+async def test_guest_is_held_while_it_is_compared_and_then_as_it_was_or_as_wished(
+    tmp: Path, paused: bool, wake: bool | None
+) -> None:
+    held = list[Path]()
+    async with await Qemu.start("guest", machine(tmp, SMALL), tmp) as qemu:
+        filled = await wait_filled(qemu.monitor, tmp, within=30)
+        if paused:
+            await qemu.monitor.execute("stop")
+        verified = await verify_guest(qemu.monitor, tmp, filled, wake=wake, held=lambda: held.append(tmp))
+        running = not paused if wake is None else wake
+        assert await qemu.monitor.status() == ("running" if running else "paused")
+    assert verified.pages == filled.filled
+    assert held == [tmp]
 
 
 async def test_guest_that_never_fills_is_reported(tmp: Path) -> None:

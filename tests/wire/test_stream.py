@@ -56,7 +56,7 @@ def at(received: int, delivered: int = 0, limit: int = 100) -> Position:
 
 def test_nothing_is_sent_before_opened() -> None:
     stream = Stream(1, "x", Phase.OPENING, 100)
-    assert stream.out.available == 0
+    assert stream.out.limit - stream.out.sent == 0
     for act in (lambda: stream.send(b"x", 1), stream.finish):
         with pytest.raises(MisuseError, match="while OPENING"):
             act()
@@ -72,7 +72,7 @@ def test_frames_follow_each_other() -> None:
     stream = opened()
     assert stream.send(DATA[:30], 1).header == data_header(1, 0, 30)
     assert stream.send(DATA[30:35], 1).header == data_header(1, 30, 5)
-    assert (stream.out.sent, stream.out.available, stream.out.unacknowledged) == (35, 65, 35)
+    assert (stream.out.sent, stream.out.limit - stream.out.sent, stream.out.unacknowledged) == (35, 65, 35)
     assert len(data_header(1, 0, 30)) == HEADER_SIZE
 
 
@@ -172,7 +172,7 @@ def test_what_is_delivered_meanwhile_is_not_replayed() -> None:
 def test_a_position_gives_credit_too() -> None:
     stream = sending(30)
     stream.learn(at(received=30, delivered=30, limit=250))
-    assert stream.out.available == 220
+    assert stream.out.limit - stream.out.sent == 220
 
 
 @pytest.mark.parametrize(

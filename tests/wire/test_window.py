@@ -59,12 +59,12 @@ def test_a_budget_is_exceeded_by_floors_only_and_comes_back(total: int, asks: li
 
 def test_a_window_opens_with_credit() -> None:
     window = SendWindow()
-    assert window.available == 0
+    assert window.limit - window.sent == 0
     window.credit(0, 100)
     window.sent = 60
-    assert (window.available, window.unacknowledged) == (40, 60)
+    assert (window.limit - window.sent, window.unacknowledged) == (40, 60)
     window.credit(50, 150)
-    assert (window.available, window.unacknowledged) == (90, 10)
+    assert (window.limit - window.sent, window.unacknowledged) == (90, 10)
 
 
 def test_an_overtaken_credit_takes_nothing_back() -> None:

@@ -10,10 +10,9 @@ from tunnel.errors import MigrationError, VerificationError
 from tunnel.virt.guest import MIB, Workload, build_image
 from tunnel.virt.migration import OnSample, Options, Outcome, migrate
 from tunnel.virt.qemu import Machine, Qemu
-from tunnel.virt.verify import Progress, Verified, read_state, verify_memory, wait_filled, wait_heartbeat
+from tunnel.virt.verify import Progress, Verified, read_state, verify_guest, wait_filled
 
 _FILL_RATE = 8 * MIB  # bytes a second, the slowest that is waited for: emulated, memory never touched before
-_HEARTBEAT = 10.0
 
 
 class Trial:
@@ -77,13 +76,8 @@ class Trial:
         """
         if await self.source.monitor.status() == "running":
             raise VerificationError("the guest still runs at the source")
-        arrived = self.destination.monitor
         left_as = await read_state(self.source.monitor, self.directory)
-        await arrived.execute("stop")
-        verified = await verify_memory(arrived, self.directory, left_as, progress)
-        await arrived.execute("cont")
-        await wait_heartbeat(arrived, self.directory, verified.state, within=_HEARTBEAT)
-        return verified
+        return await verify_guest(self.destination.monitor, self.directory, left_as, progress, wake=True)
 
     async def stop(self) -> None:
         """End and reap both. Safe to call twice."""

@@ -16,6 +16,9 @@ from tunnel.virt.polling import until
 from tunnel.virt.qmp import Monitor
 
 SLICE = 16 * MIB  # compared in about 10 ms, without a thread: one could outlive a cancelled caller
+HEARTBEAT = 10.0
+"""Seconds within which a guest that runs must have ticked."""
+
 _SHOWN = 5
 _ENOUGH = 1000  # a memory this wrong need not be read to its end
 
@@ -96,6 +99,31 @@ async def verify_memory(
     if bad:
         raise VerificationError(_describe(bad, done, state))
     return Verified(done, state)
+
+
+async def verify_guest(
+    monitor: Monitor,
+    directory: Path,
+    since: GuestState,
+    progress: Progress | None = None,
+    *,
+    wake: bool | None = None,
+    held: Callable[[], None] = lambda: None,
+) -> Verified:
+    """Prove that a guest is whole and alive: stop it, ``verify_memory``, let it run on, see it tick.
+
+    ``wake`` says whether to let it run: by default if it ran before. ``held`` is called while it is stopped,
+    when QEMU has written out what it held back of its disks. Raises what ``verify_memory`` raises, and
+    HypervisorError when its heartbeat stands still.
+    """
+    ran = await monitor.status() == "running"
+    await monitor.execute("stop")
+    verified = await verify_memory(monitor, directory, since, progress)
+    held()
+    if ran if wake is None else wake:
+        await monitor.execute("cont")
+        await wait_heartbeat(monitor, directory, verified.state, within=HEARTBEAT)
+    return verified
 
 
 def _check_succession(before: GuestState, now: GuestState) -> None:

@@ -51,11 +51,6 @@ class SendWindow:
         self.limit = limit
 
     @property
-    def available(self) -> int:
-        """Bytes that may be sent now."""
-        return self.limit - self.sent
-
-    @property
     def unacknowledged(self) -> int:
         """Bytes that were sent and must be kept for replay."""
         return self.sent - self.delivered
