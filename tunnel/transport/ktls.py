@@ -25,6 +25,20 @@ ALERT, HANDSHAKE, DATA = 21, 22, 23
 CLOSE_NOTIFY = b"\x01\x00"
 NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
 
+_ALERTS = {  # those that a peer has reason to send once it knows our certificate (section 6)
+    10: "unexpected_message",
+    20: "bad_record_mac",
+    42: "bad_certificate",
+    43: "unsupported_certificate",
+    44: "certificate_revoked",
+    45: "certificate_expired",
+    46: "certificate_unknown",
+    48: "unknown_ca",
+    49: "access_denied",
+    80: "internal_error",
+    116: "certificate_required",
+}
+
 _TCP_ULP = 31  # linux/tcp.h; not in Python 3.11's socket module
 _SOL_TLS = 282
 _TX, _RX = 1, 2  # linux/tls.h
@@ -137,21 +151,34 @@ def receive_record(sock: socket.socket) -> tuple[int, bytes]:
 def explain(kind: int, content: bytes) -> str:
     """Why a connection is of no more use after a record; "" if it is."""
     if kind == ALERT:
-        if content == CLOSE_NOTIFY:
-            return "it was closed without GOAWAY"
-        return f"the peer refused it: TLS alert {content[-1:].hex()} (hexadecimal); its log says more"
-    if kind == HANDSHAKE and not _only_tickets(content):
-        if content[:1] == bytes([KEY_UPDATE]):
-            return "the peer changed its keys, which a kernel lane cannot follow"
-        return "the peer began another handshake"
-    return ""
+        return _explain_alert(content)
+    if kind == HANDSHAKE:
+        return _explain_handshake(content)
+    return "" if kind == DATA else f"the peer broke TLS: a record of type {kind}"
 
 
-def _only_tickets(content: bytes) -> bool:
-    """OpenSSL sends session tickets behind its handshake; nobody uses them."""
+def _explain_alert(content: bytes) -> str:
+    if content == CLOSE_NOTIFY:
+        return "it was closed without GOAWAY"
+    if len(content) != 2:
+        return f"the peer broke TLS: an alert of {len(content)} bytes"
+    number = content[1]
+    name = f" ({_ALERTS[number]})" if number in _ALERTS else ""
+    return f"the peer refused it: TLS alert {number}{name}; its log says more"
+
+
+def _explain_handshake(content: bytes) -> str:
+    """OpenSSL sends session tickets behind its handshake; nobody uses them. Nothing else may follow."""
     while len(content) >= 4 and content[0] == NEW_SESSION_TICKET:
-        content = content[4 + int.from_bytes(content[1:4]) :]
-    return not content
+        end = 4 + int.from_bytes(content[1:4])
+        if end > len(content):
+            break
+        content = content[end:]
+    if not content:
+        return ""
+    if content[0] == KEY_UPDATE:
+        return "the peer changed its keys, which a kernel lane cannot follow"
+    return "the peer began another handshake"
 
 
 def describe(error: OSError) -> str:

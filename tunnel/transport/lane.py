@@ -44,7 +44,7 @@ def view(piece: Piece) -> Any:  # what a lane lent, or what a pump read: only th
     return payload[piece.start : piece.stop]
 
 
-def own(payload: Payload) -> Payload:
+def own(payload: Payload) -> bytes:
     """A copy in memory of payload that a lane only lent. Every kind of payload becomes bytes."""
     return bytes(cast("memoryview", payload))
 

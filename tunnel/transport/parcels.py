@@ -84,10 +84,11 @@ class Keeper:
     def keep(self, pipe: Pipe, most: int) -> int:
         """Let the first ``most`` bytes of ``pipe`` be kept; how many there was room for."""
         with self._lock:
-            count = pipe.duplicate(self._pipe, most)
-            if count < most and self._pipe.size < MOST_KEPT:
-                self._pipe.grow(2 * self._pipe.size)
-                # tee(2) begins at the head each time: what did not fit is kept with the next frame.
+            kept = self._pipe
+            count = pipe.duplicate(kept, most)
+            # tee(2) begins at the head each time: what did not fit must wait for the next call.
+            if count < most and kept.size < MOST_KEPT and kept.grow(2 * kept.size) and not count:
+                count = pipe.duplicate(kept, most)
             self.end += count
             return count
 

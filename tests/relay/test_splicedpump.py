@@ -1,0 +1,208 @@
+"""What is particular to a pump that splices: pipes that fill up, and that cannot be had.
+
+What it has in common with every pump is held by ``test_pump``, on both.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.waiting import until
+from tunnel.relay.pump import Pump
+from tunnel.relay.splicedpump import SplicedPump
+from tunnel.transport import parcels, pipes
+from tunnel.transport.parcels import Lent, Parcel
+from tunnel.transport.pipes import Pipe
+from tunnel.wire.codes import KIB
+
+NOISE = random.Random(16514).randbytes(4 << 20)
+
+
+class Owner:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.readable = 0
+        self.delivered = 0
+
+    def on_readable(self, pump: Pump) -> None:
+        self.readable += 1
+
+    def on_delivered(self, pump: Pump, count: int) -> None:
+        self.delivered += count
+
+    def on_write_error(self, pump: Pump, error: OSError) -> None:
+        raise AssertionError(error)
+
+
+class Local:
+    """A pump and the hypervisor's end of its socket."""
+
+    def __init__(self) -> None:
+        ours, self.hypervisor = socket.socketpair()
+        self.hypervisor.setblocking(False)
+        self.owner = Owner()
+        self.pump = SplicedPump(ours, 7, "unix:/run/qemu/a", self.owner)
+
+    def read(self, limit: int) -> bytes:
+        """Read, and take the frame out of its pipe as a lane does."""
+        data = self.pump.read(limit)
+        assert data is not None
+        return data.take(0, len(data)).read(len(data)) if isinstance(data, Parcel) else data  # type: ignore[return-value]
+
+    def send_slots(self, count: int) -> None:
+        """Let the hypervisor send so little at a time that each piece takes a slot: ten bytes."""
+        for start in range(0, 10 * count, 10):
+            self.hypervisor.send(NOISE[start : start + 10])
+
+    def lend(self, content: bytes) -> None:
+        pipe = Pipe()
+        os.write(pipe.sink, content)
+        lent = Lent(pipe, len(content))
+        self.pump.deliver(lent)
+        assert not lent.left, "everything that is lent is taken, so that nobody else waits"
+        self.pump.flush()
+
+    async def take(self, size: int) -> bytes:
+        got = b""
+
+        def more() -> bool:
+            nonlocal got
+            try:
+                got += self.hypervisor.recv(1 << 20)
+            except BlockingIOError:
+                return False
+            return len(got) >= size
+
+        await until(more, "for bytes")
+        return got
+
+
+@pytest.fixture
+async def local() -> AsyncIterator[Local]:
+    made = Local()
+    yield made
+    made.pump.close()
+    made.hypervisor.close()
+
+
+@contextmanager
+def descriptors(spare: int) -> Iterator[None]:
+    """Let no more than so many descriptors be had."""
+    pipes._spare.clear()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare + 1)]
+    for descriptor in probe:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_frames_do_not_share_a_pipe(local: Local) -> None:
+    local.hypervisor.send(b"onetwo")
+    one, two = local.pump.read(3), local.pump.read(3)
+    assert isinstance(one, Parcel)
+    assert isinstance(two, Parcel)
+    assert two.take(0, 3).read(3) == b"two"
+    assert one.take(0, 3).read(3) == b"one"
+
+
+async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
+    keeper = local.pump._keeper
+    assert keeper is not None
+    keeper._pipe = Pipe(64 * KIB)
+    local.send_slots(100)
+    got = b""
+    while (frame := local.pump.read(40)) is not None:
+        assert isinstance(frame, Parcel)
+        got += frame.take(0, len(frame)).read(len(frame))
+    assert len(got) == 10 * keeper._pipe.size // 4096
+    assert local.pump.read(40) is None
+    assert local.owner.readable == 0
+    local.pump.release(len(got) - 10)
+    assert local.owner.readable == 1, "there is room again"
+    local.pump.release(len(got))
+    assert local.owner.readable == 1, "said once"
+    while len(got) < 1000:
+        got += local.read(40)
+        local.pump.release(len(got))
+    assert got == NOISE[:1000]
+    assert local.pump.read(40) is None
+    local.hypervisor.send(b"x")
+    await until(lambda: local.owner.readable > 1, "for the socket to be watched again")
+
+
+async def test_what_waits_is_first_in_a_pipe_and_then_in_memory(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunnel.relay import splicedpump
+
+    monkeypatch.setattr(splicedpump, "MOST_KEPT", 0)
+    sent = 0
+    while not local.pump._waiting:
+        local.lend(NOISE[sent : sent + 100_000])
+        sent += 100_000
+        assert sent < 3 << 20
+    assert local.pump._stored > 0
+    local.pump.deliver(NOISE[sent : sent + 1000])  # out of order before: copied by now
+    local.pump.flush()
+    sent += 1000
+    local.lend(NOISE[sent : sent + 1000])
+    sent += 1000
+    assert local.owner.delivered + local.pump.backlog == sent
+    assert await local.take(sent) == NOISE[:sent]
+    await until(lambda: not local.pump.backlog)
+    assert local.owner.delivered == sent
+    local.lend(b"and at once again")
+    assert await local.take(17) == b"and at once again"
+
+
+async def test_without_descriptors_it_works_in_memory() -> None:
+    with descriptors(2):
+        local = Local()
+        local.hypervisor.send(b"QEVM")
+        assert local.pump.read(100) == b"QEVM"
+    local.lend(b"back")
+    assert await local.take(4) == b"back"
+    local.pump.release(4)
+    local.pump.close()
+    local.hypervisor.close()
+
+
+async def test_descriptors_may_run_out_later(local: Local) -> None:
+    local.hypervisor.send(NOISE[:100])
+    with descriptors(0):
+        assert local.read(40) == NOISE[:40]
+        assert local.read(60) == NOISE[40:100]
+    local.hypervisor.send(NOISE[100:200])
+    assert local.read(100) == NOISE[100:200]
+    keeper = local.pump._keeper
+    assert keeper is not None
+    assert keeper.again(20, 180).read(180) == NOISE[20:200], "all of it is kept nevertheless"
+
+
+async def test_a_small_pipe_for_a_frame_is_made_up_for_in_memory(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel makes them small for a user who has very many."""
+    local.send_slots(100)
+    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
+    keeper = local.pump._keeper
+    assert keeper is not None
+    keeper._pipe = Pipe(128 * KIB)
+    monkeypatch.setattr(pipes, "take", lambda: Pipe(4096))
+    frame = local.pump.read(1000)
+    assert frame == NOISE[: 10 * keeper._pipe.size // 4096]
