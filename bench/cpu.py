@@ -26,6 +26,10 @@ class CpuMeter:
         self._seconds[side, program] = 0.0
         self.read()
 
+    def watches(self, side: str, program: str) -> bool:
+        """Whether somebody takes part as ``program``."""
+        return (side, program) in self._processes
+
     def read(self) -> dict[tuple[str, str], float]:
         """Return the seconds of each so far, by side and program."""
         for key, process in self._processes.items():

@@ -122,11 +122,18 @@ class Crossing:
             if self._mode.uses_mtunnel:
                 self._meter.watch(side, "mtunnel", host.daemons[-1].pid)
 
+    def _find_destination(self) -> None:
+        """Look for the waiting QEMU before the stream begins: then that costs the measurement nothing."""
+        if not self._meter.watches(DESTINATION, "qemu") and self._lab.b.has_qemu(self._guest.name):
+            with suppress(LabError):  # libvirt is about to write its process id
+                self._meter.watch(DESTINATION, "qemu", self._lab.b.qemu_pid(self._guest.name))
+
     def _begin(self) -> None:
         """The stream begins: what came before, such as the start of the waiting QEMU, does not count."""
-        self._meter.watch(DESTINATION, "qemu", self._lab.b.qemu_pid(self._guest.name))
-        self._before = self._meter.read()
         self._began_at = time.monotonic()
+        self._before = self._meter.read()
+        self._find_destination()
+        self._before = self._meter.read() | self._before
 
     async def _sample(self, source: Monitor) -> None:
         with suppress(HypervisorError):  # it has gone to the other side
@@ -145,6 +152,7 @@ class Crossing:
         while virsh.running:
             await asyncio.sleep(_LOOK)
             self._meter.read()
+            self._find_destination()
             if self._course.stopped is None and time.monotonic() - self._written[-1][0] > _SAMPLE:
                 await self._sample(source)
             if self._course.stopped is None and not self._aborted and (why := self._why_give_up()):
@@ -158,6 +166,8 @@ class Crossing:
         if code == 0:
             self._aborted = ""  # it ended before it could be given up
             await self._wait_over()
+            if not self._meter.watches(DESTINATION, "qemu"):
+                raise LabError(f"{self._mode.name}: the QEMU on {self._lab.b.name} was not found in time")
 
     def _why_give_up(self) -> str:
         if not self._began_at:

@@ -116,6 +116,10 @@ class Host:
         """The names of all guests that its libvirtd knows."""
         return self.virsh("list", "--all", "--name").stdout.split()
 
+    def has_qemu(self, guest: str) -> bool:
+        """Whether libvirt says that it has started a QEMU for this guest: cheap to ask again and again."""
+        return self.plan.outside(f"{_QEMU_PIDS}/{guest}.pid").exists()
+
     def qemu_pid(self, guest: str) -> int:
         """The process id of a guest's QEMU, as seen from outside. Raises LabError when it has none."""
         pid = self.find(f"{_QEMU_PIDS}/{guest}.pid")

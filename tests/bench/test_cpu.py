@@ -51,6 +51,8 @@ def test_an_ended_process_keeps_what_was_last_read() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         meter.watch("b", "mtunnel", process.pid)
+        assert meter.watches("b", "mtunnel")
+        assert not meter.watches("a", "mtunnel")
         print(file=process.stdin, flush=True)
         process.stdout.readline()
         last = meter.read()

@@ -94,8 +94,10 @@ def test_without_a_pid_file_there_is_no_process(host: Host) -> None:
 def test_a_pid_file_is_translated(
     host: Host, monkeypatch: pytest.MonkeyPatch, plans: tuple[Plan, Plan]
 ) -> None:
+    assert not host.has_qemu("web1")
     plans[0].outside("/run/libvirt/qemu").mkdir(parents=True)
     plans[0].outside("/run/libvirt/qemu/web1.pid").write_text("17\n")
+    assert host.has_qemu("web1")
     monkeypatch.setattr(Nowhere, "outside_pid", lambda self, inside: inside + 1000, raising=False)
     assert host.qemu_pid("web1") == 1017
 
