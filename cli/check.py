@@ -63,6 +63,7 @@ def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
             "not_after": contexts.not_after.isoformat(),
         },
         "transport": dict(transport),
+        "lane": {"kind": contexts.lane.value, "reason": contexts.kernel.reason},
         "peers": [_peer_facts(peer) for peer in config.peers],
         "ingresses": [_ingress_facts(ingress) for ingress in config.ingresses],
     }
@@ -104,6 +105,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     yield f"host {host.name}, peers reach it on {host.listen}"
     yield f"  identity    {', '.join(contexts.names)}: valid until {contexts.not_after:%Y-%m-%d}, {days} days"
     yield f"  links       {lanes} ({transport.lane}), {format_size(transport.memory)} of memory, {resume}"
+    yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
     for peer in config.peers:
         yield ""
         yield f"peer {peer.name} at {peer.address}"

@@ -29,6 +29,7 @@ def status(
 def _describe(facts: dict[str, Any]) -> Iterator[str]:
     draining = ", draining" if facts["draining"] else ""
     yield f"host {facts['host']} on {facts['listen']}, up {facts['uptime']:.0f} s{draining}"
+    yield f"{facts['lane']['kind']} lanes: {facts['lane']['reason']}"
     for link in facts["links"]:
         yield from _link(link)
     for ingress in facts["ingresses"]:

@@ -42,6 +42,7 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
         "",
         "host hosta, peers reach it on 127.0.0.1:16515",
         "  links       1 lane (userspace), 1GiB of memory, no resume",
+        "  encryption  userspace lanes: the configuration says so",
         "",
         "peer hostb at 192.0.2.2:16515",
         "  may reach   tcp:127.0.0.1:49152-49215",
@@ -67,6 +68,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
     assert check(path, "--json") == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["certificate"].pop("not_after").endswith("+00:00")
+    assert answer.pop("lane").keys() == {"kind", "reason"}
     assert answer == {
         "ok": True,
         "file": str(path),

@@ -57,7 +57,7 @@ FACTS: dict[str, Any] = {
     "listen": "192.0.2.1:16515",
     "rejected": 0,
     "certificate": {"names": ["hosta"], "not_after": "2027-01-01T00:00:00+00:00"},
-    "lane": {"kind": "userspace", "reason": "this version has no other"},
+    "lane": {"kind": "userspace", "reason": "the configuration says so"},
     "links": [LINK],
     "ingresses": [
         {
@@ -102,6 +102,7 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
     assert status(config) == 0
     assert capsys.readouterr().out.splitlines() == [
         "host hosta on 192.0.2.1:16515, up 61 s",
+        "userspace lanes: the configuration says so",
         "link hostb: up",
         f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, 5.0 MB out, 700 bytes in",
         "  stream 3: tcp:127.0.0.1:49152, 4.0 MB sent, 10 bytes received",

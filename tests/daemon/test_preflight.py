@@ -10,10 +10,13 @@ import pytest
 
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tests.support.pki import Pki
+from tunnel.daemon import preflight as module
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.preflight import preflight
 from tunnel.errors import ConfigError
 from tunnel.transport import nftables
+from tunnel.transport.ktls import Capability
+from tunnel.transport.lane import LaneKind
 from tunnel.transport.tls import TlsContexts
 
 INGRESS = '[[ingress]]\npeer = "hostb"\nusers = ["root"]\nlisten = '
@@ -140,15 +143,50 @@ def test_ipv6_is_tried_as_such(directory: Path) -> None:
 
 
 def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) -> None:
-    host = (
-        HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlane = "kernel"\nlanes = 2\nrotate_records = 4096\n'
-    )
+    host = HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlanes = 2\nrotate_records = 4096\n'
     config = load(write_config(directory, host, TLS, PEER))
     assert problems(config) == {
-        "transport.lane": "this version has no kernel lane: use auto or userspace",
         "transport.rotate_records": "this version does not rotate lanes: leave it out",
         "host.metrics": "this version has no metrics endpoint: leave it out",
     }
+
+
+NO_KERNEL = Capability((), "the self-test failed: no module tls (modprobe tls)")
+KERNEL = Capability(("TLS_AES_128_GCM_SHA256",), "the self-test passed")
+
+
+def wanting(directory: Path, lane: str) -> Config:
+    return load(write_config(directory, HOST, TLS, PEER, f'[transport]\nlane = "{lane}"\n'))
+
+
+@pytest.mark.parametrize("lane", ["auto", "kernel"])
+def test_kernel_lanes_are_for_who_passes_the_self_test(
+    directory: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "examine", lambda files: KERNEL)
+    contexts = preflight(wanting(directory, lane), "mtunnel.toml")
+    assert contexts.lane is LaneKind.KERNEL
+    assert contexts.kernel is KERNEL
+
+
+def test_auto_falls_back_and_knows_why(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "examine", lambda files: NO_KERNEL)
+    contexts = preflight(wanting(directory, "auto"), "mtunnel.toml")
+    assert contexts.lane is LaneKind.USERSPACE
+    assert contexts.kernel is NO_KERNEL
+
+
+def test_whoever_wants_kernel_lanes_gets_no_others(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "examine", lambda files: NO_KERNEL)
+    reason = "the self-test failed: no module tls (modprobe tls); or use auto or userspace"
+    assert problems(wanting(directory, "kernel")) == {"transport.lane": f"no kernel lanes here: {reason}"}
+
+
+def test_userspace_switches_kernel_lanes_off(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "examine", lambda files: KERNEL)
+    contexts = preflight(wanting(directory, "userspace"), "mtunnel.toml")
+    assert contexts.lane is LaneKind.USERSPACE
+    assert contexts.kernel.reason == "the configuration says so"
 
 
 def test_every_redirect_that_cannot_be_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

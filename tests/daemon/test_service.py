@@ -25,6 +25,7 @@ from tunnel.daemon.service import Service, notify
 from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.link import LinkState
 from tunnel.transport import nftables
+from tunnel.transport.lane import LaneKind
 
 
 async def turned_away(entry: Path) -> bool:
@@ -69,6 +70,9 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         assert facts.pop("uptime") >= 0
         assert facts.pop("version")
         assert facts.pop("certificate").keys() == {"names", "not_after"}
+        lane = facts.pop("lane")
+        assert lane["kind"] in set(LaneKind)
+        assert "self-test" in lane["reason"], "auto says how it chose"
         [link] = facts.pop("links")
         assert (link["peer"], link["state"]) == ("hostb", "down")
         [ingress] = facts.pop("ingresses")
@@ -79,7 +83,6 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
             "draining": False,
             "listen": hosts.a.address,
             "rejected": 0,
-            "lane": {"kind": "userspace", "reason": "this version has no other"},
         }
 
 

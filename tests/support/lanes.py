@@ -21,7 +21,7 @@ from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
 from tunnel.transport import lanes
-from tunnel.transport.ktls import SUITES
+from tunnel.transport.ktls import SUITES, Capability
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.lanes import LaneMaker
 from tunnel.transport.socketlane import SocketLane
@@ -44,7 +44,7 @@ class Hosts:
     def create(cls, directory: Path) -> Hosts:
         """Make an authority and two hosts below ``directory``."""
         pki = Pki(directory)
-        return cls(load(pki.host("hosta"), SUITES), load(pki.host("hostb"), SUITES))
+        return cls(load(pki.host("hosta"), KERNEL), load(pki.host("hostb"), KERNEL))
 
 
 MAKERS: dict[str, LaneMaker] = {
@@ -58,6 +58,7 @@ PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
 Kinds = tuple[str, str]
 NAMES = ("hosta", "hostb")
 DEFAULT = Settings()
+KERNEL = Capability(SUITES, "")
 LIMITS = Limits(streams=256, control=1024)
 
 each_pairing = pytest.mark.parametrize("kinds", PAIRINGS, ids="-".join)

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tunnel.daemon.config import Config
@@ -19,6 +20,8 @@ from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
 from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
 from tunnel.transport import nftables
+from tunnel.transport.capability import examine
+from tunnel.transport.ktls import Capability
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
 
@@ -33,6 +36,9 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
         problems += _socket_problems(key, path, starting=starting)
     problems += _no_redirects(config)
     problems += _not_in_this_version(config)
+    if contexts is not None:
+        contexts = _for_lanes(config, contexts)
+        problems += _no_kernel_lanes(config, contexts)
     if starting:
         problems += _taken_ports(config)
     if problems or contexts is None:
@@ -40,10 +46,21 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     return contexts
 
 
+def _for_lanes(config: Config, contexts: TlsContexts) -> TlsContexts:
+    """Fit the contexts for the lanes that the configuration wants and this host's kernel can do."""
+    if config.transport.lane is LaneChoice.USERSPACE:
+        return replace(contexts, kernel=Capability((), "the configuration says so"))
+    return load(contexts.files, examine(contexts.files))
+
+
+def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
+    """Whoever insists on kernel lanes must not get others."""
+    if config.transport.lane is LaneChoice.KERNEL and not contexts.kernel.suites:
+        yield "transport.lane", f"no kernel lanes here: {contexts.kernel.reason}; or use auto or userspace"
+
+
 def _not_in_this_version(config: Config) -> Iterator[Problem]:
     """The file may say what this version cannot do yet: then it must not seem to be done."""
-    if config.transport.lane is LaneChoice.KERNEL:
-        yield "transport.lane", "this version has no kernel lane: use auto or userspace"
     if "rotate_records" in config.transport.model_fields_set:
         yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:

@@ -23,8 +23,11 @@ from tunnel.relay.address import parse_target
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
+from tunnel.relay.pump import Pump
 from tunnel.relay.reception import Reception
+from tunnel.relay.splicedpump import SplicedPump
 from tunnel.relay.stats import ingress_facts, link_facts
+from tunnel.transport.lane import LaneKind
 from tunnel.transport.lanes import maker
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
@@ -52,7 +55,7 @@ class Service:
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._make_lane = maker(config.transport.lanes)
+        self._make_lane = maker(config.transport.lanes, contexts.lane)
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
         self._ingresses: list[Ingress] = []
@@ -70,6 +73,7 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
+                log.info("lanes", kind=self._contexts.lane.value, reason=self._contexts.kernel.reason)
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 notify("READY=1")
                 await self._stopping.wait()
@@ -95,7 +99,7 @@ class Service:
                 "names": list(self._contexts.names),
                 "not_after": self._contexts.not_after.isoformat(),
             },
-            "lane": {"kind": "userspace", "reason": "this version has no other"},
+            "lane": {"kind": self._contexts.lane.value, "reason": self._contexts.kernel.reason},
             "links": [link_facts(link) for link in self._links.values()],
             "ingresses": [ingress_facts(ingress) for ingress in self._ingresses],
         }
@@ -123,7 +127,8 @@ class Service:
         settings = Settings(limits, memory=transport.memory)
         for peer in self._config.peers:
             host = self._config.host.name
-            yield peer, LinkPlan(host, peer.name, peer.egress, settings, transport.resume_window)
+            pump = SplicedPump if self._contexts.lane is LaneKind.KERNEL else Pump
+            yield peer, LinkPlan(host, peer.name, peer.egress, settings, transport.resume_window, pump)
 
     def _dialers(self) -> Iterator[Dialer]:
         """A peer to which nothing leads from here is left to dial us."""

@@ -18,10 +18,12 @@ from tunnel.errors import LaneError, LaneLost
 from tunnel.transport.ktls import Keys, keys_of
 from tunnel.transport.openssl import (
     CLOSED,
+    HEADER,
     TlsConnection,
     VerificationError,
     WantRead,
     WantWrite,
+    count_records,
     explain,
     is_broken,
 )
@@ -31,8 +33,6 @@ from tunnel.transport.tls import TlsContexts, handshake_fault, identify
 TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
 
-_HEADER = 5  # of a record: type, version, length
-_FLIGHT = 1 << 16
 _HUNG_UP = "the peer closed the connection in the TLS handshake"
 
 
@@ -132,17 +132,13 @@ class _ByRecords:
 
     async def _send(self) -> int:
         """Send what OpenSSL has to say; how many records it was."""
-        output = bytearray()
-        with suppress(WantRead):
-            while True:
-                output += self._tls.drain(_FLIGHT)
-        if output:
-            await self._loop.sock_sendall(self._sock, output)
-        return _count_records(output)
+        if flight := self._tls.flight():
+            await self._loop.sock_sendall(self._sock, flight)
+        return count_records(flight)
 
     async def _read(self) -> None:
         """Read no further than the end of a record; OpenSSL may know what to think of it before."""
-        wanted = self._missing or _HEADER - len(self._header)
+        wanted = self._missing or HEADER - len(self._header)
         data = await self._loop.sock_recv(self._sock, wanted)
         if not data:
             raise LaneLost(_HUNG_UP)
@@ -150,17 +146,9 @@ class _ByRecords:
             self._missing -= len(data)
         else:
             self._header += data
-            if len(self._header) == _HEADER:
+            if len(self._header) == HEADER:
                 self._missing, self._header = int.from_bytes(self._header[3:]), b""
         self._tls.feed(data)
-
-
-def _count_records(output: bytes | bytearray) -> int:
-    count = position = 0
-    while position < len(output):
-        position += _HEADER + int.from_bytes(output[position + 3 : position + _HEADER])
-        count += 1
-    return count
 
 
 def _explained(error: SSL.Error, contexts: TlsContexts, *, dialing: bool) -> LaneError:

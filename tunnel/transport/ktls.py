@@ -68,6 +68,17 @@ SUITES = tuple(_SUITES)
 
 
 @dataclass(frozen=True, slots=True)
+class Capability:
+    """What the kernel of this host can do: cipher suites, none for no kernel lanes; and why, in words."""
+
+    suites: tuple[str, ...]
+    reason: str
+
+
+UNASKED = Capability((), "kernel lanes were not asked for")
+
+
+@dataclass(frozen=True, slots=True)
 class Direction:
     """One direction of a connection: its traffic secret, and how many records it has seen under it."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from tunnel.transport import ktls
 from tunnel.transport.handshake import handshake, handshake_for_kernel
 from tunnel.transport.kernel import KernelLane
-from tunnel.transport.lane import Lane
+from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts
 from tunnel.transport.userspace import UserspaceLane
@@ -68,6 +68,7 @@ async def kernel(
     return KernelLane(sock, keys.cipher, peer, state)
 
 
-def maker(lanes: int) -> LaneMaker:
+def maker(lanes: int, kind: LaneKind = LaneKind.USERSPACE) -> LaneMaker:
     """Return how a host makes lanes that has up to ``lanes`` of them in a link: threads serve several."""
-    return partial(userspace, threaded=True) if lanes > 1 else userspace
+    make = kernel if kind is LaneKind.KERNEL else userspace
+    return partial(make, threaded=True) if lanes > 1 else make

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 from cryptography import x509
@@ -20,6 +21,11 @@ from OpenSSL import SSL
 
 RECORD = 16 * 1024
 """The most plain bytes in a record (RFC 8446 section 5.1), and so in a call to OpenSSL's read."""
+
+HEADER = 5
+"""Bytes in front of a record: its type, a version, its length."""
+
+_FLIGHT = 1 << 16
 
 WantRead = SSL.WantReadError
 WantWrite = SSL.WantWriteError
@@ -81,6 +87,14 @@ class TlsConnection:
         self.feed = self._connection.bio_write
         self.drain = self._connection.bio_read
 
+    def flight(self) -> bytes:
+        """Take all that is to be sent, of a connection in memory."""
+        output = bytearray()
+        with suppress(WantRead):
+            while True:
+                output += self.drain(_FLIGHT)
+        return bytes(output)
+
     def receive(self, buffer: Buffer, most: int) -> tuple[int, SSL.Error | None]:
         """Decrypt what has arrived into ``buffer``, until it holds ``most`` bytes or more.
 
@@ -129,6 +143,15 @@ class TlsConnection:
         if not self._connection.get_verify_mode() & SSL.VERIFY_PEER:
             return None
         return self._connection.get_peer_certificate(as_cryptography=True)
+
+
+def count_records(flight: bytes) -> int:
+    """How many TLS records a whole flight is."""
+    count = position = 0
+    while position < len(flight):
+        position += HEADER + int.from_bytes(flight[position + 3 : position + HEADER])
+        count += 1
+    return count
 
 
 def explain(error: SSL.Error) -> str:

@@ -29,6 +29,8 @@ from OpenSSL import SSL, crypto
 
 from tunnel.errors import CertificateError, IdentityError, LaneError
 from tunnel.transport.keyfiles import TlsFiles, load_crls, look_at, verdict
+from tunnel.transport.ktls import UNASKED, Capability
+from tunnel.transport.lane import LaneKind
 from tunnel.transport.openssl import (
     TlsConnection,
     VerificationError,
@@ -63,8 +65,8 @@ class TlsContexts:
     """What one host needs for all its lanes, proven to work at the time of loading.
 
     ``names`` are the lower-case DNS names that this host's certificates prove, both when it dials and when it
-    is dialed; ``not_after`` is when the first of them expires (UTC). ``kernel`` says whether kernel lanes can
-    be made with them: see ``load``.
+    is dialed; ``not_after`` is when the first of them expires (UTC). With ``kernel`` suites, kernel
+    lanes can be made: see ``load``.
     """
 
     files: TlsFiles
@@ -72,18 +74,23 @@ class TlsContexts:
     client: SSL.Context
     names: tuple[str, ...]
     not_after: datetime
-    kernel: bool = False
+    kernel: Capability = UNASKED
+
+    @property
+    def lane(self) -> LaneKind:
+        """The kind of lanes that these are for."""
+        return LaneKind.KERNEL if self.kernel.suites else LaneKind.USERSPACE
 
 
-def load(files: TlsFiles, kernel: Collection[str] = ()) -> TlsContexts:
+def load(files: TlsFiles, kernel: Capability = UNASKED) -> TlsContexts:
     """Build both contexts and prove them against each other, in memory.
 
     That handshake shows chain, dates, revocation, key and usages as the peers will judge them, and yields
-    the facts of our own certificates. For kernel lanes, ``kernel`` names the cipher suites that the kernel
-    knows: then no other is agreed on, and connections keep their secrets. Raises ``CertificateError`` for
-    whatever is wrong with the files.
+    the facts of our own certificates. For kernel lanes no other suites are agreed on than those that the
+    kernel knows, and connections keep their secrets. Raises ``CertificateError`` for whatever is wrong with
+    the files.
     """
-    server, client = server_context(files, kernel), client_context(files, kernel)
+    server, client = server_context(files, kernel.suites), client_context(files, kernel.suites)
     accepting, dialing = _prove(server, client, files)
     names = tuple(name for name in _dns_names(accepting) if name in _dns_names(dialing))
     if not names:
@@ -94,17 +101,17 @@ def load(files: TlsFiles, kernel: Collection[str] = ()) -> TlsContexts:
         client,
         names,
         min(accepting.not_valid_after_utc, dialing.not_valid_after_utc),
-        kernel=bool(kernel),
+        kernel,
     )
 
 
 def server_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context:
-    """Make a context for accepting lanes; raises ``CertificateError``. ``kernel`` as for ``load``."""
+    """Make a context for accepting lanes; raises ``CertificateError``. ``kernel``: suites, see ``load``."""
     return _context(files, files.cert, files.key, kernel)
 
 
 def client_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context:
-    """Make a context for dialing lanes; raises ``CertificateError``. ``kernel`` as for ``load``."""
+    """Make a context for dialing lanes; raises ``CertificateError``. ``kernel``: suites, see ``load``."""
     return _context(files, *files.dialing(), kernel)
 
 
