@@ -206,14 +206,21 @@ async def test_time_that_is_up_leaves_postcopy_alone() -> None:
     assert (move.deeds, told.notices) == ([], [])
 
 
-async def test_action_that_fails_is_told_and_the_migration_goes_on() -> None:
+async def test_action_that_fails_is_told_once_and_tried_until_it_is_done() -> None:
     move = FakeMove()
     move.broken = "suspend"
     _, told, running = conduct(move, 0.01, Action.SUSPEND)
-    await until(lambda: len(told.notices) == 2)
+    await until(lambda: move.deeds.count("suspend") > 2, "for it to be tried again")
+    move.broken = ""
+    tries = move.deeds.count("suspend")
+    await until(lambda: move.deeds.count("suspend") > tries, "for it to be done")
+    seen = len(move.calls)
+    await until(lambda: len(move.calls) > seen + 3)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
-    assert told.notices[1] == "suspend failed, it goes on as before: the guest cannot be held"
+    assert move.deeds.count("suspend") == tries + 1
+    again = "suspend failed, it goes on as before, and this is tried again: the guest cannot be held"
+    assert told.notices[1:] == [again]
 
 
 @pytest.mark.parametrize(

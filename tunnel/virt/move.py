@@ -111,7 +111,7 @@ class Conductor:
         self._interrupted = asyncio.Event()
         self._overdue = False
         self._aborting_since: float | None = None
-        self._told_postcopy = False
+        self._told = set[str]()
 
     def interrupt(self) -> None:
         """Abort, if that can still be done without losing the guest. Safe to call again, at any time."""
@@ -151,9 +151,9 @@ class Conductor:
 
     async def _turn(self, elapsed: float) -> None:
         progress = await self._look()
-        if self._timeout is not None and elapsed >= self._timeout:
+        overdue = self._timeout is not None and elapsed >= self._timeout
+        if overdue and await self._time_is_up(progress):
             self._timeout = None
-            await self._time_is_up(elapsed, progress)
         if self._interrupted.is_set() or self._overdue:
             await self._abort(progress)
 
@@ -166,10 +166,11 @@ class Conductor:
             return progress
         return None
 
-    async def _time_is_up(self, elapsed: float, progress: Progress | None) -> None:
+    async def _time_is_up(self, progress: Progress | None) -> bool:
+        """Act; whether that is done. While the destination is still being set up it cannot be."""
         if progress is not None and progress.postcopy:
-            return
-        self._report.notice(f"not done after {elapsed:.0f} s: {self._action}")
+            return True
+        self._tell_once(f"not done after {self._timeout:.0f} s: {self._action}")
         try:
             match self._action:
                 case Action.ABORT:
@@ -179,16 +180,21 @@ class Conductor:
                 case Action.POSTCOPY:
                     await self._move.start_postcopy()
         except HypervisorError as error:  # the migration itself is none the worse
-            self._report.notice(f"{self._action} failed, it goes on as before: {error}")
+            self._tell_once(f"{self._action} failed, it goes on as before, and this is tried again: {error}")
+            return False
+        return True
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._report.notice(text)
 
     async def _abort(self, progress: Progress | None) -> None:
         """Ask on every turn until it ends: early in a migration there is nothing yet to abort."""
         if progress is not None and progress.postcopy:
-            if not self._told_postcopy:
-                self._told_postcopy = True
-                self._report.notice(
-                    "the guest runs at the destination already, and would be lost: it goes on to its end"
-                )
+            self._tell_once(
+                "the guest runs at the destination already, and would be lost: it goes on to its end"
+            )
             return
         now = asyncio.get_running_loop().time()
         if self._aborting_since is None:
