@@ -88,6 +88,8 @@ class Guest:
             host.virsh("destroy", self.name, check=False)
             host.virsh("undefine", self.name, check=False)
             (host.plan.directory / f"{self.name}.xml").unlink(missing_ok=True)
+            # A QEMU that was killed leaves its socket, which one of another user cannot replace.
+            host.plan.outside(self.domain.monitor).unlink(missing_ok=True)
         for volume in self.volumes:
             volume.remove(tuple(host.plan for host in hosts))
         self._kernel.unlink(missing_ok=True)

@@ -15,9 +15,9 @@ from functools import partial
 
 import pytest
 
-from tests.support.migrations import LIBVIRT, begin, both_ways, migrate, wait_moving
+from tests.support.migrations import LIBVIRT, begin, both_ways, take_up, wait_moving
 from tunnel.bench.lab.configs import MIGRATION_PORTS
-from tunnel.bench.lab.domain import MONITORS
+from tunnel.bench.lab.disks import IMAGES
 from tunnel.bench.lab.guests import Guest
 from tunnel.bench.lab.host import Host
 from tunnel.bench.lab.lab import Lab
@@ -65,8 +65,14 @@ def slow_lab(lab: Lab) -> Iterator[Lab]:
     for host in lab.hosts:
         for daemon in host.daemons:
             daemon.kill()  # in order they would wait for streams that have nobody left
-        for name in lab.guests:  # a QEMU that was killed leaves its socket, which another user cannot replace
-            host.plan.outside(f"{MONITORS}/{name}.qmp").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def small_lab(lab: Lab) -> Iterator[Lab]:
+    """A lab in which B has 4 MiB of room for disks."""
+    lab.b.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0711", "tmpfs", IMAGES])
+    yield lab
+    lab.b.run(["umount", "--lazy", IMAGES])
 
 
 def hasten(lab: Lab) -> None:
@@ -193,7 +199,7 @@ def recovers(lab: Lab, guest: Guest, *flow: str) -> None:
     hasten(lab)
     for host in lab.hosts:
         host.daemons[-1].wait_linked(host.peer.name)
-    migrate(lab, "--postcopy", "--postcopy-resume", *flow)
+    take_up(lab, *flow)
     ends_on(lab, guest, lab.b)
 
 

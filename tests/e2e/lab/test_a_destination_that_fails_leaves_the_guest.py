@@ -17,15 +17,16 @@ from tests.support.faults import (
     runner,
     says,
     slow_lab,
+    small_lab,
     words,
 )
 from tests.support.migrations import migrate, stayed
-from tunnel.bench.lab.disks import IMAGES, Disk
+from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import until
 from tunnel.virt.guest import MIB
 
-__all__ = ["slow_lab"]
+__all__ = ["slow_lab", "small_lab"]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -51,14 +52,6 @@ def test_post_copy_dies_with_its_destination_and_is_started_from_its_disks(slow_
     slow_lab.a.virsh("destroy", "web1")
     slow_lab.a.virsh("start", "web1")
     assert runner(slow_lab, guest) is slow_lab.a
-
-
-@pytest.fixture
-def small_lab(lab: Lab) -> Iterator[Lab]:
-    """A lab in which B has 4 MiB of room for disks."""
-    lab.b.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0711", "tmpfs", IMAGES])
-    yield lab
-    lab.b.run(["umount", "--lazy", IMAGES])
 
 
 def test_guest_stays_when_its_disk_does_not_fit(small_lab: Lab) -> None:

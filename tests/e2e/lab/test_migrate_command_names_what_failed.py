@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.faults import WINDOW, Phase, ends_on, hold, runner, slow_lab
+from tests.support.faults import (
+    WINDOW,
+    Phase,
+    ends_on,
+    hold,
+    interrupt,
+    link,
+    runner,
+    slow_lab,
+    small_lab,
+)
+from tests.support.migrations import stayed
 from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.guests import Guest
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
+from tunnel.virt.guest import MIB
 
-__all__ = ["slow_lab"]
+__all__ = ["slow_lab", "small_lab"]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -46,6 +59,30 @@ def test_daemon_of_the_other_host(slow_lab: Lab) -> None:
     gave_up = f"The tunnel says: link down: no lane came back within {WINDOW} seconds"
     says(program, 4, STAYED, "The tunnel says: lane lost: connection with hostb (", gave_up)
     ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_network_between_the_hosts(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab)
+    interrupt(slow_lab)
+    gave_up = f"The tunnel says: link down: no lane came back within {WINDOW} seconds"
+    says(program, 4, STAYED, "The tunnel says: lane lost: connection with hostb (", gave_up)
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_qemu_of_the_other_host(slow_lab: Lab) -> None:
+    guest, program = moving(slow_lab)
+    slow_lab.b.kill_qemu("web1")
+    says(program, 1, STAYED, "The tunnel says: stream reset by the peer: 127.0.0.1:49152: ")
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_room_for_a_disk_on_the_other_host(small_lab: Lab) -> None:
+    guest = small_lab.start_guest(disks=[Disk(16 * MIB)])
+    small_lab.b.run(["truncate", "--size", str(16 * MIB), guest.volumes[0].path])
+    link(small_lab)
+    program = small_lab.a.start([*COMMAND, "--copy-storage", "all"])
+    says(program, 1, STAYED, "migration of disk vda failed: No space left on device")
+    stayed(small_lab, guest)
 
 
 def test_libvirtd_of_this_host(slow_lab: Lab) -> None:
