@@ -35,7 +35,7 @@ def start_guests(lab: Lab) -> list[tuple[Guest, Host]]:
 def test_four_guests_each_way_cross_at_once(lab: Lab) -> None:
     guests = start_guests(lab)
     link(lab)
-    slowly = ("--p2p", "--bandwidth", "2")
+    slowly = ("--p2p", "--bandwidth", "1")  # half a minute, in which all of them must have begun
     moving = [begin(lab, *slowly, guest=guest.name, source=source) for guest, source in guests]
     for guest, source in guests:
         wait_moving(source, guest.name)

@@ -23,7 +23,7 @@ from tunnel.bench.lab.waiting import PATIENCE, until
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 FLOWS = pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
-SLOWLY = ("--postcopy", "--bandwidth", "16", "--postcopy-bandwidth", "6")
+SLOWLY = ("--postcopy", "--bandwidth", "16", "--postcopy-bandwidth", "2")
 SWITCHED = ["paused (post-copy)", "running (post-copy)"]
 ARRIVED = ["shut off (migrated)", "running (migrated)"]
 BROKEN = ["paused (post-copy failed)", "running (post-copy failed)"]
