@@ -30,6 +30,7 @@ class Cutter:
         self.address = f"127.0.0.4:{self._server.getsockname()[1]}"
         self.carried = 0  # bytes, both ways, over all connections
         self.connections = 0
+        self.one_at_a_time = False  # ``cut_after`` cuts the connection that carried the byte, not all
         self._cuts: deque[int] = deque()
         self._left: int | None = None
         self._pairs: dict[asyncio.Task[None], tuple[socket.socket, socket.socket]] = {}
@@ -136,28 +137,32 @@ class Cutter:
             now, later = data[: self._left], data[self._left :] if self._left is not None else b""
             await self._loop.sock_sendall(sink, now)
             self.carried += len(now)
-            self._spend(len(now))
+            self._spend(len(now), source)
             if later:
                 return
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
-    def _spend(self, count: int) -> None:
+    def _spend(self, count: int, source: socket.socket) -> None:
         if self._left is None:
             return
         self._left -= count
         if self._left <= 0:
             self._left = None
-            self._cut()
+            self._cut(self._hit(source) if self.one_at_a_time else None)
             self._next_cut()
 
     def _next_cut(self) -> None:
         if self._left is None and self._cuts:
             self._left = self._cuts.popleft()
 
-    def _cut(self) -> list[asyncio.Task[None]]:
-        """Reset every connection at once; the tasks that carried them."""
-        tasks, self._pairs = list(self._pairs), {}
+    def _hit(self, source: socket.socket) -> list[asyncio.Task[None]]:
+        return [task for task, pair in self._pairs.items() if source in pair]
+
+    def _cut(self, tasks: list[asyncio.Task[None]] | None = None) -> list[asyncio.Task[None]]:
+        """Reset the connections of ``tasks`` at once, or every one; the tasks that carried them."""
+        tasks = list(self._pairs) if tasks is None else tasks
         for task in tasks:
+            del self._pairs[task]
             task.cancel()
         return tasks

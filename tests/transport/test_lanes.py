@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -16,10 +17,27 @@ from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.states import LaneState
 
 
-@pytest.mark.parametrize(("lanes", "kind"), [(1, UserspaceLane), (2, ThreadLane), (16, ThreadLane)])
-async def test_threads_serve_where_there_may_be_several(hosts: Hosts, lanes: int, kind: type[Lane]) -> None:
+@pytest.mark.parametrize(
+    ("lanes", "threaded", "processors", "kind"),
+    [
+        (1, None, 64, UserspaceLane),
+        (2, None, 3, ThreadLane),
+        (16, None, 2, UserspaceLane),
+        (1, True, 1, ThreadLane),
+        (16, False, 64, UserspaceLane),
+    ],
+)
+async def test_threads_serve_several_lanes_where_there_are_processors(
+    hosts: Hosts,
+    monkeypatch: pytest.MonkeyPatch,
+    lanes: int,
+    threaded: bool | None,
+    processors: int,
+    kind: type[Lane],
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(processors)))
     dialing, accepting = tcp_pair()
-    make = maker(lanes)
+    make = maker(lanes, threaded=threaded)
     made = await asyncio.gather(
         make(dialing, hosts.a, ["hostb"], LaneState.AWAIT_WELCOME, dialing=True),
         make(accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
@@ -33,8 +51,8 @@ async def test_whoever_is_somebody_else_gets_no_lane(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
         results = await asyncio.gather(
-            maker(2)(dialing, hosts.a, ["hostc"], LaneState.AWAIT_WELCOME, dialing=True),
-            maker(2)(accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
+            maker(2, threaded=True)(dialing, hosts.a, ["hostc"], LaneState.AWAIT_WELCOME, dialing=True),
+            maker(2, threaded=True)(accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
             return_exceptions=True,
         )
         assert isinstance(results[0], IdentityError)

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from tunnel.daemon.consistency import contradictions
 from tunnel.daemon.mistakes import Problem, problems_of
@@ -64,10 +64,14 @@ class Tls(_Table):
 
 
 class Transport(_Table):
-    """``[transport]``: how links run. ``memory`` is in bytes, ``resume_window`` in seconds (0: off)."""
+    """``[transport]``: how links run. ``memory`` is in bytes, ``resume_window`` in seconds (0: off).
+
+    ``lane_threads`` None: where several lanes have processors for them.
+    """
 
     lane: Lane = LaneChoice.AUTO
     lanes: Lanes = 1
+    lane_threads: StrictBool | None = None
     congestion: Congestion | None = None
     memory: Memory = 256 * 2**20
     resume_window: ResumeWindow = 30.0

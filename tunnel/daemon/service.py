@@ -55,7 +55,8 @@ class Service:
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._make_lane = maker(config.transport.lanes, contexts.lane)
+        transport = config.transport
+        self._make_lane = maker(transport.lanes, contexts.lane, threaded=transport.lane_threads)
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
         self._ingresses: list[Ingress] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Collection
 from functools import partial
@@ -15,6 +16,9 @@ from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.states import LaneState
+
+ENOUGH = 2
+"""Processors that the loop, QEMU and the network keep busy: on no more, threads only hand bytes around."""
 
 
 class LaneMaker(Protocol):
@@ -68,7 +72,12 @@ async def kernel(
     return KernelLane(sock, keys.cipher, peer, state)
 
 
-def maker(lanes: int, kind: LaneKind = LaneKind.USERSPACE) -> LaneMaker:
-    """Return how a host makes lanes that has up to ``lanes`` of them in a link: threads serve several."""
+def maker(lanes: int, kind: LaneKind = LaneKind.USERSPACE, *, threaded: bool | None = None) -> LaneMaker:
+    """Return how a host makes lanes that has up to ``lanes`` of them in a link.
+
+    Unless ``threaded`` says otherwise, several lanes get a thread each where these have processors to run on.
+    """
     make = kernel if kind is LaneKind.KERNEL else userspace
-    return partial(make, threaded=True) if lanes > 1 else make
+    if threaded is None:
+        threaded = lanes > 1 and len(os.sched_getaffinity(0)) > ENOUGH
+    return partial(make, threaded=True) if threaded else make
