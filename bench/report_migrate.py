@@ -35,8 +35,11 @@ def sections(file: ResultFile) -> Iterator[Section]:
 def _rivalry(moved: Sequence[Migration], limits: Sequence[Convergence]) -> Iterator[Block]:
     compared = compare(moved)
     if compared:
-        yield "Throughput as a multiple of the rival's, within the same round, and what it must be at least:"
-        headings = ["setting", "mode", "rival", "ratio", "must", "aim", "verdict"]
+        yield (
+            "Throughput as a multiple of the rival's in the rounds in which both converged, what it must be "
+            "at least, and how many migrations of ours / of the rival's were given up:"
+        )
+        headings = ["setting", "mode", "rival", "ratio", "must", "aim", "verdict", "given up"]
         yield Grid(headings, [_compared(comparison) for comparison in compared])
     else:
         yield "No mode of mtunnel's was measured beside one of its rivals."
@@ -48,8 +51,9 @@ def _rivalry(moved: Sequence[Migration], limits: Sequence[Convergence]) -> Itera
 
 
 def _compared(c: Comparison) -> list[str]:
-    goal = c.goal
-    return [str(c.setting), goal.ours, goal.rival, str(c.ratio), f"{goal.must:g}", f"{goal.aim:g}", c.verdict]
+    goal, given_up = c.goal, " / ".join(map(str, c.given_up))
+    figures = [str(c.ratio or "-"), f"{goal.must:g}", f"{goal.aim:g}", c.verdict, given_up]
+    return [str(c.setting), goal.ours, goal.rival, *figures]
 
 
 def _migration_blocks(moved: Sequence[Migration]) -> Iterator[Block]:

@@ -37,33 +37,46 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our throughput as a multiple of a rival's in one setting, round by round."""
+    """Our throughput as a multiple of a rival's in one setting, round by round.
+
+    ``ratio`` is None when there is no round in which both converged. ``given_up``: how many migrations of
+    ours, and of the rival's, did not.
+    """
 
     setting: Setting
     goal: Goal
-    ratio: Spread
+    ratio: Spread | None
+    given_up: tuple[int, int]
 
     @property
     def verdict(self) -> str:
         """Whether the median meets the goal."""
+        if self.ratio is None:
+            return "not comparable"
         if self.ratio.median >= self.goal.aim:
             return "as aimed at"
         return "met" if self.ratio.median >= self.goal.must else "missed"
 
     def as_record(self) -> Record:
         """Return what the result file holds."""
-        measured = {"ratio": self.ratio.as_dict(), "verdict": self.verdict}
+        spread = self.ratio.as_dict() if self.ratio else None
+        measured = {"ratio": spread, "given_up": self.given_up, "verdict": self.verdict}
         return {**asdict(self.setting), **asdict(self.goal), **measured}
 
 
 def compare(moved: Sequence[Migration]) -> list[Comparison]:
-    """Return our modes against their rivals, in each setting where both converged in one round at least."""
+    """Return our modes against their rivals, in each setting where both took part."""
     return [
-        Comparison(setting, goal, found)
+        _comparison(setting, goal, in_setting(moved, setting))
         for setting in settings(moved)
         for goal in GOALS
-        if (found := _against(in_setting(moved, setting), goal, lambda m: m.mib_per_s))
+        if {goal.ours, goal.rival} <= {m.mode for m in moved if m.setting == setting}
     ]
+
+
+def _comparison(setting: Setting, goal: Goal, moved: Sequence[Migration]) -> Comparison:
+    ours, rival = (sum(m.mode == mode and not m.converged for m in moved) for mode in (goal.ours, goal.rival))
+    return Comparison(setting, goal, _against(moved, goal, lambda m: m.mib_per_s), (ours, rival))
 
 
 def settings(moved: Sequence[Migration]) -> list[Setting]:
@@ -165,9 +178,14 @@ def _migrations(setting: Setting, moved: Sequence[Migration]) -> Table:
 
 
 def _comparisons(compared: Sequence[Comparison]) -> Table:
-    view = _view("throughput as a multiple of the rival's", "setting", "mode", "rival", "ratio", "must", "")
+    headings = ("mode", "rival", "ratio", "given up", "must", "")
+    view = _view(
+        "throughput as a multiple of the rival's, and how often each was given up", "setting", *headings
+    )
     for c in compared:
-        view.add_row(str(c.setting), c.goal.ours, c.goal.rival, str(c.ratio), f"{c.goal.must:g}", c.verdict)
+        goal, given_up = c.goal, " / ".join(map(str, c.given_up))
+        found = str(c.ratio or "-")
+        view.add_row(str(c.setting), goal.ours, goal.rival, found, given_up, f"{goal.must:g}", c.verdict)
     return view
 
 

@@ -38,6 +38,7 @@ def test_throughput_is_compared_within_a_round() -> None:
         ]
     )
     assert [(c.goal.rival, c.ratio, c.verdict) for c in found] == [
+        ("tunnelled-tls", None, "not comparable"),
         ("native-tls", Spread(4.0, 3.0, 5.0), "as aimed at"),
     ]
 
@@ -50,10 +51,19 @@ def test_the_verdict_is_that_of_the_median(seconds: float, verdict: str) -> None
     assert found.verdict == found.as_record()["verdict"] == verdict
 
 
-def test_settings_are_not_mixed_and_who_was_given_up_is_not_compared() -> None:
+def test_settings_are_not_mixed() -> None:
     ours, rival = moved("mtunnel", 1, 1.0), moved("native-tls", 1, 3.0)
     assert compare([ours, replace(rival, dirty_bytes_per_s=0)]) == []
-    assert compare([ours, replace(rival, converged=False)]) == []
+
+
+def test_who_was_given_up_is_not_compared_but_counted() -> None:
+    rounds = [moved("mtunnel", 1, 1.0), moved("mtunnel", 2, 1.0), moved("native-tls", 1, 3.0)]
+    given_up = moved("native-tls", 2, 9.0, converged=False)
+    (some,) = compare([*rounds, given_up])
+    assert (some.ratio, some.given_up) == (Spread(3.0, 3.0, 3.0), (0, 1))
+    (none,) = compare([rounds[1], given_up])
+    assert (none.ratio, none.given_up, none.verdict) == (None, (0, 1), "not comparable")
+    assert none.as_record()["ratio"] is None
 
 
 def test_each_figure_in_which_a_rival_is_better_is_named() -> None:
