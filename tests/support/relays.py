@@ -1,0 +1,123 @@
+"""Two links with real lanes between them, of any kind at each end: a relay without its daemons.
+
+What streams carry is made where it is sent and judged where it arrives, by a hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.cutter import Cutter
+from tests.support.lanes import KINDS, MAKERS, Hosts, Kinds
+from tests.support.waiting import until
+from tunnel.relay.address import AllowList
+from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.link import Link, LinkPlan, LinkState
+from tunnel.relay.pump import Pump
+from tunnel.relay.reception import Reception
+from tunnel.relay.splicedpump import SplicedPump
+from tunnel.transport.lane import LaneKind
+from tunnel.wire.codes import KIB, Code
+
+_PERIOD = 1_048_583  # prime, so that no size hides a shift
+_NOISE = random.Random(49153).randbytes(_PERIOD) * 2
+
+
+def content(start: int, size: int) -> bytes:
+    """What every stream carries from byte ``start``; at most 1 MiB of it."""
+    first = start % _PERIOD
+    return _NOISE[first : first + size]
+
+
+@dataclass
+class Relay:
+    """Links a and b; ``cutter`` stands between them if there is one."""
+
+    a: Link
+    b: Link
+    directory: Path
+    cutter: Cutter | None
+
+    async def stream(self) -> tuple[socket.socket, socket.socket]:
+        """Open a stream from a to b; the hypervisors' ends of it."""
+        loop = asyncio.get_running_loop()
+        path = self.directory / f"target{self.a.streams.opened}"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+            server.listen()
+            server.setblocking(False)
+            ours, caller = socket.socketpair()
+            await self.a.open(ours, f"unix:{path}", loop.time() + 10)
+            async with asyncio.timeout(30):
+                called, _ = await loop.sock_accept(server)
+        caller.setblocking(False)
+        return caller, called
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is left."""
+        return not (self.a.streams.pumps or self.b.streams.pumps)
+
+
+@asynccontextmanager
+async def relaying(hosts: Hosts, kinds: Kinds, directory: Path, *, cut: bool = False) -> AsyncIterator[Relay]:
+    """A relay whose link is up. ``kinds`` are names of MAKERS; a dials."""
+    a, b = (
+        Link(
+            LinkPlan(host, peer, AllowList.parse([f"unix:{directory}/*"]), pump=_pump(kind)),
+            host.encode().ljust(16),
+        )
+        for host, peer, kind in (("hosta", "hostb", kinds[0]), ("hostb", "hosta", kinds[1]))
+    )
+    reception = Reception("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b}, MAKERS[kinds[1]])
+    port = reception._listener._sock.getsockname()[1]
+    cutter = Cutter(f"127.0.0.1:{port}") if cut else None
+    host, _, port_text = cutter.address.rpartition(":") if cutter else ("127.0.0.1", "", str(port))
+    plan = DialPlan(host, int(port_text), lambda: hosts.a, None, None, MAKERS[kinds[0]])
+    dialing = asyncio.create_task(Dialer(plan, a).run())
+    try:
+        await until(lambda: a.state is b.state is LinkState.UP, "for the link")
+        yield Relay(a, b, directory, cutter)
+    finally:
+        dialing.cancel()
+        with suppress(asyncio.CancelledError):
+            await dialing
+        await asyncio.gather(a.close(Code.NONE, "over"), b.close(Code.NONE, "over"))
+        await reception.close()
+        if cutter is not None:
+            await asyncio.to_thread(cutter.close)
+
+
+def _pump(kind: str) -> type[Pump]:
+    return SplicedPump if KINDS[kind] is LaneKind.KERNEL else Pump
+
+
+async def send(sock: socket.socket, total: int, sizes: Iterable[int] = (64 * KIB,)) -> None:
+    """Say ``total`` bytes, in calls of these sizes in turn, and the end."""
+    loop, sent, turn = asyncio.get_running_loop(), 0, list(sizes)
+    while sent < total:
+        data = content(sent, min(turn[0], total - sent))
+        await loop.sock_sendall(sock, data)
+        sent += len(data)
+        turn.append(turn.pop(0))
+    sock.shutdown(socket.SHUT_WR)
+
+
+async def take(sock: socket.socket, total: int, *, slowly: bool = False) -> None:
+    """Read to the end: exactly ``total`` bytes, and those that were said."""
+    loop, wanted, got, taken = asyncio.get_running_loop(), hashlib.sha256(), hashlib.sha256(), 0
+    while data := await loop.sock_recv(sock, 4099 if slowly else 64 * KIB):
+        got.update(data)
+        wanted.update(content(taken, len(data)))
+        taken += len(data)
+        if slowly:
+            await asyncio.sleep(0)
+    assert taken == total
+    assert got.digest() == wanted.digest()
