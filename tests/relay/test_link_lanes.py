@@ -9,12 +9,12 @@ from functools import partial
 
 import pytest
 
-from tests.support.links import Pair, called_by, goodbye, join, last, pipes, receive
+from tests.support.links import TARGET, Pair, called_by, goodbye, join, last, pipes, receive
 from tests.support.waiting import turns, until
 from tunnel.relay.link import LinkState
 from tunnel.transport.lane import Lane
 from tunnel.wire.codes import MIB, Code
-from tunnel.wire.frames import Limits, Resume
+from tunnel.wire.frames import Limits, Open, Reset, Resume, encode
 from tunnel.wire.session import Settings
 
 
@@ -132,3 +132,17 @@ async def test_goaway_on_one_lane_ends_them_all(wide: Pair) -> None:
     await until(lambda: wide.a.state is LinkState.DOWN, "for the end")
     assert last(wide.a)[0] == "link down"
     assert not wide.a.lanes
+
+
+async def test_what_overtook_is_acted_upon_one_by_one(wide: Pair) -> None:
+    """An OPEN that must be refused at once, and its RESET that came before it over another lane."""
+    wide.b.streams.draining = True
+    for lane in pipes(wide.b).values():
+        lane.far = None  # the peer never asked for this: let it not hear the answer
+    lane = pipes(wide.b)[1]
+    for sequence, frame in ((1, Reset(1, Code.LOCAL_RESET, "changed its mind")), (0, Open(1, 1, TARGET))):
+        lane.receive(encode(frame, sequence))
+    await turns()
+    assert wide.b.state is LinkState.UP
+    assert wide.b.session is not None
+    assert not wide.b.streams.pumps

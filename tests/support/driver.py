@@ -205,7 +205,7 @@ class Host:
         self._act(self.session.delivered(number, count, now))
         self.kick()
 
-    def _act(self, reported: list[events.Event]) -> None:
+    def _act(self, reported: Iterable[events.Event]) -> None:
         for event in reported:
             match event:
                 case events.StreamRequested():

@@ -5,6 +5,7 @@ the core must not look into them.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
@@ -85,6 +86,12 @@ def said(session: Session) -> list[Frame]:
 
 def fault(act: object, *args: object) -> Code:
     assert callable(act)
+
+    def do() -> None:
+        reported = act(*args)
+        if isinstance(reported, Iterator):
+            list(reported)
+
     with pytest.raises(ProtocolError) as caught:
-        act(*args)
+        do()
     return caught.value.code

@@ -8,7 +8,7 @@ time; it can be cut anywhere, and either side may learn of that late. ``settle``
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -317,7 +317,7 @@ class Host:
         self.note(self.session.rejoin(frame))
         lane.state = LaneState.ATTACHED
 
-    def note(self, events: list[Event]) -> None:
+    def note(self, events: Iterable[Event]) -> None:
         for event in events:
             if isinstance(event, TargetProbed | TargetJudged):
                 self.questions.note(event)

@@ -140,12 +140,12 @@ def test_control_frames_outside_their_window() -> None:
 
 def test_control_frames_are_obeyed_in_order_and_once() -> None:
     session = make(initiator=False)
-    assert session.receive(Reset(1, Code.NONE, ""), 1) == []
-    assert session.receive(Open(1, 5, TARGET), 0) == [
+    assert list(session.receive(Reset(1, Code.NONE, ""), 1)) == []
+    assert list(session.receive(Open(1, 5, TARGET), 0)) == [
         StreamRequested(1, TARGET),
         StreamReset(1, Code.NONE, ""),
     ]
-    assert session.receive(Open(1, 5, TARGET), 0) == [], "a copy from a lane that died"
+    assert list(session.receive(Open(1, 5, TARGET), 0)) == [], "a copy from a lane that died"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
 import structlog
@@ -108,7 +109,7 @@ class Streams:
 
     # What the session reports.
 
-    def act(self, reported: list[events.Event]) -> None:
+    def act(self, reported: Iterable[events.Event]) -> None:
         """Do what follows from frames of the peer."""
         for event in reported:
             match event:

@@ -11,7 +11,7 @@ A lane has a number, its *epoch*, that is never used again. When one is lost, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
@@ -332,13 +332,19 @@ class Session:
 
     # What a lane received.
 
-    def receive(self, frame: Frame, sequence: int) -> list[Event]:
-        """Take a frame of an attached lane in: CREDIT, or one of the control channel's."""
+    def receive(self, frame: Frame, sequence: int) -> Iterator[Event]:
+        """Take a frame of an attached lane in: CREDIT, or one of the control channel's.
+
+        One frame may release others that overtook it. Each is obeyed only when the events of those before it
+        were taken from the iterator, and so acted upon; the iterator must be taken to its end.
+        """
         if isinstance(frame, Credit):
-            return self._on_credit(frame)
+            yield from self._on_credit(frame)
+            return
         if not isinstance(frame, ControlFrame):
             raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} is not a session's frame")
-        return [event for due in self._control.arrived(frame, sequence) for event in self._obey(due)]
+        for due in self._control.arrived(frame, sequence):
+            yield from self._obey(due)
 
     def _obey(self, frame: ControlFrame) -> list[Event]:
         if isinstance(frame, Open):
