@@ -140,6 +140,7 @@ def migrate(
     patience: Annotated[
         str, typer.Option(help="When a migration is given up; 0: after five slow passes.")
     ] = "0",
+    passes: Annotated[int, typer.Option(min=1, help="Or after more passes over the memory.")] = 20,
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     output: Annotated[Path | None, typer.Option(help="The result file, if --results is not to do.")] = None,
@@ -157,6 +158,7 @@ def migrate(
         highest=highest,
         steps=steps,
         patience=patience,
+        passes=passes,
     )
     requirements.check()
     options.check_machine()

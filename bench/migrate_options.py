@@ -22,7 +22,6 @@ _LEAST_GUEST = 32 * MIB
 _MOST_GUEST = 60 * GIB  # what the pattern guest maps
 _SPARE = GIB  # for everything but the two QEMUs of a guest
 _SLOWEST = 150 * MIB  # bytes a second of a pass over the memory, below which a mode counts as stuck
-_PASSES = 10
 _LINK = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>[MG])bit")
 
 T = TypeVar("T")
@@ -33,8 +32,8 @@ class Options:
     """Sizes in bytes, rates in bytes a second, ``links`` in bits a second (None: not shaped).
 
     ``downtime`` is the limit that QEMU is given, in seconds. ``converge``: search, too, for the highest rate
-    that converges, among ``steps`` of them up to ``highest``. ``patience``
-    in seconds, None: as long as five slow passes take.
+    that converges, among ``steps`` of them up to ``highest``. A migration is given up after ``patience`` in
+    seconds (None: as long as five slow passes take), or when it has made more ``passes``.
     """
 
     memory: tuple[int, ...]
@@ -47,6 +46,7 @@ class Options:
     highest: int
     steps: int
     patience: float | None
+    passes: int
 
     @property
     def settings(self) -> list[Setting]:
@@ -61,7 +61,7 @@ class Options:
     def patience_of(self, memory: int, link: int | None) -> Patience:
         """When a migration of a guest of ``memory`` bytes is given up."""
         slowest = _SLOWEST if link is None else min(_SLOWEST, link // 10)
-        return Patience(self.patience or 20 + 5 * memory / slowest, _PASSES)
+        return Patience(self.patience or 20 + 5 * memory / slowest, self.passes)
 
     def grid(self, link: int | None) -> Grid:
         """The rates that a search tries: no guest can write faster than its link for long."""
@@ -72,7 +72,7 @@ class Options:
     def as_record(self) -> dict[str, object]:
         """What the result file says of them."""
         chosen = {**asdict(self), "modes": [mode.name for mode in self.modes]}
-        return {**chosen, "most_passes": _PASSES, "downtime_tolerance": TOLERANCE}
+        return {**chosen, "downtime_tolerance": TOLERANCE}
 
     def check_machine(self) -> None:
         """Raise UsageError when this machine has no room for the largest guest twice."""
@@ -97,6 +97,7 @@ def parse(
     highest: str,
     steps: int,
     patience: str,
+    passes: int,
 ) -> Options:
     """Read the words of the command line. Raises UsageError, naming the option that is wrong."""
     sizes = _list("--memory", memory, parse_size)
@@ -119,6 +120,7 @@ def parse(
         highest=top,
         steps=steps,
         patience=waits or None,
+        passes=passes,
     )
 
 

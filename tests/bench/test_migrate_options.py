@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "highest": "1GiB",
     "steps": 32,
     "patience": "0",
+    "passes": 20,
 }
 
 
@@ -87,7 +88,7 @@ def test_the_record_can_be_written_and_says_what_was_meant() -> None:
     record = options(modes="mtunnel,native", link="none,1Gbit").as_record()
     assert record["modes"] == ["mtunnel", "native"]
     assert record["links"] == (None, 10**9)
-    assert (record["downtime"], record["downtime_tolerance"], record["most_passes"]) == (0.3, 1.5, 10)
+    assert (record["downtime"], record["downtime_tolerance"], record["passes"]) == (0.3, 1.5, 20)
 
 
 def test_a_machine_that_is_too_small_is_refused_with_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
