@@ -17,6 +17,7 @@ import structlog
 from tests.support.daemons import TwoHosts
 from tests.support.streams import Target
 from tests.support.waiting import until
+from tunnel.daemon import preflight as preflights
 from tunnel.daemon import service as module
 from tunnel.daemon.config import load
 from tunnel.daemon.control import TIMEOUT, ask
@@ -24,8 +25,13 @@ from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
 from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.link import LinkState
+from tunnel.relay.pump import Pump
+from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import nftables
+from tunnel.transport.ktls import SUITES, Capability
 from tunnel.transport.lane import LaneKind
+from tunnel.transport.lanes import LaneMaker
+from tunnel.transport.lanes import maker as lane_maker
 
 
 async def turned_away(entry: Path) -> bool:
@@ -257,3 +263,20 @@ async def test_peer_that_is_not_there_is_waited_for_no_longer_than_a_command_may
     async with running(service(hosts.a)):
         with pytest.raises(TunnelError, match="no link with hostb"):
             await asyncio.to_thread(ask, hosts.a.control, "probe", peer="hostb", targets=["tcp:127.0.0.1:1"])
+
+
+async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this host's kernel can do."""
+    made: list[LaneKind] = []
+
+    def maker(lanes: int, kind: LaneKind, **more: Any) -> LaneMaker:
+        made.append(kind)
+        return lane_maker(lanes, kind, **more)
+
+    monkeypatch.setattr(module, "maker", maker)
+    for found, pump in ((Capability(SUITES, "tried"), SplicedPump), (Capability((), "tried"), Pump)):
+        monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
+        one = service(hosts.a)
+        assert one._links["hostb"].plan.pump is pump
+        assert one.status()["lane"] == {"kind": made[-1].value, "reason": "tried"}
+    assert made == [LaneKind.KERNEL, LaneKind.USERSPACE]

@@ -19,6 +19,7 @@ from tests.support.links import (
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError
 from tunnel.relay import streams as module
+from tunnel.relay.pump import Pump
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Limits, data_header
 from tunnel.wire.session import Settings
@@ -170,3 +171,33 @@ async def test_silent_half_closed_stream_is_given_up(pair: Pair, monkeypatch: py
     assert last(pair.a) == ("stream reset", "one direction ended, the other stayed silent")
     assert not pair.a.streams._quiet, "nothing is remembered of it"
     await exchange(other_caller, other_called)
+
+
+class Attentive(Pump):
+    """Remembers how much it was told to forget."""
+
+    released = 0
+
+    def release(self, offset: int) -> None:
+        self.released = offset
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["by CREDIT", "by RESUME"])
+async def test_a_pump_hears_what_the_peer_delivered(lost: bool) -> None:
+    pair = await Pair(pump=Attentive).up()
+    caller, called = await pair.stream()
+    await exchange(caller, called)
+    pump = pair.a.streams.pumps[1]
+    assert isinstance(pump, Attentive)
+    assert pump.released == 0, "so little is not worth a CREDIT"
+    if lost:
+        pair.lane.cut()
+        await until(lambda: not (pair.a.lanes or pair.b.lanes), "for the loss")
+        await pair.resume()
+    else:
+        pair.b.on_tick(pair.b.lanes[1])
+    await until(lambda: pump.released == len(b"there"), "for the release")
+    caller.send(b"more")
+    caller.shutdown(socket.SHUT_WR)
+    await until(lambda: pump.released == len(b"theremore"), "for DELIVERED")
+    pair.close()

@@ -51,9 +51,15 @@ MAKERS: dict[str, LaneMaker] = {
     "userspace": lanes.userspace,
     "threads": partial(lanes.userspace, threaded=True),
 }
-if "KERNEL_LANES" in os.environ:  # set where the kernel has TLS: in the emulated machine
-    MAKERS["kernel"] = lanes.kernel
-KINDS: Mapping[str, LaneKind] = {name: LaneKind(name) for name in LaneKind} | {"threads": LaneKind.USERSPACE}
+EMULATED = "EMULATED" in os.environ
+if EMULATED:  # there the kernel has TLS; see test_emulated_kernel
+    MAKERS |= {"kernel": lanes.kernel, "kernel_threads": partial(lanes.kernel, threaded=True)}
+KINDS: Mapping[str, LaneKind] = {
+    "userspace": LaneKind.USERSPACE,
+    "threads": LaneKind.USERSPACE,
+    "kernel": LaneKind.KERNEL,
+    "kernel_threads": LaneKind.KERNEL,
+}
 PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
 Kinds = tuple[str, str]
 NAMES = ("hosta", "hostb")

@@ -16,8 +16,8 @@ from tests.support.network import tcp_pair
 from tests.support.pki import Pki
 from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.transport import handshake as module
-from tunnel.transport.handshake import handshake
-from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead
+from tunnel.transport.handshake import handshake, handshake_for_kernel
+from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, count_records
 from tunnel.transport.tls import TlsContexts, load
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
@@ -42,12 +42,17 @@ async def against(act: Act) -> AsyncIterator[socket.socket]:
 
 
 async def failure(contexts: TlsContexts, act: Act, *, dialing: bool) -> LaneError:
-    """What the handshake raises when the peer does ``act``. The socket must stay open."""
-    async with against(act) as ours, asyncio.timeout(20):
-        with pytest.raises(LaneError) as caught:
-            await handshake(ours, contexts, KNOWN, dialing=dialing)
-        assert ours.fileno() >= 0
-        return caught.value
+    """What the handshake raises when the peer does ``act``, whoever carries it. The socket must stay open."""
+    errors = []
+    for shake_hands in (handshake, handshake_for_kernel):
+        async with against(act) as ours, asyncio.timeout(20):
+            with pytest.raises(LaneError) as caught:
+                await shake_hands(ours, contexts, KNOWN, dialing=dialing)
+            assert ours.fileno() >= 0
+            errors.append(caught.value)
+    one, other = errors
+    assert (type(one), str(one)) == (type(other), str(other))
+    return one
 
 
 def saying(data: bytes, *, then_close: bool = False) -> Act:
@@ -105,6 +110,49 @@ async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Ho
         count, reason = tls.receive(buffer, RECORD)
         assert bytes(buffer.view[:count]) == b"early"
         assert isinstance(reason, WantRead)
+
+
+async def test_a_kernel_gets_the_same_keys_on_both_sides_and_every_record_behind_them(hosts: Hosts) -> None:
+    dialing, accepting = tcp_pair()
+    with dialing, accepting:
+        async with asyncio.timeout(20):
+            (dialer, called), (acceptor, caller) = await asyncio.gather(
+                handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
+                handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
+            )
+        assert (called, caller) == ("hostb", "hosta")
+        assert dialer.cipher == acceptor.cipher
+        assert dialer.send == acceptor.receive
+        assert dialer.receive.secret == acceptor.send.secret
+        assert dialer.receive.records == 0, "tickets are for the kernel to take"
+        assert count_records(dialing.recv(1 << 16)) == acceptor.send.records == 2
+        with pytest.raises(BlockingIOError):
+            accepting.recv(1)
+
+
+async def test_a_kernel_takes_over_from_a_peer_with_other_lanes(hosts: Hosts) -> None:
+    dialing, accepting = tcp_pair()
+    with dialing, accepting:
+        async with asyncio.timeout(20):
+            (keys, _), (tls, _) = await asyncio.gather(
+                handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
+                handshake(accepting, hosts.b, KNOWN, dialing=False),
+            )
+        assert keys.send.secret == tls.secrets["CLIENT_TRAFFIC_SECRET_0"]
+        tls.send(b"first")
+        assert count_records(dialing.recv(1 << 16)) == 3, "two tickets, and what was said"
+
+
+async def test_a_genuine_certificate_of_somebody_else_is_not_enough_for_a_kernel(hosts: Hosts) -> None:
+    dialing, accepting = tcp_pair()
+    with dialing, accepting:
+        async with asyncio.timeout(20):
+            dialer, _ = await asyncio.gather(
+                handshake_for_kernel(dialing, hosts.a, ("hosta",), dialing=True),
+                handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
+                return_exceptions=True,
+            )
+        assert isinstance(dialer, IdentityError)
 
 
 @each_role

@@ -9,8 +9,10 @@ import pytest
 
 from tests.support.lanes import NAMES, Hosts, gone
 from tests.support.network import tcp_pair
-from tunnel.errors import IdentityError
-from tunnel.transport.lane import Lane
+from tunnel.errors import IdentityError, LaneError
+from tunnel.transport import ktls
+from tunnel.transport.ktls import Keys
+from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.lanes import maker
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.userspace import UserspaceLane
@@ -58,3 +60,40 @@ async def test_whoever_is_somebody_else_gets_no_lane(hosts: Hosts) -> None:
         assert isinstance(results[0], IdentityError)
         if isinstance(results[1], Lane):
             await gone(results[1])
+
+
+@pytest.mark.parametrize(("lanes", "threaded"), [(1, False), (2, True)])
+async def test_kernel_lanes_are_made_of_sockets_that_encrypt(
+    hosts: Hosts, lanes: int, threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled: list[Keys] = []
+    monkeypatch.setattr(ktls, "enable", lambda sock, keys: enabled.append(keys))
+    make = maker(lanes, LaneKind.KERNEL, threaded=threaded)
+    dialing, accepting = tcp_pair()
+    made = await asyncio.gather(
+        make(dialing, hosts.a, ["hostb"], LaneState.AWAIT_WELCOME, dialing=True),
+        make(accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
+    )
+    assert [lane.kind for lane in made] == [LaneKind.KERNEL] * 2
+    assert [isinstance(lane, ThreadLane) for lane in made] == [threaded] * 2
+    assert {keys.cipher for keys in enabled} == {lane.cipher for lane in made}
+    assert len(enabled) == 2
+    for lane in made:
+        await gone(lane)
+
+
+async def test_a_kernel_that_does_not_encrypt_makes_no_lane(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(sock: object, keys: Keys) -> None:
+        raise LaneError("the kernel does no TLS")
+
+    monkeypatch.setattr(ktls, "enable", refuse)
+    dialing, accepting = tcp_pair()
+    with dialing, accepting:
+        results = await asyncio.gather(
+            maker(1, LaneKind.KERNEL)(dialing, hosts.a, NAMES, LaneState.AWAIT_WELCOME, dialing=True),
+            maker(1, LaneKind.KERNEL)(accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
+            return_exceptions=True,
+        )
+    assert [str(result) for result in results] == ["the kernel does no TLS"] * 2

@@ -19,10 +19,12 @@ from tunnel.transport.openssl import (
     VerificationError,
     WantRead,
     WantWrite,
+    count_records,
     explain,
     is_alert,
     is_broken,
 )
+from tunnel.transport.tls import client_context
 
 Ends = tuple[TlsConnection, TlsConnection, socket.socket, socket.socket]
 
@@ -124,3 +126,30 @@ def test_reasons_keep_no_buffers_alive(ends: Ends) -> None:
     assert reason is not None
     assert reason.__traceback__ is None
     gc.collect()
+
+
+def test_secrets_are_kept_for_kernel_lanes_and_only_there(hosts: Hosts, ends: Ends) -> None:
+    dialer, acceptor, *_ = ends
+    for name in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
+        assert dialer.secrets[name] == acceptor.secrets[name] != b""
+    assert dialer.secrets["CLIENT_TRAFFIC_SECRET_0"] != dialer.secrets["SERVER_TRAFFIC_SECRET_0"]
+    quiet = TlsConnection(client_context(hosts.a.files), None, dialing=True)
+    other = TlsConnection(hosts.b.server, None, dialing=False)
+    for end, peer in ((quiet, other), (other, quiet)) * 2:
+        with suppress(WantRead):
+            end.handshake()
+        if flight := end.flight():
+            peer.feed(flight)
+    assert other.secrets
+    assert quiet.secrets == {}
+
+
+def test_a_flight_is_all_that_is_to_be_said_in_whole_records(hosts: Hosts) -> None:
+    dialer = TlsConnection(hosts.a.client, None, dialing=True)
+    with suppress(WantRead):
+        dialer.handshake()
+    hello = dialer.flight()
+    assert count_records(hello) == 1
+    assert count_records(hello * 3) == 3
+    assert dialer.flight() == b""
+    assert count_records(b"") == 0

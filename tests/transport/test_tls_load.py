@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,9 @@ from cryptography import x509
 from tests.support.pki import CLIENT_ONLY, LIBVIRT, QEMU, SERVER_ONLY, Layout, Pki, expired, not_yet_valid
 from tunnel.certs.profile import Validity
 from tunnel.errors import CertificateError
+from tunnel.transport.ktls import Capability
+from tunnel.transport.lane import LaneKind
+from tunnel.transport.openssl import TlsConnection, WantRead
 from tunnel.transport.tls import TlsFiles, load
 
 
@@ -128,3 +132,19 @@ def test_a_server_pair_for_both_roles_needs_no_client_pair(pki: Pki, tmp: Path) 
 def test_both_certificates_of_a_layout_must_name_this_host(pki: Pki, tmp: Path) -> None:
     with pytest.raises(CertificateError, match="share no DNS subject alternative name"):
         load(pki.layout(QEMU, tmp, "hosta", client="laptop"))
+
+
+def test_contexts_for_kernel_lanes_agree_on_what_the_kernel_knows(tmp: Path) -> None:
+    files = Pki(tmp).host("hosta")
+    assert load(files).lane is LaneKind.USERSPACE
+    contexts = load(files, Capability(("TLS_CHACHA20_POLY1305_SHA256",), "tried"))
+    assert contexts.lane is LaneKind.KERNEL
+    dialer = TlsConnection(contexts.client, None, dialing=True)
+    acceptor = TlsConnection(load(files).server, None, dialing=False)
+    for end, peer in ((dialer, acceptor), (acceptor, dialer)) * 2:
+        with suppress(WantRead):
+            end.handshake()
+        if flight := end.flight():
+            peer.feed(flight)
+    assert dialer.cipher == acceptor.cipher == "TLS_CHACHA20_POLY1305_SHA256"
+    assert dialer.secrets

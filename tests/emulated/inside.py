@@ -1,0 +1,158 @@
+"""What only a kernel with TLS can show: ``test_emulated_kernel`` runs this in an emulated machine."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.lanes import NAMES, Hosts
+from tests.support.network import TlsPeer, tcp_pair
+from tests.support.pki import Pki
+from tests.support.relays import content, relaying
+from tests.support.waiting import until
+from tunnel.transport.capability import examine
+from tunnel.transport.handshake import handshake_for_kernel
+from tunnel.transport.ktls import DATA, SUITES, Capability, enable, explain, receive_record
+from tunnel.transport.tls import load
+from tunnel.wire.frames import Ping, encode
+
+TRACING = Path("/sys/kernel/tracing")
+READS = ("read", "pread64", "readv", "recvfrom", "recvmsg", "recvmmsg")
+PAYLOAD = 4 << 20
+RETURNED = re.compile(r"sys_\w+ -> (0x[0-9a-f]+)")
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
+    """Two hosts with certificates."""
+    return Hosts.create(tmp_path_factory.mktemp("inside") / "pki")
+
+
+def test_the_self_test_passes_with_every_suite(tmp: Path) -> None:
+    found = examine(Pki(tmp).host("hosta"))
+    assert found.suites == SUITES
+    assert "passed" in found.reason
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "accepting"])
+async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing: bool) -> None:
+    """Python's own ssl, which neither knows this code nor its OpenSSL, and sends session tickets as well."""
+    pki = Pki(tmp)
+    ours, theirs = tcp_pair()
+    with ours, theirs:
+        contexts = load(pki.host("hosta"), Capability((suite,), ""))
+        (keys, _), peer = await asyncio.gather(
+            handshake_for_kernel(ours, contexts, NAMES, dialing=dialing),
+            TlsPeer.connect(theirs, load(pki.host("hostb")), dialing=not dialing),
+        )
+        assert keys.cipher == suite
+        enable(ours, keys)
+        ours.send(encode(Ping(7)))
+        await peer.read_until(lambda: peer.count(Ping))
+        await peer.send(b"back")
+        ours.setblocking(True)
+        ours.settimeout(10)
+        records = [receive_record(ours) for _ in range(3 if dialing else 1)]
+        assert records.pop() == (DATA, b"back")
+        assert {explain(*record) for record in records} <= {""}, "session tickets"
+
+
+@contextmanager
+def counting_reads(found: list[int]) -> Iterator[None]:
+    """Let the kernel write down what each call of this process reads; ``found`` gets the sum."""
+    if not (TRACING / "trace").exists():
+        assert ctypes.CDLL(None).mount(b"tracefs", os.fsencode(TRACING), b"tracefs", 0, None) == 0
+    events = [TRACING / "events" / "syscalls" / f"sys_exit_{name}" / "enable" for name in READS]
+    (TRACING / "buffer_size_kb").write_text("8192")
+    (TRACING / "set_event_pid").write_text(str(os.getpid()))
+    (TRACING / "trace").write_text("")
+    for event in events:
+        event.write_text("1")
+    try:
+        yield
+    finally:
+        for event in events:
+            event.write_text("0")
+    returned = [int(value, 16) for value in RETURNED.findall((TRACING / "trace").read_text())]
+    found.append(sum(value for value in returned if value < 1 << 63))
+
+
+def hypervisors(directory: Path) -> None:
+    """The other process: a QEMU at each end of a stream, which sends to itself, both ways."""
+    signal.alarm(60)
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as caller:
+        server.bind(str(directory / "target"))
+        server.listen()
+        caller.connect(str(directory / "entry"))
+        called, _ = server.accept()
+        for source, sink in ((caller, called), (called, caller)):
+            sent = taken = 0
+            while taken < PAYLOAD:
+                if sent < PAYLOAD:
+                    source.sendall(content(sent, 65536))
+                    sent += 65536
+                wanted = sent - taken if sent == PAYLOAD else 65536
+                data = sink.recv(min(65536, wanted), socket.MSG_WAITALL)
+                assert data == content(taken, len(data))
+                taken += len(data)
+        called.close()
+
+
+@contextmanager
+def other_process(directory: Path) -> Iterator[None]:
+    """Run ``hypervisors`` in a process of its own, which must succeed."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            while not (directory / "entry").exists():
+                os.sched_yield()
+            hypervisors(directory)
+            status = 0
+        finally:
+            os._exit(status)
+    try:
+        yield
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+async def carry(hosts: Hosts, kind: str, directory: Path) -> None:
+    """Relay what the other process says, from its first byte to its last."""
+    loop = asyncio.get_running_loop()
+    async with relaying(hosts, (kind, kind), directory) as relay, asyncio.timeout(60):
+        with socket.socket(socket.AF_UNIX) as server:
+            server.setblocking(False)
+            server.bind(str(directory / "new"))
+            server.listen()
+            (directory / "new").rename(directory / "entry")
+            sock, _ = await loop.sock_accept(server)
+        await relay.a.open(sock, f"unix:{directory}/target", loop.time() + 10)
+        await until(lambda: relay.a.streams.pumps, "for the stream")
+        await until(lambda: relay.idle, "for its end", 60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"), [("kernel", 0, PAYLOAD // 50), ("userspace", 4 * PAYLOAD, 1 << 40)]
+)
+def test_no_byte_of_payload_enters_the_process(
+    hosts: Hosts, tmp: Path, kind: str, least: int, most: int
+) -> None:
+    """Both ends of the relay are this process, both ways: on userspace lanes each byte enters it twice."""
+    found: list[int] = []
+    with other_process(tmp), counting_reads(found):
+        asyncio.run(carry(hosts, kind, tmp))
+    assert least <= found[0] <= most

@@ -1,0 +1,41 @@
+"""What a kernel without TLS shows: ``test_emulated_kernel`` runs this in a machine without the module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.configs import HOST, TLS, write_config
+from tests.support.pki import Pki
+from tunnel.daemon.config import load
+from tunnel.daemon.preflight import preflight
+from tunnel.errors import ConfigError
+from tunnel.transport.lane import LaneKind
+
+REASON = (
+    "the self-test failed: the kernel does no TLS: its module tls is not there, or not loaded (modprobe tls)"
+)
+
+
+@pytest.fixture
+def directory(tmp: Path) -> Path:
+    """A directory with certificates for hosta."""
+    Pki(tmp).host("hosta")
+    return tmp
+
+
+def test_auto_takes_userspace_lanes_and_knows_why(directory: Path) -> None:
+    contexts = preflight(load(write_config(directory, HOST, TLS)), "mtunnel.toml")
+    assert contexts.lane is LaneKind.USERSPACE
+    assert contexts.kernel.reason == REASON
+
+
+def test_whoever_insists_on_kernel_lanes_is_told_why_not(directory: Path) -> None:
+    config = load(write_config(directory, HOST, TLS, '[transport]\nlane = "kernel"\n'))
+    with pytest.raises(ConfigError) as caught:
+        preflight(config, "mtunnel.toml")
+    assert caught.value.problems == (
+        ("transport.lane", f"no kernel lanes here: {REASON}; or use auto or userspace"),
+    )
+    assert caught.value.exit_code == 2

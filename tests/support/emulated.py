@@ -1,0 +1,176 @@
+"""A Debian kernel in an emulated machine, with this checkout in it: for what only a kernel with TLS can show.
+
+The machine's only disk is its memory: an archive of Python, the installed packages and the checkout, each
+file where it is here. Its first program (``emulated_init``) is Python as well, so nothing else has to be
+there. A boot takes ten seconds, and encryption is about 70 times slower than on a processor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.archive import Archive
+
+ROOT = Path(__file__).parent.parent.parent
+KERNEL = ROOT / ".build" / "kernel"
+MODULES = (
+    *("tls", "aesni-intel", "ghash-clmulni-intel", "gcm", "ghash-generic", "ctr"),
+    *("chacha20poly1305", "chacha_generic", "poly1305_generic"),
+)
+NEEDLESS = (
+    "mypy",
+    "mypyc",
+    "pip",
+    "setuptools",
+    "uv",
+    "ruff",
+    "pyroute2",
+    "libvirtmod",
+    "hypothesis",
+    "typer",
+)
+LIBRARY = re.compile(r"=> (/\S+)|^\s+(/\S+) \(0x", re.MULTILINE)
+DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+EXIT = re.compile(r"^emulated: exit (\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What pytest said inside, and its exit code; None when the machine never got so far."""
+
+    code: int | None
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """``modules`` are loaded at boot; ``mtu`` is of the loopback interface."""
+
+    modules: tuple[str, ...] = MODULES
+    environment: Mapping[str, str] = field(default_factory=dict)
+    memory: int = 1536  # MiB
+    mtu: int = 65536
+
+    def pytest(self, directory: Path, *arguments: str, patience: float) -> Outcome:
+        """Boot, run pytest with ``arguments``, and end, within ``patience`` seconds."""
+        console = directory / "console"
+        initrd = directory / "initrd"
+        plan = {
+            "pytest": arguments,
+            "modules": [f"/{path.name}" for path in _with_dependencies(self.modules)],
+            "environment": dict(self.environment),
+            "mtu": self.mtu,
+            "root": str(ROOT),
+            "packages": sysconfig.get_path("purelib"),
+        }
+        _write(initrd, plan, self.modules)
+        command = [
+            *(_program("qemu-system-x86_64"), "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"),
+            *("-m", str(self.memory), "-display", "none", "-vga", "none", "-nodefaults", "-no-reboot"),
+            *("-serial", f"file:{console}", "-kernel", str(_image()), "-initrd", str(initrd)),
+            *("-append", "console=ttyS0 panic=-1 quiet"),
+        ]
+        try:
+            subprocess.run(command, check=True, timeout=patience, capture_output=True, text=True)
+        except subprocess.TimeoutExpired:
+            return Outcome(None, f"{_read(console)}\n(not over after {patience:.0f} seconds)")
+        except subprocess.CalledProcessError as error:
+            return Outcome(None, f"{_read(console)}\n{error.stderr}")
+        output = _read(console)
+        found = EXIT.search(output)
+        return Outcome(int(found[1]) if found else None, output)
+
+
+def _read(console: Path) -> str:
+    return console.read_text(errors="replace").replace("\r", "") if console.exists() else ""
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    assert path, f"{name} is not installed: ./run setup, as root, installs what tests need"
+    return path
+
+
+def _image() -> Path:
+    images = sorted((KERNEL / "boot").glob("vmlinuz-*"))
+    assert images, f"there is no kernel in {KERNEL}: ./run setup, as root, downloads Debian's"
+    return images[-1]
+
+
+def _module(name: str) -> Path:
+    found = sorted((KERNEL / "lib" / "modules").rglob(f"{name}.ko"))
+    found += sorted((KERNEL / "lib" / "modules").rglob(f"{name.replace('_', '-')}.ko"))
+    assert found, f"the kernel in {KERNEL} has no module {name}"
+    return found[-1]
+
+
+def _with_dependencies(names: Iterable[str], known: tuple[Path, ...] = ()) -> list[Path]:
+    """Modules in an order in which they can be loaded."""
+    ordered = list(known)
+    for name in names:
+        path = _module(name)
+        if path in ordered:
+            continue
+        depends = DEPENDS.search(b"\0" + path.read_bytes())
+        wanted = [part for part in (depends[1].decode() if depends else "").split(",") if part]
+        ordered = _with_dependencies(wanted, tuple(ordered))
+        ordered.append(path)
+    return ordered
+
+
+def _write(initrd: Path, plan: Mapping[str, object], modules: Iterable[str]) -> None:
+    with initrd.open("wb") as file:
+        archive = Archive(file)
+        for path in _python_files():
+            archive.add(path)
+        for path in _libraries():
+            archive.add(path)
+        for folder in ("tunnel", "cli", "certs", "tests", "bench", "pyproject.toml"):
+            for path in _tree(ROOT / folder):
+                archive.add(path)
+        for path in _with_dependencies(modules):
+            archive.add(path, f"/{path.name}")
+        archive.add(Path("/etc/passwd"))
+        init = (ROOT / "tests" / "support" / "emulated_init.py").read_text()
+        python = Path(sys.executable).resolve()
+        archive.write("/init", f"#!{python} -B\n{init}".encode(), 0o755)
+        archive.write("/plan.json", json.dumps(plan).encode())
+        archive.close()
+
+
+def _tree(path: Path, leave_out: Iterable[str] = ()) -> Iterator[Path]:
+    """The files below ``path``, but for those in directories of the names in ``leave_out``."""
+    if path.is_file():
+        yield path
+    for directory, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if name not in leave_out]
+        yield from (Path(directory, name) for name in files)
+
+
+def _python_files() -> Iterator[Path]:
+    yield Path(sys.executable).resolve()
+    standard = Path(sysconfig.get_path("stdlib"))
+    yield from _tree(
+        standard, ("site-packages", "dist-packages", "test", "tkinter", "idlelib", "ensurepip", "lib2to3")
+    )
+    packages = Path(sysconfig.get_path("purelib"))
+    for entry in packages.iterdir():
+        if re.split("[-.]", entry.name)[0] not in NEEDLESS and "mypyc" not in entry.name:
+            yield from _tree(entry)
+
+
+def _libraries() -> Iterator[Path]:
+    """Shared libraries of everything that is compiled."""
+    compiled = [str(path) for path in _python_files() if ".so" in path.suffixes]
+    command = ["ldd", str(Path(sys.executable).resolve()), *compiled]
+    listed = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True).stdout
+    yield from {Path(one or other) for one, other in LIBRARY.findall(listed)}
