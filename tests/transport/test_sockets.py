@@ -10,9 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.network import tcp_pair
+from tunnel.transport import sockets
 from tunnel.transport.sockets import (
+    LEAST_UNREAD,
     NOTSENT_LOWAT,
     USER_TIMEOUT_MS,
+    bound_unread,
     caller_of,
     name_of,
     reason_of,
@@ -50,6 +53,38 @@ def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:
         assert congestion_of(sock) == "reno"
         after = [sock.getsockopt(socket.SOL_SOCKET, which) for which in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
         assert after == before
+
+
+def unread_bound(sock: socket.socket) -> int:
+    """What SO_RCVBUF was set to: the kernel doubles that, for its own needs (socket(7))."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+@pytest.mark.root
+def test_on_a_short_link_little_stays_unread(pair: tuple[socket.socket, socket.socket]) -> None:
+    bound_unread(pair[0])
+    assert LEAST_UNREAD <= unread_bound(pair[0]) <= sockets.MOST_UNREAD
+
+
+@pytest.mark.root
+def test_on_a_long_link_the_kernel_decides(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = unread_bound(pair[0])
+    monkeypatch.setattr(sockets, "FASTEST", 1 << 50)  # as if a round trip took much longer
+    bound_unread(pair[0])
+    assert unread_bound(pair[0]) == before
+
+
+def test_who_may_not_set_buffers_leaves_them() -> None:
+    class Bare:
+        def getsockopt(self, _level: int, _option: int, size: int) -> bytes:
+            return bytes(size)
+
+        def setsockopt(self, *_option: int) -> None:
+            raise PermissionError
+
+    bound_unread(Bare())  # type: ignore[arg-type]  # all that is used of a socket
 
 
 def test_a_lane_keeps_the_systems_congestion_control_unless_told_otherwise() -> None:

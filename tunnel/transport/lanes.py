@@ -12,6 +12,7 @@ from tunnel.transport import ktls
 from tunnel.transport.handshake import handshake, handshake_for_kernel
 from tunnel.transport.kernel import KernelLane
 from tunnel.transport.lane import Lane, LaneKind
+from tunnel.transport.sockets import bound_unread
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts
 from tunnel.transport.userspace import UserspaceLane
@@ -50,6 +51,7 @@ async def userspace(
 ) -> Lane:
     """LaneMaker for userspace lanes: in the running loop, or each on a thread of its own."""
     tls, peer = await handshake(sock, contexts, peers, dialing=dialing)
+    bound_unread(sock)
     if threaded:
         return ThreadLane(lambda loop: UserspaceLane(sock, tls, peer, state, loop))
     return UserspaceLane(sock, tls, peer, state)
@@ -67,6 +69,7 @@ async def kernel(
     """LaneMaker for kernel lanes. ``contexts`` must have been loaded for them."""
     keys, peer = await handshake_for_kernel(sock, contexts, peers, dialing=dialing)
     ktls.enable(sock, keys)
+    bound_unread(sock)
     if threaded:
         return ThreadLane(lambda loop: KernelLane(sock, keys.cipher, peer, state, loop))
     return KernelLane(sock, keys.cipher, peer, state)

@@ -7,23 +7,35 @@ import socket
 import struct
 from contextlib import suppress
 
-NOTSENT_LOWAT = 512 * 1024
+NOTSENT_LOWAT = 256 * 1024
 """Unsent bytes that the kernel may queue on a lane. More would only make sparse streams wait."""
 
 USER_TIMEOUT_MS = 15_000
 """How long sent bytes may stay unacknowledged before the kernel gives a lane up (tcp(7))."""
 
+LEAST_UNREAD = 1024 * 1024
+"""Bytes that the kernel may always hold on a lane for us to read."""
+
+MOST_UNREAD = 4 * 1024 * 1024
+"""What is worth a bound: where a link needs more, the kernel knows better how much."""
+
+FASTEST = 8 << 30
+"""Bytes a second that no lane exceeds. What a link carries in one round trip at that rate never waits."""
+
 LOCAL_CONGESTION = "cubic"
 """For local legs: some systems default to a congestion control that paces even on loopback."""
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
+_TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 def tune_lane(sock: socket.socket, congestion: str | None) -> None:
     """Prepare a connected TCP socket to be a lane. OSError when ``congestion`` is not available.
 
-    SO_SNDBUF and SO_RCVBUF stay alone: setting them switches the kernel's own tuning off.
+    SO_SNDBUF and SO_RCVBUF stay alone: setting them switches the kernel's own tuning off (but see
+    ``bound_unread``).
     """
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -31,6 +43,21 @@ def tune_lane(sock: socket.socket, congestion: str | None) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     if congestion is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+
+
+def bound_unread(sock: socket.socket) -> None:
+    """On a short link, let a connected lane's kernel hold little unread: sparse streams wait behind it.
+
+    The kernel grows a receive buffer for as long as its reader is the bottleneck, to 6 MiB, and what is at
+    its end waits for all of it. A megabyte, or what the fastest link carries in a round trip, is enough.
+    Without CAP_NET_ADMIN all stays as it is.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_MIN_RTT + 4)
+    (round_trip,) = struct.unpack_from("I", info, _TCP_INFO_MIN_RTT)
+    enough = max(LEAST_UNREAD, FASTEST * round_trip // 1_000_000)
+    if enough <= MOST_UNREAD:
+        with suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, enough)
 
 
 def tune_local(sock: socket.socket) -> None:
