@@ -7,7 +7,7 @@ import socket
 import struct
 from contextlib import suppress
 
-NOTSENT_LOWAT = 256 * 1024
+NOTSENT_LOWAT = 128 * 1024
 """Unsent bytes that the kernel may queue on a lane. More would only make sparse streams wait."""
 
 USER_TIMEOUT_MS = 15_000
