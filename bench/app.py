@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-from tunnel.bench import floor, summary, summary_migrate
+from tunnel.bench import flame, floor, summary, summary_migrate
 from tunnel.bench import memory as memory_bench
 from tunnel.bench import migrate as migrate_bench
 from tunnel.bench import network as networks
+from tunnel.bench import profile as profiles
 from tunnel.bench import relay as relay_bench
 from tunnel.bench import report as reports
 from tunnel.bench.contestants import Contestant, choose
@@ -168,6 +170,30 @@ def migrate(
     for comparison in summary_migrate.compare(found.migrations):
         session.results.add("comparison", **comparison.as_record())
     session.close(summary_migrate.table(found, session.results))
+
+
+@app.command()
+def profile(
+    size: Size = "4GiB",
+    only: Annotated[str, typer.Option(help="The relay to look into.")] = "mtunnel",
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Flame graphs of both sides under a bulk stream, and what their time goes into (root, perf)."""
+    [contestant] = choose([only])
+    if contestant.sides is None:
+        raise UsageError(f"{only} is not a relay: it has no sides to look into")
+    count = _size(size)
+    session = _Session("profile", {"size": count}, congestion, results, json=json)
+    session.announce([contestant])
+    lines = []
+    for found in profiles.measure(contestant, count, session.network):
+        path = session.results.path.with_suffix(f".{found.side}.svg")
+        path.write_text(flame.svg(found.stacks, f"{only}, side {found.side.upper()}: CPU time"))
+        session.results.add("profile", **found.as_record())
+        lines += [found.text(), f"  {path}"]
+    session.close(Text("\n".join(lines)))
 
 
 @app.command()

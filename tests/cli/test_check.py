@@ -83,6 +83,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
         "transport": {
             "lane": "auto",
             "lanes": 1,
+            "lane_threads": None,
             "congestion": None,
             "memory": 268435456,
             "resume_window": 30.0,

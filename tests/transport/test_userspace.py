@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -59,6 +62,10 @@ def fill(host: Host, lane: UserspaceLane) -> bytes:
 def shut(lane: UserspaceLane) -> None:
     """Let every send fail from now on."""
     lane._sock.shutdown(socket.SHUT_WR)
+
+
+def unread(sock: socket.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def records(size: int) -> int:
@@ -160,7 +167,11 @@ async def test_a_frame_is_read_to_its_end_though_openssl_holds_a_part_of_it(host
         size = whole + EXPECTED + 4 * KIB
         frame = peer.encrypt(data_header(1, 0, size)) + peer.encrypt(bytes(size))
         torn = records(HEADER_SIZE) + records(whole) + 12 * KIB
+        lane._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        lane.pause_reading()  # until all of that is there: it is to be read at once
         await peer.send_raw(frame[:torn])
+        await until(lambda: unread(lane._sock) == torn)
+        lane.resume_reading()
         await until(lambda: lane._decoder.payload_left == size - whole)
         await peer.send_raw(frame[torn:])
         await until(lambda: not lane._decoder.payload_left)
