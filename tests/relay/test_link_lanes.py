@@ -5,15 +5,27 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from tests.support.links import TARGET, Pair, called_by, goodbye, join, last, pipes, receive
+from tests.support.links import (
+    TARGET,
+    Pair,
+    called_by,
+    goodbye,
+    join,
+    last,
+    make_link,
+    offered,
+    pipes,
+    receive,
+)
 from tests.support.waiting import turns, until
 from tunnel.relay.link import LinkState
 from tunnel.transport.lane import Lane
-from tunnel.wire.codes import MIB, Code
+from tunnel.wire.codes import MIB, Code, Feature
 from tunnel.wire.frames import Limits, Open, Reset, Resume, encode
 from tunnel.wire.session import Settings
 
@@ -58,6 +70,25 @@ async def test_the_lower_number_of_lanes_counts(ours: int, theirs: int, lanes: i
     assert (len(pair.a.lanes), len(pair.b.lanes)) == (lanes, lanes)
     assert (pair.a.resumes, pair.b.resumes) == (0, 0)
     pair.close()
+
+
+async def test_without_the_feature_there_is_one_lane() -> None:
+    b = make_link("hostb", "hosta", settings=granting(3))
+    lane = called_by(b)
+    lane.say(replace(offered(b"I" * 16), features=Feature.NONE, limits=Limits(16, 16, 3)))
+    await until(lambda: b.lanes, "for the session")
+    session, intruder = b.session, called_by(b)
+    assert session is not None
+    assert b._wanted == 1
+    assert intruder.far is not None
+    far = intruder.far
+    for replaces in (0, 1):
+        intruder.say(Resume(session.id, 2 + replaces, replaces, 0, 1024, ()))
+    await turns()
+    assert goodbye(far.said) is Code.HANDSHAKE
+    assert last(b)[1].startswith("RESUME, which this session has not agreed on")
+    assert list(b.lanes) == [1]
+    b.end(Code.NONE, "the test is over")
 
 
 async def test_all_lanes_carry_one_stream(wide: Pair) -> None:

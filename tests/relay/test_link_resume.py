@@ -121,15 +121,16 @@ async def test_impossible_position_ends_the_session(pair: Pair) -> None:
     caller.close()
 
 
-@pytest.mark.parametrize("field", ["session", "epoch"])
+@pytest.mark.parametrize("field", ["session", "epoch", "replaces"])
 async def test_answer_to_something_else_is_no_answer(pair: Pair, field: str) -> None:
     pair.lane.cut()
     await until(lambda: pair.a.wants_lane, "for the loss")
     assert pair.a.session is not None
     lane = join(pair.a, make_link("hostb", "hosta"))
     session = b"?" * 16 if field == "session" else pair.a.session.id
-    with pytest.raises(ProtocolError, match="RESUMED for another session"):
-        pair.a.resumed(lane, Resumed(session, 2 if field == "session" else 9, 1, 0, 1, ()))
+    epoch, replaces = 9 if field == "epoch" else 2, 0 if field == "replaces" else 1
+    with pytest.raises(ProtocolError, match=r"RESUMED for (another session|lane . in place of ., asked for)"):
+        pair.a.resumed(lane, Resumed(session, epoch, replaces, 0, 1, ()))
     assert pair.a.state is LinkState.RESUMING
 
 

@@ -155,18 +155,21 @@ async def test_reset_while_dialling_takes_the_request_back(pair: Pair) -> None:
     await until(lambda: requests_of(pair.b).cancelled == [1], "for the cancellation")
 
 
-async def test_silent_half_closed_stream_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HALF_CLOSED_TICKS", 3)
+async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
+    reap, limit = pair.a.streams.reap_half_closed, module.HALF_CLOSED
     caller, called = await pair.stream()
     other_caller, other_called = await pair.stream()
     caller.shutdown(socket.SHUT_WR)
     assert await ending(called) == "close"
-    for _ in range(4):
+    for time in range(4):
         called.send(b".")
         await receive(caller, 1)
-        pair.a.on_tick(pair.lane)  # what still speaks is not given up
-    for _ in range(4):
-        pair.a.on_tick(pair.lane)
+        reap(time * limit)  # what still speaks is not given up
+    for _ in range(1000):
+        reap(4 * limit - 1)  # however often it is looked at: each lane has its ticks
+    await exchange(other_caller, other_called)
+    assert not pair.a.incidents
+    reap(4 * limit)
     assert await ending(caller) == "reset"
     assert last(pair.a) == ("stream reset", "one direction ended, the other stayed silent")
     assert not pair.a.streams._quiet, "nothing is remembered of it"

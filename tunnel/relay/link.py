@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -94,6 +95,7 @@ class Link:
         self._features = Feature.NONE
         self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
+        self._replacing = 0  # the lost lane, or 0, whose place that one is to take
         self._lost: deque[int] = deque()  # lanes that are to be replaced
         self._give_up: asyncio.TimerHandle | None = None
         self._kicked = False
@@ -192,7 +194,8 @@ class Link:
         self.streams.begin(session)
         self._peer_instance = peer.instance
         self._features = peer.features
-        self._wanted = min(self.plan.settings.limits.lanes, peer.limits.lanes)
+        lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
+        self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME brings all but the first
         self._asked = 1
         self._lost.clear()
         self._add_lane(lane, 1)
@@ -222,14 +225,19 @@ class Link:
         """Tell the peer, on a new lane, how far we are."""
         session = self._living()
         self._asked += 1  # never twice the same: the peer may have attached a lane of which we never heard
-        lane.send_control(encode(session.resume(self._asked, self._lost[0] if self._lost else 0)))
+        self._replacing = self._lost[0] if self._lost else 0
+        lane.send_control(encode(session.resume(self._asked, self._replacing)))
         lane.flush()
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
         """The peer told us how far it is. Raises ProtocolError."""
         session = self.session
-        if session is None or answer.session != session.id or answer.epoch != self._asked:
+        if session is None or answer.session != session.id:
             raise ProtocolError(Code.SESSION_UNKNOWN, "RESUMED for another session")
+        if (answer.epoch, answer.replaces) != (self._asked, self._replacing):
+            detail = f"lane {answer.epoch} in place of {answer.replaces}"
+            asked = f"{self._asked} in place of {self._replacing}"
+            raise ProtocolError(Code.HANDSHAKE, f"RESUMED for {detail}, asked for was {asked}")
         self._rejoin(session, lane, answer)
         if answer.replaces in self._lost:
             self._lost.remove(answer.replaces)
@@ -239,6 +247,8 @@ class Link:
         session = self.session
         if session is None or claim.session != session.id or session.initiator:
             raise ProtocolError(Code.SESSION_UNKNOWN, "there is no such session with this peer")
+        if Feature.RESUME not in self._features:
+            raise ProtocolError(Code.HANDSHAKE, "RESUME, which this session has not agreed on")
         if claim.epoch <= self._asked or claim.replaces >= claim.epoch:
             detail = f"lane {claim.epoch} in place of {claim.replaces}, the newest is {self._asked}"
             raise ProtocolError(Code.HANDSHAKE, f"RESUME with impossible lane numbers: {detail}")
@@ -298,7 +308,7 @@ class Link:
         session = self._living()
         session.round_trip = lane.distance
         session.flush_credits()
-        self.streams.reap_half_closed()
+        self.streams.reap_half_closed(time.monotonic())
         self.kick()
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:

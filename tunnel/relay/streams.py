@@ -25,8 +25,8 @@ from tunnel.wire.codes import Code
 from tunnel.wire.session import Session
 from tunnel.wire.stream import Outgoing
 
-HALF_CLOSED_TICKS = 120
-"""Ticks (5 s each) without a byte after which a half-closed stream is given up."""
+HALF_CLOSED = 600.0
+"""Seconds without a byte after which a half-closed stream is given up."""
 
 
 class StreamsOwner(Protocol):
@@ -59,7 +59,7 @@ class Streams:
         self._pump = pump
         self._session: Session | None = None
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
-        self._quiet: dict[int, tuple[int, int]] = {}  # half-closed streams: ticks, bytes at the last one
+        self._quiet: dict[int, tuple[float, int]] = {}  # half-closed streams: since when, at how many bytes
 
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
@@ -232,16 +232,19 @@ class Streams:
 
     # Time.
 
-    def reap_half_closed(self) -> None:
-        """Give streams up of which one direction ended and the other says nothing for too many ticks."""
+    def reap_half_closed(self, now: float) -> None:
+        """Give streams up of which one direction ended and the other says nothing for too long.
+
+        ``now`` is in seconds. Call it as often as you like: each lane has a tick of its own.
+        """
         for number, pump in list(self.pumps.items()):
             if not pump.half_closed:
                 continue
-            ticks, before = self._quiet.get(number, (0, -1))
             moved = pump.bytes_read + pump.bytes_written
-            ticks = ticks + 1 if moved == before else 0
-            self._quiet[number] = (ticks, moved)
-            if ticks >= HALF_CLOSED_TICKS:
+            since, before = self._quiet.get(number, (now, -1))
+            if moved != before:
+                self._quiet[number] = (now, moved)
+            elif now - since >= HALF_CLOSED:
                 self._abandon(number, Code.IDLE_HALF_CLOSED, "one direction ended, the other stayed silent")
 
     def _living(self) -> Session:
