@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.links import join, make_link
 from tests.support.network import TlsPeer
+from tests.support.pipelane import pipe
 from tests.support.pki import Pki
 from tests.support.waiting import until
 from tunnel.relay import dialer as module
@@ -26,6 +27,7 @@ from tunnel.transport.sockets import reset
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Resume, Welcome, encode
+from tunnel.wire.states import LaneState
 
 
 @dataclass
@@ -188,6 +190,39 @@ async def test_peer_that_breaks_off_the_handshake(world: World) -> None:
         "the connection broke in the TLS handshake: Connection reset by peer",
         "the peer closed the connection in the TLS handshake",
     ]
+
+
+async def test_answer_that_comes_with_the_timeout_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer fires before the waiting task hears of the answer; the lane is the link's all the same."""
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0)
+    a = make_link("hosta", "hostb")
+    applicant = module._Applicant(a)
+    lane, far = pipe("hosta", "hostb", LaneState.AWAIT_WELCOME)
+    lane.start(applicant)
+    a.greet(lane, b"S" * 16)
+    waiting = asyncio.create_task(applicant.outcome(lane))
+    await asyncio.sleep(0)
+    assert a.offer is not None
+    applicant.on_frame(lane, Welcome(1, a.offer.features, a.offer.session, b"B" * 16, a.offer.limits), 0)
+    await asyncio.wait_for(waiting, 5)
+    assert a.lanes == {1: lane}
+    a.end(Code.NONE, "the test is over")
+    far.abort()
+
+
+async def test_a_fault_of_ours_is_reported_and_survived(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(Dialer, "_attempt", {}.__getitem__)
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()):
+        await until(lambda: a.incidents, "for the report")
+        monkeypatch.undo()
+        b = make_link("hostb", "hosta")
+        async with receiving(world, b):
+            await until(lambda: a.lanes and b.lanes, "for the link")
+    assert reasons(a)[0].startswith("a fault of this daemon: TypeError")
 
 
 async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.links import make_link
 from tests.support.network import TlsPeer
+from tests.support.pipelane import pipe
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
 from tunnel.relay import reception as module
@@ -132,6 +133,23 @@ async def test_silent_peer_is_sent_away(port: Port, monkeypatch: pytest.MonkeyPa
     assert isinstance(goaway, GoAway)
     assert (goaway.code, goaway.reason) == (Code.HANDSHAKE, "no first frame came")
     assert port.links["hosta"].incidents[-1].reason.endswith("sent no first frame")
+
+
+async def test_first_frame_that_comes_with_the_timeout_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer fires before the waiting task hears of the frame; the lane is the link's all the same."""
+    monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0)
+    link = make_link("hostb", "hosta")
+    near, far = pipe("hosta", "hostb")
+    newcomer = module._Newcomer(link)
+    far.start(newcomer)
+    waiting = asyncio.create_task(newcomer.outcome(far))
+    await asyncio.sleep(0)
+    newcomer.on_frame(far, OFFER, 0)
+    await asyncio.wait_for(waiting, 5)
+    assert link.lanes == {1: far}
+    assert not link.incidents
+    link.end(Code.NONE, "the test is over")
+    near.abort()
 
 
 async def test_peer_that_spoke_in_time_is_not_sent_away_later(

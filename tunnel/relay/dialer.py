@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from tunnel.errors import RefusedError, TunnelError, UnreachableError
 from tunnel.relay.link import Link
 from tunnel.transport.lane import Lane
@@ -25,6 +27,8 @@ ANSWER_TIMEOUT = 10.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 LONGEST_RESUME_PAUSE = 1.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,9 @@ class Dialer:
             if not self._wanted():
                 await self._link.wait_change()
                 continue
-            try:
-                await self._attempt()
+            if await self._tried():
                 self._said, pause = "", FIRST_PAUSE
-            except (TunnelError, OSError) as error:
-                self._report(error)
+            else:
                 longest = LONGEST_RESUME_PAUSE if self._link.wants_lane else LONGEST_PAUSE
                 pause = min(pause * 2, longest)
             # Also after success: a link that is lost at once, again and again, must not keep a core busy.
@@ -67,11 +69,24 @@ class Dialer:
     def _wanted(self) -> bool:
         return self._link.wants_lane or self._link.session is None
 
-    def _report(self, error: Exception) -> None:
+    async def _tried(self) -> bool:
+        """Whether an attempt succeeded; what was wrong is reported."""
+        try:
+            await self._attempt()
+        except (TunnelError, OSError) as error:
+            self._report(str(error))
+        except Exception as error:  # a bug must not end the daemon, and every migration with it
+            log.exception("attempt to connect failed", peer=self._link.peer)
+            self._report(f"a fault of this daemon: {error!r}")
+        else:
+            return True
+        return False
+
+    def _report(self, reason: str) -> None:
         """Say what is wrong once, not at every attempt."""
-        if str(error) != self._said:
-            self._said = str(error)
-            self._link.note("cannot connect", str(error))
+        if reason != self._said:
+            self._said = reason
+            self._link.note("cannot connect", reason)
 
     async def _attempt(self) -> None:
         sock = await self._connect()
@@ -164,14 +179,15 @@ class _Applicant:
     async def outcome(self, lane: Lane) -> None:
         """Return when the lane is the link's. Raises what the peer or the connection had against it."""
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                await self._done
-        except TimeoutError:
-            lane.close(Code.TIMEOUT, "no answer")
-            raise UnreachableError(f"{lane.peer} accepted the connection and then stayed silent") from None
+            await asyncio.wait([self._done], timeout=ANSWER_TIMEOUT)
         except asyncio.CancelledError:
-            lane.abort()
+            if self._done.cancel():  # else the lane is not ours any more
+                lane.abort()
             raise
+        if not self._done.done():  # an answer at the last moment has made the lane the link's
+            lane.close(Code.TIMEOUT, "no answer")
+            raise UnreachableError(f"{lane.peer} accepted the connection and then stayed silent")
+        self._done.result()
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Take the answer in; the lane's state admits no other frame."""

@@ -99,10 +99,13 @@ class _Newcomer:
             async with asyncio.timeout(FIRST_FRAME_TIMEOUT):
                 await self._done.wait()
         except TimeoutError:
+            if self._done.is_set():  # at the last moment: the lane is not ours any more
+                return
             lane.close(Code.HANDSHAKE, "no first frame came")
             self._link.note("lane rejected", f"{lane.remote} sent no first frame")
         except asyncio.CancelledError:
-            lane.abort()
+            if not self._done.is_set():
+                lane.abort()
             raise
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
