@@ -215,6 +215,20 @@ async def test_a_handlers_objection_is_told_to_the_peer(lane: PlainLane, handler
     assert handler.batches == 1, "what came before is still to be written"
 
 
+async def test_a_fault_of_ours_at_the_end_of_a_batch_ends_the_lane(
+    lane: PlainLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else somebody might still hold views of memory that is about to be used again."""
+    monkeypatch.setattr(handler, "on_batch_end", {}.__getitem__)
+    with pytest.raises(KeyError):
+        feed(lane, STREAM)
+    await until(lambda: handler.ends)
+    assert "a fault of this daemon" in str(handler.ends[0])
+    (goaway,) = lane.said()
+    assert isinstance(goaway, GoAway)
+    assert goaway.code is Code.INTERNAL
+
+
 async def test_the_end_is_told_later_and_once(lane: PlainLane, handler: Recorder) -> None:
     lane._lost("it broke")
     assert handler.ends == [], "not from within the call"

@@ -183,7 +183,7 @@ class SocketLane(Lane):
             self.fail(error)
             raise
         finally:
-            handler.on_batch_end(self)
+            self._tell(handler.on_batch_end)
 
     def _take_payload(self, handler: LaneHandler, payload: memoryview) -> None:
         decoder = self._decoder
