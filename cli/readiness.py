@@ -49,7 +49,8 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
         return Finding("link", f"{tunnel.peer} at {lane['remote']}, {lane['kind']} lane, {lane['cipher']}")
     trouble = last["incidents"][-1] if last.get("incidents") else None
     reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
-    raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {last['state']} ({reason})")
+    state = last.get("state", "unknown: the daemon has not answered")
+    raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {state} ({reason})")
 
 
 async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[TargetAddress]) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -63,6 +64,16 @@ async def test_link_that_stays_down_names_its_last_trouble() -> None:
         await check_link(tunnel(DOWN), within=0.02)
     with pytest.raises(UnreachableError, match="no attempt has failed yet"):
         await check_link(tunnel({**DOWN, "incidents": []}), within=0.02)
+
+
+async def test_link_that_nothing_is_known_about_in_time() -> None:
+    class Silent(Links):
+        async def link(self) -> dict[str, Any]:
+            await asyncio.sleep(60)
+            return UP
+
+    with pytest.raises(UnreachableError, match="unknown: the daemon has not answered"):
+        await check_link(cast("TunnelWatch", Silent()), within=0.02)
 
 
 class Asked:

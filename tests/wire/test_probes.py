@@ -99,6 +99,13 @@ def test_no_more_questions_than_a_peer_may_owe_answers(monkeypatch: pytest.Monke
     session.probes.ask(TARGET)
 
 
+def test_a_question_that_cannot_be_written_is_not_counted() -> None:
+    session = make()
+    with pytest.raises(UnicodeEncodeError):
+        session.probes.ask("unix:/run/\udcff.sock")
+    assert fault(Remote(session).says, FORBIDDEN) is Code.PROTOCOL
+
+
 def test_questions_and_never_a_look_at_our_answers() -> None:
     """Each VERDICT has to be kept until it is acknowledged."""
     session = make(peer=Limits(256, 16), initiator=False)

@@ -33,8 +33,8 @@ class Probes:
             raise MisuseError(Code.PROTOCOL, "the peer knows no PROBE")
         if self._ours >= MAX_PROBES or self._control.crowded:
             raise RefusedError("the peer does not keep up with what it was asked", Code.STREAM_LIMIT)
-        self._ours += 1
         self._control.push(Probe(target))
+        self._ours += 1
 
     def judge(self, code: Code, reason: str) -> None:
         """Answer the oldest TargetProbed: NONE, or what an OPEN would be refused with."""
