@@ -18,6 +18,7 @@ from tests.support.waiting import until
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import parcels, pipes
+from tunnel.transport.lane import own
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.codes import KIB
@@ -55,7 +56,7 @@ class Local:
         """Read, and take the frame out of its pipe as a lane does."""
         data = self.pump.read(limit)
         assert data is not None
-        return data.take(0, len(data)).read(len(data)) if isinstance(data, Parcel) else data  # type: ignore[return-value]
+        return own(data)
 
     def send_slots(self, count: int) -> None:
         """Let the hypervisor send so little at a time that each piece takes a slot: ten bytes."""
@@ -113,8 +114,8 @@ async def test_frames_do_not_share_a_pipe(local: Local) -> None:
     one, two = local.pump.read(3), local.pump.read(3)
     assert isinstance(one, Parcel)
     assert isinstance(two, Parcel)
-    assert two.take(0, 3).read(3) == b"two"
-    assert one.take(0, 3).read(3) == b"one"
+    assert own(two) == b"two"
+    assert own(one) == b"one"
 
 
 async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
@@ -128,7 +129,7 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     got = b""
     while (frame := local.pump.read(40)) is not None:
         assert isinstance(frame, Parcel)
-        got += frame.take(0, len(frame)).read(len(frame))
+        got += own(frame)
     assert len(got) == 10 * keeper._pipe.size // 4096
     assert local.pump.read(40) is None
     assert local.owner.readable == 0
@@ -143,6 +144,78 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     assert local.pump.read(40) is None
     local.hypervisor.send(b"x")
     await until(lambda: local.owner.readable > 1, "for the socket to be watched again")
+
+
+async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
+    keeper = local.pump._keeper
+    assert keeper is not None
+    keeper._pipe = Pipe(64 * KIB)
+    local.send_slots(100)
+    got = b""
+
+    def all_read() -> bool:
+        nonlocal got
+        if keeper.end == len(got) < 1000 and (frame := local.pump.read(40)) is not None:
+            got += own(frame)
+        return len(got) == 1000
+
+    await until(all_read, "for everything, though nothing is ever delivered", 5)
+    assert got == NOISE[:1000]
+    assert local.owner.readable > 0
+    assert keeper.again(0, 1000) == (0, NOISE[:1000]), "and all of it is kept"
+
+
+async def test_a_pump_that_waits_for_room_may_be_closed(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
+    keeper = local.pump._keeper
+    assert keeper is not None
+    keeper._pipe = Pipe(64 * KIB)
+    local.send_slots(100)
+    while local.pump.read(40) is not None:
+        pass
+    relief = local.pump._relief
+    assert relief is not None
+    local.pump.close()
+    assert relief.cancelled()
+    assert local.owner.readable == 0
+
+
+async def test_with_pipes_that_are_too_small_it_works_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels, "Pipe", lambda: Pipe(8192))
+    local = Local()
+    local.hypervisor.send(b"QEVM")
+    assert local.pump.read(100) == b"QEVM"
+    local.pump.close()
+    local.hypervisor.close()
+
+
+async def test_the_store_does_not_grow_for_crumbs(local: Local) -> None:
+    """Each pins a page, however small it is."""
+    sent = 0
+    while not local.pump.backlog:
+        local.lend(NOISE[sent : sent + 10_000])
+        sent += 10_000
+    one, other = socket.socketpair()
+    with one, other:
+        for start in range(sent, sent + 4000, 10):
+            other.send(NOISE[start : start + 10])
+            if (start - sent) % 1000 == 990:
+                pipe = Pipe()
+                assert pipe.fill(one.fileno(), 1000) == 1000
+                lent = Lent(pipe, 1000)
+                local.pump.deliver(lent)
+                assert not lent.left
+                local.pump.flush()
+    sent += 4000
+    assert local.pump._store is not None
+    assert local.pump._store.size == pipes.SIZE
+    assert local.pump._waiting, "what did not fit is in memory"
+    assert await local.take(sent) == NOISE[:sent]
 
 
 async def test_what_waits_is_first_in_a_pipe_and_then_in_memory(
@@ -191,7 +264,10 @@ async def test_descriptors_may_run_out_later(local: Local) -> None:
     assert local.read(100) == NOISE[100:200]
     keeper = local.pump._keeper
     assert keeper is not None
-    assert keeper.again(20, 180).read(180) == NOISE[20:200], "all of it is kept nevertheless"
+    begin, load = keeper.again(20, 200)
+    assert begin == 20
+    assert isinstance(load, Pipe)
+    assert load.read(180) == NOISE[20:200], "all of it is kept nevertheless"
 
 
 async def test_a_small_pipe_for_a_frame_is_made_up_for_in_memory(

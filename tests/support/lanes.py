@@ -199,6 +199,19 @@ def socketlane(lane: Lane) -> SocketLane:
     return found
 
 
+@dataclass
+class Endless:
+    """What a peer sends that never ends: ``left`` bytes, more than a lane can take while it lingers."""
+
+    left: int = 200_000
+
+    def take(self) -> int:
+        """One byte, as long as there are any; how many."""
+        count = min(1, self.left)
+        self.left -= count
+        return count
+
+
 async def stuffed(host: Host, peer: TlsPeer) -> int:
     """Open a stream with endless content at a peer that does not read, until the lane takes no more."""
     await peer.send(encode(Open(1, 1 << 40, TARGET)))

@@ -16,19 +16,20 @@ from typing import cast
 import pytest
 
 from tests.support.driver import TARGET, Host, content
-from tests.support.lanes import LIMITS, Pair
+from tests.support.lanes import LIMITS, Endless, Pair
 from tests.support.network import tcp_pair
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
-from tunnel.transport import ktls
-from tunnel.transport.kernel import PASSED_ON, KernelLane
+from tunnel.transport import ktls, watched
+from tunnel.transport.kernel import MOST_RECORDS, PASSED_ON, KernelLane
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
-from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code
-from tunnel.wire.frames import Open, data_header, encode
+from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code, FrameType
+from tunnel.wire.frames import Open, data_header, encode, parse_header
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
+from tunnel.wire.stream import Outgoing
 
 CIPHER = "none"
 ODD_SIZES = (1, 7, 4093, 16385, 65537, 262147, 1048576)
@@ -160,6 +161,60 @@ async def test_a_parcel_leaves_from_its_pipe_behind_its_header(raw: Raw) -> None
     await until(arrived, "for the parcel")
 
 
+def a_parcel(raw: Raw, size: int) -> tuple[Keeper, bytes, Outgoing]:
+    """The first frame of stream 1, in a pipe."""
+    payload = os.urandom(size)
+    pipe, keeper = Pipe(), Keeper()
+    os.write(pipe.sink, payload)
+    assert keeper.keep(pipe, size) == size
+    return keeper, payload, raw.host.session.send(1, Parcel(keeper, 0, size, pipe), 1)
+
+
+async def heard(raw: Raw, end: bytes) -> bytes:
+    """What the lane said since the last call, up to ``end``."""
+    got = b""
+    async with asyncio.timeout(10):
+        while not got.endswith(end):
+            data = await asyncio.get_running_loop().sock_recv(raw.sock, MIB)
+            assert data, got
+            got += data
+    return got
+
+
+async def test_what_the_peer_has_by_now_is_left_out_of_a_frame_that_is_sent_again(raw: Raw) -> None:
+    raw.host.kick()
+    keeper, payload, outgoing = a_parcel(raw, 100_000)
+    mark = encode(Open(2, 4096, TARGET))
+    raw.lane.send(outgoing)
+    await heard(raw, payload)
+    keeper.release(40_000)
+    raw.lane.send(outgoing)
+    keeper.release(100_000)
+    raw.lane.send(outgoing)
+    raw.lane.send_control(mark)
+    raw.lane.flush()
+    assert await heard(raw, mark) == data_header(1, 40_000, 60_000) + payload[40_000:] + mark
+
+
+async def test_no_header_is_sent_without_its_payload(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "no pipe")
+
+    raw.host.kick()
+    _, _, outgoing = a_parcel(raw, 100_000)
+    mark = encode(Open(2, 4096, TARGET))
+    raw.lane.send_control(mark)
+    raw.lane.flush()
+    await heard(raw, mark)
+    monkeypatch.setattr(Parcel, "take", fail)
+    with pytest.raises(OSError, match="no pipe"):
+        raw.lane.send(outgoing)
+    goaway = await heard(raw, ktls.CLOSE_NOTIFY)
+    assert parse_header(goaway).type is FrameType.GOAWAY
+    await until(lambda: raw.host.ends)
+    assert "a fault of this daemon" in str(raw.host.ends[0])
+
+
 async def test_what_a_full_socket_does_not_take_follows(raw: Raw) -> None:
     raw.host.send(1, 1 << 40)
     await until(lambda: not raw.lane.room)
@@ -243,6 +298,7 @@ async def test_session_tickets_between_frames_mean_nothing(raw: Raw, monkeypatch
     [
         ((ktls.ALERT, ktls.CLOSE_NOTIFY), "closed without GOAWAY"),
         ((ktls.HANDSHAKE, b"\x18\0\0\1\0"), "changed its keys"),
+        ((ktls.DATA, b"payload"), "did not splice 7 bytes that are payload"),
         (OSError(errno.EBADMSG, ""), "a record is not what the peer sent"),
     ],
 )
@@ -256,6 +312,30 @@ async def test_other_records_end_the_lane(
     assert reason in str(raw.host.ends[0])
     await turns()
     assert raw.host.sinks[1].received == 0
+
+
+@pytest.mark.parametrize("content", [b"\4\0\0\1x", b""], ids=["tickets", "empty records"])
+async def test_records_beside_payload_may_not_go_on_for_ever(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    records = Records(raw.lane, monkeypatch)
+    records.waiting += [(ktls.HANDSHAKE, content)] * 3 * MOST_RECORDS
+    await raw.say(raw.frame(10))
+    await until(lambda: raw.host.ends)
+    assert f"more than {MOST_RECORDS} records" in str(raw.host.ends[0])
+    assert len(records.waiting) == 2 * MOST_RECORDS - 1
+
+
+async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless()
+    monkeypatch.setattr(ktls, "receive_record", lambda _: (ktls.DATA, b"x" * endless.take()))
+    monkeypatch.setattr(watched, "LINGER", 0.05)
+    raw.lane.close(Code.DRAINING, "maintenance")
+    await raw.say(b"x")
+    await until(raw.lane.gone.is_set)
+    assert endless.left, "the loop had its turn, and the time was over"
 
 
 async def test_a_paused_lane_leaves_what_it_lent_alone(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from types import ModuleType
 
 import pytest
 
@@ -46,7 +49,17 @@ class Stream:
 
 def content(parcel: Parcel, start: int = 0, stop: int | None = None) -> bytes:
     end = len(parcel) if stop is None else stop
-    return parcel.take(start, end).read(end - start)
+    begin, load = parcel.take(start, end)
+    assert begin == start
+    return load if isinstance(load, bytes) else load.read(end - start)
+
+
+def no_pipe(*_: object) -> Pipe:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def small_pipe(*_: object) -> Pipe:
+    return Pipe(4096)
 
 
 # Lent.
@@ -184,18 +197,72 @@ def test_a_keeper_takes_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyP
     assert 128 * KIB < kept <= 256 * KIB, "it has grown, as far as it may"
     keeper.release(kept - 10)
     assert keeper.keep(pipe, 30_000) == 30_000
-    assert keeper.again(kept - 10, 10).read(10) == NOISE[kept - 10 : kept]
+    begin, load = keeper.again(kept - 10, kept)
+    assert begin == kept - 10
+    assert isinstance(load, Pipe)
+    assert load.read(10) == NOISE[kept - 10 : kept]
 
 
-def test_a_pipe_that_is_too_small_to_send_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel makes them so for a user who has very many."""
-    (parcel,) = Stream().parcels(100_000)
-    content(parcel)
-    monkeypatch.setattr(pipes, "take", lambda: Pipe(4096))
-    with pytest.raises(OSError, match="of 100000 bytes that are to be sent again"):
+@pytest.mark.parametrize("pipe", [small_pipe, no_pipe])
+@pytest.mark.parametrize("which", [(pipes, "take"), (parcels, "Pipe")], ids=["frame's", "copy's"])
+def test_where_no_pipe_will_do_bytes_are_sent_again_from_memory(
+    pipe: Callable[..., Pipe], which: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel makes them small for a user who has very many."""
+    stream = Stream()
+    first, second, third = stream.parcels(100_000, 70_000, 50_000)
+    for parcel in (first, second, third):
         content(parcel)
-    monkeypatch.undo()
-    assert content(parcel) == NOISE[:100_000]
+    with monkeypatch.context() as scarce:
+        scarce.setattr(*which, pipe)
+        assert content(first) == NOISE[:100_000]
+        stream.keeper.release(130_000)
+        assert content(second, 30_000) == NOISE[130_000:170_000]
+    fourth = stream.parcel(90_000)
+    content(fourth)
+    assert content(third) == NOISE[170_000:220_000]
+    assert content(fourth) == NOISE[220_000:310_000]
+    stream.keeper.release(310_000)
+    assert content(stream.parcel(10)) == NOISE[310_000:310_010]
+    assert (stream.keeper.start, stream.keeper.end) == (310_000, 310_010)
+
+
+def test_what_the_peer_has_by_now_is_not_sent_again() -> None:
+    """A frame may wait on its lane's thread while another lane brings the news."""
+    stream = Stream()
+    first, second = stream.parcels(100_000, 100_000)
+    content(first)
+    content(second)
+    stream.keeper.release(160_000)
+    assert first.take(0, 100_000) == (100_000, b"")
+    assert first.take(5, 70_000) == (70_000, b"")
+    begin, load = second.take(20_000, 90_000)
+    assert begin == 60_000
+    assert isinstance(load, Pipe)
+    assert load.read(30_000) == NOISE[160_000:190_000]
+    with pytest.raises(OSError, match="bytes 0 to 60000 of a frame are delivered"):
+        bytes(second)
+
+
+def test_a_full_keeper_has_room_again_once_it_moved_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
+    stream = Stream()
+    stream.keeper._pipe = Pipe(64 * KIB)
+    sent = stream.parcels(30_000, 30_000)
+    for parcel in sent:
+        content(parcel)
+    pipe = Pipe()
+    os.write(pipe.sink, NOISE[60_000:160_000])
+    while stream.keeper.keep(pipe, 1):
+        pipe.read(1)
+    stream.keeper.relieve()
+    behind = stream.keeper.end
+    assert stream.keeper.keep(pipe, 50_000) == 50_000
+    stream.keeper.release(10_000)
+    assert content(sent[0], 10_000) == NOISE[10_000:30_000]
+    assert stream.keeper.again(behind, behind + 50_000) == (behind, NOISE[behind : behind + 50_000])
+    stream.keeper.release(behind + 50_000)
+    assert not stream.keeper._memory
 
 
 async def test_nothing_is_said_when_payload_is_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -63,6 +64,26 @@ def test_as_much_is_copied_and_moved_as_fits() -> None:
     small.discard(room)
     assert pipe.move(small, 100_000) == room
     assert small.read(room) + pipe.read(100_000 - room) == NOISE
+
+
+def test_a_part_is_cut_off_into_a_pipe_of_its_own() -> None:
+    pipe = filled(NOISE)
+    part = pipes.cut(pipe, 60_000)
+    assert isinstance(part, Pipe)
+    assert part.read(60_000) + pipe.read(40_000) == NOISE
+
+
+def test_a_part_for_which_no_pipe_will_do_is_cut_off_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Pipe:
+        raise OSError(errno.EMFILE, "none left")
+
+    pipe = filled(NOISE)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(pipes, "take", lambda: Pipe(4096))
+        assert pipes.cut(pipe, 70_000) == NOISE[:70_000]
+        scarce.setattr(pipes, "take", none)
+        assert pipes.cut(pipe, 20_000) == NOISE[70_000:90_000]
+    assert pipe.read(10_000) == NOISE[90_000:]
 
 
 def test_slots_are_what_counts_not_bytes() -> None:

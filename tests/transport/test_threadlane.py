@@ -7,14 +7,16 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
-from tests.support.lanes import Hosts, Pair, gone, joined
+from tests.support.lanes import Hosts, Pair, gone, joined, socketlane
 from tests.support.waiting import until
-from tunnel.errors import ProtocolError
+from tunnel.errors import LaneError, ProtocolError
 from tunnel.transport.lane import Lane
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.wire.codes import MIB, Code
 from tunnel.wire.frames import Fin, Frame
+from tunnel.wire.stream import Outgoing
 
 
 @pytest.fixture
@@ -60,6 +62,18 @@ async def test_what_the_handler_raises_ends_the_lane_on_both_sides(pair: Pair) -
     assert not any(isinstance(frame, Fin) for frame in pair.a.frames)
 
 
+async def test_a_frame_that_cannot_be_sent_ends_the_lane(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(outgoing: Outgoing) -> None:
+        raise OSError("no such pipe")
+
+    [number] = await pair.opened()
+    monkeypatch.setattr(socketlane(pair.a.lane), "send", fail)
+    pair.a.send(number, 1)
+    await until(lambda: pair.a.ends and pair.b.ends, "for both ends")
+    assert "a fault of this daemon: OSError('no such pipe')" in str(pair.a.ends[0])
+    assert pair.b.sinks[number].received == 0
+
+
 async def test_memory_is_not_used_again_before_the_owner_is_through_with_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +104,30 @@ async def test_a_lane_that_cannot_be_made_leaves_no_loop_behind() -> None:
     with pytest.raises(OSError, match="no such thing"):
         ThreadLane(fail)  # type: ignore[arg-type]  # it raises before it could return anything
     assert loops[0].is_closed()
+
+
+async def test_without_a_thread_there_is_no_lane_and_no_loop(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def exhausted(thread: threading.Thread) -> None:
+        if thread.name.startswith("lane with "):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def made() -> asyncio.AbstractEventLoop:
+        loops.append(make())
+        return loops[-1]
+
+    start, make = threading.Thread.start, uvloop.new_event_loop
+    monkeypatch.setattr(threading.Thread, "start", exhausted)
+    monkeypatch.setattr(uvloop, "new_event_loop", made)
+    with pytest.raises(LaneError, match=r"lane with host. \(.+\): can't start new thread; raise TasksMax="):
+        async with joined(hosts, ("threads", "threads")):
+            pass
+    assert loops
+    assert all(loop.is_closed() for loop in loops)
 
 
 async def test_a_lane_whose_owner_is_gone_ends_without_a_word(hosts: Hosts) -> None:

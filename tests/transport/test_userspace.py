@@ -9,11 +9,12 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from tests.support.driver import TARGET, Host
-from tests.support.lanes import LIMITS, Hosts
+from tests.support.lanes import LIMITS, Endless, Hosts
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
@@ -133,6 +134,32 @@ async def test_what_comes_after_our_goaway_is_of_no_use(hosts: Hosts) -> None:
         peer.close()
         await until(lane.gone.is_set)
         assert host.ends == []
+
+
+class EndlessSocket:
+    """A lane's socket, from which something can always be read."""
+
+    def __init__(self, sock: socket.socket, endless: Endless) -> None:
+        self._sock, self._endless = sock, endless
+
+    def recv_into(self, _: memoryview) -> int:
+        return self._endless.take()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless()
+    async with lane_and_peer(hosts) as (_, lane, peer):
+        monkeypatch.setattr(watched, "LINGER", 0.05)
+        lane.close(Code.DRAINING, "maintenance")
+        monkeypatch.setattr(lane, "_sock", EndlessSocket(lane._sock, endless))
+        await peer.send(b"x")
+        await until(lane.gone.is_set)
+    assert endless.left, "the loop had its turn, and the time was over"
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["at once", "while bytes wait"])

@@ -1,13 +1,15 @@
 """A pump whose bytes stay in the kernel: socket → pipe → lane, and lane → pipe → socket, by ``splice``.
 
 What is read becomes a frame in a pipe of its own, and is kept by the stream's keeper until it is delivered
-(see ``parcels``). The keeper's room so bounds what is under way, as the window does. What arrived and does
-not fit into the socket moves to a pipe of this stream's own, and only what does not fit there either is
-copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls no other.
+(see ``parcels``). A full keeper waits for the peer's next credit. That may be long in coming if what is kept
+is little; so after a moment it moves to memory, and only the window bounds what is under way. What arrived
+and does not fit into the socket moves to a pipe of this stream's own, and only what does not fit there either
+is copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls no other.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,19 +21,26 @@ from tunnel.transport.parcels import MOST_KEPT, Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.assembly import Payload
 
+ROOM_PATIENCE = 0.01
+"""Seconds that a full keeper waits for credit before it makes room by a copy: then there is time for one."""
+
+PAYS = 8
+"""A pipe that holds less than an eighth of its size wastes memory: a slot pins a page, however little."""
+
 
 class SplicedPump(Pump):
-    """A Pump for links of kernel lanes. Without a descriptor for its pipes it reads into memory."""
+    """A Pump for links of kernel lanes. Without pipes of the usual size it reads into memory."""
 
     def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpOwner) -> None:
         super().__init__(sock, number, target, owner)
         self._keeper: Keeper | None = None
         self._intake: Pipe | None = None
         with suppress(OSError):
-            self._intake = pipes.take()
-            self._keeper = Keeper()
+            intake, keeper = pipes.take(), Keeper()
+            if min(intake.size, keeper.size) >= pipes.SIZE:  # small ones would stop at every few bytes
+                self._intake, self._keeper = intake, keeper
         self._ahead = 0  # bytes in the intake
-        self._blocked = False  # the keeper has no room for them
+        self._relief: asyncio.TimerHandle | None = None  # while the keeper has no room for them
         self._store: Pipe | None = None
         self._stored = 0  # bytes in the store: they come before those that wait in memory
         self._written = 0  # bytes that are in the socket since the last report
@@ -40,7 +49,7 @@ class SplicedPump(Pump):
     # From the socket.
 
     def read(self, limit: int) -> Payload | None:
-        """See ``Pump``. None also while what was sent fills the keeper: ``release`` makes room."""
+        """See ``Pump``. None also while what was sent fills the keeper: ``release`` or time makes room."""
         keeper, intake = self._keeper, self._intake
         if keeper is None or intake is None:
             return super().read(limit)
@@ -56,30 +65,42 @@ class SplicedPump(Pump):
                 return b""
         kept = keeper.keep(intake, min(limit, self._ahead))
         if not kept:
-            self._blocked = True
+            self._relieve_later(keeper)
             return None
         self._ahead -= kept
         return self._parcel(keeper, intake, kept)
 
     def _parcel(self, keeper: Keeper, intake: Pipe, size: int) -> Parcel | bytes:
         """Take what the keeper has by now out of the intake, or put another in its place."""
-        try:
-            fresh = pipes.take()
-        except OSError:
-            return intake.read(size)
-        if not self._ahead:
-            self._intake, fresh = fresh, intake
-        elif (moved := intake.move(fresh, size)) < size:  # the kernel makes small pipes when there are many
-            return fresh.read(moved) + intake.read(size - moved)
-        return Parcel(keeper, keeper.end - size, size, fresh)
+        load: Pipe | bytes = intake
+        if self._ahead:
+            load = pipes.cut(intake, size)
+        else:
+            try:
+                self._intake = pipes.take()
+            except OSError:
+                load = intake.read(size)
+        return load if isinstance(load, bytes) else Parcel(keeper, keeper.end - size, size, load)
+
+    def _relieve_later(self, keeper: Keeper) -> None:
+        if self._relief is None:
+            self._relief = self._loop.call_later(ROOM_PATIENCE, self._relieve, keeper)
+
+    def _relieve(self, keeper: Keeper) -> None:
+        keeper.relieve()
+        self._has_room()
+
+    def _has_room(self) -> None:
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+            self._owner.on_readable(self)
 
     def release(self, offset: int) -> None:
         """Everything before ``offset`` is delivered: forget it."""
         if self._keeper is not None:
             self._keeper.release(offset)
-        if self._blocked:
-            self._blocked = False
-            self._owner.on_readable(self)
+        self._has_room()
 
     # To the socket.
 
@@ -105,15 +126,18 @@ class SplicedPump(Pump):
             self._put_by(lent)
 
     def _put_by(self, lent: Lent) -> None:
-        """Move what fits into the store."""
+        """Move what fits into the store, which grows only for as long as what it holds is worth its pages."""
         if self._store is None:
             try:
                 self._store = pipes.take()
             except OSError:
                 return
-        moved = lent.move(self._store)
-        while lent.left and self._store.size < MOST_KEPT and self._store.grow(2 * self._store.size):
-            moved += lent.move(self._store)
+        store = self._store
+        moved = lent.move(store)
+        while lent.left and (self._stored + moved) * PAYS >= store.size < MOST_KEPT:
+            if not store.grow(2 * store.size):
+                break
+            moved += lent.move(store)
         if moved:
             self._delay(moved)
             self._stored += moved
@@ -168,3 +192,6 @@ class SplicedPump(Pump):
     def _unwatch(self) -> None:
         super()._unwatch()
         self._intake = self._keeper = None
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None

@@ -2,9 +2,10 @@
 
 How a byte leaves: a pump's pipe → ``splice`` into the socket, where the kernel encrypts it, behind a header
 that waits for it (MSG_MORE). How it arrives: a header is read, no byte more → ``splice`` takes the payload
-that it announces, record by record, into the lane's pipe → the pump splices it on. Headers and control
-frames are all that this process ever sees. What is on the wire is what a userspace lane would send, and
-understand.
+that it announces, record by record, into the lane's pipe → the pump splices it on. In the ordinary case
+headers and control frames are all that this process sees; payload enters it when it overtook other payload on
+another lane, when a stalled hypervisor's pipe is full, and where there are no descriptors for pipes. What is
+on the wire is what a userspace lane would send, and understand.
 
 Payload in memory is sent just as well: a pump that could have no pipe reads it so.
 """
@@ -21,8 +22,8 @@ from tunnel.transport.lane import LaneKind, view
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.watched import WatchedLane
-from tunnel.wire.assembly import Piece
 from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.frames import data_header, parse_header
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
@@ -31,6 +32,9 @@ BATCH = MIB
 
 PASSED_ON = 256 * KIB
 """Payload bytes after which a batch is passed on: they should still be in a cache when QEMU reads them."""
+
+MOST_RECORDS = 16
+"""Records other than payload that a peer may send on a lane: OpenSSL sends two, with session tickets."""
 
 
 class _Words:
@@ -87,6 +91,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
         self._cipher = cipher
         self._pipe = Pipe()
         self._lent = Lent(self._pipe, 0)
+        self._records = 0  # other than payload
 
     @property
     def cipher(self) -> str:
@@ -102,8 +107,14 @@ class KernelLane(WatchedLane[_Words | _Load]):
         """Send a DATA frame behind everything queued before it."""
         if self._handler is None or self._unsendable:
             return
-        self._unsent.append(_Words(outgoing.header))
-        self._unsent.append(_load(outgoing.piece))
+        try:
+            header, load = _loaded(outgoing)  # first of all: a header must have its payload behind it
+        except Exception as error:
+            self.fail(error)
+            raise
+        if load.left:
+            self._unsent.append(_Words(header))
+            self._unsent.append(load)
         self.flush()
 
     def _push(self) -> bool:
@@ -185,11 +196,20 @@ class KernelLane(WatchedLane[_Words | _Load]):
         reason = self._unsendable or ktls.describe(error)
         if ktls.is_control(error):
             try:
-                reason = ktls.explain(*ktls.receive_record(self._sock))
+                reason = self._judge(*ktls.receive_record(self._sock))
             except OSError as other:
                 reason = ktls.describe(other)
         if reason:
             self._lost(reason)
+
+    def _judge(self, kind: int, content: bytes) -> str:
+        """Why the lane is of no more use after a record that ``splice`` refused; "" if it is."""
+        self._records += 1
+        if kind == ktls.DATA:  # it is taken by now, and missing in the stream of frames
+            return f"the kernel did not splice {len(content)} bytes that are payload"
+        if self._records > MOST_RECORDS:
+            return f"the peer broke TLS: more than {MOST_RECORDS} records beside its payload"
+        return ktls.explain(kind, content)
 
     # The end.
 
@@ -205,10 +225,11 @@ class KernelLane(WatchedLane[_Words | _Load]):
         self._shut()
 
     def _discard(self) -> None:
-        """Read what still comes, and is of no use, until the peer has closed."""
+        """Read what still comes, and is of no use, until the peer has closed: a record a turn, see LINGER."""
         try:
-            while ktls.receive_record(self._sock)[1]:
-                pass
+            if ktls.receive_record(self._sock)[1]:
+                self._read_on()
+                return
         except BlockingIOError:
             return
         except OSError:
@@ -216,9 +237,14 @@ class KernelLane(WatchedLane[_Words | _Load]):
         self._release()
 
 
-def _load(piece: Piece) -> _Words | _Load:
-    """What is to be sent of ``piece``, in memory or in a pipe."""
-    payload = piece.payload
-    if isinstance(payload, Parcel):
-        return _Load(payload.take(piece.start, piece.stop), len(piece))
-    return _Words(view(piece))
+def _loaded(outgoing: Outgoing) -> tuple[bytes, _Words | _Load]:
+    """A frame's header, and its payload in memory or in a pipe. What the peer has by now is left out."""
+    header, piece = outgoing.header, outgoing.piece
+    if not isinstance(piece.payload, Parcel):
+        return header, _Words(view(piece))
+    begin, load = piece.payload.take(piece.start, piece.stop)
+    size = piece.stop - begin
+    if begin > piece.start:
+        whole = parse_header(header)
+        header = data_header(whole.stream, whole.offset + begin - piece.start, size)
+    return header, _Words(load) if isinstance(load, bytes) else _Load(load, size)

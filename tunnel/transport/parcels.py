@@ -5,12 +5,14 @@ sessions and pumps ask of payload whose kind does not matter to them.
 
 A ``Lent`` came on a lane and lies in the lane's pipe. A ``Parcel`` is to be sent, alone in a pipe of its own.
 Its stream's ``Keeper`` has the same bytes once more (tee(2): references, no copy) until they are delivered,
-because a pipe that was spliced into a lane is empty, and the lane may be lost.
+because a pipe that was spliced into a lane is empty, and the lane may be lost. Where no pipe is to be had, or
+too small a one, the same bytes go through memory.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from tunnel.transport import pipes
 from tunnel.transport.pipes import Pipe
@@ -75,15 +77,21 @@ class Keeper:
     def __init__(self) -> None:
         self.start = 0
         self.end = 0
+        self.lock = threading.Lock()
+        self._memory = bytearray()  # the first of them, while the pipe has none to spare; see ``relieve``
         self._pipe = Pipe()
         self._again: Pipe | None = None  # a copy of the pipe, from which lost frames are cut
         self._reached = 0  # where the copy begins by now
         self._copied = 0  # where it ends
-        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """What its pipe holds by now if all slots are full pages."""
+        return self._pipe.size
 
     def keep(self, pipe: Pipe, most: int) -> int:
         """Let the first ``most`` bytes of ``pipe`` be kept; how many there was room for."""
-        with self._lock:
+        with self.lock:
             kept = self._pipe
             count = pipe.duplicate(kept, most)
             # tee(2) begins at the head each time: what did not fit must wait for the next call.
@@ -94,32 +102,49 @@ class Keeper:
 
     def release(self, offset: int) -> None:
         """Everything before ``offset`` is delivered."""
-        with self._lock:
+        with self.lock:
             if offset > self.start:
-                self._pipe.discard(offset - self.start)
+                in_memory = min(offset - self.start, len(self._memory))
+                del self._memory[:in_memory]
+                self._pipe.discard(offset - self.start - in_memory)
                 self.start = offset
             if self._copied <= offset:
                 self._again = None
 
-    def again(self, offset: int, count: int) -> Pipe:
-        """Return a pipe with ``count`` bytes from ``offset``, which are kept. Raises OSError."""
-        with self._lock:
-            copy = self._again
-            if copy is None or offset < self._reached or offset + count > self._copied:
-                copy = self._copy()
-            copy.discard(offset - self._reached)
-            fresh = pipes.take()
-            moved = copy.move(fresh, count)
-            self._reached = offset + moved
-            if moved < count:
-                raise OSError(f"a pipe takes {moved} of {count} bytes that are to be sent again")
-            return fresh
+    def relieve(self) -> None:
+        """Copy what is kept into memory, so that the pipe has room again."""
+        with self.lock:
+            self._remember()
 
-    def _copy(self) -> Pipe:
+    def _remember(self) -> None:
+        self._memory += self._pipe.read(self.end - self.start - len(self._memory))
+        self._again = None
+
+    def again(self, offset: int, stop: int) -> tuple[int, Pipe | bytes]:
+        """Bytes ``offset`` to ``stop``, without what is delivered by now: where they begin, and they."""
+        with self.lock:
+            offset = min(max(offset, self.start), stop)
+            if offset == stop:
+                return stop, b""
+            if not self._memory and (copy := self._reach(offset, stop)) is not None:
+                copy.discard(offset - self._reached)
+                self._reached = stop
+                return offset, pipes.cut(copy, stop - offset)
+            self._remember()
+            return offset, bytes(self._memory[offset - self.start : stop - self.start])
+
+    def _reach(self, offset: int, stop: int) -> Pipe | None:
+        """Return a copy of the pipe that still has these bytes; None without the means for one."""
+        if self._again is None or offset < self._reached or stop > self._copied:
+            self._again = None
+            with suppress(OSError):
+                self._copy()
+        return self._again if stop <= self._copied else None
+
+    def _copy(self) -> None:
         copy = self._again = Pipe(self._pipe.size)
         self._reached = self.start
         self._copied = self.start + self._pipe.duplicate(copy, self.end - self.start)
-        return copy
 
 
 class Parcel:
@@ -138,14 +163,23 @@ class Parcel:
 
     def __getitem__(self, part: slice) -> bytes:
         start, stop, _ = part.indices(self._size)
-        return self.take(start, stop).read(stop - start)
+        begin, load = self.take(start, stop)
+        if begin != start:
+            raise OSError(f"bytes {start} to {begin} of a frame are delivered, and not kept any longer")
+        return load if isinstance(load, bytes) else load.read(stop - start)
 
     def __bytes__(self) -> bytes:
         return self[:]
 
-    def take(self, start: int, stop: int) -> Pipe:
-        """Return a pipe with just these bytes, for the caller to empty; may be said again. Raises OSError."""
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None and (start, stop) == (0, self._size):
-            return pipe
-        return self._keeper.again(self._offset + start, stop - start)
+    def take(self, start: int, stop: int) -> tuple[int, Pipe | bytes]:
+        """Return these bytes, for the caller to use up, and where they begin; may be said again.
+
+        That is behind ``start``, or even ``stop``, if the peer has what is before: another lane brought it.
+        """
+        keeper, whole = self._keeper, (start, stop) == (0, self._size)
+        with keeper.lock:  # lanes on two threads may want the same parcel
+            pipe, self._pipe = self._pipe, None
+        if pipe is not None and whole:
+            return start, pipe
+        begin, load = keeper.again(self._offset + start, self._offset + stop)
+        return begin - self._offset, load

@@ -1,8 +1,9 @@
 """A lane on a thread of its own: it encrypts and decrypts there, while streams stay with the owner's loop.
 
 Any watched lane will do, made for the thread's loop. Frames to send go over in a queue; what arrived
-comes back as a batch, whose memory the lane leaves alone until the owner is through with it. Nothing else is
-shared: every call from one side to the other is a callback in the other's loop, and they keep their order.
+comes back as a batch, whose memory the lane leaves alone until the owner is through with it. Every call from
+one side to the other is a callback in the other's loop, and they keep their order. Shared beside that are
+payload in pipes, behind the lock of its stream's keeper, and counters that are only read here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from tunnel.errors import TunnelError, WireError
+from tunnel.errors import LaneError, TunnelError, WireError
 from tunnel.transport.lane import Lane, LaneHandler
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import Code
@@ -48,7 +49,15 @@ class ThreadLane(Lane):
         self._outbox: deque[bytes | Outgoing] = deque()  # for the thread to take
         self._ahead = 0  # payload bytes that the thread has not passed on yet
         self._worker = _Worker(self, inner, self._outbox)
-        threading.Thread(target=self._run, name=f"lane with {self.peer}", daemon=True).start()
+        thread = threading.Thread(target=self._run, name=f"lane with {self.peer}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._theirs.close()
+            raise LaneError(
+                f"lane with {self.peer} ({self.remote}): {error}; "
+                "raise TasksMax= of the daemon's unit, or let it have fewer lanes"
+            ) from None
 
     # What is as the thread's lane has it; numbers are read as they are at the moment.
 
@@ -218,15 +227,21 @@ class _Worker:
         """Send what is queued."""
         self.called = False  # first: for what is queued from here on there will be another call
         inner, outbox = self._inner, self._outbox
-        while outbox:
-            item = outbox.popleft()
-            if isinstance(item, bytes):
-                inner.send_control(item)
-            else:
-                self._sent += len(item.piece)
-                inner.send(item)
-        inner.flush()
+        try:
+            while outbox:
+                self._send(outbox.popleft())
+            inner.flush()
+        except Exception as error:  # a frame is lost: its stream must not wait for it
+            inner.fail(error)
+            raise
         self.on_writable(inner)
+
+    def _send(self, item: bytes | Outgoing) -> None:
+        if isinstance(item, bytes):
+            self._inner.send_control(item)
+        else:
+            self._sent += len(item.piece)
+            self._inner.send(item)
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Keep a frame for the owner."""

@@ -162,10 +162,11 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         self._shut()
 
     def _discard(self) -> None:
-        """Read what still comes, and is of no use, until the peer has closed."""
+        """Read what still comes, and is of no use, until the peer has closed: once a turn, see LINGER."""
         try:
-            while self._sock.recv_into(self._plaintext.view):
-                pass
+            if self._sock.recv_into(self._plaintext.view):
+                self._read_on()
+                return
         except BlockingIOError:
             return
         except OSError:
