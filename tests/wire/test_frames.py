@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -47,6 +49,7 @@ U16, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
 STREAM = st.integers(1, 2**32 - 1)
 ID = st.binary(min_size=16, max_size=16)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
+REASON = TEXT.filter(str.isprintable)
 CODE = st.sampled_from(Code)
 FEATURES = st.builds(Feature, U64)
 LIMITS = st.builds(Limits, streams=U32, control=st.integers(1, 2**32 - 1))
@@ -58,17 +61,17 @@ each_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Welcome, U16, FEATURES, ID, ID, LIMITS),
     st.builds(Resume, ID, U32, U32, U64, U64, POSITIONS),
     st.builds(Resumed, ID, U32, U32, U64, U64, POSITIONS),
-    st.builds(GoAway, CODE, TEXT),
+    st.builds(GoAway, CODE, REASON),
     st.builds(Ping, U64),
     st.builds(Pong, U64),
     st.builds(Probe, TEXT.filter(bool)),
-    st.builds(Verdict, CODE, TEXT),
+    st.builds(Verdict, CODE, REASON),
     st.builds(Open, STREAM, U64, TEXT.filter(bool)),
     st.builds(Opened, STREAM, U64),
-    st.builds(Refused, STREAM, CODE, TEXT),
+    st.builds(Refused, STREAM, CODE, REASON),
     st.builds(Fin, STREAM, U64),
     st.builds(Delivered, STREAM, U64),
-    st.builds(Reset, STREAM, CODE, TEXT),
+    st.builds(Reset, STREAM, CODE, REASON),
     st.builds(Credit, U32, U64, U64),
 )
 
@@ -287,6 +290,13 @@ def test_a_code_of_a_later_version_counts_as_protocol(number: int) -> None:
     payload = struct.pack("!H", number) + b"why"
     assert read(header(FrameType.GOAWAY, 0, 5) + payload) == GoAway(Code.PROTOCOL, "why")
     assert read(header(FrameType.RESET, 3, 5) + payload) == Reset(3, Code.PROTOCOL, "why")
+
+
+@pytest.mark.parametrize("make", [GoAway, Verdict, partial(Refused, 1), partial(Reset, 1)])
+def test_a_reason_cannot_drive_a_terminal(make: Callable[[Code, str], Frame]) -> None:
+    frame = read(encode(make(Code.INTERNAL, "naïve \x1b[2Jroot\r\n# \u202e\x9b1A\x00 end")))
+    assert isinstance(frame, GoAway | Verdict | Refused | Reset)
+    assert frame.reason == "naïve \ufffd[2Jroot\ufffd\ufffd# \ufffd\ufffd1A\ufffd end"
 
 
 def test_a_long_reason_is_cut_between_characters() -> None:

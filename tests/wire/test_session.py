@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.sessions import TARGET, WINDOW, Remote, make, opened, said, span
 from tunnel.errors import MisuseError
@@ -28,7 +30,7 @@ from tunnel.wire.frames import (
     encode,
 )
 from tunnel.wire.session import KEEP_FLOOR, SHARED, Settings
-from tunnel.wire.window import MAX_WINDOW
+from tunnel.wire.window import MAX_WINDOW, ReceiveWindow
 
 # A stream's life.
 
@@ -142,8 +144,47 @@ def test_a_full_window_waits_for_credit() -> None:
     assert session.pick() is None
     session.ready(1)  # as a pump says again whose socket is readable
     assert session.pick() is None
-    peer.says(Credit(1, 10, 110))
+    peer.says(Credit(1, 25, 125))
+    assert session.pick() == (1, 25)
+
+
+@pytest.mark.parametrize("delivering", [True, False])
+def test_credit_by_the_byte_does_not_make_a_frame_of_each(delivering: bool) -> None:
+    """Whether the peer widens its window so slowly, or delivers, which frees our memory, so slowly."""
+    session, peer = opened(Settings(memory=64 * KIB), limit=2**40 if delivering else 1)
+    session.ready(1)
+    frames = 0
+    for count in range(1, 20_000):
+        while (turn := session.pick()) is not None:
+            session.send(1, range(turn[1]), lane=1)
+            frames += 1
+        peer.says(Credit(1, count, 2**40) if delivering else Credit(1, 0, 1 + count))
+    assert 10 < frames < 100
+
+
+def test_the_last_sliver_goes_when_nothing_is_under_way() -> None:
+    session, peer = opened(limit=4 * KIB)
+    session.ready(1)
+    session.send(1, range(4 * KIB - 10), lane=1)
+    assert session.pick() is None
+    peer.says(Credit(1, 4 * KIB - 10, 4 * KIB))
     assert session.pick() == (1, 10)
+
+
+@given(st.integers(1, 8 * KIB), st.lists(st.integers(1, 5000), min_size=1, max_size=50))
+def test_a_peer_that_gives_credit_for_a_quarter_keeps_every_stream_going(
+    window: int, sizes: list[int]
+) -> None:
+    session, peer = opened(limit=window)
+    theirs = ReceiveWindow(window)
+    session.ready(1)
+    for size in sizes:
+        turn = session.pick()
+        assert turn is not None, "nothing is under way that it could wait for"
+        count = min(size, turn[1])
+        session.send(1, range(count), lane=1)
+        if theirs.deliver(count):
+            peer.says(Credit(1, *theirs.advertise()))
 
 
 def test_a_stalled_stream_stalls_no_other() -> None:

@@ -33,8 +33,19 @@ def test_our_positions() -> None:
     answer = session.resumed(2, 1)
     assert isinstance(answer, Resumed)
     assert answer.positions == claim.positions
+
+
+def test_credit_in_positions_that_nobody_may_have_heard_is_still_due() -> None:
+    session, peer = opened()
+    peer.says(Open(2, 50, "unix:/x"))
+    session.data(1, 0, range(100))
+    session.delivered(1, 40, now=0.0)
+    session.resume(2, 0)
     session.flush_credits()
-    assert said(session) == [], "positions are credit"
+    assert [frame for frame in said(session) if isinstance(frame, Credit)] == [
+        Credit(0, 2, 1026),
+        Credit(1, 40, 40 + WINDOW),
+    ]
 
 
 def test_what_was_lost_is_sent_again() -> None:

@@ -115,6 +115,16 @@ def test_credit_is_due_after_a_quarter_and_until_it_is_advertised() -> None:
     assert window.deliver(1)
 
 
+def test_a_position_gives_credit_that_is_due_all_the_same() -> None:
+    window = ReceiveWindow(100)
+    window.received = 60
+    assert window.deliver(60)
+    assert window.position() == (60, 160)
+    window.check(100, 60)  # the peer may have heard it
+    assert window.unadvertised, "and may not"
+    assert window.deliver(0)
+
+
 def test_the_smallest_window_still_moves() -> None:
     window = ReceiveWindow(1)
     window.received = 1

@@ -313,6 +313,12 @@ def _read_text(raw: bytes, what: FrameType) -> str:
         raise ProtocolError(Code.PROTOCOL, f"{what.name} carries text that is not UTF-8") from None
 
 
+def _read_reason(raw: bytes, what: FrameType) -> str:
+    """Text for people, and for their terminals and logs: nothing in it may drive one."""
+    text = _read_text(raw[_CODE.size :], what)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def _read_code(raw: bytes) -> Code:
     (number,) = _CODE.unpack_from(raw)
     try:
@@ -385,7 +391,7 @@ def _write_coded(f: Refused | Reset) -> tuple[int, int, bytes]:
 
 def _coded(kind: type[Refused] | type[Reset]) -> Callable[[Header, bytes], Frame]:
     def read(header: Header, raw: bytes) -> Frame:
-        return kind(header.stream, _read_code(raw), _read_text(raw[_CODE.size :], header.type))
+        return kind(header.stream, _read_code(raw), _read_reason(raw, header.type))
 
     return read
 
@@ -398,7 +404,7 @@ def _u64(kind: type[Opened] | type[Fin] | type[Delivered]) -> Callable[[Header, 
 
 
 def _read_goaway(header: Header, raw: bytes) -> GoAway:
-    return GoAway(_read_code(raw), _read_text(raw[_CODE.size :], header.type))
+    return GoAway(_read_code(raw), _read_reason(raw, header.type))
 
 
 _Writer: TypeAlias = Callable[..., tuple[int, int, bytes]]  # of the frame's own class: see encode
@@ -430,7 +436,7 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.PING: lambda h, _: Ping(h.offset),
     FrameType.PONG: lambda h, _: Pong(h.offset),
     FrameType.PROBE: lambda h, raw: Probe(_read_text(raw, h.type)),
-    FrameType.VERDICT: lambda h, raw: Verdict(_read_code(raw), _read_text(raw[_CODE.size :], h.type)),
+    FrameType.VERDICT: lambda h, raw: Verdict(_read_code(raw), _read_reason(raw, h.type)),
     FrameType.OPEN: _read_target,
     FrameType.OPENED: _u64(Opened),
     FrameType.REFUSED: _coded(Refused),

@@ -60,6 +60,9 @@ KEEP_FLOOR = 256 * KIB
 SHARED = 256 * KIB
 """Most bytes of one stream at a time while others wait for their turn."""
 
+SLIVER = 1 * KIB
+"""Less is not sent while more than that is under way: each frame that is kept costs some memory besides."""
+
 MAX_HELD = 65536
 """Most pieces of payload that wait for gaps, of all streams: windows bound only their bytes."""
 
@@ -168,7 +171,7 @@ class Session:
     def ready(self, number: int) -> None:
         """``number`` has something to send: ``pick`` will name it when it is its turn and may."""
         stream = self._stream(number)
-        if self._allowance(stream) > 0:
+        if self._offer(stream) > 0:
             self._scheduler.ready(number)
         else:
             self._blocked.add(number)
@@ -182,7 +185,7 @@ class Session:
         """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
         scheduler = self._scheduler
         while (number := scheduler.next()) is not None:
-            if (allowance := self._allowance(self._streams[number])) > 0:
+            if (allowance := self._offer(self._streams[number])) > 0:
                 self._picked = number, min(allowance, SHARED) if scheduler.contended else allowance
                 return self._picked
             self._blocked.add(number)
@@ -257,12 +260,12 @@ class Session:
 
     def resume(self, epoch: int, replaces: int) -> Resume:
         """Our positions, as the first frame of lane ``epoch``; call it when lane ``replaces`` is dead."""
-        control = self._control.into.advertise()
+        control = self._control.into.position()
         return Resume(self.id, epoch, replaces, *control, self._positions())
 
     def resumed(self, epoch: int, replaces: int) -> Resumed:
         """Our positions, as the answer to RESUME."""
-        control = self._control.into.advertise()
+        control = self._control.into.position()
         return Resumed(self.id, epoch, replaces, *control, self._positions())
 
     def rejoin(self, peer: Resume) -> list[Event]:
@@ -455,8 +458,19 @@ class Session:
         spare = max(self._settings.memory - self.kept, KEEP_FLOOR - (out.sent - out.delivered))
         return min(out.limit - out.sent, spare, MAX_DATA)
 
+    def _offer(self, stream: Stream) -> int:
+        """What ``stream`` may be told to send: all of its allowance, or nothing while that is a sliver.
+
+        A peer that grants byte by byte would else have us keep a frame for each byte. This waits for nothing
+        that does not come: with less than a quarter of the window left, the rest of it is under way, and the
+        peer owes credit for its first quarter; or else our memory is full, and more than a sliver is.
+        """
+        allowance, out = self._allowance(stream), stream.out
+        sliver = allowance < SLIVER and allowance * 4 < out.limit - out.delivered
+        return 0 if sliver and out.sent > out.delivered else allowance
+
     def _unblock(self) -> None:
-        for number in [n for n in self._blocked if self._allowance(self._streams[n]) > 0]:
+        for number in [n for n in self._blocked if self._offer(self._streams[n]) > 0]:
             self._blocked.discard(number)
             self._scheduler.ready(number)
 

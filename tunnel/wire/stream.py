@@ -174,8 +174,8 @@ class Stream:
         return self._final
 
     def take_position(self) -> Position:
-        """Our receiving side, for RESUME; counts as an advertisement."""
-        delivered, limit = self.into.advertise()
+        """Our receiving side, for RESUME."""
+        delivered, limit = self.into.position()
         return Position(self.number, self.into.received, delivered, limit)
 
     @property

@@ -75,7 +75,7 @@ class ReceiveWindow:
         self.received = 0
         self.delivered = 0
         self.limit = size  # as last advertised
-        self._advertised = 0  # delivered, as last advertised
+        self._advertised = 0  # delivered, as last advertised in a frame that arrives, or is sent again
         self._advertised_at: float | None = None
 
     def check(self, offset: int, length: int) -> None:
@@ -97,6 +97,10 @@ class ReceiveWindow:
     def advertise(self) -> tuple[int, int]:
         """``(delivered, limit)`` for a CREDIT frame that goes out now."""
         self._advertised = self.delivered
+        return self.position()
+
+    def position(self) -> tuple[int, int]:
+        """The same for RESUME or RESUMED. As either may fail, CREDIT is due as if it had not been said."""
         self.limit = max(self.limit, self.delivered + self.size)
         return self.delivered, self.limit
 
