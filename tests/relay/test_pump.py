@@ -255,6 +255,22 @@ async def test_a_backlog_of_many_small_pieces_arrives_whole(local: Local) -> Non
     await until(lambda: local.pump.backlog == 0)
 
 
+async def test_a_backlog_of_tiny_pieces_is_joined() -> None:
+    """A peer decides how small its frames are: an object for each would cost a hundred times their bytes."""
+    local = Local("unix")
+    sent = local.stuff()
+    for _ in range(3):
+        for start in range(0, 100_000, 10):
+            local.deliver(NOISE[start : start + 10])
+        sent += NOISE[:100_000]
+        part = await local.take_all(1)  # the first that waits is written in part
+        sent = sent[len(part) :]
+        assert len(local.pump._waiting) < 10
+    assert await local.take_all(len(sent)) == sent
+    local.pump.close()
+    local.hypervisor.close()
+
+
 async def test_flushing_nothing_does_nothing(local: Local) -> None:
     local.pump.flush()
     assert local.owner.delivered == []

@@ -17,8 +17,10 @@ from typing import Protocol
 
 from tunnel.transport.sockets import caller_of, reset, tune_local
 from tunnel.wire.assembly import Payload
+from tunnel.wire.codes import KIB
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
+_CHUNK = 64 * KIB  # below it, what waits is joined: an object for each of a peer's tiny frames costs far more
 
 
 class PumpOwner(Protocol):
@@ -52,7 +54,7 @@ class Pump:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._fresh: list[bytes | memoryview] = []
-        self._waiting: deque[memoryview] = deque()
+        self._waiting: deque[bytearray | memoryview] = deque()
 
     # From the socket.
 
@@ -103,9 +105,16 @@ class Pump:
                 continue
             if not self._waiting:
                 self._loop.add_writer(self._sock, self._writable)
-            rest, written = bytes(data[written:]), 0
-            self._waiting.append(memoryview(rest))
-            self.backlog += len(rest)
+            self._append(data[written:])
+            written = 0
+
+    def _append(self, rest: bytes | memoryview) -> None:
+        self.backlog += len(rest)
+        last = self._waiting[-1] if self._waiting else None
+        if isinstance(last, bytearray) and len(last) < _CHUNK:
+            last += rest
+        else:
+            self._waiting.append(bytearray(rest))
 
     def _writable(self) -> None:
         count = self._write(list(islice(self._waiting, _MOST_VIEWS)))
@@ -120,11 +129,11 @@ class Pump:
         while count:
             first = self._waiting.popleft()
             if count < len(first):
-                self._waiting.appendleft(first[count:])
+                self._waiting.appendleft(memoryview(first)[count:])
                 return
             count -= len(first)
 
-    def _write(self, views: Sequence[bytes | memoryview]) -> int:
+    def _write(self, views: Sequence[bytes | bytearray | memoryview]) -> int:
         try:
             return self._sock.sendmsg(views[:_MOST_VIEWS])
         except BlockingIOError:
