@@ -35,7 +35,7 @@ from tunnel.wire.frames import (
 from tunnel.wire.session import Settings
 from tunnel.wire.window import INITIAL_WINDOW
 
-BULK = 3 * MIB if EMULATED else 48 * MIB  # emulated, encryption is about 70 times slower
+BULK = 3 * MIB // 2 if EMULATED else 48 * MIB  # emulated, encryption is about 70 times slower
 STALLING = INITIAL_WINDOW + BULK // 3
 ODD_SIZES = (1, 7, 4093, 16383, 16384, 16385, 65537, 262147, 1048573, 1048576)
 
