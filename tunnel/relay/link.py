@@ -99,6 +99,7 @@ class Link:
         self._lost: deque[int] = deque()  # lanes that are to be replaced
         self._give_up: asyncio.TimerHandle | None = None
         self._kicked = False
+        self._turns = 0
 
     @property
     def state(self) -> LinkState:
@@ -350,11 +351,20 @@ class Link:
     def _turn(self) -> None:
         self._kicked = False
         try:
-            for lane in list(self.lanes.values()):
+            for lane in self._in_turn():
                 self._fill(lane)
         except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
             self.end(Code.INTERNAL, f"a fault of this daemon: {error!r}")
             raise
+
+    def _in_turn(self) -> list[Lane]:
+        """All lanes, each time another one first: whoever is first finds the most to send."""
+        lanes = list(self.lanes.values())
+        if len(lanes) > 1:
+            self._turns += 1
+            first = self._turns % len(lanes)
+            return lanes[first:] + lanes[:first]
+        return lanes
 
     def _fill(self, lane: Lane) -> None:
         """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
