@@ -41,7 +41,7 @@ def load(module: str) -> None:
 def settle(plan: dict[str, Any]) -> None:
     for kind, target in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")):
         mount(kind, target)
-    Path("/tmp").mkdir(exist_ok=True)  # noqa: S108  in memory, as all of this; the checkout may be below
+    Path("/tmp").mkdir(exist_ok=True)  # in memory, as all of this; the checkout may be below
     for descriptor in (0, 1, 2):
         os.dup2(os.open("/dev/ttyS0", os.O_RDWR), descriptor)
     for module in plan["modules"]:
