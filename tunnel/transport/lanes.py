@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from tunnel.transport import ktls
 from tunnel.transport.handshake import handshake, handshake_for_kernel
@@ -16,6 +16,7 @@ from tunnel.transport.sockets import bound_unread
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts
 from tunnel.transport.userspace import UserspaceLane
+from tunnel.transport.watched import WatchedLane
 from tunnel.wire.states import LaneState
 
 ENOUGH = 2
@@ -52,9 +53,7 @@ async def userspace(
     """LaneMaker for userspace lanes: in the running loop, or each on a thread of its own."""
     tls, peer = await handshake(sock, contexts, peers, dialing=dialing)
     bound_unread(sock)
-    if threaded:
-        return ThreadLane(lambda loop: UserspaceLane(sock, tls, peer, state, loop))
-    return UserspaceLane(sock, tls, peer, state)
+    return _placed(partial(UserspaceLane, sock, tls, peer, state), threaded=threaded)
 
 
 async def kernel(
@@ -70,9 +69,12 @@ async def kernel(
     keys, peer = await handshake_for_kernel(sock, contexts, peers, dialing=dialing)
     ktls.enable(sock, keys)
     bound_unread(sock)
-    if threaded:
-        return ThreadLane(lambda loop: KernelLane(sock, keys.cipher, peer, state, loop))
-    return KernelLane(sock, keys.cipher, peer, state)
+    return _placed(partial(KernelLane, sock, keys.cipher, peer, state), threaded=threaded)
+
+
+def _placed(make: Callable[..., WatchedLane[Any]], *, threaded: bool) -> Lane:
+    """Make a lane on a thread of its own, or in the running loop."""
+    return ThreadLane(make) if threaded else make()
 
 
 def maker(lanes: int, kind: LaneKind = LaneKind.USERSPACE, *, threaded: bool | None = None) -> LaneMaker:
