@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -241,6 +242,18 @@ async def test_an_end_without_goaway_is_a_loss(raw: Raw) -> None:
     await until(lambda: raw.host.ends)
     assert isinstance(raw.host.ends[0], LaneLost)
     assert "closed without GOAWAY" in str(raw.host.ends[0])
+
+
+async def test_a_reset_amid_payload_is_told_although_the_kernel_says_it_once(raw: Raw) -> None:
+    raw.lane.pause_reading()
+    await raw.say(raw.frame(5000)[:-1])
+    raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.sock.close()
+    raw.lane.resume_reading()
+    await until(lambda: raw.host.ends)
+    assert isinstance(raw.host.ends[0], LaneLost)
+    assert os.strerror(errno.ECONNRESET) in str(raw.host.ends[0])
+    assert raw.host.sinks[1].received == 4999
 
 
 async def test_a_broken_socket_is_a_loss_with_its_reason(raw: Raw) -> None:

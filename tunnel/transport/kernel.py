@@ -187,8 +187,11 @@ class KernelLane(WatchedLane[_Words | _Load]):
             while count and filled < most:
                 count = pipe.fill(descriptor, most - filled)
                 filled += count
-        except OSError:
-            pass  # nothing more for now, or a reason that comes again with the next call
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if not ktls.is_control(error):  # that comes again with the next call; a reset is told only once
+                self._break_off(ktls.describe(error))
         return filled
 
     def _take_control(self, error: OSError) -> None:
