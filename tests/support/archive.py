@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 class Archive:
-    """Writes to ``file``. Directories come by themselves; links are followed."""
+    """Writes to ``file``. Directories come by themselves; links are followed, but for those of ``link``."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -25,6 +25,12 @@ class Archive:
         if name not in self._known:
             self._make_way(Path(name).parent)
             self._entry(name, stat.S_IFREG | mode, time, content)
+
+    def link(self, name: str, target: str) -> None:
+        """Add a symbolic link, where nothing is yet."""
+        if name not in self._known:
+            self._make_way(Path(name).parent)
+            self._entry(name, stat.S_IFLNK | 0o777, 0, target.encode())
 
     def close(self) -> None:
         """Write the end. The file stays open."""

@@ -1,8 +1,8 @@
 """A Debian kernel in an emulated machine, with this checkout in it: for what only a kernel with TLS can show.
 
 The machine's only disk is its memory: an archive of Python, the installed packages and the checkout, each
-file where it is here. Its first program (``emulated_init``) is Python as well, so nothing else has to be
-there. A boot takes ten seconds, and encryption is about 70 times slower than on a processor.
+file where it is here. Its first program (``emulated_init``) is Python as well, so hardly anything else has
+to be there. A boot takes ten seconds, and encryption is about 70 times slower than on a processor.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 
 from tests.support.archive import Archive
 
+PYTHON = Path(sys.executable).resolve()
 ROOT = Path(__file__).parent.parent.parent
 KERNEL = ROOT / ".build" / "kernel"
 MODULES = (
     *("tls", "aesni-intel", "ghash-clmulni-intel", "gcm", "ghash-generic", "ctr"),
     *("chacha20poly1305", "chacha_generic", "poly1305_generic"),
+    "tcp_diag",
 )
 NEEDLESS = (
     "mypy",
@@ -36,8 +38,8 @@ NEEDLESS = (
     "pyroute2",
     "libvirtmod",
     "hypothesis",
-    "typer",
 )
+PROGRAMS = ("setpriv",)
 LIBRARY = re.compile(r"=> (/\S+)|^\s+(/\S+) \(0x", re.MULTILINE)
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 EXIT = re.compile(r"^emulated: exit (\d+)", re.MULTILINE)
@@ -70,7 +72,6 @@ class Machine:
             "environment": dict(self.environment),
             "mtu": self.mtu,
             "root": str(ROOT),
-            "packages": sysconfig.get_path("purelib"),
         }
         _write(initrd, plan, self.modules)
         command = [
@@ -132,8 +133,11 @@ def _write(initrd: Path, plan: Mapping[str, object], modules: Iterable[str]) -> 
         archive = Archive(file)
         for path in _python_files():
             archive.add(path)
+        archive.link(sys.executable, str(PYTHON))
         for path in _libraries():
             archive.add(path)
+        for name in PROGRAMS:
+            archive.add(Path(_program(name)))
         for folder in ("tunnel", "cli", "certs", "tests", "bench", "pyproject.toml"):
             for path in _tree(ROOT / folder):
                 archive.add(path)
@@ -141,8 +145,7 @@ def _write(initrd: Path, plan: Mapping[str, object], modules: Iterable[str]) -> 
             archive.add(path, f"/{path.name}")
         archive.add(Path("/etc/passwd"))
         init = (ROOT / "tests" / "support" / "emulated_init.py").read_text()
-        python = Path(sys.executable).resolve()
-        archive.write("/init", f"#!{python} -B\n{init}".encode(), 0o755)
+        archive.write("/init", f"#!{sys.executable} -B\n{init}".encode(), 0o755)
         archive.write("/plan.json", json.dumps(plan).encode())
         archive.close()
 
@@ -157,7 +160,8 @@ def _tree(path: Path, leave_out: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def _python_files() -> Iterator[Path]:
-    yield Path(sys.executable).resolve()
+    yield PYTHON
+    yield from Path(sys.prefix).glob("pyvenv.cfg")
     standard = Path(sysconfig.get_path("stdlib"))
     yield from _tree(
         standard, ("site-packages", "dist-packages", "test", "tkinter", "idlelib", "ensurepip", "lib2to3")
@@ -171,6 +175,6 @@ def _python_files() -> Iterator[Path]:
 def _libraries() -> Iterator[Path]:
     """Shared libraries of everything that is compiled."""
     compiled = [str(path) for path in _python_files() if ".so" in path.suffixes]
-    command = ["ldd", str(Path(sys.executable).resolve()), *compiled]
+    command = ["ldd", str(PYTHON), *map(_program, PROGRAMS), *compiled]
     listed = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True).stdout
     yield from {Path(one or other) for one, other in LIBRARY.findall(listed)}

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import platform
-import site
 import socket
 import struct
 import sys
@@ -54,7 +53,6 @@ def settle(plan: dict[str, Any]) -> None:
 def run(plan: dict[str, Any]) -> int:
     os.environ.update(plan["environment"])
     os.chdir(plan["root"])
-    site.addsitedir(plan["packages"])
     import pytest
 
     return int(pytest.main(plan["pytest"]))

@@ -41,6 +41,7 @@ TASKS = {
     ),
     "streams": Task(Machine(environment=WITH_TLS), ("tests/relay/test_relaying.py", *KERNEL_LANES), 12),
     "inside": Task(Machine(environment=WITH_TLS), ("tests/emulated/inside.py",), 9),
+    "daemons": Task(Machine(environment=WITH_TLS), ("tests/emulated/daemons.py",), 5),
     "threads": Task(
         Machine(environment=WITH_TLS, mtu=1500),
         ("tests/relay/test_relaying.py", "-k", "kernel-kernel or kernel_threads-kernel_threads"),
@@ -86,6 +87,12 @@ def test_streams_cross_kernel_lanes_whole_through_resets_stalls_and_losses(
 
 def test_the_self_test_passes_and_no_payload_enters_the_process(outcomes: dict[str, Outcome]) -> None:
     passed(outcomes, "inside")
+
+
+def test_two_daemons_carry_streams_with_the_kernel_at_both_ends_or_at_one(
+    outcomes: dict[str, Outcome],
+) -> None:
+    passed(outcomes, "daemons")
 
 
 def test_streams_cross_packets_of_an_ethernet_and_lanes_on_threads(

@@ -1,0 +1,154 @@
+"""Two daemons on a kernel that has TLS: ``test_emulated_kernel`` runs this in an emulated machine.
+
+Nothing of theirs is in this process: they are ``mtunnel serve``, with configurations and certificates of
+their own. What is claimed of them is what ``mtunnel status`` and ``mtunnel check`` say, and what came out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.configs import HOST, TLS, write_config
+from tests.support.cutter import Cutter
+from tests.support.daemons import MTUNNEL, WITHIN, TwoHosts, is_idle, until
+from tests.support.pki import Pki
+from tests.support.streams import MIB, Target, connect, send_bulk
+from tunnel.transport.ktls import SUITES
+
+pytestmark = pytest.mark.timeout(300)
+
+SIZE = 2 * MIB
+"""Bytes that a stream carries each way."""
+
+SUITABLE = {"kind": "kernel", "reason": f"the self-test passed with {', '.join(SUITES)}"}
+OFF = {"kind": "userspace", "reason": "the configuration says so"}
+FACTS = {"kernel": SUITABLE, "auto": SUITABLE, "userspace": OFF}
+"""What a daemon says of its lanes, by ``lane`` in its configuration."""
+
+
+@dataclass
+class Pair:
+    """Two linked daemons, a cutter between them, and where their streams begin and end."""
+
+    hosts: TwoHosts
+    cutter: Cutter
+    entry: str
+    target: Target
+
+    @contextmanager
+    def stream(self) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """Open a stream; its ends at last, on both sides and in both daemons."""
+        with connect(self.entry) as caller, self.target.accept() as called:
+            yield caller, called
+            for sock in (caller, called):
+                sock.shutdown(socket.SHUT_WR)
+            assert (caller.recv(1), called.recv(1)) == (b"", b"")
+        for host, peer in self.hosts.both_ways:
+            until("the stream to end", partial(is_idle, host, peer))
+
+    def resumes(self) -> tuple[int, ...]:
+        """How often each daemon has seen its lane replaced."""
+        return tuple(host.link(peer)["resumes"] for host, peer in self.hosts.both_ways)
+
+
+@contextmanager
+def linked(directory: Path, ours: str, theirs: str) -> Iterator[Pair]:
+    """Run two daemons with these values of ``lane``."""
+    with TwoHosts(directory) as hosts, Target() as target, Cutter(hosts.b.address) as cutter:
+        hosts.a.knows(hosts.b, cutter.address)
+        hosts.a.transport, hosts.b.transport = {"lane": ours}, {"lane": theirs}
+        entry = hosts.a.leads_to(hosts.b, target.address)
+        hosts.start()
+        yield Pair(hosts, cutter, entry, target)
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Daemons that were both told to use kernel lanes."""
+    with linked(tmp_path_factory.mktemp("kernels"), "kernel", "kernel") as pair:
+        yield pair
+
+
+def carry(*ends: socket.socket) -> None:
+    """Let ``SIZE`` bytes go each way at once, and see that they arrive as they were sent."""
+    with ThreadPoolExecutor(4) as threads:
+        sending = [threads.submit(send_bulk, end, SIZE, end=False) for end in ends]
+        receiving = [threads.submit(digest, end, SIZE) for end in reversed(ends)]
+    assert [each.result() for each in sending] == [each.result() for each in receiving]
+
+
+def digest(sock: socket.socket, count: int) -> str:
+    """Receive ``count`` bytes, or fewer if it ends early; their digest."""
+    found = hashlib.blake2b()
+    while count and (chunk := sock.recv(min(count, 256 * 1024))):
+        found.update(chunk)
+        count -= len(chunk)
+    return found.hexdigest()
+
+
+def says(command: str, config: Path, *options: str) -> str:
+    """What ``mtunnel`` prints with this configuration; it takes seconds to start."""
+    argv = [*MTUNNEL, command, "--config", str(config), *options]
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=WITHIN, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def has_carried(facts: dict[str, Any], kind: str) -> None:
+    """See in ``status`` that one lane of this kind carried one stream's ``SIZE`` bytes each way."""
+    (link,) = facts["links"]
+    (lane,), (stream,) = link["lanes"], link["streams"]
+    assert (lane["kind"], lane["cipher"]) == (kind, SUITES[0])
+    assert (stream["bytes_from_local"], stream["bytes_to_local"], stream["backlog"]) == (SIZE, SIZE, 0)
+
+
+def test_daemons_told_to_use_kernel_lanes_do_and_count_all_that_they_deliver(kernels: Pair) -> None:
+    hosts = kernels.hosts
+    with kernels.stream() as ends:
+        carry(*ends)
+        with ThreadPoolExecutor(2) as threads:
+            asked = [threads.submit(says, "status", host.config, "--json") for host in (hosts.a, hosts.b)]
+        for facts in (json.loads(each.result()) for each in asked):
+            assert facts["lane"] == SUITABLE
+            has_carried(facts, "kernel")
+
+
+def test_a_kernel_lane_cut_amid_a_transfer_is_replaced_and_no_byte_is_lost(kernels: Pair) -> None:
+    before = kernels.resumes()
+    with kernels.stream() as ends:
+        kernels.cutter.cut_after(SIZE)
+        carry(*ends)
+        assert kernels.cutter.cuts_left == 0
+        until("a new lane", lambda: kernels.resumes() == tuple(count + 1 for count in before))
+        for host, peer in kernels.hosts.both_ways:
+            has_carried(host.status(), "kernel")
+            assert any("reset" in reason.lower() for reason in host.reasons(peer)), host.reasons(peer)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("kernel", "userspace"), ("userspace", "auto")])
+def test_daemons_with_other_lanes_understand_each_other_and_auto_means_the_kernel(
+    tmp: Path, ours: str, theirs: str
+) -> None:
+    with linked(tmp, ours, theirs) as pair, pair.stream() as ends:
+        carry(*ends)
+        for (host, _), choice in zip(pair.hosts.both_ways, (ours, theirs), strict=True):
+            facts = host.status()
+            assert facts["lane"] == FACTS[choice]
+            has_carried(facts, FACTS[choice]["kind"])
+
+
+def test_check_tells_that_the_kernel_has_lanes(tmp: Path) -> None:
+    Pki(tmp).host("hosta")
+    assert f"kernel lanes: {SUITABLE['reason']}\n" in says("check", write_config(tmp, HOST, TLS))
