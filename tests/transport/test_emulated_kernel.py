@@ -1,6 +1,6 @@
 """Kernel lanes on a kernel that has TLS: Debian's, in an emulated machine, because this one's may have none.
 
-Two machines run at a time, so that this takes two minutes and not four. What runs inside stands in the tests
+Two machines run at a time, so that this takes three minutes and not six. What runs inside stands in the tests
 that are named here; ``tests/emulated`` has those that make sense only there.
 """
 
