@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support.network import tcp_pair
 from tests.support.waiting import turns, unexpected, until
+from tunnel.relay import pump
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport.lane import own
@@ -179,6 +181,75 @@ async def test_a_reset_is_raised_by_reading() -> None:
         local.pump.reset()
         await turns()
     assert not surprises
+
+
+# Reading bulk: in good pieces.
+
+
+@pytest.fixture(params=[Pump, SplicedPump])
+async def bulk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Local]:
+    """A pump whose last read brought little of what is surely much: on this clock all that comes is fast."""
+    monkeypatch.setattr(pump, "MOMENT", 3600.0)
+    made = Local("tcp", request.param)
+    for _ in range(2):
+        made.hypervisor.send(NOISE[:10_000])
+        assert made.read(MIB) == NOISE[:10_000]
+    yield made
+    made.pump.close()
+    made.hypervisor.close()
+
+
+async def test_bulk_is_left_alone_until_a_good_piece_is_there(bulk: Local) -> None:
+    bulk.hypervisor.send(NOISE[:10_000])
+    assert bulk.read(MIB) is None
+    await turns()
+    assert bulk.owner.readable == 0
+    sent = 10_000
+    while sent < pump.ENOUGH:
+        with suppress(BlockingIOError):
+            sent += bulk.hypervisor.send(NOISE[sent : pump.ENOUGH])
+        await turns()
+    await until(lambda: bulk.owner.readable == 1)
+    assert bulk.read(MIB) == NOISE[: pump.ENOUGH]
+
+
+async def test_bulk_that_does_not_go_on_is_read_after_a_moment(
+    bulk: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk.hypervisor.send(b"the rest")
+    monkeypatch.setattr(pump, "MOMENT", 0.01)
+    assert bulk.read(MIB) is None
+    await until(lambda: bulk.owner.readable == 1)
+    assert bulk.read(MIB) == b"the rest"
+    assert bulk.read(MIB) is None
+    bulk.hypervisor.send(b"x")
+    await until(lambda: bulk.owner.readable == 2, "for the byte: nothing more is waited for")
+
+
+async def test_the_end_of_bulk_is_told_at_once(bulk: Local) -> None:
+    bulk.hypervisor.send(b"the rest")
+    assert bulk.read(MIB) is None
+    bulk.hypervisor.shutdown(socket.SHUT_WR)
+    await until(lambda: bulk.owner.readable == 1)
+    assert bulk.read(MIB) == b"the rest"
+
+
+async def test_a_pump_that_is_closed_while_it_waits_says_nothing(
+    bulk: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "MOMENT", 0.001)
+    assert bulk.read(MIB) is None
+    bulk.pump.reset()
+    later = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.01, later.set_result, None)
+    await later
+    assert bulk.owner.readable == 0
+
+
+async def test_small_messages_are_read_as_they_come(local: Local) -> None:
+    for number in range(20):
+        local.hypervisor.send(b"%d" % number)
+        assert local.read(MIB) == b"%d" % number
 
 
 # Writing.

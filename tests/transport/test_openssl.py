@@ -47,7 +47,7 @@ def ends(hosts: Hosts) -> Iterator[Ends]:
 def test_everything_that_arrived_is_read_at_once(ends: Ends) -> None:
     dialer, acceptor, _, _ = ends
     for size in (1, RECORD, 5):
-        assert dialer.send(bytes([size % 256]) * size) == size
+        assert dialer.send(bytes([size % 256]) * size) is None
     buffer = Buffer(4 * RECORD)
     count, reason = acceptor.receive(buffer, 3 * RECORD)
     assert bytes(buffer.view[:count]) == b"\1" + bytes(RECORD) + b"\5" * 5
@@ -65,18 +65,17 @@ def test_reading_stops_when_the_buffer_has_enough(ends: Ends) -> None:
 def test_a_full_socket_takes_the_same_bytes_again_later(ends: Ends) -> None:
     dialer, acceptor, _, _ = ends
     payload = bytes(range(256)) * 8192
-    with pytest.raises(WantWrite):
-        dialer.send(payload)
-    buffer, got, sent = Buffer(4 << 20), b"", 0
-    while not sent:
+    buffer, got, reason = Buffer(4 << 20), b"", dialer.send(payload)
+    assert isinstance(reason, WantWrite)
+    while reason is not None:
         count, _ = acceptor.receive(buffer, 2 << 20)
         got += buffer.view[:count]
-        with suppress(WantWrite):
-            sent = dialer.send(bytes(payload))  # the same bytes, though not in the same place
+        reason = dialer.send(bytes(payload))  # the same bytes, though not in the same place
+        assert reason is None or isinstance(reason, WantWrite)
     while len(got) < len(payload):
         count, _ = acceptor.receive(buffer, 2 << 20)
         got += buffer.view[:count]
-    assert (sent, got) == (len(payload), payload)
+    assert got == payload
 
 
 def test_an_end_is_told_from_a_cut_and_a_break(ends: Ends) -> None:
@@ -86,10 +85,10 @@ def test_an_end_is_told_from_a_cut_and_a_break(ends: Ends) -> None:
     assert isinstance(reason, SSL.ZeroReturnError)
     assert explain(reason) == CLOSED
     theirs.close()
-    with pytest.raises(SSL.Error) as caught:
-        dialer.send(b"x")
-    assert is_broken(caught.value)
-    assert explain(caught.value) == "Broken pipe"
+    reason = dialer.send(b"x")
+    assert reason is not None
+    assert is_broken(reason)
+    assert explain(reason) == "Broken pipe"
 
 
 def test_garbage_is_no_end(ends: Ends) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.support.network import tcp_pair
+from tests.support.waiting import until
 from tunnel.transport import sockets
 from tunnel.transport.sockets import (
     LEAST_UNREAD,
@@ -64,6 +69,23 @@ def unread_bound(sock: socket.socket) -> int:
 def test_on_a_short_link_little_stays_unread(pair: tuple[socket.socket, socket.socket]) -> None:
     bound_unread(pair[0])
     assert LEAST_UNREAD <= unread_bound(pair[0]) <= sockets.MOST_UNREAD
+
+
+@pytest.mark.root
+async def test_the_window_opens_as_far_as_the_bound(pair: tuple[socket.socket, socket.socket]) -> None:
+    reader, writer = pair
+    writer.setblocking(False)
+    bound_unread(reader)
+    assert tcp_option(reader, socket.TCP_WINDOW_CLAMP) == unread_bound(reader)
+
+    def filled() -> bool:
+        with suppress(BlockingIOError):
+            while True:
+                writer.send(bytes(1 << 16))
+        (unread,) = struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))
+        return int(unread) > unread_bound(reader) // 2
+
+    await until(filled, "for what a window of a new connection would not admit")
 
 
 @pytest.mark.root

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,12 @@ from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import KIB
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
+ENOUGH = 256 * KIB
+"""What a read of bulk should bring: each costs a frame, and sends a hypervisor to sleep and wakes it."""
+
+MOMENT = 0.001
+"""Seconds that a read waits for that at most, and only where the last one says that so much comes by then."""
+
 _CHUNK = 64 * KIB  # below it, what waits is joined: an object for each of a peer's tiny frames costs far more
 
 
@@ -53,6 +60,11 @@ class Pump:
         self._sock = sock
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self._read_at = 0.0
+        self._gathers = False  # more is about to come: reading waits for it
+        self._heeds = sock.family != socket.AF_UNIX  # SO_RCVLOWAT, when the loop asks
+        self._least = 1  # bytes that must be there before the loop is told
+        self._moment: asyncio.TimerHandle | None = None
         self._fresh: list[bytes | memoryview] = []
         self._waiting: deque[bytearray | memoryview] = deque()
 
@@ -60,22 +72,49 @@ class Pump:
 
     def start_reading(self) -> None:
         """Watch the socket."""
+        self._watch(1)
+
+    def _watch(self, least: int) -> None:
+        if least != self._least:
+            self._least = least
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
         self._loop.add_reader(self._sock, self._readable)
 
     def _readable(self) -> None:
+        if self._moment is not None:
+            self._moment.cancel()
+            self._moment = None
         self._loop.remove_reader(self._sock)
         self._owner.on_readable(self)
 
     def read(self, limit: int) -> Payload | None:
         """Return up to ``limit`` bytes, b"" at the end, or None: nothing there now. Raises OSError."""
+        if self._gathering():
+            return None
         try:
             data = self._sock.recv(limit)
         except BlockingIOError:
             self.start_reading()
             return None
-        self.bytes_read += len(data)
-        self.read_ended = not data
+        self._took(len(data), limit)
         return data
+
+    def _took(self, count: int, limit: int) -> None:
+        """A read brought ``count`` bytes of the ``limit`` that it asked for."""
+        self.bytes_read += count
+        self.read_ended = not count
+        now = time.monotonic()
+        elapsed, self._read_at = now - self._read_at, now
+        soon = elapsed * ENOUGH < count * MOMENT
+        self._gathers = self._heeds and soon and count < min(limit, ENOUGH)
+
+    def _gathering(self) -> bool:
+        """Whether the socket is left alone until it has enough, or for a moment: see ENOUGH."""
+        if gathers := self._gathers:
+            self._gathers = False
+            self._watch(ENOUGH)
+            self._moment = self._loop.call_later(MOMENT, self._readable)
+        return gathers
 
     def release(self, offset: int) -> None:
         """The peer delivered everything before ``offset``. What is in memory is kept by the session."""
@@ -177,6 +216,8 @@ class Pump:
         reset(self._sock)
 
     def _unwatch(self) -> None:
+        if self._moment is not None:
+            self._moment.cancel()
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)

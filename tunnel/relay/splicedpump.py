@@ -54,14 +54,15 @@ class SplicedPump(Pump):
         if keeper is None or intake is None:
             return super().read(limit)
         if not self._ahead:
+            if self._gathering():
+                return None
             try:
                 self._ahead = intake.fill(self._sock.fileno(), limit)
             except BlockingIOError:
                 self.start_reading()
                 return None
-            self.bytes_read += self._ahead
+            self._took(self._ahead, limit)
             if not self._ahead:
-                self.read_ended = True
                 return b""
         kept = keeper.keep(intake, min(limit, self._ahead))
         if not kept:

@@ -32,7 +32,8 @@ WantWrite = SSL.WantWriteError
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  see the module
 _ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
-_SSL_read = _lib.SSL_read
+_SSL_read, _SSL_write, _from_buffer = _lib.SSL_read, _lib.SSL_write, _ffi.from_buffer
+_WAITS = {_lib.SSL_ERROR_WANT_READ: WantRead(), _lib.SSL_ERROR_WANT_WRITE: WantWrite()}
 
 CLOSED = "closed"
 """What ``explain`` says when the peer ended the connection, with close_notify or without."""
@@ -83,7 +84,6 @@ class TlsConnection:
         else:
             self._connection.set_accept_state()
         self.handshake = self._connection.do_handshake
-        self.send = self._connection.send
         self.feed = self._connection.bio_write
         self.drain = self._connection.bio_read
 
@@ -94,6 +94,14 @@ class TlsConnection:
             while True:
                 output += self.drain(_FLIGHT)
         return bytes(output)
+
+    def send(self, data: bytes | memoryview) -> SSL.Error | None:
+        """Encrypt and send all of ``data``.
+
+        Returns None, or why not: after WantRead or WantWrite, come again with the same.
+        """
+        count = _SSL_write(self._ssl, _from_buffer(data), len(data))
+        return None if count > 0 else self._reason(count)
 
     def receive(self, buffer: Buffer, most: int) -> tuple[int, SSL.Error | None]:
         """Decrypt what has arrived into ``buffer``, until it holds ``most`` bytes or more.
@@ -110,6 +118,8 @@ class TlsConnection:
         return filled, None
 
     def _reason(self, result: int) -> SSL.Error:
+        if (wait := _WAITS.get(_lib.SSL_get_error(self._ssl, result))) is not None:
+            return wait  # by far the most common
         try:
             self._connection._raise_ssl_error(self._ssl, result)  # noqa: SLF001  see the module
         except SSL.Error as error:

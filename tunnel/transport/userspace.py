@@ -98,19 +98,14 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         unsent, sent = self._unsent, 0
         if corked := len(unsent) > 1:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        try:
-            while unsent:
-                count = self._tls.send(unsent[0])
-                sent += count
-                if count < len(unsent[0]):
-                    unsent[0] = memoryview(unsent[0])[count:]
-                else:
-                    unsent.popleft()
-        except (WantWrite, WantRead):
-            pass
-        except SSL.Error as error:
-            self._break_off(_explain(error))
-            return True
+        while unsent:
+            if (reason := self._tls.send(unsent[0])) is None:
+                sent += len(unsent.popleft())
+            elif isinstance(reason, WantWrite | WantRead):
+                break
+            else:
+                self._break_off(_explain(reason))
+                return True
         if corked:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         self._bytes_sent += sent
