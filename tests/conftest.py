@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,12 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 LAST_MOMENTS = 10.0
 """Seconds that a process which was told to end may take, on a busy machine."""
 ROOT_TESTS = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let ctrl-C work in what tests start: a shell lets its background jobs, and theirs, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, object]:
