@@ -270,13 +270,25 @@ class _Transfer:
             if self._on_sample:
                 self._on_sample(sample)
             if sample.phase.ended:
-                return answer
+                return await self._settled(answer)
             await self._maybe_switch(sample)
             # An event is only a reason to look earlier: a monitor that is lost sends none. Not wait_for:
             # before Python 3.12 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SAMPLE_INTERVAL):
                     await events.get()
+
+    async def _settled(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The figures of the whole: QEMU works out its times after "completed", before "postmigrate"."""
+        if _sample(answer).phase is not Phase.COMPLETED:
+            return answer
+
+        async def left() -> bool | None:
+            return await self._source.status() != "finish-migrate" or None
+
+        with contextlib.suppress(TimeoutError):
+            await until(left, within=_SETTLE, every=_SAMPLE_INTERVAL / 10)
+        return cast("dict[str, Any]", await self._source.execute("query-migrate"))
 
     async def _maybe_switch(self, sample: Sample) -> None:
         after = self._options.postcopy_after
