@@ -14,7 +14,7 @@ from tunnel.daemon import preflight as module
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.preflight import preflight
 from tunnel.errors import ConfigError
-from tunnel.transport import nftables
+from tunnel.transport import credentials, nftables
 from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.tls import TlsContexts
@@ -207,3 +207,24 @@ def test_without_a_redirect_nobody_asks_for_a_firewall(
 ) -> None:
     monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
     preflight(configured(directory, "tcp:127.0.1.3:49152"), "mtunnel.toml")
+
+
+def test_every_ingress_whose_callers_cannot_be_known_is_named(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listens = ("tcp:127.0.1.3:49152", f"unix:{directory}/guests", "redirect:127.0.1.4:49152-49215")
+    ingresses = [INGRESS + f'"{listen}"' for listen in listens]
+    config = load(write_config(directory, HOST, TLS, PEER, *ingresses))
+    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    monkeypatch.setattr(credentials, "obstacle", lambda: "this kernel tells nothing")
+    assert problems(config) == {
+        "ingress[0].listen": "this kernel tells nothing",
+        "ingress[2].listen": "this kernel tells nothing",
+    }
+
+
+def test_without_an_ingress_on_tcp_nobody_asks_who_calls(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "obstacle", lambda: "this kernel tells nothing")
+    preflight(configured(directory, f"unix:{directory}/guests"), "mtunnel.toml")

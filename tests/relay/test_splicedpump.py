@@ -19,7 +19,7 @@ from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import parcels, pipes
 from tunnel.transport.lane import own
-from tunnel.transport.parcels import Lent, Parcel
+from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.codes import KIB
 
@@ -62,6 +62,15 @@ class Local:
         """Let the hypervisor send so little at a time that each piece takes a slot: ten bytes."""
         for start in range(0, 10 * count, 10):
             self.hypervisor.send(NOISE[start : start + 10])
+
+    def outgrow_keeper(self, monkeypatch: pytest.MonkeyPatch, size: int = 64 * KIB) -> Keeper:
+        """Send more pieces than the pump's keeper has room for, with one pipe of ``size``."""
+        monkeypatch.setattr(parcels, "MOST_KEPT", 0)
+        keeper = self.pump._keeper
+        assert keeper is not None
+        keeper._pipe = Pipe(size)
+        self.send_slots(100)
+        return keeper
 
     def lend(self, content: bytes) -> None:
         pipe = Pipe()
@@ -121,11 +130,7 @@ async def test_frames_do_not_share_a_pipe(local: Local) -> None:
 async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
-    keeper = local.pump._keeper
-    assert keeper is not None
-    keeper._pipe = Pipe(64 * KIB)
-    local.send_slots(100)
+    keeper = local.outgrow_keeper(monkeypatch)
     got = b""
     while (frame := local.pump.read(40)) is not None:
         assert isinstance(frame, Parcel)
@@ -149,11 +154,7 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
 async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
-    keeper = local.pump._keeper
-    assert keeper is not None
-    keeper._pipe = Pipe(64 * KIB)
-    local.send_slots(100)
+    keeper = local.outgrow_keeper(monkeypatch)
     got = b""
 
     def all_read() -> bool:
@@ -171,11 +172,7 @@ async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
 async def test_a_pump_that_waits_for_room_may_be_closed(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
-    keeper = local.pump._keeper
-    assert keeper is not None
-    keeper._pipe = Pipe(64 * KIB)
-    local.send_slots(100)
+    local.outgrow_keeper(monkeypatch)
     while local.pump.read(40) is not None:
         pass
     relief = local.pump._relief
@@ -274,11 +271,7 @@ async def test_a_small_pipe_for_a_frame_is_made_up_for_in_memory(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel makes them small for a user who has very many."""
-    local.send_slots(100)
-    monkeypatch.setattr(parcels, "MOST_KEPT", 0)
-    keeper = local.pump._keeper
-    assert keeper is not None
-    keeper._pipe = Pipe(128 * KIB)
+    keeper = local.outgrow_keeper(monkeypatch, 128 * KIB)
     monkeypatch.setattr(pipes, "take", lambda: Pipe(4096))
     frame = local.pump.read(1000)
     assert frame == NOISE[: 10 * keeper._pipe.size // 4096]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tunnel.errors import RefusedError
-from tunnel.transport.credentials import caller_uid, user_name
+from tunnel.transport import netlink
+from tunnel.transport.credentials import caller_uid, obstacle, user_name
 
 NOBODY = 65534
 HUNG_UP = "hung up before it could be identified"
@@ -159,6 +161,22 @@ def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
         with accepted, caller(tcp, uid=NOBODY, source=("127.0.0.1", port)) as other:
             assert caller_uid(accepted) == 0
             assert caller_uid(other) == NOBODY
+
+
+def test_a_kernel_that_tells_who_calls_is_no_obstacle() -> None:
+    assert obstacle() is None
+
+
+def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tcp_diag there is no such connection to it; where netlink is forbidden it says so."""
+    monkeypatch.setattr(netlink, "ask", lambda *question: None)
+    assert "does not tell who calls over TCP: load its module (modprobe tcp_diag)" in str(obstacle())
+
+    def forbidden(*question: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(netlink, "ask", forbidden)
+    assert "(Operation not permitted)" in str(obstacle())
 
 
 def test_users_have_names_where_they_have_one() -> None:

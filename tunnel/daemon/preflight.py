@@ -19,7 +19,7 @@ from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
 from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
-from tunnel.transport import nftables
+from tunnel.transport import credentials, nftables
 from tunnel.transport.capability import examine
 from tunnel.transport.ktls import Capability
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
@@ -35,6 +35,7 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     for key, path in _sockets(config):
         problems += _socket_problems(key, path, starting=starting)
     problems += _no_redirects(config)
+    problems += _no_callers(config)
     problems += _not_in_this_version(config)
     if contexts is not None:
         contexts = _for_lanes(config, contexts)
@@ -74,6 +75,15 @@ def _no_redirects(config: Config) -> Iterator[Problem]:
     ]
     if redirects and (problem := nftables.obstacle()):
         yield from ((f"ingress[{index}].listen", problem) for index in redirects)
+
+
+def _no_callers(config: Config) -> Iterator[Problem]:
+    """Name every ingress on TCP, if its callers could not be told apart: it would refuse them all."""
+    on_tcp = [
+        index for index, ingress in enumerate(config.ingresses) if not isinstance(ingress.listen, UnixAddress)
+    ]
+    if on_tcp and (problem := credentials.obstacle()):
+        yield from ((f"ingress[{index}].listen", problem) for index in on_tcp)
 
 
 def _certificates(config: Config) -> tuple[TlsContexts | None, list[Problem]]:

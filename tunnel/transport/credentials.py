@@ -45,6 +45,25 @@ def caller_uid(sock: socket.socket, wanted: tuple[str, int] | None = None) -> in
     return _tcp_owner(sock.family, _End.of(sock.family, theirs), _End.of(sock.family, ours))
 
 
+def obstacle() -> str | None:
+    """Say why nobody who calls over TCP can be identified here. None when they can.
+
+    A kernel without tcp_diag answers as for a caller that is gone: so ask about a connection that is not.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        try:
+            with accepted:
+                caller_uid(accepted)
+        except (RefusedError, OSError) as error:
+            why = "" if isinstance(error, RefusedError) else f" ({error.strerror})"
+            return (
+                f"this kernel does not tell who calls over TCP{why}: load its module (modprobe tcp_diag),"
+                " or use unix:"
+            )
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """One end of a TCP connection. ``address`` as the kernel has it: 16 bytes, IPv4 in the first four."""

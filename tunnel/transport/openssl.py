@@ -4,9 +4,10 @@ That one is newer than a distribution's, and encrypts AES-GCM in half the time o
 (VAES, since OpenSSL 3.1). Certificates and files are looked at in ``tls`` and ``keyfiles``; here is what one
 connection does, over a non-blocking socket or, with ``feed`` and ``drain``, in memory.
 
-pyOpenSSL can only receive through a buffer of its own, allocated and copied for each record of 16 KiB. So
-``Buffer`` and ``receive`` call ``SSL_read`` of its binding themselves; with ``whole_writes`` that is all that
-is used here beyond its documented interface.
+pyOpenSSL can only receive through a buffer of its own, allocated and copied for each record of 16 KiB, and
+says "wait" by an exception, several times in each MiB. So ``receive`` and ``send`` call ``SSL_read`` and
+``SSL_write`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with ``whole_writes`` that is all
+that is used here beyond its documented interface.
 """
 
 from __future__ import annotations
