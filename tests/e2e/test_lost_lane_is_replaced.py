@@ -109,8 +109,8 @@ def test_lane_that_is_lost_before_it_could_answer_is_replaced_too(
         until("the link to resume", lambda: resumes(hosts) == (1, 1))
         whole = cutter.carried - before  # a handshake, RESUME and RESUMED
         cutter.cut_after(1, *range(whole - 400, whole + 80, 60))
-        exchange(caller, called)
-        until("every cut to be made", lambda: not cutter.cuts_left)
+        while cutter.cuts_left:  # the last may be some bytes further than a lane gets by itself
+            exchange(caller, called)
         exchange(caller, called)
 
 

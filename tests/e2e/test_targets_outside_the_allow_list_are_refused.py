@@ -6,7 +6,7 @@ import json
 import subprocess
 
 from tests.support.daemons import MTUNNEL, TwoHosts
-from tests.support.streams import Target, connect, ends_in_reset, exchange
+from tests.support.streams import Target, connect, exchange, turned_away
 
 
 def test_refusal_reaches_the_source(hosts: TwoHosts, target: Target) -> None:
@@ -15,8 +15,7 @@ def test_refusal_reaches_the_source(hosts: TwoHosts, target: Target) -> None:
         other = hosts.a.leads_to(hosts.b, forbidden.address)
         hosts.b.egress["hosta"].remove(forbidden.address)
         hosts.start()
-        with connect(other) as caller:
-            assert ends_in_reset(caller)
+        assert turned_away(other)
         assert not forbidden.called
         reason = f"{forbidden.address} is not in this host's egress list for the peer"
         hosts.a.wait_log(f"stream refused by the peer.*{reason}.*TARGET_FORBIDDEN")
@@ -37,8 +36,7 @@ def test_path_outside_a_pattern_is_refused(hosts: TwoHosts) -> None:
     entry = hosts.a.leads_to(hosts.b, "unix:/run/qemu/etc/shadow")
     hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
     hosts.start()
-    with connect(entry) as caller:
-        assert ends_in_reset(caller)
+    assert turned_away(entry)
     hosts.a.wait_log("unix:/run/qemu/etc/shadow is not in this host's egress list")
 
 
@@ -49,6 +47,5 @@ def test_peers_have_lists_of_their_own(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.b.egress = {"hosta": [], "hostc": [target.address]}
     hosts.start()
-    with connect(entry) as caller:
-        assert ends_in_reset(caller)
+    assert turned_away(entry)
     assert not target.called

@@ -115,7 +115,18 @@ def test_faults_have_words() -> None:
     assert not is_alert("wrong version number")
     assert explain(SSL.SysCallError(-1, "Unexpected EOF")) == CLOSED
     assert explain(SSL.SysCallError(104, "ECONNRESET")) == "Connection reset by peer"
-    assert explain(SSL.Error()) == "unknown reason"
+    assert explain(SSL.Error([("system library", "", "")])) == "system library"
+    assert explain(SSL.Error()) == explain(SSL.Error([])) == "unknown reason"
+
+
+def test_the_failure_of_one_connection_is_not_taken_for_anothers(ends: Ends) -> None:
+    """OpenSSL keeps errors by thread, and OpenSSL 3 looks there first, whichever connection it is about."""
+    dialer, _, _, theirs = ends
+    theirs.close()
+    reason = dialer.send(b"x")
+    assert reason is not None
+    assert is_broken(reason)
+    assert not SSL._lib.ERR_peek_error()  # type: ignore[attr-defined]
 
 
 def test_reasons_keep_no_buffers_alive(ends: Ends) -> None:

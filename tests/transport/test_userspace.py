@@ -23,7 +23,7 @@ from tunnel.transport.handshake import handshake
 from tunnel.transport.openssl import RECORD
 from tunnel.transport.userspace import EXPECTED, SMALL, UserspaceLane
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, Code
-from tunnel.wire.frames import GoAway, Open, Welcome, data_header, encode
+from tunnel.wire.frames import GoAway, Open, Ping, Welcome, data_header, encode
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 
@@ -174,6 +174,17 @@ async def test_a_failing_send_ends_the_lane_without_raising(hosts: Hosts, waitin
         await until(lambda: host.ends)
         await turns()
         assert [type(end) for end in host.ends] == [LaneLost]
+
+
+async def test_a_reset_is_named_though_an_answer_fails_because_of_it(hosts: Hosts) -> None:
+    """Both come with one read: the question, and the end of who asked it."""
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.pause_reading()
+        await peer.send(encode(Ping(7)))
+        peer.reset()
+        lane.resume_reading()
+        await until(lambda: host.ends)
+        assert str(host.ends[0]).endswith("lost: Connection reset by peer")
 
 
 async def test_the_loop_is_told_of_no_crumbs_inside_a_large_frame(hosts: Hosts) -> None:

@@ -125,7 +125,9 @@ class TlsConnection:
             self._connection._raise_ssl_error(self._ssl, result)  # noqa: SLF001  see the module
         except SSL.Error as error:
             return error.with_traceback(None)  # it would keep the frames, and what they hold
-        return SSL.Error("OpenSSL gave no reason")
+        finally:
+            _lib.ERR_clear_error()  # what is left there, OpenSSL 3 takes for the next connection's
+        return SSL.Error()
 
     def say_goodbye(self) -> None:
         """Send close_notify; the peer's is not waited for."""
@@ -172,9 +174,10 @@ def explain(error: SSL.Error) -> str:
             return CLOSED
         case SSL.SysCallError(args=(int(number), _)):
             return os.strerror(number) if number > 0 else CLOSED
-    for entry in error.args[0] if error.args and isinstance(error.args[0], list) else ():
-        return str(entry[-1]).lower()
-    return str(error) or "unknown reason"
+    told = error.args[0] if error.args and isinstance(error.args[0], list) else ()
+    for library, _, reason in told:
+        return str(reason or library).lower()
+    return "unknown reason"
 
 
 def is_alert(reason: str) -> bool:

@@ -120,6 +120,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._discard()
             return
         count, reason = self._tls.receive(self._plaintext, BATCH)
+        unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
         if count:
             self._bytes_received += count
             self._keepalive.heard(time.monotonic())
@@ -131,7 +132,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         elif isinstance(reason, WantRead | WantWrite):
             self._expect()
         else:
-            self._lost(self._unsendable or _explain(reason))
+            self._lost(unsendable or _explain(reason))
 
     def _expect(self) -> None:
         """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes.
