@@ -75,6 +75,40 @@ def test_a_sparse_stream_goes_before_many_that_are_level() -> None:
         scheduler.idle(99)
 
 
+def test_a_sparse_stream_does_not_wait_for_a_batch_of_each_that_begins() -> None:
+    """Bulk streams that were idle join before it; each passes it with its head start, not with a batch."""
+    bulk = range(1, 65)
+    scheduler = of(*bulk, 99)
+    sizes = dict.fromkeys((*bulk, 99), MIB)
+    turns(scheduler, 650, sizes)
+    for number in sizes:
+        scheduler.idle(number)
+    scheduler.ready(7)
+    turns(scheduler, 100, sizes)
+    scheduler.ready(99)
+    turns(scheduler, 1, {99: 1000})
+    for number in bulk:
+        scheduler.ready(number)
+    passed = 0
+    while (number := scheduler.next()) != 99:
+        assert number is not None
+        share = scheduler.share(number, MIB)
+        scheduler.sent(number, share)
+        passed += share
+    assert passed == 63 * HEAD_START
+
+
+def test_only_a_head_start_limits_a_turn() -> None:
+    scheduler = of(1)
+    scheduler.sent(1, 2 * HEAD_START)
+    assert (scheduler.next(), scheduler.share(1, MIB)) == (1, MIB)
+    scheduler.ready(2)
+    assert (scheduler.next(), scheduler.share(2, MIB), scheduler.share(2, 10)) == (2, HEAD_START, 10)
+    scheduler.sent(2, HEAD_START)
+    scheduler.idle(1)
+    assert (scheduler.next(), scheduler.share(2, MIB)) == (2, MIB)
+
+
 def test_idle_time_is_not_saved_up() -> None:
     """A stream that slept gets a head start and its share from now on, not what it missed."""
     scheduler = of(1, 2)

@@ -29,7 +29,8 @@ from tunnel.wire.frames import (
     Reset,
     encode,
 )
-from tunnel.wire.session import KEEP_FLOOR, SHARED, Settings
+from tunnel.wire.scheduler import HEAD_START
+from tunnel.wire.session import KEEP_FLOOR, Settings
 from tunnel.wire.window import MAX_WINDOW, ReceiveWindow
 
 # A stream's life.
@@ -131,9 +132,11 @@ def test_reset_by_the_peer() -> None:
 # Turns and windows.
 
 
-def test_a_turn_is_at_most_one_frame() -> None:
+def test_a_turn_is_at_most_one_frame_and_the_first_a_head_start() -> None:
     session, _ = opened()
     session.ready(1)
+    assert session.pick() == (1, HEAD_START)
+    session.send(1, range(HEAD_START), lane=1)
     assert session.pick() == (1, MAX_DATA)
 
 
@@ -198,16 +201,6 @@ def test_a_stalled_stream_stalls_no_other() -> None:
         peer.says(Credit(3, delivered + 100, delivered + 200))
 
 
-def test_who_shares_a_link_sends_less_at_a_time() -> None:
-    session, _ = opened(count=2)
-    session.ready(1)
-    assert session.pick() == (1, MAX_DATA)
-    session.ready(3)
-    assert session.pick() == (1, SHARED)
-    session.not_ready(1)
-    assert session.pick() == (3, MAX_DATA)
-
-
 def test_not_ready_is_not_picked() -> None:
     session, peer = opened(limit=100, count=2)
     session.ready(1)
@@ -228,13 +221,17 @@ def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
         session.send(1, range(MIB // 2), lane=1)
     assert session.pick() is None
     session.ready(3)
-    assert session.pick() == (3, KEEP_FLOOR)
-    session.send(3, range(KEEP_FLOOR), lane=1)
+    assert session.pick() == (3, HEAD_START)
+    session.send(3, range(HEAD_START), lane=1)
+    assert session.pick() == (3, KEEP_FLOOR - HEAD_START)
+    session.send(3, range(KEEP_FLOOR - HEAD_START), lane=1)
     assert (session.pick(), session.kept) == (None, MIB + KEEP_FLOOR)
     peer.says(Credit(1, 512 * KIB, WINDOW))
-    assert session.pick() == (1, 256 * KIB)
+    assert session.pick() == (1, HEAD_START)
+    session.send(1, range(HEAD_START), lane=1)
+    assert session.pick() == (1, 256 * KIB - HEAD_START)
     session.not_ready(1)
-    assert session.pick() == (3, 256 * KIB)
+    assert session.pick() == (3, 256 * KIB - HEAD_START)
 
 
 def test_windows_share_the_budget() -> None:

@@ -3,7 +3,9 @@
 Every stream has a *tag*, the virtual time at which its next byte would leave if the link were shared
 evenly. The lowest tag goes first. A stream that was idle joins a head start before the present virtual time,
 hence before every stream that has been sending: a post-copy page request does not queue behind gigabytes,
-nor behind one batch of each of many streams that share a tag. Being idle for longer earns no more than that.
+nor behind one batch of each of many streams that share a tag. Being idle for longer earns no more than that,
+and whoever has a head start sends no more than that in one turn: many bulk streams that begin at once would
+pass it with a whole batch each.
 (Goyal, Vin, Cheng: Start-time Fair Queueing, 1996; there without the head start.)
 """
 
@@ -28,11 +30,6 @@ class Scheduler:
 
     def __len__(self) -> int:
         return len(self._order)
-
-    @property
-    def contended(self) -> bool:
-        """Whether more than one stream has something to send."""
-        return len(self._order) > 1
 
     def ready(self, stream: int) -> None:
         """``stream`` has something to send. Saying so twice changes nothing."""
@@ -59,6 +56,10 @@ class Scheduler:
         tag, stream = self._order[0]
         self._now = max(self._now, tag)
         return stream
+
+    def share(self, stream: int, allowance: int) -> int:
+        """Return how many bytes of its ``allowance`` the stream whose turn it is may send in that turn."""
+        return min(allowance, HEAD_START) if self._tags[stream] < self._now else allowance
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""

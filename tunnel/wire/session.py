@@ -57,9 +57,6 @@ from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 KEEP_FLOOR = 256 * KIB
 """What every stream may keep for replay even when the budget is used up: one must not stall another."""
 
-SHARED = 256 * KIB
-"""Most bytes of one stream at a time while others wait for their turn."""
-
 SLIVER = 1 * KIB
 """Less is not sent while more than that is under way: each frame that is kept costs some memory besides."""
 
@@ -186,7 +183,7 @@ class Session:
         scheduler = self._scheduler
         while (number := scheduler.next()) is not None:
             if (allowance := self._offer(self._streams[number])) > 0:
-                self._picked = number, min(allowance, SHARED) if scheduler.contended else allowance
+                self._picked = number, scheduler.share(number, allowance)
                 return self._picked
             self._blocked.add(number)
             self._scheduler.idle(number)
