@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tunnel.bench import markdown, page, report_memory, report_migrate
+from tunnel.bench import markdown, page, report_goals, report_memory, report_migrate
 from tunnel.bench.charts import Bar, Chart, Row
 from tunnel.bench.document import Block, Document, Grid, Section
 from tunnel.bench.figures import GIB, MIB, Spread
@@ -54,7 +54,8 @@ def build(files: Mapping[str, ResultFile]) -> Document:
     ]
     if not_measured:
         blocks.append(f"Not measured in the files of this report: {', '.join(not_measured)}.")
-    return Document(TITLE, [Section("How to read this", blocks), *sections, *map(_origin, files.values())])
+    first = [Section("How to read this", blocks), report_goals.section(files)]
+    return Document(TITLE, [*first, *sections, *map(_origin, files.values())])
 
 
 # -- bench relay ---------------------------------------------------------------------------------------------
