@@ -7,7 +7,8 @@ what was learned since. What no file holds is named as not measured.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tunnel.bench import markdown, page, report_goals, report_memory, report_migrate
@@ -25,7 +26,7 @@ TITLE = "mtunnel: benchmarks"
 _SPREAD = "The thin line over a bar spans the lowest and the highest round, the number is the median."
 
 
-def write(files: Mapping[str, ResultFile], directory: Path) -> list[Path]:
+def write(files: Sequence[ResultFile], directory: Path) -> list[Path]:
     """Write ``report.html`` and ``report.md`` into ``directory``; return their paths. Raises UsageError."""
     document = build(files)
     paths = []
@@ -39,23 +40,23 @@ def write(files: Mapping[str, ResultFile], directory: Path) -> list[Path]:
     return paths
 
 
-def build(files: Mapping[str, ResultFile]) -> Document:
-    """Return the report of ``files``, which are by benchmark."""
-    sections: list[Section] = []
-    if "relay" in files:
-        sections += _relay_sections(files["relay"])
-    if "migrate" in files:
-        sections += report_migrate.sections(files["migrate"])
-    if "memory" in files:
-        sections.append(report_memory.section(files["memory"]))
-    not_measured = [name for name in ("relay", "memory", "migrate") if name not in files]
+def build(files: Sequence[ResultFile]) -> Document:
+    """Return the report of ``files``: relays first, then migrations and memory."""
     blocks: list[Block] = [
         "Figures may be compared within one run, in which the contestants took turns, never between two."
     ]
-    if not_measured:
+    benchmarks = [file.benchmark for file in files]
+    if not_measured := [name for name in _BENCHMARKS if name not in benchmarks]:
         blocks.append(f"Not measured in the files of this report: {', '.join(not_measured)}.")
+    shown = [
+        section if benchmarks.count(name) == 1 else replace(section, title=f"{section.title} ({file.when})")
+        for name, sections in _BENCHMARKS.items()
+        for file in files
+        if file.benchmark == name
+        for section in sections(file)
+    ]
     first = [Section("How to read this", blocks), report_goals.section(files)]
-    return Document(TITLE, [*first, *sections, *map(_origin, files.values())])
+    return Document(TITLE, [*first, *shown, *map(_origin, files)])
 
 
 # -- bench relay ---------------------------------------------------------------------------------------------
@@ -229,4 +230,11 @@ def _origin(file: ResultFile) -> Section:
     if gone := absent_from(list(map(dict, file.records))):
         blocks.append("Not measured, or not all of it:")
         blocks.append(tuple(f"{name}: {reason}" for name, reason in gone))
-    return Section(f"The run of bench {file.benchmark}", blocks)
+    return Section(f"The run of bench {file.benchmark}, {file.when}", blocks)
+
+
+_BENCHMARKS: Mapping[str, Callable[[ResultFile], Iterable[Section]]] = {
+    "relay": _relay_sections,
+    "migrate": report_migrate.sections,
+    "memory": report_memory.sections,
+}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tunnel.bench.document import Grid, Section
 from tunnel.bench.figures import GIB, MIB, Spread, ratio
@@ -27,7 +27,10 @@ _READING = (
 
 @dataclass(frozen=True)
 class Reached:
-    """One figure, None where no file holds it. ``at_most``: a cost. ``aim`` None: simply better."""
+    """One figure, None where no file holds it. ``at_most``: a cost. ``aim`` None: simply better.
+
+    ``when``: of which run, where there are several.
+    """
 
     what: str
     found: Spread | None
@@ -35,6 +38,7 @@ class Reached:
     aim: float | None
     unit: str = ""
     at_most: bool = True
+    when: str = ""
 
     @property
     def verdict(self) -> str:
@@ -52,21 +56,24 @@ class Reached:
         """Return the row of the table."""
         bound = "at most" if self.at_most else "at least"
         must, aim = (f"{bound} {goal:g}{self.unit}" if goal else "better" for goal in (self.must, self.aim))
-        return [self.what, f"{self.found}{self.unit}" if self.found else "-", must, aim, self.verdict]
+        what = f"{self.what} ({self.when})" if self.when else self.what
+        return [what, f"{self.found}{self.unit}" if self.found else "-", must, aim, self.verdict]
 
 
-def section(files: Mapping[str, ResultFile]) -> Section:
-    """Return what ``files``, which are by benchmark, say of each goal."""
-    rows = [
-        *_relay(measured(files["relay"]) if "relay" in files else Measured()),
-        *_migrate(files["migrate"].build("migration", Migration) if "migrate" in files else []),
-        *_memory(files["memory"].of_kind("measurement") if "memory" in files else []),
-    ]
+def section(files: Sequence[ResultFile]) -> Section:
+    """Return what ``files`` say of each goal; several of one benchmark have rows of their own."""
+    rows: list[Reached] = []
+    for benchmark, reached in _BENCHMARKS.items():
+        of_it = [file for file in files if file.benchmark == benchmark]
+        several = len(of_it) > 1
+        own = [replace(row, when=file.when if several else "") for file in of_it for row in reached(file)]
+        rows += own or reached(None)
     headings = ["figure", "found", "must", "aim", "verdict"]
     return Section("What mtunnel is to reach", [_READING, Grid(headings, [row.cells() for row in rows])])
 
 
-def _relay(found: Measured) -> Iterator[Reached]:
+def _relay(file: ResultFile | None) -> Iterator[Reached]:
+    found = measured(file) if file else Measured()
     own = {s.case: s for s in summarise(found) if s.contestant == OURS}.get(_ONE)
     rival = f"that of {BASE}, one stream"
     yield Reached(f"CPU time to {rival}", own.cpu_ratio if own else None, 0.9, 0.7)
@@ -92,8 +99,9 @@ def _waiting(found: Measured) -> Spread | None:
     return Spread.of([(trip.loaded.p99 - trip.idle.p99) * 1e3 for trip in trips]) if trips else None
 
 
-def _migrate(moved: Sequence[Migration]) -> Iterator[Reached]:
+def _migrate(file: ResultFile | None) -> Iterator[Reached]:
     """Idle guests, as the goals are about the path, over a link that is not shaped."""
+    moved = file.build("migration", Migration) if file else []
     counted = [
         m for m in moved if m.guest_bytes in _GUESTS and not m.dirty_bytes_per_s and not m.link_bits_per_s
     ]
@@ -104,7 +112,8 @@ def _migrate(moved: Sequence[Migration]) -> Iterator[Reached]:
             yield Reached(name, found, goal.must, goal.aim, at_most=False)
 
 
-def _memory(records: Sequence[Fields]) -> Iterator[Reached]:
+def _memory(file: ResultFile | None) -> Iterator[Reached]:
+    records = file.of_kind("measurement") if file else []
     own = [record for record in records if record["contestant"] == OURS]
     budget = Settings().memory / MIB
     for state, what, must in (
@@ -119,3 +128,10 @@ def _larger(records: Iterable[Fields], state: str) -> Spread | None:
     """Return what the larger side held."""
     sizes = [max(record[state].values()) / MIB for record in records if state in record]
     return Spread.of(sizes) if sizes else None
+
+
+_BENCHMARKS: Mapping[str, Callable[[ResultFile | None], Iterator[Reached]]] = {
+    "relay": _relay,
+    "migrate": _migrate,
+    "memory": _memory,
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tunnel.bench.charts import Bar, Chart, Row
 from tunnel.bench.document import Grid, Section
 from tunnel.bench.figures import MIB, Spread
@@ -16,7 +18,7 @@ _STATES = {
 }
 
 
-def section(file: ResultFile) -> Section:
+def sections(file: ResultFile) -> Iterator[Section]:
     """Return what ``bench memory`` found."""
     records = file.of_kind("measurement")
     states = {key: name for key, name in _STATES.items() if all(key in record for record in records)}
@@ -33,7 +35,7 @@ def section(file: ResultFile) -> Section:
     grid = Grid(
         headings, [[r["contestant"], *(_sides(r[key]) for key in (*states, "growth"))] for r in records]
     )
-    return Section("Memory", [chart, grid] if records else ["Nothing was measured."])
+    yield Section("Memory", [chart, grid] if records else ["Nothing was measured."])
 
 
 def _row(record: Fields, side: str, states: list[str]) -> Row:

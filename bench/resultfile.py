@@ -35,6 +35,11 @@ class ResultFile:
         """``relay``, ``memory`` or ``migrate``."""
         return str(self.run["benchmark"])
 
+    @property
+    def when(self) -> str:
+        """Date and time, to the minute, that tell it from other runs."""
+        return str(self.run.get("started", ""))[:16].replace("T", " ")
+
     def of_kind(self, kind: str) -> list[Fields]:
         """Return the records of one kind, in order."""
         return [record for record in self.records if record["kind"] == kind]
@@ -82,15 +87,10 @@ def newest(directory: Path) -> list[Path]:
     return list(found.values())
 
 
-def read_all(paths: Iterable[Path]) -> dict[str, ResultFile]:
-    """Read files, by benchmark. Raises UsageError when two are of the same."""
-    files: dict[str, ResultFile] = {}
-    for path in paths:
-        file = read(path)
-        if file.benchmark in files:
-            raise UsageError(f"{path} and {files[file.benchmark].path} are both of bench {file.benchmark}")
-        files[file.benchmark] = file
-    return files
+def read_all(paths: Iterable[Path]) -> list[ResultFile]:
+    """Read files, each once however often it is named; the oldest run first. Raises UsageError."""
+    files = [read(path) for path in dict.fromkeys(paths)]
+    return sorted(files, key=lambda file: file.when)
 
 
 def measured(file: ResultFile) -> Measured:

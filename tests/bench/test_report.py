@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,23 @@ def test_what_no_file_holds_is_named(tmp: Path) -> None:
     assert "Not measured" not in _text(build(read_all(files)).sections[0])
 
 
+def test_several_runs_of_a_benchmark_are_told_apart(tmp: Path) -> None:
+    paths = [samples.memory(tmp / name) for name in ("a", "b")]
+    for path, day in zip(paths, ("01", "02"), strict=True):
+        lines = path.read_text().splitlines(keepends=True)
+        run = {**json.loads(lines[0]), "started": f"2026-01-{day}T03:04:05+00:00"}
+        path.write_text(json.dumps(run) + "\n" + "".join(lines[1:]))
+    document = build(read_all(paths))
+    titles = [section.title for section in document.sections]
+    assert titles[2:4] == ["Memory (2026-01-01 03:04)", "Memory (2026-01-02 03:04)"]
+    for day in ("01", "02"):
+        assert f"resident memory, idle (2026-01-{day} 03:04)" in _text(document.sections[1])
+
+
 def test_the_origin_of_the_figures_and_the_absent_are_named(tmp: Path) -> None:
-    text = _text(_section(build(read_all([samples.relay(tmp)])), "The run of bench relay"))
+    origin = build(read_all([samples.relay(tmp)])).sections[-1]
+    text = _text(origin)
+    assert origin.title.startswith("The run of bench relay, 20")
     for expected in ("cores", "kernel", "commit", "cubic, in a network namespace", "missing: rocket & co"):
         assert expected in text
     assert "stunnel: failed: a ended" in text
@@ -93,4 +109,4 @@ def test_both_forms_are_written(tmp: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp: Path) -> None:
     (tmp / "file").touch()
     with pytest.raises(UsageError, match=r"cannot write the report to .*/file/new: Not a directory"):
-        write({}, tmp / "file" / "new")
+        write([], tmp / "file" / "new")

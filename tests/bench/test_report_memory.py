@@ -6,13 +6,18 @@ from pathlib import Path
 
 from tests.bench import samples
 from tunnel.bench.charts import Chart
-from tunnel.bench.document import Grid
-from tunnel.bench.report_memory import section
+from tunnel.bench.document import Grid, Section
+from tunnel.bench.report_memory import sections
 from tunnel.bench.resultfile import ResultFile, read
 
 
+def only(file: ResultFile) -> Section:
+    (found,) = sections(file)
+    return found
+
+
 def test_each_side_has_a_row_and_each_state_a_bar(tmp: Path) -> None:
-    chart, grid = section(read(samples.memory(tmp))).blocks
+    chart, grid = only(read(samples.memory(tmp))).blocks
     assert isinstance(chart, Chart)
     assert [(row.label, row.is_ours) for row in chart.rows] == [
         ("mtunnel A", True),
@@ -35,11 +40,11 @@ def test_each_side_has_a_row_and_each_state_a_bar(tmp: Path) -> None:
 def test_an_older_file_has_no_bars_for_what_it_lacks(tmp: Path) -> None:
     file = read(samples.memory(tmp))
     old = [{key: value for key, value in r.items() if key != "many"} for r in file.records]
-    chart = section(ResultFile(file.path, old)).blocks[0]
+    chart = only(ResultFile(file.path, old)).blocks[0]
     assert isinstance(chart, Chart)
     assert chart.series == ("idle", "one bulk stream", "stalled reader")
 
 
 def test_a_run_that_measured_nothing_says_so(tmp: Path) -> None:
     file = read(samples.memory(tmp))
-    assert section(ResultFile(file.path, file.records[:1])).blocks == ["Nothing was measured."]
+    assert only(ResultFile(file.path, file.records[:1])).blocks == ["Nothing was measured."]

@@ -68,10 +68,11 @@ def test_a_directory_without_results_is_named(tmp: Path) -> None:
         newest(tmp)
 
 
-def test_two_files_of_one_benchmark_are_refused(tmp: Path) -> None:
-    paths = [_file(tmp, RUN, name="1-relay.jsonl"), _file(tmp, RUN, name="2-relay.jsonl")]
-    with pytest.raises(UsageError, match=r"2-relay.jsonl and .*1-relay.jsonl are both of bench relay"):
-        read_all(paths)
+def test_files_come_by_date_and_once(tmp: Path) -> None:
+    runs = [{**RUN, "started": f"2026-11-{day}T10:09:17+00:00"} for day in (24, 23)]
+    later, earlier = (_file(tmp, run, name=f"{n}-relay.jsonl") for n, run in enumerate(runs))
+    found = read_all([later, earlier, later])
+    assert [file.when for file in found] == ["2026-11-23 10:09", "2026-11-24 10:09"]
 
 
 @pytest.mark.parametrize(
