@@ -19,6 +19,7 @@ from tunnel.transport import sockets
 from tunnel.transport.sockets import (
     LEAST_UNREAD,
     NOTSENT_LOWAT,
+    UNIX_UNSENT,
     USER_TIMEOUT_MS,
     bound_unread,
     caller_of,
@@ -128,6 +129,27 @@ def test_local_legs_are_tuned_whatever_they_are() -> None:
         assert tcp_option(tcp, socket.TCP_NODELAY)
         assert not tcp.getblocking()
         assert not unix.getblocking()
+
+
+@pytest.mark.root
+def test_a_unix_leg_takes_a_whole_batch_at_once() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        tune_local(one)
+        assert one.send(bytes(UNIX_UNSENT)) == UNIX_UNSENT
+
+
+def test_without_the_right_to_it_a_unix_leg_keeps_its_buffer() -> None:
+    class Bare:
+        family = socket.AF_UNIX
+
+        def setblocking(self, _flag: bool) -> None:
+            pass
+
+        def setsockopt(self, *_option: int) -> None:
+            raise PermissionError
+
+    tune_local(Bare())  # type: ignore[arg-type]  # all that is used of a socket
 
 
 def test_reset_reaches_the_other_side_as_one(pair: tuple[socket.socket, socket.socket]) -> None:

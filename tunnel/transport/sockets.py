@@ -22,12 +22,17 @@ MOST_UNREAD = 4 * 1024 * 1024
 FASTEST = 8 << 30
 """Bytes a second that no lane exceeds. What a link carries in one round trip at that rate never waits."""
 
+UNIX_UNSENT = 1024 * 1024
+"""Bytes that the kernel may hold on a unix socket for a hypervisor: with its default, 208 KiB, most of a
+batch would be copied to wait for the next turn."""
+
 LOCAL_CONGESTION = "cubic"
 """For local legs: some systems default to a congestion control that paces even on loopback."""
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
 _TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
-_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+_SO_RCVBUFFORCE = 33
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -63,9 +68,12 @@ def bound_unread(sock: socket.socket) -> None:
 
 
 def tune_local(sock: socket.socket) -> None:
-    """Prepare a hypervisor's connection, TCP or unix."""
+    """Prepare a hypervisor's connection, TCP or unix. Without CAP_NET_ADMIN a unix socket's buffer stays."""
     sock.setblocking(False)
-    if sock.family != socket.AF_UNIX:
+    if sock.family == socket.AF_UNIX:
+        with suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, UNIX_UNSENT)
+    else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):  # a kernel without it does no harm: this is about speed only
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION.encode())
