@@ -139,8 +139,8 @@ def test_contexts_for_kernel_lanes_agree_on_what_the_kernel_knows(tmp: Path) -> 
     assert load(files).lane is LaneKind.USERSPACE
     contexts = load(files, Capability(("TLS_CHACHA20_POLY1305_SHA256",), "tried"))
     assert contexts.lane is LaneKind.KERNEL
-    dialer = TlsConnection(contexts.client, None, dialing=True)
-    acceptor = TlsConnection(load(files).server, None, dialing=False)
+    dialer = TlsConnection(contexts.client, dialing=True)
+    acceptor = TlsConnection(load(files).server, dialing=False)
     for end, peer in ((dialer, acceptor), (acceptor, dialer)) * 2:
         with suppress(WantRead):
             end.handshake()

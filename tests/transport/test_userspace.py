@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import socket
+import ssl
 import sys
 import termios
 from collections.abc import AsyncIterator
@@ -215,6 +216,38 @@ async def test_a_frame_is_read_to_its_end_though_openssl_holds_a_part_of_it(host
         await until(lambda: not lane._decoder.payload_left)
 
 
-async def test_lanes_of_a_thread_share_their_large_buffer(hosts: Hosts) -> None:
+async def test_lanes_of_a_thread_share_their_large_buffers(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (_, one, _), lane_and_peer(hosts) as (_, other, _):
-        assert one._plaintext is other._plaintext
+        assert one._incoming is other._incoming
+        assert one._plain is other._plain
+        assert one._outgoing is not other._outgoing, "it keeps what a socket did not take"
+
+
+async def test_many_crumbs_leave_in_order(hosts: Hosts) -> None:
+    """Their headers and tags are more than they are: more than one batch of ciphertext."""
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        pings = [Ping(number) for number in range(1 << 40, (1 << 40) + 30_000)]
+        for ping in pings:
+            lane.send_control(encode(ping))
+        lane.send(host.session.send(1, b"behind them", 1))
+        await peer.read_until(lambda: peer.payload)
+        assert peer.all(Ping)[-len(pings) :] == pings
+        assert peer.payload == b"behind them"
+
+
+async def test_what_openssl_cannot_encrypt_ends_the_lane(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, lane, _):
+        lane._tls.say_goodbye()  # as if it had failed: it encrypts nothing from here on
+        lane.send(host.session.send(1, b"lost", 1))
+        await until(lambda: host.ends)
+        assert [type(end) for end in host.ends] == [LaneLost]
+        assert "TLS failed: protocol is shutdown" in str(host.ends[0])
+
+
+async def test_the_peer_is_told_why_its_bytes_are_refused(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, _, peer):
+        await peer.send_raw(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(ssl.SSLError, match="bad record mac"):
+            await peer.read_to_end()
+        await until(lambda: host.ends)
+        assert "TLS failed: decryption failed or bad record mac" in str(host.ends[0])

@@ -66,8 +66,8 @@ def _try(suite: str, files: TlsFiles) -> None:
 
 def _shake_hands(server: SSL.Context, client: SSL.Context) -> tuple[Keys, Keys]:
     """The keys of the accepting and of the dialing end of a new connection."""
-    acceptor = TlsConnection(server, None, dialing=False)
-    dialer = TlsConnection(client, None, dialing=True)
+    acceptor = TlsConnection(server, dialing=False)
+    dialer = TlsConnection(client, dialing=True)
     tickets = 0
     for _ in range(_FLIGHTS):
         for end, other in ((dialer, acceptor), (acceptor, dialer)):

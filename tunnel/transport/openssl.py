@@ -2,18 +2,16 @@
 
 That one is newer than a distribution's, and encrypts AES-GCM in half the time on processors of these years
 (VAES, since OpenSSL 3.1). Certificates and files are looked at in ``tls`` and ``keyfiles``; here is what one
-connection does, over a non-blocking socket or, with ``feed`` and ``drain``, in memory.
+connection does, all of it in memory: whoever owns the socket moves the bytes, many records in one call.
 
 pyOpenSSL can only receive through a buffer of its own, allocated and copied for each record of 16 KiB, and
-says "wait" by an exception, several times in each MiB. So ``receive`` and ``send`` call ``SSL_read`` and
-``SSL_write`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with ``whole_writes`` that is all
+says "wait" by an exception. So ``encrypt``, ``take`` and ``decrypt`` call ``SSL_write``, ``BIO_read`` and
+``SSL_read`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with ``whole_writes`` that is all
 that is used here beyond its documented interface.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import suppress
 from typing import Any
 
@@ -29,15 +27,20 @@ HEADER = 5
 _FLIGHT = 1 << 16
 
 WantRead = SSL.WantReadError
-WantWrite = SSL.WantWriteError
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  see the module
 _ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
-_SSL_read, _SSL_write, _from_buffer = _lib.SSL_read, _lib.SSL_write, _ffi.from_buffer
-_WAITS = {_lib.SSL_ERROR_WANT_READ: WantRead(), _lib.SSL_ERROR_WANT_WRITE: WantWrite()}
+_SSL_read, _SSL_write, _BIO_read, _from_buffer = (
+    _lib.SSL_read,
+    _lib.SSL_write,
+    _lib.BIO_read,
+    _ffi.from_buffer,
+)
+_ERROR_WANT_READ = _lib.SSL_ERROR_WANT_READ
+_WANT_READ = WantRead()
 
 CLOSED = "closed"
-"""What ``explain`` says when the peer ended the connection, with close_notify or without."""
+"""What ``explain`` says when the peer ended the connection with close_notify."""
 
 
 class VerificationError(Exception):
@@ -49,7 +52,7 @@ class VerificationError(Exception):
 
 
 class Buffer:
-    """Memory to decrypt into. ``view`` is all of it."""
+    """Memory for OpenSSL to read or to write. ``view`` is all of it."""
 
     def __init__(self, size: int) -> None:
         memory = bytearray(size)
@@ -58,7 +61,7 @@ class Buffer:
 
 
 def whole_writes(context: SSL.Context) -> None:
-    """Let ``send`` take all of its data in one call, not a record at a time."""
+    """Let ``encrypt`` take all of its data in one call, not a record at a time."""
     context.clear_mode(_lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
 
 
@@ -73,11 +76,15 @@ def _keep_secret(connection: SSL.Connection, line: bytes) -> None:
 
 
 class TlsConnection:
-    """One end. Calls that move bytes raise WantRead or WantWrite, or another SSL.Error: see ``explain``."""
+    """One end, in memory. What it has to say is to be taken by ``flight`` or ``take``, and sent.
 
-    def __init__(self, context: SSL.Context, sock: socket.socket | None, *, dialing: bool) -> None:
-        self._connection = SSL.Connection(context, sock)
+    What came is given to it by ``feed`` in the handshake, and by ``decrypt`` from then on.
+    """
+
+    def __init__(self, context: SSL.Context, *, dialing: bool) -> None:
+        self._connection = SSL.Connection(context, None)
         self._ssl = self._connection._ssl  # noqa: SLF001  see the module
+        self._output = self._connection._from_ssl  # noqa: SLF001
         self.secrets: dict[str, bytes] = {}  # by their names in a key log, if ``log_secrets``
         self._connection.set_app_data(self.secrets)
         if dialing:
@@ -89,38 +96,40 @@ class TlsConnection:
         self.drain = self._connection.bio_read
 
     def flight(self) -> bytes:
-        """Take all that is to be sent, of a connection in memory."""
+        """Take all that is to be sent."""
         output = bytearray()
         with suppress(WantRead):
             while True:
                 output += self.drain(_FLIGHT)
         return bytes(output)
 
-    def send(self, data: bytes | memoryview) -> SSL.Error | None:
-        """Encrypt and send all of ``data``.
+    def take(self, buffer: Buffer) -> int:
+        """Take what is to be sent, as much as ``buffer`` holds; how many bytes."""
+        return max(0, _BIO_read(self._output, buffer.start, len(buffer.view)))
 
-        Returns None, or why not: after WantRead or WantWrite, come again with the same.
+    def encrypt(self, data: bytes | memoryview) -> None:
+        """Encrypt all of ``data``, for ``take``. SSL.Error when the connection is of no more use."""
+        if (count := _SSL_write(self._ssl, _from_buffer(data), len(data))) <= 0:
+            raise self._reason(count)
+
+    def decrypt(self, cipher: Buffer, size: int, buffer: Buffer) -> tuple[int, SSL.Error]:
+        """Decrypt ``size`` bytes of ``cipher`` into ``buffer``, which must hold them and two records.
+
+        Returns how many plain bytes there are, and why not more: WantRead, as long as all is well. The
+        beginning of a record stays with OpenSSL until its rest comes.
         """
-        count = _SSL_write(self._ssl, _from_buffer(data), len(data))
-        return None if count > 0 else self._reason(count)
-
-    def receive(self, buffer: Buffer, most: int) -> tuple[int, SSL.Error | None]:
-        """Decrypt what has arrived into ``buffer``, until it holds ``most`` bytes or more.
-
-        Returns how many bytes it holds, and why no more came: None while there may be more. ``most`` and a
-        record must fit.
-        """
+        self._connection._into_ssl = None  # noqa: SLF001  freed by what follows: from now on ``feed`` raises
+        source = _lib.BIO_new_mem_buf(cipher.start, size)
+        _lib.BIO_set_mem_eof_return(source, -1)  # its end is no end of the connection
+        _lib.SSL_set_bio(self._ssl, source, self._output)
         ssl, start, filled = self._ssl, buffer.start, 0
-        while filled < most:
-            count = _SSL_read(ssl, start + filled, RECORD)
-            if count <= 0:
-                return filled, self._reason(count)
+        while (count := _SSL_read(ssl, start + filled, RECORD)) > 0:
             filled += count
-        return filled, None
+        return filled, self._reason(count)
 
     def _reason(self, result: int) -> SSL.Error:
-        if (wait := _WAITS.get(_lib.SSL_get_error(self._ssl, result))) is not None:
-            return wait  # by far the most common
+        if _lib.SSL_get_error(self._ssl, result) == _ERROR_WANT_READ:
+            return _WANT_READ  # by far the most common
         try:
             self._connection._raise_ssl_error(self._ssl, result)  # noqa: SLF001  see the module
         except SSL.Error as error:
@@ -130,8 +139,9 @@ class TlsConnection:
         return SSL.Error()
 
     def say_goodbye(self) -> None:
-        """Send close_notify; the peer's is not waited for."""
-        self._connection.shutdown()
+        """Have close_notify to be sent; the peer's is not waited for."""
+        with suppress(SSL.Error):  # nothing can be said any more, or it was said already
+            self._connection.shutdown()
 
     # What the handshake settled.
 
@@ -168,12 +178,9 @@ def count_records(flight: bytes) -> int:
 
 
 def explain(error: SSL.Error) -> str:
-    """Say what OpenSSL found: its reason in lower case, the system's, or ``CLOSED``."""
-    match error:
-        case SSL.ZeroReturnError():
-            return CLOSED
-        case SSL.SysCallError(args=(int(number), _)):
-            return os.strerror(number) if number > 0 else CLOSED
+    """Say what OpenSSL found: its reason in lower case, or ``CLOSED``."""
+    if isinstance(error, SSL.ZeroReturnError):
+        return CLOSED
     told = error.args[0] if error.args and isinstance(error.args[0], list) else ()
     for library, _, reason in told:
         return str(reason or library).lower()
@@ -183,8 +190,3 @@ def explain(error: SSL.Error) -> str:
 def is_alert(reason: str) -> bool:
     """Whether ``explain`` told of an alert that the peer sent: the only mark is in OpenSSL's words."""
     return " alert " in reason
-
-
-def is_broken(error: SSL.Error) -> bool:
-    """Whether the connection under TLS is at fault, not what came over it."""
-    return isinstance(error, SSL.SysCallError)

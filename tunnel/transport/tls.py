@@ -10,7 +10,7 @@ nobody can use them.
 ::
 
     contexts = load(TlsFiles(ca, cert, key, crl))
-    tls = TlsConnection(contexts.client, sock, dialing=True)
+    tls = TlsConnection(contexts.client, dialing=True)
     ... handshake ...
     peer = identify(tls, {"hostb"})
 """
@@ -203,8 +203,8 @@ def _prove(
     server: SSL.Context, client: SSL.Context, files: TlsFiles
 ) -> tuple[x509.Certificate, x509.Certificate]:
     """Let our two contexts shake hands in memory; return what the accepting and the dialing end showed."""
-    dialer = TlsConnection(client, None, dialing=True)
-    acceptor = TlsConnection(server, None, dialing=False)
+    dialer = TlsConnection(client, dialing=True)
+    acceptor = TlsConnection(server, dialing=False)
     try:
         for end, other in ((dialer, acceptor), (acceptor, dialer)) * 2:  # TLS 1.3's flights
             with suppress(WantRead):

@@ -1,10 +1,9 @@
 """The userspace lane: OpenSSL on a non-blocking socket that the loop watches.
 
-How a byte leaves: the pump's buffer → ``send`` encrypts it record by record (16 KiB), each straight into the
-socket. How it arrives: ``receive`` decrypts record by record into one contiguous buffer → the decoder →
-views of that buffer. A record stays in the nearest cache from one end of that to the other, and no byte is
-copied but by OpenSSL and the kernel. asyncio's own TLS transports copy every byte five to seven times; that
-is why they are not used, and a memory BIO copies twice: docs/decisions.md has the figures.
+How a byte leaves: the pump's buffer → ``encrypt`` makes records (16 KiB) of it in memory → one ``send`` for
+many of them. How it arrives: one ``recv`` for many records → ``decrypt`` into one contiguous buffer → the
+decoder → views of that buffer. OpenSSL could read and write the socket itself; but each record would then
+cost its own calls, and where packets are small, packets of its own: docs/decisions.md has the figures.
 """
 
 from __future__ import annotations
@@ -17,24 +16,15 @@ import time
 from OpenSSL import SSL
 
 from tunnel.transport.lane import LaneKind, view
-from tunnel.transport.openssl import (
-    CLOSED,
-    RECORD,
-    Buffer,
-    TlsConnection,
-    WantRead,
-    WantWrite,
-    explain,
-    is_alert,
-    is_broken,
-)
+from tunnel.transport.openssl import CLOSED, RECORD, Buffer, TlsConnection, WantRead, explain, is_alert
+from tunnel.transport.sockets import reason_of
 from tunnel.transport.watched import WatchedLane
-from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.codes import KIB
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
-BATCH = MIB
-"""Plain bytes that are taken from the lane before they are passed on."""
+BATCH = 512 * KIB
+"""Bytes that are encrypted or decrypted before they are passed on: as much as a second cache holds."""
 
 EXPECTED = 256 * KIB
 """What to wait for inside a frame: each time we are woken costs the same, however little there is."""
@@ -42,12 +32,15 @@ EXPECTED = 256 * KIB
 SMALL = 16 * KIB
 """Payload up to here shares a record with its header; more is not copied for that."""
 
+_OVERHEAD = 2 * RECORD  # beside a batch: records' headers and tags, what OpenSSL holds of one already
+
 
 class _Scratch(threading.local):
-    """The buffer that all lanes of a thread share: nothing stays in it between two turns of its loop."""
+    """The buffers that all lanes of a thread share: nothing stays in them between two turns of its loop."""
 
     def __init__(self) -> None:
-        self.plaintext = Buffer(BATCH + RECORD)
+        self.cipher = Buffer(BATCH)
+        self.plain = Buffer(BATCH + _OVERHEAD)
 
 
 _scratch = _Scratch()
@@ -68,7 +61,11 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
     ) -> None:
         super().__init__(sock, peer, state, loop)
         self._tls = tls
-        self._plaintext = _scratch.plaintext if loop is None else Buffer(BATCH + RECORD)
+        self._incoming = _scratch.cipher if loop is None else Buffer(BATCH)
+        self._plain = _scratch.plain if loop is None else Buffer(BATCH + _OVERHEAD)
+        self._outgoing = Buffer(BATCH + _OVERHEAD)  # the lane's own: it keeps what the socket did not take
+        self._rest = self._outgoing.view[:0]  # what is not sent of it
+        self._encrypted = 0  # plain bytes of which that is the end
         self._least = 1  # bytes that must be there before the loop is told
 
     @property
@@ -95,23 +92,47 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
 
     def _push(self) -> bool:
         """Offer what is queued to the socket; whether it took all. Until the last, it sends full segments."""
-        unsent, sent = self._unsent, 0
-        if corked := len(unsent) > 1:
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        while unsent:
-            if (reason := self._tls.send(unsent[0])) is None:
-                sent += len(unsent.popleft())
-            elif isinstance(reason, WantWrite | WantRead):
-                break
-            else:
-                self._break_off(_explain(reason))
-                return True
-        if corked:
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-        self._bytes_sent += sent
-        self._full = bool(unsent)
+        sent, self._full = 0, False
+        try:
+            while not self._full and self._prepare():
+                count = self._sock.send(self._rest, socket.MSG_MORE if self._unsent else 0)
+                sent += count
+                self._rest = self._rest[count:]
+                self._full = bool(self._rest)
+        except BlockingIOError:
+            self._full = True
+        except OSError as error:
+            self._break_off(reason_of(error))
+            return True
+        except SSL.Error as error:
+            self._break_off(_explain(error))
+            return True
         self._pace.sent(sent, time.monotonic(), congested=self._full)
         return not self._full
+
+    def _prepare(self) -> bool:
+        """Have something to send at hand, encrypted; whether there is anything."""
+        if not self._rest:
+            self._bytes_sent += self._encrypted
+            self._encrypted = 0
+            if not (count := self._tls.take(self._outgoing)):
+                self._encrypt()
+                count = self._tls.take(self._outgoing)
+            self._rest = self._outgoing.view[:count]
+        return bool(self._rest)
+
+    def _encrypt(self) -> None:
+        """Encrypt a batch of what is queued, whole records if there are as many."""
+        unsent = self._unsent
+        while unsent and self._encrypted < BATCH:
+            data = unsent.popleft()
+            room = -(-(BATCH - self._encrypted) // RECORD) * RECORD
+            if len(data) > room:
+                whole = memoryview(data)
+                unsent.appendleft(whole[room:])
+                data = whole[:room]
+            self._tls.encrypt(data)
+            self._encrypted += len(data)
 
     # Reading.
 
@@ -119,20 +140,49 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         if self._lingering is not None:
             self._discard()
             return
-        count, reason = self._tls.receive(self._plaintext, BATCH)
         unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
+        size, end = self._take()
+        if size:
+            end = self._decrypt(size) or end
+        if self._ended:
+            return
+        if end:
+            self._lost(unsendable or end)
+        elif size == BATCH:
+            self._read_on()
+        else:
+            self._expect()
+
+    def _decrypt(self, size: int) -> str:
+        """Hand over what came; why no more can come, if so."""
+        count, reason = self._tls.decrypt(self._incoming, size, self._plain)
         if count:
             self._bytes_received += count
             self._keepalive.heard(time.monotonic())
-            self._received(self._plaintext.view[:count])
-        if self._ended:
-            return
-        if reason is None:
-            self._read_on()  # there may be no more news of it: uvloop tells of an error once
-        elif isinstance(reason, WantRead | WantWrite):
-            self._expect()
-        else:
-            self._lost(unsendable or _explain(reason))
+            self._received(self._plain.view[:count])
+        if isinstance(reason, WantRead):
+            return ""
+        if not self._ended:
+            self._unsent.clear()
+            self._push()  # OpenSSL's alert
+        return _explain(reason)
+
+    def _take(self) -> tuple[int, str]:
+        """Take a batch, or what there is; how many bytes, and why no more will come, if so.
+
+        Until the socket says that it is empty: uvloop tells of a reset only once, with the bytes before it.
+        """
+        view, size = self._incoming.view, 0
+        try:
+            while size < BATCH:
+                if not (count := self._sock.recv_into(view[size:])):
+                    return size, _CUT
+                size += count
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return size, reason_of(error)
+        return size, ""
 
     def _expect(self) -> None:
         """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes.
@@ -148,19 +198,16 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
 
     def _say_goodbye(self) -> None:
         """Everything is sent: close_notify, and no more from our side."""
-        try:
-            self._tls.say_goodbye()
-        except WantWrite:
+        self._tls.say_goodbye()
+        if self._push():
+            self._shut()
+        else:
             self._wait_for_room()
-            return
-        except SSL.Error:
-            pass  # the connection is broken already
-        self._shut()
 
     def _discard(self) -> None:
         """Read what still comes, and is of no use, until the peer has closed: once a turn, see LINGER."""
         try:
-            if self._sock.recv_into(self._plaintext.view):
+            if self._sock.recv_into(self._incoming.view):
                 self._read_on()
                 return
         except BlockingIOError:
@@ -170,10 +217,13 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         self._release()
 
 
+_CUT = "it was closed without GOAWAY"
+
+
 def _explain(error: SSL.Error) -> str:
     reason = explain(error)
     if reason == CLOSED:
-        return "it was closed without GOAWAY"
+        return _CUT
     if is_alert(reason):
         return f"the peer refused it: {reason}; its log says more"
-    return reason if is_broken(error) else f"TLS failed: {reason}"
+    return f"TLS failed: {reason}"

@@ -89,7 +89,7 @@ class WatchedLane(SocketLane, Generic[Item]):
         self._loop.add_writer(self._sock, self._writable)
 
     def _break_off(self, reason: str) -> None:
-        """Nothing can be sent any more, nor does OpenSSL read after that: ``_readable`` will say why."""
+        """Nothing can be sent any more: read what still came, until ``_readable`` says why."""
         self._unsent.clear()
         self._full = False
         self._unsendable = reason
