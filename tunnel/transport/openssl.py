@@ -105,7 +105,8 @@ class TlsConnection:
 
     def take(self, buffer: Buffer) -> int:
         """Take what is to be sent, as much as ``buffer`` holds; how many bytes."""
-        return max(0, _BIO_read(self._output, buffer.start, len(buffer.view)))
+        count: int = _BIO_read(self._output, buffer.start, len(buffer.view))
+        return max(0, count)
 
     def encrypt(self, data: bytes | memoryview) -> None:
         """Encrypt all of ``data``, for ``take``. SSL.Error when the connection is of no more use."""
