@@ -78,8 +78,8 @@ class Wire:
     def carry(self) -> None:
         """Bring each end what the other has to say."""
         for end, other in ((self.dialer, self.acceptor), (self.acceptor, self.dialer)):
-            with suppress(WantRead):
-                other.feed(end.drain(1 << 20))
+            if flight := end.flight():
+                other.feed(flight)
 
     @staticmethod
     def read(end: TlsConnection) -> SSL.Error | None:

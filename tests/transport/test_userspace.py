@@ -175,6 +175,22 @@ async def test_a_failing_send_ends_the_lane_without_raising(hosts: Hosts, waitin
         await until(lambda: host.ends)
         await turns()
         assert [type(end) for end in host.ends] == [LaneLost]
+        assert str(host.ends[0]).endswith("lost: Broken pipe")
+
+
+async def test_a_cut_is_no_end(hosts: Hosts) -> None:
+    """FIN without close_notify: the last bytes still count, and the lane is lost."""
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.pause_reading()
+        before, last = lane.bytes_received, encode(Open(3, 1 << 40, TARGET))
+        await peer.send(last)
+        peer.close()
+        lane.resume_reading()
+        await until(lambda: host.ends)
+        assert lane.bytes_received - before == len(last), "what came before the cut"
+        assert host.calls[-3:] == ["on_frame", "on_batch_end", "on_end"]
+        assert [type(end) for end in host.ends] == [LaneLost]
+        assert str(host.ends[0]).endswith("lost: it was closed without GOAWAY")
 
 
 async def test_a_reset_is_named_though_an_answer_fails_because_of_it(hosts: Hosts) -> None:

@@ -93,14 +93,13 @@ class TlsConnection:
             self._connection.set_accept_state()
         self.handshake = self._connection.do_handshake
         self.feed = self._connection.bio_write
-        self.drain = self._connection.bio_read
 
     def flight(self) -> bytes:
         """Take all that is to be sent."""
         output = bytearray()
         with suppress(WantRead):
             while True:
-                output += self.drain(_FLIGHT)
+                output += self._connection.bio_read(_FLIGHT)
         return bytes(output)
 
     def take(self, buffer: Buffer) -> int:

@@ -55,8 +55,6 @@ __all__ = [
 
 ALPN = "mtunnel/1"
 
-_MOST_FLIGHT = 1 << 17
-
 _NO_TLS = {"wrong version number", "http request", "https proxy request"}  # what OpenSSL makes of other bytes
 
 
@@ -209,8 +207,8 @@ def _prove(
         for end, other in ((dialer, acceptor), (acceptor, dialer)) * 2:  # TLS 1.3's flights
             with suppress(WantRead):
                 end.handshake()
-            with suppress(WantRead):
-                other.feed(end.drain(_MOST_FLIGHT))
+            if flight := end.flight():
+                other.feed(flight)
     except VerificationError as error:
         raise CertificateError(_unfit(error, files, dialing=end is acceptor)) from error
     except SSL.Error as error:

@@ -1,4 +1,4 @@
-"""The userspace lane: OpenSSL on a non-blocking socket that the loop watches.
+"""The userspace lane: OpenSSL in memory, beside a non-blocking socket that the loop watches.
 
 How a byte leaves: the pump's buffer → ``encrypt`` makes records (16 KiB) of it in memory → one ``send`` for
 many of them. How it arrives: one ``recv`` for many records → ``decrypt`` into one contiguous buffer → the
@@ -24,7 +24,7 @@ from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
 BATCH = 512 * KIB
-"""Bytes that are encrypted or decrypted before they are passed on: as much as a second cache holds."""
+"""Bytes that are encrypted or decrypted before they are passed on: they stay in a level-2 cache."""
 
 EXPECTED = 256 * KIB
 """What to wait for inside a frame: each time we are woken costs the same, however little there is."""
@@ -141,7 +141,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._discard()
             return
         unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
-        size, end = self._take()
+        size, end = self._fill()
         if size:
             end = self._decrypt(size) or end
         if self._ended:
@@ -167,8 +167,8 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._push()  # OpenSSL's alert
         return _explain(reason)
 
-    def _take(self) -> tuple[int, str]:
-        """Take a batch, or what there is; how many bytes, and why no more will come, if so.
+    def _fill(self) -> tuple[int, str]:
+        """Read a batch, or what there is; how many bytes, and why no more will come, if so.
 
         Until the socket says that it is empty: uvloop tells of a reset only once, with the bytes before it.
         """
