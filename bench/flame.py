@@ -116,28 +116,28 @@ class Cost:
     share: float
 
 
-KINDS = (
-    ("kernel: send on the lane", ("ksys_write [kernel]", "__sys_sendto [kernel]")),
-    ("kernel: receive on the lane", ("ksys_read [kernel]",)),
-    ("kernel: receive from the hypervisor", ("__sys_recvfrom [kernel]",)),
-    ("kernel: send to the hypervisor", ("__sys_sendmsg [kernel]",)),
-)
-"""System calls that tell the data path's parts: OpenSSL reads and writes, a pump calls recv and sendmsg."""
+_RECEIVE = {"ksys_read [kernel]", "__sys_recvfrom [kernel]", "__sys_recvmsg [kernel]"}
+_SEND = {"ksys_write [kernel]", "__sys_sendto [kernel]", "__sys_sendmsg [kernel]"}
+_WAYS = {
+    "a": ("kernel: receive from the hypervisor", "kernel: send on the lane"),
+    "b": ("kernel: receive on the lane", "kernel: send to the hypervisor"),
+}
+"""Bulk goes one way, from A to B: so a side's system calls tell the data path's parts."""
 
 
-def costs(stacks: Counter[Stack]) -> list[Cost]:
-    """Return what the samples went into, the largest first."""
+def costs(stacks: Counter[Stack], side: str) -> list[Cost]:
+    """Return what the samples of a ``side``, a or b, went into, the largest first."""
     found: Counter[str] = Counter()
     for stack, count in stacks.items():
-        found[_kind(stack)] += count
+        found[_kind(stack, side)] += count
     total = found.total()
     return [Cost(what, count / total) for what, count in found.most_common()]
 
 
-def _kind(stack: Iterable[str]) -> str:
+def _kind(stack: Iterable[str], side: str) -> str:
     names = tuple(stack)
-    for what, calls in KINDS:
-        if any(call in names for call in calls):
+    for what, calls in zip(_WAYS[side], (_RECEIVE, _SEND), strict=True):
+        if not calls.isdisjoint(names):
             return what
     last = names[-1]
     if last.endswith("[kernel]"):

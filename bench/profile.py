@@ -38,7 +38,8 @@ class Profile:
     def as_record(self) -> dict[str, object]:
         """``milliseconds``: of CPU time per GiB, by what they went into, the largest first."""
         costs = {
-            cost.what: round(cost.share * self.cpu_per_gib * 1e3, 1) for cost in flame.costs(self.stacks)
+            cost.what: round(cost.share * self.cpu_per_gib * 1e3, 1)
+            for cost in flame.costs(self.stacks, self.side)
         }
         return {"side": self.side, "cpu_seconds_per_gib": self.cpu_per_gib, "milliseconds": costs}
 
@@ -47,7 +48,7 @@ class Profile:
         lines = [f"side {self.side.upper()}: {self.cpu_per_gib:.2f} CPU seconds per GiB"]
         lines.extend(
             f"{cost.share * self.cpu_per_gib * 1e3:7.0f} ms {cost.share:6.1%}  {cost.what}"
-            for cost in flame.costs(self.stacks)
+            for cost in flame.costs(self.stacks, self.side)
         )
         return "\n".join(lines)
 

@@ -49,13 +49,22 @@ def test_what_says_nothing_is_nothing() -> None:
         svg(Counter(), "nothing")
 
 
-def test_time_is_told_apart_by_system_call_and_library() -> None:
-    assert sorted(costs(fold(SCRIPT)), key=lambda cost: cost.what) == [
+@pytest.mark.parametrize(
+    ("side", "sending"), [("a", "kernel: send on the lane"), ("b", "kernel: send to the hypervisor")]
+)
+def test_time_is_told_apart_by_system_call_and_library(side: str, sending: str) -> None:
+    assert sorted(costs(fold(SCRIPT), side), key=lambda cost: cost.what) == [
         Cost("Python, its loop and libraries", 0.25),
         Cost("TLS: AES-GCM and records", 0.25),
-        Cost("kernel: send on the lane", 0.25),
+        Cost(sending, 0.25),
         Cost("kernel: the rest (polling, scheduling, page faults)", 0.25),
     ]
+
+
+def test_what_is_received_comes_from_where_bulk_comes() -> None:
+    received = fold(SCRIPT.replace("ksys_write", "__sys_recvfrom"))
+    assert Cost("kernel: receive from the hypervisor", 0.25) in costs(received, "a")
+    assert Cost("kernel: receive on the lane", 0.25) in costs(received, "b")
 
 
 def test_a_box_is_as_wide_as_its_share_and_stands_on_its_caller() -> None:
