@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,8 +48,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     rooted = [item for item in items if item.get_closest_marker("root")]
     config.stash[ROOT_TESTS] = len(rooted)
+    if hasattr(config, "workeroutput"):  # a worker of xdist collects for somebody else's summary
+        config.workeroutput["root tests"] = len(rooted)
     config.hook.pytest_deselected(items=rooted)
     items[:] = [item for item in items if item not in rooted]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker of xdist left out; each of them collects everything."""
+    output: Mapping[str, int] = getattr(node, "workeroutput", {})
+    node.config.stash[ROOT_TESTS] = output.get("root tests", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
