@@ -28,6 +28,7 @@ from tunnel.relay import link as module
 from tunnel.relay.link import LinkState
 from tunnel.wire.codes import KIB, MIB, Code
 from tunnel.wire.frames import Credit, Hello, Limits
+from tunnel.wire.session import Session
 
 # Sessions.
 
@@ -157,7 +158,7 @@ async def test_without_a_link_there_is_a_reason() -> None:
 
 
 async def test_bulk_does_not_keep_the_loop_from_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TURN", 20 * KIB)
+    monkeypatch.setattr(Session, "turn", 20 * KIB)
     caller, called = await pair.stream()
     pair.lane.room, pair.lane.batch = False, 16 * KIB
     sent = caller.send(bytes(MIB))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.wire.codes import KIB, MIB
-from tunnel.wire.scheduler import HEAD_START, Scheduler
+from tunnel.wire.scheduler import ABOUT, HEAD_START, SHORT_TURN, TURN, Scheduler
 
 
 def turns(scheduler: Scheduler, count: int, sizes: dict[int, int]) -> list[int]:
@@ -107,6 +107,40 @@ def test_only_a_head_start_limits_a_turn() -> None:
     scheduler.sent(2, HEAD_START)
     scheduler.idle(1)
     assert (scheduler.next(), scheduler.share(2, MIB)) == (2, MIB)
+
+
+def test_turns_are_short_while_a_sparse_stream_is_about() -> None:
+    """What it sends next waits for the turn that is under way."""
+    scheduler = of(1)
+    turns(scheduler, 3, {1: TURN})
+    assert (scheduler.turn, scheduler.share(1, TURN)) == (TURN, TURN)
+    scheduler.ready(9)
+    turns(scheduler, 1, {9: 100})
+    scheduler.idle(9)
+    assert (scheduler.turn, scheduler.share(1, TURN)) == (SHORT_TURN, SHORT_TURN)
+    turns(scheduler, ABOUT // TURN - 1, {1: TURN})
+    assert scheduler.turn == SHORT_TURN
+    turns(scheduler, 1, {1: TURN})
+    assert (scheduler.turn, scheduler.share(1, TURN)) == (TURN, TURN)
+
+
+def test_who_uses_its_head_start_up_is_not_sparse() -> None:
+    """Bulk that begins, or that a slow hypervisor sends in pieces, makes no turn shorter."""
+    scheduler = of(1)
+    turns(scheduler, 3, {1: TURN})
+    for _ in range(3):
+        scheduler.ready(2)
+        assert turns(scheduler, 1, {2: HEAD_START}) == [2]
+        scheduler.idle(2)
+        turns(scheduler, 1, {1: TURN})
+    assert scheduler.turn == TURN
+
+
+def test_alone_no_stream_is_sparse() -> None:
+    scheduler = of(1)
+    turns(scheduler, 1, {1: HEAD_START})
+    turns(scheduler, 10, {1: 100})
+    assert scheduler.turn == TURN
 
 
 def test_idle_time_is_not_saved_up() -> None:

@@ -28,12 +28,9 @@ from tunnel.relay.pump import Pump
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
 from tunnel.wire import negotiation
-from tunnel.wire.codes import KIB, MIB, Code, Feature
+from tunnel.wire.codes import KIB, Code, Feature
 from tunnel.wire.frames import Frame, Hello, Resume, Resumed, Welcome, encode
 from tunnel.wire.session import Session, Settings
-
-TURN = 1 * MIB
-"""Bytes that one lane may be handed before the loop serves others."""
 
 FRAME_COST = 4 * KIB
 """What a frame counts for in a turn besides its bytes: very small ones must not hold the loop either."""
@@ -369,7 +366,7 @@ class Link:
     def _fill(self, lane: Lane) -> None:
         """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
         session = self.session
-        left = TURN
+        left = session.turn if session is not None else 0
         while session is not None and lane.room:
             if left <= 0:
                 self.kick()

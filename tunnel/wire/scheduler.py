@@ -6,6 +6,9 @@ hence before every stream that has been sending: a post-copy page request does n
 nor behind one batch of each of many streams that share a tag. Being idle for longer earns no more than that,
 and whoever has a head start sends no more than that in one turn: many bulk streams that begin at once would
 pass it with a whole batch each.
+
+A stream that does not use its head start up is *sparse*: somebody waits for few bytes, and soon for a few
+more. While one is about turns are short, since what it says next waits for the turn that is under way.
 (Goyal, Vin, Cheng: Start-time Fair Queueing, 1996; there without the head start.)
 """
 
@@ -13,16 +16,27 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from tunnel.wire.codes import KIB
+from tunnel.wire.codes import KIB, MIB
 
 HEAD_START = 64 * KIB
 """Bytes that a stream which was idle may send before those that were not: some pages, or an RPC call."""
+
+TURN = 1 * MIB
+"""Bytes that leave before the owner's loop serves others."""
+
+SHORT_TURN = 256 * KIB
+"""The same while a sparse stream is about: smaller turns cost more for each byte."""
+
+ABOUT = 64 * MIB
+"""Bytes of others that leave until a sparse stream is thought to be gone: tens of milliseconds."""
 
 
 class Scheduler:
     """The streams that have something to send."""
 
     def __init__(self) -> None:
+        self.turn = TURN
+        self._about = 0  # bytes that are to leave in short turns
         self._now = 0  # virtual time: bytes of one fair share
         self._tags: dict[int, int] = {}
         self._order: list[tuple[int, int]] = []  # (tag, stream) of the ready ones, sorted
@@ -59,7 +73,7 @@ class Scheduler:
 
     def share(self, stream: int, allowance: int) -> int:
         """Return how many bytes of its ``allowance`` the stream whose turn it is may send in that turn."""
-        return min(allowance, HEAD_START) if self._tags[stream] < self._now else allowance
+        return min(allowance, HEAD_START if self._tags[stream] < self._now else self.turn)
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""
@@ -69,6 +83,8 @@ class Scheduler:
             del order[bisect_left(order, (self._tags[stream], stream))]
             insort(order, (tag, stream))
         self._tags[stream] = tag
+        self._about = ABOUT if tag < self._now else max(0, self._about - count)
+        self.turn = SHORT_TURN if self._about else TURN
 
     def _due(self, stream: int) -> int:
         return max(self._now - HEAD_START, self._tags.get(stream, -HEAD_START))

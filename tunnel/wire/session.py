@@ -178,6 +178,11 @@ class Session:
         self._scheduler.idle(number)
         self._blocked.discard(number)
 
+    @property
+    def turn(self) -> int:
+        """How many bytes should leave before the owner serves others."""
+        return self._scheduler.turn
+
     def pick(self) -> tuple[int, int] | None:
         """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
         scheduler = self._scheduler
