@@ -140,7 +140,8 @@ class Failure(library.libvirtError):  # type: ignore[misc]  # the library ships 
         (library.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration", "use --copy-storage"),
         (library.VIR_ERR_AUTH_FAILED, "authentication failed", "group libvirt"),
         (library.VIR_ERR_INTERNAL_ERROR, "Postcopy is not supported", "vm.unprivileged_userfaultfd=1"),
-        (library.VIR_ERR_INTERNAL_ERROR, "client socket is closed", "lost its connection to another"),
+        (library.VIR_ERR_INTERNAL_ERROR, "client socket is closed", "a libvirt was lost"),
+        (library.VIR_ERR_SYSTEM_ERROR, "Cannot recv data: Connection reset by peer", "a libvirt was lost"),
         (library.VIR_ERR_OPERATION_INVALID, "only with VIR_MIGRATE_TLS flag", "--tls-destination"),
     ],
 )

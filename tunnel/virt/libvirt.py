@@ -29,6 +29,9 @@ KEEPALIVE = (5, 5)
 
 _AGAIN = 3.0  # seconds: whoever was lost is there again soon, or not
 
+_LOST = ("client socket is closed", "End of file while reading data", "Cannot recv data", "Cannot write data")
+"""How libvirt says that it lost one it talked to; the codes are those of any internal or system error."""
+
 T = TypeVar("T")
 
 
@@ -265,8 +268,8 @@ def _words(library: Any, error: Any) -> str:
     hint = hints.get(error.get_error_code())
     if "Postcopy is not supported" in words:  # QEMU's words; the code is that of any internal error
         hint = "the destination's QEMU may not use userfaultfd: set sysctl vm.unprivileged_userfaultfd=1"
-    if "client socket is closed" in words:  # the code is that of any internal error
-        hint = "one libvirt lost its connection to another: that one has ended, or the way to it"
+    if any(lost in words for lost in _LOST):
+        hint = "a connection to a libvirt was lost: that libvirt has ended, or the way to it"
     if "VIR_MIGRATE_TLS" in words:  # the flag's name; the code is that of any invalid operation
         hint = (
             "qemu.conf insists on QEMU's own TLS: give --tls-destination NAME, or set migrate_tls_force = 0"

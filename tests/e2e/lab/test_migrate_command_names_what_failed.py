@@ -89,7 +89,7 @@ def test_libvirtd_of_this_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.a.libvirtd.kill()
     slow_lab.a.libvirtd.start()
-    says(program, 1, "End of file while reading data", STAYED)
+    says(program, 1, "a connection to a libvirt was lost: that libvirt has ended", STAYED)
     ends_on(slow_lab, guest, slow_lab.a)
 
 
@@ -97,7 +97,7 @@ def test_libvirtd_of_the_other_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.b.libvirtd.kill()
     slow_lab.b.libvirtd.start()
-    says(program, 1, "one libvirt lost its connection to another: that one has ended", STAYED)
+    says(program, 1, "a connection to a libvirt was lost: that libvirt has ended", STAYED)
     ends_on(slow_lab, guest, slow_lab.a)
 
 
