@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tunnel.bench import flame, floor, summary, summary_migrate
+from tunnel.bench import flame, floor, migrate_options, summary, summary_migrate
+from tunnel.bench import goals as goals_bench
 from tunnel.bench import memory as memory_bench
 from tunnel.bench import migrate as migrate_bench
 from tunnel.bench import network as networks
@@ -21,10 +23,10 @@ from tunnel.bench import report as reports
 from tunnel.bench.contestants import Contestant, choose
 from tunnel.bench.lab import requirements
 from tunnel.bench.latency import SAMPLES
-from tunnel.bench.migrate_options import parse as parse_migrate
+from tunnel.bench.losses import OURS
 from tunnel.bench.network import Network
 from tunnel.bench.resultfile import newest, read_all
-from tunnel.bench.results import Record, Results
+from tunnel.bench.results import Record, Results, named
 from tunnel.daemon.units import parse_size
 from tunnel.errors import UsageError
 
@@ -70,6 +72,9 @@ def _legs(text: str) -> tuple[str, ...]:
     return legs
 
 
+Stall = Annotated[float, typer.Option(min=1, help="Seconds before the stalled reader.")]
+Samples = Annotated[int, typer.Option(min=0, help="Round trips of each latency; 0: none.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds.")]
 Only = Annotated[str, typer.Option(help="Contestants, separated by commas; all of them if empty.")]
 Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
 Directory = Annotated[Path, typer.Option("--results", help="Directory of the result files.")]
@@ -79,13 +84,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result file inst
 @app.command()
 def relay(
     size: Size = "4GiB",
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    repeat: Rounds = 5,
     only: Only = "",
     streams: Annotated[
         str, typer.Option(help="Connections that share the bytes; a list such as 1,64.")
     ] = "1",
     legs: Annotated[str, typer.Option(help="Local connections: tcp, unix, or tcp,unix.")] = "tcp",
-    samples: Annotated[int, typer.Option(min=0, help="Round trips of each latency; 0: none.")] = SAMPLES,
+    samples: Samples = SAMPLES,
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     json: AsJson = False,
@@ -94,6 +99,10 @@ def relay(
     chosen = choose(_names(only))
     options = relay_bench.Options(_size(size), repeat, _streams(streams), _legs(legs), samples)
     session = _Session("relay", asdict(options), congestion, results, json=json)
+    _close(_relay(session, chosen, options), session)
+
+
+def _relay(session: _Session, chosen: Sequence[Contestant], options: relay_bench.Options) -> RenderableType:
     present = session.announce(chosen)
     if any(contestant.name == floor.HOPS for contestant in present):
         session.results.announce_crypto()
@@ -102,13 +111,13 @@ def relay(
         session.results.add("summary", **entry.as_record())
     for growth in summary.growths(found):
         session.results.add("growth", **growth.as_record())
-    session.close(summary.table(found, session.results))
+    return summary.table(found, session.results)
 
 
 @app.command()
 def memory(
     size: Size = "4GiB",
-    stall: Annotated[float, typer.Option(min=1, help="Seconds before the stalled reader.")] = 60.0,
+    stall: Stall = 60.0,
     only: Only = "mtunnel",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
@@ -121,9 +130,13 @@ def memory(
         raise UsageError(f"{', '.join(bare)} is not a relay: it has no memory to measure")
     count = _size(size)
     session = _Session("memory", {"size": count, "stall_seconds": stall}, congestion, results, json=json)
+    _close(_memory(session, chosen, count, stall), session)
+
+
+def _memory(session: _Session, chosen: Sequence[Contestant], size: int, stall: float) -> RenderableType:
     present = session.announce(chosen)
-    measured = memory_bench.run(present, count, stall, session.network, session.results, session.progress)
-    session.close(memory_bench.table(measured, summary.absent(session.results)))
+    measured = memory_bench.run(present, size, stall, session.network, session.results, session.progress)
+    return memory_bench.table(measured, summary.absent(session.results))
 
 
 @app.command()
@@ -131,7 +144,7 @@ def migrate(
     memory: Annotated[str, typer.Option(help="Guests' memory; a list such as 1GiB,4GiB.")] = "1GiB",
     dirty_rate: Annotated[str, typer.Option(help="Bytes a second that guests write: 0,64MiB.")] = "0",
     modes: Annotated[str, typer.Option(help="Ways to migrate, by commas; all of them if empty.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    rounds: Rounds = 3,
     link: Annotated[str, typer.Option(help="Links between the hosts: none,1Gbit,10Gbit.")] = "none",
     downtime: Annotated[str, typer.Option(help="How long a guest may stand still.")] = "300ms",
     converge: Annotated[
@@ -149,7 +162,7 @@ def migrate(
     json: AsJson = False,
 ) -> None:
     """Move real guests between two hosts in every mode: MiB/s, downtime, CPU time, convergence (root)."""
-    options = parse_migrate(
+    options = migrate_options.parse(
         memory=memory,
         dirty_rate=dirty_rate,
         modes=modes,
@@ -165,11 +178,42 @@ def migrate(
     requirements.check()
     options.check_machine()
     session = _Session("migrate", options.as_record(), congestion, results, json=json, output=output)
+    _close(_migrate(session, options), session)
+
+
+def _migrate(session: _Session, options: migrate_options.Options) -> RenderableType:
     migrate_bench.announce(options, session.results)
-    found = migrate_bench.run(options, congestion, session.results, session.progress)
+    found = migrate_bench.run(options, session.network.congestion, session.results, session.progress)
     for comparison in summary_migrate.compare(found.migrations):
         session.results.add("comparison", **comparison.as_record())
-    session.close(summary_migrate.table(found, session.results))
+    return summary_migrate.table(found, session.results)
+
+
+@app.command()
+def goals(
+    rounds: Rounds = 3,
+    size: Size = "4GiB",
+    samples: Samples = SAMPLES,
+    stall: Stall = 60.0,
+    memory: Annotated[str, typer.Option(help="The guests' memory.")] = "8GiB",
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Measure all that mtunnel is to reach, into one file, and say what it reaches (root)."""
+    carried = relay_bench.Options(_size(size), rounds, goals_bench.STREAMS, samples=samples)
+    guests = migrate_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
+    requirements.check()
+    guests.check_machine()
+    output = results / named("goals", datetime.now(UTC))
+    relays = _Session("relay", asdict(carried), congestion, results, json=json, output=output)
+    views = [_relay(relays, choose(goals_bench.RELAYS), carried)]
+    kept: Record = {"size": carried.size, "stall_seconds": stall}
+    daemons = _Session("memory", kept, congestion, results, json=json, behind=relays.results)
+    views.append(_memory(daemons, choose([OURS]), carried.size, stall))
+    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=daemons.results)
+    views.append(_migrate(hosts, guests))
+    _close(Group(*views, goals_bench.table(output)), relays, daemons, hosts)
 
 
 @app.command()
@@ -193,7 +237,7 @@ def profile(
         path.write_text(flame.svg(found.stacks, f"{only}, side {found.side.upper()}: CPU time"))
         session.results.add("profile", **found.as_record())
         lines += [found.text(), f"  {path}"]
-    session.close(Text("\n".join(lines)))
+    _close(Text("\n".join(lines)), session)
 
 
 @app.command()
@@ -228,10 +272,11 @@ class _Session:
         *,
         json: bool,
         output: Path | None = None,
+        behind: Results | None = None,
     ) -> None:
-        self._json = json
+        self.json = json
         self._notes = Console(stderr=True, quiet=json)
-        self.results = Results(directory, benchmark, path=output)
+        self.results = Results(directory, benchmark, path=output, behind=behind)
         self.network = networks.enter(congestion)
         self.results.open_run(options, self.network)
         self._explain(self.network)
@@ -244,19 +289,22 @@ class _Session:
         """Tell a person what happens now."""
         self._notes.print(text, style="dim", highlight=False)
 
-    def close(self, view: RenderableType) -> None:
-        """Print the results. Exits with status 1 when a contestant failed."""
-        if self._json:
-            typer.echo(self.results.dump())
-        else:
-            Console().print(view)
-            self._notes.print(f"written to {self.results.path}", highlight=False)
-        if self.results.of_kind("failure"):
-            raise typer.Exit(1)
-
     def _explain(self, network: Network) -> None:
         if network.pinned:
             self.progress(f"congestion control: {network.congestion}, in a network namespace of our own")
         else:
             warning = f"not root: congestion control is the system's {network.congestion}, not pinned"
             self._notes.print(warning, style="yellow", highlight=False)
+
+
+def _close(view: RenderableType, *sessions: _Session) -> None:
+    """Print what was found. Exits with status 1 when a contestant failed."""
+    last = sessions[-1]
+    if last.json:
+        for session in sessions:
+            typer.echo(session.results.dump())
+    else:
+        Console().print(view)
+        last.progress(f"written to {last.results.path}")
+    if any(session.results.of_kind("failure") for session in sessions):
+        raise typer.Exit(1)

@@ -88,16 +88,16 @@ class Options:
 def parse(
     *,
     memory: str,
-    dirty_rate: str,
-    modes: str,
-    link: str,
-    rounds: int,
-    downtime: str,
-    converge: bool,
-    highest: str,
-    steps: int,
-    patience: str,
-    passes: int,
+    modes: str = "",
+    rounds: int = 3,
+    dirty_rate: str = "0",
+    link: str = "none",
+    downtime: str = "300ms",
+    converge: bool = False,
+    highest: str = "1GiB",
+    steps: int = 32,
+    patience: str = "0",
+    passes: int = 20,
 ) -> Options:
     """Read the words of the command line. Raises UsageError, naming the option that is wrong."""
     sizes = _list("--memory", memory, parse_size)

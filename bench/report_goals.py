@@ -61,6 +61,11 @@ class Reached:
 
 
 def section(files: Sequence[ResultFile]) -> Section:
+    """Return the verdicts with how to read them."""
+    return Section("What mtunnel is to reach", [_READING, verdicts(files)])
+
+
+def verdicts(files: Sequence[ResultFile]) -> Grid:
     """Return what ``files`` say of each goal; several of one benchmark have rows of their own."""
     rows: list[Reached] = []
     for benchmark, reached in _BENCHMARKS.items():
@@ -68,8 +73,7 @@ def section(files: Sequence[ResultFile]) -> Section:
         several = len(of_it) > 1
         own = [replace(row, when=file.when if several else "") for file in of_it for row in reached(file)]
         rows += own or reached(None)
-    headings = ["figure", "found", "must", "aim", "verdict"]
-    return Section("What mtunnel is to reach", [_READING, Grid(headings, [row.cells() for row in rows])])
+    return Grid(["figure", "found", "must", "aim", "verdict"], [row.cells() for row in rows])
 
 
 def _relay(file: ResultFile | None) -> Iterator[Reached]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One result file. ``records`` are its lines, the ``run`` record first."""
+    """What one run wrote into a result file. ``records`` are its lines, the ``run`` record first."""
 
     path: Path
     records: Sequence[Fields]
@@ -53,8 +54,11 @@ class ResultFile:
             raise UsageError(f"{self.path}: a record of kind {kind} has no {error}") from error
 
 
-def read(path: Path) -> ResultFile:
-    """Read one file. Raises UsageError when it cannot be read, or is no result file of a version we know."""
+def read(path: Path) -> list[ResultFile]:
+    """Read one file: a run, or the several of ``bench goals``.
+
+    Raises UsageError when it cannot be read, or is no result file of a version we know.
+    """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -62,10 +66,14 @@ def read(path: Path) -> ResultFile:
     records = [_record(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not records or records[0]["kind"] != "run":
         raise UsageError(f"{path}: not a result file: its first line is not a record of kind run")
-    if records[0].get("schema") not in range(1, SCHEMA + 1):
-        raise UsageError(
-            f"{path}: schema {records[0].get('schema')} is not known; measure again with this version"
-        )
+    begins = [number for number, record in enumerate(records) if record["kind"] == "run"]
+    return [_run(path, records[begin:end]) for begin, end in pairwise([*begins, len(records)])]
+
+
+def _run(path: Path, records: Sequence[Fields]) -> ResultFile:
+    schema = records[0].get("schema")
+    if schema not in range(1, SCHEMA + 1):
+        raise UsageError(f"{path}: schema {schema} is not known; measure again with this version")
     return ResultFile(path, records)
 
 
@@ -89,8 +97,8 @@ def newest(directory: Path) -> list[Path]:
 
 def read_all(paths: Iterable[Path]) -> list[ResultFile]:
     """Read files, each once however often it is named; the oldest run first. Raises UsageError."""
-    files = [read(path) for path in dict.fromkeys(paths)]
-    return sorted(files, key=lambda file: file.when)
+    runs = [run for path in dict.fromkeys(paths) for run in read(path)]
+    return sorted(runs, key=lambda run: run.when)
 
 
 def measured(file: ResultFile) -> Measured:

@@ -1,7 +1,7 @@
 """A result file: JSON lines, one object a line, told apart by ``kind``.
 
 ================  =======================================================================================
-``run``           once, first: benchmark, time, command line, options, network, machine
+``run``           first, once for each run: benchmark, time, command line, options, network, machine
 ``contestant``    one each: version and settings, or why it is ``missing``
 ``floor``         ``relay``: CPU seconds per GiB of AES-256-GCM, once for each round
 ``measurement``   one for each contestant, case (``legs``, ``streams``) and round, as it was measured
@@ -38,16 +38,31 @@ SCHEMA = 2
 Record = dict[str, object]
 
 
-class Results:
-    """The results of one run, in memory and in a file of its own in ``directory``."""
+def named(benchmark: str, started: datetime) -> str:
+    """Return the name of the file of a run, which sorts by date."""
+    return f"{started:%Y%m%dT%H%M%SZ}-{benchmark}.jsonl"
 
-    def __init__(self, directory: Path, benchmark: str, *, path: Path | None = None) -> None:
-        """``path``: write to this file instead. Raises UsageError when it exists, or cannot be made."""
+
+class Results:
+    """The results of one run, in memory and in a file of its own in ``directory``.
+
+    What ``bench goals`` runs shares a file: each run's records follow those of the one before.
+    """
+
+    def __init__(
+        self, directory: Path, benchmark: str, *, path: Path | None = None, behind: Results | None = None
+    ) -> None:
+        """``path``: write to this file instead; ``behind``: to the one that these results are in.
+
+        Raises UsageError when the file exists, unless it is theirs, or cannot be made.
+        """
         self._benchmark = benchmark
         self._started = datetime.now(UTC)
-        self.path = path or directory / f"{self._started:%Y%m%dT%H%M%SZ}-{benchmark}.jsonl"
+        self.path = path or directory / named(benchmark, self._started)
         self.records: list[Record] = []
-        if self.path.exists():
+        if behind is not None:
+            self.path = behind.path
+        elif self.path.exists():
             raise UsageError(f"{self.path} exists: results are never mixed with those of another run")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

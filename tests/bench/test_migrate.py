@@ -95,7 +95,7 @@ def test_guests_are_moved_limits_are_searched_and_both_are_reported(tmp: Path) -
     search = ["--converge", "--highest=64MiB", "--steps=2"]
     done = _bench("migrate", *size, *search, f"--output={tmp}/own/file.jsonl", "--json")
     assert done.returncode == 0, done.stderr
-    file = read(tmp / "own" / "file.jsonl")
+    (file,) = read(tmp / "own" / "file.jsonl")
     assert done.stdout == file.path.read_text()
     assert file.run["options"]["memory"] == [64 * MIB]
     moved = file.build("migration", Migration)

@@ -17,7 +17,7 @@ def only(file: ResultFile) -> Section:
 
 
 def test_each_side_has_a_row_and_each_state_a_bar(tmp: Path) -> None:
-    chart, grid = only(read(samples.memory(tmp))).blocks
+    chart, grid = only(*read(samples.memory(tmp))).blocks
     assert isinstance(chart, Chart)
     assert [(row.label, row.is_ours) for row in chart.rows] == [
         ("mtunnel A", True),
@@ -38,7 +38,7 @@ def test_each_side_has_a_row_and_each_state_a_bar(tmp: Path) -> None:
 
 
 def test_an_older_file_has_no_bars_for_what_it_lacks(tmp: Path) -> None:
-    file = read(samples.memory(tmp))
+    (file,) = read(samples.memory(tmp))
     old = [{key: value for key, value in r.items() if key != "many"} for r in file.records]
     chart = only(ResultFile(file.path, old)).blocks[0]
     assert isinstance(chart, Chart)
@@ -46,5 +46,5 @@ def test_an_older_file_has_no_bars_for_what_it_lacks(tmp: Path) -> None:
 
 
 def test_a_run_that_measured_nothing_says_so(tmp: Path) -> None:
-    file = read(samples.memory(tmp))
+    (file,) = read(samples.memory(tmp))
     assert only(ResultFile(file.path, file.records[:1])).blocks == ["Nothing was measured."]

@@ -15,7 +15,7 @@ from tunnel.bench.resultfile import ResultFile, read
 
 @pytest.fixture
 def found(tmp: Path) -> list[Section]:
-    return list(sections(read(samples.migrate(tmp))))
+    return list(sections(*read(samples.migrate(tmp))))
 
 
 def _charts(section: Section) -> dict[str, Chart]:
@@ -68,7 +68,7 @@ def test_ours_are_compared_with_their_rivals_and_the_goal_is_named(found: list[S
 
 
 def test_without_a_rival_nothing_is_claimed(tmp: Path) -> None:
-    file = read(samples.migrate(tmp))
+    (file,) = read(samples.migrate(tmp))
     alone = [r for r in file.records if r["kind"] == "run" or r.get("mode") == "mtunnel"]
     blocks = next(sections(ResultFile(file.path, alone))).blocks
     assert blocks == ["No mode of mtunnel's was measured beside one of its rivals."]
@@ -94,5 +94,5 @@ def test_the_limit_says_what_it_was_found_with(found: list[Section]) -> None:
 
 
 def test_a_file_without_either_has_no_sections(tmp: Path) -> None:
-    file = read(samples.migrate(tmp))
+    (file,) = read(samples.migrate(tmp))
     assert list(sections(ResultFile(file.path, file.records[:1]))) == []

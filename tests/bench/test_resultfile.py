@@ -23,7 +23,7 @@ def _file(directory: Path, *records: object, name: str = "20260101T000000Z-relay
 
 
 def test_measurements_come_back_as_they_were_taken(tmp: Path) -> None:
-    file = read(samples.relay(tmp, cases=[Case("unix", 4)], rounds=2))
+    (file,) = read(samples.relay(tmp, cases=[Case("unix", 4)], rounds=2))
     found = measured(file)
     first = found.transfers[0]
     assert (file.benchmark, first.contestant, first.round, first.case) == (
@@ -43,7 +43,7 @@ def test_measurements_come_back_as_they_were_taken(tmp: Path) -> None:
 
 
 def test_migrations_come_back_too(tmp: Path) -> None:
-    file = read(samples.migrate(tmp))
+    (file,) = read(samples.migrate(tmp))
     assert {m.mode for m in file.build("migration", Migration)} == set(samples.MODES)
     assert len(file.build("convergence", Convergence)) == 2 * len(samples.MODES)
 
@@ -51,7 +51,7 @@ def test_migrations_come_back_too(tmp: Path) -> None:
 def test_a_file_of_the_first_schema_has_one_case(tmp: Path) -> None:
     run = RUN | {"schema": 1, "options": {"streams": 16, "unix_legs": True}}
     old = {"kind": "measurement", "contestant": "x", "round": 1, "bytes": 1, "seconds": 1.0}
-    found = measured(read(_file(tmp, run, old | {"cpu_seconds": {}, "rss_peak": {}})))
+    found = measured(*read(_file(tmp, run, old | {"cpu_seconds": {}, "rss_peak": {}})))
     assert found.transfers[0].case == Case("unix", 16)
 
 
@@ -75,12 +75,23 @@ def test_files_come_by_date_and_once(tmp: Path) -> None:
     assert [file.when for file in found] == ["2026-11-23 10:09", "2026-11-24 10:09"]
 
 
+def test_each_run_in_a_file_has_its_own_records(tmp: Path) -> None:
+    records = [RUN, {"kind": "floor"}, RUN | {"benchmark": "memory"}, RUN | {"benchmark": "migrate"}]
+    runs = read(_file(tmp, *records, name="20260101T000000Z-goals.jsonl"))
+    assert [(run.benchmark, len(run.of_kind("floor"))) for run in runs] == [
+        ("relay", 1),
+        ("memory", 0),
+        ("migrate", 0),
+    ]
+
+
 @pytest.mark.parametrize(
     ("records", "complaint"),
     [
         ([], "not a result file"),
         ([{"kind": "summary"}], "not a result file: its first line is not a record of kind run"),
         ([RUN | {"schema": 99}], "schema 99 is not known; measure again with this version"),
+        ([RUN, RUN | {"schema": 0}], "schema 0 is not known; measure again with this version"),
         ([RUN, ["a", "list"]], ":2: not a record with a kind"),
         ([RUN, {"name": "x"}], ":2: not a record with a kind"),
     ],
@@ -103,7 +114,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp: Path) -> None:
 
 
 def test_a_record_that_lacks_something_is_named(tmp: Path) -> None:
-    file = read(
+    (file,) = read(
         _file(tmp, RUN, {"kind": "measurement", "contestant": "x"}, {"kind": "migration", "mode": "x"})
     )
     with pytest.raises(UsageError, match=r"relay.jsonl: a record lacks, or has wrong, 'round'"):

@@ -35,6 +35,15 @@ def test_each_record_is_in_the_file_as_soon_as_it_is_added(tmp: Path) -> None:
     assert len(_lines(results)) == 2
 
 
+def test_one_run_may_write_behind_another(tmp: Path) -> None:
+    first = Results(tmp, "relay")
+    first.add("floor", round=1)
+    second = Results(tmp / "elsewhere", "memory", behind=first)
+    second.add("measurement", contestant="mtunnel")
+    assert [line["kind"] for line in _lines(first)] == ["floor", "measurement"]
+    assert (len(first.records), len(second.records)) == (1, 1)
+
+
 def test_the_first_record_says_what_was_run_where(tmp: Path) -> None:
     results = Results(tmp, "relay")
     results.open_run({"size": 7}, Network("cubic", pinned=True))

@@ -1,0 +1,31 @@
+"""``bench goals``: who has to take part so that every goal can be judged, and the verdicts.
+
+Relays, memory and migrations are measured one after the other, by what measures them anyway, into one file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from tunnel.bench import floor, report_goals
+from tunnel.bench.losses import OURS
+from tunnel.bench.resultfile import read
+from tunnel.bench.summary import BASE
+from tunnel.bench.summary_migrate import GOALS
+
+RELAYS = (OURS, BASE, "asyncio-streams", "uvloop-streams", floor.HOPS)
+STREAMS = (1, 64)
+MODES = tuple(dict.fromkeys(mode for goal in GOALS for mode in (goal.rival, goal.ours)))
+
+
+def table(file: Path) -> Table:
+    """Return what a result file says of each goal. Raises UsageError when it is none."""
+    verdicts = report_goals.verdicts(read(file))
+    view = Table(title="What mtunnel is to reach", title_justify="left")
+    for heading in verdicts.headings:
+        view.add_column(heading)
+    for row in verdicts.rows:
+        view.add_row(*row)
+    return view
