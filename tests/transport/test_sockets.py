@@ -18,6 +18,7 @@ from tests.support.waiting import until
 from tunnel.transport import sockets
 from tunnel.transport.sockets import (
     LEAST_UNREAD,
+    LOCAL_UNREAD,
     NOTSENT_LOWAT,
     UNIX_UNSENT,
     USER_TIMEOUT_MS,
@@ -132,6 +133,14 @@ def test_local_legs_are_tuned_whatever_they_are() -> None:
 
 
 @pytest.mark.root
+def test_of_a_hypervisor_that_is_not_read_the_kernel_keeps_little(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    tune_local(pair[0])
+    assert unread_bound(pair[0]) == tcp_option(pair[0], socket.TCP_WINDOW_CLAMP) == LOCAL_UNREAD
+
+
+@pytest.mark.root
 def test_a_unix_leg_takes_a_whole_batch_at_once() -> None:
     one, other = socket.socketpair()
     with one, other:
@@ -139,15 +148,17 @@ def test_a_unix_leg_takes_a_whole_batch_at_once() -> None:
         assert one.send(bytes(UNIX_UNSENT)) == UNIX_UNSENT
 
 
-def test_without_the_right_to_it_a_unix_leg_keeps_its_buffer() -> None:
+@pytest.mark.parametrize("kind", [socket.AF_UNIX, socket.AF_INET])
+def test_without_the_right_to_it_a_local_leg_keeps_its_buffers(kind: socket.AddressFamily) -> None:
     class Bare:
-        family = socket.AF_UNIX
+        family = kind
 
         def setblocking(self, _flag: bool) -> None:
             pass
 
-        def setsockopt(self, *_option: int) -> None:
-            raise PermissionError
+        def setsockopt(self, _level: int, option: int, _value: object) -> None:
+            if option not in (socket.TCP_NODELAY, socket.TCP_CONGESTION):
+                raise PermissionError
 
     tune_local(Bare())  # type: ignore[arg-type]  # all that is used of a socket
 

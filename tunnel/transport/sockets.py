@@ -22,6 +22,10 @@ MOST_UNREAD = 4 * 1024 * 1024
 FASTEST = 8 << 30
 """Bytes a second that no lane exceeds. What a link carries in one round trip at that rate never waits."""
 
+LOCAL_UNREAD = 1024 * 1024
+"""Bytes that the kernel may hold of a hypervisor's for us to read, which never keep one waiting. By itself
+it goes up to ``tcp_rmem``, often 32 MiB for each stream: no cache holds that, and nobody accounts for it."""
+
 UNIX_UNSENT = 1024 * 1024
 """Bytes that the kernel may hold on a unix socket for a hypervisor: with its default, 208 KiB, most of a
 batch would be copied to wait for the next turn."""
@@ -55,20 +59,28 @@ def bound_unread(sock: socket.socket) -> None:
 
     The kernel grows a receive buffer for as long as its reader is the bottleneck, to 6 MiB, and what is at
     its end waits for all of it. A megabyte, or what the fastest link carries in a round trip, is enough.
-    The window has to be named as well: behind a buffer that was set, the kernel does not let it grow beyond
-    what a new connection has (64 KiB). Without CAP_NET_ADMIN all stays as it is.
+    Without CAP_NET_ADMIN all stays as it is.
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_MIN_RTT + 4)
     (round_trip,) = struct.unpack_from("I", info, _TCP_INFO_MIN_RTT)
     enough = max(LEAST_UNREAD, FASTEST * round_trip // 1_000_000)
     if enough <= MOST_UNREAD:
-        with suppress(PermissionError):
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, enough)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, enough)
+        _hold_unread(sock, enough)
+
+
+def _hold_unread(sock: socket.socket, size: int) -> None:
+    """Let a connected TCP socket have ``size`` bytes unread.
+
+    The window has to be named as well: behind a buffer that was set, the kernel does not let it grow beyond
+    what a new connection has (64 KiB).
+    """
+    with suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size)
 
 
 def tune_local(sock: socket.socket) -> None:
-    """Prepare a hypervisor's connection, TCP or unix. Without CAP_NET_ADMIN a unix socket's buffer stays."""
+    """Prepare a hypervisor's connection, TCP or unix. Without CAP_NET_ADMIN its buffers stay."""
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         with suppress(PermissionError):
@@ -77,6 +89,7 @@ def tune_local(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):  # a kernel without it does no harm: this is about speed only
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION.encode())
+        _hold_unread(sock, LOCAL_UNREAD)
 
 
 def reset(sock: socket.socket) -> None:
