@@ -14,17 +14,13 @@ USER_TIMEOUT_MS = 15_000
 """How long sent bytes may stay unacknowledged before the kernel gives a lane up (tcp(7))."""
 
 LEAST_UNREAD = 1024 * 1024
-"""Bytes that the kernel may always hold on a lane for us to read."""
+"""Bytes that the kernel may always hold of a connection for us to read."""
 
 MOST_UNREAD = 4 * 1024 * 1024
 """What is worth a bound: where a link needs more, the kernel knows better how much."""
 
 FASTEST = 8 << 30
-"""Bytes a second that no lane exceeds. What a link carries in one round trip at that rate never waits."""
-
-LOCAL_UNREAD = 1024 * 1024
-"""Bytes that the kernel may hold of a hypervisor's for us to read, which never keep one waiting. By itself
-it goes up to ``tcp_rmem``, often 32 MiB for each stream: no cache holds that, and nobody accounts for it."""
+"""Bytes a second that no connection exceeds. What one carries in a round trip at that rate never waits."""
 
 UNIX_UNSENT = 1024 * 1024
 """Bytes that the kernel may hold on a unix socket for a hypervisor: with its default, 208 KiB, most of a
@@ -55,28 +51,21 @@ def tune_lane(sock: socket.socket, congestion: str | None) -> None:
 
 
 def bound_unread(sock: socket.socket) -> None:
-    """On a short link, let a connected lane's kernel hold little unread: sparse streams wait behind it.
+    """On a short way, let the kernel hold little of a connection unread.
 
-    The kernel grows a receive buffer for as long as its reader is the bottleneck, to 6 MiB, and what is at
-    its end waits for all of it. A megabyte, or what the fastest link carries in a round trip, is enough.
-    Without CAP_NET_ADMIN all stays as it is.
+    The kernel grows a receive buffer for as long as its reader is the bottleneck, to 6 or 32 MiB. On a lane
+    sparse streams wait behind all of that; of a hypervisor it is more than caches hold, and memory that
+    nobody accounts for. A megabyte, or what the fastest link carries in a round trip, is enough.
+    The window has to be named as well: behind a buffer that was set, the kernel does not let it grow beyond
+    what a new connection has (64 KiB). Without CAP_NET_ADMIN all stays as it is.
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_MIN_RTT + 4)
     (round_trip,) = struct.unpack_from("I", info, _TCP_INFO_MIN_RTT)
     enough = max(LEAST_UNREAD, FASTEST * round_trip // 1_000_000)
     if enough <= MOST_UNREAD:
-        _hold_unread(sock, enough)
-
-
-def _hold_unread(sock: socket.socket, size: int) -> None:
-    """Let a connected TCP socket have ``size`` bytes unread.
-
-    The window has to be named as well: behind a buffer that was set, the kernel does not let it grow beyond
-    what a new connection has (64 KiB).
-    """
-    with suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size)
+        with suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, enough)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, enough)
 
 
 def tune_local(sock: socket.socket) -> None:
@@ -89,7 +78,7 @@ def tune_local(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):  # a kernel without it does no harm: this is about speed only
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION.encode())
-        _hold_unread(sock, LOCAL_UNREAD)
+        bound_unread(sock)
 
 
 def reset(sock: socket.socket) -> None:
