@@ -133,12 +133,16 @@ class Host:
 
     # mtunnel.
 
-    def start_daemon(self, config: Config | str) -> Daemon:
-        """Start mtunnel with this configuration, and wait until it serves. Raises LabError if it does not."""
+    def start_daemon(self, config: Config | str, *, wait: bool = True) -> Daemon:
+        """Start mtunnel with this configuration, and wait until it serves. Raises LabError if it does not.
+
+        Without ``wait`` it need not serve yet.
+        """
         text = config if isinstance(config, str) else config.text()
         daemon = Daemon(self.plan, text, self._start_service)
         self.daemons.append(daemon)
-        daemon.wait_serving()
+        if wait:
+            daemon.wait_serving()
         return daemon
 
     # As it was.

@@ -208,10 +208,11 @@ class Lab:
                 raise LabError(f"{ingress.peer} is no host of the lab: an ingress leads to hosta or hostb")
         for host in self.hosts:
             mine = [ingress for ingress in ingresses if ingress.peer == host.peer.name]
-            host.start_daemon(
-                Config(host.plan, [Peer.of(host.peer, egress)], mine, transport=transport or {})
-            )
+            config = Config(host.plan, [Peer.of(host.peer, egress)], mine, transport=transport or {})
+            host.start_daemon(config, wait=False)  # both at the same time
         first, second = self.a.daemons[-1], self.b.daemons[-1]
+        for daemon in (first, second):
+            daemon.wait_serving()
         if ingresses:  # a host dials only where an ingress leads
             first.wait_linked(self.b.name)
             second.wait_linked(self.a.name)

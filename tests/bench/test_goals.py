@@ -29,12 +29,12 @@ def test_a_person_gets_the_verdicts(tmp: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_one_run_measures_all_that_is_to_be_reached(tmp: Path) -> None:
-    small = ["--rounds=1", "--size=256MiB", "--memory=64MiB", "--stall=1"]
+    small = ["--rounds=1", "--size=64MiB", "--memory=64MiB", "--stall=1"]
     quick = ["--samples=20", f"--results={tmp}"]
     command = [sys.executable, "-m", "tunnel.bench", "goals", *small, *quick]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=460, check=False)
     assert done.returncode == 0, done.stderr
     (path,) = tmp.glob("*-goals.jsonl")
     runs = read(path)

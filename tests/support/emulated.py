@@ -2,7 +2,8 @@
 
 The machine's only disk is its memory: an archive of Python, the installed packages and the checkout, each
 file where it is here. Its first program (``emulated_init``) is Python as well, so hardly anything else has
-to be there. A boot takes ten seconds, and encryption is about 70 times slower than on a processor.
+to be there. Until the first test runs, booting and imports take 20 to 30 seconds; so a machine runs pytest
+more than once, and imports once. Encryption is about 70 times slower than on a processor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.archive import Archive
@@ -37,58 +38,81 @@ NEEDLESS = (
     "ruff",
     "pyroute2",
     "libvirtmod",
+    "libvirtmod_lxc",
+    "libvirtmod_qemu",
     "hypothesis",
+    "coverage",
+    "pytest_cov",
 )
 PROGRAMS = ("setpriv",)
 LIBRARY = re.compile(r"=> (/\S+)|^\s+(/\S+) \(0x", re.MULTILINE)
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
-EXIT = re.compile(r"^emulated: exit (\d+)", re.MULTILINE)
+MEMORY = 1536  # MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of pytest in a machine. ``modules``: what the kernel must have; ``mtu``: of its loopback."""
+
+    arguments: tuple[str, ...]
+    modules: tuple[str, ...] = MODULES
+    mtu: int = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What pytest said inside, and its exit code; None when the machine never got so far."""
+    """What pytest said, and its exit code; None, and all that the machine said, when it never got so far."""
 
     code: int | None
     output: str
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """``modules`` are loaded at boot; ``mtu`` is of the loopback interface."""
+def run(
+    sessions: Mapping[str, Session], directory: Path, *, environment: Mapping[str, str], patience: float
+) -> dict[str, Outcome]:
+    """Boot a machine, run one session after the other, and end, within ``patience`` seconds.
 
-    modules: tuple[str, ...] = MODULES
-    environment: Mapping[str, str] = field(default_factory=dict)
-    memory: int = 1536  # MiB
-    mtu: int = 65536
+    Modules are loaded when the first session asks for them, and stay: who wants none must come first.
+    """
+    console = directory / "console"
+    initrd = directory / "initrd"
+    plan = {
+        "sessions": {
+            name: {
+                "pytest": session.arguments,
+                "modules": [f"/{path.name}" for path in _with_dependencies(session.modules)],
+                "mtu": session.mtu,
+            }
+            for name, session in sessions.items()
+        },
+        "environment": dict(environment),
+        "root": str(ROOT),
+    }
+    _write(initrd, plan, {module for session in sessions.values() for module in session.modules})
+    command = [
+        *(_program("qemu-system-x86_64"), "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"),
+        *("-m", str(MEMORY), "-display", "none", "-vga", "none", "-nodefaults", "-no-reboot"),
+        *("-serial", f"file:{console}", "-kernel", str(_image()), "-initrd", str(initrd)),
+        *("-append", "console=ttyS0 panic=-1 quiet"),
+    ]
+    trouble = ""
+    try:
+        subprocess.run(command, check=True, timeout=patience, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        trouble = f"(not over after {patience:.0f} seconds)"
+    except subprocess.CalledProcessError as error:
+        trouble = error.stderr
+    said = _read(console)
+    return {name: _outcome(name, said, trouble) for name in sessions}
 
-    def pytest(self, directory: Path, *arguments: str, patience: float) -> Outcome:
-        """Boot, run pytest with ``arguments``, and end, within ``patience`` seconds."""
-        console = directory / "console"
-        initrd = directory / "initrd"
-        plan = {
-            "pytest": arguments,
-            "modules": [f"/{path.name}" for path in _with_dependencies(self.modules)],
-            "environment": dict(self.environment),
-            "mtu": self.mtu,
-            "root": str(ROOT),
-        }
-        _write(initrd, plan, self.modules)
-        command = [
-            *(_program("qemu-system-x86_64"), "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"),
-            *("-m", str(self.memory), "-display", "none", "-vga", "none", "-nodefaults", "-no-reboot"),
-            *("-serial", f"file:{console}", "-kernel", str(_image()), "-initrd", str(initrd)),
-            *("-append", "console=ttyS0 panic=-1 quiet"),
-        ]
-        try:
-            subprocess.run(command, check=True, timeout=patience, capture_output=True, text=True)
-        except subprocess.TimeoutExpired:
-            return Outcome(None, f"{_read(console)}\n(not over after {patience:.0f} seconds)")
-        except subprocess.CalledProcessError as error:
-            return Outcome(None, f"{_read(console)}\n{error.stderr}")
-        output = _read(console)
-        found = EXIT.search(output)
-        return Outcome(int(found[1]) if found else None, output)
+
+def _outcome(name: str, said: str, trouble: str) -> Outcome:
+    own = re.compile(
+        rf"^emulated: {name} begins$(.*?)^emulated: {name} exit (\d+)$", re.MULTILINE | re.DOTALL
+    )
+    if found := own.search(said):
+        return Outcome(int(found[2]), found[1])
+    return Outcome(None, f"{said}\n{trouble}")
 
 
 def _read(console: Path) -> str:
@@ -163,9 +187,9 @@ def _python_files() -> Iterator[Path]:
     yield PYTHON
     yield from Path(sys.prefix).glob("pyvenv.cfg")
     standard = Path(sysconfig.get_path("stdlib"))
-    yield from _tree(
-        standard, ("site-packages", "dist-packages", "test", "tkinter", "idlelib", "ensurepip", "lib2to3")
-    )
+    for_builds = Path(sysconfig.get_config_var("LIBPL")).name  # the interpreter once more, as a library
+    apart = ("site-packages", "dist-packages", "test", "tkinter", "idlelib", "ensurepip", "lib2to3")
+    yield from _tree(standard, (*apart, for_builds))
     packages = Path(sysconfig.get_path("purelib"))
     for entry in packages.iterdir():
         if re.split("[-.]", entry.name)[0] not in NEEDLESS and "mypyc" not in entry.name:

@@ -1,6 +1,10 @@
-"""The first and only program of an emulated machine: makes it habitable, runs pytest, says how that ended."""
+"""The only program of an emulated machine: makes it habitable, runs pytest, says how each run of it ended.
+
+All runs are of one process: what they import takes longer here than many a test.
+"""
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -32,7 +36,8 @@ def mount(kind: str, target: str) -> None:
 
 def load(module: str) -> None:
     descriptor = os.open(module, os.O_RDONLY)
-    if libc.syscall(FINIT_MODULE, descriptor, b"", 0) < 0:  # one for hardware that is not emulated
+    if libc.syscall(FINIT_MODULE, descriptor, b"", 0) < 0 and ctypes.get_errno() != errno.EEXIST:
+        # One for hardware that is not emulated.
         print(f"emulated: {module} not loaded: {os.strerror(ctypes.get_errno())}", flush=True)
     os.close(descriptor)
 
@@ -43,19 +48,22 @@ def settle(plan: dict[str, Any]) -> None:
     Path("/tmp").mkdir(exist_ok=True)  # in memory, as all of this; the checkout may be below
     for descriptor in (0, 1, 2):
         os.dup2(os.open("/dev/ttyS0", os.O_RDWR), descriptor)
-    for module in plan["modules"]:
+    os.environ.update(plan["environment"])
+    os.chdir(plan["root"])
+
+
+def prepare(session: dict[str, Any]) -> None:
+    for module in session["modules"]:
         load(module)
     with socket.socket() as sock:
-        fcntl.ioctl(sock, SIOCSIFMTU, struct.pack("16si12x", b"lo", plan["mtu"]))
+        fcntl.ioctl(sock, SIOCSIFMTU, struct.pack("16si12x", b"lo", session["mtu"]))
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
-def run(plan: dict[str, Any]) -> int:
-    os.environ.update(plan["environment"])
-    os.chdir(plan["root"])
+def run(session: dict[str, Any]) -> int:
     import pytest
 
-    return int(pytest.main(plan["pytest"]))
+    return int(pytest.main(session["pytest"]))
 
 
 def main() -> None:
@@ -63,7 +71,10 @@ def main() -> None:
         plan = json.loads(Path("/plan.json").read_text())
         settle(plan)
         print(f"emulated: Linux {platform.release()}", flush=True)
-        print(f"emulated: exit {run(plan)}", flush=True)
+        for name, session in plan["sessions"].items():
+            prepare(session)
+            print(f"emulated: {name} begins", flush=True)
+            print(f"emulated: {name} exit {run(session)}", flush=True)
     except BaseException:  # noqa: BLE001  the machine ends in any case
         traceback.print_exc()
     sys.stdout.flush()

@@ -37,6 +37,7 @@ from tunnel.wire.window import INITIAL_WINDOW
 
 BULK = 3 * MIB // 2 if EMULATED else 48 * MIB  # emulated, encryption is about 70 times slower
 STALLING = INITIAL_WINDOW + BULK // 3
+SINGLES = 400 if EMULATED else 2000
 ODD_SIZES = (1, 7, 4093, 16383, 16384, 16385, 65537, 262147, 1048573, 1048576)
 
 
@@ -78,8 +79,8 @@ async def test_frames_of_any_size_arrive(hosts: Hosts, kinds: Kinds) -> None:
 async def test_single_bytes_arrive(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
-        pair.a.send(number, 2000, (1,))
-        pair.b.send(number, 2000, (1,))
+        pair.a.send(number, SINGLES, (1,))
+        pair.b.send(number, SINGLES, (1,))
         await pair.closed([number])
 
 

@@ -80,14 +80,20 @@ class Somewhere:
     def __init__(self, plan: Plan, peer: Plan, *said: str) -> None:
         self.plan, self.peer, self.name = plan, peer, plan.name
         self.daemons: list[Any] = []
+        self.served: list[bool] = []
         self.linked: list[str] = []
         self._said = said
 
     def state(self, guest: str) -> str:
         return self._said[int(guest)]
 
-    def start_daemon(self, config: Config) -> None:
-        self.daemons.append(SimpleNamespace(config=config, wait_linked=self.linked.append))
+    def start_daemon(self, config: Config, *, wait: bool) -> None:
+        def wait_serving() -> None:
+            self.served.append(wait)
+
+        self.daemons.append(
+            SimpleNamespace(config=config, wait_serving=wait_serving, wait_linked=self.linked.append)
+        )
 
 
 @pytest.fixture
@@ -118,6 +124,7 @@ def test_an_ingress_is_made_on_the_host_that_its_peer_is_not(hollow: Lab) -> Non
     assert list(second.config.ingresses) == [back]
     assert [peer.egress for peer in first.config.peers] == [["tcp:127.0.0.1:7"]]
     hosts = cast("tuple[Somewhere, Somewhere]", hollow.hosts)
+    assert [host.served for host in hosts] == [[False], [False]], "nobody waits before both are started"
     assert [host.linked for host in hosts] == [["hostb"], ["hosta"]]
 
 
