@@ -48,10 +48,11 @@ PROGRAMS = ("setpriv",)
 LIBRARY = re.compile(r"=> (/\S+)|^\s+(/\S+) \(0x", re.MULTILINE)
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 MEMORY = 1536  # MiB
+QUIET = ("-q", "--color=no", "--tb=short", "-p", "no:cacheprovider")
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Run:
     """One run of pytest in a machine. ``modules``: what the kernel must have; ``mtu``: of its loopback."""
 
     arguments: tuple[str, ...]
@@ -67,28 +68,28 @@ class Outcome:
     output: str
 
 
-def run(
-    sessions: Mapping[str, Session], directory: Path, *, environment: Mapping[str, str], patience: float
+def boot(
+    runs: Mapping[str, Run], directory: Path, *, environment: Mapping[str, str], patience: float
 ) -> dict[str, Outcome]:
-    """Boot a machine, run one session after the other, and end, within ``patience`` seconds.
+    """Boot a machine, run pytest as often as that, and end, within ``patience`` seconds.
 
-    Modules are loaded when the first session asks for them, and stay: who wants none must come first.
+    Modules are loaded when the first run asks for them, and stay: who wants none must come first.
     """
     console = directory / "console"
     initrd = directory / "initrd"
     plan = {
-        "sessions": {
+        "runs": {
             name: {
-                "pytest": session.arguments,
-                "modules": [f"/{path.name}" for path in _with_dependencies(session.modules)],
-                "mtu": session.mtu,
+                "pytest": (*QUIET, *run.arguments),
+                "modules": [f"/{path.name}" for path in _with_dependencies(run.modules)],
+                "mtu": run.mtu,
             }
-            for name, session in sessions.items()
+            for name, run in runs.items()
         },
         "environment": dict(environment),
         "root": str(ROOT),
     }
-    _write(initrd, plan, {module for session in sessions.values() for module in session.modules})
+    _write(initrd, plan, {module for run in runs.values() for module in run.modules})
     command = [
         *(_program("qemu-system-x86_64"), "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"),
         *("-m", str(MEMORY), "-display", "none", "-vga", "none", "-nodefaults", "-no-reboot"),
@@ -103,7 +104,7 @@ def run(
     except subprocess.CalledProcessError as error:
         trouble = error.stderr
     said = _read(console)
-    return {name: _outcome(name, said, trouble) for name in sessions}
+    return {name: _outcome(name, said, trouble) for name in runs}
 
 
 def _outcome(name: str, said: str, trouble: str) -> Outcome:

@@ -52,18 +52,12 @@ def settle(plan: dict[str, Any]) -> None:
     os.chdir(plan["root"])
 
 
-def prepare(session: dict[str, Any]) -> None:
-    for module in session["modules"]:
+def prepare(run: dict[str, Any]) -> None:
+    for module in run["modules"]:
         load(module)
     with socket.socket() as sock:
-        fcntl.ioctl(sock, SIOCSIFMTU, struct.pack("16si12x", b"lo", session["mtu"]))
+        fcntl.ioctl(sock, SIOCSIFMTU, struct.pack("16si12x", b"lo", run["mtu"]))
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
-
-
-def run(session: dict[str, Any]) -> int:
-    import pytest
-
-    return int(pytest.main(session["pytest"]))
 
 
 def main() -> None:
@@ -71,10 +65,12 @@ def main() -> None:
         plan = json.loads(Path("/plan.json").read_text())
         settle(plan)
         print(f"emulated: Linux {platform.release()}", flush=True)
-        for name, session in plan["sessions"].items():
-            prepare(session)
+        import pytest  # only now are there /proc and /tmp
+
+        for name, run in plan["runs"].items():
+            prepare(run)
             print(f"emulated: {name} begins", flush=True)
-            print(f"emulated: {name} exit {run(session)}", flush=True)
+            print(f"emulated: {name} exit {int(pytest.main(run['pytest']))}", flush=True)
     except BaseException:  # noqa: BLE001  the machine ends in any case
         traceback.print_exc()
     sys.stdout.flush()

@@ -9,65 +9,45 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
 
 import pytest
 
 from tests.support import emulated
-from tests.support.emulated import Outcome, Session
+from tests.support.emulated import Outcome, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
 PATIENCE = 900.0  # it takes a quarter of that on two idle cores: a bound for what hangs
 WITH_TLS = {"EMULATED": "1"}
 KERNEL_LANES = ("-k", "kernel and not threads", "-m", "not long")
+THREADS = ("-k", "kernel-kernel or kernel_threads-kernel_threads")
 
 
-class Task(NamedTuple):
-    """What a machine runs, and how many tests that is at least."""
-
-    least: int
-    arguments: tuple[str, ...]
-    modules: tuple[str, ...] = emulated.MODULES
-    mtu: int = 65536
-
-    def session(self) -> Session:
-        arguments = ("-q", "--color=no", "--tb=short", "-p", "no:cacheprovider", *self.arguments)
-        return Session(arguments, self.modules, self.mtu)
-
-
-MACHINES: tuple[Mapping[str, Task], ...] = (
+MACHINES: tuple[Mapping[str, Run], ...] = (
     {
-        "without": Task(2, ("tests/emulated/without.py",), modules=()),
-        "lanes": Task(34, ("tests/transport/test_lane_conformance.py", *KERNEL_LANES)),
-        "inside": Task(9, ("tests/emulated/inside.py",)),
-        "daemons": Task(5, ("tests/emulated/daemons.py",)),
+        "without": Run(("tests/emulated/without.py",), modules=()),
+        "lanes": Run(("tests/transport/test_lane_conformance.py", *KERNEL_LANES)),
+        "inside": Run(("tests/emulated/inside.py",)),
+        "daemons": Run(("tests/emulated/daemons.py",)),
     },
     {
-        "endings": Task(93, ("tests/transport/test_lane_endings.py", *KERNEL_LANES)),
-        "streams": Task(12, ("tests/relay/test_relaying.py", *KERNEL_LANES)),
-        "threads": Task(
-            12,
-            ("tests/relay/test_relaying.py", "-k", "kernel-kernel or kernel_threads-kernel_threads"),
-            mtu=1500,
-        ),
+        "endings": Run(("tests/transport/test_lane_endings.py", *KERNEL_LANES)),
+        "streams": Run(("tests/relay/test_relaying.py", *KERNEL_LANES)),
+        "threads": Run(("tests/relay/test_relaying.py", *THREADS), mtu=1500),
     },
 )
-LEAST = {name: task.least for tasks in MACHINES for name, task in tasks.items()}
+LEAST = {"without": 2, "lanes": 34, "inside": 9, "daemons": 5, "endings": 93, "streams": 12, "threads": 12}
+"""How many tests each run has at least: one that found none would pass as well."""
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """What the machines had to say, once all are through."""
-
-    def run(tasks: Mapping[str, Task], directory: Path) -> dict[str, Outcome]:
-        sessions = {name: task.session() for name, task in tasks.items()}
-        return emulated.run(sessions, directory, environment=WITH_TLS, patience=PATIENCE)
-
+    boot = partial(emulated.boot, environment=WITH_TLS, patience=PATIENCE)
     directories = [tmp_path_factory.mktemp("machine") for _ in MACHINES]
     with ThreadPoolExecutor(len(MACHINES)) as pool:
-        first, second = pool.map(run, MACHINES, directories)
+        first, second = pool.map(boot, MACHINES, directories)
     return first | second
 
 
