@@ -1,7 +1,7 @@
 """Kernel lanes on a kernel that has TLS: Debian's, in an emulated machine, because this one's may have none.
 
-Two machines run at a time, so that this takes two to four minutes and not twice that. What runs inside stands
-in the tests that are named here; ``tests/emulated`` has those that make sense only there.
+Two machines run at a time, which takes two to five minutes. What runs inside stands in the tests that are
+named here; ``tests/emulated`` has those that make sense only there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from tests.support.emulated import Outcome, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
-PATIENCE = 900.0  # it takes a quarter of that on two idle cores: a bound for what hangs
+PATIENCE = 900.0  # a bound for what hangs: slow cores take a third of that
 WITH_TLS = {"EMULATED": "1"}
 KERNEL_LANES = ("-k", "kernel and not threads", "-m", "not long")
 THREADS = ("-k", "kernel-kernel or kernel_threads-kernel_threads")
-
 
 MACHINES: tuple[Mapping[str, Run], ...] = (
     {

@@ -77,22 +77,24 @@ def test_nothing_is_made_where_something_is_missing(tmp: Path, monkeypatch: pyte
 class Somewhere:
     """A host without anything in it, which says of every guest what it was told to."""
 
-    def __init__(self, plan: Plan, peer: Plan, *said: str) -> None:
+    def __init__(self, plan: Plan, peer: Plan, done: list[str], *said: str) -> None:
+        """``done`` tells what was done with the daemons of all hosts, in its order."""
         self.plan, self.peer, self.name = plan, peer, plan.name
         self.daemons: list[Any] = []
-        self.served: list[bool] = []
-        self.linked: list[str] = []
+        self.done = done
         self._said = said
 
     def state(self, guest: str) -> str:
         return self._said[int(guest)]
 
     def start_daemon(self, config: Config, *, wait: bool) -> None:
-        def wait_serving() -> None:
-            self.served.append(wait)
-
+        self.done.append(f"{self.name} {'waited for' if wait else 'started'}")
         self.daemons.append(
-            SimpleNamespace(config=config, wait_serving=wait_serving, wait_linked=self.linked.append)
+            SimpleNamespace(
+                config=config,
+                wait_serving=lambda: self.done.append(f"{self.name} waited for"),
+                wait_linked=lambda peer: self.done.append(f"{self.name} linked with {peer}"),
+            )
         )
 
 
@@ -101,9 +103,10 @@ def hollow(plans: tuple[Plan, Plan], tmp: Path) -> Lab:
     """A lab of such hosts. Guest 0 runs on A, guest 1 on both, guest 2 on none."""
     a, b = plans
     lab = Lab(tmp)
+    done: list[str] = []
     hosts = (
-        Somewhere(a, b, "running", "running", "paused"),
-        Somewhere(b, a, "absent", "running", "shut off"),
+        Somewhere(a, b, done, "running", "running", "paused"),
+        Somewhere(b, a, done, "absent", "running", "shut off"),
     )
     lab._hosts = cast("tuple[Host, Host]", hosts)
     return lab
@@ -123,9 +126,11 @@ def test_an_ingress_is_made_on_the_host_that_its_peer_is_not(hollow: Lab) -> Non
     assert list(first.config.ingresses) == [there]
     assert list(second.config.ingresses) == [back]
     assert [peer.egress for peer in first.config.peers] == [["tcp:127.0.0.1:7"]]
-    hosts = cast("tuple[Somewhere, Somewhere]", hollow.hosts)
-    assert [host.served for host in hosts] == [[False], [False]], "nobody waits before both are started"
-    assert [host.linked for host in hosts] == [["hostb"], ["hosta"]]
+    assert cast("Any", hollow.a).done == [
+        *("hosta started", "hostb started"),  # before anybody is waited for
+        *("hosta waited for", "hostb waited for"),
+        *("hosta linked with hostb", "hostb linked with hosta"),
+    ]
 
 
 def test_an_ingress_to_nobody_is_refused(hollow: Lab) -> None:
