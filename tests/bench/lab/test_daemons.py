@@ -41,7 +41,7 @@ def test_the_daemon_is_this_checkouts(plans: tuple[Plan, Plan], tmp: Path) -> No
     daemon = Daemon(plans[0], "[host]\n", start)
     assert asked == [[sys.executable, "-m", "tunnel.cli.main", "serve", "--config", CONFIG]]
     assert plans[0].outside(CONFIG).read_text() == "[host]\n"
-    assert daemon.stop() == 0
+    assert daemon.process.wait() == daemon.stop() == 0
 
 
 def test_one_that_ends_instead_of_serving_is_quoted(plans: tuple[Plan, Plan], tmp: Path) -> None:
