@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import os
 import random
@@ -27,6 +28,13 @@ ANSWER_TIMEOUT = 10.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 LONGEST_RESUME_PAUSE = 1.0
+
+_FIREWALL = ": is that port open in the firewalls between?"
+_ADVICE = {
+    errno.ECONNREFUSED: ": is the daemon there running, with that port in its host.listen?",
+    errno.EHOSTUNREACH: _FIREWALL,  # most firewalls that reject say this
+    errno.ETIMEDOUT: _FIREWALL,
+}
 
 log = structlog.get_logger()
 
@@ -120,11 +128,11 @@ class Dialer:
                     except OSError as error:
                         fault = error
         except TimeoutError:
-            raise UnreachableError(f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds") from None
+            late = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds{_FIREWALL}"
+            raise UnreachableError(late) from None
         except OSError as error:
             fault = error
-        why = reason_of(fault) if fault else "its name has no address"
-        raise UnreachableError(f"{where} cannot be reached: {why}")
+        raise UnreachableError(f"{where} cannot be reached: {_explain(fault)}")
 
     async def _connect_to(
         self, loop: asyncio.AbstractEventLoop, family: int, address: tuple[object, ...]
@@ -159,6 +167,13 @@ class Dialer:
             if error.code is Code.SESSION_UNKNOWN:
                 self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}")
             raise
+
+
+def _explain(fault: OSError | None) -> str:
+    """Say why nothing could be connected to, and where to look."""
+    if fault is None:
+        return "its name has no address"
+    return reason_of(fault) + _ADVICE.get(fault.errno or 0, "")
 
 
 def _can_reach(source: str, destination: str) -> bool:

@@ -121,10 +121,16 @@ async def dial(
             raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
         except OSError as error:
             if error.errno not in _NOT_YET or loop.time() + pause > deadline:
-                raise UnreachableError(f"{target} cannot be reached: {reason_of(error)}") from None
+                raise UnreachableError(f"{target} cannot be reached: {_explain(error)}") from None
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
     raise UnreachableError(f"{target} is not wanted any more")
+
+
+def _explain(error: OSError) -> str:
+    """Say why a target could not be connected to, and where to look."""
+    advice = ": does a QEMU or a libvirt listen there?" if error.errno in _NOT_YET else ""
+    return reason_of(error) + advice
 
 
 async def _connect(target: TargetAddress) -> socket.socket:
