@@ -111,7 +111,10 @@ def refused(port: int) -> str:
 
 
 def late(seconds: float) -> str:
-    return f"did not answer within {seconds:g} seconds: is that port open in the firewalls between?"
+    return (
+        f"did not answer within {seconds:g} seconds: "
+        "is that host up, and that port open in the firewalls between?"
+    )
 
 
 def reasons(link: Link) -> list[str]:

@@ -29,11 +29,11 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 LONGEST_RESUME_PAUSE = 1.0
 
-_FIREWALL = ": is that port open in the firewalls between?"
+_OUT_OF_REACH = ": is that host up, and that port open in the firewalls between?"
 _ADVICE = {
     errno.ECONNREFUSED: ": is the daemon there running, with that port in its host.listen?",
-    errno.EHOSTUNREACH: _FIREWALL,  # most firewalls that reject say this
-    errno.ETIMEDOUT: _FIREWALL,
+    errno.EHOSTUNREACH: _OUT_OF_REACH,  # ICMP's "prohibited" as well: firewalls reject with it
+    errno.ETIMEDOUT: _OUT_OF_REACH,
 }
 
 log = structlog.get_logger()
@@ -128,7 +128,7 @@ class Dialer:
                     except OSError as error:
                         fault = error
         except TimeoutError:
-            late = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds{_FIREWALL}"
+            late = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds{_OUT_OF_REACH}"
             raise UnreachableError(late) from None
         except OSError as error:
             fault = error

@@ -129,7 +129,7 @@ async def dial(
 
 def _explain(error: OSError) -> str:
     """Say why a target could not be connected to, and where to look."""
-    advice = ": does a QEMU or a libvirt listen there?" if error.errno in _NOT_YET else ""
+    advice = ": does a QEMU or a libvirt accept connections there?" if error.errno in _NOT_YET else ""
     return reason_of(error) + advice
 
 
