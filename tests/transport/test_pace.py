@@ -68,6 +68,55 @@ def test_a_link_that_is_free_again_gets_large_batches_again() -> None:
     assert pace.batch == LARGEST
 
 
+class Socket:
+    """Before a link of ``rate`` bytes per second; full when it holds ``HOLDS`` unsent ones."""
+
+    HOLDS = 128 * KIB
+
+    def __init__(self, rate: float, wait: float = 0.0) -> None:
+        self.now = 1000.0
+        self.rate = rate
+        self._wait = max(wait, self.HOLDS / 2 / rate)
+        self._unsent = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self._unsent = max(0.0, self._unsent - self.rate * seconds)
+
+    def send(self, pace: Pace, count: int) -> int:
+        """Take what there is room for of ``count`` bytes; how many."""
+        took = min(count, int(self.HOLDS - self._unsent))
+        self._unsent += took
+        pace.sent(took, self.now, congested=took < count)
+        return took
+
+    def send_all(self, pace: Pace, count: int) -> None:
+        """Like a lane: after a refusal go on when half of the unsent is gone, or after ``wait`` seconds."""
+        while count := count - self.send(pace, count):
+            self.sleep(self._wait)
+
+
+def test_small_batches_do_not_stay_small() -> None:
+    """The socket takes several of them once it has room, and the first fills none of it."""
+    pace = Pace()
+    drain(pace, MIB)
+    assert pace.batch == SMALLEST
+    sock = Socket(800 * MIB, wait=0.002)
+    for _ in range(10_000):
+        sock.send_all(pace, pace.batch)
+    assert pace.batch == pytest.approx(sock.HOLDS * LINK_TIME / 0.002, rel=0.1)
+
+
+def test_a_source_that_pauses_says_nothing_about_the_link() -> None:
+    """What the link did not have to carry it did not carry slowly."""
+    pace = Pace()
+    sock = Socket(400 * MIB)
+    for _ in range(200):
+        sock.send_all(pace, MIB)
+        sock.sleep(0.01)
+    assert pace.rate == pytest.approx(400 * MIB, rel=0.3)
+
+
 def test_a_clock_that_stands_still_does_no_harm() -> None:
     pace = Pace()
     for congested in (True, False, True, True, False):
