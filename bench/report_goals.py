@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tunnel.bench.document import Grid, Section
-from tunnel.bench.figures import GIB, MIB, Spread, ratio
+from tunnel.bench.figures import MIB, Spread, ratio
 from tunnel.bench.losses import OURS
 from tunnel.bench.measurement import Case
 from tunnel.bench.migration import Migration
 from tunnel.bench.relay import Measured
 from tunnel.bench.resultfile import Fields, ResultFile, measured
 from tunnel.bench.summary import BASE, growths, summarise
-from tunnel.bench.summary_migrate import GOALS, compare
+from tunnel.bench.summary_migrate import GOALS, GUESTS, compare
 from tunnel.wire.session import Settings
 
 _ONE = Case("tcp", 1)
 _GROWTH = (OURS, "tcp", 1, 64)
-_GUESTS = range(2 * GIB, 8 * GIB + 1)  # bytes of memory of the guests that goals are about
 _READING = (
     "Medians, with the lowest and the highest round; ratios within a round. A figure is as aimed at, met or "
     "missed by its median. That no payload enters a kernel lane's process is shown by tests, not measured."
@@ -107,7 +106,7 @@ def _migrate(file: ResultFile | None) -> Iterator[Reached]:
     """Idle guests, as the goals are about the path, over a link that is not shaped."""
     moved = file.build("migration", Migration) if file else []
     counted = [
-        m for m in moved if m.guest_bytes in _GUESTS and not m.dirty_bytes_per_s and not m.link_bits_per_s
+        m for m in moved if m.guest_bytes in GUESTS and not m.dirty_bytes_per_s and not m.link_bits_per_s
     ]
     for goal in GOALS:
         what = f"migration, throughput of {goal.ours} to {goal.rival}"

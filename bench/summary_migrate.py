@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Group
 from rich.table import Table
 
-from tunnel.bench.figures import MIB, Spread, ratio
+from tunnel.bench.figures import GIB, MIB, Spread, ratio
 from tunnel.bench.losses import Loss
 from tunnel.bench.migrate import Moved
 from tunnel.bench.migration import Convergence, Migration, Setting, link_text
@@ -33,6 +33,8 @@ GOALS = (
     Goal("mtunnel", "native-tls", 2.5, 4.0),
     Goal("mtunnel-multifd", "multifd-tls", 1.5, 2.5),
 )
+GUESTS = range(2 * GIB, 8 * GIB + 1)
+"""Bytes of memory of the guests that the goals are about."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the median meets the goal."""
+        """Whether the median meets the goal. None is set where the link, or a guest's start, decides."""
         if self.ratio is None:
             return "not comparable"
+        if self.setting.guest_bytes not in GUESTS or self.setting.link_bits_per_s is not None:
+            return "no goal"
         if self.ratio.median >= self.goal.aim:
             return "as aimed at"
         return "met" if self.ratio.median >= self.goal.must else "missed"

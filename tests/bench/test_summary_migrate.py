@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.bench.test_migration import LIMIT, MOVED
-from tunnel.bench.figures import MIB, Spread
+from tunnel.bench.figures import GIB, MIB, Spread
 from tunnel.bench.migrate import Moved
 from tunnel.bench.migration import Migration
 from tunnel.bench.results import Results
@@ -18,7 +18,9 @@ from tunnel.bench.summary_migrate import GOALS, compare, losses, table
 
 
 def moved(mode: str, number: int, seconds: float, **changes: object) -> Migration:
-    return replace(MOVED, mode=mode, round=number, seconds=seconds, **changes)  # type: ignore[arg-type]
+    """Of a guest and over a link that goals are about, if ``changes`` does not say otherwise."""
+    setting = {"guest_bytes": 4 * GIB, "link_bits_per_s": None, **changes}
+    return replace(MOVED, mode=mode, round=number, seconds=seconds, **setting)  # type: ignore[arg-type]
 
 
 def test_the_goals_are_those_of_the_budget() -> None:
@@ -51,6 +53,22 @@ def test_the_verdict_is_that_of_the_median(seconds: float, verdict: str) -> None
     assert found.verdict == found.as_record()["verdict"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"guest_bytes": 2 * GIB}, "missed"),
+        ({"guest_bytes": 8 * GIB, "dirty_bytes_per_s": 100 * MIB}, "missed"),
+        ({"guest_bytes": GIB}, "no goal"),
+        ({"guest_bytes": 16 * GIB}, "no goal"),
+        ({"guest_bytes": 4 * GIB, "link_bits_per_s": 10**9}, "no goal"),
+    ],
+)
+def test_there_is_no_goal_where_none_can_be_reached(changes: dict[str, int], verdict: str) -> None:
+    """A link of 1 Gbit/s is as slow for everyone; a small guest has moved before it is at full speed."""
+    (found,) = compare([moved("mtunnel", 1, 1.0, **changes), moved("native-tls", 1, 1.0, **changes)])
+    assert (str(found.ratio), found.verdict) == ("1.00 (1.00-1.00)", verdict)
+
+
 def test_settings_are_not_mixed() -> None:
     ours, rival = moved("mtunnel", 1, 1.0), moved("native-tls", 1, 3.0)
     assert compare([ours, replace(rival, dirty_bytes_per_s=0)]) == []
@@ -76,7 +94,7 @@ def test_each_figure_in_which_a_rival_is_better_is_named() -> None:
         ("the downtime", "native-tls", 0.5),
     ]
     assert str(found[0]) == (
-        "1 GiB guest, writing 100 MiB/s, link of 10 Gbit/s: the time of native-tls is 0.50 (0.50-0.50) "
+        "4 GiB guest, writing 100 MiB/s, unshaped link: the time of native-tls is 0.50 (0.50-0.50) "
         "times mtunnel's."
     )
 
