@@ -117,6 +117,22 @@ def test_a_source_that_pauses_says_nothing_about_the_link() -> None:
     assert pace.rate == pytest.approx(400 * MIB, rel=0.3)
 
 
+def test_bursts_that_fill_the_socket_once_do_not_keep_batches_small() -> None:
+    """Full once says nothing about the rate: they grow until a burst is one batch."""
+    pace = Pace()
+    drain(pace, MIB)
+    assert pace.batch == SMALLEST
+    sock = Socket(800 * MIB)
+    burst = sock.HOLDS + SMALLEST
+    for _ in range(20):
+        left = burst
+        while left:
+            left -= (piece := min(left, pace.batch))
+            sock.send_all(pace, piece)
+        sock.sleep(WINDOW)
+    assert pace.batch >= burst
+
+
 def test_a_clock_that_stands_still_does_no_harm() -> None:
     pace = Pace()
     for congested in (True, False, True, True, False):

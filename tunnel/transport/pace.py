@@ -21,7 +21,7 @@ LINK_TIME = 0.001
 have been drained before."""
 
 WINDOW = 0.02
-"""Seconds that one measurement takes, and without a full socket until the batch doubles."""
+"""Seconds that one measurement takes. If it found nothing, and the socket is not full, the batch doubles."""
 
 _MEMORY = 16
 """Measurements of which the best counts: a peer that had no processor for a moment is no slower link."""
@@ -35,7 +35,6 @@ class Pace:
         self.rate = 0.0
         self._rates: deque[float] = deque(maxlen=_MEMORY)
         self._window = 0.0  # when this measurement began
-        self._refused = False  # in this measurement, at least once
         self._drained = 0  # bytes, in this measurement, from one full socket to the next
         self._draining = 0.0  # seconds that this took
         self._full_at: float | None = None  # when the socket was last full, if it has not run dry since
@@ -58,14 +57,14 @@ class Pace:
         if self._full_at is not None:
             self._drained += self._taken
             self._draining += now - self._full_at
-        self._full_at, self._taken, self._refused = now, 0, True
+        self._full_at, self._taken = now, 0
 
     def _conclude(self, now: float) -> None:
         if self._drained and self._draining > 0:
             self._learn(self._drained / self._draining)
-        elif not self._refused:
+        elif not self._congested:
             self.batch = min(LARGEST, self.batch * 2)
-        self._window, self._refused, self._drained, self._draining = now, False, 0, 0.0
+        self._window, self._drained, self._draining = now, 0, 0.0
 
     def _learn(self, rate: float) -> None:
         self._rates.append(rate)
