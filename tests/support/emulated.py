@@ -135,7 +135,7 @@ def _image() -> Path:
 def _module(name: str) -> Path:
     found = sorted((KERNEL / "lib" / "modules").rglob(f"{name}.ko"))
     found += sorted((KERNEL / "lib" / "modules").rglob(f"{name.replace('_', '-')}.ko"))
-    assert found, f"the kernel in {KERNEL} has no module {name}"
+    assert found, f"the kernel in {KERNEL} has no module {name}: ./run setup fetches it"
     return found[-1]
 
 
