@@ -3,7 +3,8 @@
 How a byte leaves: the pump's buffer → ``encrypt`` makes records (16 KiB) of it in memory → one ``send`` for
 many of them. How it arrives: one ``recv`` for many records → ``decrypt`` into one contiguous buffer → the
 decoder → views of that buffer. OpenSSL could read and write the socket itself; but each record would then
-cost its own calls, and where packets are small, packets of its own: docs/decisions.md has the figures.
+cost its own calls, and where packets are small, packets of its own. docs/decisions/0036-openssl-in-memory.md
+has the figures.
 """
 
 from __future__ import annotations
