@@ -16,6 +16,7 @@ from importlib.metadata import version
 
 from OpenSSL import SSL
 
+from tunnel import distribution
 from tunnel.bench import floor, iperf
 from tunnel.bench.recipes import Sides, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
 from tunnel.bench.site import Site
@@ -62,8 +63,10 @@ def _python(*packages: str) -> str:
 def _mtunnel_versions() -> str:
     """Its lanes do not use the OpenSSL of Python's ssl."""
     openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    packages = [f"{package} {version(package)}" for package in ("mtunnel", "uvloop", "pyOpenSSL")]
-    return ", ".join([*packages, f"Python {platform.python_version()}", openssl])
+    packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL")]
+    return ", ".join(
+        [f"mtunnel {distribution.version()}", *packages, f"Python {platform.python_version()}", openssl]
+    )
 
 
 _STREAMS = "256 KiB read limit, chunk and write mark; freed memory kept"

@@ -9,7 +9,6 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused, 4 not reachab
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from tunnel import distribution
 from tunnel.errors import TunnelError
 
 INTERRUPTED = 130
@@ -85,7 +85,7 @@ app = _typer(cls=Subcommands, no_args_is_help=True)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mtunnel {importlib.metadata.version('mtunnel')}")
+        typer.echo(f"mtunnel {distribution.version()}")
         raise typer.Exit
 
 

@@ -19,14 +19,15 @@ ROOT = Path(__file__).parent.parent
 
 MAY_IMPORT = {
     "errors": set[str](),
+    "distribution": set[str](),
     "wire": {"errors"},
     "transport": {"errors", "wire"},
     "relay": {"errors", "wire", "transport"},
-    "virt": {"errors", "wire", "transport"},
-    "daemon": {"errors", "wire", "transport", "relay", "virt"},
+    "virt": {"errors", "distribution", "wire", "transport"},
+    "daemon": {"errors", "distribution", "wire", "transport", "relay", "virt"},
     "certs": {"errors"},
-    "bench": {"errors", "wire", "transport", "relay", "virt", "daemon", "certs"},
-    "cli": {"errors", "wire", "transport", "relay", "virt", "daemon", "certs", "bench"},
+    "bench": {"errors", "distribution", "wire", "transport", "relay", "virt", "daemon", "certs"},
+    "cli": {"errors", "distribution", "wire", "transport", "relay", "virt", "daemon", "certs", "bench"},
 }
 # Only to annotate: a module that is never imported at run time cannot pull its layer in.
 MAY_ANNOTATE_WITH = {"tunnel.errors": {"tunnel.wire.codes"}}

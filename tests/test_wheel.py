@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tunnel import distribution
+
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "requirements-dev.lock"
 
@@ -55,7 +57,7 @@ def _run(*command: str | Path, cwd: Path) -> str:
 
 def _runtime_requirements() -> str:
     """Return the part of the lock file that mtunnel without any extra needs, hashes included."""
-    needed, queue = set[str](), ["mtunnel"]
+    needed, queue = set[str](), [distribution.NAME]
     while queue:
         for text in importlib.metadata.requires(queue.pop()) or ():
             requirement = Requirement(text)

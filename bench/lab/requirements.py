@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
+from tunnel import distribution
 from tunnel.bench.tools import find
 from tunnel.errors import UsageError
 
@@ -38,7 +39,7 @@ def missing(find_program: Callable[[str], str | None] = find, uid: int | None = 
         lines.append(f"programs: {', '.join(absent)} (apt-get install --no-install-recommends {packages})")
     libraries = [name for name in LIBRARIES if not _is_installed(name)]
     if libraries:
-        lines.append(f"Python packages: {', '.join(libraries)} (./run setup, or pip install '.[bench]')")
+        lines.append(f"Python packages: {', '.join(libraries)} ({distribution.install_command('bench')})")
     return lines
 
 

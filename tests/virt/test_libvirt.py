@@ -121,7 +121,7 @@ def test_library_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     module._library.cache_clear()
     monkeypatch.setitem(sys.modules, "libvirt", None)
     try:
-        with pytest.raises(UsageError, match=r"pip install 'mtunnel\[libvirt\]'"):
+        with pytest.raises(UsageError, match=r"pip install .*\[libvirt\]"):
             module.require_library()
     finally:
         module._library.cache_clear()

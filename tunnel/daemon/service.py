@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 import structlog
 
+from tunnel import distribution
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
 from tunnel.daemon.redirects import Redirects
@@ -90,7 +90,7 @@ class Service:
         """Facts for ``mtunnel status``; the keys are stable."""
         return {
             "host": self._config.host.name,
-            "version": version("mtunnel"),
+            "version": distribution.version(),
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._started, 3),
             "draining": self._stopping.is_set(),

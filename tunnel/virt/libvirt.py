@@ -18,6 +18,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tunnel import distribution
 from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt.threads import in_thread
 
@@ -224,7 +225,9 @@ def _library() -> Any:
     try:
         import libvirt  # noqa: PLC0415  an optional extra; absolute, so this is not this module
     except ImportError as error:
-        raise UsageError("talking to libvirt needs libvirt-python: pip install 'mtunnel[libvirt]'") from error
+        raise UsageError(
+            f"libvirt-python is not installed in this environment: {distribution.install_command('libvirt')}"
+        ) from error
     libvirt.registerErrorHandler(_ignore, None)  # it writes to stderr what it also raises
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=_turn, args=(libvirt,), name="libvirt events", daemon=True).start()

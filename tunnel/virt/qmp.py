@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from tunnel import distribution
 from tunnel.errors import HypervisorError, UsageError
 from tunnel.virt.polling import until
 
@@ -104,4 +105,6 @@ def require_library() -> None:
     try:
         import qemu.qmp  # noqa: F401, PLC0415  an optional extra, only looked for here
     except ImportError as error:
-        raise UsageError("talking to QEMU needs qemu.qmp: pip install 'mtunnel[qemu]'") from error
+        raise UsageError(
+            f"qemu.qmp is not installed in this environment: {distribution.install_command('qemu')}"
+        ) from error
