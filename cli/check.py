@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunnel.cli import options
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.units import format_duration, format_size
@@ -21,9 +22,7 @@ from tunnel.transport.tls import TlsContexts
 
 
 def check(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to validate.")
-    ],
+    config: options.Config = options.DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, problems included.")] = False,
 ) -> None:
     """Validate a configuration and what it refers to; start nothing.

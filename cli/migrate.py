@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tunnel.cli.announcer import Announcer, ForPeople, ForPrograms
 from tunnel.cli.migration import Migration
-from tunnel.cli.options import duration, rate
+from tunnel.cli.options import DEFAULT_CONFIG, Config, duration, rate
 from tunnel.cli.order import Order
 from tunnel.daemon.config import load
 from tunnel.errors import TunnelError
@@ -29,7 +29,6 @@ def _option(name: str, text: str, **more: Any) -> Any:
 _Names = Annotated[
     list[str], typer.Argument(metavar="[GUEST] PEER", help="GUEST may be left out with --qmp.")
 ]
-_Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="This host's configuration.")]
 _P2p = Annotated[bool, _option("--p2p/--direct", "Who leads: the source's libvirt, or this command.")]
 _Live = Annotated[bool, _option("--live/--no-live", "Let the guest run meanwhile.")]
 _Postcopy = Annotated[
@@ -67,7 +66,7 @@ _Json = Annotated[bool, _option("--json", "Tell events in JSON, one a line.")]
 
 def migrate(
     names: _Names,
-    config: _Config,
+    config: Config = DEFAULT_CONFIG,
     p2p: _P2p = True,
     live: _Live = True,
     postcopy: _Postcopy = False,

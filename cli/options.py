@@ -1,10 +1,20 @@
-"""How values on the command line are read, where a file's way of writing them is not enough."""
+"""Options that several commands share, and how values on the command line are read."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from tunnel.daemon.units import parse_duration, parse_size
+
+DEFAULT_CONFIG = Path("/etc/mtunnel/mtunnel.toml")
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration of this host.")
+]
+"""The option that every command has which reads the configuration; its default is ``DEFAULT_CONFIG``."""
 
 
 def rate(value: str | int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
+from tunnel.cli import options
 from tunnel.daemon import logs
 from tunnel.daemon.config import load
 from tunnel.daemon.preflight import preflight
@@ -16,9 +16,7 @@ from tunnel.transport.heap import keep_heap
 
 
 def serve(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="This host's configuration.")
-    ],
+    config: options.Config = options.DEFAULT_CONFIG,
     log_level: Annotated[
         logs.Level, typer.Option(help="The least important event to log.")
     ] = logs.Level.INFO,

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
 
+from tunnel.cli import options
 from tunnel.daemon.config import load
 from tunnel.daemon.control import ask
 
 
 def status(
-    config: Annotated[
-        Path,
-        typer.Option("--config", "-c", metavar="FILE", help="The configuration that the daemon runs with."),
-    ],
+    config: options.Config = options.DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     """Show links, lanes and streams of the running daemon."""

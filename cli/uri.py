@@ -6,11 +6,11 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tunnel.cli import options
 from tunnel.cli.recipes import Recipe, recipes
 from tunnel.daemon.config import load
 
@@ -19,10 +19,8 @@ _DESTURI_HELP = "The peer's libvirt, if the tunnel does not lead there."
 
 def uri(
     peer: Annotated[str, typer.Argument(help="A [[peer]] of the configuration.")],
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="This host's configuration.")
-    ],
     guest: Annotated[str | None, typer.Argument(help="The guest to move.", show_default=False)] = None,
+    config: options.Config = options.DEFAULT_CONFIG,
     desturi: Annotated[str | None, typer.Option(metavar="URI", help=_DESTURI_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:

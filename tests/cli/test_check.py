@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
+from tests.support.configs import HOST, INGRESS, PEER, TLS, manual_example, write_config
 from tests.support.pki import Pki
 from tunnel.cli.main import main
 
@@ -54,6 +54,16 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
         "  may reach   nothing here",
         "  reached by  nothing here: it has no [[ingress]]",
     ]
+
+
+@pytest.mark.root  # redirect needs nftables
+def test_the_manuals_complete_example_is_valid(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pki = Pki(tmp)
+    pki.host("hosta")
+    pki.revoke()
+    path = write_config(tmp, manual_example())
+    assert check(path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
 
 
 def test_the_least_configuration_is_summed_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from tunnel.cli import main as frame
+from tunnel.cli import options
 from tunnel.cli.main import SUBCOMMANDS, Subcommand, main
 from tunnel.errors import (
     CertificateError,
@@ -170,6 +172,13 @@ def test_a_missing_argument_is_2(install: Install, capsys: pytest.CaptureFixture
     install(lambda name: typer.echo(name))
     assert run("act") == 2
     assert "Usage: mtunnel act" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "status", "uri", "migrate"])
+def test_the_configuration_has_one_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Path("/etc/mtunnel/mtunnel.toml") == options.DEFAULT_CONFIG
+    assert run(command, "--help") == 0
+    assert "/etc/mtunnel/mtunnel.toml" in capsys.readouterr().out
 
 
 def test_an_interrupt_is_130_and_quiet(install: Install, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 HOST = """\
 [host]
@@ -29,6 +32,12 @@ listen = "redirect:127.0.1.2:49152-49215"
 users = ["root"]
 """
 WHOLE = HOST + TLS + PEER + INGRESS
+
+
+def manual_example() -> str:
+    """Return the complete example of docs/configuration.md."""
+    (block,) = re.findall(r"```toml\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    return str(block)
 
 
 def write_config(directory: Path, *parts: str) -> Path:

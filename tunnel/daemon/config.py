@@ -131,6 +131,8 @@ def load(path: Path) -> Config:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), [("", "does not exist; --config FILE names another")]) from None
     except OSError as error:
         raise ConfigError(str(path), [("", f"cannot be read: {error.strerror}")]) from None
     except ValueError as error:  # it is not UTF-8, or not TOML
