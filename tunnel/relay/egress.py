@@ -28,7 +28,7 @@ _NOT_YET = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}  # EAGAIN: a full ba
 
 
 class Requester(Protocol):
-    """The link, as its egress sees it."""
+    """The table of streams, as its egress sees it."""
 
     def on_dialled(self, number: int, sock: socket.socket) -> None:
         """The target of stream ``number`` accepted."""

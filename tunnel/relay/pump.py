@@ -31,7 +31,7 @@ _CHUNK = 64 * KIB  # below it, what waits is joined: an object for each of a pee
 
 
 class PumpOwner(Protocol):
-    """The link, as its pumps see it."""
+    """The table of streams, as its pumps see it."""
 
     def on_readable(self, pump: Pump) -> None:
         """The socket has something to read; it will be said again after a ``read`` that found nothing."""
