@@ -7,7 +7,7 @@ type one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnel.certs.files import Pair, write_pair
 from tunnel.certs.names import IpAddress, dns_name
@@ -32,6 +33,7 @@ from tunnel.certs.profile import (
 from tunnel.errors import CertificateError, UsageError
 
 _CA = "ca"
+_NEEDED = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +144,31 @@ def _read_certificate(path: Path) -> x509.Certificate:
     content = _read(path)
     try:
         certificate = x509.load_pem_x509_certificate(content)
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (ValueError, x509.ExtensionNotFound) as error:
+        extensions = {extension.oid: extension.value for extension in certificate.extensions}
+        certificate.public_key()
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
         raise CertificateError(f"{path} is not the certificate of an authority: {error}") from error
-    if not constraints.ca:
-        raise CertificateError(f"{path} is not the certificate of an authority: it may not sign others")
+    if fault := _unfit(extensions):
+        raise CertificateError(f"{path} is not the certificate of an authority: {fault}")
     return certificate
+
+
+def _unfit(extensions: Mapping[x509.ObjectIdentifier, x509.ExtensionType]) -> str:
+    """Say why what this authority signs would be refused (RFC 5280 section 4.2.1); empty if it would not."""
+    constraints = extensions.get(x509.BasicConstraints.oid)
+    if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
+        return "it may not sign others (basicConstraints CA:TRUE is missing)"
+    key_usage = extensions.get(x509.KeyUsage.oid)
+    if isinstance(key_usage, x509.KeyUsage) and not key_usage.key_cert_sign:
+        return "its key may not sign others (keyUsage without keyCertSign)"
+    usages = extensions.get(x509.ExtendedKeyUsage.oid)
+    if isinstance(usages, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usages:
+        missing = [name for usage, name in _NEEDED.items() if usage not in usages]
+        if missing:
+            return (
+                f"it may not sign for every use of a host (its extended key usage lacks {', '.join(missing)})"
+            )
+    return ""
 
 
 def _read_key(path: Path) -> PrivateKey:

@@ -124,7 +124,11 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
 
 
 def _key_type(certificate: x509.Certificate) -> str:
-    match certificate.public_key():
+    try:
+        public_key = certificate.public_key()
+    except UnsupportedAlgorithm:
+        return "of a kind unknown here"
+    match public_key:
         case ec.EllipticCurvePublicKey() as key:
             return f"EC {key.curve.name}"
         case rsa.RSAPublicKey() as key:
@@ -150,8 +154,9 @@ def _key_state(certificate: x509.Certificate, key_file: Path | None) -> KeyState
         return KeyState.MISSING
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+        belongs = key.public_key() == certificate.public_key()
     except TypeError:  # how cryptography says that a passphrase is needed
         return KeyState.ENCRYPTED
     except (OSError, ValueError, UnsupportedAlgorithm):
         return KeyState.UNREADABLE
-    return KeyState.MATCHES if key.public_key() == certificate.public_key() else KeyState.MISMATCH
+    return KeyState.MATCHES if belongs else KeyState.MISMATCH

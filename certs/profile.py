@@ -81,8 +81,6 @@ def host_certificate(
     """
     subject = _common_name(names[0]) if len(names[0]) <= _COMMON_NAME_MAX else x509.Name([])
     sans = [*map(x509.DNSName, names), *map(x509.IPAddress, ips)]
-    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    authority_id = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id)
     builder = (
         _builder(subject, issuer.subject, public_key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -92,9 +90,18 @@ def host_certificate(
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         # RFC 5280 section 4.2.1.6: critical when the subject is empty.
         .add_extension(x509.SubjectAlternativeName(sans), critical=not list(subject))
-        .add_extension(authority_id, critical=False)
+        .add_extension(_authority_id(issuer), critical=False)
     )
     return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _authority_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Name the key that signs, as the issuer's certificate names it; one that does not, by its hash."""
+    try:
+        key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key_id = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key())  # RFC 5280 section 4.2.1.2
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id)
 
 
 def _common_name(text: str) -> x509.Name:

@@ -19,15 +19,27 @@ ROOT = Path(__file__).parent.parent
 
 MAY_IMPORT = {
     "errors": set[str](),
+    "names": set[str](),
     "distribution": set[str](),
     "wire": {"errors"},
-    "transport": {"errors", "wire"},
-    "relay": {"errors", "wire", "transport"},
-    "virt": {"errors", "distribution", "wire", "transport"},
-    "daemon": {"errors", "distribution", "wire", "transport", "relay", "virt"},
-    "certs": {"errors"},
-    "bench": {"errors", "distribution", "wire", "transport", "relay", "virt", "daemon", "certs"},
-    "cli": {"errors", "distribution", "wire", "transport", "relay", "virt", "daemon", "certs", "bench"},
+    "transport": {"errors", "names", "wire"},
+    "relay": {"errors", "names", "wire", "transport"},
+    "virt": {"errors", "names", "distribution", "wire", "transport"},
+    "daemon": {"errors", "names", "distribution", "wire", "transport", "relay", "virt"},
+    "certs": {"errors", "names"},
+    "bench": {"errors", "names", "distribution", "wire", "transport", "relay", "virt", "daemon", "certs"},
+    "cli": {
+        "errors",
+        "names",
+        "distribution",
+        "wire",
+        "transport",
+        "relay",
+        "virt",
+        "daemon",
+        "certs",
+        "bench",
+    },
 }
 # Only to annotate: a module that is never imported at run time cannot pull its layer in.
 MAY_ANNOTATE_WITH = {"tunnel.errors": {"tunnel.wire.codes"}}

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.pki import SERVER_ONLY, expired, rsa_key
 from tunnel.certs.authority import Authority, key_pem, pem
-from tunnel.certs.profile import Validity, ca_certificate, new_key
+from tunnel.certs.profile import HOST_USAGES, Validity, ca_certificate, new_key
 from tunnel.errors import CertificateError, UsageError
 
 
@@ -95,7 +96,7 @@ def test_no_host_can_take_the_authoritys_files(authority: Authority, name: str) 
 
 @pytest.mark.parametrize("name", ["../hosta", "*.example", "192.0.2.1"])
 def test_issue_refuses_a_name_that_no_host_has(authority: Authority, name: str) -> None:
-    with pytest.raises(UsageError, match="not a DNS host name"):
+    with pytest.raises(UsageError, match="not a host name"):
         authority.issue(name)
 
 
@@ -121,6 +122,58 @@ def test_load_refuses_a_host_certificate(authority: Authority, tmp: Path) -> Non
     pair.cert.replace(tmp / "pki" / "ca.pem")
     with pytest.raises(CertificateError, match="may not sign others"):
         Authority.load(tmp / "pki")
+
+
+def sign_only(*, certificates: bool) -> x509.KeyUsage:
+    """What a CA's key is for, if not for certificates."""
+    return x509.KeyUsage(True, False, False, False, False, certificates, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("extension", "words"),
+    [
+        (sign_only(certificates=False), "keyUsage without keyCertSign"),
+        (x509.ExtendedKeyUsage(SERVER_ONLY), "lacks clientAuth"),
+    ],
+    ids=["key usage", "extended key usage"],
+)
+def test_load_refuses_an_authority_whose_hosts_would_be_refused(
+    authority: Authority, extension: x509.ExtensionType, words: str
+) -> None:
+    authority.files.cert.write_bytes(pem(with_extension(authority, extension)))
+    with pytest.raises(CertificateError, match=words):
+        Authority.load(authority.files.cert.parent)
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        sign_only(certificates=True),
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]),
+        x509.ExtendedKeyUsage(HOST_USAGES),
+    ],
+    ids=["key usage", "any use", "both uses"],
+)
+def test_load_takes_an_authority_that_says_what_it_may(
+    authority: Authority, extension: x509.ExtensionType
+) -> None:
+    authority.files.cert.write_bytes(pem(with_extension(authority, extension)))
+    Authority.load(authority.files.cert.parent).issue("hosta")
+
+
+def with_extension(authority: Authority, extension: x509.ExtensionType) -> x509.Certificate:
+    """The authority's certificate with nothing but basicConstraints and ``extension`` in it."""
+    own = authority.certificate
+    builder = x509.CertificateBuilder(
+        own.subject,
+        own.subject,
+        own.public_key(),
+        own.serial_number,
+        own.not_valid_before_utc,
+        own.not_valid_after_utc,
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return builder.add_extension(extension, critical=True).sign(authority.key, hashes.SHA256())
 
 
 def test_load_refuses_another_key(authority: Authority, tmp: Path) -> None:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -56,6 +57,27 @@ def test_host_certificate_is_signed_by_the_ca_and_points_to_its_key() -> None:
     authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert authority.key_identifier == ca_id.key_identifier
     assert certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value != ca_id
+
+
+def test_an_authority_that_does_not_name_its_key_is_named_by_it() -> None:
+    """RFC 5280 makes such an authority wrong; ``openssl req -x509`` with a bare configuration makes it."""
+    bare = (
+        x509.CertificateBuilder()
+        .subject_name(CA.subject)
+        .issuer_name(CA.subject)
+        .public_key(CA_KEY.public_key())
+        .serial_number(1)
+        .not_valid_before(CA.not_valid_before_utc)
+        .not_valid_after(CA.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(CA_KEY, hashes.SHA256())
+    )
+    certificate = host_certificate(
+        new_key().public_key(), issuer=bare, issuer_key=CA_KEY, names=["hosta"], validity=Validity.lasting(5)
+    )
+    found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    expected = x509.SubjectKeyIdentifier.from_public_key(CA_KEY.public_key())
+    assert found.key_identifier == expected.key_identifier
 
 
 def test_host_certificate_serves_both_roles_and_signs_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -176,6 +177,13 @@ def test_what_is_not_toml_says_where(tmp_path: Path, content: bytes, complaint: 
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=complaint):
         load(path)
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    plain = load(path)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert load(path) == plain
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:

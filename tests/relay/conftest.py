@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.links import Pair
-from tests.support.namespace import network
+from tests.support.namespace import link_local, network
 
-__all__ = ["network"]
+__all__ = ["link_local", "network"]
 
 
 @pytest.fixture

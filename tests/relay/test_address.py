@@ -33,6 +33,7 @@ ALIASES = st.integers(0x7F000002, 0x7FFFFFFE).map(lambda number: str(ipaddress.I
 DIALABLE = (
     st.ip_addresses()
     .filter(lambda ip: not (getattr(ip, "ipv4_mapped", None) or ip).is_unspecified)
+    .filter(lambda ip: ip.version == 4 or not ip.is_link_local)
     .map(lambda ip: TcpAddress(parse_endpoint(bracketed(str(ip)), 1).host, 1))
 )
 COMPONENTS = st.text(
@@ -110,7 +111,15 @@ def test_spellings_of_one_target_become_one(text: str, canonical: str) -> None:
         (parse_target, "tcp:127.0.0.1:\u0661", "is not ADDRESS:PORT"),
         (parse_target, "tcp:::1:49152", "IPv6 addresses go in brackets"),
         (parse_target, "tcp:hostb.example:49152", "names are not looked up"),
-        (parse_target, "tcp:[fe80::1%eth0]:1", "addresses with a zone"),
+        (parse_target, "tcp:[fe80::1%eth0]:1", "only host.listen and a peer's address may be link-local"),
+        (parse_target, "tcp:[fe80::1]:1", "link-local address, which cannot be a target"),
+        (parse_rule, "tcp:[fe80::1%eth0]:1", "only host.listen and a peer's address may be link-local"),
+        (parse_listen, "tcp:[fe80::1%eth0]:1", "only host.listen and a peer's address may be link-local"),
+        (parse_endpoint, "[fe80::1]:1", r"name its interface as well, as in \[fe80::1%eth0\]"),
+        (parse_endpoint, "[2001:db8::1%eth0]:1", "names an interface, but is not a link-local address"),
+        (parse_endpoint, "[fe80::1%a b]:1", "'a b' is not the name of an interface"),
+        (parse_endpoint, "[fe80::1%sixteen-letters-]:1", "is not the name of an interface"),
+        (parse_endpoint, "hostb..:1", "neither an IP address nor a host name"),
         (parse_target, "tcp:0.0.0.0:49152", "is not an address that can be dialled"),
         (parse_target, "unix:run/x", "is not absolute"),
         (parse_target, "unix:/", "names no file"),
@@ -135,13 +144,13 @@ def test_spellings_of_one_target_become_one(text: str, canonical: str) -> None:
         (parse_rule, "*", "is no rule"),
         (parse_endpoint, "192.0.2.1", "write HOST:PORT"),
         (parse_endpoint, "192.0.2.1:1-2", "write HOST:PORT"),
-        (parse_endpoint, "host b:1", "neither an IP address nor a DNS name"),
-        (parse_name, "*.example", "is not a DNS name"),
-        (parse_name, "192.0.2.1", "is not a DNS name"),
-        (parse_name, "\u212aelvin", "is not a DNS name"),
-        (parse_name, "a" * 64, "is not a DNS name"),
-        (parse_name, ".".join(["a" * 60] * 5), "is not a DNS name"),
-        (parse_name, "", "is not a DNS name"),
+        (parse_endpoint, "host b:1", "neither an IP address nor a host name"),
+        (parse_name, "*.example", "is not a host name"),
+        (parse_name, "192.0.2.1", "is not a host name"),
+        (parse_name, "\u212aelvin", "is not a host name"),
+        (parse_name, "a" * 64, "is not a host name"),
+        (parse_name, ".".join(["a" * 60] * 5), "is not a host name"),
+        (parse_name, "", "is not a host name"),
     ],
 )
 def test_a_wrong_address_is_explained(parse: Callable[[str], object], text: str, complaint: str) -> None:
@@ -173,6 +182,19 @@ def test_a_name_is_folded() -> None:
     assert parse_name("HostB.Example") == "hostb.example"
     assert parse_endpoint("HostB", default_port=16515) == Endpoint("hostb", 16515)
     assert parse_endpoint("[::1]", default_port=16515) == Endpoint("::1", 16515)
+
+
+def test_an_identity_has_no_final_dot_and_a_name_to_look_up_keeps_it() -> None:
+    """The dot says that no search domain is to be tried, which matters to the resolver alone."""
+    assert parse_name("HostB.example.") == "hostb.example"
+    assert str(parse_endpoint("HostB.example.:16515")) == "hostb.example.:16515"
+
+
+@pytest.mark.parametrize("text", ["[fe80::1%eth0]:16515", "[FE80:0::1%eth0.7]", "[fe80::a:b%br-lan]:1"])
+def test_an_endpoint_may_be_link_local(text: str) -> None:
+    endpoint = parse_endpoint(text, default_port=16515)
+    assert parse_endpoint(str(endpoint)) == endpoint
+    assert str(endpoint).lower().startswith("[fe80::")
 
 
 @pytest.mark.parametrize(

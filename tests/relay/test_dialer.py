@@ -355,10 +355,36 @@ async def test_address_that_this_host_has_lost_is_reported(world: World) -> None
         ("192.0.2.1", "2001:db8::2", False),
         ("::", "2001:db8::2", False),
         ("127.0.0.1", "198.51.100.7", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("fe80::1%eth0", "2001:db8::2", False),
     ],
 )
 def test_which_address_reaches_which(source: str, destination: str, reaches: bool) -> None:
     assert module._can_reach(source, destination) is reaches
+
+
+async def test_interface_that_this_host_lacks_is_named(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan("fe80::7%none9")):
+        await until(lambda: a.incidents, "for the failure")
+    where = f"hostb at fe80::7%none9 port {world.port}"
+    assert reasons(a) == [f"{where} cannot be reached: this host has no network interface none9"]
+
+
+@pytest.mark.root
+async def test_a_peer_on_the_same_link_is_reached_through_its_interface(
+    world: World, link_local: str
+) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    reception = Reception(link_local, world.port, lambda: world.b, None, {"hosta": b})
+    plan = DialPlan(link_local, world.port, lambda: world.a, None, link_local)
+    try:
+        async with dialling(a, plan):
+            await until(lambda: a.state is b.state is LinkState.UP, "for the link")
+            assert next(iter(b.lanes.values())).remote.startswith(f"[{link_local}]:")
+    finally:
+        b.end(Code.NONE, "the test is over")
+        await reception.close()
 
 
 async def test_congestion_control_that_this_host_lacks_is_reported(world: World) -> None:

@@ -42,6 +42,13 @@ def network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def link_local(network: None) -> str:
+    """A link-local address of this host, with its interface, in a network of the test's own."""
+    subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "lo", "nodad"], check=True, timeout=10)
+    return "fe80::7%lo"
+
+
 def nft(*words: str) -> str:
     """What ``nft`` says to a command."""
     done = subprocess.run(["nft", *words], check=True, capture_output=True, text=True, timeout=10)

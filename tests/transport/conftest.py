@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.lanes import Hosts
-from tests.support.namespace import network
+from tests.support.namespace import link_local, network
 from tests.support.waiting import unexpected
 
-__all__ = ["network"]
+__all__ = ["link_local", "network"]
 
 
 @pytest.fixture(scope="session")

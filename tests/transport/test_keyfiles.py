@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,16 @@ def test_an_encrypted_key_is_refused_without_asking_for_a_passphrase(
 def test_a_key_of_another_certificate_is_refused(host: TlsFiles, key: PrivateKey) -> None:
     host.key.write_bytes(key_pem(key))
     with refuses(r"hosta\.key does not belong to the certificate .*hosta\.pem"):
+        load_pair(fresh(), host.cert, host.key)
+
+
+@pytest.mark.parametrize("make_key", [new_key, rsa_key], ids=["same kind", "other kind"])
+def test_issuers_in_front_of_their_host_are_found(
+    pki: Pki, host: TlsFiles, make_key: Callable[[], PrivateKey]
+) -> None:
+    issuer = pem(ca_certificate(make_key(), Validity.lasting(1)))
+    host.cert.write_bytes(issuer + host.cert.read_bytes())
+    with refuses(r"belongs to certificate 2 in .*hosta\.pem, CN=hosta: put that first"):
         load_pair(fresh(), host.cert, host.key)
 
 

@@ -77,6 +77,22 @@ def test_the_unspecified_ipv6_address_takes_ipv4_too() -> None:
         accepted.close()
 
 
+@pytest.mark.root
+def test_a_link_local_address_is_bound_on_its_interface(link_local: str) -> None:
+    with bind_tcp(link_local, 0) as sock:
+        assert sock.getsockname()[3] == socket.if_nametoindex("lo")
+        with socket.socket(socket.AF_INET6) as caller:
+            caller.settimeout(5)
+            caller.connect(sock.getsockname())
+            accepted, _ = sock.accept()
+            accepted.close()
+
+
+def test_an_interface_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on fe80::7%none9 .*: this host has no network int"):
+        bind_tcp("fe80::7%none9", 0)
+
+
 def test_a_taken_port_is_named_with_what_to_do() -> None:
     with bind_tcp("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]

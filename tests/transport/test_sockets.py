@@ -26,6 +26,7 @@ from tunnel.transport.sockets import (
     name_of,
     reason_of,
     reset,
+    socket_address,
     tune_lane,
     tune_local,
 )
@@ -197,6 +198,8 @@ def test_reset_may_be_said_again() -> None:
     [
         (("192.0.2.1", 16515), "192.0.2.1:16515"),
         (("::1", 16515, 0, 0), "[::1]:16515"),
+        (("fe80::1", 16515, 0, socket.if_nametoindex("lo")), "[fe80::1%lo]:16515"),
+        (("fe80::1", 16515, 0, 999_999), "[fe80::1%999999]:16515"),
         ("/run/mtunnel/web1.sock", "/run/mtunnel/web1.sock"),
         ("", "unnamed socket"),
     ],
@@ -222,3 +225,26 @@ def test_a_reason_is_in_the_systems_words() -> None:
         "Name or service not known"
     )
     assert reason_of(OSError("AF_UNIX path too long")) == "AF_UNIX path too long"
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "address"),
+    [
+        ("127.0.0.1", socket.AF_INET, ("127.0.0.1", 7)),
+        ("::1", socket.AF_INET6, ("::1", 7, 0, 0)),
+        ("fe80::1%lo", socket.AF_INET6, ("fe80::1", 7, 0, socket.if_nametoindex("lo"))),
+    ],
+)
+def test_an_address_keeps_its_interface_for_the_kernel(
+    host: str, family: socket.AddressFamily, address: object
+) -> None:
+    found, sockaddr = socket_address(host, 7)
+    assert found is family
+    assert (sockaddr[0].partition("%")[0], *sockaddr[1:]) == address
+
+
+def test_an_interface_that_is_not_there_is_named() -> None:
+    with pytest.raises(OSError, match="no network interface none9") as caught:
+        socket_address("fe80::1%none9", 7)
+    assert caught.value.errno == errno.ENODEV
+    assert reason_of(caught.value) == "this host has no network interface none9"

@@ -22,6 +22,7 @@ from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
 from tunnel.transport import credentials, nftables
 from tunnel.transport.capability import examine
 from tunnel.transport.ktls import Capability
+from tunnel.transport.sockets import reason_of, socket_address
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
 
@@ -166,11 +167,11 @@ def _is_served(path: Path) -> bool:
 
 def _taken_ports(config: Config) -> Iterator[Problem]:
     for key, host, port in _tcp_listeners(config):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            socket.create_server((host, port), family=family).close()
+            family, address = socket_address(host, port)
+            socket.create_server(address, family=family).close()
         except OSError as error:
-            yield key, f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
+            yield key, f"cannot listen on {host} port {port}: {reason_of(error)}"
 
 
 def _tcp_listeners(config: Config) -> Iterator[tuple[str, str, int]]:

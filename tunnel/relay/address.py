@@ -7,6 +7,7 @@
 ``tcp:127.0.0.1:100-200``        allow rule: a host and its ports (``tcp:127.0.0.1:100`` is one port)
 ``unix:/run/qemu/*``             allow rule: ``*`` and ``?`` stay within one path component
 ``hostb.example:16515``          an endpoint: where a daemon meets its peers
+``[fe80::1%eth0]:16515``         an endpoint on one link, with the interface that leads to it
 ===============================  ==========================================================
 
 IPv6 addresses stand in brackets: ``tcp:[::1]:49152``. Names are never looked up for a target or a rule:
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from tunnel.names import fault_of, folded, host_name
+
 MAX_TARGET_BYTES = 1024
 """UTF-8 bytes that a target may take in an OPEN frame."""
 
@@ -40,7 +43,7 @@ _HOST_PORTS = re.compile(
     r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[^\[\]:]+))"
     r"(?::(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?)?"
 )
-_DNS_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_INTERFACE = re.compile(r"[^\s/%:\[\]]{1,15}")  # dev_valid_name, net/core/dev.c
 _UNUSABLE_ALIASES = frozenset({"127.0.0.0", "127.0.0.1", "127.255.255.255"})
 
 
@@ -165,7 +168,11 @@ class AllowList:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a daemon listens for peers or finds one. ``host`` is an IP address or a DNS name."""
+    """Where a daemon listens for peers or finds one.
+
+    ``host`` is an IP address, a link-local one with the interface that it belongs to (RFC 4007 section 11),
+    or a name, which keeps a final dot: without it the resolver may try the search domains as well.
+    """
 
     host: str
     port: int
@@ -230,12 +237,7 @@ def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
 
 def parse_name(text: str) -> str:
     """Read a host's name, as its certificate carries it: no wildcard, no IP address; in lower case."""
-    name = text.lower()
-    labels = name.split(".")
-    well_formed = text.isascii() and len(name) <= 253 and all(map(_DNS_LABEL.fullmatch, labels))
-    if not well_formed or labels[-1].isdigit():
-        raise ValueError(f"{text!r} is not a DNS name")
-    return name
+    return host_name(text)
 
 
 def default_target(listen: ListenAddress) -> TargetAddress | None:
@@ -284,7 +286,10 @@ def _canonical_ip(host: str) -> str:
     except ValueError:
         raise ValueError(f"{host!r} is not an IP address (names are not looked up here)") from None
     if isinstance(address, ipaddress.IPv6Address):
-        _require(address.scope_id is None, f"{host!r}: addresses with a zone are not supported")
+        _require(
+            address.scope_id is None,
+            f"{host!r} names an interface: only host.listen and a peer's address may be link-local",
+        )
         # ::ffff:127.0.0.1 dials 127.0.0.1, so it must be judged as 127.0.0.1.
         return str(address.ipv4_mapped or address)
     return str(address)
@@ -292,13 +297,30 @@ def _canonical_ip(host: str) -> str:
 
 def _canonical_host(host: str) -> str:
     try:
-        return _canonical_ip(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
-        pass
-    try:
-        return parse_name(host)
-    except ValueError:
-        raise ValueError(f"{host!r} is neither an IP address nor a DNS name") from None
+        return _canonical_ip(host) if host == "localhost" else _absolute_or_not(host)
+    if isinstance(address, ipaddress.IPv6Address) and (address.is_link_local or address.scope_id is not None):
+        return _canonical_link_local(host, address)
+    return _canonical_ip(host)
+
+
+def _absolute_or_not(host: str) -> str:
+    fault = fault_of(host)
+    _require(not fault, f"{host!r} is neither an IP address nor a host name: {fault}")
+    return f"{folded(host)}." if host.endswith(".") else folded(host)
+
+
+def _canonical_link_local(host: str, address: ipaddress.IPv6Address) -> str:
+    """Such an address exists once on every interface, so it means nothing without one (RFC 4007)."""
+    _require(
+        address.scope_id is not None,
+        f"{host} is a link-local address: name its interface as well, as in [{host}%eth0]",
+    )
+    _require(address.is_link_local, f"{host!r} names an interface, but is not a link-local address")
+    fit = address.scope_id is not None and _INTERFACE.fullmatch(address.scope_id)
+    _require(bool(fit), f"{host!r}: {address.scope_id!r} is not the name of an interface")
+    return str(address)
 
 
 def _canonical_path(path: str) -> str:
@@ -321,7 +343,10 @@ def _loopback(address: TcpAddress) -> TcpAddress:
 
 
 def _check_dialable(host: str) -> None:
-    _require(not ipaddress.ip_address(host).is_unspecified, f"{host} is not an address that can be dialled")
+    address = ipaddress.ip_address(host)
+    _require(not address.is_unspecified, f"{host} is not an address that can be dialled")
+    without_interface = address.version == 6 and address.is_link_local
+    _require(not without_interface, f"{host} is a link-local address, which cannot be a target")
 
 
 def _check_alias(host: str) -> None:

@@ -17,7 +17,7 @@ from tunnel.errors import RefusedError, TunnelError, UnreachableError
 from tunnel.relay.link import Link
 from tunnel.transport.lane import Lane
 from tunnel.transport.lanes import LaneMaker, userspace
-from tunnel.transport.sockets import reason_of, tune_lane
+from tunnel.transport.sockets import reason_of, socket_address, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
@@ -119,6 +119,8 @@ class Dialer:
         where = f"{self._link.peer} at {plan.host} port {plan.port}"
         fault: OSError | None = None
         try:
+            if "%" in plan.host:
+                socket_address(plan.host, plan.port)  # the resolver would only say that the name is unknown
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 for family, _, _, _, address in await loop.getaddrinfo(
                     plan.host, plan.port, type=socket.SOCK_STREAM
@@ -141,7 +143,7 @@ class Dialer:
         try:
             tune_lane(sock, self._plan.congestion)
             if self._plan.source and _can_reach(self._plan.source, str(address[0])):
-                sock.bind((self._plan.source, 0))
+                sock.bind(socket_address(self._plan.source, 0)[1])
             await loop.sock_connect(sock, address)
         except BaseException:
             sock.close()
@@ -178,10 +180,11 @@ def _explain(fault: OSError | None) -> str:
 
 def _can_reach(source: str, destination: str) -> bool:
     """Whether ``source`` names one address, and one from which ``destination`` may be reached at all."""
-    ours, theirs = ipaddress.ip_address(source), ipaddress.ip_address(destination.partition("%")[0])
-    return (
-        not ours.is_unspecified and ours.version == theirs.version and ours.is_loopback == theirs.is_loopback
-    )
+    ours, theirs = ipaddress.ip_address(source), ipaddress.ip_address(destination)
+    if ours.is_unspecified or ours.version != theirs.version or ours.is_loopback != theirs.is_loopback:
+        return False
+    on_one_link = isinstance(ours, ipaddress.IPv6Address) and ours.is_link_local
+    return theirs.is_link_local or not on_one_link
 
 
 class _Applicant:

@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from tunnel.errors import CertificateError
 from tunnel.transport.openssl import VerificationError
@@ -211,7 +214,18 @@ def _refuse_passphrase(key: Path) -> NoReturn:
 
 def _pair_fault(cert: Path, key: Path, reason: str | None) -> str:
     if reason in _MISMATCHES:
-        return f"the private key {key} does not belong to the certificate {cert}"
+        return _foreign_key(cert, key)
     if reason in _TOO_WEAK:
         return f"the certificate {cert} is too weak for this host's OpenSSL ({reason})"
     return f"the private key {key} is damaged: its PEM cannot be decoded"
+
+
+def _foreign_key(cert: Path, key: Path) -> str:
+    """Say whose ``key`` is, if not the first certificate's of ``cert``: files are often joined in reverse."""
+    ours = serialization.load_pem_private_key(key.read_bytes(), password=None).public_key()
+    for number, certificate in enumerate(x509.load_pem_x509_certificates(cert.read_bytes()), start=1):
+        with suppress(UnsupportedAlgorithm):
+            if number > 1 and certificate.public_key() == ours:
+                whose = f"certificate {number} in {cert}, {certificate.subject.rfc4514_string() or 'unnamed'}"
+                return f"the private key {key} belongs to {whose}: put that first, its issuers behind it"
+    return f"the private key {key} does not belong to the certificate {cert}"

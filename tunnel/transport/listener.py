@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from tunnel.errors import UsageError
+from tunnel.transport.sockets import socket_address
 
 BACKLOG = 256
 PAUSE = 0.5
@@ -27,13 +28,13 @@ log = structlog.get_logger()
 
 def bind_tcp(host: str, port: int) -> socket.socket:
     """Listen on an IP address. Raises UsageError in one clear line, for example when the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
+        family, address = socket_address(host, port)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
+        sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

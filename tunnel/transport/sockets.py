@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 from contextlib import suppress
+from typing import Any
 
 NOTSENT_LOWAT = 128 * 1024
 """Unsent bytes that the kernel may queue on a lane. More would only make sparse streams wait."""
@@ -81,6 +83,23 @@ def tune_local(sock: socket.socket) -> None:
         bound_unread(sock)
 
 
+def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Return the family and the kernel's form of an IP address, and of the interface that it may name.
+
+    Raises OSError: ENODEV when there is no such interface. ``bind`` would leave an interface in a text out.
+    """
+    _, _, interface = host.partition("%")
+    if interface:
+        try:
+            socket.if_nametoindex(interface)
+        except OSError:
+            raise OSError(errno.ENODEV, f"this host has no network interface {interface}") from None
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    )[0]
+    return family, address
+
+
 def reset(sock: socket.socket) -> None:
     """Close so that the other side sees a failure: RST on TCP, EPIPE or an early end on unix."""
     with suppress(OSError):
@@ -98,14 +117,27 @@ def caller_of(sock: socket.socket) -> str:
 
 def reason_of(error: OSError) -> str:
     """Say why a system call failed, in the system's words: event loops put their own in their place."""
+    if error.errno == errno.ENODEV and error.strerror:
+        return error.strerror  # from ``socket_address``
     if error.errno is not None and error.errno > 0:  # below 0: a name could not be resolved
         return os.strerror(error.errno)
     return error.strerror or str(error)
 
 
 def name_of(address: object) -> str:
-    """Write a socket address for people: ``192.0.2.1:16515``, ``[::1]:16515`` or a path."""
+    """Write a socket address for people: ``192.0.2.1:16515``, ``[fe80::1%eth0]:16515`` or a path."""
     if isinstance(address, tuple):
-        host, port = address[:2]
+        host, port = f"{address[0]}{_interface_of(address)}", address[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
     return str(address) or "unnamed socket"
+
+
+def _interface_of(address: tuple[Any, ...]) -> str:
+    """The interface of a link-local address: Python leaves it out of the text."""
+    index = address[3] if len(address) > 3 else 0
+    if not index or "%" in str(address[0]):
+        return ""
+    try:
+        return f"%{socket.if_indextoname(index)}"
+    except OSError:  # it has been removed meanwhile
+        return f"%{index}"

@@ -28,6 +28,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from tunnel.errors import CertificateError, IdentityError, LaneError
+from tunnel.names import folded
 from tunnel.transport.keyfiles import TlsFiles, load_crls, look_at, verdict
 from tunnel.transport.ktls import UNASKED, Capability
 from tunnel.transport.lane import LaneKind
@@ -238,7 +239,7 @@ def _dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     except (x509.ExtensionNotFound, ValueError):  # none, or one that cannot be decoded
         return ()
     # Only ASCII, because some other letters become ASCII ones in lower case, and only what can be logged.
-    return tuple(name.lower() for name in names if name.isascii() and name.isprintable())
+    return tuple(folded(name) for name in names if name.isascii() and name.isprintable())
 
 
 def _nameless(files: TlsFiles) -> str:
