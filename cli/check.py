@@ -14,8 +14,9 @@ import typer
 from tunnel.cli import options
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
+from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
 from tunnel.daemon.units import format_duration, format_size
-from tunnel.daemon.uris import leads_to_libvirt
+from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import ConfigError
 from tunnel.relay.address import RedirectAddress
 from tunnel.transport.tls import TlsContexts
@@ -123,11 +124,16 @@ def _warnings(config: Config) -> Iterator[tuple[str, str]]:
     """What is no mistake, but hardly meant: by key."""
     for index, ingress in enumerate(config.ingresses):
         others = [_user(uid) for uid in sorted(ingress.uids - {0})]
-        if others and leads_to_libvirt(ingress):
+        if others and reaches_libvirt(ingress):
             who = ", ".join(others)
             danger = f"{who} may call libvirt on {ingress.peer} here, and whoever may do that is root there"
             advice = 'a guest that breaks out is its QEMU\'s user: write users = ["root"]'
             yield f"ingress[{index}].users", f"{danger}; {advice}"
+        if not (others or "uids" in ingress.model_fields_set or is_libvirt(ingress.target)):
+            who = " nor ".join(QEMU_USERS)
+            problem = f"this host has neither a user {who}, so only root may connect"
+            danger = "if QEMU runs as another user, --parallel and disks will be refused"
+            yield f"ingress[{index}].users", f'{problem}; {danger}: write users = ["root", "ITS_USER"]'
 
 
 def _route(ingress: Ingress) -> str:

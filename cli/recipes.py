@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from tunnel.daemon.config import Config
-from tunnel.daemon.uris import LIBVIRT_PORT, Routes, Way, find_entry, find_routes
+from tunnel.daemon.rpc import LIBVIRT_PORT
+from tunnel.daemon.uris import Routes, Way, find_entry, find_routes
 from tunnel.errors import UsageError
 
 _CHANNELS = 4
 _ANY_GUEST = "GUEST"
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ def _virsh(plan: _Plan) -> Iterator[Recipe]:
         "post-copy": ("--p2p", "--postcopy", "--postcopy-after-precopy"),
         "post-copy recovery": ("--p2p", "--postcopy", "--postcopy-resume"),
     }
+    if _is_id(plan.guest):
+        reason = f"virsh takes {plan.guest} for an id or UUID, not for a name: use mtunnel migrate"
+        yield Recipe("virsh", "all", reason=reason)
+        return
     for name, options in manners.items():
         yield Recipe("virsh", name, (_virsh_line(plan, *options),))
     if plan.way.no_disks:
@@ -81,8 +88,16 @@ def _virsh(plan: _Plan) -> Iterator[Recipe]:
 
 def _virsh_line(plan: _Plan, *options: str) -> str:
     listen = ("--listen-address", plan.way.listen_address) if plan.way.listen_address else ()
-    words = ("virsh", "migrate", "--live", *options, plan.guest, plan.libvirt)
-    return shlex.join([*words, "--migrateuri", plan.way.migrate_uri, *listen])
+    route = ("--migrateuri", plan.way.migrate_uri, *listen)
+    which = (plan.guest, plan.libvirt)
+    if plan.guest.startswith("-"):  # behind "--" nothing is an option
+        return shlex.join(["virsh", "migrate", "--live", *options, *route, "--", *which])
+    return shlex.join(["virsh", "migrate", "--live", *options, *which, *route])
+
+
+def _is_id(guest: str) -> bool:
+    """Whether virsh, which tries ids and UUIDs first, may find another guest by this name."""
+    return guest.isdecimal() or _UUID.fullmatch(guest) is not None
 
 
 def _disks(way: Way) -> tuple[str, ...]:

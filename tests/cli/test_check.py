@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ users = {}
 """
 
 
-@pytest.mark.parametrize("target", ["unix:/run/libvirt/libvirt-sock", "tcp:127.0.0.1:16509"])
+@pytest.mark.parametrize(
+    "target", ["unix:/run/libvirt/libvirt-sock", "tcp:127.0.0.1:16509", "tcp:127.0.0.1:16514"]
+)
 def test_others_than_root_who_may_call_libvirt_are_a_warning(
     directory: Path, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:
@@ -149,6 +152,20 @@ def test_others_than_root_who_may_call_libvirt_are_a_warning(
 def test_root_who_may_call_libvirt_is_none(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rpc = RPC.format("unix:/run/libvirt/libvirt-sock", '["root"]')
     assert check(write_config(directory, HOST, TLS, PEER, UNIX, rpc)) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_default_without_a_user_of_qemu_is_a_warning(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(directory, HOST, TLS, PEER, TCP.replace('users = ["root"]\n', ""))
+    accounts = {"root": pwd.getpwuid(0)}
+    monkeypatch.setattr(pwd, "getpwnam", accounts.__getitem__)
+    assert check(path) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("warning: ingress[0].users: this host has neither a user libvirt-qemu nor qemu")
+    accounts["qemu"] = pwd.struct_passwd(("qemu", "x", 107, 107, "", "/", "/bin/false"))
+    assert check(path) == 0
     assert "warning" not in capsys.readouterr().out
 
 

@@ -53,6 +53,27 @@ def test_other_manners_add_their_options(tmp_path: Path, name: str, options: str
     assert words[3 : words.index("web1")] == options.split()
 
 
+@pytest.mark.parametrize("guest", ["-web1", "--web1", "--live"])
+def test_name_that_begins_with_a_dash_is_no_option(tmp_path: Path, guest: str) -> None:
+    found = recipes(configuration(tmp_path, ALIAS, RPC), "hostb", guest, None)
+    lines = [recipe.lines[0] for recipe in found if recipe.program == "virsh" and recipe.lines]
+    assert len(lines) == 6
+    for line in lines:
+        words = shlex.split(line)
+        assert words[-3:] == ["--", guest, URI]
+        assert {"--migrateuri", "--listen-address"} <= set(words[:-3])
+
+
+@pytest.mark.parametrize("guest", ["1", "007", "c7a5fdbd-edaf-9455-926a-d65c16db1809"])
+def test_name_that_virsh_takes_for_another_guests_id_is_not_given_to_it(tmp_path: Path, guest: str) -> None:
+    found = {
+        each.program: each for each in recipes(configuration(tmp_path, ALIAS, RPC), "hostb", guest, None)
+    }
+    assert (found["virsh"].lines, found["virsh"].name) == ((), "all")
+    assert f"virsh takes {guest} for an id or UUID" in found["virsh"].reason
+    assert f'lookupByName("{guest}")' in "\n".join(found["libvirt-python"].lines)
+
+
 def test_lines_survive_the_shell(tmp_path: Path) -> None:
     (line,) = cook(tmp_path, ALIAS, RPC)["virsh", "peer to peer"].lines
     assert f"'{URI}'" in line  # the question mark would be a pattern

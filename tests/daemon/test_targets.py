@@ -72,6 +72,12 @@ def test_fixed_ports_are_their_ingresses_targets(configure: Configure) -> None:
     assert ram(config, disks=True) == ["tcp:127.0.0.1:49153", "tcp:127.0.0.5:49152"]
 
 
+def test_fixed_ports_of_ipv6_are_asked_about_as_those_of_ipv4(configure: Configure) -> None:
+    config = configure("tcp:[::1]:49200", ("tcp:[::1]:49201", "tcp:[::1]:49201"))
+    assert ram(config, disks=True) == ["tcp:127.0.0.1:49200", "tcp:[::1]:49201"]
+    assert qemu(config) == ["tcp:127.0.0.1:49200"]
+
+
 def test_sockets_are_the_same_paths(configure: Configure) -> None:
     assert ram(configure(*SOCKETS)) == [SOCKETS[0]]
     assert ram(configure(*SOCKETS), disks=True) == sorted(SOCKETS)
@@ -83,6 +89,9 @@ def test_sockets_are_the_same_paths(configure: Configure) -> None:
         ("qemu+unix:///system?socket=/run/mtunnel/hostb/libvirt-sock", ["unix:/run/libvirt/libvirt-sock"]),
         ("qemu+tcp://127.0.1.2:16509/system", ["tcp:127.0.0.1:16509"]),
         ("qemu+tcp://127.0.1.2/system", ["tcp:127.0.0.1:16509"]),
+        ("qemu+tcp://[::1]:16509/system", ["tcp:[::1]:16509"]),
+        ("qemu+tcp://[::1]/system", ["tcp:[::1]:16509"]),
+        ("qemu+tls://127.0.1.2/system", ["tcp:127.0.0.1:16514"]),
         ("qemu+ssh://hostb/system", []),
         ("qemu+tcp://hostb/system", []),
         ("qemu+tcp://127.0.1.2:port/system", []),
@@ -95,7 +104,9 @@ def test_libvirts_calls_are_asked_for_where_they_go_through_the_tunnel(
     configure: Configure, uri: str, targets: list[str]
 ) -> None:
     rpc = ("unix:/run/mtunnel/hostb/libvirt-sock", "unix:/run/libvirt/libvirt-sock")
-    config = configure(rpc, "tcp:127.0.1.2:16509")
+    config = configure(
+        rpc, "tcp:127.0.1.2:16509", ("tcp:[::1]:16509", "tcp:[::1]:16509"), "tcp:127.0.1.2:16514"
+    )
     assert spans(of_libvirt(config, "hostb", uri)) == targets
 
 

@@ -62,6 +62,9 @@ def test_fixed_port_is_named(configure: Configure) -> None:
 def test_fixed_port_of_ipv6_is_bracketed(configure: Configure) -> None:
     found = way(configure(("tcp:[::1]:49152", "tcp:[::1]:49152")))
     assert (found.migrate_uri, found.listen_address) == ("tcp://[::1]:49152", "::1")
+    routes = find_routes(configure("tcp:[::1]:65535"), "hostb")
+    with pytest.raises(UsageError, match=r'listen = "tcp:\[::1\]:65534"'):
+        routes.require_way(disks=True)
 
 
 def test_disks_take_another_port_of_the_same_address(configure: Configure) -> None:
@@ -84,7 +87,54 @@ def test_sockets_go_by_the_guests_name(configure: Configure) -> None:
         "unix:///run/m/web1-disks.sock",
     )
     assert found.listen_address is None
-    assert way(config).migrate_uri == "unix:///run/m/db.sock"
+    with pytest.raises(UsageError, match=r"\(/run/m/db\.sock, /run/m/web1\.sock\) name the guest"):
+        way(config)
+
+
+@pytest.mark.parametrize(
+    ("guest", "memory", "disks"),
+    [
+        ("web", "web.sock", None),
+        ("web-db", "web-db.sock", None),
+        ("nbdkit", "nbdkit.sock", "nbdkit-disks.sock"),
+        ("web9", "web9.sock", None),
+    ],
+)
+def test_sockets_of_other_guests_are_not_taken(
+    configure: Configure, guest: str, memory: str, disks: str | None
+) -> None:
+    names = ("web-db.sock", "web9.sock", "nbdkit-disks.sock", "web.sock", "nbdkit.sock")
+    config = configure(*(f"unix:/run/m/{name}" for name in names))
+    found = way(config, guest)
+    assert found.migrate_uri == f"unix:///run/m/{memory}"
+    assert found.disks_uri == (f"unix:///run/m/{disks}" if disks else None)
+    assert (found.no_disks is None) == bool(disks)
+    assert find_entry(config, "hostb", guest=guest).uri == f"unix:/run/m/{memory}"
+
+
+@pytest.mark.parametrize("names", [("web-db.sock",), ("web9.sock",), ("db.sock", "mail.sock"), ("we.sock",)])
+def test_guest_without_a_socket_of_its_own_gets_no_other_guests(
+    configure: Configure, names: tuple[str, ...]
+) -> None:
+    config = configure(*(f"unix:/run/m/{name}" for name in names))
+    with pytest.raises(UsageError, match=r"none is named web\.sock: choose one with --via"):
+        way(config, "web")
+    with pytest.raises(UsageError, match=r"none is named web\.sock: choose one with --via"):
+        find_entry(config, "hostb", guest="web")
+    assert way(config, "web", via=f"unix:/run/m/{names[0]}").migrate_uri == f"unix:///run/m/{names[0]}"
+
+
+def test_only_socket_of_another_kind_of_name_serves_every_guest(configure: Configure) -> None:
+    config = configure("unix:/run/m/migrate.sock", "unix:/run/m/migrate-disks.sock", "unix:/run/m/web1.qmp")
+    found = way(config, "web1")
+    assert (found.migrate_uri, found.disks_uri) == (
+        "unix:///run/m/migrate.sock",
+        "unix:///run/m/migrate-disks.sock",
+    )
+    assert (
+        way(configure("unix:/run/m/migrate.sock", "unix:/run/m/nbd.sock")).disks_uri
+        == "unix:///run/m/nbd.sock"
+    )
 
 
 def test_lonely_socket_leaves_disks_without_a_way(configure: Configure) -> None:
@@ -149,6 +199,8 @@ def test_no_ingress_at_all_says_what_to_add(configure: Configure) -> None:
         (RPC, "qemu+unix:///system?socket=/run/mtunnel/hostb/libvirt-sock"),
         (("unix:/run/m/v", "unix:/run/libvirt/virtqemud-sock"), "qemu+unix:///system?socket=/run/m/v"),
         ("tcp:127.0.1.2:16509", "qemu+tcp://127.0.1.2:16509/system"),
+        ("tcp:[::1]:16509", "qemu+tcp://[::1]:16509/system"),
+        ("tcp:127.0.1.2:16514", "qemu+tls://127.0.1.2:16514/system"),
     ],
 )
 def test_libvirt_is_reached_through_the_tunnel(
@@ -158,6 +210,16 @@ def test_libvirt_is_reached_through_the_tunnel(
     assert routes.require_libvirt(None) == uri
     assert routes.require_libvirt("qemu+ssh://hostb/system") == "qemu+ssh://hostb/system"
     assert routes.way is None  # it carries no migration
+
+
+def test_libvirts_tls_is_taken_where_nothing_else_leads_there(configure: Configure) -> None:
+    config = configure("tcp:127.0.1.2:16514", "tcp:127.0.1.2:16509", RPC)
+    assert (
+        find_routes(config, "hostb").libvirt_uri
+        == "qemu+unix:///system?socket=/run/mtunnel/hostb/libvirt-sock"
+    )
+    with pytest.raises(UsageError, match="no ingress can carry"):
+        find_entry(config, "hostb")
 
 
 def test_no_way_to_libvirt_says_what_to_add(configure: Configure) -> None:
@@ -170,6 +232,13 @@ def test_unknown_peer_gets_a_hint(configure: Configure) -> None:
         find_routes(configure(ALIAS), "hostbb")
     with pytest.raises(UsageError, match="it has hostb"):
         find_entry(configure(ALIAS), "elsewhere")
+
+
+def test_own_name_is_this_host(configure: Configure) -> None:
+    with pytest.raises(UsageError, match=r"^hosta is this host"):
+        find_routes(configure(ALIAS), "hosta")
+    with pytest.raises(UsageError, match=r"^hosta is this host"):
+        find_entry(configure(ALIAS), "hosta")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +261,9 @@ def test_qemu_itself_has_no_such_rules(
 
 
 def test_the_far_monitor_is_no_entry(configure: Configure) -> None:
-    config = configure("unix:/run/m/far.qmp", "unix:/run/m/web1.sock")
-    assert find_entry(config, "hostb", not_this="/run/m/far.qmp").uri == "unix:/run/m/web1.sock"
-    with pytest.raises(UsageError, match="no ingress can carry"):
-        find_entry(configure("unix:/run/m/far.qmp"), "hostb", not_this="/run/m/far.qmp")
+    config = configure("unix:/run/m/far", "unix:/run/m/web1.sock")
+    for spelling in ("/run/m/far", "/run/m//./far"):
+        assert find_entry(config, "hostb", not_this=spelling).uri == "unix:/run/m/web1.sock"
+    for other in ("far.qmp", "far"):
+        with pytest.raises(UsageError, match="no ingress can carry"):
+            find_entry(configure(f"unix:/run/m/{other}"), "hostb", not_this=f"/run/m/{other}")

@@ -73,6 +73,9 @@ def test_a_default_user_that_is_missing_is_no_mistake(monkeypatch: pytest.Monkey
     accounts = {"root": account("root", 0), "libvirt-qemu": account("libvirt-qemu", 64055)}
     monkeypatch.setattr(pwd, "getpwnam", accounts.__getitem__)
     assert values.default_uids() == {0, 64055}
+    accounts = {"root": account("root", 0), "qemu": account("qemu", 107)}  # Fedora, RHEL, SUSE
+    monkeypatch.setattr(pwd, "getpwnam", accounts.__getitem__)
+    assert values.default_uids() == {0, 107}
 
 
 def test_the_lane_is_one_of_three() -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
-from urllib.parse import parse_qs, urlsplit
 
+from tunnel.daemon import rpc
 from tunnel.daemon.config import Config, Ingress
-from tunnel.daemon.uris import LIBVIRT_PORT, Entry, Way
+from tunnel.daemon.uris import Entry, Way
 from tunnel.relay.address import (
     ListenAddress,
     RedirectAddress,
@@ -34,29 +34,14 @@ def of_way(config: Config, peer: str, way: Way, *, disks: bool) -> list[TargetAd
     if way.any_port:  # libvirt picks one there, and another for disks
         (ingress,) = (each for each in config.ingresses if str(each.listen) == way.ingress)
         return list(_ports(ingress))
-    near = [_near(way.migrate_uri)]
-    if disks and way.disks_port is not None:
-        near.append(parse_listen(f"tcp:{urlsplit(way.migrate_uri).hostname}:{way.disks_port}"))
-    if disks and way.disks_uri is not None:
-        near.append(_near(way.disks_uri))
-    return _far(config, peer, near)
+    near = (way.memory, way.disks if disks else None)
+    return _far(config, peer, (address for address in near if address is not None))
 
 
 def of_libvirt(config: Config, peer: str, uri: str) -> list[TargetAddress]:
     """What libvirt's calls need; nothing if ``uri`` leads past the tunnel."""
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or LIBVIRT_PORT
-        match parts.scheme.partition("+")[2]:
-            case "unix":
-                near = parse_listen(f"unix:{parse_qs(parts.query).get('socket', [''])[0]}")
-            case "tcp":
-                near = parse_listen(f"tcp:{parts.hostname}:{port}")
-            case _:
-                return []
-    except ValueError:  # a host's name, or nothing at all: libvirt has a word for that
-        return []
-    return _far(config, peer, [near])
+    near = rpc.address_of(uri)
+    return [] if near is None else _far(config, peer, [near])
 
 
 def of_qemu(config: Config, peer: str, entry: Entry, monitor: str = "") -> list[TargetAddress]:
@@ -75,11 +60,6 @@ def spans(targets: Iterable[TargetAddress]) -> list[str]:
         ports = [port for _, (_, port) in group]
         found.append(str(TcpRule(host, ports[0], ports[-1])))
     return [*found, *sorted({str(each) for each in targets if isinstance(each, UnixAddress)})]
-
-
-def _near(uri: str) -> ListenAddress:
-    """``tcp://host:port`` or ``unix:///path``, as libvirt writes them."""
-    return parse_listen(uri.replace("://", ":", 1))
 
 
 def _far(config: Config, peer: str, near: Iterable[ListenAddress]) -> list[TargetAddress]:

@@ -17,23 +17,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from tunnel.daemon import rpc, socketnames
 from tunnel.daemon.config import Config, Ingress
 from tunnel.errors import UsageError
 from tunnel.relay.address import (
+    ListenAddress,
     RedirectAddress,
-    TargetAddress,
     TcpAddress,
     UnixAddress,
     parse_listen,
 )
 
-LIBVIRT_SOCKETS = frozenset({"libvirt-sock", "virtqemud-sock"})
-LIBVIRT_PORT = 16509
 FIRST_PORT = 49152
 """Where libvirt begins to look for a free port (migration_port_min in qemu.conf)."""
 
 _LOCALHOST = "127.0.0.1"
-_DISK_WORDS = ("disk", "nbd")
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,8 @@ class Way:
     """How the memory of a guest travels under libvirt, and its disks: the URIs of one migration.
 
     ``listen_address`` is the destination's. With ``disks_port`` and ``disks_uri`` both None libvirt picks the
-    disks' port itself if ``any_port``; otherwise disks have no way, for the reason ``no_disks``.
+    disks' port itself if ``any_port``; otherwise disks have no way, for the reason ``no_disks``. ``memory``
+    and ``disks`` are the addresses that the URIs name, both None with ``any_port``.
     """
 
     ingress: str
@@ -51,6 +51,8 @@ class Way:
     disks_port: int | None = None
     disks_uri: str | None = None
     no_disks: str | None = None
+    memory: ListenAddress | None = None
+    disks: ListenAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,12 @@ def find_routes(config: Config, peer: str, guest: str | None = None, via: str | 
     """
     known_peer(config, peer)
     mine = [ingress for ingress in config.ingresses if ingress.peer == peer]
-    ways, reasons = _ways(mine, guest, via)
-    libvirt = next((uri for ingress in mine if (uri := _libvirt_uri(ingress))), None)
+    way, reasons = _best_way(mine, guest, via)
     return Routes(
         peer,
-        ways[0] if ways else None,
+        way,
         _no_way(peer, reasons),
-        libvirt,
+        _best_libvirt(mine),
         f"no ingress of {peer} leads to its libvirt: give --desturi, or add [[ingress]] with "
         f'peer = "{peer}", listen = "unix:/run/mtunnel/{peer}/libvirt-sock", '
         f'target = "unix:/run/libvirt/libvirt-sock" here, and that target to the egress list on {peer}',
@@ -115,77 +116,81 @@ def find_entry(
     Raises UsageError when nothing leads there, or when ``via`` names nothing.
     """
     known_peer(config, peer)
-    mine = [
-        ingress
-        for ingress in config.ingresses
-        if ingress.peer == peer
-        and not leads_to_libvirt(ingress)
-        and str(ingress.listen) != f"unix:{not_this}"
-    ]
+    other = f"unix:{posixpath.normpath(not_this)}"
+    mine = [ingress for ingress in _for_migrations(config, peer) if str(ingress.listen) != other]
     if via is not None:
-        ingress, port = _named(mine, via)
-        return _entry(ingress, port)
-    if not mine:
-        raise UsageError(_no_way(peer, []))
-    return _entry(min(mine, key=lambda ingress: _rank(ingress, guest)), None)
+        return _entry(*_named(mine, via))
+    chosen, reasons = _chosen(mine, guest)
+    if chosen is None:
+        raise UsageError(_no_way(peer, reasons))
+    return _entry(chosen, None)
 
 
 def known_peer(config: Config, peer: str) -> None:
     """Raise UsageError when the configuration has no ``[[peer]]`` of that name."""
     names = [known.name for known in config.peers]
+    if peer == config.host.name:
+        raise UsageError(f"{peer} is this host (host.name): name the host that the guest is to move to")
     if peer not in names:
         nearest = get_close_matches(peer, names, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(names) or 'none'}"
         raise UsageError(f"the configuration has no [[peer]] named {peer!r}: {hint}")
 
 
-def leads_to_libvirt(ingress: Ingress) -> bool:
-    """Whether libvirt's RPC is at the other end."""
-    match ingress.target:
-        case UnixAddress(path):
-            return posixpath.basename(path) in LIBVIRT_SOCKETS
-        case TcpAddress(_, port):
-            return port == LIBVIRT_PORT
-    return False
+def _for_migrations(config: Config, peer: str) -> list[Ingress]:
+    return [
+        ingress for ingress in config.ingresses if ingress.peer == peer and not rpc.is_libvirt(ingress.target)
+    ]
 
 
-def _libvirt_uri(ingress: Ingress) -> str | None:
-    if not leads_to_libvirt(ingress):
-        return None
-    match ingress.listen:
-        case UnixAddress(path):
-            return f"qemu+unix:///system?socket={path}"
-        case TcpAddress() as address:
-            return f"qemu+tcp://{_authority(address)}/system"
-    return None
+def _best_libvirt(mine: Sequence[Ingress]) -> str | None:
+    """A socket first, then plain TCP; libvirt's TLS also wants a certificate that names the alias."""
+    found = [uri for ingress in mine if (uri := rpc.libvirt_uri(ingress))]
+    order = ("qemu+unix:", "qemu+tcp:", "qemu+tls:")
+    return min(found, key=lambda uri: order.index(uri[: uri.index(":") + 1]), default=None)
 
 
-def _ways(mine: Sequence[Ingress], guest: str | None, via: str | None) -> tuple[list[Way], list[str]]:
-    """The usable ways, best first, and why the others are not usable."""
-    candidates = [ingress for ingress in mine if not leads_to_libvirt(ingress)]
-    port = None
-    chosen = sorted(candidates, key=lambda ingress: _rank(ingress, guest))
+def _best_way(mine: Sequence[Ingress], guest: str | None, via: str | None) -> tuple[Way | None, list[str]]:
+    """The way to take, or why there is none."""
+    candidates = [ingress for ingress in mine if not rpc.is_libvirt(ingress.target)]
+    fit = [ingress for ingress in candidates if _unfit(ingress) is None]
     if via is not None:
         ingress, port = _named(candidates, via)
-        chosen = [ingress]
-    fit = [ingress for ingress in candidates if _unfit(ingress) is None]
-    ways = [_way(ingress, fit, guest, port) for ingress in chosen if ingress in fit]
-    return ways, [reason for ingress in chosen if (reason := _unfit(ingress))]
+        if reason := _unfit(ingress):
+            return None, [reason]
+        return _way(ingress, fit, guest, port), []
+    chosen, reasons = _chosen(fit, guest)
+    if chosen is None:
+        return None, [*reasons, *(reason for ingress in candidates if (reason := _unfit(ingress)))]
+    return _way(chosen, fit, guest, None), []
 
 
-def _rank(ingress: Ingress, guest: str | None) -> tuple[int, bool, bool]:
-    """Redirects first, they serve any number of guests; of sockets, the guest's own and not the disks'."""
-    kind = {RedirectAddress: 0, TcpAddress: 1, UnixAddress: 2}[type(ingress.listen)]
-    name = posixpath.basename(str(ingress.listen)) if kind == 2 else ""
-    return kind, _is_for_disks(name), not (guest is not None and _belongs(name, guest))
+def _chosen(ingresses: Sequence[Ingress], guest: str | None) -> tuple[Ingress | None, list[str]]:
+    """The ingress to take for ``guest``'s memory, or why there is none.
 
-
-def _is_for_disks(name: str) -> bool:
-    return any(word in name for word in _DISK_WORDS)
-
-
-def _belongs(name: str, guest: str) -> bool:
-    return name == guest or name.startswith((f"{guest}.", f"{guest}-", f"{guest}_"))
+    Redirects first, since they serve any number of guests, then ports. Of sockets it is the guest's own by
+    its whole name, or the only one that there is.
+    """
+    for kind in (RedirectAddress, TcpAddress):
+        for ingress in ingresses:
+            if isinstance(ingress.listen, kind):
+                return ingress, []
+    sockets = {
+        ingress.listen.path: ingress for ingress in ingresses if isinstance(ingress.listen, UnixAddress)
+    }
+    if guest is not None:
+        for path, ingress in sockets.items():
+            if socketnames.carries_memory_of(path, guest):
+                return ingress, []
+    free = [
+        path for path in sockets if not socketnames.is_for_disks(path) and not socketnames.is_monitor(path)
+    ]
+    if not free:
+        return None, []
+    if len(free) == 1 and not (guest is not None and socketnames.may_be_anothers(free[0], guest)):
+        return sockets[free[0]], []
+    advice = f"none is named {guest}.sock: choose one with --via" if guest else "name the guest or give --via"
+    return None, [f"of the sockets that lead there ({', '.join(free)}) {advice}"]
 
 
 def _unfit(ingress: Ingress) -> str | None:
@@ -223,12 +228,20 @@ def _redirected(ingress: Ingress, host: str, first: int, last: int, port: int | 
     chosen = port or first
     disks = next((other for other in range(first, last + 1) if other != chosen), None)
     missing = f"{listen} has one port only, and disks need another" if disks is None else None
-    return Way(listen, f"tcp://{host}:{chosen}", _LOCALHOST, disks_port=disks, no_disks=missing)
+    return Way(
+        listen,
+        f"tcp://{host}:{chosen}",
+        _LOCALHOST,
+        disks_port=disks,
+        no_disks=missing,
+        memory=TcpAddress(host, chosen),
+        disks=TcpAddress(host, disks) if disks is not None else None,
+    )
 
 
 def _through_port(ingress: Ingress, address: TcpAddress, fit: Sequence[Ingress]) -> Way:
     others = [
-        other.listen.port
+        other.listen
         for other in fit
         if isinstance(other.listen, TcpAddress)
         and other.listen.host == address.host
@@ -236,34 +249,47 @@ def _through_port(ingress: Ingress, address: TcpAddress, fit: Sequence[Ingress])
     ]
     missing = None
     if not others:
+        free = address.port + 1 if address.port < _LAST_PORT else address.port - 1
         missing = (
             f"disks need a port of their own on {address.host}: add [[ingress]] with listen = "
-            f'"tcp:{address.host}:{address.port + 1}", or use redirect:'
+            f'"{TcpAddress(address.host, free)}", or use redirect:'
         )
     return Way(
         ingress=str(address),
-        migrate_uri=f"tcp://{_authority(address)}",
+        migrate_uri=f"tcp://{rpc.authority(address)}",
         listen_address=ingress.target.host if isinstance(ingress.target, TcpAddress) else None,
-        disks_port=others[0] if others else None,
+        disks_port=others[0].port if others else None,
         no_disks=missing,
+        memory=address,
+        disks=others[0] if others else None,
     )
 
 
 def _through_socket(ingress: Ingress, path: str, fit: Sequence[Ingress], guest: str | None) -> Way:
     sockets = [other.listen.path for other in fit if isinstance(other.listen, UnixAddress)]
-    others = sorted((other for other in sockets if other != path), key=lambda other: _disk_rank(other, guest))
+    disks = _disks_socket([other for other in sockets if other != path], path, guest)
     missing = None
-    if not others:
+    if disks is None:
         stem, suffix = posixpath.splitext(path)
         own = f"unix:{stem}-disks{suffix}"
         missing = f'disks need a socket of their own: add [[ingress]] with listen = "{own}"'
-    disks = f"unix://{others[0]}" if others else None
-    return Way(str(ingress.listen), f"unix://{path}", disks_uri=disks, no_disks=missing)
+    return Way(
+        str(ingress.listen),
+        f"unix://{path}",
+        disks_uri=f"unix://{disks}" if disks is not None else None,
+        no_disks=missing,
+        memory=UnixAddress(path),
+        disks=UnixAddress(disks) if disks is not None else None,
+    )
 
 
-def _disk_rank(path: str, guest: str | None) -> tuple[bool, bool]:
-    name = posixpath.basename(path)
-    return not _is_for_disks(name), not (guest is not None and _belongs(name, guest))
+def _disks_socket(others: Sequence[str], path: str, guest: str | None) -> str | None:
+    """The socket for the disks of what goes over ``path``: the guest's, or that socket's, or anybody's."""
+    for name in (guest, socketnames.stem(path)):
+        for other in others:
+            if name is not None and socketnames.carries_disks_of(other, name):
+                return other
+    return next((other for other in others if socketnames.is_for_any_disks(other)), None)
 
 
 def _named(candidates: Sequence[Ingress], via: str) -> tuple[Ingress, int | None]:
@@ -290,11 +316,6 @@ def _entry(ingress: Ingress, port: int | None) -> Entry:
             return Entry(f"tcp:{host}:{chosen}", f"tcp:{_LOCALHOST}:{chosen}")
         case listen:
             return Entry(str(listen), str(ingress.target))
-
-
-def _authority(address: TargetAddress) -> str:
-    """``host:port`` as it stands in a URI."""
-    return str(address).removeprefix("tcp:")
 
 
 def _no_way(peer: str, reasons: Sequence[str]) -> str:

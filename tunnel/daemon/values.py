@@ -21,7 +21,10 @@ from tunnel.daemon.units import format_duration, format_size, parse_duration, pa
 from tunnel.relay import address
 from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
 
-DEFAULT_USERS = ("root", "libvirt-qemu")
+QEMU_USERS = ("libvirt-qemu", "qemu")
+"""As whom libvirt runs QEMU where qemu.conf does not say: Debian and its kin; Fedora, RHEL and SUSE."""
+
+DEFAULT_USERS = ("root", *QEMU_USERS)
 MIN_MEMORY = 64 * 2**20
 MAX_RESUME_WINDOW = 3600.0
 CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
