@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple, NoReturn
 
@@ -124,14 +125,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(message: str) -> None:
-    """Write an error to stderr, its first word red on a terminal (no-color.org)."""
+    """Write an error to stderr, its first word red on a terminal (no-color.org).
+
+    Where that cannot be written, the exit code still says what kind of error it was.
+    """
     color = False if os.environ.get("NO_COLOR") else None
-    typer.secho("error:", fg=typer.colors.RED, bold=True, nl=False, err=True, color=color)
-    typer.echo(f" {message}", err=True)
+    with suppress(OSError):
+        typer.secho("error:", fg=typer.colors.RED, bold=True, nl=False, err=True, color=color)
+        typer.echo(f" {message}", err=True)
 
 
 def _flush() -> None:
     """Write what is buffered while a reader that went away (``| head``) can still be passed over."""
+    if sys.stdout is None:  # it was closed from the start
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -26,12 +26,13 @@ def serve(
 
     SIGHUP puts the firewall rules of redirect ingresses in place again.
     """
-    logs.configure(log_level, log_format)
-    checked = load(config)
-    contexts = preflight(checked, str(config), starting=True)
-    keep_heap()
+    logs.occupy_standard_descriptors()
+    with logs.Log(log_level, log_format):
+        checked = load(config)
+        contexts = preflight(checked, str(config), starting=True)
+        keep_heap()
 
-    async def run() -> None:
-        await Service(checked, contexts).run()
+        async def run() -> None:
+            await Service(checked, contexts).run()
 
-    uvloop.run(run())
+        uvloop.run(run())

@@ -248,3 +248,10 @@ def test_errors_are_red_on_a_terminal_only(
     finally:
         os.close(master)
         os.close(terminal)
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", ">&- 2>&-"])
+def test_error_that_cannot_be_written_keeps_its_exit_code(tmp_path: Path, redirected: str) -> None:
+    command = f'exec "$0" -m tunnel.cli.main check --config "$1" {redirected}'
+    argv = ["/bin/sh", "-c", command, sys.executable, str(tmp_path / "none.toml")]
+    assert subprocess.run(argv, check=False, timeout=60).returncode == ConfigError.exit_code

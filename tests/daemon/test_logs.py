@@ -1,4 +1,4 @@
-"""Logs: the same events for people, for files, for the journal and for programs."""
+"""Logs: the same events for people, files, the journal and programs; and who logs neither waits nor fails."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
+import pty
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from tunnel.daemon.logs import Format, Level, configure
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tunnel.daemon import lograte
+from tunnel.daemon.logs import Format, Level, Log
 
 
 @pytest.fixture(autouse=True)
@@ -44,49 +45,64 @@ def fail() -> None:
         logger().exception("lane lost")
 
 
-def test_a_file_gets_keys_and_values() -> None:
-    stream = io.StringIO()
-    configure(stream=stream)
-    logger().info("link up", lanes=2, resumed=False)
-    time, rest = stream.getvalue().split(" ", 1)
+def file_gets(path: Path, say: Callable[[], object], level: Level = Level.INFO, **how: Any) -> list[str]:
+    """The lines in a file when ``say`` has logged."""
+    with path.open("wb") as file, Log(level, descriptor=file.fileno(), **how):
+        say()
+    return path.read_text().splitlines()
+
+
+def terminal_gets(say: Callable[[], object], **how: Any) -> str:
+    """The text on a terminal when ``say`` has logged."""
+    ours, theirs = pty.openpty()
+    try:
+        with Log(descriptor=theirs, **how):
+            say()
+        return os.read(ours, 65536).decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_file_gets_keys_and_values(tmp_path: Path) -> None:
+    [line] = file_gets(tmp_path / "log", lambda: logger().info("link up", lanes=2, resumed=False))
+    time, rest = line.split(" ", 1)
     assert time.startswith("timestamp=20")
-    assert rest == 'level=info event="link up" peer=hostb lanes=2 resumed=false\n'
+    assert rest == 'level=info event="link up" peer=hostb lanes=2 resumed=false'
 
 
 def test_a_terminal_gets_colour_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Terminal()
-    configure(stream=stream)
-    logger().warning("link lost")
-    assert "\x1b[" in stream.getvalue()
-    assert "link lost" in stream.getvalue()
+    def say() -> None:
+        logger().warning("link lost")
+
+    assert "\x1b[" in terminal_gets(say)
     monkeypatch.setenv("NO_COLOR", "1")
-    plain = Terminal()
-    configure(stream=plain)
-    logger().warning("link lost")
-    assert plain.getvalue().split(" ", 1)[1] == "[warning  ] link lost peer=hostb\n"
+    assert terminal_gets(say).split(" ", 1)[1] == "[warning  ] link lost peer=hostb\n"
 
 
-@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_programs_get_one_object_per_line(stream: type[io.StringIO]) -> None:
-    output = stream()
-    configure(style=Format.JSON, stream=output)
+def say_twice() -> None:
     logger().info("link up", path=Path("/run/x"))
     logging.getLogger("asyncio").error("task %s died", "pump")
-    first, second = map(json.loads, output.getvalue().splitlines())
-    assert first.pop("timestamp")
-    assert first == {"level": "info", "event": "link up", "peer": "hostb", "path": "/run/x"}
-    assert second.pop("timestamp")
-    assert second == {"level": "error", "event": "task pump died", "logger": "asyncio"}
+
+
+def test_programs_get_one_object_per_line(tmp_path: Path) -> None:
+    in_file = file_gets(tmp_path / "log", say_twice, style=Format.JSON)
+    for lines in (in_file, terminal_gets(say_twice, style=Format.JSON).splitlines()):
+        first, second = map(json.loads, lines)
+        assert first.pop("timestamp")
+        assert first == {"level": "info", "event": "link up", "peer": "hostb", "path": "/run/x"}
+        assert second.pop("timestamp")
+        assert second == {"level": "error", "event": "task pump died", "logger": "asyncio"}
 
 
 def test_the_journal_gets_priorities_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "journal").open("w+") as stream:
         status = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        configure(Level.DEBUG, stream=stream)
-        logger().debug("frame")
-        logger().info("link up")
-        logging.getLogger("asyncio").critical("gone")
+        with Log(Level.DEBUG, descriptor=stream.fileno()):
+            logger().debug("frame")
+            logger().info("link up")
+            logging.getLogger("asyncio").critical("gone")
         stream.seek(0)
         assert stream.read().splitlines() == [
             "<7>level=debug event=frame peer=hostb",
@@ -99,11 +115,8 @@ def test_output_that_was_redirected_away_from_the_journal_has_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:1")
-    with (tmp_path / "file").open("w+") as stream:
-        configure(stream=stream)
-        logger().info("link up")
-        stream.seek(0)
-        assert stream.read().startswith("timestamp=")
+    [line] = file_gets(tmp_path / "log", lambda: logger().info("link up"))
+    assert line.startswith("timestamp=")
 
 
 @pytest.mark.parametrize(
@@ -115,42 +128,153 @@ def test_output_that_was_redirected_away_from_the_journal_has_times(
         (Level.ERROR, ["error"]),
     ],
 )
-def test_levels_hold_for_both_kinds_of_logger(level: Level, heard: list[str]) -> None:
-    stream = io.StringIO()
-    configure(level, Format.JSON, stream)
-    for name in ("debug", "info", "warning", "error"):
-        getattr(logger(), name)("ours")
-        getattr(logging.getLogger("uvloop"), name)("theirs")
-    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+def test_levels_hold_for_both_kinds_of_logger(level: Level, heard: list[str], tmp_path: Path) -> None:
+    def say() -> None:
+        for name in ("debug", "info", "warning", "error"):
+            getattr(logger(), name)("ours")
+            getattr(logging.getLogger("uvloop"), name)("theirs")
+
+    events = [json.loads(line) for line in file_gets(tmp_path / "log", say, level, style=Format.JSON)]
     assert [event["level"] for event in events if event["event"] == "ours"] == heard
     assert [event["level"] for event in events if event["event"] == "theirs"] == heard
 
 
-def test_an_exception_is_one_record_in_a_file_and_readable_on_a_terminal() -> None:
-    file, terminal = io.StringIO(), Terminal()
-    configure(stream=file)
-    fail()
-    assert len(file.getvalue().splitlines()) == 1
-    assert "disk on fire" in file.getvalue()
-    configure(stream=terminal)
-    fail()
-    assert len(terminal.getvalue().splitlines()) > 3
-    assert "OSError: [Errno 5] disk on fire" in terminal.getvalue()
+def test_an_exception_is_one_record_in_a_file_and_readable_on_a_terminal(tmp_path: Path) -> None:
+    [line] = file_gets(tmp_path / "log", fail)
+    assert "disk on fire" in line
+    text = terminal_gets(fail)
+    assert len(text.splitlines()) > 3
+    assert "OSError: [Errno 5] disk on fire" in text
 
 
-def test_bound_context_reaches_every_event() -> None:
-    stream = io.StringIO()
-    configure(stream=stream)
-    with structlog.contextvars.bound_contextvars(link=7):
-        logger().info("rotate")
-    assert "link=7" in stream.getvalue()
+def test_bound_context_reaches_every_event(tmp_path: Path) -> None:
+    def say() -> None:
+        with structlog.contextvars.bound_contextvars(link=7):
+            logger().info("rotate")
+
+    [line] = file_gets(tmp_path / "log", say)
+    assert "link=7" in line
 
 
-def test_configuring_again_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    stream = io.StringIO()
-    configure(stream=stream)
-    configure()
-    logger().info("ours")
-    logging.getLogger("asyncio").info("theirs")
-    assert stream.getvalue() == ""
-    assert len(capsys.readouterr().err.splitlines()) == 2
+def test_a_second_log_replaces_the_first(tmp_path: Path) -> None:
+    second: list[str] = []
+
+    def say() -> None:
+        second.extend(file_gets(tmp_path / "second", say_twice))
+
+    assert file_gets(tmp_path / "first", say) == []
+    assert len(second) == 2
+
+
+# How much.
+
+
+def test_what_one_source_repeats_is_counted_and_told_at_the_end(tmp_path: Path) -> None:
+    def say() -> None:
+        for _ in range(1000):
+            logger().warning("connection refused", uid=1000)
+        logger().warning("connection refused", uid=0)
+
+    lines = file_gets(tmp_path / "log", say, style=Format.JSON)
+    *told, last = map(json.loads, lines)
+    assert len(told) == lograte.TROUBLE.burst + 1
+    assert told[-1]["uid"] == 0, "another source is not held back"
+    assert (last["level"], last["event"], last["of"]) == ("warning", "and 980 more", "connection refused")
+    assert (last["count"], last["sources"]) == (980, "peer hostb, uid 1000: 980")
+
+
+def test_what_one_source_repeats_is_told_while_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lograte, "SUMMARY_INTERVAL", 0.05)
+    reader, writer = os.pipe()
+    with Log(descriptor=writer), os.fdopen(reader) as lines:
+        os.close(writer)
+        for _ in range(30):
+            logger().warning("connection refused")
+        while "and 10 more" not in (line := lines.readline()):
+            assert line
+
+
+def test_records_of_the_standard_library_are_bounded_too(tmp_path: Path) -> None:
+    def say() -> None:
+        for _ in range(100):
+            logging.getLogger("asyncio").error("Task exception was never retrieved")
+
+    lines = file_gets(tmp_path / "log", say)
+    assert len(lines) == lograte.TROUBLE.burst + 1
+    assert 'event="and 80 more" of="records of asyncio"' in lines[-1]
+
+
+# Nothing of it fails, and all of it goes this way.
+
+
+class Sick:
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("style", list(Format))
+def test_fact_that_cannot_be_worded_is_counted_and_never_raised(tmp_path: Path, style: Format) -> None:
+    def say() -> None:
+        logger().info("link up", lane=Sick())
+        logging.getLogger("asyncio").error("task %s died", Sick())
+        logging.getLogger("asyncio").error("task %s of %s died", "one")  # noqa: PLE1206  that is the mistake
+        logger().info("link down")
+
+    lost, last = file_gets(tmp_path / "log", say, style=style)
+    assert "log lines lost" in lost
+    assert "ZeroDivisionError" in lost
+    assert "link down" in last
+
+
+def test_text_that_is_no_unicode_is_escaped(tmp_path: Path) -> None:
+    path = os.fsdecode(b"/run/\xff")
+    [line] = file_gets(tmp_path / "log", lambda: logger().info("serving", path=path))
+    assert line.endswith("path=/run/\\udcff")
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_the_interpreter_would_write_goes_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mortal:
+        def __del__(self) -> None:
+            raise ValueError("in a finalizer")
+
+    def end() -> None:
+        raise ValueError("in a thread")
+
+    def say() -> None:
+        warnings.warn("a socket was left open", ResourceWarning, stacklevel=1)
+        Mortal()
+        thread = threading.Thread(target=end, name="lane 1")
+        thread.start()
+        thread.join()
+
+    hooks = sys.unraisablehook, threading.excepthook
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    warning, ignored, ended = file_gets(tmp_path / "log", say)
+    assert "a socket was left open" in warning
+    assert "in a finalizer" in ignored
+    assert 'thread="lane 1"' in ended
+    assert "in a thread" in ended
+    assert stderr.getvalue() == ""
+    assert (sys.unraisablehook, threading.excepthook) == hooks
+
+
+OCCUPY = """
+import os, socket
+from tunnel.daemon.logs import occupy_standard_descriptors
+occupy_standard_descriptors()
+null = os.stat(os.devnull).st_rdev
+print([os.fstat(number).st_rdev == null for number in (0, 2)], socket.socket().fileno() > 2)
+"""
+
+
+def test_closed_standard_descriptors_are_occupied() -> None:
+    argv = ["/bin/sh", "-c", 'exec "$0" -c "$1" <&- 2>&-', sys.executable, OCCUPY]
+    assert subprocess.run(argv, capture_output=True, check=True).stdout == b"[True, True] True\n"

@@ -1,0 +1,90 @@
+"""Whatever happens to stderr, a daemon starts, carries streams and ends; what it had to say is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemons import TwoHosts, until
+from tests.support.streams import Target, connect, exchange, turned_away
+
+AT_ONCE = 8.0
+"""Seconds, on a busy machine. The end of a log that nobody reads is waited for two of them."""
+
+TROUBLE = {
+    "closed": "2>&-",
+    "disk full": "2>/dev/full",
+    "nobody reads": "2>fifo",
+    "reader gone": "2>fifo",
+}
+
+
+@pytest.fixture
+def fifo(hosts: TwoHosts) -> Iterator[int]:
+    """Both ends of a full pipe in the directory of host a, which nobody reads."""
+    path = hosts.a.directory / "fifo"
+    os.mkfifo(path)
+    ends = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    fill(ends)
+    yield ends
+    os.close(ends)
+
+
+def fill(ends: int) -> None:
+    """Leave no room, not even for a line that is shorter than a page."""
+    for size in (4096, 1):
+        try:
+            while True:
+                os.write(ends, b"." * size)
+        except BlockingIOError:
+            continue
+
+
+def leave(ends: int) -> None:
+    """Close both ends; the descriptor stays, for the fixture to close."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, ends)
+    os.close(null)
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_migrations_do_not_notice(hosts: TwoHosts, target: Target, fifo: int, trouble: str) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.a.start(redirected=TROUBLE[trouble])
+    hosts.b.start()
+    hosts.wait_up()
+    if trouble == "reader gone":
+        leave(fifo)
+    with connect(entry) as first, target.accept() as called:
+        for _ in range(50):
+            with connect(entry) as caller, target.accept() as other:
+                exchange(caller, other)
+        hosts.b.signal(signal.SIGTERM)
+        until("the drain to begin", lambda: hosts.b.status()["draining"])
+        for _ in range(50):
+            assert turned_away(entry)  # each time with a warning
+        exchange(first, called)
+        assert "this host is stopping" in hosts.a.reasons(hosts.b)
+    hosts.a.signal(signal.SIGTERM)
+    assert hosts.a.wait(AT_ONCE) == 0
+
+
+def test_reader_that_comes_back_is_told_what_happened_meanwhile(
+    hosts: TwoHosts, target: Target, fifo: int
+) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.a.start(redirected="2>fifo")
+    hosts.b.start()
+    hosts.wait_up()
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+    found = b""
+    os.set_blocking(fifo, True)
+    while b"stream closed" not in found:
+        found += os.read(fifo, 65536)
+    events = found.lstrip(b".").decode().splitlines()
+    assert "event=lanes" in events[0]
+    assert not any("lost" in event for event in events)
