@@ -3,132 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import random
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
 
 from tests.support.network import tcp_pair
+from tests.support.pumps import MIB, NOISE, Local, Owner, deliver_until_told
 from tests.support.waiting import turns, unexpected, until
 from tunnel.relay import pump
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport.lane import own
-from tunnel.transport.parcels import Lent
-from tunnel.transport.pipes import Pipe
 from tunnel.transport.sockets import reset
-
-MIB = 1 << 20
-NOISE = random.Random(49152).randbytes(8 * MIB)
-
-
-class Owner:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.readable = 0
-        self.delivered: list[int] = []
-        self.errors: list[OSError] = []
-        self.on_error: Callable[[Pump], None] = lambda pump: None
-
-    def on_readable(self, pump: Pump) -> None:
-        self.readable += 1
-
-    def on_delivered(self, pump: Pump, count: int) -> None:
-        self.delivered.append(count)
-
-    def on_write_error(self, pump: Pump, error: OSError) -> None:
-        self.errors.append(error)
-        self.on_error(pump)
-
-
-class Local:
-    """A pump and the hypervisor's end of its socket."""
-
-    def __init__(self, kind: str, make: type[Pump] = Pump) -> None:
-        self.owner = Owner()
-        ours, self.hypervisor = tcp_pair() if kind == "tcp" else socket.socketpair()
-        self.hypervisor.setblocking(False)
-        self.pump = make(ours, 7, "tcp:127.0.0.1:49152", self.owner)
-
-    def read(self, limit: int) -> bytes | None:
-        """What the pump reads, wherever it keeps that."""
-        data = self.pump.read(limit)
-        return None if data is None else own(data)
-
-    def deliver(self, *pieces: bytes) -> None:
-        """What a lane's batch does."""
-        if isinstance(self.pump, SplicedPump):
-            self._lend_pipe(self.pump, pieces)
-        else:
-            self._lend_memory(pieces)
-
-    @staticmethod
-    def _lend_pipe(pump: SplicedPump, pieces: Sequence[bytes]) -> None:
-        """Pieces in one pipe, one behind the other; the lane drops what nobody takes."""
-        pipe = Pipe()
-        for piece in pieces:
-            assert os.write(pipe.sink, piece) == len(piece)
-            lent = Lent(pipe, len(piece))
-            pump.deliver(lent)
-            lent.drop()
-        pump.flush()
-
-    def _lend_memory(self, pieces: Sequence[bytes]) -> None:
-        """Views of memory that is used again at once."""
-        memory = bytearray(b"".join(pieces))
-        start = 0
-        for piece in pieces:
-            self.pump.deliver(memoryview(memory)[start : start + len(piece)])
-            start += len(piece)
-        self.pump.flush()
-        memory[:] = bytes(len(memory))
-
-    def stuff(self) -> bytes:
-        """Deliver until the socket takes no more; all that was delivered."""
-        sent = b""
-        while not self.pump.backlog:
-            piece = NOISE[len(sent) : len(sent) + 300_000]
-            assert piece, "a socket took 8 MiB without being read"
-            self.deliver(piece)
-            sent += piece
-        return sent
-
-    def take(self) -> bytes:
-        """What the hypervisor can read now."""
-        data = b""
-        with suppress(BlockingIOError):
-            while chunk := self.hypervisor.recv(MIB):
-                data += chunk
-        return data
-
-    async def take_all(self, size: int) -> bytes:
-        data = b""
-
-        def more() -> bool:
-            nonlocal data
-            data += self.take()
-            return len(data) >= size
-
-        await until(more, "for bytes")
-        return data
-
-
-@pytest.fixture(
-    params=itertools.product(["tcp", "unix"], [Pump, SplicedPump]), ids=lambda p: f"{p[0]} {p[1].__name__}"
-)
-async def local(request: pytest.FixtureRequest) -> AsyncIterator[Local]:
-    with unexpected() as surprises:
-        made = Local(*request.param)
-        yield made
-        made.pump.close()
-        made.hypervisor.close()
-    assert not surprises, "\n".join(surprises)
-
 
 # Reading.
 
@@ -358,17 +245,6 @@ async def test_the_end_comes_behind_the_bytes_and_the_other_direction_goes_on(lo
 
 
 # A hypervisor that is gone.
-
-
-async def deliver_until_told(local: Local) -> None:
-    """TCP takes the first bytes before it learns of the end."""
-
-    def told() -> object:
-        if not local.owner.errors:
-            local.deliver(b"x")
-        return local.owner.errors
-
-    await until(told, "for the error")
 
 
 async def test_a_broken_pipe_is_told_once_and_nothing_more_counts(local: Local) -> None:

@@ -42,6 +42,9 @@ class Owner:
     def on_write_error(self, pump: Pump, error: OSError) -> None:
         raise AssertionError(error)
 
+    def on_reset(self, pump: Pump, error: OSError) -> None:
+        raise AssertionError(error)
+
 
 class Local:
     """A pump and the hypervisor's end of its socket."""

@@ -156,7 +156,7 @@ async def test_reset_while_dialling_takes_the_request_back(pair: Pair) -> None:
 
 
 async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
-    reap, limit = pair.a.streams.reap_half_closed, module.HALF_CLOSED
+    reap, limit = pair.a.streams.reap_silent, module.HALF_CLOSED
     caller, called = await pair.stream()
     other_caller, other_called = await pair.stream()
     caller.shutdown(socket.SHUT_WR)
@@ -166,7 +166,7 @@ async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
         await receive(caller, 1)
         reap(time * limit)  # what still speaks is not given up
     for _ in range(1000):
-        reap(4 * limit - 1)  # however often it is looked at: each lane has its ticks
+        reap(4 * limit - module.LEFT)  # however often it is looked at: each lane has its ticks
     await exchange(other_caller, other_called)
     assert not pair.a.incidents
     reap(4 * limit)

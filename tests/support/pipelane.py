@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.lane import LaneKind, own, view
 from tunnel.transport.socketlane import SocketLane
 from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Frame, encode
@@ -33,7 +33,7 @@ class PipeLane(SocketLane):
         self._out += frames
 
     def send(self, outgoing: Outgoing) -> None:
-        self._out += outgoing.header + view(outgoing.piece)
+        self._out += outgoing.header + own(view(outgoing.piece))
         self.flush()
 
     def flush(self) -> None:

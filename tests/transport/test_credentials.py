@@ -8,14 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.support.network import tcp_pair
 from tunnel.errors import RefusedError
 from tunnel.transport import netlink
-from tunnel.transport.credentials import caller_uid, obstacle, user_name
+from tunnel.transport.credentials import caller_uid, is_closed, obstacle, user_name
 
 NOBODY = 65534
 HUNG_UP = "hung up before it could be identified"
@@ -182,3 +184,76 @@ def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pyt
 def test_users_have_names_where_they_have_one() -> None:
     assert user_name(0) == "root"
     assert user_name(4_000_000_000) == "4000000000"
+
+
+# Whether the other end is still somebody's.
+
+
+FAMILIES = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+
+
+@pytest.mark.parametrize(("family", "host"), FAMILIES, ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("accepted", [True, False], ids=["their caller", "their target"])
+def test_a_tcp_socket_that_its_process_closed_is_told_from_one_that_only_ended(
+    family: socket.AddressFamily, host: str, accepted: bool
+) -> None:
+    with socket.create_server((host, 0), family=family) as server:
+        caller = socket.create_connection(server.getsockname()[:2])
+        assert not is_closed(caller), "nobody has accepted it yet"
+        called, _ = server.accept()
+    ours, theirs = (called, caller) if accepted else (caller, called)
+    with ours:
+        assert not is_closed(ours)
+        theirs.shutdown(socket.SHUT_WR)
+        assert not is_closed(ours)
+        theirs.close()
+        assert is_closed(ours)
+
+
+def test_a_tcp_socket_closed_behind_bytes_that_wait_counts_as_closed() -> None:
+    ours, theirs = tcp_pair()
+    theirs.setblocking(False)
+    with ours:
+        with suppress(BlockingIOError):
+            while True:
+                theirs.send(bytes(1 << 20))
+        assert not is_closed(ours)
+        theirs.close()
+        assert is_closed(ours)
+
+
+def test_a_unix_socket_that_its_process_closed_is_told_from_one_that_only_ended() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        assert not is_closed(ours)
+        theirs.shutdown(socket.SHUT_WR)
+        assert not is_closed(ours)
+        theirs.close()
+        assert is_closed(ours)
+
+
+def test_an_end_that_this_kernel_does_not_know_may_be_on_another_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(netlink, "ask", lambda *_: None)
+    for theirs, ours, closed in (("2001:db8::1", "2001:db8::2", False), ("::1", "::1", True)):
+        sock = SimpleNamespace(
+            family=socket.AF_INET6,
+            getpeername=lambda name=theirs: (name, 1),
+            getsockname=lambda name=ours: (name, 2),
+        )
+        assert is_closed(sock) is closed  # type: ignore[arg-type]
+
+
+def test_a_kernel_that_does_not_tell_leaves_everybody_where_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    ours, theirs = tcp_pair()
+    theirs.close()
+    with ours:
+        assert is_closed(ours)
+        monkeypatch.setattr(netlink, "ask", refuse)
+        assert not is_closed(ours)

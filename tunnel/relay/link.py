@@ -306,7 +306,7 @@ class Link:
         session = self._living()
         session.round_trip = lane.distance
         session.flush_credits()
-        self.streams.reap_half_closed(time.monotonic())
+        self.streams.reap_silent(time.monotonic())
         self.kick()
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:

@@ -8,6 +8,8 @@ back-pressure. What arrived and does not fit into the socket waits here; the win
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from collections import deque
@@ -16,6 +18,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
+from tunnel.transport.credentials import is_closed
 from tunnel.transport.sockets import caller_of, reset, tune_local
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import KIB
@@ -40,7 +43,10 @@ class PumpOwner(Protocol):
         """``count`` bytes are in the socket."""
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
-        """The socket takes nothing any more."""
+        """The socket takes nothing any more: the hypervisor closed it, after all that it had to say."""
+
+    def on_reset(self, pump: Pump, error: OSError) -> None:
+        """The socket failed. What came before that can still be read; the end of it raises ``error``."""
 
 
 class Pump:
@@ -57,6 +63,8 @@ class Pump:
         self.read_ended = False
         self.write_ended = False
         self.broken = False  # writing failed: what still arrives is dropped, and never called delivered
+        self.hung_up = False  # the hypervisor sends nothing more, though some of it may not be read yet
+        self.fault: OSError | None = None  # the socket was reset: no end of it is a clean one any more
         self._sock = sock
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -100,7 +108,12 @@ class Pump:
         return data
 
     def _took(self, count: int, limit: int) -> None:
-        """A read brought ``count`` bytes of the ``limit`` that it asked for."""
+        """A read brought ``count`` bytes of the ``limit`` that it asked for.
+
+        The kernel tells of a reset once, to a reader or a writer, and then calls it an end: hence ``fault``.
+        """
+        if not count and self.fault is not None:
+            raise self.fault
         self.bytes_read += count
         self.read_ended = not count
         now = time.monotonic()
@@ -187,10 +200,32 @@ class Pump:
             self.bytes_written += count
             self._owner.on_delivered(self, count)
 
+    def hang_up(self, *, failed: bool) -> None:
+        """The hypervisor hung up, or its connection ``failed``. It may close the pump."""
+        self.hung_up = True
+        if failed and (error := self._pending_error()) is not None:
+            self._give_up(error)
+
     def _give_up(self, error: OSError) -> None:
+        """Write no more. EPIPE says that an end came before the error, and is a true one (tcp(7), unix(7)).
+
+        A unix socket says EPIPE as well if its other end was closed with bytes unread: that is its reset.
+        """
+        if error.errno == errno.EPIPE:
+            error = self._pending_error() or error
+        known = self.broken
         self._forget()
         self._loop.remove_writer(self._sock)
-        self._owner.on_write_error(self, error)
+        if error.errno != errno.EPIPE and not self.read_ended:
+            self.fault = error
+            self._owner.on_reset(self, error)
+        elif not known:
+            self._owner.on_write_error(self, error)
+
+    def _pending_error(self) -> OSError | None:
+        """Fetch the error that no read or write has told of yet: this, too, takes it from the others."""
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return OSError(number, os.strerror(number)) if number else None
 
     def shutdown_write(self) -> None:
         """The peer's direction ended, and all of it is written."""
@@ -201,9 +236,19 @@ class Pump:
     # The end.
 
     @property
+    def descriptor(self) -> int:
+        """Of the socket; -1 once it is closed."""
+        return self._sock.fileno()
+
+    @property
     def half_closed(self) -> bool:
         """Whether one direction ended and the other did not."""
         return self.read_ended != self.write_ended
+
+    @property
+    def left(self) -> bool:
+        """Whether the hypervisor closed its end entirely, and did not only end its own direction: 0.1 ms."""
+        return is_closed(self._sock)
 
     def close(self) -> None:
         """Both directions ended in order."""

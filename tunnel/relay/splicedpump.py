@@ -44,7 +44,7 @@ class SplicedPump(Pump):
         self._store: Pipe | None = None
         self._stored = 0  # bytes in the store: they come before those that wait in memory
         self._written = 0  # bytes that are in the socket since the last report
-        self._fault: OSError | None = None  # why the socket took no more
+        self._unwritten: OSError | None = None  # why the socket took no more, until ``flush`` tells
 
     # From the socket.
 
@@ -107,23 +107,23 @@ class SplicedPump(Pump):
 
     def deliver(self, data: Any) -> None:  # bytes, a memoryview or a Lent
         """Write ``data``, or what goes of it, at once: a lane lends its pipe in order. ``flush`` reports."""
-        if self.broken or self._fault is not None:
+        if self.broken or self._unwritten is not None:
             return
         if isinstance(data, Lent):
             self._pass_on(data)
-            if not data.left or self._fault is not None:
+            if not data.left or self._unwritten is not None:
                 return
             data = bytes(data)
         if not self.backlog:
             data = data[self._attempt(self._sock.send, data) :]
-        if len(data) and self._fault is None:
+        if len(data) and self._unwritten is None:
             self._delay(len(data))
             self._waiting.append(memoryview(bytes(data)))
 
     def _pass_on(self, lent: Lent) -> None:
         if not self.backlog:
             self._attempt(lent.send, self._sock.fileno())
-        if lent.left and not self._waiting and self._fault is None:
+        if lent.left and not self._waiting and self._unwritten is None:
             self._put_by(lent)
 
     def _put_by(self, lent: Lent) -> None:
@@ -155,7 +155,7 @@ class SplicedPump(Pump):
         except BlockingIOError:
             return 0
         except OSError as error:
-            self._fault = error
+            self._unwritten = error
             return 0
         self._written += count
         return count
@@ -164,8 +164,8 @@ class SplicedPump(Pump):
         """Report what is written, and the socket's fault."""
         count, self._written = self._written, 0
         self._report(count)
-        if self._fault is not None and not self.broken:
-            self._give_up(self._fault)
+        if self._unwritten is not None and not self.broken:
+            self._give_up(self._unwritten)
 
     def _writable(self) -> None:
         if self._stored:
@@ -178,7 +178,7 @@ class SplicedPump(Pump):
             self._loop.remove_writer(self._sock)
 
     def _empty_store(self) -> None:
-        while self._stored and self._store is not None and self._fault is None:
+        while self._stored and self._store is not None and self._unwritten is None:
             count = self._attempt(self._store.empty, self._sock.fileno(), self._stored)
             if not count:
                 break
@@ -188,7 +188,7 @@ class SplicedPump(Pump):
 
     def _forget(self) -> None:
         super()._forget()
-        self._store, self._stored, self._written, self._fault = None, 0, 0, None
+        self._store, self._stored, self._written, self._unwritten = None, 0, 0, None
 
     def _unwatch(self) -> None:
         super()._unwatch()

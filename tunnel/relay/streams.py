@@ -6,9 +6,12 @@ read only when the link asks for it (``next_payload``), what arrived is written 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -18,6 +21,7 @@ from tunnel.relay.address import AllowList
 from tunnel.relay.egress import Egress
 from tunnel.relay.probing import Probing
 from tunnel.relay.pump import Pump
+from tunnel.transport.hangup import HangupWatch
 from tunnel.transport.lane import own, view
 from tunnel.wire import events
 from tunnel.wire.assembly import Payload
@@ -27,6 +31,30 @@ from tunnel.wire.stream import Outgoing
 
 HALF_CLOSED = 600.0
 """Seconds without a byte after which a half-closed stream is given up."""
+
+LEFT_UNDELIVERED = 60.0
+"""The same for a stream whose hypervisor here closed its connection, while bytes from it wait at the peer."""
+
+LEFT = 5.0
+"""The same once the peer has all of them: nobody here takes what may come."""
+
+UNHEARD = 6.0
+"""Seconds that a failed write is kept from the peer while nothing moves of what came before a clean close:
+longer than credit may take (SPEC.md, 6)."""
+
+LAST_WORDS = 0.2
+"""Seconds that bytes which came before a reset may wait to be read. After that, the reset is passed on."""
+
+_UNDELIVERED = "the local socket was closed with bytes under way to it"
+
+
+@dataclass(slots=True)
+class _Quiet:
+    """How much a stream had moved, since when it has not moved again, and when that was last looked into."""
+
+    moved: int
+    since: float
+    judged: float
 
 
 class StreamsOwner(Protocol):
@@ -57,9 +85,11 @@ class Streams:
         self._owner = owner
         self._log = log
         self._pump = pump
+        self._loop = asyncio.get_running_loop()
+        self._hangups = HangupWatch()
         self._session: Session | None = None
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
-        self._quiet: dict[int, tuple[float, int]] = {}  # half-closed streams: since when, at how many bytes
+        self._quiet: dict[int, _Quiet] = {}  # streams of which not both directions get on
 
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
@@ -86,6 +116,8 @@ class Streams:
     def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
         pump = self.pumps[number] = self._pump(sock, number, target, self)
         self.opened += 1
+        with suppress(OSError):  # without descriptors: then reading and writing alone tell
+            self._hangups.add(sock, lambda failed: pump.hang_up(failed=failed))
         return pump
 
     # Streams that leave here: Requester.
@@ -152,10 +184,15 @@ class Streams:
             return
         what = "stream refused" if isinstance(event, events.StreamRefused) else "stream reset"
         self._owner.note(f"{what} by the peer", event.reason, stream=event.stream, code=event.code.name)
-        self._remove(event.stream).reset()
+        pump = self._remove(event.stream)
+        if event.code is Code.IDLE_HALF_CLOSED and pump.write_ended:
+            pump.close()  # a clean end, of which the kernel may still have bytes to send
+        else:
+            pump.reset()
 
     def _remove(self, number: int) -> Pump:
         pump = self.pumps.pop(number)
+        self._hangups.remove(pump.descriptor)
         self._quiet.pop(number, None)
         self._log.info("stream closed", stream=number, read=pump.bytes_read, written=pump.bytes_written)
         return pump
@@ -214,11 +251,33 @@ class Streams:
         """A hypervisor takes nothing more. What it had said before it left still gets through."""
         if pump.read_ended and not self._living().unconfirmed(pump.number):
             self._local_failure(pump, error)
+        else:
+            self._cut_off_later(pump, error, UNHEARD)
+
+    def on_reset(self, pump: Pump, error: OSError) -> None:
+        """A hypervisor's socket was reset: so is the peer's, soon, also if it reads nothing for now."""
+        self._cut_off_later(pump, error, LAST_WORDS)
+
+    def _cut_off_later(self, pump: Pump, error: OSError, patience: float) -> None:
+        """Pass ``error`` on once nothing of the stream has moved for ``patience`` seconds."""
+        self._loop.call_later(patience, self._cut_off, pump, error, patience, self._moved(pump))
+
+    def _cut_off(self, pump: Pump, error: OSError, patience: float, moved: int) -> None:
+        if self.pumps.get(pump.number) is not pump:
+            return
+        if self._moved(pump) != moved:
+            self._cut_off_later(pump, error, patience)
+        else:
+            self._local_failure(pump, error)
+
+    def _moved(self, pump: Pump) -> int:
+        """Return a number that changes whenever bytes of the stream get on, here or at the peer."""
+        return pump.bytes_read + pump.bytes_written + self._living().acknowledged(pump.number)
 
     def _confirmed(self, pump: Pump) -> None:
         pump.release(pump.bytes_read)
         if pump.broken:
-            self._local_failure(pump, OSError("the local socket was closed with bytes under way to it"))
+            self._local_failure(pump, OSError(_UNDELIVERED))
 
     def _local_failure(self, pump: Pump, error: OSError) -> None:
         reason = f"{pump.caller or pump.target}: {error.strerror or error}"
@@ -232,20 +291,33 @@ class Streams:
 
     # Time.
 
-    def reap_half_closed(self, now: float) -> None:
-        """Give streams up of which one direction ended and the other says nothing for too long.
+    def reap_silent(self, now: float) -> None:
+        """Give streams up that lack one end, or a hypervisor, and on which nothing moves for too long.
 
-        ``now`` is in seconds. Call it as often as you like: each lane has a tick of its own.
+        ``now`` is in seconds. Call it as often as you like: each lane has a tick of its own. A stream that
+        reads its socket is left alone until that has ended: reading tells.
         """
+        session = self._living()
         for number, pump in list(self.pumps.items()):
-            if not pump.half_closed:
+            if not (pump.half_closed or pump.hung_up or session.is_blocked(number)):
                 continue
-            moved = pump.bytes_read + pump.bytes_written
-            since, before = self._quiet.get(number, (now, -1))
-            if moved != before:
-                self._quiet[number] = (now, moved)
-            elif now - since >= HALF_CLOSED:
-                self._abandon(number, Code.IDLE_HALF_CLOSED, "one direction ended, the other stayed silent")
+            moved = self._moved(pump)
+            quiet = self._quiet.get(number)
+            if quiet is None or quiet.moved != moved:
+                self._quiet[number] = _Quiet(moved, now, now)
+            elif now - quiet.judged >= LEFT:
+                quiet.judged = now
+                self._judge_silence(pump, now - quiet.since)
+
+    def _judge_silence(self, pump: Pump, silence: float) -> None:
+        """Give ``pump``'s stream up if ``silence``, in seconds, is too long for what it waits for."""
+        if pump.left:
+            told = pump.read_ended and not self._living().unconfirmed(pump.number)
+            if told or silence >= LEFT_UNDELIVERED:
+                self._abandon(pump.number, Code.IDLE_HALF_CLOSED, "the local connection was closed")
+        elif pump.half_closed and silence >= HALF_CLOSED:
+            reason = "one direction ended, the other stayed silent"
+            self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
 
     def _living(self) -> Session:
         assert self._session is not None  # noqa: S101  without a session there are no pumps, and no frames

@@ -178,6 +178,10 @@ class Session:
         self._scheduler.idle(number)
         self._blocked.discard(number)
 
+    def is_blocked(self, number: int) -> bool:
+        """Whether ``number`` has something to send, and waits for credit or for room to keep it."""
+        return number in self._blocked
+
     @property
     def turn(self) -> int:
         """How many bytes should leave before the owner serves others."""
@@ -230,6 +234,10 @@ class Session:
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""
         return self._stream(number).sending is Sending.FINISHED
+
+    def acknowledged(self, number: int) -> int:
+        """How many bytes of our direction the peer has delivered, as far as we know."""
+        return self._stream(number).out.delivered
 
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
         """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
