@@ -126,6 +126,16 @@ def test_peer_whose_name_is_not_the_dialled_one_is_refused(hosts: TwoHosts, targ
         exchange(caller, called)
 
 
+def test_peer_that_lists_us_not_is_named_as_such(hosts: TwoHosts, target: Target) -> None:
+    hosts.a.leads_to(hosts.b, target.address)
+    hosts.b.peers.clear()
+    hosts.b.start()
+    hosts.b.wait_serving()
+    hosts.a.start()
+    hosts.a.wait_log("the peer does not list this host in its configuration.*access_denied")
+    hosts.b.wait_log('event="connection rejected".*certificate names hosta; expected')
+
+
 def test_revoked_peer_is_refused(hosts: TwoHosts, target: Target) -> None:
     hosts.b.crl = hosts.pki.revoke(hosts.a.files)
     hosts.a.leads_to(hosts.b, target.address)

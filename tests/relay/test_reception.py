@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,8 @@ async def test_peer_reaches_its_own_link(port: Port) -> None:
 async def test_stranger_reaches_nothing(port: Port) -> None:
     peer = await port.knock("stranger")
     await peer.send(encode(OFFER))
-    await peer.read_to_end()
+    with pytest.raises(ssl.SSLError, match="access denied"):
+        await peer.read_to_end()
     assert peer.frames == []
     assert port.reception.rejected == 1
     assert all(link.session is None for link in port.links.values())

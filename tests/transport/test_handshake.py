@@ -14,10 +14,11 @@ import pytest
 from tests.support.lanes import Hosts
 from tests.support.network import tcp_pair
 from tests.support.pki import Pki
+from tests.support.waiting import until
 from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.transport import handshake as module
 from tunnel.transport.handshake import handshake, handshake_for_kernel
-from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, count_records
+from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, count_records, explain
 from tunnel.transport.tls import TlsContexts, load
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
@@ -135,11 +136,11 @@ async def test_a_kernel_takes_over_from_a_peer_with_other_lanes(hosts: Hosts) ->
     dialing, accepting = tcp_pair()
     with dialing, accepting:
         async with asyncio.timeout(20):
-            (keys, _), (tls, _) = await asyncio.gather(
+            _, (tls, _) = await asyncio.gather(
                 handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
                 handshake(accepting, hosts.b, KNOWN, dialing=False),
             )
-        assert keys.send.secret == tls.secrets["CLIENT_TRAFFIC_SECRET_0"]
+        assert tls.secrets == {}, "nobody needs them any more"
         tls.encrypt(b"first")
         accepting.send(tls.flight())
         assert count_records(dialing.recv(1 << 16)) == 3, "two tickets, and what was said"
@@ -253,6 +254,87 @@ async def test_an_older_tls_is_refused(hosts: Hosts) -> None:
 
     error = await failure(hosts.a, act, dialing=False)
     assert "unsupported protocol" in str(error)
+
+
+async def told(dialing: TlsContexts, accepting: TlsContexts, known: Collection[str]) -> str:
+    """What the dialing side meets when it reads, after a handshake that only the accepting side refuses."""
+    one, other = tcp_pair()
+    with one, other:
+        async with asyncio.timeout(20):
+            ours, refusal = await asyncio.gather(
+                handshake(one, dialing, KNOWN, dialing=True),
+                handshake(other, accepting, known, dialing=False),
+                return_exceptions=True,
+            )
+        assert isinstance(refusal, IdentityError)
+        assert isinstance(ours, tuple)
+        other.close()
+        return read(ours[0], one)
+
+
+def read(tls: TlsConnection, sock: socket.socket) -> str:
+    """Why nothing more comes, in OpenSSL's words."""
+    cipher, plain = Buffer(RECORD), Buffer(3 * RECORD)
+    return explain(tls.decrypt(cipher, sock.recv_into(cipher.view), plain)[1])
+
+
+async def test_a_dialing_side_that_is_not_listed_hears_access_denied(hosts: Hosts) -> None:
+    assert await told(hosts.a, hosts.b, ("hostc",)) == "tlsv1 alert access denied"
+
+
+async def test_an_accepting_side_that_is_not_the_one_dialed_hears_bad_certificate(hosts: Hosts) -> None:
+    dialing, accepting = tcp_pair()
+    with dialing, accepting:
+        async with asyncio.timeout(20):
+            refusal, theirs = await asyncio.gather(
+                handshake(dialing, hosts.a, ("hostc",), dialing=True),
+                handshake(accepting, hosts.b, KNOWN, dialing=False),
+                return_exceptions=True,
+            )
+        assert isinstance(refusal, IdentityError)
+        assert isinstance(theirs, tuple)
+        assert "bad certificate" in read(theirs[0], accepting)
+
+
+@pytest.mark.parametrize("shake_hands", [handshake, handshake_for_kernel])
+async def test_a_peer_without_a_protocol_in_common_hears_so(
+    hosts: Hosts, shake_hands: Callable[..., Coroutine[None, None, object]]
+) -> None:
+    """Also one that names none at all: that is seen only when the handshake is over."""
+    for offered in (["h2"], ["h2", "http/1.1"], []):
+        alerts: list[str] = []
+
+        async def act(sock: socket.socket, offered: list[str] = offered, alerts: list[str] = alerts) -> None:
+            alerts.append(await foreign(sock, hosts, offered))
+            await asyncio.get_running_loop().create_future()
+
+        async with against(act) as ours, asyncio.timeout(20):
+            with pytest.raises(IdentityError, match="does not speak mtunnel/1"):
+                await shake_hands(ours, hosts.b, KNOWN, dialing=False)
+            await until(lambda alerts=alerts: alerts)  # type: ignore[misc]  # a default argument
+        assert "no application protocol" in alerts[0].lower().replace("_", " "), offered
+
+
+async def foreign(sock: socket.socket, hosts: Hosts, protocols: list[str]) -> str:
+    """Dial with Python's own TLS and ``protocols``; the error that ends it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.load_cert_chain(hosts.a.files.cert, hosts.a.files.key)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    loop, incoming, outgoing = asyncio.get_running_loop(), ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing)
+    while True:
+        try:
+            tls.do_handshake()
+            await loop.sock_sendall(sock, outgoing.read())
+            tls.read(1)
+        except ssl.SSLWantReadError:
+            await loop.sock_sendall(sock, outgoing.read())
+            incoming.write(await loop.sock_recv(sock, 1 << 16))
+        except ssl.SSLError as error:
+            return str(error)
 
 
 async def test_a_cancelled_handshake_leaves_the_socket_to_its_owner(hosts: Hosts) -> None:

@@ -88,6 +88,8 @@ def test_each_side_sends_under_its_own_secret(dialing: bool) -> None:
     [
         (ALERT, CLOSE_NOTIFY, "it was closed without GOAWAY"),
         (ALERT, b"\x02\x30", "the peer refused it: TLS alert 48 (unknown_ca); its log says more"),
+        (ALERT, b"\x02\x31", "the peer does not list this host in its configuration"),
+        (ALERT, b"\x02\x78", "the peer refused it: TLS alert 120 (no_application_protocol); its log"),
         (ALERT, b"\x02\xfe", "the peer refused it: TLS alert 254; its log says more"),
         (ALERT, b"", "the peer broke TLS: an alert of 0 bytes"),
         (HANDSHAKE, TICKET, ""),

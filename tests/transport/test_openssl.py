@@ -9,8 +9,10 @@ import pytest
 from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
+from tests.support.records import SUITE, Sealer
 from tunnel.transport.openssl import (
     CLOSED,
+    MOST_READS,
     RECORD,
     Buffer,
     TlsConnection,
@@ -150,20 +152,82 @@ def test_reasons_keep_no_buffers_alive(ends: Ends) -> None:
     gc.collect()
 
 
-def test_secrets_are_kept_for_kernel_lanes_and_only_there(hosts: Hosts, ends: Ends) -> None:
+def test_both_ends_know_the_same_secrets(ends: Ends) -> None:
     dialer, acceptor = ends
     for name in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
         assert dialer.secrets[name] == acceptor.secrets[name] != b""
     assert dialer.secrets["CLIENT_TRAFFIC_SECRET_0"] != dialer.secrets["SERVER_TRAFFIC_SECRET_0"]
-    quiet = TlsConnection(client_context(hosts.a.files), dialing=True)
-    other = TlsConnection(hosts.b.server, dialing=False)
-    for end, peer in ((quiet, other), (other, quiet)) * 2:
+
+
+def test_a_call_decrypts_no_more_than_so_many_records_and_keeps_the_rest(ends: Ends) -> None:
+    dialer, acceptor = ends
+    for number in range(3 * MOST_READS):
+        dialer.encrypt(number.to_bytes(2))
+    cipher, incoming, plain = dialer.flight(), Buffer(1 << 20), Buffer(1 << 20)
+    incoming.view[: len(cipher)] = cipher
+    count, reason = acceptor.decrypt(incoming, len(cipher), plain)
+    assert (count, acceptor.more) == (2 * MOST_READS, True)
+    assert isinstance(reason, WantRead)
+    incoming.view[: len(cipher)] = bytes(len(cipher))  # as the next lane of the loop does
+    got = bytes(plain.view[:count])
+    while acceptor.more:
+        count, reason = acceptor.decrypt_more(plain)
+        assert isinstance(reason, WantRead)
+        assert count <= 2 * MOST_READS
+        got += plain.view[:count]
+    assert got == b"".join(number.to_bytes(2) for number in range(3 * MOST_READS))
+    dialer.encrypt(b"behind them")
+    assert carry(dialer, acceptor)[0] == b"behind them"
+
+
+def test_exactly_as_many_records_as_a_call_takes_leave_nothing(ends: Ends) -> None:
+    dialer, acceptor = ends
+    for _ in range(MOST_READS):
+        dialer.encrypt(b"x")
+    got, _ = carry(dialer, acceptor)
+    assert got == b"x" * MOST_READS
+    assert not acceptor.more
+
+
+def test_a_torn_record_behind_many_is_read_when_its_rest_comes(ends: Ends) -> None:
+    dialer, acceptor = ends
+    for _ in range(MOST_READS):
+        dialer.encrypt(b"x")
+    dialer.encrypt(b"torn")
+    cipher, incoming, plain = dialer.flight(), Buffer(1 << 20), Buffer(1 << 20)
+    incoming.view[: len(cipher)] = cipher
+    count, _ = acceptor.decrypt(incoming, len(cipher) - 3, plain)
+    assert (count, acceptor.more) == (MOST_READS, True)
+    assert (acceptor.decrypt_more(plain)[0], acceptor.more) == (0, False)
+    assert say(cipher[-3:], acceptor)[0] == b"torn"
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=["telling", "asking"])
+def test_messages_of_tls_itself_are_counted(hosts: Hosts, asking: bool) -> None:
+    dialer = TlsConnection(client_context(hosts.a.files, (SUITE,)), dialing=True)
+    acceptor = TlsConnection(hosts.b.server, dialing=False)
+    for end, other in ((dialer, acceptor), (acceptor, dialer)) * 2:
         with suppress(WantRead):
             end.handshake()
         if flight := end.flight():
-            peer.feed(flight)
-    assert other.secrets
-    assert quiet.secrets == {}
+            other.feed(flight)
+    seal = Sealer(dialer)
+    cipher = b"".join(seal.update(asking=asking) for _ in range(2 * MOST_READS)) + seal.data(b"x")
+    incoming, plain = Buffer(1 << 20), Buffer(1 << 20)
+    incoming.view[: len(cipher)] = cipher
+    assert acceptor.decrypt(incoming, len(cipher), plain)[0] == 0
+    assert (acceptor.more, acceptor.take_asides(), acceptor.take_asides()) == (True, MOST_READS, 0)
+    while acceptor.more:
+        count, _ = acceptor.decrypt_more(plain)
+    assert bytes(plain.view[:count]) == b"x"
+    assert acceptor.take_asides() >= MOST_READS
+
+
+def test_the_tickets_of_a_handshake_are_messages_of_tls_itself(ends: Ends) -> None:
+    dialer, acceptor = ends
+    acceptor.encrypt(b"x")
+    assert carry(acceptor, dialer)[0] == b"x"
+    assert dialer.take_asides() == 2
 
 
 def test_a_flight_is_all_that_is_to_be_said_in_whole_records(hosts: Hosts) -> None:

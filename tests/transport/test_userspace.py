@@ -17,14 +17,17 @@ import pytest
 from tests.support.driver import TARGET, Host
 from tests.support.lanes import LIMITS, Endless, Hosts
 from tests.support.network import TlsPeer, tcp_pair
+from tests.support.records import RecordPeer
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
 from tunnel.transport import watched
 from tunnel.transport.handshake import handshake
-from tunnel.transport.openssl import RECORD
-from tunnel.transport.userspace import EXPECTED, SMALL, UserspaceLane
+from tunnel.transport.ktls import ACCESS_DENIED, ALERT, FATAL
+from tunnel.transport.openssl import MOST_READS, RECORD
+from tunnel.transport.turns import MOST_FRAMES, Turn
+from tunnel.transport.userspace import ASIDES, BATCH, EXPECTED, FEW, SMALL, UserspaceLane
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, Code
-from tunnel.wire.frames import GoAway, Open, Ping, Welcome, data_header, encode
+from tunnel.wire.frames import Credit, GoAway, Open, Ping, Pong, Welcome, data_header, encode
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 
@@ -232,6 +235,134 @@ async def test_a_frame_is_read_to_its_end_though_openssl_holds_a_part_of_it(host
         await until(lambda: not lane._decoder.payload_left)
 
 
+# Many small things at once.
+
+
+def pings(count: int, first: int = 1000) -> bytes:
+    return b"".join(encode(Ping(number)) for number in range(first, first + count))
+
+
+async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.pause_reading()
+        flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
+        await peer.send(flood + encode(Open(3, 1 << 40, TARGET), 1))
+        await until(lambda: unread(lane._sock) >= len(flood))
+        host.calls.clear()
+        lane.resume_reading()
+        await until(lambda: 3 in host.opened)
+        batches = "".join("," if call == "on_batch_end" else "f" for call in host.calls).split(",")
+        assert sum(map(len, batches)) == 5 * MOST_FRAMES + 1
+        assert max(map(len, batches)) <= MOST_FRAMES
+
+
+async def test_a_flood_of_pings_is_answered_once_a_turn(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (_, lane, peer):
+        lane.pause_reading()
+        flood = pings(10 * MOST_FRAMES)
+        await peer.send(flood)
+        await until(lambda: unread(lane._sock) >= len(flood))
+        lane.resume_reading()
+        await peer.read_until(lambda: Pong(1000 + 10 * MOST_FRAMES - 1) in peer.frames)
+        assert peer.count(Pong) < 10 * MOST_FRAMES / 7
+
+
+async def test_tiny_records_are_decrypted_in_turns(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.pause_reading()
+        flood = peer.encrypt(pings(200) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
+        await peer.send_raw(flood)
+        await until(lambda: unread(lane._sock) == len(flood))
+        host.calls.clear()
+        lane.resume_reading()
+        await until(lambda: 3 in host.opened)
+        assert host.calls.count("on_batch_end") >= 200 * HEADER_SIZE // MOST_READS
+
+
+async def test_a_cut_waits_until_all_that_came_before_it_is_taken(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.pause_reading()
+        flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
+        await peer.send(flood)
+        peer.reset()
+        await until(lambda: unread(lane._sock) >= len(flood))
+        lane.resume_reading()
+        await until(lambda: host.ends)
+        assert 3 in host.opened
+        assert str(host.ends[0]).endswith("lost: Connection reset by peer")
+
+
+async def test_beside_others_a_flood_waits_and_is_not_lost(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits, the loop is not told that the socket is readable; what is left comes all the same."""
+    waits: list[float] = []
+
+    def pause(turn: Turn) -> float:
+        waits.append(0.001 if turn._cut else 0.0)
+        return waits[-1]
+
+    monkeypatch.setattr(Turn, "pause", pause)
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        lane.pause_reading()
+        flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
+        await peer.send(flood)
+        await until(lambda: unread(lane._sock) >= len(flood))
+        lane.resume_reading()
+        await until(lambda: 3 in host.opened)
+        assert any(waits)
+        await peer.send(encode(Open(5, 1 << 40, TARGET), 2))
+        await until(lambda: 5 in host.opened)
+
+
+@asynccontextmanager
+async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, RecordPeer]]:
+    """A host with a session, and a peer that makes its records by hand."""
+    dialing, accepting = tcp_pair()
+    with accepting, dialing, unexpected() as surprises:
+        (tls, name), peer = await asyncio.gather(
+            handshake(accepting, hosts.b, ("hosta",), dialing=False),
+            RecordPeer.connect(dialing, hosts.a.files),
+        )
+        host = Host(initiator=False)
+        lane = UserspaceLane(accepting, tls, name, LaneState.AWAIT_FIRST)
+        host.own(lane)
+        try:
+            await peer.send(peer.seal.data(encode(hello(b"R" * 16, b"I" * 16, LIMITS))))
+            await until(lambda: host.ready)
+            yield host, lane, peer
+        finally:
+            lane.abort()
+        assert not surprises, "\n".join(surprises)
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=["telling", "asking"])
+async def test_key_updates_are_taken_one_by_one_and_end_a_lane_when_they_are_a_flood(
+    hosts: Hosts, asking: bool
+) -> None:
+    async with lane_and_records(hosts) as (host, lane, peer):
+        few, before = int(ASIDES.burst) // 2, lane.bytes_received
+        await peer.send(*(peer.seal.update(asking=asking) for _ in range(few)))
+        await peer.send(peer.seal.data(encode(Ping(7))))
+        await until(lambda: lane.bytes_received - before == HEADER_SIZE)
+        assert host.ends == []
+        await peer.send(*(peer.seal.update(asking=asking) for _ in range(1000)), peer.seal.data(b"x"))
+        await until(lambda: host.ends)
+        assert isinstance(host.ends[0], LaneLost)
+        assert "more than 32 messages beside its frames" in str(host.ends[0])
+
+
+async def test_a_lane_that_carries_no_payload_has_no_large_buffer(hosts: Hosts) -> None:
+    async with lane_and_peer(hosts) as (host, lane, peer):
+        assert len(lane._outgoing.view) == FEW
+        lane.send_control(encode(GoAway(Code.NONE, "r" * 1000)) * 20)  # more than fits at once
+        lane.flush()
+        lane.send(host.session.send(1, bytes(SMALL), 1))
+        await peer.read_until(lambda: len(peer.payload) == SMALL)
+        assert peer.count(GoAway) == 20
+        assert len(lane._outgoing.view) > BATCH
+
+
 async def test_lanes_of_a_thread_share_their_large_buffers(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (_, one, _), lane_and_peer(hosts) as (_, other, _):
         assert one._incoming is other._incoming
@@ -267,3 +398,10 @@ async def test_the_peer_is_told_why_its_bytes_are_refused(hosts: Hosts) -> None:
             await peer.read_to_end()
         await until(lambda: host.ends)
         assert "TLS failed: decryption failed or bad record mac" in str(host.ends[0])
+
+
+async def test_a_peer_that_does_not_list_this_host_says_so(hosts: Hosts) -> None:
+    async with lane_and_records(hosts) as (host, _, peer):
+        await peer.send(peer.seal.record(ALERT, bytes([FATAL, ACCESS_DENIED])))
+        await until(lambda: host.ends)
+        assert "the peer does not list this host in its configuration" in str(host.ends[0])

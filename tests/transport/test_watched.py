@@ -51,11 +51,13 @@ class PlainLane(WatchedLane[bytes]):
         self._full = False
         return True
 
-    def _readable(self) -> None:
-        if self._lingering is not None:
-            self._discard()
-        elif not self._sock.recv(MIB):
+    def _read(self) -> bool:
+        data = self._sock.recv(MIB)
+        if data:
+            self._received(memoryview(data))
+        else:
             self._lost(self._unsendable or "closed")
+        return True
 
     def _say_goodbye(self) -> None:
         self._shut()

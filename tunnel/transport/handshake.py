@@ -1,8 +1,8 @@
 """From a connected socket to a TLS connection with a peer whose name is proven.
 
 Nothing behind the handshake is taken out of the socket: it is read record by record. A kernel lane needs
-that, and the number of records as well. How much an unauthenticated peer may make us read is bounded by
-OpenSSL: 128 KiB for a hello, 100 KiB for certificates.
+that, and the number of records as well; so does the alert that tells a peer that it is refused. How much an
+unauthenticated peer may make us read is bounded by OpenSSL: 128 KiB for a hello, 100 KiB for certificates.
 """
 
 from __future__ import annotations
@@ -14,19 +14,29 @@ from contextlib import suppress
 
 from OpenSSL import SSL
 
-from tunnel.errors import LaneError, LaneLost
-from tunnel.transport.ktls import Keys, keys_of
+from tunnel.errors import IdentityError, LaneError, LaneLost
+from tunnel.transport.ktls import (
+    ACCESS_DENIED,
+    ALERT,
+    BAD_CERTIFICATE,
+    FATAL,
+    NO_APPLICATION_PROTOCOL,
+    Keys,
+    keys_of,
+)
 from tunnel.transport.openssl import (
     CLOSED,
     HEADER,
+    NoProtocolError,
     TlsConnection,
     VerificationError,
     WantRead,
     count_records,
     explain,
 )
+from tunnel.transport.records import seal
 from tunnel.transport.sockets import reason_of
-from tunnel.transport.tls import TlsContexts, handshake_fault, identify
+from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
 
 TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
@@ -43,6 +53,7 @@ async def handshake(
     when the peer is not one of ``expected`` (see ``tls.identify``).
     """
     records, peer = await _shake_hands(sock, contexts, expected, dialing=dialing)
+    records.tls.secrets.clear()
     return records.tls, peer
 
 
@@ -51,10 +62,7 @@ async def handshake_for_kernel(
 ) -> tuple[Keys, str]:
     """Do what ``handshake`` does, for a kernel to go on with; ``contexts`` must have been loaded for that."""
     records, peer = await _shake_hands(sock, contexts, expected, dialing=dialing)
-    tls = records.tls
-    # What the accepting side says last are session tickets, already under the keys of the connection.
-    sent = 0 if dialing else records.last_sent
-    return keys_of(tls.cipher, tls.secrets, dialing=dialing, sent=sent, received=0), peer
+    return records.keys(dialing=dialing), peer
 
 
 async def _shake_hands(
@@ -69,11 +77,15 @@ async def _shake_hands(
             await records.run()
     except TimeoutError:
         raise LaneError(f"the TLS handshake took more than {TIMEOUT:.0f} seconds") from None
-    except VerificationError as error:
+    except (VerificationError, NoProtocolError) as error:
         raise handshake_fault(error, contexts.files, dialing=dialing) from error
     except SSL.Error as error:
         raise _explained(error, contexts, dialing=dialing) from error
-    return records, identify(records.tls, expected)
+    try:
+        return records, identify(records.tls, expected)
+    except IdentityError:
+        records.refuse(dialing=dialing)
+        raise
 
 
 class _ByRecords:
@@ -102,12 +114,28 @@ class _ByRecords:
         except WantRead:
             await self._send()
             return False
-        except (SSL.Error, VerificationError):
+        except (SSL.Error, VerificationError, NoProtocolError):
             with suppress(OSError):
                 await self._send()  # the alert
             raise
         self.last_sent = await self._send()
         return True
+
+    def keys(self, *, dialing: bool) -> Keys:
+        """What the connection goes on with; for contexts whose connections keep their secrets."""
+        # What the accepting side says last are session tickets, already under the keys of the connection.
+        sent = 0 if dialing else self.last_sent
+        return keys_of(self.tls.cipher, self.tls.secrets, dialing=dialing, sent=sent, received=0)
+
+    def refuse(self, *, dialing: bool) -> None:
+        """Tell the peer why, by an alert (RFC 8446 section 6.2): as OpenSSL sees it, all is well."""
+        if self.tls.protocol != ALPN:
+            alert = NO_APPLICATION_PROTOCOL
+        else:
+            alert = BAD_CERTIFICATE if dialing else ACCESS_DENIED
+        record = seal(self.tls.cipher, self.keys(dialing=dialing).send, ALERT, bytes([FATAL, alert]))
+        with suppress(OSError):
+            self._sock.send(record)
 
     async def _send(self) -> int:
         """Send what OpenSSL has to say; how many records it was."""

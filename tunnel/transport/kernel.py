@@ -141,21 +141,17 @@ class KernelLane(WatchedLane[_Words | _Load]):
 
     # Reading.
 
-    def _readable(self) -> None:
-        if self._lingering is not None:
-            self._discard()
-            return
+    def _read(self) -> bool:
         received = self._bytes_received
         more = self._take_turn()
         if self._bytes_received > received:
             self._keepalive.heard(time.monotonic())
-        if more and not self._ended:
-            self._read_on()
+        return more
 
     def _take_turn(self) -> bool:
-        """Take up to a batch; whether there may be more."""
+        """Take up to a batch, or as many frames as a turn allows; whether there may be more."""
         left = BATCH
-        while left > 0 and not (self._ended or self._paused):
+        while left > 0 and not (self._leftover or self._ended or self._paused):
             self._lent.drop()  # what nobody wanted of the last batch
             try:
                 taken = self._take()

@@ -25,6 +25,16 @@ ALERT, HANDSHAKE, DATA = 21, 22, 23
 CLOSE_NOTIFY = b"\x01\x00"
 NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
 
+FATAL = 2
+BAD_CERTIFICATE, ACCESS_DENIED, NO_APPLICATION_PROTOCOL = 42, 49, 120
+"""Alerts by which one side refuses the other (section 6.2)."""
+
+NOT_LISTED = (
+    "the peer does not list this host in its configuration, or lists it twice (TLS alert access_denied): "
+    "there has to be one [[peer]] there whose name is in this host's certificate"
+)
+"""What access_denied means to the dialing side: only the accepting one sends it."""
+
 _ALERTS = {  # those that a peer has reason to send once it knows our certificate (section 6)
     10: "unexpected_message",
     20: "bad_record_mac",
@@ -37,6 +47,7 @@ _ALERTS = {  # those that a peer has reason to send once it knows our certificat
     49: "access_denied",
     80: "internal_error",
     116: "certificate_required",
+    120: "no_application_protocol",
 }
 
 _TCP_ULP = 31  # linux/tcp.h; not in Python 3.11's socket module
@@ -112,11 +123,17 @@ def expand_label(secret: bytes, label: str, length: int, algorithm: hashes.HashA
     return HKDFExpand(algorithm, length, info).derive(secret)
 
 
+def key_and_iv(cipher: str, secret: bytes) -> tuple[bytes, bytes]:
+    """What ``cipher`` encrypts with under a traffic secret (RFC 8446 section 7.3)."""
+    suite = _SUITES[cipher]
+    key = expand_label(secret, "key", suite.key, suite.hash)
+    return key, expand_label(secret, "iv", 12, suite.hash)
+
+
 def crypto_info(cipher: str, direction: Direction) -> bytes:
     """Write the struct ``tls12_crypto_info_*`` of linux/tls.h for ``cipher``."""
     suite = _SUITES[cipher]
-    key = expand_label(direction.secret, "key", suite.key, suite.hash)
-    iv = expand_label(direction.secret, "iv", 12, suite.hash)
+    key, iv = key_and_iv(cipher, direction.secret)
     head = struct.pack("=HH", _TLS_1_3, suite.number)
     return head + iv[suite.salt :] + key + iv[: suite.salt] + struct.pack("!Q", direction.records)
 
@@ -174,6 +191,8 @@ def _explain_alert(content: bytes) -> str:
     if len(content) != 2:
         return f"the peer broke TLS: an alert of {len(content)} bytes"
     number = content[1]
+    if number == ACCESS_DENIED:
+        return NOT_LISTED
     name = f" ({_ALERTS[number]})" if number in _ALERTS else ""
     return f"the peer refused it: TLS alert {number}{name}; its log says more"
 

@@ -6,8 +6,8 @@ connection does, all of it in memory: whoever owns the socket moves the bytes, m
 
 pyOpenSSL can only receive through a buffer of its own, allocated and copied for each record of 16 KiB, and
 says "wait" by an exception. So ``encrypt``, ``take`` and ``decrypt`` call ``SSL_write``, ``BIO_read`` and
-``SSL_read`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with ``whole_writes`` and
-``set_purpose`` that is all that is used here beyond its documented interface.
+``SSL_read`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with the functions that set up a
+context (``whole_writes`` and those behind it) that is all that is used here beyond its documented interface.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from contextlib import suppress
 from typing import Any
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 RECORD = 16 * 1024
 """The most plain bytes in a record (RFC 8446 section 5.1), and so in a call to OpenSSL's read."""
 
 HEADER = 5
 """Bytes in front of a record: its type, a version, its length."""
+
+MOST_READS = 256
+"""Records that one call decrypts, and messages of TLS itself that it takes. Of full ones a batch has 32."""
 
 _FLIGHT = 1 << 16
 
@@ -39,25 +42,30 @@ _SSL_read, _SSL_write, _BIO_read, _from_buffer = (
 _ERROR_WANT_READ = _lib.SSL_ERROR_WANT_READ
 _WANT_READ = WantRead()
 
+GROUPS = "*X25519MLKEM768 / *X25519:P-256 / P-384"
+"""By preference; a dialing side sends a key share for each with a star (SSL_CTX_set1_groups_list(3))."""
+
+OLDER_GROUPS = "X25519:P-256:P-384"
+"""For an OpenSSL before 3.5."""
+
 CLOSED = "closed"
 """What ``explain`` says when the peer ended the connection with close_notify."""
 
 
 class VerificationError(Exception):
-    """A certificate was refused by us.
+    """A certificate was refused by us. ``code`` is OpenSSL's X509_V_ERR (openssl/x509_vfy.h)."""
 
-    ``code`` is OpenSSL's X509_V_ERR (openssl/x509_vfy.h); ``depth`` is where in the chain the fault is, 0 for
-    the host's own ``certificate``; ``trusted`` says that it is one of our authorities.
-    """
-
-    def __init__(
-        self, code: int, depth: int = 0, certificate: x509.Certificate | None = None, *, trusted: bool = False
-    ) -> None:
+    def __init__(self, code: int) -> None:
         super().__init__(_ffi.string(_lib.X509_verify_cert_error_string(code)).decode())
         self.code = code
-        self.depth = depth
-        self.certificate = certificate
-        self.trusted = trusted
+
+
+class NoProtocolError(Exception):
+    """The dialing side offers, by ALPN, only what we do not speak. ``offered`` is what."""
+
+    def __init__(self, offered: list[bytes]) -> None:
+        self.offered = ", ".join(name.decode("ascii", "backslashreplace") for name in offered)
+        super().__init__(f"no protocol in common; offered: {self.offered}")
 
 
 class Buffer:
@@ -74,14 +82,15 @@ def whole_writes(context: SSL.Context) -> None:
     context.clear_mode(_lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
 
 
-def set_purpose(store: crypto.X509Store, *, client: bool) -> None:
-    """Let ``store`` verify certificates of dialing hosts, or else of accepting ones."""
-    purpose = _lib.X509_PURPOSE_SSL_CLIENT if client else _lib.X509_PURPOSE_SSL_SERVER
-    _lib.X509_STORE_set_purpose(store._store, purpose)  # noqa: SLF001  see the module
+def limit_groups(context: SSL.Context) -> None:
+    """Agree on keys by the groups of ``GROUPS``, or what this OpenSSL knows of them, and by no other."""
+    if not _lib.SSL_CTX_set1_curves_list(context._context, GROUPS.encode()):  # noqa: SLF001  see the module
+        _lib.SSL_CTX_set1_curves_list(context._context, OLDER_GROUPS.encode())  # noqa: SLF001
+        _lib.ERR_clear_error()
 
 
 def log_secrets(context: SSL.Context) -> None:
-    """Let the connections of ``context`` keep their ``secrets``: a kernel lane needs them."""
+    """Let connections of ``context`` keep their ``secrets``: for kernel lanes, and for alerts of ours."""
     context.set_keylog_callback(_keep_secret)
 
 
@@ -101,7 +110,14 @@ class TlsConnection:
         self._ssl = self._connection._ssl  # noqa: SLF001  see the module
         self._output = self._connection._from_ssl  # noqa: SLF001
         self.secrets: dict[str, bytes] = {}  # by their names in a key log, if ``log_secrets``
+        self.more = False  # there is more at hand than ``decrypt`` has decrypted
+        self.asides = 0  # messages of TLS itself that came behind the handshake
+        self._source: Any = None  # what OpenSSL reads from, once ``decrypt`` was called
+        self._data = _ffi.new("char **")
+        self._kept: Buffer | None = None
         self._connection.set_app_data(self.secrets)
+        # pyOpenSSL sets it: a read would go on behind messages of TLS itself, KeyUpdates, any number of them.
+        _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         if dialing:
             self._connection.set_connect_state()
         else:
@@ -131,16 +147,51 @@ class TlsConnection:
         """Decrypt ``size`` bytes of ``cipher`` into ``buffer``, which must hold them and two records.
 
         Returns how many plain bytes there are, and why not more: WantRead, as long as all is well. The
-        beginning of a record stays with OpenSSL until its rest comes.
+        beginning of a record stays with OpenSSL until its rest comes. Where records are tiny, what is behind
+        the first ``MOST_READS`` of them is kept: then ``more``, and ``decrypt_more`` goes on with it.
         """
         self._connection._into_ssl = None  # noqa: SLF001  freed by what follows: from now on ``feed`` raises
-        source = _lib.BIO_new_mem_buf(cipher.start, size)
+        self._read_from(cipher.start, size)
+        return self.decrypt_more(buffer)
+
+    def decrypt_more(self, buffer: Buffer) -> tuple[int, SSL.Error]:
+        """Do what ``decrypt`` does with what it has kept."""
+        ssl, start, filled = self._ssl, buffer.start, 0
+        for _ in range(MOST_READS):
+            if (count := _SSL_read(ssl, start + filled, RECORD)) > 0:
+                filled += count
+                continue
+            reason = self._reason(count)
+            if reason is not _WANT_READ or not self._unread():
+                self.more = False
+                return filled, reason
+            self.asides += 1  # it stopped behind a message of TLS itself
+        self._keep_unread()
+        return filled, _WANT_READ
+
+    def take_asides(self) -> int:
+        """How many messages of TLS itself came since this was last called."""
+        count, self.asides = self.asides, 0
+        return count
+
+    def _read_from(self, memory: Any, size: int) -> None:
+        self._source = source = _lib.BIO_new_mem_buf(memory, size)
         _lib.BIO_set_mem_eof_return(source, -1)  # its end is no end of the connection
         _lib.SSL_set_bio(self._ssl, source, self._output)
-        ssl, start, filled = self._ssl, buffer.start, 0
-        while (count := _SSL_read(ssl, start + filled, RECORD)) > 0:
-            filled += count
-        return filled, self._reason(count)
+
+    def _unread(self) -> int:
+        """Bytes that OpenSSL has not taken yet of what it reads from."""
+        count: int = _lib.BIO_get_mem_data(self._source, self._data)
+        return count
+
+    def _keep_unread(self) -> None:
+        """Copy it, once: its memory is the lanes' of this loop, and will be used again."""
+        size, had_more = self._unread(), self.more
+        self.more = size > 0
+        if self.more and not had_more:
+            self._kept = Buffer(size)
+            self._kept.view[:] = _ffi.buffer(self._data[0], size)
+            self._read_from(self._kept.start, size)
 
     def _reason(self, result: int) -> SSL.Error:
         if _lib.SSL_get_error(self._ssl, result) == _ERROR_WANT_READ:
@@ -181,13 +232,6 @@ class TlsConnection:
         if not self._connection.get_verify_mode() & SSL.VERIFY_PEER:
             return None
         return self._connection.get_peer_certificate(as_cryptography=True)
-
-    @property
-    def verified_chain(self) -> tuple[x509.Certificate, ...]:
-        """The peer's chain as it was verified, its own certificate first. Empty where that was not done."""
-        if not self._connection.get_verify_mode() & SSL.VERIFY_PEER:
-            return ()
-        return tuple(self._connection.get_verified_chain(as_cryptography=True) or ())
 
 
 def count_records(flight: bytes) -> int:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError, TunnelError, WireError
 from tunnel.transport.lane import Lane, LaneHandler
-from tunnel.transport.sockets import caller_of, discard_unsent, name_of
+from tunnel.transport.sockets import caller_of, name_of
+from tunnel.transport.turns import Turn
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame, GoAway, Ping, Pong, encode
 from tunnel.wire.keepalive import Keepalive
-from tunnel.wire.states import LANE, Call, LaneState, step
+from tunnel.wire.states import LANE, LaneState, step
 
 LINGER = 2.0
 """Seconds that a closing lane waits for the peer to read our GOAWAY."""
@@ -47,6 +48,8 @@ class SocketLane(Lane):
         self._loop = loop or asyncio.get_running_loop()
         self._sock = sock
         self._decoder = Decoder()
+        self._turn = Turn()
+        self._leftover = memoryview(b"")  # decrypted bytes that a turn was too short for
         self._keepalive = Keepalive(time.monotonic())
         self._timer: asyncio.TimerHandle | None = None
         self._handler: LaneHandler | None = None
@@ -79,10 +82,7 @@ class SocketLane(Lane):
     def attached(self, epoch: int) -> None:
         """The lane belongs to a session now: watch over it."""
         self.epoch = epoch
-        if self.state is LaneState.DECIDING:
-            self.state = step(LANE, self.state, Call.ANSWER, Code.HANDSHAKE)
-        else:
-            self.state = LaneState.ATTACHED
+        self.state = LaneState.ATTACHED
         self._timer = self._loop.call_later(0, self._tick)
 
     @property
@@ -109,8 +109,6 @@ class SocketLane(Lane):
         """Say GOAWAY and end the lane."""
         if self._ended:
             return
-        if self.epoch:
-            self._ping(time.monotonic())  # due if there was none yet: GOAWAY before any ends the lane alone
         self.send_control(encode(GoAway(code, reason)))
         self._stop()
         self._begin_linger()
@@ -119,8 +117,6 @@ class SocketLane(Lane):
         """End the lane at once."""
         if not self._ended:
             self._stop()
-        if self._bytes_sent:  # else no frame of ours is under way, and TCP ends in order
-            discard_unsent(self._sock)
         self._release()
 
     @property
@@ -130,6 +126,7 @@ class SocketLane(Lane):
     def _stop(self) -> None:
         self.state = LaneState.CLOSED
         self._handler = None
+        self._leftover = memoryview(b"")
         if self._timer is not None:
             self._timer.cancel()
 
@@ -170,11 +167,22 @@ class SocketLane(Lane):
     # Bytes from the peer.
 
     def _received(self, plain: memoryview) -> None:
-        """Take decrypted bytes apart."""
+        """Take decrypted bytes apart; what this turn is too short for is kept in ``_leftover``."""
+        taken = self._take_apart(plain)
+        if taken < len(plain) and not self._ended:
+            self._leftover = memoryview(bytes(plain[taken:]))
+
+    def _take_leftover(self) -> None:
+        """Go on with what is kept."""
+        taken = self._take_apart(self._leftover)
+        self._leftover = self._leftover[taken:]
+
+    def _take_apart(self, plain: memoryview) -> int:
+        """Hand over what ``plain`` holds, as much as the turn allows; how many bytes that was."""
         handler = self._handler
         if handler is None:
-            return
-        position, size = 0, len(plain)
+            return 0
+        position, size, spent = 0, len(plain), self._turn.spent
         try:
             while position < size and (owner := self._handler) is not None:
                 handler = owner  # a frame may have handed the lane over
@@ -182,15 +190,20 @@ class SocketLane(Lane):
                     stop = min(position + left, size)
                     self._take_payload(handler, plain[position:stop])
                     position = stop
+                elif spent():
+                    break
                 else:
                     position += self._take_frame(plain[position:])
+            self._answer()
         except WireError as error:
             self.fail(error)
         except Exception as error:
             self.fail(error)
             raise
         finally:
+            self._turn.took(position)
             self._tell(handler.on_batch_end)
+        return position
 
     def _take_payload(self, handler: LaneHandler, payload: memoryview) -> None:
         decoder = self._decoder
@@ -208,26 +221,19 @@ class SocketLane(Lane):
     def _obey(self, frame: Frame) -> None:
         match frame:
             case Ping():
-                self._asked = frame
-                self._answer()
+                self._asked = frame  # answered once all that came with it is taken
             case Pong():
                 self._keepalive.pong(frame, time.monotonic())
             case GoAway():
-                self._end(self._meaning(frame))
+                self._end(RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code))
                 self._begin_linger()
             case _:
                 assert self._handler is not None  # noqa: S101  checked by _received
                 self._handler.on_frame(self, frame, self._decoder.sequence)
 
-    def _meaning(self, frame: GoAway) -> TunnelError:
-        """What GOAWAY ends, by the state of the lane since: SPEC.md section 8."""
-        if self.state is LaneState.LOST:
-            return LaneLost(f"{self.peer} ({self.remote}) did not wait for the answer: {frame.reason}")
-        return RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code)
-
     def _answer(self) -> None:
         """Answer the newest PING, once there is room: also to be called when there is room again."""
-        if self._asked is not None and self.room:
+        if self._asked is not None and self.room and not self._ended:
             ping, self._asked = self._asked, None
             self.send_control(encode(Pong(ping.token)))
             self.flush()
@@ -241,16 +247,10 @@ class SocketLane(Lane):
         if self._keepalive.silent(now):
             self._lost("the peer has been silent for too long")
             return
-        if self._ping(now):
+        if (ping := self._keepalive.poll(now)) is not None:
+            self.send_control(encode(ping))
             self.flush()
             if self._ended:
                 return
             self._tell(self._handler.on_tick)
         self._timer = self._loop.call_later(max(0.0, self._keepalive.wake_at - now), self._tick)
-
-    def _ping(self, now: float) -> bool:
-        """Queue PING if one is due; whether it was."""
-        ping = self._keepalive.poll(now)
-        if ping is not None:
-            self.send_control(encode(ping))
-        return ping is not None

@@ -19,6 +19,7 @@ import uvloop
 
 from tunnel.errors import LaneError, TunnelError, WireError
 from tunnel.transport.lane import Lane, LaneHandler
+from tunnel.transport.turns import Turn
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
@@ -47,6 +48,8 @@ class ThreadLane(Lane):
         self.gone = asyncio.Event()
         self._handler: LaneHandler | None = None
         self._outbox: deque[bytes | Outgoing] = deque()  # for the thread to take
+        self._turn = Turn()
+        self._counted = 0  # of the bytes that arrived: those of batches before this one
         self._ahead = 0  # payload bytes that the thread has not passed on yet
         self._worker = _Worker(self, inner, self._outbox)
         thread = threading.Thread(target=self._run, name=f"lane with {self.peer}", daemon=True)
@@ -128,6 +131,7 @@ class ThreadLane(Lane):
     def flush(self) -> None:
         """Send what is queued."""
         if self._outbox and not self._worker.called:
+            self._turn.count()
             self._worker.called = True
             self._post(self._worker.push)
 
@@ -151,10 +155,12 @@ class ThreadLane(Lane):
     def take(self, batch: list[Event]) -> None:
         """Hand over what arrived at once, as a lane without a thread would."""
         handler = self._handler
+        self._turn.begin()
         try:
             for event in batch:
                 if self._handler is None:
                     break
+                self._turn.spent()  # the thread has cut the batch off already: this only counts
                 handler = self._handler  # a frame may have handed the lane over
                 event(handler)
         except WireError as error:
@@ -171,7 +177,12 @@ class ThreadLane(Lane):
             if handler is not None:
                 handler.on_batch_end(self)
         finally:
-            self._post(self._inner.resume_reading)
+            counted, self._counted = self._counted, self._inner.bytes_received
+            self._turn.took(self._counted - counted)
+            if after := self._turn.pause():
+                self._loop.call_later(after, self._post, self._inner.resume_reading)
+            else:
+                self._post(self._inner.resume_reading)
 
     def passed_on(self, count: int) -> None:
         """``count`` bytes of payload left; also when there was room before, as a batch may have grown."""

@@ -16,6 +16,8 @@ import time
 
 from OpenSSL import SSL
 
+from tunnel.transport.bucket import Bucket, Rate
+from tunnel.transport.ktls import NOT_LISTED
 from tunnel.transport.lane import LaneKind, view
 from tunnel.transport.openssl import CLOSED, RECORD, Buffer, TlsConnection, WantRead, explain, is_alert
 from tunnel.transport.sockets import reason_of
@@ -30,8 +32,15 @@ BATCH = 512 * KIB
 EXPECTED = 256 * KIB
 """What to wait for inside a frame: each time we are woken costs the same, however little there is."""
 
+FEW = 4 * KIB
+"""Memory for what a lane sends that carries no payload: one that is refused costs no more."""
+
 SMALL = 16 * KIB
 """Payload up to here shares a record with its header; more is not copied for that."""
+
+ASIDES = Rate(32, 1 / 60)
+"""TLS messages beside the frames that a peer may send: two session tickets, KeyUpdates. Each of these may ask
+for one of ours, which OpenSSL keeps until the peer takes it."""
 
 _OVERHEAD = 2 * RECORD  # beside a batch: records' headers and tags, what OpenSSL holds of one already
 
@@ -64,10 +73,13 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         self._tls = tls
         self._incoming = _scratch.cipher if loop is None else Buffer(BATCH)
         self._plain = _scratch.plain if loop is None else Buffer(BATCH + _OVERHEAD)
-        self._outgoing = Buffer(BATCH + _OVERHEAD)  # the lane's own: it keeps what the socket did not take
+        self._outgoing = Buffer(FEW)  # the lane's own: it keeps what the socket did not take
         self._rest = self._outgoing.view[:0]  # what is not sent of it
         self._encrypted = 0  # plain bytes of which that is the end
         self._least = 1  # bytes that must be there before the loop is told
+        self._emptied = True  # the socket had no more
+        self._cut = ""  # why no more can come than is at hand
+        self._asides = Bucket(ASIDES, time.monotonic())
 
     @property
     def cipher(self) -> str:
@@ -134,39 +146,52 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
                 data = whole[:room]
             self._tls.encrypt(data)
             self._encrypted += len(data)
+        if self._encrypted > FEW and len(self._outgoing.view) == FEW:
+            self._outgoing = Buffer(BATCH + _OVERHEAD)
 
     # Reading.
 
-    def _readable(self) -> None:
-        if self._lingering is not None:
-            self._discard()
-            return
-        unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
-        size, end = self._fill()
-        if size:
-            end = self._decrypt(size) or end
+    def _read(self) -> bool:
+        if self._tls.more or not self._cut:
+            self._take_records()
         if self._ended:
-            return
-        if end:
-            self._lost(unsendable or end)
-        elif size == BATCH:
-            self._read_on()
-        else:
-            self._expect()
+            return False
+        if self._leftover or self._tls.more:
+            return True
+        if self._cut:
+            self._lost(self._cut)
+            return False
+        if not self._emptied:
+            return True
+        self._expect()
+        return False
 
-    def _decrypt(self, size: int) -> str:
-        """Hand over what came; why no more can come, if so."""
-        count, reason = self._tls.decrypt(self._incoming, size, self._plain)
+    def _take_records(self) -> None:
+        """Decrypt what a turn allows, and hand it over. Sets ``_cut`` when no more can come."""
+        unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
+        if self._tls.more:
+            count, reason = self._tls.decrypt_more(self._plain)
+        else:
+            size, end = self._fill()
+            self._emptied = size < BATCH
+            self._cut = end and (unsendable or end)
+            if not size:
+                return
+            count, reason = self._tls.decrypt(self._incoming, size, self._plain)
         if count:
             self._bytes_received += count
             self._keepalive.heard(time.monotonic())
             self._received(self._plain.view[:count])
-        if isinstance(reason, WantRead):
-            return ""
-        if not self._ended:
-            self._unsent.clear()
-            self._push()  # OpenSSL's alert
-        return _explain(reason)
+        if not isinstance(reason, WantRead):
+            if not self._ended:
+                self._unsent.clear()
+                self._push()  # OpenSSL's alert
+            self._cut = unsendable or _explain(reason)
+        elif self._tls.asides and not self._ended and self._are_too_many(self._tls.take_asides()):
+            self._lost(unsendable or _TOO_MANY)  # with what is behind them
+
+    def _are_too_many(self, asides: int) -> bool:
+        return not self._asides.take(time.monotonic(), asides)
 
     def _fill(self) -> tuple[int, str]:
         """Read a batch, or what there is; how many bytes, and why no more will come, if so.
@@ -219,12 +244,15 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
 
 
 _CUT = "it was closed without GOAWAY"
+_TOO_MANY = f"the peer broke TLS: more than {ASIDES.burst} messages beside its frames"
 
 
 def _explain(error: SSL.Error) -> str:
     reason = explain(error)
     if reason == CLOSED:
         return _CUT
+    if reason.endswith("alert access denied"):
+        return NOT_LISTED
     if is_alert(reason):
         return f"the peer refused it: {reason}; its log says more"
     return f"TLS failed: {reason}"

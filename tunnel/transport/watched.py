@@ -1,6 +1,6 @@
 """What lanes share that keep a non-blocking socket in the loop: a queue to send from, and an orderly end.
 
-A kind adds how it moves bytes: ``_push`` empties the queue into the socket, ``_readable`` takes what came.
+A kind adds how it moves bytes: ``_push`` empties the queue into the socket, ``_read`` takes what came.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class WatchedLane(SocketLane, Generic[Item]):
         self._unsendable = ""  # why nothing can be sent any more
         self._next_read: asyncio.Handle | None = None
         self._paused = False
+        self._unwatched = False  # the loop does not say that there is something to read: others come first
         self._lingering: asyncio.TimerHandle | None = None
 
     # What each kind adds.
@@ -45,8 +46,8 @@ class WatchedLane(SocketLane, Generic[Item]):
         """Offer what is queued to the socket; whether it took all. Sets ``_full``."""
 
     @abstractmethod
-    def _readable(self) -> None:
-        """Take what came, or the end."""
+    def _read(self) -> bool:
+        """Take what came, or the end, as much as a turn allows; whether there may be more at hand."""
 
     @abstractmethod
     def _say_goodbye(self) -> None:
@@ -70,10 +71,13 @@ class WatchedLane(SocketLane, Generic[Item]):
 
     def flush(self) -> None:
         """Encrypt and send what is queued, unless the socket is full."""
-        if self._unsent and not self._full and not self._push():
-            self._loop.add_writer(self._sock, self._writable)
+        if self._unsent and not self._full:
+            self._turn.count()
+            if not self._push():
+                self._loop.add_writer(self._sock, self._writable)
 
     def _writable(self) -> None:
+        self._turn.count()
         if not self._push():
             return
         self._loop.remove_writer(self._sock)
@@ -89,7 +93,7 @@ class WatchedLane(SocketLane, Generic[Item]):
         self._loop.add_writer(self._sock, self._writable)
 
     def _break_off(self, reason: str) -> None:
-        """Nothing can be sent any more: read what still came, until ``_readable`` says why."""
+        """Nothing can be sent any more: read what still came, until ``_read`` says why."""
         self._unsent.clear()
         self._full = False
         self._unsendable = reason
@@ -118,11 +122,34 @@ class WatchedLane(SocketLane, Generic[Item]):
     def _start_reading(self) -> None:
         self._loop.add_reader(self._sock, self._readable)
 
-    def _read_on(self) -> None:
-        """Read again soon, whether or not the loop finds the socket readable."""
+    def _readable(self) -> None:
+        """Take a turn of reading: first what the last one left."""
+        if self._unwatched:
+            self._unwatched = False
+            self._start_reading()
+        if self._lingering is not None:
+            self._discard()
+            return
+        self._turn.begin()
+        if self._leftover:
+            self._take_leftover()
+            more = True
+        else:
+            more = self._read()
+        if more and not self._ended:
+            self._read_on(self._turn.pause())
+
+    def _read_on(self, after: float = 0.0) -> None:
+        """Read again ``after`` seconds, whether or not the loop finds the socket readable."""
         if self._next_read is not None:
             self._next_read.cancel()
-        if not self._paused:
+        if self._paused:
+            return
+        if after:
+            self._unwatched = True
+            self._loop.remove_reader(self._sock)
+            self._next_read = self._loop.call_later(after, self._readable)
+        else:
             self._next_read = self._loop.call_soon(self._readable)
 
     # The end.

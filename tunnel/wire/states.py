@@ -28,10 +28,8 @@ class LaneState(_State):
     AWAIT_WELCOME = auto()  # initiator of a session
     AWAIT_RESUMED = auto()  # initiator, replacing a lost lane
     DECIDING = auto()  # acceptor: the first frame is here, our answer is not out yet
-    ANSWERED = auto()  # acceptor: our answer is out; nothing shows yet that the initiator received it
-    ATTACHED = auto()  # both sides know that the lane belongs to a session, and it carries its frames
-    CLOSED = auto()  # by GOAWAY: on an attached lane it ends the session
-    LOST = auto()  # by GOAWAY of an initiator that received no answer: the session goes on without the lane
+    ATTACHED = auto()  # the lane belongs to a session and carries its frames
+    CLOSED = auto()
 
 
 class Phase(_State):
@@ -60,7 +58,7 @@ class Receiving(_State):
 
 
 class Call(_State):
-    """What our own side does to a stream, and to a lane that it accepted: ANSWER."""
+    """What our own side does to a stream."""
 
     SEND = auto()
     FINISH = auto()
@@ -70,13 +68,13 @@ class Call(_State):
     REFUSE = auto()
     RESET = auto()
     END = auto()  # both directions are DONE
-    ANSWER = auto()  # send WELCOME or RESUMED
 
 
 Input = FrameType | Call
 State = TypeVar("State", bound=Enum)
 
-_SESSION_FRAMES = (
+_ATTACHED_FRAMES = (
+    FrameType.GOAWAY,
     FrameType.PING,
     FrameType.PONG,
     FrameType.PROBE,
@@ -110,10 +108,7 @@ LANE: Mapping[tuple[LaneState, Input], LaneState] = {
     (LaneState.AWAIT_RESUMED, FrameType.RESUMED): LaneState.ATTACHED,
     (LaneState.AWAIT_RESUMED, FrameType.GOAWAY): LaneState.CLOSED,
     (LaneState.DECIDING, FrameType.GOAWAY): LaneState.CLOSED,
-    (LaneState.DECIDING, Call.ANSWER): LaneState.ANSWERED,
-    **{(LaneState.ANSWERED, frame): LaneState.ATTACHED for frame in _SESSION_FRAMES},
-    (LaneState.ANSWERED, FrameType.GOAWAY): LaneState.LOST,
-    **{(LaneState.ATTACHED, frame): LaneState.ATTACHED for frame in _SESSION_FRAMES},
+    **{(LaneState.ATTACHED, frame): LaneState.ATTACHED for frame in _ATTACHED_FRAMES},
     (LaneState.ATTACHED, FrameType.GOAWAY): LaneState.CLOSED,
 }
 
