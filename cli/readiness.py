@@ -14,6 +14,7 @@ from tunnel.cli.tunnelwatch import TunnelWatch
 from tunnel.daemon.targets import spans
 from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
 from tunnel.relay.address import TargetAddress, parse_target
+from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.probing import Verdict
 from tunnel.virt.libvirt import Guest, Host, State
 from tunnel.virt.polling import until
@@ -47,7 +48,8 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
         last = await until(up, within=within, every=0.1)
         lane = last["lanes"][0]
         return Finding("link", f"{tunnel.peer} at {lane['remote']}, {lane['kind']} lane, {lane['cipher']}")
-    trouble = last["incidents"][-1] if last.get("incidents") else None
+    causes = [each for each in last.get("incidents", ()) if each["what"] != CALLER_REFUSED]
+    trouble = causes[-1] if causes else None
     reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
     state = last.get("state", "unknown: the daemon has not answered")
     raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {state} ({reason})")

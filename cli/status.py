@@ -51,4 +51,5 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
         out, into = decimal(stream["bytes_from_local"]), decimal(stream["bytes_to_local"])
         yield f"  stream {stream['stream']}: {stream['target']}, {out} sent, {into} received"
     for incident in link["incidents"][-3:]:
-        yield f"  {incident['at']} {incident['what']}: {incident['reason']}"
+        times = f" ({incident['count']:,} times since {incident['since']})" if incident["count"] > 1 else ""
+        yield f"  {incident['at']} {incident['what']}: {incident['reason']}{times}"

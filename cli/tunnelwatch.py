@@ -11,11 +11,11 @@ from typing import Any
 
 from tunnel.daemon.control import ask
 from tunnel.errors import TunnelError, UsageError
+from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.virt.threads import in_thread
 
 PERIOD = 0.5
 _BY_PEER = "stream refused by the peer"
-_BY_US = "connection refused"
 _SILENT = "the daemon of this host does not answer"
 _ANEW = "the daemon of this host was started anew"
 
@@ -100,4 +100,4 @@ def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> fl
 
 def is_refusal(incident: Mapping[str, str]) -> bool:
     """Whether the peer said no, or our own daemon did."""
-    return incident["what"] in {_BY_PEER, _BY_US}
+    return incident["what"] in {_BY_PEER, CALLER_REFUSED}

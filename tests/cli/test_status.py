@@ -44,7 +44,13 @@ LINK: dict[str, Any] = {
         }
     ],
     "incidents": [
-        {"at": f"2026-01-01T00:00:0{number}.000+00:00", "what": "lane lost", "reason": f"reason {number}"}
+        {
+            "at": f"2026-01-01T00:00:0{number}.000+00:00",
+            "since": "2026-01-01T00:00:00.000+00:00",
+            "count": 345 if number == 4 else 1,
+            "what": "lane lost",
+            "reason": f"cause {number}",
+        }
         for number in range(5)
     ],
 }
@@ -106,9 +112,9 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
         "link hostb: up",
         f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, 5.0 MB out, 700 bytes in",
         "  stream 3: tcp:127.0.0.1:49152, 4.0 MB sent, 10 bytes received",
-        "  2026-01-01T00:00:02.000+00:00 lane lost: reason 2",
-        "  2026-01-01T00:00:03.000+00:00 lane lost: reason 3",
-        "  2026-01-01T00:00:04.000+00:00 lane lost: reason 4",
+        "  2026-01-01T00:00:02.000+00:00 lane lost: cause 2",
+        "  2026-01-01T00:00:03.000+00:00 lane lost: cause 3",
+        "  2026-01-01T00:00:04.000+00:00 lane lost: cause 4 (345 times since 2026-01-01T00:00:00.000+00:00)",
         "ingress tcp:127.0.1.2:49152 -> hostb tcp:127.0.0.1:49152: 2 accepted, 1 refused",
         "ingress redirect:127.0.1.2:49152-49215 (port 40121) -> hostb same port: 0 accepted, 0 refused",
     ]

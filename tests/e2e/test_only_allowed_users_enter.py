@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,3 +58,23 @@ def test_caller_who_hangs_up_at_once_is_never_taken_for_root(
         exchange(caller, called)
     [ingress] = hosts.a.status()["ingresses"]
     assert (ingress["accepted"], ingress["refused"]) == (1, 60)
+
+
+def test_user_who_may_not_enter_and_comes_all_the_time_costs_a_few_lines_and_no_stream(
+    hosts: TwoHosts, target: Target, listen: str
+) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("root",))
+    hosts.start()
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        with acting_as(NOBODY):
+            for _ in range(500):
+                assert turned_away(entry)
+        exchange(caller, called)
+        with connect(entry) as another, target.accept() as other:
+            exchange(another, other)
+    incidents = hosts.a.link(hosts.b)["incidents"]
+    assert [each["count"] for each in incidents if each["what"] == "connection refused"] == [500]
+    hosts.a.signal(signal.SIGTERM)
+    hosts.a.wait_log('event="and [0-9]+ more" of="connection refused".*uid 65534: [0-9]+')
+    assert hosts.a.log.count('event="connection refused"') < 50

@@ -118,7 +118,7 @@ def late(seconds: float) -> str:
 
 
 def reasons(link: Link) -> list[str]:
-    return [incident.reason for incident in link.incidents]
+    return [incident.reason for incident in link.incidents for _ in range(incident.count)]
 
 
 async def test_links_come_up_when_the_peer_does(world: World) -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.support.links import make_link
 from tests.support.waiting import turns, until
@@ -19,6 +20,7 @@ from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
+from tunnel.transport.listener import Listener
 
 ME = os.geteuid()
 TARGET = parse_target("tcp:127.0.0.1:49152")
@@ -121,6 +123,50 @@ async def test_other_users_are_turned_away_and_hear_nothing(listen: ListenAddres
             f"user {pwd.getpwuid(ME).pw_name} may not use this ingress (4000000000, 4000000001 may)",
         ]
         assert not entry.opened.sockets
+
+
+async def test_other_users_in_great_number_are_one_incident(
+    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with door(listen, 4_000_000_000) as entry:
+        monkeypatch.delattr(pwd, "getpwuid")  # no look-up, which may take long
+        entry.link.note("lane lost", "a reason to be kept")
+        for _ in range(300):
+            assert await ended(entry.call())
+        [kept, refused] = entry.link.incidents
+        assert kept.reason == "a reason to be kept"
+        assert refused.count == entry.ingress.refused == 300
+
+
+async def test_refusals_are_logged_with_the_uid(listen: ListenAddress) -> None:
+    with structlog.testing.capture_logs() as said:
+        async with door(listen, 4_000_000_000) as entry:
+            assert await ended(entry.call())
+            await until(lambda: said, "for the line")
+    assert [(each["event"], each["uid"]) for each in said] == [("connection refused", ME)]
+
+
+async def test_refusals_let_the_listener_rest_and_callers_that_are_let_in_do_not(
+    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may not enter so takes a small part of the loop's time, however often he comes."""
+    rests: list[float] = []
+    monkeypatch.setattr(Listener, "rest", lambda self, seconds: rests.append(seconds))
+    async with door(listen) as entry:
+        for _ in range(5):
+            entry.call()
+        await until(lambda: len(entry.opened.sockets) == 5, "for the callers")
+        assert rests == []
+    async with door(listen, 4_000_000_000) as entry:
+        monkeypatch.setattr(module, "SHARE_OF_REFUSALS", 1e-6)
+        for _ in range(5):
+            assert await ended(entry.call())
+        assert len(rests) == 5
+        assert min(rests) > 1, "a million times as long as it took"
+        monkeypatch.setattr(module, "SHARE_OF_REFUSALS", 1)
+        assert await ended(entry.call())
+        await until(lambda: len(rests) == 6)
+        assert rests[-1] == module.SHORTEST_REST
 
 
 async def test_callers_are_passed_on_in_the_order_they_came(listen: ListenAddress) -> None:

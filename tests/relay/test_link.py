@@ -24,7 +24,6 @@ from tests.support.links import (
 from tests.support.pipelane import pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import UnreachableError
-from tunnel.relay import link as module
 from tunnel.relay.link import LinkState
 from tunnel.wire.codes import KIB, MIB, Code
 from tunnel.wire.frames import Credit, Hello, Limits
@@ -231,12 +230,14 @@ async def test_ending_twice_changes_nothing(pair: Pair) -> None:
     assert len(pair.a.incidents) == count
 
 
-async def test_incidents_are_bounded() -> None:
+async def test_refused_callers_are_no_reason_for_a_missing_link() -> None:
     link = make_link("hosta", "hostb")
-    for number in range(100):
-        link.note("something", f"reason {number}")
-    assert len(link.incidents) == module.MOST_INCIDENTS
-    assert last(link) == ("something", "reason 99")
+    link.note("cannot connect", "Connection refused")
+    link.note("connection refused", "user nobody may not use this ingress (root may)")
+    now = asyncio.get_running_loop().time()
+    with socket.socket() as sock, pytest.raises(UnreachableError) as caught:
+        await link.open(sock, "tcp:127.0.0.1:1", now)
+    assert str(caught.value) == "no link with hostb (last: Connection refused)"
 
 
 async def test_requests_are_dropped_with_the_session(pair: Pair) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.support.network import tcp_pair
 from tunnel.errors import RefusedError
 from tunnel.transport import netlink
-from tunnel.transport.credentials import caller_uid, is_closed, obstacle, user_name
+from tunnel.transport.credentials import caller_uid, is_closed, obstacle
 
 NOBODY = 65534
 HUNG_UP = "hung up before it could be identified"
@@ -179,11 +179,6 @@ def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pyt
 
     monkeypatch.setattr(netlink, "ask", forbidden)
     assert "(Operation not permitted)" in str(obstacle())
-
-
-def test_users_have_names_where_they_have_one() -> None:
-    assert user_name(0) == "root"
-    assert user_name(4_000_000_000) == "4000000000"
 
 
 # Whether the other end is still somebody's.

@@ -262,6 +262,29 @@ def few_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def test_resting_leaves_the_next_ones_to_the_kernel_for_a_while(tmp: Path) -> None:
+    sink = Accepted()
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+
+    def take(sock: socket.socket) -> None:
+        sink(sock)
+        if len(sink.socks) == 1:
+            served.rest(0.02)
+            served.rest(1000.0)  # one at a time
+            asyncio.get_running_loop().call_later(0.01, found.append, len(sink.socks))
+
+    found: list[int] = []
+    served = Listener(listening(tmp / "s"), take)
+    for client in clients:
+        client.connect(str(tmp / "s"))
+    await until(lambda: len(sink.socks) == 3, "for those who came meanwhile")
+    assert found == [1]
+    served.close()
+    served.rest(0.0)  # too late: it must not begin anew
+    for sock in (*clients, *sink.socks):
+        sock.close()
+
+
 async def test_closing_during_the_pause_is_the_end(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "PAUSE", 0.02)
     faulty = Faulty(socket.AF_UNIX)

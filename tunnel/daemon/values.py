@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import pwd
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -20,6 +19,7 @@ from pydantic import AfterValidator, Field, PlainValidator, StrictInt, Validatio
 from tunnel.daemon.units import format_duration, format_size, parse_duration, parse_size
 from tunnel.relay import address
 from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
+from tunnel.transport.users import uid_of
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
 """As whom libvirt runs QEMU where qemu.conf does not say: Debian and its kin; Fedora, RHEL and SUSE."""
@@ -90,7 +90,7 @@ def _uid(user: str) -> int:
     if user.isdecimal() and int(user) < 2**32 - 1:
         return int(user)
     try:
-        return pwd.getpwnam(user).pw_uid
+        return uid_of(user)
     except (KeyError, ValueError):
         raise ValueError(f"there is no user {user!r} on this host") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ import structlog
 
 from tunnel.errors import RefusedError, TunnelError, UsageError
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
+from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.link import Link
 from tunnel.transport.conntrack import original_destination
-from tunnel.transport.credentials import caller_uid, user_name
+from tunnel.transport.credentials import caller_uid
 from tunnel.transport.listener import Listener, bind_tcp, bind_unix
 from tunnel.transport.sockets import name_of, reset
+from tunnel.transport.users import user_name
 
 SOCKET_MODE = 0o666
 """Of a unix socket: who may really use it is decided by uid, for each connection."""
@@ -33,7 +36,22 @@ MOST_PORTS_TRIED = 32
 MOST_WAITING = 256
 """Connections that may wait to be judged or for the link; more are reset at once."""
 
+SHARE_OF_REFUSALS = 0.05
+"""The part of the loop's time that an ingress may use for callers that it refuses: it rests in between, and
+those who come meanwhile wait in the kernel. What another user does so costs running streams little."""
+
+SHORTEST_REST = 0.001
+"""Seconds: the event loop's timers have no finer steps."""
+
 log = structlog.get_logger()
+
+
+class _ForbiddenError(RefusedError):
+    """The caller is known, and may not use the ingress."""
+
+    def __init__(self, uid: int, reason: str) -> None:
+        super().__init__(reason)
+        self.uid = uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,7 @@ class Ingress:
         self.accepted = 0
         self.refused = 0
         self._link = link
+        self._allowed = ", ".join(sorted(map(user_name, plan.uids)))
         self._queue: asyncio.Queue[tuple[socket.socket, str, float]] = asyncio.Queue(MOST_WAITING)
         sock = _bind(plan.listen)
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
@@ -71,13 +90,20 @@ class Ingress:
 
     def _take(self, sock: socket.socket) -> None:
         """Judge a caller at once, while it is there to be judged."""
+        began = time.monotonic()
         try:
             target = self._admit(sock)
             self._queue.put_nowait((sock, target, asyncio.get_running_loop().time() + LINK_DEADLINE))
         except asyncio.QueueFull:
             self._refuse(sock, f"{MOST_WAITING} connections are waiting already")
+        except _ForbiddenError as error:
+            self._refuse(sock, error.reason, uid=error.uid)
         except (TunnelError, OSError) as error:
             self._refuse(sock, str(error))
+        else:
+            return
+        cost = time.monotonic() - began
+        self._listener.rest(max(SHORTEST_REST, cost * (1 / SHARE_OF_REFUSALS - 1)))
 
     def _admit(self, sock: socket.socket) -> str:
         """Return what an acceptable caller wants to reach; RefusedError for another."""
@@ -92,8 +118,8 @@ class Ingress:
 
     def _judge(self, uid: int) -> None:
         if uid not in self.plan.uids:
-            allowed = ", ".join(sorted(user_name(u) for u in self.plan.uids))
-            raise RefusedError(f"user {user_name(uid)} may not use this ingress ({allowed} may)")
+            reason = f"user {user_name(uid)} may not use this ingress ({self._allowed} may)"
+            raise _ForbiddenError(uid, reason)
 
     async def _run(self) -> None:
         while True:
@@ -110,10 +136,10 @@ class Ingress:
                 log.exception("connection failed", ingress=str(self.plan.listen))
                 self._refuse(sock, f"a fault of this daemon: {error!r}")
 
-    def _refuse(self, sock: socket.socket, reason: str) -> None:
-        self.refused += 1
-        self._link.note("connection refused", reason, ingress=str(self.plan.listen))
+    def _refuse(self, sock: socket.socket, reason: str, **details: int) -> None:
         reset(sock)
+        self.refused += 1
+        self._link.note(CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
 
 
 def _bind(listen: ListenAddress) -> socket.socket:

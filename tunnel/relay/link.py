@@ -16,13 +16,13 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 
 import structlog
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
 from tunnel.relay.address import AllowList
+from tunnel.relay.incidents import Incidents
 from tunnel.relay.probing import Answer, answer
 from tunnel.relay.pump import Pump
 from tunnel.relay.streams import Streams
@@ -37,8 +37,6 @@ FRAME_COST = 4 * KIB
 
 RESUME_GRACE = 5.0
 """Seconds that the acceptor waits longer than the initiator tries."""
-
-MOST_INCIDENTS = 32
 
 log = structlog.get_logger()
 
@@ -63,15 +61,6 @@ class LinkPlan:
     pump: type[Pump] = Pump
 
 
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """Something that an operator should see in ``status``."""
-
-    at: str  # UTC, ISO 8601
-    what: str
-    reason: str
-
-
 class Link:
     """See the module. Implements LaneHandler and StreamsOwner."""
 
@@ -81,7 +70,7 @@ class Link:
         self.instance = instance
         self.session: Session | None = None
         self.lanes: dict[int, Lane] = {}
-        self.incidents: deque[Incident] = deque(maxlen=MOST_INCIDENTS)
+        self.incidents = Incidents()
         self.offer: Hello | None = None  # sent, not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
@@ -139,7 +128,8 @@ class Link:
                 while self.session is None:
                     await self.wait_change()
         except TimeoutError:
-            last = f" (last: {self.incidents[-1].reason})" if self.incidents else ""
+            cause = self.incidents.cause()
+            last = f" (last: {cause})" if cause else ""
             raise UnreachableError(f"no link with {self.peer}{last}") from None
 
     async def wait_change(self) -> None:
@@ -406,7 +396,7 @@ class Link:
     def note(self, what: str, reason: str, **details: object) -> None:
         """Log something that an operator should know, and remember it for ``status``."""
         self.log.warning(what, reason=reason, **details)
-        self.incidents.append(Incident(datetime.now(UTC).isoformat(timespec="milliseconds"), what, reason))
+        self.incidents.add(what, reason)
 
     def _living(self) -> Session:
         assert self.session is not None  # noqa: S101  without a session there are neither lanes nor pumps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from tunnel.relay.ingress import Ingress
@@ -25,7 +24,7 @@ def link_facts(link: Link) -> dict[str, Any]:
         "streams_opened": link.streams.opened,
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
         "streams": [stream_facts(pump) for pump in link.streams.pumps.values()],
-        "incidents": [asdict(incident) for incident in link.incidents],
+        "incidents": [incident.facts() for incident in link.incidents],
     }
 
 

@@ -7,7 +7,6 @@ last byte, and a TCP socket that nobody holds any more has no owner. A unix sock
 from __future__ import annotations
 
 import ipaddress
-import pwd
 import select
 import socket
 import struct
@@ -159,11 +158,3 @@ def _ends(socket_id: bytes) -> tuple[_End, _End]:
 def _unmapped(address: bytes) -> bytes:
     """Return an IPv4 address as such that the caller wrote as an IPv6 one: its socket takes both."""
     return address[len(_MAPPED) :].ljust(16, b"\0") if address.startswith(_MAPPED) else address
-
-
-def user_name(uid: int) -> str:
-    """Return the name of ``uid`` for a message, or its number."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

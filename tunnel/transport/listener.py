@@ -110,13 +110,20 @@ class Listener:
                     if Path(self._path).stat().st_ino == self._inode:
                         Path(self._path).unlink()
 
+    def rest(self, seconds: float) -> None:
+        """Accept nothing for a while: what comes meanwhile waits in the kernel, BACKLOG at most."""
+        if self._sock.fileno() >= 0 and self._pause is None:
+            self._loop.remove_reader(self._sock)
+            self._pause = self._loop.call_later(seconds, self._resume)
+
     def _resume(self) -> None:
+        self._pause = None
         self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            if self._sock.fileno() < 0:
-                return  # whoever got the last connection closed us
+            if self._sock.fileno() < 0 or self._pause is not None:
+                return  # whoever got the last connection closed us, or wants a rest
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -130,5 +137,4 @@ class Listener:
     def _take_a_break(self, error: OSError) -> None:
         level = log.warning if error.errno in _EXHAUSTED else log.error
         level("cannot accept, trying again", error=error.strerror, seconds=PAUSE)
-        self._loop.remove_reader(self._sock)
-        self._pause = self._loop.call_later(PAUSE, self._resume)
+        self.rest(PAUSE)
