@@ -12,7 +12,7 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tunnel.bench import flame, floor, migrate_options, summary, summary_migrate
+from tunnel.bench import flame, floor, migrate_options, readme, summary, summary_migrate
 from tunnel.bench import goals as goals_bench
 from tunnel.bench import memory as memory_bench
 from tunnel.bench import migrate as migrate_bench
@@ -253,6 +253,13 @@ def report(
     """Write a page with charts (report.html) and a summary (report.md) of result files."""
     chosen = read_all(files or newest(results))
     for path in reports.write(chosen, output or results):
+        typer.echo(path)
+
+
+@app.command("readme")
+def write_readme() -> None:
+    """Write the figures of README.md and its chart anew, from the result files that bench/readme.py names."""
+    for path in readme.write(readme.ROOT):
         typer.echo(path)
 
 

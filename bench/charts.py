@@ -15,6 +15,26 @@ from html import escape
 
 from tunnel.bench.figures import Spread
 
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2128; --soft: #59636e; --line: #d1d9e0; --paper: #fff;
+  --card: #f6f8fa;
+  --ours: #0550ae; --c0: #2f81c7; --c1: #9ec9ec; --c2: #d98324; --c3: #f0c38c; --c4: #5d9e52; --c5: #b4d6ac; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d;
+  --paper: #0d1117;
+  --card: #151b23; --ours: #79c0ff; --c0: #4493d6; --c1: #23496b; --c2: #c9772b; --c3: #6e4519; --c4: #4f8f46;
+  --c5: #2b5227; } }
+svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
+svg .ours { font-weight: 700; fill: var(--ours); }
+svg .value { text-anchor: end; } svg .tick { text-anchor: middle; fill: var(--soft); }
+svg .grid { stroke: var(--line); } svg .spread { stroke: var(--ink); fill: none; }
+svg .mark { stroke: #cf222e; stroke-dasharray: 4 3; stroke-width: 1.5; }
+svg .band { fill: #cf222e; opacity: .15; }
+.s0 { fill: var(--c0); background: var(--c0); } .s1 { fill: var(--c1); background: var(--c1); }
+.s2 { fill: var(--c2); background: var(--c2); } .s3 { fill: var(--c3); background: var(--c3); }
+.s4 { fill: var(--c4); background: var(--c4); } .s5 { fill: var(--c5); background: var(--c5); }
+"""
+"""The colours of charts, for a page and for a picture alone."""
+
 WIDTH = 360
 _LEFT = 8  # where bars begin: half of the tick 0 fits before
 _RIGHT = 304  # where the longest ends: its figure fits behind
@@ -64,12 +84,15 @@ class Chart:
     line: Spread | None = None
     line_name: str = "floor"
 
+    @property
+    def height(self) -> int:
+        """Of the picture, in its own units."""
+        return _TOP + sum(map(_height, self.rows)) + _AXIS
+
     def svg(self) -> str:
         """Return the picture."""
-        heights = [_height(row) for row in self.rows]
-        height = _TOP + sum(heights) + _AXIS
-        top = self._highest()
-        marks = [_ticks(top, height), *self._rows(heights, top), *self._line(height, top)]
+        height, top = self.height, self._highest()
+        marks = [_ticks(top, height), *self._rows(top), *self._line(height, top)]
         label = escape(f"{self.title}, {self.unit}: {', '.join(map(_spoken, self.rows))}", quote=True)
         return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
 
@@ -77,11 +100,11 @@ class Chart:
         ends = [bar.spread.high for row in self.rows for bar in row.drawn]
         return max([*ends, self.line.high if self.line else 0.0]) or 1.0
 
-    def _rows(self, heights: Sequence[int], top: float) -> list[str]:
+    def _rows(self, top: float) -> list[str]:
         drawn, y = [], _TOP
-        for row, height in zip(self.rows, heights, strict=True):
+        for row in self.rows:
             drawn.append(_row(row, y, top))
-            y += height
+            y += _height(row)
         return drawn
 
     def _line(self, height: int, top: float) -> list[str]:
@@ -91,6 +114,23 @@ class Chart:
         bottom = height - _AXIS
         band = f'<rect class="band" x="{low}" y="0" width="{high - low:.1f}" height="{bottom}"/>'
         return [band, f'<line class="mark" x1="{mid}" x2="{mid}" y1="0" y2="{bottom}"/>']
+
+
+def picture(chart: Chart) -> str:
+    """Return an SVG file of its own: title, key and chart, in colours that follow a dark theme."""
+    title = f'<text class="ours" x="{_LEFT}" y="16">{escape(f"{chart.title}, {chart.unit}")}</text>'
+    top = 24 + _NAME * len(chart.series)
+    key = "".join(
+        f'<rect class="s{number % 6}" x="{_LEFT}" y="{24 + number * _NAME}" width="10" height="10"/>'
+        f'<text x="{_LEFT + 16}" y="{33 + number * _NAME}">{escape(name)}</text>'
+        for number, name in enumerate(chart.series)
+    )
+    placed = chart.svg().replace("<svg ", f'<svg y="{top}" width="{WIDTH}" height="{chart.height}" ', 1)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" '
+        f'viewBox="0 0 {WIDTH} {top + chart.height}">\n<style>{STYLE}</style>\n'
+        f'<rect width="100%" height="100%" style="fill: var(--card)"/>\n{title}{key}\n{placed}\n</svg>\n'
+    )
 
 
 def _height(row: Row) -> int:

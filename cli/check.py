@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pwd
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,11 @@ from tunnel.daemon.units import format_duration, format_size
 from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import ConfigError
 from tunnel.relay.address import RedirectAddress
+from tunnel.transport.expiry import warnings
 from tunnel.transport.tls import TlsContexts
+from tunnel.transport.verdicts import now
+
+_ONE_EACH = "make a certificate for each host, with its own name alone"
 
 
 def check(
@@ -40,8 +43,8 @@ def check(
         typer.echo(json.dumps({"ok": False, "file": str(config), "problems": problems}, indent=2))
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        warnings = [{"key": key, "message": message} for key, message in _warnings(checked)]
-        facts = {"ok": True, "file": str(config), "warnings": warnings, **_facts(checked, contexts)}
+        told = [{"key": key, "message": message} for key, message in _warnings(checked, contexts)]
+        facts = {"ok": True, "file": str(config), "warnings": told, **_facts(checked, contexts)}
         typer.echo(json.dumps(facts, indent=2))
     else:
         typer.echo("\n".join(_summary(config, checked, contexts)))
@@ -50,6 +53,7 @@ def check(
 def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
     """All that the file says, defaults filled in. The keys are stable; sizes in bytes, times in seconds."""
     host, transport = config.host, config.transport
+    first = contexts.expiries(now())[0]
     return {
         "host": {
             "name": host.name,
@@ -60,7 +64,8 @@ def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
         "certificate": {
             "file": str(config.tls.cert),
             "names": list(contexts.names),
-            "not_after": contexts.not_after.isoformat(),
+            "not_after": first.ends.isoformat(),
+            "ends_first": first.what,
         },
         "transport": dict(transport),
         "lane": {"kind": contexts.lane.value, "reason": contexts.kernel.reason},
@@ -95,7 +100,6 @@ def _user(uid: int) -> str:
 
 def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]:
     host, transport = config.host, config.transport
-    days = (contexts.not_after - datetime.now(UTC)).days
     lanes = f"{transport.lanes} lane" + ("s" if transport.lanes > 1 else "")
     resume = (
         f"resume for {format_duration(transport.resume_window)}" if transport.resume_window else "no resume"
@@ -103,7 +107,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     yield f"{path} is valid."
     yield ""
     yield f"host {host.name}, peers reach it on {host.listen}"
-    yield f"  identity    {', '.join(contexts.names)}: valid until {contexts.not_after:%Y-%m-%d}, {days} days"
+    yield f"  identity    {', '.join(contexts.names)}: {_validity(contexts)}"
     yield f"  links       {lanes} ({transport.lane}), {format_size(transport.memory)} of memory, {resume}"
     yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
     for peer in config.peers:
@@ -115,13 +119,24 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     if not config.peers:
         yield ""
         yield "no peers: nobody can connect"
-    for key, message in _warnings(config):
+    for key, message in _warnings(config, contexts):
         yield ""
         yield f"warning: {key}: {message}"
 
 
-def _warnings(config: Config) -> Iterator[tuple[str, str]]:
+def _validity(contexts: TlsContexts) -> str:
+    """Until when all of this host's certificates hold, and which of them, or what behind them, ends first."""
+    moment = now()
+    first = contexts.expiries(moment)[0]
+    which = "" if first.what == f"the certificate {contexts.files.cert}" else f" ({first.what} ends first)"
+    return f"valid until {first.ends:%Y-%m-%d}, {first.days_left(moment)} days{which}"
+
+
+def _warnings(config: Config, contexts: TlsContexts) -> Iterator[tuple[str, str]]:
     """What is no mistake, but hardly meant: by key."""
+    yield from warnings(contexts.expiries(now()), now())
+    yield from contexts.trust.gaps(contexts.accepted, contexts.dialed)
+    yield from _shared_names(config, contexts)
     for index, ingress in enumerate(config.ingresses):
         others = [_user(uid) for uid in sorted(ingress.uids - {0})]
         if others and reaches_libvirt(ingress):
@@ -134,6 +149,16 @@ def _warnings(config: Config) -> Iterator[tuple[str, str]]:
             problem = f"this host has neither a user {who}, so only root may connect"
             danger = "if QEMU runs as another user, --parallel and disks will be refused"
             yield f"ingress[{index}].users", f'{problem}; {danger}: write users = ["root", "ITS_USER"]'
+
+
+def _shared_names(config: Config, contexts: TlsContexts) -> Iterator[tuple[str, str]]:
+    """Whoever knows two of the names in a certificate takes its host for neither."""
+    if others := [peer.name for peer in config.peers if peer.name in contexts.names]:
+        names = ", ".join(others)
+        yield (
+            "tls.cert",
+            f"it also names {names}: hosts that know several of its names refuse it; {_ONE_EACH}",
+        )
 
 
 def _route(ingress: Ingress) -> str:

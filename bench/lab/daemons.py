@@ -91,7 +91,7 @@ class Daemon:
         self.wait_serving()
 
     def _begin(self) -> Started:
-        return self._start([*MTUNNEL, "serve", "--config", CONFIG])
+        return self._start([*MTUNNEL, "serve"])  # CONFIG is the default
 
     def _serves(self) -> bool:
         if not self.running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pwd
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.configs import HOST, INGRESS, PEER, TLS, manual_example, write_config
 from tests.support.pki import Pki
+from tests.support.signers import Signer, day
 from tunnel.cli.main import main
 
 TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:49152"\nusers = ["root"]\n'
@@ -61,7 +63,7 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
 def test_the_manuals_complete_example_is_valid(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pki = Pki(tmp)
     pki.host("hosta")
-    pki.revoke()
+    pki.revoke(lasting=timedelta(days=60))
     path = write_config(tmp, manual_example())
     assert check(path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == []
@@ -90,7 +92,11 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             "control": f"{directory}/control.sock",
             "metrics": None,
         },
-        "certificate": {"file": f"{directory}/hosta.pem", "names": ["hosta", "hosta.example"]},
+        "certificate": {
+            "file": f"{directory}/hosta.pem",
+            "names": ["hosta", "hosta.example"],
+            "ends_first": f"the certificate {directory}/hosta.pem",
+        },
         "transport": {
             "lane": "auto",
             "lanes": 1,
@@ -167,6 +173,38 @@ def test_default_without_a_user_of_qemu_is_a_warning(
     accounts["qemu"] = pwd.struct_passwd(("qemu", "x", 107, 107, "", "/", "/bin/false"))
     assert check(path) == 0
     assert "warning" not in capsys.readouterr().out
+
+
+def test_what_ends_first_is_told_and_warned_of(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inter = Signer("inter", Signer("root"), until=3.5)
+    files = inter.host("hosta").files(tmp, inter, ca=[inter.issuer], crls=[inter.crl(until=60)])
+    tls = f'[tls]\nca = "ca.pem"\ncert = "host.pem"\nkey = "host.key"\ncrl = "{files.crl}"\n'
+    path = write_config(tmp, HOST, tls)
+    assert check(path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    whose = f"the intermediate CN=inter in {tmp}/host.pem"
+    assert lines[3] == f"  identity    hosta: valid until {day(3.5):%Y-%m-%d}, 3 days ({whose} ends first)"
+    unseen = "it has no CRL of CN=root: the intermediate CN=inter would not be known to be revoked"
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert warnings == [
+        f"warning: tls.cert: {whose} is valid until {day(3.5):%Y-%m-%d %H:%M} UTC, 3 days left: renew it",
+        f"warning: tls.crl: {unseen}",
+    ]
+    assert check(path, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["certificate"]["ends_first"] == whose
+    assert [each["key"] for each in facts["warnings"]] == ["tls.cert", "tls.crl"]
+
+
+def test_one_certificate_for_several_hosts_is_warned_of(
+    tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Pki(tmp).host("hosta", dns=["hostb", "hostc"])
+    assert check(write_config(tmp, HOST, TLS, PEER, OTHER_PEER)) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(
+        "warning: tls.cert: it also names hostb, hostc: hosts that know several of its names"
+    )
 
 
 def test_mistakes_in_the_file_are_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,7 +244,10 @@ async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.M
     async with dialling(a, world.plan()), listening(world) as accept:
         peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
         await peer.read_to_end()
-        assert [type(frame) for frame in peer.frames] == [Hello, GoAway]
+        assert [type(frame) for frame in peer.frames] == [Hello], (
+            "if the peer did answer, GOAWAY would say more"
+        )
+        assert peer.ending == "reset", "what was not sent must not come later"
         await until(lambda: a.incidents, "for the failure")
         assert a.offer is None
     assert reasons(a)[0] == "hostb accepted the connection and then stayed silent"

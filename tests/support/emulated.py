@@ -8,7 +8,9 @@ more than once, and imports once. Encryption is about 70 times slower than on a 
 
 from __future__ import annotations
 
+import functools
 import json
+import lzma
 import os
 import re
 import shutil
@@ -81,7 +83,7 @@ def boot(
         "runs": {
             name: {
                 "pytest": (*QUIET, *run.arguments),
-                "modules": [f"/{path.name}" for path in _with_dependencies(run.modules)],
+                "modules": [f"/{_plain_name(path)}" for path in _with_dependencies(run.modules)],
                 "mtu": run.mtu,
             }
             for name, run in runs.items()
@@ -132,11 +134,30 @@ def _image() -> Path:
     return images[-1]
 
 
-def _module(name: str) -> Path:
-    found = sorted((KERNEL / "lib" / "modules").rglob(f"{name}.ko"))
-    found += sorted((KERNEL / "lib" / "modules").rglob(f"{name.replace('_', '-')}.ko"))
+def _module(name: str) -> Path | None:
+    """The file of a module, perhaps compressed; None for one that is built into the kernel."""
+    names = (name, name.replace("_", "-"), name.replace("-", "_"))
+    known = _modules()
+    found = [known[f"{each}.ko"] for each in names if f"{each}.ko" in known]
     assert found, f"the kernel in {KERNEL} has no module {name}: ./run setup fetches it"
-    return found[-1]
+    return found[0]
+
+
+@functools.cache
+def _modules() -> dict[str, Path | None]:
+    lists = (path.read_text().splitlines() for path in KERNEL.rglob("modules.builtin"))
+    built_in = dict.fromkeys(Path(line).name for lines in lists for line in lines)
+    return {**built_in, **{_plain_name(path): path for path in sorted(KERNEL.rglob("*.ko*"))}}
+
+
+def _plain_name(module: Path) -> str:
+    return module.name.removesuffix(".xz")
+
+
+def _content(module: Path) -> bytes:
+    """A module as the kernel loads it. Debian 13 compresses them."""
+    raw = module.read_bytes()
+    return lzma.decompress(raw) if module.suffix == ".xz" else raw
 
 
 def _with_dependencies(names: Iterable[str], known: tuple[Path, ...] = ()) -> list[Path]:
@@ -144,9 +165,9 @@ def _with_dependencies(names: Iterable[str], known: tuple[Path, ...] = ()) -> li
     ordered = list(known)
     for name in names:
         path = _module(name)
-        if path in ordered:
+        if path is None or path in ordered:
             continue
-        depends = DEPENDS.search(b"\0" + path.read_bytes())
+        depends = DEPENDS.search(b"\0" + _content(path))
         wanted = [part for part in (depends[1].decode() if depends else "").split(",") if part]
         ordered = _with_dependencies(wanted, tuple(ordered))
         ordered.append(path)
@@ -167,7 +188,7 @@ def _write(initrd: Path, plan: Mapping[str, object], modules: Iterable[str]) -> 
             for path in _tree(ROOT / folder):
                 archive.add(path)
         for path in _with_dependencies(modules):
-            archive.add(path, f"/{path.name}")
+            archive.write(f"/{_plain_name(path)}", _content(path), 0o644)
         archive.add(Path("/etc/passwd"))
         init = (ROOT / "tests" / "support" / "emulated_init.py").read_text()
         archive.write("/init", f"#!{sys.executable} -B\n{init}".encode(), 0o755)

@@ -14,7 +14,7 @@ from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import until
 from tunnel.virt.guest import MIB, PAGE, Workload
 
-ALIAS = {"hosta": "127.0.1.1", "hostb": "127.0.1.2"}
+ALIAS = {"hosta": "127.0.1.3", "hostb": "127.0.1.2"}
 LIBVIRT = "unix:/run/libvirt/libvirt-sock"
 LIBVIRT_AT = {name: f"qemu+unix:///system?socket=/run/mtunnel/{name}/libvirt-sock" for name in ALIAS}
 """The libvirt of a host as the other one sees it."""

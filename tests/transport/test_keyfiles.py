@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import ssl
 import tempfile
@@ -16,7 +17,16 @@ from tests.support.pki import LIBVIRT, QEMU, Layout, Pki, expired, rsa_key
 from tunnel.certs.authority import key_pem, pem
 from tunnel.certs.profile import PrivateKey, Validity, ca_certificate, new_key
 from tunnel.errors import CertificateError
-from tunnel.transport.keyfiles import TlsFiles, load_authorities, load_crl, load_pair
+from tunnel.transport.keyfiles import (
+    TlsFiles,
+    load_authorities,
+    load_crl,
+    load_pair,
+    read_authorities,
+    read_crls,
+    read_pair,
+)
+from tunnel.transport.tls import load
 
 JUNK_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 JUNK_KEY = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
@@ -203,11 +213,36 @@ def test_a_ca_file_that_is_not_pem_is_told(host: TlsFiles, content: str, message
         load_authorities(fresh(), host.ca)
 
 
-def test_a_crl_switches_the_check_on(pki: Pki) -> None:
-    context = fresh()
-    load_crl(context, pki.revoke())
-    assert context.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
-    assert context.cert_store_stats()["crl"] == 1
+def test_crls_may_be_several(pki: Pki, tmp: Path) -> None:
+    crl = pki.revoke()
+    crl.write_bytes(crl.read_bytes() + Pki(tmp / "other").revoke().read_bytes())
+    issuers = {each.issuer for each in read_crls(crl)}
+    assert len(issuers) == 2
+    assert pki.authority.certificate.subject in issuers
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE], ids=["utf-8", "utf-16"])
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_a_byte_order_mark_is_told(host: TlsFiles, name: str, mark: bytes) -> None:
+    """Windows editors put one in front; OpenSSL then finds no first certificate."""
+    path: Path = getattr(host, name)
+    path.write_bytes(mark + path.read_bytes())
+    with refuses(rf"{re.escape(str(path))} begins with a byte order mark"):
+        load(host)
+
+
+def test_authorities_and_pairs_are_read_whole(pki: Pki, host: TlsFiles) -> None:
+    host.cert.write_bytes(host.cert.read_bytes() + host.ca.read_bytes())
+    pair = read_pair(host.cert, host.key)
+    assert read_authorities(host.ca) == (pki.authority.certificate,) == pair.chain[1:]
+    assert pair.file == host.cert
+
+
+def test_what_one_openssl_reads_and_the_other_does_not_is_told(host: TlsFiles) -> None:
+    """Python's OpenSSL takes a line of any length in PEM; what follows is looked at by ``cryptography``."""
+    host.cert.write_bytes(host.cert.read_bytes() + JUNK_CERTIFICATE.encode())
+    with refuses(r"hosta\.pem (is damaged|cannot be decoded)"):
+        read_pair(host.cert, host.key)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,43 @@ async def test_goaway_is_a_refusal_with_its_code(hosts: Hosts, kinds: Kinds) -> 
         assert pair.a.ends == []
 
 
+@each_kind
+@pytest.mark.parametrize("heard", [False, True], ids=["without the answer", "with the answer"])
+async def test_goaway_of_who_may_not_have_our_answer_is_a_loss(hosts: Hosts, kind: str, heard: bool) -> None:
+    async with against_raw(hosts, kind, dialing=False) as (host, peer):
+        await peer.send((encode(Ping(1)) if heard else b"") + encode(GoAway(Code.TIMEOUT, "no answer")))
+        assert isinstance(await only_end(host), RefusedError if heard else LaneLost)
+
+
+@each_kind
+async def test_goaway_of_who_answered_is_a_refusal(hosts: Hosts, kind: str) -> None:
+    async with against_raw(hosts, kind, dialing=True) as (host, peer):
+        await peer.send(encode(GoAway(Code.NONE, "the host stops")))
+        assert isinstance(await only_end(host), RefusedError)
+
+
+@each_kind
+@each_role
+async def test_an_end_is_said_so_that_it_ends_the_session(hosts: Hosts, kind: str, dialing: bool) -> None:
+    """However soon: an attached lane is a session's to the peer as soon as it has a frame before GOAWAY."""
+    async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
+        host.lane.close(Code.NONE, "the host stops")
+        await peer.read_to_end()
+        said = [type(frame) for frame in peer.frames]
+        assert said[-1] is GoAway
+        assert Ping in said
+
+
+@each_kind
+async def test_an_aborted_lane_is_reset_without_a_word(hosts: Hosts, kind: str) -> None:
+    async with against_raw(hosts, kind, dialing=False) as (host, peer):
+        await stuffed(host, peer)
+        host.lane.abort()
+        await peer.read_to_end()
+        assert peer.ending == "reset", "what was not sent must not come later"
+        assert peer.count(GoAway) == 0
+
+
 @each_pairing
 @pytest.mark.parametrize("attempt", range(5))
 async def test_goaway_arrives_through_bulk_in_both_directions(

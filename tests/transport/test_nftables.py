@@ -148,7 +148,8 @@ def test_where_capabilities_cannot_be_read_nft_decides(program: Path) -> None:
 def test_rules_are_as_the_operator_would_write_them() -> None:
     RedirectTable("hosta").install([RANGE, SINGLE])
     assert rules() == RULES
-    assert "type nat hook output priority -100; policy accept;" in ruleset()
+    priorities = ("-100", "dstnat")  # newer releases of nft print its name
+    assert any(f"type nat hook output priority {each}; policy accept;" in ruleset() for each in priorities)
 
 
 @pytest.mark.root

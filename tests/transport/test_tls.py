@@ -207,9 +207,14 @@ def test_a_context_can_log_its_keys_without_the_others(hosta: TlsFiles, hostb: T
 
 
 def test_a_stranger_is_refused_by_the_dialing_side(hosta: TlsFiles, tmp: Path) -> None:
-    fault = refused_by_dialer(hosta, Pki(tmp / "other").host("hostb"))
+    other = Pki(tmp / "other")
+    fault = refused_by_dialer(hosta, other.host("hostb"))
     assert isinstance(fault, IdentityError)
-    assert str(fault) == f"the peer's certificate is not signed by an authority in {hosta.ca}"
+    issuer = other.authority.certificate.subject.rfc4514_string()
+    assert str(fault) == (
+        f"the peer's certificate is not signed by an authority in {hosta.ca}: "
+        f"it leads to {issuer}, which is not there"
+    )
 
 
 def test_a_stranger_is_refused_by_the_accepting_side(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:

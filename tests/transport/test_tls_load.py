@@ -11,12 +11,14 @@ import pytest
 from cryptography import x509
 
 from tests.support.pki import CLIENT_ONLY, LIBVIRT, QEMU, SERVER_ONLY, Layout, Pki, expired, not_yet_valid
+from tests.support.signers import Signer
 from tunnel.certs.profile import Validity
 from tunnel.errors import CertificateError
 from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.openssl import TlsConnection, WantRead
 from tunnel.transport.tls import TlsFiles, load
+from tunnel.transport.verdicts import now
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_load_tells_names_and_expiry(pki: Pki) -> None:
     contexts = load(files)
     certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
     assert contexts.names == ("hosta", "hosta.example")
-    assert contexts.not_after == certificate.not_valid_after_utc
+    assert contexts.expiries(now())[0].ends == certificate.not_valid_after_utc
     assert contexts.files == files
 
 
@@ -45,7 +47,9 @@ def test_the_certificate_that_expires_first_counts(pki: Pki, tmp: Path) -> None:
     cert, key = files.dialing()
     short.cert.replace(cert)
     short.key.replace(key)
-    assert load(files).not_after == x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    first = load(files).expiries(now())[0]
+    assert first.ends == x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    assert first.what == f"the certificate {cert}"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,14 @@ def test_load_refuses_a_certificate_for_one_role(
         load(pki.host("hosta", usages=usages))
 
 
+def test_an_intermediate_for_one_role_is_no_matter_of_a_client_certificate(tmp: Path) -> None:
+    inter = Signer("inter", Signer("root"), usages=SERVER_ONLY)
+    files = inter.host("hosta").files(tmp, inter, ca=[inter.issuer])
+    files.cert.replace(tmp / "server-cert.pem")
+    with pytest.raises(CertificateError, match=r"the intermediate CN=inter in .* clientAuth$"):
+        load(replace(files, cert=tmp / "server-cert.pem"))
+
+
 @pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
 def test_load_says_which_client_certificate_is_missing(pki: Pki, tmp: Path, layout: Layout) -> None:
     files = pki.layout(layout, tmp, "hosta")
@@ -110,7 +122,10 @@ def test_a_missing_client_certificate_is_not_blamed_for_other_faults(pki: Pki, t
     files = pki.layout(QEMU, tmp, "hosta")
     (tmp / QEMU.client_cert).unlink()
     stranger = Pki(tmp / "other").authority.files.cert
-    with pytest.raises(CertificateError, match=r"server-cert\.pem is not signed by an authority in \S+$"):
+    with pytest.raises(
+        CertificateError,
+        match=r"server-cert\.pem is not signed by an authority in \S+: its issuer [^:]* sent with it$",
+    ):
         load(replace(files, ca=stranger))
 
 

@@ -35,7 +35,9 @@ def parameters(image: bytes) -> tuple[int, ...]:
 
 def test_shipped_image_is_what_nasm_makes_of_the_source(tmp: Path) -> None:
     made = tmp / "guest.bin"
-    subprocess.run(["nasm", "-Wall", "-Werror", "-f", "bin", "-o", made, SOURCE], check=True, timeout=30)
+    # Warnings that some releases of nasm do not know, or that only say what -f bin is about.
+    warnings = ("-Wall", "-Werror", "-w-unknown-warning", "-w-reloc-abs")
+    subprocess.run(["nasm", *warnings, "-f", "bin", "-o", made, SOURCE], check=True, timeout=30)
     assert made.read_bytes() == SHIPPED
 
 

@@ -30,6 +30,7 @@ from tunnel.relay.stats import ingress_facts, link_facts
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.lanes import maker
 from tunnel.transport.tls import TlsContexts
+from tunnel.transport.verdicts import now
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
@@ -98,7 +99,7 @@ class Service:
             "rejected": self._reception.rejected if self._reception else 0,
             "certificate": {
                 "names": list(self._contexts.names),
-                "not_after": self._contexts.not_after.isoformat(),
+                "not_after": self._contexts.expiries(now())[0].ends.isoformat(),
             },
             "lane": {"kind": self._contexts.lane.value, "reason": self._contexts.kernel.reason},
             "links": [link_facts(link) for link in self._links.values()],

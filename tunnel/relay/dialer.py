@@ -162,12 +162,12 @@ class Dialer:
     async def _resume(self, lane: Lane) -> None:
         applicant = _Applicant(self._link)
         lane.start(applicant)
-        self._link.ask_resume(lane)
+        session = self._link.ask_resume(lane)
         try:
             await applicant.outcome(lane)
         except RefusedError as error:
             if error.code is Code.SESSION_UNKNOWN:
-                self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}")
+                self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}", session)
             raise
 
 
@@ -195,7 +195,11 @@ class _Applicant:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def outcome(self, lane: Lane) -> None:
-        """Return when the lane is the link's. Raises what the peer or the connection had against it."""
+        """Return when the lane is the link's. Raises what the peer or the connection had against it.
+
+        An attempt is given up without GOAWAY: if the peer has answered, GOAWAY on a lane of the session would
+        mean the end of that session.
+        """
         try:
             await asyncio.wait([self._done], timeout=ANSWER_TIMEOUT)
         except asyncio.CancelledError:
@@ -203,7 +207,7 @@ class _Applicant:
                 lane.abort()
             raise
         if not self._done.done():  # an answer at the last moment has made the lane the link's
-            lane.close(Code.TIMEOUT, "no answer")
+            lane.abort()
             raise UnreachableError(f"{lane.peer} accepted the connection and then stayed silent")
         self._done.result()
 

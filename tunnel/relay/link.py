@@ -29,7 +29,7 @@ from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
 from tunnel.wire import negotiation
 from tunnel.wire.codes import KIB, Code, Feature
-from tunnel.wire.frames import Frame, Hello, Resume, Resumed, Welcome, encode
+from tunnel.wire.frames import Frame, Hello, Ping, Resume, Resumed, Welcome, encode
 from tunnel.wire.session import Session, Settings
 
 FRAME_COST = 4 * KIB
@@ -148,7 +148,8 @@ class Link:
     def welcomed(self, lane: Lane, answer: Welcome) -> None:
         """Take the peer's answer to our offer. Raises ProtocolError."""
         offer, self.offer = self.offer, None
-        if offer is None:  # given up, or the peer dialled us meanwhile
+        if offer is None:  # the peer dialled us meanwhile: end the session that it began with this answer
+            lane.send_control(encode(Ping(0)))  # without a frame before it, GOAWAY would end the lane alone
             lane.close(Code.COLLISION, "another connection is in use")
             return
         negotiation.check_welcome(offer, answer)
@@ -209,13 +210,14 @@ class Link:
         """Whether it is on us to bring another lane."""
         return self.session is not None and self.session.initiator and len(self.lanes) < self._wanted
 
-    def ask_resume(self, lane: Lane) -> None:
-        """Tell the peer, on a new lane, how far we are."""
+    def ask_resume(self, lane: Lane) -> Session:
+        """Tell the peer, on a new lane, how far we are; the session that the answer will concern."""
         session = self._living()
         self._asked += 1  # never twice the same: the peer may have attached a lane of which we never heard
         self._replacing = self._lost[0] if self._lost else 0
         lane.send_control(encode(session.resume(self._asked, self._replacing)))
         lane.flush()
+        return session
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
         """The peer told us how far it is. Raises ProtocolError."""
@@ -259,7 +261,7 @@ class Link:
         try:
             released = session.rejoin(peer)
         except ProtocolError as error:
-            self._loop.call_soon(self.end, error.code, str(error))
+            self._loop.call_soon(self.end, error.code, str(error), session)
             raise
         lane.replaces = peer.replaces
         self._add_lane(lane, peer.epoch)
@@ -313,7 +315,7 @@ class Link:
             self._wait_for_lane(session)
         else:
             told = reason.code if isinstance(reason, WireError | RefusedError) else None
-            self.end(Code.LINK_LOST if told is None else told, str(reason))
+            self.end(Code.LINK_LOST if told is None else told, str(reason), session)
 
     def _may_resume(self) -> bool:
         return self.plan.resume_window > 0 and Feature.RESUME in self._features
@@ -325,7 +327,7 @@ class Link:
             return
         window = self.plan.resume_window + (0 if session.initiator else RESUME_GRACE)
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
-        self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason)
+        self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
 
     # Sending.
 
@@ -337,11 +339,12 @@ class Link:
 
     def _turn(self) -> None:
         self._kicked = False
+        session = self.session
         try:
             for lane in self._in_turn():
                 self._fill(lane)
         except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
-            self.end(Code.INTERNAL, f"a fault of this daemon: {error!r}")
+            self.end(Code.INTERNAL, f"a fault of this daemon: {error!r}", session)
             raise
 
     def _in_turn(self) -> list[Lane]:
@@ -372,9 +375,13 @@ class Link:
 
     # The end.
 
-    def end(self, code: Code, reason: str) -> None:
-        """End the session, if there is one: every stream is reset, on both sides."""
-        if self.session is None:
+    def end(self, code: Code, reason: str, session: Session | None = None) -> None:
+        """End the session, if there is one: every stream is reset, on both sides.
+
+        Whoever learned something of one session names it as ``session``: should that be over by now, the
+        one that began since is none of its business. The link's owner, who wants an end, names none.
+        """
+        if self.session is None or session not in (None, self.session):
             return
         self.session = None
         if self._give_up is not None:

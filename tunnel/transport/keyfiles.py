@@ -1,33 +1,36 @@
-"""Certificates, keys, CAs and CRLs: from files into an ``ssl.SSLContext``, one clear line for every fault.
+"""Certificates, keys, CAs and CRLs: out of their files, one clear line for every fault.
 
 OpenSSL reports most faults of a file as "PEM lib", and asks for a passphrase on the terminal. So each file is
-looked at before OpenSSL gets it. What only a verification can find out, ``verdict`` puts into words.
+looked at first, with Python's ``ssl``, which tells more about files; nothing is ever sent with it. What only
+a verification can find out, ``verdicts`` puts into words.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import ssl
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tunnel.errors import CertificateError
-from tunnel.transport.openssl import VerificationError
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"  # PKCS #8, and the older EC and RSA forms
 _CRL = b"-----BEGIN X509 CRL-----"
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 # libvirt and QEMU keep one pair for each role: server certificate -> client certificate, client key.
@@ -39,41 +42,6 @@ _CLIENT_SIBLINGS = {
 
 _MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 _TOO_WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
-
-
-class _Verify(IntEnum):
-    """OpenSSL's X509_V_ERR codes that have words of our own (openssl/x509_vfy.h)."""
-
-    UNABLE_TO_GET_CRL = 3
-    CERT_SIGNATURE_FAILURE = 7
-    CERT_NOT_YET_VALID = 9
-    CERT_HAS_EXPIRED = 10
-    CRL_NOT_YET_VALID = 11
-    CRL_HAS_EXPIRED = 12
-    DEPTH_ZERO_SELF_SIGNED_CERT = 18
-    SELF_SIGNED_CERT_IN_CHAIN = 19
-    UNABLE_TO_GET_ISSUER_CERT_LOCALLY = 20
-    UNABLE_TO_VERIFY_LEAF_SIGNATURE = 21
-    CERT_REVOKED = 23
-    INVALID_PURPOSE = 26
-
-
-_NOT_OURS = "is not signed by an authority in {ca}"
-
-_VERDICTS: dict[int, str] = {
-    _Verify.UNABLE_TO_GET_CRL: "cannot be judged: {crl} is not from the authority that signed it",
-    _Verify.CERT_SIGNATURE_FAILURE: _NOT_OURS,
-    _Verify.CERT_NOT_YET_VALID: "is not valid yet: check the clocks",
-    _Verify.CERT_HAS_EXPIRED: "has expired: issue a new one",
-    _Verify.CRL_NOT_YET_VALID: "cannot be judged: {crl} is not valid yet: check this host's clock",
-    _Verify.CRL_HAS_EXPIRED: "cannot be judged: {crl} has expired: install the authority's current one",
-    _Verify.DEPTH_ZERO_SELF_SIGNED_CERT: _NOT_OURS,
-    _Verify.SELF_SIGNED_CERT_IN_CHAIN: _NOT_OURS,
-    _Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY: _NOT_OURS,
-    _Verify.UNABLE_TO_VERIFY_LEAF_SIGNATURE: _NOT_OURS,
-    _Verify.CERT_REVOKED: "is revoked by {crl}",
-    _Verify.INVALID_PURPOSE: "is not fit for {role}: issue one with the extended key usage {usage}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +67,50 @@ class TlsFiles:
         return sibling, self.key.with_name(_CLIENT_SIBLINGS[self.cert.name][1])
 
 
-def look_at(files: TlsFiles, cert: Path, key: Path) -> None:
-    """Find what is wrong with the files of a context that proves itself with ``cert`` and ``key``.
-
-    Raises ``CertificateError``, one clear line for every fault. Python's ``ssl`` does the looking, since it
-    tells more about files; nothing is ever sent with it.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    load_authorities(context, files.ca)
-    if files.crl is not None:
-        load_crl(context, files.crl)
-    load_pair(context, cert, key)
+def read_authorities(path: Path) -> tuple[x509.Certificate, ...]:
+    """Return the authorities in ``path``. Raises ``CertificateError``."""
+    load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), path)
+    return _parsed(path, "CA file", x509.load_pem_x509_certificates)
 
 
-def load_crls(path: Path) -> list[x509.CertificateRevocationList]:
-    """The CRLs in a file that ``look_at`` found no fault with."""
-    blocks = _CRL_BLOCK.findall(path.read_bytes())
-    return [x509.load_pem_x509_crl(block) for block in blocks]
+def read_crls(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
+    """Return the CRLs in ``path``. Raises ``CertificateError``."""
+    load_crl(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), path)
+    return _parsed(path, "CRL", _load_crls)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate with the intermediates behind it, and its private key; ``file`` is the certificate's."""
+
+    file: Path
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKeyTypes
+
+
+def read_pair(cert: Path, key: Path) -> KeyPair:
+    """Return a certificate, what stands behind it, and its key. Raises ``CertificateError``."""
+    load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
+    chain = _parsed(cert, "certificate", x509.load_pem_x509_certificates)
+    (secret,) = _parsed(key, "private key", lambda content: [load_pem_private_key(content, password=None)])
+    return KeyPair(cert, chain, secret)
+
+
+def _load_crls(content: bytes) -> list[x509.CertificateRevocationList]:
+    return [x509.load_pem_x509_crl(block) for block in _CRL_BLOCK.findall(content)]
+
+
+_Parsed = TypeVar("_Parsed")
+
+
+def _parsed(path: Path, what: str, parse: Callable[[bytes], list[_Parsed]]) -> tuple[_Parsed, ...]:
+    """Read what OpenSSL has read without a complaint."""
+    try:
+        return tuple(parse(path.read_bytes()))
+    except OSError as error:
+        raise CertificateError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"the {what} {path} cannot be decoded: {error}") from error
 
 
 def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> None:
@@ -150,26 +145,13 @@ def load_authorities(context: ssl.SSLContext, ca: Path) -> None:
 
 
 def load_crl(context: ssl.SSLContext, crl: Path) -> None:
-    """Refuse peers whose certificate ``crl`` revokes, or raise ``CertificateError``."""
+    """Load the CRLs in ``crl``, and nothing else that may be in it, or raise ``CertificateError``."""
     _require_pem(crl, "CRL", _CRL)
     trusted = context.cert_store_stats()["x509"]
     _load_certificates(context, crl, "CRL")
     if context.cert_store_stats()["x509"] != trusted:
         # They would have become trusted authorities.
         raise CertificateError(f"the CRL {crl} holds certificates as well: remove them")
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-
-
-def verdict(error: VerificationError, files: TlsFiles, *, dialing: bool) -> str:
-    """Say what a verification found wrong, to follow the name of a certificate: "has expired: …".
-
-    ``dialing`` says that the certificate is that of the dialing side.
-    """
-    words = _VERDICTS.get(error.code)
-    if words is None:
-        return f"is not acceptable: {error}"
-    role, usage = ("dialing", "clientAuth") if dialing else ("accepting", "serverAuth")
-    return words.format(ca=files.ca, crl=files.crl, role=role, usage=usage)
 
 
 def _cert_time(text: str) -> datetime:
@@ -181,6 +163,9 @@ def _require_pem(path: Path, what: str, marker: bytes) -> None:
         content = path.read_bytes()
     except OSError as error:
         raise CertificateError(f"cannot read the {what} {path}: {error.strerror}") from error
+    if content.startswith(_BYTE_ORDER_MARKS):
+        fault = "begins with a byte order mark, which OpenSSL does not read: save it as plain ASCII"
+        raise CertificateError(f"the {what} {path} {fault}")
     if marker not in content:
         label = marker.decode().strip("-").removeprefix("BEGIN ")
         raise CertificateError(f"the {what} {path} holds no PEM block {label}")
@@ -222,7 +207,7 @@ def _pair_fault(cert: Path, key: Path, reason: str | None) -> str:
 
 def _foreign_key(cert: Path, key: Path) -> str:
     """Say whose ``key`` is, if not the first certificate's of ``cert``: files are often joined in reverse."""
-    ours = serialization.load_pem_private_key(key.read_bytes(), password=None).public_key()
+    ours = load_pem_private_key(key.read_bytes(), password=None).public_key()
     for number, certificate in enumerate(x509.load_pem_x509_certificates(cert.read_bytes()), start=1):
         with suppress(UnsupportedAlgorithm):
             if number > 1 and certificate.public_key() == ours:

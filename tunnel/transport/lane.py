@@ -9,9 +9,11 @@ Contract, kept by every kind and checked by one conformance suite:
 - ``send_control``, ``send`` and ``flush`` never block and never lose anything while the lane lives. When
   ``room`` is False the lane has enough: ``on_writable`` says when to go on.
 - ``on_end(lane, reason)`` comes exactly once, and nothing after it. LaneLost: replace the lane and resume.
-  ProtocolError: the peer broke a rule, and has been told. RefusedError: the peer said GOAWAY.
+  ProtocolError: the peer broke a rule, and has been told. RefusedError: the peer said GOAWAY, and knew that
+  the lane is one of the session's; where it may not have known that, its GOAWAY is a loss of the lane.
 - ``close(code, reason)`` says GOAWAY, sends what is queued within a bounded time, and ends the lane without
-  a call to ``on_end``. ``abort()`` does so at once. Both may be called again, to no effect.
+  a call to ``on_end``. ``abort()`` does so at once, without a word: the connection is reset, and no frame
+  that was not sent yet arrives later. Both may be called again, to no effect.
 - A connection that ends without GOAWAY is lost, however cleanly TLS was closed: truncation is no end.
 """
 

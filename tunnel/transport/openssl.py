@@ -7,7 +7,8 @@ connection does, all of it in memory: whoever owns the socket moves the bytes, m
 pyOpenSSL can only receive through a buffer of its own, allocated and copied for each record of 16 KiB, and
 says "wait" by an exception. So ``encrypt``, ``take`` and ``decrypt`` call ``SSL_write``, ``BIO_read`` and
 ``SSL_read`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with the functions that set up a
-context (``whole_writes`` and those behind it) that is all that is used here beyond its documented interface.
+context (``whole_writes`` and those behind it) and ``set_purpose`` that is all that is used here beyond its
+documented interface.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 RECORD = 16 * 1024
 """The most plain bytes in a record (RFC 8446 section 5.1), and so in a call to OpenSSL's read."""
@@ -53,11 +54,20 @@ CLOSED = "closed"
 
 
 class VerificationError(Exception):
-    """A certificate was refused by us. ``code`` is OpenSSL's X509_V_ERR (openssl/x509_vfy.h)."""
+    """A certificate was refused by us.
 
-    def __init__(self, code: int) -> None:
+    ``code`` is OpenSSL's X509_V_ERR (openssl/x509_vfy.h); ``depth`` is where in the chain the fault is, 0 for
+    the host's own ``certificate``; ``trusted`` says that it is one of our authorities.
+    """
+
+    def __init__(
+        self, code: int, depth: int = 0, certificate: x509.Certificate | None = None, *, trusted: bool = False
+    ) -> None:
         super().__init__(_ffi.string(_lib.X509_verify_cert_error_string(code)).decode())
         self.code = code
+        self.depth = depth
+        self.certificate = certificate
+        self.trusted = trusted
 
 
 class NoProtocolError(Exception):
@@ -80,6 +90,12 @@ class Buffer:
 def whole_writes(context: SSL.Context) -> None:
     """Let ``encrypt`` take all of its data in one call, not a record at a time."""
     context.clear_mode(_lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
+
+
+def set_purpose(store: crypto.X509Store, *, client: bool) -> None:
+    """Let ``store`` verify certificates of dialing hosts, or else of accepting ones."""
+    purpose = _lib.X509_PURPOSE_SSL_CLIENT if client else _lib.X509_PURPOSE_SSL_SERVER
+    _lib.X509_STORE_set_purpose(store._store, purpose)  # noqa: SLF001  see the module
 
 
 def limit_groups(context: SSL.Context) -> None:
@@ -232,6 +248,13 @@ class TlsConnection:
         if not self._connection.get_verify_mode() & SSL.VERIFY_PEER:
             return None
         return self._connection.get_peer_certificate(as_cryptography=True)
+
+    @property
+    def verified_chain(self) -> tuple[x509.Certificate, ...]:
+        """The peer's chain as it was verified, its own certificate first. Empty where that was not done."""
+        if not self._connection.get_verify_mode() & SSL.VERIFY_PEER:
+            return ()
+        return tuple(self._connection.get_verified_chain(as_cryptography=True) or ())
 
 
 def count_records(flight: bytes) -> int:

@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError, TunnelError, WireError
 from tunnel.transport.lane import Lane, LaneHandler
-from tunnel.transport.sockets import caller_of, name_of
+from tunnel.transport.sockets import caller_of, discard_unsent, name_of
 from tunnel.transport.turns import Turn
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame, GoAway, Ping, Pong, encode
 from tunnel.wire.keepalive import Keepalive
-from tunnel.wire.states import LANE, LaneState, step
+from tunnel.wire.states import LANE, Call, LaneState, step
 
 LINGER = 2.0
 """Seconds that a closing lane waits for the peer to read our GOAWAY."""
@@ -82,7 +82,10 @@ class SocketLane(Lane):
     def attached(self, epoch: int) -> None:
         """The lane belongs to a session now: watch over it."""
         self.epoch = epoch
-        self.state = LaneState.ATTACHED
+        if self.state is LaneState.DECIDING:
+            self.state = step(LANE, self.state, Call.ANSWER, Code.HANDSHAKE)
+        else:
+            self.state = LaneState.ATTACHED
         self._timer = self._loop.call_later(0, self._tick)
 
     @property
@@ -109,6 +112,8 @@ class SocketLane(Lane):
         """Say GOAWAY and end the lane."""
         if self._ended:
             return
+        if self.epoch:
+            self._ping(time.monotonic())  # due if there was none yet: GOAWAY before any ends the lane alone
         self.send_control(encode(GoAway(code, reason)))
         self._stop()
         self._begin_linger()
@@ -117,6 +122,8 @@ class SocketLane(Lane):
         """End the lane at once."""
         if not self._ended:
             self._stop()
+        if self._bytes_sent:  # else no frame of ours is under way, and TCP ends in order
+            discard_unsent(self._sock)
         self._release()
 
     @property
@@ -225,11 +232,17 @@ class SocketLane(Lane):
             case Pong():
                 self._keepalive.pong(frame, time.monotonic())
             case GoAway():
-                self._end(RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code))
+                self._end(self._meaning(frame))
                 self._begin_linger()
             case _:
                 assert self._handler is not None  # noqa: S101  checked by _received
                 self._handler.on_frame(self, frame, self._decoder.sequence)
+
+    def _meaning(self, frame: GoAway) -> TunnelError:
+        """What GOAWAY ends, by the state of the lane since: SPEC.md section 8."""
+        if self.state is LaneState.LOST:
+            return LaneLost(f"{self.peer} ({self.remote}) did not wait for the answer: {frame.reason}")
+        return RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code)
 
     def _answer(self) -> None:
         """Answer the newest PING, once there is room: also to be called when there is room again."""
@@ -247,10 +260,16 @@ class SocketLane(Lane):
         if self._keepalive.silent(now):
             self._lost("the peer has been silent for too long")
             return
-        if (ping := self._keepalive.poll(now)) is not None:
-            self.send_control(encode(ping))
+        if self._ping(now):
             self.flush()
             if self._ended:
                 return
             self._tell(self._handler.on_tick)
         self._timer = self._loop.call_later(max(0.0, self._keepalive.wake_at - now), self._tick)
+
+    def _ping(self, now: float) -> bool:
+        """Queue PING if one is due; whether it was."""
+        ping = self._keepalive.poll(now)
+        if ping is not None:
+            self.send_control(encode(ping))
+        return ping is not None

@@ -102,9 +102,14 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
 
 def reset(sock: socket.socket) -> None:
     """Close so that the other side sees a failure: RST on TCP, EPIPE or an early end on unix."""
+    discard_unsent(sock)
+    sock.close()
+
+
+def discard_unsent(sock: socket.socket) -> None:
+    """Let ``close`` reset the connection, and the kernel send nothing of what it still has (SO_LINGER 0)."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-    sock.close()
 
 
 def caller_of(sock: socket.socket) -> str:

@@ -19,16 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from functools import partial
+from typing import Any, cast
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from tunnel.errors import CertificateError, IdentityError, LaneError
 from tunnel.names import folded
-from tunnel.transport.keyfiles import TlsFiles, load_crls, look_at, verdict
+from tunnel.transport.chains import Chain, Trust
+from tunnel.transport.expiry import Expiry
+from tunnel.transport.keyfiles import KeyPair, TlsFiles, read_pair
 from tunnel.transport.ktls import UNASKED, Capability
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.openssl import (
@@ -42,6 +45,7 @@ from tunnel.transport.openssl import (
     log_secrets,
     whole_writes,
 )
+from tunnel.transport.verdicts import verdict
 
 __all__ = [
     "ALPN",
@@ -66,21 +70,42 @@ class TlsContexts:
     """What one host needs for all its lanes, proven to work at the time of loading.
 
     ``names`` are the lower-case DNS names that this host's certificates prove, both when it dials and when it
-    is dialed; ``not_after`` is when the first of them expires (UTC). With ``kernel`` suites, kernel
-    lanes can be made: see ``load``.
+    is dialed; ``accepted`` and ``dialed`` are their chains, as a peer verifies them when it dials this host,
+    and when this host dials it. With ``kernel`` suites, kernel lanes can be made: see ``load``.
     """
 
-    files: TlsFiles
+    trust: Trust
+    pairs: tuple[KeyPair, KeyPair]  # to accept with, to dial with
     server: SSL.Context
     client: SSL.Context
     names: tuple[str, ...]
-    not_after: datetime
+    accepted: Chain
+    dialed: Chain
     kernel: Capability = UNASKED
+
+    @property
+    def files(self) -> TlsFiles:
+        """The files that these came from."""
+        return self.trust.files
 
     @property
     def lane(self) -> LaneKind:
         """The kind of lanes that these are for."""
         return LaneKind.KERNEL if self.kernel.suites else LaneKind.USERSPACE
+
+    def own_chain(self, *, dialing: bool) -> Chain:
+        """What this host proves itself with."""
+        return self.dialed if dialing else self.accepted
+
+    def expiries(self, moment: datetime) -> tuple[Expiry, ...]:
+        """What of this host ends when, the first to end first: certificates, authorities, CRLs."""
+        accepting, dialing = self.pairs
+        return self.trust.expiries(moment, (self.accepted, accepting.file), (self.dialed, dialing.file))
+
+    def believing(self, trust: Trust) -> TlsContexts:
+        """Return contexts with the same certificates, whatever ``trust`` says about these."""
+        server, client = (_context(trust, pair, self.kernel.suites) for pair in self.pairs)
+        return replace(self, trust=trust, server=server, client=client)
 
 
 def load(files: TlsFiles, kernel: Capability = UNASKED) -> TlsContexts:
@@ -91,29 +116,25 @@ def load(files: TlsFiles, kernel: Capability = UNASKED) -> TlsContexts:
     kernel knows, and connections keep their secrets. Raises ``CertificateError`` for whatever is wrong with
     the files.
     """
-    server, client = server_context(files, kernel.suites), client_context(files, kernel.suites)
-    accepting, dialing = _prove(server, client, files)
-    names = tuple(name for name in _dns_names(accepting) if name in _dns_names(dialing))
+    trust = Trust.read(files)
+    accepting = read_pair(files.cert, files.key)
+    dialing = accepting if files.dialing()[0] == files.cert else read_pair(*files.dialing())
+    server, client = (_context(trust, pair, kernel.suites) for pair in (accepting, dialing))
+    accepted, dialed = _prove(server, client, files)
+    names = tuple(name for name in _dns_names(accepted[0]) if name in _dns_names(dialed[0]))
     if not names:
         raise CertificateError(_nameless(files))
-    return TlsContexts(
-        files,
-        server,
-        client,
-        names,
-        min(accepting.not_valid_after_utc, dialing.not_valid_after_utc),
-        kernel,
-    )
+    return TlsContexts(trust, (accepting, dialing), server, client, names, accepted, dialed, kernel)
 
 
 def server_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context:
     """Make a context for accepting lanes; raises ``CertificateError``. ``kernel``: suites, see ``load``."""
-    return _context(files, files.cert, files.key, kernel)
+    return _context(Trust.read(files), read_pair(files.cert, files.key), kernel)
 
 
 def client_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context:
     """Make a context for dialing lanes; raises ``CertificateError``. ``kernel``: suites, see ``load``."""
-    return _context(files, *files.dialing(), kernel)
+    return _context(Trust.read(files), read_pair(*files.dialing()), kernel)
 
 
 def peer_names(lane: TlsConnection) -> tuple[str, ...]:
@@ -157,7 +178,7 @@ def handshake_fault(
     after that side's handshake is over: then the error comes with the first read.
     """
     if isinstance(error, VerificationError):
-        return IdentityError(f"the peer's certificate {verdict(error, files, dialing=not dialing)}")
+        return IdentityError(verdict(error, files, "the peer's", dialing=not dialing))
     if isinstance(error, NoProtocolError):
         return foreign(error.offered)
     reason = explain(error)
@@ -168,11 +189,10 @@ def handshake_fault(
     return LaneError(f"the TLS handshake failed: {reason}")
 
 
-def _context(files: TlsFiles, cert: Path, key: Path, kernel: Collection[str]) -> SSL.Context:
-    look_at(files, cert, key)
+def _context(trust: Trust, pair: KeyPair, kernel: Collection[str]) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _judge)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, partial(_judge, trust))
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_alpn_protos([ALPN.encode()])
@@ -182,26 +202,33 @@ def _context(files: TlsFiles, cert: Path, key: Path, kernel: Collection[str]) ->
     log_secrets(context)
     if kernel:
         context.set_tls13_ciphersuites(":".join(kernel).encode())
-    try:
-        context.load_verify_locations(str(files.ca))
-        if files.crl is not None:
-            store = context.get_cert_store()
-            assert store is not None  # noqa: S101  every context has one
-            for crl in load_crls(files.crl):
-                store.add_crl(crl)
-            store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
-        context.use_certificate_chain_file(str(cert))
-        context.use_privatekey_file(str(key))
-    except SSL.Error as error:
-        raise CertificateError(f"the certificate {cert} cannot be used: {explain(error)}") from error
+    store = context.get_cert_store()
+    assert store is not None  # noqa: S101  every context has one
+    trust.fill(store)
+    _prove_with(context, pair)
     return context
 
 
-def _judge(_: SSL.Connection, __: crypto.X509, code: int, ___: int, ok: int) -> bool:
-    """OpenSSL's judgement stands; this only keeps its reason."""
-    if not ok:
-        raise VerificationError(code)
-    return True
+def _prove_with(context: SSL.Context, pair: KeyPair) -> None:
+    own, *issuers = pair.chain
+    try:
+        context.use_certificate(own)
+        for issuer in issuers:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(cast("Any", pair.key))
+    except (SSL.Error, TypeError) as error:  # TypeError: a key of a kind that pyOpenSSL does not take
+        reason = explain(error) if isinstance(error, SSL.Error) else str(error)
+        raise CertificateError(f"the certificate {pair.file} cannot be used: {reason}") from error
+
+
+def _judge(trust: Trust, _: SSL.Connection, certificate: crypto.X509, code: int, depth: int, ok: int) -> bool:
+    """OpenSSL's judgement stands where ``trust`` does not tolerate the fault; this keeps its reason."""
+    if ok:
+        return True
+    found = certificate.to_cryptography()
+    if trust.tolerates(code, depth, found):
+        return True
+    raise VerificationError(code, depth, found, trusted=found in trust.authorities)
 
 
 def _choose(_: SSL.Connection, offered: list[bytes]) -> bytes:
@@ -210,9 +237,7 @@ def _choose(_: SSL.Connection, offered: list[bytes]) -> bytes:
     return ALPN.encode()
 
 
-def _prove(
-    server: SSL.Context, client: SSL.Context, files: TlsFiles
-) -> tuple[x509.Certificate, x509.Certificate]:
+def _prove(server: SSL.Context, client: SSL.Context, files: TlsFiles) -> tuple[Chain, Chain]:
     """Let our two contexts shake hands in memory; return what the accepting and the dialing end showed."""
     dialer = TlsConnection(client, dialing=True)
     acceptor = TlsConnection(server, dialing=False)
@@ -223,25 +248,24 @@ def _prove(
             if flight := end.flight():
                 other.feed(flight)
     except VerificationError as error:
-        raise CertificateError(_unfit(error, files, dialing=end is acceptor)) from error
+        raise _unfit(error, files, dialing=end is acceptor) from error
     except SSL.Error as error:
         raise CertificateError(
             f"the certificate {files.cert} is unfit for TLS 1.3: {explain(error)}"
         ) from error
-    accepting, dialing = dialer.peer_certificate, acceptor.peer_certificate
-    if accepting is None or dialing is None:
+    accepted, dialed = dialer.verified_chain, acceptor.verified_chain
+    if not accepted or not dialed:
         raise CertificateError(f"the certificate {files.cert} is unfit for TLS 1.3: no handshake ends")
-    return accepting, dialing
+    return accepted, dialed
 
 
-def _unfit(error: VerificationError, files: TlsFiles, *, dialing: bool) -> str:
+def _unfit(error: VerificationError, files: TlsFiles, *, dialing: bool) -> CertificateError:
     """Say what one of our own certificates lacks; the end that it was shown to has refused it."""
-    cert = files.dialing()[0] if dialing else files.cert
-    fault = f"the certificate {cert} {verdict(error, files, dialing=dialing)}"
-    sibling = files.client_sibling()
-    if dialing and sibling not in {None, cert}:
-        return f"{fault}, or put one at {sibling}"
-    return fault
+    fault = verdict(error, files, "", dialing=dialing)
+    sibling, cert = files.client_sibling(), files.dialing()[0]
+    if dialing and error.depth == 0 and sibling not in {None, cert}:
+        fault = f"{fault}, or put one at {sibling}"
+    return CertificateError(fault)
 
 
 def _dns_names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -28,8 +28,10 @@ class LaneState(_State):
     AWAIT_WELCOME = auto()  # initiator of a session
     AWAIT_RESUMED = auto()  # initiator, replacing a lost lane
     DECIDING = auto()  # acceptor: the first frame is here, our answer is not out yet
-    ATTACHED = auto()  # the lane belongs to a session and carries its frames
-    CLOSED = auto()
+    ANSWERED = auto()  # acceptor: our answer is out; nothing shows yet that the initiator received it
+    ATTACHED = auto()  # both sides know that the lane belongs to a session, and it carries its frames
+    CLOSED = auto()  # by GOAWAY: on an attached lane it ends the session
+    LOST = auto()  # by GOAWAY of an initiator that received no answer: the session goes on without the lane
 
 
 class Phase(_State):
@@ -58,7 +60,7 @@ class Receiving(_State):
 
 
 class Call(_State):
-    """What our own side does to a stream."""
+    """What our own side does to a stream, and to a lane that it accepted: ANSWER."""
 
     SEND = auto()
     FINISH = auto()
@@ -68,13 +70,13 @@ class Call(_State):
     REFUSE = auto()
     RESET = auto()
     END = auto()  # both directions are DONE
+    ANSWER = auto()  # send WELCOME or RESUMED
 
 
 Input = FrameType | Call
 State = TypeVar("State", bound=Enum)
 
-_ATTACHED_FRAMES = (
-    FrameType.GOAWAY,
+_SESSION_FRAMES = (
     FrameType.PING,
     FrameType.PONG,
     FrameType.PROBE,
@@ -108,7 +110,10 @@ LANE: Mapping[tuple[LaneState, Input], LaneState] = {
     (LaneState.AWAIT_RESUMED, FrameType.RESUMED): LaneState.ATTACHED,
     (LaneState.AWAIT_RESUMED, FrameType.GOAWAY): LaneState.CLOSED,
     (LaneState.DECIDING, FrameType.GOAWAY): LaneState.CLOSED,
-    **{(LaneState.ATTACHED, frame): LaneState.ATTACHED for frame in _ATTACHED_FRAMES},
+    (LaneState.DECIDING, Call.ANSWER): LaneState.ANSWERED,
+    **{(LaneState.ANSWERED, frame): LaneState.ATTACHED for frame in _SESSION_FRAMES},
+    (LaneState.ANSWERED, FrameType.GOAWAY): LaneState.LOST,
+    **{(LaneState.ATTACHED, frame): LaneState.ATTACHED for frame in _SESSION_FRAMES},
     (LaneState.ATTACHED, FrameType.GOAWAY): LaneState.CLOSED,
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from tests.support.bare_guest import MONITOR, BareGuest
 from tests.support.migrations import (
     FRANTIC,
     PATIENCE,
@@ -20,18 +20,10 @@ from tests.support.migrations import (
 )
 from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
 from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
-from tunnel.bench.lab.domain import MONITORS
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.waiting import until
-from tunnel.virt.guest import PAGE, build_image
-from tunnel.virt.qemu import PROGRAM, Machine
+from tunnel.virt.guest import PAGE
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-MONITOR = f"{MONITORS}/command.qmp"
-"""The QMP socket that is left to the command: QEMU serves one client on each."""
 
 RAM = pytest.mark.parametrize(
     "ram", [Ingress("hostb", "tcp:127.0.1.2:49152"), redirect("hostb")], ids=["tcp", "redirect"]
@@ -39,39 +31,6 @@ RAM = pytest.mark.parametrize(
 FAR_MONITOR = Ingress("hostb", "unix:/run/mtunnel/hostb/command.qmp", f"unix:{MONITOR}", users=["root"])
 TO_FAR_MONITOR = ("--dest-qmp", "/run/mtunnel/hostb/command.qmp")
 AT_16_MIB = ("--bandwidth", "16MiB/s")  # slower than the guest writes, so that post-copy has work left
-
-
-class BareGuest(Guest):
-    """A guest of which no libvirt knows. Its QEMUs run as root, who may always use ``userfaultfd``."""
-
-    def start(self, host: Host) -> None:
-        """Start QEMU itself, and wait until the guest has filled its memory."""
-        self.domain.kernel.write_bytes(build_image(self._workload))
-        self._launch(host)
-        asyncio.run(self._wait_filled(host))
-
-    def wait_at(self, host: Host, incoming: str) -> None:
-        """Start the QEMU that the guest is to come to, and wait until it waits."""
-        self._launch(host, "-incoming", incoming)
-        assert self.status(host) == "inmigrate"
-
-    def status(self, host: Host) -> str:
-        """QEMU's run state on a host."""
-        return asyncio.run(self._status(host))
-
-    def _launch(self, host: Host, *more: str) -> None:
-        monitors = [f"unix:{path},server=on,wait=off" for path in (self.domain.monitor, MONITOR)]
-        extra = [word for monitor in monitors for word in ("-qmp", monitor)]
-        machine = Machine(self.domain.kernel, self.domain.memory, extra=(*extra, *more))
-        socket = host.plan.outside(self.domain.monitor)
-        socket.unlink(missing_ok=True)  # a QEMU that was killed leaves it
-        qemu = host.start([PROGRAM, "-name", self.name, *machine.arguments()])
-        until("QEMU's monitor", lambda: socket.is_socket() or not qemu.running)
-        assert qemu.running, qemu.output()
-
-    async def _status(self, host: Host) -> str:
-        async with await self._monitor(host) as monitor:
-            return await monitor.status()
 
 
 @pytest.fixture

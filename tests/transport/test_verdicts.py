@@ -1,0 +1,72 @@
+"""What a verification found wrong, in words that name the certificate and say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.signers import Signer, day
+from tunnel.transport.keyfiles import TlsFiles
+from tunnel.transport.openssl import VerificationError
+from tunnel.transport.verdicts import Verify, at, verdict
+
+FILES = TlsFiles(Path("ca.pem"), Path("hosta.pem"), Path("hosta.key"), Path("crl.pem"))
+ROOT = Signer("root")
+INTER = Signer("inter", ROOT, until=-1)
+
+
+@pytest.mark.parametrize(
+    ("depth", "trusted", "whose", "subject"),
+    [
+        (0, False, "", "the certificate hosta.pem"),
+        (0, False, "the peer's", "the peer's certificate"),
+        (1, False, "", "the intermediate CN=inter in hosta.pem"),
+        (1, False, "hostb's", "hostb's intermediate certificate CN=inter"),
+        (2, True, "", "the authority CN=inter of the certificate hosta.pem"),
+        (2, True, "hostb's", "the authority CN=inter of hostb's certificate"),
+    ],
+)
+def test_the_certificate_at_fault_is_named(depth: int, trusted: bool, whose: str, subject: str) -> None:
+    fault = VerificationError(Verify.CERT_REVOKED, depth, INTER.certificate, trusted=trusted)
+    assert verdict(fault, FILES, whose, dialing=False) == f"{subject} is revoked by crl.pem"
+
+
+@pytest.mark.parametrize("code", [*Verify, 1])
+def test_every_fault_has_words(code: int) -> None:
+    words = verdict(VerificationError(code, 1, INTER.certificate), FILES, "hostb's", dialing=True)
+    assert "{" not in words
+    assert "None" not in words
+
+
+def test_dates_are_told_with_the_clock() -> None:
+    """A certificate that is not valid may mean a clock that is wrong."""
+    expired = VerificationError(Verify.CERT_HAS_EXPIRED, 1, INTER.certificate)
+    assert f"(valid until {at(day(-1))}, it is {at(day(0))} here)" in verdict(
+        expired, FILES, "", dialing=False, clock=lambda: day(0)
+    )
+    early = VerificationError(Verify.CERT_NOT_YET_VALID, 1, INTER.certificate)
+    assert f"(valid from {at(day(-3))}, it is {at(day(-9))} here)" in verdict(
+        early, FILES, "", dialing=False, clock=lambda: day(-9)
+    )
+
+
+def test_a_missing_issuer_is_named() -> None:
+    fault = VerificationError(Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY, 1, INTER.certificate)
+    assert verdict(fault, FILES, "", dialing=False).endswith(
+        "is not signed by an authority in ca.pem: its issuer CN=root is neither there nor sent with it"
+    )
+
+
+def test_a_chain_that_leads_to_a_stranger_names_it() -> None:
+    fault = VerificationError(Verify.SELF_SIGNED_CERT_IN_CHAIN, 1, ROOT.certificate)
+    assert verdict(fault, FILES, "the peer's", dialing=False) == (
+        "the peer's certificate is not signed by an authority in ca.pem: "
+        "it leads to CN=root, which is not there"
+    )
+
+
+@pytest.mark.parametrize(("dialing", "usage"), [(True, "clientAuth"), (False, "serverAuth")])
+def test_a_role_is_told_with_its_usage(dialing: bool, usage: str) -> None:
+    fault = VerificationError(Verify.INVALID_PURPOSE, 0, INTER.certificate)
+    assert verdict(fault, FILES, "", dialing=dialing).endswith(f"extended key usage {usage}")

@@ -1,0 +1,123 @@
+"""What a verification of certificates found wrong, in words: which certificate, what, and what to do.
+
+OpenSSL gives a number, a depth in the chain (0: the host's own certificate) and the certificate there. The
+text is for whoever reads it on this host; sent to a peer, it says whose files it speaks of by their paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import IntEnum
+
+from cryptography import x509
+
+from tunnel.transport.keyfiles import TlsFiles
+from tunnel.transport.openssl import VerificationError
+
+Clock = Callable[[], datetime]
+"""Says what time it is, as an aware UTC time."""
+
+
+def now() -> datetime:
+    """The system's ``Clock``."""
+    return datetime.now(UTC)
+
+
+class Verify(IntEnum):
+    """OpenSSL's X509_V_ERR codes that have words of our own (openssl/x509_vfy.h)."""
+
+    UNABLE_TO_GET_ISSUER_CERT = 2
+    UNABLE_TO_GET_CRL = 3
+    CERT_SIGNATURE_FAILURE = 7
+    CRL_SIGNATURE_FAILURE = 8
+    CERT_NOT_YET_VALID = 9
+    CERT_HAS_EXPIRED = 10
+    CRL_NOT_YET_VALID = 11
+    CRL_HAS_EXPIRED = 12
+    DEPTH_ZERO_SELF_SIGNED_CERT = 18
+    SELF_SIGNED_CERT_IN_CHAIN = 19
+    UNABLE_TO_GET_ISSUER_CERT_LOCALLY = 20
+    UNABLE_TO_VERIFY_LEAF_SIGNATURE = 21
+    CERT_REVOKED = 23
+    PATH_LENGTH_EXCEEDED = 25
+    INVALID_PURPOSE = 26
+    UNABLE_TO_GET_CRL_ISSUER = 33
+    KEYUSAGE_NO_CRL_SIGN = 35
+    UNHANDLED_CRITICAL_CRL_EXTENSION = 36
+    DIFFERENT_CRL_SCOPE = 44
+    PERMITTED_VIOLATION = 47
+    EXCLUDED_VIOLATION = 48
+    CRL_PATH_VALIDATION_ERROR = 54
+    INVALID_CA = 79
+
+
+_NOT_OURS = "is not signed by an authority in {ca}"
+_ISSUER_MISSING = f"{_NOT_OURS}: its issuer {{issuer}} is neither there nor sent with it"
+
+_WORDS: dict[int, str] = {
+    Verify.UNABLE_TO_GET_ISSUER_CERT: _ISSUER_MISSING,
+    Verify.UNABLE_TO_GET_CRL: "cannot be judged: {crl} is not from the authority that signed it, {issuer}",
+    Verify.CERT_SIGNATURE_FAILURE: f"{_NOT_OURS}: the {{issuer}} there has another key",
+    Verify.CRL_SIGNATURE_FAILURE: "cannot be judged: the CRL of {issuer} in {crl} is not signed by it",
+    Verify.CERT_NOT_YET_VALID: "is not valid yet: check the clocks (valid from {begin}, it is {now} here)",
+    Verify.CERT_HAS_EXPIRED: "has expired: issue a new one (valid until {end}, it is {now} here)",
+    Verify.CRL_NOT_YET_VALID: "cannot be judged: {crl} is not valid yet: check this host's clock",
+    Verify.CRL_HAS_EXPIRED: "cannot be judged: {crl} has expired: install the current one of {issuer}",
+    Verify.DEPTH_ZERO_SELF_SIGNED_CERT: f"{_NOT_OURS}: it is self-signed",
+    Verify.SELF_SIGNED_CERT_IN_CHAIN: f"{_NOT_OURS}: it leads to {{subject}}, which is not there",
+    Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY: _ISSUER_MISSING,
+    Verify.UNABLE_TO_VERIFY_LEAF_SIGNATURE: _ISSUER_MISSING,
+    Verify.CERT_REVOKED: "is revoked by {crl}",
+    Verify.PATH_LENGTH_EXCEEDED: "may not sign other authorities: its path length is exceeded",
+    Verify.INVALID_PURPOSE: "is not fit for {role}: issue one with the extended key usage {usage}",
+    Verify.UNABLE_TO_GET_CRL_ISSUER: "cannot be judged: the issuer of its CRL in {crl} is not known",
+    Verify.KEYUSAGE_NO_CRL_SIGN: "cannot be judged: {issuer} may not sign the CRL in {crl}",
+    Verify.UNHANDLED_CRITICAL_CRL_EXTENSION: "cannot be judged: {crl} has an extension not known here",
+    Verify.DIFFERENT_CRL_SCOPE: "cannot be judged: {crl} is not about such certificates",
+    Verify.PERMITTED_VIOLATION: "has a name that its authority may not sign (name constraints)",
+    Verify.EXCLUDED_VIOLATION: "has a name that its authority may not sign (name constraints)",
+    Verify.CRL_PATH_VALIDATION_ERROR: "cannot be judged: the signer of {crl} is not trusted",
+    Verify.INVALID_CA: "is not the certificate of an authority, and has signed another",
+}
+
+
+def verdict(
+    fault: VerificationError, files: TlsFiles, whose: str, *, dialing: bool, clock: Clock = now
+) -> str:
+    """Say what is wrong with which certificate: "the peer's certificate has expired: …".
+
+    ``whose`` is a host in the genitive, or empty for this host's own files; ``dialing`` says that the chain
+    is that of the dialing side.
+    """
+    words = _WORDS.get(fault.code, f"is not acceptable: {fault}")
+    role, usage = ("dialing", "clientAuth") if dialing else ("accepting", "serverAuth")
+    filled = {"ca": files.ca, "crl": files.crl, "role": role, "usage": usage, "now": at(clock())}
+    if fault.certificate is not None:
+        filled["issuer"] = name_of(fault.certificate.issuer)
+        filled["subject"] = name_of(fault.certificate.subject)
+        filled["begin"] = at(fault.certificate.not_valid_before_utc)
+        filled["end"] = at(fault.certificate.not_valid_after_utc)
+    return f"{_subject(fault, files, whose, dialing=dialing)} {words.format(**filled)}"
+
+
+def _subject(fault: VerificationError, files: TlsFiles, whose: str, *, dialing: bool) -> str:
+    cert = files.dialing()[0] if dialing else files.cert
+    of_the_whole_chain = fault.code == Verify.SELF_SIGNED_CERT_IN_CHAIN
+    if fault.depth == 0 or of_the_whole_chain or fault.certificate is None:
+        return f"{whose} certificate" if whose else f"the certificate {cert}"
+    name = name_of(fault.certificate.subject)
+    if fault.trusted:
+        of = f"{whose} certificate" if whose else f"the certificate {cert}"
+        return f"the authority {name} of {of}"
+    return f"{whose} intermediate certificate {name}" if whose else f"the intermediate {name} in {cert}"
+
+
+def name_of(name: x509.Name) -> str:
+    """A subject or an issuer for people."""
+    return name.rfc4514_string() or "(without a name)"
+
+
+def at(moment: datetime) -> str:
+    """A time for people."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
