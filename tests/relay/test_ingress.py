@@ -32,13 +32,16 @@ class Opened:
     def __init__(self, link: Link) -> None:
         self.sockets: list[socket.socket] = []
         self.targets: list[str] = []
+        self.uids: list[int | None] = []
         self.waiting = 0
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
         self.faults: list[Exception] = []
         link.open = self  # type: ignore[method-assign]  # a stub with the same signature
 
-    async def __call__(self, sock: socket.socket, target: str, deadline: float) -> None:
+    async def __call__(
+        self, sock: socket.socket, target: str, deadline: float, uid: int | None = None
+    ) -> None:
         self.waiting += 1
         await self.may_go_on.wait()
         self.waiting -= 1
@@ -46,6 +49,7 @@ class Opened:
             raise self.faults.pop()
         self.sockets.append(sock)
         self.targets.append(target)
+        self.uids.append(uid)
 
 
 class Door:
@@ -109,7 +113,7 @@ async def test_allowed_caller_is_passed_on(listen: ListenAddress) -> None:
     async with door(listen) as entry:
         caller = entry.call()
         await until(lambda: entry.opened.sockets, "for the caller")
-        assert entry.opened.targets == ["tcp:127.0.0.1:49152"]
+        assert (entry.opened.targets, entry.opened.uids) == (["tcp:127.0.0.1:49152"], [ME])
         caller.send(b"hello")
         assert entry.opened.sockets[0].recv(5) == b"hello"
         assert (entry.ingress.accepted, entry.ingress.refused) == (1, 0)

@@ -33,7 +33,9 @@ class Opened:
         self.sockets: list[socket.socket] = []
         link.open = self  # type: ignore[method-assign]  # a stub with the same signature
 
-    async def __call__(self, sock: socket.socket, target: str, deadline: float) -> None:
+    async def __call__(
+        self, sock: socket.socket, target: str, deadline: float, uid: int | None = None
+    ) -> None:
         self.sockets.append(sock)
         self.targets.append(target)
 

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -46,6 +47,15 @@ SHORTEST_REST = 0.001
 log = structlog.get_logger()
 
 
+class _Caller(NamedTuple):
+    """A connection that was let in, and what ``Link.open`` wants to know of it."""
+
+    sock: socket.socket
+    target: str
+    deadline: float
+    uid: int
+
+
 class _ForbiddenError(RefusedError):
     """The caller is known, and may not use the ingress."""
 
@@ -73,7 +83,7 @@ class Ingress:
         self.refused = 0
         self._link = link
         self._allowed = ", ".join(sorted(map(user_name, plan.uids)))
-        self._queue: asyncio.Queue[tuple[socket.socket, str, float]] = asyncio.Queue(MOST_WAITING)
+        self._queue: asyncio.Queue[_Caller] = asyncio.Queue(MOST_WAITING)
         sock = _bind(plan.listen)
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
         """Where it really listens: for a redirect, where the firewall must lead its callers."""
@@ -86,14 +96,15 @@ class Ingress:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         while not self._queue.empty():
-            reset(self._queue.get_nowait()[0])
+            reset(self._queue.get_nowait().sock)
 
     def _take(self, sock: socket.socket) -> None:
         """Judge a caller at once, while it is there to be judged."""
         began = time.monotonic()
         try:
-            target = self._admit(sock)
-            self._queue.put_nowait((sock, target, asyncio.get_running_loop().time() + LINK_DEADLINE))
+            target, uid = self._admit(sock)
+            deadline = asyncio.get_running_loop().time() + LINK_DEADLINE
+            self._queue.put_nowait(_Caller(sock, target, deadline, uid))
         except asyncio.QueueFull:
             self._refuse(sock, f"{MOST_WAITING} connections are waiting already")
         except _ForbiddenError as error:
@@ -105,36 +116,35 @@ class Ingress:
         cost = time.monotonic() - began
         self._listener.rest(max(SHORTEST_REST, cost * (1 / SHARE_OF_REFUSALS - 1)))
 
-    def _admit(self, sock: socket.socket) -> str:
-        """Return what an acceptable caller wants to reach; RefusedError for another."""
+    def _admit(self, sock: socket.socket) -> tuple[str, int]:
+        """Return what an acceptable caller wants to reach, and its uid; RefusedError for another."""
         match self.plan.listen, self.plan.target:
             case RedirectAddress() as alias, target:
                 wanted = _wanted(sock, alias)
-                self._judge(caller_uid(sock, wanted))
-                return str(target or TcpAddress(LOOPBACK, wanted[1]))
+                return str(target or TcpAddress(LOOPBACK, wanted[1])), self._judge(caller_uid(sock, wanted))
             case _, target:
-                self._judge(caller_uid(sock))
-                return str(target)
+                return str(target), self._judge(caller_uid(sock))
 
-    def _judge(self, uid: int) -> None:
+    def _judge(self, uid: int) -> int:
         if uid not in self.plan.uids:
             reason = f"user {user_name(uid)} may not use this ingress ({self._allowed} may)"
             raise _ForbiddenError(uid, reason)
+        return uid
 
     async def _run(self) -> None:
         while True:
-            sock, target, deadline = await self._queue.get()
+            caller = await self._queue.get()
             try:
-                await self._link.open(sock, target, deadline)
+                await self._link.open(*caller)
                 self.accepted += 1
             except (TunnelError, OSError) as error:
-                self._refuse(sock, str(error))
+                self._refuse(caller.sock, str(error), uid=caller.uid)
             except asyncio.CancelledError:
-                reset(sock)
+                reset(caller.sock)
                 raise
             except Exception as error:  # one caller's trouble must not close the door to others
                 log.exception("connection failed", ingress=str(self.plan.listen))
-                self._refuse(sock, f"a fault of this daemon: {error!r}")
+                self._refuse(caller.sock, f"a fault of this daemon: {error!r}", uid=caller.uid)
 
     def _refuse(self, sock: socket.socket, reason: str, **details: int) -> None:
         reset(sock)

@@ -96,14 +96,14 @@ class Link:
 
     # Streams that enter here.
 
-    async def open(self, sock: socket.socket, target: str, deadline: float) -> None:
-        """Carry ``sock`` to ``target`` at the peer; it is the link's from now on.
+    async def open(self, sock: socket.socket, target: str, deadline: float, uid: int | None = None) -> None:
+        """Carry ``sock``, of local user ``uid``, to ``target`` at the peer; it is the link's from now on.
 
         Raises, and leaves ``sock`` to the caller: UnreachableError when there is no link at ``deadline``
         (loop time), RefusedError when no more streams are taken.
         """
         await self._wait_up(deadline)
-        self.streams.open(sock, target)
+        self.streams.open(sock, target, uid)
 
     async def probe(self, target: str, deadline: float) -> Answer:
         """Ask the peer whether it would admit a stream to ``target``, which is not opened.

@@ -57,6 +57,9 @@ class Pump:
         self.number = number
         self.target = target
         self.caller = caller_of(sock)
+        self.uid: int | None = None  # of the local user who opened the stream; None where the peer did
+        self.outwards = False  # the stream was opened here
+        self.since = time.monotonic()
         self.bytes_read = 0  # from the local socket
         self.bytes_written = 0  # to the local socket
         self.backlog = 0  # bytes that arrived and are not written yet

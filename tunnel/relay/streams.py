@@ -23,6 +23,7 @@ from tunnel.relay.probing import Probing
 from tunnel.relay.pump import Pump
 from tunnel.transport.hangup import HangupWatch
 from tunnel.transport.lane import own, view
+from tunnel.transport.users import user_name
 from tunnel.wire import events
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import Code
@@ -102,15 +103,19 @@ class Streams:
         self.probing.end()
         self._egress.close()
         for number in list(self.pumps):
-            self._remove(number).reset()
+            self._remove(number, "link down").reset()
 
     # Streams that enter here.
 
-    def open(self, sock: socket.socket, target: str) -> None:
-        """Carry ``sock`` to ``target`` at the peer. RefusedError leaves ``sock`` to the caller."""
+    def open(self, sock: socket.socket, target: str, uid: int | None = None) -> None:
+        """Carry ``sock``, of local user ``uid``, to ``target`` at the peer.
+
+        RefusedError leaves ``sock`` to the caller.
+        """
         if self.draining:
             raise _stopping()
-        self._add_pump(sock, self._living().open(target), target)
+        pump = self._add_pump(sock, self._living().open(target), target)
+        pump.uid, pump.outwards = uid, True
         self._owner.kick()
 
     def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
@@ -131,8 +136,9 @@ class Streams:
 
     def on_not_dialled(self, number: int, error: RefusedError) -> None:
         """The target did not accept, or must not be dialled."""
-        self._owner.note("stream refused", error.reason, stream=number)
-        self._living().refuse(number, error.code or Code.INTERNAL, error.reason)
+        session = self._living()
+        self._owner.note("stream refused", error.reason, stream=number, target=session.target(number))
+        session.refuse(number, error.code or Code.INTERNAL, error.reason)
         self._owner.kick()
 
     def _start(self, pump: Pump) -> None:
@@ -156,7 +162,7 @@ class Streams:
                 case events.StreamConfirmed():
                     self._confirmed(self.pumps[event.stream])
                 case events.StreamClosed():
-                    self._remove(event.stream).close()
+                    self._remove(event.stream, "complete").close()
                 case events.StreamRefused() | events.StreamReset():
                     self._reset_local(event)
                 case events.TargetProbed() | events.TargetJudged():
@@ -182,19 +188,19 @@ class Streams:
         if event.stream not in self.pumps:
             self._egress.cancel(event.stream)  # reset while it was being dialled
             return
-        what = "stream refused" if isinstance(event, events.StreamRefused) else "stream reset"
-        self._owner.note(f"{what} by the peer", event.reason, stream=event.stream, code=event.code.name)
-        pump = self._remove(event.stream)
+        outcome = f"{'refused' if isinstance(event, events.StreamRefused) else 'reset'} by the peer"
+        self._owner.note(f"stream {outcome}", event.reason, stream=event.stream, code=event.code.name)
+        pump = self._remove(event.stream, outcome)
         if event.code is Code.IDLE_HALF_CLOSED and pump.write_ended:
             pump.close()  # a clean end, of which the kernel may still have bytes to send
         else:
             pump.reset()
 
-    def _remove(self, number: int) -> Pump:
+    def _remove(self, number: int, outcome: str) -> Pump:
         pump = self.pumps.pop(number)
         self._hangups.remove(pump.descriptor)
         self._quiet.pop(number, None)
-        self._log.info("stream closed", stream=number, read=pump.bytes_read, written=pump.bytes_written)
+        self._log.info("stream closed", **_account(pump), outcome=outcome)
         return pump
 
     # Payload from the peer.
@@ -286,7 +292,7 @@ class Streams:
     def _abandon(self, number: int, code: Code, reason: str) -> None:
         self._living().reset(number, code, reason)
         self._owner.note("stream reset", reason, stream=number, code=code.name)
-        self._remove(number).reset()
+        self._remove(number, "reset here").reset()
         self._owner.kick()
 
     # Time.
@@ -322,6 +328,20 @@ class Streams:
     def _living(self) -> Session:
         assert self._session is not None  # noqa: S101  without a session there are no pumps, and no frames
         return self._session
+
+
+def _account(pump: Pump) -> dict[str, object]:
+    """What a stream was, for the line at its end. Bytes and seconds, as in ``status``."""
+    caller = {} if pump.uid is None else {"uid": pump.uid, "user": user_name(pump.uid)}
+    return {
+        "stream": pump.number,
+        "direction": "out" if pump.outwards else "in",
+        "target": pump.target,
+        **caller,
+        "bytes_from_local": pump.bytes_read,
+        "bytes_to_local": pump.bytes_written,
+        "seconds": round(time.monotonic() - pump.since, 3),
+    }
 
 
 def _stopping() -> RefusedError:
