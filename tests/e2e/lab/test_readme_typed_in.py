@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
 
@@ -91,7 +91,7 @@ def keys_on_hosts(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def linked(lab: Lab, keys_on_hosts: None) -> Iterator[Lab]:
+def linked(lab: Lab, keys_on_hosts: None) -> Lab:
     """Steps 3 to 5: two hosts behind usual firewalls, whose daemons have found each other."""
     for host in lab.hosts:
         host.run(["nft", "-f", "-"], input=USUAL_FIREWALL)
