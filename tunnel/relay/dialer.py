@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import os
 import random
@@ -14,27 +13,18 @@ from dataclasses import dataclass
 import structlog
 
 from tunnel.errors import RefusedError, TunnelError, UnreachableError
+from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
+from tunnel.transport.connect import connect
 from tunnel.transport.lane import Lane
 from tunnel.transport.lanes import LaneMaker, userspace
-from tunnel.transport.sockets import reason_of, socket_address, tune_lane
+from tunnel.transport.sockets import socket_address, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
 from tunnel.wire.states import LaneState
 
-CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
-LONGEST_RESUME_PAUSE = 1.0
-
-_OUT_OF_REACH = ": is that host up, and that port open in the firewalls between?"
-_ADVICE = {
-    errno.ECONNREFUSED: ": is the daemon there running, with that port in its host.listen?",
-    errno.EHOSTUNREACH: _OUT_OF_REACH,  # ICMP's "prohibited" as well: firewalls reject with it
-    errno.ETIMEDOUT: _OUT_OF_REACH,
-}
 
 log = structlog.get_logger()
 
@@ -57,22 +47,25 @@ class Dialer:
     def __init__(self, plan: DialPlan, link: Link) -> None:
         self._plan = plan
         self._link = link
+        self._backoff = Backoff(lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load
         self._said = ""
 
     async def run(self) -> None:
         """Connect whenever there is no session, resume whenever ours lacks a lane. Never returns."""
-        pause = FIRST_PAUSE
+        loop = asyncio.get_running_loop()
         while True:
-            if not self._wanted():
+            while not self._wanted():
+                self._backoff.satisfied(loop.time())
                 await self._link.wait_change()
+            resuming = self._link.wants_lane
+            await asyncio.sleep(self._backoff.pause(loop.time(), resuming=resuming))
+            if not self._wanted():
                 continue
             if await self._tried():
-                self._said, pause = "", FIRST_PAUSE
+                self._said = ""
+                self._backoff.satisfied(loop.time())
             else:
-                longest = LONGEST_RESUME_PAUSE if self._link.wants_lane else LONGEST_PAUSE
-                pause = min(pause * 2, longest)
-            # Also after success: a link that is lost at once, again and again, must not keep a core busy.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads load
+                self._backoff.failed(resuming=resuming)
 
     def _wanted(self) -> bool:
         return self._link.wants_lane or self._link.session is None
@@ -115,40 +108,15 @@ class Dialer:
 
     async def _connect(self) -> socket.socket:
         plan = self._plan
-        loop = asyncio.get_running_loop()
-        where = f"{self._link.peer} at {plan.host} port {plan.port}"
-        fault: OSError | None = None
         try:
-            if "%" in plan.host:
-                socket_address(plan.host, plan.port)  # the resolver would only say that the name is unknown
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                for family, _, _, _, address in await loop.getaddrinfo(
-                    plan.host, plan.port, type=socket.SOCK_STREAM
-                ):
-                    try:
-                        return await self._connect_to(loop, family, address)
-                    except OSError as error:
-                        fault = error
-        except TimeoutError:
-            late = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds{_OUT_OF_REACH}"
-            raise UnreachableError(late) from None
-        except OSError as error:
-            fault = error
-        raise UnreachableError(f"{where} cannot be reached: {_explain(fault)}")
+            return await connect(plan.host, plan.port, self._prepare)
+        except UnreachableError as error:
+            raise UnreachableError(f"{self._link.peer} at {plan.host} port {plan.port} {error}") from None
 
-    async def _connect_to(
-        self, loop: asyncio.AbstractEventLoop, family: int, address: tuple[object, ...]
-    ) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            tune_lane(sock, self._plan.congestion)
-            if self._plan.source and _can_reach(self._plan.source, str(address[0])):
-                sock.bind(socket_address(self._plan.source, 0)[1])
-            await loop.sock_connect(sock, address)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def _prepare(self, sock: socket.socket, address: str) -> None:
+        tune_lane(sock, self._plan.congestion)
+        if self._plan.source and _can_reach(self._plan.source, address):
+            sock.bind(socket_address(self._plan.source, 0)[1])
 
     async def _begin(self, lane: Lane) -> None:
         applicant = _Applicant(self._link)
@@ -169,13 +137,6 @@ class Dialer:
             if error.code is Code.SESSION_UNKNOWN:
                 self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}", session)
             raise
-
-
-def _explain(fault: OSError | None) -> str:
-    """Say why nothing could be connected to, and where to look."""
-    if fault is None:
-        return "its name has no address"
-    return reason_of(fault) + _ADVICE.get(fault.errno or 0, "")
 
 
 def _can_reach(source: str, destination: str) -> bool:
