@@ -12,6 +12,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tunnel.transport.bucket import Bucket, Rate
+
 SUMMARY_INTERVAL = 10.0
 """Seconds between the first line that is held back and the line that counts those held back."""
 
@@ -24,18 +26,6 @@ MOST_NAMED = 8
 OTHERS = "others"
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """So many lines at once, and so many per second in the long run."""
-
-    burst: float
-    per_second: float
-
-    def times(self, factor: float) -> Rate:
-        """The same for ``factor`` as many lines."""
-        return Rate(self.burst * factor, self.per_second * factor)
-
-
 TROUBLE = Rate(20, 0.2)
 """Warnings and errors of one source."""
 
@@ -44,29 +34,6 @@ ROUTINE = Rate(1024, 2.0)
 
 ALL_SOURCES = 10.0
 """As many times a source's rate for all sources of an event together."""
-
-
-@dataclass(slots=True)
-class Bucket:
-    """Tokens that come at ``rate``. ``now`` is in seconds and never goes back."""
-
-    rate: Rate
-    tokens: float
-    at: float
-
-    @classmethod
-    def full(cls, rate: Rate, now: float) -> Bucket:
-        """A bucket that was not used for a while."""
-        return cls(rate, rate.burst, now)
-
-    def take(self, now: float) -> bool:
-        """Take a token, if there is one."""
-        self.tokens = min(self.rate.burst, self.tokens + (now - self.at) * self.rate.per_second)
-        self.at = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
 
 @dataclass(slots=True)
@@ -108,13 +75,15 @@ class Limiter:
         if (bucket := self._buckets.get(key)) is None:
             if len(self._buckets) >= MOST_SOURCES:
                 self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = Bucket.full(rate, now)
+            bucket = self._buckets[key] = Bucket(rate, now)
         self._buckets.move_to_end(key)
         return bucket
 
     def _total(self, event: str, rate: Rate, now: float) -> Bucket:
         if (bucket := self._totals.get(event)) is None:
-            bucket = self._totals[event] = Bucket.full(rate.times(ALL_SOURCES), now)
+            bucket = self._totals[event] = Bucket(
+                Rate(rate.burst * ALL_SOURCES, rate.per_second * ALL_SOURCES), now
+            )
         return bucket
 
     def due(self, now: float) -> float | None:
