@@ -33,10 +33,15 @@ class Finding:
 
 
 async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Finding:
-    """The daemon of this host runs, and its link is up: the peer proved who it is.
+    """The daemon of this host runs and is not stopping, and its link is up: the peer proved who it is.
 
     Raises UnreachableError, with the link's last trouble, when not.
     """
+    if await tunnel.draining():
+        raise UnreachableError(
+            "this host is stopping: its daemon takes no new streams, and ends with those that run; start it "
+            "again before the next migration"
+        )
     last: dict[str, Any] = {}
 
     async def up() -> dict[str, Any] | None:
@@ -56,9 +61,17 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
 
 
 async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[TargetAddress]) -> Finding:
-    """The peer allows us, ``host``, all of ``targets``. If not, RefusedError says what to write there."""
+    """The peer allows us, ``host``, all of ``targets``. If not, RefusedError says what to write there.
+
+    Raises UnreachableError when the peer is stopping.
+    """
     answers = await tunnel.probe([str(target) for target in targets])
     refused = [each for each in answers if each["verdict"] == Verdict.REFUSED]
+    if any(each["code"] == Code.DRAINING.name for each in refused):
+        raise UnreachableError(
+            f"{tunnel.peer} is stopping: its daemon takes no new streams; start it again before the next "
+            "migration"
+        )
     if refused:
         raise RefusedError(_refusal(tunnel.peer, host, refused))
     if any(each["verdict"] == Verdict.NOT_ASKED for each in answers):

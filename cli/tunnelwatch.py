@@ -47,13 +47,21 @@ class TunnelWatch:
         )
         return answers
 
+    async def draining(self) -> bool:
+        """Whether the daemon of this host is stopping. Raises UnreachableError when none answers."""
+        return bool((await self._status())["draining"])
+
     async def _ask(self) -> tuple[int, dict[str, Any]]:
         """The daemon's process id, and what it says of the link."""
-        facts = await in_thread("status", lambda: ask(self._control, "status"))
+        facts = await self._status()
         for link in facts["links"]:
             if link["peer"] == self.peer:
                 return facts["pid"], link
         raise UsageError(f"the daemon that runs here does not know {self.peer}: restart it with this file")
+
+    async def _status(self) -> dict[str, Any]:
+        facts: dict[str, Any] = await in_thread("status", lambda: ask(self._control, "status"))
+        return facts
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

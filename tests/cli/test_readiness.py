@@ -31,9 +31,13 @@ class Links:
     """A tunnel whose link is as told, one after the other; the last for ever."""
 
     peer = "hostb"
+    stopping = False
 
     def __init__(self, *links: dict[str, Any]) -> None:
         self._links = list(links)
+
+    async def draining(self) -> bool:
+        return self.stopping
 
     async def link(self) -> dict[str, Any]:
         return self._links.pop(0) if len(self._links) > 1 else self._links[0]
@@ -53,6 +57,13 @@ async def host() -> AsyncIterator[Host]:
 async def test_link_that_is_up_names_its_lane() -> None:
     found = await check_link(tunnel(UP))
     assert found == Finding("link", "hostb at 192.0.2.2:16515, userspace lane, TLS_AES_256_GCM_SHA384")
+
+
+async def test_daemon_that_is_stopping_is_said_to_be() -> None:
+    links = Links(UP)
+    links.stopping = True
+    with pytest.raises(UnreachableError, match=r"^this host is stopping: its daemon takes no new streams"):
+        await check_link(cast("TunnelWatch", links))
 
 
 async def test_link_may_take_a_moment_to_come_up() -> None:
@@ -115,6 +126,11 @@ async def test_target_that_is_not_allowed_is_told_with_what_to_write() -> None:
 
 async def test_peer_that_refuses_for_another_reason_is_believed() -> None:
     with pytest.raises(RefusedError, match=r"reach tcp:127\.0\.0\.1:49152-49155: not in the list$"):
+        await check_targets(cast("TunnelWatch", Asked("refused", "INTERNAL")), "hosta", PORTS)
+
+
+async def test_peer_that_is_stopping_is_said_to_be() -> None:
+    with pytest.raises(UnreachableError, match=r"^hostb is stopping: its daemon takes no new streams"):
         await check_targets(cast("TunnelWatch", Asked("refused", "DRAINING")), "hosta", PORTS)
 
 

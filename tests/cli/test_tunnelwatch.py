@@ -22,6 +22,7 @@ class Daemon:
     def __init__(self) -> None:
         self.link: dict[str, Any] = {"peer": "hostb", "lanes": [{"bytes_sent": 0}], "incidents": [OLD]}
         self.gone = False
+        self.stopping = False
         self.pid = 1
 
     def ask(self, path: Path, command: str, **arguments: Any) -> Any:
@@ -32,7 +33,7 @@ class Daemon:
         if self.gone:
             raise UnreachableError("no daemon answers")
         self.link["lanes"][0]["bytes_sent"] += 1000
-        return {"pid": self.pid, "links": [{"peer": "hosta"}, self.link]}
+        return {"pid": self.pid, "draining": self.stopping, "links": [{"peer": "hosta"}, self.link]}
 
 
 @pytest.fixture
@@ -54,6 +55,16 @@ def test_rate_is_unknown_at_first_and_after_a_change_of_lanes(
     before: tuple[float, int] | None, now: tuple[float, int]
 ) -> None:
     assert rate_between(before, now) is None
+
+
+async def test_daemon_says_when_it_is_stopping(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    assert await tunnel.draining() is False
+    daemon.stopping = True
+    assert await tunnel.draining() is True
+    daemon.gone = True
+    with pytest.raises(UnreachableError):
+        await tunnel.draining()
 
 
 async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> None:
