@@ -22,7 +22,7 @@ def serve(
     ] = logs.Level.INFO,
     log_format: Annotated[logs.Format, typer.Option(help="How to log.")] = logs.Format.AUTO,
 ) -> None:
-    """Run the daemon of this host, until SIGTERM (lets streams end) or SIGINT (at once).
+    """Run the daemon of this host, until SIGTERM (lets streams end, host.drain_timeout) or SIGINT (at once).
 
     SIGHUP puts the firewall rules of redirect ingresses in place again.
     """

@@ -105,7 +105,7 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     config = load(write_config(tmp_path, host, TLS, peer, ingress))
     assert config.host.listen == Endpoint("0.0.0.0", 16515)
     assert config.host.control == Path("/run/mtunnel/control.sock")
-    assert config.host.metrics is None
+    assert (config.host.metrics, config.host.drain_timeout) == (None, 0.0)
     transport = config.transport
     assert (transport.lane, transport.lanes, transport.congestion) == (values.LaneChoice.AUTO, 1, None)
     assert transport.lane_threads is None

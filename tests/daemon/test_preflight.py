@@ -151,7 +151,8 @@ def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) ->
     }
 
 
-NO_KERNEL = Capability((), "the self-test failed: no module tls (modprobe tls)")
+NO_MODULE = Capability((), "module tls not loaded")
+NO_KERNEL = Capability((), "the self-test failed: spliced bytes are not what they were")
 KERNEL = Capability(("TLS_AES_128_GCM_SHA256",), "the self-test passed")
 
 
@@ -169,17 +170,28 @@ def test_kernel_lanes_are_for_who_passes_the_self_test(
     assert contexts.kernel is KERNEL
 
 
-def test_auto_falls_back_and_knows_why(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "examine", lambda files: NO_KERNEL)
+@pytest.mark.parametrize(
+    ("found", "reason"), [(NO_KERNEL, NO_KERNEL.reason), (NO_MODULE, "module tls not loaded; optional")]
+)
+def test_auto_falls_back_and_knows_why(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, found: Capability, reason: str
+) -> None:
+    monkeypatch.setattr(module, "examine", lambda files: found)
     contexts = preflight(wanting(directory, "auto"), "mtunnel.toml")
     assert contexts.lane is LaneKind.USERSPACE
-    assert contexts.kernel is NO_KERNEL
+    assert contexts.kernel.reason == reason
 
 
-def test_whoever_wants_kernel_lanes_gets_no_others(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "examine", lambda files: NO_KERNEL)
-    reason = "the self-test failed: no module tls (modprobe tls); or use auto or userspace"
-    assert problems(wanting(directory, "kernel")) == {"transport.lane": f"no kernel lanes here: {reason}"}
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [(NO_KERNEL, NO_KERNEL.reason), (NO_MODULE, "module tls not loaded (modprobe tls)")],
+)
+def test_whoever_wants_kernel_lanes_gets_no_others(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, found: Capability, reason: str
+) -> None:
+    monkeypatch.setattr(module, "examine", lambda files: found)
+    problem = f"no kernel lanes here: {reason}; or use auto or userspace"
+    assert problems(wanting(directory, "kernel")) == {"transport.lane": problem}
 
 
 def test_userspace_switches_kernel_lanes_off(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -78,7 +79,7 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         assert facts.pop("certificate").keys() == {"names", "not_after"}
         lane = facts.pop("lane")
         assert lane["kind"] in set(LaneKind)
-        assert "self-test" in lane["reason"], "auto says how it chose"
+        assert re.search("self-test|module tls", lane["reason"]), "auto says how it chose"
         [link] = facts.pop("links")
         assert (link["peer"], link["state"]) == ("hostb", "down")
         [ingress] = facts.pop("ingresses")
@@ -115,6 +116,23 @@ async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
     assert [str(rule) for rule in plan.egress.rules] == ["unix:/run/qemu/*"]
 
 
+async def test_log_says_where_encryption_happens_and_why(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(Capability(SUITES, "tried"), "kernel", "tried")]
+    found.append((Capability((), "module tls not loaded"), "daemon", "module tls not loaded; optional"))
+    for capability, where, reason in found:
+        monkeypatch.setattr(preflights, "examine", lambda files, found=capability: found)
+        with structlog.testing.capture_logs() as said:
+            async with running(service(hosts.a)):
+                await until(
+                    lambda said=said: any(each["event"] == "serving" for each in said), "for the start"
+                )
+        [line] = [each for each in said if each["event"].startswith("encryption")]
+        assert (line["event"], line["reason"]) == (f"encryption: in the {where}", reason)
+        assert line["log_level"] == "info"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_signal_ends_an_idle_service(hosts: TwoHosts, number: signal.Signals) -> None:
     serving = service(hosts.a)
@@ -125,13 +143,11 @@ async def test_signal_ends_an_idle_service(hosts: TwoHosts, number: signal.Signa
     assert not (hosts.directory / "entry").exists()
 
 
-async def test_drain_waits_for_streams_but_not_for_ever(
-    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DRAIN_DEADLINE", 5.0)
+async def test_drain_waits_for_streams_as_long_as_the_configuration_says(hosts: TwoHosts) -> None:
     with Target() as target:
         hosts.a.ingresses[0]["target"] = target.address
         hosts.b.egress["hosta"] = [target.address]
+        hosts.a.drain_timeout = "2s"
         a, b = service(hosts.a), service(hosts.b)
         async with running(a, b) as [task, _]:
             await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
@@ -144,7 +160,7 @@ async def test_drain_waits_for_streams_but_not_for_ever(
                 assert await turned_away(hosts.directory / "entry")
                 assert not task.done(), "it waits for the stream"
                 await asyncio.wait_for(asyncio.shield(task), 10)
-                assert asyncio.get_running_loop().time() - started >= 5.0
+                assert asyncio.get_running_loop().time() - started >= 2.0
             await until(lambda: not b._links["hosta"].streams.pumps, "for b to give the stream up")
 
 
@@ -170,6 +186,7 @@ async def test_sighup_asks_for_the_redirects_and_ends_nothing(hosts: TwoHosts) -
         with structlog.testing.capture_logs() as said:
             os.kill(os.getpid(), signal.SIGHUP)
             await until(lambda: any("not read again" in each["event"] for each in said), "for the answer")
+        assert [each["log_level"] for each in said if "not read again" in each["event"]] == ["warning"]
         assert not task.done()
         assert (await asyncio.to_thread(ask, hosts.a.control, "status"))["host"] == "hosta"
 

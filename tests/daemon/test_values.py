@@ -102,6 +102,12 @@ def test_a_link_needs_some_memory() -> None:
     assert "needs at least 64MiB" in complaint(values.Memory, "63MiB")
 
 
+def test_durations_have_units() -> None:
+    assert read(values.Duration, "10min") == 600.0
+    assert read(values.Duration, "0s") == 0.0
+    assert "has no unit" in complaint(values.Duration, "30")
+
+
 def test_the_resume_window_can_be_off_but_not_endless() -> None:
     assert read(values.ResumeWindow, "0s") == 0.0
     assert read(values.ResumeWindow, "1h") == 3600.0

@@ -26,7 +26,7 @@ from tests.support.streams import (
 from tunnel.wire.window import INITIAL_WINDOW
 
 AT_ONCE = 8.0
-"""Seconds, on a busy machine; a drain waits for 30, and so does a link that hopes to resume."""
+"""Seconds, on a busy machine; a drain waits for ever, and a link that hopes to resume for 30."""
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def test_sigterm_lets_streams_end(hosts: TwoHosts, target: Target, entry: str) -
         exchange(caller, called)
         hosts.a.signal(signal.SIGTERM)
         until("the drain to begin", lambda: hosts.a.status()["draining"])
+        hosts.a.wait_log(f"stopping: waiting for streams to end.*streams=1 of=.to hostb: {target.address} ")
         assert turned_away(entry)
         hosts.a.wait_log("connection refused.*this host is stopping")
         assert not target.called

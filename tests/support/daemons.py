@@ -67,6 +67,7 @@ class Host:
         self.address = f"{ip}:{free_port(ip)}"
         self.control = directory / "control.sock"
         self.crl: Path | None = None
+        self.drain_timeout = ""
         self.transport: dict[str, object] = {}
         self.peers: dict[str, str] = {}
         self.egress: dict[str, list[str]] = {}
@@ -102,6 +103,8 @@ class Host:
     def write_config(self) -> Path:
         """Write the configuration file."""
         host = {"name": self.name, "listen": self.address, "control": str(self.control)}
+        if self.drain_timeout:
+            host["drain_timeout"] = self.drain_timeout
         tls = {"ca": str(self.files.ca), "cert": str(self.files.cert), "key": str(self.files.key)}
         if self.crl is not None:
             tls["crl"] = str(self.crl)

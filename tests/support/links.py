@@ -31,6 +31,7 @@ class Requests:
     wanted: list[int] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     closed: int = 0
+    dialling: bool = False
 
     def request(self, number: int, text: str) -> None:
         assert text == TARGET

@@ -15,15 +15,29 @@ from tunnel.transport.ktls import SUITES, Keys
 from tunnel.transport.tls import client_context, server_context
 
 
-def no_module(sock: socket.socket, keys: Keys) -> None:
-    raise LaneError("the kernel does no TLS: its module tls is not loaded")
+def no_tls(sock: socket.socket, keys: Keys) -> None:
+    raise LaneError("the kernel does no TLS: Operation not supported")
 
 
 def test_a_kernel_without_tls_is_no_kernel_for_lanes(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ktls, "enable", no_module)
+    monkeypatch.setattr(ktls, "enable", no_tls)
     found = examine(hosts.a.files)
     assert found.suites == ()
-    assert found.reason == "the self-test failed: the kernel does no TLS: its module tls is not loaded"
+    assert found.reason == "the self-test failed: the kernel does no TLS: Operation not supported"
+
+
+def test_a_kernel_whose_module_is_not_loaded_has_failed_nothing(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def enable(sock: socket.socket, keys: Keys) -> None:
+        tried.append(keys.cipher)
+        raise ktls.NoModuleError("the kernel does no TLS: module tls not loaded")
+
+    monkeypatch.setattr(ktls, "enable", enable)
+    assert examine(hosts.a.files) == ktls.Capability((), "module tls not loaded")
+    assert len(tried) == 1
 
 
 def test_a_kernel_that_takes_an_alert_for_data_is_none_either(

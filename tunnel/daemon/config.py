@@ -17,6 +17,7 @@ from tunnel.daemon.consistency import contradictions
 from tunnel.daemon.mistakes import Problem, problems_of
 from tunnel.daemon.values import (
     Congestion,
+    Duration,
     FilePath,
     HostName,
     Lane,
@@ -46,12 +47,13 @@ class _Table(BaseModel):
 
 
 class Host(_Table):
-    """``[host]``: this host."""
+    """``[host]``: this host. ``drain_timeout`` is in seconds (0: none)."""
 
     name: HostName
     listen: LinkEndpoint
     control: SocketPath = DEFAULT_CONTROL
     metrics: MetricsEndpoint | None = None
+    drain_timeout: Duration = 0.0
 
 
 class Tls(_Table):

@@ -21,7 +21,7 @@ from tunnel.errors import CertificateError, ConfigError
 from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
 from tunnel.transport import credentials, nftables
 from tunnel.transport.capability import examine
-from tunnel.transport.ktls import Capability
+from tunnel.transport.ktls import NO_MODULE, Capability
 from tunnel.transport.sockets import reason_of, socket_address
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
@@ -52,13 +52,17 @@ def _for_lanes(config: Config, contexts: TlsContexts) -> TlsContexts:
     """Fit the contexts for the lanes that the configuration wants and this host's kernel can do."""
     if config.transport.lane is LaneChoice.USERSPACE:
         return replace(contexts, kernel=Capability((), "the configuration says so"))
-    return load(contexts.files, examine(contexts.files))
+    found = examine(contexts.files)
+    if found.reason == NO_MODULE and config.transport.lane is LaneChoice.AUTO:
+        found = Capability((), f"{NO_MODULE}; optional")
+    return load(contexts.files, found)
 
 
 def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
     """Whoever insists on kernel lanes must not get others."""
     if config.transport.lane is LaneChoice.KERNEL and not contexts.kernel.suites:
-        yield "transport.lane", f"no kernel lanes here: {contexts.kernel.reason}; or use auto or userspace"
+        reason = contexts.kernel.reason + (" (modprobe tls)" if contexts.kernel.reason == NO_MODULE else "")
+        yield "transport.lane", f"no kernel lanes here: {reason}; or use auto or userspace"
 
 
 def _not_in_this_version(config: Config) -> Iterator[Problem]:

@@ -43,7 +43,6 @@ class Redirects:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            log.info("reload: the configuration is not read again in this version", rules=len(self._rules))
             if self._rules:
                 await self._try("repair", self._table.repair, self._rules)
 

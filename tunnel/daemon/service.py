@@ -17,6 +17,7 @@ import structlog
 from tunnel import distribution
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
+from tunnel.daemon.drain import Drain
 from tunnel.daemon.redirects import Redirects
 from tunnel.errors import UsageError
 from tunnel.relay.address import parse_target
@@ -36,10 +37,13 @@ from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
-DRAIN_DEADLINE = 30.0
-"""Seconds that SIGTERM lets running streams have; a second signal ends them at once."""
+RELOADED = (
+    "reload: firewall rules are put in place again; the configuration and the certificates are not read "
+    "again, restart the daemon for that"
+)
 
-DRAIN_STEP = 0.1
+NOTIFY_TIMEOUT = 0.1
+"""Seconds that systemd may take to take a message, in which nothing else is done."""
 
 PROBE_DEADLINE = 4.0
 """Seconds that a peer may take to say what it would admit: less than a control command may take."""
@@ -75,12 +79,14 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
-                log.info("lanes", kind=self._contexts.lane.value, reason=self._contexts.kernel.reason)
+                where = "kernel" if self._contexts.lane is LaneKind.KERNEL else "daemon"
+                log.info(f"encryption: in the {where}", reason=self._contexts.kernel.reason)
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 notify("READY=1")
                 await self._stopping.wait()
                 notify("STOPPING=1")
-                await self._drain()
+                timeout = self._config.host.drain_timeout
+                await Drain(self._links.values(), timeout, self._hurry, tell_status).run()
                 for helper in helpers:
                     helper.cancel()
         finally:
@@ -166,6 +172,7 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
+        log.warning(RELOADED)
         if self._redirects is not None:
             self._redirects.repair()
 
@@ -182,16 +189,6 @@ class Service:
     def _stop_now(self) -> None:
         self._hurry.set()
         self._stop()
-
-    async def _drain(self) -> None:
-        """Let the streams that run come to their end."""
-        deadline = time.monotonic() + DRAIN_DEADLINE
-        while self._running() and time.monotonic() < deadline and not self._hurry.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), DRAIN_STEP)
-
-    def _running(self) -> int:
-        return sum(len(link.streams.pumps) for link in self._links.values())
 
     async def _close(self) -> None:
         """Close the doors, from the outermost inwards; each step leaves the next one nothing to lose."""
@@ -224,4 +221,10 @@ def notify(state: str) -> None:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(NOTIFY_TIMEOUT)
         sock.sendto(state.encode(), address)
+
+
+def tell_status(text: str) -> None:
+    """Let ``systemctl status`` show ``text``."""
+    notify(f"STATUS={text}")

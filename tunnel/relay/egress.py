@@ -63,6 +63,11 @@ class Egress:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    @property
+    def dialling(self) -> bool:
+        """Whether any stream waits for its target."""
+        return bool(self._queues)
+
     def cancel(self, number: int) -> None:
         """The stream is gone: its turn passes, and a connection that comes too late is dropped."""
         self._cancelled.add(number)

@@ -105,6 +105,11 @@ class Streams:
         for number in list(self.pumps):
             self._remove(number, "link down").reset()
 
+    @property
+    def busy(self) -> bool:
+        """Whether any stream runs, or is about to."""
+        return bool(self.pumps) or self._egress.dialling
+
     # Streams that enter here.
 
     def open(self, sock: socket.socket, target: str, uid: int | None = None) -> None:

@@ -36,6 +36,8 @@ def examine(files: TlsFiles) -> Capability:
     for suite in ktls.SUITES:
         try:
             _try(suite, files)
+        except ktls.NoModuleError:
+            return Capability((), ktls.NO_MODULE)
         except (LaneError, OSError, SSL.Error) as error:
             faults.append(str(error))
         else:

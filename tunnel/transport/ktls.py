@@ -50,12 +50,18 @@ _ALERTS = {  # those that a peer has reason to send once it knows our certificat
     120: "no_application_protocol",
 }
 
+NO_MODULE = "module tls not loaded"
+
 _TCP_ULP = 31  # linux/tcp.h; not in Python 3.11's socket module
 _SOL_TLS = 282
 _TX, _RX = 1, 2  # linux/tls.h
 _SET_RECORD_TYPE, _GET_RECORD_TYPE = 1, 2
 _TLS_1_3 = 0x0304
 _CONTROL = 1 << 14  # the most bytes of a record
+
+
+class NoModuleError(LaneError):
+    """The kernel has no TLS until its module is loaded; it may not be there at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +148,15 @@ def enable(sock: socket.socket, keys: Keys) -> None:
     """Let the kernel encrypt and decrypt on ``sock`` from now on. LaneError when it does not."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+    except FileNotFoundError as error:
+        raise NoModuleError(f"the kernel does no TLS: {NO_MODULE}") from error
     except OSError as error:
-        raise LaneError(f"the kernel does no TLS: {_no_module(error)}") from error
+        raise LaneError(f"the kernel does no TLS: {error.strerror}") from error
     try:
         sock.setsockopt(_SOL_TLS, _TX, crypto_info(keys.cipher, keys.send))
         sock.setsockopt(_SOL_TLS, _RX, crypto_info(keys.cipher, keys.receive))
     except OSError as error:
         raise LaneError(f"the kernel does not encrypt with {keys.cipher}: {error.strerror}") from error
-
-
-def _no_module(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return "its module tls is not there, or not loaded (modprobe tls)"
-    return error.strerror or str(error)
 
 
 def is_control(error: OSError) -> bool:

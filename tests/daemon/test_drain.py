@@ -1,0 +1,129 @@
+"""The drain: what is waited for, how long, and what the log says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+import structlog
+
+from tests.support.links import Pair, requests_of
+from tests.support.waiting import turns, until
+from tunnel.daemon import drain as module
+from tunnel.daemon.drain import Drain
+from tunnel.wire.codes import Code
+
+Events = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+def said() -> Iterator[Events]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+class Draining:
+    """A drain of host a's link, as a task."""
+
+    def __init__(self, pair: Pair, timeout: float = 0.0) -> None:
+        self.hurry = asyncio.Event()
+        self.told: list[str] = []
+        self.task = asyncio.create_task(Drain([pair.a], timeout, self.hurry, self.told.append).run())
+
+    async def over(self) -> None:
+        await asyncio.wait_for(self.task, 10)
+
+
+def reports(said: Events) -> list[tuple[str, int, str]]:
+    return [(each["event"], each["streams"], each["of"]) for each in said if "of" in each]
+
+
+WAITING = "stopping: waiting for streams to end"
+
+
+async def test_without_streams_there_is_nothing_to_wait_for_or_to_say(said: Events) -> None:
+    pair = await Pair().up()
+    await Draining(pair).over()
+    assert reports(said) == []
+    pair.close()
+
+
+async def test_streams_are_named_at_once_by_peer_and_target_and_waited_for(said: Events) -> None:
+    pair = await Pair().up()
+    for _ in range(2):
+        await pair.stream(pair.a)
+    await pair.stream(pair.b)
+    draining = Draining(pair)
+    await until(lambda: reports(said), "for the line")
+    target = "tcp:127.0.0.1:49152"
+    assert reports(said) == [(WAITING, 3, f"to hostb: {target} (2), from hostb: {target} (1)")]
+    assert draining.told == [f"{WAITING} (3)"]
+    [line] = [each for each in said if "of" in each]
+    assert (line["log_level"], line["timeout"]) == ("warning", "none")
+    assert not draining.task.done()
+    pair.a.end(Code.NONE, "they have all ended")
+    await draining.over()
+    assert len(reports(said)) == 1
+    pair.close()
+
+
+async def test_what_is_waited_for_is_said_again(said: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_INTERVAL", 0.0)
+    monkeypatch.setattr(module, "_STEP", 0.001)
+    pair = await Pair().up()
+    await pair.stream()
+    draining = Draining(pair)
+    await until(lambda: len(reports(said)) >= 3, "for more lines")
+    assert {event for event, _, _ in reports(said)[1:]} == {"still waiting for streams to end"}
+    draining.hurry.set()
+    await draining.over()
+    pair.close()
+
+
+async def test_signal_ends_the_waiting_and_is_told(said: Events) -> None:
+    pair = await Pair().up()
+    await pair.stream()
+    draining = Draining(pair)
+    await until(lambda: reports(said), "for the line")
+    draining.hurry.set()
+    await draining.over()
+    assert [event for event, _, _ in reports(said)] == [WAITING, "stopping at once: streams are reset"]
+    pair.close()
+
+
+async def test_timeout_ends_the_waiting_and_is_told(said: Events) -> None:
+    pair = await Pair().up()
+    await pair.stream()
+    await Draining(pair, 0.01).over()
+    events = [each for each in said if "of" in each]
+    assert events[0]["timeout"] == "0.01 seconds"
+    assert events[1]["event"] == "host.drain_timeout is over: streams are reset"
+    pair.close()
+
+
+async def test_many_kinds_are_named_in_part(said: Events) -> None:
+    pair = await Pair().up()
+    for number in range(10):
+        here, _ = pair.local()
+        pair.a.streams.open(here, f"tcp:127.0.0.1:{number + 1}")
+    draining = Draining(pair)
+    await until(lambda: reports(said), "for the line")
+    [(_, count, of)] = reports(said)
+    assert count == 10
+    assert of.endswith(", and 2 more")
+    draining.hurry.set()
+    await draining.over()
+    pair.close()
+
+
+async def test_stream_whose_target_is_being_dialled_is_waited_for() -> None:
+    pair = await Pair().up()
+    requests_of(pair.a).dialling = True
+    draining = Draining(pair)
+    await turns()
+    assert not draining.task.done()
+    requests_of(pair.a).dialling = False
+    await draining.over()
+    pair.close()
