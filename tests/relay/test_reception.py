@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,13 @@ from tests.support.network import TlsPeer
 from tests.support.pipelane import pipe
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
+from tunnel.relay import admission
 from tunnel.relay import reception as module
+from tunnel.relay.admission import Standing, Table
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
+from tunnel.relay.sources import PeerSources
+from tunnel.transport.bucket import Rate
 from tunnel.transport.sockets import reset
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire.codes import Code
@@ -161,7 +166,7 @@ async def test_peer_that_spoke_in_time_is_not_sent_away_later(
     peer = await port.knock()
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
-    await until(lambda: not port.reception._tasks, "for it to be through")
+    await until(lambda: not port.reception._admission, "for it to be through")
     await peer.send(encode(Ping(7)))
     await peer.read_until(lambda: Pong(7) in peer.frames)
     assert port.links["hosta"].state is LinkState.UP
@@ -175,28 +180,79 @@ async def test_peer_that_hangs_up_before_its_first_frame(port: Port) -> None:
     assert port.links["hosta"].incidents[-1].what == "lane rejected"
 
 
-async def test_half_open_connections_are_bounded_and_then_forgotten(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MOST_HALF_OPEN", 4)
+def half_open(port: Port) -> int:
+    return len(port.reception._admission)
+
+
+async def end_of(sock: socket.socket) -> bytes:
+    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 10)
+
+
+async def test_a_full_table_makes_room_for_a_peer(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    port.reception._admission._strangers = Table(4)
     idle = [await port.connect() for _ in range(4)]
-    await until(lambda: len(port.reception._tasks) == 4, "for them to be accepted")
-    fifth = await port.connect()
-    with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(asyncio.get_running_loop().sock_recv(fifth, 1), 10)
-    assert port.reception.rejected == 1
-    for sock in (*idle, fifth):
-        sock.close()
-    await until(lambda: not port.reception._tasks, "for them to be forgotten")
+    await until(lambda: half_open(port) == 4, "for them to be accepted")
     peer = await port.knock()
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
+    assert await end_of(idle[0]) == b"", "the oldest went"
+    assert port.reception.rejected == 1
+    for sock in idle:
+        sock.close()
+    await until(lambda: not half_open(port), "for them to be forgotten")
+
+
+async def test_who_comes_too_often_is_reset_unread(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Rate(3, 0)
+    monkeypatch.setattr(admission, "_RATES", dict.fromkeys(Standing, few))
+    for _ in range(3):
+        (await port.connect()).close()
+    await until(lambda: port.reception.rejected == 3)
+    with pytest.raises(ConnectionResetError):
+        await end_of(await port.connect())
+    assert port.reception.rejected == 4
+
+
+async def test_a_peer_without_a_lane_is_expected_where_it_is_configured_or_was_last(port: Port) -> None:
+    reception = port.reception
+    reception._sources = PeerSources({"hosta": "192.0.2.1"})
+
+    def standing(source: str) -> Standing:
+        return reception._standing(source, time.monotonic())
+
+    assert [standing("192.0.2.1"), standing("127.0.0.1")] == [Standing.EXPECTED, Standing.STRANGER]
+    peer = await port.knock()
+    await peer.send(encode(OFFER))
+    await peer.read_until(lambda: peer.all(Welcome))
+    assert [standing("192.0.2.1"), standing("127.0.0.1")] == [Standing.KNOWN, Standing.KNOWN]
+    peer.close()
+    await until(lambda: port.links["hosta"].state is not LinkState.UP)
+    assert [standing("192.0.2.1"), standing("127.0.0.1")] == [Standing.EXPECTED, Standing.EXPECTED]
+
+
+async def test_lanes_that_one_peer_lets_pile_up_are_ended_and_those_of_its_link_are_not(port: Port) -> None:
+    """Each was refused, and lingers until the peer has read why."""
+    linked = await port.knock()
+    await linked.send(encode(OFFER))
+    await linked.read_until(lambda: linked.all(Welcome))
+    lanes = port.reception._lanes["hosta"]
+    for _ in range(2 * module.MOST_LOOSE):
+        peer = await port.knock()
+        await peer.send(encode(Ping(1)))
+    await until(lambda: half_open(port) == 0)
+    await until(lambda: len(lanes) == 1 + module.MOST_LOOSE)
+    assert port.links["hosta"].holds(lanes[0])
+    await linked.send(encode(Ping(7)))
+    await linked.read_until(lambda: Pong(7) in linked.frames)
+    for caller in port.callers[1:]:
+        caller.close()
+    await until(lambda: len(lanes) == 1, "for those that are gone not to count")
 
 
 async def test_closing_drops_who_is_not_through(port: Port) -> None:
     idle = await port.connect()
     peer = await port.knock()
-    await until(lambda: len(port.reception._tasks) == 2, "for both")
+    await until(lambda: half_open(port) == 1 and port.reception._lanes["hosta"], "for both")
     await turns(50)  # its handshake may be over here, and not yet there
     await asyncio.wait_for(port.reception.close(), 5)
     await peer.read_to_end()

@@ -144,6 +144,11 @@ class Host:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     @property
+    def descriptors(self) -> int:
+        """How many files and sockets the daemon has open."""
+        return int(psutil.Process(self.pid).num_fds())
+
+    @property
     def serving(self) -> bool:
         """Whether the daemon answers on its control socket. Fails when it has ended."""
         assert self._process is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -97,6 +98,11 @@ class RawPeer:
                 raise HungUp
             data += chunk
         return data
+
+    def hang_up(self) -> None:
+        """End the connection for another thread that is sending as well."""
+        with suppress(OSError):
+            self._tls.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Hang up."""

@@ -25,6 +25,14 @@ def test_many_are_taken_all_or_none() -> None:
     assert not bucket.take(0.0)
 
 
+def test_what_is_given_back_can_be_taken_again() -> None:
+    bucket = Bucket(Rate(1, 1.0), 0.0)
+    bucket.give_back()
+    assert [bucket.take(0.0), bucket.has(0.0), bucket.take(0.0)] == [True, False, False]
+    bucket.give_back()
+    assert [bucket.has(0.0), bucket.take(0.0), bucket.take(0.0)] == [True, True, False]
+
+
 def test_it_is_full_again_after_a_while() -> None:
     bucket = Bucket(Rate(2, 0.5), 0.0)
     assert bucket.full(0.0)

@@ -160,6 +160,7 @@ class Service:
             transport.congestion,
             self._links,
             self._make_lane,
+            {peer.name: peer.address.host for peer in self._config.peers},
         )
         for ingress in self._config.ingresses:
             plan = IngressPlan(ingress.listen, ingress.target, ingress.uids)

@@ -210,6 +210,15 @@ class Link:
         """Whether it is on us to bring another lane."""
         return self.session is not None and self.session.initiator and len(self.lanes) < self._wanted
 
+    @property
+    def lacks_lane(self) -> bool:
+        """Whether the peer has reason to bring a lane: there is no session, or it may have more."""
+        return self.session is None or len(self.lanes) < self._wanted
+
+    def holds(self, lane: Lane) -> bool:
+        """Whether ``lane`` is one of this link's."""
+        return self.lanes.get(lane.epoch) is lane
+
     def ask_resume(self, lane: Lane) -> Session:
         """Tell the peer, on a new lane, how far we are; the session that the answer will concern."""
         session = self._living()
@@ -303,7 +312,7 @@ class Link:
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """A lane is gone: wait for another, or end the session."""
-        if self.lanes.get(lane.epoch) is not lane:
+        if not self.holds(lane):
             return
         del self.lanes[lane.epoch]
         session = self._living()

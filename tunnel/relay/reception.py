@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 
 import structlog
 
 from tunnel.errors import TunnelError
+from tunnel.relay.admission import Admission, Place, Standing
 from tunnel.relay.link import Link
+from tunnel.relay.sources import PeerSources, source_of
 from tunnel.transport.lane import Lane
 from tunnel.transport.lanes import LaneMaker, userspace
 from tunnel.transport.listener import Listener, bind_tcp
-from tunnel.transport.sockets import caller_of, reset, tune_lane
+from tunnel.transport.sockets import name_of, reset, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
 from tunnel.wire.states import LaneState
 
-MOST_HALF_OPEN = 64
-"""Connections that may be between accept and their first frame; more are reset at once."""
-
 FIRST_FRAME_TIMEOUT = 10.0
+
+MOST_LOOSE = 8
+"""Lanes of one peer that belong to its link not yet, or no more: new, refused, or saying GOAWAY."""
 
 log = structlog.get_logger()
 
 
 class Reception:
-    """Accepts lanes. A connection that does not prove to be a peer's never reaches a link."""
+    """Accepts lanes. A connection that does not prove to be a peer's never reaches a link.
+
+    ``addresses`` are the host names or IP addresses at which peers are configured.
+    """
 
     def __init__(
         self,
@@ -38,13 +44,21 @@ class Reception:
         congestion: str | None,
         links: Mapping[str, Link],
         make_lane: LaneMaker = userspace,
+        addresses: Mapping[str, str] | None = None,
     ) -> None:
         self.rejected = 0
         self._contexts = contexts
         self._congestion = congestion
         self._links = links
         self._make_lane = make_lane
+        self._admission = Admission(len(links), time.monotonic())
+        self._sources = PeerSources(addresses or {})
+        self._lanes: dict[str, list[Lane]] = {
+            name: [] for name in links
+        }  # accepted and not gone, oldest first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unproven: dict[Place, asyncio.Task[None]] = {}
+        self._keep(self._sources.keep(), "addresses of peers")
         self._listener = Listener(bind_tcp(host, port), self._accepted)
 
     async def close(self) -> None:
@@ -54,36 +68,83 @@ class Reception:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _accepted(self, sock: socket.socket) -> None:
-        if len(self._tasks) >= MOST_HALF_OPEN:
-            self._reject(sock, f"{MOST_HALF_OPEN} connections are half-open already")
-            return
-        task = asyncio.create_task(self._receive(sock), name="reception")
+    def _keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    def _reject(self, sock: socket.socket, reason: str) -> None:
-        self.rejected += 1
-        log.warning("connection rejected", remote=caller_of(sock), reason=reason)
-        reset(sock)
-
-    async def _receive(self, sock: socket.socket) -> None:
-        remote = caller_of(sock)
+    def _accepted(self, sock: socket.socket) -> None:
         try:
-            tune_lane(sock, self._congestion)
-            contexts, state = self._contexts(), LaneState.AWAIT_FIRST
-            lane = await self._make_lane(sock, contexts, self._links, state, dialing=False)
+            address = sock.getpeername()
+        except OSError:  # it has hung up already
+            sock.close()
+            return
+        remote, source, now = name_of(address), source_of(address[0]), time.monotonic()
+        place, gone = self._admission.admit(source, self._standing(source, now), now)
+        for other in gone:
+            self._reject(other.source, "it proved nothing in time, and others wait")
+            self._unproven.pop(other).cancel()
+        if place is None:
+            self._reject(remote, "too many connections from there")
+            reset(sock)
+        else:
+            self._unproven[place] = self._keep(self._receive(sock, remote, place), "reception")
+
+    def _standing(self, source: str, now: float) -> Standing:
+        peers = self._sources.peers_at(source)
+        welcome = [peer for peer in peers if self._admission.may_expect(peer, now)]
+        if not welcome:
+            return Standing.STRANGER
+        lacking = any(self._links[peer].lacks_lane for peer in welcome)
+        return Standing.EXPECTED if lacking else Standing.KNOWN
+
+    def _reject(self, remote: str, reason: str) -> None:
+        self.rejected += 1
+        log.warning("connection rejected", remote=remote, reason=reason)
+
+    async def _receive(self, sock: socket.socket, remote: str, place: Place) -> None:
+        """Take a connection from its accept to the end of its lane."""
+        try:
+            lane = await self._shake_hands(sock)
         except (TunnelError, OSError) as error:
-            self.rejected += 1
-            log.warning("connection rejected", remote=remote, reason=str(error))
+            self._reject(remote, str(error))
             sock.close()
             return
         except BaseException:
             sock.close()
             raise
-        newcomer = _Newcomer(self._links[lane.peer])
-        lane.start(newcomer)
-        await newcomer.outcome(lane)
+        finally:
+            self._admission.leave(place)
+            self._unproven.pop(place, None)
+        self._admission.proved(place, lane.peer, time.monotonic())
+        self._sources.proved(lane.peer, place.source)
+        await self._introduce(lane)
+
+    async def _shake_hands(self, sock: socket.socket) -> Lane:
+        tune_lane(sock, self._congestion)
+        contexts, state = self._contexts(), LaneState.AWAIT_FIRST
+        return await self._make_lane(sock, contexts, self._links, state, dialing=False)
+
+    async def _introduce(self, lane: Lane) -> None:
+        """Wait for the lane's first frame, and then, in its peer's count, until it is gone."""
+        link, lanes = self._links[lane.peer], self._lanes[lane.peer]
+        lanes.append(lane)
+        try:
+            newcomer = _Newcomer(link)
+            lane.start(newcomer)
+            self._bound_loose(link, lanes)
+            await newcomer.outcome(lane)
+            await lane.gone.wait()
+        finally:
+            lanes.remove(lane)
+
+    def _bound_loose(self, link: Link, lanes: list[Lane]) -> None:
+        """A peer that lets lanes pile up beside its link loses the oldest of them."""
+        loose = [lane for lane in lanes if not link.holds(lane)]
+        for lane in loose[:-MOST_LOOSE]:
+            link.note("lane rejected", f"{lane.remote} had not ended, and more than {MOST_LOOSE} others came")
+            lane.abort()
 
 
 class _Newcomer:

@@ -31,6 +31,15 @@ class Bucket:
         self._tokens -= count
         return True
 
+    def has(self, now: float) -> bool:
+        """Whether there is a token to take."""
+        self._refill(now)
+        return self._tokens >= 1
+
+    def give_back(self) -> None:
+        """Undo a ``take``."""
+        self._tokens = min(self._rate.burst, self._tokens + 1)
+
     def full(self, now: float) -> bool:
         """Whether it is as a new one."""
         self._refill(now)

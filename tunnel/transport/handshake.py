@@ -15,6 +15,7 @@ from contextlib import suppress
 from OpenSSL import SSL
 
 from tunnel.errors import IdentityError, LaneError, LaneLost
+from tunnel.transport.iterations import own_iteration
 from tunnel.transport.ktls import (
     ACCESS_DENIED,
     ALERT,
@@ -62,7 +63,7 @@ async def handshake_for_kernel(
 ) -> tuple[Keys, str]:
     """Do what ``handshake`` does, for a kernel to go on with; ``contexts`` must have been loaded for that."""
     records, peer = await _shake_hands(sock, contexts, expected, dialing=dialing)
-    return records.keys(dialing=dialing), peer
+    return records.keys(), peer
 
 
 async def _shake_hands(
@@ -70,7 +71,9 @@ async def _shake_hands(
 ) -> tuple[_ByRecords, str]:
     """Shake hands for a bounded time; put into words why that failed."""
     records = _ByRecords(
-        TlsConnection(contexts.client if dialing else contexts.server, dialing=dialing), sock
+        TlsConnection(contexts.client if dialing else contexts.server, dialing=dialing),
+        sock,
+        dialing=dialing,
     )
     try:
         async with asyncio.timeout(TIMEOUT):
@@ -84,20 +87,22 @@ async def _shake_hands(
     try:
         return records, identify(records.tls, expected)
     except IdentityError:
-        records.refuse(dialing=dialing)
+        records.refuse()
         raise
 
 
 class _ByRecords:
     """Carries a handshake between OpenSSL, which works in memory, and a socket."""
 
-    def __init__(self, tls: TlsConnection, sock: socket.socket) -> None:
+    def __init__(self, tls: TlsConnection, sock: socket.socket, *, dialing: bool) -> None:
         self.tls = tls
+        self._dialing = dialing
         self.last_sent = 0  # records that left last, once the handshake is over
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._header = b""
         self._missing = 0  # bytes of the record's body
+        self._whole = False  # a record is complete: OpenSSL has something to do
 
     async def run(self) -> None:
         """Shake hands. Raises SSL.Error or VerificationError, and LaneLost for a connection that broke."""
@@ -109,6 +114,8 @@ class _ByRecords:
 
     async def _step(self) -> bool:
         """Let OpenSSL take what came, and send what it says to that; whether that was all."""
+        if self._whole and not self._dialing:
+            await own_iteration()  # it takes a good part of a millisecond, and any number may come at once
         try:
             self.tls.handshake()
         except WantRead:
@@ -121,19 +128,19 @@ class _ByRecords:
         self.last_sent = await self._send()
         return True
 
-    def keys(self, *, dialing: bool) -> Keys:
+    def keys(self) -> Keys:
         """What the connection goes on with; for contexts whose connections keep their secrets."""
         # What the accepting side says last are session tickets, already under the keys of the connection.
-        sent = 0 if dialing else self.last_sent
-        return keys_of(self.tls.cipher, self.tls.secrets, dialing=dialing, sent=sent, received=0)
+        sent = 0 if self._dialing else self.last_sent
+        return keys_of(self.tls.cipher, self.tls.secrets, dialing=self._dialing, sent=sent, received=0)
 
-    def refuse(self, *, dialing: bool) -> None:
+    def refuse(self) -> None:
         """Tell the peer why, by an alert (RFC 8446 section 6.2): as OpenSSL sees it, all is well."""
         if self.tls.protocol != ALPN:
             alert = NO_APPLICATION_PROTOCOL
         else:
-            alert = BAD_CERTIFICATE if dialing else ACCESS_DENIED
-        record = seal(self.tls.cipher, self.keys(dialing=dialing).send, ALERT, bytes([FATAL, alert]))
+            alert = BAD_CERTIFICATE if self._dialing else ACCESS_DENIED
+        record = seal(self.tls.cipher, self.keys().send, ALERT, bytes([FATAL, alert]))
         with suppress(OSError):
             self._sock.send(record)
 
@@ -149,8 +156,10 @@ class _ByRecords:
         data = await self._loop.sock_recv(self._sock, wanted)
         if not data:
             raise LaneLost(_HUNG_UP)
+        self._whole = False
         if self._missing:
             self._missing -= len(data)
+            self._whole = not self._missing
         else:
             self._header += data
             if len(self._header) == HEADER:

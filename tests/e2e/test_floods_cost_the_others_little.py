@@ -1,0 +1,154 @@
+"""Strangers without number, and a peer that floods its own link: the links of others do not suffer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+
+import pytest
+
+from tests.support.cutter import Cutter
+from tests.support.daemons import Host, TwoHosts, until
+from tests.support.floods import Flood, Stranger
+from tests.support.rawpeer import RawPeer, client_context
+from tests.support.streams import Target, connect, exchange
+from tunnel.relay.reception import MOST_LOOSE
+from tunnel.wire.frames import Credit, Open, Opened, Ping, data_header, encode
+
+SOON = 5.0
+"""Seconds within which a lane that was cut is replaced, whoever else connects."""
+
+
+def has_resumed(hosts: TwoHosts, times: int) -> bool:
+    return bool(hosts.b.link(hosts.a)["resumes"] == times)
+
+
+@pytest.mark.parametrize("stranger", Stranger)
+def test_lane_is_replaced_while_strangers_connect_from_the_peers_own_address(
+    hosts: TwoHosts, target: Target, stranger: Stranger
+) -> None:
+    with Cutter(hosts.b.address) as between:
+        hosts.a.knows(hosts.b, between.address)
+        entry = hosts.a.leads_to(hosts.b, target.address)
+        hosts.start()
+        with connect(entry) as caller, target.accept() as called, Flood(hosts.b.address, stranger) as flood:
+            until("the flood to be felt", lambda: hosts.b.status()["rejected"] > 100)
+            for count in (1, 2, 3):
+                between.cut()
+                began = time.monotonic()
+                until("the lane to be replaced", partial(has_resumed, hosts, count))
+                assert time.monotonic() - began < SOON
+                exchange(caller, called)
+            assert flood.made > 100
+
+
+def test_host_can_link_while_strangers_connect(hosts: TwoHosts, target: Target) -> None:
+    hosts.a.leads_to(hosts.b, target.address)
+    hosts.b.start()
+    hosts.b.wait_serving()
+    with Flood(hosts.b.address, Stranger.SILENT):
+        until("the flood to be felt", lambda: hosts.b.status()["rejected"] > 100)
+        hosts.a.start()
+        hosts.wait_up()
+
+
+@pytest.fixture
+def culprit(hosts: TwoHosts) -> Host:
+    """A third host that b knows; it runs no daemon."""
+    third = hosts.another("hostc", "127.0.0.5")
+    hosts.b.knows(third)
+    return third
+
+
+Block = Callable[[RawPeer, str], Callable[[], bytes]]
+
+
+def pings(_: RawPeer, __: str) -> Callable[[], bytes]:
+    block = encode(Ping(7)) * 20_000
+    return lambda: block
+
+
+def credits_(peer: RawPeer, target: str) -> Callable[[], bytes]:
+    _opened(peer, target)
+    block = encode(Credit(1, 0, 1 << 40)) * 20_000
+    return lambda: block
+
+
+def bytes_(peer: RawPeer, target: str) -> Callable[[], bytes]:
+    """DATA frames of one byte each; nobody reads them at the target, so the window ends it."""
+    limit, offset = _opened(peer, target).limit, 0
+
+    def block() -> bytes:
+        nonlocal offset
+        first, offset = offset, min(offset + 20_000, limit)
+        return b"".join(data_header(1, at, 1) + b"x" for at in range(first, offset)) or encode(Ping(1))
+
+    return block
+
+
+def _opened(peer: RawPeer, target: str) -> Opened:
+    peer.send(Open(1, 1 << 40, target))
+    answer = peer.receive()
+    assert isinstance(answer, Opened), answer
+    return answer
+
+
+@contextmanager
+def flooding(address: str, culprit: Host, flood: Block, target: str) -> Iterator[None]:
+    """Let ``culprit`` send what ``flood`` makes, without end, on a lane of its own."""
+    over = threading.Event()
+    with RawPeer(address, client_context(culprit.files)) as peer:
+        peer.greet()
+        block = flood(peer, target)
+
+        def run() -> None:
+            with suppress(OSError):
+                while not over.is_set():
+                    peer.send_raw(block())
+
+        thread = threading.Thread(target=run, name="culprit")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            peer.hang_up()
+            thread.join()
+
+
+@pytest.mark.parametrize("flood", [pings, credits_, bytes_], ids=["PING", "CREDIT", "DATA"])
+def test_tiny_frames_of_one_peer_hold_nobody_up(
+    hosts: TwoHosts, culprit: Host, target: Target, flood: Block
+) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    with Target() as reachable:
+        hosts.b.egress["hostc"] += [reachable.address]
+        hosts.start()
+        with (
+            connect(entry) as caller,
+            target.accept() as called,
+            flooding(hosts.b.address, culprit, flood, reachable.address),
+        ):
+            for _ in range(50):
+                exchange(caller, called)
+    assert hosts.b.link(hosts.a)["resumes"] == 0
+    assert not [line for line in hosts.b.log.splitlines() if "peer=hosta" in line and "lost" in line]
+
+
+def test_lanes_that_a_peer_lets_pile_up_are_bounded(hosts: TwoHosts, culprit: Host, target: Target) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.start()
+    with connect(entry) as caller, target.accept() as called:
+        before = hosts.b.descriptors
+        held: list[RawPeer] = []
+        for _ in range(4 * MOST_LOOSE):
+            with suppress(OSError):
+                held.append(RawPeer(hosts.b.address, client_context(culprit.files)))
+                held[-1].send_raw(b"\xff" * 20)  # refused with GOAWAY, which nobody reads
+            assert hosts.b.descriptors - before <= 3 * (MOST_LOOSE + 1)
+        exchange(caller, called)
+        for peer in held:
+            peer.close()
