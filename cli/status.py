@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -13,24 +14,74 @@ from tunnel.cli import options
 from tunnel.daemon.config import load
 from tunnel.daemon.control import ask
 
+NOT_UP = 1
+"""The exit code of ``--check`` when something is wrong that the daemon knows of."""
+
+_MOST_INCIDENTS = 3
+
 
 def status(
     config: options.Config = options.DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="For monitors: say what is wrong, and exit with 1 then.")
+    ] = False,
 ) -> None:
-    """Show links, lanes and streams of the running daemon."""
+    """Show links, lanes and streams of the running daemon.
+
+    Exit codes with --check: 0 all links are up, 1 a link is not up or something else is wrong, 2 the
+    configuration cannot be read, 4 no daemon answers. Without it: 0 whenever a daemon answers.
+    """
     facts = ask(load(config).host.control, "status")
-    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_describe(facts)))
+    problems = list(_problems(facts, _now()))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    elif check:
+        typer.echo("\n".join(problems or [_all_well(facts)]))
+    else:
+        typer.echo("\n".join(_describe(facts)))
+    if check and problems:
+        raise typer.Exit(NOT_UP)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
+    if facts["draining"]:
+        yield "the daemon is stopping"
+    if datetime.fromisoformat(facts["certificate"]["not_after"]) <= now:
+        yield _certificate(facts["certificate"], now)
+    for link in facts["links"]:
+        if link["state"] != "up":
+            current, _ = _parted(link)
+            cause = f": {current[-1]['what']}: {current[-1]['reason']}" if current else ""
+            yield f"link {link['peer']} is {link['state']} since {link['since']}{cause}"
+
+
+def _all_well(facts: dict[str, Any]) -> str:
+    names = [link["peer"] for link in facts["links"]]
+    return f"all links are up: {', '.join(names)}" if names else "there are no links"
 
 
 def _describe(facts: dict[str, Any]) -> Iterator[str]:
     draining = ", draining" if facts["draining"] else ""
     yield f"host {facts['host']} on {facts['listen']}, up {facts['uptime']:.0f} s{draining}"
+    yield _certificate(facts["certificate"], _now())
     yield f"{facts['lane']['kind']} lanes: {facts['lane']['reason']}"
     for link in facts["links"]:
         yield from _link(link)
     for ingress in facts["ingresses"]:
         yield _ingress(ingress)
+
+
+def _certificate(certificate: dict[str, Any], now: datetime) -> str:
+    end = datetime.fromisoformat(certificate["not_after"])
+    if end <= now:
+        return f"certificate expired on {end:%Y-%m-%d}"
+    days = (end - now).days
+    return f"certificate valid until {end:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} left"
 
 
 def _ingress(ingress: dict[str, Any]) -> str:
@@ -42,7 +93,7 @@ def _ingress(ingress: dict[str, Any]) -> str:
 
 
 def _link(link: dict[str, Any]) -> Iterator[str]:
-    yield f"link {link['peer']}: {link['state']}"
+    yield f"link {link['peer']}: {link['state']} since {link['since']}"
     for lane in link["lanes"]:
         sent, received = decimal(lane["bytes_sent"]), decimal(lane["bytes_received"])
         route = f"{lane['local']} - {lane['remote']}"
@@ -50,6 +101,29 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
     for stream in link["streams"]:
         out, into = decimal(stream["bytes_from_local"]), decimal(stream["bytes_to_local"])
         yield f"  stream {stream['stream']}: {stream['target']}, {out} sent, {into} received"
-    for incident in link["incidents"][-3:]:
-        times = f" ({incident['count']:,} times since {incident['since']})" if incident["count"] > 1 else ""
-        yield f"  {incident['at']} {incident['what']}: {incident['reason']}{times}"
+    current, before = _parted(link)
+    for incident in current[-_MOST_INCIDENTS:]:
+        yield f"  {_incident(incident)}"
+    if before:
+        yield "  before that:"
+        for incident in before[-_MOST_INCIDENTS:]:
+            yield f"    {_incident(incident)}"
+
+
+def _parted(link: dict[str, Any]) -> tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
+    """The incidents that tell of the link's present state, and those from before it came up.
+
+    Times are ISO 8601 in UTC, all in the same form, so that their order is that of their text.
+    """
+    incidents = link["incidents"]
+    if link["state"] != "up":
+        return incidents, ()
+    return (
+        [each for each in incidents if each["at"] >= link["since"]],
+        [each for each in incidents if each["at"] < link["since"]],
+    )
+
+
+def _incident(incident: dict[str, Any]) -> str:
+    times = f" ({incident['count']:,} times since {incident['since']})" if incident["count"] > 1 else ""
+    return f"{incident['at']} {incident['what']}: {incident['reason']}{times}"

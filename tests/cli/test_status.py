@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from tests.support.configs import HOST, PEER, TLS, write_config
 from tunnel.cli import status as module
 from tunnel.cli.main import main
 
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 CIPHER = "TLS_AES_256_GCM_SHA384"
 LINK: dict[str, Any] = {
     "peer": "hostb",
     "state": "up",
+    "since": "2026-01-01T00:00:03.000+00:00",
     "initiator": True,
     "round_trip": 0.001,
     "kept": 0,
@@ -50,6 +53,7 @@ LINK: dict[str, Any] = {
             "count": 345 if number == 4 else 1,
             "what": "lane lost",
             "reason": f"cause {number}",
+            "code": "",
         }
         for number in range(5)
     ],
@@ -101,6 +105,7 @@ def config(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return FACTS
 
     monkeypatch.setattr(module, "ask", answer)
+    monkeypatch.setattr(module, "_now", lambda: NOW)
     return write_config(tmp, HOST, TLS, PEER)
 
 
@@ -108,16 +113,102 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
     assert status(config) == 0
     assert capsys.readouterr().out.splitlines() == [
         "host hosta on 192.0.2.1:16515, up 61 s",
+        "certificate valid until 2027-01-01, 31 days left",
         "userspace lanes: the configuration says so",
-        "link hostb: up",
+        "link hostb: up since 2026-01-01T00:00:03.000+00:00",
         f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, 5.0 MB out, 700 bytes in",
         "  stream 3: tcp:127.0.0.1:49152, 4.0 MB sent, 10 bytes received",
-        "  2026-01-01T00:00:02.000+00:00 lane lost: cause 2",
         "  2026-01-01T00:00:03.000+00:00 lane lost: cause 3",
         "  2026-01-01T00:00:04.000+00:00 lane lost: cause 4 (345 times since 2026-01-01T00:00:00.000+00:00)",
+        "  before that:",
+        "    2026-01-01T00:00:00.000+00:00 lane lost: cause 0",
+        "    2026-01-01T00:00:01.000+00:00 lane lost: cause 1",
+        "    2026-01-01T00:00:02.000+00:00 lane lost: cause 2",
         "ingress tcp:127.0.1.2:49152 -> hostb tcp:127.0.0.1:49152: 2 accepted, 1 refused",
         "ingress redirect:127.0.1.2:49152-49215 (port 40121) -> hostb same port: 0 accepted, 0 refused",
     ]
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("2026-12-02T11:00:00+00:00", "certificate valid until 2026-12-02, 1 day left"),
+        ("2026-12-01T11:00:00+00:00", "certificate valid until 2026-12-01, 0 days left"),
+        ("2026-11-30T12:00:00+00:00", "certificate expired on 2026-11-30"),
+    ],
+)
+def test_certificate_is_told_with_its_days(end: str, words: str) -> None:
+    assert module._certificate({"not_after": end}, NOW) == words
+
+
+def test_link_that_is_not_up_is_told_with_what_led_there(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LINK, "state", "down")
+    assert status(config) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "link hostb: down since 2026-01-01T00:00:03.000+00:00" in lines
+    assert "  before that:" not in lines
+    assert "  2026-01-01T00:00:02.000+00:00 lane lost: cause 2" in lines
+
+
+# For monitors.
+
+
+def test_check_of_a_daemon_whose_links_are_up_is_0(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert status(config, "--check") == 0
+    assert capsys.readouterr().out == "all links are up: hostb\n"
+    monkeypatch.setitem(FACTS, "links", [])
+    assert status(config, "--check") == 0
+    assert capsys.readouterr().out == "there are no links\n"
+
+
+@pytest.mark.parametrize("state", ["down", "resuming"])
+def test_check_of_a_link_that_is_not_up_is_1(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    other = {**LINK, "peer": "hostc", "state": state, "incidents": []}
+    monkeypatch.setitem(FACTS, "links", [{**LINK, "state": state}, other, {**LINK, "peer": "hostd"}])
+    assert status(config, "--check") == 1
+    since = "since 2026-01-01T00:00:03.000+00:00"
+    assert capsys.readouterr().out.splitlines() == [
+        f"link hostb is {state} {since}: lane lost: cause 4",
+        f"link hostc is {state} {since}",
+    ]
+    assert status(config, "--check", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == FACTS
+    assert status(config) == 0, "only monitors asked"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("draining", True, "the daemon is stopping"),
+        ("certificate", {"not_after": "2026-11-29T00:00:00+00:00"}, "certificate expired on 2026-11-29"),
+    ],
+)
+def test_check_of_a_daemon_that_will_lose_its_links_is_1(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    value: object,
+    words: str,
+) -> None:
+    monkeypatch.setitem(FACTS, key, value)
+    assert status(config, "--check") == 1
+    assert capsys.readouterr().out == f"{words}\n"
+
+
+@pytest.mark.parametrize("options", [("--check",), ("--check", "--json"), ()])
+def test_check_without_a_daemon_is_4(tmp: Path, options: tuple[str, ...]) -> None:
+    assert status(write_config(tmp, HOST, TLS), *options) == 4
+
+
+def test_check_with_a_bad_configuration_is_2(tmp: Path) -> None:
+    assert status(write_config(tmp, HOST), "--check") == 2
 
 
 def test_a_draining_daemon_says_so(

@@ -46,7 +46,7 @@ def test_facts_have_the_first_and_the_last_time() -> None:
     since, at = (datetime.fromisoformat(facts.pop(key)) for key in ("since", "at"))
     assert since <= at
     assert at.tzinfo is not None
-    assert facts == {"count": 3, "what": "lane lost", "reason": "RST"}
+    assert facts == {"count": 3, "what": "lane lost", "reason": "RST", "code": ""}
 
 
 def test_cause_is_the_last_that_concerns_the_link() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 
 import pytest
@@ -24,6 +25,7 @@ from tests.support.links import (
 from tests.support.pipelane import pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import UnreachableError
+from tunnel.relay import incidents
 from tunnel.relay.link import LinkState
 from tunnel.wire.codes import KIB, MIB, Code
 from tunnel.wire.frames import Credit, Hello, Limits
@@ -228,6 +230,22 @@ async def test_ending_twice_changes_nothing(pair: Pair) -> None:
     pair.a.end(Code.NONE, "twice")
     await pair.a.close(Code.NONE, "and again")
     assert len(pair.a.incidents) == count
+
+
+async def test_link_knows_since_when_it_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(incidents, "now", lambda: float(next(clock)))
+    pair = Pair()
+    since = [pair.a.since]
+    await pair.up()
+    since.append(pair.a.since)
+    pair.a.note("connection refused", "nothing changed", code="NONE")
+    assert pair.a.since == since[-1]
+    assert pair.a.incidents[-1].code == "NONE"
+    pair.a.end(Code.NONE, "done")
+    since.append(pair.a.since)
+    assert since == sorted(set(since))
+    assert pair.a.incidents[-1].last > since[-1], "the reason of a state is no older than that"
 
 
 async def test_refused_callers_are_no_reason_for_a_missing_link() -> None:

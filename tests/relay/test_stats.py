@@ -21,7 +21,8 @@ async def test_link_that_is_down() -> None:
     facts = link_facts(link)
     [incident] = facts.pop("incidents")
     assert incident.pop("at") == incident.pop("since")
-    assert incident == {"what": "cannot connect", "reason": "nobody is there", "count": 1}
+    assert incident == {"what": "cannot connect", "reason": "nobody is there", "count": 1, "code": ""}
+    assert facts.pop("since").endswith("+00:00")
     assert facts == {
         "peer": "hostb",
         "state": "down",

@@ -25,6 +25,7 @@ class Incident:
     """``what`` is its kind, one of the program's own words. It happened ``count`` times.
 
     ``first`` and ``last`` are seconds since 1970; ``turn`` orders the incidents by when they happened last.
+    ``code`` is the name of the protocol's code, where there is one.
     """
 
     what: str
@@ -32,16 +33,18 @@ class Incident:
     first: float
     last: float
     turn: int
+    code: str = ""
     count: int = 1
 
     def facts(self) -> dict[str, Any]:
         """For ``status``; the keys are stable. ``at`` is the last time, ``since`` the first (ISO 8601)."""
         return {
-            "at": _time(self.last),
-            "since": _time(self.first),
+            "at": moment(self.last),
+            "since": moment(self.first),
             "count": self.count,
             "what": self.what,
             "reason": self.reason,
+            "code": self.code,
         }
 
 
@@ -52,19 +55,19 @@ class Incidents(Sequence[Incident]):
         self._kinds: dict[str, OrderedDict[str, Incident]] = {}
         self._turn = 0
 
-    def add(self, what: str, reason: str) -> None:
+    def add(self, what: str, reason: str, code: str = "") -> None:
         """Count something that happened just now."""
-        now = time.time()  # noqa: TID251  a point in time, for people
+        present = now()
         self._turn += 1
         kind = self._kinds.setdefault(what, OrderedDict())
         if (known := kind.get(reason)) is not None:
             known.count += 1
-            known.last, known.turn = now, self._turn
+            known.last, known.turn = present, self._turn
             kind.move_to_end(reason)
             return
         if len(kind) >= MOST_OF_A_KIND:
             kind.popitem(last=False)
-        kind[reason] = Incident(what, reason, now, now, self._turn)
+        kind[reason] = Incident(what, reason, present, present, self._turn, code)
 
     def cause(self) -> str | None:
         """The last reason that concerns the link itself, and not one of its callers."""
@@ -87,5 +90,11 @@ class Incidents(Sequence[Incident]):
         return sum(map(len, self._kinds.values()))
 
 
-def _time(seconds: float) -> str:
+def now() -> float:
+    """Seconds since 1970: a point in time, for people."""
+    return time.time()  # noqa: TID251  as above
+
+
+def moment(seconds: float) -> str:
+    """A point in time in ISO 8601, UTC, milliseconds: as texts they are in the order of time."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -21,8 +21,8 @@ from enum import StrEnum
 import structlog
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
+from tunnel.relay import incidents
 from tunnel.relay.address import AllowList
-from tunnel.relay.incidents import Incidents
 from tunnel.relay.probing import Answer, answer
 from tunnel.relay.pump import Pump
 from tunnel.relay.streams import Streams
@@ -70,13 +70,15 @@ class Link:
         self.instance = instance
         self.session: Session | None = None
         self.lanes: dict[int, Lane] = {}
-        self.incidents = Incidents()
+        self.incidents = incidents.Incidents()
         self.offer: Hello | None = None  # sent, not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
+        self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
         self.log = log.bind(peer=plan.peer)
         self.streams = Streams(plan.egress, self, self.log, plan.pump)
         self._loop = asyncio.get_running_loop()
+        self._last_state = LinkState.DOWN
         self._peer_instance = b""
         self._features = Feature.NONE
         self._wanted = 1  # lanes, as both sides allow
@@ -200,7 +202,7 @@ class Link:
             self._give_up = None
         lane.hand_over(self)
         lane.attached(epoch)
-        self.changed.set()
+        self._state_changed()
         self.kick()
 
     # Lanes behind the first: in place of a lost one, or one more.
@@ -330,7 +332,7 @@ class Link:
         return self.plan.resume_window > 0 and Feature.RESUME in self._features
 
     def _wait_for_lane(self, session: Session) -> None:
-        self.changed.set()
+        self._state_changed()
         if self.lanes:
             self.kick()  # they carry what the lost one may have taken with it
             return
@@ -400,8 +402,8 @@ class Link:
             lane.close(code, reason)
         self.lanes.clear()
         self.streams.end()
+        self._state_changed()
         self.note("link down", reason, code=code.name)
-        self.changed.set()
 
     async def close(self, code: Code, reason: str) -> None:
         """``end``, and return when the peer has heard of it, or had its time to."""
@@ -412,7 +414,13 @@ class Link:
     def note(self, what: str, reason: str, **details: object) -> None:
         """Log something that an operator should know, and remember it for ``status``."""
         self.log.warning(what, reason=reason, **details)
-        self.incidents.add(what, reason)
+        self.incidents.add(what, reason, str(details.get("code", "")))
+
+    def _state_changed(self) -> None:
+        """``state`` may have: note since when it is what it is, and wake who waits for that."""
+        if self.state is not self._last_state:
+            self._last_state, self.since = self.state, incidents.now()
+        self.changed.set()
 
     def _living(self) -> Session:
         assert self.session is not None  # noqa: S101  without a session there are neither lanes nor pumps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from tunnel.relay.incidents import moment
 from tunnel.relay.ingress import Ingress
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
@@ -17,6 +18,7 @@ def link_facts(link: Link) -> dict[str, Any]:
     return {
         "peer": link.peer,
         "state": link.state.value,
+        "since": moment(link.since),
         "initiator": session.initiator if session else None,
         "round_trip": session.round_trip if session else None,
         "kept": session.kept if session else 0,
