@@ -20,8 +20,9 @@ from tunnel.cli.display import Display, ShowMove
 from tunnel.cli.readiness import Finding
 from tunnel.errors import TunnelError
 from tunnel.virt.guest import MIB
-from tunnel.virt.move import Summary, Where
+from tunnel.virt.move import Summary
 from tunnel.virt.progress import Progress
+from tunnel.virt.where import Where
 
 Rate = Callable[[], float | None]
 """What the tunnel carries now, in bytes a second; None when that is not known."""

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tunnel.virt import progress as figures
 from tunnel.virt.guest import MIB
-from tunnel.virt.migration import Sample
+from tunnel.virt.sample import Sample
 
 ShowMove = Callable[[figures.Progress, float | None], None]
 """Takes where a migration stands, and the bytes a second that the tunnel carries, if they are known."""

@@ -3,7 +3,8 @@
 Subcommands are imported by name, when they are called: the daemon never loads what only ``certs`` or
 ``demo`` needs, and ``mtunnel --help`` loads none of them.
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused, 4 not reachable, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused, 4 not reachable, 5 moved, but not verified
+(``migrate``), 130 interrupted.
 """
 
 from __future__ import annotations

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 
 from tunnel.cli.announcer import Announcer, ForPeople, ForPrograms
-from tunnel.cli.migration import Migration
+from tunnel.cli.migration import UNVERIFIED, Migration
 from tunnel.cli.options import DEFAULT_CONFIG, Config, duration, rate
 from tunnel.cli.order import Order
 from tunnel.daemon.config import load
 from tunnel.errors import TunnelError
 from tunnel.virt.move import Action
 from tunnel.virt.request import Storage
+from tunnel.virt.where import Where
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -91,8 +92,8 @@ def migrate(
 ) -> None:
     """Move a guest to a peer, through libvirt or (with --qmp) without.
 
-    Looks first whether that can work, and afterwards on which side the guest runs. ctrl-C aborts: the guest
-    then runs on here.
+    Looks first whether that can work, and afterwards on which side the guest runs. ctrl-C aborts, and waits
+    until the guest is seen to run here. Exit code 5: it has left, and was not seen to run at the peer.
     """
     options = {**locals()}  # the parameters above are the fields of Order
     del options["names"], options["as_json"]
@@ -111,18 +112,20 @@ def _split(names: list[str]) -> tuple[str | None, str]:
 def _run(order: Order, announcer: Announcer) -> None:
     """Migrate to the end. The first signal stops that in order, and no further one disturbs it."""
 
-    async def interruptible() -> None:
+    async def interruptible() -> Where:
         migration = Migration(order, announcer)
         for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, migration.interrupt)
-        await migration.run()
+        return await migration.run()
 
     try:
-        asyncio.run(interruptible())
+        where = asyncio.run(interruptible())
     except TunnelError as error:
         announcer.failed(error)
         raise
     except asyncio.CancelledError:
-        stopped = TunnelError("Stopped before anything moved: the guest runs on here.")
+        stopped = TunnelError("Stopped before anything was moved.")
         announcer.failed(stopped)
         raise stopped from None
+    if where is Where.LEFT:
+        raise typer.Exit(UNVERIFIED)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+import posixpath
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
@@ -11,24 +13,34 @@ from tunnel.cli.announcer import Announcer
 from tunnel.cli.order import Order
 from tunnel.cli.readiness import (
     Finding,
+    check_callers,
     check_guest,
     check_hosts,
     check_link,
     check_name_free,
     check_targets,
 )
-from tunnel.cli.tunnelwatch import TunnelWatch, is_refusal
+from tunnel.cli.tunnelwatch import TunnelWatch, is_absence, is_refusal
 from tunnel.daemon import targets
-from tunnel.daemon.uris import find_entry, find_routes
+from tunnel.daemon.uris import Entry, find_entry, find_routes, known_peer
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
+from tunnel.relay import egress
 from tunnel.relay.address import TargetAddress
+from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
 from tunnel.virt.libvirt import Host
 from tunnel.virt.libvirtmove import LibvirtMove
 from tunnel.virt.migration import Mode, Options
-from tunnel.virt.move import Conductor, Ending, Where, sentence, settled
+from tunnel.virt.move import Conductor, Ending, settled
 from tunnel.virt.qmp import Monitor
 from tunnel.virt.qmpmove import QmpMove, require_capability
 from tunnel.virt.request import Request
+from tunnel.virt.where import Where, sentence
+
+UNVERIFIED = 5
+"""The exit code when the guest has left and nobody could see that it runs at the destination."""
+
+FAR_PATIENCE = egress.DEADLINE + 2.0
+"""Seconds until the far monitor must have answered: until then the tunnel knows why it does not."""
 
 _Prepared: TypeAlias = tuple[LibvirtMove | QmpMove, str]  # the move, and the route in words
 
@@ -52,56 +64,72 @@ class Migration:
             self._stopped = True  # cancelled twice, it could not put its things away
             self._task.cancel()
 
-    async def run(self) -> None:
-        """Carry it out. Raises TunnelError, whose exit code is the command's, unless the guest has moved.
+    async def run(self) -> Where:
+        """Carry it out: DESTINATION, or LEFT if the guest has gone and nobody could see that it arrived.
 
-        When interrupted before anything moves: CancelledError.
+        Raises TunnelError, whose exit code is the command's, when the guest has not moved. When interrupted
+        before anything moves: CancelledError.
         """
         self._task = asyncio.current_task()
         async with AsyncExitStack() as stack:
-            prepare = self._libvirt if self._order.qmp is None else self._qmp
-            move, route = await prepare(stack)
-            await stack.enter_async_context(self._tunnel.watching())
-            await move.prepare()
+            move, route = await self._prepared(stack)
             order = self._order
             self._conductor = Conductor(move, self._announcer, order.timeout, order.timeout_action)
-            await self._carry(self._conductor, move, route)
+            return await self._carry(self._conductor, move, route)
 
-    async def _carry(self, conductor: Conductor, move: LibvirtMove | QmpMove, route: str) -> None:
+    async def _prepared(self, stack: AsyncExitStack) -> _Prepared:
+        prepare = self._libvirt if self._order.qmp is None else self._qmp
+        try:
+            move, route = await prepare(stack)
+            await move.prepare()
+        except (HypervisorError, UnreachableError) as error:
+            raise await self._explained(error, type(error)) from error
+        return move, route
+
+    async def _carry(self, conductor: Conductor, move: LibvirtMove | QmpMove, route: str) -> Where:
         here, there = self._order.config.host.name, self._order.peer
         try:
             with self._announcer.moving(self._order.label, route, lambda: self._tunnel.rate):
                 ending = await conductor.run()
         except HypervisorError as error:
-            words = "" if isinstance(error, MigrationError) else sentence(await settled(move), here, there)
-            raise await self._explained(error, words) from error
+            words = sentence(await settled(move), here, there)
+            raise await self._explained(error, MigrationError, words) from error
         where = await settled(move)
         words = sentence(where, here, there)
-        if where not in {Where.DESTINATION, Where.LEFT}:
-            if ending is Ending.ABORTED and where is Where.SOURCE:
-                raise MigrationError(f"Aborted. {words}")
-            raise await self._explained(HypervisorError(f"the migration {ending}, but"), words)
-        self._announcer.ended("done", where, words, conductor.summary)
+        if where in {Where.DESTINATION, Where.LEFT}:
+            result = "done" if where is Where.DESTINATION else "unverified"
+            self._announcer.ended(result, where, words, conductor.summary)
+            return where
+        if ending is Ending.ABORTED and where in {Where.SOURCE, Where.STAYED}:
+            raise MigrationError(f"Aborted. {words}")
+        raise await self._explained(HypervisorError(f"the migration {ending}, but"), MigrationError, words)
 
-    async def _explained(self, error: TunnelError, where: str) -> TunnelError:
-        """The same with where the guest runs, and with what the tunnel knows about the cause."""
+    async def _explained(self, error: TunnelError, kind: type[TunnelError], where: str = "") -> TunnelError:
+        """The same with where the guest runs, and with what the tunnel knows about the cause.
+
+        It is of ``kind``, unless the tunnel knows better.
+        """
         news = await self._tunnel.news()
         lines = [str(error), where, *(f"The tunnel says: {each['what']}: {each['reason']}" for each in news)]
         text = "\n".join(filter(None, lines))
-        return await self._kind(news, text)
-
-    async def _kind(self, news: list[Mapping[str, str]], text: str) -> TunnelError:
-        try:
-            state = (await self._tunnel.link())["state"]
-        except TunnelError:
-            state = "gone"
-        if news and state != "up":
+        if news and not await self._is_up():
             return UnreachableError(text)
-        return RefusedError(text) if any(map(is_refusal, news)) else MigrationError(text)
+        if any(map(is_refusal, news)):
+            return RefusedError(text)
+        return UnreachableError(text) if any(map(is_absence, news)) else kind(text)
 
-    async def _check_tunnel(self, wanted: Sequence[TargetAddress]) -> None:
-        """The link is up, and the peer allows all that will be asked of it."""
+    async def _is_up(self) -> bool:
+        with contextlib.suppress(TunnelError):
+            return bool((await self._tunnel.link())["state"] == "up")
+        return False
+
+    async def _check_link(self, stack: AsyncExitStack) -> None:
+        """The link is up. What goes wrong with the tunnel from here on is told with any failure."""
         self._announcer.check(await check_link(self._tunnel))
+        await stack.enter_async_context(self._tunnel.watching())
+
+    async def _check_targets(self, wanted: Sequence[TargetAddress]) -> None:
+        """The peer allows all that will be asked of it."""
         self._announcer.check(await check_targets(self._tunnel, self._order.config.host.name, wanted))
 
     # Through libvirt.
@@ -132,14 +160,19 @@ class Migration:
         )
         request.check()
         ram = targets.of_way(order.config, order.peer, way, disks=disks)
-        await self._check_tunnel([*targets.of_libvirt(order.config, order.peer, uri), *ram])
+        await self._check_link(stack)
+        await self._check_targets([*targets.of_libvirt(order.config, order.peer, uri), *ram])
         source = await stack.enter_async_context(await Host.connect(order.connect))
         destination = await stack.enter_async_context(await Host.connect(uri))
         self._announcer.check(await check_hosts(source, destination))
         guest, finding = await check_guest(source, name, resume=order.postcopy_resume)
         self._announcer.check(finding)
         if not order.postcopy_resume:
-            self._announcer.check(await check_name_free(destination, name))
+            self._announcer.check(await check_name_free(guest, destination))
+        if order.parallel or disks:
+            ingresses = targets.ingresses_of(order.config, order.peer, way, disks=disks)
+            if (user := await check_callers(guest, ingresses)) is not None:
+                self._announcer.check(user)
         move = LibvirtMove(guest, destination, uri, request, switch_later=order.switch_later)
         return move, way.migrate_uri
 
@@ -147,29 +180,68 @@ class Migration:
 
     async def _qmp(self, stack: AsyncExitStack) -> _Prepared:
         order = self._order
-        entry = find_entry(order.config, order.peer, order.via, order.guest, str(order.dest_qmp or ""))
-        await self._check_tunnel(targets.of_qemu(order.config, order.peer, entry, str(order.dest_qmp or "")))
+        known_peer(order.config, order.peer)
+        if order.guest is not None:
+            self._entry(order.guest)  # what is missing here is told before anybody is asked
+        await self._check_link(stack)
         source = await self._monitor(stack, "source")
-        destination = await self._monitor(stack, "destination") if order.dest_qmp else None
+        found = await identify(source)
+        require_guest(order.guest, found, source.name)
+        entry = self._entry(order.guest or found.name)
+        await self._check_targets(targets.of_qemu(order.config, order.peer, entry, self._far_monitor))
+        destination = await self._destination(stack, found, entry)
         if order.postcopy_preempt:
             for side in filter(None, (source, destination)):
                 await require_capability(side, "postcopy-preempt")
-        if destination is None:
+        self._announcer.check(Finding("guest", f"{found} is {await source.status()}"))
+        options = qemu_options(order, blind=destination is None)
+        ended = self._tunnel.held if self._is_relayed else None
+        move = QmpMove(source, destination, entry.uri, entry.listen, options, destination_ended=ended)
+        return move, entry.uri
+
+    def _entry(self, guest: str | None) -> Entry:
+        order = self._order
+        return find_entry(order.config, order.peer, order.via, guest, self._far_monitor)
+
+    @property
+    def _far_monitor(self) -> str:
+        """The path of the destination's QMP socket, as an ingress would spell it."""
+        path = self._order.dest_qmp
+        return posixpath.normpath(path.absolute()) if path else ""
+
+    @property
+    def _is_relayed(self) -> bool:
+        """Whether that socket is an ingress, and no QEMU's."""
+        monitor = f"unix:{self._far_monitor}"
+        return any(str(ingress.listen) == monitor for ingress in self._order.config.ingresses)
+
+    async def _destination(self, stack: AsyncExitStack, source: Identity, entry: Entry) -> Monitor | None:
+        """The QEMU that waits, if it can be asked, and is found to wait for this guest."""
+        if self._order.dest_qmp is None:
             self._announcer.notice(
-                f"without --dest-qmp the QEMU at {order.peer} must wait at {entry.listen} with the same "
-                "capabilities, and that the guest runs there cannot be verified"
+                f"without --dest-qmp the QEMU at {self._order.peer} must wait at {entry.listen} with the "
+                f"same capabilities, and nobody sees whether the guest runs there: exit code {UNVERIFIED}"
             )
-        self._announcer.check(Finding("guest", f"{order.label} is {await source.status()}"))
-        return QmpMove(source, destination, entry.uri, entry.listen, qemu_options(order)), entry.uri
+            return None
+        destination = await self._monitor(stack, "destination")
+        waiting = await identify(destination)
+        require_same(source, waiting, destination.name)
+        if not comparable(source, waiting):
+            self._announcer.notice(
+                f"{destination.name} waits for {waiting}: that it is for {source} cannot be verified"
+            )
+        return destination
 
     async def _monitor(self, stack: AsyncExitStack, side: str) -> Monitor:
         path = self._order.qmp if side == "source" else self._order.dest_qmp
         assert path is not None  # noqa: S101  asked for only where there is one
-        return await stack.enter_async_context(await Monitor.connect(path, f"{side} ({path})", within=5.0))
+        patience = FAR_PATIENCE if side == "destination" and self._is_relayed else 5.0
+        monitor = await Monitor.reach(path, f"{side} ({path})", within=patience)
+        return await stack.enter_async_context(monitor)
 
 
-def qemu_options(order: Order) -> Options:
-    """The same order in QEMU's terms."""
+def qemu_options(order: Order, *, blind: bool = False) -> Options:
+    """The same order in QEMU's terms. ``blind``: nobody has compared the UUIDs of both QEMUs."""
     mode = Mode.POSTCOPY if order.postcopy else Mode.MULTIFD if order.parallel else Mode.PRECOPY
     return Options(
         mode=mode,
@@ -179,4 +251,5 @@ def qemu_options(order: Order) -> Options:
         return_path=order.return_path,
         preempt=order.postcopy_preempt,
         auto_converge=order.auto_converge,
+        validate_uuid=blind,
     )

@@ -6,16 +6,18 @@ Nothing moves while these run, and nothing is dialled at the peer but its libvir
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunnel.cli.tunnelwatch import TunnelWatch
+from tunnel.daemon.config import Ingress
 from tunnel.daemon.targets import spans
 from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
 from tunnel.relay.address import TargetAddress, parse_target
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.probing import Verdict
+from tunnel.transport.users import user_name
 from tunnel.virt.libvirt import Guest, Host, State
 from tunnel.virt.polling import until
 from tunnel.wire.codes import Code
@@ -112,16 +114,50 @@ async def check_guest(source: Host, name: str, *, resume: bool = False) -> tuple
     state = await guest.state()
     wanted = {State.POSTCOPY, State.POSTCOPY_BROKEN} if resume else {State.RUNNING, State.PAUSED}
     if state not in wanted:
-        raise HypervisorError(f"{name} is {state} at {source.uri}, not {' or '.join(sorted(wanted))}")
+        hint = "; its next start there goes on from what was saved" if state is State.SAVED else ""
+        raise HypervisorError(f"{name} is {state} at {source.uri}, not {' or '.join(sorted(wanted))}{hint}")
     await guest.migratable_xml()
     return guest, Finding("guest", f"{name} is {state}")
 
 
-async def check_name_free(destination: Host, name: str) -> Finding:
-    """No guest of that name is alive at the destination. Raises HypervisorError."""
-    state = await destination.state_of(name)
-    if state is not State.ABSENT:
+async def check_name_free(guest: Guest, destination: Host) -> Finding:
+    """The destination has no other guest of that name or UUID, and this one is not alive there.
+
+    Raises HypervisorError, which names both UUIDs: somebody has to find out which of the two is which.
+    """
+    name, uri = guest.name, destination.uri
+    other = await destination.guest(name) or await destination.guest_with(guest.uuid)
+    if other is None:
+        return Finding("destination", f"{name} does not run there")
+    state = await other.state()
+    there, here = f"a guest named {other.name!r} is {state} at {uri} already (UUID {other.uuid})", guest.uuid
+    if other.uuid != here:
         raise HypervisorError(
-            f"a guest named {name!r} is {state} at {destination.uri} already: stop it first"
+            f"{there}, and the {name} to move is another guest (UUID {here}): rename one of the two"
         )
-    return Finding("destination", f"{name} does not run there")
+    if other.name != name:
+        raise HypervisorError(f"{there}, and {name} has the same UUID ({here}): one guest under two names?")
+    if not state.gone:
+        raise HypervisorError(
+            f"{there}, and here is the same guest (UUID {here}): both may have changed its disks. Find out "
+            "which of them has the newer data before you end either"
+        )
+    return Finding("destination", f"{name} is {state} there")
+
+
+async def check_callers(guest: Guest, ingresses: Iterable[Ingress]) -> Finding | None:
+    """The user that the guest's QEMU runs as may use ``ingresses``, where it connects itself.
+
+    Raises RefusedError when not. None where libvirt does not tell that user.
+    """
+    uid = await guest.uid()
+    if uid is None:
+        return None
+    for ingress in ingresses:
+        if uid not in ingress.uids:
+            raise RefusedError(
+                f"the QEMU of {guest.name} runs as user {user_name(uid)}, who may not use the ingress "
+                f"{ingress.listen}, and for --parallel and disks it connects itself: add that user to the "
+                "ingress's users, and restart the daemon"
+            )
+    return Finding("user", f"QEMU runs as {user_name(uid)}, who may use the tunnel")

@@ -13,9 +13,11 @@ from tunnel.daemon.control import ask
 from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.virt.threads import in_thread
+from tunnel.wire.codes import Code
 
 PERIOD = 0.5
 _BY_PEER = "stream refused by the peer"
+_NOT_THERE = {Code.TARGET_UNREACHABLE.name, Code.DRAINING.name}
 _SILENT = "the daemon of this host does not answer"
 _ANEW = "the daemon of this host was started anew"
 
@@ -27,8 +29,9 @@ class TunnelWatch:
         self.peer = peer
         self.rate: float | None = None
         self._control = control
-        self._known: list[Mapping[str, str]] = []
+        self._known: list[Mapping[str, str]] | None = None  # None: not watching yet
         self._pid = 0  # the daemon's: one that was started anew knows nothing of what the last one saw
+        self._since: str | None = None  # since when its link was in the state that it had then
 
     async def link(self) -> dict[str, Any]:
         """What ``status`` says of the link now.
@@ -67,7 +70,7 @@ class TunnelWatch:
     async def watching(self) -> AsyncIterator[None]:
         """Keep ``rate`` fresh inside the context, and count as news what goes wrong from here on."""
         self._pid, link = await self._ask()
-        self._known = link["incidents"]
+        self._known, self._since = link["incidents"], link["since"]
         task = asyncio.create_task(self._run(), name="watch the tunnel")
         try:
             yield
@@ -76,7 +79,9 @@ class TunnelWatch:
             await asyncio.gather(task, return_exceptions=True)
 
     async def news(self) -> list[Mapping[str, str]]:
-        """What went wrong since ``watching`` began, the end of the daemon included."""
+        """What went wrong since ``watching`` began, the end of the daemon included; nothing before that."""
+        if self._known is None:
+            return []
         try:
             pid, link = await self._ask()
         except TunnelError as error:
@@ -85,6 +90,16 @@ class TunnelWatch:
         if pid != self._pid:
             news.insert(0, {"what": _ANEW, "reason": "the streams of the one before ended with it"})
         return news
+
+    async def held(self) -> bool:
+        """Whether the link has been up all the time since ``watching`` began.
+
+        A connection through it that has ended was then ended at its far end.
+        """
+        with contextlib.suppress(TunnelError):
+            pid, link = await self._ask()
+            return bool((pid, link["state"], link["since"]) == (self._pid, "up", self._since))
+        return False
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -108,4 +123,9 @@ def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> fl
 
 def is_refusal(incident: Mapping[str, str]) -> bool:
     """Whether the peer said no, or our own daemon did."""
-    return incident["what"] in {_BY_PEER, CALLER_REFUSED}
+    return incident["what"] in {_BY_PEER, CALLER_REFUSED} and not is_absence(incident)
+
+
+def is_absence(incident: Mapping[str, str]) -> bool:
+    """Whether the peer's daemon found nobody at the target, or takes no more streams itself."""
+    return incident["what"] == _BY_PEER and incident.get("code") in _NOT_THERE

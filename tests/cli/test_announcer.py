@@ -14,8 +14,9 @@ from tunnel.cli.announcer import ForPeople, ForPrograms, describe
 from tunnel.cli.readiness import Finding
 from tunnel.errors import UnreachableError
 from tunnel.virt.guest import MIB
-from tunnel.virt.move import Summary, Where
+from tunnel.virt.move import Summary
 from tunnel.virt.progress import Progress
+from tunnel.virt.where import Where
 
 STANDING = Progress("active", 1.0, 1024 * MIB, 300 * MIB, 256 * MIB, 32 * MIB, 2, 200 * MIB, 0.25)
 SUMMARY = Summary(2.5, 0.04, 300 * MIB, 2, postcopied=True)

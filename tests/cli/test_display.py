@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tunnel.cli.display import Display
 from tunnel.virt.guest import MIB
-from tunnel.virt.migration import Phase, Sample
+from tunnel.virt.sample import Phase, Sample
 
 SAMPLE = Sample(Phase.ACTIVE, 1.0, 300 * MIB, 724 * MIB, 1024 * MIB, 8192, 1, 300.0 * MIB, 0.3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
 from tunnel.cli import migrate as module
 from tunnel.cli.announcer import Announcer, ForPeople, ForPrograms
 from tunnel.cli.main import main
+from tunnel.cli.migration import Migration
 from tunnel.cli.order import Order
 from tunnel.daemon.config import load
 from tunnel.errors import ConfigError
 from tunnel.virt.guest import MIB
 from tunnel.virt.move import Action
 from tunnel.virt.request import Storage
+from tunnel.virt.where import Where
 
 Called = list[tuple[Order, Announcer]]
 
@@ -123,6 +126,36 @@ def test_no_daemon_is_4_and_told_to_programs_too(config: Path, capsys: pytest.Ca
     assert "no daemon answers at" in output.err
     event = json.loads(output.out)
     assert (event["event"], event["exit_code"]) == ("failed", 4)
+
+
+@pytest.mark.parametrize(("where", "code"), [(Where.DESTINATION, 0), (Where.LEFT, 5)])
+def test_guest_that_was_not_seen_at_the_destination_is_5(
+    config: Path, monkeypatch: pytest.MonkeyPatch, where: Where, code: int
+) -> None:
+    async def run(_: Migration) -> Where:
+        return where
+
+    monkeypatch.setattr(Migration, "run", run)
+    assert migrate(config, "web1", "hostb", "--desturi", "test:///default") == code
+
+
+def test_interruption_says_nothing_of_where_the_guest_is(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(_: Migration) -> Where:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Migration, "run", run)
+    assert migrate(config, "web1", "hostb", "--desturi", "test:///default") == 1
+    assert capsys.readouterr().err == "error: Stopped before anything was moved.\n"
+
+
+@pytest.mark.parametrize("more", [(), ("--qmp", "/run/web1.qmp")])
+def test_this_host_is_no_peer(
+    config: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    assert migrate(config, "web1", "HOSTA", *more) == 2
+    assert "hosta is this host" in capsys.readouterr().err
 
 
 def test_nowhere_to_go_is_2_before_the_daemon_is_asked(

@@ -21,10 +21,16 @@ from tunnel.daemon.config import load
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
 from tunnel.virt.libvirtmove import LibvirtMove
 from tunnel.virt.migration import Mode
-from tunnel.virt.move import Action, Summary, Where, settled
+from tunnel.virt.move import Action, Summary, settled
 from tunnel.virt.progress import Progress
+from tunnel.virt.where import Where
 
 REFUSED = {"what": "stream refused by the peer", "reason": "tcp:127.0.0.1:49152 is not allowed"}
+ABSENT = {
+    "what": "stream refused by the peer",
+    "reason": "unix:/run/libvirt/libvirt-sock on hostb cannot be reached",
+    "code": "TARGET_UNREACHABLE",
+}
 LOST = {"what": "lane lost", "reason": "it was closed"}
 
 
@@ -35,9 +41,11 @@ class FakeMove:
         self._where = where
         self._ending = ending
         self._aborted = asyncio.Event()
+        self.unfit: TunnelError | None = None
 
     async def prepare(self) -> None:
-        pass
+        if self.unfit is not None:
+            raise self.unfit
 
     async def run(self) -> Summary:
         if isinstance(self._ending, TunnelError):
@@ -107,11 +115,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_guest_that_arrived_is_announced(order: Order, capsys: pytest.CaptureFixture[str]) -> None:
-    await Prepared(order, FakeMove(Where.DESTINATION, None), FakeTunnel()).run()
-    assert "The guest runs at hostb, the destination, and nowhere else." in capsys.readouterr().out
+    assert await Prepared(order, FakeMove(Where.DESTINATION, None), FakeTunnel()).run() is Where.DESTINATION
+    said = capsys.readouterr().out
+    assert "The guest runs at hostb, the destination, and nowhere else." in said
+    assert '"result": "done"' in said
 
 
-@pytest.mark.parametrize("where", [Where.SOURCE, Where.BOTH, Where.NEITHER, Where.UNKNOWN])
+async def test_guest_that_left_and_was_not_seen_there_is_another_end(
+    order: Order, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await Prepared(order, FakeMove(Where.LEFT, None), FakeTunnel()).run() is Where.LEFT
+    said = capsys.readouterr().out
+    assert "that it runs at hostb could not be verified" in said
+    assert '"result": "unverified"' in said
+
+
+@pytest.mark.parametrize(
+    "where",
+    [Where.SOURCE, Where.STAYED, Where.MOVING, Where.BOTH, Where.NEITHER, Where.HALTED, Where.UNKNOWN],
+)
 async def test_success_that_is_none_is_not_believed(order: Order, where: Where) -> None:
     with pytest.raises(MigrationError, match="the migration done, but"):
         await Prepared(order, FakeMove(where, None), FakeTunnel()).run()
@@ -123,6 +145,7 @@ async def test_success_that_is_none_is_not_believed(order: Order, where: Where) 
         (FakeTunnel("up"), MigrationError),
         (FakeTunnel("up", LOST), MigrationError),
         (FakeTunnel("up", REFUSED), RefusedError),
+        (FakeTunnel("up", ABSENT), UnreachableError),
         (FakeTunnel("resuming", LOST), UnreachableError),
         (FakeTunnel("gone"), MigrationError),
     ],
@@ -141,11 +164,26 @@ async def test_failure_names_the_place_and_the_cause(
     assert lines[2:] == [f"The tunnel says: {each['what']}: {each['reason']}" for each in await tunnel.news()]
 
 
-async def test_place_is_not_said_twice(order: Order) -> None:
-    said = MigrationError("it failed\nThe guest runs on at the source.")
-    with pytest.raises(MigrationError) as caught:
-        await Prepared(order, FakeMove(Where.SOURCE, said), FakeTunnel()).run()
-    assert str(caught.value) == str(said)
+@pytest.mark.parametrize(
+    ("error", "tunnel", "kind"),
+    [
+        (HypervisorError("web1 is busy"), FakeTunnel("up"), HypervisorError),
+        (UnreachableError("no libvirt answers"), FakeTunnel("up"), UnreachableError),
+        (UnreachableError("no libvirt answers"), FakeTunnel("up", ABSENT), UnreachableError),
+        (UnreachableError("no libvirt answers"), FakeTunnel("up", REFUSED), RefusedError),
+        (HypervisorError("the monitor closed"), FakeTunnel("down", LOST), UnreachableError),
+    ],
+)
+async def test_failure_before_anything_moves_names_the_tunnels_reason_and_no_place(
+    order: Order, error: TunnelError, tunnel: FakeTunnel, kind: type[TunnelError]
+) -> None:
+    move = FakeMove(Where.SOURCE, None)
+    move.unfit = error
+    with pytest.raises(TunnelError) as caught:
+        await Prepared(order, move, tunnel).run()
+    assert type(caught.value) is kind
+    told = [f"The tunnel says: {each['what']}: {each['reason']}" for each in await tunnel.news()]
+    assert str(caught.value).splitlines() == [str(error), *told]
 
 
 async def test_interruption_aborts_and_says_where_the_guest_is(order: Order) -> None:
@@ -155,6 +193,15 @@ async def test_interruption_aborts_and_says_where_the_guest_is(order: Order) -> 
     migration.interrupt()
     migration.interrupt()
     with pytest.raises(MigrationError, match=r"^Aborted\. The guest runs on at hosta"):
+        await running
+
+
+async def test_abort_is_not_said_to_have_left_the_guest_where_nobody_looked(order: Order) -> None:
+    migration = Prepared(order, FakeMove(Where.STAYED, "endless"), FakeTunnel())
+    running = asyncio.create_task(migration.run())
+    await until(lambda: migration._conductor)
+    migration.interrupt()
+    with pytest.raises(MigrationError, match=r"^Aborted\..* Nobody could look at hostb, the destination\.$"):
         await running
 
 
@@ -187,3 +234,5 @@ def test_orders_in_qemus_terms(order: Order) -> None:
     assert qemu_options(postcopy).preempt is True
     late = dataclasses.replace(postcopy, timeout=1.0, timeout_action=Action.POSTCOPY)
     assert qemu_options(late).postcopy_after is None
+    assert qemu_options(order, blind=True).validate_uuid
+    assert not plain.validate_uuid

@@ -10,6 +10,7 @@ import pytest
 
 from tunnel.cli.readiness import (
     Finding,
+    check_callers,
     check_guest,
     check_hosts,
     check_link,
@@ -17,9 +18,10 @@ from tunnel.cli.readiness import (
     check_targets,
 )
 from tunnel.cli.tunnelwatch import TunnelWatch
+from tunnel.daemon.config import Ingress
 from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
 from tunnel.relay.address import TcpAddress
-from tunnel.virt.libvirt import Host
+from tunnel.virt.libvirt import Guest, Host, State
 
 LANE = {"remote": "192.0.2.2:16515", "kind": "userspace", "cipher": "TLS_AES_256_GCM_SHA384"}
 UP = {"peer": "hostb", "state": "up", "lanes": [LANE], "incidents": []}
@@ -188,7 +190,95 @@ async def test_guest_whose_postcopy_did_not_break_cannot_be_resumed(host: Host) 
         await check_guest(host, "test", resume=True)
 
 
-async def test_name_that_is_taken_is_refused(host: Host) -> None:
-    assert await check_name_free(host, "web1") == Finding("destination", "web1 does not run there")
-    with pytest.raises(HypervisorError, match="a guest named 'test' is running at test:///default already"):
-        await check_name_free(host, "test")
+@pytest.mark.parametrize("verb", ["destroy", "managedSave"])
+async def test_guest_that_is_off_or_saved_is_called_that(host: Host, verb: str) -> None:
+    guest = await host.guest("test")
+    assert guest is not None
+    await guest._ask(verb, getattr(guest._domain, verb))
+    words = "is shut off at" if verb == "destroy" else "is saved at .*; its next start there goes on from"
+    with pytest.raises(HypervisorError, match=f"test {words}"):
+        await check_guest(host, "test")
+
+
+class FakeGuest:
+    """As much of a guest as its name, UUID and state, and as whom its QEMU runs."""
+
+    def __init__(self, name: str, uuid: str, state: State = State.RUNNING, uid: int | None = None) -> None:
+        self.name = name
+        self.uuid = uuid
+        self._state = state
+        self._uid = uid
+
+    async def state(self) -> State:
+        return self._state
+
+    async def uid(self) -> int | None:
+        return self._uid
+
+
+class FarHost:
+    """A destination with these guests."""
+
+    uri = "qemu:///far"
+
+    def __init__(self, *guests: FakeGuest) -> None:
+        self._guests = guests
+
+    async def guest(self, name: str) -> FakeGuest | None:
+        return next((each for each in self._guests if each.name == name), None)
+
+    async def guest_with(self, uuid: str) -> FakeGuest | None:
+        return next((each for each in self._guests if each.uuid == uuid), None)
+
+
+async def free(*there: FakeGuest) -> Finding:
+    return await check_name_free(cast("Guest", FakeGuest("web1", "u-1")), cast("Host", FarHost(*there)))
+
+
+async def test_name_that_is_free_is_fine() -> None:
+    assert await free(FakeGuest("web2", "u-2")) == Finding("destination", "web1 does not run there")
+    assert (await free(FakeGuest("web1", "u-1", State.OFF))).detail == "web1 is shut off there"
+    assert (await free(FakeGuest("web1", "u-1", State.SAVED))).detail == "web1 is saved there"
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (FakeGuest("web1", "u-1"), "here is the same guest .*newer data before you end either"),
+        (FakeGuest("web1", "u-1", State.PAUSED), "here is the same guest .*newer data before you end either"),
+        (FakeGuest("web1", "u-2"), "the web1 to move is another guest .*rename one"),
+        (FakeGuest("web1", "u-2", State.OFF), "the web1 to move is another guest .*rename one"),
+        (FakeGuest("web9", "u-1"), "web1 has the same UUID .*two names"),
+        (FakeGuest("web9", "u-1", State.OFF), "web1 has the same UUID .*two names"),
+    ],
+)
+async def test_name_that_is_taken_is_refused_with_both_uuids(there: FakeGuest, words: str) -> None:
+    with pytest.raises(HypervisorError, match=words) as caught:
+        await free(there)
+    said = str(caught.value)
+    assert said.startswith(
+        f"a guest named '{there.name}' is {await there.state()} at qemu:///far already (UUID"
+    )
+    assert f"UUID {there.uuid}" in said
+    assert "u-1" in said
+    assert "stop" not in said
+    assert "destroy" not in said
+
+
+def ingress(*users: str) -> Ingress:
+    return Ingress.model_validate(
+        {"peer": "hostb", "listen": "redirect:127.0.1.2:49152-49215", "users": users}
+    )
+
+
+async def test_user_of_qemu_who_may_not_enter_is_refused_before_anything_moves() -> None:
+    guest = cast("Guest", FakeGuest("web1", "u-1", uid=4000000001))
+    assert await check_callers(guest, [ingress("0", "4000000001")]) is not None
+    with pytest.raises(
+        RefusedError, match=r"QEMU of web1 runs as user 4000000001, who may not use .*redirect:127"
+    ):
+        await check_callers(guest, [ingress("0", "4000000001"), ingress("0")])
+
+
+async def test_user_of_qemu_that_nobody_tells_is_not_judged() -> None:
+    assert await check_callers(cast("Guest", FakeGuest("web1", "u-1")), [ingress("0")]) is None

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import until
 from tunnel.cli import tunnelwatch as module
-from tunnel.cli.tunnelwatch import TunnelWatch, is_refusal, rate_between
+from tunnel.cli.tunnelwatch import TunnelWatch, is_absence, is_refusal, rate_between
 from tunnel.errors import UnreachableError, UsageError
 
 OLD = {"at": "1", "what": "lane lost", "reason": "old"}
@@ -20,7 +20,13 @@ class Daemon:
     """One that answers with ``facts``, or not at all."""
 
     def __init__(self) -> None:
-        self.link: dict[str, Any] = {"peer": "hostb", "lanes": [{"bytes_sent": 0}], "incidents": [OLD]}
+        self.link: dict[str, Any] = {
+            "peer": "hostb",
+            "state": "up",
+            "since": "1",
+            "lanes": [{"bytes_sent": 0}],
+            "incidents": [OLD],
+        }
         self.gone = False
         self.stopping = False
         self.pid = 1
@@ -86,6 +92,26 @@ async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
         assert news["what"] == "the daemon of this host was started anew"
 
 
+async def test_link_has_held_if_it_is_the_same_and_was_never_down(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    assert not await tunnel.held(), "nobody has watched"
+    async with tunnel.watching():
+        assert await tunnel.held()
+        for key, value in (("state", "resuming"), ("since", "2")):
+            before = daemon.link[key]
+            daemon.link[key] = value
+            assert not await tunnel.held()
+            daemon.link[key] = before
+        daemon.pid = 2
+        assert not await tunnel.held()
+        daemon.pid, daemon.gone = 1, True
+        assert not await tunnel.held()
+
+
+async def test_there_is_no_news_before_it_is_watched_for(daemon: Daemon) -> None:
+    assert await TunnelWatch(Path("/control"), "hostb").news() == []
+
+
 async def test_news_is_what_came_since(daemon: Daemon) -> None:
     tunnel = TunnelWatch(Path("/control"), "hostb")
     async with tunnel.watching():
@@ -114,3 +140,9 @@ def test_refusals_are_told_from_losses() -> None:
     assert is_refusal(NEW)
     assert is_refusal({"what": "connection refused", "reason": "user bin may not use this ingress"})
     assert not is_refusal(OLD)
+    assert not is_absence(NEW)
+    for code in ("TARGET_UNREACHABLE", "DRAINING"):
+        nobody = {**NEW, "code": code}
+        assert is_absence(nobody)
+        assert not is_refusal(nobody)
+    assert is_refusal({**NEW, "code": "TARGET_FORBIDDEN"})

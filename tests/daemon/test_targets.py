@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tunnel.daemon import targets as module
 from tunnel.daemon.config import Config, load
-from tunnel.daemon.targets import of_libvirt, of_qemu, of_way, spans
+from tunnel.daemon.targets import ingresses_of, of_libvirt, of_qemu, of_way, spans
 from tunnel.daemon.uris import find_entry, find_routes
 from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, parse_target
 
@@ -76,6 +76,19 @@ def test_fixed_ports_of_ipv6_are_asked_about_as_those_of_ipv4(configure: Configu
     config = configure("tcp:[::1]:49200", ("tcp:[::1]:49201", "tcp:[::1]:49201"))
     assert ram(config, disks=True) == ["tcp:127.0.0.1:49200", "tcp:[::1]:49201"]
     assert qemu(config) == ["tcp:127.0.0.1:49200"]
+
+
+def test_ingresses_of_a_way_are_those_that_its_connections_enter(configure: Configure) -> None:
+    def entered(*listens: str, disks: bool) -> list[str]:
+        config = configure(*listens)
+        way = find_routes(config, "hostb", "web1").require_way()
+        return [str(each.listen) for each in ingresses_of(config, "hostb", way, disks=disks)]
+
+    assert entered(RANGE, "tcp:127.0.1.2:60000", disks=True) == [RANGE]
+    ports = ("tcp:[::1]:49200", "tcp:[::1]:49201", "tcp:127.0.1.2:49200")
+    assert entered(*ports, disks=False) == [ports[0]]
+    assert entered(*ports, disks=True) == [*ports[:2]]
+    assert entered(*SOCKETS, disks=True) == [*SOCKETS]
 
 
 def test_sockets_are_the_same_paths(configure: Configure) -> None:

@@ -12,14 +12,15 @@ from tests.support.daemons import TwoHosts, free_port
 from tests.support.guests import BUSY, MEMORY, PRECOPY
 from tunnel.errors import MigrationError
 from tunnel.virt.guest import MIB
-from tunnel.virt.migration import Sample, migrate
+from tunnel.virt.migration import migrate
 from tunnel.virt.polling import until
 from tunnel.virt.qemu import Machine, Qemu
+from tunnel.virt.sample import Sample
 from tunnel.virt.trial import Trial
 
 pytestmark = pytest.mark.slow
 
-RUNS_ON = r"The guest runs on at the source\."
+RUNS_ON = r"The guest runs on at the source\b"
 
 
 async def prove_next(trial: Trial, entry: str, listen: str) -> None:

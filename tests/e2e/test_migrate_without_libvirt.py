@@ -83,9 +83,9 @@ async def test_without_the_far_monitor_it_says_what_it_could_not_see(hosts: TwoH
     route = Route.laid(hosts, tmp)
     async with waiting_pair(tmp, incoming=route.listen) as trial:
         code, command = await run(*route.arguments(dest_qmp=False))
-        assert (code, command.words) == (0, "")
+        assert (code, command.words) == (5, "")
         await trial.verify()
-    assert command.last["runs_at"] == "left"
+    assert (command.last["runs_at"], command.last["result"]) == ("left", "unverified")
     assert "could not be verified" in command.last["text"]
     assert route.listen in command.named("notice")[0]["text"]
 
@@ -199,10 +199,74 @@ async def test_no_guest_behind_the_monitor_is_an_error(hosts: TwoHosts, tmp: Pat
     async with waiting_pair(tmp) as trial:
         await trial.destination.stop()
         code, command = await run(*route.arguments())
-        assert code == 1
+        assert code == 4
         assert await trial.source.monitor.status() == "running"
     assert "destination" in command.words
     assert "far.qmp" in command.words
+    told = " ".join(command.words.split())
+    assert "The tunnel says: stream refused by the peer" in told
+    assert "destination-2.qmp" in told
+    assert "this host" not in told, "it is read on the other host"
+
+
+OTHER = "22222222-2222-4222-8222-222222222222"
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "complaint"),
+    [
+        (("mailserver", "mailserver"), ((), ()), "this QEMU runs mailserver, not web1"),
+        (("web1", "db7"), ((), ()), "this QEMU waits for db7, and the guest to move is web1"),
+        (("web", "web"), ((), ()), "this QEMU runs web, not web1"),
+        (
+            ("web1", "web1"),
+            (("-uuid", "11111111-1111-4111-8111-111111111111"), ("-uuid", OTHER)),
+            f"this QEMU waits for web1 (UUID {OTHER})",
+        ),
+    ],
+    ids=["another source", "another destination", "a name that begins alike", "another UUID"],
+)
+async def test_another_guest_is_not_moved(
+    hosts: TwoHosts,
+    tmp: Path,
+    names: tuple[str, str],
+    more: tuple[tuple[str, ...], tuple[str, ...]],
+    complaint: str,
+) -> None:
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp, names=names, more=more) as trial:
+        code, command = await run(*route.arguments())
+        assert code == 2
+        assert complaint in " ".join(command.words.split())
+        assert await trial.source.monitor.execute("query-migrate") == {}, "it was never asked to migrate"
+        assert await trial.destination.monitor.status() == "inmigrate"
+
+
+async def test_second_migration_leaves_the_first_alone(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    third = f"unix:{tmp}/third.qmp,server=on,wait=off"
+    async with (
+        waiting_pair(tmp, more=(("-qmp", third), ())) as trial,
+        running(*route.arguments("--bandwidth", "16MiB/s")) as first,
+    ):
+        await sent_some(first)
+        arguments = route.arguments(dest_qmp=False)
+        arguments[arguments.index("--qmp") + 1] = str(tmp / "third.qmp")
+        code, second = await run(*arguments)
+        assert code == 1
+        assert "a migration of this guest is under way already" in " ".join(second.words.split())
+        assert "runs on" not in second.words
+        assert second.named("started") == []
+        await trial.source.monitor.execute("migrate-set-parameters", {"max-bandwidth": 1024 * MIB})
+        assert (await first.end(), first.words) == (0, "")
+        await trial.verify()
+
+
+async def test_monitor_that_does_not_exist_is_4_at_once(hosts: TwoHosts, tmp: Path) -> None:
+    route = Route.laid(hosts, tmp)
+    code, command = await run(*route.arguments())
+    assert code == 4
+    assert f"source ({tmp}/source-2.qmp): no QEMU can be reached at" in " ".join(command.words.split())
 
 
 async def test_urgent_pages_get_a_channel_of_their_own(hosts: TwoHosts, tmp: Path) -> None:

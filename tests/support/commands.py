@@ -85,19 +85,29 @@ def second_monitor(directory: Path, name: str) -> Path:
 
 @asynccontextmanager
 async def waiting_pair(
-    directory: Path, incoming: str = "defer", workload: Workload = BUSY
+    directory: Path,
+    incoming: str = "defer",
+    workload: Workload = BUSY,
+    *,
+    names: tuple[str, str] = ("web1", "web1"),
+    more: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> AsyncIterator[Trial]:
-    """A filled guest ``source`` and a QEMU ``destination`` with ``-incoming``, each with a second monitor."""
+    """A filled guest and a QEMU with ``-incoming``, each with a second monitor.
+
+    Both are called web1, unless ``names`` says otherwise, and have ``more`` options.
+    """
     kernel = directory / "kernel"
     kernel.write_bytes(build_image(workload))
 
-    def machine(name: str, more: Sequence[str] = ()) -> Machine:
-        socket = f"unix:{second_monitor(directory, name)},server=on,wait=off"
-        return Machine(kernel, MEMORY, extra=("-qmp", socket, *more))
+    def machine(side: str, name: str, more: Sequence[str]) -> Machine:
+        socket = f"unix:{second_monitor(directory, side)},server=on,wait=off"
+        return Machine(kernel, MEMORY, extra=("-qmp", socket, *more), name=name)
+
+    here, there = (machine(*each) for each in zip(("source", "destination"), names, more, strict=True))
 
     async with (
-        await Qemu.start("source", machine("source"), directory) as source,
-        await Qemu.start("destination", machine("destination"), directory, incoming=incoming) as destination,
+        await Qemu.start("source", here, directory) as source,
+        await Qemu.start("destination", there, directory, incoming=incoming) as destination,
     ):
         await wait_filled(source.monitor, directory, within=60)
         yield Trial(source, destination, directory)

@@ -64,12 +64,79 @@ async def test_guest_that_is_not_there_is_absent(host: Host) -> None:
         (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY, State.POSTCOPY),
         (library.VIR_DOMAIN_PAUSED, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, State.POSTCOPY_BROKEN),
         (library.VIR_DOMAIN_RUNNING, library.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED, State.POSTCOPY_BROKEN),
-        (library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_SHUTOFF_MIGRATED, State.ABSENT),
+        (library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_SHUTOFF_MIGRATED, State.OFF),
+        (library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_SHUTOFF_SAVED, State.SAVED),
+        (library.VIR_DOMAIN_CRASHED, 0, State.CRASHED),
         (library.VIR_DOMAIN_PMSUSPENDED, 0, State.OTHER),
     ],
 )
 def test_libvirts_states_are_understood(state: int, reason: int, meant: State) -> None:
     assert module._state(library, state, reason) is meant
+
+
+async def test_guest_that_is_shut_off_is_told_from_one_that_was_saved(host: Host, guest: Guest) -> None:
+    await host_call(guest, "managedSave")
+    assert await guest.state() is State.SAVED
+    await host_call(guest, "create")
+    await host_call(guest, "destroy")
+    assert await host.state_of("test") is State.OFF
+    assert State.OFF.gone
+    assert State.SAVED.gone
+    assert not State.PAUSED.gone
+
+
+async def host_call(guest: Guest, verb: str) -> None:
+    await guest._ask(verb, getattr(guest._domain, verb))
+
+
+async def test_guest_is_found_by_its_uuid(host: Host, guest: Guest) -> None:
+    found = await host.guest_with(guest.uuid)
+    assert found is not None
+    assert (found.name, found.uuid) == ("test", guest.uuid)
+    assert await host.guest_with("00000000-0000-4000-8000-000000000000") is None
+
+
+@pytest.mark.parametrize(
+    ("label", "uid"),
+    [
+        ("+64055:+64055", 64055),
+        ("107:107", 107),
+        ("root:root", 0),
+        ("nobody-of-this-name:x", None),
+        (None, None),
+    ],
+)
+def test_user_of_qemu_is_read_from_its_label(label: str | None, uid: int | None) -> None:
+    dac = f"<seclabel type='dynamic' model='dac'><label>{label}</label></seclabel>" if label else ""
+    other = "<seclabel type='dynamic' model='apparmor'><label>libvirt-1</label></seclabel>"
+    assert module._qemu_uid(f"<domain>{other}{dac}</domain>") == uid
+
+
+async def test_user_of_qemu_is_not_known_where_libvirt_sets_none(guest: Guest) -> None:
+    assert await guest.uid() is None
+
+
+@pytest.mark.parametrize(
+    ("stats", "operation"),
+    [
+        ({}, None),
+        ({"type": 0}, None),
+        ({"type": 2, "operation": library.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT}, "migration out"),
+        ({"type": 1, "operation": library.VIR_DOMAIN_JOB_OPERATION_BACKUP}, "backup"),
+        ({"type": 1, "operation": 9999}, "unknown"),
+        ({"type": 1}, "unknown"),
+    ],
+)
+async def test_job_is_named(guest: Guest, stats: dict[str, int], operation: str | None) -> None:
+    class Domain:
+        def jobStats(self) -> dict[str, int]:  # noqa: N802  libvirt's name
+            return stats
+
+    assert await Guest(Domain(), "web1", guest.host).operation() == operation
+
+
+async def test_driver_without_jobs_is_at_none(guest: Guest) -> None:
+    assert await guest.operation() is None
 
 
 async def test_what_the_driver_cannot_do_is_said_in_its_words(host: Host, guest: Guest) -> None:

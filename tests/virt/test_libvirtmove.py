@@ -13,8 +13,8 @@ from tunnel.errors import HypervisorError, UnreachableError
 from tunnel.virt import libvirtmove as module
 from tunnel.virt.libvirt import Guest, Host, State
 from tunnel.virt.libvirtmove import LibvirtMove
-from tunnel.virt.move import Where
 from tunnel.virt.request import Request
+from tunnel.virt.where import Where
 
 PLAIN = Request("tcp://127.0.1.2")
 POSTCOPY = Request("tcp://127.0.1.2", postcopy=True)
@@ -35,6 +35,7 @@ class FakeHost:
         self.state = state
         self.next: FakeHost | None = None  # what answers in its place, once it is gone
         self.final: dict[str, Any] | None = FINAL
+        self.operation: str | None = None  # what it is doing with the guest
         self.closed = False
 
     async def again(self) -> FakeHost:
@@ -88,6 +89,11 @@ class FakeGuest:
 
     async def job(self) -> dict[str, Any] | None:
         return self.stats
+
+    async def operation(self) -> str | None:
+        if self.host.state is None:
+            raise UnreachableError("libvirt did not answer")
+        return self.host.operation
 
     async def completed_job(self) -> dict[str, Any]:
         return self.host.final or {}
@@ -173,7 +179,13 @@ async def test_progress_knows_the_switch_by_the_guests_state() -> None:
         (State.ABSENT, State.RUNNING, Where.DESTINATION),
         (State.RUNNING, State.PAUSED, Where.SOURCE),
         (State.RUNNING, State.RUNNING, Where.BOTH),
+        (State.RUNNING, None, Where.STAYED),
         (State.PAUSED, State.PAUSED, Where.NEITHER),
+        (State.PAUSED, None, Where.HALTED),
+        (State.POSTCOPY, None, Where.HALTED),
+        (State.OFF, State.RUNNING, Where.DESTINATION),
+        (State.OFF, State.SAVED, Where.NEITHER),
+        (State.OFF, State.POSTCOPY_BROKEN, Where.LOST),
         (State.POSTCOPY, State.RUNNING, Where.DESTINATION),
         (State.POSTCOPY_BROKEN, State.RUNNING, Where.BROKEN),
         (State.RUNNING, State.POSTCOPY_BROKEN, Where.BROKEN),
@@ -191,6 +203,46 @@ async def test_where_is_judged_by_both_libvirts(
     await both.move.prepare()
     both.here.state, both.there.state = here, there
     assert await both.move.where() is where
+
+
+async def test_guest_whose_migration_is_under_way_is_not_said_to_stay() -> None:
+    both = Both()
+    await both.move.prepare()
+    both.here.operation = "migration out"
+    assert await both.move.where() is Where.MOVING
+    both.here.operation = "backup"
+    assert await both.move.where() is Where.SOURCE
+
+
+async def test_job_that_nobody_can_ask_about_is_no_verdict() -> None:
+    class Mute(FakeGuest):
+        async def operation(self) -> str | None:
+            raise HypervisorError("cannot acquire state change lock")
+
+    both = Both()
+    await both.move.prepare()
+    both.here.guest = lambda name: _done(Mute(both.here))  # type: ignore[method-assign]  # a fake
+    assert await both.move.where() is Where.UNKNOWN
+
+
+async def _done(guest: FakeGuest) -> FakeGuest | None:
+    return guest
+
+
+@pytest.mark.parametrize("operation", ["migration out", "backup", "save"])
+async def test_guest_that_libvirt_is_busy_with_is_not_moved(operation: str) -> None:
+    both = Both()
+    both.here.operation = operation
+    words = rf"web1: libvirt is at another job with it already \({operation}\): .*virsh domjobinfo web1"
+    with pytest.raises(HypervisorError, match=words):
+        await both.move.prepare()
+    assert both.guest.migrated_to is None
+
+
+async def test_job_of_a_postcopy_that_is_taken_up_again_is_its_own() -> None:
+    both = Both(RESUME)
+    both.here.state, both.here.operation = State.POSTCOPY_BROKEN, "migration out"
+    await both.move.prepare()
 
 
 async def test_libvirt_that_was_started_anew_is_asked_anew() -> None:

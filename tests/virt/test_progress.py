@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tunnel.virt.guest import MIB
-from tunnel.virt.migration import Phase, Sample
 from tunnel.virt.progress import Progress, is_postcopy, of_libvirt, of_qemu
+from tunnel.virt.sample import Phase, Sample
 
 SAMPLE = Sample(Phase.ACTIVE, 1.5, 300 * MIB, 256 * MIB, 1024 * MIB, 8192, 2, 200.0 * MIB, 0.3)
 

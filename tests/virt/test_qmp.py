@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.errors import HypervisorError, UsageError
+from tests.support.guests import small_machine
+from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt.qemu import Qemu
 from tunnel.virt.qmp import Monitor, MonitorLost, require_library
 
@@ -52,6 +53,56 @@ async def test_silent_one_is_hung_up_on(tmp: Path, said: bytes, cancelled: bool)
                 await connecting
             while await asyncio.wait_for(loop.sock_recv(called, 1000), 10):
                 pass  # what it was told before the end
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", "No such file or directory"),
+        ("missing/below", "No such file or directory"),
+        ("file", "that is not a socket"),
+        ("file/below", "Not a directory"),
+        ("", "that is not a socket"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+async def test_place_without_a_socket_is_unreachable_at_once(tmp: Path, name: str, reason: str) -> None:
+    (tmp / "file").touch()
+    with pytest.raises(UnreachableError, match=rf"source: no QEMU can be reached at .*: {reason}"):
+        await asyncio.wait_for(Monitor.reach(tmp / name, "source", within=3600), 10)
+
+
+async def test_path_that_is_too_long_for_a_socket_is_unreachable_at_once(tmp: Path) -> None:
+    deep = tmp / ("x" * 100)
+    deep.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp / "qmp"))
+        (tmp / "qmp").rename(deep / "qmp")
+        with pytest.raises(UnreachableError, match="more than 107 bytes"):
+            await asyncio.wait_for(Monitor.reach(deep / "qmp", "source", within=3600), 10)
+
+
+async def test_socket_without_anybody_is_waited_for_and_then_unreachable(tmp: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as closed:
+        closed.bind(str(tmp / "qmp"))
+    with pytest.raises(UnreachableError, match=r"source: no QMP answer from .* in 0\.1 s"):
+        await Monitor.reach(tmp / "qmp", "source", within=0.1)
+
+
+async def test_socket_of_a_qemu_is_reached(tmp: Path) -> None:
+    second = f"unix:{tmp}/second,server=on,wait=off"
+    async with (
+        await Qemu.start("guest", small_machine(tmp, "-qmp", second), tmp),
+        await Monitor.reach(tmp / "second", "source") as monitor,
+    ):
+        assert await monitor.status() == "running"
+
+
+async def test_qemu_that_has_ended_is_told_from_one_whose_monitor_was_closed(qemu: Qemu) -> None:
+    await qemu.monitor.close()
+    assert not await qemu.monitor.ended(within=0.1)
+    await qemu.child.stop()
+    assert await qemu.monitor.ended()
 
 
 async def test_refused_command_carries_the_words_of_qemu(qemu: Qemu) -> None:

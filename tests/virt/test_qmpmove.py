@@ -9,12 +9,13 @@ import pytest
 
 from tests.support.guests import small_machine
 from tunnel.errors import HypervisorError, UsageError
+from tunnel.virt.guest import MIB
 from tunnel.virt.migration import Options
-from tunnel.virt.move import Where
 from tunnel.virt.qemu import Qemu
 from tunnel.virt.qmp import Monitor
 from tunnel.virt.qmpmove import QmpMove, require_capability
 from tunnel.virt.trial import Trial
+from tunnel.virt.where import Where
 
 
 def move_of(trial: Trial, *, blind: bool = False) -> QmpMove:
@@ -61,6 +62,77 @@ async def test_source_that_died_is_not_alive(trial: Trial) -> None:
     await move.prepare()
     trial.source.child.kill()
     assert await move.where() is Where.NEITHER
+
+
+async def test_destination_that_died_has_no_guest(trial: Trial) -> None:
+    move = move_of(trial)
+    await move.prepare()
+    trial.destination.child.kill()
+    await trial.destination.child.wait()
+    assert await move.where() is Where.SOURCE
+
+
+@pytest.mark.parametrize(("held", "where"), [(True, Where.SOURCE), (False, Where.STAYED)])
+async def test_destination_behind_a_relay_has_ended_only_if_the_way_to_it_held(
+    trial: Trial, held: bool, where: Where
+) -> None:
+    async def ended() -> bool:
+        return held
+
+    uri = f"unix:{trial.directory}/migration"
+    monitors = trial.source.monitor, trial.destination.monitor
+    move = QmpMove(*monitors, uri, uri, Options(), destination_ended=ended)
+    await move.prepare()
+    assert await move.where() is Where.SOURCE
+    await trial.destination.monitor.close()
+    assert await move.where() is where
+
+
+async def test_source_whose_monitor_was_closed_is_not_said_to_have_ended(trial: Trial) -> None:
+    move = move_of(trial)
+    await move.prepare()
+    await trial.source.monitor.close()
+    assert await move.where() is Where.UNKNOWN
+
+
+async def test_guest_that_is_held_at_the_source_has_not_left_it(trial: Trial) -> None:
+    move = move_of(trial, blind=True)
+    await move.prepare()
+    await trial.source.monitor.execute("stop")
+    assert await move.where() is Where.HALTED
+
+
+async def test_second_migration_of_a_guest_is_refused_and_the_first_goes_on(trial: Trial) -> None:
+    uri = f"unix:{trial.directory}/migration"
+    await trial.destination.monitor.execute("migrate-incoming", {"uri": uri})
+    await trial.source.monitor.execute("migrate-set-parameters", {"max-bandwidth": MIB})
+    late = move_of(trial, blind=True)
+    await late.prepare()
+    await trial.source.monitor.execute("migrate", {"uri": uri})
+    with pytest.raises(HypervisorError, match=r"a migration of this guest is under way already \(\w+\)"):
+        await move_of(trial, blind=True).prepare()
+    with pytest.raises(HypervisorError):
+        await late.run()
+    await late.abort()
+    assert await late.where() is Where.MOVING
+    status = (await trial.source.monitor.execute("query-migrate"))["status"]
+    assert status in {"setup", "active"}, "nobody has ended the first one"
+    await trial.source.monitor.execute("migrate_cancel")
+
+
+async def test_guest_of_another_uuid_is_refused_by_the_destination_itself(tmp: Path) -> None:
+    uri = f"unix:{tmp}/migration"
+    here = small_machine(tmp, "-uuid", "11111111-1111-4111-8111-111111111111")
+    there = small_machine(tmp, "-uuid", "22222222-2222-4222-8222-222222222222")
+    async with (
+        await Qemu.start("source", here, tmp) as source,
+        await Qemu.start("destination", there, tmp, incoming=uri),
+    ):
+        move = QmpMove(source.monitor, None, uri, uri, Options(validate_uuid=True))
+        await move.prepare()
+        with pytest.raises(HypervisorError):
+            await move.run()
+        assert await source.monitor.status() == "running"
 
 
 async def test_destination_that_runs_a_guest_is_refused(qemu: Qemu, trial: Trial) -> None:

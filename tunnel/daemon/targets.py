@@ -38,6 +38,16 @@ def of_way(config: Config, peer: str, way: Way, *, disks: bool) -> list[TargetAd
     return _far(config, peer, (address for address in near if address is not None))
 
 
+def ingresses_of(config: Config, peer: str, way: Way, *, disks: bool) -> list[Ingress]:
+    """Where the source's QEMU enters the tunnel with memory, and with ``disks`` with them."""
+    near = {str(way.memory), *([str(way.disks)] if disks else [])}
+    return [
+        each
+        for each in config.ingresses
+        if each.peer == peer and (str(each.listen) == way.ingress or str(each.listen) in near)
+    ]
+
+
 def of_libvirt(config: Config, peer: str, uri: str) -> list[TargetAddress]:
     """What libvirt's calls need; nothing if ``uri`` leads past the tunnel."""
     near = rpc.address_of(uri)

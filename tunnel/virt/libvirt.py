@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import pwd
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -39,12 +40,20 @@ T = TypeVar("T")
 class State(StrEnum):
     """How a guest is, as far as a migration cares."""
 
-    ABSENT = "absent"  # not defined here, or shut off
+    ABSENT = "absent"  # not defined here
+    OFF = "shut off"
+    SAVED = "saved"  # shut off, with its memory in a file: its next start goes on from that
+    CRASHED = "crashed"
     RUNNING = "running"
     PAUSED = "paused"
     POSTCOPY = "in post-copy"  # it has gone, its memory has not yet
     POSTCOPY_BROKEN = "broken off in post-copy"
     OTHER = "in another state"
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no QEMU of it."""
+        return self in {State.ABSENT, State.OFF, State.SAVED, State.CRASHED}
 
 
 class Host:
@@ -88,14 +97,20 @@ class Host:
 
     async def guest(self, name: str) -> Guest | None:
         """The guest ``name``, or None when this libvirt does not know it."""
-        library = _library()
+        return await self._found("lookupByName", lambda: self._connection.lookupByName(name))
+
+    async def guest_with(self, uuid: str) -> Guest | None:
+        """The guest with this UUID, whatever its name, or None."""
+        return await self._found("lookupByUUID", lambda: self._connection.lookupByUUIDString(uuid))
+
+    async def _found(self, what: str, look_up: Callable[[], Any]) -> Guest | None:
         try:
-            domain = await _call(self.uri, "lookupByName", lambda: self._connection.lookupByName(name))
+            domain = await _call(self.uri, what, look_up)
         except HypervisorError as error:
-            if _code(error) == library.VIR_ERR_NO_DOMAIN:
+            if _code(error) == _library().VIR_ERR_NO_DOMAIN:
                 return None
             raise
-        return Guest(domain, name, self)
+        return Guest(domain, domain.name(), self)
 
     async def running(self) -> list[str]:
         """The names of the guests that run here."""
@@ -135,12 +150,25 @@ class Guest:
         """How it is now. A guest that has just gone is ABSENT."""
         library = _library()
         try:
-            state, reason = await self._ask("state", self._domain.state)
+            found = _state(library, *await self._ask("state", self._domain.state))
+            if found is State.OFF and await self._ask(
+                "hasManagedSaveImage", self._domain.hasManagedSaveImage
+            ):
+                return State.SAVED
         except HypervisorError as error:
             if _code(error) == library.VIR_ERR_NO_DOMAIN:
                 return State.ABSENT
             raise
-        return _state(library, state, reason)
+        return found
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID; asks nobody."""
+        return str(self._domain.UUIDString())
+
+    async def uid(self) -> int | None:
+        """The uid that its QEMU runs with; None where libvirt does not set it."""
+        return _qemu_uid(await self._ask("XMLDesc", self._domain.XMLDesc))
 
     async def migratable_xml(self) -> str:
         """Its description, as it is sent to another host. Raises HypervisorError if that cannot be."""
@@ -171,6 +199,23 @@ class Guest:
         """The statistics of the running job, with libvirt's keys; None when there is no job."""
         stats: dict[str, Any] = await self._ask("jobStats", self._domain.jobStats)
         return stats if stats.get("type", 0) else None
+
+    async def operation(self) -> str | None:
+        """What libvirt is doing with it, such as ``migration out``; None when there is no job."""
+        library = _library()
+        try:
+            stats = await self.job()
+        except HypervisorError as error:
+            if _code(error) == library.VIR_ERR_NO_SUPPORT:  # a driver that has no jobs
+                return None
+            raise
+        if stats is None:
+            return None
+        prefix, number = "VIR_DOMAIN_JOB_OPERATION_", stats.get("operation")
+        names = (
+            name for name in dir(library) if name.startswith(prefix) and getattr(library, name) == number
+        )
+        return next(names, f"{prefix}UNKNOWN").removeprefix(prefix).lower().replace("_", " ")
 
     async def completed_job(self) -> dict[str, Any]:
         """The statistics of the last job that ended well; empty when there was none."""
@@ -299,6 +344,18 @@ def _state(library: Any, state: int, reason: int) -> State:
             library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: State.POSTCOPY_BROKEN,
         }
         return special.get(reason, State.PAUSED)
-    if state in {library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_CRASHED, library.VIR_DOMAIN_SHUTDOWN}:
-        return State.ABSENT
-    return State.OTHER
+    if state == library.VIR_DOMAIN_SHUTOFF and reason == library.VIR_DOMAIN_SHUTOFF_SAVED:
+        return State.SAVED
+    if state in {library.VIR_DOMAIN_SHUTOFF, library.VIR_DOMAIN_SHUTDOWN}:
+        return State.OFF
+    return State.CRASHED if state == library.VIR_DOMAIN_CRASHED else State.OTHER
+
+
+def _qemu_uid(description: str) -> int | None:
+    """The uid in a guest's DAC label, ``+uid:+gid`` or names (libvirt's formatdomain, "Security label")."""
+    # From the libvirt daemon that we chose to command, over a connection that it secures.
+    label = ET.fromstring(description).findtext("seclabel[@model='dac']/label")  # noqa: S314
+    user = (label or "").partition(":")[0].removeprefix("+")
+    with contextlib.suppress(KeyError):
+        return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    return None

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from tunnel.errors import HypervisorError, TunnelError, UnreachableError
 from tunnel.virt.libvirt import Guest, Host, State
-from tunnel.virt.move import PERIOD, Summary, Where, judge
+from tunnel.virt.move import PERIOD, Summary
 from tunnel.virt.progress import Progress, of_libvirt
 from tunnel.virt.request import Request, flags, parameters
+from tunnel.virt.where import Side, Where, judge
 
 STANDSTILL = 20.0
 """Seconds without a change on either side after which a post-copy that libvirt gave up has really ended.
 
 A link notices after 15 that a wire has gone silent.
 """
+
+T = TypeVar("T")
 
 _SECOND_PASS = 2
 _RESUMABLE = {State.POSTCOPY, State.POSTCOPY_BROKEN}
@@ -45,6 +51,11 @@ class LibvirtMove:
         resumable = self._request.postcopy_resume and self._before in _RESUMABLE
         if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
             raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
+        if not resumable and (operation := await self._guest.operation()):
+            raise HypervisorError(
+                f"{self._guest.name}: libvirt is at another job with it already ({operation}): wait until "
+                f"virsh domjobinfo {shlex.quote(self._guest.name)} says that it has ended"
+            )
 
     async def run(self) -> Summary:
         """Migrate, with the destination set up for it."""
@@ -83,9 +94,10 @@ class LibvirtMove:
     async def where(self) -> Where:
         """On which side it is alive, as it was before."""
         here, there = await self._state(self._guest.host), await self._state(self._destination)
-        if State.POSTCOPY_BROKEN in {here, there}:
-            return Where.LOST if State.ABSENT in {here, there} else Where.BROKEN
-        return judge(self._alive(here), self._alive(there))
+        side = self._side(here)
+        if side is Side.RUNS:
+            side = await self._side_of_running()
+        return judge(side, self._side(there))
 
     async def _arrives(self) -> bool:
         """Whether a guest arrives whose post-copy, taken up again, has failed by libvirt's word.
@@ -99,8 +111,8 @@ class LibvirtMove:
         since = loop.time()
         while loop.time() - since < STANDSTILL:
             here, there = await self._state(self._guest.host), await self._state(self._destination)
-            if State.ABSENT in {here, there}:
-                return here is State.ABSENT and self._alive(there) is True
+            if Side.GONE in {self._side(here), self._side(there)}:
+                return self._side(here) is Side.GONE and self._side(there) is Side.RUNS
             if (seen := (here, there, await self._remaining())) != last:
                 last, since = seen, loop.time()
             await asyncio.sleep(PERIOD)
@@ -122,18 +134,38 @@ class LibvirtMove:
             await self._guest.start_postcopy()
 
     async def _state(self, host: Host) -> State | None:
+        return await self._asked(host, lambda connected: connected.state_of(self._guest.name))
+
+    async def _side_of_running(self) -> Side:
+        """Whether the guest, which runs at the source, is about to leave it."""
+
+        async def operation(host: Host) -> str:
+            guest = await host.guest(self._guest.name)
+            return "" if guest is None else await guest.operation() or ""
+
+        found = await self._asked(self._guest.host, operation)
+        if found is None:
+            return Side.UNKNOWN
+        return Side.LEAVING if found == "migration out" else Side.RUNS
+
+    async def _asked(self, host: Host, question: Callable[[Host], Awaitable[T]]) -> T | None:
+        """The answer of a libvirt, which may have been started anew meanwhile; None when there is none."""
         with contextlib.suppress(UnreachableError, HypervisorError):
-            return await host.state_of(self._guest.name)
-        with contextlib.suppress(
-            UnreachableError, HypervisorError
-        ):  # it may have been started anew meanwhile
+            return await question(host)
+        with contextlib.suppress(UnreachableError, HypervisorError):
             async with await host.again() as anew:
-                return await anew.state_of(self._guest.name)
+                return await question(anew)
         return None
 
-    def _alive(self, state: State | None) -> bool | None:
+    def _side(self, state: State | None) -> Side:
+        if state is None:
+            return Side.UNKNOWN
+        if state is State.POSTCOPY_BROKEN:
+            return Side.BROKEN
+        if state.gone:
+            return Side.GONE
         paused = self._before is State.PAUSED and state is State.PAUSED
-        return None if state is None else state is State.RUNNING or paused
+        return Side.RUNS if state is State.RUNNING or paused else Side.HELD
 
     async def _summary(self, seconds: float) -> Summary:
         """The destination keeps the figures of what it received."""

@@ -14,8 +14,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from tunnel.errors import HypervisorError, MigrationError
+from tunnel.virt.looks import phase_of, whereabouts
 from tunnel.virt.polling import until
 from tunnel.virt.qmp import Monitor, MonitorLost
+from tunnel.virt.sample import Phase, Sample, sample_of
+from tunnel.virt.where import sentence
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
 _UNLIMITED = (1 << 63) - (1 << 20)  # bytes a second; QEMU parses a signed 64-bit number
 _SAMPLE_INTERVAL = 0.15
 _SETTLE = 5.0  # seconds for the two sides to agree on where the guest runs
-_GONE = "gone"  # these two are ours, beside the run states of QEMU
-_UNKNOWN = "unknown"
 
 OnSample = Callable[["Sample"], None]
 
@@ -37,33 +38,6 @@ class Mode(StrEnum):
     POSTCOPY = "postcopy"
 
 
-class Phase(StrEnum):
-    """QEMU's MigrationStatus."""
-
-    NONE = "none"
-    SETUP = "setup"
-    CANCELLING = "cancelling"
-    CANCELLED = "cancelled"
-    ACTIVE = "active"
-    POSTCOPY_DEVICE = "postcopy-device"
-    POSTCOPY_ACTIVE = "postcopy-active"
-    POSTCOPY_PAUSED = "postcopy-paused"
-    POSTCOPY_RECOVER_SETUP = "postcopy-recover-setup"
-    POSTCOPY_RECOVER = "postcopy-recover"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    FAILING = "failing"
-    COLO = "colo"
-    PRE_SWITCHOVER = "pre-switchover"
-    DEVICE = "device"
-    WAIT_UNPLUG = "wait-unplug"
-
-    @property
-    def ended(self) -> bool:
-        """Whether QEMU goes no further by itself."""
-        return self in {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.POSTCOPY_PAUSED}
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to migrate. ``max_bandwidth`` in bytes a second (None = unlimited), ``downtime_limit`` in seconds.
@@ -71,7 +45,8 @@ class Options:
     ``channels`` is for MULTIFD. ``postcopy_after`` is for POSTCOPY: the passes over the memory before the
     switch, 0 = at once, None = not by itself; QEMU switches only a guest that it could not move within
     ``downtime_limit`` anyway. ``preempt`` gives the pages that the guest waits for a channel of their own:
-    None = if both sides are known to have it.
+    None = if both sides are known to have it. ``validate_uuid`` lets the destination refuse a guest of
+    another UUID, where the source's QEMU can do that (4.2 and newer) and both have one.
     """
 
     mode: Mode = Mode.PRECOPY
@@ -82,24 +57,7 @@ class Options:
     return_path: bool = True
     preempt: bool | None = None
     auto_converge: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Where a migration stands, by the source's figures: bytes, seconds, bytes a second, pages a second.
-
-    ``iteration`` counts the passes over the memory, from 1.
-    """
-
-    phase: Phase
-    elapsed: float
-    transferred: int
-    remaining: int
-    total: int
-    dirty_pages_rate: int
-    iteration: int
-    throughput: float
-    expected_downtime: float
+    validate_uuid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,56 +88,47 @@ async def migrate(
 ) -> Outcome:
     """Migrate the guest of ``source`` to ``uri``, and return when it runs at the destination.
 
-    With a ``destination`` (started with ``-incoming defer``) that side is set up too and told to listen on
-    ``listen``; without one somebody else has done both. Raises MigrationError, saying where the guest runs
-    now. When cancelled, a migration that is still in pre-copy is cancelled and the guest stays; one in
-    post-copy goes on, since cancelling that would lose the guest.
+    Like ``transfer``, but raises MigrationError, saying where the guest runs now, and with a ``destination``
+    does not return before the guest was seen there.
     """
+    before = ""
     try:
-        expected = await source.status()
+        before = await source.status()
+        outcome = await transfer(source, uri, options, destination, listen, on_sample)
+        await _confirm(source, destination, before)
+    except HypervisorError as error:
+        where = sentence(await whereabouts(source, destination, before))
+        raise MigrationError(f"{error}\n{where}") from error
+    return outcome
+
+
+async def transfer(
+    source: Monitor,
+    uri: str,
+    options: Options = Options(),
+    destination: Monitor | None = None,
+    listen: str | None = None,
+    on_sample: OnSample | None = None,
+) -> Outcome:
+    """Migrate the guest of ``source`` to ``uri``, and return when QEMU there has completed it.
+
+    With a ``destination`` (started with ``-incoming defer``) that side is set up too and told to listen on
+    ``listen``; without one somebody else has done both. Raises HypervisorError; where the guest is then,
+    ``look_at_source`` and ``look_at_destination`` tell. When cancelled, a migration that this call has
+    started and that is still in pre-copy is cancelled, and the guest stays; one in post-copy goes on, since
+    cancelling that would lose the guest.
+    """
+    started = False
+    try:
         await _configure(source, destination, options)
         if destination is not None and listen is not None:
             await destination.execute("migrate-incoming", {"uri": listen})
-        outcome = await _Transfer(source, options, on_sample).run(uri)
-        await _confirm(source, destination, expected)
-        return outcome
+        started = True
+        return await _Transfer(source, options, on_sample).run(uri)
     except asyncio.CancelledError:
-        await _cancel(source)
+        if started:
+            await _cancel(source)
         raise
-    except HypervisorError as error:
-        raise MigrationError(f"{error}\n{await whereabouts(source, destination)}") from error
-
-
-async def whereabouts(source: Monitor, destination: Monitor | None) -> str:
-    """One sentence: on which side the guest runs, after giving both a moment to settle."""
-
-    async def settled() -> bool | None:
-        states = await _run_states(source, destination)
-        return states.count("running") == 1 or set(states) <= {_GONE, _UNKNOWN} or None
-
-    with contextlib.suppress(TimeoutError):
-        await until(settled, within=_SETTLE, every=_SAMPLE_INTERVAL)
-    here, there = await _run_states(source, destination)
-    match here == "running", there == "running":
-        case True, False:
-            return "The guest runs on at the source."
-        case False, True:
-            return "The guest runs at the destination."
-        case True, True:
-            return "The guest RUNS ON BOTH SIDES: stop one of them now."
-        case _:
-            return f"The guest runs on neither side: source {here}, destination {there}."
-
-
-async def _run_states(source: Monitor, destination: Monitor | None) -> list[str]:
-    return [await _run_state(source), await _run_state(destination) if destination else _UNKNOWN]
-
-
-async def _run_state(monitor: Monitor) -> str:
-    try:
-        return await monitor.status()
-    except MonitorLost:
-        return _GONE
 
 
 async def _configure(source: Monitor, destination: Monitor | None, options: Options) -> None:
@@ -197,6 +146,7 @@ async def _configure(source: Monitor, destination: Monitor | None, options: Opti
         "postcopy-ram": postcopy,
         "postcopy-preempt": postcopy and preempt,
         "auto-converge": options.auto_converge,
+        "validate-uuid": options.validate_uuid and "validate-uuid" in offered[source],
     }
     for side, offers in offered.items():
         await _set_capabilities(side, offers, wanted)
@@ -250,7 +200,7 @@ class _Transfer:
         with self._source.listen("MIGRATION", "MIGRATION_PASS") as events:
             await self._source.execute("migrate", {"uri": uri})
             answer = await self._follow(events)
-        sample = _sample(answer)
+        sample = sample_of(answer)
         if sample.phase is not Phase.COMPLETED:
             reason = answer.get("error-desc") or "QEMU gives no reason"
             raise HypervisorError(f"{self._source.name}: migration to {uri} {sample.phase}: {reason}")
@@ -266,7 +216,7 @@ class _Transfer:
     async def _follow(self, events: EventListener) -> dict[str, Any]:
         while True:
             answer: dict[str, Any] = await self._source.execute("query-migrate")
-            sample = _sample(answer)
+            sample = sample_of(answer)
             if self._on_sample:
                 self._on_sample(sample)
             if sample.phase.ended:
@@ -280,7 +230,7 @@ class _Transfer:
 
     async def _settled(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The figures of the whole: QEMU works out its times after "completed", before "postmigrate"."""
-        if _sample(answer).phase is not Phase.COMPLETED:
+        if sample_of(answer).phase is not Phase.COMPLETED:
             return answer
 
         async def left() -> bool | None:
@@ -304,22 +254,6 @@ def _announced(events: EventListener) -> set[str]:
     return {str(cast("dict[str, object]", event["data"]).get("status")) for event in events.history}
 
 
-def _sample(answer: Mapping[str, Any]) -> Sample:
-    """Read a ``query-migrate`` answer; in the setup it holds no figures yet."""
-    ram = answer.get("ram", {})
-    return Sample(
-        phase=Phase(answer.get("status", Phase.NONE)),
-        elapsed=answer.get("total-time", 0) / 1000,
-        transferred=ram.get("transferred", 0),
-        remaining=ram.get("remaining", 0),
-        total=ram.get("total", 0),
-        dirty_pages_rate=ram.get("dirty-pages-rate", 0),
-        iteration=ram.get("dirty-sync-count", 0),
-        throughput=ram.get("mbps", 0.0) * 1e6 / 8,
-        expected_downtime=answer.get("expected-downtime", 0) / 1000,
-    )
-
-
 async def _confirm(source: Monitor, destination: Monitor | None, expected: str) -> None:
     """The source's word is not enough: see the guest ``expected`` (running, or paused) at the destination."""
     if await source.status() == "running":
@@ -340,11 +274,11 @@ async def _confirm(source: Monitor, destination: Monitor | None, expected: str) 
 
 async def _cancel(source: Monitor) -> None:
     async def ended() -> bool | None:
-        phase = _sample(await source.execute("query-migrate")).phase
+        phase = await phase_of(source)
         return phase is Phase.NONE or phase.ended or None
 
     with contextlib.suppress(HypervisorError, TimeoutError):
-        if _sample(await source.execute("query-migrate")).phase.startswith("postcopy"):
+        if (await phase_of(source)).startswith("postcopy"):
             return
         await source.execute("migrate_cancel")
         await until(ended, within=_SETTLE, every=_SAMPLE_INTERVAL / 10)

@@ -15,6 +15,7 @@ from typing import Protocol
 from tunnel.errors import HypervisorError, TunnelError
 from tunnel.virt.polling import until
 from tunnel.virt.progress import Progress
+from tunnel.virt.where import FINAL, Where
 
 PERIOD = 0.25
 """Seconds between two looks at a migration."""
@@ -24,19 +25,6 @@ SETTLE = 10.0
 
 ABORT_DEADLINE = 60.0
 """Seconds that an abort may take until we say that it does not work."""
-
-
-class Where(StrEnum):
-    """On which side the guest is alive: runs, or is paused as it was before."""
-
-    SOURCE = "source"
-    DESTINATION = "destination"
-    BOTH = "both"
-    BROKEN = "broken"  # its post-copy broke off: it needs both sides to be made whole
-    LOST = "lost"  # its post-copy broke off, and one of the sides is no more
-    NEITHER = "neither"
-    LEFT = "left"  # not at the source, and nobody can look at the destination
-    UNKNOWN = "unknown"  # nobody can look at the source
 
 
 class Action(StrEnum):
@@ -75,7 +63,10 @@ class Move(Protocol):
         """Where it stands; None before it begins and after it ended."""
 
     async def abort(self) -> None:
-        """Ask for its end; ``run`` then raises. Not in post-copy: the guest would be lost."""
+        """Ask for its end; ``run`` then raises. Not in post-copy: the guest would be lost.
+
+        Only what ``run`` has started is ended: not a migration of somebody else's.
+        """
 
     async def start_postcopy(self) -> None:
         """Let the guest go over now, and its memory follow."""
@@ -208,59 +199,15 @@ class Conductor:
             await self._move.abort()
 
 
-def judge(here: bool | None, there: bool | None) -> Where:
-    """Where a guest is that is alive ``here`` and ``there`` or not; None: nobody can look there."""
-    match here, there:
-        case None, _:
-            return Where.UNKNOWN
-        case True, True:
-            return Where.BOTH
-        case True, _:
-            return Where.SOURCE
-        case False, None:
-            return Where.LEFT
-        case False, True:
-            return Where.DESTINATION
-        case _:
-            return Where.NEITHER
-
-
 async def settled(move: Move, within: float = SETTLE) -> Where:
     """Where the guest is, after giving both sides a moment to agree."""
-    last = Where.NEITHER
+    last = Where.UNKNOWN
 
     async def agreed() -> Where | None:
         nonlocal last
         last = await move.where()
-        return last if last in {Where.SOURCE, Where.DESTINATION, Where.LEFT, Where.BROKEN} else None
+        return last if last in FINAL else None
 
     with contextlib.suppress(TimeoutError):
         return await until(agreed, within=within, every=PERIOD / 2)
     return last
-
-
-def sentence(where: Where, source: str, destination: str) -> str:
-    """The same in words."""
-    match where:
-        case Where.SOURCE:
-            return f"The guest runs on at {source}, the source, and nowhere else."
-        case Where.DESTINATION:
-            return f"The guest runs at {destination}, the destination, and nowhere else."
-        case Where.BOTH:
-            return f"The guest RUNS ON BOTH SIDES, {source} and {destination}: stop one of them now."
-        case Where.BROKEN:
-            return (
-                f"The guest is between {source} and {destination}, end it on neither: if it does not arrive "
-                "by itself, take its post-copy up again with --postcopy --postcopy-resume."
-            )
-        case Where.LOST:
-            return (
-                f"The guest is lost: it was in post-copy, and of its memory only the part at {source} or at "
-                f"{destination} is left. Destroy what is left, and start it from its disks."
-            )
-        case Where.NEITHER:
-            return f"The guest runs neither at {source} nor at {destination}."
-        case Where.LEFT:
-            return f"The guest has left {source}; that it runs at {destination} could not be verified."
-        case Where.UNKNOWN:
-            return f"{source} does not answer: look there and at {destination} before you start the guest."

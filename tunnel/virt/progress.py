@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunnel.virt.migration import Phase, Sample
+from tunnel.virt.sample import Phase, Sample
 
 _TARGET_PAGE = 4096  # QEMU counts dirty pages in these on x86
 

@@ -22,7 +22,7 @@ _GRACE = 2.0  # seconds; its guests have nothing to lose, and one in post-copy m
 class Machine:
     """The hardware of a guest; source and destination must be given the same.
 
-    ``memory`` in bytes, a whole number of MiB. ``kernel`` is a Multiboot image.
+    ``memory`` in bytes, a whole number of MiB. ``kernel`` is a Multiboot image. ``name`` is the guest's.
     """
 
     kernel: Path
@@ -31,6 +31,7 @@ class Machine:
     model: str = "pc"
     cpu: str = "max"
     extra: Sequence[str] = field(default=())
+    name: str = "guest"
 
     def arguments(self) -> list[str]:
         """The command line that describes this hardware."""
@@ -59,7 +60,7 @@ class Qemu:
         require_qemu()
         socket, serial = directory / f"{name}.qmp", directory / f"{name}.serial"
         argv = [
-            *(PROGRAM, "-name", name, *machine.arguments()),
+            *(PROGRAM, "-name", machine.name, *machine.arguments()),
             *("-serial", f"file:{serial}", "-qmp", f"unix:{socket},server=on,wait=off"),
             *(("-incoming", incoming) if incoming else ()),
         ]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
+import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tunnel import distribution
-from tunnel.errors import HypervisorError, UsageError
+from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt.polling import until
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
+_LONGEST_PATH = 107
+
+
 class MonitorLost(HypervisorError):  # noqa: N818  "lost" is the design's word
     """The monitor's connection ended: QEMU has exited, or somebody closed it."""
 
@@ -29,9 +36,10 @@ class MonitorLost(HypervisorError):  # noqa: N818  "lost" is the design's word
 class Monitor:
     """One QMP connection. ``name`` is what error messages call this QEMU."""
 
-    def __init__(self, client: QMPClient, name: str) -> None:
+    def __init__(self, client: QMPClient, name: str, path: Path) -> None:
         self._client = client
         self.name = name
+        self._path = path
 
     @classmethod
     async def connect(cls, path: Path, name: str, *, within: float = 10.0) -> Self:
@@ -56,10 +64,49 @@ class Monitor:
             return client
 
         try:
-            return cls(await until(connected, within=within, every=0.02), name)
+            return cls(await until(connected, within=within, every=0.02), name, path)
         except TimeoutError:
             why = reason or "is another client connected? QEMU serves one at a time on each socket"
             raise HypervisorError(f"{name}: no QMP answer from {path} in {within:g} s: {why}") from reason
+
+    @classmethod
+    async def reach(cls, path: Path, name: str, *, within: float = 5.0) -> Self:
+        """Connect to a QMP socket that must be there already.
+
+        Raises UnreachableError: at once where there is no socket that we may use, after ``within`` seconds
+        where nobody speaks QMP; UsageError as ``connect``.
+        """
+        if problem := _unusable(path):
+            raise UnreachableError(f"{name}: no QEMU can be reached at {path}: {problem}")
+        try:
+            return await cls.connect(path, name, within=within)
+        except HypervisorError as error:
+            raise UnreachableError(str(error)) from error
+
+    async def ended(self, within: float = 1.0) -> bool:
+        """Whether nobody listens at the socket any more: a QEMU of this host does as long as it lives.
+
+        For after MonitorLost, as it connects; one that is just ending has ``within`` seconds for that. Says
+        nothing of a QEMU behind a relay.
+        """
+
+        async def silent() -> bool | None:
+            return self._is_silent() or None
+
+        with contextlib.suppress(TimeoutError):
+            return await until(silent, within=within, every=0.02)
+        return False
+
+    def _is_silent(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # a unix socket connects at once, or not (EAGAIN: its backlog is full)
+            try:
+                probe.connect(str(self._path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                return True
+            except OSError:
+                return False
+        return False
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Run one QMP command and return its result.
@@ -98,6 +145,19 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _unusable(path: Path) -> str | None:
+    """Why nobody can connect at ``path``, whoever may listen there; None if one can. Connects to nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISSOCK(mode):
+        return "that is not a socket"
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        return f"the path has more than {_LONGEST_PATH} bytes, the kernel takes no more (unix(7))"
+    return None if os.access(path, os.W_OK) else os.strerror(errno.EACCES)
 
 
 def require_library() -> None:

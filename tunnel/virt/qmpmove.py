@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from tunnel.errors import HypervisorError, UsageError
-from tunnel.virt.migration import Options, Sample, migrate
-from tunnel.virt.move import Summary, Where, judge
+from tunnel.virt.looks import HasEnded, look_at_destination, look_at_source, phase_of
+from tunnel.virt.migration import Options, transfer
+from tunnel.virt.move import Summary
 from tunnel.virt.progress import Progress, of_qemu
-from tunnel.virt.qmp import Monitor, MonitorLost
+from tunnel.virt.qmp import Monitor
+from tunnel.virt.sample import Sample
+from tunnel.virt.where import Where, judge
 
 _LONGEST_DOWNTIME = 2_000_000  # milliseconds, QEMU's own limit
 
 
 class QmpMove:
-    """See ``move.Move``. ``listen`` is where the destination waits, or is told to if it waits for orders."""
+    """See ``move.Move``. ``listen`` is where the destination waits, or is told to if it waits for orders.
+
+    ``destination_ended``: see ``look_at_destination``.
+    """
 
     def __init__(
-        self, source: Monitor, destination: Monitor | None, uri: str, listen: str, options: Options
+        self,
+        source: Monitor,
+        destination: Monitor | None,
+        uri: str,
+        listen: str,
+        options: Options,
+        *,
+        destination_ended: HasEnded | None = None,
     ) -> None:
         self._source = source
         self._destination = destination
         self._uri = uri
         self._listen = listen
         self._options = options
+        self._destination_ended = destination_ended
         self._before = ""
         self._last: Sample | None = None
 
@@ -30,6 +44,12 @@ class QmpMove:
 
         Raises HypervisorError when not.
         """
+        phase = await phase_of(self._source)
+        if phase.under_way or phase.broken:
+            raise HypervisorError(
+                f"{self._source.name}: a migration of this guest is under way already ({phase}): "
+                "wait until query-migrate says that it has ended"
+            )
         self._before = await self._source.status()
         if self._before not in {"running", "paused"}:
             raise HypervisorError(f"{self._source.name}: it is {self._before} and has no guest to move")
@@ -44,13 +64,13 @@ class QmpMove:
 
     async def run(self) -> Summary:
         """Migrate, with the destination set up for it."""
-        outcome = await migrate(
+        outcome = await transfer(
             self._source,
             self._uri,
             self._options,
-            destination=self._destination,
-            listen=None if await self._listens() else self._listen,
-            on_sample=self._keep,
+            self._destination,
+            None if await self._listens() else self._listen,
+            self._keep,
         )
         return Summary(
             outcome.total_seconds,
@@ -65,8 +85,9 @@ class QmpMove:
         return of_qemu(self._last) if self._last is not None else None
 
     async def abort(self) -> None:
-        """Ask the source to give up."""
-        await self._source.execute("migrate_cancel")
+        """Ask the source to give up what ``run`` has started."""
+        if self._last is not None:
+            await self._source.execute("migrate_cancel")
 
     async def start_postcopy(self) -> None:
         """Ask the source to switch."""
@@ -79,8 +100,8 @@ class QmpMove:
 
     async def where(self) -> Where:
         """On which side it is alive, as it was before."""
-        here = await self._alive(self._source)
-        there = await self._alive(self._destination) if self._destination else None
+        here = await look_at_source(self._source, self._before)
+        there = await look_at_destination(self._destination, self._before, self._destination_ended)
         return judge(here, there)
 
     def _keep(self, sample: Sample) -> None:
@@ -91,12 +112,6 @@ class QmpMove:
         if self._destination is None:
             return True
         return "socket-address" in await self._destination.execute("query-migrate")
-
-    async def _alive(self, side: Monitor) -> bool:
-        try:
-            return await side.status() == self._before
-        except MonitorLost:
-            return False
 
 
 async def require_capability(side: Monitor, name: str) -> None:

@@ -259,7 +259,7 @@ def test_guest_that_cannot_move_is_named(lab: Lab, guest: str) -> None:
     argv = [guest if word == "web1" else word for word in command()]
     done = lab.a.run(argv, check=False)
     assert done.returncode == 1
-    expected = "there is no guest 'web9'" if guest == "web9" else "web1 is absent"
+    expected = "there is no guest 'web9'" if guest == "web9" else "web1 is shut off"
     assert expected in done.stderr
 
 
