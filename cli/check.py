@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,18 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from tunnel.cli import options
+from tunnel.daemon.advice import faults, warnings
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
-from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
 from tunnel.daemon.units import format_duration, format_size
-from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import ConfigError
 from tunnel.relay.address import RedirectAddress
-from tunnel.transport.expiry import warnings
 from tunnel.transport.tls import TlsContexts
+from tunnel.transport.users import user_name
 from tunnel.transport.verdicts import now
-
-_ONE_EACH = "make a certificate for each host, with its own name alone"
 
 
 def check(
@@ -31,11 +27,14 @@ def check(
 ) -> None:
     """Validate a configuration and what it refers to; start nothing.
 
-    Looks at the whole file, the certificates, and the places of the sockets, and names every problem at once.
+    Looks at the whole file, the certificates, and the places of the sockets, asks the daemon, if one runs,
+    whether connections are redirected, and names every problem at once.
     """
     try:
         checked = load(config)
         contexts = preflight(checked, str(config))
+        if wrong := list(faults(checked)):
+            raise ConfigError(str(config), wrong)
     except ConfigError as error:
         if not as_json:
             raise
@@ -43,7 +42,7 @@ def check(
         typer.echo(json.dumps({"ok": False, "file": str(config), "problems": problems}, indent=2))
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        told = [{"key": key, "message": message} for key, message in _warnings(checked, contexts)]
+        told = [{"key": key, "message": message} for key, message in warnings(checked, contexts)]
         facts = {"ok": True, "file": str(config), "warnings": told, **_facts(checked, contexts)}
         typer.echo(json.dumps(facts, indent=2))
     else:
@@ -88,14 +87,7 @@ def _ingress_facts(ingress: Ingress) -> dict[str, Any]:
 
 
 def _users(ingress: Ingress) -> list[str]:
-    return [_user(uid) for uid in sorted(ingress.uids)]
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return [user_name(uid) for uid in sorted(ingress.uids)]
 
 
 def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]:
@@ -119,7 +111,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     if not config.peers:
         yield ""
         yield "no peers: nobody can connect"
-    for key, message in _warnings(config, contexts):
+    for key, message in warnings(config, contexts):
         yield ""
         yield f"warning: {key}: {message}"
 
@@ -130,35 +122,6 @@ def _validity(contexts: TlsContexts) -> str:
     first = contexts.expiries(moment)[0]
     which = "" if first.what == f"the certificate {contexts.files.cert}" else f" ({first.what} ends first)"
     return f"valid until {first.ends:%Y-%m-%d}, {first.days_left(moment)} days{which}"
-
-
-def _warnings(config: Config, contexts: TlsContexts) -> Iterator[tuple[str, str]]:
-    """What is no mistake, but hardly meant: by key."""
-    yield from warnings(contexts.expiries(now()), now())
-    yield from contexts.trust.gaps(contexts.accepted, contexts.dialed)
-    yield from _shared_names(config, contexts)
-    for index, ingress in enumerate(config.ingresses):
-        others = [_user(uid) for uid in sorted(ingress.uids - {0})]
-        if others and reaches_libvirt(ingress):
-            who = ", ".join(others)
-            danger = f"{who} may call libvirt on {ingress.peer} here, and whoever may do that is root there"
-            advice = 'a guest that breaks out is its QEMU\'s user: write users = ["root"]'
-            yield f"ingress[{index}].users", f"{danger}; {advice}"
-        if not (others or "uids" in ingress.model_fields_set or is_libvirt(ingress.target)):
-            who = " nor ".join(QEMU_USERS)
-            problem = f"this host has neither a user {who}, so only root may connect"
-            danger = "if QEMU runs as another user, --parallel and disks will be refused"
-            yield f"ingress[{index}].users", f'{problem}; {danger}: write users = ["root", "ITS_USER"]'
-
-
-def _shared_names(config: Config, contexts: TlsContexts) -> Iterator[tuple[str, str]]:
-    """Whoever knows two of the names in a certificate takes its host for neither."""
-    if others := [peer.name for peer in config.peers if peer.name in contexts.names]:
-        names = ", ".join(others)
-        yield (
-            "tls.cert",
-            f"it also names {names}: hosts that know several of its names refuse it; {_ONE_EACH}",
-        )
 
 
 def _route(ingress: Ingress) -> str:

@@ -42,6 +42,9 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "tunnel.cli.migrate:migrate", "Move a guest to a peer, through libvirt or without."
     ),
     "uri": Subcommand("tunnel.cli.uri:uri", "Print the lines for virsh, libvirt and Nova for a peer."),
+    "guard": Subcommand(
+        "tunnel.cli.guard:guard", "Keep other programs off the addresses of redirect ingresses."
+    ),
     "certs": Subcommand("tunnel.cli.certs:app", "Make and inspect the certificates of the hosts."),
     "demo": Subcommand("tunnel.cli.demo:demo", "Migrate a real QEMU guest on this machine, and verify it."),
 }

@@ -18,6 +18,7 @@ from tunnel.cli.readiness import (
     check_hosts,
     check_link,
     check_name_free,
+    check_redirects,
     check_targets,
 )
 from tunnel.cli.tunnelwatch import TunnelWatch, is_absence, is_refusal
@@ -123,9 +124,10 @@ class Migration:
             return bool((await self._tunnel.link())["state"] == "up")
         return False
 
-    async def _check_link(self, stack: AsyncExitStack) -> None:
-        """The link is up. What goes wrong with the tunnel from here on is told with any failure."""
+    async def _check_link(self, stack: AsyncExitStack, *uris: str) -> None:
+        """The link is up, and ``uris`` lead to it. What goes wrong from here on is told with any failure."""
         self._announcer.check(await check_link(self._tunnel))
+        await check_redirects(self._tunnel, uris)
         await stack.enter_async_context(self._tunnel.watching())
 
     async def _check_targets(self, wanted: Sequence[TargetAddress]) -> None:
@@ -160,7 +162,7 @@ class Migration:
         )
         request.check()
         ram = targets.of_way(order.config, order.peer, way, disks=disks)
-        await self._check_link(stack)
+        await self._check_link(stack, uri, way.migrate_uri)
         await self._check_targets([*targets.of_libvirt(order.config, order.peer, uri), *ram])
         source = await stack.enter_async_context(await Host.connect(order.connect))
         destination = await stack.enter_async_context(await Host.connect(uri))
@@ -181,13 +183,14 @@ class Migration:
     async def _qmp(self, stack: AsyncExitStack) -> _Prepared:
         order = self._order
         known_peer(order.config, order.peer)
-        if order.guest is not None:
-            self._entry(order.guest)  # what is missing here is told before anybody is asked
-        await self._check_link(stack)
+        # What is missing here is told before anybody is asked.
+        uris = [] if order.guest is None else [self._entry(order.guest).uri]
+        await self._check_link(stack, *uris)
         source = await self._monitor(stack, "source")
         found = await identify(source)
         require_guest(order.guest, found, source.name)
         entry = self._entry(order.guest or found.name)
+        await check_redirects(self._tunnel, [entry.uri])
         await self._check_targets(targets.of_qemu(order.config, order.peer, entry, self._far_monitor))
         destination = await self._destination(stack, found, entry)
         if order.postcopy_preempt:

@@ -6,6 +6,7 @@ Nothing moves while these run, and nothing is dialled at the peer but its libvir
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,20 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
     reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
     state = last.get("state", "unknown: the daemon has not answered")
     raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {state} ({reason})")
+
+
+async def check_redirects(tunnel: TunnelWatch, uris: Sequence[str]) -> None:
+    """Connections to what ``uris`` name come out at the daemon, as one of its own has just shown.
+
+    Raises UnreachableError when they do not.
+    """
+    hosts = {part for uri in uris for part in re.split("[:/?=]+", uri)}
+    for listen, reason in await tunnel.faults():
+        if listen.split(":")[1] in hosts:
+            raise UnreachableError(
+                f"{listen} does not lead to {tunnel.peer} now: connections are not redirected ({reason});"
+                " see what other rules the firewall has (nft list ruleset), for example notrack"
+            )
 
 
 async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[TargetAddress]) -> Finding:

@@ -87,8 +87,10 @@ def _certificate(certificate: dict[str, Any], now: datetime) -> str:
 def _ingress(ingress: dict[str, Any]) -> str:
     counts = f"{ingress['accepted']} accepted, {ingress['refused']} refused"
     where = ingress["listen"]
-    if where.startswith("redirect:"):
+    redirect = ingress["redirect"]
+    if redirect is not None:
         where += f" (port {ingress['port']})"
+        counts += "" if redirect["works"] else f"; NOT REDIRECTED: {redirect['reason']}"
     return f"ingress {where} -> {ingress['peer']} {ingress['target'] or 'same port'}: {counts}"
 
 

@@ -40,6 +40,12 @@ class TunnelWatch:
         """
         return (await self._ask())[1]
 
+    async def faults(self) -> list[tuple[str, str]]:
+        """The redirects on this host that do not work: where each listens, and why. Raises TunnelError."""
+        facts = await in_thread("status", lambda: ask(self._control, "status"))
+        redirects = [(each["listen"], each.get("redirect")) for each in facts["ingresses"]]
+        return [(listen, found["reason"]) for listen, found in redirects if found and not found["works"]]
+
     async def probe(self, targets: Sequence[str]) -> list[dict[str, str]]:
         """What the peer would say to streams to ``targets``; it is asked, and dials nothing.
 

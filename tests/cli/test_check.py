@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 
 from tests.support.configs import HOST, INGRESS, PEER, TLS, manual_example, write_config
+from tests.support.namespace import network
 from tests.support.pki import Pki
 from tests.support.signers import Signer, day
 from tunnel.cli.main import main
+from tunnel.transport import guard
 
-TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:49152"\nusers = ["root"]\n'
+TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:1000"\nusers = ["root"]\n'
 UNIX = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/mtunnel/web1.sock"\nusers = ["root", "4000000001"]\n'
 TRANSPORT = '[transport]\nlanes = 1\nlane = "userspace"\nresume_window = "0s"\nmemory = "1GiB"\n'
 OTHER_PEER = '[[peer]]\nname = "hostc"\naddress = "hostc.example"\n'
+
+
+__all__ = ["network"]
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
         "peer hostb at 192.0.2.2:16515",
         "  may reach   tcp:127.0.0.1:49152-49215",
         "              unix:/run/qemu/*",
-        "  reached by  tcp:127.0.1.2:49152 -> tcp:127.0.0.1:49152, for root",
+        "  reached by  tcp:127.0.1.2:1000 -> tcp:127.0.0.1:1000, for root",
         "              unix:/run/mtunnel/web1.sock -> unix:/run/mtunnel/web1.sock, for root, 4000000001",
         "",
         "peer hostc at hostc.example:16515",
@@ -60,11 +65,13 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
 
 
 @pytest.mark.root  # redirect needs nftables
+@pytest.mark.usefixtures("network")
 def test_the_manuals_complete_example_is_valid(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pki = Pki(tmp)
     pki.host("hosta")
     pki.revoke(lasting=timedelta(days=60))
     path = write_config(tmp, manual_example())
+    guard.install("127.0.1.2")
     assert check(path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == []
 
@@ -116,8 +123,8 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
         "ingresses": [
             {
                 "peer": "hostb",
-                "listen": "tcp:127.0.1.2:49152",
-                "target": "tcp:127.0.0.1:49152",
+                "listen": "tcp:127.0.1.2:1000",
+                "target": "tcp:127.0.0.1:1000",
                 "users": ["root"],
             },
             {

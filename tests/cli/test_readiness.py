@@ -15,6 +15,7 @@ from tunnel.cli.readiness import (
     check_hosts,
     check_link,
     check_name_free,
+    check_redirects,
     check_targets,
 )
 from tunnel.cli.tunnelwatch import TunnelWatch
@@ -41,6 +42,9 @@ class Links:
     async def draining(self) -> bool:
         return self.stopping
 
+    async def faults(self) -> list[tuple[str, str]]:
+        return [("redirect:127.0.1.2:49152-49215", "it did not arrive"), ("tcp:127.0.1.4:9", "nor did this")]
+
     async def link(self) -> dict[str, Any]:
         return self._links.pop(0) if len(self._links) > 1 else self._links[0]
 
@@ -66,6 +70,21 @@ async def test_daemon_that_is_stopping_is_said_to_be() -> None:
     links.stopping = True
     with pytest.raises(UnreachableError, match=r"^this host is stopping: its daemon takes no new streams"):
         await check_link(cast("TunnelWatch", links))
+
+
+@pytest.mark.parametrize(
+    "uri", ["tcp://127.0.1.2", "tcp://127.0.1.2:49200", "tcp:127.0.1.4:9", "qemu+tcp://127.0.1.2/system"]
+)
+async def test_way_that_is_not_redirected_is_not_taken(uri: str) -> None:
+    with pytest.raises(
+        UnreachableError, match=r"does not lead to hostb now: .*not redirected \((it|nor) did"
+    ):
+        await check_redirects(tunnel(UP), ["unix:///run/other.sock", uri])
+
+
+@pytest.mark.parametrize("uri", ["tcp://127.0.1.22", "unix:///run/127.0.1.2.sock", "qemu+ssh://hostb/system"])
+async def test_redirects_that_are_not_used_do_not_matter(uri: str) -> None:
+    await check_redirects(tunnel(UP), [uri])
 
 
 async def test_link_may_take_a_moment_to_come_up() -> None:

@@ -1,12 +1,13 @@
-"""The rules of a daemon's ingresses: put in place, put right on request, and taken away in two steps."""
+"""The rules of a daemon's ingresses: put in place, watched, put right, and taken away in two steps."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+import subprocess
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -14,44 +15,59 @@ import pytest
 import structlog
 
 from tests.support.links import make_link
+from tests.support.namespace import nft, ruleset
 from tests.support.waiting import until
+from tunnel.daemon import aliases
 from tunnel.daemon import redirects as module
 from tunnel.daemon.redirects import Redirects
 from tunnel.errors import UsageError
 from tunnel.relay.address import parse_listen, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
-from tunnel.transport.nftables import Redirect
+from tunnel.transport import guard, nftables
+from tunnel.transport.nftables import Redirect, RedirectTable
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
 
-class Table:
+class Table(RedirectTable):
     """In place of the firewall: what was done to it, and by whom."""
 
     def __init__(self, host: str) -> None:
         self.name = f"table of {host}"
+        self.left = False
         self.done: list[tuple[str, list[Redirect]]] = []
         self.threads: set[str] = set()
         self.fault: Exception | None = None
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def _do(self, what: str, redirects: list[Redirect]) -> None:
+    def _do(self, what: str, redirects: Iterable[Redirect] = ()) -> None:
         assert self.may_go_on.wait(10)
         self.threads.add(threading.current_thread().name)
         if self.fault is not None:
             raise self.fault
-        self.done.append((what, redirects))
+        self.done.append((what, list(redirects)))
 
-    def install(self, redirects: list[Redirect]) -> None:
+    def install(self, redirects: Iterable[Redirect]) -> None:
         self._do("install", redirects)
 
-    def repair(self, redirects: list[Redirect]) -> None:
+    def repair(self, redirects: Iterable[Redirect]) -> None:
         self._do("repair", redirects)
 
-    def clear(self) -> None:
-        self._do("clear", [])
+    def clear(self, redirects: Iterable[Redirect]) -> None:
+        self._do("clear")
+
+    def close(self, redirects: Iterable[Redirect]) -> None:
+        self._do("close")
 
     def remove(self) -> None:
-        self._do("remove", [])
+        self._do("remove")
+
+    def exists(self) -> bool:
+        return self.left
+
+    def fingerprint(self) -> bytes:
+        return b"as it must be"
 
     @property
     def steps(self) -> list[str]:
@@ -64,7 +80,7 @@ async def made(monkeypatch: pytest.MonkeyPatch, *listens: str) -> AsyncIterator[
     monkeypatch.setattr(module, "RedirectTable", Table)
     ingresses = []
     for listen in map(parse_listen, listens):
-        plan = IngressPlan(listen, parse_target("tcp:127.0.0.1:1"), {os.geteuid()})
+        plan = IngressPlan(listen, parse_target("tcp:127.0.0.1:1"), {os.geteuid()}, guarded=True)
         ingresses.append(Ingress(plan, make_link("hosta", "hostb")))
     redirects = Redirects("hosta", ingresses)
     table = redirects._table
@@ -77,7 +93,7 @@ async def made(monkeypatch: pytest.MonkeyPatch, *listens: str) -> AsyncIterator[
         keeping.cancel()
         with suppress(asyncio.CancelledError):
             await keeping
-        await redirects.remove()
+        await redirects.close()
         for ingress in ingresses:
             await ingress.close()
 
@@ -104,14 +120,20 @@ async def test_each_range_leads_to_its_ingress(monkeypatch: pytest.MonkeyPatch) 
             socket.create_connection(("127.0.0.1", each.port), 10).close()
 
 
-async def test_without_a_redirect_the_firewall_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [False, True])
+async def test_without_a_redirect_only_what_a_predecessor_left_is_removed(
+    monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    guard.install("127.0.1.2")
     async with made(monkeypatch) as (redirects, table):
+        table.left = left
         await redirects.install()
         redirects.repair()
         await until(lambda: not redirects._asked.is_set(), "for the request to be heard")
         await redirects.clear()
-        await redirects.remove()
-        assert table.done == []
+        await redirects.close()
+        assert table.steps == ["remove"] * left
+        assert guard.installed() == set()
 
 
 async def test_failure_ends_the_start_and_leaves_the_table_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +143,7 @@ async def test_failure_ends_the_start_and_leaves_the_table_of_others(monkeypatch
             await redirects.install()
         table.fault = None
         await redirects.clear()
-        await redirects.remove()
+        await redirects.close()
         assert table.done == []
 
 
@@ -142,8 +164,8 @@ async def test_failed_repair_is_an_error_in_the_log_and_the_next_is_tried(
         table.fault = UsageError("the firewall is gone")
         with structlog.testing.capture_logs() as said:
             redirects.repair()
-            await until(lambda: len(said) == 2, "for the failure to be told")
-        assert (said[1]["log_level"], said[1]["error"]) == ("error", "the firewall is gone")
+            await until(lambda: said, "for the failure to be told")
+        assert (said[0]["log_level"], said[0]["error"]) == ("error", "the firewall is gone")
         table.fault = None
         redirects.repair()
         await until(lambda: "repair" in table.steps, "for the repair")
@@ -159,8 +181,8 @@ async def test_repair_that_is_under_way_does_not_overtake_the_end(monkeypatch: p
         await asyncio.sleep(0)
         table.may_go_on.set()
         await ending
-        await redirects.remove()
-        assert table.steps == ["install", "repair", "clear", "remove"]
+        await redirects.close()
+        assert table.steps == ["install", "repair", "clear", "close"]
         assert len(table.threads) == 1
         assert threading.current_thread().name not in table.threads, "the loop does not wait for nft"
 
@@ -170,5 +192,128 @@ async def test_failure_at_the_end_does_not_keep_the_daemon(monkeypatch: pytest.M
         await redirects.install()
         table.fault = UsageError("no firewall")
         await redirects.clear()
-        await redirects.remove()
+        await redirects.close()
         assert table.steps == ["install"]
+
+
+# With the firewall itself.
+
+ALIAS, PORT = "127.0.1.2", 49152
+LISTEN = f"redirect:{ALIAS}:{PORT}-{PORT + 1}"
+DAMAGE = [
+    "delete table ip mtunnel-hosta",
+    "flush table ip mtunnel-hosta",
+    "flush ruleset",
+    "flush chain ip mtunnel-hosta guard",
+    "add table ip mtunnel-hosta { flags dormant; }",
+]
+
+
+def add_to_loopback(address: str) -> None:
+    subprocess.run(["ip", "address", "add", f"{address}/8", "dev", "lo"], check=True, timeout=10)
+
+
+@asynccontextmanager
+async def real(*listens: str, guarded: bool = True) -> AsyncIterator[Redirects]:
+    ingresses = [
+        Ingress(
+            IngressPlan(parse_listen(listen), None, {os.geteuid()}, guarded=guarded),
+            make_link("hosta", "hostb"),
+        )
+        for listen in listens
+    ]
+    redirects = Redirects("hosta", ingresses)
+    await redirects.install()
+    keeping = asyncio.create_task(redirects.keep())
+    try:
+        yield redirects
+        assert not keeping.done(), keeping
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        await redirects.clear()
+        await redirects.close()
+        for ingress in ingresses:
+            await ingress.close()
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+async def test_whatever_somebody_does_to_the_table_is_undone(damage: str) -> None:
+    async with real(LISTEN):
+        before = sorted(ruleset().splitlines())
+        nft(damage)
+        assert sorted(ruleset().splitlines()) != before
+        await until(lambda: sorted(ruleset().splitlines()) == before, "for the table")
+
+
+async def test_removed_route_comes_back() -> None:
+    async with real(LISTEN):
+        assert guard.is_guarded(ALIAS)
+        guard.remove(ALIAS)
+        await until(lambda: guard.is_guarded(ALIAS), "for the route")
+
+
+async def test_change_elsewhere_is_no_damage() -> None:
+    async with real(LISTEN) as redirects:
+        with structlog.testing.capture_logs() as said:
+            nft("add table ip other")
+            seen = nftables.generation()
+            await until(lambda: redirects._seen[0] == seen, "for it to be seen")
+        assert said == []
+
+
+async def test_examination_repairs_first() -> None:
+    async with real(LISTEN) as redirects:
+        assert await redirects.examine() == {}
+        nft("flush ruleset")
+        assert await redirects.examine() == {}
+        assert "redirect to" in ruleset()
+
+
+async def test_what_keeps_connections_from_being_redirected_is_told_once_and_when_it_is_over() -> None:
+    async with real(LISTEN) as redirects:
+        reason = f"a probe connection to {ALIAS}:{PORT} did not arrive: Connection refused"
+        with structlog.testing.capture_logs() as said:
+            nft("add table ip x; add chain ip x out { type filter hook output priority raw; }")
+            nft("add rule ip x out notrack")
+            for _ in range(2):
+                assert await redirects.examine() == {LISTEN: reason}
+            nft("delete table ip x")
+            assert await redirects.examine() == {}
+        assert [(each["event"], each["ingress"]) for each in said] == [
+            ("not redirected", LISTEN),
+            ("redirected again", LISTEN),
+        ]
+
+
+async def test_at_the_end_the_guard_stays() -> None:
+    async with real(LISTEN):
+        pass
+    assert "redirect" not in ruleset()
+    assert "reject with tcp reset" in ruleset()
+    assert guard.is_guarded(ALIAS)
+
+
+async def test_names_own_address_is_not_taken_off_the_host() -> None:
+    async with real(LISTEN, guarded=False):
+        assert not guard.is_guarded(ALIAS)
+        assert f"tcp dport {PORT}-{PORT + 1} reject" in ruleset()
+
+
+async def test_address_on_an_interface_is_told() -> None:
+    add_to_loopback(ALIAS)
+    with structlog.testing.capture_logs() as said:
+        async with real(LISTEN):
+            pass
+    [warning] = [each for each in said if each["event"] == "not redirected"]
+    assert "is the address of an interface" in warning["reason"]
+
+
+async def test_guards_of_a_configuration_that_was_changed_go_and_those_of_other_daemons_stay() -> None:
+    async with real(LISTEN):
+        pass
+    aliases.install(["127.0.1.7"])
+    RedirectTable("hostb").close([Redirect("127.0.1.7", 1, 1, 0)])
+    async with real("redirect:127.0.1.3:49152"):
+        assert guard.installed() == {"127.0.1.3", "127.0.1.7"}

@@ -294,5 +294,5 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
         one = service(hosts.a)
         assert one._links["hostb"].plan.pump is pump
-        assert one.status()["lane"] == {"kind": made[-1].value, "reason": "tried"}
+        assert (await one.status())["lane"] == {"kind": made[-1].value, "reason": "tried"}
     assert made == [LaneKind.KERNEL, LaneKind.USERSPACE]

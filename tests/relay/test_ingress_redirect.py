@@ -14,12 +14,12 @@ from tests.support.links import make_link
 from tests.support.namespace import nft
 from tests.support.users import NOBODY, acting_as
 from tests.support.waiting import until
-from tunnel.errors import UsageError
-from tunnel.relay import ingress as module
-from tunnel.relay.address import RedirectAddress
+from tunnel.relay.address import RedirectAddress, TcpAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
+from tunnel.transport import guard
 from tunnel.transport.nftables import Redirect, RedirectTable
+from tunnel.transport.reserved import is_reserved
 
 ALIAS = RedirectAddress("127.0.1.2", 49152, 49215)
 in_network = pytest.mark.usefixtures("network")
@@ -162,35 +162,45 @@ async def test_where_nothing_is_tracked_nobody_comes_in() -> None:
 
 @pytest.mark.root
 @in_network
-async def test_no_port_of_the_range_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_port_of_the_range_is_taken() -> None:
     """Libvirt binds the ports of its range to see which is free, on the very host of this ingress."""
-    offered: list[socket.socket] = []
-
-    def bind(host: str, port: int) -> socket.socket:
-        assert (host, port) == ("127.0.0.1", 0)
-        own = 49152 + len(offered) if len(offered) < 2 else 0
-        sock = socket.create_server((host, own))
-        offered.append(sock)
-        return sock
-
-    monkeypatch.setattr(module, "bind_tcp", bind)
-    entry = Door()
-    assert entry.port == offered[2].getsockname()[1]
-    assert [sock.fileno() for sock in offered[:2]] == [-1, -1], "those are free again"
-    await entry.ingress.close()
+    async with door() as entry:
+        for port in (49152, 49183, 49215):
+            socket.create_server(("0.0.0.0", port)).close()
+        assert is_reserved(entry.port), "nobody but root can take it, also after our end"
 
 
-async def test_range_of_all_ports_takes_one_of_them() -> None:
-    everything = IngressPlan(RedirectAddress("127.0.1.2", 1, 65535), None, {0})
-    entry = Ingress(everything, make_link("hosta", "hostb"))
-    assert entry.port
-    await entry.close()
+@pytest.mark.root
+@in_network
+async def test_ingress_with_one_port_behind_a_guard_is_redirected_too() -> None:
+    """No program can listen on a guarded address, the daemon included."""
+    guard.install(ALIAS.host)
+    link = make_link("hosta", "hostb")
+    opened = Opened(link)
+    target = parse_target("tcp:127.0.0.1:16509")
+    plan = IngressPlan(TcpAddress(ALIAS.host, 16500), target, (0,), guarded=True)
+    assert plan.alias == RedirectAddress(ALIAS.host, 16500, 16500)
+    ingress = Ingress(plan, link)
+    assert ingress.port is not None
+    assert is_reserved(ingress.port)
+    RedirectTable("hosta").install([Redirect(ALIAS.host, 16500, 16500, ingress.port)])
+    with socket.create_connection((ALIAS.host, 16500), 10):
+        await until(lambda: opened.sockets, "for the caller")
+    assert opened.targets == [str(target)]
+    await ingress.close()
+    for sock in opened.sockets:
+        sock.close()
 
 
-async def test_no_port_at_all_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bind(host: str, port: int) -> socket.socket:
-        raise UsageError("cannot listen on 127.0.0.1")
-
-    monkeypatch.setattr(module, "bind_tcp", bind)
-    with pytest.raises(UsageError, match="cannot listen on"):
-        Door()
+@pytest.mark.root
+@in_network
+async def test_probe_is_no_caller() -> None:
+    async with door() as entry:
+        assert entry.ingress.redirection is not None
+        for _ in range(3):
+            assert await entry.ingress.redirection.examine() is None
+        assert (entry.ingress.accepted, entry.ingress.refused) == (0, 0)
+        assert not entry.opened.sockets
+        assert entry.reasons == []
+        with socket.create_connection((ALIAS.host, 49152), 10):
+            await until(lambda: entry.opened.sockets, "for a caller after them")

@@ -15,12 +15,13 @@ from typing import Any
 import structlog
 
 from tunnel import distribution
+from tunnel.daemon import aliases
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
 from tunnel.daemon.drain import Drain
 from tunnel.daemon.redirects import Redirects
 from tunnel.errors import UsageError
-from tunnel.relay.address import parse_target
+from tunnel.relay.address import UnixAddress, parse_target
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
@@ -93,8 +94,9 @@ class Service:
             await self._close()
         log.info("stopped")
 
-    def status(self) -> dict[str, Any]:
-        """Facts for ``mtunnel status``; the keys are stable."""
+    async def status(self) -> dict[str, Any]:
+        """Facts for ``mtunnel status``, with every redirect tried just now; the keys are stable."""
+        faults = await self._redirects.examine() if self._redirects else {}
         return {
             "host": self._config.host.name,
             "version": distribution.version(),
@@ -109,7 +111,9 @@ class Service:
             },
             "lane": {"kind": self._contexts.lane.value, "reason": self._contexts.kernel.reason},
             "links": [link_facts(link) for link in self._links.values()],
-            "ingresses": [ingress_facts(ingress) for ingress in self._ingresses],
+            "ingresses": [
+                ingress_facts(ingress, faults.get(str(ingress.plan.listen))) for ingress in self._ingresses
+            ],
         }
 
     async def probe(self, peer: object, targets: object) -> list[dict[str, str]]:
@@ -162,8 +166,10 @@ class Service:
             self._make_lane,
             {peer.name: peer.address.host for peer in self._config.peers},
         )
+        guarded = set(aliases.guarded(self._config))
         for ingress in self._config.ingresses:
-            plan = IngressPlan(ingress.listen, ingress.target, ingress.uids)
+            apart = not isinstance(ingress.listen, UnixAddress) and ingress.listen.host in guarded
+            plan = IngressPlan(ingress.listen, ingress.target, ingress.uids, guarded=apart)
             self._ingresses.append(Ingress(plan, self._links[ingress.peer]))
 
     def _watch_signals(self) -> None:
@@ -202,7 +208,7 @@ class Service:
         farewell = f"{self._config.host.name} is stopping"
         await asyncio.gather(*(link.close(Code.NONE, farewell) for link in self._links.values()))
         if self._redirects is not None:
-            await self._redirects.remove()
+            await self._redirects.close()
         if self._control is not None:
             await self._control.close()
 

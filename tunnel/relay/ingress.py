@@ -6,7 +6,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Collection
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,11 @@ from tunnel.errors import RefusedError, TunnelError, UsageError
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.link import Link
+from tunnel.relay.redirection import Redirection
 from tunnel.transport.conntrack import original_destination
 from tunnel.transport.credentials import caller_uid
 from tunnel.transport.listener import Listener, bind_tcp, bind_unix
+from tunnel.transport.reserved import bind_reserved
 from tunnel.transport.sockets import name_of, reset
 from tunnel.transport.users import user_name
 
@@ -31,8 +32,6 @@ LINK_DEADLINE = 10.0
 
 LOOPBACK = "127.0.0.1"
 """Where the firewall takes redirected connections to, and where they lead to on the peer."""
-
-MOST_PORTS_TRIED = 32
 
 MOST_WAITING = 256
 """Connections that may wait to be judged or for the link; more are reset at once."""
@@ -66,11 +65,25 @@ class _ForbiddenError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class IngressPlan:
-    """What one ``[[ingress]]`` asks for. ``target`` None: 127.0.0.1 and the port that each caller wants."""
+    """What one ``[[ingress]]`` asks for. ``target`` None: 127.0.0.1 and the port that each caller wants.
+
+    ``guarded``: no program can listen on its address, ours included, so all its callers are redirected.
+    """
 
     listen: ListenAddress
     target: TargetAddress | None
     uids: Collection[int]
+    guarded: bool = False
+
+    @property
+    def alias(self) -> RedirectAddress | None:
+        """The address and ports that must be redirected to the ingress; None where it listens itself."""
+        match self.listen:
+            case RedirectAddress():
+                return self.listen
+            case TcpAddress(host, port) if self.guarded:
+                return RedirectAddress(host, port, port)
+        return None
 
 
 class Ingress:
@@ -84,7 +97,8 @@ class Ingress:
         self._link = link
         self._allowed = ", ".join(sorted(map(user_name, plan.uids)))
         self._queue: asyncio.Queue[_Caller] = asyncio.Queue(MOST_WAITING)
-        sock = _bind(plan.listen)
+        self.redirection = Redirection(plan.alias) if plan.alias is not None else None
+        sock = _bind(plan)
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
         """Where it really listens: for a redirect, where the firewall must lead its callers."""
         self._listener = Listener(sock, self._take)
@@ -101,6 +115,9 @@ class Ingress:
     def _take(self, sock: socket.socket) -> None:
         """Judge a caller at once, while it is there to be judged."""
         began = time.monotonic()
+        if self.redirection is not None and self.redirection.is_own(sock):
+            reset(sock)
+            return
         try:
             target, uid = self._admit(sock)
             deadline = asyncio.get_running_loop().time() + LINK_DEADLINE
@@ -118,12 +135,11 @@ class Ingress:
 
     def _admit(self, sock: socket.socket) -> tuple[str, int]:
         """Return what an acceptable caller wants to reach, and its uid; RefusedError for another."""
-        match self.plan.listen, self.plan.target:
-            case RedirectAddress() as alias, target:
-                wanted = _wanted(sock, alias)
-                return str(target or TcpAddress(LOOPBACK, wanted[1])), self._judge(caller_uid(sock, wanted))
-            case _, target:
-                return str(target), self._judge(caller_uid(sock))
+        alias, target = self.plan.alias, self.plan.target
+        if alias is None:
+            return str(target), self._judge(caller_uid(sock))
+        wanted = _wanted(sock, alias)
+        return str(target or TcpAddress(LOOPBACK, wanted[1])), self._judge(caller_uid(sock, wanted))
 
     def _judge(self, uid: int) -> int:
         if uid not in self.plan.uids:
@@ -152,27 +168,18 @@ class Ingress:
         self._link.note(CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
 
 
-def _bind(listen: ListenAddress) -> socket.socket:
-    match listen:
-        case TcpAddress():
-            return bind_tcp(listen.host, listen.port)
-        case UnixAddress():
-            if not Path(listen.path).parent.is_dir():
-                raise UsageError(f"cannot listen on {listen}: its directory does not exist")
-            return bind_unix(listen.path, SOCKET_MODE)
-        case RedirectAddress():
-            return _bind_beside(listen.first_port, listen.last_port)
-
-
-def _bind_beside(first: int, last: int) -> socket.socket:
-    """Listen on a port that is not redirected, if there is any: libvirt tests whether those are free."""
-    with ExitStack() as unfit:  # kept until the end, so that the kernel offers another port each time
-        for _ in range(MOST_PORTS_TRIED):
-            sock = bind_tcp(LOOPBACK, 0)
-            if not first <= sock.getsockname()[1] <= last:
-                return sock
-            unfit.enter_context(sock)
-        return bind_tcp(LOOPBACK, 0)
+def _bind(plan: IngressPlan) -> socket.socket:
+    """Listen: for redirected callers beside their range, where libvirt tests whether ports are free."""
+    if plan.alias is not None:
+        return bind_reserved(LOOPBACK)
+    match plan.listen:
+        case UnixAddress(path):
+            if not Path(path).parent.is_dir():
+                raise UsageError(f"cannot listen on {plan.listen}: its directory does not exist")
+            return bind_unix(path, SOCKET_MODE)
+        case TcpAddress(host, port):
+            return bind_tcp(host, port)
+    raise AssertionError(f"{plan.listen} is redirected")
 
 
 def _wanted(sock: socket.socket, alias: RedirectAddress) -> tuple[str, int]:

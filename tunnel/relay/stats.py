@@ -56,17 +56,19 @@ def stream_facts(pump: Pump) -> dict[str, Any]:
     }
 
 
-def ingress_facts(ingress: Ingress) -> dict[str, Any]:
+def ingress_facts(ingress: Ingress, fault: str | None = None) -> dict[str, Any]:
     """One listening address, and how many connections it let in or turned away.
 
     ``port`` is the one that it really listens on, None for a unix socket; ``target`` is None where each
-    caller names its own port.
+    caller names its own port. ``redirect`` is None where callers need none; ``fault`` says why they are not
+    redirected.
     """
     return {
         "listen": str(ingress.plan.listen),
         "peer": ingress.peer,
         "port": ingress.port,
         "target": str(ingress.plan.target) if ingress.plan.target else None,
+        "redirect": {"works": fault is None, "reason": fault} if ingress.plan.alias else None,
         "accepted": ingress.accepted,
         "refused": ingress.refused,
     }

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 
 from tunnel.errors import RefusedError
 from tunnel.transport import netlink
+from tunnel.transport.netlink import attribute, attributes, nested
 from tunnel.transport.sockets import reason_of
 
 _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h
@@ -26,8 +26,6 @@ _TUPLE_ORIGINAL, _TUPLE_REPLY = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_SOURCE, _IP_DESTINATION = 1, 2
 _PROTO_NUMBER, _PROTO_SOURCE_PORT, _PROTO_DESTINATION_PORT = 1, 2, 3
-_ATTRIBUTE = struct.Struct("=HH")  # length, type
-_NESTED = 0x8000
 _PORT = struct.Struct("!H")
 
 
@@ -55,30 +53,18 @@ def original_source(sock: socket.socket) -> tuple[str, int]:
         raise RefusedError(reason) from None
     if answer is None:
         raise RefusedError("the kernel knows nothing of this redirected connection")
-    original = dict(_attributes(dict(_attributes(answer[len(_PREFIX) :]))[_TUPLE_ORIGINAL]))
-    address = dict(_attributes(original[_TUPLE_IP]))[_IP_SOURCE]
-    port = dict(_attributes(original[_TUPLE_PROTO]))[_PROTO_SOURCE_PORT]
+    original = dict(attributes(dict(attributes(answer[len(_PREFIX) :]))[_TUPLE_ORIGINAL]))
+    address = dict(attributes(original[_TUPLE_IP]))[_IP_SOURCE]
+    port = dict(attributes(original[_TUPLE_PROTO]))[_PROTO_SOURCE_PORT]
     return socket.inet_ntoa(address), int(_PORT.unpack(port)[0])
 
 
 def _reply_tuple(sock: socket.socket) -> bytes:
     """Name the connection by the packets that we send on it."""
     ours, theirs = sock.getsockname(), sock.getpeername()
-    addresses = _attribute(_IP_SOURCE, socket.inet_aton(ours[0]))
-    addresses += _attribute(_IP_DESTINATION, socket.inet_aton(theirs[0]))
-    ports = _attribute(_PROTO_NUMBER, bytes([socket.IPPROTO_TCP]))
-    ports += _attribute(_PROTO_SOURCE_PORT, _PORT.pack(ours[1]))
-    ports += _attribute(_PROTO_DESTINATION_PORT, _PORT.pack(theirs[1]))
-    both = _attribute(_NESTED | _TUPLE_IP, addresses) + _attribute(_NESTED | _TUPLE_PROTO, ports)
-    return _attribute(_NESTED | _TUPLE_REPLY, both)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        size, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & ~_NESTED, data[_ATTRIBUTE.size : size]
-        data = data[(size + 3) & ~3 :]
+    addresses = attribute(_IP_SOURCE, socket.inet_aton(ours[0]))
+    addresses += attribute(_IP_DESTINATION, socket.inet_aton(theirs[0]))
+    ports = attribute(_PROTO_NUMBER, bytes([socket.IPPROTO_TCP]))
+    ports += attribute(_PROTO_SOURCE_PORT, _PORT.pack(ours[1]))
+    ports += attribute(_PROTO_DESTINATION_PORT, _PORT.pack(theirs[1]))
+    return nested(_TUPLE_REPLY, nested(_TUPLE_IP, addresses) + nested(_TUPLE_PROTO, ports))

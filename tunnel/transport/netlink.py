@@ -1,4 +1,4 @@
-"""One question to the kernel and its one answer, over netlink(7).
+"""Questions to the kernel and their answers, over netlink(7).
 
 For single look-ups at the moment of accept: a library that lists everything takes forty times as long.
 """
@@ -9,31 +9,94 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
+ROUTE = 0
 SOCK_DIAG = 4
 NETFILTER = 12
 
-_TIMEOUT = 1.0
+# linux/netlink.h
+ACK, CREATE = 0x4, 0x400
+_DUMP = 0x300
 _REQUEST = 1  # NLM_F_REQUEST
-_ERROR = 2  # NLMSG_ERROR
+_ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
+_SOL_NETLINK, _STRICT = 270, 12  # NETLINK_GET_STRICT_CHK: the kernel filters what it lists
+_NESTED = 0x8000
+
+_TIMEOUT = 1.0
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ERRNO = struct.Struct("=i")  # negative
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
 
 
-def ask(family: int, kind: int, body: bytes) -> bytes | None:
+def ask(family: int, kind: int, body: bytes, flags: int = 0) -> bytes | None:
     """Send ``body`` as a message of ``kind``; the body of the answer, or None when there is no such thing.
 
-    Raises OSError: the kernel's, or TimeoutError when it stays silent.
+    An acknowledgement (with ``ACK``) is an empty answer. Raises OSError: the kernel's, or TimeoutError when
+    it stays silent.
     """
-    message = _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST, 1, 0) + body
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as netlink:
-        netlink.settimeout(_TIMEOUT)
-        netlink.sendto(message, (0, 0))
-        reply = netlink.recv(65536)
-    answer = reply[_HEADER.size :]
-    if _HEADER.unpack_from(reply)[1] != _ERROR:
-        return answer
+    with _opened(family) as netlink:
+        netlink.sendto(_message(kind, body, flags), (0, 0))
+        ((answered, answer),) = list(_messages(netlink.recv(65536)))[:1]
+    return _unless_error(answer) if answered == _ERROR else answer
+
+
+def dump(family: int, kind: int, body: bytes) -> list[bytes]:
+    """All of ``kind`` that the kernel has and that fits ``body``, one body each. Raises as ``ask``."""
+    found: list[bytes] = []
+    with _opened(family) as netlink:
+        netlink.setsockopt(_SOL_NETLINK, _STRICT, 1)
+        netlink.sendto(_message(kind, body, _DUMP), (0, 0))
+        while True:
+            for answered, answer in _messages(netlink.recv(65536)):
+                if answered == _DONE:
+                    return found
+                if answered == _ERROR:
+                    _unless_error(answer)
+                    return found
+                found.append(answer)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Write one attribute, padded to four bytes."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, value: bytes) -> bytes:
+    """Write an attribute whose value is attributes."""
+    return attribute(_NESTED | kind, value)
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read the attributes in ``data``: type and value of each."""
+    while data:
+        size, kind = _ATTRIBUTE.unpack_from(data)
+        yield kind & ~_NESTED, data[_ATTRIBUTE.size : size]
+        data = data[(size + 3) & ~3 :]
+
+
+def _opened(family: int) -> socket.socket:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+    netlink.settimeout(_TIMEOUT)
+    return netlink
+
+
+def _message(kind: int, body: bytes, flags: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, 1, 0) + body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and body of each message in a datagram."""
+    while data:
+        size, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : size]
+        data = data[(size + 3) & ~3 :]
+
+
+def _unless_error(answer: bytes) -> bytes | None:
     number = -_ERRNO.unpack_from(answer)[0]
+    if number == 0:
+        return b""
     if number == errno.ENOENT:
         return None
     raise OSError(number, os.strerror(number))

@@ -1,0 +1,127 @@
+"""Which aliases are guarded, which cannot be, and what is left of a guard that nobody wants."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.configs import HOST, PEER, TLS, write_config
+from tests.support.namespace import network, nft, tables
+from tunnel.daemon import aliases
+from tunnel.daemon.config import Config, load
+from tunnel.errors import UsageError
+from tunnel.transport import guard, nftables
+from tunnel.transport.nftables import Redirect, RedirectTable
+
+__all__ = ["network"]
+
+in_network = pytest.mark.usefixtures("network")
+
+
+@pytest.fixture
+def names(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of /etc/hosts."""
+    file = tmp / "hosts"
+    file.write_text("127.0.0.1 localhost\n")
+    monkeypatch.setattr(aliases, "HOSTS", file)
+    monkeypatch.setattr(socket, "gethostname", lambda: "compute7")
+    return file
+
+
+def configured(directory: Path, *listens: str) -> Config:
+    ingresses = [f'[[ingress]]\npeer = "hostb"\nlisten = "{listen}"\n' for listen in listens]
+    return load(write_config(directory, HOST, TLS, PEER, *ingresses))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "127.0.1.1 anything",
+        "127.0.1.2 compute7",
+        "127.0.1.2 x COMPUTE7.example.org # Debian",
+        "127.0.1.2\thosta.example\thosta",
+    ],
+)
+def test_hosts_own_name_is_known(names: Path, line: str) -> None:
+    names.write_text(f"# a comment\n\n127.0.0.1 localhost\n{line}\n")
+    own = aliases.own_names(line.split(maxsplit=1)[0], "hosta")
+    assert own == line.partition("#")[0].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "line", ["127.0.1.2 hostb", "#127.0.1.2 compute7", "127.0.1.22 compute7", "::1 hosta"]
+)
+def test_other_names_are_the_operators(names: Path, line: str) -> None:
+    names.write_text(f"{line}\n")
+    assert aliases.own_names("127.0.1.2", "hosta") == []
+
+
+def test_without_a_file_there_is_no_name(names: Path) -> None:
+    names.unlink()
+    assert aliases.own_names("127.0.1.1", "hosta") == []
+
+
+def test_aliases_of_redirects_are_guarded_unless_they_are_the_host_itself(names: Path, tmp: Path) -> None:
+    names.write_text("127.0.1.1 compute7\n")
+    redirects = ("redirect:127.0.1.2:1-5", "redirect:127.0.1.2:7-9", "redirect:127.0.1.1:1-5")
+    assert aliases.guarded(configured(tmp, "tcp:127.0.1.9:7", *redirects)) == ["127.0.1.2"]
+
+
+@pytest.mark.root
+@in_network
+def test_what_is_not_guarded_is_told_with_its_reason() -> None:
+    aliases.install(["127.0.1.2", "127.0.1.3"])
+    subprocess.run(["ip", "address", "add", "127.0.1.3/8", "dev", "lo"], check=True, timeout=10)
+    found = dict(aliases.unguarded(["127.0.1.2", "127.0.1.3", "127.0.1.4"]))
+    assert found.keys() == {"127.0.1.3", "127.0.1.4"}
+    assert "is the address of an interface" in found["127.0.1.3"]
+    assert found["127.0.1.4"].startswith("no route guards 127.0.1.4")
+
+
+@pytest.mark.root
+@in_network
+def test_guard_without_a_daemon_is_a_route_and_a_rejection(names: Path, tmp: Path) -> None:
+    names.write_text("127.0.1.1 compute7\n")
+    config = configured(tmp, "redirect:127.0.1.2:1-5", "redirect:127.0.1.1:7-9")
+    assert aliases.put_in_place(config) == ["127.0.1.2"]
+    assert guard.installed() == {"127.0.1.2"}
+    listed = nft("list", "table", "ip", "mtunnel-hosta")
+    assert "redirect" not in listed
+    assert "ip daddr 127.0.1.1 tcp dport 7-9 reject" in listed
+    aliases.take_away(config)
+    assert (guard.installed(), tables()) == (set(), [])
+
+
+@pytest.mark.root
+@in_network
+def test_table_that_is_there_is_left_to_its_daemon(tmp: Path) -> None:
+    RedirectTable("hosta").install([Redirect("127.0.1.2", 1, 5, 1002)])
+    before = nft("list", "ruleset")
+    aliases.put_in_place(configured(tmp, "redirect:127.0.1.2:1-5"))
+    assert nft("list", "ruleset") == before
+
+
+@pytest.mark.root
+@in_network
+def test_guards_of_other_daemons_stay() -> None:
+    aliases.install(["127.0.1.2", "127.0.1.3", "127.0.1.4"])
+    RedirectTable("hostb").close([Redirect("127.0.1.3", 1, 5, 0)])
+    aliases.discard(RedirectTable("hosta"), keep=["127.0.1.4"])
+    assert guard.installed() == {"127.0.1.3", "127.0.1.4"}
+
+
+def test_what_cannot_be_had_is_a_usage_error(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(alias: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    monkeypatch.setattr(guard, "install", fail)
+    config = configured(tmp, "redirect:127.0.1.2:1-5")
+    with pytest.raises(UsageError, match=r"cannot guard 127\.0\.1\.2 by a route: Operation not permitted"):
+        aliases.put_in_place(config)
+    monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
+    with pytest.raises(UsageError, match="there is no firewall here"):
+        aliases.put_in_place(config)

@@ -1,0 +1,99 @@
+"""What is no mistake in a configuration, but hardly meant, or dangerous at times: for ``mtunnel check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tunnel.daemon import aliases
+from tunnel.daemon.config import Config, Ingress
+from tunnel.daemon.control import ask
+from tunnel.daemon.mistakes import Problem
+from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
+from tunnel.daemon.values import QEMU_USERS
+from tunnel.errors import TunnelError
+from tunnel.relay.address import RedirectAddress, TcpAddress
+from tunnel.transport import expiry
+from tunnel.transport.reserved import is_reserved
+from tunnel.transport.tls import TlsContexts
+from tunnel.transport.users import user_name
+from tunnel.transport.verdicts import now
+
+_ONE_EACH = "make a certificate for each host, with its own name alone"
+
+
+def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
+    """Every warning, by key: of the certificates, and of the ingresses in the order of the file."""
+    yield from expiry.warnings(contexts.expiries(now()), now())
+    yield from contexts.trust.gaps(contexts.accepted, contexts.dialed)
+    yield from _shared_names(config, contexts)
+    guarded = set(aliases.guarded(config))
+    for index, ingress in enumerate(config.ingresses):
+        yield from ((f"ingress[{index}].users", text) for text in _users(ingress))
+        match ingress.listen:
+            case RedirectAddress(host):
+                texts = _alias(host, config.host.name)
+            case TcpAddress(host, port) if host not in guarded and not is_reserved(port):
+                texts = iter([_open_to_users(ingress.listen)])
+            case _:
+                texts = iter(())
+        yield from ((f"ingress[{index}].listen", text) for text in texts)
+
+
+def faults(config: Config) -> Iterator[Problem]:
+    """What the daemon that runs here reports of the ingresses of ``config``. Nothing where none answers."""
+    if not any(isinstance(ingress.listen, RedirectAddress) for ingress in config.ingresses):
+        return
+    try:
+        facts = ask(config.host.control, "status")
+    except TunnelError:
+        return
+    redirects = {each["listen"]: each.get("redirect") for each in facts["ingresses"]}
+    for index, ingress in enumerate(config.ingresses):
+        redirect = redirects.get(str(ingress.listen))
+        if redirect and not redirect["works"]:
+            yield f"ingress[{index}].listen", f"connections are not redirected: {redirect['reason']}"
+
+
+def _shared_names(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
+    """Whoever knows two of the names in a certificate takes its host for neither."""
+    if others := [peer.name for peer in config.peers if peer.name in contexts.names]:
+        names = ", ".join(others)
+        yield (
+            "tls.cert",
+            f"it also names {names}: hosts that know several of its names refuse it; {_ONE_EACH}",
+        )
+
+
+def _users(ingress: Ingress) -> Iterator[str]:
+    others = [user_name(uid) for uid in sorted(ingress.uids - {0})]
+    if others and reaches_libvirt(ingress):
+        who = ", ".join(others)
+        danger = f"{who} may call libvirt on {ingress.peer} here, and whoever may do that is root there"
+        yield f'{danger}; a guest that breaks out is its QEMU\'s user: write users = ["root"]'
+    if not (others or "uids" in ingress.model_fields_set or is_libvirt(ingress.target)):
+        who = " nor ".join(QEMU_USERS)
+        problem = f"this host has neither a user {who}, so only root may connect"
+        danger = "if QEMU runs as another user, --parallel and disks will be refused"
+        yield f'{problem}; {danger}: write users = ["root", "ITS_USER"]'
+
+
+def _alias(alias: str, host: str) -> Iterator[str]:
+    names = aliases.own_names(alias, host)
+    if names:
+        yield (
+            f"{alias} is this host's own address by its name ({', '.join(names)} in /etc/hosts), so it"
+            " cannot be guarded: take another of 127.0.0.0/8, such as 127.0.1.2"
+        )
+        return
+    for _, reason in aliases.unguarded([alias]):
+        yield (
+            f"{reason}. While mtunnel does not run they would receive what is sent to the peer, in plain"
+            " text. The first mtunnel serve after a boot sets the guard; mtunnel guard does so earlier"
+        )
+
+
+def _open_to_users(listen: TcpAddress) -> str:
+    return (
+        f"any user of this host may listen on {listen.host} port {listen.port} while the daemon is down, and"
+        " receive what is sent to the peer, in plain text: use redirect: or unix: where users are not trusted"
+    )
