@@ -24,7 +24,7 @@ def serve(
 ) -> None:
     """Run the daemon of this host, until SIGTERM (lets streams end, host.drain_timeout) or SIGINT (at once).
 
-    SIGHUP puts the firewall rules of redirect ingresses in place again.
+    SIGHUP reads certificates and CRLs, and puts the firewall rules of redirect ingresses in place, again.
     """
     logs.occupy_standard_descriptors()
     with logs.Log(log_level, log_format):

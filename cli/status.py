@@ -53,6 +53,8 @@ def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
         yield "the daemon is stopping"
     if datetime.fromisoformat(facts["certificate"]["not_after"]) <= now:
         yield _certificate(facts["certificate"], now)
+    if facts["certificate"]["problem"]:
+        yield _unusable(facts["certificate"])
     for link in facts["links"]:
         if link["state"] != "up":
             current, _ = _parted(link)
@@ -69,6 +71,7 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
     draining = ", draining" if facts["draining"] else ""
     yield f"host {facts['host']} on {facts['listen']}, up {facts['uptime']:.0f} s{draining}"
     yield _certificate(facts["certificate"], _now())
+    yield from _about_certificates(facts["certificate"])
     yield f"{facts['lane']['kind']} lanes: {facts['lane']['reason']}"
     for link in facts["links"]:
         yield from _link(link)
@@ -77,11 +80,25 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _certificate(certificate: dict[str, Any], now: datetime) -> str:
+    """Until when all certificates and CRLs hold, and which of them ends first."""
     end = datetime.fromisoformat(certificate["not_after"])
+    which = f" ({certificate['ends_first']})"
     if end <= now:
-        return f"certificate expired on {end:%Y-%m-%d}"
+        return f"certificate expired on {end:%Y-%m-%d}{which}"
     days = (end - now).days
-    return f"certificate valid until {end:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} left"
+    return f"certificate valid until {end:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} left{which}"
+
+
+def _about_certificates(certificate: dict[str, Any]) -> Iterator[str]:
+    """What ends soon, and what is wrong with the files."""
+    for warning in certificate["warnings"]:
+        yield f"  warning: {warning}"
+    if certificate["problem"]:
+        yield f"  {_unusable(certificate)}"
+
+
+def _unusable(certificate: dict[str, Any]) -> str:
+    return f"certificate files cannot be used: {certificate['problem']}"
 
 
 def _ingress(ingress: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from tunnel.cli import status as module
 from tunnel.cli.main import main
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+CRL = "the CRL of CN=root in /etc/mtunnel/crl.pem"
 CIPHER = "TLS_AES_256_GCM_SHA384"
 LINK: dict[str, Any] = {
     "peer": "hostb",
@@ -66,7 +67,14 @@ FACTS: dict[str, Any] = {
     "draining": False,
     "listen": "192.0.2.1:16515",
     "rejected": 0,
-    "certificate": {"names": ["hosta"], "not_after": "2027-01-01T00:00:00+00:00"},
+    "certificate": {
+        "names": ["hosta"],
+        "not_after": "2027-01-01T00:00:00+00:00",
+        "ends_first": CRL,
+        "days_left": 31,
+        "warnings": [f"{CRL} is valid until …: renew it"],
+        "problem": None,
+    },
     "lane": {"kind": "userspace", "reason": "the configuration says so"},
     "links": [LINK],
     "ingresses": [
@@ -115,7 +123,8 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
     assert status(config) == 0
     assert capsys.readouterr().out.splitlines() == [
         "host hosta on 192.0.2.1:16515, up 61 s",
-        "certificate valid until 2027-01-01, 31 days left",
+        f"certificate valid until 2027-01-01, 31 days left ({CRL})",
+        f"  warning: {CRL} is valid until …: renew it",
         "userspace lanes: the configuration says so",
         "link hostb: up since 2026-01-01T00:00:03.000+00:00",
         f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, 5.0 MB out, 700 bytes in",
@@ -140,7 +149,7 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_certificate_is_told_with_its_days(end: str, words: str) -> None:
-    assert module._certificate({"not_after": end}, NOW) == words
+    assert module._certificate({"not_after": end, "ends_first": CRL}, NOW) == f"{words} ({CRL})"
 
 
 def test_link_that_is_not_up_is_told_with_what_led_there(
@@ -188,7 +197,16 @@ def test_check_of_a_link_that_is_not_up_is_1(
     ("key", "value", "words"),
     [
         ("draining", True, "the daemon is stopping"),
-        ("certificate", {"not_after": "2026-11-29T00:00:00+00:00"}, "certificate expired on 2026-11-29"),
+        (
+            "certificate",
+            FACTS["certificate"] | {"not_after": "2026-11-29T00:00:00+00:00"},
+            f"certificate expired on 2026-11-29 ({CRL})",
+        ),
+        (
+            "certificate",
+            FACTS["certificate"] | {"problem": "ca.pem is damaged"},
+            "certificate files cannot be used: ca.pem is damaged",
+        ),
     ],
 )
 def test_check_of_a_daemon_that_will_lose_its_links_is_1(
@@ -211,6 +229,14 @@ def test_check_without_a_daemon_is_4(tmp: Path, options: tuple[str, ...]) -> Non
 
 def test_check_with_a_bad_configuration_is_2(tmp: Path) -> None:
     assert status(write_config(tmp, HOST), "--check") == 2
+
+
+def test_files_that_cannot_be_used_are_told(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FACTS, "certificate", FACTS["certificate"] | {"problem": "ca.pem is damaged"})
+    assert status(config) == 0
+    assert "  certificate files cannot be used: ca.pem is damaged" in capsys.readouterr().out.splitlines()
 
 
 def test_a_draining_daemon_says_so(

@@ -76,7 +76,10 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         facts = await asyncio.to_thread(ask, hosts.a.control, "status")
         assert facts.pop("uptime") >= 0
         assert facts.pop("version")
-        assert facts.pop("certificate").keys() == {"names", "not_after"}
+        certificate = facts.pop("certificate")
+        keys = {"names", "not_after", "ends_first", "days_left", "warnings", "problem"}
+        assert certificate.keys() == keys
+        assert (certificate["names"], certificate["problem"]) == (["hosta"], None)
         lane = facts.pop("lane")
         assert lane["kind"] in set(LaneKind)
         assert re.search("self-test|module tls", lane["reason"]), "auto says how it chose"

@@ -19,6 +19,7 @@ from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.transport import handshake as module
 from tunnel.transport.handshake import handshake, handshake_for_kernel
 from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, count_records, explain
+from tunnel.transport.proof import Proof
 from tunnel.transport.tls import TlsContexts, load
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
@@ -68,7 +69,7 @@ def saying(data: bytes, *, then_close: bool = False) -> Act:
 
 async def both(
     dialing: TlsContexts, accepting: TlsContexts, known: Collection[str] = KNOWN
-) -> Sequence[tuple[TlsConnection, str] | BaseException]:
+) -> Sequence[tuple[TlsConnection, Proof] | BaseException]:
     """What each side's handshake returns or raises; the dialing side's first."""
     one, other = tcp_pair()
     with one, other:
@@ -83,8 +84,18 @@ async def both(
 async def test_two_hosts_that_know_each_other_shake_hands(hosts: Hosts) -> None:
     for end, name in zip(await both(hosts.a, hosts.b), ("hostb", "hosta"), strict=True):
         assert isinstance(end, tuple)
-        tls, peer = end
-        assert (tls.version, tls.protocol, peer) == ("TLSv1.3", "mtunnel/1", name)
+        tls, proof = end
+        assert (tls.version, tls.protocol, proof.peer) == ("TLSv1.3", "mtunnel/1", name)
+
+
+async def test_both_ends_keep_what_was_proven(hosts: Hosts) -> None:
+    dialer, acceptor = await both(hosts.a, hosts.b)
+    assert isinstance(dialer, tuple)
+    assert isinstance(acceptor, tuple)
+    assert (dialer[1].dialing, acceptor[1].dialing) == (True, False)
+    assert dialer[1].ours == acceptor[1].theirs == hosts.a.dialed
+    assert dialer[1].theirs == acceptor[1].ours == hosts.b.accepted
+    assert (dialer[1].trust, acceptor[1].trust) == (hosts.a.trust, hosts.b.trust)
 
 
 async def test_a_genuine_certificate_of_somebody_else_is_not_enough(hosts: Hosts) -> None:
@@ -122,7 +133,7 @@ async def test_a_kernel_gets_the_same_keys_on_both_sides_and_every_record_behind
                 handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
                 handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
             )
-        assert (called, caller) == ("hostb", "hosta")
+        assert (called.peer, caller.peer) == ("hostb", "hosta")
         assert dialer.cipher == acceptor.cipher
         assert dialer.send == acceptor.receive
         assert dialer.receive.secret == acceptor.send.secret

@@ -37,12 +37,12 @@ async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane
     """A host with a session over a userspace lane, and a raw peer that dialed it."""
     dialing, accepting = tcp_pair()
     with accepting, dialing, unexpected() as surprises:
-        (tls, name), peer = await asyncio.gather(
+        (tls, proof), peer = await asyncio.gather(
             handshake(accepting, hosts.b, ("hosta",), dialing=False),
             TlsPeer.connect(dialing, hosts.a, dialing=True),
         )
         host = Host(initiator=False)
-        lane = UserspaceLane(accepting, tls, name, LaneState.AWAIT_FIRST)
+        lane = UserspaceLane(accepting, tls, proof.peer, LaneState.AWAIT_FIRST)
         host.own(lane)
         try:
             await peer.send(encode(hello(b"R" * 16, b"I" * 16, LIMITS)) + encode(Open(1, 1 << 40, TARGET)))
@@ -320,12 +320,12 @@ async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceL
     """A host with a session, and a peer that makes its records by hand."""
     dialing, accepting = tcp_pair()
     with accepting, dialing, unexpected() as surprises:
-        (tls, name), peer = await asyncio.gather(
+        (tls, proof), peer = await asyncio.gather(
             handshake(accepting, hosts.b, ("hosta",), dialing=False),
             RecordPeer.connect(dialing, hosts.a.files),
         )
         host = Host(initiator=False)
-        lane = UserspaceLane(accepting, tls, name, LaneState.AWAIT_FIRST)
+        lane = UserspaceLane(accepting, tls, proof.peer, LaneState.AWAIT_FIRST)
         host.own(lane)
         try:
             await peer.send(peer.seal.data(encode(hello(b"R" * 16, b"I" * 16, LIMITS))))

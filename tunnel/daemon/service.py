@@ -16,6 +16,7 @@ import structlog
 
 from tunnel import distribution
 from tunnel.daemon import aliases
+from tunnel.daemon.certificates import Certificates
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
 from tunnel.daemon.drain import Drain
@@ -32,15 +33,14 @@ from tunnel.relay.stats import ingress_facts, link_facts
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.lanes import maker
 from tunnel.transport.tls import TlsContexts
-from tunnel.transport.verdicts import now
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
 RELOADED = (
-    "reload: firewall rules are put in place again; the configuration and the certificates are not read "
-    "again, restart the daemon for that"
+    "reload: certificates and CRLs are read again, and firewall rules put in place; the configuration is "
+    "not read again, restart the daemon for that"
 )
 
 NOTIFY_TIMEOUT = 0.1
@@ -65,6 +65,7 @@ class Service:
         self._make_lane = maker(transport.lanes, contexts.lane, threaded=transport.lane_threads)
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
+        self._certificates = Certificates(contexts, config.host.name, self._links.values())
         self._ingresses: list[Ingress] = []
         self._reception: Reception | None = None
         self._control: ControlSocket | None = None
@@ -80,6 +81,7 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 helpers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
+                helpers.append(tasks.create_task(self._certificates.run(), name="certificates"))
                 where = "kernel" if self._contexts.lane is LaneKind.KERNEL else "daemon"
                 log.info(f"encryption: in the {where}", reason=self._contexts.kernel.reason)
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
@@ -105,10 +107,7 @@ class Service:
             "draining": self._stopping.is_set(),
             "listen": str(self._config.host.listen),
             "rejected": self._reception.rejected if self._reception else 0,
-            "certificate": {
-                "names": list(self._contexts.names),
-                "not_after": self._contexts.expiries(now())[0].ends.isoformat(),
-            },
+            "certificate": self._certificates.facts(),
             "lane": {"kind": self._contexts.lane.value, "reason": self._contexts.kernel.reason},
             "links": [link_facts(link) for link in self._links.values()],
             "ingresses": [
@@ -150,7 +149,12 @@ class Service:
                 address, congestion = peer.address, self._config.transport.congestion
                 source = self._config.host.listen.host
                 plan = DialPlan(
-                    address.host, address.port, lambda: self._contexts, congestion, source, self._make_lane
+                    address.host,
+                    address.port,
+                    self._certificates.for_next_lane,
+                    congestion,
+                    source,
+                    self._make_lane,
                 )
                 yield Dialer(plan, self._links[peer.name])
 
@@ -160,7 +164,7 @@ class Service:
         self._reception = Reception(
             host.listen.host,
             host.listen.port,
-            lambda: self._contexts,
+            self._certificates.for_next_lane,
             transport.congestion,
             self._links,
             self._make_lane,
@@ -180,6 +184,7 @@ class Service:
 
     def _reload(self) -> None:
         log.warning(RELOADED)
+        self._certificates.reload()
         if self._redirects is not None:
             self._redirects.repair()
 

@@ -35,7 +35,7 @@ class DialPlan:
 
     host: str
     port: int
-    contexts: Callable[[], TlsContexts]  # the present ones: certificates are renewed
+    contexts: Callable[[], TlsContexts]  # for the next lane: certificates are renewed. CertificateError
     congestion: str | None
     source: str | None = None  # the address of this host to dial from, where it can reach the peer's
     make_lane: LaneMaker = userspace
@@ -108,6 +108,7 @@ class Dialer:
 
     async def _connect(self) -> socket.socket:
         plan = self._plan
+        plan.contexts()  # without a certificate of use, the peer need not be bothered
         try:
             return await connect(plan.host, plan.port, self._prepare)
         except UnreachableError as error:

@@ -160,6 +160,11 @@ class Trust:
         store.set_flags(_PARTIAL_CHAIN | _NO_CHECK_TIME | flags)
         return store
 
+    @cached_property
+    def ends_of_crls(self) -> tuple[datetime, ...]:
+        """When the CRLs end, the last one of each issuer."""
+        return tuple(expiry.ends for expiry in _ends_of_crls(self.crls, self.files.crl))
+
     # What an operator should know.
 
     def gaps(self, *chains: Chain) -> Iterator[tuple[str, str]]:

@@ -35,6 +35,7 @@ from tunnel.transport.openssl import (
     count_records,
     explain,
 )
+from tunnel.transport.proof import Proof
 from tunnel.transport.records import seal
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
@@ -47,28 +48,28 @@ _HUNG_UP = "the peer closed the connection in the TLS handshake"
 
 async def handshake(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[TlsConnection, str]:
-    """Shake hands on a non-blocking ``sock``; return the connection, and which of ``expected`` is the peer.
+) -> tuple[TlsConnection, Proof]:
+    """Shake hands on a non-blocking ``sock``; return the connection, and who of ``expected`` is the peer.
 
     ``sock`` stays the caller's, to be closed if this does not return. Raises LaneError, or its IdentityError
     when the peer is not one of ``expected`` (see ``tls.identify``).
     """
-    records, peer = await _shake_hands(sock, contexts, expected, dialing=dialing)
+    records, proof = await _shake_hands(sock, contexts, expected, dialing=dialing)
     records.tls.secrets.clear()
-    return records.tls, peer
+    return records.tls, proof
 
 
 async def handshake_for_kernel(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[Keys, str]:
+) -> tuple[Keys, Proof]:
     """Do what ``handshake`` does, for a kernel to go on with; ``contexts`` must have been loaded for that."""
-    records, peer = await _shake_hands(sock, contexts, expected, dialing=dialing)
-    return records.keys(), peer
+    records, proof = await _shake_hands(sock, contexts, expected, dialing=dialing)
+    return records.keys(), proof
 
 
 async def _shake_hands(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[_ByRecords, str]:
+) -> tuple[_ByRecords, Proof]:
     """Shake hands for a bounded time; put into words why that failed."""
     records = _ByRecords(
         TlsConnection(contexts.client if dialing else contexts.server, dialing=dialing),
@@ -85,10 +86,12 @@ async def _shake_hands(
     except SSL.Error as error:
         raise _explained(error, contexts, dialing=dialing) from error
     try:
-        return records, identify(records.tls, expected)
+        peer = identify(records.tls, expected)
     except IdentityError:
         records.refuse()
         raise
+    ours, theirs = contexts.own_chain(dialing=dialing), records.tls.verified_chain
+    return records, Proof(peer, contexts.trust, theirs, ours, dialing)
 
 
 class _ByRecords:

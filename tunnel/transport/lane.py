@@ -25,6 +25,7 @@ from enum import StrEnum
 from typing import Any, Protocol, cast
 
 from tunnel.errors import TunnelError
+from tunnel.transport.proof import Proof
 from tunnel.wire.assembly import Payload, Piece
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
@@ -83,6 +84,7 @@ class Lane(ABC):
     since: float  # time.monotonic() when it was made
     epoch: int  # its number in a session, 0 before it has one
     replaces: int  # the lost lane whose place it took, if it did
+    proof: Proof | None = None  # what both ends have proven, set by who made the lane
     gone: asyncio.Event  # set once the socket is closed, after whatever was left to say
 
     @property

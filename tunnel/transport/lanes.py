@@ -12,6 +12,7 @@ from tunnel.transport import ktls
 from tunnel.transport.handshake import handshake, handshake_for_kernel
 from tunnel.transport.kernel import KernelLane
 from tunnel.transport.lane import Lane, LaneKind
+from tunnel.transport.proof import Proof
 from tunnel.transport.sockets import bound_unread
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts
@@ -51,9 +52,9 @@ async def userspace(
     threaded: bool = False,
 ) -> Lane:
     """LaneMaker for userspace lanes: in the running loop, or each on a thread of its own."""
-    tls, peer = await handshake(sock, contexts, peers, dialing=dialing)
+    tls, proof = await handshake(sock, contexts, peers, dialing=dialing)
     bound_unread(sock)
-    return _placed(partial(UserspaceLane, sock, tls, peer, state), threaded=threaded)
+    return _placed(partial(UserspaceLane, sock, tls, proof.peer, state), proof, threaded=threaded)
 
 
 async def kernel(
@@ -66,15 +67,17 @@ async def kernel(
     threaded: bool = False,
 ) -> Lane:
     """LaneMaker for kernel lanes. ``contexts`` must have been loaded for them."""
-    keys, peer = await handshake_for_kernel(sock, contexts, peers, dialing=dialing)
+    keys, proof = await handshake_for_kernel(sock, contexts, peers, dialing=dialing)
     ktls.enable(sock, keys)
     bound_unread(sock)
-    return _placed(partial(KernelLane, sock, keys.cipher, peer, state), threaded=threaded)
+    return _placed(partial(KernelLane, sock, keys.cipher, proof.peer, state), proof, threaded=threaded)
 
 
-def _placed(make: Callable[..., WatchedLane[Any]], *, threaded: bool) -> Lane:
+def _placed(make: Callable[..., WatchedLane[Any]], proof: Proof, *, threaded: bool) -> Lane:
     """Make a lane on a thread of its own, or in the running loop."""
-    return ThreadLane(make) if threaded else make()
+    lane = ThreadLane(make) if threaded else make()
+    lane.proof = proof
+    return lane
 
 
 def maker(lanes: int, kind: LaneKind = LaneKind.USERSPACE, *, threaded: bool | None = None) -> LaneMaker:

@@ -120,4 +120,4 @@ def name_of(name: x509.Name) -> str:
 
 def at(moment: datetime) -> str:
     """A time for people."""
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -62,6 +62,7 @@ class Code(IntEnum):
     SESSION_UNKNOWN = 10  #: RESUME names a session that is not here, or not this peer's
     TIMEOUT = 11  #: the peer was silent for too long
     INTERNAL = 12  #: a fault of the sender's own
+    CREDENTIALS = 13  #: a certificate of one side is not valid any more
     TARGET_FORBIDDEN = 32  #: the allow list does not name the target
     TARGET_UNREACHABLE = 33  #: nobody accepted at the target before the deadline
     LOCAL_RESET = 34  #: the hypervisor's own socket was reset

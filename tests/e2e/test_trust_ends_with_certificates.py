@@ -1,0 +1,100 @@
+"""A link lives as long as the certificates that it was made with, and renewed ones need no restart."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.support.daemons import Host, TwoHosts, is_up, until
+from tests.support.streams import Target, connect, ends_in_reset, exchange
+from tunnel.certs.profile import Validity
+
+SOON = timedelta(seconds=8)
+"""Enough for two daemons to start and link on a busy machine, no more than a test may wait."""
+
+
+def issue(hosts: TwoHosts, host: Host, validity: Validity) -> None:
+    """Put a new certificate in place of the one that ``host`` has."""
+    hosts.pki.authority.issue(host.name, validity=validity, force=True)
+
+
+def short_lived() -> Validity:
+    now = datetime.now(UTC)
+    return Validity(now - timedelta(hours=1), now + SOON)
+
+
+@pytest.mark.parametrize("name", ["hosta", "hostb"])
+def test_expiry_ends_the_link_and_both_sides_say_whose(hosts: TwoHosts, target: Target, name: str) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    issue(hosts, hosts.a if name == "hosta" else hosts.b, short_lived())
+    hosts.start()
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        assert ends_in_reset(caller)
+        assert ends_in_reset(called)
+    for host, peer in hosts.both_ways:
+        host.wait_log(f"link down.*{name}'s certificate has expired: issue a new one")
+        assert any(f"{name}'s certificate has expired" in reason for reason in host.reasons(peer))
+        assert not is_up(host, peer)
+    owner, other = (hosts.a, hosts.b) if name == "hosta" else (hosts.b, hosts.a)
+    assert "has expired" in owner.status()["certificate"]["problem"]
+    assert owner.status()["certificate"]["days_left"] < 0
+    assert other.status()["certificate"]["problem"] is None
+
+
+def test_a_certificate_that_was_renewed_on_disk_brings_the_link_back(hosts: TwoHosts, target: Target) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    issue(hosts, hosts.a, short_lived())
+    hosts.start()
+    ends = hosts.a.status()["certificate"]["not_after"]
+    issue(hosts, hosts.a, Validity.lasting(90))
+    hosts.a.wait_log("this host's certificate was renewed")
+    until("that to be told", lambda: hosts.a.status()["certificate"]["not_after"] > ends)
+    hosts.b.wait_log("link down")
+    until("the link to be back", lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a))
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+
+
+@pytest.mark.parametrize("notified", [True, False], ids=["by SIGHUP", "by the file alone"])
+def test_revocation_ends_the_link_of_a_peer(hosts: TwoHosts, target: Target, notified: bool) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.b.crl = hosts.pki.revoke(lasting=timedelta(days=60))
+    hosts.start()
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        hosts.pki.revoke(hosts.a.files, lasting=timedelta(days=60))
+        if notified:
+            hosts.b.signal(signal.SIGHUP)
+        assert ends_in_reset(caller)
+        assert ends_in_reset(called)
+    words = f"hosta's certificate is revoked by {hosts.b.crl}"
+    hosts.b.wait_log(f"link down.*{words}")
+    hosts.a.wait_log(f"link down.*hostb ended the link: {words}")
+    hosts.b.wait_log(r"connection rejected.*is revoked by")
+    assert not is_up(hosts.a, hosts.b)
+
+
+def test_a_damaged_file_leaves_the_certificate_that_is_in_use(hosts: TwoHosts, target: Target) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.start()
+    hosts.a.files.cert.write_text("junk")
+    hosts.a.wait_log("new certificate files cannot be used, the old ones stay.*holds no PEM block")
+    hosts.b.kill()
+    hosts.b.start()
+    hosts.wait_up()
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+    assert "holds no PEM block" in hosts.a.status()["certificate"]["problem"]
+
+
+def test_what_ends_soon_is_warned_of(hosts: TwoHosts) -> None:
+    issue(hosts, hosts.a, Validity.lasting(5))
+    hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:49152")
+    hosts.start()
+    hosts.a.wait_log(r"certificates end.*hosta\.pem is valid until .* 4 days left")
+    [warning] = hosts.a.status()["certificate"]["warnings"]
+    assert "hosta.pem is valid until" in warning
+    assert hosts.b.status()["certificate"]["warnings"] == []
