@@ -100,7 +100,10 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     yield ""
     yield f"host {host.name}, peers reach it on {host.listen}"
     yield f"  identity    {', '.join(contexts.names)}: {_validity(contexts)}"
-    yield f"  links       {lanes} ({transport.lane}), {format_size(transport.memory)} of memory, {resume}"
+    yield (
+        f"  links       {lanes} ({transport.lane}), {transport.streams} streams from each peer,"
+        f" {format_size(transport.memory)} of memory, {resume}"
+    )
     yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
     for peer in config.peers:
         yield ""

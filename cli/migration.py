@@ -19,6 +19,7 @@ from tunnel.cli.readiness import (
     check_link,
     check_name_free,
     check_redirects,
+    check_streams,
     check_targets,
 )
 from tunnel.cli.tunnelwatch import TunnelWatch, is_absence, is_refusal
@@ -134,6 +135,10 @@ class Migration:
         """The peer allows all that will be asked of it."""
         self._announcer.check(await check_targets(self._tunnel, self._order.config.host.name, wanted))
 
+    async def _check_room(self, disks: int) -> None:
+        needed = self._order.streams(disks)
+        self._announcer.check(await check_streams(self._tunnel, needed, self._order.parallel))
+
     # Through libvirt.
 
     async def _libvirt(self, stack: AsyncExitStack) -> _Prepared:
@@ -175,6 +180,7 @@ class Migration:
             ingresses = targets.ingresses_of(order.config, order.peer, way, disks=disks)
             if (user := await check_callers(guest, ingresses)) is not None:
                 self._announcer.check(user)
+        await self._check_room(await guest.disks() if disks else 0)
         move = LibvirtMove(guest, destination, uri, request, switch_later=order.switch_later)
         return move, way.migrate_uri
 
@@ -197,6 +203,7 @@ class Migration:
             for side in filter(None, (source, destination)):
                 await require_capability(side, "postcopy-preempt")
         self._announcer.check(Finding("guest", f"{found} is {await source.status()}"))
+        await self._check_room(0)
         options = qemu_options(order, blind=destination is None)
         ended = self._tunnel.held if self._is_relayed else None
         move = QmpMove(source, destination, entry.uri, entry.listen, options, destination_ended=ended)

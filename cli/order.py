@@ -59,6 +59,15 @@ class Order:
         """Whether post-copy begins when time is up, not after the first pass."""
         return self.timeout is not None and self.timeout_action is Action.POSTCOPY
 
+    def streams(self, disks: int = 0) -> int:
+        """How many connections it opens through the tunnel once it moves, with so many disks to copy.
+
+        QEMU has a main channel beside those of multifd, one for urgent pages, one for each disk (NBD); with
+        ``p2p`` the source's libvirt calls that of the destination.
+        """
+        libvirts = self.qmp is None and self.p2p
+        return 1 + self.parallel + self.postcopy_preempt + disks + libvirts
+
     @property
     def label(self) -> str:
         """What to call the guest."""

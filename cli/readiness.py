@@ -96,6 +96,25 @@ async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[Target
     return Finding("targets", f"{tunnel.peer} allows {', '.join(spans(targets))}")
 
 
+async def check_streams(tunnel: TunnelWatch, needed: int, parallel: int) -> Finding:
+    """The link has room for the ``needed`` streams of a migration with ``parallel`` channels (0: none).
+
+    Raises RefusedError, with the number of channels that fit, when not: a migration whose last channels find
+    no place would neither go on nor end.
+    """
+    vacant = (await tunnel.link()).get("streams_vacant")
+    if vacant is None:
+        return Finding("streams", "not known: the link is down, or the daemon here runs an older version")
+    if vacant >= needed:
+        return Finding("streams", f"{needed} needed, {vacant} free")
+    fitting = parallel - (needed - vacant)
+    advice = f"--parallel {fitting} would fit" if fitting > 0 else "other migrations use them"
+    raise RefusedError(
+        f"the migration needs {needed} streams, {vacant} are free on the link with {tunnel.peer}: {advice};"
+        f" transport.streams on {tunnel.peer} allows more"
+    )
+
+
 def _refusal(peer: str, host: str, refused: Sequence[dict[str, str]]) -> str:
     rules = spans([parse_target(each["target"]) for each in refused])
     text = f"{peer} does not let {host} reach {', '.join(rules)}: {refused[0]['reason']}"

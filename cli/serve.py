@@ -12,6 +12,7 @@ from tunnel.daemon import logs
 from tunnel.daemon.config import load
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service
+from tunnel.transport.descriptors import raise_limit
 from tunnel.transport.heap import keep_heap
 
 
@@ -31,6 +32,7 @@ def serve(
         checked = load(config)
         contexts = preflight(checked, str(config), starting=True)
         keep_heap()
+        raise_limit()
 
         async def run() -> None:
             await Service(checked, contexts).run()

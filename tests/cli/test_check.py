@@ -49,7 +49,7 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
         f"{path} is valid.",
         "",
         "host hosta, peers reach it on 127.0.0.1:16515",
-        "  links       1 lane (userspace), 1GiB of memory, no resume",
+        "  links       1 lane (userspace), 512 streams from each peer, 1GiB of memory, no resume",
         "  encryption  userspace lanes: the configuration says so",
         "",
         "peer hostb at 192.0.2.2:16515",
@@ -79,7 +79,10 @@ def test_the_manuals_complete_example_is_valid(tmp: Path, capsys: pytest.Capture
 def test_the_least_configuration_is_summed_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(write_config(directory, HOST, TLS)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[4] == "  links       1 lane (auto), 256MiB of memory, resume for 30s"
+    assert (
+        lines[4]
+        == "  links       1 lane (auto), 512 streams from each peer, 256MiB of memory, resume for 30s"
+    )
     assert lines[-1] == "no peers: nobody can connect"
 
 
@@ -109,6 +112,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             "lanes": 1,
             "lane_threads": None,
             "congestion": None,
+            "streams": 512,
             "memory": 268435456,
             "resume_window": 30.0,
             "rotate_records": 4194304,

@@ -67,6 +67,21 @@ def test_without_libvirt(order: Order, changes: dict[str, object], complaint: st
         change(order, qmp=Path("/run/web1.qmp"), **changes).check()
 
 
+@pytest.mark.parametrize(
+    ("changes", "disks", "streams"),
+    [
+        ({}, 0, 2),  # the main channel, and libvirt's call
+        ({"p2p": False}, 0, 1),
+        ({"parallel": 255}, 0, 257),
+        ({"parallel": 4}, 3, 9),
+        ({"qmp": Path("/run/web1.qmp")}, 0, 1),
+        ({"qmp": Path("/run/web1.qmp"), "postcopy": True, "postcopy_preempt": True}, 0, 2),
+    ],
+)
+def test_streams_that_it_opens(order: Order, changes: dict[str, object], disks: int, streams: int) -> None:
+    assert change(order, **changes).streams(disks) == streams
+
+
 def test_switch_comes_late_only_if_time_decides_it(order: Order) -> None:
     late = change(order, postcopy=True, timeout=5.0, timeout_action=Action.POSTCOPY)
     late.check()

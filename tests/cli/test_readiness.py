@@ -16,6 +16,7 @@ from tunnel.cli.readiness import (
     check_link,
     check_name_free,
     check_redirects,
+    check_streams,
     check_targets,
 )
 from tunnel.cli.tunnelwatch import TunnelWatch
@@ -160,6 +161,26 @@ async def test_peer_that_cannot_be_asked_is_no_hindrance() -> None:
     assert found.detail == "not asked: hostb runs an older version, which cannot be asked"
 
 
+async def test_room_for_all_streams_is_fine() -> None:
+    found = await check_streams(tunnel({**UP, "streams_vacant": 257}), 257, 255)
+    assert found == Finding("streams", "257 needed, 257 free")
+
+
+@pytest.mark.parametrize(
+    ("vacant", "parallel", "advice"),
+    [(254, 255, "--parallel 252 would fit"), (2, 255, "other migrations"), (1, 0, "other migrations")],
+)
+async def test_too_little_room_is_refused_with_what_fits(vacant: int, parallel: int, advice: str) -> None:
+    with pytest.raises(RefusedError, match=f"{vacant} are free on the link with hostb: {advice}") as caught:
+        await check_streams(tunnel({**UP, "streams_vacant": vacant}), parallel + 2, parallel)
+    assert "transport.streams on hostb" in str(caught.value)
+
+
+@pytest.mark.parametrize("link", [UP, {**DOWN, "streams_vacant": None}])
+async def test_room_that_is_not_known_is_no_hindrance(link: dict[str, Any]) -> None:
+    assert (await check_streams(tunnel(link), 257, 255)).detail.startswith("not known")
+
+
 class TwinHost:
     """As much of a Host as is asked for its identity."""
 
@@ -193,6 +214,11 @@ async def test_guest_that_runs_is_fine(host: Host) -> None:
     guest, found = await check_guest(host, "test")
     assert guest.name == "test"
     assert found == Finding("guest", "test is running")
+
+
+async def test_disks_of_a_guest_are_counted(host: Host) -> None:
+    guest, _ = await check_guest(host, "test")
+    assert await guest.disks() == 1
 
 
 async def test_unknown_guest_is_told_from_those_that_run(host: Host) -> None:

@@ -31,6 +31,7 @@ async def test_link_that_is_down() -> None:
         "kept": 0,
         "resumes": 0,
         "streams_opened": 0,
+        "streams_vacant": None,
         "lanes": [],
         "streams": [],
     }

@@ -17,7 +17,7 @@ from tests.support.links import (
     reset,
 )
 from tests.support.waiting import turns, until
-from tunnel.errors import RefusedError
+from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay import streams as module
 from tunnel.relay.pump import Pump
 from tunnel.wire.codes import Code
@@ -55,6 +55,34 @@ async def test_limit_of_the_peer_is_kept() -> None:
         await pair.request(pair.a)
     with socket.socket() as sock, pytest.raises(RefusedError, match="the peer allows 2 streams at once"):
         await pair.a.open(sock, "tcp:127.0.0.1:1", 0)
+    assert [i.what for i in pair.b.incidents] == ["stream limit reached"], "the peer says it as well"
+    pair.close()
+
+
+async def test_connection_beyond_the_limit_waits_for_a_stream_to_end() -> None:
+    pair = await Pair(settings=Settings(limits=Limits(1, 1024))).up()
+    caller, called = await pair.stream()
+    late = asyncio.create_task(pair.stream())
+    await turns()
+    assert not late.done()
+    assert not requests_of(pair.b).wanted
+    reset(called)
+    assert await ending(caller) == "reset"
+    await exchange(*await late)
+    pair.close()
+
+
+async def test_link_that_ends_while_a_connection_waits_for_a_stream_is_waited_for() -> None:
+    pair = await Pair(settings=Settings(limits=Limits(1, 1024))).up()
+    await pair.stream()
+    here, _ = pair.local()
+    deadline = asyncio.get_running_loop().time() + 0.3
+    late = asyncio.create_task(pair.a.open(here, "tcp:127.0.0.1:49152", deadline))
+    await turns()
+    pair.a.end(Code.NONE, "over")
+    with pytest.raises(UnreachableError, match="no link with hostb"):
+        await late
+    here.close()
     pair.close()
 
 

@@ -87,7 +87,7 @@ class Play:
         return epochs[step.pick % len(epochs)] if epochs else 0
 
     def open(self, host: Host, step: Step) -> None:
-        if host.session._count(ours=True) < self.network.peer_of(host).settings.limits.streams:
+        if host.session.places.vacant:
             host.open(step.size % 1000)
 
     def accept(self, host: Host, step: Step) -> None:

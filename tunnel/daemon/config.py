@@ -32,12 +32,14 @@ from tunnel.daemon.values import (
     ResumeWindow,
     Rule,
     SocketPath,
+    Streams,
     Target,
     Uid,
     default_uids,
 )
 from tunnel.errors import ConfigError
 from tunnel.relay.address import AllowList, TargetAddress, default_target
+from tunnel.wire.session import DEFAULT_LIMITS
 
 DEFAULT_CONTROL = Path("/run/mtunnel/control.sock")
 
@@ -68,13 +70,15 @@ class Tls(_Table):
 class Transport(_Table):
     """``[transport]``: how links run. ``memory`` is in bytes, ``resume_window`` in seconds (0: off).
 
-    ``lane_threads`` None: where several lanes have processors for them.
+    ``streams`` is how many a peer may have open at once. ``lane_threads`` None: where several lanes have
+    processors for them.
     """
 
     lane: Lane = LaneChoice.AUTO
     lanes: Lanes = 1
     lane_threads: StrictBool | None = None
     congestion: Congestion | None = None
+    streams: Streams = DEFAULT_LIMITS.streams
     memory: Memory = 256 * 2**20
     resume_window: ResumeWindow = 30.0
     rotate_records: Records = 2**22

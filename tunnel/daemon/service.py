@@ -134,7 +134,7 @@ class Service:
 
     def _link_plans(self) -> Iterator[tuple[Any, LinkPlan]]:
         transport = self._config.transport
-        limits = replace(DEFAULT_LIMITS, lanes=transport.lanes)
+        limits = replace(DEFAULT_LIMITS, streams=transport.streams, lanes=transport.lanes)
         settings = Settings(limits, memory=transport.memory)
         for peer in self._config.peers:
             host = self._config.host.name

@@ -20,6 +20,7 @@ from tunnel.daemon.units import format_duration, format_size, parse_duration, pa
 from tunnel.relay import address
 from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
 from tunnel.transport.users import uid_of
+from tunnel.wire.frames import MAX_STREAMS
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
 """As whom libvirt runs QEMU where qemu.conf does not say: Debian and its kin; Fedora, RHEL and SUSE."""
@@ -140,6 +141,7 @@ SocketPath = Annotated[Path, PlainValidator(_path), AfterValidator(_socket_path)
 Uid = Annotated[int, _text(_uid)]
 Lane = Annotated[LaneChoice, _text(_lane)]
 Lanes = Annotated[StrictInt, Field(ge=1, le=16)]
+Streams = Annotated[StrictInt, Field(ge=16, le=MAX_STREAMS)]
 Congestion = Annotated[str, _text(_congestion)]
 Memory = Annotated[int, PlainValidator(_memory)]
 Duration = Annotated[float, PlainValidator(parse_duration)]

@@ -33,8 +33,8 @@ LINK_DEADLINE = 10.0
 LOOPBACK = "127.0.0.1"
 """Where the firewall takes redirected connections to, and where they lead to on the peer."""
 
-MOST_WAITING = 256
-"""Connections that may wait to be judged or for the link; more are reset at once."""
+MOST_WAITING = 1024
+"""Connections that may wait for the link, or for a stream to end; more are reset at once."""
 
 SHARE_OF_REFUSALS = 0.05
 """The part of the loop's time that an ingress may use for callers that it refuses: it rests in between, and

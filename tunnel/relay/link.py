@@ -102,10 +102,15 @@ class Link:
         """Carry ``sock``, of local user ``uid``, to ``target`` at the peer; it is the link's from now on.
 
         Raises, and leaves ``sock`` to the caller: UnreachableError when there is no link at ``deadline``
-        (loop time), RefusedError when no more streams are taken.
+        (loop time), RefusedError when no more streams are taken, as all are in use until then.
         """
-        await self._wait_up(deadline)
-        self.streams.open(sock, target, uid)
+        while True:
+            await self._wait_up(deadline)
+            try:
+                return self.streams.open(sock, target, uid)
+            except RefusedError as error:
+                if error.code is not Code.STREAM_LIMIT or not await self.streams.vacancy(deadline):
+                    raise
 
     async def probe(self, target: str, deadline: float) -> Answer:
         """Ask the peer whether it would admit a stream to ``target``, which is not opened.

@@ -24,6 +24,7 @@ def link_facts(link: Link) -> dict[str, Any]:
         "kept": session.kept if session else 0,
         "resumes": link.resumes,
         "streams_opened": link.streams.opened,
+        "streams_vacant": session.places.vacant if session else None,
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
         "streams": [stream_facts(pump) for pump in link.streams.pumps.values()],
         "incidents": [incident.facts() for incident in link.incidents],

@@ -90,6 +90,7 @@ class Streams:
         self._hangups = HangupWatch()
         self._session: Session | None = None
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
+        self._vacated = asyncio.Event()  # set whenever a stream ends
         self._quiet: dict[int, _Quiet] = {}  # streams of which not both directions get on
 
     def begin(self, session: Session) -> None:
@@ -122,6 +123,14 @@ class Streams:
         pump = self._add_pump(sock, self._living().open(target), target)
         pump.uid, pump.outwards = uid, True
         self._owner.kick()
+
+    async def vacancy(self, deadline: float) -> bool:
+        """Wait for a stream to end, so that there may be room; False at ``deadline`` (loop time)."""
+        self._vacated.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                return await self._vacated.wait()
+        return False
 
     def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
         pump = self.pumps[number] = self._pump(sock, number, target, self)
@@ -178,6 +187,10 @@ class Streams:
             pump.release(event.delivered)
 
     def _request(self, event: events.StreamRequested) -> None:
+        places = self._living().places
+        if places.is_full:
+            reason = f"the peer has {places.granted} streams open, as many as transport.streams allows here"
+            self._owner.note("stream limit reached", reason)
         if self.draining:
             self.on_not_dialled(event.stream, _stopping())
         else:
@@ -203,6 +216,7 @@ class Streams:
 
     def _remove(self, number: int, outcome: str) -> Pump:
         pump = self.pumps.pop(number)
+        self._vacated.set()
         self._hangups.remove(pump.descriptor)
         self._quiet.pop(number, None)
         self._log.info("stream closed", **_account(pump), outcome=outcome)

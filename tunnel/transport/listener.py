@@ -16,7 +16,7 @@ import structlog
 from tunnel.errors import UsageError
 from tunnel.transport.sockets import socket_address
 
-BACKLOG = 256
+BACKLOG = 1024  # a caller of a unix socket that finds it full fails at once
 PAUSE = 0.5
 """Seconds without accepting after the process or the host ran out of descriptors or memory."""
 

@@ -30,7 +30,6 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import (
-    MAX_STREAMS,
     ControlFrame,
     Credit,
     Delivered,
@@ -48,6 +47,7 @@ from tunnel.wire.frames import (
     Verdict,
     encode,
 )
+from tunnel.wire.places import Places
 from tunnel.wire.probes import Probes
 from tunnel.wire.scheduler import Scheduler
 from tunnel.wire.states import Call, Input, Phase, Receiving, Sending
@@ -64,7 +64,7 @@ MAX_HELD = 65536
 """Most pieces of payload that wait for gaps, of all streams: windows bound only their bytes."""
 
 
-DEFAULT_LIMITS = Limits(streams=256, control=1024)
+DEFAULT_LIMITS = Limits(streams=512, control=1024)
 
 
 Keep = Callable[[Payload], Payload]
@@ -102,8 +102,8 @@ class Session:
         self.initiator = initiator
         self.round_trip = 0.0  # seconds; the owner keeps it up to date
         self.kept = 0  # bytes kept for replay, of all streams
+        self.places = Places(peer.streams, settings.limits.streams)
         self._settings = settings
-        self._peer = peer
         self._budget = Budget(settings.memory)
         self._control = ControlChannel(settings.limits.control, peer.control)
         self.probes = Probes(self._control, features)
@@ -122,13 +122,12 @@ class Session:
 
     def open(self, target: str) -> int:
         """Ask the peer for a stream to ``target``; its number. RefusedError when the peer takes no more."""
-        if self._count(ours=True) >= (limit := min(self._peer.streams, MAX_STREAMS)):
-            raise RefusedError(f"the peer allows {limit} streams at once", Code.STREAM_LIMIT)
         if self._control.crowded:
             raise RefusedError("the peer does not keep up with what it was told", Code.STREAM_LIMIT)
         number = self._next_stream
         if number > MAX_STREAM_ID:
             raise RefusedError("this session has used up its stream numbers", Code.STREAM_LIMIT)
+        self.places.take_ours()
         self._next_stream += 2
         stream = self._add(number, target, Phase.OPENING)
         self._control.push(Open(number, stream.into.limit, target))
@@ -391,10 +390,9 @@ class Session:
             raise ProtocolError(
                 Code.STREAM_STATE, f"OPEN of stream {number}, which is not new or not its own"
             )
-        if self._count(ours=False) >= (limit := min(self._settings.limits.streams, MAX_STREAMS)):
-            raise ProtocolError(Code.STREAM_LIMIT, f"more than {limit} streams")
         if self._control.crowded:
             raise ProtocolError(Code.FLOW_CONTROL, "opens streams, and takes no answers")
+        self.places.take_theirs()
         self._highest_from_peer = number
         self._add(number, frame.target, Phase.DIALLING).out.limit = frame.limit
         return StreamRequested(number, frame.target)
@@ -414,9 +412,6 @@ class Session:
 
     def _is_ours(self, number: int) -> bool:
         return number % 2 == (1 if self.initiator else 0)
-
-    def _count(self, *, ours: bool) -> int:
-        return sum(self._is_ours(number) is ours for number in self._streams)
 
     def _stream(self, number: int) -> Stream:
         try:
@@ -441,6 +436,7 @@ class Session:
         stream.advance(signal)
         number = stream.number
         del self._streams[number]
+        self.places.give_back(ours=self._is_ours(number))
         self._budget.give_back(stream.into.size)
         self._scheduler.forget(number)
         self._blocked.discard(number)

@@ -1,0 +1,47 @@
+"""How many streams either side may have open at once: SPEC.md, section 5."""
+
+from __future__ import annotations
+
+from tunnel.errors import ProtocolError, RefusedError
+from tunnel.wire.codes import Code
+from tunnel.wire.frames import MAX_STREAMS
+
+
+class Places:
+    """Of one session. ``allowed`` is what the peer allows us, ``granted`` what we allow the peer."""
+
+    def __init__(self, allowed: int, granted: int) -> None:
+        self.allowed = min(allowed, MAX_STREAMS)
+        self.granted = min(granted, MAX_STREAMS)
+        self._ours = 0
+        self._theirs = 0
+
+    @property
+    def vacant(self) -> int:
+        """How many more streams we may open now."""
+        return self.allowed - self._ours
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the peer has as many open as we allow."""
+        return self._theirs == self.granted
+
+    def take_ours(self) -> None:
+        """We open one. RefusedError when the peer takes no more."""
+        if not self.vacant:
+            reason = f"the peer allows {self.allowed} streams at once (its transport.streams), all are in use"
+            raise RefusedError(reason, Code.STREAM_LIMIT)
+        self._ours += 1
+
+    def take_theirs(self) -> None:
+        """The peer opens one. ProtocolError when it was told not to."""
+        if self.is_full:
+            raise ProtocolError(Code.STREAM_LIMIT, f"more than {self.granted} streams")
+        self._theirs += 1
+
+    def give_back(self, *, ours: bool) -> None:
+        """A stream has ended."""
+        if ours:
+            self._ours -= 1
+        else:
+            self._theirs -= 1
