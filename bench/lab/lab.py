@@ -200,15 +200,16 @@ class Lab:
     ) -> tuple[Daemon, Daemon]:
         """Start mtunnel on both hosts and wait until they are linked.
 
-        Each ingress is made on the host that its peer is not; both hosts allow the same ``egress``. Without
-        an ingress nobody dials: then they serve, and are not linked.
+        Each ingress is made on the host that its peer is not; both hosts allow the same ``egress``, where
+        ``{host}`` is each one's own name. Without an ingress nobody dials: they serve, and are not linked.
         """
         for ingress in ingresses:
             if ingress.peer not in {host.name for host in self.hosts}:
                 raise LabError(f"{ingress.peer} is no host of the lab: an ingress leads to hosta or hostb")
         for host in self.hosts:
             mine = [ingress for ingress in ingresses if ingress.peer == host.peer.name]
-            config = Config(host.plan, [Peer.of(host.peer, egress)], mine, transport=transport or {})
+            allowed = [rule.format(host=host.name) for rule in egress]
+            config = Config(host.plan, [Peer.of(host.peer, allowed)], mine, transport=transport or {})
             host.start_daemon(config, wait=False)  # both at the same time
         first, second = self.a.daemons[-1], self.b.daemons[-1]
         for daemon in (first, second):

@@ -104,3 +104,46 @@ def test_metrics_and_links_need_two_ports() -> None:
 )
 def test_nonsense_is_passed_over(nonsense: object) -> None:
     assert keys({"host": nonsense, "peer": nonsense, "ingress": nonsense}) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "listen"),
+    [
+        ("unix:/run/x/web1.sock", "unix:/run/x/web1.sock"),
+        ("unix:/run/x/*", "unix:/run/x//web1.sock"),
+        ("tcp:127.0.0.1:49152-49215", "tcp:127.0.0.1:49200"),
+        ("tcp:localhost:49200", "tcp:127.0.0.1:49200"),
+        ("tcp:127.0.1.2:49200", "redirect:127.0.1.2:49152-49215"),
+        ("tcp:127.0.1.2:1-65535", "redirect:127.0.1.2:49152"),
+        ("tcp:[::1]:1-9", "tcp:[::1]:9"),
+    ],
+)
+def test_peer_may_not_reach_what_leads_back_to_a_peer(rule: str, listen: str) -> None:
+    tables = ingresses(listen)
+    tables["peer"][0]["egress"] = [5, "unix:/elsewhere", rule]
+    ((key, text),) = contradictions(tables, CONTROL)
+    assert key == "peer[0].egress[2]"
+    assert "(ingress[0].listen), where this daemon itself listens" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "listen"),
+    [
+        ("unix:/run/x/*", "unix:/run/x/y/web1.sock"),
+        ("tcp:127.0.0.1:49152-49215", "redirect:127.0.1.2:49152-49215"),
+        ("tcp:127.0.0.1:49152-49215", "tcp:127.0.0.1:49216"),
+        ("tcp:127.0.1.2:16509", "redirect:127.0.1.2:49152-49215"),
+        ("nonsense", "tcp:127.0.0.1:49216"),
+    ],
+)
+def test_peer_may_reach_what_is_beside_it(rule: str, listen: str) -> None:
+    tables = ingresses(listen)
+    tables["peer"][0]["egress"] = [rule]
+    assert keys(tables) == []
+
+
+def test_peer_may_not_command_the_daemon() -> None:
+    tables = {"peer": [{"name": "hostb", "egress": ["unix:/run/mtunnel/*"]}]}
+    ((key, text),) = contradictions(tables, CONTROL)
+    assert key == "peer[0].egress[0]"
+    assert "unix:/run/mtunnel/control.sock (host.control)" in text

@@ -14,6 +14,7 @@ import pytest
 from tests.support.daemons import MTUNNEL, Host, TwoHosts
 from tests.support.namespace import nft, ruleset, tables
 from tests.support.streams import Target, connect, exchange
+from tunnel.transport.guard import installed
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
@@ -124,7 +125,7 @@ def test_daemons_on_one_machine_have_a_table_each(pair: TwoHosts) -> None:
     assert pair.b.wait() == 0
     guard(pair.b, "--remove")
     assert tables() == ["operator", "mtunnel", TABLE]
-    works()
+    assert installed() == {"127.0.1.2"}
 
 
 def test_failed_start_leaves_the_running_daemons_table_alone(pair: TwoHosts) -> None:

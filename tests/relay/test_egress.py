@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -14,7 +16,7 @@ import pytest
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay import egress as module
-from tunnel.relay.address import AllowList, TcpAddress, UnixAddress
+from tunnel.relay.address import AllowList, RedirectAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.relay.egress import Egress, dial
 from tunnel.wire.codes import Code
 
@@ -158,6 +160,56 @@ async def test_an_empty_list_allows_nothing(link: Requester, target: Target) -> 
     Egress(AllowList(), link).request(1, target.text)
     assert link.errors[1].code is Code.TARGET_FORBIDDEN
     assert target.accepted() == 0
+
+
+async def test_where_this_daemon_listens_is_never_dialled(link: Requester, target: Target) -> None:
+    target.listen()
+    own = (
+        RedirectAddress("127.0.1.2", 49152, 49215),
+        TcpAddress("127.0.0.1", 49200),
+        UnixAddress(str(target.path)),
+    )
+    everything = AllowList.parse(["tcp:127.0.0.1:1-65535", "tcp:127.0.1.2:1-65535", "unix:/tmp/*/*"])
+    guarded = dataclasses.replace(everything, own=own)
+    texts = [target.text, "tcp:127.0.1.2:49152", "tcp:127.0.1.2:49215", "tcp:127.0.0.1:49200"]
+    for number, text in enumerate(texts):
+        assert everything.allows(parse_target(text))
+        Egress(guarded, link).request(number, text)
+        assert link.errors[number].code is Code.TARGET_FORBIDDEN
+        assert "where this host's mtunnel itself listens" in str(link.errors[number])
+    assert str(Egress(guarded, link).admit("tcp:127.0.1.2:49216"))
+    assert target.accepted() == 0
+
+
+async def test_this_daemons_socket_by_another_name_is_not_dialled(link: Requester, tmp: Path) -> None:
+    own = Target(tmp / "ingress")
+    own.listen()
+    os.link(own.path, tmp / "innocent")
+    allowed = dataclasses.replace(ANY, own=(UnixAddress(str(own.path)),))
+    Egress(allowed, link).request(1, f"unix:{tmp}/innocent")
+    await until(lambda: link.errors, "for the refusal")
+    assert link.errors[1].code is Code.TARGET_FORBIDDEN
+    assert own.accepted() == 0
+    own.close()
+
+
+@pytest.mark.parametrize("where", ["socket", "directory"])
+async def test_symbolic_link_leads_nowhere(link: Requester, tmp: Path, where: str) -> None:
+    """What the list judges by its name must be what is dialled."""
+    secret = Target(tmp / "secret" / "sock")
+    secret.path.parent.mkdir()
+    secret.listen()
+    if where == "socket":
+        (tmp / "web1").symlink_to(secret.path)
+    else:
+        (tmp / "web1").symlink_to(secret.path.parent)
+    text = f"unix:{tmp}/web1" + ("/sock" if where == "directory" else "")
+    Egress(AllowList.parse([f"unix:{tmp}/*", f"unix:{tmp}/*/*"]), link).request(1, text)
+    await until(lambda: link.errors, "for the refusal")
+    assert link.errors[1].code is Code.TARGET_FORBIDDEN
+    assert f"{tmp}/web1 is a symbolic link" in str(link.errors[1])
+    assert secret.accepted() == 0
+    secret.close()
 
 
 # Reaching a target.

@@ -21,13 +21,21 @@ from tunnel.relay.address import (
     RedirectAddress,
     TcpAddress,
     UnixAddress,
+    covers,
     parse_endpoint,
     parse_listen,
     parse_name,
+    parse_rule,
 )
 
 Table: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
+
+
+_LOOP = (
+    "{rule} lets the peer reach {where}, where this daemon itself listens:"
+    " give one of them another address or directory"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ def contradictions(tables: Table, default_control: str) -> Iterator[Problem]:
     peers, ingresses = _entries(tables, "peer"), _entries(tables, "ingress")
     yield from _wrong_peers(_attempt(parse_name, host.get("name")), peers)
     yield from _wrong_ingresses({_attempt(parse_name, peer.get("name")) for peer in peers}, ingresses)
+    yield from _loops(peers, [*_claims_of_control(host, default_control), *_claims_of_ingresses(ingresses)])
     yield from _overlaps([*_claims_of_host(host, default_control), *_claims_of_ingresses(ingresses)])
 
 
@@ -98,6 +107,25 @@ def _wrong_ingresses(known: set[str | None], ingresses: Iterable[Table]) -> Iter
                 f"ingress[{index}].target",
                 f"a redirect keeps the port asked for: remove target, or listen on tcp:{listen.host}:PORT",
             )
+
+
+def _loops(peers: Iterable[Table], claims: Iterable[_Claim]) -> Iterator[Problem]:
+    """What a peer may reach must not be where this host's daemon listens: it would lead round in a circle."""
+    listens = [claim for claim in claims if not isinstance(claim.address, Endpoint)]
+    for index, peer in enumerate(peers):
+        rules = peer.get("egress")
+        for number, text in enumerate(rules if isinstance(rules, list) else ()):
+            rule = _attempt(parse_rule, text)
+            for claim in listens:
+                if rule is not None and covers(rule, claim.address):
+                    key, where = f"peer[{index}].egress[{number}]", f"{claim.address} ({claim.key})"
+                    yield key, _LOOP.format(rule=rule, where=where)
+
+
+def _claims_of_control(host: Table, default_control: str) -> Iterator[_Claim]:
+    control = _attempt(UnixAddress, host.get("control", default_control))
+    if control is not None:
+        yield _Claim("host.control", control)
 
 
 def _claims_of_host(host: Table, default_control: str) -> Iterator[_Claim]:

@@ -18,8 +18,8 @@ from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
-from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
-from tunnel.transport import credentials, nftables
+from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, UnixRule
+from tunnel.transport import credentials, nftables, unixpath
 from tunnel.transport.capability import examine
 from tunnel.transport.ktls import NO_MODULE, Capability
 from tunnel.transport.sockets import reason_of, socket_address
@@ -37,6 +37,7 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
         problems += _socket_problems(key, path, starting=starting)
     problems += _no_redirects(config)
     problems += _no_callers(config)
+    problems += _linked_rules(config)
     problems += _not_in_this_version(config)
     if contexts is not None:
         contexts = _for_lanes(config, contexts)
@@ -80,6 +81,15 @@ def _no_redirects(config: Config) -> Iterator[Problem]:
     ]
     if redirects and (problem := nftables.obstacle()):
         yield from ((f"ingress[{index}].listen", problem) for index in redirects)
+
+
+def _linked_rules(config: Config) -> Iterator[Problem]:
+    """Name every rule that can never be used: an egress follows no symbolic link (``transport/unixpath``)."""
+    for index, peer in enumerate(config.peers):
+        for number, rule in enumerate(peer.rules):
+            if isinstance(rule, UnixRule) and (link := unixpath.first_link(rule.pattern)):
+                key, real = f"peer[{index}].egress[{number}]", os.path.realpath(link)
+                yield key, f"{link} is a symbolic link, which no egress follows: write {real}"
 
 
 def _no_callers(config: Config) -> Iterator[Problem]:

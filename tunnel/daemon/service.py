@@ -136,10 +136,12 @@ class Service:
         transport = self._config.transport
         limits = replace(DEFAULT_LIMITS, streams=transport.streams, lanes=transport.lanes)
         settings = Settings(limits, memory=transport.memory)
+        own = [ingress.listen for ingress in self._config.ingresses]
         for peer in self._config.peers:
             host = self._config.host.name
+            egress = replace(peer.egress, own=(*own, UnixAddress(str(self._config.host.control))))
             pump = SplicedPump if self._contexts.lane is LaneKind.KERNEL else Pump
-            yield peer, LinkPlan(host, peer.name, peer.egress, settings, transport.resume_window, pump)
+            yield peer, LinkPlan(host, peer.name, egress, settings, transport.resume_window, pump)
 
     def _dialers(self) -> Iterator[Dialer]:
         """A peer to which nothing leads from here is left to dial us."""

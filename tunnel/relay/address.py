@@ -152,9 +152,13 @@ AllowRule: TypeAlias = TcpRule | UnixRule
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """What a peer may reach on this host. An empty list allows nothing."""
+    """What a peer may reach on this host. An empty list allows nothing.
+
+    ``own`` is never allowed: where this host's daemon itself listens, so that nothing goes round.
+    """
 
     rules: tuple[AllowRule, ...] = ()
+    own: tuple[ListenAddress, ...] = ()
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> AllowList:
@@ -162,8 +166,17 @@ class AllowList:
         return cls(tuple(parse_rule(text) for text in texts))
 
     def allows(self, target: TargetAddress) -> bool:
-        """Whether any rule allows ``target``."""
-        return any(rule.matches(target) for rule in self.rules)
+        """Whether any rule allows ``target``, and it does not lead back."""
+        return not self.leads_back(target) and any(rule.matches(target) for rule in self.rules)
+
+    def leads_back(self, target: TargetAddress) -> bool:
+        """Whether ``target`` is where this host's daemon listens."""
+        return any(_takes(listen, target) for listen in self.own)
+
+    @property
+    def own_paths(self) -> list[str]:
+        """The unix sockets among ``own``."""
+        return [listen.path for listen in self.own if isinstance(listen, UnixAddress)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +265,23 @@ def default_target(listen: ListenAddress) -> TargetAddress | None:
             return listen
         case RedirectAddress():
             return None
+
+
+def covers(rule: AllowRule, listen: ListenAddress) -> bool:
+    """Whether ``rule`` allows any target that is taken at ``listen``."""
+    match rule, listen:
+        case TcpRule(host, first, last), RedirectAddress(alias, low, high):
+            return host == alias and first <= high and low <= last
+        case _, (TcpAddress() | UnixAddress()):
+            return rule.matches(listen)
+    return False
+
+
+def _takes(listen: ListenAddress, target: TargetAddress) -> bool:
+    match listen, target:
+        case RedirectAddress(host, first, last), TcpAddress(wanted, port):
+            return host == wanted and first <= port <= last
+    return listen == target
 
 
 def _parse_tcp(rest: str) -> TcpAddress:

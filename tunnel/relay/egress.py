@@ -10,12 +10,14 @@ import asyncio
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay.address import AllowList, TargetAddress, UnixAddress, parse_target
+from tunnel.transport import unixpath
 from tunnel.transport.sockets import reason_of, reset
+from tunnel.transport.unixpath import ForbiddenSocketError, LinkedPathError
 from tunnel.wire.codes import Code
 
 DEADLINE = 10.0
@@ -85,6 +87,9 @@ class Egress:
             target = parse_target(text)
         except ValueError as error:
             raise RefusedError(f"not a target: {error}", Code.TARGET_FORBIDDEN) from None
+        if self._allowed.leads_back(target):
+            reason = f"{target} is where this host's mtunnel itself listens, and leads to no hypervisor"
+            raise RefusedError(reason, Code.TARGET_FORBIDDEN)
         if not self._allowed.allows(target):
             reason = f"{target} is not in this host's egress list for the peer"
             raise RefusedError(reason, Code.TARGET_FORBIDDEN)
@@ -100,10 +105,11 @@ class Egress:
 
     async def _dial_for(self, number: int, target: TargetAddress, deadline: float) -> None:
         try:
-            sock = await dial(target, deadline, lambda: number in self._cancelled)
-        except UnreachableError as error:
+            cancelled = self._cancelled
+            sock = await dial(target, deadline, lambda: number in cancelled, self._allowed.own_paths)
+        except (RefusedError, UnreachableError) as error:
             if number not in self._cancelled:
-                self._requester.on_not_dialled(number, RefusedError(str(error), Code.TARGET_UNREACHABLE))
+                self._requester.on_not_dialled(number, _refusal(error))
         else:
             if number in self._cancelled:
                 reset(sock)
@@ -112,16 +118,31 @@ class Egress:
         self._cancelled.discard(number)
 
 
+def _refusal(error: RefusedError | UnreachableError) -> RefusedError:
+    return error if isinstance(error, RefusedError) else RefusedError(str(error), Code.TARGET_UNREACHABLE)
+
+
 async def dial(
-    target: TargetAddress, deadline: float, cancelled: Callable[[], bool] = lambda: False
+    target: TargetAddress,
+    deadline: float,
+    cancelled: Callable[[], bool] = lambda: False,
+    never: Collection[str] = (),
 ) -> socket.socket:
-    """Connect to ``target``, again while nobody listens yet. UnreachableError at ``deadline`` (loop time)."""
+    """Connect to ``target``, again while nobody listens yet. UnreachableError at ``deadline`` (loop time).
+
+    RefusedError for a unix socket that is reached by a symbolic link, or is one of those at ``never``.
+    """
     pause = FIRST_PAUSE
     loop = asyncio.get_running_loop()
     while not cancelled():  # a hypervisor takes its first caller for the migration: send it no wrong one
         try:
             async with asyncio.timeout_at(deadline):
-                return await _connect(target)
+                return await _connect(target, never)
+        except LinkedPathError as error:
+            reason = f"{target}: {error.filename} is a symbolic link, and egress lists name real paths"
+            raise RefusedError(reason, Code.TARGET_FORBIDDEN) from None
+        except ForbiddenSocketError as error:
+            raise RefusedError(f"{target} {error.strerror}", Code.TARGET_FORBIDDEN) from None
         except TimeoutError:
             raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
         except OSError as error:
@@ -138,7 +159,7 @@ def _explain(error: OSError) -> str:
     return reason_of(error) + advice
 
 
-async def _connect(target: TargetAddress) -> socket.socket:
+async def _connect(target: TargetAddress, never: Collection[str]) -> socket.socket:
     family = socket.AF_INET6
     if isinstance(target, UnixAddress):
         family = socket.AF_UNIX
@@ -148,7 +169,7 @@ async def _connect(target: TargetAddress) -> socket.socket:
     sock.setblocking(False)
     try:
         if isinstance(target, UnixAddress):
-            sock.connect(target.path)  # at once, or EAGAIN: never "in progress"
+            unixpath.connect(sock, target.path, never)  # at once, or EAGAIN: never "in progress"
         else:
             await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
             _check_other_end(sock)

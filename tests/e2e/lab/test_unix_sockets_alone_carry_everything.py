@@ -18,8 +18,10 @@ from tunnel.virt.guest import MIB
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 # In a directory that QEMU may write to: the destination's listens under the path that the source connects to.
-MEMORY = "/var/lib/libvirt/qemu/web1.sock"
-DISKS = "/var/lib/libvirt/qemu/web1-disks.sock"
+HOME = "/var/lib/libvirt/qemu"
+MEMORY = f"{HOME}/hostb/web1.sock"
+DISKS = f"{HOME}/hostb/web1-disks.sock"
+BACK = f"{HOME}/hosta/web1.sock"
 PARALLEL = ("--parallel", "--parallel-connections", "4")
 
 
@@ -27,7 +29,10 @@ def linked(lab: Lab, users: Sequence[str] | None = None) -> Guest:
     guest = lab.start_guest(disks=[Disk(4 * MIB)])
     guest.prepare_disks(lab.b)
     ways = [Ingress("hostb", f"unix:{path}", users=users) for path in (MEMORY, DISKS)]
-    link(lab, [rpc("hostb"), *ways], egress=["unix:/var/lib/libvirt/qemu/*"])
+    back = Ingress("hosta", f"unix:{BACK}", users=users)
+    for host in (lab.a, lab.b):
+        host.run(["install", "-d", "-o", QEMU_USER, f"{HOME}/{host.plan.name}"])
+    link(lab, [rpc("hostb"), *ways, rpc("hosta"), back], egress=[f"unix:{HOME}/{{host}}/*"])
     return guest
 
 
@@ -50,6 +55,18 @@ def test_memory_and_disks_cross(lab: Lab, flow: tuple[str, ...]) -> None:
     migrate(lab, *by_sockets(*flow))
     arrived(lab, guest)
     assert accepted(lab) == [1, 1]
+
+
+def test_there_and_back_again(lab: Lab) -> None:
+    """Each destination has a directory of its own: no QEMU that listens removes an ingress's socket."""
+    linked(lab)
+    guest = lab.start_guest("web2")
+    for _ in range(2):
+        lab.a.virsh(*migration(f"--migrateuri=unix://{MEMORY}", "--persistent", guest=guest.name))
+        assert lab.states(guest.name) == ("shut off", "running")
+        lab.b.virsh(*migration(f"--migrateuri=unix://{BACK}", guest=guest.name, to="hosta"))
+        assert lab.states(guest.name) == ("running", "shut off")
+    assert guest.verify(lab.a).pages
 
 
 def test_parallel_connections_cross(lab: Lab) -> None:
