@@ -104,9 +104,13 @@ class LaneLost(LaneError):  # noqa: N818  "lost" is the design's word
 
 
 class IdentityError(LaneError):
-    """TLS succeeded, but the certificate names nobody that the configuration knows."""
+    """TLS succeeded, but the certificate is not that of one peer. ``claimed`` are those that it names."""
 
     exit_code = 3
+
+    def __init__(self, message: str, claimed: Sequence[str] = ()) -> None:
+        self.claimed = tuple(claimed)
+        super().__init__(message)
 
 
 class HypervisorError(TunnelError):

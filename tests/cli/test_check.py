@@ -214,7 +214,7 @@ def test_one_certificate_for_several_hosts_is_warned_of(
     assert check(write_config(tmp, HOST, TLS, PEER, OTHER_PEER)) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(
-        "warning: tls.cert: it also names hostb, hostc: hosts that know several of its names"
+        f"warning: tls.cert: the certificate {tmp}/hosta.pem also names hostb, hostc: hosts that know several"
     )
 
 

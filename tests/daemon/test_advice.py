@@ -35,6 +35,16 @@ def configured(directory: Path, *listens: str) -> Config:
     return load(write_config(directory, HOST, TLS, PEER, *(f'{head}listen = "{each}"\n' for each in listens)))
 
 
+def test_certificate_of_several_hosts_is_warned_of(tmp: Path) -> None:
+    contexts = load_tls(Pki(tmp).host("hosta", dns=["hostb", "hostz"]))
+    [(key, text)] = warnings(configured(tmp), contexts)
+    assert key == "tls.cert"
+    assert text.startswith(
+        f"the certificate {tmp}/hosta.pem also names hostb: hosts that know several of its"
+    )
+    assert text.endswith("make a certificate for each host, with its own name alone")
+
+
 def test_alias_that_is_not_guarded_yet_is_warned_of(tmp: Path, contexts: TlsContexts) -> None:
     [(key, text)] = warnings(configured(tmp, "redirect:127.0.1.2:49152"), contexts)
     assert key == "ingress[0].listen"

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -393,6 +393,20 @@ async def test_address_that_this_host_has_lost_is_reported(world: World) -> None
 )
 def test_which_address_reaches_which(source: str, destination: str, reaches: bool) -> None:
     assert module._can_reach(source, destination) is reaches
+
+
+async def test_doubt_about_this_host_is_told_with_a_refusal_and_only_then(world: World) -> None:
+    """That its own certificate names several hosts, for example."""
+    a = make_link("hosta", "hostb")
+    plan = replace(world.plan(), doubt=lambda: "the certificate names everybody")
+    b = make_link("hostb", "hostc")
+    async with dialling(a, plan):
+        await until(lambda: a.incidents, "for the first attempt")
+        reception = Reception("127.0.0.1", world.port, lambda: world.b, None, {"hostc": b})
+        await until(lambda: len(a.incidents) > 1, "for the refusal")
+        await reception.close()
+    assert reasons(a)[0] == refused(world.port)
+    assert reasons(a)[1].endswith("; the certificate names everybody")
 
 
 async def test_interface_that_this_host_lacks_is_named(world: World) -> None:

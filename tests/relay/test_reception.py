@@ -60,6 +60,7 @@ async def port(tmp: Path) -> AsyncIterator[Port]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
     contexts = {name: load(pki.host(name)) for name in ("hosta", "hostb", "hostc", "stranger")}
+    contexts["shared"] = load(pki.host("shared", dns=["hosta", "hostc"]))
     links = {name: make_link("hostb", name) for name in ("hosta", "hostc")}
     reception = Reception("127.0.0.1", address[1], lambda: contexts["hostb"], None, links)
     with unexpected() as faults:
@@ -99,6 +100,16 @@ async def test_stranger_reaches_nothing(port: Port) -> None:
     assert peer.frames == []
     assert port.reception.rejected == 1
     assert all(link.session is None for link in port.links.values())
+
+
+async def test_certificate_of_two_peers_is_told_where_both_are_waited_for(port: Port) -> None:
+    peer = await port.knock("shared")
+    with pytest.raises(ssl.SSLError, match="access denied"):
+        await peer.read_to_end()
+    for link in port.links.values():
+        [incident] = link.incidents
+        assert incident.what == "lane rejected"
+        assert "names more than one configured peer: hosta, hostc; make a certificate" in incident.reason
 
 
 @pytest.mark.parametrize(

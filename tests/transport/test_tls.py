@@ -409,8 +409,11 @@ def test_a_part_of_a_name_is_not_the_name(pki: Pki, hostb: TlsFiles, expected: s
 
 def test_a_peer_with_two_configured_names_is_nobody(pki: Pki, hostb: TlsFiles) -> None:
     lane = seen_by_acceptor(pki, hostb, "hosta", "hostc")
-    with pytest.raises(IdentityError, match="more than one configured peer"):
+    with pytest.raises(
+        IdentityError, match="more than one configured peer: hosta, hostc; make a cert"
+    ) as caught:
         identify(lane, ["hosta", "hostc"])
+    assert caught.value.claimed == ("hosta", "hostc")
     assert identify(lane, ["hosta", "hostd"]) == "hosta"
 
 

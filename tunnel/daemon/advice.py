@@ -14,18 +14,17 @@ from tunnel.errors import TunnelError
 from tunnel.relay.address import RedirectAddress, TcpAddress
 from tunnel.transport import expiry
 from tunnel.transport.reserved import is_reserved
-from tunnel.transport.tls import TlsContexts
+from tunnel.transport.tls import ONE_EACH, TlsContexts
 from tunnel.transport.users import user_name
 from tunnel.transport.verdicts import now
-
-_ONE_EACH = "make a certificate for each host, with its own name alone"
 
 
 def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
     """Every warning, by key: of the certificates, and of the ingresses in the order of the file."""
     yield from expiry.warnings(contexts.expiries(now()), now())
     yield from contexts.trust.gaps(contexts.accepted, contexts.dialed)
-    yield from _shared_names(config, contexts)
+    if shared := shared_names(config, contexts):
+        yield "tls.cert", shared
     guarded = set(aliases.guarded(config))
     for index, ingress in enumerate(config.ingresses):
         yield from ((f"ingress[{index}].users", text) for text in _users(ingress))
@@ -54,14 +53,15 @@ def faults(config: Config) -> Iterator[Problem]:
             yield f"ingress[{index}].listen", f"connections are not redirected: {redirect['reason']}"
 
 
-def _shared_names(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
-    """Whoever knows two of the names in a certificate takes its host for neither."""
+def shared_names(config: Config, contexts: TlsContexts) -> str:
+    """Say that this host's certificate has the names of peers as well, if it has.
+
+    Whoever knows two of the names in a certificate takes its host for neither.
+    """
     if others := [peer.name for peer in config.peers if peer.name in contexts.names]:
-        names = ", ".join(others)
-        yield (
-            "tls.cert",
-            f"it also names {names}: hosts that know several of its names refuse it; {_ONE_EACH}",
-        )
+        names = f"the certificate {contexts.files.cert} also names {', '.join(others)}"
+        return f"{names}: hosts that know several of its names refuse it; {ONE_EACH}"
+    return ""
 
 
 def _users(ingress: Ingress) -> Iterator[str]:

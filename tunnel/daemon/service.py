@@ -16,6 +16,7 @@ import structlog
 
 from tunnel import distribution
 from tunnel.daemon import aliases
+from tunnel.daemon.advice import shared_names
 from tunnel.daemon.certificates import Certificates
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
@@ -157,6 +158,7 @@ class Service:
                     congestion,
                     source,
                     self._make_lane,
+                    lambda: shared_names(self._config, self._certificates.current),
                 )
                 yield Dialer(plan, self._links[peer.name])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from tunnel.errors import RefusedError, TunnelError, UnreachableError
+from tunnel.errors import LaneError, RefusedError, TunnelError, UnreachableError
 from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
 from tunnel.transport.connect import connect
@@ -39,6 +39,7 @@ class DialPlan:
     congestion: str | None
     source: str | None = None  # the address of this host to dial from, where it can reach the peer's
     make_lane: LaneMaker = userspace
+    doubt: Callable[[], str] = lambda: ""  # what of this host may be why a peer refuses its lanes
 
 
 class Dialer:
@@ -74,6 +75,9 @@ class Dialer:
         """Whether an attempt succeeded; what was wrong is reported."""
         try:
             await self._attempt()
+        except LaneError as error:
+            doubt = self._plan.doubt()
+            self._report(f"{error}; {doubt}" if doubt else str(error))
         except (TunnelError, OSError) as error:
             self._report(str(error))
         except Exception as error:  # a bug must not end the daemon, and every migration with it

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 import structlog
 
-from tunnel.errors import TunnelError
+from tunnel.errors import IdentityError, TunnelError
 from tunnel.relay.admission import Admission, Place, Standing
 from tunnel.relay.link import Link
 from tunnel.relay.sources import PeerSources, source_of
@@ -109,6 +109,7 @@ class Reception:
             lane = await self._shake_hands(sock)
         except (TunnelError, OSError) as error:
             self._reject(remote, str(error))
+            self._tell_claimed(error)
             sock.close()
             return
         except BaseException:
@@ -120,6 +121,12 @@ class Reception:
         self._admission.proved(place, lane.peer, time.monotonic())
         self._sources.proved(lane.peer, place.source)
         await self._introduce(lane)
+
+    def _tell_claimed(self, error: Exception) -> None:
+        """Peers of which a genuine certificate proves several: each may wait for its link in vain."""
+        if isinstance(error, IdentityError):
+            for peer in error.claimed:
+                self._links[peer].note("lane rejected", str(error))
 
     async def _shake_hands(self, sock: socket.socket) -> Lane:
         tune_lane(sock, self._congestion)

@@ -49,6 +49,7 @@ from tunnel.transport.verdicts import verdict
 
 __all__ = [
     "ALPN",
+    "ONE_EACH",
     "TlsContexts",
     "TlsFiles",
     "client_context",
@@ -61,6 +62,9 @@ __all__ = [
 ]
 
 ALPN = "mtunnel/1"
+
+ONE_EACH = "make a certificate for each host, with its own name alone"
+"""What to do about a certificate with the names of several hosts."""
 
 _NO_TLS = {"wrong version number", "http request", "https proxy request"}  # what OpenSSL makes of other bytes
 
@@ -160,7 +164,8 @@ def identify(lane: TlsConnection, expected: Collection[str]) -> str:
         return found[0]
     proven = ", ".join(names) or "nobody (it has no DNS subject alternative name)"
     if found:
-        raise IdentityError(f"the peer's certificate names more than one configured peer: {', '.join(found)}")
+        several = f"the peer's certificate names more than one configured peer: {', '.join(found)}"
+        raise IdentityError(f"{several}; {ONE_EACH}", found)
     raise IdentityError(f"the peer's certificate names {proven}; expected {' or '.join(sorted(expected))}")
 
 
