@@ -86,10 +86,12 @@ async def test_second_connection_of_the_same_daemon_is_refused(pair: Pair) -> No
 
 async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair: Pair) -> None:
     caller, called = await pair.stream()
+    pair.lane.cut(noticed=False)
     restarted = make_link("hosta", "hostb", b"N" * 16)
     join(restarted, pair.b)
     await until(lambda: restarted.lanes, "for the new session")
     assert await ending(called) == "reset"
+    pair.a.end(Code.NONE, "it is killed")
     assert await ending(caller) == "reset"
     assert ("link down", "the peer started anew") in [(i.what, i.reason) for i in pair.b.incidents]
     restarted.end(Code.NONE, "")

@@ -234,3 +234,29 @@ async def test_a_lane_can_be_aborted_before_its_session(hosts: Hosts, kind: str)
         await peer.read_to_end()
         await turns()
         assert host.calls == []
+
+
+@each_pairing
+async def test_a_sign_of_life_comes_once_for_each_time_that_it_was_asked_for(
+    hosts: Hosts, kinds: Kinds
+) -> None:
+    async with joined(hosts, kinds) as pair:
+        for host in (pair.a, pair.b):
+            signs: list[int] = []
+            for number in (1, 2):
+                host.lane.ping(lambda number=number, signs=signs: signs.append(number))  # type: ignore[misc]  # defaults
+                await until(lambda number=number, signs=signs: number in signs)  # type: ignore[misc]
+            await turns(100)
+            assert signs == [1, 2]
+
+
+@each_kind
+async def test_a_lane_that_has_ended_gives_no_sign_of_life(hosts: Hosts, kind: str) -> None:
+    async with against_raw(hosts, kind, dialing=False) as (host, peer):
+        signs: list[int] = []
+        host.lane.ping(lambda: signs.append(1))
+        host.lane.abort()
+        assert host.lane.ended
+        await peer.read_to_end()
+        await turns(100)
+        assert signs == []

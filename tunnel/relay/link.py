@@ -17,12 +17,14 @@ import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 import structlog
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
 from tunnel.relay import incidents
 from tunnel.relay.address import AllowList
+from tunnel.relay.namesakes import Namesakes, Outcome
 from tunnel.relay.probing import Answer, answer
 from tunnel.relay.pump import Pump
 from tunnel.relay.streams import Streams
@@ -80,6 +82,8 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
         self._peer_instance = b""
+        self._place = ""  # where the last lane led to
+        self._namesakes = Namesakes(plan.peer, self.note)
         self._features = Feature.NONE
         self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
@@ -166,10 +170,18 @@ class Link:
 
     def welcome(self, lane: Lane, offer: Hello) -> None:
         """Answer a peer that dialled us. Raises ProtocolError."""
-        if self._prefers_other(offer):
-            lane.close(Code.COLLISION, "another connection with this host is in use")
+        if objection := self._objection(offer):
+            lane.close(Code.COLLISION, objection)
             return
         answer = negotiation.welcome(offer, self.instance, self.plan.settings.limits)
+        take = partial(self._take, lane, offer, answer)
+        if self.lanes:
+            self._namesakes.judge(lane, offer.instance, self.lanes.values(), take)
+        else:
+            take()
+
+    def _take(self, lane: Lane, offer: Hello, answer: Welcome) -> None:
+        """Begin the session that a peer offers, in place of one that it has left."""
         if self.session is not None:
             self.end(Code.COLLISION, "the peer started anew")
         self.offer = None
@@ -178,17 +190,23 @@ class Link:
         session = Session(offer.session, settings, offer.limits, initiator=False, features=features)
         self._establish(session, lane, replace(offer, features=answer.features))
 
-    def _prefers_other(self, offer: Hello) -> bool:
-        """Both hosts may dial at once; then the connection of the one whose name is smaller counts."""
-        if self.session is not None:
-            return bool(self.lanes) and offer.instance == self._peer_instance
-        return self.offer is not None and self.plan.host < self.peer
+    def _objection(self, offer: Hello) -> str:
+        """Why an offer is not taken, "" if it may be: SPEC.md section 8, Collision."""
+        if self.session is None:
+            # Both hosts dial at once: the connection of the one whose name is smaller counts.
+            preferred = self.offer is not None and self.plan.host < self.peer
+        elif offer.instance != self._peer_instance:
+            return self._namesakes.objection(offer.instance, self._place)
+        else:
+            preferred = bool(self.lanes)
+        return "another connection with this host is in use" if preferred else ""
 
     def _establish(self, session: Session, lane: Lane, peer: Hello | Welcome) -> None:
         """``peer`` says what the other side granted, and the features that both have."""
         self.session = session
         self.streams.begin(session)
         self._peer_instance = peer.instance
+        self._namesakes.forget()
         self._features = peer.features
         lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
         self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME brings all but the first
@@ -205,6 +223,7 @@ class Link:
         if self._give_up is not None:
             self._give_up.cancel()
             self._give_up = None
+        self._place = lane.remote
         lane.hand_over(self)
         lane.attached(epoch)
         self._state_changed()
@@ -223,8 +242,8 @@ class Link:
         return self.session is None or len(self.lanes) < self._wanted
 
     def holds(self, lane: Lane) -> bool:
-        """Whether ``lane`` is one of this link's."""
-        return self.lanes.get(lane.epoch) is lane
+        """Whether ``lane`` is one of this link's, or may become the first of its next session."""
+        return self.lanes.get(lane.epoch) is lane or self._namesakes.owns(lane)
 
     def ask_resume(self, lane: Lane) -> Session:
         """Tell the peer, on a new lane, how far we are; the session that the answer will concern."""
@@ -281,6 +300,7 @@ class Link:
             raise
         lane.replaces = peer.replaces
         self._add_lane(lane, peer.epoch)
+        self._namesakes.settle(Outcome.IS_REFUSED)
         self.streams.act(released)
         if peer.replaces:
             self.resumes += 1
@@ -319,7 +339,7 @@ class Link:
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """A lane is gone: wait for another, or end the session."""
-        if not self.holds(lane):
+        if self.lanes.get(lane.epoch) is not lane:
             return
         del self.lanes[lane.epoch]
         session = self._living()
@@ -344,6 +364,7 @@ class Link:
         window = self.plan.resume_window + (0 if session.initiator else RESUME_GRACE)
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
+        self._namesakes.settle(Outcome.TAKES_OVER)
 
     # Sending.
 
@@ -408,11 +429,12 @@ class Link:
         self.lanes.clear()
         self.streams.end()
         self._state_changed()
+        self._loop.call_soon(self._namesakes.settle, Outcome.TAKES_OVER)
         self.note("link down", reason, code=code.name)
 
     async def close(self, code: Code, reason: str) -> None:
         """``end``, and return when the peer has heard of it, or had its time to."""
-        lanes = list(self.lanes.values())
+        lanes = [*self.lanes.values(), *self._namesakes.dismiss(code, reason)]
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))
 

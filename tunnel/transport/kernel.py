@@ -100,7 +100,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
 
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
-        if not (self._ended or self._unsendable):
+        if not (self.ended or self._unsendable):
             self._unsent.append(_Words(frames))
 
     def send(self, outgoing: Outgoing) -> None:
@@ -151,7 +151,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
     def _take_turn(self) -> bool:
         """Take up to a batch, or as many frames as a turn allows; whether there may be more."""
         left = BATCH
-        while left > 0 and not (self._leftover or self._ended or self._paused):
+        while left > 0 and not (self._leftover or self.ended or self._paused):
             self._lent.drop()  # what nobody wanted of the last batch
             try:
                 taken = self._take()

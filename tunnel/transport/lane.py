@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
@@ -119,6 +120,11 @@ class Lane(ABC):
 
     @property
     @abstractmethod
+    def ended(self) -> bool:
+        """Whether nobody owns it any more: it was closed, or ``on_end`` came or is about to."""
+
+    @property
+    @abstractmethod
     def room(self) -> bool:
         """Whether to send now rather than wait for ``on_writable``."""
 
@@ -133,6 +139,10 @@ class Lane(ABC):
     @abstractmethod
     def attached(self, epoch: int) -> None:
         """The lane belongs to a session now: watch over it."""
+
+    @abstractmethod
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Ask the peer for a sign of life; ``answered`` is called when it comes. Of two, the last counts."""
 
     @abstractmethod
     def send_control(self, frames: bytes) -> None:

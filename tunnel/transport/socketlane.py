@@ -24,6 +24,8 @@ from tunnel.wire.states import LANE, Call, LaneState, step
 LINGER = 2.0
 """Seconds that a closing lane waits for the peer to read our GOAWAY."""
 
+_SIGN_OF_LIFE = (1 << 64) - 1  # a token that keepalive never gets to
+
 
 class SocketLane(Lane):
     """See the module. It belongs to the loop that runs when it is made, or to ``loop``."""
@@ -53,6 +55,7 @@ class SocketLane(Lane):
         self._keepalive = Keepalive(time.monotonic())
         self._timer: asyncio.TimerHandle | None = None
         self._handler: LaneHandler | None = None
+        self._answered: Callable[[], None] | None = None  # whom to tell when a sign of life comes
         self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
 
     # What each kind adds.
@@ -108,9 +111,20 @@ class SocketLane(Lane):
         """Seconds of the quickest PING lately: the way itself, without what queues on it. 0.0 before any."""
         return self._keepalive.quickest
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody owns the lane any more."""
+        return self._handler is None
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Ask for a sign of life; keepalive has other tokens."""
+        self._answered = answered
+        self.send_control(encode(Ping(_SIGN_OF_LIFE)))
+        self.flush()
+
     def close(self, code: Code, reason: str) -> None:
         """Say GOAWAY and end the lane."""
-        if self._ended:
+        if self.ended:
             return
         if self.epoch:
             self._ping(time.monotonic())  # due if there was none yet: GOAWAY before any ends the lane alone
@@ -120,20 +134,17 @@ class SocketLane(Lane):
 
     def abort(self) -> None:
         """End the lane at once."""
-        if not self._ended:
+        if not self.ended:
             self._stop()
         if self._bytes_sent:  # else no frame of ours is under way, and TCP ends in order
             discard_unsent(self._sock)
         self._release()
 
-    @property
-    def _ended(self) -> bool:
-        return self._handler is None
-
     def _stop(self) -> None:
         self.state = LaneState.CLOSED
         self._handler = None
         self._leftover = memoryview(b"")
+        self._answered = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -157,7 +168,7 @@ class SocketLane(Lane):
 
     def fail(self, error: Exception) -> None:
         """End the lane for what its handler raised. A bug of ours must fail the migration, not hang it."""
-        if self._ended:
+        if self.ended:
             return
         if not isinstance(error, WireError):
             error = MisuseError(Code.INTERNAL, f"a fault of this daemon: {error!r}")
@@ -176,7 +187,7 @@ class SocketLane(Lane):
     def _received(self, plain: memoryview) -> None:
         """Take decrypted bytes apart; what this turn is too short for is kept in ``_leftover``."""
         taken = self._take_apart(plain)
-        if taken < len(plain) and not self._ended:
+        if taken < len(plain) and not self.ended:
             self._leftover = memoryview(bytes(plain[taken:]))
 
     def _take_leftover(self) -> None:
@@ -229,6 +240,10 @@ class SocketLane(Lane):
         match frame:
             case Ping():
                 self._asked = frame  # answered once all that came with it is taken
+            case Pong(token=token) if token == _SIGN_OF_LIFE:
+                answered, self._answered = self._answered, None
+                if answered is not None:
+                    answered()
             case Pong():
                 self._keepalive.pong(frame, time.monotonic())
             case GoAway():
@@ -246,7 +261,7 @@ class SocketLane(Lane):
 
     def _answer(self) -> None:
         """Answer the newest PING, once there is room: also to be called when there is room again."""
-        if self._asked is not None and self.room and not self._ended:
+        if self._asked is not None and self.room and not self.ended:
             ping, self._asked = self._asked, None
             self.send_control(encode(Pong(ping.token)))
             self.flush()
@@ -262,7 +277,7 @@ class SocketLane(Lane):
             return
         if self._ping(now):
             self.flush()
-            if self._ended:
+            if self.ended:
                 return
             self._tell(self._handler.on_tick)
         self._timer = self._loop.call_later(max(0.0, self._keepalive.wake_at - now), self._tick)

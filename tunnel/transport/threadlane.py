@@ -97,6 +97,20 @@ class ThreadLane(Lane):
     # The owner's side.
 
     @property
+    def ended(self) -> bool:
+        """Whether nobody owns the lane any more."""
+        return self._handler is None
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Ask for a sign of life."""
+
+        def told() -> None:
+            self.notify(self.tell, lambda _: answered())
+
+        self.flush()
+        self._post(self._inner.ping, told)
+
+    @property
     def room(self) -> bool:
         """Whether the thread has less than one batch before it."""
         return self._ahead < self._inner.batch and self._handler is not None
@@ -200,7 +214,7 @@ class ThreadLane(Lane):
             self._post(self._inner.fail, error)
             raise
 
-    def ended(self, reason: TunnelError) -> None:
+    def inner_ended(self, reason: TunnelError) -> None:
         """The thread's lane ended by itself."""
         handler, self._handler = self._handler, None
         if handler is not None:
@@ -281,4 +295,4 @@ class _Worker:
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """The lane is gone."""
-        self._owner.notify(self._owner.ended, reason)
+        self._owner.notify(self._owner.inner_ended, reason)

@@ -88,7 +88,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
 
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
-        if not (self._ended or self._unsendable):
+        if not (self.ended or self._unsendable):
             self._unsent.append(frames)
 
     def send(self, outgoing: Outgoing) -> None:
@@ -154,7 +154,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
     def _read(self) -> bool:
         if self._tls.more or not self._cut:
             self._take_records()
-        if self._ended:
+        if self.ended:
             return False
         if self._leftover or self._tls.more:
             return True
@@ -183,11 +183,11 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._keepalive.heard(time.monotonic())
             self._received(self._plain.view[:count])
         if not isinstance(reason, WantRead):
-            if not self._ended:
+            if not self.ended:
                 self._unsent.clear()
                 self._push()  # OpenSSL's alert
             self._cut = unsendable or _explain(reason)
-        elif self._tls.asides and not self._ended and self._are_too_many(self._tls.take_asides()):
+        elif self._tls.asides and not self.ended and self._are_too_many(self._tls.take_asides()):
             self._lost(unsendable or _TOO_MANY)  # with what is behind them
 
     def _are_too_many(self, asides: int) -> bool:

@@ -136,7 +136,7 @@ class WatchedLane(SocketLane, Generic[Item]):
             more = True
         else:
             more = self._read()
-        if more and not self._ended:
+        if more and not self.ended:
             self._read_on(self._turn.pause())
 
     def _read_on(self, after: float = 0.0) -> None:
