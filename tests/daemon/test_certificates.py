@@ -16,6 +16,7 @@ from tests.support.links import Pair
 from tests.support.signers import Signer, day
 from tests.support.waiting import until
 from tunnel.certs.authority import key_pem
+from tunnel.daemon import certificates as module
 from tunnel.daemon.certificates import Certificates
 from tunnel.errors import CertificateError
 from tunnel.relay.link import Link, LinkState
@@ -79,10 +80,10 @@ class World:
         for lane in self.link.lanes.values():
             lane.proof = Proof("hostb", contexts.trust, theirs, contexts.dialed, True)
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Look twice, as time does: new files have settled by then."""
-        self.certificates.look()
-        self.certificates.look()
+        await self.certificates.look()
+        await self.certificates.look()
 
     @property
     def reasons(self) -> list[str]:
@@ -101,14 +102,14 @@ async def world(tmp: Path) -> AsyncIterator[World]:
 
 async def test_nothing_ends_before_its_time(world: World) -> None:
     world.clock.moment = day(49.9)
-    world.look()
+    await world.look()
     assert world.link.state is LinkState.UP
     assert world.reasons == []
 
 
 async def test_an_expired_peer_loses_its_link_and_both_sides_say_why(world: World) -> None:
     world.clock.moment = day(50)
-    world.certificates.look()
+    await world.certificates.look()
     assert world.link.state is LinkState.DOWN
     assert world.reasons[0].startswith("hostb's certificate has expired: issue a new one")
     await until(lambda: world.pair.b.session is None, "for the peer to hear of it")
@@ -121,9 +122,9 @@ async def test_our_own_expiry_ends_the_link_and_makes_no_more_lanes(world: World
         assert lane.proof is not None
         lane.proof = Proof("hostb", lane.proof.trust, lane.proof.ours, lane.proof.ours, True)
     world.write(crls=[ROOT.crl(until=200)])
-    world.look()
+    await world.look()
     world.clock.moment = day(100)
-    world.certificates.look()
+    await world.certificates.look()
     assert "certificate has expired: issue a new one" in world.reasons[0]
     assert "has expired" in world.certificates.facts()["problem"], "also where nobody makes a lane"
     with pytest.raises(CertificateError, match=r"host\.pem has expired: issue a new one"):
@@ -147,23 +148,23 @@ async def test_an_intermediate_ends_the_link_as_well(world: World) -> None:
     for lane in world.link.lanes.values():
         lane.proof = Proof("hostb", world.certificates.current.trust, chain, chain, True)
     world.write(crls=[ROOT.crl(until=90), inter.crl(until=90)])
-    world.look()
+    await world.look()
     assert world.link.state is LinkState.UP
     world.clock.moment = day(30)
-    world.certificates.look()
+    await world.certificates.look()
     assert world.reasons[0].startswith("hostb's intermediate certificate CN=inter has expired")
 
 
 async def test_a_revoked_peer_loses_its_link(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
-    world.look()
+    await world.look()
     assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
     await until(lambda: world.pair.b.session is None, "for the peer to hear of it")
 
 
 async def test_a_reload_judges_at_once(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
-    world.certificates.reload()
+    await world.certificates.look(asked=True)
     assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
 
 
@@ -171,13 +172,13 @@ async def test_the_code_says_that_it_is_about_certificates(world: World) -> None
     world.write(crls=[ROOT.crl(B, until=90)])
     with capture_logs() as logs:
         world.link.log = structlog.get_logger()
-        world.certificates.reload()
+        await world.certificates.look(asked=True)
     assert Code.CREDENTIALS.name in {event.get("code") for event in logs}
 
 
 async def test_revocation_of_this_host_ends_its_links_and_makes_no_more_lanes(world: World) -> None:
     world.write(crls=[ROOT.crl(A, until=90)])
-    world.look()
+    await world.look()
     assert world.reasons == [f"hosta's certificate is revoked by {world.files.crl}"]
     with pytest.raises(CertificateError, match="is revoked by"):
         world.certificates.for_next_lane()
@@ -185,10 +186,10 @@ async def test_revocation_of_this_host_ends_its_links_and_makes_no_more_lanes(wo
 
 async def test_a_crl_that_ended_judges_nobody_well(world: World) -> None:
     world.write(crls=[ROOT.crl(until=5)])
-    world.look()
+    await world.look()
     assert world.link.state is LinkState.UP
     world.clock.moment = day(5)
-    world.certificates.look()
+    await world.certificates.look()
     fault = f"{world.files.crl} has expired: install the current one of CN=root"
     assert world.reasons == [f"hostb's certificate cannot be judged: {fault}"]
 
@@ -196,7 +197,7 @@ async def test_a_crl_that_ended_judges_nobody_well(world: World) -> None:
 async def test_an_authority_that_was_removed_ends_the_link(world: World) -> None:
     successor = Signer("successor")
     world.write(successor.host("hosta"), ca=[successor], crls=[successor.crl(until=90)])
-    world.look()
+    await world.look()
     assert "hostb's certificate is not signed by an authority in" in world.reasons[0]
 
 
@@ -206,10 +207,10 @@ async def test_a_lane_that_was_under_way_meanwhile_is_judged_too(world: World) -
     lanes = dict(world.link.lanes)
     world.link.lanes.clear()
     world.write(crls=[ROOT.crl(B, until=90)])
-    world.look()
+    await world.look()
     world.link.lanes.update(lanes)
     assert all(lane.proof is not None and lane.proof.trust is before for lane in lanes.values())
-    world.certificates.look()
+    await world.certificates.look()
     assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
 
 
@@ -218,7 +219,7 @@ async def test_a_lane_that_was_under_way_meanwhile_is_judged_too(world: World) -
 
 async def test_unchanged_files_are_not_read_again(world: World) -> None:
     before = world.certificates.current
-    world.look()
+    await world.look()
     assert world.certificates.for_next_lane() is before
 
 
@@ -228,14 +229,14 @@ async def test_the_next_lane_uses_the_files_as_they_are(world: World) -> None:
     contexts = world.certificates.for_next_lane()
     assert contexts.accepted[0] == contexts.dialed[0] == renewed.certificate
     assert world.renewals == 1
-    world.look()
+    await world.look()
     assert world.renewals == 1
     assert world.link.state is LinkState.UP, "what it was made with is valid still"
 
 
 async def test_a_new_crl_is_no_new_certificate(world: World) -> None:
     world.write(crls=[ROOT.crl(until=91)])
-    world.look()
+    await world.look()
     assert world.renewals == 0
 
 
@@ -256,13 +257,13 @@ async def test_files_that_cannot_be_used_leave_the_old_and_are_told_once(world: 
     spoil(world.files, name)
     with capture_logs() as logs:
         for _ in range(4):
-            world.look()
+            await world.look()
             assert world.certificates.for_next_lane().accepted == before
     [told] = complaints(logs)
     assert told["reason"] == world.certificates.facts()["problem"]
     assert world.link.state is LinkState.UP
     world.write()
-    world.look()
+    await world.look()
     assert world.certificates.facts()["problem"] is None
 
 
@@ -270,17 +271,17 @@ async def test_files_that_are_being_written_are_not_complained_of(world: World) 
     """Certificate and key come one after the other: only what stays so is a mistake."""
     with capture_logs() as logs:
         world.files.key.write_bytes(key_pem(B.key))
-        world.certificates.look()
+        await world.certificates.look()
         world.certificates.for_next_lane()
         world.write()
-        world.look()
+        await world.look()
     assert complaints(logs) == []
 
 
 async def test_a_crl_counts_beside_a_damaged_certificate(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     world.files.cert.write_text("junk")
-    world.look()
+    await world.look()
     assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
 
 
@@ -288,26 +289,26 @@ async def test_an_authority_that_is_not_ours_yet_waits_for_its_certificate(world
     """The files of a new authority are copied one by one; by the first alone this host would be nobody."""
     successor = Signer("successor")
     world.files.ca.write_bytes(successor.files(world.directory / "new", ca=[successor]).ca.read_bytes())
-    world.look()
+    await world.look()
     assert world.link.state is LinkState.UP
     assert "not signed by an authority" in str(world.certificates.facts()["problem"])
 
 
 async def test_a_certificate_of_another_host_is_not_used(world: World) -> None:
     world.write(ROOT.host("hostz"))
-    world.look()
+    await world.look()
     assert "hosta is not a DNS name of" in str(world.certificates.facts()["problem"])
     assert world.certificates.current.names == ("hosta",)
 
 
 async def test_a_reload_says_what_it_did(world: World) -> None:
     with capture_logs() as logs:
-        world.certificates.reload()
+        await world.certificates.look(asked=True)
     assert [event["event"] for event in logs] == ["certificates and CRLs were read again"]
     spoil(world.files, "key")
     with capture_logs() as logs:
-        world.certificates.reload()
-        world.certificates.reload()
+        await world.certificates.look(asked=True)
+        await world.certificates.look(asked=True)
     assert len(complaints(logs)) == 2, "whoever asks is answered each time"
 
 
@@ -324,13 +325,13 @@ def warned(logs: Sequence[EventDict]) -> list[str]:
 
 async def test_ends_are_warned_of_30_7_and_1_days_before(world: World) -> None:
     world.write(crls=[ROOT.crl(until=1000)])
-    world.look()
+    await world.look()
     said: list[tuple[int, str]] = []
     with capture_logs() as logs:
         for left in range(40, -1, -1):
             world.clock.moment = day(100) - timedelta(days=left, minutes=1)
             before = len(logs)
-            world.look()
+            await world.look()
             said += [(left, words) for words in warned(logs[before:])]
     assert [left for left, _ in said] == [29, 6, 0]
     assert all(words.startswith(f"the certificate {world.files.cert} is valid until") for _, words in said)
@@ -340,8 +341,8 @@ async def test_what_ends_soon_is_warned_of_at_the_start(world: World) -> None:
     world.write(ROOT.host("hosta", until=3))
     starting = world.start(load(world.files))
     with capture_logs() as logs:
-        starting.look()
-        starting.look()
+        await starting.look()
+        await starting.look()
     assert len(warned(logs)) == 1
     assert starting.facts()["warnings"] == warned(logs)
     assert starting.facts()["days_left"] in {2, 3}
@@ -351,18 +352,47 @@ async def test_a_renewal_is_no_warning_however_short_it_is(world: World) -> None
     """A CRL that is issued every day for a week is always about to end."""
     world.write(crls=[ROOT.crl(until=6)])
     with capture_logs() as logs:
-        world.look()
+        await world.look()
         assert len(warned(logs)) == 1
         world.write(crls=[ROOT.crl(until=6.5)])
-        world.look()
+        await world.look()
         assert len(warned(logs)) == 1
         world.write(crls=[ROOT.crl(until=0.5)])
-        world.look()
+        await world.look()
     assert len(warned(logs)) == 2, "one that ends sooner than the last is worth a word"
 
 
+async def test_a_reload_is_a_look_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.daemon.certificates.LOOK", 3600)
+    task = asyncio.create_task(world.certificates.run())
+    world.write(crls=[ROOT.crl(B, until=90)])
+    world.certificates.reload()
+    await until(lambda: world.reasons, "for the end of the link")
+    task.cancel()
+
+
+async def test_what_a_lane_has_taken_meanwhile_is_not_undone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files change again while a thread reads them, and a lane is made with the newer ones."""
+    older, newer = ROOT.host("hosta"), ROOT.host("hosta")
+    world.write(older)
+
+    def slowly(current: TlsContexts) -> object:
+        found = real(current)
+        monkeypatch.setattr(module, "_read", real)
+        world.write(newer)
+        world.certificates.for_next_lane()
+        return found
+
+    real = module._read
+    monkeypatch.setattr(module, "_read", slowly)
+    await world.certificates.look(asked=True)
+    assert world.certificates.current.accepted[0] == newer.certificate
+
+
 async def test_a_fault_of_ours_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    async def fail(*, asked: bool) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(world.certificates, "look", fail)

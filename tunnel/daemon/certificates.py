@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ Stamp = tuple[tuple[int, ...], ...]
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is on disk: contexts; or what is wrong there, and whom to believe if that can be told."""
+
+    contexts: TlsContexts | None
+    trust: Trust | None = None
+    problem: str = ""
+
+
 class Certificates:
     """See the module. ``host`` is the name that this host's certificate must keep proving."""
 
@@ -74,6 +84,7 @@ class Certificates:
         self._fit_until = _NEVER  # when to judge that again
         self._approved: WeakKeyDictionary[Lane, Trust] = WeakKeyDictionary()
         self._judged = clock()
+        self._asked = asyncio.Event()
         self._said_problem = ""
         self._said: dict[str, tuple[int, datetime]] = {}  # what was warned of: at which level, and its end
         self._warn_at = clock()
@@ -91,35 +102,40 @@ class Certificates:
         return self.current
 
     async def run(self) -> None:
-        """Look every LOOK seconds. Never returns."""
+        """Look every LOOK seconds, and at once after ``reload``. Never returns."""
         while True:
+            asked = self._asked.is_set()
+            self._asked.clear()
             try:
-                self.look()
+                await self.look(asked=asked)
             except Exception:  # a bug must not end the daemon, and every migration with it
                 log.exception("certificates could not be judged")
-            await asyncio.sleep(LOOK)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), LOOK)
 
-    def look(self) -> None:
-        """Take new files in, once they have settled, end links that are not to be, and warn of what ends."""
-        stamp = _stamp(self.current.files)
-        settled, self._seen = stamp == self._seen, stamp
+    def reload(self) -> None:
+        """Have the files read now, changed or not, and everything judged by them."""
+        self._asked.set()
+
+    async def look(self, *, asked: bool = False) -> None:
+        """Take new files in, once they have settled, end links that are not to be, and warn of what ends.
+
+        ``asked``: somebody waits for an answer, and means the files as they are.
+        """
+        stamp, taken = _stamp(self.current.files), self._taken
+        settled, self._seen = asked or stamp == self._seen, stamp
+        if asked or (settled and stamp != taken):
+            # On a thread, as CRLs may be large.
+            found = await asyncio.to_thread(_read, self.current)
+            if self._taken is taken:  # else a lane needed them meanwhile
+                self._apply(stamp, found)
         if settled:
-            self._refresh()
-            self._say_problem()
+            self._say_problem(again=asked)
+        if asked and not self.problem:
+            log.info("certificates and CRLs were read again", file=str(self.current.files.cert))
         self._judge_own_again()
         self._judge_lanes(settled=settled)
         self._warn()
-
-    def reload(self) -> None:
-        """Read the files now, changed or not, and judge by them."""
-        self._taken = ()
-        self._refresh()
-        self._seen = self._taken
-        self._said_problem = ""
-        self._say_problem()
-        self._judge_lanes(settled=True)
-        if not self.problem:
-            log.info("certificates and CRLs were read again", file=str(self.current.files.cert))
 
     def facts(self) -> dict[str, Any]:
         """For ``status``. The keys are stable; times are ISO 8601."""
@@ -138,41 +154,41 @@ class Certificates:
 
     def _refresh(self) -> None:
         """Use the files as they are on disk, if they have changed and can be used."""
-        stamp = _stamp(self.current.files)
-        if stamp == self._taken:
-            return
-        self._taken = stamp
-        try:
-            self._take(load(self.current.files, self.current.kernel))
-        except CertificateError as error:
-            self.problem = str(error)
-            self._take_trust()
+        if (stamp := _stamp(self.current.files)) != self._taken:
+            self._apply(stamp, _read(self.current))
+
+    def _apply(self, stamp: Stamp, found: _Found) -> None:
+        self._taken, self.problem = stamp, found.problem
+        if found.contexts is not None:
+            self._take(found.contexts)
+        elif found.trust is not None:
+            self._believe(found.trust)
         self._judge_own()
         self._warn_at = self._clock()
 
     def _take(self, new: TlsContexts) -> None:
         if self._host not in new.names:
             names = f"{self._host} is not a DNS name of {new.files.cert}: that is {', '.join(new.names)}"
-            raise CertificateError(f"host.name: {names}")
-        old, self.current, self.problem = self.current, new, ""
+            self.problem = f"host.name: {names}"
+            self._believe(new.trust)
+            return
+        old, self.current = self.current, new
         if (new.accepted, new.dialed) != (old.accepted, old.dialed):
             log.info("this host's certificate was renewed", file=str(new.files.cert))
             self._renewed()
 
-    def _take_trust(self) -> None:
-        """Of files that cannot all be used, believe authorities and CRLs, unless these are for others.
+    def _believe(self, trust: Trust) -> None:
+        """Of files that cannot all be used, take authorities and CRLs, unless these are for others.
 
         They are for others where they do not know the authority of the certificate in use; it is in use by
         mistake where they revoke it.
         """
-        with suppress(CertificateError):
-            trust = Trust.read(self.current.files)
-            fault = self._fault_of_own(trust)
-            if fault is None or fault[0].code == Verify.CERT_REVOKED:
-                self.current = self.current.believing(trust)
+        fault = self._fault_of_own(trust)
+        if fault is None or fault[0].code == Verify.CERT_REVOKED:
+            self.current = self.current.believing(trust)
 
-    def _say_problem(self) -> None:
-        if self.problem and self.problem != self._said_problem:
+    def _say_problem(self, *, again: bool) -> None:
+        if self.problem and (again or self.problem != self._said_problem):
             log.warning("new certificate files cannot be used, the old ones stay", reason=self.problem)
         self._said_problem = self.problem
 
@@ -243,6 +259,18 @@ class Certificates:
                 log.warning("certificates end", key=expiry.key, reason=expiry.warning(moment))
         steps = [e.ends - timedelta(days=level) for e in expiries for level in (*LEVELS, 0)]
         self._warn_at = min((step for step in steps if step > moment), default=_NEVER)
+
+
+def _read(current: TlsContexts) -> _Found:
+    """Read the files of ``current``, for the same kind of lanes."""
+    try:
+        return _Found(load(current.files, current.kernel))
+    except CertificateError as error:
+        problem = str(error)
+    try:
+        return _Found(None, Trust.read(current.files), problem)
+    except CertificateError:
+        return _Found(None, None, problem)
 
 
 def _stamp(files: TlsFiles) -> Stamp:
