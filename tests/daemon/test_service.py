@@ -252,7 +252,7 @@ async def test_peer_is_asked_what_it_would_admit(hosts: TwoHosts) -> None:
         )
         assert [each["target"] for each in answers] == ports
         assert [each["verdict"] for each in answers] == ["admitted", "refused"]
-        assert answers[1]["reason"] == f"{ports[1]} is not in this host's egress list for the peer"
+        assert answers[1]["reason"] == f"{ports[1]} is not in the egress list that hostb has for hosta"
         assert b._links["hosta"].streams.opened == 0
 
 

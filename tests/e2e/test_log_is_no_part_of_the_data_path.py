@@ -67,7 +67,7 @@ def test_migrations_do_not_notice(hosts: TwoHosts, target: Target, fifo: int, tr
         for _ in range(50):
             assert turned_away(entry)  # each time with a warning
         exchange(first, called)
-        assert "this host is stopping" in hosts.a.reasons(hosts.b)
+        assert "hostb is stopping" in hosts.a.reasons(hosts.b)
     hosts.a.signal(signal.SIGTERM)
     assert hosts.a.wait(AT_ONCE) == 0
 

@@ -65,7 +65,7 @@ def test_sigterm_of_the_destination_lets_streams_end_and_refuses_new_ones(
         hosts.b.signal(signal.SIGTERM)
         until("the drain to begin", lambda: hosts.b.status()["draining"])
         assert turned_away(entry)
-        hosts.a.wait_log("stream refused by the peer.*this host is stopping.*DRAINING")
+        hosts.a.wait_log("stream refused by the peer.*hostb is stopping.*DRAINING")
         assert not target.called
         exchange(caller, called)
     assert hosts.b.wait(AT_ONCE) == 0

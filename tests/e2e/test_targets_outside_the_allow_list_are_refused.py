@@ -17,7 +17,7 @@ def test_refusal_reaches_the_source(hosts: TwoHosts, target: Target) -> None:
         hosts.start()
         assert turned_away(other)
         assert not forbidden.called
-        reason = f"{forbidden.address} is not in this host's egress list for the peer"
+        reason = f"{forbidden.address} is not in the egress list that hostb has for hosta"
         hosts.a.wait_log(f"stream refused by the peer.*{reason}.*TARGET_FORBIDDEN")
         hosts.b.wait_log(f"stream refused.*{reason}")
         status = subprocess.run(
@@ -37,7 +37,7 @@ def test_path_outside_a_pattern_is_refused(hosts: TwoHosts) -> None:
     hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
     hosts.start()
     assert turned_away(entry)
-    hosts.a.wait_log("unix:/run/qemu/etc/shadow is not in this host's egress list")
+    hosts.a.wait_log("unix:/run/qemu/etc/shadow is not in the egress list that hostb has for hosta")
 
 
 def test_peers_have_lists_of_their_own(hosts: TwoHosts, target: Target) -> None:

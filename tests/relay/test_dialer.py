@@ -179,7 +179,7 @@ async def test_session_that_the_peer_forgot_ends_and_another_begins(world: World
         async with receiving(world, restarted):
             await until(lambda: a.lanes and restarted.lanes, "for a new session")
         assert a.session is not before
-    assert any("there is no such session with this peer" in reason for reason in reasons(a))
+    assert any("hostb has no such session with hosta" in reason for reason in reasons(a))
 
 
 async def test_peer_with_another_name_is_refused(world: World) -> None:
@@ -251,6 +251,16 @@ async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.M
         await until(lambda: a.incidents, "for the failure")
         assert a.offer is None
     assert reasons(a)[0] == "hostb accepted the connection and then stayed silent"
+
+
+async def test_peer_that_hangs_up_without_a_word_may_not_know_us(world: World) -> None:
+    a = make_link("hosta", "hostb")
+    async with dialling(a, world.plan()), listening(world) as accept:
+        peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
+        await peer.read_until(lambda: peer.frames)
+        await peer.say_close_notify()
+        await until(lambda: a.incidents, "for the failure")
+    assert 'does the configuration of hostb have a [[peer]] with name = "hosta"?' in reasons(a)[0]
 
 
 async def test_refusal_of_hello_is_reported(world: World) -> None:

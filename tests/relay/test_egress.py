@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -101,7 +102,7 @@ async def link() -> AsyncIterator[Requester]:
 
 @pytest.fixture
 async def egress(link: Requester) -> AsyncIterator[Egress]:
-    made = Egress(ANY, link)
+    made = Egress(ANY, link, "hostb", "hosta")
     yield made
     made.close()
     await until(lambda: not made._tasks, "for the egress to stop dialling")
@@ -125,7 +126,7 @@ async def test_admitting_dials_nothing_and_looks_at_no_file(
     target.listen()
     for text in (target.text, "unix:/tmp/no/socket"):
         assert str(egress.admit(text)) == text
-    with pytest.raises(RefusedError, match="not in this host's egress list for the peer"):
+    with pytest.raises(RefusedError, match="not in the egress list that hostb has for hosta"):
         egress.admit("unix:/etc/passwd")
     assert not egress._tasks
     assert target.accepted() == 0
@@ -140,7 +141,9 @@ async def test_what_the_list_does_not_name_is_never_dialled(
 ) -> None:
     dials: list[object] = []
     monkeypatch.setattr(module, "dial", lambda *arguments: dials.append(arguments))
-    Egress(AllowList.parse(["tcp:127.0.0.1:49152-49215", "unix:/run/qemu/*"]), link).request(1, text)
+    Egress(
+        AllowList.parse(["tcp:127.0.0.1:49152-49215", "unix:/run/qemu/*"]), link, "hostb", "hosta"
+    ).request(1, text)
     await turns()
     assert link.errors[1].code is Code.TARGET_FORBIDDEN
     assert "egress list" in str(link.errors[1])
@@ -157,7 +160,7 @@ async def test_what_is_no_target_is_forbidden(link: Requester, egress: Egress, t
 
 async def test_an_empty_list_allows_nothing(link: Requester, target: Target) -> None:
     target.listen()
-    Egress(AllowList(), link).request(1, target.text)
+    Egress(AllowList(), link, "hostb", "hosta").request(1, target.text)
     assert link.errors[1].code is Code.TARGET_FORBIDDEN
     assert target.accepted() == 0
 
@@ -174,10 +177,10 @@ async def test_where_this_daemon_listens_is_never_dialled(link: Requester, targe
     texts = [target.text, "tcp:127.0.1.2:49152", "tcp:127.0.1.2:49215", "tcp:127.0.0.1:49200"]
     for number, text in enumerate(texts):
         assert everything.allows(parse_target(text))
-        Egress(guarded, link).request(number, text)
+        Egress(guarded, link, "hostb", "hosta").request(number, text)
         assert link.errors[number].code is Code.TARGET_FORBIDDEN
-        assert "where this host's mtunnel itself listens" in str(link.errors[number])
-    assert str(Egress(guarded, link).admit("tcp:127.0.1.2:49216"))
+        assert "where the mtunnel of hostb itself listens" in str(link.errors[number])
+    assert str(Egress(guarded, link, "hostb", "hosta").admit("tcp:127.0.1.2:49216"))
     assert target.accepted() == 0
 
 
@@ -186,7 +189,7 @@ async def test_this_daemons_socket_by_another_name_is_not_dialled(link: Requeste
     own.listen()
     os.link(own.path, tmp / "innocent")
     allowed = dataclasses.replace(ANY, own=(UnixAddress(str(own.path)),))
-    Egress(allowed, link).request(1, f"unix:{tmp}/innocent")
+    Egress(allowed, link, "hostb", "hosta").request(1, f"unix:{tmp}/innocent")
     await until(lambda: link.errors, "for the refusal")
     assert link.errors[1].code is Code.TARGET_FORBIDDEN
     assert own.accepted() == 0
@@ -204,12 +207,50 @@ async def test_symbolic_link_leads_nowhere(link: Requester, tmp: Path, where: st
     else:
         (tmp / "web1").symlink_to(secret.path.parent)
     text = f"unix:{tmp}/web1" + ("/sock" if where == "directory" else "")
-    Egress(AllowList.parse([f"unix:{tmp}/*", f"unix:{tmp}/*/*"]), link).request(1, text)
+    Egress(AllowList.parse([f"unix:{tmp}/*", f"unix:{tmp}/*/*"]), link, "hostb", "hosta").request(1, text)
     await until(lambda: link.errors, "for the refusal")
     assert link.errors[1].code is Code.TARGET_FORBIDDEN
     assert f"{tmp}/web1 is a symbolic link" in str(link.errors[1])
     assert secret.accepted() == 0
     secret.close()
+
+
+@pytest.mark.parametrize(
+    ("listening", "words"),
+    [
+        (
+            ["192.0.2.2"],
+            r"listens at 192\.0\.2\.2 only; .*migration_address in qemu\.conf .*make that 127\.0\.0\.1$",
+        ),
+        (["192.0.2.2", "127.0.1.3", "::"], r"listens at 192\.0\.2\.2 and :: only"),
+        (["127.0.1.3"], "does a QEMU or a libvirt accept connections there"),
+        ([], "does a QEMU or a libvirt accept connections there"),
+    ],
+)
+async def test_qemu_that_listens_at_another_address_is_named_with_the_setting(
+    link: Requester, egress: Egress, monkeypatch: pytest.MonkeyPatch, listening: list[str], words: str
+) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        monkeypatch.setattr(module, "DEADLINE", 0.05)
+        monkeypatch.setattr(module, "listening_at", lambda asked: listening if asked == port else [])
+        egress.request(1, f"tcp:127.0.0.1:{port}")
+        await until(lambda: 1 in link.errors)
+    said = link.errors[1].reason
+    assert link.errors[1].code is Code.TARGET_UNREACHABLE
+    assert said.startswith(f"on hostb: tcp:127.0.0.1:{port} cannot be reached: Connection refused: ")
+    assert re.search(words, said)
+
+
+async def test_reasons_are_right_on_both_hosts(link: Requester, egress: Egress, target: Target) -> None:
+    """They are logged here and sent to the peer, where "this host" would be another one."""
+    egress.request(1, "tcp:127.0.0.2:1")
+    egress.request(2, "nonsense")
+    for error in link.errors.values():
+        assert "this host" not in error.reason
+        assert "the peer" not in error.reason
+    assert link.errors[1].reason == "tcp:127.0.0.2:1 is not in the egress list that hostb has for hosta"
 
 
 # Reaching a target.

@@ -93,7 +93,7 @@ async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair:
     assert await ending(called) == "reset"
     pair.a.end(Code.NONE, "it is killed")
     assert await ending(caller) == "reset"
-    assert ("link down", "the peer started anew") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta started anew") in [(i.what, i.reason) for i in pair.b.incidents]
     restarted.end(Code.NONE, "")
 
 
@@ -129,7 +129,7 @@ async def test_peer_of_another_version_hears_so() -> None:
     assert link.session is None
     assert last(link) == (
         "lane rejected",
-        "no common version: the peer speaks 8 to 9, this host 1 [VERSION]",
+        "no common version: offered were 8 to 9, and the acceptor speaks 1 [VERSION]",
     )
 
 

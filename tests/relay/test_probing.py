@@ -45,7 +45,7 @@ async def test_nothing_is_dialled_and_no_stream_is_opened(pair: Pair) -> None:
 
 async def test_a_host_that_stops_admits_nothing(pair: Pair) -> None:
     pair.b.streams.draining = True
-    assert await ask(pair.a, TARGET) == [Answer(TARGET, Verdict.REFUSED, "DRAINING", "this host is stopping")]
+    assert await ask(pair.a, TARGET) == [Answer(TARGET, Verdict.REFUSED, "DRAINING", "hostb is stopping")]
 
 
 async def test_a_peer_of_an_older_version_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ async def test_draining_opens_no_streams(pair: Pair) -> None:
     pair.b.streams.draining, pair.a.streams.draining = True, False
     late = await pair.request(pair.a)
     assert await ending(late) == "reset"
-    assert last(pair.a) == ("stream refused by the peer", "this host is stopping")
+    assert last(pair.a) == ("stream refused by the peer", "hostb is stopping")
     await exchange(caller, called)
 
 

@@ -213,7 +213,7 @@ async def test_no_header_is_sent_without_its_payload(raw: Raw, monkeypatch: pyte
     goaway = await heard(raw, ktls.CLOSE_NOTIFY)
     assert parse_header(goaway).type is FrameType.GOAWAY
     await until(lambda: raw.host.ends)
-    assert "a fault of this daemon" in str(raw.host.ends[0])
+    assert "a fault of the daemon" in str(raw.host.ends[0])
 
 
 async def test_what_a_full_socket_does_not_take_follows(raw: Raw) -> None:

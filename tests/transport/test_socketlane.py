@@ -223,7 +223,7 @@ async def test_a_fault_of_ours_at_the_end_of_a_batch_ends_the_lane(
     with pytest.raises(KeyError):
         feed(lane, STREAM)
     await until(lambda: handler.ends)
-    assert "a fault of this daemon" in str(handler.ends[0])
+    assert "a fault of the daemon" in str(handler.ends[0])
     (goaway,) = lane.said()
     assert isinstance(goaway, GoAway)
     assert goaway.code is Code.INTERNAL
@@ -339,7 +339,7 @@ async def test_a_fault_of_ours_on_a_tick_ends_the_lane(
     with pytest.raises(KeyError):
         lane._tick()
     await until(lambda: handler.ends)
-    assert "a fault of this daemon" in str(handler.ends[0])
+    assert "a fault of the daemon" in str(handler.ends[0])
 
 
 async def test_a_lane_that_its_own_ping_breaks_ends_in_order(

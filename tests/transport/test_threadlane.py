@@ -70,7 +70,7 @@ async def test_a_frame_that_cannot_be_sent_ends_the_lane(pair: Pair, monkeypatch
     monkeypatch.setattr(socketlane(pair.a.lane), "send", fail)
     pair.a.send(number, 1)
     await until(lambda: pair.a.ends and pair.b.ends, "for both ends")
-    assert "a fault of this daemon: OSError('no such pipe')" in str(pair.a.ends[0])
+    assert "a fault of the daemon: OSError('no such pipe')" in str(pair.a.ends[0])
     assert pair.b.sinks[number].received == 0
 
 

@@ -32,7 +32,9 @@ def test_a_range_that_holds_our_version(lowest: int, highest: int) -> None:
 @pytest.mark.parametrize(("lowest", "highest"), [(0, 0), (2, 2), (2, 65535)])
 def test_no_version_in_common(lowest: int, highest: int) -> None:
     offer = replace(OFFER, lowest=lowest, highest=highest)
-    with pytest.raises(ProtocolError, match=f"the peer speaks {lowest} to {highest}, this host 1") as caught:
+    with pytest.raises(
+        ProtocolError, match=f"offered were {lowest} to {highest}, and the acceptor speaks 1"
+    ) as caught:
         welcome(offer, OTHER, LIMITS)
     assert caught.value.code is Code.VERSION
 

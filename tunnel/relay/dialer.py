@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from tunnel.errors import LaneError, RefusedError, TunnelError, UnreachableError
+from tunnel.errors import LaneError, LaneLost, RefusedError, TunnelError, UnreachableError
 from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
 from tunnel.transport.connect import connect
@@ -129,6 +129,12 @@ class Dialer:
         self._link.greet(lane, os.urandom(ID_SIZE))
         try:
             await applicant.outcome(lane)
+        except LaneLost as error:  # an older version says nothing to a host that it does not know
+            host, peer = self._link.plan.host, self._link.peer
+            advice = (
+                f'does the configuration of {peer} have a [[peer]] with name = "{host}"? Its log says why'
+            )
+            raise LaneLost(f"{error}, before any answer: {advice}") from None
         finally:
             self._link.offer = None
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Protocol
 
 from tunnel.errors import RefusedError, UnreachableError
-from tunnel.relay.address import AllowList, TargetAddress, UnixAddress, parse_target
+from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.transport import unixpath
+from tunnel.transport.listening import listening_at
 from tunnel.transport.sockets import reason_of, reset
 from tunnel.transport.unixpath import ForbiddenSocketError, LinkedPathError
 from tunnel.wire.codes import Code
@@ -42,9 +44,12 @@ class Requester(Protocol):
 class Egress:
     """One peer's way out, on one link."""
 
-    def __init__(self, allowed: AllowList, requester: Requester) -> None:
+    def __init__(self, allowed: AllowList, requester: Requester, host: str, peer: str) -> None:
+        """``host`` and ``peer`` are names for reasons: those are read on both hosts."""
         self._allowed = allowed
         self._requester = requester
+        self._host = host
+        self._peer = peer
         self._queues: dict[TargetAddress, deque[tuple[int, float]]] = {}
         self._cancelled: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,10 +93,12 @@ class Egress:
         except ValueError as error:
             raise RefusedError(f"not a target: {error}", Code.TARGET_FORBIDDEN) from None
         if self._allowed.leads_back(target):
-            reason = f"{target} is where this host's mtunnel itself listens, and leads to no hypervisor"
+            reason = (
+                f"{target} is where the mtunnel of {self._host} itself listens, and leads to no hypervisor"
+            )
             raise RefusedError(reason, Code.TARGET_FORBIDDEN)
         if not self._allowed.allows(target):
-            reason = f"{target} is not in this host's egress list for the peer"
+            reason = f"{target} is not in the egress list that {self._host} has for {self._peer}"
             raise RefusedError(reason, Code.TARGET_FORBIDDEN)
         return target
 
@@ -109,7 +116,7 @@ class Egress:
             sock = await dial(target, deadline, lambda: number in cancelled, self._allowed.own_paths)
         except (RefusedError, UnreachableError) as error:
             if number not in self._cancelled:
-                self._requester.on_not_dialled(number, _refusal(error))
+                self._requester.on_not_dialled(number, self._refusal(error))
         else:
             if number in self._cancelled:
                 reset(sock)
@@ -117,9 +124,9 @@ class Egress:
                 self._requester.on_dialled(number, sock)
         self._cancelled.discard(number)
 
-
-def _refusal(error: RefusedError | UnreachableError) -> RefusedError:
-    return error if isinstance(error, RefusedError) else RefusedError(str(error), Code.TARGET_UNREACHABLE)
+    def _refusal(self, error: RefusedError | UnreachableError) -> RefusedError:
+        code = error.code if isinstance(error, RefusedError) else Code.TARGET_UNREACHABLE
+        return RefusedError(f"on {self._host}: {error}", code)
 
 
 async def dial(
@@ -147,16 +154,28 @@ async def dial(
             raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
         except OSError as error:
             if error.errno not in _NOT_YET or loop.time() + pause > deadline:
-                raise UnreachableError(f"{target} cannot be reached: {_explain(error)}") from None
+                raise UnreachableError(f"{target} cannot be reached: {_explain(error, target)}") from None
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
     raise UnreachableError(f"{target} is not wanted any more")
 
 
-def _explain(error: OSError) -> str:
+def _explain(error: OSError, target: TargetAddress) -> str:
     """Say why a target could not be connected to, and where to look."""
-    advice = ": does a QEMU or a libvirt accept connections there?" if error.errno in _NOT_YET else ""
-    return reason_of(error) + advice
+    if error.errno not in _NOT_YET:
+        return reason_of(error)
+    if isinstance(target, TcpAddress) and (others := _elsewhere(target.port)):
+        return (
+            f"{reason_of(error)}: on that port somebody listens at {' and '.join(others)} only; a QEMU that "
+            "waits for a guest does where migration_address in qemu.conf there, or virsh's --listen-address, "
+            f"says: make that {target.host}"
+        )
+    return f"{reason_of(error)}: does a QEMU or a libvirt accept connections there?"
+
+
+def _elsewhere(port: int) -> list[str]:
+    """Where on this host something listens on ``port``. Not at loopback addresses: there our ingresses do."""
+    return [each for each in listening_at(port) if not ipaddress.ip_address(each).is_loopback]
 
 
 async def _connect(target: TargetAddress, never: Collection[str]) -> socket.socket:

@@ -78,7 +78,7 @@ class Link:
         self.resumes = 0
         self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
         self.log = log.bind(peer=plan.peer)
-        self.streams = Streams(plan.egress, self, self.log, plan.pump)
+        self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
         self._peer_instance = b""
@@ -183,7 +183,7 @@ class Link:
     def _take(self, lane: Lane, offer: Hello, answer: Welcome) -> None:
         """Begin the session that a peer offers, in place of one that it has left."""
         if self.session is not None:
-            self.end(Code.COLLISION, "the peer started anew")
+            self.end(Code.COLLISION, f"{self.peer} started anew")
         self.offer = None
         lane.send_control(encode(answer))
         settings, features = self.plan.settings, answer.features
@@ -199,7 +199,7 @@ class Link:
             return self._namesakes.objection(offer.instance, self._place)
         else:
             preferred = bool(self.lanes)
-        return "another connection with this host is in use" if preferred else ""
+        return f"another connection with {self.plan.host} is in use" if preferred else ""
 
     def _establish(self, session: Session, lane: Lane, peer: Hello | Welcome) -> None:
         """``peer`` says what the other side granted, and the features that both have."""
@@ -271,7 +271,9 @@ class Link:
         """The peer replaces a lane, or brings one more. Raises ProtocolError."""
         session = self.session
         if session is None or claim.session != session.id or session.initiator:
-            raise ProtocolError(Code.SESSION_UNKNOWN, "there is no such session with this peer")
+            raise ProtocolError(
+                Code.SESSION_UNKNOWN, f"{self.plan.host} has no such session with {self.peer}"
+            )
         if Feature.RESUME not in self._features:
             raise ProtocolError(Code.HANDSHAKE, "RESUME, which this session has not agreed on")
         if claim.epoch <= self._asked or claim.replaces >= claim.epoch:
@@ -381,7 +383,7 @@ class Link:
             for lane in self._in_turn():
                 self._fill(lane)
         except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
-            self.end(Code.INTERNAL, f"a fault of this daemon: {error!r}", session)
+            self.end(Code.INTERNAL, f"a fault of the daemon on {self.plan.host}: {error!r}", session)
             raise
 
     def _in_turn(self) -> list[Lane]:

@@ -76,13 +76,16 @@ class Streams:
         allowed: AllowList,
         owner: StreamsOwner,
         log: structlog.typing.FilteringBoundLogger,
+        host: str,
+        peer: str,
         pump: type[Pump] = Pump,
     ) -> None:
         self.pumps: dict[int, Pump] = {}
         self.opened = 0  # ever
         self.draining = False
         self.probing = Probing(self._admit)
-        self._egress = Egress(allowed, self)
+        self._egress = Egress(allowed, self, host, peer)
+        self._host = host
         self._owner = owner
         self._log = log
         self._pump = pump
@@ -119,7 +122,7 @@ class Streams:
         RefusedError leaves ``sock`` to the caller.
         """
         if self.draining:
-            raise _stopping()
+            raise RefusedError("this host is stopping", Code.DRAINING)
         pump = self._add_pump(sock, self._living().open(target), target)
         pump.uid, pump.outwards = uid, True
         self._owner.kick()
@@ -192,14 +195,14 @@ class Streams:
             reason = f"the peer has {places.granted} streams open, as many as transport.streams allows here"
             self._owner.note("stream limit reached", reason)
         if self.draining:
-            self.on_not_dialled(event.stream, _stopping())
+            self.on_not_dialled(event.stream, self._stopping())
         else:
             self._egress.request(event.stream, event.target)
 
     def _admit(self, target: str) -> None:
         """Raise RefusedError if a stream to ``target`` would be refused now."""
         if self.draining:
-            raise _stopping()
+            raise self._stopping()
         self._egress.admit(target)
 
     def _reset_local(self, event: events.StreamRefused | events.StreamReset) -> None:
@@ -339,10 +342,16 @@ class Streams:
         if pump.left:
             told = pump.read_ended and not self._living().unconfirmed(pump.number)
             if told or silence >= LEFT_UNDELIVERED:
-                self._abandon(pump.number, Code.IDLE_HALF_CLOSED, "the local connection was closed")
+                self._abandon(
+                    pump.number, Code.IDLE_HALF_CLOSED, f"on {self._host}: the local connection was closed"
+                )
         elif pump.half_closed and silence >= HALF_CLOSED:
             reason = "one direction ended, the other stayed silent"
             self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
+
+    def _stopping(self) -> RefusedError:
+        """For the peer, whose daemon logs the reason as it is."""
+        return RefusedError(f"{self._host} is stopping", Code.DRAINING)
 
     def _living(self) -> Session:
         assert self._session is not None  # noqa: S101  without a session there are no pumps, and no frames
@@ -361,7 +370,3 @@ def _account(pump: Pump) -> dict[str, object]:
         "bytes_to_local": pump.bytes_written,
         "seconds": round(time.monotonic() - pump.since, 3),
     }
-
-
-def _stopping() -> RefusedError:
-    return RefusedError("this host is stopping", Code.DRAINING)

@@ -171,7 +171,7 @@ class SocketLane(Lane):
         if self.ended:
             return
         if not isinstance(error, WireError):
-            error = MisuseError(Code.INTERNAL, f"a fault of this daemon: {error!r}")
+            error = MisuseError(Code.INTERNAL, f"a fault of the daemon: {error!r}")
         self._violated(error)
 
     def _tell(self, method: Callable[[Lane], None]) -> None:

@@ -15,7 +15,7 @@ def hello(session: bytes, instance: bytes, limits: Limits) -> Hello:
 def welcome(offer: Hello, instance: bytes, limits: Limits) -> Welcome:
     """Answer an offer. Raises ProtocolError when there is no version in common."""
     if not offer.lowest <= VERSION <= offer.highest:
-        detail = f"the peer speaks {offer.lowest} to {offer.highest}, this host {VERSION}"
+        detail = f"offered were {offer.lowest} to {offer.highest}, and the acceptor speaks {VERSION}"
         raise ProtocolError(Code.VERSION, f"no common version: {detail}")
     return Welcome(VERSION, offer.features & FEATURES, offer.session, instance, limits)
 

@@ -38,7 +38,7 @@ def test_destination_that_does_not_allow_it_refuses(lab: Lab) -> None:
     lab.start_daemons(both_ways(), egress=(MIGRATION_PORTS,))
     assert list_guests(lab)[0] != 0
     incidents = lab.a.daemons[-1].link("hostb")["incidents"]
-    refusal = "unix:/run/libvirt/libvirt-sock is not in this host's egress list for the peer"
+    refusal = "unix:/run/libvirt/libvirt-sock is not in the egress list that hostb has for hosta"
     assert [each["what"] for each in incidents if each["reason"] == refusal] == ["stream refused by the peer"]
 
 

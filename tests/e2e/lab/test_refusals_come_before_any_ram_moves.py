@@ -85,7 +85,7 @@ def test_port_that_is_not_allowed(lab: Lab) -> None:
     guest = lab.start_guest()
     link(lab, egress=["tcp:127.0.0.1:49200-49215"])
     refused(lab, guest)
-    reason = "tcp:127.0.0.1:49152 is not in this host's egress list for the peer"
+    reason = "tcp:127.0.0.1:49152 is not in the egress list that hostb has for hosta"
     says(lab.a, f"stream refused by the peer: {reason}")
     says(lab.b, f"stream refused: {reason}")
 
