@@ -13,6 +13,7 @@
     │   └── MisuseError         WE called the protocol core wrongly: a bug of ours
     ├── LaneError               a TLS connection
     │   ├── LaneLost            it ended without GOAWAY: the link may resume
+    │   │   └── LaneStalled     it came up, and then nothing got through: an MTU too large, or a dead host
     │   └── IdentityError       TLS worked, but this is not a peer that we know
     └── HypervisorError         QEMU or libvirt
         ├── MigrationError      the migration itself failed
@@ -101,6 +102,10 @@ class LaneError(TunnelError):
 
 class LaneLost(LaneError):  # noqa: N818  "lost" is the design's word
     """The lane ended without GOAWAY. The link may resume on another lane."""
+
+
+class LaneStalled(LaneLost):
+    """It came up, and what was sent was not acknowledged, or nothing came, for too long."""
 
 
 class IdentityError(LaneError):

@@ -14,7 +14,7 @@ import pytest
 from tests.support.links import Pair, ending, exchange, last, make_link
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import turns, until
-from tunnel.errors import ProtocolError, RefusedError, UnreachableError
+from tunnel.errors import LaneStalled, ProtocolError, RefusedError
 from tunnel.relay import dialer as module
 from tunnel.relay.dialer import Dialer, DialPlan, _Applicant
 from tunnel.relay.link import Link, LinkState
@@ -217,7 +217,7 @@ async def test_an_attempt_that_is_given_up_says_nothing(monkeypatch: pytest.Monk
     lane.deliver(lane.near)
     applicant = lane.near._handler
     assert isinstance(applicant, _Applicant)
-    with pytest.raises(UnreachableError, match="accepted the connection and then stayed silent"):
+    with pytest.raises(LaneStalled, match="accepted the connection and then stayed silent"):
         await applicant.outcome(lane.near)
     assert not lane.near.said
     assert lane.near.aborted

@@ -23,6 +23,7 @@ from tunnel.transport.sockets import (
     USER_TIMEOUT_MS,
     bound_unread,
     caller_of,
+    is_stuck,
     name_of,
     reason_of,
     reset,
@@ -47,6 +48,31 @@ def tcp_option(sock: socket.socket, option: int) -> int:
 
 def congestion_of(sock: socket.socket) -> str:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
+def test_a_segment_size_binds_both_directions() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as dialing:
+        tune_lane(dialing, None, 700)
+        dialing.setblocking(True)
+        dialing.connect(server.getsockname())
+        accepted, _ = server.accept()
+        with accepted:
+            assert {s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for s in (dialing, accepted)} <= {
+                700,
+                688,  # without the bytes of timestamps
+            }
+
+
+def test_a_connection_whose_bytes_are_answered_is_not_stuck() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dialing = socket.create_connection(server.getsockname())
+        with dialing:
+            dialing.send(b"x")
+            assert not is_stuck(dialing)
+    one, other = socket.socketpair()
+    with one, other:
+        assert not is_stuck(one), "it is no TCP socket"
+    assert not is_stuck(one), "it is closed"
 
 
 def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:

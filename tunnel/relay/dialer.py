@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from tunnel.errors import LaneError, LaneLost, RefusedError, TunnelError, UnreachableError
+from tunnel.errors import LaneError, LaneLost, LaneStalled, RefusedError, TunnelError, UnreachableError
 from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
+from tunnel.relay.segments import Segments
 from tunnel.transport.connect import connect
 from tunnel.transport.lane import Lane
 from tunnel.transport.lanes import LaneMaker, userspace
@@ -49,6 +50,8 @@ class Dialer:
         self._plan = plan
         self._link = link
         self._backoff = Backoff(lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load
+        self._segments = Segments()
+        self._segment: int | None = None  # of the last attempt
         self._said = ""
 
     async def run(self) -> None:
@@ -58,6 +61,7 @@ class Dialer:
             while not self._wanted():
                 self._backoff.satisfied(loop.time())
                 await self._link.wait_change()
+            self._learn_from_loss(loop.time())
             resuming = self._link.wants_lane
             await asyncio.sleep(self._backoff.pause(loop.time(), resuming=resuming))
             if not self._wanted():
@@ -67,6 +71,22 @@ class Dialer:
                 self._backoff.satisfied(loop.time())
             else:
                 self._backoff.failed(resuming=resuming)
+
+    def _learn_from_loss(self, now: float) -> None:
+        """Make the next lane with smaller segments if one was lost because nothing got through."""
+        stalled, self._link.stalled = self._link.stalled, False
+        if (
+            stalled and self._segments.size(now) == self._segment
+        ):  # else that lane was older than the last lesson
+            self._shrink(now)
+
+    def _shrink(self, now: float) -> None:
+        size = self._segments.stalled(now)
+        if size is not None:
+            reason = (
+                f"full packets may get lost on the way: the next connection uses segments of {size} bytes"
+            )
+            self._link.note("smaller segments", reason)
 
     def _wanted(self) -> bool:
         return self._link.wants_lane or self._link.session is None
@@ -78,6 +98,8 @@ class Dialer:
         except LaneError as error:
             doubt = self._plan.doubt()
             self._report(f"{error}; {doubt}" if doubt else str(error))
+            if isinstance(error, LaneStalled):
+                self._shrink(asyncio.get_running_loop().time())
         except (TunnelError, OSError) as error:
             self._report(str(error))
         except Exception as error:  # a bug must not end the daemon, and every migration with it
@@ -94,7 +116,11 @@ class Dialer:
             self._link.note("cannot connect", reason)
 
     async def _attempt(self) -> None:
-        sock = await self._connect()
+        self._segment = self._segments.size(asyncio.get_running_loop().time())
+        await self._join(await self._connect())
+
+    async def _join(self, sock: socket.socket) -> None:
+        """Let a connection become a lane of the link."""
         resuming = self._link.wants_lane
         state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
         try:
@@ -119,7 +145,7 @@ class Dialer:
             raise UnreachableError(f"{self._link.peer} at {plan.host} port {plan.port} {error}") from None
 
     def _prepare(self, sock: socket.socket, address: str) -> None:
-        tune_lane(sock, self._plan.congestion)
+        tune_lane(sock, self._plan.congestion, self._segment)
         if self._plan.source and _can_reach(self._plan.source, address):
             sock.bind(socket_address(self._plan.source, 0)[1])
 
@@ -129,6 +155,8 @@ class Dialer:
         self._link.greet(lane, os.urandom(ID_SIZE))
         try:
             await applicant.outcome(lane)
+        except LaneStalled:
+            raise
         except LaneLost as error:  # an older version says nothing to a host that it does not know
             host, peer = self._link.plan.host, self._link.peer
             advice = (
@@ -180,7 +208,7 @@ class _Applicant:
             raise
         if not self._done.done():  # an answer at the last moment has made the lane the link's
             lane.abort()
-            raise UnreachableError(f"{lane.peer} accepted the connection and then stayed silent")
+            raise LaneStalled(f"{lane.peer} accepted the connection and then stayed silent")
         self._done.result()
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:

@@ -21,7 +21,15 @@ from functools import partial
 
 import structlog
 
-from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, UnreachableError, WireError
+from tunnel.errors import (
+    LaneLost,
+    LaneStalled,
+    ProtocolError,
+    RefusedError,
+    TunnelError,
+    UnreachableError,
+    WireError,
+)
 from tunnel.relay import incidents
 from tunnel.relay.address import AllowList
 from tunnel.relay.namesakes import Namesakes, Outcome
@@ -76,6 +84,9 @@ class Link:
         self.offer: Hello | None = None  # sent, not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
+        self.stalled = (
+            False  # a lane was lost because nothing got through; for the dialer, which takes it back
+        )
         self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
         self.log = log.bind(peer=plan.peer)
         self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
@@ -348,6 +359,7 @@ class Link:
         session.lost(lane.epoch)
         if session.initiator:
             self._lost.append(lane.epoch)
+        self.stalled |= isinstance(reason, LaneStalled)
         if isinstance(reason, LaneLost) and self._may_resume():
             self.note("lane lost", str(reason))
             self._wait_for_lane(session)

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from OpenSSL import SSL
 
-from tunnel.errors import IdentityError, LaneError, LaneLost
+from tunnel.errors import IdentityError, LaneError, LaneLost, LaneStalled
 from tunnel.transport.iterations import own_iteration
 from tunnel.transport.ktls import (
     ACCESS_DENIED,
@@ -37,12 +37,13 @@ from tunnel.transport.openssl import (
 )
 from tunnel.transport.proof import Proof
 from tunnel.transport.records import seal
-from tunnel.transport.sockets import reason_of
+from tunnel.transport.sockets import is_stuck, reason_of
 from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
 
 TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
 
+_MTU = "is the MTU on the way smaller than on the hosts, and ICMP filtered (sysctl net.ipv4.tcp_mtu_probing)?"
 _HUNG_UP = "the peer closed the connection in the TLS handshake"
 
 
@@ -80,7 +81,7 @@ async def _shake_hands(
         async with asyncio.timeout(TIMEOUT):
             await records.run()
     except TimeoutError:
-        raise LaneError(f"the TLS handshake took more than {TIMEOUT:.0f} seconds") from None
+        raise LaneStalled(_stalled(sock)) from None
     except (VerificationError, NoProtocolError) as error:
         raise handshake_fault(error, contexts.files, dialing=dialing) from error
     except SSL.Error as error:
@@ -92,6 +93,13 @@ async def _shake_hands(
         raise
     ours, theirs = contexts.own_chain(dialing=dialing), records.tls.verified_chain
     return records, Proof(peer, contexts.trust, theirs, ours, dialing)
+
+
+def _stalled(sock: socket.socket) -> str:
+    late = f"the TLS handshake took more than {TIMEOUT:.0f} seconds: "
+    if is_stuck(sock):
+        return late + "small packets get through, and what this host sends in full ones does not: " + _MTU
+    return late + "the peer does not answer, or its full packets get lost: " + _MTU
 
 
 class _ByRecords:

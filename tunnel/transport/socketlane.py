@@ -11,9 +11,17 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 
-from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError, TunnelError, WireError
+from tunnel.errors import (
+    LaneLost,
+    LaneStalled,
+    MisuseError,
+    ProtocolError,
+    RefusedError,
+    TunnelError,
+    WireError,
+)
 from tunnel.transport.lane import Lane, LaneHandler
-from tunnel.transport.sockets import caller_of, discard_unsent, name_of
+from tunnel.transport.sockets import caller_of, discard_unsent, is_stuck, name_of
 from tunnel.transport.turns import Turn
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
@@ -148,9 +156,10 @@ class SocketLane(Lane):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, *, silent: bool = False) -> None:
         """The connection is of no more use."""
-        self._end(LaneLost(f"connection with {self.peer} ({self.remote}) lost: {reason}"))
+        kind = LaneStalled if silent or is_stuck(self._sock) else LaneLost
+        self._end(kind(f"connection with {self.peer} ({self.remote}) lost: {reason}"))
         self._release()
 
     def _end(self, reason: TunnelError) -> None:
@@ -273,7 +282,7 @@ class SocketLane(Lane):
             return
         now = time.monotonic()  # uvloop's own clock stands still for a millisecond at a time
         if self._keepalive.silent(now):
-            self._lost("the peer has been silent for too long")
+            self._lost("the peer has been silent for too long", silent=True)
             return
         if self._ping(now):
             self.flush()

@@ -28,19 +28,25 @@ UNIX_UNSENT = 1024 * 1024
 """Bytes that the kernel may hold on a unix socket for a hypervisor: with its default, 208 KiB, most of a
 batch would be copied to wait for the next turn."""
 
+STUCK = 3
+"""Timeouts in a row after which bytes are not late, but lost: with all after them, if all are too large."""
+
 LOCAL_CONGESTION = "cubic"
 """For local legs: some systems default to a congestion control that paces even on loopback."""
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
+_TCP_INFO_RETRANSMITS = 2  # offset of tcpi_retransmits: timeouts in a row, until something is acknowledged
 _TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
-def tune_lane(sock: socket.socket, congestion: str | None) -> None:
-    """Prepare a connected TCP socket to be a lane. OSError when ``congestion`` is not available.
+def tune_lane(sock: socket.socket, congestion: str | None, segment: int | None = None) -> None:
+    """Prepare a TCP socket to be a lane. OSError when ``congestion`` is not available.
 
+    ``segment`` is how many bytes a segment may have at most, in both directions: for a socket that is not
+    connected yet. None leaves it to the kernel.
     SO_SNDBUF and SO_RCVBUF stay alone: setting them switches the kernel's own tuning off (but see
     ``bound_unread``).
     """
@@ -50,6 +56,16 @@ def tune_lane(sock: socket.socket, congestion: str | None) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     if congestion is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
+    if segment is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+
+
+def is_stuck(sock: socket.socket) -> bool:
+    """Whether TCP has sent the same bytes again and again without an answer, also if it gave up by now."""
+    with suppress(OSError):  # no TCP socket
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RETRANSMITS + 1)
+        return info[_TCP_INFO_RETRANSMITS] >= STUCK
+    return False
 
 
 def bound_unread(sock: socket.socket) -> None:

@@ -1,0 +1,119 @@
+"""Smaller segments where full packets get lost: which, when, and over a path that really loses them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.lanes import Hosts, socketlane
+from tests.support.links import make_link
+from tests.support.namespace import nft
+from tests.support.relays import Relay, relaying, send, take
+from tests.support.waiting import until
+from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.segments import KEPT, SIZES, Segments
+from tunnel.transport import handshake, sockets
+from tunnel.transport.tls import TlsContexts
+from tunnel.wire.codes import MIB
+
+FULL, SMALL, LEAST = SIZES
+
+
+def test_full_segments_come_first_and_again_after_the_smallest() -> None:
+    segments = Segments()
+    assert segments.size(0) is FULL
+    assert [segments.stalled(now) for now in (1, 2, 3)] == [SMALL, LEAST, FULL]
+
+
+def test_what_was_learnt_is_kept_for_a_time() -> None:
+    segments = Segments()
+    segments.stalled(100)
+    assert segments.size(100 + KEPT - 1) == SMALL
+    assert segments.size(100 + KEPT) is FULL
+    assert segments.stalled(100 + KEPT) == SMALL, "from the start again"
+
+
+def a_dialer() -> Dialer:
+    def contexts() -> TlsContexts:
+        raise AssertionError("nothing is dialled here")
+
+    return Dialer(DialPlan("127.0.0.1", 1, contexts, None), make_link("hosta", "hostb"))
+
+
+async def test_several_lanes_that_stall_at_once_are_one_lesson() -> None:
+    dialer = a_dialer()
+    for _ in range(2):
+        dialer._link.stalled = True
+        dialer._learn_from_loss(0)
+    assert dialer._segments.size(0) == SMALL
+    assert not dialer._link.stalled
+
+
+# On a path that loses full packets, and says nothing of it.
+
+
+@pytest.fixture
+def hosts(tmp: Path) -> Hosts:
+    return Hosts.create(tmp / "pki")
+
+
+@pytest.fixture
+def swallow(network: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let packets above a size get lost from now on. The kernel makes them one by one, as on a wire."""
+    subprocess.run(["ip", "link", "set", "lo", "gso_max_segs", "1"], check=True, timeout=10)
+    monkeypatch.setattr(handshake, "TIMEOUT", 1.0)
+    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
+
+    def drop(above: int) -> None:
+        nft("add table inet hole { chain in { type filter hook input priority 0; } ; }")
+        nft("add", "rule", "inet", "hole", "in", "meta", "length", ">", str(above), "drop")
+
+    return drop
+
+
+def segment_of(relay: Relay) -> int:
+    [lane] = relay.a.lanes.values()
+    return socketlane(lane)._sock.getsockopt(6, 2)  # TCP_MAXSEG
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("above", "segment"), [(1400, SMALL), (600, LEAST)])
+async def test_a_link_comes_up_where_full_packets_get_lost(
+    hosts: Hosts, swallow: Callable[[int], None], tmp: Path, above: int, segment: int
+) -> None:
+    swallow(above)
+    async with relaying(hosts, ("userspace", "userspace"), tmp) as relay, asyncio.timeout(90):
+        one, other = await relay.stream()
+        with one, other:
+            await asyncio.gather(send(one, MIB), take(other, MIB), send(other, MIB), take(one, MIB))
+        assert segment_of(relay) <= segment
+        reasons = [incident.reason for incident in relay.a.incidents]
+        assert any("is the MTU on the way smaller" in reason for reason in reasons)
+        assert any(f"uses segments of {segment} bytes" in reason for reason in reasons)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
+async def test_a_stream_lives_on_where_full_packets_begin_to_get_lost(
+    hosts: Hosts, swallow: Callable[[int], None], tmp: Path, back: bool
+) -> None:
+    async with relaying(hosts, ("userspace", "userspace"), tmp) as relay, asyncio.timeout(90):
+        one, other = await relay.stream()
+        if back:
+            one, other = other, one
+        with one, other:
+            size = 64 * MIB
+            sending = asyncio.create_task(send(one, size))
+            pumps = (relay.a if back else relay.b).streams.pumps
+            taking = asyncio.create_task(take(other, size))
+            await until(lambda: pumps[1].bytes_written > MIB, "for the stream to be under way")
+            swallow(1400)
+            await until(lambda: relay.a.resumes or sending.done(), "for another lane", 60)
+            assert relay.a.resumes
+            await asyncio.gather(sending, taking)
+        assert segment_of(relay) <= SMALL
