@@ -17,6 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import crypto
 
 from tunnel.certs.files import Pair, write_pair
 from tunnel.certs.names import IpAddress, dns_name
@@ -33,6 +34,7 @@ from tunnel.certs.profile import (
 from tunnel.errors import CertificateError, UsageError
 
 _CA = "ca"
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, openssl/x509_vfy.h
 _NEEDED = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
 
 
@@ -80,8 +82,8 @@ class Authority:
         """Make a key and a certificate for the host ``name``, beside the CA's files.
 
         ``dns`` and ``ips`` are further names. Raises ``UsageError`` for a name that no host can have, and
-        ``CertificateError`` when the certificate would outlive the CA, when the files exist and ``force`` is
-        not given, or when they cannot be written.
+        ``CertificateError`` when the certificate would outlive the CA or be refused, when the files exist and
+        ``force`` is not given, or when they cannot be written.
         """
         names = list(dict.fromkeys(map(dns_name, [name, *dns])))
         if names[0] == _CA:
@@ -98,6 +100,7 @@ class Authority:
             validity=validity,
             usages=usages,
         )
+        self._require_acceptance(certificate)
         pair = Pair.named(self.files.cert.parent, names[0])
         write_pair(pair, pem(certificate), key_pem(key), force=force)
         return pair
@@ -109,6 +112,17 @@ class Authority:
         days = (end - datetime.now(UTC)).days
         remedy = f"pass --days {days} at most, or make a new CA" if days > 0 else "make a new CA"
         raise CertificateError(f"the CA {self.files.cert} is valid only until {end:%Y-%m-%d}: {remedy}")
+
+    def _require_acceptance(self, certificate: x509.Certificate) -> None:
+        """Let OpenSSL judge what was just made, as every host will, but for its dates."""
+        store = crypto.X509Store()
+        store.add_cert(crypto.X509.from_cryptography(self.certificate))
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
+        try:
+            crypto.X509StoreContext(store, crypto.X509.from_cryptography(certificate)).verify_certificate()
+        except crypto.X509StoreContextError as error:
+            fault = f"what {self.files.cert} signs would be refused by every host: {error}"
+            raise CertificateError(fault) from error
 
 
 def pem(certificate: x509.Certificate) -> bytes:

@@ -30,6 +30,7 @@ class KeyState(StrEnum):
     MATCHES = "matches"
     MISSING = "missing"
     MISMATCH = "mismatch"
+    OF_ANOTHER = "of another"
     ENCRYPTED = "encrypted"
     UNREADABLE = "unreadable"
 
@@ -86,15 +87,20 @@ def read(path: Path) -> list[Facts]:
     try:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
         # The key beside a file belongs to its first certificate; those after it are the issuers'.
-        keys = [_key_beside(path), *[None] * (len(certificates) - 1)]
-        return [_facts(path, *found) for found in zip(certificates, keys, strict=True)]
+        first, *others = certificates
+        key_file = _key_beside(path)
+        state = _key_state(first, key_file)
+        if state is KeyState.MISMATCH and KeyState.MATCHES in {_key_state(o, key_file) for o in others}:
+            state = KeyState.OF_ANOTHER
+        issuers = (_facts(path, other, None, KeyState.MISSING) for other in others)
+        return [_facts(path, first, key_file, state), *issuers]
     except OSError as error:
         raise CertificateError(f"cannot read the certificate {path}: {error.strerror}") from error
     except ValueError as error:
         raise CertificateError(f"{path} holds no certificate in PEM form: {error}") from error
 
 
-def _facts(path: Path, certificate: x509.Certificate, key_file: Path | None) -> Facts:
+def _facts(path: Path, certificate: x509.Certificate, key_file: Path | None, key: KeyState) -> Facts:
     sans = _extension(certificate, x509.SubjectAlternativeName)
     usages = _extension(certificate, x509.ExtendedKeyUsage)
     constraints = _extension(certificate, x509.BasicConstraints)
@@ -111,7 +117,7 @@ def _facts(path: Path, certificate: x509.Certificate, key_file: Path | None) -> 
         key_type=_key_type(certificate),
         sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
         is_ca=constraints is not None and constraints.ca,
-        key=_key_state(certificate, key_file),
+        key=key,
         key_file=key_file,
     )
 

@@ -28,6 +28,7 @@ _KEY_WORDS = {
     "matches": "{file} matches",
     "missing": "no private key beside it",
     "mismatch": "{file} does NOT belong to it",
+    "of another": "{file} belongs to another certificate of this file: put that first, its issuers behind it",
     "encrypted": "{file} is encrypted: the daemon cannot use it",
     "unreadable": "{file} cannot be read",
 }

@@ -16,6 +16,7 @@ from tunnel.cli.options import DEFAULT_CONFIG, Config, duration, rate
 from tunnel.cli.order import Order
 from tunnel.daemon.config import load
 from tunnel.errors import TunnelError
+from tunnel.names import folded
 from tunnel.virt.move import Action
 from tunnel.virt.request import Storage
 from tunnel.virt.where import Where
@@ -106,7 +107,7 @@ def migrate(
 def _split(names: list[str]) -> tuple[str | None, str]:
     if len(names) > 2:
         raise typer.BadParameter(f"expected GUEST PEER, got {len(names)} names: {' '.join(names)}")
-    return (names[0] if len(names) == 2 else None), names[-1].lower()
+    return (names[0] if len(names) == 2 else None), folded(names[-1])
 
 
 def _run(order: Order, announcer: Announcer) -> None:

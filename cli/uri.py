@@ -13,6 +13,7 @@ import typer
 from tunnel.cli import options
 from tunnel.cli.recipes import Recipe, recipes
 from tunnel.daemon.config import load
+from tunnel.names import folded
 
 _DESTURI_HELP = "The peer's libvirt, if the tunnel does not lead there."
 
@@ -28,10 +29,10 @@ def uri(
 
     What the configuration does not allow is left out, with the reason.
     """
-    found = recipes(load(config), peer.lower(), guest, desturi)
+    found = recipes(load(config), folded(peer), guest, desturi)
     if as_json:
         facts = {
-            "peer": peer.lower(),
+            "peer": folded(peer),
             "guest": guest,
             "recipes": [dataclasses.asdict(each) for each in found],
         }

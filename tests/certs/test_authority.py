@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.pki import SERVER_ONLY, expired, rsa_key
+from tests.support.signers import Signer
 from tunnel.certs.authority import Authority, key_pem, pem
 from tunnel.certs.profile import HOST_USAGES, Validity, ca_certificate, new_key
 from tunnel.errors import CertificateError, UsageError
+from tunnel.transport.tls import TlsFiles, load
 
 
 @pytest.fixture
@@ -221,6 +223,37 @@ def test_load_says_why_a_file_cannot_be_read(authority: Authority) -> None:
     authority.files.key.mkdir()
     with pytest.raises(CertificateError, match=r"cannot read .*ca\.key: Is a directory"):
         Authority.load(authority.files.cert.parent)
+
+
+def as_authority(directory: Path, signer: Signer) -> Authority:
+    """What another program made, in the files of ours."""
+    (directory / "ca.pem").write_bytes(pem(signer.certificate))
+    (directory / "ca.key").write_bytes(key_pem(signer.key))
+    return Authority.load(directory)
+
+
+@pytest.mark.parametrize(
+    "signer",
+    [Signer("root", until=400), Signer("inter", Signer("root", until=400), until=400)],
+    ids=["without a name for its key", "intermediate"],
+)
+def test_what_an_authority_made_elsewhere_issues_is_accepted(tmp: Path, signer: Signer) -> None:
+    authority = as_authority(tmp, signer)
+    pair = authority.issue("hosta")
+    assert load(TlsFiles(authority.files.cert, pair.cert, pair.key)).names == ("hosta",)
+
+
+def test_what_would_be_refused_is_not_issued(authority: Authority) -> None:
+    """For example a name that the authority is not for."""
+    only = x509.NameConstraints([x509.DNSName("example")], None)
+    authority.files.cert.write_bytes(pem(with_extension(authority, only)))
+    limited = Authority.load(authority.files.cert.parent)
+    limited.issue("hosta.example")
+    with pytest.raises(
+        CertificateError, match=r"ca\.pem signs would be refused by every host: permitted subtree"
+    ):
+        limited.issue("hosta")
+    assert not (authority.files.cert.parent / "hosta.pem").exists()
 
 
 def test_an_rsa_authority_made_elsewhere_can_issue(tmp: Path) -> None:

@@ -66,6 +66,13 @@ def test_facts_of_each_certificate_in_a_chain(pki: Pki) -> None:
     assert (issuer.is_ca, issuer.key) == (True, KeyState.MISSING)
 
 
+def test_key_of_another_certificate_of_the_file_is_told(pki: Pki) -> None:
+    host = pki.host("hosta")
+    host.cert.write_bytes(host.ca.read_bytes() + host.cert.read_bytes())
+    issuer, leaf = read(host.cert)
+    assert (issuer.key, issuer.key_file, leaf.key) == (KeyState.OF_ANOTHER, host.key, KeyState.MISSING)
+
+
 def test_facts_of_an_rsa_certificate_without_a_key(pki: Pki, tmp: Path) -> None:
     path = tmp / "alone.pem"
     path.write_bytes(pki.certificate(rsa_key(), "hosta", SERVER_ONLY))

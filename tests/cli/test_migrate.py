@@ -163,3 +163,8 @@ def test_nowhere_to_go_is_2_before_the_daemon_is_asked(
 ) -> None:
     assert migrate(config, "web1", "hostb") == 2
     assert "no ingress of hostb leads to its libvirt: give --desturi" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["hostb", "HOSTB", "hostb."])
+def test_a_peer_is_known_by_its_name_however_it_is_written(name: str) -> None:
+    assert module._split(["web1", name]) == ("web1", "hostb")

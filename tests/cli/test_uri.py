@@ -39,7 +39,7 @@ def test_people_get_a_part_for_each_program(config: Path, capsys: pytest.Capture
 
 
 def test_programs_get_everything(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert uri(config, "hostb", "--json") == 0
+    assert uri(config, "HostB.", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["peer"], answer["guest"]) == ("hostb", None)
     assert set(answer["recipes"][0]) == {"program", "name", "lines", "reason", "place"}

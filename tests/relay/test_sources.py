@@ -22,7 +22,7 @@ from tunnel.relay.sources import PeerSources, source_of
         ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
         ("::1", "::1"),
         ("fe80::1", "fe80::1"),
-        ("fe80::2%eth0", "fe80::2%eth0"),
+        ("fe80::2%eth0", "fe80::2"),
     ],
 )
 def test_an_address_counts_for_itself_or_for_its_network(address: str, source: str) -> None:

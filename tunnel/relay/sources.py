@@ -17,10 +17,13 @@ _NETWORK = 64
 
 
 def source_of(address: str) -> str:
-    """Whom an IP address counts for: itself, or of IPv6 its /64, in which a host chooses as it likes."""
+    """Whom an IP address counts for: itself, or of IPv6 its /64, in which a host chooses as it likes.
+
+    The interface of a link-local address does not count: sockets leave it out.
+    """
     if ":" not in address:
         return address
-    parsed = ipaddress.IPv6Address(address)
+    parsed = ipaddress.IPv6Address(address.partition("%")[0])
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     if parsed.is_loopback or parsed.is_link_local:
@@ -80,4 +83,4 @@ async def _resolve(name: str) -> frozenset[str]:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError:
         return frozenset()
-    return frozenset(source_of(str(address[0]).partition("%")[0]) for *_, address in found)
+    return frozenset(source_of(str(address[0])) for *_, address in found)
