@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import socket
+import tempfile
 
 import pytest
 
@@ -232,3 +234,17 @@ async def test_a_pump_hears_what_the_peer_delivered(lost: bool) -> None:
     caller.shutdown(socket.SHUT_WR)
     await until(lambda: pump.released == len(b"theremore"), "for DELIVERED")
     pair.close()
+
+
+async def test_descriptors_end_the_stream_with_a_reason_on_both_sides(pair: Pair) -> None:
+    caller, called = await pair.stream(unix=True)
+    await exchange(caller, called)
+    with tempfile.TemporaryFile() as file:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))
+        caller.sendmsg([b"take this"], [rights])
+    assert await ending(called) == "reset"
+    why = "file descriptors came along, and cannot go to another host"
+    assert last(pair.a)[0] == "stream reset"
+    assert last(pair.a)[1].endswith(why)
+    assert last(pair.b)[0] == "stream reset by the peer"
+    assert last(pair.b)[1].endswith(why)

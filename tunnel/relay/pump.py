@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Protocol
 
 from tunnel.transport.credentials import is_closed
+from tunnel.transport.rights import receiver
 from tunnel.transport.sockets import caller_of, reset, tune_local
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import KIB
@@ -69,6 +70,7 @@ class Pump:
         self.hung_up = False  # the hypervisor sends nothing more, though some of it may not be read yet
         self.fault: OSError | None = None  # the socket was reset: no end of it is a clean one any more
         self._sock = sock
+        self._receive = receiver(sock)
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
@@ -103,7 +105,7 @@ class Pump:
         if self._gathering():
             return None
         try:
-            data = self._sock.recv(limit)
+            data = self._receive(limit)
         except BlockingIOError:
             self.start_reading()
             return None

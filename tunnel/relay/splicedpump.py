@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from tunnel.relay.pump import Pump, PumpOwner
-from tunnel.transport import pipes
+from tunnel.transport import pipes, rights
 from tunnel.transport.parcels import MOST_KEPT, Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.assembly import Payload
@@ -39,6 +39,7 @@ class SplicedPump(Pump):
             intake, keeper = pipes.take(), Keeper()
             if min(intake.size, keeper.size) >= pipes.SIZE:  # small ones would stop at every few bytes
                 self._intake, self._keeper = intake, keeper
+                rights.refuse(sock)
         self._ahead = 0  # bytes in the intake
         self._relief: asyncio.TimerHandle | None = None  # while the keeper has no room for them
         self._store: Pipe | None = None
