@@ -348,6 +348,16 @@ async def test_what_ends_soon_is_warned_of_at_the_start(world: World) -> None:
     assert starting.facts()["days_left"] in {2, 3}
 
 
+async def test_status_warns_of_a_peer_as_well(world: World) -> None:
+    assert world.certificates.facts()["warnings"] == []
+    world.clock.moment = day(44)
+    with capture_logs() as logs:
+        await world.look()
+    assert warned(logs) == [], "the peer's own log does"
+    [warning] = world.certificates.facts()["warnings"]
+    assert warning.startswith("hostb's certificate is valid until")
+
+
 async def test_a_renewal_is_no_warning_however_short_it_is(world: World) -> None:
     """A CRL that is issued every day for a week is always about to end."""
     world.write(crls=[ROOT.crl(until=6)])

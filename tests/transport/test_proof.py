@@ -46,3 +46,14 @@ def test_both_ends_say_whose_certificate_is_revoked(
     words = proof(trust, at_a=at_a).objection(strict, day(0), "hosta" if at_a else "hostb")
     whose = "hosta" if revoked is A else "hostb"
     assert words == f"{whose}'s certificate is revoked by {strict.files.crl}"
+
+
+def test_what_ends_of_the_peer_is_told_without_our_own_authority(trust: Trust) -> None:
+    inter = Signer("inter", ROOT, until=7)
+    leaf = inter.host("hostb", until=5)
+    chain = tuple(each.certificate for each in (leaf, inter, ROOT))
+    found = Proof("hostb", trust, chain, chain, True).expiries()
+    assert [(each.what, each.ends) for each in found] == [
+        ("hostb's certificate", day(5)),
+        ("hostb's intermediate certificate CN=inter", day(7)),
+    ]

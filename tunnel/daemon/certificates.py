@@ -28,7 +28,7 @@ import structlog
 from tunnel.errors import CertificateError
 from tunnel.relay.link import Link
 from tunnel.transport.chains import Trust
-from tunnel.transport.expiry import LEVELS, warnings
+from tunnel.transport.expiry import LEVELS, Expiry, warnings
 from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.lane import Lane
 from tunnel.transport.openssl import VerificationError
@@ -146,9 +146,15 @@ class Certificates:
             "not_after": ends[0].ends.isoformat(),
             "ends_first": ends[0].what,
             "days_left": ends[0].days_left(moment),
-            "warnings": [words for _, words in warnings(ends, moment)],
+            "warnings": [words for _, words in warnings((*ends, *self._ends_of_peers()), moment)],
             "problem": self.problem or self._unfit or None,
         }
+
+    def _ends_of_peers(self) -> list[Expiry]:
+        """What peers proved themselves with. Their own logs warn of it."""
+        proofs = [lane.proof for link in self._links for lane in link.lanes.values() if lane.proof]
+        found = {expiry for proof in proofs for expiry in proof.expiries()}
+        return sorted(found, key=lambda expiry: (expiry.ends, expiry.what))
 
     # Files.
 

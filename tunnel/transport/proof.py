@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from tunnel.transport.chains import Chain, Trust
+from tunnel.transport.expiry import Expiry
 from tunnel.transport.openssl import VerificationError
-from tunnel.transport.verdicts import verdict
+from tunnel.transport.verdicts import name_of, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,15 @@ class Proof:
     def ends(self) -> datetime:
         """When the first certificate of either chain ends."""
         return min(certificate.not_valid_after_utc for certificate in (*self.theirs, *self.ours))
+
+    def expiries(self) -> Iterator[Expiry]:
+        """What ends of the peer's chain; its authority is one of ours."""
+        for depth, certificate in enumerate(self.theirs):
+            if certificate not in self.trust.authorities:
+                name = (
+                    f" intermediate certificate {name_of(certificate.subject)}" if depth else " certificate"
+                )
+                yield Expiry("peer", f"{self.peer}'s{name}", certificate.not_valid_after_utc)
 
     def objection(self, trust: Trust, moment: datetime, host: str) -> str:
         """Say why the lane may not go on by what ``trust`` knows at ``moment``; empty if it may.
