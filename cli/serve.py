@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import structlog
 import typer
 import uvloop
 
 from tunnel.cli import options
 from tunnel.daemon import logs
 from tunnel.daemon.config import load
+from tunnel.daemon.confinement import confine
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service
 from tunnel.transport.descriptors import raise_limit
 from tunnel.transport.heap import keep_heap
+from tunnel.transport.privileges import forbid_core_dumps
+
+log = structlog.get_logger()
 
 
 def serve(
@@ -28,13 +33,16 @@ def serve(
     SIGHUP reads certificates and CRLs, and puts the firewall rules of redirect ingresses in place, again.
     """
     logs.occupy_standard_descriptors()
-    with logs.Log(log_level, log_format):
-        checked = load(config)
-        contexts = preflight(checked, str(config), starting=True)
-        keep_heap()
-        raise_limit()
+    forbid_core_dumps()
+    checked = load(config)
+    contexts = preflight(checked, str(config), starting=True)
+    raise_limit()
+    confined = confine(checked, config) if checked.host.confine else "off, as configured"
+    keep_heap()
 
-        async def run() -> None:
-            await Service(checked, contexts).run()
+    async def run() -> None:
+        log.info("confined", to=str(confined))
+        await Service(checked, contexts).run()
 
+    with logs.Log(log_level, log_format):  # has a thread: from here on nothing more can be given up
         uvloop.run(run())

@@ -38,12 +38,24 @@ class FakeService:
             raise FakeService.error
 
 
+given_up: list[str] = []
+"""What the daemon has given up: for the tests' own process that would be for good."""
+
+
+def confine(config: Config, source: Path) -> str:
+    given_up.append(f"{config.host.name} {source.name}")
+    return "the least"
+
+
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The fake in place of the service; logging is as before afterwards."""
     FakeService.error = None
     FakeService.ran = ("nobody", (), False)
     monkeypatch.setattr(module, "Service", FakeService)
+    monkeypatch.setattr(module, "forbid_core_dumps", lambda: given_up.append("cores"))
+    monkeypatch.setattr(module, "confine", confine)
+    given_up.clear()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers = []  # pytest's own would be closed
@@ -70,17 +82,30 @@ def test_service_runs_on_uvloop_with_what_was_checked(config: Path) -> None:
     assert FakeService.ran == ("hosta", ("hosta",), True)
 
 
-def test_log_goes_to_stderr_from_info_up(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_goes_to_stderr_from_info_up(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config) == 0
-    output = capsys.readouterr()
+    output = capfd.readouterr()
     assert output.out == ""
     assert "event=running" in output.err
     assert "in detail" not in output.err
 
 
-def test_log_may_be_detailed_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_may_be_detailed_json(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config, "--log-level", "debug", "--log-format", "json") == 0
-    assert '"event": "in detail"' in capsys.readouterr().err
+    assert '"event": "in detail"' in capfd.readouterr().err
+
+
+def test_it_gives_up_what_it_does_not_need(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert serve(config) == 0
+    assert given_up == ["cores", "hosta mtunnel.toml"]
+    assert 'event=confined to="the least"' in capfd.readouterr().err
+
+
+def test_confinement_can_be_switched_off(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("[host]\n", "[host]\nconfine = false\n"))
+    assert serve(config) == 0
+    assert given_up == ["cores"]
+    assert 'event=confined to="off, as configured"' in capfd.readouterr().err
 
 
 def test_heap_is_kept(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,13 +115,13 @@ def test_heap_is_kept(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept
 
 
-def test_mistakes_are_2_and_nothing_runs(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_2_and_nothing_runs(tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(write_config(tmp, HOST, TLS)) == 2
-    assert capsys.readouterr().err.splitlines()[1].startswith("  tls.ca: ")
+    assert capfd.readouterr().err.splitlines()[1].startswith("  tls.ca: ")
     assert FakeService.ran[0] == "nobody"
 
 
-def test_address_lost_after_the_check_is_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_address_lost_after_the_check_is_2(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     FakeService.error = UsageError("cannot listen on 127.0.0.1")
     assert serve(config) == 2
-    assert capsys.readouterr().err.endswith("error: cannot listen on 127.0.0.1\n")
+    assert capfd.readouterr().err.endswith("error: cannot listen on 127.0.0.1\n")

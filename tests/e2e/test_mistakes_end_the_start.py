@@ -121,7 +121,7 @@ def test_what_this_version_cannot_do_does_not_seem_to_be_done(hosts: TwoHosts) -
 
 
 def test_missing_file(tmp: Path) -> None:
-    assert refused(tmp / "none.toml") == ["cannot be read: No such file or directory"]
+    assert refused(tmp / "none.toml") == ["does not exist; --config FILE names another"]
 
 
 def test_no_file_at_all() -> None:

@@ -56,6 +56,7 @@ class Host(_Table):
     control: SocketPath = DEFAULT_CONTROL
     metrics: MetricsEndpoint | None = None
     drain_timeout: Duration = 0.0
+    confine: StrictBool = True
 
 
 class Tls(_Table):

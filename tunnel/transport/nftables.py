@@ -85,7 +85,7 @@ class Redirect:
 
 def obstacle() -> str | None:
     """Say why this process cannot redirect ports. None when it should be able to."""
-    if _nft() is None:
+    if program() is None:
         return "redirect needs the program nft: install the package nftables, or use tcp: or unix:"
     if not capabilities.has(capabilities.NET_ADMIN):
         return (
@@ -237,12 +237,12 @@ class RedirectTable:
 
     def _nft(self, *words: str, said: str = "") -> str:
         """Run ``nft``; what it printed. Raises UsageError when it fails."""
-        program = _nft()
-        if program is None:
+        found = program()
+        if found is None:
             raise UsageError(f"cannot change the nftables table {self.name}: the program nft is gone")
         try:
             ended = subprocess.run(
-                [program, *words],
+                [found, *words],
                 input=said,
                 capture_output=True,
                 text=True,
@@ -254,7 +254,7 @@ class RedirectTable:
         except subprocess.TimeoutExpired:
             raise UsageError(self._failed(f"nft did not end within {TIMEOUT:g} seconds")) from None
         except OSError as error:
-            raise UsageError(self._failed(f"{program}: {error.strerror}")) from None
+            raise UsageError(self._failed(f"{found}: {error.strerror}")) from None
         if ended.returncode != 0:
             reasons = ended.stderr.strip().splitlines() or [f"nft ended with {ended.returncode}"]
             raise UsageError(self._failed(reasons[0].rstrip(".; ")))
@@ -285,5 +285,6 @@ def _path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
 
 
-def _nft() -> str | None:
+def program() -> str | None:
+    """Return the path of ``nft``, None where it is not installed."""
     return shutil.which("nft", path=_path())

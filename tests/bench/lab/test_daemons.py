@@ -39,7 +39,7 @@ def test_the_daemon_is_this_checkouts(plans: tuple[Plan, Plan], tmp: Path) -> No
 
     plans[0].outside(CONFIG).parent.mkdir(parents=True)
     daemon = Daemon(plans[0], "[host]\n", start)
-    assert asked == [[sys.executable, "-m", "tunnel.cli.main", "serve", "--config", CONFIG]]
+    assert asked == [[sys.executable, "-m", "tunnel.cli.main", "serve"]]  # CONFIG is its default
     assert plans[0].outside(CONFIG).read_text() == "[host]\n"
     assert daemon.process.wait() == daemon.stop() == 0
 
@@ -76,7 +76,7 @@ def test_its_links_are_found_by_peer(
 def test_both_are_linked_with_the_firewalls_closed(lab: Lab) -> None:
     a, b = lab.start_daemons([ENTRY])
     assert a.link("hostb")["state"] == b.link("hosta")["state"] == "up"
-    assert psutil.Process(a.pid).cmdline()[-1] == CONFIG
+    assert psutil.Process(a.pid).cmdline()[-1] == "serve"
     assert lab.b.firewall.refused() == {}
     listening = lab.a.run(["ss", "-Hltn"]).stdout
     assert "127.0.1.2:49152" in listening

@@ -1,0 +1,102 @@
+"""What a daemon gives up once its configuration is known: capabilities, and access to files.
+
+Called before there are threads, and after the directories of its sockets were made. A daemon that somebody
+has taken over can then still reach what its configuration names, and not the disks of guests, home
+directories, or the rest of what root may do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tunnel
+from tunnel.daemon.config import Config
+from tunnel.daemon.values import LaneChoice
+from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, UnixRule
+from tunnel.transport import landlock, nftables, privileges
+from tunnel.transport.landlock import READ, RUN, SOCKETS, Access
+from tunnel.transport.privileges import Capability
+
+_SYSTEM = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/run", "/dev"),
+    *("/var/lib/sss", "/var/lib/extrausers"),
+)
+"""Libraries, names and addresses of users and hosts, facts of the kernel."""
+_LOADERS = ("/usr", "/lib", "/lib64")
+"""Where what starts a program is, and its libraries."""
+_PRIVILEGED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What is left. ``landlock`` is the version of the kernel's interface, 0 when files are not confined."""
+
+    capabilities: tuple[Capability, ...]
+    landlock: int
+
+    def __str__(self) -> str:
+        names = ", ".join(map(str, self.capabilities)) or "none"
+        files = "confined" if self.landlock else "not confined: this kernel has no Landlock (5.13 or newer)"
+        return f"capabilities: {names}; files: {files}"
+
+
+def confine(config: Config, source: Path) -> Confinement:
+    """Give up what ``config``, read from the file ``source``, does not need. Raises OSError."""
+    version = landlock.restrict(files(config, source))
+    return Confinement(tuple(privileges.keep_only(capabilities(config))), version)
+
+
+def capabilities(config: Config) -> set[Capability]:
+    """Return what the daemon needs, if it is root now."""
+    needed = {Capability.NET_ADMIN}  # socket buffers, congestion control, and the rules of redirect
+    if any(isinstance(rule, UnixRule) for peer in config.peers for rule in peer.rules):
+        needed.add(Capability.DAC_OVERRIDE)  # sockets of QEMU's user
+    if _unix_sockets(config):
+        needed |= {Capability.DAC_OVERRIDE, Capability.CHOWN, Capability.FOWNER}
+    if config.transport.lane is not LaneChoice.USERSPACE:
+        needed.add(Capability.SYS_RESOURCE)  # pipes larger than fs.pipe-max-size
+    if _redirects(config) or min(_ports(config)) < _PRIVILEGED:
+        needed.add(Capability.NET_BIND_SERVICE)
+    return needed
+
+
+def files(config: Config, source: Path) -> Mapping[Path, Access]:
+    """Return what may be done below which paths."""
+    allowed = dict.fromkeys(map(Path, _SYSTEM), READ)
+    for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, *tunnel.__path__):
+        allowed[Path(prefix).resolve()] = READ
+    allowed |= {path.resolve(): READ for path in _parents_of_checkout()}
+    tls = config.tls
+    for file in filter(None, (source, tls.ca, tls.cert, tls.key, tls.crl)):
+        allowed[file.resolve().parent] = READ
+    if nft := nftables.program():  # also without redirects: a table that was left behind is removed
+        allowed |= dict.fromkeys((*map(Path, _LOADERS), Path(nft).resolve().parent), RUN)
+    allowed[Path("/dev/null")] = Access.READ_FILE | Access.WRITE_FILE
+    for path in (config.host.control, *_unix_sockets(config)):
+        allowed[path.parent.resolve()] = SOCKETS
+    return allowed
+
+
+def _parents_of_checkout() -> Iterator[Path]:
+    """An editable installation is found by way of a checkout, whose folders are not all below ``tunnel``."""
+    for path in tunnel.__path__:
+        checkout = Path(path).resolve().parent
+        if (checkout / "pyproject.toml").is_file():
+            yield checkout
+
+
+def _redirects(config: Config) -> bool:
+    return any(isinstance(ingress.listen, RedirectAddress) for ingress in config.ingresses)
+
+
+def _unix_sockets(config: Config) -> list[Path]:
+    listens = (ingress.listen for ingress in config.ingresses)
+    return [Path(listen.path) for listen in listens if isinstance(listen, UnixAddress)]
+
+
+def _ports(config: Config) -> list[int]:
+    listens = (ingress.listen for ingress in config.ingresses)
+    return [config.host.listen.port, *(listen.port for listen in listens if isinstance(listen, TcpAddress))]
