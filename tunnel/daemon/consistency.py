@@ -111,14 +111,14 @@ def _wrong_ingresses(known: set[str | None], ingresses: Iterable[Table]) -> Iter
 
 def _loops(peers: Iterable[Table], claims: Iterable[_Claim]) -> Iterator[Problem]:
     """What a peer may reach must not be where this host's daemon listens: it would lead round in a circle."""
-    listens = [claim for claim in claims if not isinstance(claim.address, Endpoint)]
+    listens = [(each.address, each.key) for each in claims if not isinstance(each.address, Endpoint)]
     for index, peer in enumerate(peers):
         rules = peer.get("egress")
         for number, text in enumerate(rules if isinstance(rules, list) else ()):
             rule = _attempt(parse_rule, text)
-            for claim in listens:
-                if rule is not None and covers(rule, claim.address):
-                    key, where = f"peer[{index}].egress[{number}]", f"{claim.address} ({claim.key})"
+            for address, claimed in listens:
+                if rule is not None and covers(rule, address):
+                    key, where = f"peer[{index}].egress[{number}]", f"{address} ({claimed})"
                     yield key, _LOOP.format(rule=rule, where=where)
 
 
