@@ -43,6 +43,17 @@ def running_demo(directory: Path, step: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("channels", [254, 255])
+def test_guest_is_moved_over_as_many_channels_as_there_can_be(tmp: Path, channels: int) -> None:
+    options = ("--mode", "multifd", "--channels", str(channels), "--dirty-rate", "1MiB/s", "--json")
+    done = subprocess.run(
+        command(*options), env=environment(tmp), capture_output=True, text=True, timeout=110, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["verified"] is True
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ingress", ["unix", "tcp"])
 @pytest.mark.parametrize("mode", ["precopy", "multifd", "postcopy"])
 def test_guest_is_moved_and_verified(tmp: Path, mode: str, ingress: str) -> None:

@@ -73,6 +73,26 @@ async def test_a_reset_reaches_the_other_side_and_no_other_stream(
 
 
 @each_pairing
+async def test_a_reset_reaches_a_writer_that_reads_nothing(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
+    """The way back is full, so that the socket is not read: only a write, or the watch, tells of its reset."""
+    async with relaying(hosts, kinds, tmp) as relay, asyncio.timeout(90):
+        doomed, doomed_end = await relay.stream()
+        with doomed:
+            filling = asyncio.create_task(send(doomed_end, 1 << 40))
+            assert relay.b.session is not None
+            await until(lambda: relay.b.session and relay.b.session.is_blocked(1), "for the way back to fill")
+            await asyncio.get_running_loop().sock_sendall(doomed, bytes(KIB))  # stays unread: a reset
+            await until(lambda: relay.b.streams.pumps[1].bytes_written == KIB)
+            filling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await filling
+            doomed_end.close()
+            with pytest.raises(ConnectionError):
+                await send(doomed, 1 << 40)
+        await until(lambda: relay.idle)
+
+
+@each_pairing
 async def test_what_a_lost_lane_took_along_is_sent_again(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
     async with relaying(hosts, kinds, tmp, cut=True) as relay, asyncio.timeout(90):
         assert relay.cutter is not None

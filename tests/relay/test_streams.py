@@ -74,6 +74,23 @@ async def test_connection_beyond_the_limit_waits_for_a_stream_to_end() -> None:
     pair.close()
 
 
+async def test_caller_that_hangs_up_while_it_waits_for_a_stream_is_not_passed_on() -> None:
+    pair = await Pair(settings=Settings(limits=Limits(1, 1024))).up()
+    _, called = await pair.stream()
+    here, caller = pair.local()
+    late = asyncio.create_task(
+        pair.a.open(here, "tcp:127.0.0.1:49152", asyncio.get_running_loop().time() + 20)
+    )
+    await turns()
+    caller.close()
+    reset(called)
+    with pytest.raises(RefusedError, match="the caller hung up while it waited"):
+        await late
+    assert not requests_of(pair.b).wanted
+    here.close()
+    pair.close()
+
+
 async def test_link_that_ends_while_a_connection_waits_for_a_stream_is_waited_for() -> None:
     pair = await Pair(settings=Settings(limits=Limits(1, 1024))).up()
     await pair.stream()

@@ -23,6 +23,7 @@ from tunnel.transport.sockets import (
     USER_TIMEOUT_MS,
     bound_unread,
     caller_of,
+    is_deserted,
     is_stuck,
     name_of,
     reason_of,
@@ -48,6 +49,24 @@ def tcp_option(sock: socket.socket, option: int) -> int:
 
 def congestion_of(sock: socket.socket) -> str:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+
+
+def test_who_hung_up_without_a_byte_has_deserted() -> None:
+    for last, deserted in ((b"", True), (b"a whole migration", False)):
+        one, other = socket.socketpair()
+        with one, other:
+            assert not is_deserted(one)
+            other.send(last or b"x")
+            if not last:
+                assert one.recv(1) == b"x"
+            other.close()
+            assert is_deserted(one) is deserted
+            assert one.recv(100) == last, "nothing is taken away"
+    ours, theirs = tcp_pair()
+    with ours:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        assert is_deserted(ours)
 
 
 def test_a_segment_size_binds_both_directions() -> None:

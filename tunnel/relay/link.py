@@ -37,6 +37,7 @@ from tunnel.relay.probing import Answer, answer
 from tunnel.relay.pump import Pump
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
+from tunnel.transport.sockets import is_deserted
 from tunnel.wire import negotiation
 from tunnel.wire.codes import KIB, Code, Feature
 from tunnel.wire.frames import Frame, Hello, Ping, Resume, Resumed, Welcome, encode
@@ -84,9 +85,7 @@ class Link:
         self.offer: Hello | None = None  # sent, not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
-        self.stalled = (
-            False  # a lane was lost because nothing got through; for the dialer, which takes it back
-        )
+        self.stalled = False  # a lane was lost because nothing got through; the dialer takes it back
         self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
         self.log = log.bind(peer=plan.peer)
         self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
@@ -119,13 +118,18 @@ class Link:
         Raises, and leaves ``sock`` to the caller: UnreachableError when there is no link at ``deadline``
         (loop time), RefusedError when no more streams are taken, as all are in use until then.
         """
+        waited = False
         while True:
+            waited |= self.session is None
             await self._wait_up(deadline)
+            if waited and is_deserted(sock):  # a hypervisor takes its first caller for the migration
+                raise RefusedError("the caller hung up while it waited")
             try:
                 return self.streams.open(sock, target, uid)
             except RefusedError as error:
                 if error.code is not Code.STREAM_LIMIT or not await self.streams.vacancy(deadline):
                     raise
+            waited = True
 
     async def probe(self, target: str, deadline: float) -> Answer:
         """Ask the peer whether it would admit a stream to ``target``, which is not opened.

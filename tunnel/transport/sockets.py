@@ -128,6 +128,16 @@ def discard_unsent(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
+def is_deserted(sock: socket.socket) -> bool:
+    """Whether whoever is at the other end of ``sock`` has hung up, and left no byte to read."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def caller_of(sock: socket.socket) -> str:
     """Write who is at the other end of ``sock``; it may have hung up already."""
     try:
