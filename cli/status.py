@@ -37,7 +37,8 @@ def status(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     elif check:
-        typer.echo("\n".join(problems or [_all_well(facts)]))
+        warnings = [f"warning: {warning}" for warning in facts["certificate"]["warnings"]]
+        typer.echo("\n".join([*(problems or [_all_well(facts)]), *warnings]))
     else:
         typer.echo("\n".join(_describe(facts)))
     if check and problems:
@@ -60,6 +61,10 @@ def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
             current, _ = _parted(link)
             cause = f": {current[-1]['what']}: {current[-1]['reason']}" if current else ""
             yield f"link {link['peer']} is {link['state']} since {link['since']}{cause}"
+    for ingress in facts["ingresses"]:
+        redirect = ingress["redirect"]
+        if redirect is not None and not redirect["works"]:
+            yield f"ingress {ingress['listen']} is not redirected: {redirect['reason']}"
 
 
 def _all_well(facts: dict[str, Any]) -> str:

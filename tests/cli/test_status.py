@@ -59,6 +59,16 @@ LINK: dict[str, Any] = {
         for number in range(5)
     ],
 }
+REDIRECT: dict[str, Any] = {
+    "listen": "redirect:127.0.1.2:49152-49215",
+    "peer": "hostb",
+    "port": 40121,
+    "target": None,
+    "redirect": {"works": True, "reason": None},
+    "accepted": 0,
+    "refused": 0,
+}
+WARNING = f"warning: {CRL} is valid until …: renew it"
 FACTS: dict[str, Any] = {
     "host": "hosta",
     "version": "0.1.0",
@@ -87,15 +97,7 @@ FACTS: dict[str, Any] = {
             "accepted": 2,
             "refused": 1,
         },
-        {
-            "listen": "redirect:127.0.1.2:49152-49215",
-            "peer": "hostb",
-            "port": 40121,
-            "target": None,
-            "redirect": {"works": True, "reason": None},
-            "accepted": 0,
-            "refused": 0,
-        },
+        REDIRECT,
     ],
 }
 
@@ -170,10 +172,10 @@ def test_check_of_a_daemon_whose_links_are_up_is_0(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status(config, "--check") == 0
-    assert capsys.readouterr().out == "all links are up: hostb\n"
+    assert capsys.readouterr().out.splitlines() == ["all links are up: hostb", WARNING]
     monkeypatch.setitem(FACTS, "links", [])
     assert status(config, "--check") == 0
-    assert capsys.readouterr().out == "there are no links\n"
+    assert capsys.readouterr().out.splitlines() == ["there are no links", WARNING]
 
 
 @pytest.mark.parametrize("state", ["down", "resuming"])
@@ -187,6 +189,7 @@ def test_check_of_a_link_that_is_not_up_is_1(
     assert capsys.readouterr().out.splitlines() == [
         f"link hostb is {state} {since}: lane lost: cause 4",
         f"link hostc is {state} {since}",
+        WARNING,
     ]
     assert status(config, "--check", "--json") == 1
     assert json.loads(capsys.readouterr().out) == FACTS
@@ -207,6 +210,11 @@ def test_check_of_a_link_that_is_not_up_is_1(
             FACTS["certificate"] | {"problem": "ca.pem is damaged"},
             "certificate files cannot be used: ca.pem is damaged",
         ),
+        (
+            "ingresses",
+            [REDIRECT | {"redirect": {"works": False, "reason": "the table is gone"}}],
+            "ingress redirect:127.0.1.2:49152-49215 is not redirected: the table is gone",
+        ),
     ],
 )
 def test_check_of_a_daemon_that_will_lose_its_links_is_1(
@@ -219,7 +227,7 @@ def test_check_of_a_daemon_that_will_lose_its_links_is_1(
 ) -> None:
     monkeypatch.setitem(FACTS, key, value)
     assert status(config, "--check") == 1
-    assert capsys.readouterr().out == f"{words}\n"
+    assert capsys.readouterr().out.splitlines() == [words, WARNING]
 
 
 @pytest.mark.parametrize("options", [("--check",), ("--check", "--json"), ()])

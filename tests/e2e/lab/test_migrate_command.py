@@ -237,6 +237,8 @@ def test_libvirt_that_does_not_answer_is_4(lab: Lab) -> None:
     code, _, words = migrate(lab)
     assert code == 4
     assert "no libvirt answers at qemu+unix" in words
+    told = "The tunnel says: stream refused by the peer: on hostb: unix:/run/libvirt/virtqemud-sock cannot be"
+    assert told in " ".join(words.split())
     guest.verify(lab.a)
 
 
