@@ -74,7 +74,7 @@ async def test_a_reset_reaches_the_other_side_and_no_other_stream(
 
 @each_pairing
 async def test_a_reset_reaches_a_writer_that_reads_nothing(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
-    """The way back is full, so that the socket is not read: only a write, or the watch, tells of its reset."""
+    """The way back is full, and the socket is not read: only a write, or the watch, tells of its reset."""
     async with relaying(hosts, kinds, tmp) as relay, asyncio.timeout(90):
         doomed, doomed_end = await relay.stream()
         with doomed:
