@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.namespace import nft, ruleset, tables
 from tunnel.errors import UsageError
-from tunnel.transport import capabilities, reserved
 from tunnel.transport import nftables as module
+from tunnel.transport import privileges, reserved
 from tunnel.transport.nftables import (
     Redirect,
     RedirectTable,
@@ -55,7 +55,7 @@ def program(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The place of an ``nft`` that is found before any other; this process has the capability."""
     status = tmp / "status"
     status.write_text("Name:\tmtunnel\nCapEff:\t0000000000001400\n")
-    monkeypatch.setattr(capabilities, "_PROCESS_STATUS", status)
+    monkeypatch.setattr(privileges, "_PROCESS_STATUS", status)
     monkeypatch.setenv("PATH", f"{tmp}:{os.environ['PATH']}")
     return tmp / "nft"
 
@@ -150,9 +150,9 @@ def test_nft_is_found_beside_the_path(monkeypatch: pytest.MonkeyPatch, program: 
 
 def test_the_capability_must_be_there(program: Path) -> None:
     script(program, "exit 0")
-    capabilities._PROCESS_STATUS.write_text("CapEff:\t000001fffefffbff\n")
+    privileges._PROCESS_STATUS.write_text("CapEff:\t000001fffefffbff\n")
     assert "needs the capability CAP_NET_BIND_SERVICE" in str(obstacle())
-    capabilities._PROCESS_STATUS.write_text("CapEff:\t000001fffeffefff\n")
+    privileges._PROCESS_STATUS.write_text("CapEff:\t000001fffeffefff\n")
     assert "needs the capability CAP_NET_ADMIN" in str(obstacle())
     with pytest.raises(UsageError, match="run it as root"):
         RedirectTable("hosta").install([RANGE])
@@ -160,7 +160,7 @@ def test_the_capability_must_be_there(program: Path) -> None:
 
 def test_where_capabilities_cannot_be_read_nft_decides(program: Path) -> None:
     script(program, "exit 0")
-    capabilities._PROCESS_STATUS.unlink()
+    privileges._PROCESS_STATUS.unlink()
     assert obstacle() is None
 
 

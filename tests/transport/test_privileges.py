@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support import confined
+from tunnel.transport import privileges
+from tunnel.transport.privileges import Capability, has
 
 STATUS = """
 import re, subprocess
@@ -44,3 +48,26 @@ def test_no_core_is_left_and_nobody_looks_in() -> None:
         print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
     """
     assert confined.run(code) == "(0, 0) 0\n"
+
+
+@pytest.mark.parametrize(
+    ("mask", "admin", "bind"), [("1400", True, True), ("1000", True, False), ("0", False, False)]
+)
+def test_effective_ones_count(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch, mask: str, admin: bool, bind: bool
+) -> None:
+    status = tmp / "status"
+    status.write_text(f"CapPrm:\tffff\nCapEff:\t{mask}\nCapBnd:\tffff\n")
+    monkeypatch.setattr(privileges, "_PROCESS_STATUS", status)
+    assert (has(Capability.NET_ADMIN), has(Capability.NET_BIND_SERVICE)) == (admin, bind)
+
+
+@pytest.mark.parametrize("content", [None, "Name:\tmtunnel\n"])
+def test_where_nothing_can_be_read_the_system_call_will_tell(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    status = tmp / "status"
+    if content is not None:
+        status.write_text(content)
+    monkeypatch.setattr(privileges, "_PROCESS_STATUS", status)
+    assert has(Capability.NET_ADMIN)

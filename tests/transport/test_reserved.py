@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.users import NOBODY, acting_as
 from tunnel.errors import UsageError
-from tunnel.transport import capabilities, reserved
+from tunnel.transport import privileges, reserved
 from tunnel.transport.reserved import bind_reserved, is_reserved, obstacle
 
 
@@ -77,7 +77,7 @@ def test_an_old_kernel_keeps_what_is_usual(start: Path) -> None:
 
 
 def test_the_capability_must_be_there(start: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "_PROCESS_STATUS", tmp / "status")
+    monkeypatch.setattr(privileges, "_PROCESS_STATUS", tmp / "status")
     (tmp / "status").write_text("CapEff:\t0000000000001000\n")
     with pytest.raises(UsageError, match="needs the capability CAP_NET_BIND_SERVICE"):
         bind_reserved("127.0.0.1")

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 from tunnel.errors import UsageError
-from tunnel.transport import capabilities, netlink, reserved
+from tunnel.transport import netlink, privileges, reserved
 from tunnel.transport.netlink import attribute, attributes
 
 TIMEOUT = 10.0
@@ -87,7 +87,7 @@ def obstacle() -> str | None:
     """Say why this process cannot redirect ports. None when it should be able to."""
     if program() is None:
         return "redirect needs the program nft: install the package nftables, or use tcp: or unix:"
-    if not capabilities.has(capabilities.NET_ADMIN):
+    if not privileges.has(privileges.Capability.NET_ADMIN):
         return (
             "redirect needs the capability CAP_NET_ADMIN, which this process does not have:"
             " run it as root, or use tcp: or unix:"

@@ -18,7 +18,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _SETPCAP = 8
 
-_STATUS = Path("/proc/self/status")
+_PROCESS_STATUS = Path("/proc/self/status")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,10 +46,23 @@ def forbid_core_dumps() -> None:
         raise _error()
 
 
+def has(capability: Capability) -> bool:
+    """Whether ``capability`` is effective. True where that cannot be read: the system call will tell."""
+    mask = _mask("CapEff")
+    return mask is None or bool(mask >> capability & 1)
+
+
 def permitted() -> int:
-    """Return the mask of the capabilities that this thread may use."""
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("CapPrm:"))
-    return int(line.split()[1], 16)
+    """Return the mask of the capabilities that this process may use; 0 where that cannot be read."""
+    return _mask("CapPrm") or 0
+
+
+def _mask(name: str) -> int | None:
+    try:
+        lines = _PROCESS_STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1], 16) for line in lines if line.startswith(f"{name}:")), None)
 
 
 def keep_only(wanted: Collection[Capability]) -> list[Capability]:

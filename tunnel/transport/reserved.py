@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunnel.errors import UsageError
-from tunnel.transport.capabilities import NET_BIND_SERVICE, has
 from tunnel.transport.listener import bind_tcp
+from tunnel.transport.privileges import Capability, has
 
 _START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _USUAL_START = 1024
@@ -29,7 +29,7 @@ def obstacle() -> str | None:
             f"no port is kept to root here (net.ipv4.ip_unprivileged_port_start is {_start()}),"
             " so any user could take the redirect over: set it to 1024, or use unix:"
         )
-    if not has(NET_BIND_SERVICE):
+    if not has(Capability.NET_BIND_SERVICE):
         return (
             "redirect needs the capability CAP_NET_BIND_SERVICE, which this process does not have:"
             " run it as root, or use tcp: or unix:"
