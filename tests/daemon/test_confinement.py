@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,41 @@ def test_files_follow_the_configuration(tmp_path: Path) -> None:
     assert allowed[Path("/etc")] == READ
     assert allowed[Path("/usr")] == RUN  # of which nft is a part
     assert not {Path("/"), Path("/root"), Path("/home"), Path("/var"), Path("/var/lib")} & allowed.keys()
+
+
+@pytest.mark.root  # gives a file away
+@pytest.mark.parametrize(
+    ("mode", "private", "hidden"),
+    [(0o600, 0o755, True), (0o640, 0o755, True), (0o644, 0o755, False), (0o644, 0o700, True)],
+)
+def test_a_key_of_another_user_can_be_read_when_it_is_renewed(
+    tmp_path: Path, mode: int, private: int, hidden: bool
+) -> None:
+    config = configured(tmp_path, USERSPACE, TCP_PEER)
+    key = tmp_path / "private" / "hosta.key"
+    key.parent.mkdir()
+    key.touch()
+    key.chmod(mode)
+    key.parent.chmod(private)
+    for path in (key, key.parent):
+        os.chown(path, 64055, 64055)
+    (tmp_path / "hosta.key").symlink_to(key)
+    assert (Capability.DAC_READ_SEARCH in capabilities(config)) is hidden
+
+
+def test_a_key_of_our_own_needs_no_capability(tmp_path: Path) -> None:
+    config = configured(tmp_path, USERSPACE, TCP_PEER)
+    (tmp_path / "hosta.key").touch(mode=0o400)
+    assert capabilities(config) == {Capability.NET_ADMIN}
+
+
+def test_certificates_may_be_links_that_lead_elsewhere_later(tmp_path: Path) -> None:
+    own, live = tmp_path / "own", tmp_path / "live"
+    own.mkdir()
+    live.mkdir()
+    (own / "hosta.pem").symlink_to(live / "hosta.pem")
+    allowed = files(configured(own), own / "mtunnel.toml")
+    assert {own, live} <= allowed.keys()
 
 
 def test_without_nft_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ directories, or the rest of what root may do.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tunnel.daemon.config import Config
 from tunnel.daemon.values import LaneChoice
 from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, UnixRule
 from tunnel.transport import landlock, nftables, privileges
+from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.landlock import READ, RUN, SOCKETS, Access
 from tunnel.transport.privileges import Capability
 
@@ -28,6 +30,7 @@ _SYSTEM = (
 _LOADERS = ("/usr", "/lib", "/lib64")
 """Where what starts a program is, and its libraries."""
 _PRIVILEGED = 1024
+_READ, _SEARCH = 4, 1  # bits of a mode, for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ def capabilities(config: Config) -> set[Capability]:
         needed.add(Capability.DAC_OVERRIDE)  # sockets of QEMU's user
     if _unix_sockets(config):
         needed |= {Capability.DAC_OVERRIDE, Capability.CHOWN, Capability.FOWNER}
+    if Capability.DAC_OVERRIDE not in needed and any(map(_is_hidden, _tls_files(config))):
+        needed.add(Capability.DAC_READ_SEARCH)  # renewed certificates are read while the daemon runs
     if config.transport.lane is not LaneChoice.USERSPACE:
         needed.add(Capability.SYS_RESOURCE)  # pipes larger than fs.pipe-max-size
     if _redirects(config) or min(_ports(config)) < _PRIVILEGED:
@@ -69,9 +74,9 @@ def files(config: Config, source: Path) -> Mapping[Path, Access]:
     for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, *tunnel.__path__):
         allowed[Path(prefix).resolve()] = READ
     allowed |= {path.resolve(): READ for path in _parents_of_checkout()}
-    tls = config.tls
-    for file in filter(None, (source, tls.ca, tls.cert, tls.key, tls.crl)):
+    for file in (source, *_tls_files(config)):
         allowed[file.resolve().parent] = READ
+        allowed[file.parent.resolve()] = READ  # a link may lead elsewhere when it is renewed
     if nft := nftables.program():  # also without redirects: a table that was left behind is removed
         allowed |= dict.fromkeys((*map(Path, _LOADERS), Path(nft).resolve().parent), RUN)
     allowed[Path("/dev/null")] = Access.READ_FILE | Access.WRITE_FILE
@@ -86,6 +91,30 @@ def _parents_of_checkout() -> Iterator[Path]:
         checkout = Path(path).resolve().parent
         if (checkout / "pyproject.toml").is_file():
             yield checkout
+
+
+def _tls_files(config: Config) -> list[Path]:
+    tls = config.tls
+    given = TlsFiles(tls.ca, tls.cert, tls.key, tls.crl)
+    return [path for path in (tls.ca, tls.cert, tls.key, tls.crl, *given.dialing()) if path is not None]
+
+
+def _is_hidden(file: Path) -> bool:
+    """Whether this process may read ``file`` only by a capability: keys are often another user's."""
+    path = file.resolve()
+    return not (_permits(path, _READ) and all(_permits(parent, _SEARCH) for parent in path.parents))
+
+
+def _permits(path: Path, bit: int) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return True  # there is nothing to be read yet
+    if status.st_uid == os.geteuid():
+        bit <<= 6
+    elif status.st_gid in {os.getegid(), *os.getgroups()}:
+        bit <<= 3
+    return bool(status.st_mode & bit)
 
 
 def _redirects(config: Config) -> bool:

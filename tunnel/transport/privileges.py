@@ -27,6 +27,7 @@ class Capability(IntEnum):
 
     CHOWN = 0
     DAC_OVERRIDE = 1
+    DAC_READ_SEARCH = 2
     FOWNER = 3
     NET_BIND_SERVICE = 10
     NET_ADMIN = 12
