@@ -140,14 +140,18 @@ def _complain(message: str) -> None:
 
 
 def _flush() -> None:
-    """Write what is buffered while a reader that went away (``| head``) can still be passed over."""
-    if sys.stdout is None:  # it was closed from the start
-        return
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more at its end: give it a place (Python docs, "Note on SIGPIPE").
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Write what is buffered while a reader that went away (``| head``) can still be passed over.
+
+    So can a stderr that cannot be written: the exit code says what it would have said.
+    """
+    for stream, passed_over in ((sys.stdout, BrokenPipeError), (sys.stderr, OSError)):
+        if stream is None:  # it was closed from the start
+            continue
+        try:
+            stream.flush()
+        except passed_over:
+            # The interpreter flushes once more at its end: give it a place (Python docs, "Note on SIGPIPE").
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
