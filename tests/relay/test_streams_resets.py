@@ -213,6 +213,21 @@ async def test_a_stream_that_still_moves_after_a_clean_close_is_not_cut_off(pair
 
 
 @pytest.mark.parametrize("unix", [False, True])
+async def test_a_hypervisor_that_left_is_seen_off_without_a_tick(
+    pair: Pair, unix: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEFT", 0.05)
+    ends = await stream(pair, "caller", unix=unix)
+    ends.doomed.send(b"last")
+    ends.doomed.close()
+    await until(lambda: ends.streams == 0, "for both ends")
+    assert await receive(ends.survivor, 4) == b"last"
+    assert await ending(ends.survivor) == "close"
+    assert not pair.a.incidents
+    assert not pair.b.incidents
+
+
+@pytest.mark.parametrize("unix", [False, True])
 async def test_a_place_is_free_soon_after_the_caller_left_for_good(pair: Pair, unix: bool) -> None:
     ends = await stream(pair, "caller", unix=unix)
     ends.doomed.send(b"last")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -36,8 +37,8 @@ HALF_CLOSED = 600.0
 LEFT_UNDELIVERED = 60.0
 """The same for a stream whose hypervisor here closed its connection, while bytes from it wait at the peer."""
 
-LEFT = 5.0
-"""The same once the peer has all of them: nobody here takes what may come."""
+LEFT = 2.0
+"""The same once the peer has all of them: nobody here takes what may come. Most far ends close by then."""
 
 UNHEARD = 6.0
 """Seconds that a failed write is kept from the peer while nothing moves of what came before a clean close:
@@ -139,8 +140,12 @@ class Streams:
         pump = self.pumps[number] = self._pump(sock, number, target, self)
         self.opened += 1
         with suppress(OSError):  # without descriptors: then reading and writing alone tell
-            self._hangups.add(sock, lambda failed: pump.hang_up(failed=failed))
+            self._hangups.add(sock, partial(self._hung_up, pump))
         return pump
+
+    def _hung_up(self, pump: Pump, failed: bool) -> None:
+        self._loop.call_later(LEFT, self._see_off, pump)
+        pump.hang_up(failed=failed)
 
     # Streams that leave here: Requester.
 
@@ -209,13 +214,12 @@ class Streams:
         if event.stream not in self.pumps:
             self._egress.cancel(event.stream)  # reset while it was being dialled
             return
+        if event.code is Code.IDLE_HALF_CLOSED and self.pumps[event.stream].write_ended:
+            self._remove(event.stream, event.reason).close()  # the kernel may still have bytes to send
+            return
         outcome = f"{'refused' if isinstance(event, events.StreamRefused) else 'reset'} by the peer"
         self._owner.note(f"stream {outcome}", event.reason, stream=event.stream, code=event.code.name)
-        pump = self._remove(event.stream, outcome)
-        if event.code is Code.IDLE_HALF_CLOSED and pump.write_ended:
-            pump.close()  # a clean end, of which the kernel may still have bytes to send
-        else:
-            pump.reset()
+        self._remove(event.stream, outcome).reset()
 
     def _remove(self, number: int, outcome: str) -> Pump:
         pump = self.pumps.pop(number)
@@ -340,14 +344,25 @@ class Streams:
     def _judge_silence(self, pump: Pump, silence: float) -> None:
         """Give ``pump``'s stream up if ``silence``, in seconds, is too long for what it waits for."""
         if pump.left:
-            told = pump.read_ended and not self._living().unconfirmed(pump.number)
-            if told or silence >= LEFT_UNDELIVERED:
-                self._abandon(
-                    pump.number, Code.IDLE_HALF_CLOSED, f"on {self._host}: the local connection was closed"
-                )
+            if silence >= LEFT_UNDELIVERED:
+                reason = f"on {self._host}: the local connection was closed, and the rest of it not taken"
+                self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
+            else:
+                self._see_off(pump)
         elif pump.half_closed and silence >= HALF_CLOSED:
             reason = "one direction ended, the other stayed silent"
             self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
+
+    def _see_off(self, pump: Pump) -> None:
+        """Free the place of a hypervisor that left after all that it had to say, which the peer has."""
+        if self.pumps.get(pump.number) is not pump:
+            return
+        told = pump.read_ended and not self._living().unconfirmed(pump.number)
+        if told and pump.left:
+            reason = f"on {self._host}: the local connection was closed"
+            self._living().reset(pump.number, Code.IDLE_HALF_CLOSED, reason)
+            self._remove(pump.number, "closed here").close()
+            self._owner.kick()
 
     def _stopping(self) -> RefusedError:
         """For the peer, whose daemon logs the reason as it is."""
