@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,23 @@ async def test_peer_with_another_name_is_refused(world: World) -> None:
             await TlsPeer.connect(await accept(), world.other, dialing=False)
         await until(lambda: a.incidents, "for the refusal")
     assert reasons(a)[0] == "the peer's certificate names hostc; expected hostb"
+
+
+async def test_address_of_somebody_else_is_not_tried_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may lead to two hosts, of which the first one is no peer."""
+
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (9, 1)]
+
+    monkeypatch.setattr(connect, "_resolve", resolve)
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    stranger = Reception("127.0.0.9", world.port, lambda: world.other, None, {"hosta": b})
+    async with receiving(world, b), dialling(a, world.plan("peer.example")):
+        await until(lambda: a.lanes and b.lanes, "for the link")
+    await stranger.close()
+    assert "hostc" in reasons(a)[0]
 
 
 async def test_peer_that_breaks_off_the_handshake(world: World) -> None:

@@ -97,6 +97,19 @@ async def test_an_address_that_refuses_costs_nothing(
     assert await peer_of(port) == "127.0.0.3"
 
 
+async def test_an_address_that_was_of_no_use_comes_last(named: Named, stack: ExitStack, port: int) -> None:
+    for last in (2, 3, 4):
+        listen(stack, f"127.0.0.{last}", port)
+    named("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    failed: dict[str, float] = {}
+    tried = []
+    for now in range(4):
+        with await connect("peer.example", port, leave_alone, failed) as sock:
+            tried.append(sock.getpeername()[0])
+        failed[tried[-1]] = now
+    assert tried == ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.2"]
+
+
 async def test_families_take_turns(named: Named, stack: ExitStack, port: int) -> None:
     """However many addresses of one family are silent, the other's turn comes second."""
     for last in (2, 3, 4):

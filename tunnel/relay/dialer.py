@@ -8,6 +8,7 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -50,6 +51,8 @@ class Dialer:
         self._plan = plan
         self._link = link
         self._backoff = Backoff(lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load
+        self._address = ""  # of the peer, that the last attempt connected to
+        self._failed: dict[str, float] = {}  # addresses that led to no lane, and when
         self._segments = Segments()
         self._segment: int | None = None  # of the last attempt
         self._said = ""
@@ -98,6 +101,7 @@ class Dialer:
         except LaneError as error:
             doubt = self._plan.doubt()
             self._report(f"{error}; {doubt}" if doubt else str(error))
+            self._failed[self._address] = asyncio.get_running_loop().time()
             if isinstance(error, LaneStalled):
                 self._shrink(asyncio.get_running_loop().time())
         except (TunnelError, OSError) as error:
@@ -117,7 +121,11 @@ class Dialer:
 
     async def _attempt(self) -> None:
         self._segment = self._segments.size(asyncio.get_running_loop().time())
-        await self._join(await self._connect())
+        sock = await self._connect()
+        with suppress(OSError):  # it may be gone already
+            self._address = str(sock.getpeername()[0])
+        await self._join(sock)
+        self._failed.pop(self._address, None)
 
     async def _join(self, sock: socket.socket) -> None:
         """Let a connection become a lane of the link."""
@@ -140,7 +148,7 @@ class Dialer:
         plan = self._plan
         plan.contexts()  # without a certificate of use, the peer need not be bothered
         try:
-            return await connect(plan.host, plan.port, self._prepare)
+            return await connect(plan.host, plan.port, self._prepare, self._failed)
         except UnreachableError as error:
             raise UnreachableError(f"{self._link.peer} at {plan.host} port {plan.port} {error}") from None
 

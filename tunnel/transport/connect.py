@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import inf
+from types import MappingProxyType
 from typing import Any, cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -30,12 +32,15 @@ Prepare = Callable[[socket.socket, str], None]
 """Is given each socket before it connects, and the address that it will connect to. May raise OSError."""
 
 
-async def connect(host: str, port: int, prepare: Prepare) -> socket.socket:
+async def connect(
+    host: str, port: int, prepare: Prepare, failed: Mapping[str, float] = MappingProxyType({})
+) -> socket.socket:
     """Return a connection to ``port`` of ``host``, a name or an address.
 
+    ``failed`` says when connections to an address came up and were of no use: the latest of these comes last.
     Raises UnreachableError, which names each address that was tried and what became of it.
     """
-    addresses = await _resolve(host, port)
+    addresses = sorted(await _resolve(host, port), key=lambda info: failed.get(str(info[4][0]), -inf))
     attempts = _Attempts(prepare)
     try:
         return await start_connection(
