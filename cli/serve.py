@@ -10,6 +10,7 @@ import uvloop
 
 from tunnel.cli import options
 from tunnel.daemon import logs
+from tunnel.daemon.claim import claimed
 from tunnel.daemon.config import load
 from tunnel.daemon.confinement import confine
 from tunnel.daemon.preflight import preflight
@@ -35,14 +36,15 @@ def serve(
     logs.occupy_standard_descriptors()
     forbid_core_dumps()
     checked = load(config)
-    contexts = preflight(checked, str(config), starting=True)
-    raise_limit()
-    confined = confine(checked, config) if checked.host.confine else "off, as configured"
-    keep_heap()
+    with claimed(checked.host.control):
+        contexts = preflight(checked, str(config), starting=True)
+        raise_limit()
+        confined = confine(checked, config) if checked.host.confine else "off, as configured"
+        keep_heap()
 
-    async def run() -> None:
-        log.info("confined", to=str(confined))
-        await Service(checked, contexts).run()
+        async def run() -> None:
+            log.info("confined", to=str(confined))
+            await Service(checked, contexts).run()
 
-    with logs.Log(log_level, log_format):  # has a thread: from here on nothing more can be given up
-        uvloop.run(run())
+        with logs.Log(log_level, log_format):  # has a thread: from here on nothing more can be given up
+            uvloop.run(run())

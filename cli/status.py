@@ -74,7 +74,8 @@ def _all_well(facts: dict[str, Any]) -> str:
 
 def _describe(facts: dict[str, Any]) -> Iterator[str]:
     draining = ", draining" if facts["draining"] else ""
-    yield f"host {facts['host']} on {facts['listen']}, up {facts['uptime']:.0f} s{draining}"
+    where = facts["listen"] if facts["listen_configured"] else f"{facts['listen']} (on no interface now)"
+    yield f"host {facts['host']} on {where}, up {facts['uptime']:.0f} s{draining}"
     yield _certificate(facts["certificate"], _now())
     yield from _about_certificates(facts["certificate"])
     yield f"{facts['lane']['kind']} lanes: {facts['lane']['reason']}"

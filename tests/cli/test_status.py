@@ -76,6 +76,7 @@ FACTS: dict[str, Any] = {
     "uptime": 61.2,
     "draining": False,
     "listen": "192.0.2.1:16515",
+    "listen_configured": True,
     "rejected": 0,
     "certificate": {
         "names": ["hosta"],
@@ -272,3 +273,14 @@ def test_no_daemon_is_4(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_configuration_is_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(write_config(tmp, HOST)) == 2
     assert "tls: is missing" in capsys.readouterr().err
+
+
+def test_what_keeps_peers_and_callers_away_is_told(monkeypatch: pytest.MonkeyPatch, tmp: Path) -> None:
+    broken = {**FACTS["ingresses"][1], "redirect": {"works": False, "reason": "Connection refused"}}
+    facts = {**FACTS, "listen_configured": False, "ingresses": [broken]}
+    lines = list(module._describe(facts))
+    assert lines[0].startswith("host hosta on 192.0.2.1:16515 (on no interface now), up ")
+    assert lines[-1].endswith("0 refused; NOT REDIRECTED: Connection refused")
+    problems = list(module._problems(facts, datetime(2026, 1, 1, tzinfo=UTC)))
+    where = "redirect:127.0.1.2:49152-49215"
+    assert f"ingress {where} is not redirected: Connection refused" in problems

@@ -100,3 +100,10 @@ def test_without_a_daemon_or_a_redirect_there_is_no_fault(tmp: Path, monkeypatch
     assert list(faults(configured(tmp, "redirect:127.0.1.2:49152"))) == []
     monkeypatch.setattr(advice, "ask", pytest.fail)
     assert list(faults(configured(tmp, "tcp:127.0.1.2:49152"))) == []
+
+
+def test_address_that_is_not_there_yet_is_warned_of(tmp: Path, contexts: TlsContexts) -> None:
+    host = HOST.replace("127.0.0.1:16515", "192.0.2.1:16515")
+    [(key, text)] = warnings(load(write_config(tmp, host, TLS, PEER)), contexts)
+    assert key == "host.listen"
+    assert text.startswith("no interface of this host has the address 192.0.2.1 now")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -22,20 +21,14 @@ from tunnel.transport.tls import TlsContexts
 INGRESS = '[[ingress]]\npeer = "hostb"\nusers = ["root"]\nlisten = '
 
 
-def configured(directory: Path, listen: str = "", **host: object) -> Config:
-    own = HOST.replace("127.0.0.1:16515", f"127.0.0.1:{host['port']}") if host else HOST
-    return load(write_config(directory, own, TLS, PEER, INGRESS + f'"{listen}"' if listen else ""))
+def configured(directory: Path, listen: str = "") -> Config:
+    return load(write_config(directory, HOST, TLS, PEER, INGRESS + f'"{listen}"' if listen else ""))
 
 
-def problems(config: Config, *, starting: bool = False) -> dict[str, str]:
+def problems(config: Config, source: Path = Path("mtunnel.toml")) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
-        preflight(config, "mtunnel.toml", starting=starting)
+        preflight(config, str(source))
     return dict(caught.value.problems)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture
@@ -75,71 +68,33 @@ def test_the_certificate_must_name_this_host(directory: Path) -> None:
     }
 
 
-def test_a_missing_directory_is_made_only_at_the_start(directory: Path) -> None:
-    config = configured(directory, f"unix:{directory}/run/hostb/web1.sock", port=free_port())
-    preflight(config, "mtunnel.toml")
-    assert not (directory / "run").exists()
-    preflight(config, "mtunnel.toml", starting=True)
-    assert (directory / "run" / "hostb").is_dir()
-
-
-def test_a_file_is_no_directory(directory: Path) -> None:
-    (directory / "file").touch()
-    found = problems(configured(directory, f"unix:{directory}/file/web1.sock"))
-    assert found == {"ingress[0].listen": f"{directory}/file is not a directory"}
-
-
-def test_a_directory_must_be_writable(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configured(directory, "unix:/run/none/web1.sock")
-    # Root may write everywhere: take the kernel's answer from a host where it may not.
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
-    uid = os.getuid()
-    assert problems(config) == {
-        "host.control": f"the directory {directory} is not writable for uid {uid}",
-        "ingress[0].listen": f"the directory /run is not writable for uid {uid}: /run/none cannot be made",
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["mtunnel.toml", "ca.pem", "hosta.pem", "hosta.key"])
+def test_file_that_others_may_change_is_named(directory: Path, name: str) -> None:
+    """Whoever writes it decides whom this host trusts, or who it is."""
+    path = write_config(directory, HOST, TLS)
+    config, file = load(path), directory / name
+    key = {"mtunnel.toml": "", "ca.pem": "tls.ca", "hosta.pem": "tls.cert", "hosta.key": "tls.key"}[name]
+    safe = file.stat().st_mode & 0o777
+    file.chmod(safe | 0o002)
+    assert problems(config, source=path) == {
+        key: f"every user can write to the file {file} (mode {safe | 0o002:04o}): chmod go-w it,"
+        " or take another place"
     }
+    file.chmod(safe)
+    os.chown(file, 65534, 0)
+    assert problems(config, source=path) == {
+        key: f"the file {file} belongs to nobody: chown root it, or take another place"
+    }
+    os.chown(file, 0, 0)
+    preflight(config, str(path))
 
 
-def test_a_directory_that_cannot_be_made_is_reported(directory: Path) -> None:
-    config = configured(directory, "unix:/proc/none/web1.sock", port=free_port())
-    found = problems(config, starting=True)
-    assert list(found) == ["ingress[0].listen"]
-
-
-def test_a_socket_left_behind_is_no_problem_but_a_served_one_is(directory: Path) -> None:
-    path = directory / "control.sock"
-    config = configured(directory, port=free_port())
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.fspath(path))
-        preflight(config, "mtunnel.toml", starting=True)
-        server.listen(0)
-        expected = {"host.control": f"another process listens on {path}: is this daemon running already?"}
-        assert problems(config, starting=True) == expected
-        assert problems(config, starting=True) == expected  # now that its backlog is full
-        preflight(config, "mtunnel.toml")  # to look is allowed while it runs
-
-
-def test_every_port_must_be_free_at_the_start(directory: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.1.2", 0)) as other:
-        port, taken = server.getsockname()[1], other.getsockname()[1]
-        host = HOST.replace("16515", str(port))
-        config = load(write_config(directory, host, TLS, PEER, INGRESS + f'"tcp:127.0.1.2:{taken}"'))
-        preflight(config, "mtunnel.toml")
-        assert problems(config, starting=True) == {
-            "host.listen": f"cannot listen on 127.0.0.1 port {port}: Address already in use",
-            "ingress[0].listen": f"cannot listen on 127.0.1.2 port {taken}: Address already in use",
-        }
-    preflight(
-        load(write_config(directory, HOST.replace("16515", str(port)), TLS)), "mtunnel.toml", starting=True
-    )
-
-
-def test_ipv6_is_tried_as_such(directory: Path) -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
-        port = server.getsockname()[1]
-        host = HOST.replace("127.0.0.1:16515", f"[::1]:{port}")
-        found = problems(load(write_config(directory, host, TLS)), starting=True)
-    assert found == {"host.listen": f"cannot listen on ::1 port {port}: Address already in use"}
+@pytest.mark.root
+def test_directory_of_a_file_counts_as_well(directory: Path) -> None:
+    config = load(write_config(directory, HOST, TLS))
+    directory.chmod(0o777)
+    assert problems(config).keys() == {"tls.ca", "tls.cert", "tls.key", "host.control"}
 
 
 def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) -> None:

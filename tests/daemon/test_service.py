@@ -92,6 +92,7 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
             "pid": os.getpid(),
             "draining": False,
             "listen": hosts.a.address,
+            "listen_configured": True,
             "rejected": 0,
         }
 

@@ -56,12 +56,16 @@ def test_taken_port(hosts: TwoHosts, target: Target) -> None:
 
 def test_second_daemon_of_the_same_configuration(hosts: TwoHosts, target: Target, tmp: Path) -> None:
     hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
-    hosts.a.start()
-    hosts.a.wait_serving()
-    lines = refused(hosts.a.config)
-    assert [line.split(": ")[0] for line in lines] == ["host.control", "ingress[0].listen", "host.listen"]
-    assert "is this daemon running already?" in lines[0]
+    hosts.start()
+    argv = [*MTUNNEL, "serve", "--config", str(hosts.a.config)]
+    ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    who = f"another mtunnel serve (process {hosts.a.pid}) has the control socket {hosts.a.control}"
+    assert f"{who}: is this daemon running already?" in ended.stderr
     assert hosts.a.serving
+    [ingress] = hosts.a.status()["ingresses"]
+    assert (ingress["accepted"], ingress["refused"]) == (0, 0), "a hypervisor that waits is called by nobody"
+    assert not target.called
 
 
 def test_key_of_another_host(hosts: TwoHosts) -> None:

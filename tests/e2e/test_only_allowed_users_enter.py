@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.support.users import NOBODY, acting_as
 
 pytestmark = pytest.mark.root
 
+SEVERAL = ("root", "daemon", "bin")
+"""More users than the mode of a unix socket can name, so that whoever comes is judged by uid."""
+
 
 @pytest.fixture(params=["tcp", "unix"])
 def listen(request: pytest.FixtureRequest, tmp: Path) -> str:
@@ -24,16 +28,29 @@ def listen(request: pytest.FixtureRequest, tmp: Path) -> str:
 
 
 def test_another_user_is_refused(hosts: TwoHosts, target: Target, listen: str) -> None:
-    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("root",))
+    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=SEVERAL)
     hosts.start()
     with acting_as(NOBODY):
         assert turned_away(entry)
-    hosts.a.wait_log(re.escape("user nobody may not use this ingress (root may)"))
+    hosts.a.wait_log(re.escape("user nobody may not use this ingress (bin, daemon, root may)"))
     assert not target.called
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
     [ingress] = hosts.a.status()["ingresses"]
     assert (ingress["accepted"], ingress["refused"]) == (1, 1)
+
+
+@pytest.mark.parametrize("users", [("root",), ("root", "daemon")])
+def test_unix_socket_that_one_user_may_use_cannot_be_opened_by_others(
+    hosts: TwoHosts, target: Target, tmp: Path, users: tuple[str, ...]
+) -> None:
+    tmp.chmod(0o755)
+    entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/ingress", users=users)
+    hosts.start()
+    with socket.socket(socket.AF_UNIX) as another, acting_as(NOBODY), pytest.raises(PermissionError):
+        another.connect(entry.removeprefix("unix:"))
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
 
 
 def test_root_has_no_right_of_its_own(hosts: TwoHosts, target: Target, listen: str) -> None:
@@ -48,7 +65,7 @@ def test_caller_who_hangs_up_at_once_is_never_taken_for_root(
     hosts: TwoHosts, target: Target, listen: str
 ) -> None:
     """The kernel reports a socket that nobody holds any more as owned by uid 0."""
-    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("root",))
+    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=SEVERAL)
     hosts.start()
     with acting_as(NOBODY):
         for _ in range(60):
@@ -63,7 +80,7 @@ def test_caller_who_hangs_up_at_once_is_never_taken_for_root(
 def test_user_who_may_not_enter_and_comes_all_the_time_costs_a_few_lines_and_no_stream(
     hosts: TwoHosts, target: Target, listen: str
 ) -> None:
-    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("root",))
+    entry = hosts.a.leads_to(hosts.b, target.address, listen, users=SEVERAL)
     hosts.start()
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)

@@ -245,10 +245,32 @@ async def test_hung_up_caller_is_nobody(tmp: Path) -> None:
         assert set(entry.reasons) == {"the caller hung up before it could be identified"}
 
 
-async def test_socket_file_admits_everybody_to_be_judged(tmp: Path) -> None:
-    async with door(UnixAddress(f"{tmp}/entry")):
-        assert (tmp / "entry").stat().st_mode & 0o777 == 0o666
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("uids", "mode", "owner"),
+    [
+        ((0,), 0o600, 0),
+        ((0, 4001), 0o600, 4001),
+        ((4001,), 0o600, 4001),
+        ((0, 4001, 4002), 0o666, 0),  # more than a mode can say: every connection is judged
+    ],
+)
+async def test_socket_file_says_who_may_use_it(
+    tmp: Path, uids: tuple[int, ...], mode: int, owner: int
+) -> None:
+    async with door(UnixAddress(f"{tmp}/entry"), *uids):
+        status = (tmp / "entry").stat()
+        assert (status.st_mode & 0o777, status.st_uid) == (mode, owner)
     assert not (tmp / "entry").exists()
+
+
+@pytest.mark.root
+async def test_socket_in_another_users_directory_is_given_to_nobody(tmp: Path) -> None:
+    """Between bind and chown he could put something else in its place."""
+    os.chown(tmp, 4001, 4001)
+    async with door(UnixAddress(f"{tmp}/entry"), 0, 4001):
+        status = (tmp / "entry").stat()
+        assert (status.st_mode & 0o777, status.st_uid) == (0o666, 0)
 
 
 async def test_missing_directory_is_a_usage_error(tmp: Path) -> None:

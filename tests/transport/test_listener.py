@@ -17,7 +17,7 @@ import pytest
 from tests.support.waiting import until
 from tunnel.errors import UsageError
 from tunnel.transport import listener
-from tunnel.transport.listener import Listener, bind_tcp, bind_unix
+from tunnel.transport.listener import Listener, bind_tcp, bind_unix, is_configured, is_served
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
 
@@ -105,6 +105,18 @@ def test_an_address_of_another_host_is_refused() -> None:
         bind_tcp("192.0.2.1", 16515)
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_may_come_later(host: str) -> None:
+    with bind_tcp(host, 0, absent=True) as sock:
+        assert sock.getsockname()[0] == host
+    assert not is_configured(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.2", "0.0.0.0", "::", "::1"])
+def test_what_an_interface_has_is_configured(host: str) -> None:
+    assert is_configured(host)
+
+
 def test_a_port_in_time_wait_can_be_bound() -> None:
     with bind_tcp("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
@@ -119,6 +131,40 @@ def test_a_port_in_time_wait_can_be_bound() -> None:
 def test_a_unix_socket_has_its_mode(tmp: Path, mode: int) -> None:
     with bind_unix(str(tmp / "s"), mode):
         assert stat.S_IMODE((tmp / "s").stat().st_mode) == mode
+
+
+def test_a_unix_socket_has_its_mode_before_anybody_can_see_it(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change by its path could hit what somebody has put there meanwhile."""
+    for name in ("chmod", "lchmod", "fchmodat"):
+        monkeypatch.setattr(os, name, pytest.fail, raising=False)
+    with bind_unix(str(tmp / "s"), 0o666):
+        assert stat.S_IMODE((tmp / "s").stat().st_mode) == 0o666
+
+
+@pytest.mark.root
+def test_a_unix_socket_may_be_given_away(tmp: Path) -> None:
+    with bind_unix(str(tmp / "s"), 0o600, 4001):
+        assert (tmp / "s").stat().st_uid == 4001
+
+
+def test_a_link_in_the_place_of_a_socket_is_no_stale_one(tmp: Path) -> None:
+    leave_stale(tmp / "real")
+    (tmp / "s").symlink_to(tmp / "real")
+    with pytest.raises(UsageError, match="cannot listen on"):
+        listening(tmp / "s")
+    assert (tmp / "real").exists()
+
+
+def test_who_asks_whether_a_socket_is_served_is_no_caller(tmp: Path) -> None:
+    assert not is_served(str(tmp / "s"))
+    with listening(tmp / "s") as server:
+        assert is_served(str(tmp / "s"))
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert not is_served(str(tmp / "s"))
 
 
 def test_the_umask_is_restored(tmp: Path) -> None:

@@ -13,6 +13,7 @@ from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import TunnelError
 from tunnel.relay.address import RedirectAddress, TcpAddress
 from tunnel.transport import expiry
+from tunnel.transport.listener import is_configured
 from tunnel.transport.reserved import is_reserved
 from tunnel.transport.tls import ONE_EACH, TlsContexts
 from tunnel.transport.users import user_name
@@ -25,6 +26,8 @@ def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
     yield from contexts.trust.gaps(contexts.accepted, contexts.dialed)
     if shared := shared_names(config, contexts):
         yield "tls.cert", shared
+    if not is_configured(config.host.listen.host):
+        yield "host.listen", absent(config.host.listen.host)
     guarded = set(aliases.guarded(config))
     for index, ingress in enumerate(config.ingresses):
         yield from ((f"ingress[{index}].users", text) for text in _users(ingress))
@@ -36,6 +39,11 @@ def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
             case _:
                 texts = iter(())
         yield from ((f"ingress[{index}].listen", text) for text in texts)
+
+
+def absent(host: str) -> str:
+    """What to say of an address to listen on that is not there."""
+    return f"no interface of this host has the address {host} now: peers reach it when one has"
 
 
 def faults(config: Config) -> Iterator[Problem]:

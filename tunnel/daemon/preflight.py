@@ -1,40 +1,40 @@
 """What must be right outside the configuration file before a daemon can run with it.
 
 ``mtunnel check`` looks, ``mtunnel serve`` looks and takes hold: with ``starting`` the directories of the unix
-sockets are made (``/run`` is empty after a boot) and the ports are tried. Both report everything at once, in
-the form of the file's own mistakes.
+sockets are made (``/run`` is empty after a boot). What would end the start, ``check`` reports as well, unless
+it is the running daemon itself that is in the way. Both report everything at once, in the form of the file's
+own mistakes.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from tunnel.daemon import places
 from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
-from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, UnixRule
+from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
 from tunnel.transport import credentials, nftables, unixpath
 from tunnel.transport.capability import examine
 from tunnel.transport.ktls import NO_MODULE, Capability
-from tunnel.transport.sockets import reason_of, socket_address
+from tunnel.transport.permissions import weakness
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
 
 def preflight(config: Config, source: str, *, starting: bool = False) -> TlsContexts:
     """Check what ``config`` refers to; return its certificates, loaded. ``source`` is the file's name.
 
-    ``starting`` makes missing socket directories and needs every address to be free: not for a configuration
-    that is already in use. Raises ConfigError that names all problems.
+    ``starting`` makes missing socket directories, and needs every address to be free even where a daemon
+    with this control socket runs. Raises ConfigError that names all problems.
     """
     contexts, problems = _certificates(config)
-    for key, path in _sockets(config):
-        problems += _socket_problems(key, path, starting=starting)
+    problems += exposed_files(config, Path(source))
+    problems += places.sockets(config, starting=starting)
     problems += _no_redirects(config)
     problems += _no_callers(config)
     problems += _linked_rules(config)
@@ -42,8 +42,7 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     if contexts is not None:
         contexts = _for_lanes(config, contexts)
         problems += _no_kernel_lanes(config, contexts)
-    if starting:
-        problems += _taken_ports(config)
+    problems += places.ports(config, starting=starting)
     if problems or contexts is None:
         raise ConfigError(source, problems)
     return contexts
@@ -127,71 +126,16 @@ def _unreadable_files(config: Config) -> Iterator[Problem]:
             yield f"tls.{key}", f"{path} cannot be read: {error.strerror}"
 
 
-def _sockets(config: Config) -> Iterator[tuple[str, Path]]:
-    yield "host.control", config.host.control
-    for index, ingress in enumerate(config.ingresses):
-        if isinstance(ingress.listen, UnixAddress):
-            yield f"ingress[{index}].listen", Path(ingress.listen.path)
-
-
-def _socket_problems(key: str, path: Path, *, starting: bool) -> list[Problem]:
-    problem = _directory_problem(path.parent, make=starting) or _file_problem(path)
-    if problem is None and starting and _is_served(path):
-        problem = f"another process listens on {path}: is this daemon running already?"
-    return [(key, problem)] if problem else []
-
-
-def _directory_problem(directory: Path, *, make: bool) -> str | None:
-    """Say why no socket can be put into ``directory``; None if one can, perhaps after making it."""
-    # os.access, because Path.exists raises where a directory may not be entered.
-    there = next(path for path in (directory, *directory.parents) if os.access(path, os.F_OK))
-    if not there.is_dir():
-        return f"{there} is not a directory"
-    if not os.access(there, os.W_OK | os.X_OK):
-        what = "" if there == directory else f": {directory} cannot be made"
-        return f"the directory {there} is not writable for uid {os.getuid()}{what}"
-    if make:
-        try:
-            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            return f"the directory {directory} cannot be made: {error.strerror}"
-    return None
-
-
-def _file_problem(path: Path) -> str | None:
-    """A socket that a daemon left behind is replaced; anything else is not ours to remove."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return None
-    return None if stat.S_ISSOCK(mode) else f"{path} exists and is not a socket: remove it"
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except BlockingIOError:  # it is so busy that its backlog is full
-            return True
-        except OSError:
-            return False
-        return True
-
-
-def _taken_ports(config: Config) -> Iterator[Problem]:
-    for key, host, port in _tcp_listeners(config):
-        try:
-            family, address = socket_address(host, port)
-            socket.create_server(address, family=family).close()
-        except OSError as error:
-            yield key, f"cannot listen on {host} port {port}: {reason_of(error)}"
-
-
-def _tcp_listeners(config: Config) -> Iterator[tuple[str, str, int]]:
-    yield "host.listen", config.host.listen.host, config.host.listen.port
-    if config.host.metrics is not None:
-        yield "host.metrics", config.host.metrics.host, config.host.metrics.port
-    for index, ingress in enumerate(config.ingresses):
-        if isinstance(ingress.listen, TcpAddress):
-            yield f"ingress[{index}].listen", ingress.listen.host, ingress.listen.port
+def exposed_files(config: Config, source: Path) -> Iterator[Problem]:
+    """Name every file that others than root and this user could change: they would decide whom to trust."""
+    if source.exists() and (problem := weakness(source)):
+        yield "", problem
+    tls = TlsFiles(config.tls.ca, config.tls.cert, config.tls.key, config.tls.crl)
+    cert, key = tls.dialing()
+    files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key, "crl": tls.crl}
+    for name, path in files.items():
+        if path is not None and (problem := weakness(path)):
+            yield f"tls.{name}", problem
+    for name, path in {"cert": cert, "key": key}.items():  # where one pair is for dialing
+        if path != files[name] and (problem := weakness(path)):
+            yield f"tls.{name}", problem

@@ -16,7 +16,7 @@ import structlog
 
 from tunnel import distribution
 from tunnel.daemon import aliases
-from tunnel.daemon.advice import shared_names
+from tunnel.daemon.advice import absent, shared_names
 from tunnel.daemon.certificates import Certificates
 from tunnel.daemon.config import Config
 from tunnel.daemon.control import ControlSocket
@@ -33,6 +33,7 @@ from tunnel.relay.splicedpump import SplicedPump
 from tunnel.relay.stats import ingress_facts, link_facts
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.lanes import maker
+from tunnel.transport.listener import is_configured
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
@@ -86,6 +87,8 @@ class Service:
                 where = "kernel" if self._contexts.lane is LaneKind.KERNEL else "daemon"
                 log.info(f"encryption: in the {where}", reason=self._contexts.kernel.reason)
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
+                if not is_configured(self._config.host.listen.host):
+                    log.warning("not reachable", reason=absent(self._config.host.listen.host))
                 notify("READY=1")
                 await self._stopping.wait()
                 notify("STOPPING=1")
@@ -107,6 +110,7 @@ class Service:
             "uptime": round(time.monotonic() - self._started, 3),
             "draining": self._stopping.is_set(),
             "listen": str(self._config.host.listen),
+            "listen_configured": is_configured(self._config.host.listen.host),
             "rejected": self._reception.rejected if self._reception else 0,
             "certificate": self._certificates.facts(),
             "lane": {"kind": self._contexts.lane.value, "reason": self._contexts.kernel.reason},

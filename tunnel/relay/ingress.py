@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Collection
@@ -20,12 +21,10 @@ from tunnel.relay.redirection import Redirection
 from tunnel.transport.conntrack import original_destination
 from tunnel.transport.credentials import caller_uid
 from tunnel.transport.listener import Listener, bind_tcp, bind_unix
+from tunnel.transport.permissions import weakness_of_directory
 from tunnel.transport.reserved import bind_reserved
 from tunnel.transport.sockets import name_of, reset
 from tunnel.transport.users import user_name
-
-SOCKET_MODE = 0o666
-"""Of a unix socket: who may really use it is decided by uid, for each connection."""
 
 LINK_DEADLINE = 10.0
 """Seconds that a connection waits for a link that is not up."""
@@ -176,10 +175,24 @@ def _bind(plan: IngressPlan) -> socket.socket:
         case UnixAddress(path):
             if not Path(path).parent.is_dir():
                 raise UsageError(f"cannot listen on {plan.listen}: its directory does not exist")
-            return bind_unix(path, SOCKET_MODE)
+            return bind_unix(path, *_access(Path(path).parent, plan.uids))
         case TcpAddress(host, port):
             return bind_tcp(host, port)
     raise AssertionError(f"{plan.listen} is redirected")
+
+
+def _access(directory: Path, uids: Collection[int]) -> tuple[int, int | None]:
+    """Mode and owner of a socket for ``uids``: who may not use it cannot open it, where a mode can say that.
+
+    It can for root (to whom modes do not matter) and one more. For several every user may open it, and each
+    connection is judged; so where the directory is not root's alone, whose owner could exchange the file.
+    """
+    others = set(uids) - {0}
+    if others <= {os.geteuid()}:
+        return 0o600, None
+    if len(others) > 1 or os.geteuid() != 0 or weakness_of_directory(directory):
+        return 0o666, None
+    return 0o600, others.pop()
 
 
 def _wanted(sock: socket.socket, alias: RedirectAddress) -> tuple[str, int]:

@@ -59,7 +59,7 @@ class Reception:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unproven: dict[Place, asyncio.Task[None]] = {}
         self._keep(self._sources.keep(), "addresses of peers")
-        self._listener = Listener(bind_tcp(host, port), self._accepted)
+        self._listener = Listener(bind_tcp(host, port, absent=True), self._accepted)
 
     async def close(self) -> None:
         """Accept no more, and drop who is not through yet."""

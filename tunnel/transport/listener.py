@@ -22,19 +22,19 @@ PAUSE = 0.5
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPTS_PER_TURN = 16
+_IP_FREEBIND = 15  # linux/in.h; counts for IPv6 as well
 
 log = structlog.get_logger()
 
 
-def bind_tcp(host: str, port: int) -> socket.socket:
-    """Listen on an IP address. Raises UsageError in one clear line, for example when the port is taken."""
+def bind_tcp(host: str, port: int, *, absent: bool = False) -> socket.socket:
+    """Listen on an IP address. Raises UsageError in one clear line, for example when the port is taken.
+
+    ``absent``: also on one that no interface has yet.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        family, address = socket_address(host, port)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
+        occupy(sock, host, port, absent=absent)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
@@ -42,17 +42,43 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     return sock
 
 
-def bind_unix(path: str, mode: int) -> socket.socket:
-    """Listen on a unix socket, in place of one that nobody serves any more. Raises UsageError."""
+def occupy(sock: socket.socket, host: str, port: int, *, absent: bool = False) -> None:
+    """Bind a TCP socket as ``bind_tcp`` does, without listening. Raises OSError."""
+    family, address = socket_address(host, port)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if absent:
+        sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+    sock.bind(address)
+
+
+def is_configured(host: str) -> bool:
+    """Whether an interface has the IP address ``host``, or it stands for all of them."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(socket_address(host, 0)[1])
+        except OSError as error:
+            return error.errno not in {errno.EADDRNOTAVAIL, errno.ENODEV}
+    return True
+
+
+def bind_unix(path: str, mode: int, owner: int | None = None) -> socket.socket:
+    """Listen on a unix socket, in place of one that nobody serves any more. Raises UsageError.
+
+    It has its mode from its first moment: a change afterwards, by the same path, may hit what somebody has
+    put there meanwhile. ``owner`` is such a change: only for directories that nobody else may write to.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        before = os.umask(0o177)  # no moment at which others could connect
+        before = os.umask(0o777 & ~mode)
         try:
             sock.bind(path)
         finally:
             os.umask(before)
-        Path(path).chmod(mode)
+        if owner is not None:
+            os.chown(path, owner, -1, follow_symlinks=False)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
@@ -60,19 +86,25 @@ def bind_unix(path: str, mode: int) -> socket.socket:
     return sock
 
 
+def is_served(path: str) -> bool:
+    """Whether some process has the unix socket at ``path``. It does not learn of the question.
+
+    A socket of another kind cannot be connected to, but the kernel looks whether it is there before that
+    (unix(7)): EPROTOTYPE is the answer for a stream, ECONNREFUSED for a file that nobody has bound.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return error.errno == errno.EPROTOTYPE
+    return True
+
+
 def _remove_stale(path: str) -> None:
     """Remove the socket of a daemon that was killed; anything else at ``path`` is an error for bind."""
     with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(path)
-            except BlockingIOError:
-                return  # its backlog is full: somebody lives there
-            except ConnectionRefusedError:
-                Path(path).unlink()
+        if stat.S_ISSOCK(Path(path).lstat().st_mode) and not is_served(path):
+            Path(path).unlink()
 
 
 def _explain(error: OSError) -> str:

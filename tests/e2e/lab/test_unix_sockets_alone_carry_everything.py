@@ -70,9 +70,9 @@ def test_there_and_back_again(lab: Lab) -> None:
 
 
 def test_parallel_connections_cross(lab: Lab) -> None:
-    """QEMU itself connects, as its own user; libvirt changes the owner of our socket for that."""
+    """QEMU itself connects, as its own user, to whom our sockets belong."""
     guest = linked(lab)
-    assert owners(lab) == ["root", "root"]
+    assert owners(lab) == [QEMU_USER, QEMU_USER]
     migrate(lab, *by_sockets(*PARALLEL))
     assert owners(lab) == [QEMU_USER, QEMU_USER]
     arrived(lab, guest)
