@@ -150,27 +150,21 @@ async def test_refusals_are_logged_with_the_uid(listen: ListenAddress) -> None:
     assert [(each["event"], each["uid"]) for each in said] == [("connection refused", ME)]
 
 
-async def test_refusals_let_the_listener_rest_and_callers_that_are_let_in_do_not(
+async def test_listener_is_told_of_those_who_were_not_let_in(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever may not enter so takes a small part of the loop's time, however often he comes."""
-    rests: list[float] = []
-    monkeypatch.setattr(Listener, "rest", lambda self, seconds: rests.append(seconds))
+    """So that they take a small part of the loop's time, however often they come."""
+    told: list[bool] = []
+    monkeypatch.setattr(Listener, "refused", lambda self: told.append(True))
     async with door(listen) as entry:
         for _ in range(5):
             entry.call()
         await until(lambda: len(entry.opened.sockets) == 5, "for the callers")
-        assert rests == []
+        assert told == []
     async with door(listen, 4_000_000_000) as entry:
-        monkeypatch.setattr(module, "SHARE_OF_REFUSALS", 1e-6)
         for _ in range(5):
             assert await ended(entry.call())
-        assert len(rests) == 5
-        assert min(rests) > 1, "a million times as long as it took"
-        monkeypatch.setattr(module, "SHARE_OF_REFUSALS", 1)
-        assert await ended(entry.call())
-        await until(lambda: len(rests) == 6)
-        assert rests[-1] == module.SHORTEST_REST
+        assert len(told) == 5
 
 
 async def test_callers_are_passed_on_in_the_order_they_came(listen: ListenAddress) -> None:

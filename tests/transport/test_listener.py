@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import turns, until
 from tunnel.errors import UsageError
 from tunnel.transport import listener
 from tunnel.transport.listener import Listener, bind_tcp, bind_unix, is_configured, is_served
@@ -308,27 +308,88 @@ def few_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_resting_leaves_the_next_ones_to_the_kernel_for_a_while(tmp: Path) -> None:
+def connected(path: Path, count: int) -> list[socket.socket]:
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(count)]
+    for client in clients:
+        client.connect(str(path))
+    return clients
+
+
+async def test_turn_with_a_refusal_is_followed_by_a_rest(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that refusals take their share of the time and no more; those who come meanwhile wait."""
+    monkeypatch.setattr(listener, "SHORTEST_REST", 1000.0)
     sink = Accepted()
-    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
 
     def take(sock: socket.socket) -> None:
         sink(sock)
-        if len(sink.socks) == 1:
-            served.rest(0.02)
-            served.rest(1000.0)  # one at a time
-            asyncio.get_running_loop().call_later(0.01, found.append, len(sink.socks))
+        if len(sink.socks) == 2:
+            served.refused()
 
-    found: list[int] = []
     served = Listener(listening(tmp / "s"), take)
-    for client in clients:
-        client.connect(str(tmp / "s"))
-    await until(lambda: len(sink.socks) == 3, "for those who came meanwhile")
-    assert found == [1]
+    clients = connected(tmp / "s", 1)
+    await until(lambda: len(sink.socks) == 1, "for the one before")
+    clients += connected(tmp / "s", 3)
+    await until(lambda: len(sink.socks) == 4, "for all of that turn")
+    clients += connected(tmp / "s", 1)
+    await turns()
+    assert len(sink.socks) == 4, "it rests"
     served.close()
-    served.rest(0.0)  # too late: it must not begin anew
     for sock in (*clients, *sink.socks):
         sock.close()
+
+
+async def test_rest_is_as_long_as_the_share_demands_and_then_over(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(Listener, "_rest", lambda self, seconds: rests.append(seconds))
+    sink = Accepted()
+
+    def refuse(sock: socket.socket) -> None:
+        sink(sock)
+        served.refused()
+
+    served = Listener(listening(tmp / "s"), refuse)
+    monkeypatch.setattr(listener, "SHARE_OF_REFUSALS", 1e-9)
+    clients = connected(tmp / "s", 1)
+    await until(lambda: len(rests) == 1)
+    assert rests[0] > 1000, "a billion times as long as it took"
+    monkeypatch.setattr(listener, "SHARE_OF_REFUSALS", 1.0)
+    clients += connected(tmp / "s", 1)
+    await until(lambda: len(rests) == 2)
+    assert rests[1] == listener.SHORTEST_REST
+    served.close()
+    for sock in (*clients, *sink.socks):
+        sock.close()
+
+
+async def test_refusals_in_great_number_are_all_taken(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "SHORTEST_REST", 0.001)
+    sink = Accepted()
+
+    def refuse(sock: socket.socket) -> None:
+        sink(sock)
+        served.refused()
+
+    served = Listener(listening(tmp / "s"), refuse)
+    clients = connected(tmp / "s", 100)
+    await until(lambda: len(sink.socks) == 100)
+    served.close()
+    for sock in (*clients, *sink.socks):
+        sock.close()
+
+
+async def test_refusing_listener_that_closes_is_at_rest(tmp: Path) -> None:
+    def end(sock: socket.socket) -> None:
+        sock.close()
+        served.refused()
+        served.close()
+
+    served = Listener(listening(tmp / "s"), end)
+    [client] = connected(tmp / "s", 1)
+    await until(lambda: not (tmp / "s").exists())
+    assert served._pause is None
+    client.close()
 
 
 async def test_closing_during_the_pause_is_the_end(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

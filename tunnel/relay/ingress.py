@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +33,6 @@ LOOPBACK = "127.0.0.1"
 
 MOST_WAITING = 1024
 """Connections that may wait for the link, or for a stream to end; more are reset at once."""
-
-SHARE_OF_REFUSALS = 0.05
-"""The part of the loop's time that an ingress may use for callers that it refuses: it rests in between, and
-those who come meanwhile wait in the kernel. What another user does so costs running streams little."""
-
-SHORTEST_REST = 0.001
-"""Seconds: the event loop's timers have no finer steps."""
 
 log = structlog.get_logger()
 
@@ -113,7 +105,6 @@ class Ingress:
 
     def _take(self, sock: socket.socket) -> None:
         """Judge a caller at once, while it is there to be judged."""
-        began = time.monotonic()
         if self.redirection is not None and self.redirection.is_own(sock):
             reset(sock)
             return
@@ -122,15 +113,16 @@ class Ingress:
             deadline = asyncio.get_running_loop().time() + LINK_DEADLINE
             self._queue.put_nowait(_Caller(sock, target, deadline, uid))
         except asyncio.QueueFull:
-            self._refuse(sock, f"{MOST_WAITING} connections are waiting already")
+            self._turn_away(sock, f"{MOST_WAITING} connections are waiting already")
         except _ForbiddenError as error:
-            self._refuse(sock, error.reason, uid=error.uid)
+            self._turn_away(sock, error.reason, uid=error.uid)
         except (TunnelError, OSError) as error:
-            self._refuse(sock, str(error))
-        else:
-            return
-        cost = time.monotonic() - began
-        self._listener.rest(max(SHORTEST_REST, cost * (1 / SHARE_OF_REFUSALS - 1)))
+            self._turn_away(sock, str(error))
+
+    def _turn_away(self, sock: socket.socket, reason: str, **details: int) -> None:
+        """Refuse a caller that was not let in: with others like it, it takes little of the loop's time."""
+        self._listener.refused()
+        self._refuse(sock, reason, **details)
 
     def _admit(self, sock: socket.socket) -> tuple[str, int]:
         """Return what an acceptable caller wants to reach, and its uid; RefusedError for another."""

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,12 @@ from tunnel.transport.sockets import socket_address
 BACKLOG = 1024  # a caller of a unix socket that finds it full fails at once
 PAUSE = 0.5
 """Seconds without accepting after the process or the host ran out of descriptors or memory."""
+
+SHARE_OF_REFUSALS = 0.05
+"""The part of the loop's time that turns with refused connections may take."""
+
+SHORTEST_REST = 0.02
+"""Seconds. To wake up for every single connection costs ten times as much as to take several at once."""
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPTS_PER_TURN = 16
@@ -125,6 +132,7 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._pause: asyncio.TimerHandle | None = None
+        self._unwanted = False  # one of this turn's connections was refused
         self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
         self._inode = Path(self._path).stat().st_ino if self._path else None
         sock.setblocking(False)
@@ -142,20 +150,30 @@ class Listener:
                     if Path(self._path).stat().st_ino == self._inode:
                         Path(self._path).unlink()
 
-    def rest(self, seconds: float) -> None:
-        """Accept nothing for a while: what comes meanwhile waits in the kernel, BACKLOG at most."""
-        if self._sock.fileno() >= 0 and self._pause is None:
-            self._loop.remove_reader(self._sock)
-            self._pause = self._loop.call_later(seconds, self._resume)
+    def refused(self) -> None:
+        """The connection that was just accepted is one that nobody wants: rest after this turn.
+
+        Turns with such connections so take SHARE_OF_REFUSALS of the loop's time at most, and those who come
+        meanwhile wait in the kernel: whoever connects all the time costs running streams little.
+        """
+        self._unwanted = True
 
     def _resume(self) -> None:
         self._pause = None
         self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
+        began = time.monotonic()
+        self._unwanted = False
+        self._accept_some()
+        if self._unwanted:
+            cost = time.monotonic() - began
+            self._rest(max(SHORTEST_REST, cost * (1 / SHARE_OF_REFUSALS - 1)))
+
+    def _accept_some(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            if self._sock.fileno() < 0 or self._pause is not None:
-                return  # whoever got the last connection closed us, or wants a rest
+            if self._sock.fileno() < 0:
+                return  # whoever got the last connection closed us
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -166,7 +184,12 @@ class Listener:
             sock.setblocking(False)
             self._accepted(sock)
 
+    def _rest(self, seconds: float) -> None:
+        if self._sock.fileno() >= 0 and self._pause is None:
+            self._loop.remove_reader(self._sock)
+            self._pause = self._loop.call_later(seconds, self._resume)
+
     def _take_a_break(self, error: OSError) -> None:
         level = log.warning if error.errno in _EXHAUSTED else log.error
         level("cannot accept, trying again", error=error.strerror, seconds=PAUSE)
-        self.rest(PAUSE)
+        self._rest(PAUSE)
