@@ -87,6 +87,7 @@ async def test_ingress(tmp: Path) -> None:
         "peer": "hostb",
         "port": None,
         "target": "tcp:127.0.0.1:49152",
+        "redirect": None,
         "accepted": 0,
         "refused": 1,
     }
