@@ -34,7 +34,7 @@ from tunnel.virt.libvirtmove import LibvirtMove
 from tunnel.virt.migration import Mode, Options
 from tunnel.virt.move import Conductor, Ending, settled
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.qmpmove import QmpMove, require_capability
+from tunnel.virt.qmpmove import QmpMove, require_capability, require_idle
 from tunnel.virt.request import Request
 from tunnel.virt.where import Where, sentence
 
@@ -178,8 +178,7 @@ class Migration:
             self._announcer.check(await check_name_free(guest, destination))
         if order.parallel or disks:
             ingresses = targets.ingresses_of(order.config, order.peer, way, disks=disks)
-            if (user := await check_callers(guest, ingresses)) is not None:
-                self._announcer.check(user)
+            await check_callers(guest, ingresses)
         await self._check_room(await guest.disks() if disks else 0)
         move = LibvirtMove(guest, destination, uri, request, switch_later=order.switch_later)
         return move, way.migrate_uri
@@ -195,6 +194,7 @@ class Migration:
         source = await self._monitor(stack, "source")
         found = await identify(source)
         require_guest(order.guest, found, source.name)
+        await require_idle(source)  # before a far monitor is waited for, which a first command may hold
         entry = self._entry(order.guest or found.name)
         await check_redirects(self._tunnel, [entry.uri])
         await self._check_targets(targets.of_qemu(order.config, order.peer, entry, self._far_monitor))

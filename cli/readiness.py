@@ -20,6 +20,7 @@ from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.probing import Verdict
 from tunnel.transport.users import user_name
 from tunnel.virt.libvirt import Guest, Host, State
+from tunnel.virt.libvirtmove import require_idle
 from tunnel.virt.polling import until
 from tunnel.wire.codes import Code
 
@@ -137,7 +138,9 @@ async def check_hosts(source: Host, destination: Host) -> Finding:
 
 
 async def check_guest(source: Host, name: str, *, resume: bool = False) -> tuple[Guest, Finding]:
-    """The guest is here and can be moved: it runs or is paused, or with ``resume`` its post-copy broke.
+    """The guest is here and can be moved: it runs or is paused, and libvirt has no job on it.
+
+    With ``resume`` its post-copy broke.
 
     Raises HypervisorError when not.
     """
@@ -150,6 +153,8 @@ async def check_guest(source: Host, name: str, *, resume: bool = False) -> tuple
     if state not in wanted:
         hint = "; its next start there goes on from what was saved" if state is State.SAVED else ""
         raise HypervisorError(f"{name} is {state} at {source.uri}, not {' or '.join(sorted(wanted))}{hint}")
+    if not resume:
+        await require_idle(guest)
     await guest.migratable_xml()
     return guest, Finding("guest", f"{name} is {state}")
 
@@ -179,19 +184,16 @@ async def check_name_free(guest: Guest, destination: Host) -> Finding:
     return Finding("destination", f"{name} is {state} there")
 
 
-async def check_callers(guest: Guest, ingresses: Iterable[Ingress]) -> Finding | None:
+async def check_callers(guest: Guest, ingresses: Iterable[Ingress]) -> None:
     """The user that the guest's QEMU runs as may use ``ingresses``, where it connects itself.
 
-    Raises RefusedError when not. None where libvirt does not tell that user.
+    Raises RefusedError when not. Where libvirt does not tell that user, nothing is wrong.
     """
     uid = await guest.uid()
-    if uid is None:
-        return None
     for ingress in ingresses:
-        if uid not in ingress.uids:
+        if uid is not None and uid not in ingress.uids:
             raise RefusedError(
                 f"the QEMU of {guest.name} runs as user {user_name(uid)}, who may not use the ingress "
                 f"{ingress.listen}, and for --parallel and disks it connects itself: add that user to the "
                 "ingress's users, and restart the daemon"
             )
-    return Finding("user", f"QEMU runs as {user_name(uid)}, who may use the tunnel")

@@ -250,7 +250,7 @@ async def test_second_migration_leaves_the_first_alone(hosts: TwoHosts, tmp: Pat
         running(*route.arguments("--bandwidth", "16MiB/s")) as first,
     ):
         await sent_some(first)
-        arguments = route.arguments(dest_qmp=False)
+        arguments = route.arguments()  # with the far monitor that the first one holds
         arguments[arguments.index("--qmp") + 1] = str(tmp / "third.qmp")
         code, second = await run(*arguments)
         assert code == 1

@@ -46,16 +46,13 @@ class LibvirtMove:
         self._last: Progress | None = None
 
     async def prepare(self) -> None:
-        """Note how the guest is now. Raises HypervisorError when there is nothing to move."""
+        """Note how the guest is now. Raises HypervisorError when there is nothing to move, or a job on it."""
         self._before = await self._guest.state()
         resumable = self._request.postcopy_resume and self._before in _RESUMABLE
         if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
             raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
-        if not resumable and (operation := await self._guest.operation()):
-            raise HypervisorError(
-                f"{self._guest.name}: libvirt is at another job with it already ({operation}): wait until "
-                f"virsh domjobinfo {shlex.quote(self._guest.name)} says that it has ended"
-            )
+        if not resumable:
+            await require_idle(self._guest)
 
     async def run(self) -> Summary:
         """Migrate, with the destination set up for it."""
@@ -180,4 +177,13 @@ class LibvirtMove:
             final.sent if final else None,
             final.iteration if final else None,
             self._switching is not None or bool(self._last and self._last.postcopy),
+        )
+
+
+async def require_idle(guest: Guest) -> None:
+    """Raise HypervisorError when libvirt has a job on ``guest``: it does one at a time."""
+    if operation := await guest.operation():
+        raise HypervisorError(
+            f"{guest.name}: libvirt is at another job with it already ({operation}): wait until virsh "
+            f"domjobinfo {shlex.quote(guest.name)} says that it has ended"
         )

@@ -44,12 +44,7 @@ class QmpMove:
 
         Raises HypervisorError when not.
         """
-        phase = await phase_of(self._source)
-        if phase.under_way or phase.broken:
-            raise HypervisorError(
-                f"{self._source.name}: a migration of this guest is under way already ({phase}): "
-                "wait until query-migrate says that it has ended"
-            )
+        await require_idle(self._source)
         self._before = await self._source.status()
         if self._before not in {"running", "paused"}:
             raise HypervisorError(f"{self._source.name}: it is {self._before} and has no guest to move")
@@ -112,6 +107,16 @@ class QmpMove:
         if self._destination is None:
             return True
         return "socket-address" in await self._destination.execute("query-migrate")
+
+
+async def require_idle(source: Monitor) -> None:
+    """Raise HypervisorError when the QEMU behind ``source`` migrates already."""
+    phase = await phase_of(source)
+    if phase.under_way or phase.broken:
+        raise HypervisorError(
+            f"{source.name}: a migration of this guest is under way already ({phase}): wait until "
+            "query-migrate says that it has ended"
+        )
 
 
 async def require_capability(side: Monitor, name: str) -> None:

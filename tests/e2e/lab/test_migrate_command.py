@@ -89,6 +89,7 @@ def test_guest_moves(lab: Lab, options: tuple[str, ...]) -> None:
         "libvirt",
         "guest",
         "destination",
+        "streams",
     ]
     assert told[-1] == {**told[-1], "event": "ended", "result": "done", "runs_at": "destination"}
     assert lab.runner("web1") is lab.b
@@ -275,8 +276,46 @@ def test_name_that_is_taken_at_the_destination_is_named(lab: Lab) -> None:
     code, _, words = migrate(lab)
     assert code == 1
     assert "a guest named 'web1' is running" in words
+    assert words.count(lab.a.virsh("domuuid", "web1").stdout.strip()) == 2
+    assert "stop" not in words
     guest.verify(lab.a)
     path.unlink()
+
+
+def test_second_migration_leaves_the_first_alone(lab: Lab) -> None:
+    guest = lab.start_guest("web1", workload=RESTLESS)
+    linked(lab)
+    first = lab.a.start(command("--timeout", "10s", *SLOW))
+    wait_sent(first, MIB)
+    code, told, words = migrate(lab)
+    assert code == 1
+    assert "libvirt is at another job with it already (migration out)" in " ".join(words.split())
+    assert "runs on" not in words
+    assert not [each for each in told if each["event"] == "started"]
+    assert first.wait(60) == 0, first.output()
+    assert lab.runner("web1") is lab.b
+    guest.verify(lab.b)
+
+
+def test_user_of_qemu_who_may_not_enter_is_refused_before_anything_moves(lab: Lab) -> None:
+    guest = lab.start_guest("web1")
+    linked(lab, RPC, Ingress(RAM.peer, RAM.listen, users=["root"]))
+    code, told, words = migrate(lab, "--parallel", "2")
+    assert code == 3
+    assert "runs as user libvirt-qemu, who may not use the ingress tcp:127.0.1.2:49152" in " ".join(
+        words.split()
+    )
+    assert not [each for each in told if each["event"] == "started"]
+    guest.verify(lab.a)
+
+
+def test_guest_that_was_saved_is_called_that(lab: Lab) -> None:
+    lab.start_guest("web1")
+    linked(lab)
+    lab.a.virsh("managedsave", "web1")
+    code, _, words = migrate(lab)
+    assert code == 1
+    assert "web1 is saved at qemu:///system" in words
 
 
 def test_disks_without_a_way_are_told_what_to_configure(lab: Lab) -> None:
