@@ -119,10 +119,16 @@ def _ingress(ingress: dict[str, Any]) -> str:
 
 def _link(link: dict[str, Any]) -> Iterator[str]:
     yield f"link {link['peer']}: {link['state']} since {link['since']}"
+    rotation = link["rotation"]
     for lane in link["lanes"]:
         sent, received = decimal(lane["bytes_sent"]), decimal(lane["bytes_received"])
+        records = f"{lane['records_sent']} and {lane['records_received']} of {rotation['records']} records"
         route = f"{lane['local']} - {lane['remote']}"
-        yield f"  lane {lane['epoch']}: {lane['kind']}, {lane['cipher']}, {route}, {sent} out, {received} in"
+        carried = f"{sent} out, {received} in, {records}"
+        yield f"  lane {lane['epoch']}: {lane['kind']}, {lane['cipher']}, {route}, {carried}"
+    if last := rotation["last"]:
+        count, lane = rotation["rotations"], last["lane"]
+        yield f"  lanes replaced: {count}, the last one was lane {lane} at {last['at']}: {last['reason']}"
     for stream in link["streams"]:
         out, into = decimal(stream["bytes_from_local"]), decimal(stream["bytes_to_local"])
         yield f"  stream {stream['stream']}: {stream['target']}, {out} sent, {into} received"

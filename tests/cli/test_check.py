@@ -116,6 +116,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             "memory": 268435456,
             "resume_window": 30.0,
             "rotate_records": 4194304,
+            "rotate_after": 86400.0,
         },
         "peers": [
             {

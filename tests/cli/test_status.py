@@ -24,6 +24,16 @@ LINK: dict[str, Any] = {
     "round_trip": 0.001,
     "kept": 0,
     "resumes": 1,
+    "rotation": {
+        "records": 4194304,
+        "after": 86400.0,
+        "rotations": 3,
+        "last": {
+            "at": "2026-01-01T00:00:09.000+00:00",
+            "lane": 1,
+            "reason": "4194304 records with one key",
+        },
+    },
     "streams_opened": 2,
     "lanes": [
         {
@@ -35,6 +45,8 @@ LINK: dict[str, Any] = {
             "age": 5.0,
             "bytes_sent": 5_000_000,
             "bytes_received": 700,
+            "records_sent": 310,
+            "records_received": 12,
         }
     ],
     "streams": [
@@ -130,7 +142,14 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
         f"  warning: {CRL} is valid until …: renew it",
         "userspace lanes: the configuration says so",
         "link hostb: up since 2026-01-01T00:00:03.000+00:00",
-        f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, 5.0 MB out, 700 bytes in",
+        (
+            f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, "
+            "5.0 MB out, 700 bytes in, 310 and 12 of 4194304 records"
+        ),
+        (
+            "  lanes replaced: 3, the last one was lane 1 at 2026-01-01T00:00:09.000+00:00: "
+            "4194304 records with one key"
+        ),
         "  stream 3: tcp:127.0.0.1:49152, 4.0 MB sent, 10 bytes received",
         "  2026-01-01T00:00:03.000+00:00 lane lost: cause 3",
         "  2026-01-01T00:00:04.000+00:00 lane lost: cause 4 (345 times since 2026-01-01T00:00:00.000+00:00)",

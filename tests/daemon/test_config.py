@@ -69,9 +69,8 @@ def test_the_manuals_example_is_right(manual_example: Config, tmp_path: Path) ->
 def test_the_manuals_defaults_are_the_real_ones(manual_example: Config) -> None:
     fields = Transport.model_fields
     hosts_own = {"congestion", "lane_threads"}  # their defaults depend on the machine
-    not_yet = {"rotate_records"}  # explained, but refused by this version: not in the example
     shown = manual_example.transport.model_fields_set
-    assert shown == fields.keys() - not_yet
+    assert shown == fields.keys()
     written = {key: value for key, value in manual_example.transport if key in shown - hosts_own}
     assert written == {key: fields[key].default for key in written}
     assert manual_example.host.control == Host.model_fields["control"].default
@@ -109,7 +108,8 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     transport = config.transport
     assert (transport.lane, transport.lanes, transport.congestion) == (values.LaneChoice.AUTO, 1, None)
     assert transport.lane_threads is None
-    assert (transport.memory, transport.resume_window, transport.rotate_records) == (2**28, 30.0, 4194304)
+    assert (transport.memory, transport.resume_window) == (2**28, 30.0)
+    assert (transport.rotate_records, transport.rotate_after) == (4194304, 86400.0)
     assert config.peers[0].address == Endpoint("hostb.example", 16515)
     assert not config.peers[0].egress.rules
     assert config.ingresses[0].target == TcpAddress("127.0.0.1", 49152)

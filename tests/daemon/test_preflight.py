@@ -98,10 +98,9 @@ def test_directory_of_a_file_counts_as_well(directory: Path) -> None:
 
 
 def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) -> None:
-    host = HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlanes = 2\nrotate_records = 4096\n'
+    host = HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlanes = 2\nrotate_records = 1024\n'
     config = load(write_config(directory, host, TLS, PEER))
     assert problems(config) == {
-        "transport.rotate_records": "this version does not rotate lanes: leave it out",
         "host.metrics": "this version has no metrics endpoint: leave it out",
     }
 

@@ -27,6 +27,7 @@ from tunnel.daemon.service import Service, notify
 from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.link import LinkState
 from tunnel.relay.pump import Pump
+from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import nftables
 from tunnel.transport.ktls import SUITES, Capability
@@ -109,11 +110,13 @@ async def test_only_the_host_with_an_ingress_dials(hosts: TwoHosts) -> None:
 
 async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
     hosts.a.transport = {"memory": "64MiB", "resume_window": "7s", "congestion": "reno"}
+    hosts.a.transport |= {"rotate_records": 2048, "rotate_after": "1h"}
     hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
     [(_, plan)] = service(hosts.a)._link_plans()
     assert (plan.host, plan.peer) == ("hosta", "hostb")
     assert (plan.settings.memory, plan.resume_window) == (64 * 2**20, 7.0)
-    [dialer] = service(hosts.a)._dialers()
+    [(link, dialer)] = service(hosts.a)._dialers()
+    assert link.plan.rotation == RotationPlan(2048, 3600.0)
     assert dialer._plan.congestion == "reno"
     assert dialer._plan.source == hosts.a.address.rpartition(":")[0]
     [(_, plan)] = service(hosts.b)._link_plans()

@@ -120,6 +120,14 @@ def test_a_lane_is_rotated_before_its_key_wears_out() -> None:
     assert complaint(values.Records, 1023)
 
 
+def test_a_lane_may_live_for_ever_or_a_while() -> None:
+    assert read(values.RotateAfter, "0s") == 0.0
+    assert read(values.RotateAfter, "24h") == 86400.0
+    assert read(values.RotateAfter, "60s") == 60.0
+    for wrong in ("59s", "721h"):
+        assert "out of range: 60s to 720h, and 0s is off" in complaint(values.RotateAfter, wrong)
+
+
 def test_this_host_itself_is_asked() -> None:
     assert read(values.Uid, "root") == 0
     assert read(values.Congestion, values.CONGESTION_CONTROLS.read_text().split()[0])

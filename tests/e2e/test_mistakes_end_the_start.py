@@ -119,9 +119,10 @@ def test_missing_directory_of_a_unix_socket_is_made(hosts: TwoHosts, target: Tar
 
 
 def test_what_this_version_cannot_do_does_not_seem_to_be_done(hosts: TwoHosts) -> None:
-    hosts.a.transport = {"rotate_records": 4096}
-    [line] = refused(hosts.a.write_config())
-    assert line.startswith("transport.rotate_records: this version ")
+    path = hosts.a.write_config()
+    path.write_text(path.read_text().replace("[host]\n", '[host]\nmetrics = "127.0.0.1:9516"\n'))
+    [line] = refused(path)
+    assert line.startswith("host.metrics: this version ")
 
 
 def test_missing_file(tmp: Path) -> None:

@@ -44,15 +44,37 @@ def test_expiry_ends_the_link_and_both_sides_say_whose(hosts: TwoHosts, target: 
     assert other.status()["certificate"]["problem"] is None
 
 
-def test_a_certificate_that_was_renewed_on_disk_brings_the_link_back(hosts: TwoHosts, target: Target) -> None:
+@pytest.mark.parametrize("name", ["hosta", "hostb"])
+def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
+    hosts: TwoHosts, target: Target, name: str
+) -> None:
+    """Lanes are replaced by ones with the new one: by the host that dialed, or as the other asks it to."""
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    owner = hosts.a if name == "hosta" else hosts.b
+    now = datetime.now(UTC)
+    issue(hosts, owner, Validity(now - timedelta(hours=1), now + 3 * SOON))
+    hosts.start()
+    ends = owner.status()["certificate"]["not_after"]
+    with connect(entry) as caller, target.accept() as called:
+        issue(hosts, owner, Validity.lasting(90))
+        owner.wait_log("this host's certificate was renewed")
+        until("that to be told", lambda: owner.status()["certificate"]["not_after"] > ends)
+        owner.wait_log("lane replaced.*certificates renewed")
+        until("the end of the old one", lambda: datetime.now(UTC).isoformat() > ends, 4 * SOON.seconds)
+        until("the lanes to be judged", lambda: owner.status()["certificate"]["problem"] is None)
+        exchange(caller, called)
+    for host, peer in hosts.both_ways:
+        assert host.link(peer)["resumes"] == 0
+        assert "link down" not in host.log
+
+
+def test_a_certificate_that_is_renewed_too_late_brings_the_link_back(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     issue(hosts, hosts.a, short_lived())
     hosts.start()
-    ends = hosts.a.status()["certificate"]["not_after"]
+    hosts.b.wait_log("link down")
     issue(hosts, hosts.a, Validity.lasting(90))
     hosts.a.wait_log("this host's certificate was renewed")
-    until("that to be told", lambda: hosts.a.status()["certificate"]["not_after"] > ends)
-    hosts.b.wait_log("link down")
     until("the link to be back", lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a))
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)

@@ -21,7 +21,17 @@ from tests.support.relays import content, relaying
 from tests.support.waiting import until
 from tunnel.transport.capability import examine
 from tunnel.transport.handshake import handshake_for_kernel
-from tunnel.transport.ktls import DATA, SUITES, Capability, enable, explain, receive_record
+from tunnel.transport.ktls import (
+    DATA,
+    RECEIVE,
+    SEND,
+    SUITES,
+    Capability,
+    enable,
+    explain,
+    receive_record,
+    record_number,
+)
 from tunnel.transport.tls import load
 from tunnel.wire.frames import Ping, encode
 
@@ -65,6 +75,8 @@ async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing
         records = [receive_record(ours) for _ in range(3 if dialing else 1)]
         assert records.pop() == (DATA, b"back")
         assert {explain(*record) for record in records} <= {""}, "session tickets"
+        assert record_number(ours, suite, SEND) == keys.send.records + 1
+        assert record_number(ours, suite, RECEIVE) == keys.receive.records + (3 if dialing else 1)
 
 
 @contextmanager

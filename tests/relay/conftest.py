@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.links import Pair
+from tests.support.links import Pair, join
 from tests.support.namespace import link_local, network
 from tests.support.pumps import Local
-from tests.support.waiting import unexpected
+from tests.support.waiting import unexpected, until
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
+from tunnel.wire.frames import Limits
+from tunnel.wire.session import Settings
 
 __all__ = ["link_local", "network"]
 
@@ -36,3 +38,13 @@ async def local(request: pytest.FixtureRequest) -> AsyncIterator[Local]:
         made.pump.close()
         made.hypervisor.close()
     assert not surprises, "\n".join(surprises)
+
+
+@pytest.fixture
+async def two_lanes() -> AsyncIterator[Pair]:
+    """Links that have two lanes: 1 and 2."""
+    pair = await Pair(settings=Settings(Limits(256, 1024, 2))).up()
+    second = join(pair.a, pair.b)
+    await until(lambda: second.epoch, "for the second lane")
+    yield pair
+    pair.close()

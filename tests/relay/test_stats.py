@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from tests.support.links import Pair, make_link
+from tests.support.links import Pair, make_link, rejoin
 from tests.support.waiting import until
 from tunnel.relay.address import RedirectAddress, UnixAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
@@ -30,11 +30,24 @@ async def test_link_that_is_down() -> None:
         "round_trip": None,
         "kept": 0,
         "resumes": 0,
+        "rotation": {"records": 4194304, "after": 86400.0, "rotations": 0, "last": None},
         "streams_opened": 0,
         "streams_vacant": None,
         "lanes": [],
         "streams": [],
     }
+
+
+async def test_link_whose_lane_was_replaced() -> None:
+    pair = await Pair().up()
+    pair.a.rotation.rotate("certificates renewed")
+    rejoin(pair.a, pair.b, 1)
+    await until(lambda: 2 in pair.a.lanes, "for the new lane")
+    rotation = link_facts(pair.a)["rotation"]
+    assert rotation["last"].pop("at").endswith("+00:00")
+    assert (rotation["rotations"], rotation["last"]) == (1, {"lane": 1, "reason": "certificates renewed"})
+    assert json.loads(json.dumps(link_facts(pair.b)))["rotation"]["records"] == 4194304
+    pair.close()
 
 
 async def test_link_with_a_stream() -> None:
@@ -57,6 +70,8 @@ async def test_link_with_a_stream() -> None:
         "remote": "unnamed socket",
         "bytes_sent": pair.lane.bytes_sent,
         "bytes_received": pair.lane.bytes_received,
+        "records_sent": 0,
+        "records_received": 0,
     }
     host, port = caller.getsockname()
     assert facts["streams"] == [

@@ -30,6 +30,7 @@ class Cutter:
         self.address = f"127.0.0.4:{self._server.getsockname()[1]}"
         self.carried = 0  # bytes, both ways, over all connections
         self.connections = 0
+        self.closed = False  # carry no new connection: it is reset, and the old ones go on
         self.one_at_a_time = False  # ``cut_after`` cuts the connection that carried the byte, not all
         self._cuts: deque[int] = deque()
         self._left: int | None = None
@@ -107,6 +108,10 @@ class Cutter:
         while True:
             near, _ = await self._loop.sock_accept(self._server)
             self.connections += 1
+            if self.closed:
+                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                near.close()
+                continue
             far = socket.socket()
             for sock in (near, far):
                 sock.setblocking(False)

@@ -182,6 +182,9 @@ class Host:
 
     def on_tick(self, lane: Lane) -> None:
         self.calls.append("on_tick")
+
+    def on_worn(self, lane: Lane) -> None:
+        self.calls.append("on_worn")
         self.session.flush_credits()
         self.kick()
 

@@ -79,6 +79,17 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
     return near
 
 
+def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
+    """Let one link dial the other for a lane in the place of ``old``, which lives; the dialing end."""
+    near, far = pipe(dialing.plan.host, accepting.plan.host, LaneState.AWAIT_RESUMED)
+    far.start(_Newcomer(accepting))
+    applicant = _Applicant(dialing)
+    applicant._done.add_done_callback(lambda done: done.exception())
+    near.start(applicant)
+    dialing.ask_resume(near, old)
+    return near
+
+
 class Pair:
     """Links a and b, joined by a lane that a dialled. ``theirs`` is what b plans otherwise."""
 

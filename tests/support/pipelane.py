@@ -19,6 +19,7 @@ class PipeLane(SocketLane):
     cipher = "none"
     batch = MIB
     room = True
+    records_sent = records_received = 0  # likewise
 
     def __init__(self, peer: str, state: LaneState) -> None:
         sock, other = socket.socketpair()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 
+from tests.support.ends import LaneEnd, Local
 from tests.support.questions import Questions
+from tests.support.rotating import Rotating
 from tunnel.errors import ProtocolError
 from tunnel.wire.codes import FEATURES, MAX_DATA, Code
 from tunnel.wire.decoder import Decoder
@@ -37,8 +38,11 @@ from tunnel.wire.frames import (
     Limits,
     Ping,
     Pong,
+    Replace,
     Resume,
     Resumed,
+    Retire,
+    Retired,
     Welcome,
     encode,
 )
@@ -86,40 +90,7 @@ def frames(raw: bytes) -> list[Frame]:
     return found
 
 
-@dataclass
-class Local:
-    """One hypervisor connection at one end: what it has yet to say, and what has come for it."""
-
-    number: int
-    backlog: int = 0  # bytes that it wants to send
-    sent: int = 0
-    inbox: bytearray = field(default_factory=bytearray)  # arrived, not delivered
-    taken: int = 0  # bytes delivered
-    events: list[type[Event]] = field(default_factory=list)
-    released: int = 0  # what the peer delivered, as the session told
-    opened: bool = False
-    finished: bool = False
-    gone: bool = False
-
-    @property
-    def order(self) -> str:
-        """The events so far, for comparing; but for one that may come at any time, or never."""
-        telling = [kind for kind in self.events if kind is not StreamReleased]
-        return " ".join(kind.__name__.removeprefix("Stream") for kind in telling)
-
-
-@dataclass
-class LaneEnd:
-    """One end of a lane. ``out`` is what left it and did not arrive yet."""
-
-    epoch: int
-    replaces: int
-    state: LaneState
-    decoder: Decoder = field(default_factory=Decoder)
-    out: bytearray = field(default_factory=bytearray)
-
-
-class Host:
+class Host(Rotating):
     """One end of the session, and the part of a link that the protocol asks of its owner."""
 
     def __init__(self, settings: Settings, *, initiator: bool) -> None:
@@ -143,14 +114,15 @@ class Host:
 
     # Lanes.
 
-    def dial(self, epoch: int, replaces: int) -> None:
-        """Begin a lane: the session's first, or one that joins it."""
+    def dial(self, epoch: int, replaces: int, *, gentle: bool = False) -> None:
+        """Begin a lane: the session's first, or one that joins it; ``gentle``, if ``replaces`` lives."""
         if self._session is None:
             self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_WELCOME)
             self.lanes[epoch].out += encode(self._offer)
             return
-        self.lanes[epoch] = LaneEnd(epoch, replaces, LaneState.AWAIT_RESUMED)
-        self.lanes[epoch].out += encode(self.session.resume(epoch, replaces))
+        self.lanes[epoch] = LaneEnd(epoch, replaces, LaneState.AWAIT_RESUMED, gentle)
+        kind = Replace if gentle else Resume
+        self.lanes[epoch].out += encode(self.session.resume(epoch, replaces, kind))
 
     def listen(self, epoch: int) -> None:
         self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_FIRST)
@@ -158,12 +130,14 @@ class Host:
     def lose(self, epoch: int) -> LaneEnd | None:
         """Notice that a lane is dead."""
         lane = self.lanes.pop(epoch, None)
-        if lane is not None and lane.state is LaneState.ATTACHED:
+        attached = {LaneState.ATTACHED, LaneState.RETIRING}
+        if lane is not None and lane.state in attached and lane.claim is None and not lane.settled:
             self.session.lost(epoch)
+            self._take_over(epoch)
         return lane
 
-    def attached(self) -> list[LaneEnd]:
-        return [lane for lane in self.lanes.values() if lane.state is LaneState.ATTACHED]
+    def carrying(self) -> list[int]:
+        return [epoch for epoch, lane in self.lanes.items() if lane.carries]
 
     # What our side does to streams.
 
@@ -231,7 +205,7 @@ class Host:
     def transmit(self, epoch: int, room: int = MAX_DATA) -> bool:
         """Let a lane send one thing: control frames, a replay, or new payload of up to ``room`` bytes."""
         lane = self.lanes[epoch]
-        if lane.state is not LaneState.ATTACHED:
+        if not lane.carries:
             return False
         raw = self.session.control(room)
         if not raw and (again := self.session.replay(epoch)) is not None:
@@ -293,7 +267,15 @@ class Host:
                 check_welcome(self._offer, frame)
                 self._attach(lane, frame.limits)
             case Resumed():
-                self.note(self.session.rejoin(frame))
+                self._resumed(lane, frame)
+            case Replace() if self._lives(frame.replaces):
+                self._stand_by(lane, frame)
+            case Retire():
+                self._on_retire(lane)
+            case Retired():
+                assert not lane.settled
+                lane.settled = True
+                self.session.retired(lane.epoch)
             case Resume():
                 self._admit(lane, frame)
             case Data() | Ping() | Pong() | GoAway():
@@ -365,6 +347,15 @@ class Network:
         self.acceptor.listen(epoch)
         return epoch
 
+    def rotate(self, epoch: int) -> None:
+        """Begin a lane in place of ``epoch``, which lives; one at a time."""
+        if not any(
+            (lane.gentle and not lane.carries) or lane.retired for lane in self.initiator.lanes.values()
+        ):
+            new = next(self._epochs)
+            self.initiator.dial(new, epoch, gentle=True)
+            self.acceptor.listen(new)
+
     def carry(self, epoch: int, from_initiator: bool, most: int = MAX_DATA) -> int:
         """Move up to ``most`` bytes that are under way on a lane to where they were sent."""
         source, target = self.hosts if from_initiator else self.hosts[::-1]
@@ -373,6 +364,8 @@ class Network:
         del lane.out[:most]
         if epoch in target.lanes:
             target.take(epoch, data)
+        if lane.closed and not lane.out:
+            source.lanes.pop(epoch, None)
         return len(data)
 
     def carry_all(self) -> bool:
@@ -385,12 +378,19 @@ class Network:
         """Kill a lane with all that is under way on it. The acceptor may not have ``noticed`` yet."""
         lane = self.initiator.lose(epoch)
         assert lane is not None
-        if lane.state is LaneState.ATTACHED:
+        if lane.carries:
             self._owed.append(epoch)
-        elif lane.replaces:
+            self._give_up_rotation(noticed)
+        elif lane.state is LaneState.AWAIT_RESUMED and lane.replaces and not lane.gentle:
             self._owed.append(lane.replaces)
         if noticed:
             self.acceptor.lose(epoch)
+
+    def _give_up_rotation(self, noticed: bool) -> None:
+        """A lane was lost: resuming comes first, and there is one RESUME without answer at a time."""
+        for lane in list(self.initiator.lanes.values()):
+            if lane.gentle and lane.state is LaneState.AWAIT_RESUMED:
+                self.cut(lane.epoch, noticed)
 
     def notice(self) -> None:
         """Let the acceptor learn of every lane that is dead."""
@@ -401,16 +401,20 @@ class Network:
 
     def settle(self) -> None:
         """Accept, send, carry and deliver everything, end every stream; fails if that gets stuck."""
-        self.notice()
-        while self._owed or not self.initiator.lanes:
+        while self._owed or not (self.initiator.carrying() or self._dialling()):
             self.dial()
         for _ in range(_NEVER):
             if not self._round():
                 return
         raise AssertionError("the simulation never came to rest")
 
+    def _dialling(self) -> bool:
+        """Whether there is a lane that is going to carry the session, or one for which it goes on."""
+        return any(not (lane.gentle or lane.retired) for lane in self.initiator.lanes.values())
+
     def _round(self) -> bool:
         moved = self.carry_all()
+        self.notice()
         for host in self.hosts:
             moved |= host.converse()
             for epoch in host.lanes:

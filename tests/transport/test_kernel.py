@@ -27,7 +27,7 @@ from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code, FrameType
-from tunnel.wire.frames import Open, data_header, encode, parse_header
+from tunnel.wire.frames import Credit, Open, data_header, encode, parse_header
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
@@ -160,6 +160,50 @@ async def test_a_parcel_leaves_from_its_pipe_behind_its_header(raw: Raw) -> None
         return got.endswith(wanted)
 
     await until(arrived, "for the parcel")
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_the_kernel_is_asked_for_its_count_only_at_a_mark(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    """The lane's own count is never too small; the kernel's is exact."""
+    asked: list[int] = []
+
+    def count(sock: socket.socket, cipher: str, direction: int) -> int:
+        assert cipher == CIPHER
+        asked.append(direction)
+        return 3 * len(asked)
+
+    monkeypatch.setattr(ktls, "record_number", count)
+    raw.lane.warn_at(8)
+    number = 1
+    while "on_worn" not in raw.host.calls:
+        if sends:
+            raw.lane.send_control(encode(Open(2 * number, 4096, TARGET)))
+            raw.lane.flush()
+        else:
+            await raw.say(encode(Credit(0, 0, 1024)))
+        number += 1
+        assert number < 100
+        await turns(3)
+    assert set(asked) == {ktls.SEND if sends else ktls.RECEIVE}
+    assert len(asked) == 3, "3, 6 and 9 records"
+
+
+async def test_without_the_kernels_count_the_lanes_own_counts(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, "an old kernel")
+
+    monkeypatch.setattr(ktls, "record_number", refuse)
+    made, taken = raw.lane.records_sent, raw.lane.records_received
+    raw.lane.send_control(encode(Open(2, 4096, TARGET)))
+    raw.lane.flush()
+    await raw.say(raw.frame(40_000))
+    await until(lambda: raw.host.sinks[1].received == 40_000)
+    assert raw.lane.records_sent == made + 1
+    assert raw.lane.records_received >= taken + 2
 
 
 def a_parcel(raw: Raw, size: int) -> tuple[Keeper, bytes, Outgoing]:

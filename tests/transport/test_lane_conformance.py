@@ -23,6 +23,9 @@ from tests.support.lanes import (
     stuffed,
 )
 from tests.support.waiting import turns, until
+from tunnel.errors import LaneLost
+from tunnel.transport import socketlane
+from tunnel.transport.openssl import RECORD
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code
 from tunnel.wire.frames import (
     Credit,
@@ -200,6 +203,39 @@ async def test_a_lane_knows_what_it_is(hosts: Hosts, kinds: Kinds) -> None:
         await pair.closed([number])
         assert MIB < b.bytes_received <= a.bytes_sent < MIB + 64 * KIB
         assert 16 * KIB <= a.batch <= MIB
+
+
+@each_pairing
+async def test_records_are_counted_and_a_worn_key_is_told_once(hosts: Hosts, kinds: Kinds) -> None:
+    async with joined(hosts, kinds) as pair:
+        (number,) = await pair.opened()
+        for host in (pair.a, pair.b):
+            host.lane.warn_at(40)
+        pair.a.send(number, 2 * MIB)
+        pair.b.send(number, 0)
+        await pair.closed([number])
+        await until(lambda: all("on_worn" in host.calls for host in (pair.a, pair.b)), "for both to be told")
+        await turns()
+        assert [host.calls.count("on_worn") for host in (pair.a, pair.b)] == [1, 1]
+        sent, received = pair.a.lane.records_sent, pair.b.lane.records_received
+        assert 2 * MIB // RECORD <= received <= sent + 8
+        assert sent <= 2 * (2 * MIB // RECORD) + 40
+        assert pair.b.lane.records_sent < 40 <= pair.a.lane.records_sent
+
+
+@each_pairing
+async def test_a_lane_is_lost_before_a_key_protects_too_much(
+    hosts: Hosts, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socketlane, "KEY_LIMIT", 60)
+    async with joined(hosts, kinds) as pair:
+        (number,) = await pair.opened()
+        pair.a.send(number, 1 << 40)
+        await until(lambda: pair.a.ends or pair.b.ends, "for the end")
+        [reason] = [*pair.a.ends, *pair.b.ends][:1]
+        assert isinstance(reason, LaneLost)
+        assert "a TLS key has protected" in str(reason) or "reset" in str(reason).lower()
+        assert pair.a.lane.records_sent < 60 + 2 * MAX_DATA // RECORD
 
 
 @each_kind

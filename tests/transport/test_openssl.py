@@ -10,6 +10,7 @@ from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
 from tests.support.records import SUITE, Sealer
+from tunnel.transport.ktls import DATA
 from tunnel.transport.openssl import (
     CLOSED,
     MOST_READS,
@@ -239,3 +240,65 @@ def test_a_flight_is_all_that_is_to_be_said_in_whole_records(hosts: Hosts) -> No
     assert count_records(hello * 3) == 3
     assert dialer.flight() == b""
     assert count_records(b"") == 0
+
+
+# Records, by which keys wear.
+
+
+def test_records_are_counted_at_both_ends(ends: Ends) -> None:
+    dialer, acceptor = ends
+    for size in (1, RECORD, 5, 3 * RECORD + 1, 20):
+        dialer.encrypt(bytes(size))
+        carry(dialer, acceptor)
+    assert dialer.records_sent == acceptor.records_received == 1 + 1 + 1 + 4 + 1
+    assert acceptor.records_sent == 0, "the handshake's owner counts session tickets"
+
+
+@pytest.mark.parametrize("size", [1, 700, RECORD, 3 * RECORD + 7])
+def test_records_that_come_in_pieces_are_counted_once(ends: Ends, size: int) -> None:
+    dialer, acceptor = ends
+    dialer.encrypt(bytes(6 * RECORD))
+    cipher = dialer.flight()
+    most = 0
+    for start in range(0, len(cipher), size):
+        say(cipher[start : start + size], acceptor)
+        most = max(most, acceptor.records_received)
+    assert most == acceptor.records_received == 6
+
+
+def test_tiny_records_that_are_kept_for_later_are_not_counted_yet(ends: Ends) -> None:
+    dialer, acceptor = ends
+    for _ in range(MOST_READS + 50):
+        dialer.encrypt(b"x")
+    incoming, plain, cipher = Buffer(1 << 20), Buffer(1 << 20), dialer.flight()
+    incoming.view[: len(cipher)] = cipher
+    acceptor.decrypt(incoming, len(cipher), plain)
+    assert acceptor.more
+    assert acceptor.records_received == MOST_READS
+    acceptor.decrypt_more(plain)
+    assert acceptor.records_received == MOST_READS + 50
+
+
+def test_empty_records_and_padding_count_rather_too_much(ends: Ends) -> None:
+    """No call tells of them; what they take on the wire does."""
+    dialer, acceptor = ends
+    seal, cipher = Sealer(dialer), b""
+    for _ in range(300):
+        say(b"".join(seal.data(b"") for _ in range(20)) + seal.data(b"x"), acceptor)
+    assert 300 * 21 - 757 <= acceptor.records_received <= 300 * 21
+    before = acceptor.records_received
+    padded = b"x" + bytes([DATA]) + bytes(1000)  # and a last zero for its type (RFC 8446 section 5.4)
+    for _ in range(100):
+        cipher += seal.record(0, padded)
+    got, reason = say(cipher, acceptor)
+    assert got == b"x" * 100
+    assert isinstance(reason, WantRead)
+    assert acceptor.records_received >= before + 100
+
+
+def test_keys_that_change_are_not_counted_anew(ends: Ends) -> None:
+    """The count is of all keys of a direction, and so never too small for one."""
+    dialer, acceptor = ends
+    seal = Sealer(dialer)
+    say(seal.data(b"x") + seal.update(asking=False) + seal.data(b"x"), acceptor)
+    assert acceptor.records_received == 3

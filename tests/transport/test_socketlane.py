@@ -16,7 +16,7 @@ import pytest
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
 from tunnel.transport import socketlane as module
-from tunnel.transport.lane import Lane, LaneKind, view
+from tunnel.transport.lane import KEY_LIMIT, Lane, LaneKind, view
 from tunnel.transport.socketlane import SocketLane
 from tunnel.wire import keepalive
 from tunnel.wire.codes import HEADER_SIZE, Code
@@ -49,6 +49,7 @@ class PlainLane(SocketLane):
     cipher = "none"
     batch = 1 << 20
     room = True
+    records_sent = records_received = 0  # likewise, to be set
 
     def send_control(self, frames: bytes) -> None:
         self.sent += frames
@@ -108,6 +109,8 @@ class Recorder:
 
     def on_tick(self, lane: Lane) -> None:
         self.ticks += 1
+
+    def on_worn(self, lane: Lane) -> None: ...
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         self.ends.append(reason)
@@ -362,3 +365,41 @@ async def test_attaching_tells_nobody_from_within(lane: PlainLane, handler: Reco
     lane.attached(3)
     assert (lane.epoch, lane.state, handler.ticks) == (3, LaneState.ATTACHED, 0)
     await until(lambda: handler.ticks)
+
+
+# Keys wear.
+
+
+async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: PlainLane) -> None:
+    worn: list[Lane] = []
+    handler = Recorder()
+    handler.on_worn = worn.append  # type: ignore[method-assign, assignment]  # only this test looks
+    lane.start(handler)
+    lane.warn_at(5000)
+    assert lane._mark == 5000
+    lane._used(5000)
+    assert lane._mark == KEY_LIMIT
+    assert worn == [], "not from within a call of the owner"
+    await turns()
+    assert worn == [lane]
+    lane._used(KEY_LIMIT + 3)
+    await turns()
+    assert worn == [lane]
+    [reason] = handler.ends
+    assert isinstance(reason, LaneLost)
+    assert f"a TLS key has protected {KEY_LIMIT + 3} records" in str(reason)
+
+
+async def test_no_mark_is_above_the_limit(lane: PlainLane) -> None:
+    assert lane._mark == KEY_LIMIT < 2**24.5
+    lane.warn_at(1 << 30)
+    assert lane._mark == KEY_LIMIT
+
+
+async def test_a_lane_that_has_ended_tells_nothing_of_its_keys(lane: PlainLane) -> None:
+    handler = Recorder()
+    lane.start(handler)
+    lane._used(KEY_LIMIT)
+    lane.abort()
+    await turns()
+    assert handler.ends == []

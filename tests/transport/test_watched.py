@@ -28,6 +28,7 @@ class PlainLane(WatchedLane[bytes]):
 
     kind = LaneKind.USERSPACE
     cipher = "none"
+    records_sent = records_received = 0
 
     def send_control(self, frames: bytes) -> None:
         self._unsent.append(frames)

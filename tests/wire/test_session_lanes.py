@@ -12,6 +12,7 @@ from tunnel.wire.frames import (
     Open,
     Opened,
     Position,
+    Replace,
     Resumed,
 )
 from tunnel.wire.session import Settings
@@ -172,3 +173,45 @@ def test_header_and_payload_are_apart() -> None:
     outgoing = session.send(1, range(5), lane=1)
     assert len(outgoing.header) == HEADER_SIZE
     assert outgoing.piece.payload == range(5)
+
+
+def test_the_first_frame_of_a_lane_in_place_of_one_that_lives() -> None:
+    session, _ = opened()
+    claim = session.resume(2, 1, Replace)
+    assert isinstance(claim, Replace)
+    assert (claim.epoch, claim.replaces, claim.positions) == (2, 1, session.resume(2, 1).positions)
+
+
+def test_while_a_lane_lives_nothing_goes_out_again_for_another() -> None:
+    session, _ = opened()
+    session.open("unix:/x")
+    session.control()
+    session.send(1, range(30), lane=1)
+    session.rejoin(resumed(0, 1024))
+    assert said(session) == []
+    assert session.replay(2) is None
+
+
+def test_what_a_retired_lane_carried_never_goes_out_again() -> None:
+    session, _ = opened()
+    session.attach(2)
+    session.send(1, range(30), lane=1)
+    session.send(1, range(20), lane=2)
+    session.retired(1)
+    assert session.replay(2) is None
+    session.attach(3)
+    session.lost(2)
+    assert [span(session.replay(3)), span(session.replay(3))] == [(1, 30, 50), None]
+    session.lost(3)
+    session.rejoin(resumed(1, 1025, epoch=4))
+    assert [span(session.replay(4)), span(session.replay(4))] == [(1, 30, 50), None]
+    assert session.kept == 50, "it is kept until it is delivered, all the same"
+
+
+def test_what_a_lane_that_was_lost_carried_goes_out_again_though_another_is_retired() -> None:
+    session, _ = opened()
+    session.attach(2)
+    session.send(1, range(30), lane=1)
+    session.lost(1)
+    session.retired(1)
+    assert span(session.replay(2)) == (1, 0, 30), "it was lost before its RETIRED could come"

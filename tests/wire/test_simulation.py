@@ -15,7 +15,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.support.wire import Host, Local, Network
+from tests.support.ends import Local
+from tests.support.wire import Host, Network
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 
@@ -37,6 +38,7 @@ WEIGHTS = {
     "cut": 10,
     "notice": 2,
     "dial": 30,
+    "rotate": 30,
 }
 EACH_KIND = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
 SIZES = [1, 7, 30, 200, 200, 1000, 5000, 5000, 5000, 5000]  # headers and payload get cut anywhere
@@ -144,6 +146,10 @@ class Play:
     def dial(self, host: Host, step: Step) -> None:
         if len(self.network.initiator.lanes) < MOST_LANES:
             self.network.dial()
+
+    def rotate(self, host: Host, step: Step) -> None:
+        if epochs := self.network.initiator.carrying():
+            self.network.rotate(epochs[step.pick % len(epochs)])
 
 
 def play(initiator: Settings, acceptor: Settings, schedule: list[Step]) -> None:

@@ -68,6 +68,15 @@ def test_nothing_happens_after_the_end(closed: Enum) -> None:
     assert not [pair for table, _, _ in TABLES for pair in table if pair[0] is closed]
 
 
+GREETINGS = (
+    FrameType.HELLO,
+    FrameType.WELCOME,
+    FrameType.RESUME,
+    FrameType.REPLACE,
+    FrameType.RESUMED,
+)
+
+
 def test_every_frame_has_its_place() -> None:
     assert {signal for _, signal in LANE if isinstance(signal, FrameType)} == set(FrameType)
 
@@ -84,13 +93,17 @@ def test_a_frame_of_a_stream_moves_its_phase_unless_it_makes_it() -> None:
 
 
 def test_no_stream_before_the_lane_is_attached() -> None:
-    session = {LaneState.ANSWERED, LaneState.ATTACHED}
+    session = {LaneState.ANSWERED, LaneState.ATTACHED, LaneState.RETIRING}
     early = {signal for state, signal in LANE if state not in session and isinstance(signal, FrameType)}
-    handshake = {FrameType.HELLO, FrameType.WELCOME, FrameType.RESUME, FrameType.RESUMED, FrameType.GOAWAY}
-    assert early == handshake
+    assert early == {*GREETINGS, FrameType.GOAWAY}
 
 
-@pytest.mark.parametrize("kind", [FrameType.HELLO, FrameType.WELCOME, FrameType.RESUME, FrameType.RESUMED])
+def test_no_stream_on_a_lane_that_the_peer_retired() -> None:
+    late = {signal for state, signal in LANE if state is LaneState.RETIRING}
+    assert late == {FrameType.PING, FrameType.PONG, FrameType.RETIRED, FrameType.GOAWAY}
+
+
+@pytest.mark.parametrize("kind", GREETINGS)
 def test_a_second_greeting_is_a_fault(kind: FrameType) -> None:
     with pytest.raises(ProtocolError) as caught:
         step(LANE, LaneState.ATTACHED, kind, Code.HANDSHAKE)

@@ -30,6 +30,7 @@ from tunnel.daemon.values import (
     PeerEndpoint,
     Records,
     ResumeWindow,
+    RotateAfter,
     Rule,
     SocketPath,
     Streams,
@@ -69,7 +70,7 @@ class Tls(_Table):
 
 
 class Transport(_Table):
-    """``[transport]``: how links run. ``memory`` is in bytes, ``resume_window`` in seconds (0: off).
+    """``[transport]``: how links run. ``memory`` is in bytes, durations are in seconds (0: off).
 
     ``streams`` is how many a peer may have open at once. ``lane_threads`` None: where several lanes have
     processors for them.
@@ -83,6 +84,7 @@ class Transport(_Table):
     memory: Memory = 256 * 2**20
     resume_window: ResumeWindow = 30.0
     rotate_records: Records = 2**22
+    rotate_after: RotateAfter = 24 * 3600.0
 
 
 class Peer(_Table):

@@ -67,8 +67,6 @@ def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]
 
 def _not_in_this_version(config: Config) -> Iterator[Problem]:
     """The file may say what this version cannot do yet: then it must not seem to be done."""
-    if "rotate_records" in config.transport.model_fields_set:
-        yield "transport.rotate_records", "this version does not rotate lanes: leave it out"
     if config.host.metrics is not None:
         yield "host.metrics", "this version has no metrics endpoint: leave it out"
 

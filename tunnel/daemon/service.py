@@ -29,6 +29,8 @@ from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.pump import Pump
 from tunnel.relay.reception import Reception
+from tunnel.relay.rotation import RotationPlan
+from tunnel.relay.rotator import Rotator
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.relay.stats import ingress_facts, link_facts
 from tunnel.transport.lane import LaneKind
@@ -67,7 +69,9 @@ class Service:
         self._make_lane = maker(transport.lanes, contexts.lane, threaded=transport.lane_threads)
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
-        self._certificates = Certificates(contexts, config.host.name, self._links.values())
+        self._certificates = Certificates(
+            contexts, config.host.name, self._links.values(), renewed=self._renewed
+        )
         self._ingresses: list[Ingress] = []
         self._reception: Reception | None = None
         self._control: ControlSocket | None = None
@@ -81,7 +85,10 @@ class Service:
             self._redirects = Redirects(self._config.host.name, self._ingresses)
             await self._redirects.install()
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(d.run(), name="dialer") for d in self._dialers()]
+                helpers = []
+                for link, dialer in self._dialers():
+                    helpers.append(tasks.create_task(dialer.run(), name="dialer"))
+                    helpers.append(tasks.create_task(Rotator(link, dialer).run(), name="rotator"))
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
                 helpers.append(tasks.create_task(self._certificates.run(), name="certificates"))
                 where = "kernel" if self._contexts.lane is LaneKind.KERNEL else "daemon"
@@ -146,9 +153,11 @@ class Service:
             host = self._config.host.name
             egress = replace(peer.egress, own=(*own, UnixAddress(str(self._config.host.control))))
             pump = SplicedPump if self._contexts.lane is LaneKind.KERNEL else Pump
-            yield peer, LinkPlan(host, peer.name, egress, settings, transport.resume_window, pump)
+            rotation = RotationPlan(transport.rotate_records, transport.rotate_after)
+            window = transport.resume_window
+            yield peer, LinkPlan(host, peer.name, egress, settings, window, pump, rotation)
 
-    def _dialers(self) -> Iterator[Dialer]:
+    def _dialers(self) -> Iterator[tuple[Link, Dialer]]:
         """A peer to which nothing leads from here is left to dial us."""
         wanted = {ingress.peer for ingress in self._config.ingresses}
         for peer in self._config.peers:
@@ -164,7 +173,8 @@ class Service:
                     self._make_lane,
                     lambda: shared_names(self._config, self._certificates.current),
                 )
-                yield Dialer(plan, self._links[peer.name])
+                link = self._links[peer.name]
+                yield link, Dialer(plan, link)
 
     def _listen(self) -> None:
         host, transport = self._config.host, self._config.transport
@@ -183,6 +193,11 @@ class Service:
             apart = not isinstance(ingress.listen, UnixAddress) and ingress.listen.host in guarded
             plan = IngressPlan(ingress.listen, ingress.target, ingress.uids, guarded=apart)
             self._ingresses.append(Ingress(plan, self._links[ingress.peer]))
+
+    def _renewed(self) -> None:
+        """This host has another certificate: lanes are replaced by ones that use it."""
+        for link in self._links.values():
+            link.rotation.rotate("certificates renewed")
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

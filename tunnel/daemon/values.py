@@ -28,6 +28,8 @@ QEMU_USERS = ("libvirt-qemu", "qemu")
 DEFAULT_USERS = ("root", *QEMU_USERS)
 MIN_MEMORY = 64 * 2**20
 MAX_RESUME_WINDOW = 3600.0
+MIN_ROTATE_AFTER = 60.0
+MAX_ROTATE_AFTER = 30 * 24 * 3600.0
 CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
@@ -129,6 +131,14 @@ def _resume_window(value: object) -> float:
     return seconds
 
 
+def _rotate_after(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds and not MIN_ROTATE_AFTER <= seconds <= MAX_ROTATE_AFTER:
+        least, most = f"{MIN_ROTATE_AFTER:g}s", f"{MAX_ROTATE_AFTER / 3600:g}h"
+        raise ValueError(f"{value!r} is out of range: {least} to {most}, and 0s is off")
+    return seconds
+
+
 HostName = Annotated[str, _text(address.parse_name)]
 PeerEndpoint = Annotated[address.Endpoint, _text(_peer_endpoint)]
 LinkEndpoint = Annotated[address.Endpoint, _text(lambda text: _own_endpoint(text, DEFAULT_PORT))]
@@ -146,4 +156,5 @@ Congestion = Annotated[str, _text(_congestion)]
 Memory = Annotated[int, PlainValidator(_memory)]
 Duration = Annotated[float, PlainValidator(parse_duration)]
 ResumeWindow = Annotated[float, PlainValidator(_resume_window)]
+RotateAfter = Annotated[float, PlainValidator(_rotate_after)]
 Records = Annotated[StrictInt, Field(ge=1024, le=2**24)]

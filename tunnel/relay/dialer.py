@@ -119,6 +119,27 @@ class Dialer:
             self._said = reason
             self._link.note("cannot connect", reason)
 
+    async def replace(self, old: int) -> None:
+        """Bring a lane in the place of lane ``old``, which lives. Raises TunnelError or OSError."""
+        self._segment = self._segments.size(asyncio.get_running_loop().time())
+        lane = await self._lane(await self._connect(), LaneState.AWAIT_RESUMED)
+        if old not in self._link.lanes:
+            lane.abort()  # it was lost meanwhile, and is to be resumed
+            return
+        applicant = _Applicant(self._link)
+        lane.start(applicant)
+        self._link.ask_resume(lane, old)
+        await applicant.outcome(lane)
+
+    async def _lane(self, sock: socket.socket, state: LaneState) -> Lane:
+        """Shake hands."""
+        try:
+            contexts, peers = self._plan.contexts(), (self._link.peer,)
+            return await self._plan.make_lane(sock, contexts, peers, state, dialing=True)
+        except BaseException:
+            sock.close()
+            raise
+
     async def _attempt(self) -> None:
         self._segment = self._segments.size(asyncio.get_running_loop().time())
         sock = await self._connect()
@@ -130,13 +151,7 @@ class Dialer:
     async def _join(self, sock: socket.socket) -> None:
         """Let a connection become a lane of the link."""
         resuming = self._link.wants_lane
-        state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
-        try:
-            contexts, peers = self._plan.contexts(), (self._link.peer,)
-            lane = await self._plan.make_lane(sock, contexts, peers, state, dialing=True)
-        except BaseException:
-            sock.close()
-            raise
+        lane = await self._lane(sock, LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME)
         if resuming and self._link.wants_lane:
             await self._resume(lane)
         elif not resuming and self._link.session is None:
@@ -238,6 +253,9 @@ class _Applicant:
         """Nothing more to send before the answer."""
 
     def on_tick(self, lane: Lane) -> None:
+        """Never called: the lane is not attached."""
+
+    def on_worn(self, lane: Lane) -> None:
         """Never called: the lane is not attached."""
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:

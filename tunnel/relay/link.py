@@ -15,8 +15,7 @@ import asyncio
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -30,18 +29,20 @@ from tunnel.errors import (
     UnreachableError,
     WireError,
 )
-from tunnel.relay import incidents
-from tunnel.relay.address import AllowList
+from tunnel.relay import claims, incidents
+from tunnel.relay.linkplan import LinkPlan, LinkState
 from tunnel.relay.namesakes import Namesakes, Outcome
 from tunnel.relay.probing import Answer, answer
-from tunnel.relay.pump import Pump
+from tunnel.relay.rotation import Rotation
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import is_deserted
 from tunnel.wire import negotiation
 from tunnel.wire.codes import KIB, Code, Feature
-from tunnel.wire.frames import Frame, Hello, Ping, Resume, Resumed, Welcome, encode
-from tunnel.wire.session import Session, Settings
+from tunnel.wire.frames import Frame, Hello, Ping, Replace, Resume, Resumed, RotationFrame, Welcome, encode
+from tunnel.wire.session import Session
+
+__all__ = ["Link", "LinkPlan", "LinkState"]
 
 FRAME_COST = 4 * KIB
 """What a frame counts for in a turn besides its bytes: very small ones must not hold the loop either."""
@@ -52,28 +53,8 @@ RESUME_GRACE = 5.0
 log = structlog.get_logger()
 
 
-class LinkState(StrEnum):
-    """Whether streams can be opened."""
-
-    DOWN = "down"
-    UP = "up"
-    RESUMING = "resuming"
-
-
-@dataclass(frozen=True, slots=True)
-class LinkPlan:
-    """What the configuration says about one peer. ``resume_window`` is in seconds, 0 for off."""
-
-    host: str
-    peer: str
-    egress: AllowList
-    settings: Settings = field(default_factory=Settings)
-    resume_window: float = 30.0
-    pump: type[Pump] = Pump
-
-
 class Link:
-    """See the module. Implements LaneHandler and StreamsOwner."""
+    """See the module. Implements LaneHandler, StreamsOwner and RotationOwner."""
 
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
@@ -88,13 +69,14 @@ class Link:
         self.stalled = False  # a lane was lost because nothing got through; the dialer takes it back
         self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
         self.log = log.bind(peer=plan.peer)
+        self.features = Feature.NONE  # what both sides agreed on
         self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
+        self.rotation = Rotation(self, plan.rotation, self.log)
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
         self._peer_instance = b""
         self._place = ""  # where the last lane led to
         self._namesakes = Namesakes(plan.peer, self.note)
-        self._features = Feature.NONE
         self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
         self._replacing = 0  # the lost lane, or 0, whose place that one is to take
@@ -222,34 +204,42 @@ class Link:
         self.streams.begin(session)
         self._peer_instance = peer.instance
         self._namesakes.forget()
-        self._features = peer.features
+        self.features = peer.features
         lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
         self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME brings all but the first
         self._asked = 1
         self._lost.clear()
-        self._add_lane(lane, 1)
+        self.attach(lane, 1)
         session.attach(1)
+        self._carry(lane)
         self.log.info(
             "link up", lane=lane.kind.value, cipher=lane.cipher, local=lane.local, remote=lane.remote
         )
 
-    def _add_lane(self, lane: Lane, epoch: int) -> None:
-        self.lanes[epoch] = lane
+    def attach(self, lane: Lane, epoch: int) -> None:
+        """Own a lane that has a number in the session."""
+        lane.hand_over(self)
+        lane.attached(epoch)
+        self.rotation.watch(lane)
+
+    def _carry(self, lane: Lane) -> None:
+        """Let a lane carry the session from now on."""
+        self.lanes[lane.epoch] = lane
         if self._give_up is not None:
             self._give_up.cancel()
             self._give_up = None
         self._place = lane.remote
-        lane.hand_over(self)
-        lane.attached(epoch)
         self._state_changed()
         self.kick()
 
-    # Lanes behind the first: in place of a lost one, or one more.
+    # Lanes behind the first: in place of a lost one, in place of one that lives, or one more.
 
     @property
     def wants_lane(self) -> bool:
         """Whether it is on us to bring another lane."""
-        return self.session is not None and self.session.initiator and len(self.lanes) < self._wanted
+        if self.session is None or not self.session.initiator or self.rotation.resuming:
+            return False
+        return len(self.lanes) < self._wanted
 
     @property
     def lacks_lane(self) -> bool:
@@ -258,67 +248,73 @@ class Link:
 
     def holds(self, lane: Lane) -> bool:
         """Whether ``lane`` is one of this link's, or may become the first of its next session."""
-        return self.lanes.get(lane.epoch) is lane or self._namesakes.owns(lane)
+        return lane in self._every_lane() or self._namesakes.owns(lane)
 
-    def ask_resume(self, lane: Lane) -> Session:
-        """Tell the peer, on a new lane, how far we are; the session that the answer will concern."""
+    def ask_resume(self, lane: Lane, living: int = 0) -> Session:
+        """Tell the peer, on a new lane, how far we are; the session that the answer will concern.
+
+        The lane is to take the place of lane ``living``; 0: of one that is lost, if there is one.
+        """
         session = self._living()
         self._asked += 1  # never twice the same: the peer may have attached a lane of which we never heard
-        self._replacing = self._lost[0] if self._lost else 0
-        lane.send_control(encode(session.resume(self._asked, self._replacing)))
+        self._replacing = living or (self._lost[0] if self._lost else 0)
+        claim = self.rotation.claim if living else session.resume
+        lane.send_control(encode(claim(self._asked, self._replacing)))
         lane.flush()
         return session
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
         """The peer told us how far it is. Raises ProtocolError."""
-        session = self.session
-        if session is None or answer.session != session.id:
-            raise ProtocolError(Code.SESSION_UNKNOWN, "RESUMED for another session")
-        if (answer.epoch, answer.replaces) != (self._asked, self._replacing):
-            detail = f"lane {answer.epoch} in place of {answer.replaces}"
-            asked = f"{self._asked} in place of {self._replacing}"
-            raise ProtocolError(Code.HANDSHAKE, f"RESUMED for {detail}, asked for was {asked}")
-        self._rejoin(session, lane, answer)
+        claims.check_answer(self.session, answer, self._asked, self._replacing)
+        if self.rotation.granted(lane, answer):
+            return
+        self._resumed_by(lane, answer)
         if answer.replaces in self._lost:
             self._lost.remove(answer.replaces)
 
     def readmit(self, lane: Lane, claim: Resume) -> None:
         """The peer replaces a lane, or brings one more. Raises ProtocolError."""
-        session = self.session
-        if session is None or claim.session != session.id or session.initiator:
-            raise ProtocolError(
-                Code.SESSION_UNKNOWN, f"{self.plan.host} has no such session with {self.peer}"
-            )
-        if Feature.RESUME not in self._features:
-            raise ProtocolError(Code.HANDSHAKE, "RESUME, which this session has not agreed on")
-        if claim.epoch <= self._asked or claim.replaces >= claim.epoch:
-            detail = f"lane {claim.epoch} in place of {claim.replaces}, the newest is {self._asked}"
-            raise ProtocolError(Code.HANDSHAKE, f"RESUME with impossible lane numbers: {detail}")
+        none = f"{self.plan.host} has no such session with {self.peer}"
+        session = claims.check(self.session, claim, self.features, self._asked, none)
         self._asked = claim.epoch
+        if isinstance(claim, Replace) and self.rotation.lives(claim.replaces):
+            self.rotation.stand_by(lane, claim)
+            return
         if claim.replaces:
-            self._give_up_lane(session, claim.replaces)
+            self.give_up_lane(session, claim.replaces)
         if len(self.lanes) >= self._wanted:
             raise ProtocolError(Code.HANDSHAKE, f"RESUME for lane {len(self.lanes) + 1} of {self._wanted}")
         lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
-        self._rejoin(session, lane, claim)
+        self._resumed_by(lane, claim)
 
-    def _give_up_lane(self, session: Session, epoch: int) -> None:
+    def give_up_lane(self, session: Session, epoch: int) -> None:
         """Also a lane that took the same one's place before, of which the peer then never heard."""
-        for old in [o for o in self.lanes.values() if epoch in (o.epoch, o.replaces)]:
-            del self.lanes[old.epoch]
+        if epoch in self._lost:
+            self._lost.remove(epoch)
+        given_up = [old for old in self.lanes.values() if epoch in (old.epoch, old.replaces)]
+        for old in [*given_up, *self.rotation.forget(epoch)]:
+            self.lanes.pop(old.epoch, None)
             old.abort()
             session.lost(old.epoch)
 
-    def _rejoin(self, session: Session, lane: Lane, peer: Resume) -> None:
+    def rejoin(self, lane: Lane, peer: Resume) -> None:
+        """Let an attached lane carry the session, and take the peer's positions in. Raises ProtocolError."""
+        session = self._living()
         try:
             released = session.rejoin(peer)
         except ProtocolError as error:
             self._loop.call_soon(self.end, error.code, str(error), session)
             raise
         lane.replaces = peer.replaces
-        self._add_lane(lane, peer.epoch)
+        self._carry(lane)
         self._namesakes.settle(Outcome.IS_REFUSED)
         self.streams.act(released)
+        self.kick()
+
+    def _resumed_by(self, lane: Lane, peer: Resume) -> None:
+        """A lane is there in place of a lost one, or one more."""
+        self.attach(lane, peer.epoch)
+        self.rejoin(lane, peer)
         if peer.replaces:
             self.resumes += 1
             self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")
@@ -329,6 +325,9 @@ class Link:
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Take a frame of the session in."""
+        if isinstance(frame, RotationFrame):
+            self.rotation.on_frame(lane, frame)
+            return
         session = self._living()
         self.streams.act(session.receive(frame, sequence))
         if session.busy:
@@ -344,7 +343,8 @@ class Link:
 
     def on_writable(self, lane: Lane) -> None:
         """Go on sending."""
-        self._fill(lane)
+        if self.lanes.get(lane.epoch) is lane:
+            self._fill(lane)
 
     def on_tick(self, lane: Lane) -> None:
         """Do what is not urgent."""
@@ -352,11 +352,16 @@ class Link:
         session.round_trip = lane.distance
         session.flush_credits()
         self.streams.reap_silent(time.monotonic())
+        self.rotation.tick(lane)
         self.kick()
+
+    def on_worn(self, lane: Lane) -> None:
+        """Have the lane replaced, for its keys' sake."""
+        self.rotation.on_worn(lane)
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """A lane is gone: wait for another, or end the session."""
-        if self.lanes.get(lane.epoch) is not lane:
+        if self.rotation.ended(lane, reason) or self.lanes.get(lane.epoch) is not lane:
             return
         del self.lanes[lane.epoch]
         session = self._living()
@@ -365,16 +370,22 @@ class Link:
             self._lost.append(lane.epoch)
         self.stalled |= isinstance(reason, LaneStalled)
         if isinstance(reason, LaneLost) and self._may_resume():
-            self.note("lane lost", str(reason))
-            self._wait_for_lane(session)
+            if not self.rotation.lost(lane):
+                self.note("lane lost", str(reason))
+            self.wait_for_lane(session)
         else:
-            told = reason.code if isinstance(reason, WireError | RefusedError) else None
-            self.end(Code.LINK_LOST if told is None else told, str(reason), session)
+            self.end_for(reason, session)
+
+    def end_for(self, reason: TunnelError, session: Session) -> None:
+        """End the session, for what ended a lane."""
+        told = reason.code if isinstance(reason, WireError | RefusedError) else None
+        self.end(Code.LINK_LOST if told is None else told, str(reason), session)
 
     def _may_resume(self) -> bool:
-        return self.plan.resume_window > 0 and Feature.RESUME in self._features
+        return self.plan.resume_window > 0 and Feature.RESUME in self.features
 
-    def _wait_for_lane(self, session: Session) -> None:
+    def wait_for_lane(self, session: Session) -> None:
+        """A lane less carries the session; perhaps it was the last."""
         self._state_changed()
         if self.lanes:
             self.kick()  # they carry what the lost one may have taken with it
@@ -442,9 +453,10 @@ class Link:
         if self._give_up is not None:
             self._give_up.cancel()
             self._give_up = None
-        for lane in self.lanes.values():
+        for lane in self._every_lane():
             lane.close(code, reason)
         self.lanes.clear()
+        self.rotation.clear()
         self.streams.end()
         self._state_changed()
         self._loop.call_soon(self._namesakes.settle, Outcome.TAKES_OVER)
@@ -452,7 +464,7 @@ class Link:
 
     async def close(self, code: Code, reason: str) -> None:
         """``end``, and return when the peer has heard of it, or had its time to."""
-        lanes = [*self.lanes.values(), *self._namesakes.dismiss(code, reason)]
+        lanes = [*self._every_lane(), *self._namesakes.dismiss(code, reason)]
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))
 
@@ -466,6 +478,9 @@ class Link:
         if self.state is not self._last_state:
             self._last_state, self.since = self.state, incidents.now()
         self.changed.set()
+
+    def _every_lane(self) -> list[Lane]:
+        return [*self.lanes.values(), *self.rotation.others]
 
     def _living(self) -> Session:
         assert self.session is not None  # noqa: S101  without a session there are neither lanes nor pumps

@@ -142,6 +142,9 @@ class _Trial:
     def on_tick(self, lane: Lane) -> None:
         """Never called: the lane is not attached."""
 
+    def on_worn(self, lane: Lane) -> None:
+        """Never called: the lane is not attached."""
+
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """The newcomer has gone away."""
         self.settle(Outcome.IS_GONE)

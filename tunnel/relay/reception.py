@@ -196,6 +196,9 @@ class _Newcomer:
     def on_tick(self, lane: Lane) -> None:
         """Never called: the lane is not attached."""
 
+    def on_worn(self, lane: Lane) -> None:
+        """Never called: the lane is not attached."""
+
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """The lane ended before it was anybody's."""
         if not self._done.is_set():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from tunnel.relay.incidents import moment
 from tunnel.relay.ingress import Ingress
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
+from tunnel.relay.rotation import Rotation
 from tunnel.transport.lane import Lane
 
 
@@ -23,6 +25,7 @@ def link_facts(link: Link) -> dict[str, Any]:
         "round_trip": session.round_trip if session else None,
         "kept": session.kept if session else 0,
         "resumes": link.resumes,
+        "rotation": rotation_facts(link.rotation),
         "streams_opened": link.streams.opened,
         "streams_vacant": session.places.vacant if session else None,
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
@@ -31,8 +34,18 @@ def link_facts(link: Link) -> dict[str, Any]:
     }
 
 
+def rotation_facts(rotation: Rotation) -> dict[str, Any]:
+    """How lanes are replaced: when, how often that was, and which one last; ``last`` is None before any."""
+    return {
+        "records": rotation.plan.records,
+        "after": rotation.plan.after,
+        "rotations": rotation.count,
+        "last": asdict(rotation.last) if rotation.last else None,
+    }
+
+
 def lane_facts(lane: Lane) -> dict[str, Any]:
-    """One TLS connection. ``bytes_*`` are counted on the wire."""
+    """One TLS connection. ``bytes_*`` are of frames, ``records_*`` of TLS: one key each."""
     return {
         "epoch": lane.epoch,
         "kind": lane.kind.value,
@@ -42,6 +55,8 @@ def lane_facts(lane: Lane) -> dict[str, Any]:
         "age": round(time.monotonic() - lane.since, 3),
         "bytes_sent": lane.bytes_sent,
         "bytes_received": lane.bytes_received,
+        "records_sent": lane.records_sent,
+        "records_received": lane.records_received,
     }
 
 

@@ -19,6 +19,7 @@ from typing import cast
 
 from tunnel.transport import ktls, pipes
 from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.openssl import RECORD
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.watched import WatchedLane
@@ -92,11 +93,33 @@ class KernelLane(WatchedLane[_Words | _Load]):
         self._pipe = Pipe()
         self._lent = Lent(self._pipe, 0)
         self._records = 0  # other than payload
+        # Records of data under the keys, at most: each call to the socket begins one. The kernel is asked for
+        # its own number only when one of these reaches a mark.
+        self._made = 0
+        self._taken = 0
 
     @property
     def cipher(self) -> str:
         """The TLS cipher suite."""
         return self._cipher
+
+    @property
+    def records_sent(self) -> int:
+        """TLS records that the kernel made."""
+        self._made = self._counted(ktls.SEND, self._made)
+        return self._made
+
+    @property
+    def records_received(self) -> int:
+        """TLS records that the kernel took apart."""
+        self._taken = self._counted(ktls.RECEIVE, self._taken)
+        return self._taken
+
+    def _counted(self, direction: int, most: int) -> int:
+        try:
+            return ktls.record_number(self._sock, self._cipher, direction)
+        except OSError:  # the socket is closed, or the kernel is older than 5.8: it does not tell of RECEIVE
+            return most
 
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
@@ -119,11 +142,12 @@ class KernelLane(WatchedLane[_Words | _Load]):
 
     def _push(self) -> bool:
         """Offer what is queued to the socket; whether it took all. Until the last, it sends full segments."""
-        unsent, sock, sent = self._unsent, self._sock, 0
+        unsent, sock, sent, calls = self._unsent, self._sock, 0, 0
         if corked := len(unsent) > 1:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         try:
             while unsent:
+                calls += 1
                 sent += unsent[0].send(sock, more=len(unsent) > 1)
                 if not unsent[0].left:
                     unsent.popleft()
@@ -137,6 +161,9 @@ class KernelLane(WatchedLane[_Words | _Load]):
         self._bytes_sent += sent
         self._full = bool(unsent)
         self._pace.sent(sent, time.monotonic(), congested=self._full)
+        self._made += calls + sent // RECORD
+        if self._made >= self._mark and (records := self.records_sent) >= self._mark:
+            self._used(records)
         return not self._full
 
     # Reading.
@@ -146,6 +173,8 @@ class KernelLane(WatchedLane[_Words | _Load]):
         more = self._take_turn()
         if self._bytes_received > received:
             self._keepalive.heard(time.monotonic())
+        if self._taken >= self._mark and (records := self.records_received) >= self._mark:
+            self._used(records)
         return more
 
     def _take_turn(self) -> bool:
@@ -171,6 +200,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
     def _take(self) -> memoryview | Lent:
         """Take what is missing of a header or a control frame, or else payload. Raises OSError."""
         if not self._decoder.payload_left:
+            self._taken += 1
             return memoryview(self._sock.recv(self._decoder.wanted))
         self._lent = Lent(self._pipe, self._fill(min(self._decoder.payload_left, PASSED_ON)))
         return self._lent
@@ -179,10 +209,12 @@ class KernelLane(WatchedLane[_Words | _Load]):
         """Splice payload into the pipe, a record a call. Raises OSError if there is none at all."""
         pipe, descriptor = self._pipe, self._sock.fileno()
         filled = count = pipe.fill(descriptor, most)
+        self._taken += 1
         try:
             while count and filled < most:
                 count = pipe.fill(descriptor, most - filled)
                 filled += count
+                self._taken += 1
         except BlockingIOError:
             pass
         except OSError as error:

@@ -54,7 +54,9 @@ NO_MODULE = "module tls not loaded"
 
 _TCP_ULP = 31  # linux/tcp.h; not in Python 3.11's socket module
 _SOL_TLS = 282
-_TX, _RX = 1, 2  # linux/tls.h
+SEND, RECEIVE = 1, 2
+"""Directions: TLS_TX and TLS_RX of linux/tls.h."""
+
 _SET_RECORD_TYPE, _GET_RECORD_TYPE = 1, 2
 _TLS_1_3 = 0x0304
 _CONTROL = 1 << 14  # the most bytes of a record
@@ -153,10 +155,19 @@ def enable(sock: socket.socket, keys: Keys) -> None:
     except OSError as error:
         raise LaneError(f"the kernel does no TLS: {error.strerror}") from error
     try:
-        sock.setsockopt(_SOL_TLS, _TX, crypto_info(keys.cipher, keys.send))
-        sock.setsockopt(_SOL_TLS, _RX, crypto_info(keys.cipher, keys.receive))
+        sock.setsockopt(_SOL_TLS, SEND, crypto_info(keys.cipher, keys.send))
+        sock.setsockopt(_SOL_TLS, RECEIVE, crypto_info(keys.cipher, keys.receive))
     except OSError as error:
         raise LaneError(f"the kernel does not encrypt with {keys.cipher}: {error.strerror}") from error
+
+
+def record_number(sock: socket.socket, cipher: str, direction: int) -> int:
+    """How many records were protected with the key of ``direction``, ``SEND`` or ``RECEIVE``.
+
+    The kernel's own count: the end of the struct that ``crypto_info`` writes. Raises OSError.
+    """
+    size = 24 + _SUITES[cipher].key  # 4 of a head, 12 of an IV, 8 of this number
+    return int.from_bytes(sock.getsockopt(_SOL_TLS, direction, size)[-8:], "big")
 
 
 def is_control(error: OSError) -> bool:

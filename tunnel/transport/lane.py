@@ -11,6 +11,8 @@ Contract, kept by every kind and checked by one conformance suite:
 - ``on_end(lane, reason)`` comes exactly once, and nothing after it. LaneLost: replace the lane and resume.
   ProtocolError: the peer broke a rule, and has been told. RefusedError: the peer said GOAWAY, and knew that
   the lane is one of the session's; where it may not have known that, its GOAWAY is a loss of the lane.
+- ``on_worn`` comes once, when the key of a direction has protected as many records as ``warn_at`` said.
+  Whatever its owner does, a lane whose key protected ``KEY_LIMIT`` records is lost.
 - ``close(code, reason)`` says GOAWAY, sends what is queued within a bounded time, and ends the lane without
   a call to ``on_end``. ``abort()`` does so at once, without a word: the connection is reset, and no frame
   that was not sent yet arrives later. Both may be called again, to no effect.
@@ -31,6 +33,10 @@ from tunnel.wire.assembly import Payload, Piece
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
 from tunnel.wire.stream import Outgoing
+
+KEY_LIMIT = 5 << 22
+"""Records after which a key is used no more. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more
+than this, which is far above what a lane sends, or takes unseen, before it is stopped."""
 
 
 class LaneKind(StrEnum):
@@ -71,6 +77,9 @@ class LaneHandler(Protocol):
     def on_tick(self, lane: Lane) -> None:
         """A few seconds went by, the peer is alive: a good time for what is not urgent."""
 
+    def on_worn(self, lane: Lane) -> None:
+        """The key of a direction has protected as many records as ``warn_at`` said."""
+
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """The lane is gone."""
 
@@ -102,6 +111,16 @@ class Lane(ABC):
     @abstractmethod
     def bytes_received(self) -> int:
         """Bytes of frames that came."""
+
+    @property
+    @abstractmethod
+    def records_sent(self) -> int:
+        """TLS records that were protected with our key; rather too many than too few."""
+
+    @property
+    @abstractmethod
+    def records_received(self) -> int:
+        """TLS records that were protected with the peer's key; rather too many than too few."""
 
     @property
     @abstractmethod
@@ -143,6 +162,10 @@ class Lane(ABC):
     @abstractmethod
     def ping(self, answered: Callable[[], None]) -> None:
         """Ask the peer for a sign of life; ``answered`` is called when it comes. Of two, the last counts."""
+
+    @abstractmethod
+    def warn_at(self, records: int) -> None:
+        """Call ``on_worn`` once a key has protected so many records. Until this is said it never comes."""
 
     @abstractmethod
     def send_control(self, frames: bytes) -> None:

@@ -28,6 +28,8 @@ HEADER = 5
 MOST_READS = 256
 """Records that one call decrypts, and messages of TLS itself that it takes. Of full ones a batch has 32."""
 
+_LEAST = HEADER + 1 + 16  # bytes around the content of a record: its true type, and the tag of every suite
+_MOST = RECORD + 256 + HEADER  # bytes of a whole record (RFC 8446 section 5.2)
 _FLIGHT = 1 << 16
 
 WantRead = SSL.WantReadError
@@ -118,7 +120,8 @@ def _keep_secret(connection: SSL.Connection, line: bytes) -> None:
 class TlsConnection:
     """One end, in memory. What it has to say is to be taken by ``flight`` or ``take``, and sent.
 
-    What came is given to it by ``feed`` in the handshake, and by ``decrypt`` from then on.
+    What came is given to it by ``feed`` in the handshake, and by ``decrypt`` from then on. ``records_sent``
+    counts what ``encrypt`` made, besides the session tickets of an accepting end.
     """
 
     def __init__(self, context: SSL.Context, *, dialing: bool) -> None:
@@ -131,6 +134,9 @@ class TlsConnection:
         self._source: Any = None  # what OpenSSL reads from, once ``decrypt`` was called
         self._data = _ffi.new("char **")
         self._kept: Buffer | None = None
+        self.records_sent = 0
+        self._records_read = 0
+        self._around = 0  # bytes that came and are no content
         self._connection.set_app_data(self.secrets)
         # pyOpenSSL sets it: a read would go on behind messages of TLS itself, KeyUpdates, any number of them.
         _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
@@ -158,6 +164,7 @@ class TlsConnection:
         """Encrypt all of ``data``, for ``take``. SSL.Error when the connection is of no more use."""
         if (count := _SSL_write(self._ssl, _from_buffer(data), len(data))) <= 0:
             raise self._reason(count)
+        self.records_sent += -(-len(data) // RECORD)
 
     def decrypt(self, cipher: Buffer, size: int, buffer: Buffer) -> tuple[int, SSL.Error]:
         """Decrypt ``size`` bytes of ``cipher`` into ``buffer``, which must hold them and two records.
@@ -168,22 +175,30 @@ class TlsConnection:
         """
         self._connection._into_ssl = None  # noqa: SLF001  freed by what follows: from now on ``feed`` raises
         self._read_from(cipher.start, size)
+        self._around += size
         return self.decrypt_more(buffer)
 
     def decrypt_more(self, buffer: Buffer) -> tuple[int, SSL.Error]:
         """Do what ``decrypt`` does with what it has kept."""
         ssl, start, filled = self._ssl, buffer.start, 0
-        for _ in range(MOST_READS):
+        for records in range(MOST_READS):
             if (count := _SSL_read(ssl, start + filled, RECORD)) > 0:
                 filled += count
                 continue
             reason = self._reason(count)
             if reason is not _WANT_READ or not self._unread():
                 self.more = False
+                self._took(records, filled)
                 return filled, reason
             self.asides += 1  # it stopped behind a message of TLS itself
         self._keep_unread()
+        self._took(MOST_READS, filled)
         return filled, _WANT_READ
+
+    def _took(self, records: int, content: int) -> None:
+        """Count what was read: of messages of TLS itself there is one in a record at least."""
+        self._records_read += records
+        self._around -= content
 
     def take_asides(self) -> int:
         """How many messages of TLS itself came since this was last called."""
@@ -208,6 +223,18 @@ class TlsConnection:
             self._kept = Buffer(size)
             self._kept.view[:] = _ffi.buffer(self._data[0], size)
             self._read_from(self._kept.start, size)
+
+    @property
+    def records_received(self) -> int:
+        """How many records came, exactly if none was padded or empty.
+
+        OpenSSL tells nothing of those: each byte around content counts as a part of an empty record, but for
+        a whole record's, which may have come in part. So it is at most 757 too few, and else too many.
+        """
+        unexplained = self._around - _LEAST * self._records_read - _MOST
+        if self.more:
+            unexplained -= self._unread()
+        return self._records_read + max(0, unexplained) // _LEAST
 
     def _reason(self, result: int) -> SSL.Error:
         if _lib.SSL_get_error(self._ssl, result) == _ERROR_WANT_READ:

@@ -20,7 +20,7 @@ from tunnel.errors import (
     TunnelError,
     WireError,
 )
-from tunnel.transport.lane import Lane, LaneHandler
+from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler
 from tunnel.transport.sockets import caller_of, discard_unsent, is_stuck, name_of
 from tunnel.transport.turns import Turn
 from tunnel.wire.codes import Code, FrameType
@@ -33,6 +33,9 @@ LINGER = 2.0
 """Seconds that a closing lane waits for the peer to read our GOAWAY."""
 
 _SIGN_OF_LIFE = (1 << 64) - 1  # a token that keepalive never gets to
+
+_NEVER = 1 << 64
+"""More records than any key protects."""
 
 
 class SocketLane(Lane):
@@ -55,6 +58,7 @@ class SocketLane(Lane):
         self.gone = asyncio.Event()
         self._bytes_sent = 0
         self._bytes_received = 0
+        self._mark = KEY_LIMIT  # records of one direction, at which to call ``_used``
         self._loop = loop or asyncio.get_running_loop()
         self._sock = sock
         self._decoder = Decoder()
@@ -129,6 +133,23 @@ class SocketLane(Lane):
         self._answered = answered
         self.send_control(encode(Ping(_SIGN_OF_LIFE)))
         self.flush()
+
+    def warn_at(self, records: int) -> None:
+        """Call ``on_worn`` once a key has protected so many records."""
+        self._mark = min(records, KEY_LIMIT)
+
+    def _used(self, records: int) -> None:
+        """Tell the owner, soon, that a key has protected ``records``, which are ``_mark`` or more."""
+        self._mark = KEY_LIMIT if records < KEY_LIMIT else _NEVER
+        self._loop.call_soon(self._worn, records)
+
+    def _worn(self, records: int) -> None:
+        if self._handler is None:
+            return
+        if records >= KEY_LIMIT:
+            self._lost(f"a TLS key has protected {records} records, and the lane was not replaced in time")
+        else:
+            self._tell(self._handler.on_worn)
 
     def close(self, code: Code, reason: str) -> None:
         """Say GOAWAY and end the lane."""

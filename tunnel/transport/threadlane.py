@@ -80,6 +80,16 @@ class ThreadLane(Lane):
         return self._inner.bytes_received
 
     @property
+    def records_sent(self) -> int:
+        """TLS records that were protected with our key."""
+        return self._inner.records_sent
+
+    @property
+    def records_received(self) -> int:
+        """TLS records that were protected with the peer's key."""
+        return self._inner.records_received
+
+    @property
     def round_trip(self) -> float:
         """Seconds that the last PING took; 0.0 before the first."""
         return self._inner.round_trip
@@ -129,6 +139,10 @@ class ThreadLane(Lane):
         self.epoch = epoch
         self.flush()  # our answer to the peer must be ahead of the first PING
         self._post(self._inner.attached, epoch)
+
+    def warn_at(self, records: int) -> None:
+        """Call ``on_worn`` once a key has protected so many records."""
+        self._inner.warn_at(records)  # it sets a number, which any thread may
 
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
@@ -292,6 +306,10 @@ class _Worker:
     def on_tick(self, lane: Lane) -> None:
         """A few seconds went by."""
         self._owner.notify(self._owner.tell, lambda handler: handler.on_tick(self._owner))
+
+    def on_worn(self, lane: Lane) -> None:
+        """A key has protected as many records as it should."""
+        self._owner.notify(self._owner.tell, lambda handler: handler.on_worn(self._owner))
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """The lane is gone."""

@@ -86,6 +86,16 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         """The TLS cipher suite."""
         return self._tls.cipher
 
+    @property
+    def records_sent(self) -> int:
+        """TLS records that OpenSSL made of what was sent."""
+        return self._tls.records_sent
+
+    @property
+    def records_received(self) -> int:
+        """TLS records that came."""
+        return self._tls.records_received
+
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
         if not (self.ended or self._unsendable):
@@ -121,6 +131,8 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._break_off(_explain(error))
             return True
         self._pace.sent(sent, time.monotonic(), congested=self._full)
+        if (records := self._tls.records_sent) >= self._mark:
+            self._used(records)
         return not self._full
 
     def _prepare(self) -> bool:
@@ -182,6 +194,8 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._bytes_received += count
             self._keepalive.heard(time.monotonic())
             self._received(self._plain.view[:count])
+        if (records := self._tls.records_received) >= self._mark:
+            self._used(records)
         if not isinstance(reason, WantRead):
             if not self.ended:
                 self._unsent.clear()

@@ -36,6 +36,10 @@ class FrameType(IntEnum):
     PONG = 7
     PROBE = 8
     VERDICT = 9
+    REPLACE = 10
+    RETIRE = 11
+    RETIRED = 12
+    ROTATE = 13
     OPEN = 16
     OPENED = 17
     REFUSED = 18
@@ -77,7 +81,8 @@ class Feature(IntFlag):
     NONE = 0
     RESUME = 1  #: a lost lane may be replaced
     PROBE = 2  #: a side may ask whether a target would be admitted
+    ROTATE = 4  #: a living lane may be replaced without losing what it carries
 
 
-FEATURES = Feature.RESUME | Feature.PROBE
+FEATURES = Feature.RESUME | Feature.PROBE | Feature.ROTATE
 """What this implementation offers."""

@@ -105,6 +105,34 @@ class Resumed(Resume):
 
 
 @dataclass(frozen=True, slots=True)
+class Replace(Resume):
+    """The same for a lane ``replaces`` that lives, and is retired once this one is here."""
+
+    type: ClassVar[FrameType] = FrameType.REPLACE
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """The sender puts nothing more of the session on this lane."""
+
+    type: ClassVar[FrameType] = FrameType.RETIRE
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """Answers RETIRE: everything that was sent on this lane has arrived."""
+
+    type: ClassVar[FrameType] = FrameType.RETIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Asks the initiator to replace this lane."""
+
+    type: ClassVar[FrameType] = FrameType.ROTATE
+
+
+@dataclass(frozen=True, slots=True)
 class GoAway:
     """The link ends now. What was not delivered is lost, and both sides reset what is still open."""
 
@@ -228,7 +256,9 @@ class Credit:
 
 StreamFrame: TypeAlias = Open | Opened | Refused | Fin | Delivered | Reset
 ControlFrame: TypeAlias = Probe | Verdict | StreamFrame
-Frame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Ping | Pong | Data | Credit | ControlFrame
+RotationFrame: TypeAlias = Retire | Retired | Rotate
+LaneFrame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Ping | Pong | RotationFrame
+Frame: TypeAlias = LaneFrame | Data | Credit | ControlFrame
 
 SEQUENCED = frozenset(
     {
@@ -253,6 +283,10 @@ _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.PONG: (0, 0),
     FrameType.PROBE: (1, MAX_TEXT),
     FrameType.VERDICT: (_CODE.size, _CODE.size + MAX_TEXT),
+    FrameType.REPLACE: (_RESUME.size, MAX_CONTROL),
+    FrameType.RETIRE: (0, 0),
+    FrameType.RETIRED: (0, 0),
+    FrameType.ROTATE: (0, 0),
     FrameType.OPEN: (_U64.size + 1, _U64.size + MAX_TEXT),
     FrameType.OPENED: (_U64.size, _U64.size),
     FrameType.REFUSED: (_CODE.size, _CODE.size + MAX_TEXT),
@@ -376,8 +410,10 @@ def _read_resume(header: Header, raw: bytes) -> Resume:
             Code.FRAME_SIZE, f"{header.type.name} announces {count} positions, carries others"
         )
     positions = tuple(Position(*row) for row in _POSITION.iter_unpack(rows))
-    kind = Resume if header.type is FrameType.RESUME else Resumed
-    return kind(session, epoch, replaces, received, limit, positions)
+    return _RESUMING[header.type](session, epoch, replaces, received, limit, positions)
+
+
+_RESUMING: dict[FrameType, type[Resume]] = {kind.type: kind for kind in (Resume, Resumed, Replace)}
 
 
 def _read_target(header: Header, raw: bytes) -> Open:
@@ -418,6 +454,10 @@ _WRITERS: dict[FrameType, _Writer] = {
     FrameType.PONG: lambda f: (0, f.token, b""),
     FrameType.PROBE: lambda f: (0, 0, f.target.encode()),
     FrameType.VERDICT: lambda f: (0, 0, _CODE.pack(f.code) + shorten(f.reason)),
+    FrameType.REPLACE: _write_resume,
+    FrameType.RETIRE: lambda _: (0, 0, b""),
+    FrameType.RETIRED: lambda _: (0, 0, b""),
+    FrameType.ROTATE: lambda _: (0, 0, b""),
     FrameType.OPEN: lambda f: (f.stream, 0, _U64.pack(f.limit) + f.target.encode()),
     FrameType.OPENED: lambda f: (f.stream, 0, _U64.pack(f.limit)),
     FrameType.REFUSED: _write_coded,
@@ -437,6 +477,10 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.PONG: lambda h, _: Pong(h.offset),
     FrameType.PROBE: lambda h, raw: Probe(_read_text(raw, h.type)),
     FrameType.VERDICT: lambda h, raw: Verdict(_read_code(raw), _read_reason(raw, h.type)),
+    FrameType.REPLACE: _read_resume,
+    FrameType.RETIRE: lambda _, __: Retire(),
+    FrameType.RETIRED: lambda _, __: Retired(),
+    FrameType.ROTATE: lambda _, __: Rotate(),
     FrameType.OPEN: _read_target,
     FrameType.OPENED: _u64(Opened),
     FrameType.REFUSED: _coded(Refused),

@@ -267,10 +267,16 @@ class Session:
             self._credits.update({n: None for n, s in self._streams.items() if s.into.delivered})
             self._rewind()
 
-    def resume(self, epoch: int, replaces: int) -> Resume:
-        """Our positions, as the first frame of lane ``epoch``; call it when lane ``replaces`` is dead."""
+    def retired(self, epoch: int) -> None:
+        """A lane carries nothing more, and the peer has all that we sent on it: nothing goes out again."""
+        self._lanes.discard(epoch)
+        for stream in self._streams.values():
+            stream.settle(epoch)
+
+    def resume(self, epoch: int, replaces: int, kind: type[Resume] = Resume) -> Resume:
+        """Our positions, as the first frame of a lane. Lane ``replaces`` is dead, or lives: then REPLACE."""
         control = self._control.into.position()
-        return Resume(self.id, epoch, replaces, *control, self._positions())
+        return kind(self.id, epoch, replaces, *control, self._positions())
 
     def resumed(self, epoch: int, replaces: int) -> Resumed:
         """Our positions, as the answer to RESUME."""
@@ -280,7 +286,8 @@ class Session:
     def rejoin(self, peer: Resume) -> list[Event]:
         """Take the peer's positions in and attach its lane. Raises ProtocolError when they cannot be."""
         self._control.credited(peer.control_received, peer.control_limit)
-        self._control.rewind()
+        if not self._lanes:  # else ``lost`` did it
+            self._control.rewind()
         events: list[Event] = []
         for position in peer.positions:
             if (stream := self._streams.get(position.stream)) is not None:

@@ -24,12 +24,13 @@ class _State(Enum):
 class LaneState(_State):
     """What a lane may receive next."""
 
-    AWAIT_FIRST = auto()  # acceptor: HELLO or RESUME must come
+    AWAIT_FIRST = auto()  # acceptor: HELLO, RESUME or REPLACE must come
     AWAIT_WELCOME = auto()  # initiator of a session
     AWAIT_RESUMED = auto()  # initiator, replacing a lost lane
     DECIDING = auto()  # acceptor: the first frame is here, our answer is not out yet
     ANSWERED = auto()  # acceptor: our answer is out; nothing shows yet that the initiator received it
     ATTACHED = auto()  # both sides know that the lane belongs to a session, and it carries its frames
+    RETIRING = auto()  # the peer sends nothing more of the session on it
     CLOSED = auto()  # by GOAWAY: on an attached lane it ends the session
     LOST = auto()  # by GOAWAY of an initiator that received no answer: the session goes on without the lane
 
@@ -79,6 +80,8 @@ State = TypeVar("State", bound=Enum)
 _SESSION_FRAMES = (
     FrameType.PING,
     FrameType.PONG,
+    FrameType.ROTATE,
+    FrameType.RETIRED,
     FrameType.PROBE,
     FrameType.VERDICT,
     FrameType.OPEN,
@@ -104,6 +107,7 @@ _OPEN_SIGNALS: tuple[Input, ...] = (
 LANE: Mapping[tuple[LaneState, Input], LaneState] = {
     (LaneState.AWAIT_FIRST, FrameType.HELLO): LaneState.DECIDING,
     (LaneState.AWAIT_FIRST, FrameType.RESUME): LaneState.DECIDING,
+    (LaneState.AWAIT_FIRST, FrameType.REPLACE): LaneState.DECIDING,
     (LaneState.AWAIT_FIRST, FrameType.GOAWAY): LaneState.CLOSED,
     (LaneState.AWAIT_WELCOME, FrameType.WELCOME): LaneState.ATTACHED,
     (LaneState.AWAIT_WELCOME, FrameType.GOAWAY): LaneState.CLOSED,
@@ -112,9 +116,16 @@ LANE: Mapping[tuple[LaneState, Input], LaneState] = {
     (LaneState.DECIDING, FrameType.GOAWAY): LaneState.CLOSED,
     (LaneState.DECIDING, Call.ANSWER): LaneState.ANSWERED,
     **{(LaneState.ANSWERED, frame): LaneState.ATTACHED for frame in _SESSION_FRAMES},
+    (LaneState.ANSWERED, FrameType.RETIRE): LaneState.RETIRING,
     (LaneState.ANSWERED, FrameType.GOAWAY): LaneState.LOST,
     **{(LaneState.ATTACHED, frame): LaneState.ATTACHED for frame in _SESSION_FRAMES},
+    (LaneState.ATTACHED, FrameType.RETIRE): LaneState.RETIRING,
     (LaneState.ATTACHED, FrameType.GOAWAY): LaneState.CLOSED,
+    **{
+        (LaneState.RETIRING, frame): LaneState.RETIRING
+        for frame in (FrameType.PING, FrameType.PONG, FrameType.RETIRED)
+    },
+    (LaneState.RETIRING, FrameType.GOAWAY): LaneState.CLOSED,
 }
 
 PHASE: Mapping[tuple[Phase, Input], Phase] = {

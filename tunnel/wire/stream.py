@@ -13,6 +13,9 @@ from tunnel.wire.frames import Position, data_header
 from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Phase, Receiving, Sending, step
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
+ARRIVED = 0
+"""In place of a lane's epoch: the peer has it, whatever becomes of lanes."""
+
 
 @dataclass(slots=True)
 class Kept:
@@ -119,7 +122,15 @@ class Stream:
 
     def rewind(self, alive: Container[int]) -> None:
         """Prepare to send again what the peer may lack and no living lane carries."""
-        self._again = deque(k for k in self._kept if k.lane not in alive and k.end > self._peer_received)
+        self._again = deque(
+            k for k in self._kept if k.lane and k.lane not in alive and k.end > self._peer_received
+        )
+
+    def settle(self, lane: int) -> None:
+        """Everything that was sent over ``lane`` has arrived, delivered or not."""
+        for kept in self._kept:
+            if kept.lane == lane:
+                kept.lane = ARRIVED
 
     def replay(self, lane: int) -> Outgoing | None:
         """Return the next frame to send again, oldest first."""

@@ -1,0 +1,116 @@
+"""Lanes are replaced while they carry bulk both ways: nothing is lost, nothing is sent twice, none stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.cutter import Cutter
+from tests.support.daemons import TwoHosts, free_port, until
+from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tests.support.streams import MIB, Target, connect, exchange, receive_all, send_bulk
+from tunnel.virt.migration import Options
+from tunnel.virt.trial import Trial
+
+SIZE = 24 * MIB
+STREAMS = 4
+OFTEN = {"rotate_records": 1024}  # 16 MiB each way
+
+
+@pytest.fixture
+def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
+    """What host a believes to be host b's address."""
+    with Cutter(hosts.b.address) as between:
+        hosts.a.knows(hosts.b, between.address)
+        yield between
+
+
+def rotations(hosts: TwoHosts) -> tuple[int, int]:
+    return tuple(host.link(peer)["rotation"]["rotations"] for host, peer in hosts.both_ways)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "threads"), [(1, False), (2, False), (2, True)], ids=["one", "two", "two on threads"]
+)
+def test_bulk_in_both_directions_crosses_whole_while_lanes_are_replaced(
+    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, lanes: int, threads: bool
+) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    for host in (hosts.a, hosts.b):
+        host.transport = {"lanes": lanes, "lane_threads": threads, **OFTEN}
+    hosts.start()
+    until("every lane", lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes)
+    with ExitStack() as stack:
+        ends = [
+            (stack.enter_context(connect(entry)), stack.enter_context(target.accept()))
+            for _ in range(STREAMS)
+        ]
+        sending = [background.submit(send_bulk, sock, SIZE) for pair in ends for sock in pair]
+        receiving = [background.submit(receive_all, sock) for pair in ends for sock in pair[::-1]]
+        assert [each.result() for each in sending] == [each.result() for each in receiving]
+    until("the same count at both hosts", lambda: len(set(rotations(hosts))) == 1)
+    assert rotations(hosts)[0] >= STREAMS * SIZE // (16 * MIB) // lanes // 2
+    for host, peer in hosts.both_ways:
+        assert host.link(peer)["resumes"] == 0
+        assert {each["what"] for each in host.link(peer)["incidents"]} <= {"cannot connect"}, "at the start"
+        until("every lane", lambda: len(host.link(peer)["lanes"]) == lanes)  # noqa: B023  called at once
+
+
+def test_the_host_that_does_not_dial_asks(
+    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor
+) -> None:
+    """Only its keys are to be short-lived."""
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.b.transport = dict(OFTEN)
+    hosts.start()
+    with connect(entry) as caller, target.accept() as called:
+        sending = [background.submit(send_bulk, sock, 2 * SIZE) for sock in (caller, called)]
+        receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
+        assert [each.result() for each in sending] == [each.result() for each in receiving]
+    until("a rotation", lambda: min(rotations(hosts)) >= 1)
+    assert hosts.a.link(hosts.b)["rotation"]["last"]["reason"] == "the peer asked for it"
+    assert hosts.a.link(hosts.b)["resumes"] == 0
+
+
+def test_where_nothing_new_gets_through_the_old_lane_goes_on(
+    hosts: TwoHosts, target: Target, cutter: Cutter, background: ThreadPoolExecutor
+) -> None:
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.a.transport = dict(OFTEN)
+    hosts.start()
+    with connect(entry) as caller, target.accept() as called:
+        cutter.closed = True
+        sending = [background.submit(send_bulk, sock, 2 * SIZE) for sock in (caller, called)]
+        receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
+        assert [each.result() for each in sending] == [each.result() for each in receiving]
+        hosts.a.wait_log("lane not replaced.*lane 1 goes on")
+        assert rotations(hosts) == (0, 0)
+        cutter.closed = False
+    until("the rotation", lambda: min(rotations(hosts)) >= 1)
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+    assert hosts.a.link(hosts.b)["resumes"] == 0
+    assert "lane not replaced" in [each["what"] for each in hosts.a.link(hosts.b)["incidents"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
+async def test_guest_crosses_while_lanes_are_replaced(
+    hosts: TwoHosts, tmp: Path, options: Options, lanes: int
+) -> None:
+    listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+    entry = hosts.a.leads_to(hosts.b, listen)
+    for host in (hosts.a, hosts.b):
+        host.transport = {"lanes": lanes, **OFTEN}
+    hosts.start()
+    async with await Trial.start(tmp, MEMORY, BUSY) as trial:
+        await trial.migrate(entry, listen, options)
+        await trial.verify()
+    assert min(rotations(hosts)) >= MEMORY // (64 * MIB) // lanes
+    for host, peer in hosts.both_ways:
+        assert host.link(peer)["resumes"] == 0

@@ -1,0 +1,317 @@
+"""When a lane is replaced, who asks for it, what an older release makes of it, and what no peer may say."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.support.links import (
+    Pair,
+    called_by,
+    exchange,
+    goodbye,
+    join,
+    last,
+    pipes,
+    rejoin,
+)
+from tests.support.rotations import Clock, crosses, deafened, frames_of, of_rotation, rotated, soon
+from tests.support.waiting import turns, until
+from tunnel.errors import LaneLost
+from tunnel.relay.link import LinkState
+from tunnel.relay.rotation import ASKED_AGE, ASKED_RECORDS, RotationPlan
+from tunnel.transport.lane import KEY_LIMIT
+from tunnel.wire.codes import MIB, Code, Feature, FrameType
+from tunnel.wire.frames import GoAway, Replace, Retire, Retired, Rotate, RotationFrame
+
+OLD_RELEASE = Feature.RESUME | Feature.PROBE
+
+# When.
+
+
+async def test_a_lane_that_has_used_its_records_is_due(pair: Pair) -> None:
+    assert pair.a.rotation.next() == 0
+    pair.lane._used(pair.a.plan.rotation.records)
+    await until(pair.a.rotation.next, "for the lane to be due")
+    await rotated(pair, 1)
+    told = pair.a.rotation.last
+    assert told is not None
+    assert told.reason == "4194304 records with one key"
+    assert pair.a.rotation.next() == 0
+
+
+@pytest.mark.parametrize("direction", ["records_sent", "records_received"])
+async def test_records_that_no_batch_showed_count_as_well(
+    pair: Pair, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair.lane, direction, pair.a.plan.rotation.records - 1)
+    pair.a.on_tick(pair.lane)
+    assert pair.a.rotation.next() == 0
+    monkeypatch.setattr(pair.lane, direction, pair.a.plan.rotation.records)
+    pair.a.on_tick(pair.lane)
+    assert pair.a.rotation.next() == 1
+
+
+async def test_a_lane_is_told_when_to_warn() -> None:
+    pair = await Pair(rotation=RotationPlan(records=5000)).up()
+    assert (pair.lane._mark, pipes(pair.b)[1]._mark) == (5000, 5000)
+    await rotated(pair, 1)
+    assert (pipes(pair.a)[2]._mark, pipes(pair.b)[2]._mark) == (5000, 5000)
+    pair.close()
+
+
+@pytest.mark.parametrize(("after", "due"), [(100.0, 1), (0.0, 0)])
+async def test_a_lane_is_due_after_a_time(after: float, due: int) -> None:
+    pair = await Pair(rotation=RotationPlan(after=after)).up()
+    clock = pair.a.rotation._clock = Clock()
+    clock.now = pair.lane.since + 99.9
+    pair.a.on_tick(pair.lane)
+    assert pair.a.rotation.next() == 0
+    clock.now = pair.lane.since + 100.0
+    pair.a.on_tick(pair.lane)
+    assert pair.a.rotation.next() == due
+    pair.close()
+
+
+async def test_all_lanes_are_due_one_after_the_other(two_lanes: Pair) -> None:
+    two_lanes.a.rotation.rotate("certificates renewed")
+    assert two_lanes.a.rotation.next() == 1
+    far = pipes(two_lanes.a)[1].far
+    assert far is not None
+    far.far = None  # b's RETIRED does not arrive
+    rejoin(two_lanes.a, two_lanes.b, 1)
+    await until(lambda: 3 in two_lanes.a.lanes, "for the new lane")
+    assert two_lanes.a.rotation.next() == 0, "one is being retired"
+    far._lost("the test cut it")
+    two_lanes.a.rotation.others[0].abort()
+    two_lanes.a.on_end(two_lanes.a.rotation.others[0], LaneLost("the test cut it"))
+    assert two_lanes.a.rotation.next() == 2
+    await until(lambda: 3 in two_lanes.b.lanes, "for the new lane")
+    await rotated(two_lanes, 2)
+    assert two_lanes.a.rotation.next() == 0
+    assert two_lanes.a.rotation.last is not None
+    assert two_lanes.a.rotation.last.reason == "certificates renewed"
+
+
+async def test_what_is_lost_is_resumed_first(two_lanes: Pair) -> None:
+    two_lanes.a.rotation.rotate("certificates renewed")
+    pipes(two_lanes.a)[2].cut()
+    await until(lambda: two_lanes.a.wants_lane, "for the loss")
+    assert two_lanes.a.rotation.next() == 0
+    join(two_lanes.a, two_lanes.b)
+    await until(lambda: not two_lanes.a.wants_lane, "for another lane")
+    assert two_lanes.a.rotation.next() == 1
+    await rotated(two_lanes, 1)
+    assert two_lanes.a.rotation.next() == 0, "the lane that came in place of the lost one is new"
+
+
+async def test_a_loss_interrupts_the_attempt(two_lanes: Pair) -> None:
+    two_lanes.a.rotation.attempt = attempt = asyncio.create_task(asyncio.sleep(60))
+    pipes(two_lanes.a)[2].cut()
+    await until(attempt.done, "for the attempt to be given up")
+    assert attempt.cancelled()
+
+
+# The acceptor asks.
+
+
+async def test_the_acceptor_asks_until_its_lane_is_replaced(pair: Pair) -> None:
+    pair.lane.since -= ASKED_AGE
+    pair.b.rotation.rotate("certificates renewed")
+    await until(pair.a.rotation.next, "for the request")
+    for _ in range(2):
+        pair.b.on_tick(pipes(pair.b)[1])
+    await turns()
+    assert of_rotation(pipes(pair.b)[1]) == [Rotate()] * 3
+    assert pair.b.rotation.next() == 0, "it is not on the acceptor to dial"
+    await rotated(pair, 1)
+    assert pair.a.rotation.last is not None
+    assert pair.b.rotation.last is not None
+    assert (pair.a.rotation.last.reason, pair.b.rotation.last.reason) == (
+        "the peer asked for it",
+        "certificates renewed",
+    )
+    pair.b.on_tick(pipes(pair.b)[2])
+    assert of_rotation(pipes(pair.b)[2]) == []
+
+
+async def test_a_young_lane_is_not_replaced_for_a_peer_that_asks(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a hostile one could keep us shaking hands."""
+    clock = pair.a.rotation._clock = Clock()
+    clock.now = pair.lane.since
+    for used, age, due in ((0, 0.0, 0), (ASKED_RECORDS - 1, ASKED_AGE - 0.1, 0), (ASKED_RECORDS, 0.0, 1)):
+        clock.now = pair.lane.since + age
+        monkeypatch.setattr(pair.lane, "records_received", used)
+        pipes(pair.b)[1].say(Rotate())
+        await turns()
+        assert pair.a.rotation.next() == due
+    assert list(pair.a.incidents) == []
+
+
+async def test_a_request_for_a_lane_that_is_gone_is_forgotten(pair: Pair) -> None:
+    pair.lane.since -= ASKED_AGE
+    pair.lane.cut()
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    pair.b.rotation.rotate("certificates renewed")
+    await pair.resume()
+    assert pair.a.rotation.next() == 0
+
+
+# A peer of a release that knows none of this.
+
+
+@pytest.fixture
+async def old(pair: Pair) -> Pair:
+    for link in (pair.a, pair.b):
+        link.features = OLD_RELEASE
+    return pair
+
+
+@pytest.mark.parametrize("first", ["answer", "end of the old lane"])
+async def test_without_the_feature_the_old_lane_is_resumed_alive(old: Pair, first: str) -> None:
+    caller, called = await old.stream()
+    crossing = [
+        asyncio.create_task(crosses(caller, called, 12 * MIB)),
+        asyncio.create_task(crosses(called, caller, 12 * MIB)),
+    ]
+    await until(lambda: len(old.lane.said) > 4 * MIB, "for bulk")
+    old.a.rotation.rotate("certificates renewed")
+    new = rejoin(old.a, old.b, 1)
+    if first == "end of the old lane":
+        old.lane._lost("the peer ended it")
+    await until(lambda: list(old.a.lanes) == list(old.b.lanes) == [2], "for the new lane")
+    await asyncio.gather(*crossing)
+    assert frames_of(new.said)[0][0].type is FrameType.RESUME
+    assert (old.a.rotation.count, old.a.resumes, list(old.a.incidents)) == (1, 0, [])
+    assert not old.a.wants_lane
+
+
+async def test_without_the_feature_an_attempt_that_fails_may_cost_a_lane(old: Pair) -> None:
+    """The peer has ended the old one, and its answer is lost: it is resumed as any lost lane is."""
+    caller, called = await old.stream()
+    new = rejoin(old.a, old.b, 1)
+    assert new.far is not None
+    new.far.far = None
+    await until(lambda: not old.a.lanes, "for the end of the old lane")
+    wanted = [old.a.wants_lane]  # not yet: the answer may still come
+    new.abort()
+    old.a.rotation.over()
+    wanted.append(old.a.wants_lane)
+    assert wanted == [False, True]
+    await old.resume()
+    await exchange(caller, called)
+
+
+async def test_an_initiator_that_cannot_be_asked_is_an_incident(old: Pair) -> None:
+    old.b.rotation.rotate("certificates renewed")
+    what, reason = last(old.b)
+    assert what == "lane not replaced"
+    assert "hosta cannot be asked to" in reason
+    assert "certificates renewed" in reason
+    assert str(KEY_LIMIT) in reason
+    assert of_rotation(pipes(old.b)[1]) == []
+    old.b.on_tick(pipes(old.b)[1])
+    assert len(old.b.incidents) == 1
+
+
+# What a peer must not say.
+
+
+@pytest.mark.parametrize(
+    ("side", "frame", "feature"),
+    [
+        ("a", Rotate(), True),
+        ("b", Retire(), True),
+        ("a", Retired(), True),
+        ("b", Retired(), True),
+        ("b", Rotate(), False),
+        ("a", Retire(), False),
+        ("b", Retired(), False),
+    ],
+)
+async def test_frames_out_of_place_end_the_session(
+    pair: Pair, side: str, frame: RotationFrame, feature: bool
+) -> None:
+    speaker, listener = (pair.a, pair.b) if side == "a" else (pair.b, pair.a)
+    if not feature:
+        listener.features = OLD_RELEASE
+    pipes(speaker)[1].say(frame)
+    await until(lambda: listener.state is LinkState.DOWN, "for the end")
+    assert list(listener.incidents)[-1].what == "link down"
+    assert "[PROTOCOL]" in last(listener)[1]
+
+
+async def test_retired_twice_ends_the_session(pair: Pair) -> None:
+    far = pair.lane.far
+    assert far is not None
+    near = deafened(far)  # b's answers do not arrive
+    rejoin(pair.a, pair.b, 1)
+    await until(lambda: pair.a.rotation.others, "for the lane to be retired")
+    far.far = near
+    far.say(Retired(), Retired())
+    await until(lambda: pair.a.state is LinkState.DOWN, "for the end")
+
+
+async def test_replace_is_refused_without_the_feature(old: Pair) -> None:
+    session = old.b.session
+    assert session is not None
+    intruder = called_by(old.b)
+    far = intruder.far
+    assert far is not None
+    intruder.say(Replace(session.id, 2, 1, 0, 1024, ()))
+    await turns()
+    assert goodbye(far.said) is Code.HANDSHAKE
+    assert list(old.b.lanes) == [1]
+
+
+async def test_lanes_that_are_retired_without_end_do_not_pile_up(pair: Pair) -> None:
+    """A peer that never says RETIRED, and brings one lane more each time."""
+    session, made = pair.b.session, [pair.lane]
+    assert session is not None
+    assert pair.lane.far is not None
+    pair.lane.far.far = None  # what b answers is of no interest
+    for epoch in range(2, 30):
+        made[-1].say(Retire())
+        await turns()
+        made.append(called_by(pair.b))
+        made[-1].say(session.resume(epoch, 0))
+        await turns()
+        assert list(pair.b.lanes) == [epoch]
+    assert len(pair.b.rotation.others) == 1
+    assert sum(not lane.gone.is_set() for lane in made[1:]) == 2
+
+
+async def test_lanes_that_stand_by_are_bounded(pair: Pair) -> None:
+    session = pair.b.session
+    assert session is not None
+    for epoch in range(2, 30):
+        called_by(pair.b).say(session.resume(epoch, 1, Replace))
+        await turns()
+    assert len(pair.b.rotation.others) == 1
+    assert list(pair.b.lanes) == [1]
+
+
+async def test_impossible_positions_end_the_session_when_they_are_taken(pair: Pair) -> None:
+    session = pair.b.session
+    assert session is not None
+    liar = called_by(pair.b)
+    liar.say(replace(session.resume(2, 1, Replace), control_received=99))
+    await soon(lambda: pair.b.rotation.others)
+    pair.lane.say(Retire())
+    await until(lambda: pair.b.state is LinkState.DOWN, "for the end")
+    assert liar.gone.is_set()
+
+
+async def test_a_standby_lane_that_is_refused_afterwards_ends_nothing(pair: Pair) -> None:
+    session = pair.b.session
+    assert session is not None
+    lane = called_by(pair.b)
+    lane.say(session.resume(2, 1, Replace))
+    await soon(lambda: pair.b.rotation.others)
+    lane.say(GoAway(Code.TIMEOUT, "no answer"))
+    await until(lambda: not pair.b.rotation.others, "for its end")
+    assert pair.b.state is LinkState.UP
