@@ -163,6 +163,19 @@ def test_idle_caller_hears_of_the_end_at_once(pair: TwoHosts, role: str) -> None
         assert pair.a.wait() == 0
 
 
+def test_silence_longer_than_connections_are_tracked_ends_nothing(pair: TwoHosts) -> None:
+    """Post-copy's channel may be silent for long, and then the destination speaks first."""
+    Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established").write_text("3")
+    with Target(port=RANGE[0]) as target, connect(entry(RANGE[0])) as caller, target.accept() as called:
+        exchange(caller, called)
+        caller.settimeout(8)
+        with pytest.raises(TimeoutError):  # the silence
+            caller.recv(1)
+        called.sendall(b"a page, please")
+        assert receive(caller, 14) == b"a page, please"
+        exchange(caller, called)
+
+
 def test_range_is_free_again_after_a_stream(pair: TwoHosts) -> None:
     for _ in range(3):
         with Target(port=RANGE[0]) as target, connect(entry(RANGE[0])) as caller, target.accept() as called:

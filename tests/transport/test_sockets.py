@@ -10,6 +10,7 @@ import struct
 import termios
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,7 @@ from tunnel.transport.sockets import (
 )
 
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ def test_without_the_right_to_it_a_local_leg_keeps_its_buffers(kind: socket.Addr
             return bytes(size)
 
         def setsockopt(self, _level: int, option: int, _value: object) -> None:
-            if option not in (socket.TCP_NODELAY, socket.TCP_CONGESTION):
+            if option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
                 raise PermissionError
 
     tune_local(Bare())  # type: ignore[arg-type]  # all that is used of a socket
@@ -293,3 +295,24 @@ def test_an_interface_that_is_not_there_is_named() -> None:
         socket_address("fe80::1%none9", 7)
     assert caught.value.errno == errno.ENODEV
     assert reason_of(caught.value) == "this host has no network interface none9"
+
+
+@pytest.mark.parametrize(
+    ("tracked", "silence"), [("432000", 20), ("60", 20), ("30", 10), ("5", 1), ("1", 1), ("", 20), (None, 20)]
+)
+def test_silence_is_broken_before_a_firewall_forgets(
+    tmp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pair: tuple[socket.socket, socket.socket],
+    tracked: str | None,
+    silence: int,
+) -> None:
+    if tracked is not None:
+        (tmp / "timeout").write_text(tracked)
+    monkeypatch.setattr(sockets, "_TRACKED_FOR", tmp / "timeout")
+    tune_lane(pair[0], None)
+    tune_local(pair[1])
+    for sock in pair:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+            assert sock.getsockopt(socket.IPPROTO_TCP, option) == silence

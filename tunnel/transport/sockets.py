@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 NOTSENT_LOWAT = 128 * 1024
@@ -31,6 +32,9 @@ batch would be copied to wait for the next turn."""
 STUCK = 3
 """Timeouts in a row after which bytes are not late, but lost: with all after them, if all are too large."""
 
+LONGEST_SILENCE = 20
+"""Seconds after which the kernel sends a keepalive on a connection that is silent."""
+
 LOCAL_CONGESTION = "cubic"
 """For local legs: some systems default to a congestion control that paces even on loopback."""
 
@@ -39,6 +43,7 @@ _TCP_INFO_RETRANSMITS = 2  # offset of tcpi_retransmits: timeouts in a row, unti
 _TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
+_TRACKED_FOR = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -54,6 +59,7 @@ def tune_lane(sock: socket.socket, congestion: str | None, segment: int | None =
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    keep_tracked(sock)
     if congestion is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
     if segment is not None:
@@ -96,7 +102,25 @@ def tune_local(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):  # a kernel without it does no harm: this is about speed only
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION.encode())
+        keep_tracked(sock)
         bound_unread(sock)
+
+
+def keep_tracked(sock: socket.socket) -> None:
+    """Let no firewall forget a TCP connection for its silence.
+
+    One that is redirected is translated only for as long as the kernel tracks it, and a firewall that admits
+    what is established refuses whoever speaks first after it has forgotten. So the kernel sends keepalives
+    (tcp(7)), three within the time that this host's connection tracking has for silence.
+    """
+    try:
+        tracked = int(_TRACKED_FOR.read_text())
+    except (OSError, ValueError):  # nothing is tracked here
+        tracked = 3 * LONGEST_SILENCE
+    silence = max(1, min(tracked // 3, LONGEST_SILENCE))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, silence)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, silence)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
