@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.dialing import World
 from tests.support.links import Pair, join
 from tests.support.namespace import link_local, network
+from tests.support.pki import Pki
 from tests.support.pumps import Local
 from tests.support.waiting import unexpected, until
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
+from tunnel.transport.tls import load
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 
@@ -48,3 +53,13 @@ async def two_lanes() -> AsyncIterator[Pair]:
     await until(lambda: second.epoch, "for the second lane")
     yield pair
     pair.close()
+
+
+@pytest.fixture
+def world(tmp: Path) -> World:
+    """Certificates, and a port that nobody listens on."""
+    pki = Pki(tmp)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    a, b, other = (load(pki.host(name)) for name in ("hosta", "hostb", "hostc"))
+    return World(a, b, other, port)

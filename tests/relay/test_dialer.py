@@ -6,19 +6,16 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.dialing import World, dialling, listening, receiving, running
 from tests.support.links import join, make_link
 from tests.support.network import TlsPeer
 from tests.support.pipelane import pipe
-from tests.support.pki import Pki
 from tests.support.waiting import until
 from tunnel.relay import dialer as module
 from tunnel.relay.backoff import FIRST_PAUSE, Backoff
@@ -28,79 +25,9 @@ from tunnel.relay.reception import Reception
 from tunnel.transport import connect
 from tunnel.transport.socketlane import SocketLane
 from tunnel.transport.sockets import reset
-from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Resume, Welcome, encode
 from tunnel.wire.states import LaneState
-
-
-@dataclass
-class World:
-    """Host a, whose dialer is tested, and what there is of host b."""
-
-    a: TlsContexts
-    b: TlsContexts
-    other: TlsContexts
-    port: int
-
-    def plan(self, host: str = "127.0.0.1") -> DialPlan:
-        return DialPlan(host, self.port, lambda: self.a, None)
-
-
-@pytest.fixture
-def world(tmp: Path) -> World:
-    """Certificates, and a port that nobody listens on."""
-    pki = Pki(tmp)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    a, b, other = (load(pki.host(name)) for name in ("hosta", "hostb", "hostc"))
-    return World(a, b, other, port)
-
-
-def dialling(link: Link, plan: DialPlan) -> AbstractAsyncContextManager[None]:
-    return running(Dialer(plan, link), link)
-
-
-@asynccontextmanager
-async def running(dialer: Dialer, link: Link) -> AsyncIterator[None]:
-    task = asyncio.create_task(dialer.run())
-    try:
-        yield
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        link.end(Code.NONE, "the test is over")
-
-
-@asynccontextmanager
-async def receiving(world: World, link: Link) -> AsyncIterator[Reception]:
-    reception = Reception("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
-    try:
-        yield reception
-    finally:
-        await reception.close()
-        link.end(Code.NONE, "the test is over")
-
-
-@asynccontextmanager
-async def listening(world: World) -> AsyncIterator[Callable[[], asyncio.Future[socket.socket]]]:
-    """Host b's port without a daemon behind it: what it yields accepts a connection."""
-    loop = asyncio.get_running_loop()
-    taken: list[socket.socket] = []
-
-    async def accept() -> socket.socket:
-        async with asyncio.timeout(10):
-            sock, _ = await loop.sock_accept(server)
-        taken.append(sock)
-        return sock
-
-    with socket.create_server(("127.0.0.1", world.port)) as server:
-        server.setblocking(False)
-        yield lambda: asyncio.ensure_future(accept())
-        for sock in taken:
-            sock.close()
 
 
 def has_spoken(peer: TlsPeer) -> bool:
@@ -190,23 +117,6 @@ async def test_peer_with_another_name_is_refused(world: World) -> None:
             await TlsPeer.connect(await accept(), world.other, dialing=False)
         await until(lambda: a.incidents, "for the refusal")
     assert reasons(a)[0] == "the peer's certificate names hostc; expected hostb"
-
-
-async def test_address_of_somebody_else_is_not_tried_for_ever(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A name may lead to two hosts, of which the first one is no peer."""
-
-    async def resolve(host: str, port: int) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (9, 1)]
-
-    monkeypatch.setattr(connect, "_resolve", resolve)
-    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
-    stranger = Reception("127.0.0.9", world.port, lambda: world.other, None, {"hosta": b})
-    async with receiving(world, b), dialling(a, world.plan("peer.example")):
-        await until(lambda: a.lanes and b.lanes, "for the link")
-    await stranger.close()
-    assert "hostc" in reasons(a)[0]
 
 
 async def test_peer_that_breaks_off_the_handshake(world: World) -> None:

@@ -97,7 +97,7 @@ async def test_a_peer_that_restarted_is_linked_when_its_old_lane_does_not_answer
     join(restarted, pair.b)
     await until(lambda: restarted.lanes, "for the new session")
     assert await ending(called) == "reset"
-    assert ("link down", "the peer started anew") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta started anew") in [(i.what, i.reason) for i in pair.b.incidents]
     assert not said_of_copies(pair.b)
     caller.close()
     restarted.end(Code.NONE, "")

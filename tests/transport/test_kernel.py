@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -26,6 +27,7 @@ from tunnel.transport.kernel import MOST_RECORDS, PASSED_ON, KernelLane
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
+from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code, FrameType
 from tunnel.wire.frames import Credit, Open, data_header, encode, parse_header
 from tunnel.wire.negotiation import hello
@@ -414,3 +416,38 @@ async def test_a_paused_lane_leaves_what_it_lent_alone(raw: Raw, monkeypatch: py
     await until(lambda: len(kept) > 1)
     second = bytes(kept[1])
     assert second == content(1, len(first), len(second), initiator=True)
+
+
+async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []  # frames, by turn
+    begin = Turn.begin
+
+    def begin_counted(turn: Turn) -> None:
+        taken.append(raw.host.calls.count("on_frame"))
+        begin(turn)
+
+    raw.lane.pause_reading()
+    flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
+    await raw.say(flood + encode(Open(3, 1 << 40, TARGET), 1))
+    monkeypatch.setattr(Turn, "begin", begin_counted)
+    raw.lane.resume_reading()
+    await until(lambda: 3 in raw.host.opened)
+    assert len(taken) >= 5
+    assert max(after - before for before, after in pairwise(taken)) <= MOST_FRAMES
+
+
+async def test_beside_others_a_flood_waits_and_is_not_lost(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def pause(turn: Turn) -> float:
+        waits.append(0.001 if turn._cut else 0.0)
+        return waits[-1]
+
+    monkeypatch.setattr(Turn, "pause", pause)
+    await raw.say(b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES)))
+    await raw.say(encode(Open(3, 1 << 40, TARGET), 1) + raw.frame(100_000))
+    await until(lambda: raw.host.sinks[1].received == 100_000)
+    assert any(waits)
+    assert 3 in raw.host.opened

@@ -24,6 +24,7 @@ from tunnel.transport.sockets import (
     USER_TIMEOUT_MS,
     bound_unread,
     caller_of,
+    host_of,
     is_deserted,
     is_stuck,
     name_of,
@@ -316,3 +317,16 @@ def test_silence_is_broken_before_a_firewall_forgets(
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
             assert sock.getsockopt(socket.IPPROTO_TCP, option) == silence
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("192.0.2.1:16515", "192.0.2.1"),
+        ("[2001:db8::1]:7", "2001:db8::1"),
+        ("/run/a:b", "/run/a:b"),
+        ("gone", "gone"),
+    ],
+)
+def test_an_address_without_its_port(name: str, host: str) -> None:
+    assert host_of(name) == host

@@ -20,10 +20,11 @@ from tunnel.relay.segments import Segments
 from tunnel.transport.connect import connect
 from tunnel.transport.lane import Lane
 from tunnel.transport.lanes import LaneMaker, userspace
-from tunnel.transport.sockets import socket_address, tune_lane
+from tunnel.transport.sockets import host_of, socket_address, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
+from tunnel.wire.session import Session
 from tunnel.wire.states import LaneState
 
 ANSWER_TIMEOUT = 10.0
@@ -197,8 +198,15 @@ class Dialer:
             await applicant.outcome(lane)
         except RefusedError as error:
             if error.code is Code.SESSION_UNKNOWN:
-                self._link.end(Code.SESSION_UNKNOWN, f"cannot resume: {error}", session)
+                self._unknown_there(lane, f"cannot resume: {error}", session)
             raise
+
+    def _unknown_there(self, lane: Lane, reason: str, session: Session) -> None:
+        """The session is over if who says so has had it; another address may be that of another daemon."""
+        if host_of(lane.remote) in self._link.places:
+            self._link.end(Code.SESSION_UNKNOWN, reason, session)
+        else:
+            self._failed[self._address] = asyncio.get_running_loop().time()
 
 
 def _can_reach(source: str, destination: str) -> bool:

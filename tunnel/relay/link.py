@@ -36,7 +36,7 @@ from tunnel.relay.probing import Answer, answer
 from tunnel.relay.rotation import Rotation
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
-from tunnel.transport.sockets import is_deserted
+from tunnel.transport.sockets import host_of, is_deserted
 from tunnel.wire import negotiation
 from tunnel.wire.codes import KIB, Code, Feature
 from tunnel.wire.frames import Frame, Hello, Ping, Replace, Resume, Resumed, RotationFrame, Welcome, encode
@@ -75,7 +75,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
         self._peer_instance = b""
-        self._place = ""  # where the last lane led to
+        self.places: set[str] = set()  # the hosts' addresses to which lanes of this session have led
         self._namesakes = Namesakes(plan.peer, self.note)
         self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
@@ -193,7 +193,7 @@ class Link:
             # Both hosts dial at once: the connection of the one whose name is smaller counts.
             preferred = self.offer is not None and self.plan.host < self.peer
         elif offer.instance != self._peer_instance:
-            return self._namesakes.objection(offer.instance, self._place)
+            return self._namesakes.objection(offer.instance, ", ".join(sorted(self.places)))
         else:
             preferred = bool(self.lanes)
         return f"another connection with {self.plan.host} is in use" if preferred else ""
@@ -204,6 +204,7 @@ class Link:
         self.streams.begin(session)
         self._peer_instance = peer.instance
         self._namesakes.forget()
+        self.places.clear()
         self.features = peer.features
         lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
         self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME brings all but the first
@@ -228,7 +229,7 @@ class Link:
         if self._give_up is not None:
             self._give_up.cancel()
             self._give_up = None
-        self._place = lane.remote
+        self.places.add(host_of(lane.remote))
         self._state_changed()
         self.kick()
 

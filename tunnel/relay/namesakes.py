@@ -14,6 +14,7 @@ from enum import Enum
 
 from tunnel.errors import TunnelError
 from tunnel.transport.lane import Lane
+from tunnel.transport.sockets import host_of
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
 
@@ -90,7 +91,7 @@ class Namesakes:
 
     def _refuse(self, lane: Lane, instance: bytes, kept: str) -> None:
         self._refused.append(instance)
-        refused = lane.remote.rpartition(":")[0] or lane.remote  # it comes from another port each time
+        refused = host_of(lane.remote)  # it comes from another port each time
         self._note(
             "two daemons of one name",
             f"two daemons call themselves {self._peer}: the one at {kept} answers and is kept, "

@@ -196,3 +196,9 @@ def _interface_of(address: tuple[Any, ...]) -> str:
         return f"%{socket.if_indextoname(index)}"
     except OSError:  # it has been removed meanwhile
         return f"%{index}"
+
+
+def host_of(name: str) -> str:
+    """The address without the port in what ``name_of`` wrote; a path stays as it is."""
+    host, _, port = name.rpartition(":")
+    return host.strip("[]") if port.isdecimal() else name

@@ -1,0 +1,56 @@
+"""A peer's name may lead to several hosts: those that are not the peer, or another daemon of its name."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from tests.support.dialing import World, dialling, receiving
+from tests.support.links import make_link
+from tests.support.waiting import until
+from tunnel.relay.reception import Reception
+from tunnel.transport import connect
+from tunnel.transport.socketlane import SocketLane
+
+
+async def test_address_of_somebody_else_is_not_tried_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may lead to two hosts, of which the first one is no peer."""
+
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (9, 1)]
+
+    monkeypatch.setattr(connect, "_resolve", resolve)
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    stranger = Reception("127.0.0.9", world.port, lambda: world.other, None, {"hosta": b})
+    async with receiving(world, b), dialling(a, world.plan("peer.example")):
+        await until(lambda: a.lanes and b.lanes, "for the link")
+    await stranger.close()
+    assert "hostc" in a.incidents[0].reason
+
+
+async def test_another_daemon_of_the_peers_name_cannot_end_the_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may lead to two hosts with one certificate; the second never heard of the session."""
+    addresses = [1]
+
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in addresses]
+
+    monkeypatch.setattr(connect, "_resolve", resolve)
+    a, b, copy = make_link("hosta", "hostb"), make_link("hostb", "hosta"), make_link("hostb", "hosta")
+    second = Reception("127.0.0.9", world.port, lambda: world.b, None, {"hosta": copy})
+    async with receiving(world, b), dialling(a, world.plan("peer.example")):
+        await until(lambda: a.lanes and b.lanes, "for the link")
+        session, addresses[:] = a.session, [9, 1]
+        [lane] = b.lanes.values()
+        assert isinstance(lane, SocketLane)
+        lane._lost("the test broke it")
+        await until(lambda: a.resumes == 1, "for the link to resume")
+        assert a.session is session
+    await second.close()
+    assert any("has no such session" in each.reason for each in a.incidents)

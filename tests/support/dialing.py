@@ -1,0 +1,74 @@
+"""A dialer, and what there is at the other end of its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.link import Link
+from tunnel.relay.reception import Reception
+from tunnel.transport.tls import TlsContexts
+from tunnel.wire.codes import Code
+
+
+@dataclass
+class World:
+    """Host a, whose dialer is tested, and what there is of host b."""
+
+    a: TlsContexts
+    b: TlsContexts
+    other: TlsContexts
+    port: int
+
+    def plan(self, host: str = "127.0.0.1") -> DialPlan:
+        return DialPlan(host, self.port, lambda: self.a, None)
+
+
+def dialling(link: Link, plan: DialPlan) -> AbstractAsyncContextManager[None]:
+    return running(Dialer(plan, link), link)
+
+
+@asynccontextmanager
+async def running(dialer: Dialer, link: Link) -> AsyncIterator[None]:
+    task = asyncio.create_task(dialer.run())
+    try:
+        yield
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        link.end(Code.NONE, "the test is over")
+
+
+@asynccontextmanager
+async def receiving(world: World, link: Link) -> AsyncIterator[Reception]:
+    reception = Reception("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
+    try:
+        yield reception
+    finally:
+        await reception.close()
+        link.end(Code.NONE, "the test is over")
+
+
+@asynccontextmanager
+async def listening(world: World) -> AsyncIterator[Callable[[], asyncio.Future[socket.socket]]]:
+    """Host b's port without a daemon behind it: what it yields accepts a connection."""
+    loop = asyncio.get_running_loop()
+    taken: list[socket.socket] = []
+
+    async def accept() -> socket.socket:
+        async with asyncio.timeout(10):
+            sock, _ = await loop.sock_accept(server)
+        taken.append(sock)
+        return sock
+
+    with socket.create_server(("127.0.0.1", world.port)) as server:
+        server.setblocking(False)
+        yield lambda: asyncio.ensure_future(accept())
+        for sock in taken:
+            sock.close()
