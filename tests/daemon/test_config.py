@@ -168,8 +168,8 @@ def test_a_contradiction_alone_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"[host", "is not a TOML file: Expected"),
-        (b'[host]\nname = "\xff"', "is not a TOML file: 'utf-8' codec"),
+        (b"[host]\na = 1\na = 2\n", "is not a TOML file: line 3: a is given a second time"),
+        (b'[host]\nname = "\xff"', "is not a TOML file: line 2: byte 0xff is not UTF-8"),
     ],
 )
 def test_what_is_not_toml_says_where(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -189,3 +189,11 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert problems(tmp_path / "none.toml") == {"": "does not exist; --config FILE names another"}
     assert problems(tmp_path) == {"": "cannot be read: Is a directory"}
+
+
+def test_wrong_brackets_are_one_mistake_and_hide_no_other(tmp_path: Path) -> None:
+    found = problems(
+        write_config(tmp_path, HOST, TLS, PEER.replace("[[peer]]", "[peer]"), INGRESS + "x = 1\n")
+    )
+    assert list(found) == ["ingress[0].x", "peer"]
+    assert found["peer"].endswith("[peer] should be [[peer]]: there can be several")

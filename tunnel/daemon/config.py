@@ -7,12 +7,12 @@ outside the file (certificates, directories, ports) is the matter of ``preflight
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
+from tunnel.daemon import tomltext
 from tunnel.daemon.consistency import contradictions
 from tunnel.daemon.mistakes import Problem, problems_of
 from tunnel.daemon.values import (
@@ -126,8 +126,13 @@ class Config(_Table):
 
 def load(path: Path) -> Config:
     """Read the configuration file ``path``. Raises ConfigError that names every mistake in it."""
-    tables = _read(path)
-    problems = list(contradictions(tables, str(DEFAULT_CONTROL)))
+    content = _content(path)
+    try:
+        written = tomltext.parse(content)
+    except ValueError as error:
+        raise ConfigError(str(path), [("", f"is not a TOML file: {error}")]) from None
+    tables = tomltext.straightened(written)
+    problems = [*tomltext.misplaced(content, written), *contradictions(tables, str(DEFAULT_CONTROL))]
     try:
         config = Config.model_validate(tables, context={"directory": path.absolute().parent})
     except ValidationError as error:
@@ -137,15 +142,13 @@ def load(path: Path) -> Config:
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> bytes:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(str(path), [("", "does not exist; --config FILE names another")]) from None
     except OSError as error:
         raise ConfigError(str(path), [("", f"cannot be read: {error.strerror}")]) from None
-    except ValueError as error:  # it is not UTF-8, or not TOML
-        raise ConfigError(str(path), [("", f"is not a TOML file: {error}")]) from None
 
 
 def _explained(error: ValidationError, tables: dict[str, Any]) -> list[Problem]:

@@ -140,8 +140,9 @@ def load_authorities(context: ssl.SSLContext, ca: Path) -> None:
     if stats["crl"]:
         raise CertificateError(f"the CA file {ca} also holds a CRL: move it to a file of its own")
     ends = [_cert_time(str(authority["notAfter"])) for authority in context.get_ca_certs()]
-    if max(ends) < datetime.now(UTC):
-        raise CertificateError(f"the CA in {ca} expired on {max(ends):%Y-%m-%d %H:%M} UTC: make a new CA")
+    if max(ends) < (moment := datetime.now(UTC)):
+        dates = f"{max(ends):%Y-%m-%d %H:%M} UTC (it is {moment:%Y-%m-%d %H:%M} UTC here)"
+        raise CertificateError(f"the CA in {ca} expired on {dates}: make a new CA")
 
 
 def load_crl(context: ssl.SSLContext, crl: Path) -> None:
