@@ -20,6 +20,7 @@ from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
+from tunnel.transport import users
 from tunnel.transport.listener import Listener
 
 ME = os.geteuid()
@@ -140,6 +141,22 @@ async def test_other_users_in_great_number_are_one_incident(
         [kept, refused] = entry.link.incidents
         assert kept.reason == "a reason to be kept"
         assert refused.count == entry.ingress.refused == 300
+
+
+async def test_names_are_known_before_anybody_is_refused(
+    tmp_path: Path, listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "PASSWD", tmp_path / "passwd")
+    monkeypatch.setattr(users, "_looked_up", {4_000_000_000: "alice"})
+    (tmp_path / "passwd").write_text(f"bob:x:{ME}:{ME}::/:/bin/sh\n")
+    users.local_names.cache_clear()
+    try:
+        async with door(listen, 4_000_000_000) as entry:
+            (tmp_path / "passwd").unlink()
+            assert await ended(entry.call())
+            assert entry.reasons == ["user bob may not use this ingress (alice may)"]
+    finally:
+        users.local_names.cache_clear()
 
 
 async def test_refusals_are_logged_with_the_uid(listen: ListenAddress) -> None:

@@ -23,7 +23,7 @@ from tunnel.transport.listener import Listener, bind_tcp, bind_unix
 from tunnel.transport.permissions import weakness_of_directory
 from tunnel.transport.reserved import bind_reserved
 from tunnel.transport.sockets import name_of, reset
-from tunnel.transport.users import user_name
+from tunnel.transport.users import local_names, user_name
 
 LINK_DEADLINE = 10.0
 """Seconds that a connection waits for a link that is not up."""
@@ -86,6 +86,7 @@ class Ingress:
         self.accepted = 0
         self.refused = 0
         self._link = link
+        local_names()  # for those who will be refused
         self._allowed = ", ".join(sorted(map(user_name, plan.uids)))
         self._queue: asyncio.Queue[_Caller] = asyncio.Queue(MOST_WAITING)
         self.redirection = Redirection(plan.alias) if plan.alias is not None else None

@@ -30,7 +30,10 @@ def user_name(uid: int) -> str:
 
 @cache
 def local_names() -> Mapping[int, str]:
-    """Return the names in /etc/passwd by uid, the first of each; read once (passwd(5))."""
+    """Return the names in /etc/passwd by uid, the first of each (passwd(5)).
+
+    It is read at the first call: make that one before streams run, and before files are out of reach.
+    """
     try:
         lines = PASSWD.read_text(errors="replace").splitlines()
     except OSError:
