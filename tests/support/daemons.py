@@ -118,13 +118,13 @@ class Host:
 
     # Its daemon.
 
-    def start(self, *, most_files: int | None = None, redirected: str = "") -> None:
+    def start(self, *options: str, most_files: int | None = None, redirected: str = "") -> None:
         """Start the daemon, with at most so many descriptors; it need not serve yet.
 
         ``redirected`` in the shell's words, such as ``2>/dev/full``, if its log is not to go to the file.
         """
         shell = ("/bin/sh", "-c", f'exec "$@" {redirected}', "sh") if redirected else ()
-        argv = [*_GUARD, *shell, *MTUNNEL, "serve", "--config", str(self.write_config())]
+        argv = [*_GUARD, *shell, *MTUNNEL, "serve", *options, "--config", str(self.write_config())]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory
