@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,9 @@ from tests.support.links import Pair, join
 from tests.support.namespace import link_local, network
 from tests.support.pki import Pki
 from tests.support.pumps import Local
+from tests.support.targets import ANY, Requester, Target
 from tests.support.waiting import unexpected, until
+from tunnel.relay.egress import Egress
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport.tls import load
@@ -63,3 +65,31 @@ def world(tmp: Path) -> World:
         port = server.getsockname()[1]
     a, b, other = (load(pki.host(name)) for name in ("hosta", "hostb", "hostc"))
     return World(a, b, other, port)
+
+
+@pytest.fixture
+async def link() -> AsyncIterator[Requester]:
+    """Who asks an egress to dial."""
+    requester = Requester()
+    with unexpected() as surprises:
+        yield requester
+    for sock in requester.dialled.values():
+        sock.close()
+    assert not surprises, "\n".join(surprises)
+
+
+@pytest.fixture
+async def egress(link: Requester) -> AsyncIterator[Egress]:
+    """One that may dial any port of this host."""
+    made = Egress(ANY, link, "hostb", "hosta")
+    yield made
+    made.close()
+    await until(lambda: not made._tasks, "for the egress to stop dialling")
+
+
+@pytest.fixture
+def target(tmp: Path) -> Iterator[Target]:
+    """A path that an egress may dial."""
+    made = Target(tmp / "qemu")
+    yield made
+    made.close()

@@ -7,113 +7,18 @@ import dataclasses
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.support.waiting import turns, unexpected, until
+from tests.support.targets import ANY, Requester, Target
+from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay import egress as module
 from tunnel.relay.address import AllowList, RedirectAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.relay.egress import Egress, dial
 from tunnel.wire.codes import Code
-
-ANY = AllowList.parse(["tcp:127.0.0.1:1-65535", "tcp:[::1]:1-65535", "unix:/tmp/*/*"])
-
-
-class Requester:
-    """Keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.order: list[int] = []
-        self.dialled: dict[int, socket.socket] = {}
-        self.errors: dict[int, RefusedError] = {}
-
-    def on_dialled(self, number: int, sock: socket.socket) -> None:
-        self.order.append(number)
-        self.dialled[number] = sock
-
-    def on_not_dialled(self, number: int, error: RefusedError) -> None:
-        self.order.append(number)
-        self.errors[number] = error
-
-
-class Target:
-    """A unix socket path, with or without somebody behind it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.text = f"unix:{path}"
-        self.listener: socket.socket | None = None
-        self.fillers: list[socket.socket] = []
-
-    def listen(self, backlog: int = 64) -> None:
-        with suppress(FileNotFoundError):
-            self.path.unlink()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
-        self.listener.listen(backlog)
-        self.listener.setblocking(False)
-
-    def leave_stale(self) -> None:
-        """A socket file that nobody listens on: ECONNREFUSED."""
-        self.listen()
-        assert self.listener is not None
-        self.listener.close()
-
-    def fill(self) -> None:
-        """Take all of the backlog, so that the next caller gets EAGAIN."""
-        with suppress(BlockingIOError):
-            while True:
-                sock = socket.socket(socket.AF_UNIX)
-                self.fillers.append(sock)
-                sock.setblocking(False)
-                sock.connect(str(self.path))
-
-    def accepted(self) -> int:
-        """Accept and close everybody who is waiting; how many they were."""
-        assert self.listener is not None
-        count = 0
-        with suppress(BlockingIOError):
-            while True:
-                self.listener.accept()[0].close()
-                count += 1
-        return count
-
-    def close(self) -> None:
-        for sock in self.fillers:
-            sock.close()
-        if self.listener is not None:
-            self.listener.close()
-
-
-@pytest.fixture
-async def link() -> AsyncIterator[Requester]:
-    requester = Requester()
-    with unexpected() as surprises:
-        yield requester
-    for sock in requester.dialled.values():
-        sock.close()
-    assert not surprises, "\n".join(surprises)
-
-
-@pytest.fixture
-async def egress(link: Requester) -> AsyncIterator[Egress]:
-    made = Egress(ANY, link, "hostb", "hosta")
-    yield made
-    made.close()
-    await until(lambda: not made._tasks, "for the egress to stop dialling")
-
-
-@pytest.fixture
-def target(tmp: Path) -> Iterator[Target]:
-    made = Target(tmp / "qemu")
-    yield made
-    made.close()
-
 
 # What is allowed.
 
@@ -423,63 +328,6 @@ async def test_one_failure_passes_the_turn_on(
     target.listen()
     await until(lambda: link.order == [1, 2])
     assert 2 in link.dialled
-
-
-# Streams that left.
-
-
-async def test_a_stream_that_left_while_waiting_is_not_dialled_for(
-    link: Requester, egress: Egress, target: Target
-) -> None:
-    """QEMU takes its first caller for the migration, and would wait for it in vain."""
-    for number in (1, 2, 3):
-        egress.request(number, target.text)
-    await turns()
-    egress.cancel(1)
-    egress.cancel(2)
-    target.listen()
-    await until(lambda: 3 in link.dialled)
-    assert link.order == [3]
-    assert target.accepted() == 1
-    assert egress._cancelled == set(), "nothing is remembered of them"
-
-
-async def test_a_connection_that_comes_too_late_is_dropped(link: Requester, egress: Egress) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        egress.request(1, f"tcp:127.0.0.1:{listener.getsockname()[1]}")
-        await asyncio.sleep(0)  # it is dialling now
-        egress.cancel(1)
-        await until(lambda: not egress._tasks)
-        assert link.order == []
-        accepted, _ = listener.accept()
-        with accepted:
-            accepted.settimeout(5)
-            with pytest.raises(ConnectionResetError):
-                accepted.recv(1)
-
-
-async def test_closing_stops_all_dialling(link: Requester, egress: Egress, target: Target) -> None:
-    for number in (1, 2):
-        egress.request(number, target.text)
-    await turns()
-    egress.close()
-    await until(lambda: not egress._tasks)
-    target.listen()
-    await turns()
-    assert link.order == []
-    assert target.accepted() == 0
-
-
-async def test_a_closed_egress_serves_the_next_session(
-    link: Requester, egress: Egress, target: Target
-) -> None:
-    egress.request(1, target.text)
-    await turns()
-    egress.close()
-    egress.request(1, target.text)  # the same number, of another session
-    target.listen()
-    await until(lambda: 1 in link.dialled)
-    assert target.accepted() == 1
 
 
 async def test_dial_names_what_it_could_not_reach(tmp: Path) -> None:

@@ -10,8 +10,7 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from tunnel.errors import RefusedError, UnreachableError
@@ -50,9 +49,11 @@ class Egress:
         self._requester = requester
         self._host = host
         self._peer = peer
-        self._queues: dict[TargetAddress, deque[tuple[int, float]]] = {}
-        self._cancelled: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Streams and their deadlines, for each target in order: the first of them is being dialled for.
+        self._queues: dict[TargetAddress, dict[int, float]] = {}
+        self._targets: dict[int, TargetAddress] = {}  # of those streams
+        self._serving: dict[TargetAddress, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # those, and others until their end
 
     def request(self, number: int, text: str) -> None:
         """Dial the target that the peer named for stream ``number``."""
@@ -61,14 +62,13 @@ class Egress:
         except RefusedError as error:
             self._requester.on_not_dialled(number, error)
             return
-        entry = (number, asyncio.get_running_loop().time() + DEADLINE)
+        deadline = asyncio.get_running_loop().time() + DEADLINE
+        self._targets[number] = target
         if target in self._queues:
-            self._queues[target].append(entry)
+            self._queues[target][number] = deadline
             return
-        self._queues[target] = deque([entry])
-        task = asyncio.create_task(self._serve(target), name=f"egress {target}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._queues[target] = {number: deadline}
+        self._begin(target)
 
     @property
     def dialling(self) -> bool:
@@ -76,15 +76,23 @@ class Egress:
         return bool(self._queues)
 
     def cancel(self, number: int) -> None:
-        """The stream is gone: its turn passes, and a connection that comes too late is dropped."""
-        self._cancelled.add(number)
+        """The stream is gone, and nothing of it stays: its turn passes, a connection under way is reset."""
+        if number not in self._targets:
+            return
+        target = self._targets[number]
+        dialled = next(iter(self._queues[target])) == number
+        self._remove(number)
+        if dialled:
+            self._serving[target].cancel()
+            self._begin(target)
 
     def close(self) -> None:
         """Stop dialling."""
         for task in self._tasks:
             task.cancel()
         self._queues.clear()
-        self._cancelled.clear()
+        self._targets.clear()
+        self._serving.clear()
 
     def admit(self, text: str) -> TargetAddress:
         """Read a target that the peer named, by the allow list alone. RefusedError when it is not allowed."""
@@ -102,46 +110,52 @@ class Egress:
             raise RefusedError(reason, Code.TARGET_FORBIDDEN)
         return target
 
+    def _begin(self, target: TargetAddress) -> None:
+        """Dial ``target`` for who waits, if anybody does."""
+        if not self._queues[target]:
+            self._leave(target)
+            return
+        task = asyncio.create_task(self._serve(target), name=f"egress {target}")
+        self._serving[target] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _serve(self, target: TargetAddress) -> None:
         """Dial ``target`` for one stream after the other until nobody waits."""
         queue = self._queues[target]
         while queue:
-            number, deadline = queue.popleft()
-            await self._dial_for(number, target, deadline)
-        del self._queues[target]
-
-    async def _dial_for(self, number: int, target: TargetAddress, deadline: float) -> None:
-        try:
-            cancelled = self._cancelled
-            sock = await dial(target, deadline, lambda: number in cancelled, self._allowed.own_paths)
-        except (RefusedError, UnreachableError) as error:
-            if number not in self._cancelled:
+            number, deadline = next(iter(queue.items()))
+            try:
+                sock = await dial(target, deadline, self._allowed.own_paths)
+            except (RefusedError, UnreachableError) as error:
+                self._remove(number)
                 self._requester.on_not_dialled(number, self._refusal(error))
-        else:
-            if number in self._cancelled:
-                reset(sock)
             else:
+                self._remove(number)
                 self._requester.on_dialled(number, sock)
-        self._cancelled.discard(number)
+        self._leave(target)
+
+    def _remove(self, number: int) -> None:
+        del self._queues[self._targets.pop(number)][number]
+
+    def _leave(self, target: TargetAddress) -> None:
+        """Nobody waits for ``target`` any more."""
+        del self._queues[target], self._serving[target]
 
     def _refusal(self, error: RefusedError | UnreachableError) -> RefusedError:
         code = error.code if isinstance(error, RefusedError) else Code.TARGET_UNREACHABLE
         return RefusedError(f"on {self._host}: {error}", code)
 
 
-async def dial(
-    target: TargetAddress,
-    deadline: float,
-    cancelled: Callable[[], bool] = lambda: False,
-    never: Collection[str] = (),
-) -> socket.socket:
+async def dial(target: TargetAddress, deadline: float, never: Collection[str] = ()) -> socket.socket:
     """Connect to ``target``, again while nobody listens yet. UnreachableError at ``deadline`` (loop time).
 
-    RefusedError for a unix socket that is reached by a symbolic link, or is one of those at ``never``.
+    RefusedError for a unix socket that is reached by a symbolic link, or is one of those at ``never``. A
+    connection that is under way when this is cancelled is reset.
     """
     pause = FIRST_PAUSE
     loop = asyncio.get_running_loop()
-    while not cancelled():  # a hypervisor takes its first caller for the migration: send it no wrong one
+    while True:
         try:
             async with asyncio.timeout_at(deadline):
                 return await _connect(target, never)
@@ -157,7 +171,6 @@ async def dial(
                 raise UnreachableError(f"{target} cannot be reached: {_explain(error, target)}") from None
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
-    raise UnreachableError(f"{target} is not wanted any more")
 
 
 def _explain(error: OSError, target: TargetAddress) -> str:
@@ -193,7 +206,7 @@ async def _connect(target: TargetAddress, never: Collection[str]) -> socket.sock
             await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
             _check_other_end(sock)
     except BaseException:
-        sock.close()
+        reset(sock)
         raise
     return sock
 
