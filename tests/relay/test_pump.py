@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -224,6 +225,38 @@ async def test_a_backlog_of_tiny_pieces_is_joined() -> None:
         part = await local.take_all(1)  # the first that waits is written in part
         sent = sent[len(part) :]
         assert len(local.pump._waiting) < 10
+    assert await local.take_all(len(sent)) == sent
+    local.pump.close()
+    local.hypervisor.close()
+
+
+@pytest.mark.parametrize("make", [Pump, SplicedPump])
+async def test_single_bytes_that_wait_take_little_more_than_themselves(make: type[Pump]) -> None:
+    local = Local("unix", make)
+    local.stuff()
+    count = 50_000
+    tracemalloc.start()
+    for start in range(0, count, 1000):
+        local._lend_memory([NOISE[at : at + 1] for at in range(start, start + 1000)])
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count <= grown < 4 * count
+    local.pump.close()
+    local.hypervisor.close()
+
+
+async def test_what_waits_is_forgotten_as_it_is_written() -> None:
+    """Of a large piece of which little is left, all would stay in memory."""
+    local = Local("unix")
+    sent = local.stuff()
+    tracemalloc.start()
+    for _ in range(20):
+        local.deliver(NOISE[: 500 * 1024])
+        sent += NOISE[: 500 * 1024]
+        sent = sent[len(await local.take_all(480 * 1024)) :]
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < local.pump.backlog + len(sent) + 500 * 1024
     assert await local.take_all(len(sent)) == sent
     local.pump.close()
     local.hypervisor.close()

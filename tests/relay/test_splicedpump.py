@@ -19,11 +19,14 @@ from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import parcels, pipes
 from tunnel.transport.lane import own
-from tunnel.transport.parcels import Keeper, Lent, Parcel
+from tunnel.transport.parcels import LOOK, Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.codes import KIB
 
 NOISE = random.Random(16514).randbytes(4 << 20)
+CRUMB = 600
+"""Bytes that are worth a slot of a pipe."""
+ALL = 100 * CRUMB
 
 
 class Owner:
@@ -62,9 +65,9 @@ class Local:
         return own(data)
 
     def send_slots(self, count: int) -> None:
-        """Let the hypervisor send so little at a time that each piece takes a slot: ten bytes."""
-        for start in range(0, 10 * count, 10):
-            self.hypervisor.send(NOISE[start : start + 10])
+        """Let the hypervisor send so little at a time that each piece takes a slot, and is worth one."""
+        for start in range(0, CRUMB * count, CRUMB):
+            self.hypervisor.send(NOISE[start : start + CRUMB])
 
     def outgrow_keeper(self, monkeypatch: pytest.MonkeyPatch, size: int = 64 * KIB) -> Keeper:
         """Send more pieces than the pump's keeper has room for, with one pipe of ``size``."""
@@ -135,21 +138,21 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
 ) -> None:
     keeper = local.outgrow_keeper(monkeypatch)
     got = b""
-    while (frame := local.pump.read(40)) is not None:
+    while (frame := local.pump.read(4 * CRUMB)) is not None:
         assert isinstance(frame, Parcel)
         got += own(frame)
-    assert len(got) == 10 * keeper._pipe.size // 4096
-    assert local.pump.read(40) is None
+    assert len(got) == CRUMB * keeper._pipe.size // 4096
+    assert local.pump.read(4 * CRUMB) is None
     assert local.owner.readable == 0
-    local.pump.release(len(got) - 10)
+    local.pump.release(len(got) - CRUMB)
     assert local.owner.readable == 1, "there is room again"
     local.pump.release(len(got))
     assert local.owner.readable == 1, "said once"
-    while len(got) < 1000:
-        got += local.read(40)
+    while len(got) < ALL:
+        got += local.read(4 * CRUMB)
         local.pump.release(len(got))
-    assert got == NOISE[:1000]
-    assert local.pump.read(40) is None
+    assert got == NOISE[:ALL]
+    assert local.pump.read(4 * CRUMB) is None
     local.hypervisor.send(b"x")
     await until(lambda: local.owner.readable > 1, "for the socket to be watched again")
 
@@ -162,27 +165,41 @@ async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
 
     def all_read() -> bool:
         nonlocal got
-        if keeper.end == len(got) < 1000 and (frame := local.pump.read(40)) is not None:
+        if keeper.end == len(got) < ALL and (frame := local.pump.read(4 * CRUMB)) is not None:
             got += own(frame)
-        return len(got) == 1000
+        return len(got) == ALL
 
     await until(all_read, "for everything, though nothing is ever delivered", 5)
-    assert got == NOISE[:1000]
+    assert got == NOISE[:ALL]
     assert local.owner.readable > 0
-    assert keeper.again(0, 1000) == (0, NOISE[:1000]), "and all of it is kept"
+    assert keeper.again(0, ALL) == (0, NOISE[:ALL]), "and all of it is kept"
 
 
 async def test_a_pump_that_waits_for_room_may_be_closed(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local.outgrow_keeper(monkeypatch)
-    while local.pump.read(40) is not None:
+    while local.pump.read(4 * CRUMB) is not None:
         pass
     relief = local.pump._relief
     assert relief is not None
     local.pump.close()
     assert relief.cancelled()
     assert local.owner.readable == 0
+
+
+async def test_crumbs_are_kept_in_memory_and_wait_for_nothing(local: Local) -> None:
+    """Each pins a page in a pipe: thousands of them made a pipe of many MiB for some KiB."""
+    keeper = local.pump._keeper
+    assert keeper is not None
+    count, got = 5000, b""
+    for start in range(count):
+        local.hypervisor.send(NOISE[start : start + 1])
+        got += local.read(1)
+    assert got == NOISE[:count]
+    assert keeper.again(0, count) == (0, NOISE[:count]), "all of it is kept nevertheless"
+    assert keeper._pipe.size <= pipes.SIZE
+    assert keeper._in_pipe <= LOOK
 
 
 async def test_with_pipes_that_are_too_small_it_works_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,5 +293,5 @@ async def test_a_small_pipe_for_a_frame_is_made_up_for_in_memory(
     """The kernel makes them small for a user who has very many."""
     keeper = local.outgrow_keeper(monkeypatch, 128 * KIB)
     monkeypatch.setattr(pipes, "take", lambda: Pipe(4096))
-    frame = local.pump.read(1000)
-    assert frame == NOISE[: 10 * keeper._pipe.size // 4096]
+    frame = local.pump.read(ALL)
+    assert frame == NOISE[: CRUMB * keeper._pipe.size // 4096]

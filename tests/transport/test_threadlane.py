@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.support.driver import content
 from tests.support.lanes import Hosts, Pair, gone, joined, socketlane
 from tests.support.waiting import until
 from tunnel.errors import LaneError, ProtocolError
 from tunnel.transport.lane import Lane, LaneKind
-from tunnel.transport.threadlane import ThreadLane
+from tunnel.transport.threadlane import FRAME_COST, ThreadLane
 from tunnel.wire.codes import MIB, Code
 from tunnel.wire.frames import Fin, Frame
 from tunnel.wire.stream import Outgoing
@@ -92,6 +93,25 @@ async def test_memory_is_not_used_again_before_the_owner_is_through_with_it(
     pair.b.send(number, 0)
     await pair.closed([number])
     assert paused == {True}
+
+
+async def test_frames_ahead_of_the_thread_are_bounded_however_small(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the thread has no time; counted by payload alone there could be a million."""
+    [number] = await pair.opened()
+    lane = pair.a.lane
+    assert isinstance(lane, ThreadLane)
+    lane._worker.called = True  # so that the thread is not told
+    frames = 0
+    while lane.room:
+        lane.send(pair.a.session.send(number, content(number, frames, 1, initiator=True), 1))
+        frames += 1
+    assert frames <= lane.batch // FRAME_COST + 1
+    lane._worker.called = False
+    lane.flush()
+    await until(lambda: lane.room)
+    await until(lambda: pair.b.sinks[number].received == frames)
 
 
 async def test_a_lane_that_cannot_be_made_leaves_no_loop_behind() -> None:

@@ -31,7 +31,9 @@ ENOUGH = 256 * KIB
 MOMENT = 0.001
 """Seconds that a read waits for that at most, and only where the last one says that so much comes by then."""
 
-_CHUNK = 64 * KIB  # below it, what waits is joined: an object for each of a peer's tiny frames costs far more
+_CHUNK = 64 * KIB
+"""What waits is joined, and cut, to pieces of this size: an object for each of a peer's tiny frames costs far
+more, and of a piece that is not all written yet, what is written stays in memory."""
 
 
 class PumpOwner(Protocol):
@@ -169,9 +171,11 @@ class Pump:
         self.backlog += len(rest)
         last = self._waiting[-1] if self._waiting else None
         if isinstance(last, bytearray) and len(last) < _CHUNK:
-            last += rest
-        else:
-            self._waiting.append(bytearray(rest))
+            room = _CHUNK - len(last)
+            last += rest[:room]
+            rest = rest[room:]
+        for start in range(0, len(rest), _CHUNK):
+            self._waiting.append(bytearray(rest[start : start + _CHUNK]))
 
     def _writable(self) -> None:
         count = self._write(list(islice(self._waiting, _MOST_VIEWS)))

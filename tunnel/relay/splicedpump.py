@@ -17,15 +17,12 @@ from typing import Any
 
 from tunnel.relay.pump import Pump, PumpOwner
 from tunnel.transport import pipes, rights
-from tunnel.transport.parcels import MOST_KEPT, Keeper, Lent, Parcel
+from tunnel.transport.parcels import MOST_KEPT, PAYS, Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.assembly import Payload
 
 ROOM_PATIENCE = 0.01
 """Seconds that a full keeper waits for credit before it makes room by a copy: then there is time for one."""
-
-PAYS = 8
-"""A pipe that holds less than an eighth of its size wastes memory: a slot pins a page, however little."""
 
 
 class SplicedPump(Pump):
@@ -118,8 +115,8 @@ class SplicedPump(Pump):
         if not self.backlog:
             data = data[self._attempt(self._sock.send, data) :]
         if len(data) and self._unwritten is None:
-            self._delay(len(data))
-            self._waiting.append(memoryview(bytes(data)))
+            self._delay(0)
+            self._append(data)
 
     def _pass_on(self, lent: Lent) -> None:
         if not self.backlog:

@@ -16,10 +16,19 @@ from contextlib import suppress
 
 from tunnel.transport import pipes
 from tunnel.transport.pipes import Pipe
-from tunnel.wire.codes import MIB
+from tunnel.wire.codes import KIB, MIB
+
+PAGE = 4 * KIB
+"""What a slot of a pipe pins, whatever is in it."""
 
 MOST_KEPT = 16 * MIB
 """How large a stream's pipe for what is not delivered yet may grow: 4096 slots."""
+
+PAYS = 8
+"""A pipe that holds less than an eighth of its size wastes memory: a slot pins a page, however little."""
+
+LOOK = 64
+"""Frames after which a keeper looks whether its pipe pays: so many pages may be pinned by bytes."""
 
 
 class Lent:
@@ -80,6 +89,7 @@ class Keeper:
         self.lock = threading.Lock()
         self._memory = bytearray()  # the first of them, while the pipe has none to spare; see ``relieve``
         self._pipe = Pipe()
+        self._frames = 0  # that came since the last look
         self._again: Pipe | None = None  # a copy of the pipe, from which lost frames are cut
         self._reached = 0  # where the copy begins by now
         self._copied = 0  # where it ends
@@ -94,11 +104,33 @@ class Keeper:
         with self.lock:
             kept = self._pipe
             count = pipe.duplicate(kept, most)
-            # tee(2) begins at the head each time: what did not fit must wait for the next call.
-            if count < most and kept.size < MOST_KEPT and kept.grow(2 * kept.size) and not count:
-                count = pipe.duplicate(kept, most)
             self.end += count
+            # tee(2) begins at the head each time: what did not fit must wait for the next call.
+            if count < most and self._make_room() and not count:
+                count = pipe.duplicate(kept, most)
+                self.end += count
+            self._look()
             return count
+
+    @property
+    def _in_pipe(self) -> int:
+        return self.end - self.start - len(self._memory)
+
+    def _make_room(self) -> bool:
+        """No slot is free: have more of them if they pay, or else a copy of the little that they hold."""
+        size = self._pipe.size
+        if self._in_pipe * PAYS < size:
+            self._remember()
+            return True
+        return size < MOST_KEPT and self._pipe.grow(2 * size)
+
+    def _look(self) -> None:
+        """Copy what lies in pages of its own, and is little: small frames cost so much each."""
+        self._frames += 1
+        if self._frames >= LOOK:
+            self._frames = 0
+            if self._in_pipe * PAYS < LOOK * PAGE:
+                self._remember()
 
     def release(self, offset: int) -> None:
         """Everything before ``offset`` is delivered."""
@@ -117,7 +149,7 @@ class Keeper:
             self._remember()
 
     def _remember(self) -> None:
-        self._memory += self._pipe.read(self.end - self.start - len(self._memory))
+        self._memory += self._pipe.read(self._in_pipe)
         self._again = None
 
     def again(self, offset: int, stop: int) -> tuple[int, Pipe | bytes]:

@@ -21,13 +21,20 @@ from tunnel.errors import LaneError, TunnelError, WireError
 from tunnel.transport.lane import Lane, LaneHandler
 from tunnel.transport.turns import Turn
 from tunnel.transport.watched import WatchedLane
-from tunnel.wire.codes import Code
+from tunnel.wire.codes import KIB, Code
 from tunnel.wire.frames import Frame
 from tunnel.wire.stream import Outgoing
+
+FRAME_COST = 4 * KIB
+"""What a frame counts for beside its payload, in what the thread has before it: that may be single bytes."""
 
 MakeLane = Callable[[asyncio.AbstractEventLoop], WatchedLane[Any]]
 Event = Callable[[LaneHandler], None]
 """Something that the thread's lane has to tell whoever owns it."""
+
+
+def _weight(outgoing: Outgoing) -> int:
+    return len(outgoing.piece) + FRAME_COST
 
 
 class ThreadLane(Lane):
@@ -50,7 +57,7 @@ class ThreadLane(Lane):
         self._outbox: deque[bytes | Outgoing] = deque()  # for the thread to take
         self._turn = Turn()
         self._counted = 0  # of the bytes that arrived: those of batches before this one
-        self._ahead = 0  # payload bytes that the thread has not passed on yet
+        self._ahead = 0  # what the thread has not passed on yet: see _weight
         self._worker = _Worker(self, inner, self._outbox)
         thread = threading.Thread(target=self._run, name=f"lane with {self.peer}", daemon=True)
         try:
@@ -152,7 +159,7 @@ class ThreadLane(Lane):
     def send(self, outgoing: Outgoing) -> None:
         """Send a DATA frame behind everything queued before it."""
         if self._handler is not None:
-            self._ahead += len(outgoing.piece)
+            self._ahead += _weight(outgoing)
             self._outbox.append(outgoing)
             self.flush()
 
@@ -213,7 +220,7 @@ class ThreadLane(Lane):
                 self._post(self._inner.resume_reading)
 
     def passed_on(self, count: int) -> None:
-        """``count`` bytes of payload left; also when there was room before, as a batch may have grown."""
+        """What weighs ``count`` left; also when there was room before, as a batch may have grown."""
         self._ahead -= count
         if self.room:
             self.tell(lambda handler: handler.on_writable(self))
@@ -259,7 +266,7 @@ class _Worker:
         self._owner = owner
         self._inner = inner
         self._outbox = outbox
-        self._sent = 0  # payload bytes of which the owner has not heard
+        self._sent = 0  # what left of which the owner has not heard: see _weight
         self._batch: list[Event] = []
 
     def push(self) -> None:
@@ -279,7 +286,7 @@ class _Worker:
         if isinstance(item, bytes):
             self._inner.send_control(item)
         else:
-            self._sent += len(item.piece)
+            self._sent += _weight(item)
             self._inner.send(item)
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
