@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from tests.support.daemons import TwoHosts
 from tests.support.streams import MIB, QUIET, Target, connect, exchange, fill, receive_all, send_bulk
@@ -32,7 +37,7 @@ def test_memory_stays_within_the_window(hosts: TwoHosts, tmp: Path) -> None:
         before = [host.rss for host in (hosts.a, hosts.b)]
         with connect(entry) as caller, target.accept():
             sent = fill(caller)
-            buffers = 4 * 512 * 1024  # the unix sockets' on both sides: 208 KiB each where nobody changed it
+            buffers = 3 * MIB  # of unix sockets: 1 MiB towards the target, which the kernel doubles
             assert INITIAL_WINDOW <= sent <= INITIAL_WINDOW + buffers
             [stream] = hosts.b.link(hosts.a)["streams"]
             assert stream["backlog"] <= INITIAL_WINDOW
@@ -40,28 +45,62 @@ def test_memory_stays_within_the_window(hosts: TwoHosts, tmp: Path) -> None:
             assert max(grown) < 32 * MIB
 
 
+def fill_all(callers: list[socket.socket], most: int) -> None:
+    """Send on all of them until none takes anything any more: at most ``most`` bytes."""
+    for caller in callers:
+        caller.setblocking(False)
+    sent, last = 0, time.monotonic()
+    while time.monotonic() - last < QUIET:
+        for caller in callers:
+            with suppress(BlockingIOError):
+                sent += caller.send(bytes(MIB))
+                last = time.monotonic()
+        assert sent < most
+
+
+@contextmanager
+def stalled(entry: str, target: Target, count: int, most: int) -> Iterator[None]:
+    """``count`` streams whose target does not read, and which have sent all that they may."""
+    with ExitStack() as stack:
+        callers = []
+        for _ in range(count):
+            callers.append(stack.enter_context(connect(entry)))
+            stack.enter_context(target.accept())
+        fill_all(callers, most)
+        yield
+
+
 def test_many_stalled_streams_stay_within_the_budget(hosts: TwoHosts, tmp: Path) -> None:
     hosts.a.transport = hosts.b.transport = {"memory": "64MiB"}
     with Target(tmp / "target") as target:
         entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
         hosts.start()
-        pairs = [(connect(entry), target.accept()) for _ in range(32)]
-        try:
-            for caller, _ in pairs:
-                caller.setblocking(False)
-            sent, last = 0, time.monotonic()
-            while time.monotonic() - last < QUIET:
-                for caller, _ in pairs:
-                    try:
-                        sent += caller.send(bytes(MIB))
-                        last = time.monotonic()
-                    except BlockingIOError:
-                        continue
-                assert sent < 256 * MIB
+        with stalled(entry, target, 32, 256 * MIB):
             assert max(hosts.a.rss, hosts.b.rss) < 64 * MIB + 120 * MIB
             with connect(entry) as caller, target.accept() as called:
                 exchange(caller, called)
-        finally:
-            for caller, called in pairs:
-                caller.close()
-                called.close()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("64MiB", "64MiB"), ("256MiB", "256MiB"), ("64MiB", "1GiB"), ("256MiB", "64MiB")]
+)
+@pytest.mark.parametrize("count", [16, 255])
+def test_a_stream_flows_as_ever_beside_many_that_stand_still(
+    hosts: TwoHosts, tmp: Path, background: ThreadPoolExecutor, count: int, ours: str, theirs: str
+) -> None:
+    """Whatever their memory. (How fast exactly is for ``tests/wire/test_starvation.py``, and benchmarks.)"""
+
+    def crossing(size: int) -> float:
+        began = time.monotonic()
+        with connect(entry) as one, target.accept() as two:
+            sending = background.submit(send_bulk, one, size)
+            assert receive_all(two) == sending.result()
+        return time.monotonic() - began
+
+    hosts.a.transport, hosts.b.transport = {"memory": ours}, {"memory": theirs}
+    with Target(tmp / "target", backlog=300) as target:
+        entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
+        hosts.start()
+        alone = crossing(64 * MIB)
+        with stalled(entry, target, count, 4096 * MIB):
+            assert crossing(64 * MIB) < 4 * alone + 2, "256 KiB every few seconds would take minutes"

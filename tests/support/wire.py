@@ -1,22 +1,26 @@
-"""Two sessions joined by simulated lanes, without sockets or time: every byte goes through real decoders.
+"""Two sessions joined by simulated lanes, without sockets: every byte goes through real decoders.
 
 What a stream carries is a function of sender, stream and offset, so that each delivered byte is checked
 where it arrives. A lane holds the bytes that are under way until somebody carries them, any number at a
 time; it can be cut anywhere, and either side may learn of that late. ``settle`` lets everything finish.
+
+Time is simulated too: it passes in ``wait`` alone, and what a host does by the clock it does there.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
 from tests.support.ends import LaneEnd, Local
+from tests.support.payload import content, written
 from tests.support.questions import Questions
 from tests.support.rotating import Rotating
 from tunnel.errors import ProtocolError
+from tunnel.wire.assembly import PAGE
 from tunnel.wire.codes import FEATURES, MAX_DATA, Code
+from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.events import (
     Event,
@@ -46,13 +50,14 @@ from tunnel.wire.frames import (
     Welcome,
     encode,
 )
+from tunnel.wire.keepalive import INTERVAL
 from tunnel.wire.negotiation import check_welcome, hello, welcome
-from tunnel.wire.session import KEEP_FLOOR, Session, Settings
+from tunnel.wire.session import Session, Settings
 from tunnel.wire.states import LANE, LaneState, step
-from tunnel.wire.stream import Outgoing, Stream
+from tunnel.wire.stream import Stream
+from tunnel.wire.window import KEEP_FLOOR
 
 SESSION = b"S" * 16
-_NOISE = random.Random(16515).randbytes(1 << 18)
 _NEVER = 2_000  # rounds: more than any simulated conversation needs
 
 
@@ -64,19 +69,6 @@ def only_faults(*codes: Code) -> Iterator[None]:
     except ProtocolError as error:
         if codes and error.code not in codes:
             raise
-
-
-def content(stream: int, initiator: bool, start: int, stop: int) -> bytes:
-    """What the ``initiator``, or the other side, sends on ``stream`` from byte ``start`` to ``stop``."""
-    first = (stream * 2 + initiator) * 7919 % 65536
-    return _NOISE[first + start : first + stop]
-
-
-def written(outgoing: Outgoing) -> bytes:
-    """Return the bytes of a DATA frame whose payload is ``bytes``."""
-    piece = outgoing.piece
-    assert isinstance(piece.payload, bytes)
-    return outgoing.header + piece.payload[piece.start : piece.stop]
 
 
 def frames(raw: bytes) -> list[Frame]:
@@ -101,6 +93,7 @@ class Host(Rotating):
         self.requests: list[int] = []
         self.resets: set[int] = set()
         self.questions = Questions()
+        self.clock: Callable[[], float] = float
         self._offer = hello(SESSION, b"I" * 16, settings.limits)
         self._session: Session | None = None
 
@@ -182,7 +175,7 @@ class Host(Rotating):
             return 0
         del local.inbox[:size]
         local.taken += size
-        self.note(self.session.delivered(number, size, now=0.0))
+        self.note(self.session.delivered(number, size, self.clock()))
         return size
 
     def converse(self) -> bool:
@@ -196,8 +189,6 @@ class Host(Rotating):
             if local.opened and not (local.gone or local.finished or local.backlog):
                 self.finish(local.number)
                 moved = True
-        if not moved:
-            self.session.flush_credits()
         return moved
 
     # Bytes out.
@@ -332,6 +323,9 @@ class Network:
         self.initiator = Host(initiator, initiator=True)
         self.acceptor = Host(acceptor, initiator=False)
         self.hosts = (self.initiator, self.acceptor)
+        self.now = 0.0
+        for host in self.hosts:
+            host.clock = lambda: self.now
         self._epochs = count(1)
         self._owed: list[int] = []  # epochs whose replacement is due
         self.dial()
@@ -397,6 +391,18 @@ class Network:
         for epoch in set(self.acceptor.lanes) - set(self.initiator.lanes):
             self.acceptor.lose(epoch)
 
+    # Time.
+
+    def wait(self, periods: int = 1) -> None:
+        """Let time pass: so many times that in which hosts look for what they have not told yet."""
+        for _ in range(periods):
+            before, self.now = self.now, self.now + ACK_DELAY
+            for host in self.hosts:
+                if host.session.late:
+                    host.session.tell_late()
+                if self.now // INTERVAL > before // INTERVAL:  # with PING
+                    host.session.flush_credits()
+
     # To the end.
 
     def settle(self) -> None:
@@ -405,7 +411,9 @@ class Network:
             self.dial()
         for _ in range(_NEVER):
             if not self._round():
-                return
+                if not any(host.session.late for host in self.hosts):
+                    return
+                self.wait()
         raise AssertionError("the simulation never came to rest")
 
     def _dialling(self) -> bool:
@@ -435,16 +443,15 @@ class Network:
         session, settings = host.session, host.settings
         streams = session._streams.values()
         assert session.kept == sum(stream.out.unacknowledged for stream in streams)
-        assert session.kept <= settings.memory + len(streams) * KEEP_FLOOR
+        assert sum(stream.cost for stream in streams) <= settings.memory + len(streams) * KEEP_FLOOR
+        assert session._senders.retention.frames == sum(stream.frames for stream in streams)
         assert session._budget.used == sum(stream.into.size for stream in streams)
         assert len(session._control._kept) <= self.peer_of(host).settings.limits.control
         assert len(session._control._held) <= settings.limits.control
-        assert session._held == sum(stream.held for stream in streams)
         for number, local in host.locals.items():
             if not local.gone and (stream := host.stream(number)) is not None:
-                held = sum(len(payload) for _, _, payload in stream._assembly._held)
                 assert len(local.inbox) <= stream.into.size
-                assert held <= 2 * stream.into.size
+                assert stream.held <= 3 * stream.into.size + 2 * PAGE
 
     def _check_credit(self, sender: Stream, receiver: Stream) -> None:
         out, into = sender.out, receiver.into
@@ -458,9 +465,10 @@ class Network:
             assert not host.session._streams
             assert host.session.kept == 0
             assert host.session._budget.used == 0
-            assert len(host.session._scheduler) == 0
-            assert not host.session._blocked
+            assert len(host.session._senders.scheduler) == 0
+            assert not host.session._senders._blocked | host.session._senders._starved
             assert not host.session._credits
+            assert not host.session.late
             assert not host.session._control._waiting
             assert not host.session._control._held
             assert all(local.gone for local in host.locals.values())

@@ -35,7 +35,8 @@ from tunnel.wire.frames import (
     Opened,
     encode,
 )
-from tunnel.wire.session import SLIVER, Settings
+from tunnel.wire.retention import SLIVER
+from tunnel.wire.session import Settings
 from tunnel.wire.window import INITIAL_WINDOW
 
 BULK = 3 * MIB // 2 if EMULATED else 48 * MIB  # emulated, encryption is about 70 times slower

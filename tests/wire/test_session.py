@@ -29,9 +29,11 @@ from tunnel.wire.frames import (
     Reset,
     encode,
 )
+from tunnel.wire.retention import Retention
 from tunnel.wire.scheduler import HEAD_START
-from tunnel.wire.session import KEEP_FLOOR, Settings
-from tunnel.wire.window import MAX_WINDOW, ReceiveWindow
+from tunnel.wire.session import Settings
+from tunnel.wire.stream import KEPT_COST, Stream
+from tunnel.wire.window import KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
 
 # A stream's life.
 
@@ -117,7 +119,8 @@ def test_reset_by_us_forgets_everything() -> None:
     session.data(1, 50, range(10))
     session.reset(1, Code.LOCAL_RESET, "connection reset")
     assert said(session) == [Reset(1, Code.LOCAL_RESET, "connection reset")]
-    assert (session.kept, session.pick(), session._budget.used, session._held) == (0, None, 0, 0)
+    assert (session.kept, session.pick(), session._budget.used) == (0, None, 0)
+    assert session._senders.retention.frames == 0
     assert peer.says(Credit(1, 100, 200), Fin(1, 0), Delivered(1, 100), Reset(1, Code.NONE, "")) == []
 
 
@@ -215,23 +218,61 @@ def test_not_ready_is_not_picked() -> None:
 
 
 def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
-    session, peer = opened(Settings(memory=MIB), count=2)
+    session, peer = opened(Settings(memory=2 * MIB), count=2)
     session.ready(1)
     for _ in range(2):
-        session.send(1, range(MIB // 2), lane=1)
+        session.send(1, range(MIB - KEPT_COST), lane=1)
     assert session.pick() is None
     session.ready(3)
     assert session.pick() == (3, HEAD_START)
     session.send(3, range(HEAD_START), lane=1)
-    assert session.pick() == (3, KEEP_FLOOR - HEAD_START)
-    session.send(3, range(KEEP_FLOOR - HEAD_START), lane=1)
-    assert (session.pick(), session.kept) == (None, MIB + KEEP_FLOOR)
-    peer.says(Credit(1, 512 * KIB, WINDOW))
+    rest = KEEP_FLOOR - HEAD_START - 2 * KEPT_COST
+    assert session.pick() == (3, rest)
+    session.send(3, range(rest), lane=1)
+    assert (session.pick(), session.kept) == (None, 2 * MIB + KEEP_FLOOR - 4 * KEPT_COST)
+    peer.says(Credit(1, MIB - KEPT_COST, WINDOW))
     assert session.pick() == (1, HEAD_START)
     session.send(1, range(HEAD_START), lane=1)
-    assert session.pick() == (1, 256 * KIB - HEAD_START)
+    rest = MIB - KEEP_FLOOR - HEAD_START - 2 * KEPT_COST
+    assert session.pick() == (1, rest)
     session.not_ready(1)
-    assert session.pick() == (3, 256 * KIB - HEAD_START)
+    assert session.pick() == (3, rest)
+
+
+def test_frames_are_counted_with_what_each_costs() -> None:
+    """However small: of single bytes the memory holds no more than of any others."""
+    session, peer = opened(Settings(memory=MIB), count=2)
+    session.ready(1)
+    frames = 0
+    while session.pick() is not None:
+        session.send(1, b"x", lane=1)
+        frames += 1
+    assert MIB - 2 * KIB < frames * (1 + KEPT_COST) <= MIB
+    peer.says(Credit(1, 100, WINDOW))
+    assert session.kept == frames - 100
+    assert session.pick() is not None
+
+
+def test_one_that_stands_still_does_not_wake_for_the_credit_of_another() -> None:
+    """Else each credit costs as much as there are streams that stand still."""
+    session, peer = opened(Settings(memory=0), limit=64 * MIB, count=64)
+    for number in range(1, 128, 2):
+        session.ready(number)
+    while (turn := session.pick()) is not None:
+        session.send(turn[0], range(turn[1]), lane=1)
+    looked, offer = list[int](), Retention.offer
+
+    def look(self: Retention, stream: Stream) -> int:
+        looked.append(stream.number)
+        return offer(self, stream)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Retention, "offer", look)
+        peer.says(Credit(1, 128 * KIB, 64 * MIB))
+    assert looked == [1]
+    turn = session.pick()
+    assert turn is not None
+    assert turn[0] == 1
 
 
 def test_windows_share_the_budget() -> None:

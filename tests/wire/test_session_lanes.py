@@ -16,6 +16,7 @@ from tunnel.wire.frames import (
     Resumed,
 )
 from tunnel.wire.session import Settings
+from tunnel.wire.stream import KEPT_COST
 
 
 def resumed(received: int = 1, limit: int = 1025, *positions: Position, epoch: int = 2) -> Resumed:
@@ -150,20 +151,20 @@ def test_a_huge_limit_is_bounded_by_our_own_memory() -> None:
     session.ready(1)
     while (turn := session.pick()) is not None:
         session.send(1, range(turn[1]), lane=2)
-    assert session.kept == MIB
+    assert session._streams[1].cost == session.kept + 2 * KEPT_COST == MIB
 
 
 def test_only_what_waits_for_a_gap_is_kept() -> None:
     session, _ = opened()
     kept: list[Payload] = []
 
-    def keep(payload: Payload) -> Payload:
+    def keep(payload: Payload) -> bytes:
         kept.append(payload)
-        return range(90, 90 + len(payload))
+        return bytes(range(90, 90 + len(payload)))
 
     assert [p.payload for p in session.data(1, 0, range(10), keep)] == [range(10)]
     assert session.data(1, 20, range(5), keep) == []
-    assert [p.payload for p in session.data(1, 10, range(10), keep)] == [range(10), range(90, 95)]
+    assert [p.payload for p in session.data(1, 10, range(10), keep)] == [range(10), bytes(range(90, 95))]
     assert [p.payload for p in session.data(1, 25, range(5), keep)] == [range(5)]
     assert kept == [range(5)]
 

@@ -155,14 +155,15 @@ def test_what_concerns_lanes_is_no_session_frame(frame: Frame) -> None:
     assert fault(make().receive, frame, 0) is Code.PROTOCOL
 
 
-def test_pieces_that_wait_are_counted_for_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HELD", 10)
-    session, _ = opened(count=2)
-    for offset in range(1, 21, 2):
-        session.data(1 if offset < 10 else 3, offset, range(1))
-    session.data(1, 0, range(1))  # one comes out
-    session.data(1, 100, range(1))
-    assert fault(session.data, 3, 200, range(1)) is Code.FLOW_CONTROL
+def test_no_number_of_early_pieces_ends_an_honest_session() -> None:
+    """One of two lanes stands still, and single bytes go on over the other, as far as the windows allow."""
+    session, _ = opened(Settings(window=200_000), count=2)
+    for number in (1, 3):
+        for offset in range(1, 200_000, 2):
+            assert session.data(number, offset, b"x") == []
+        session.data(number, 1, bytes(199_999))
+        pieces = session.data(number, 0, b"y")
+        assert sum(map(len, pieces)) == 200_000
 
 
 # What our own side may not do.

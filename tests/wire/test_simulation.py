@@ -32,7 +32,7 @@ WEIGHTS = {
     "probe": 10,
     "judge": 10,
     "deliver": 100,
-    "flush_credits": 10,
+    "wait": 10,
     "transmit": 120,
     "carry": 120,
     "cut": 10,
@@ -124,8 +124,8 @@ class Play:
         if local := self.local(host, step):
             host.deliver(local.number, step.size)
 
-    def flush_credits(self, host: Host, step: Step) -> None:
-        host.session.flush_credits()
+    def wait(self, host: Host, step: Step) -> None:
+        self.network.wait(step.size % 400 + 1)
 
     def transmit(self, host: Host, step: Step) -> None:
         for _ in range(step.pick // 2 + 1):

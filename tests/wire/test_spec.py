@@ -13,7 +13,7 @@ import pytest
 
 import tunnel.wire
 from tests.support.wire import frames
-from tunnel.wire import codes, control, probes, session, window
+from tunnel.wire import codes, control, probes, session, stream, window
 from tunnel.wire.codes import HEADER_SIZE, Code, Feature, FrameType
 from tunnel.wire.events import StreamClosed, StreamConfirmed, StreamEnded, StreamOpened, StreamRequested
 from tunnel.wire.frames import (
@@ -113,6 +113,7 @@ def test_limits() -> None:
         **vars(window),
         **vars(probes),
         **vars(session),
+        **vars(stream),
         "MAX_STREAMS": MAX_STREAMS,
     }
     known["version"] = codes.VERSION

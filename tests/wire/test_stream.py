@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import MisuseError, ProtocolError
+from tunnel.wire.assembly import PAGE
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.frames import Position, data_header, parse_header
 from tunnel.wire.states import Call, Phase, Receiving, Sending
@@ -203,7 +204,7 @@ def test_data_moves_the_position() -> None:
 def test_a_gap_is_no_progress() -> None:
     stream = opened()
     assert stream.arrived(20, DATA[20:40]) == []
-    assert (stream.into.received, stream.held) == (0, 1)
+    assert (stream.into.received, stream.held) == (0, PAGE)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 101), (100, 1), (99, 2), (2**64 - 1, 1)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tunnel.errors import ProtocolError
 from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
-from tunnel.wire.window import FLOOR_WINDOW, Budget, ReceiveWindow, SendWindow
+from tunnel.wire.window import FLOOR_WINDOW, STEP, Budget, ReceiveWindow, SendWindow
 
 # The budget of a link.
 
@@ -20,9 +20,9 @@ def test_an_early_stream_gets_what_it_wants_and_leaves_the_most_of_it() -> None:
 
 
 def test_a_late_stream_gets_the_floor_at_least() -> None:
-    budget = Budget(MIB)
+    budget = Budget(8 * MIB)
     granted = [budget.take(4 * MIB) for _ in range(20)]
-    assert granted[0] == MIB // 4
+    assert granted[0] == 2 * MIB
     assert granted == sorted(granted, reverse=True)
     assert granted[-1] == FLOOR_WINDOW
     assert budget.used == sum(granted)
@@ -147,6 +147,18 @@ def test_a_grown_window_is_advertised_with_the_next_credit() -> None:
     window.size += 300
     assert window.limit == 100
     assert window.advertise() == (0, 400)
+
+
+def test_less_than_a_quarter_is_due_to_a_peer_that_asks_and_once() -> None:
+    window = ReceiveWindow(4 * MIB)
+    window.received = MIB
+    assert not window.deliver(STEP - 1)
+    assert not window.ask()
+    assert window.deliver(1)
+    window.advertise()
+    assert not window.deliver(STEP)
+    assert window.ask(), "that was delivered already"
+    assert window.told == (STEP, STEP + 4 * MIB)
 
 
 @given(st.lists(st.integers(0, 50), max_size=30))

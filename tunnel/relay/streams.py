@@ -28,6 +28,7 @@ from tunnel.transport.users import user_name
 from tunnel.wire import events
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import Code
+from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.session import Session
 from tunnel.wire.stream import Outgoing
 
@@ -95,6 +96,7 @@ class Streams:
         self._session: Session | None = None
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
         self._vacated = asyncio.Event()  # set whenever a stream ends
+        self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
         self._quiet: dict[int, _Quiet] = {}  # streams of which not both directions get on
 
     def begin(self, session: Session) -> None:
@@ -105,6 +107,9 @@ class Streams:
     def end(self) -> None:
         """The session is over: every socket is reset."""
         self._session = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         self.probing.end()
         self._egress.close()
         for number in list(self.pumps):
@@ -278,6 +283,22 @@ class Streams:
             self.act(reported)
         if session.has_control:
             self._owner.kick()
+        if self._late is None and session.late:
+            self._tell_later(session)
+
+    def _tell_later(self, session: Session) -> None:
+        self._late = asyncio.get_running_loop().call_later(ACK_DELAY, self._tell_late, session)
+
+    def _tell_late(self, session: Session) -> None:
+        """Tell the peer of what is too little for credit at once."""
+        self._late = None
+        if session is not self._session:
+            return
+        session.tell_late()
+        if session.has_control:
+            self._owner.kick()
+        if session.late:
+            self._tell_later(session)
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
         """A hypervisor takes nothing more. What it had said before it left still gets through."""

@@ -1,14 +1,33 @@
-"""Putting a stream's bytes in order: duplicates from a replay dropped, gaps between lanes waited for."""
+"""Putting a stream's bytes in order: duplicates from a replay dropped, gaps between lanes waited for.
+
+What comes early is copied into memory, and the window bounds its bytes. It must bound the memory as well,
+whatever the size of the pieces: two honest hosts, one of whose lanes stands still, may have as many tiny ones
+under way as the window allows. So pieces of a page and more are held as they are, an object for each, and
+smaller ones are gathered in pages.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
+
+from tunnel.wire.codes import KIB
+
+PAGE = 4 * KIB
+"""Bytes of a page. A smaller piece that comes early is gathered in the one, or two, that it lies in."""
 
 Payload: TypeAlias = Sized
-"""Bytes, or a promise of bytes: the core only ever asks for its length."""
+"""Bytes, or a promise of bytes: the core only ever asks for its length, but for what comes early."""
+
+Keep: TypeAlias = Callable[[Payload], bytes]
+"""Makes a copy in memory of payload that has to wait."""
+
+
+def copied(payload: Payload) -> bytes:
+    """Keep payload that is bytes, or a view of some."""
+    return bytes(cast("memoryview", payload))
 
 
 @dataclass(slots=True)
@@ -23,34 +42,83 @@ class Piece:
         return self.stop - self.start
 
 
+class _Page:
+    """Bytes of one page, some of which are there."""
+
+    __slots__ = ("_data", "_there")
+
+    def __init__(self) -> None:
+        self._data = bytearray(PAGE)
+        self._there = 0  # a bit for each byte
+
+    def put(self, at: int, data: bytes) -> None:
+        """Bytes from ``at`` on have come."""
+        self._data[at : at + len(data)] = data
+        self._there |= ((1 << len(data)) - 1) << at
+
+    def run(self, at: int) -> bytes:
+        """What is there from ``at`` on, without a gap."""
+        rest = self._there >> at
+        count = (~rest & (rest + 1)).bit_length() - 1  # trailing ones
+        return memoryview(self._data)[at : at + count].tobytes()
+
+
 class Assembly:
     """One stream's incoming direction. ``received`` counts the bytes that came without a gap."""
 
     def __init__(self) -> None:
         self.received = 0
+        self._early = 0  # one more than the highest offset that came early
         # (start, end, payload) of what waits for a gap: both starts and ends ascend, and no piece is covered
-        # by the two beside it. So however pieces overlap, no byte is held more than twice.
-        self._held: list[tuple[int, int, Payload]] = []
+        # by the two beside it. So however pieces overlap, no byte is held more than twice here.
+        self._held: list[tuple[int, int, bytes]] = []
+        self._pages: dict[int, _Page] = {}  # and once more there, if it came in a small piece as well
 
     @property
     def held(self) -> int:
-        """How many pieces wait for a gap."""
-        return len(self._held)
+        """How many bytes of memory wait for a gap, but for a constant of each page and each larger piece."""
+        return sum(end - start for start, end, _ in self._held) + PAGE * len(self._pages)
 
     @property
     def highest(self) -> int:
         """One more than the highest offset seen, gaps or not."""
-        return self._held[-1][1] if self._held else self.received
+        return max(self._early, self.received)
 
-    def insert(self, offset: int, payload: Payload) -> list[Piece]:
-        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open."""
-        if offset == self.received and not self._held:
+    def insert(self, offset: int, payload: Payload, keep: Keep = copied) -> list[Piece]:
+        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open.
+
+        What has to wait for a gap is held as what ``keep`` makes of it.
+        """
+        if offset == self.received and not self._held and not self._pages:
             self.received += len(payload)
             return [Piece(payload, 0, len(payload))]
         if offset > self.received:
-            self._hold(offset, payload)
+            self._put_by(offset, keep(payload))
             return []
         pieces = self._append(offset, payload)
+        while more := self._take_held() + self._take_page():
+            pieces += more
+        return pieces
+
+    def _append(self, offset: int, payload: Payload) -> list[Piece]:
+        end = offset + len(payload)
+        if end <= self.received:
+            return []
+        piece = Piece(payload, self.received - offset, len(payload))
+        self._advance(end)
+        return [piece]
+
+    def _advance(self, end: int) -> None:
+        """Everything before ``end`` is here: pages that lie before it are of no more use."""
+        if end >= self._early:
+            self._pages.clear()
+        elif self._pages:
+            for page in range(self.received // PAGE, end // PAGE):
+                self._pages.pop(page, None)
+        self.received = end
+
+    def _take_held(self) -> list[Piece]:
+        pieces: list[Piece] = []
         ready = 0
         while ready < len(self._held) and self._held[ready][0] <= self.received:
             start, _, held = self._held[ready]
@@ -59,15 +127,31 @@ class Assembly:
         del self._held[:ready]
         return pieces
 
-    def _append(self, offset: int, payload: Payload) -> list[Piece]:
-        end = offset + len(payload)
-        if end <= self.received:
-            return []
-        piece = Piece(payload, self.received - offset, len(payload))
-        self.received = end
-        return [piece]
+    def _take_page(self) -> list[Piece]:
+        number, at = divmod(self.received, PAGE)
+        page = self._pages.get(number)
+        return self._append(self.received, page.run(at)) if page is not None else []
 
-    def _hold(self, start: int, payload: Payload) -> None:
+    # What comes early.
+
+    def _put_by(self, start: int, data: bytes) -> None:
+        self._early = max(self._early, start + len(data))
+        if len(data) >= PAGE:
+            self._hold(start, data)
+            return
+        number, at = divmod(start, PAGE)
+        room = PAGE - at
+        self._page(number).put(at, data[:room])
+        if len(data) > room:
+            self._page(number + 1).put(0, data[room:])
+
+    def _page(self, number: int) -> _Page:
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = _Page()
+        return page
+
+    def _hold(self, start: int, payload: bytes) -> None:
         """Keep a piece unless others cover it, and let go of those that it makes needless."""
         held, end = self._held, start + len(payload)
         first = last = bisect_left(held, (start,))

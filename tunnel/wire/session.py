@@ -11,13 +11,14 @@ A lane has a number, its *epoch*, that is never used again. When one is lost, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
-from tunnel.wire.assembly import Payload, Piece
-from tunnel.wire.codes import KIB, MAX_DATA, MAX_STREAM_ID, MIB, Code, Feature, FrameType
+from tunnel.wire.assembly import Keep, Payload, Piece, copied
+from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, MIB, Code, Feature, FrameType
 from tunnel.wire.control import ControlChannel
+from tunnel.wire.credits import Credits
 from tunnel.wire.events import (
     Event,
     StreamClosed,
@@ -49,29 +50,12 @@ from tunnel.wire.frames import (
 )
 from tunnel.wire.places import Places
 from tunnel.wire.probes import Probes
-from tunnel.wire.scheduler import Scheduler
+from tunnel.wire.senders import Senders
 from tunnel.wire.states import Call, Input, Phase, Receiving, Sending
 from tunnel.wire.stream import Outgoing, Stream
 from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 
-KEEP_FLOOR = 256 * KIB
-"""What every stream may keep for replay even when the budget is used up: one must not stall another."""
-
-SLIVER = 1 * KIB
-"""Less is not sent while more than that is under way: each frame that is kept costs some memory besides."""
-
-MAX_HELD = 65536
-"""Most pieces of payload that wait for gaps, of all streams: windows bound only their bytes."""
-
-
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
-
-
-Keep = Callable[[Payload], Payload]
-
-
-def _as_it_is(payload: Payload) -> Payload:
-    return payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +85,15 @@ class Session:
         self.id = session
         self.initiator = initiator
         self.round_trip = 0.0  # seconds; the owner keeps it up to date
-        self.kept = 0  # bytes kept for replay, of all streams
         self.places = Places(peer.streams, settings.limits.streams)
         self._settings = settings
         self._budget = Budget(settings.memory)
         self._control = ControlChannel(settings.limits.control, peer.control)
         self.probes = Probes(self._control, features)
         self._streams: dict[int, Stream] = {}
-        self._scheduler = Scheduler()
-        self._blocked: set[int] = set()  # streams that have something to send, and may not
-        self._credits: dict[int, None] = {}  # streams whose CREDIT is due, in order
+        self._senders = Senders(settings.memory, self._streams)
+        self._credits = Credits()
         self._again: dict[int, None] = {}  # streams that have something to replay
-        self._held = 0  # pieces that wait for gaps, of all streams
         self._picked = 0, 0  # what ``pick`` said last: stream, bytes
         self._lanes: set[int] = set()
         self._next_stream = 1 if initiator else 2
@@ -166,52 +147,55 @@ class Session:
 
     def ready(self, number: int) -> None:
         """``number`` has something to send: ``pick`` will name it when it is its turn and may."""
-        stream = self._stream(number)
-        if self._offer(stream) > 0:
-            self._scheduler.ready(number)
-        else:
-            self._blocked.add(number)
+        self._senders.ready(self._stream(number))
 
     def not_ready(self, number: int) -> None:
         """``number`` has nothing to send for now."""
-        self._scheduler.idle(number)
-        self._blocked.discard(number)
+        self._senders.idle(number)
+
+    @property
+    def kept(self) -> int:
+        """Bytes kept for replay, of all streams."""
+        return self._senders.retention.kept
 
     def is_blocked(self, number: int) -> bool:
         """Whether ``number`` has something to send, and waits for credit or for room to keep it."""
-        return number in self._blocked
+        return self._senders.waits(number)
 
     @property
     def turn(self) -> int:
         """How many bytes should leave before the owner serves others."""
-        return self._scheduler.turn
+        return self._senders.scheduler.turn
 
     def pick(self) -> tuple[int, int] | None:
         """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
-        scheduler = self._scheduler
-        while (number := scheduler.next()) is not None:
-            if (allowance := self._offer(self._streams[number])) > 0:
-                self._picked = number, scheduler.share(number, allowance)
-                return self._picked
-            self._blocked.add(number)
-            self._scheduler.idle(number)
-        return None
+        picked = self._senders.pick()
+        if picked is not None:
+            self._picked = picked
+        return picked
 
     def send(self, number: int, payload: Payload, lane: int) -> Outgoing:
         """Frame ``payload`` for ``lane``. At most what ``pick`` allowed; MisuseError otherwise."""
         stream, length = self._streams.get(number) or self._stream(number), len(payload)
         picked, allowance = self._picked
         self._picked = 0, 0
-        if not 0 < length <= (allowance if picked == number else self._allowance(stream)):
+        if picked != number:
+            allowance = self._senders.retention.allowance(stream)
+        if not 0 < length <= allowance:
             raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} are not allowed now")
         outgoing = stream.send(payload, lane)
-        self.kept += length
-        self._scheduler.sent(number, length)
+        if self._senders.sent(stream, length) and self._may_ask(stream):
+            stream.asking = True
+            self._credits.ask(number, stream.into)
         return outgoing
+
+    def _may_ask(self, stream: Stream) -> bool:
+        """Whether the peer takes CREDIT: not before it has OPENED, which may be on a slower lane."""
+        return self._is_ours(stream.number) or stream.into.received > 0
 
     # Payload: what we receive.
 
-    def data(self, number: int, offset: int, payload: Payload, keep: Keep = _as_it_is) -> list[Piece]:
+    def data(self, number: int, offset: int, payload: Payload, keep: Keep = copied) -> list[Piece]:
         """Take payload in, in whatever pieces it arrives; what is to be delivered now, in order.
 
         Nothing for a stream that is closed already: its bytes were under way when it was reset. Payload that
@@ -220,15 +204,7 @@ class Session:
         stream = self._streams.get(number) or self._find(number, FrameType.DATA)
         if stream is None:
             return []
-        before = stream.held
-        if offset > stream.into.received:
-            payload = keep(payload)
-        pieces = stream.arrived(offset, payload)
-        if (held := stream.held) != before:
-            self._held += held - before
-            if self._held > MAX_HELD:
-                raise ProtocolError(Code.FLOW_CONTROL, f"more than {MAX_HELD} pieces are out of order")
-        return pieces
+        return stream.arrived(offset, payload, keep)
 
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""
@@ -241,16 +217,27 @@ class Session:
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
         """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
         stream = self._streams.get(number) or self._stream(number)
-        if stream.deliver(count) and number not in self._credits:
-            self._credits[number] = None
-            if stream.into.outpaced(now, self.round_trip):
-                self._widen(stream)
+        if not stream.deliver(count):
+            self._credits.wait(number, stream.into)
+        elif self._credits.due(number, stream.into):
+            self._consider(stream, now)
         return [] if stream.receiving is Receiving.READY else self._complete(stream)
 
     def flush_credits(self) -> None:
         """Tell the peer of everything delivered, however little: call it now and then."""
-        self._credits.update({n: None for n, s in self._streams.items() if s.into.unadvertised})
+        for number, stream in self._streams.items():
+            if stream.into.unadvertised:
+                self._credits.due(number, stream.into)
         self._control.acknowledge |= self._control.into.unadvertised
+
+    @property
+    def late(self) -> bool:
+        """Whether to call ``tell_late`` in ACK_DELAY seconds (see ``credits``)."""
+        return self._credits.late
+
+    def tell_late(self) -> None:
+        """Tell the peer of what was delivered and did not grow since the last call."""
+        self._credits.tell_late()
 
     # Lanes.
 
@@ -264,7 +251,9 @@ class Session:
         if self._lanes:
             self._control.rewind()
             self._control.acknowledge = True
-            self._credits.update({n: None for n, s in self._streams.items() if s.into.delivered})
+            for number, stream in self._streams.items():
+                if stream.into.delivered:
+                    self._credits.due(number, stream.into)
             self._rewind()
 
     def retired(self, epoch: int) -> None:
@@ -291,11 +280,12 @@ class Session:
         events: list[Event] = []
         for position in peer.positions:
             if (stream := self._streams.get(position.stream)) is not None:
-                self.kept -= stream.learn(position)
+                frames = stream.frames
+                self._senders.released(stream, stream.learn(position), frames - stream.frames)
                 events.append(StreamReleased(stream.number, stream.out.delivered))
         self._rewind()
         self.attach(peer.epoch)
-        self._unblock()
+        self._senders.retry()
         return events
 
     def _rewind(self) -> None:
@@ -317,7 +307,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether there may be something to send: control, lost payload, or a stream whose turn it is."""
-        return bool(self._again or self._scheduler) or self.has_control
+        return bool(self._again or self._senders.scheduler) or self.has_control
 
     def control(self, room: int = MAX_DATA) -> bytes:
         """Return control frames that are to go out now, whole ones, up to about ``room`` bytes."""
@@ -334,11 +324,7 @@ class Session:
         if self._control.acknowledge:
             self._control.acknowledge = False
             return encode(Credit(0, *self._control.into.advertise()))
-        if self._credits:
-            number = next(iter(self._credits))
-            del self._credits[number]
-            return encode(Credit(number, *self._streams[number].into.advertise()))
-        return b""
+        return self._credits.next()
 
     def replay(self, lane: int) -> Outgoing | None:
         """Return the next frame that has to be sent again."""
@@ -387,8 +373,8 @@ class Session:
                 stream.ended(frame.final)
                 return self._complete(stream)
             case Delivered():
-                self.kept -= stream.confirmed(frame.final)
-                self._unblock()
+                frames = stream.frames
+                self._senders.released(stream, stream.confirmed(frame.final), frames - stream.frames)
                 return [StreamConfirmed(stream.number), *self._complete(stream)]
 
     def _on_open(self, frame: Open) -> StreamRequested:
@@ -408,9 +394,12 @@ class Session:
         if frame.stream == 0:
             self._control.credited(frame.delivered, frame.limit)
         elif (stream := self._find(frame.stream, FrameType.CREDIT)) is not None:
+            known, frames = stream.out.told, stream.frames
             released = stream.credited(frame.delivered, frame.limit)
-            self.kept -= released
-            self._unblock()
+            if stream.out.told == known:
+                self._asked(stream)
+            else:
+                self._senders.released(stream, released, frames - stream.frames)
             if released:
                 return [StreamReleased(stream.number, stream.out.delivered)]
         return []
@@ -445,20 +434,16 @@ class Session:
         del self._streams[number]
         self.places.give_back(ours=self._is_ours(number))
         self._budget.give_back(stream.into.size)
-        self._scheduler.forget(number)
-        self._blocked.discard(number)
-        self._credits.pop(number, None)
+        self._credits.forget(number)
         self._again.pop(number, None)
-        self.kept -= stream.out.unacknowledged
-        self._held -= stream.held
-        self._unblock()
+        self._senders.forget(stream)
 
     def _complete(self, stream: Stream) -> list[Event]:
         """Report each end of a stream that is reached by now."""
         events: list[Event] = []
         final = stream.try_complete()
         if final is not None:
-            self._credits.pop(stream.number, None)  # DELIVERED says it all
+            self._credits.forget(stream.number)  # DELIVERED says it all
             self._control.push(Delivered(stream.number, final))
             events.append(StreamEnded(stream.number))
         if stream.complete:
@@ -466,27 +451,13 @@ class Session:
             events.append(StreamClosed(stream.number))
         return events
 
-    def _allowance(self, stream: Stream) -> int:
-        out = stream.out
-        spare = max(self._settings.memory - self.kept, KEEP_FLOOR - (out.sent - out.delivered))
-        return min(out.limit - out.sent, spare, MAX_DATA)
+    def _asked(self, stream: Stream) -> None:
+        """The peer repeated its CREDIT: it is short of memory, and waits for ours."""
+        if stream.receiving is not Receiving.DONE and stream.into.ask():
+            self._credits.due(stream.number, stream.into)
 
-    def _offer(self, stream: Stream) -> int:
-        """What ``stream`` may be told to send: all of its allowance, or nothing while that is a sliver.
-
-        A peer that grants byte by byte would else have us keep a frame for each byte. This waits for nothing
-        that does not come: with less than a quarter of the window left, the rest of it is under way, and the
-        peer owes credit for its first quarter; or else our memory is full, and more than a sliver is.
-        """
-        allowance, out = self._allowance(stream), stream.out
-        sliver = allowance < SLIVER and allowance * 4 < out.limit - out.delivered
-        return 0 if sliver and out.sent > out.delivered else allowance
-
-    def _unblock(self) -> None:
-        for number in [n for n in self._blocked if self._offer(self._streams[n]) > 0]:
-            self._blocked.discard(number)
-            self._scheduler.ready(number)
-
-    def _widen(self, stream: Stream) -> None:
-        wanted = min(stream.into.size, MAX_WINDOW - stream.into.size)
-        stream.into.size += self._budget.grow(wanted)
+    def _consider(self, stream: Stream, now: float) -> None:
+        """Credit is due: give ``stream`` a larger window if its window is what slows it down."""
+        into = stream.into
+        if into.quarter and into.outpaced(now, self.round_trip):
+            into.size += self._budget.grow(min(into.size, MAX_WINDOW - into.size))

@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError
-from tunnel.wire.assembly import Assembly, Payload, Piece
+from tunnel.wire.assembly import Assembly, Keep, Payload, Piece, copied
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.frames import Position, data_header
 from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Phase, Receiving, Sending, step
@@ -15,6 +15,9 @@ from tunnel.wire.window import ReceiveWindow, SendWindow
 
 ARRIVED = 0
 """In place of a lane's epoch: the peer has it, whatever becomes of lanes."""
+
+KEPT_COST = 256
+"""What a frame that is kept costs in memory besides its payload: payloads may be single bytes."""
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ class Stream:
         self.receiving = Receiving.READY
         self.out = SendWindow()
         self.into = ReceiveWindow(window)
-        self.held = 0  # pieces that wait for a gap
+        self.asking = False  # we asked the peer for credit, and it told us nothing new since
         self._final: int | None = None
         self._assembly = Assembly()
         self._kept: deque[Kept] = deque()
@@ -65,6 +68,16 @@ class Stream:
         self.phase = step(PHASE, self.phase, signal, Code.STREAM_STATE)
 
     # What we send.
+
+    @property
+    def frames(self) -> int:
+        """How many frames are kept for replay."""
+        return len(self._kept)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that are kept for replay."""
+        return self.out.sent - self.out.delivered + KEPT_COST * len(self._kept)
 
     def opened(self, limit: int) -> None:
         """Take OPENED in: we may send up to byte ``limit``."""
@@ -104,6 +117,8 @@ class Stream:
     def _acknowledged(self, delivered: int, limit: int) -> int:
         before = self.out.delivered
         self.out.credit(delivered, limit)
+        if self.out.delivered > before:
+            self.asking = False
         self._peer_received = max(self._peer_received, self.out.delivered)  # what is forgotten stays so
         for queue in (self._kept, self._again):
             while queue and queue[0].end <= self.out.delivered:
@@ -144,8 +159,8 @@ class Stream:
 
     # What we receive.
 
-    def arrived(self, offset: int, payload: Payload) -> list[Piece]:
-        """Take DATA in; what is to be delivered now, in order. Raises ProtocolError."""
+    def arrived(self, offset: int, payload: Payload, keep: Keep = copied) -> list[Piece]:
+        """Take DATA in; what is to be delivered now, in order. Raises ProtocolError. See ``Assembly``."""
         if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY:  # else the tables stay put
             self.advance(FrameType.DATA)
             self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
@@ -154,9 +169,8 @@ class Stream:
             raise ProtocolError(
                 Code.PROTOCOL, f"data behind the end of stream {self.number} at {self._final}"
             )
-        pieces = self._assembly.insert(offset, payload)
+        pieces = self._assembly.insert(offset, payload, keep)
         self.into.received = self._assembly.received
-        self.held = self._assembly.held
         return pieces
 
     def ended(self, final: int) -> None:
@@ -183,6 +197,11 @@ class Stream:
             return None
         self.receiving = step(RECEIVING, self.receiving, Call.DELIVER_ALL, Code.STREAM_STATE)
         return self._final
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that wait for a gap."""
+        return self._assembly.held
 
     def take_position(self) -> Position:
         """Our receiving side, for RESUME."""

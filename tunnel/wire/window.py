@@ -11,8 +11,16 @@ from tunnel.errors import ProtocolError
 from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
 
 INITIAL_WINDOW = 4 * MIB
-FLOOR_WINDOW = 64 * KIB
+FLOOR_WINDOW = 512 * KIB
+"""What every stream is granted even when the budget is used up, by streams that stand still."""
+
 MAX_WINDOW = 64 * MIB
+
+KEEP_FLOOR = 512 * KIB
+"""What every stream may keep for replay even when the budget is used up: one must not stall another."""
+
+STEP = 128 * KIB
+"""What is told to a sender that asks: its memory, and not the window, bounds what it has under way."""
 
 
 class Budget:
@@ -51,6 +59,11 @@ class SendWindow:
         self.limit = limit
 
     @property
+    def told(self) -> tuple[int, int]:
+        """``(delivered, limit)``: all that the peer's CREDIT says."""
+        return self.delivered, self.limit
+
+    @property
     def unacknowledged(self) -> int:
         """Bytes that were sent and must be kept for replay."""
         return self.sent - self.delivered
@@ -75,6 +88,7 @@ class ReceiveWindow:
         self.received = 0
         self.delivered = 0
         self.limit = size  # as last advertised
+        self.asked = False  # the peer's memory is short: it waits for less than a quarter of the window
         self._advertised = 0  # delivered, as last advertised in a frame that arrives, or is sent again
         self._advertised_at: float | None = None
 
@@ -87,7 +101,23 @@ class ReceiveWindow:
     def deliver(self, count: int) -> bool:
         """``count`` more bytes are in the local socket. True when it is time to tell the peer."""
         self.delivered += count
+        untold = self.delivered - self._advertised
+        return untold * 4 >= self.size or (self.asked and untold >= STEP)
+
+    def ask(self) -> bool:
+        """The peer waits for less than a quarter of the window. True when it is time to tell it."""
+        self.asked = True
+        return self.deliver(0)
+
+    @property
+    def quarter(self) -> bool:
+        """Whether a quarter of the window, or more, was delivered that the peer does not know of."""
         return (self.delivered - self._advertised) * 4 >= self.size
+
+    @property
+    def told(self) -> tuple[int, int]:
+        """``(delivered, limit)`` as last advertised."""
+        return self._advertised, self.limit
 
     @property
     def unadvertised(self) -> bool:
@@ -97,6 +127,7 @@ class ReceiveWindow:
     def advertise(self) -> tuple[int, int]:
         """``(delivered, limit)`` for a CREDIT frame that goes out now."""
         self._advertised = self.delivered
+        self.asked = False
         return self.position()
 
     def position(self) -> tuple[int, int]:

@@ -1,0 +1,98 @@
+"""Which streams may send: those that have something, in their turn, and those that wait for leave to.
+
+A stream waits for credit of its own, or, where our memory is what holds it up, for credit of any stream. The
+two are apart: however many stalled streams there are, credit for another one costs nothing for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tunnel.wire.retention import SLIVER, Retention
+from tunnel.wire.scheduler import Scheduler
+from tunnel.wire.stream import KEPT_COST, Stream
+
+
+class Senders:
+    """``streams`` are those of the session; ``memory`` is bytes."""
+
+    def __init__(self, memory: int, streams: Mapping[int, Stream]) -> None:
+        self.retention = Retention(memory)
+        self.scheduler = Scheduler()
+        self._streams = streams
+        self._blocked: set[int] = set()  # they have something to send, and wait for credit of their own
+        self._starved: set[int] = set()  # those that wait for memory
+
+    def waits(self, number: int) -> bool:
+        """Whether ``number`` has something to send, and may not."""
+        return number in self._blocked or number in self._starved
+
+    def ready(self, stream: Stream) -> None:
+        """``stream`` has something to send."""
+        if self.retention.offer(stream) > 0:
+            self.scheduler.ready(stream.number)
+        else:
+            self._block(stream)
+
+    def idle(self, number: int) -> None:
+        """``number`` has nothing to send for now."""
+        self.scheduler.idle(number)
+        self._stop_waiting(number)
+
+    def pick(self) -> tuple[int, int] | None:
+        """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
+        scheduler = self.scheduler
+        while (number := scheduler.next()) is not None:
+            stream = self._streams[number]
+            if (allowance := self.retention.offer(stream)) > 0:
+                return number, scheduler.share(number, allowance)
+            self._block(stream)
+            scheduler.idle(number)
+        return None
+
+    def sent(self, stream: Stream, length: int) -> bool:
+        """``length`` bytes of ``stream`` left; whether to ask the peer for credit."""
+        self.retention.kept += length
+        self.retention.frames += 1
+        self.scheduler.sent(stream.number, length)
+        return not stream.asking and self.retention.short(stream)
+
+    def released(self, stream: Stream, count: int, frames: int) -> None:
+        """The peer gave ``stream`` credit: ``count`` bytes in ``frames`` are not kept any longer."""
+        self._drop(count, frames)
+        if self.waits(stream.number):
+            self._retry((stream.number,))
+        self._feed()
+
+    def forget(self, stream: Stream) -> None:
+        """``stream`` is closed."""
+        self.scheduler.forget(stream.number)
+        self._stop_waiting(stream.number)
+        self._drop(stream.out.unacknowledged, stream.frames)
+        self._feed()
+
+    def retry(self) -> None:
+        """Look at all that wait: the peer's positions may have given leave to any."""
+        self._retry(self._blocked | self._starved)
+
+    def _drop(self, count: int, frames: int) -> None:
+        self.retention.kept -= count
+        self.retention.frames -= frames
+
+    def _block(self, stream: Stream) -> None:
+        waiting = self._starved if self.retention.starves(stream) else self._blocked
+        waiting.add(stream.number)
+
+    def _stop_waiting(self, number: int) -> None:
+        self._blocked.discard(number)
+        self._starved.discard(number)
+
+    def _feed(self) -> None:
+        """Let streams go on that wait for memory, if there is some."""
+        if self._starved and self.retention.free > KEPT_COST + SLIVER:
+            self._retry(tuple(self._starved))
+
+    def _retry(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._stop_waiting(number)
+            self.ready(self._streams[number])
