@@ -62,7 +62,7 @@ async def test_guest_moves(hosts: TwoHosts, tmp: Path, kind: str, options: tuple
         code, command = await run(*route.arguments(*options))
         assert (code, command.words) == (0, "")
         await trial.verify()
-    assert [event["check"] for event in command.named("check")] == ["link", "targets", "guest"]
+    assert [event["check"] for event in command.named("check")] == ["link", "targets", "guest", "streams"]
     assert command.named("started")[0]["guest"] == "web1"
     assert command.named("progress")
     end = command.last
@@ -207,6 +207,23 @@ async def test_no_guest_behind_the_monitor_is_an_error(hosts: TwoHosts, tmp: Pat
     assert "The tunnel says: stream refused by the peer" in told
     assert "destination-2.qmp" in told
     assert "this host" not in told, "it is read on the other host"
+
+
+async def test_more_channels_than_streams_are_refused_before_anything_moves(
+    hosts: TwoHosts, tmp: Path
+) -> None:
+    hosts.b.transport["streams"] = 100
+    route = Route.laid(hosts, tmp)
+    async with waiting_pair(tmp) as trial:
+        code, command = await run(*route.arguments("--parallel", "255"))
+        assert code == 3
+        told = " ".join(command.words.split())
+        assert "needs 256 streams, 99 are free on the link with hostb: --parallel 98 would fit" in told
+        assert await trial.source.monitor.status() == "running"
+        assert hosts.a.link(hosts.b)["streams_opened"] == 1, "the far monitor alone"
+        code, command = await run(*route.arguments("--parallel", "98"))
+        assert (code, command.words) == (0, "")
+        await trial.verify()
 
 
 OTHER = "22222222-2222-4222-8222-222222222222"
