@@ -59,6 +59,11 @@ def test_alias_that_is_the_hosts_own_name_is_warned_of(tmp: Path, contexts: TlsC
     assert "such as 127.0.1.2" in text
 
 
+def test_so_is_one_of_an_ingress_with_one_port(tmp: Path, contexts: TlsContexts) -> None:
+    [(_, text)] = warnings(configured(tmp, "tcp:127.0.1.1:1000"), contexts)
+    assert "is this host's own address by its name (compute7 in /etc/hosts)" in text
+
+
 def test_port_that_any_user_may_bind_is_warned_of(tmp: Path, contexts: TlsContexts) -> None:
     config = configured(tmp, "tcp:127.0.1.9:49152", "tcp:127.0.1.9:1000", f"unix:{tmp}/web1.sock")
     [(key, text)] = warnings(config, contexts)

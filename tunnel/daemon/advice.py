@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tunnel.daemon import aliases
 from tunnel.daemon.config import Config, Ingress
@@ -11,7 +11,7 @@ from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
 from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import TunnelError
-from tunnel.relay.address import RedirectAddress, TcpAddress
+from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress
 from tunnel.transport import expiry
 from tunnel.transport.listener import is_configured
 from tunnel.transport.reserved import is_reserved
@@ -31,13 +31,7 @@ def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
     guarded = set(aliases.guarded(config))
     for index, ingress in enumerate(config.ingresses):
         yield from ((f"ingress[{index}].users", text) for text in _users(ingress))
-        match ingress.listen:
-            case RedirectAddress(host):
-                texts = _alias(host, config.host.name)
-            case TcpAddress(host, port) if host not in guarded and not is_reserved(port):
-                texts = iter([_open_to_users(ingress.listen)])
-            case _:
-                texts = iter(())
+        texts = list(_place(ingress.listen, guarded, config.host.name))
         yield from ((f"ingress[{index}].listen", text) for text in texts)
 
 
@@ -85,14 +79,28 @@ def _users(ingress: Ingress) -> Iterator[str]:
         yield f'{problem}; {danger}: write users = ["root", "ITS_USER"]'
 
 
-def _alias(alias: str, host: str) -> Iterator[str]:
-    names = aliases.own_names(alias, host)
-    if names:
+def _place(listen: ListenAddress, guarded: Collection[str], host: str) -> Iterator[str]:
+    """What is to be said of where an ingress listens; ``host`` is this host's name."""
+    match listen:
+        case RedirectAddress(alias):
+            yield from _own_name(alias, host)
+            yield from _unguarded(alias) if alias in guarded else ()
+        case TcpAddress(alias, port):
+            if alias != "127.0.0.1":  # that is localhost, and stands for nobody
+                yield from _own_name(alias, host)
+            if alias not in guarded and not is_reserved(port):
+                yield _open_to_users(listen)
+
+
+def _own_name(alias: str, host: str) -> Iterator[str]:
+    if names := ", ".join(aliases.own_names(alias, host)):
         yield (
-            f"{alias} is this host's own address by its name ({', '.join(names)} in /etc/hosts), so it"
-            " cannot be guarded: take another of 127.0.0.0/8, such as 127.0.1.2"
+            f"{alias} is this host's own address by its name ({names} in /etc/hosts): other programs use it,"
+            " and it cannot be guarded; take another of 127.0.0.0/8, such as 127.0.1.2"
         )
-        return
+
+
+def _unguarded(alias: str) -> Iterator[str]:
     for _, reason in aliases.unguarded([alias]):
         yield (
             f"{reason}. While mtunnel does not run they would receive what is sent to the peer, in plain"
