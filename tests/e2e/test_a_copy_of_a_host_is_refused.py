@@ -31,10 +31,12 @@ def test_streams_of_the_host_go_on_and_the_copy_is_told(
             hosts.b.wait_log(
                 "two daemons call themselves hosta: the one at 127.0.0.2:.* the one at 127.0.0.6 "
             )
+            hosts.a.wait_log("hostb says: another daemon that calls itself hosta .* from 127.0.0.6 ")
             exchange(caller, called)
         for host in (copy, hosts.b):
             peer = hosts.b if host is copy else hosts.a
             assert any("calls itself" in each or "call themselves" in each for each in host.reasons(peer))
+        assert any("hostb says: " in each for each in hosts.a.reasons(hosts.b))
         assert copy.link(hosts.b)["state"] == "down"
         assert hosts.b.link(hosts.a)["state"] == "up"
         assert hosts.a.link(hosts.b)["resumes"] == 0

@@ -11,8 +11,8 @@ from tests.support.pipelane import PipeLane
 from tests.support.waiting import turns, until
 from tunnel.relay import namesakes as module
 from tunnel.relay.link import Link, LinkState
-from tunnel.wire.codes import Code
-from tunnel.wire.frames import GoAway, encode
+from tunnel.wire.codes import FEATURES, Code, Feature
+from tunnel.wire.frames import GoAway, Notice, encode
 
 COPY = b"N" * 16
 
@@ -215,3 +215,34 @@ async def test_what_is_remembered_of_copies_is_bounded(pair: Pair) -> None:
         await until(far.gone.is_set)
     assert len(pair.b._namesakes._refused) == module.MOST_REMEMBERED
     assert pair.b.state is LinkState.UP
+
+
+async def test_the_daemon_that_is_kept_hears_of_the_other_one(pair: Pair) -> None:
+    _, far = knock(pair.b)
+    await until(far.gone.is_set)
+    await until(lambda: pair.a.incidents)
+    [told] = [each.reason for each in pair.a.incidents if each.what == "told by the peer"]
+    assert told.startswith("hostb says: another daemon that calls itself hosta has connected from ")
+    assert pair.a.state is pair.b.state is LinkState.UP
+
+
+@pytest.mark.parametrize("feature", [True, False])
+async def test_a_notice_needs_its_feature(pair: Pair, feature: bool) -> None:
+    for link in (pair.a, pair.b):
+        link.features = FEATURES if feature else FEATURES ^ Feature.NOTICE
+    if not feature:
+        _, far = knock(pair.b)
+        await until(far.gone.is_set)
+        await turns()
+        assert not pair.a.incidents, "nobody tells a daemon of an older version"
+    pair.lane.receive(encode(Notice(Code.NONE, "look here")))
+    await turns()
+    assert pair.a.state is (LinkState.UP if feature else LinkState.DOWN)
+
+
+async def test_what_a_peer_tells_pushes_nothing_else_out(pair: Pair) -> None:
+    pair.a.note("lane lost", "look at me")
+    for number in range(1000):
+        pair.lane.receive(encode(Notice(Code.NONE, f"number {number}")))
+    assert "look at me" in [each.reason for each in pair.a.incidents]
+    assert len(pair.a.incidents) < 20

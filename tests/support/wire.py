@@ -40,6 +40,7 @@ from tunnel.wire.frames import (
     GoAway,
     Hello,
     Limits,
+    Notice,
     Ping,
     Pong,
     Replace,
@@ -269,7 +270,7 @@ class Host(Rotating):
                 self.session.retired(lane.epoch)
             case Resume():
                 self._admit(lane, frame)
-            case Data() | Ping() | Pong() | GoAway():
+            case Data() | Ping() | Pong() | GoAway() | Notice():
                 pass
             case _:
                 self.note(self.session.receive(frame, sequence))

@@ -10,12 +10,13 @@ from tunnel.wire.frames import SEQUENCED, Reset, encode, parse, parse_header
 
 
 def test_the_numbers_of_version_1() -> None:
-    assert (ALPN, VERSION, FEATURES) == ("mtunnel/1", 1, Feature.RESUME | Feature.PROBE | Feature.ROTATE)
+    features = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE
+    assert ("mtunnel/1", 1, features) == (ALPN, VERSION, FEATURES)
     lanes = ["HELLO", "WELCOME", "RESUME", "RESUMED", "GOAWAY", "PING", "PONG", "PROBE", "VERDICT"]
-    lanes += ["REPLACE", "RETIRE", "RETIRED", "ROTATE"]
+    lanes += ["REPLACE", "RETIRE", "RETIRED", "ROTATE", "NOTICE"]
     streams = ["OPEN", "OPENED", "REFUSED", "DATA", "FIN", "DELIVERED", "RESET", "CREDIT"]
     numbers = {
-        **dict(zip(lanes, range(1, 14), strict=True)),
+        **dict(zip(lanes, range(1, 15), strict=True)),
         **dict(zip(streams, range(16, 24), strict=True)),
     }
     assert {kind.name: kind.value for kind in FrameType} == numbers

@@ -23,6 +23,7 @@ from tunnel.wire.frames import (
     GoAway,
     Hello,
     Limits,
+    Notice,
     Open,
     Opened,
     Ping,
@@ -68,6 +69,7 @@ each_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Replace, ID, U32, U32, U64, U64, POSITIONS),
     st.sampled_from([Retire(), Retired(), Rotate()]),
     st.builds(GoAway, CODE, REASON),
+    st.builds(Notice, CODE, REASON),
     st.builds(Ping, U64),
     st.builds(Pong, U64),
     st.builds(Probe, TEXT.filter(bool)),
@@ -150,6 +152,7 @@ def test_any_payload_is_a_frame_or_a_fault_of_the_peer(kind: FrameType, payload:
         (Retire(), "0b 00 0000 00000000 00000000 0000000000000000", ""),
         (Retired(), "0c 00 0000 00000000 00000000 0000000000000000", ""),
         (Rotate(), "0d 00 0000 00000000 00000000 0000000000000000", ""),
+        (Notice(Code.COLLISION, "two"), "0e 00 0000 00000000 00000005 0000000000000000", "0009 74776f"),
         (GoAway(Code.NONE, "bye"), "05 00 0000 00000000 00000005 0000000000000000", "0000 627965"),
         (Ping(258), "06 00 0000 00000000 00000000 0000000000000102", ""),
         (Pong(258), "07 00 0000 00000000 00000000 0000000000000102", ""),
@@ -189,6 +192,7 @@ def test_a_data_header() -> None:
         (FrameType.RESUME, 44, MAX_CONTROL),
         (FrameType.RESUMED, 44, MAX_CONTROL),
         (FrameType.GOAWAY, 2, 2 + MAX_TEXT),
+        (FrameType.NOTICE, 2, 2 + MAX_TEXT),
         (FrameType.PING, 0, 0),
         (FrameType.PONG, 0, 0),
         (FrameType.REPLACE, 44, MAX_CONTROL),
@@ -303,17 +307,17 @@ def test_text_must_be_utf8(kind: FrameType, stream: int, head: bytes) -> None:
     assert caught.value.code is Code.PROTOCOL
 
 
-@pytest.mark.parametrize("number", [13, 31, 38, 0xFFFF])
+@pytest.mark.parametrize("number", [14, 31, 38, 0xFFFF])
 def test_a_code_of_a_later_version_counts_as_protocol(number: int) -> None:
     payload = struct.pack("!H", number) + b"why"
     assert read(header(FrameType.GOAWAY, 0, 5) + payload) == GoAway(Code.PROTOCOL, "why")
     assert read(header(FrameType.RESET, 3, 5) + payload) == Reset(3, Code.PROTOCOL, "why")
 
 
-@pytest.mark.parametrize("make", [GoAway, Verdict, partial(Refused, 1), partial(Reset, 1)])
+@pytest.mark.parametrize("make", [GoAway, Notice, Verdict, partial(Refused, 1), partial(Reset, 1)])
 def test_a_reason_cannot_drive_a_terminal(make: Callable[[Code, str], Frame]) -> None:
     frame = read(encode(make(Code.INTERNAL, "naïve \x1b[2Jroot\r\n# \u202e\x9b1A\x00 end")))
-    assert isinstance(frame, GoAway | Verdict | Refused | Reset)
+    assert isinstance(frame, GoAway | Notice | Verdict | Refused | Reset)
     assert frame.reason == "naïve \ufffd[2Jroot\ufffd\ufffd# \ufffd\ufffd1A\ufffd end"
 
 

@@ -133,6 +133,7 @@ def plausible(draw: st.DrawFn) -> bytes:
         FrameType.REFUSED: u64s[6:8],
         FrameType.RESET: u64s[6:8],
         FrameType.GOAWAY: u64s[6:8],
+        FrameType.NOTICE: u64s[6:8],
     }.get(kind, u64s[:8])
     offset = draw(number if kind is FrameType.DATA else small)
     head = bytes([kind, 0, 0, 0]) + stream.to_bytes(4, "big")

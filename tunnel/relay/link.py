@@ -39,7 +39,18 @@ from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of, is_deserted
 from tunnel.wire import negotiation
 from tunnel.wire.codes import KIB, Code, Feature
-from tunnel.wire.frames import Frame, Hello, Ping, Replace, Resume, Resumed, RotationFrame, Welcome, encode
+from tunnel.wire.frames import (
+    Frame,
+    Hello,
+    Notice,
+    Ping,
+    Replace,
+    Resume,
+    Resumed,
+    RotationFrame,
+    Welcome,
+    encode,
+)
 from tunnel.wire.session import Session
 
 __all__ = ["Link", "LinkPlan", "LinkState"]
@@ -76,7 +87,7 @@ class Link:
         self._last_state = LinkState.DOWN
         self._peer_instance = b""
         self.places: set[str] = set()  # the hosts' addresses to which lanes of this session have led
-        self._namesakes = Namesakes(plan.peer, self.note)
+        self._namesakes = Namesakes(plan.peer, self.lanes, self.note)
         self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
         self._replacing = 0  # the lost lane, or 0, whose place that one is to take
@@ -171,11 +182,7 @@ class Link:
             lane.close(Code.COLLISION, objection)
             return
         answer = negotiation.welcome(offer, self.instance, self.plan.settings.limits)
-        take = partial(self._take, lane, offer, answer)
-        if self.lanes:
-            self._namesakes.judge(lane, offer.instance, self.lanes.values(), take)
-        else:
-            take()
+        self._namesakes.judge(lane, offer.instance, self.features, partial(self._take, lane, offer, answer))
 
     def _take(self, lane: Lane, offer: Hello, answer: Welcome) -> None:
         """Begin the session that a peer offers, in place of one that it has left."""
@@ -328,6 +335,9 @@ class Link:
         """Take a frame of the session in."""
         if isinstance(frame, RotationFrame):
             self.rotation.on_frame(lane, frame)
+            return
+        if isinstance(frame, Notice):
+            self._namesakes.told(frame, self.features)
             return
         session = self._living()
         self.streams.act(session.receive(frame, sequence))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
-from tunnel.errors import TunnelError
+from tunnel.errors import ProtocolError, TunnelError
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of
-from tunnel.wire.codes import Code
-from tunnel.wire.frames import Frame
+from tunnel.wire.codes import Code, Feature
+from tunnel.wire.frames import Frame, Notice, encode
 
 ANSWER_WITHIN = 5.0
 """Seconds that an old lane has to answer: less than a peer waits for WELCOME."""
@@ -37,10 +37,14 @@ Settled = Callable[[Outcome], None]
 
 
 class Namesakes:
-    """What one link knows of daemons that have its peer's name. ``note`` logs, and adds to ``status``."""
+    """What one link knows of daemons that have its peer's name.
 
-    def __init__(self, peer: str, note: Callable[[str, str], None]) -> None:
+    ``lanes`` are those of the link that carry its session; ``note`` logs, and adds to ``status``.
+    """
+
+    def __init__(self, peer: str, lanes: Mapping[int, Lane], note: Callable[[str, str], None]) -> None:
         self._peer = peer
+        self._lanes = lanes
         self._note = note
         self._refused: deque[bytes] = deque(maxlen=MOST_REMEMBERED)
         self._trial: _Trial | None = None
@@ -57,9 +61,15 @@ class Namesakes:
             return f"another daemon that calls itself {self._peer} has just asked for the session"
         return ""
 
-    def judge(self, lane: Lane, instance: bytes, old: Iterable[Lane], take: Callable[[], None]) -> None:
-        """Find out whether ``old`` lanes are alive; then refuse ``lane``, or call ``take``."""
-        lanes = list(old)
+    def judge(self, lane: Lane, instance: bytes, features: Feature, take: Callable[[], None]) -> None:
+        """Find out whether the link has lanes that are alive; then refuse ``lane``, or call ``take``.
+
+        ``features`` are those that the session has.
+        """
+        lanes = list(self._lanes.values())
+        if not lanes:
+            take()
+            return
         kept = ", ".join(each.remote for each in lanes)
 
         def settled(outcome: Outcome) -> None:
@@ -68,6 +78,8 @@ class Namesakes:
                 take()
             elif outcome is Outcome.IS_REFUSED:
                 self._refuse(lane, instance, kept)
+                if Feature.NOTICE in features:
+                    self._tell(host_of(lane.remote))
 
         self._trial = _Trial(lane, lanes, settled)
 
@@ -98,6 +110,23 @@ class Namesakes:
             f"the one at {refused} is refused",
         )
         lane.close(Code.COLLISION, self._words(kept))
+
+    def _tell(self, other: str) -> None:
+        """Let the daemon that is kept know of the other one."""
+        reason = (
+            f"another daemon that calls itself {self._peer} has connected from {other} and is refused: "
+            "two hosts have the same name and certificate"
+        )
+        for lane in self._lanes.values():  # those that carry the session, whatever has happened meanwhile
+            lane.send_control(encode(Notice(Code.COLLISION, reason)))
+            lane.flush()
+            return
+
+    def told(self, notice: Notice, features: Feature) -> None:
+        """The peer has something to tell, of a namesake of this host. Raises ProtocolError."""
+        if Feature.NOTICE not in features:
+            raise ProtocolError(Code.PROTOCOL, "NOTICE, which this session has not agreed on")
+        self._note("told by the peer", f"{self._peer} says: {notice.reason}")
 
     def _words(self, kept: str) -> str:
         """For the one that is refused: it reads this in its own log."""

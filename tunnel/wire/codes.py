@@ -40,6 +40,7 @@ class FrameType(IntEnum):
     RETIRE = 11
     RETIRED = 12
     ROTATE = 13
+    NOTICE = 14
     OPEN = 16
     OPENED = 17
     REFUSED = 18
@@ -82,7 +83,8 @@ class Feature(IntFlag):
     RESUME = 1  #: a lost lane may be replaced
     PROBE = 2  #: a side may ask whether a target would be admitted
     ROTATE = 4  #: a living lane may be replaced without losing what it carries
+    NOTICE = 8  #: a side may tell the other's operator something
 
 
-FEATURES = Feature.RESUME | Feature.PROBE | Feature.ROTATE
+FEATURES = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE
 """What this implementation offers."""

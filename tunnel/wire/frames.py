@@ -1,11 +1,9 @@
 """Frames: what they carry and how they are written (SPEC.md sections 3 and 4).
 
-A frame is a frozen dataclass. ``encode`` writes it whole, except for DATA: there only the header
-is written here, because the payload is opaque to the core and may be bytes that never enter the
-process. ``parse`` reads the payload of any other frame.
-
-Types in ``SEQUENCED`` travel on the *control channel*: their header's offset is a sequence number,
-and they are kept until acknowledged and sent again on a new lane, exactly like a stream's bytes.
+A frame is a frozen dataclass. ``encode`` writes it whole, except for DATA: there only the header is written
+here, because the payload is opaque to the core and may be bytes that never enter the process. ``parse`` reads
+the payload of any other frame. Types in ``SEQUENCED`` travel on the *control channel*: their header's offset
+is a sequence number, they are kept until acknowledged and sent again on a new lane, like a stream's bytes.
 """
 
 from __future__ import annotations
@@ -142,6 +140,15 @@ class GoAway:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something for the peer's log: it changes nothing."""
+
+    type: ClassVar[FrameType] = FrameType.NOTICE
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Asks for a PONG with the same token, at once."""
 
@@ -257,7 +264,7 @@ class Credit:
 StreamFrame: TypeAlias = Open | Opened | Refused | Fin | Delivered | Reset
 ControlFrame: TypeAlias = Probe | Verdict | StreamFrame
 RotationFrame: TypeAlias = Retire | Retired | Rotate
-LaneFrame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Ping | Pong | RotationFrame
+LaneFrame: TypeAlias = Hello | Welcome | Resume | Resumed | GoAway | Notice | Ping | Pong | RotationFrame
 Frame: TypeAlias = LaneFrame | Data | Credit | ControlFrame
 
 SEQUENCED = frozenset(
@@ -279,6 +286,7 @@ _LENGTHS: dict[FrameType, tuple[int, int]] = {
     FrameType.RESUME: (_RESUME.size, MAX_CONTROL),
     FrameType.RESUMED: (_RESUME.size, MAX_CONTROL),
     FrameType.GOAWAY: (_CODE.size, _CODE.size + MAX_TEXT),
+    FrameType.NOTICE: (_CODE.size, _CODE.size + MAX_TEXT),
     FrameType.PING: (0, 0),
     FrameType.PONG: (0, 0),
     FrameType.PROBE: (1, MAX_TEXT),
@@ -439,10 +447,6 @@ def _u64(kind: type[Opened] | type[Fin] | type[Delivered]) -> Callable[[Header, 
     return read
 
 
-def _read_goaway(header: Header, raw: bytes) -> GoAway:
-    return GoAway(_read_code(raw), _read_reason(raw, header.type))
-
-
 _Writer: TypeAlias = Callable[..., tuple[int, int, bytes]]  # of the frame's own class: see encode
 _WRITERS: dict[FrameType, _Writer] = {
     FrameType.HELLO: _write_hello,
@@ -458,6 +462,7 @@ _WRITERS: dict[FrameType, _Writer] = {
     FrameType.RETIRE: lambda _: (0, 0, b""),
     FrameType.RETIRED: lambda _: (0, 0, b""),
     FrameType.ROTATE: lambda _: (0, 0, b""),
+    FrameType.NOTICE: lambda f: (0, 0, _CODE.pack(f.code) + shorten(f.reason)),
     FrameType.OPEN: lambda f: (f.stream, 0, _U64.pack(f.limit) + f.target.encode()),
     FrameType.OPENED: lambda f: (f.stream, 0, _U64.pack(f.limit)),
     FrameType.REFUSED: _write_coded,
@@ -472,7 +477,7 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.WELCOME: _read_welcome,
     FrameType.RESUME: _read_resume,
     FrameType.RESUMED: _read_resume,
-    FrameType.GOAWAY: _read_goaway,
+    FrameType.GOAWAY: lambda h, raw: GoAway(_read_code(raw), _read_reason(raw, h.type)),
     FrameType.PING: lambda h, _: Ping(h.offset),
     FrameType.PONG: lambda h, _: Pong(h.offset),
     FrameType.PROBE: lambda h, raw: Probe(_read_text(raw, h.type)),
@@ -481,6 +486,7 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.RETIRE: lambda _, __: Retire(),
     FrameType.RETIRED: lambda _, __: Retired(),
     FrameType.ROTATE: lambda _, __: Rotate(),
+    FrameType.NOTICE: lambda h, raw: Notice(_read_code(raw), _read_reason(raw, h.type)),
     FrameType.OPEN: _read_target,
     FrameType.OPENED: _u64(Opened),
     FrameType.REFUSED: _coded(Refused),

@@ -82,6 +82,7 @@ _SESSION_FRAMES = (
     FrameType.PONG,
     FrameType.ROTATE,
     FrameType.RETIRED,
+    FrameType.NOTICE,
     FrameType.PROBE,
     FrameType.VERDICT,
     FrameType.OPEN,
