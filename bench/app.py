@@ -20,6 +20,7 @@ from tunnel.bench import network as networks
 from tunnel.bench import profile as profiles
 from tunnel.bench import relay as relay_bench
 from tunnel.bench import report as reports
+from tunnel.bench import rotate as rotate_bench
 from tunnel.bench.contestants import Contestant, choose
 from tunnel.bench.lab import requirements
 from tunnel.bench.latency import SAMPLES
@@ -214,6 +215,27 @@ def goals(
     hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=daemons.results)
     views.append(_migrate(hosts, guests))
     _close(Group(*views, goals_bench.table(output)), relays, daemons, hosts)
+
+
+@app.command()
+def rotate(
+    size: Size = "10GiB",
+    streams: Annotated[int, typer.Option(min=1, max=_MOST_STREAMS, help="Connections.")] = 8,
+    lanes: Annotated[str, typer.Option(help="TLS connections of the link; a list such as 1,2.")] = "1,2",
+    records: Annotated[
+        int, typer.Option(min=1024, max=rotate_bench.LASTING, help="Records that a key may protect.")
+    ] = 1024,
+    rounds: Rounds = 1,
+    compare: Annotated[bool, typer.Option(help="Measure with keys that last, too.")] = True,
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Replace lanes under bulk in both directions: gaps that streams notice, every byte compared."""
+    options = rotate_bench.Options(_size(size), streams, _streams(lanes), records, rounds, compare)
+    session = _Session("rotate", asdict(options), congestion, results, json=json)
+    found = rotate_bench.run(options, session.network, session.results, session.progress)
+    _close(rotate_bench.table(found), session)
 
 
 @app.command()

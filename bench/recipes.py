@@ -32,10 +32,11 @@ class Sides:
 # -- mtunnel -------------------------------------------------------------------------------------------------
 
 
-def mtunnel(site: Site, lanes: int = 1) -> Sides:
-    """Two daemons, one link of ``lanes`` lanes, one ingress."""
+def mtunnel(site: Site, lanes: int = 1, records: int = 0) -> Sides:
+    """Two daemons, one link of ``lanes`` lanes, one ingress. ``records`` a key, if not the default."""
+    transport = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
     listen_a = free_tcp(ADDRESS_A)
-    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, lanes)
+    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport)
     config_a += _mtunnel_peer(HOST_B, site.link, ())
     config_a += f"""
 [[ingress]]
@@ -44,7 +45,7 @@ listen = "{_mtunnel_address(site.entry)}"
 target = "{_mtunnel_address(site.exit)}"
 users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
 """
-    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b, lanes)
+    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b, transport)
     config_b += _mtunnel_peer(HOST_A, listen_a, [_mtunnel_address(site.exit)])
     serve = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
@@ -53,7 +54,7 @@ users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
     )
 
 
-def _mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair, lanes: int) -> str:
+def _mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair, transport: str) -> str:
     return f"""\
 [host]
 name = "{name}"
@@ -67,8 +68,7 @@ key = "{pair.key}"
 
 [transport]
 congestion = "{site.congestion}"
-lanes = {lanes}
-"""
+{transport}"""
 
 
 def _mtunnel_peer(name: str, address: Endpoint, egress: Sequence[str]) -> str:

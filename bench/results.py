@@ -13,6 +13,7 @@
 ``convergence``   ``migrate``: how fast a guest may write (:class:`tunnel.bench.migration.Convergence`)
 ``comparison``    ``migrate``: how a mode of mtunnel's compares with its rival, in each setting
 ``absent``        ``migrate``: a mode that cannot be measured over a link, and why
+``rotation``      ``rotate``: one transfer both ways (:class:`tunnel.bench.rotate.Outcome`)
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunnel.bench.contestants import Contestant
 from tunnel.bench.program import Program
+from tunnel.bench.recipes import Sides
 from tunnel.bench.rig import Rig
 from tunnel.bench.site import Site
 
@@ -12,7 +13,11 @@ def start_sides(rig: Rig, contestant: Contestant, site: Site) -> dict[str, Progr
     """Start side b, then side a, each until it listens; return them by role (none without a relay)."""
     if contestant.sides is None:
         return {}
-    sides = contestant.sides(site)
+    return start(rig, contestant.sides(site), site)
+
+
+def start(rig: Rig, sides: Sides, site: Site) -> dict[str, Program]:
+    """Start side b, then side a, each until it listens; return them by role."""
     b = rig.start("b", sides.b)
     b.wait_listening(site.link)
     a = rig.start("a", sides.a)

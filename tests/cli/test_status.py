@@ -28,6 +28,7 @@ LINK: dict[str, Any] = {
         "records": 4194304,
         "after": 86400.0,
         "rotations": 3,
+        "most_records": 4194711,
         "last": {
             "at": "2026-01-01T00:00:09.000+00:00",
             "lane": 1,

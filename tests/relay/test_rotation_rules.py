@@ -54,6 +54,18 @@ async def test_records_that_no_batch_showed_count_as_well(
     assert pair.a.rotation.next() == 1
 
 
+async def test_the_most_that_a_key_protected_is_remembered(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair.lane, "records_received", 5005)
+    await rotated(pair, 1)
+    assert (pair.a.rotation.most_records, pair.b.rotation.most_records) == (5005, 0)
+    monkeypatch.setattr(pipes(pair.a)[2], "records_sent", 6006)
+    pipes(pair.a)[2].cut()
+    await until(lambda: pair.a.wants_lane, "for the loss")
+    assert pair.a.rotation.most_records == 6006
+
+
 async def test_a_lane_is_told_when_to_warn() -> None:
     pair = await Pair(rotation=RotationPlan(records=5000)).up()
     assert (pair.lane._mark, pipes(pair.b)[1]._mark) == (5000, 5000)

@@ -30,7 +30,7 @@ async def test_link_that_is_down() -> None:
         "round_trip": None,
         "kept": 0,
         "resumes": 0,
-        "rotation": {"records": 4194304, "after": 86400.0, "rotations": 0, "last": None},
+        "rotation": {"records": 4194304, "after": 86400.0, "rotations": 0, "most_records": 0, "last": None},
         "streams_opened": 0,
         "streams_vacant": None,
         "lanes": [],

@@ -121,6 +121,7 @@ class Rotation:
         self.plan = plan
         self.count = 0
         self.last: Rotated | None = None
+        self.most_records = 0  # that a key of a lane which is gone has protected
         self.attempt: asyncio.Task[None] | None = None  # to bring a lane in the place of one that lives
         self._owner = owner
         self._log = log
@@ -246,6 +247,7 @@ class Rotation:
 
     def lost(self, lane: Lane) -> bool:
         """A lane that carried the session is lost. Whether that is no surprise, as the peer was to end it."""
+        self.most_records = max(self.most_records, lane.records_sent, lane.records_received)
         expected = self.resuming and self._asked is not None and self._asked.replaces == lane.epoch
         if not expected:
             self._due.pop(lane.epoch, None)
@@ -342,6 +344,7 @@ class Rotation:
         leaving = self._leaving[lane.epoch] = _Leaving(lane, self._clock())
         self.take_over(lane.epoch)
         self._due.pop(lane.epoch, None)
+        self.most_records = max(self.most_records, lane.records_sent, lane.records_received)
         self._owner.wait_for_lane(self._living())
         return leaving
 

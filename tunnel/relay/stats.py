@@ -35,11 +35,15 @@ def link_facts(link: Link) -> dict[str, Any]:
 
 
 def rotation_facts(rotation: Rotation) -> dict[str, Any]:
-    """How lanes are replaced: when, how often that was, and which one last; ``last`` is None before any."""
+    """How lanes are replaced: when, how often that was, and which one last; ``last`` is None before any.
+
+    ``most_records``: what a key had protected, at most, when its lane was replaced or lost.
+    """
     return {
         "records": rotation.plan.records,
         "after": rotation.plan.after,
         "rotations": rotation.count,
+        "most_records": rotation.most_records,
         "last": asdict(rotation.last) if rotation.last else None,
     }
 

@@ -1,0 +1,210 @@
+"""``bench rotate``: lanes that are replaced under bulk in both directions, and what streams notice of it.
+
+Each case runs fresh daemons, first with keys that last, then with keys that are replaced after ``records``;
+so a gap that the machine causes is told from one that a rotation causes. Every byte is compared
+(``duplex``). While it lasts, ``status`` of both daemons is asked twice a second what each key has protected.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tunnel.bench.endpoint import Endpoint
+from tunnel.bench.figures import GIB, MIB
+from tunnel.bench.network import Network
+from tunnel.bench.program import BenchError, Program
+from tunnel.bench.recipes import mtunnel
+from tunnel.bench.relay import Progress
+from tunnel.bench.results import Results
+from tunnel.bench.rig import Rig
+from tunnel.bench.sides import start
+from tunnel.bench.site import HOST_A, HOST_B, Site, lay_out
+from tunnel.daemon.control import ask
+from tunnel.errors import TunnelError
+
+LASTING = 1 << 24
+"""Records of a key that is not to be replaced: the most that a configuration may say."""
+
+_SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
+_STEP = 0.5  # seconds between two looks
+_READY_SECONDS = 20.0
+_RECORDS = ("records_sent", "records_received")
+
+
+@dataclass(frozen=True)
+class Options:
+    """``size`` bytes each way in all, over ``streams``; once for each number of ``lanes``, ``rounds`` times.
+
+    ``records`` under one key; ``compare``: run each case with lasting keys as well.
+    """
+
+    size: int
+    streams: int = 8
+    lanes: tuple[int, ...] = (1, 2)
+    records: int = 1024
+    rounds: int = 1
+    compare: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One transfer in both directions. ``bytes`` are those of one; ``gap`` and ``silence`` are seconds.
+
+    ``rotations`` as side a counted them, ``resumes`` of both sides, ``most_records`` that a key protected.
+    """
+
+    round: int
+    lanes: int
+    streams: int
+    records: int
+    bytes: int
+    seconds: float
+    gap: float
+    silence: float
+    rotations: int
+    resumes: int
+    most_records: int
+
+    @property
+    def mib_per_s(self) -> float:
+        """Of each direction."""
+        return self.bytes / MIB / self.seconds
+
+
+def run(options: Options, network: Network, results: Results, progress: Progress) -> list[Outcome]:
+    """Measure every case into ``results``; failures are recorded there too."""
+    found = []
+    for number, lanes, records in _cases(options):
+        what = f"{lanes} lane{'s' if lanes > 1 else ''}, {records} records a key"
+        progress(f"round {number} of {options.rounds}: {what}")
+        try:
+            outcome = measure(options, number, lanes, records, network)
+        except BenchError as error:
+            results.add("failure", contestant=what, round=number, reason=str(error))
+            continue
+        found.append(outcome)
+        results.add("rotation", **asdict(outcome))
+    return found
+
+
+def _cases(options: Options) -> Iterator[tuple[int, int, int]]:
+    for number in range(1, options.rounds + 1):
+        for lanes in options.lanes:
+            if options.compare:
+                yield number, lanes, LASTING
+            yield number, lanes, options.records
+
+
+def measure(options: Options, number: int, lanes: int, records: int, network: Network) -> Outcome:
+    """Carry everything once. Raises BenchError when a process fails, a byte is wrong, or nothing moves."""
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion)
+        count = options.size // options.streams
+        called = _start(rig, "called", site.exit, options.streams, count)
+        called.wait_listening(site.exit)
+        start(rig, mtunnel(site, lanes, records), site)
+        watch = _Watch(site)
+        watch.wait_up(lanes)
+        caller = _start(rig, "caller", site.entry, options.streams, count)
+        deadline = time.monotonic() + 60 + options.size / _SLOWEST
+        while any(each.process.poll() is None for each in (caller, called)):
+            if time.monotonic() > deadline:
+                raise BenchError("nothing moves any more: it took too long")
+            watch.look()
+            time.sleep(_STEP)
+        figures = [_figures(each) for each in (caller, called)]
+        watch.look()
+        return Outcome(
+            round=number,
+            lanes=lanes,
+            streams=options.streams,
+            records=records,
+            bytes=count * options.streams,
+            rotations=watch.rotations,
+            resumes=watch.resumes,
+            most_records=watch.most_records,
+            **{key: max(each[key] for each in figures) for key in ("seconds", "gap", "silence")},
+        )
+
+
+def _start(rig: Rig, role: str, endpoint: Endpoint, streams: int, count: int) -> Program:
+    return rig.start(
+        role, [*duplex_command(role, endpoint), f"--streams={streams}", f"--count={count}"], talks=True
+    )
+
+
+def duplex_command(role: str, endpoint: Endpoint) -> list[str]:
+    """Return the command that runs one end of the load."""
+    return [sys.executable, "-m", "tunnel.bench.duplex", role, str(endpoint)]
+
+
+def _figures(program: Program) -> dict[str, float]:
+    pipe = program.process.stdout
+    line = pipe.readline() if pipe is not None else ""
+    if not line:
+        raise BenchError(f"{program.name} failed{program.said()}")
+    figures: dict[str, float] = json.loads(line)
+    return figures
+
+
+class _Watch:
+    """What both daemons told of their links so far."""
+
+    def __init__(self, site: Site) -> None:
+        self.rotations = 0
+        self.resumes = 0
+        self.most_records = 0
+        self._sockets = [site.directory / f"{host}.control" for host in (HOST_A, HOST_B)]
+
+    def wait_up(self, lanes: int) -> None:
+        """Return when both links have all their lanes."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while any(len(link["lanes"]) < lanes for link in self._links()):
+            if time.monotonic() > deadline:
+                raise BenchError("the link is not up")
+            time.sleep(0.05)
+
+    def look(self) -> None:
+        """Take down what is new."""
+        links = self._links()
+        self.rotations = links[0]["rotation"]["rotations"]
+        self.resumes = sum(link["resumes"] for link in links)
+        used = [link["rotation"]["most_records"] for link in links]
+        used += [lane[key] for link in links for lane in link["lanes"] for key in _RECORDS]
+        self.most_records = max([self.most_records, *used])
+
+    def _links(self) -> list[dict[str, Any]]:
+        try:
+            return [ask(path, "status")["links"][0] for path in self._sockets]
+        except TunnelError as error:
+            raise BenchError(str(error)) from error
+
+
+def table(found: Sequence[Outcome]) -> Table:
+    """Return the terminal's view."""
+    view = Table(title="bench rotate · bulk both ways, every byte compared", title_justify="left")
+    headings = ("lanes", "records a key", "GiB each way", "MiB/s each way", "rotations")
+    for heading in (*headings, "resumes", "most records", "longest gap ms", "silence ms"):
+        view.add_column(heading, justify="right")
+    for each in found:
+        view.add_row(
+            str(each.lanes),
+            str(each.records),
+            f"{each.bytes / GIB:.1f}",
+            f"{each.mib_per_s:.0f}",
+            str(each.rotations),
+            str(each.resumes),
+            str(each.most_records),
+            f"{each.gap * 1000:.0f}",
+            f"{each.silence * 1000:.0f}",
+        )
+    return view

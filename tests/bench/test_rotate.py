@@ -1,0 +1,70 @@
+"""``bench rotate``: what is measured in each case, against real daemons, and how it is shown."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tunnel.bench import rotate
+from tunnel.bench.network import Network, effective_congestion
+from tunnel.bench.results import Results
+from tunnel.bench.rotate import LASTING, Options, Outcome, _cases, run, table
+
+MIB = 1 << 20
+
+
+def outcome(**changes: float) -> Outcome:
+    fields: dict[str, float] = {
+        "round": 1,
+        "lanes": 2,
+        "streams": 8,
+        "records": 1024,
+        "bytes": 3 << 30,
+        "seconds": 6.0,
+        "gap": 0.0834,
+        "silence": 0.0121,
+        "rotations": 190,
+        "resumes": 0,
+        "most_records": 1345,
+    }
+    return Outcome(**{**fields, **changes})  # type: ignore[arg-type]  # checked by the dataclass
+
+
+def test_every_number_of_lanes_is_measured_with_and_without_rotations() -> None:
+    options = Options(MIB, lanes=(1, 2), rounds=2)
+    both = [(1, LASTING), (1, 1024), (2, LASTING), (2, 1024)]
+    assert list(_cases(options)) == [(number, *case) for number in (1, 2) for case in both]
+    assert list(_cases(Options(MIB, lanes=(3,), records=2048, compare=False))) == [(1, 3, 2048)]
+
+
+@pytest.mark.slow
+def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path) -> None:
+    results = Results(tmp, "rotate")
+    options = Options(96 * MIB, streams=3, lanes=(1,))
+    lasting, rotated = run(options, Network(effective_congestion(), pinned=False), results, lambda _: None)
+    assert (lasting.rotations, lasting.resumes, rotated.resumes) == (0, 0, 0)
+    assert rotated.rotations >= 1
+    assert lasting.most_records > 96 * MIB // (16 * 1024)
+    assert 1024 <= rotated.most_records < lasting.most_records
+    assert lasting.bytes == rotated.bytes == 96 * MIB
+    assert [record["kind"] for record in results.records] == ["rotation"] * 2
+    assert 0 < rotated.silence <= rotated.gap < rotated.seconds
+
+
+def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotate, "duplex_command", lambda *_: ["false"])
+    results = Results(tmp, "rotate")
+    options = Options(MIB, lanes=(1,), compare=False)
+    assert run(options, Network(effective_congestion(), pinned=False), results, lambda _: None) == []
+    (failure,) = results.of_kind("failure")
+    assert failure["contestant"] == "1 lane, 1024 records a key"
+
+
+def test_the_table_tells_gaps_in_milliseconds() -> None:
+    output = io.StringIO()
+    Console(file=output, width=160).print(table([outcome()]))
+    for expected in ("1024", "3.0", "512", "190", "1345", "83", "12"):
+        assert expected in output.getvalue()
