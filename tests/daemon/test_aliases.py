@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tests.support.namespace import network, nft, tables
-from tunnel.daemon import aliases
+from tunnel.daemon import aliases, places
 from tunnel.daemon.config import Config, load
 from tunnel.errors import UsageError
 from tunnel.transport import guard, nftables
@@ -102,6 +102,41 @@ def test_table_that_is_there_is_left_to_its_daemon(tmp: Path) -> None:
     before = nft("list", "ruleset")
     aliases.put_in_place(configured(tmp, "redirect:127.0.1.2:1-5"))
     assert nft("list", "ruleset") == before
+
+
+@pytest.mark.root
+@in_network
+def test_address_that_a_former_configuration_guards_can_be_listened_at_again(tmp: Path) -> None:
+    aliases.put_in_place(configured(tmp, "redirect:127.0.1.2:1-5", "redirect:127.0.1.3:1-5"))
+    RedirectTable("hostb").close([Redirect("127.0.1.3", 1, 5, 0)])
+    config = configured(tmp, "tcp:127.0.1.2:49152", "tcp:127.0.1.3:49152", "tcp:127.0.1.4:49152")
+    assert aliases.left_behind(config) == {"127.0.1.2"}, "the other one is another daemon's, too"
+    assert [key for key, _ in places.ports(config, starting=False)] == ["ingress[1].listen"]
+    problems = list(places.ports(config, starting=True))
+    assert [key for key, _ in problems] == ["ingress[1].listen"]
+    assert aliases.left_behind(config) == set()
+    socket.create_server(("127.0.1.2", 49152)).close()
+
+
+@pytest.mark.root
+@in_network
+def test_address_that_is_still_redirected_stays_guarded(tmp: Path) -> None:
+    config = configured(tmp, "redirect:127.0.1.2:1-5", "tcp:127.0.1.2:49152")
+    aliases.put_in_place(config)
+    aliases.release(config)
+    assert guard.installed() == {"127.0.1.2"}
+
+
+def test_nothing_is_left_behind_where_that_cannot_be_found_out(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> set[str]:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(guard, "installed", fail)
+    config = configured(tmp, "tcp:127.0.1.2:49152")
+    assert aliases.left_behind(config) == set()
+    aliases.release(config)
 
 
 @pytest.mark.root

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tunnel.daemon.config import Config
 from tunnel.errors import UsageError
-from tunnel.relay.address import RedirectAddress
+from tunnel.relay.address import RedirectAddress, TcpAddress
 from tunnel.transport import guard, nftables
 from tunnel.transport.nftables import Redirect, RedirectTable
 from tunnel.transport.sockets import reason_of
@@ -73,6 +74,26 @@ def discard(table: RedirectTable, keep: Iterable[str] = ()) -> None:
     unknown = guard.installed() - set(keep)
     if unknown:
         for alias in unknown - nftables.guarded_by(nftables.our_tables() - {table.name}):
+            guard.remove(alias)
+
+
+def left_behind(config: Config) -> set[str]:
+    """Addresses of ``tcp:`` ingresses that a former configuration of this daemon still guards.
+
+    Nobody can listen there. Empty where that cannot be found out.
+    """
+    wanted = {each.listen.host for each in config.ingresses if isinstance(each.listen, TcpAddress)}
+    with suppress(OSError, UsageError):
+        if found := wanted & guard.installed() - set(guarded(config)):
+            others = nftables.our_tables() - {RedirectTable(config.host.name).name}
+            return found - nftables.guarded_by(others)
+    return set()
+
+
+def release(config: Config) -> None:
+    """Let the addresses of ``left_behind`` be listened at again, if this process may do that."""
+    with suppress(OSError):
+        for alias in left_behind(config):
             guard.remove(alias)
 
 

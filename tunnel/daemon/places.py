@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunnel.daemon import aliases
 from tunnel.daemon.claim import holder
 from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
@@ -33,7 +34,12 @@ def sockets(config: Config, *, starting: bool) -> Iterator[Problem]:
 def ports(config: Config, *, starting: bool) -> Iterator[Problem]:
     """The TCP ports that cannot be had. A port that the running daemon has itself is not asked for."""
     if starting or not is_running(config):
+        if starting:
+            aliases.release(config)
+        released = aliases.left_behind(config)  # by ``serve``, when it starts
         for key, host, port in _ports(config):
+            if host in released:
+                continue
             try:
                 with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
                     occupy(sock, host, port, absent=key == "host.listen")
@@ -58,10 +64,10 @@ def _ports(config: Config) -> Iterator[tuple[str, str, int]]:
     yield "host.listen", config.host.listen.host, config.host.listen.port
     if config.host.metrics is not None:
         yield "host.metrics", config.host.metrics.host, config.host.metrics.port
-    aliases = {each.listen.host for each in config.ingresses if isinstance(each.listen, RedirectAddress)}
+    redirected = {each.listen.host for each in config.ingresses if isinstance(each.listen, RedirectAddress)}
     for index, ingress in enumerate(config.ingresses):
         match ingress.listen:
-            case TcpAddress(host, port) if host not in aliases:  # there nobody listens, and all is redirected
+            case TcpAddress(host, port) if host not in redirected:  # nobody listens there
                 yield f"ingress[{index}].listen", host, port
 
 
