@@ -36,14 +36,18 @@ def writing(descriptor: int, tick: module.Tick = lambda last: None) -> Iterator[
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe; the test may close its reading end."""
+    """The reading and the writing end of a pipe."""
     reader, writer = os.pipe()
     yield reader, writer
-    for descriptor in (reader, writer):
-        try:
-            os.close(descriptor)
-        except OSError:
-            assert descriptor == reader
+    os.close(reader)
+    os.close(writer)
+
+
+def leave(reader: int) -> None:
+    """Be no reader any more. The descriptor stays taken: the fixture closes it, and nobody else's."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, reader)
+    os.close(null)
 
 
 @pytest.fixture(autouse=True)
@@ -181,11 +185,47 @@ def test_full_disk(tmp_path: Path) -> None:
 
 
 def test_pipe_whose_reader_is_gone(pipe: tuple[int, int]) -> None:
-    os.close(pipe[0])
+    leave(pipe[0])
     with writing(pipe[1]) as writer:
         writer.put("line")
         until("the attempt", lambda: writer._trouble == "Broken pipe")
         writer.put("line")
+
+
+def test_reader_that_is_gone_is_replaced_where_another_can_be_had(pipe: tuple[int, int]) -> None:
+    """One after the other: nobody at first, then one that goes as well, then one that stays."""
+    leave(pipe[0])
+    readers: list[int] = []
+
+    def reopen() -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionRefusedError
+        reader, writing_end = os.pipe()
+        readers.append(reader)
+        if len(attempts) == 2:
+            os.close(reader)
+        return writing_end
+
+    attempts: list[int] = []
+    writer = LogWriter(pipe[1], tell, lambda last: None, reopen)
+    writer.put("line")
+    until("the third attempt", lambda: len(attempts) == 3)
+    assert read_lines(readers[-1], 1) == ["line"]
+    writer.close()
+    os.close(readers[-1])
+
+
+def test_full_disk_is_no_reason_for_another_descriptor() -> None:
+    def reopen() -> int:
+        raise AssertionError
+
+    with Path("/dev/full").open("wb") as file:
+        writer = LogWriter(file.fileno(), tell, lambda last: None, reopen)
+        writer.put("line")
+        until("the attempt", lambda: writer._trouble == FULL)
+        writer.close(10)
+        assert not writer._thread.is_alive()
 
 
 def test_fifo_whose_reader_comes_back_gets_what_was_kept(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from typing import Self
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from tunnel.daemon import journal
+from tunnel.daemon.journal import is_journal
 from tunnel.daemon.lograte import Limiter, source_of
 from tunnel.daemon.logwriter import LogWriter
 
@@ -64,7 +66,8 @@ class Log:
         self._steps = (*_prepare(style, descriptor), _render(style, descriptor))
         self._limiter = Limiter()
         self._lock = threading.RLock()  # of the limiter; a finalizer that runs meanwhile may log, too
-        self._writer = LogWriter(descriptor, self._word_lost, self._tick)
+        reopen = journal.connect if is_journal(descriptor) else None
+        self._writer = LogWriter(descriptor, self._word_lost, self._tick, reopen)
         threshold = logging.getLevelNamesMapping()[level.upper()]
         queue = _Queue(self._writer.put)
         structlog.configure(
@@ -182,7 +185,7 @@ def _prepare(style: Format, descriptor: int) -> list[Processor]:
     steps: list[Processor] = [structlog.processors.add_log_level]
     if style is Format.AUTO and os.isatty(descriptor):
         return [*steps, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)]
-    if style is Format.JSON or not _is_journal(descriptor):
+    if style is Format.JSON or not is_journal(descriptor):
         steps.append(structlog.processors.TimeStamper(fmt="iso"))
     return [*steps, structlog.processors.format_exc_info]
 
@@ -199,7 +202,7 @@ def _render(style: Format, descriptor: int) -> Processor:
     pairs = structlog.processors.LogfmtRenderer(
         key_order=["timestamp", "level", "event"], drop_missing=True, bool_as_flag=False
     )
-    return _with_priority(pairs) if _is_journal(descriptor) else pairs
+    return _with_priority(pairs) if is_journal(descriptor) else pairs
 
 
 def _with_priority(render: Processor) -> Processor:
@@ -208,19 +211,6 @@ def _with_priority(render: Processor) -> Processor:
         return f"<{priority}>{render(logger, name, event)!s}"
 
     return prefixed
-
-
-def _is_journal(descriptor: int) -> bool:
-    """JOURNAL_STREAM names the journal's socket by device and inode (systemd.exec(5)).
-
-    Comparing tells whether this very descriptor leads there: children with redirected output inherit the
-    variable.
-    """
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def occupy_standard_descriptors() -> None:

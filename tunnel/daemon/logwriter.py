@@ -9,6 +9,7 @@ how many, and why.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -30,6 +31,8 @@ RETRY_INTERVAL = 0.5
 CLOSE_TIMEOUT = 2.0
 """Seconds that ``close`` waits for the lines that are queued."""
 
+_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+
 SLOW = "stderr did not take them in time"
 
 Tick: TypeAlias = Callable[[bool], float | None]
@@ -48,16 +51,25 @@ class _Lost:
 class LogWriter:
     """Writes to a duplicate of ``descriptor``. ``tell`` words how many lines were lost, and why.
 
-    Each method may be called on any thread.
+    ``reopen`` opens another descriptor in place of one whose reader is gone, or raises OSError. Each method
+    may be called on any thread.
     """
 
-    def __init__(self, descriptor: int, tell: Callable[[int, str], str], tick: Tick) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        tell: Callable[[int, str], str],
+        tick: Tick,
+        reopen: Callable[[], int] | None = None,
+    ) -> None:
         self._descriptor = os.dup(descriptor)
+        self._reopen = reopen
         self._tell = tell
         self._tick = tick
         self._queue: deque[bytes | _Lost] = deque()
         self._queued = 0  # bytes
-        self._rest = b""  # of the line that is being written
+        self._line = self._rest = b""  # what is being written, and what is left of it
+        self._gone = False  # the reader is
         self._trouble = ""  # why the last attempt failed; empty after one that did not
         self._blocked = False  # it failed because the descriptor takes nothing yet
         self._closing = threading.Event()
@@ -131,7 +143,8 @@ class LogWriter:
                 continue
             if self._closing.is_set() and not self._blocked:
                 return False
-            self._pause()
+            if not self._reopened():
+                self._pause()
         return True
 
     def _take(self) -> bool:
@@ -142,7 +155,8 @@ class LogWriter:
             first = self._queue.popleft()
             if isinstance(first, bytes):
                 self._queued -= len(first)
-        self._rest = first if isinstance(first, bytes) else _encode(self._tell(first.count, first.reason))
+        self._line = first if isinstance(first, bytes) else _encode(self._tell(first.count, first.reason))
+        self._rest = self._line
         return True
 
     def _write(self) -> bool:
@@ -155,8 +169,21 @@ class LogWriter:
             return False
         except OSError as error:
             self._trouble, self._blocked = error.strerror or str(error), False
+            self._gone = error.errno in _GONE
             return False
-        self._trouble, self._blocked = "", False
+        self._trouble, self._blocked, self._gone = "", False, False
+        return True
+
+    def _reopened(self) -> bool:
+        """Whether there is another descriptor now; the line begins anew there."""
+        if self._reopen is None or not self._gone:
+            return False
+        try:
+            descriptor = self._reopen()
+        except OSError:
+            return False
+        os.close(self._descriptor)
+        self._descriptor, self._rest, self._gone = descriptor, self._line, False
         return True
 
     def _pause(self) -> None:
