@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 
@@ -87,3 +88,18 @@ async def test_probe_that_somebody_else_takes_has_not_arrived(door: Door) -> Non
     with socket.create_server(("127.0.0.1", 0)) as other:
         redirect(other.getsockname()[1])
         assert await door.redirection.examine(within=0.1) is not None
+
+
+async def test_probe_without_a_descriptor_is_no_fault_of_the_daemon(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redirect(door.port)
+
+    def exhausted() -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", exhausted)
+        reason = await door.redirection.examine()
+    assert reason == "a probe connection to 127.0.1.2:49152 did not arrive: Too many open files"
+    assert await door.redirection.examine() is None

@@ -27,32 +27,35 @@ class Redirection:
         Only where a guard stands behind the redirect: without one, a hypervisor that waits for a migration
         may be what answers.
         """
-        loop = asyncio.get_running_loop()
         where = (self._alias.host, self._alias.first_port)
-        arrived: asyncio.Future[None] = loop.create_future()
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        why = ""
+        try:
+            async with asyncio.timeout(within):
+                await self._call(where, arrived)
+        except TimeoutError:
+            pass
+        except OSError as error:  # also without a descriptor to try it with
+            why = f": {reason_of(error)}"
+        # One that has arrived is reset, and may have seen that first.
+        if arrived.done() and not arrived.cancelled():
+            return None
+        return f"a probe connection to {name_of(where)} did not arrive{why}"
+
+    async def _call(self, where: tuple[str, int], arrived: asyncio.Future[None]) -> None:
         with socket.socket() as caller:
             caller.setblocking(False)
             # The port is also one that hypervisors take: those ask for SO_REUSEADDR as well.
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             discard_unsent(caller)
-            name, why = ("", 0), ""
+            caller.bind(("127.0.0.1", 0))
+            name = caller.getsockname()
+            self._expected[name] = arrived
             try:
-                caller.bind(("127.0.0.1", 0))
-                name = caller.getsockname()
-                self._expected[name] = arrived
-                async with asyncio.timeout(within):
-                    await loop.sock_connect(caller, where)
-                    await arrived
-            except TimeoutError:
-                why = ""
-            except OSError as error:
-                why = f": {reason_of(error)}"
+                await asyncio.get_running_loop().sock_connect(caller, where)
+                await arrived
             finally:
-                self._expected.pop(name, None)
-        # One that has arrived is reset, and may have seen that first.
-        if arrived.done() and not arrived.cancelled():
-            return None
-        return f"a probe connection to {name_of(where)} did not arrive{why}"
+                del self._expected[name]
 
     def is_own(self, sock: socket.socket) -> bool:
         """Whether an accepted connection is a probe of ours; then it has arrived."""

@@ -62,11 +62,12 @@ def occupy(sock: socket.socket, host: str, port: int, *, absent: bool = False) -
 
 def is_configured(host: str) -> bool:
     """Whether an interface has the IP address ``host``, or it stands for all of them."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
-        try:
-            sock.bind(socket_address(host, 0)[1])
-        except OSError as error:
-            return error.errno not in {errno.EADDRNOTAVAIL, errno.ENODEV}
+    try:
+        family, address = socket_address(host, 0)
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.bind(address)
+    except OSError as error:  # another is no answer, such as having no descriptor left
+        return error.errno not in {errno.EADDRNOTAVAIL, errno.ENODEV}
     return True
 
 
