@@ -26,6 +26,7 @@ from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.transport import socketlane
 from tunnel.transport.openssl import RECORD
+from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code
 from tunnel.wire.frames import (
     Credit,
@@ -297,3 +298,24 @@ async def test_a_lane_that_has_ended_gives_no_sign_of_life(hosts: Hosts, kind: s
         await peer.read_to_end()
         await turns(100)
         assert signs == []
+
+
+@each_kind
+async def test_a_flood_that_has_to_wait_for_others_is_taken_to_its_end(
+    hosts: Hosts, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def pause(turn: Turn) -> float:
+        waits.append(0.001 if turn._cut else 0.0)
+        return waits[-1]
+
+    monkeypatch.setattr(Turn, "pause", pause)
+    async with against_raw(hosts, kind, dialing=False) as (host, peer):
+        opening = encode(Open(1, 1 << 40, TARGET))
+        flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(10 * MOST_FRAMES))
+        await peer.send(opening + flood + encode(Open(3, 1 << 40, TARGET), 1))
+        await until(lambda: 3 in host.opened)
+        assert any(waits)
+        await peer.send(encode(Open(5, 1 << 40, TARGET), 2))
+        await until(lambda: 5 in host.opened)

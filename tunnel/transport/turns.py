@@ -25,7 +25,7 @@ SMALL_FRAME = 4 * KIB
 WAIT = 6.0
 """How many times as long as it took such a turn waits for its next, beside other lanes."""
 
-_LOOK = 8
+_LOOK = 32  # as many frames of 16 KiB are a batch of bulk: a slow machine must not cut it in two
 
 
 class _Loop(threading.local):
