@@ -17,7 +17,7 @@ from tunnel.daemon.uris import find_entry, find_routes
 from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, parse_target
 
 RANGE = "redirect:127.0.1.2:49152-49215"
-SOCKETS = ("unix:/run/qemu/web1.sock", "unix:/run/qemu/web1-disks.sock")
+SOCKETS = ("unix:/run/to-hostb/web1.sock", "unix:/run/to-hostb/web1-disks.sock")
 Configure = Callable[..., Config]
 
 
