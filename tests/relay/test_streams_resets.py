@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import select
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,10 +17,12 @@ import pytest
 
 from tests.support.links import Pair, ending, exchange, last, receive, requests_of, reset
 from tests.support.waiting import until
+from tunnel.relay import silence
 from tunnel.relay import streams as module
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.wire.codes import KIB
+from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 
 SMALL = Settings(window=64 * KIB)
@@ -132,7 +135,7 @@ async def test_the_survivor_learns_without_reading_and_is_reset(
     ends = await stream(pair, side)
     await state(ends)
     await way(ends)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it", 5)
+    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
     assert ends.streams == 0, "both sides have forgotten the stream"
     if state is not ended:  # after a clean end the kernel has no error to tell to a reader
         assert await ending(ends.survivor) == "reset"
@@ -144,7 +147,7 @@ async def test_a_unix_caller_that_died_with_bytes_unread_was_reset(pair: Pair, s
     ends = await stream(pair, "caller", unix=True)
     await state(ends)
     await with_bytes_unread(ends)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it", 5)
+    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
     assert await ending(ends.survivor) == "reset"
 
 
@@ -153,7 +156,7 @@ async def test_a_survivor_over_any_socket_hears_of_it_while_it_reads_nothing(pai
     ends = await stream(pair, "called", unix=unix)
     await ends.fill()
     reset(ends.doomed)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it", 5)
+    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
     with pytest.raises(ConnectionError):
         ends.survivor.send(b"x")
 
@@ -195,7 +198,7 @@ async def test_a_survivor_that_reads_nothing_after_a_clean_close_is_told_in_the_
 ) -> None:
     monkeypatch.setattr(module, "UNHEARD", 0.05)
     ends = await left_cleanly(pair)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it", 5)
+    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
     assert last(pair.a)[1].endswith("Broken pipe")
     assert await ending(ends.survivor) == "reset"
 
@@ -234,10 +237,10 @@ async def test_a_place_is_free_soon_after_the_caller_left_for_good(pair: Pair, u
     ends.doomed.close()
     await until(lambda: not pair.a.session or not pair.a.session.unconfirmed(1), "for the confirmation")
     await until(lambda: pair.a.streams.pumps[1].read_ended, "for the end")
-    for now in (0.0, module.LEFT - 0.1):
+    for now in (0.0, silence.LEFT - 0.1):
         pair.a.streams.reap_silent(now)
     assert ends.streams == 2
-    pair.a.streams.reap_silent(module.LEFT)
+    pair.a.streams.reap_silent(silence.LEFT)
     await until(lambda: ends.streams == 0, "for both ends")
     assert await receive(ends.survivor, 4) == b"last", "what was delivered stays so"
     assert await ending(ends.survivor) == "close"
@@ -247,7 +250,7 @@ async def test_a_caller_that_only_ended_its_direction_keeps_its_place(pair: Pair
     ends = await stream(pair, "caller")
     ends.doomed.shutdown(socket.SHUT_WR)
     await until(lambda: pair.a.streams.pumps[1].read_ended, "for the end")
-    for now in (0.0, module.LEFT, module.LEFT_UNDELIVERED):
+    for now in (0.0, silence.LEFT, silence.LEFT_UNDELIVERED):
         pair.a.streams.reap_silent(now)
     ends.survivor.send(b"answer")
     assert await receive(ends.doomed, 6) == b"answer"
@@ -258,12 +261,31 @@ async def test_a_caller_that_left_bytes_nobody_takes_loses_its_place_in_the_end(
     await ends.fill()
     ends.doomed.close()
     assert not pair.a.streams.pumps[1].hung_up, "the end is behind what its kernel cannot send"
-    for now in (0.0, module.LEFT_UNDELIVERED - 0.1):
+    for now in (0.0, silence.LEFT_UNDELIVERED - 0.1):
         pair.a.streams.reap_silent(now)
     assert ends.streams == 2
-    pair.a.streams.reap_silent(module.LEFT_UNDELIVERED)
+    pair.a.streams.reap_silent(silence.LEFT_UNDELIVERED)
     await until(lambda: ends.streams == 0, "for both ends")
     assert await ending(ends.survivor) == "reset", "not all of it was delivered"
+
+
+async def test_a_place_that_is_in_the_way_of_another_is_freed_sooner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LEFT_IN_THE_WAY", 0.05)
+    monkeypatch.setattr(module, "RECLAIM_EVERY", 0.01)
+    pair = await Pair(settings=Settings(window=64 * KIB, limits=Limits(2, 1024))).up()
+    busy = await stream(pair, "caller")
+    left = await stream(pair, "caller")
+    await left.fill()
+    await busy.fill()
+    left.doomed.close()
+    pair.a.streams.reap_silent(time.monotonic())  # the lane's tick
+    late_caller, late_called = await asyncio.wait_for(pair.stream(), 10)
+    await exchange(late_caller, late_called)
+    assert await ending(left.survivor) == "reset"
+    assert sorted(pair.a.streams.pumps) == [1, 5], "who is still there keeps its place"
+    pair.close()
 
 
 async def test_a_target_that_has_not_accepted_yet_has_not_left(pair: Pair) -> None:
@@ -275,7 +297,7 @@ async def test_a_target_that_has_not_accepted_yet_has_not_left(pair: Pair) -> No
         caller.send(b"hello")
         caller.shutdown(socket.SHUT_WR)
         await until(lambda: pair.b.streams.pumps[1].write_ended, "for the end")
-        for now in (0.0, module.LEFT, module.LEFT_UNDELIVERED):
+        for now in (0.0, silence.LEFT, silence.LEFT_UNDELIVERED):
             pair.b.streams.reap_silent(now)
         called, _ = server.accept()
         with called:

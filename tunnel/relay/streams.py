@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -22,6 +21,16 @@ from tunnel.relay.address import AllowList
 from tunnel.relay.egress import Egress
 from tunnel.relay.probing import Probing
 from tunnel.relay.pump import Pump
+from tunnel.relay.silence import (
+    HALF_CLOSED,
+    LAST_WORDS,
+    LEFT,
+    LEFT_IN_THE_WAY,
+    LEFT_UNDELIVERED,
+    RECLAIM_EVERY,
+    UNHEARD,
+    Silence,
+)
 from tunnel.transport.hangup import HangupWatch
 from tunnel.transport.lane import own, view
 from tunnel.transport.users import user_name
@@ -32,32 +41,7 @@ from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.session import Session
 from tunnel.wire.stream import Outgoing
 
-HALF_CLOSED = 600.0
-"""Seconds without a byte after which a half-closed stream is given up."""
-
-LEFT_UNDELIVERED = 60.0
-"""The same for a stream whose hypervisor here closed its connection, while bytes from it wait at the peer."""
-
-LEFT = 2.0
-"""The same once the peer has all of them: nobody here takes what may come. Most far ends close by then."""
-
-UNHEARD = 6.0
-"""Seconds that a failed write is kept from the peer while nothing moves of what came before a clean close:
-longer than credit may take (SPEC.md, 6)."""
-
-LAST_WORDS = 0.2
-"""Seconds that bytes which came before a reset may wait to be read. After that, the reset is passed on."""
-
 _UNDELIVERED = "the local socket was closed with bytes under way to it"
-
-
-@dataclass(slots=True)
-class _Quiet:
-    """How much a stream had moved, since when it has not moved again, and when that was last looked into."""
-
-    moved: int
-    since: float
-    judged: float
 
 
 class StreamsOwner(Protocol):
@@ -97,7 +81,7 @@ class Streams:
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
         self._vacated = asyncio.Event()  # set whenever a stream ends
         self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
-        self._quiet: dict[int, _Quiet] = {}  # streams of which not both directions get on
+        self._silence = Silence()
 
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
@@ -136,10 +120,18 @@ class Streams:
     async def vacancy(self, deadline: float) -> bool:
         """Wait for a stream to end, so that there may be room; False at ``deadline`` (loop time)."""
         self._vacated.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                return await self._vacated.wait()
-        return False
+        while not self._vacated.is_set() and (left := deadline - self._loop.time()) > 0:
+            self._reclaim(time.monotonic())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._vacated.wait(), min(left, RECLAIM_EVERY))
+        return self._vacated.is_set()
+
+    def _reclaim(self, now: float) -> None:
+        """Free places of hypervisors that left while the far end hangs: others need them now."""
+        for number in self._silence.lasting(LEFT_IN_THE_WAY, now):
+            pump = self.pumps[number]
+            if pump.outwards and pump.left:
+                self._abandon_rest(pump)
 
     def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
         pump = self.pumps[number] = self._pump(sock, number, target, self)
@@ -230,7 +222,7 @@ class Streams:
         pump = self.pumps.pop(number)
         self._vacated.set()
         self._hangups.remove(pump.descriptor)
-        self._quiet.pop(number, None)
+        self._silence.forget(number)
         self._log.info("stream closed", **_account(pump), outcome=outcome)
         return pump
 
@@ -354,25 +346,24 @@ class Streams:
         for number, pump in list(self.pumps.items()):
             if not (pump.half_closed or pump.hung_up or session.is_blocked(number)):
                 continue
-            moved = self._moved(pump)
-            quiet = self._quiet.get(number)
-            if quiet is None or quiet.moved != moved:
-                self._quiet[number] = _Quiet(moved, now, now)
-            elif now - quiet.judged >= LEFT:
-                quiet.judged = now
-                self._judge_silence(pump, now - quiet.since)
+            silence = self._silence.observe(number, self._moved(pump), now)
+            if silence is not None:
+                self._judge_silence(pump, silence)
 
     def _judge_silence(self, pump: Pump, silence: float) -> None:
         """Give ``pump``'s stream up if ``silence``, in seconds, is too long for what it waits for."""
         if pump.left:
             if silence >= LEFT_UNDELIVERED:
-                reason = f"on {self._host}: the local connection was closed, and the rest of it not taken"
-                self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
+                self._abandon_rest(pump)
             else:
                 self._see_off(pump)
         elif pump.half_closed and silence >= HALF_CLOSED:
             reason = "one direction ended, the other stayed silent"
             self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
+
+    def _abandon_rest(self, pump: Pump) -> None:
+        reason = f"on {self._host}: the local connection was closed, and the rest of it not taken"
+        self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
 
     def _see_off(self, pump: Pump) -> None:
         """Free the place of a hypervisor that left after all that it had to say, which the peer has."""
