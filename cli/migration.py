@@ -53,6 +53,7 @@ class Migration:
     def __init__(self, order: Order, announcer: Announcer) -> None:
         self._order = order
         self._announcer = announcer
+        self._label = order.label
         self._tunnel = TunnelWatch(order.config.host.control, order.peer)
         self._conductor: Conductor | None = None
         self._task: asyncio.Task[None] | None = None
@@ -91,7 +92,7 @@ class Migration:
     async def _carry(self, conductor: Conductor, move: LibvirtMove | QmpMove, route: str) -> Where:
         here, there = self._order.config.host.name, self._order.peer
         try:
-            with self._announcer.moving(self._order.label, route, lambda: self._tunnel.rate):
+            with self._announcer.moving(self._label, route, lambda: self._tunnel.rate):
                 ending = await conductor.run()
         except HypervisorError as error:
             words = sentence(await settled(move), here, there)
@@ -195,6 +196,7 @@ class Migration:
         found = await identify(source)
         require_guest(order.guest, found, source.name)
         await require_idle(source)  # before a far monitor is waited for, which a first command may hold
+        self._label = found.name or order.label
         entry = self._entry(order.guest or found.name)
         await check_redirects(self._tunnel, [entry.uri])
         await self._check_targets(targets.of_qemu(order.config, order.peer, entry, self._far_monitor))

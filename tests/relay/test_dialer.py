@@ -181,16 +181,6 @@ async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.M
     assert reasons(a)[0] == "hostb accepted the connection and then stayed silent"
 
 
-async def test_peer_that_hangs_up_without_a_word_may_not_know_us(world: World) -> None:
-    a = make_link("hosta", "hostb")
-    async with dialling(a, world.plan()), listening(world) as accept:
-        peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
-        await peer.read_until(lambda: peer.frames)
-        await peer.say_close_notify()
-        await until(lambda: a.incidents, "for the failure")
-    assert 'does the configuration of hostb have a [[peer]] with name = "hosta"?' in reasons(a)[0]
-
-
 async def test_refusal_of_hello_is_reported(world: World) -> None:
     a = make_link("hosta", "hostb")
     async with dialling(a, world.plan()), listening(world) as accept:

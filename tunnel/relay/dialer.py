@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from tunnel.errors import LaneError, LaneLost, LaneStalled, RefusedError, TunnelError, UnreachableError
+from tunnel.errors import LaneError, LaneStalled, RefusedError, TunnelError, UnreachableError
 from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
 from tunnel.relay.segments import Segments
@@ -179,14 +179,6 @@ class Dialer:
         self._link.greet(lane, os.urandom(ID_SIZE))
         try:
             await applicant.outcome(lane)
-        except LaneStalled:
-            raise
-        except LaneLost as error:  # an older version says nothing to a host that it does not know
-            host, peer = self._link.plan.host, self._link.peer
-            advice = (
-                f'does the configuration of {peer} have a [[peer]] with name = "{host}"? Its log says why'
-            )
-            raise LaneLost(f"{error}, before any answer: {advice}") from None
         finally:
             self._link.offer = None
 
