@@ -172,6 +172,14 @@ async def test_last_words_before_a_reset_get_through_to_who_reads(pair: Pair) ->
     assert await ending(ends.survivor) == "reset"
 
 
+async def test_a_caller_that_is_reset_before_its_target_is_dialled_takes_the_request_back(pair: Pair) -> None:
+    caller = await pair.request(pair.a)
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    reset(caller)
+    await until(lambda: requests_of(pair.b).cancelled == [1], "for the cancellation")
+    assert not pair.a.streams.pumps
+
+
 # A clean close is no reset.
 
 
