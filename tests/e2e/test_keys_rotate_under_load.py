@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tunnel.virt.trial import Trial
 
 SIZE = 24 * MIB
 STREAMS = 4
+LARGE = 4096 * MIB
 OFTEN = {"rotate_records": 1024}  # 16 MiB each way
 
 
@@ -114,3 +116,23 @@ async def test_guest_crosses_while_lanes_are_replaced(
     assert min(rotations(hosts)) >= MEMORY // (64 * MIB) // lanes
     for host, peer in hosts.both_ways:
         assert host.link(peer)["resumes"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
+async def test_large_guest_crosses_during_hundreds_of_rotations(
+    hosts: TwoHosts, tmp: Path, options: Options
+) -> None:
+    listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+    entry = hosts.a.leads_to(hosts.b, listen)
+    for host in (hosts.a, hosts.b):
+        host.transport = dict(OFTEN)
+    hosts.start()
+    async with await Trial.start(tmp, LARGE, BUSY) as trial:
+        await trial.migrate(entry, listen, replace(options, max_bandwidth=LARGE // 16))
+        await trial.verify()
+    assert min(rotations(hosts)) >= 200
+    for host, peer in hosts.both_ways:
+        assert host.link(peer)["resumes"] == 0
+        assert host.link(peer)["rotation"]["most_records"] < 10 * OFTEN["rotate_records"]

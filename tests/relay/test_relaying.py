@@ -11,6 +11,8 @@ import pytest
 from tests.support.lanes import EMULATED, Hosts, Kinds, each_pairing
 from tests.support.relays import relaying, send, take
 from tests.support.waiting import until
+from tunnel.relay import rotator
+from tunnel.relay.rotation import RotationPlan
 from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.window import INITIAL_WINDOW
 
@@ -90,6 +92,23 @@ async def test_a_reset_reaches_a_writer_that_reads_nothing(hosts: Hosts, kinds: 
             with pytest.raises(ConnectionError):
                 await send(doomed, 1 << 40)
         await until(lambda: relay.idle)
+
+
+@each_pairing
+async def test_lanes_are_replaced_under_bulk(
+    hosts: Hosts, kinds: Kinds, tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotator, "SPACING", 0.0)
+    often = RotationPlan(records=16)
+    async with relaying(hosts, kinds, tmp, rotation=often) as relay, asyncio.timeout(90):
+        one, other = await relay.stream()
+        with one, other:
+            await asyncio.gather(
+                send(one, BULK, ODD_SIZES), take(other, BULK), send(other, BULK), take(one, BULK)
+            )
+        await until(lambda: relay.idle)
+        await until(lambda: relay.a.rotation.count == relay.b.rotation.count >= 1, "for rotations")
+        assert relay.a.resumes == relay.b.resumes == 0
 
 
 @each_pairing

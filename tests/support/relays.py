@@ -22,6 +22,8 @@ from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link, LinkPlan, LinkState
 from tunnel.relay.pump import Pump
 from tunnel.relay.reception import Reception
+from tunnel.relay.rotation import RotationPlan
+from tunnel.relay.rotator import Rotator
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport.lane import LaneKind
 from tunnel.wire.codes import KIB, Code
@@ -67,11 +69,20 @@ class Relay:
 
 
 @asynccontextmanager
-async def relaying(hosts: Hosts, kinds: Kinds, directory: Path, *, cut: bool = False) -> AsyncIterator[Relay]:
+async def relaying(
+    hosts: Hosts,
+    kinds: Kinds,
+    directory: Path,
+    *,
+    cut: bool = False,
+    rotation: RotationPlan = RotationPlan(),  # noqa: B008  it cannot be changed
+) -> AsyncIterator[Relay]:
     """A relay whose link is up. ``kinds`` are names of MAKERS; a dials."""
     a, b = (
         Link(
-            LinkPlan(host, peer, AllowList.parse([f"unix:{directory}/*"]), pump=_pump(kind)),
+            LinkPlan(
+                host, peer, AllowList.parse([f"unix:{directory}/*"]), pump=_pump(kind), rotation=rotation
+            ),
             host.encode().ljust(16),
         )
         for host, peer, kind in (("hosta", "hostb", kinds[0]), ("hostb", "hosta", kinds[1]))
@@ -81,14 +92,16 @@ async def relaying(hosts: Hosts, kinds: Kinds, directory: Path, *, cut: bool = F
     cutter = Cutter(f"127.0.0.1:{port}") if cut else None
     host, _, port_text = cutter.address.rpartition(":") if cutter else ("127.0.0.1", "", str(port))
     plan = DialPlan(host, int(port_text), lambda: hosts.a, None, None, MAKERS[kinds[0]])
-    dialing = asyncio.create_task(Dialer(plan, a).run())
+    dialer = Dialer(plan, a)
+    tasks = [asyncio.create_task(dialer.run()), asyncio.create_task(Rotator(a, dialer).run())]
     try:
         await until(lambda: a.state is b.state is LinkState.UP, "for the link")
         yield Relay(a, b, directory, cutter)
     finally:
-        dialing.cancel()
-        with suppress(asyncio.CancelledError):
-            await dialing
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await asyncio.gather(a.close(Code.NONE, "over"), b.close(Code.NONE, "over"))
         await reception.close()
         if cutter is not None:

@@ -475,7 +475,7 @@ class Link:
 
     async def close(self, code: Code, reason: str) -> None:
         """``end``, and return when the peer has heard of it, or had its time to."""
-        lanes = [*self._every_lane(), *self._namesakes.dismiss(code, reason)]
+        lanes = [*self._every_lane(), *self.rotation.closing, *self._namesakes.dismiss(code, reason)]
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))
 

@@ -129,12 +129,18 @@ class Rotation:
         self._due: dict[int, str] = {}  # lanes to be replaced, and why
         self._standby: dict[int, tuple[Lane, Resume]] = {}  # by the lane whose place they are to take
         self._leaving: dict[int, _Leaving] = {}
+        self._closing: list[Lane] = []  # both sides are through with them
         self._asked: Resume | None = None  # of the initiator, without an answer so far
 
     @property
     def others(self) -> list[Lane]:
         """Lanes of the session that carry nothing yet, or nothing any more."""
         return [lane for lane, _ in self._standby.values()] + [each.lane for each in self._leaving.values()]
+
+    @property
+    def closing(self) -> list[Lane]:
+        """Lanes that were replaced, and have not let go of their sockets yet."""
+        return [lane for lane in self._closing if not lane.gone.is_set()]
 
     @property
     def resuming(self) -> bool:
@@ -352,6 +358,7 @@ class Rotation:
         if leaving.heard and leaving.settled:
             del self._leaving[leaving.lane.epoch]
             leaving.lane.close(Code.NONE, "another lane has taken its place")
+            self._closing = [*self.closing, leaving.lane]
             self._owner.changed.set()
 
     def ended(self, lane: Lane, reason: TunnelError) -> bool:
