@@ -40,12 +40,17 @@ class _Plan:
     way: Way
 
 
-def recipes(config: Config, peer: str, guest: str | None, desturi: str | None) -> list[Recipe]:
-    """Every recipe for ``peer``. Raises UsageError when the configuration does not know it."""
-    routes = find_routes(config, peer, guest)
+def recipes(
+    config: Config, peer: str, guest: str | None, desturi: str | None, via: str | None = None
+) -> list[Recipe]:
+    """Every recipe for ``peer``, over the ingress ``via`` if there are several.
+
+    Raises UsageError when the configuration does not know one of them.
+    """
+    routes = find_routes(config, peer, guest, via)
     return [
         *_with_libvirt(config, routes, guest or _ANY_GUEST, desturi),
-        _qemu(config, peer, guest),
+        _qemu(config, peer, guest, via),
     ]
 
 
@@ -182,9 +187,9 @@ def _nova_setting(uri: str, alias: str) -> str | None:
 # QEMU's own monitor.
 
 
-def _qemu(config: Config, peer: str, guest: str | None) -> Recipe:
+def _qemu(config: Config, peer: str, guest: str | None, via: str | None) -> Recipe:
     try:
-        entry = find_entry(config, peer, guest=guest)
+        entry = find_entry(config, peer, via, guest)
     except UsageError as error:
         return Recipe("qemu", "all", reason=str(error))
     return Recipe(
