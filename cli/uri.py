@@ -23,13 +23,16 @@ def uri(
     guest: Annotated[str | None, typer.Argument(help="The guest to move.", show_default=False)] = None,
     config: options.Config = options.DEFAULT_CONFIG,
     desturi: Annotated[str | None, typer.Option(metavar="URI", help=_DESTURI_HELP)] = None,
+    via: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Which ingress, if there are several.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     """Print copy-and-paste lines that move guests to a peer, for virsh, libvirt-python, Nova and QEMU.
 
     What the configuration does not allow is left out, with the reason.
     """
-    found = recipes(load(config), folded(peer), guest, desturi)
+    found = recipes(load(config), folded(peer), guest, desturi, via)
     if as_json:
         facts = {
             "peer": folded(peer),

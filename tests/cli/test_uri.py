@@ -51,6 +51,19 @@ def test_given_libvirt_is_used(config: Path, capsys: pytest.CaptureFixture[str])
     assert "web1 qemu+ssh://hostb/system --migrateuri" in capsys.readouterr().out
 
 
+def test_ingress_is_chosen_where_there_are_several(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sockets = [RPC.replace("libvirt-sock", name) for name in ("db.sock", "mail.sock")]
+    rpc = RPC + 'target = "unix:/run/libvirt/libvirt-sock"\n'
+    config = write_config(tmp, HOST, TLS, PEER, rpc, *sockets)
+    assert uri(config, "hostb", "web1") == 0
+    assert "none is named web1.sock: choose one with --via" in capsys.readouterr().out
+    assert uri(config, "hostb", "web1", "--via", "unix:/run/m/hostb/mail.sock") == 0
+    told = capsys.readouterr().out
+    assert "--migrateuri unix:///run/m/hostb/mail.sock" in told
+    assert "migrate -d unix:/run/m/hostb/mail.sock" in told
+    assert uri(config, "hostb", "web1", "--via", "unix:/run/m/other.sock") == 2
+
+
 def test_unknown_peer_is_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert uri(config, "hostc") == 2
     assert "no [[peer]] named 'hostc': did you mean 'hostb'?" in capsys.readouterr().err
