@@ -168,3 +168,13 @@ def test_daemon_that_hangs(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         server.listen()
         with pytest.raises(UnreachableError, match="timed out"):
             ask(tmp / "control", "status")
+
+
+async def test_connection_that_came_just_before_the_end_is_closed(tmp: Path) -> None:
+    served = ControlSocket(tmp / "another.sock", {"status": dict})
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    served._accepted(ours)
+    await served.close()
+    theirs.close()
+    assert ours.fileno() == -1

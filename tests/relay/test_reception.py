@@ -278,3 +278,29 @@ async def test_link_outlives_the_reception(port: Port) -> None:
     await peer.read_until(lambda: peer.all(Welcome))
     await port.reception.close()
     assert port.links["hosta"].state is LinkState.UP
+
+
+async def accepted(port: Port) -> socket.socket:
+    """The accepted end of a connection, which the reception has just taken."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port.callers.append(socket.create_connection(server.getsockname()))
+        sock, _ = server.accept()
+    sock.setblocking(False)
+    port.reception._accepted(sock)
+    return sock
+
+
+async def test_connection_that_came_just_before_the_end_is_closed(port: Port) -> None:
+    sock = await accepted(port)
+    await port.reception.close()
+    assert sock.fileno() == -1
+
+
+async def test_connection_that_makes_room_in_the_turn_it_came_in_is_closed(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await accepted(port)
+    [place] = port.reception._unproven
+    monkeypatch.setattr(port.reception._admission, "admit", lambda *_: (None, [place]))
+    await accepted(port)
+    await until(lambda: first.fileno() == -1, "for the first to be closed")

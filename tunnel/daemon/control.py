@@ -40,6 +40,7 @@ class ControlSocket:
     async def close(self) -> None:
         """Stop answering."""
         self._listener.close()
+        await asyncio.sleep(0)  # each task has begun then, and closes its connection when it is cancelled
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

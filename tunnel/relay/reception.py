@@ -64,6 +64,7 @@ class Reception:
     async def close(self) -> None:
         """Accept no more, and drop who is not through yet."""
         self._listener.close()
+        await asyncio.sleep(0)  # each task has begun then, and closes its connection when it is cancelled
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -84,7 +85,8 @@ class Reception:
         place, gone = self._admission.admit(source, self._standing(source, now), now)
         for other in gone:
             self._reject(other.source, "it proved nothing in time, and others wait")
-            self._unproven.pop(other).cancel()
+            # After its first step: a task that is cancelled before it never closes the connection.
+            asyncio.get_running_loop().call_soon(self._unproven.pop(other).cancel)
         if place is None:
             self._reject(remote, "too many connections from there")
             reset(sock)
