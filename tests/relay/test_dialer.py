@@ -393,3 +393,22 @@ async def test_peer_that_was_faster_is_not_dialled_twice(world: World) -> None:
         assert a.state is LinkState.UP
         slower.end(Code.NONE, "")
         assert lane.gone.is_set()
+
+
+async def test_a_lane_that_lives_is_replaced(world: World) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    async with receiving(world, b), dialling(a, world.plan()):
+        await until(lambda: have_lane(1, a, b), "for the link")
+        await Dialer(world.plan(), a).replace(1)
+        await until(lambda: have_lane(2, a, b), "for the other lane")
+        assert (a.resumes, b.resumes) == (0, 0)
+
+
+async def test_a_lane_that_is_gone_by_then_is_not_replaced(world: World) -> None:
+    a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
+    async with receiving(world, b), dialling(a, world.plan()):
+        await until(lambda: have_lane(1, a, b), "for the link")
+        await Dialer(world.plan(), a).replace(7)
+        await until(lambda: b.incidents, "for the connection to end")
+        assert have_lane(1, a, b)
+        assert "lane rejected" in [incident.what for incident in b.incidents]

@@ -76,6 +76,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
         self._outgoing = Buffer(FEW)  # the lane's own: it keeps what the socket did not take
         self._rest = self._outgoing.view[:0]  # what is not sent of it
         self._encrypted = 0  # plain bytes of which that is the end
+        self._records = 0  # that came
         self._least = 1  # bytes that must be there before the loop is told
         self._emptied = True  # the socket had no more
         self._cut = ""  # why no more can come than is at hand
@@ -94,7 +95,7 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
     @property
     def records_received(self) -> int:
         """TLS records that came."""
-        return self._tls.records_received
+        return self._records  # as of the last batch: OpenSSL's objects are the lane's thread's alone
 
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
@@ -194,7 +195,8 @@ class UserspaceLane(WatchedLane[bytes | memoryview]):
             self._bytes_received += count
             self._keepalive.heard(time.monotonic())
             self._received(self._plain.view[:count])
-        if (records := self._tls.records_received) >= self._mark:
+        self._records = records = self._tls.records_received
+        if records >= self._mark:
             self._used(records)
         if not isinstance(reason, WantRead):
             if not self.ended:
