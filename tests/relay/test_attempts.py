@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.links import Pair, ending, exchange, last, make_link
+from tests.support.links import Pair, called_by, ending, exchange, last, make_link, offered
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneStalled, ProtocolError, RefusedError
@@ -21,6 +21,7 @@ from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import _Newcomer
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Limits, Ping, Resumed, encode
+from tunnel.wire.negotiation import welcome
 from tunnel.wire.session import Settings
 from tunnel.wire.states import LaneState
 
@@ -306,6 +307,32 @@ async def test_welcome_of_an_attempt_that_the_peer_overtook_leaves_the_new_sessi
     assert last(a)[0] == "link down"
     for link in (a, b):
         link.end(Code.NONE, "the test is over")
+
+
+async def test_offer_that_was_weighed_against_an_old_session_leaves_the_new_one_alone() -> None:
+    """Whether the old one was still alive is known late: it has ended by then, and another has begun."""
+    pair = await Pair().up()
+    assert pair.lane.far is not None
+    pair.lane.far.far = None  # it does not answer any more
+    other = called_by(pair.b)
+    _made.append(other)
+    other.say(offered(b"another instance"))
+    await turns()
+    assert list(pair.b.lanes.values()) != [other.far], "it is not decided yet"
+    for link in (pair.a, pair.b):
+        link.end(Code.LINK_LOST, "no lane came back")
+    near, far = apart("hosta", "hostb", LaneState.AWAIT_WELCOME)
+    far.start(_Newcomer(pair.b))
+    offer = offered(pair.a.instance, b"N" * 16)
+    pair.b._take(
+        far, offer, welcome(offer, pair.b.instance, offer.limits), None
+    )  # in the same turn of the loop
+    session = pair.b.session
+    await turns()
+    assert pair.b.session is session
+    assert list(pair.b.lanes.values()) == [far]
+    near.abort()
+    pair.close()
 
 
 async def test_what_an_old_session_scheduled_leaves_the_new_one_alone() -> None:

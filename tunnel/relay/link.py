@@ -182,12 +182,15 @@ class Link:
             lane.close(Code.COLLISION, objection)
             return
         answer = negotiation.welcome(offer, self.instance, self.plan.settings.limits)
-        self._namesakes.judge(lane, offer.instance, self.features, partial(self._take, lane, offer, answer))
+        take = partial(self._take, lane, offer, answer, self.session)
+        self._namesakes.judge(lane, offer.instance, self.features, take)
 
-    def _take(self, lane: Lane, offer: Hello, answer: Welcome) -> None:
-        """Begin the session that a peer offers, in place of one that it has left."""
-        if self.session is not None:
-            self.end(Code.COLLISION, f"{self.peer} started anew")
+    def _take(self, lane: Lane, offer: Hello, answer: Welcome, old: Session | None) -> None:
+        """Begin the session that a peer offers, in place of ``old``, which it has left."""
+        if self.session not in (None, old):  # it began while it was being found out whether that was so
+            lane.close(Code.COLLISION, "another connection with this host is in use")
+            return
+        self.end(Code.COLLISION, f"{self.peer} started anew")
         self.offer = None
         lane.send_control(encode(answer))
         settings, features = self.plan.settings, answer.features
@@ -455,8 +458,7 @@ class Link:
     def end(self, code: Code, reason: str, session: Session | None = None) -> None:
         """End the session, if there is one: every stream is reset, on both sides.
 
-        Whoever learned something of one session names it as ``session``: should that be over by now, the
-        one that began since is none of its business. The link's owner, who wants an end, names none.
+        ``session`` names the one that is meant: what is learned late of one leaves later ones alone.
         """
         if self.session is None or session not in (None, self.session):
             return
