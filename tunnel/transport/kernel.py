@@ -106,14 +106,12 @@ class KernelLane(WatchedLane[_Words | _Load]):
     @property
     def records_sent(self) -> int:
         """TLS records that the kernel made."""
-        self._made = self._counted(ktls.SEND, self._made)
-        return self._made
+        return self._counted(ktls.SEND, self._made)
 
     @property
     def records_received(self) -> int:
         """TLS records that the kernel took apart."""
-        self._taken = self._counted(ktls.RECEIVE, self._taken)
-        return self._taken
+        return self._counted(ktls.RECEIVE, self._taken)
 
     def _counted(self, direction: int, most: int) -> int:
         try:
@@ -162,8 +160,10 @@ class KernelLane(WatchedLane[_Words | _Load]):
         self._full = bool(unsent)
         self._pace.sent(sent, time.monotonic(), congested=self._full)
         self._made += calls + sent // RECORD
-        if self._made >= self._mark and (records := self.records_sent) >= self._mark:
-            self._used(records)
+        if self._made >= self._mark:
+            self._made = self.records_sent
+            if self._made >= self._mark:
+                self._used(self._made)
         return not self._full
 
     # Reading.
@@ -173,8 +173,10 @@ class KernelLane(WatchedLane[_Words | _Load]):
         more = self._take_turn()
         if self._bytes_received > received:
             self._keepalive.heard(time.monotonic())
-        if self._taken >= self._mark and (records := self.records_received) >= self._mark:
-            self._used(records)
+        if self._taken >= self._mark:
+            self._taken = self.records_received
+            if self._taken >= self._mark:
+                self._used(self._taken)
         return more
 
     def _take_turn(self) -> bool:
