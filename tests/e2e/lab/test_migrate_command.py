@@ -316,6 +316,7 @@ def test_guest_that_was_saved_is_called_that(lab: Lab) -> None:
     code, _, words = migrate(lab)
     assert code == 1
     assert "web1 is saved at qemu:///system" in words
+    lab.a.virsh("managedsave-remove", "web1")  # with it the guest cannot be undefined
 
 
 def test_disks_without_a_way_are_told_what_to_configure(lab: Lab) -> None:
