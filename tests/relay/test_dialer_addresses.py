@@ -52,5 +52,6 @@ async def test_another_daemon_of_the_peers_name_cannot_end_the_session(
         lane._lost("the test broke it")
         await until(lambda: a.resumes == 1, "for the link to resume")
         assert a.session is session
+    await until(lambda: not second._lanes["hosta"], "for the lane that the copy refused to be gone")
     await second.close()
     assert any("has no such session" in each.reason for each in a.incidents)

@@ -42,7 +42,7 @@ async def running(dialer: Dialer, link: Link) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        link.end(Code.NONE, "the test is over")
+        await link.close(Code.NONE, "the test is over")
 
 
 @asynccontextmanager
@@ -52,7 +52,7 @@ async def receiving(world: World, link: Link) -> AsyncIterator[Reception]:
         yield reception
     finally:
         await reception.close()
-        link.end(Code.NONE, "the test is over")
+        await link.close(Code.NONE, "the test is over")
 
 
 @asynccontextmanager
