@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
@@ -13,6 +16,8 @@ from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import until
 from tunnel.virt.guest import MIB, PAGE, Workload
+from tunnel.virt.libvirtmove import CRASHING
+from tunnel.virt.qmp import Monitor
 
 ALIAS = {"hosta": "127.0.1.3", "hostb": "127.0.1.2"}
 LIBVIRT = "unix:/run/libvirt/libvirt-sock"
@@ -70,6 +75,33 @@ def take_up(lab: Lab, *options: str) -> None:
     """
     done = migrate(lab, "--postcopy", "--postcopy-resume", *options, check=False)
     assert done.returncode == 0 or "'migration in' failed in post-copy phase" in done.stderr, done.stderr
+
+
+def take_up_by_hand(lab: Lab, port: int = 49160) -> None:
+    """Take the broken post-copy of web1 up again without the libvirt of B, which must not be running.
+
+    Through ``port`` of the ingress for migrations. QEMU's monitor serves one client at a time: so B's is free
+    as long as no libvirtd holds it.
+    """
+    assert not lab.b.libvirtd.running
+    (monitor,) = lab.b.plan.outside("/var/lib/libvirt/qemu").glob("domain-*-web1/monitor.sock")
+    asyncio.run(_recover(monitor, f"tcp:127.0.0.1:{port}"))
+    lab.b.libvirtd.start()
+    resume = {"execute": "migrate", "arguments": {"uri": f"tcp:{ALIAS['hostb']}:{port}", "resume": True}}
+    unlimited = {"execute": "migrate-set-parameters", "arguments": {"max-postcopy-bandwidth": 0}}
+    for command in (unlimited, resume):
+        assert '"return"' in lab.a.virsh("qemu-monitor-command", "web1", json.dumps(command)).stdout
+
+
+async def _recover(path: Path, uri: str) -> None:
+    async with await Monitor.connect(path, "web1 on hostb") as monitor:
+        await monitor.execute("migrate-recover", {"uri": uri})
+
+
+def crashes_when_resuming(host: Host) -> bool:
+    """Whether the host's libvirt is one that crashes when it is asked to take post-copy up."""
+    version = host.run(["libvirtd", "--version"]).stdout.split()[-1]  # libvirtd (libvirt) 11.3.0
+    return CRASHING[0] <= tuple(map(int, version.split("."))) < CRASHING[1]
 
 
 def begin(lab: Lab, *options: str, guest: str = "web1", source: Host | None = None) -> Started:

@@ -37,6 +37,11 @@ async def test_host_says_what_it_is_and_what_runs(host: Host) -> None:
     assert await host.uuid() is None  # this driver has none
 
 
+async def test_version_is_the_librarys(host: Host) -> None:
+    major, minor, micro = await host.version()
+    assert (major * 1000 + minor) * 1000 + micro == library.getVersion()
+
+
 async def test_another_connection_leads_to_the_same_libvirt(host: Host) -> None:
     async with await host.again() as another:
         assert another is not host

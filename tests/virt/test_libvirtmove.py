@@ -37,6 +37,11 @@ class FakeHost:
         self.final: dict[str, Any] | None = FINAL
         self.operation: str | None = None  # what it is doing with the guest
         self.closed = False
+        self.version_number = (9, 0, 0)
+        self.uri = "qemu:///there"
+
+    async def version(self) -> tuple[int, int, int]:
+        return self.version_number
 
     async def again(self) -> FakeHost:
         if self.next is None:
@@ -275,6 +280,35 @@ async def test_guest_that_cannot_move_is_refused() -> None:
 
 
 RESUME = Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True)
+
+
+@pytest.mark.parametrize("version", [(11, 2, 0), (11, 3, 0), (11, 3, 1)])
+async def test_libvirt_that_would_crash_is_not_asked_to_take_up_postcopy(
+    version: tuple[int, int, int],
+) -> None:
+    both = Both(RESUME)
+    both.here.state = State.POSTCOPY_BROKEN
+    both.there.version_number = version
+    words = f"libvirt {'.'.join(map(str, version))} at qemu:///there crashes .*docs/libvirt.md"
+    with pytest.raises(HypervisorError, match=words):
+        await both.move.prepare()
+    assert both.guest.migrated_to is None
+
+
+@pytest.mark.parametrize("version", [(9, 0, 0), (11, 1, 0), (11, 4, 0), (12, 8, 0)])
+async def test_libvirts_before_and_after_take_postcopy_up(version: tuple[int, int, int]) -> None:
+    both = Both(RESUME)
+    both.here.state = State.POSTCOPY_BROKEN
+    both.there.version_number = version
+    await both.move.prepare()
+
+
+async def test_libvirt_that_would_crash_gets_guests_otherwise() -> None:
+    both = Both(POSTCOPY)
+    both.there.version_number = (11, 3, 0)
+    await both.move.prepare()
+
+
 JUDGED = "job 'migration in' failed in post-copy phase"
 
 

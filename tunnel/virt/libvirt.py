@@ -95,6 +95,11 @@ class Host:
         # From the libvirt daemon that we chose to command, over a connection that it secures.
         return ET.fromstring(capabilities).findtext("host/uuid")  # noqa: S314
 
+    async def version(self) -> tuple[int, int, int]:
+        """Of libvirt there: (11, 3, 0)."""
+        number = await _call(self.uri, "getLibVersion", self._connection.getLibVersion)
+        return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
+
     async def guest(self, name: str) -> Guest | None:
         """The guest ``name``, or None when this libvirt does not know it."""
         return await self._found("lookupByName", lambda: self._connection.lookupByName(name))

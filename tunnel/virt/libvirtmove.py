@@ -21,6 +21,12 @@ STANDSTILL = 20.0
 A link notices after 15 that a wire has gone silent.
 """
 
+CRASHING = ((11, 2, 0), (11, 4, 0))
+"""The first libvirt that crashes as destination when post-copy is taken up, and the first that is mended.
+
+libvirt's NEWS, 11.4.0: "Fix virtqemud crash when resuming failed post-copy migration". Debian 13 has 11.3.0.
+"""
+
 T = TypeVar("T")
 
 _SECOND_PASS = 2
@@ -46,12 +52,18 @@ class LibvirtMove:
         self._last: Progress | None = None
 
     async def prepare(self) -> None:
-        """Note how the guest is now. Raises HypervisorError when there is nothing to move, or a job on it."""
+        """Note how the guest is now.
+
+        Raises HypervisorError when there is nothing to move, or a job on it, and when the destination's
+        libvirt would crash.
+        """
         self._before = await self._guest.state()
         resumable = self._request.postcopy_resume and self._before in _RESUMABLE
         if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
             raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
-        if not resumable:
+        if resumable:
+            await require_surviving(self._destination)
+        else:
             await require_idle(self._guest)
 
     async def run(self) -> Summary:
@@ -186,4 +198,16 @@ async def require_idle(guest: Guest) -> None:
         raise HypervisorError(
             f"{guest.name}: libvirt is at another job with it already ({operation}): wait until virsh "
             f"domjobinfo {shlex.quote(guest.name)} says that it has ended"
+        )
+
+
+async def require_surviving(destination: Host) -> None:
+    """Raise HypervisorError when taking up post-copy would crash the libvirt of ``destination``."""
+    version = await destination.version()
+    if CRASHING[0] <= version < CRASHING[1]:
+        name = ".".join(map(str, version))
+        raise HypervisorError(
+            f"libvirt {name} at {destination.uri} crashes when post-copy is taken up: update it to 11.4 or "
+            'newer, or take post-copy up by hand (docs/libvirt.md, "Post-copy with libvirt 11.2 and 11.3"). '
+            "If your distribution has fixed its package, use virsh migrate --postcopy --postcopy-resume"
         )

@@ -1,4 +1,7 @@
-"""Post-copy goes through the tunnel; one that was cut off is taken up again through a new link."""
+"""Post-copy goes through the tunnel; one that was cut off is taken up again through a new link.
+
+libvirt 11.2 and 11.3 crash when they are asked for that (docs/libvirt.md): there it is done by hand.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from tests.support.migrations import (
     SMALL,
     arrived,
     begin,
+    crashes_when_resuming,
     finished,
     link,
     migrate,
     take_up,
+    take_up_by_hand,
     wait_moving,
 )
 from tunnel.bench.lab.guests import Guest
@@ -74,8 +79,8 @@ def test_post_copy_on_demand_crosses(lab: Lab, guest: Guest, flow: tuple[str, ..
     assert "Suspended Post-copy" in told.output()
 
 
-@FLOWS
-def test_post_copy_recovers_after_a_cut(lab: Lab, guest: Guest, flow: tuple[str, ...]) -> None:
+def break_off(lab: Lab, *flow: str) -> None:
+    """Let the guest go over to B, and the tunnel break and come up again as a new session."""
     moving = switch(lab, *SLOWLY, *flow)
     until("the guest to run on B", lambda: states(lab) == SWITCHED)
     lab.a.daemons[-1].kill()
@@ -83,6 +88,36 @@ def test_post_copy_recovers_after_a_cut(lab: Lab, guest: Guest, flow: tuple[str,
     lab.a.daemons[-1].restart()  # a new session: the other daemon resets what belonged to the old one
     lab.a.daemons[-1].wait_linked("hostb")
     until("both sides to know", lambda: states(lab) == BROKEN)
-    take_up(lab, "--postcopy-bandwidth", "1000", *flow)
+
+
+def crash_libvirtd(lab: Lab, *flow: str) -> None:
+    """Ask a libvirt that crashes to take post-copy up: it ends, and the guest on both sides is as it was."""
+    done = migrate(lab, "--postcopy", "--postcopy-resume", *flow, check=False)
+    assert done.returncode != 0
+    until("libvirtd of hostb to crash", lambda: not lab.b.libvirtd.running)
+    lab.b.libvirtd.start()
+    assert states(lab) == BROKEN
+    lab.b.libvirtd.stop()
+
+
+@FLOWS
+def test_post_copy_recovers_after_a_cut(lab: Lab, guest: Guest, flow: tuple[str, ...]) -> None:
+    break_off(lab, *flow)
+    if crashes_when_resuming(lab.b):
+        crash_libvirtd(lab, *flow)
+        take_up_by_hand(lab)
+    else:
+        take_up(lab, "--postcopy-bandwidth", "1000", *flow)
     until("the guest to have arrived", lambda: states(lab) == ARRIVED)
     arrived(lab, guest, carried=0.1)  # the rest
+
+
+@FLOWS
+def test_post_copy_recovers_by_hand_while_the_destinations_libvirtd_is_stopped(
+    lab: Lab, guest: Guest, flow: tuple[str, ...]
+) -> None:
+    break_off(lab, *flow)
+    lab.b.libvirtd.stop()
+    take_up_by_hand(lab)
+    until("the guest to have arrived", lambda: states(lab) == ARRIVED)
+    arrived(lab, guest, carried=0.1)

@@ -22,6 +22,7 @@ from tests.support.migrations import (
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import PATIENCE, until
 from tunnel.virt.guest import MIB
+from tunnel.virt.qemu import PROGRAM
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -73,10 +74,21 @@ def test_repeated_pages_are_sent_as_their_difference(lab: Lab) -> None:
     assert number(lab.a.job("web1", completed=True), "Compressed pages") > 0
 
 
+def qemu_version(lab: Lab) -> tuple[int, int]:
+    """The version that ``QEMU emulator version 10.0.8 (Debian …)`` begins with."""
+    major, minor, *_ = lab.a.run([PROGRAM, "--version"]).stdout.split()[3].split(".")
+    return int(major), int(minor)
+
+
 def test_compressed_pages_are_smaller(lab: Lab) -> None:
     guest = lab.start_guest()
     link(lab)
-    migrate(lab, "--compressed", "--comp-methods", "mt")
+    done = migrate(lab, "--compressed", "--comp-methods", "mt", check=False)
+    if qemu_version(lab) >= (9, 1):  # which has no multi-thread compression any more
+        assert "compress" in done.stderr
+        stayed(lab, guest)
+        return
+    assert done.returncode == 0, done.stderr
     arrived(lab, guest, carried=0.05)
     assert sent(lab.a) < guest.domain.memory / 2
 
