@@ -11,6 +11,7 @@ import pytest
 from tests.support.daemons import Host, TwoHosts, until
 from tests.support.rawpeer import HELLO, RawPeer, client_context
 from tests.support.streams import Target, connect, exchange, receive
+from tunnel.daemon.config import Transport
 from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType
 from tunnel.wire.frames import (
     Credit,
@@ -25,6 +26,9 @@ from tunnel.wire.frames import (
     data_header,
     encode,
 )
+
+STREAMS = Transport.model_fields["streams"].default
+"""How many a peer may have at once, where the configuration does not say."""
 
 Misdeed = Callable[[RawPeer, str], None]
 
@@ -104,7 +108,7 @@ def credit_for_bytes_never_sent(peer: RawPeer, target: str) -> None:
 
 
 def more_streams_than_allowed(peer: RawPeer, target: str) -> None:
-    peer.send(*(Open(2 * index + 1, 0, "unix:/nobody/listens/here") for index in range(257)))
+    peer.send(*(Open(2 * index + 1, 0, "unix:/nobody/listens/here") for index in range(STREAMS + 1)))
 
 
 DURING: dict[str, tuple[Misdeed, Code]] = {
@@ -183,7 +187,7 @@ def test_each_misdeed_ends_in_goaway_and_disturbs_nobody_else(
                     exchange(caller, called)
                 until("the link to go down", lambda: hosts.b.link(culprit)["state"] == "down")
         assert hosts.a.link(hosts.b)["resumes"] == 0
-    for reason in ("unknown frame type 71", "data outside the window", "more than 256 streams"):
+    for reason in ("unknown frame type 71", "data outside the window", f"more than {STREAMS} streams"):
         hosts.b.wait_log(f"peer=hostc.*{reason}")
 
 

@@ -216,7 +216,8 @@ async def test_cancelled_precopy_leaves_the_guest_at_the_source(trial: Trial, op
     with pytest.raises(asyncio.CancelledError):
         await task
     answer = await trial.source.monitor.execute("query-migrate")
-    assert answer["status"] == "cancelled"
+    # QEMU says "failed" where the destination hung up before it had looked at the order to cancel.
+    assert answer["status"] in {"cancelled", "failed"}
     assert await trial.source.monitor.status() == "running"
 
 
