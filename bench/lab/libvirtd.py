@@ -19,6 +19,8 @@ SOCKET = "/run/libvirt/libvirt-sock"
 """Where a host's libvirtd listens. It also listens on TCP 16509 (plain) and 16514 (TLS)."""
 
 _PID_FILE = "/run/libvirtd.pid"
+_ENDING = 60.0
+"""Seconds that it may take to end: its threads have 30 (virNetDaemonRun), and 11.3 sometimes needs them."""
 _START = ("libvirtd", "--listen", "--daemon", "--pid-file", _PID_FILE)
 
 
@@ -92,7 +94,7 @@ class Libvirtd:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
             # Not until nobody is "running": while a zombie is waited for, its threads may hold its files yet.
-            until(f"libvirtd of {self._host.name} to end", lambda: not psutil.pid_exists(pid))
+            until(f"libvirtd of {self._host.name} to end", lambda: not psutil.pid_exists(pid), _ENDING)
 
     def _answers(self) -> bool:
         _ = self.pid  # raises when it has ended meanwhile

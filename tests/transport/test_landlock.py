@@ -30,7 +30,8 @@ print(tried(lambda: (readable / "file").write_text("x")))
 print(tried(lambda: (readable / "new").touch()))
 print(tried(lambda: (other / "file").read_text()))
 print(tried(lambda: list(other.iterdir())))
-print(subprocess.run(["/usr/bin/cat", other / "file"], capture_output=True, text=True).stderr.strip())
+told = subprocess.run(["/usr/bin/cat", other / "file"], capture_output=True, text=True).stderr.strip()
+print(told.removeprefix("/usr/bin/"))  # newer ones name themselves without it
 """
 
 
@@ -44,7 +45,7 @@ def test_only_what_is_allowed_can_be_done(tmp_path: Path) -> None:
         *("done", "done", "done"),
         *("done", denied, denied),
         *(denied, denied),
-        f"/usr/bin/cat: {other}/file: {denied}",
+        f"cat: {other}/file: {denied}",
     ]
 
 

@@ -221,10 +221,16 @@ class Rotation:
         return self._asked
 
     def granted(self, lane: Lane, answer: Resumed) -> bool:
-        """Take RESUMED in, if it answers what ``claim`` said: the lane takes over. Raises ProtocolError."""
+        """Take RESUMED in, if it answers what ``claim`` said: the lane takes over. Raises ProtocolError.
+
+        One that comes after its attempt was given up brings no lane: the one that it names goes on.
+        """
         asked, self._asked = self._asked, None
         if asked is None or asked.epoch != answer.epoch:
-            return False
+            is_late = answer.replaces in self._owner.lanes
+            if is_late:
+                lane.abort()
+            return is_late
         old, owner = self._owner.lanes.get(answer.replaces), self._owner
         if old is None and isinstance(asked, Replace):
             lane.abort()  # to the peer it stands by for a lane that is lost here: that one is to be resumed
