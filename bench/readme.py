@@ -24,9 +24,9 @@ from tunnel.errors import UsageError
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 RESULTS = ROOT / "bench" / "results"
-MIGRATIONS = ("20261130T023328Z-migrate.jsonl", "20261130T024448Z-migrate.jsonl")
+MIGRATIONS = ("20261130T050548Z-migrate.jsonl", "20261130T051227Z-migrate.jsonl")
 """Runs of ``bench migrate``, one for each release, the newest release first."""
-RELAYS = ("20261130T025511Z-relay.jsonl", "20261130T025543Z-relay.jsonl")
+RELAYS = ("20261130T050524Z-relay.jsonl", "20261130T050447Z-relay.jsonl")
 """Runs of ``bench relay``, with HAProxy."""
 
 WAYS = {
