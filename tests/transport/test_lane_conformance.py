@@ -34,6 +34,8 @@ from tunnel.wire.frames import (
     Frame,
     Open,
     Opened,
+    Ping,
+    Pong,
     encode,
 )
 from tunnel.wire.retention import SLIVER
@@ -288,6 +290,23 @@ async def test_a_sign_of_life_comes_once_for_each_time_that_it_was_asked_for(
                 await until(lambda number=number, signs=signs: number in signs)  # type: ignore[misc]
             await turns(100)
             assert signs == [1, 2]
+
+
+@each_kind
+async def test_the_answer_to_a_later_ping_is_a_sign_of_life_too(hosts: Hosts, kind: str) -> None:
+    """Of PINGs that come together the peer answers the newest, and one of keepalive's may be that."""
+    async with against_raw(hosts, kind, dialing=False) as (host, peer):
+        signs: list[int] = []
+        await peer.read_until(lambda: peer.count(Ping) == 1)
+        host.lane.ping(lambda: signs.append(1))
+        await peer.read_until(lambda: peer.count(Ping) == 2)
+        await peer.send(encode(Pong(1)) + encode(Open(1, 1 << 40, TARGET)))
+        await until(lambda: 1 in host.opened)
+        assert signs == []
+        host.lane.ping(lambda: signs.append(2))
+        await peer.read_until(lambda: peer.count(Ping) == 3)
+        await peer.send(encode(Pong(3)))
+        await until(lambda: signs == [2])
 
 
 @each_kind

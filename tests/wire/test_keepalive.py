@@ -48,6 +48,21 @@ def test_only_the_answer_to_the_last_ping_counts_and_once() -> None:
     assert keepalive.round_trip == 1.0
 
 
+def test_the_answer_to_a_later_ping_answers_those_before_it() -> None:
+    """A peer answers the newest of the PINGs that came together."""
+    keepalive = Keepalive(0.0)
+    keepalive.poll(0.0)
+    asked = keepalive.ask(1.0)
+    assert asked == Ping(2)
+    assert keepalive.wake_at == INTERVAL  # one that was asked for puts off none that is due
+    keepalive.pong(Pong(1), 1.5)
+    assert keepalive.answered == 1 < asked.token
+    keepalive.poll(INTERVAL)
+    for token in (4, 2**64 - 1, 3, 2):  # invented, invented, the newest, late
+        keepalive.pong(Pong(token), INTERVAL + 1)
+    assert keepalive.answered == 3
+
+
 def test_an_answer_to_nothing_says_nothing() -> None:
     keepalive = Keepalive(0.0)
     keepalive.pong(Pong(0), 3.0)

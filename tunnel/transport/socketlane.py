@@ -32,8 +32,6 @@ from tunnel.wire.states import LANE, Call, LaneState, step
 LINGER = 2.0
 """Seconds that a closing lane waits for the peer to read our GOAWAY."""
 
-_SIGN_OF_LIFE = (1 << 64) - 1  # a token that keepalive never gets to
-
 _NEVER = 1 << 64
 """More records than any key protects."""
 
@@ -68,6 +66,7 @@ class SocketLane(Lane):
         self._timer: asyncio.TimerHandle | None = None
         self._handler: LaneHandler | None = None
         self._answered: Callable[[], None] | None = None  # whom to tell when a sign of life comes
+        self._asking = 0  # the token of the PING that asks for it
         self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
 
     # What each kind adds.
@@ -129,9 +128,10 @@ class SocketLane(Lane):
         return self._handler is None
 
     def ping(self, answered: Callable[[], None]) -> None:
-        """Ask for a sign of life; keepalive has other tokens."""
-        self._answered = answered
-        self.send_control(encode(Ping(_SIGN_OF_LIFE)))
+        """Ask for a sign of life. The answer to a later PING is one too: the peer may answer that alone."""
+        ping = self._keepalive.ask(time.monotonic())
+        self._asking, self._answered = ping.token, answered
+        self.send_control(encode(ping))
         self.flush()
 
     def warn_at(self, records: int) -> None:
@@ -270,18 +270,20 @@ class SocketLane(Lane):
         match frame:
             case Ping():
                 self._asked = frame  # answered once all that came with it is taken
-            case Pong(token=token) if token == _SIGN_OF_LIFE:
-                answered, self._answered = self._answered, None
-                if answered is not None:
-                    answered()
             case Pong():
-                self._keepalive.pong(frame, time.monotonic())
+                self._on_pong(frame)
             case GoAway():
                 self._end(self._meaning(frame))
                 self._begin_linger()
             case _:
                 assert self._handler is not None  # noqa: S101  checked by _received
                 self._handler.on_frame(self, frame, self._decoder.sequence)
+
+    def _on_pong(self, frame: Pong) -> None:
+        self._keepalive.pong(frame, time.monotonic())
+        if (answered := self._answered) is not None and self._keepalive.answered >= self._asking:
+            self._answered = None
+            answered()
 
     def _meaning(self, frame: GoAway) -> TunnelError:
         """What GOAWAY ends, by the state of the lane since: SPEC.md section 8."""

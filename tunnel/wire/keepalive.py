@@ -21,6 +21,8 @@ class Keepalive:
         self._lately: deque[float] = deque(maxlen=_MEMORY)
         self._heard = now
         self._next_ping = now
+        self.answered = 0
+        """Token of the newest PING that has an answer; the peer may leave older ones without."""
         self._token = 0
         self._asked_at: float | None = None
 
@@ -37,12 +39,18 @@ class Keepalive:
         if now < self._next_ping:
             return None
         self._next_ping = now + INTERVAL
+        return self.ask(now)
+
+    def ask(self, now: float) -> Ping:
+        """Return a PING that is to be sent now, beside those that are due."""
         self._token += 1
         self._asked_at = now
         return Ping(self._token)
 
     def pong(self, frame: Pong, now: float) -> None:
         """Take the answer in; an old or invented one says nothing."""
+        if self.answered < frame.token <= self._token:
+            self.answered = frame.token
         if frame.token == self._token and self._asked_at is not None:
             self.round_trip, self._asked_at = now - self._asked_at, None
             self._lately.append(self.round_trip)
