@@ -19,6 +19,8 @@ from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 
 ABSENT = "absent"
+# virsh domstate looks a guest up by its name, then asks for its state; it may vanish before either.
+_NO_SUCH_GUEST = ("failed to get domain", "Domain not found")
 _QEMU_PIDS = "/run/libvirt/qemu"
 
 
@@ -99,7 +101,7 @@ class Host:
         done = self.virsh("domstate", guest, check=False)
         if done.returncode == 0:
             return done.stdout.strip()
-        if "failed to get domain" in done.stderr:
+        if any(words in done.stderr for words in _NO_SUCH_GUEST):
             return ABSENT
         raise LabError(f"{self.name} does not say how {guest} is: {done.stderr.strip()}")
 

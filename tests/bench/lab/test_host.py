@@ -70,10 +70,12 @@ def host(plans: tuple[Plan, Plan], monkeypatch: pytest.MonkeyPatch, answers: Ans
 def test_a_guest_is_how_libvirt_says(host: Host, answers: Answers) -> None:
     answers.say("virsh", "domstate", "web1", stdout="shut off\n\n")
     answers.say("virsh", "domstate", "web2", stderr="error: failed to get domain 'web2'", returncode=1)
-    answers.say("virsh", "domstate", "web3", stderr="error: no connection", returncode=1)
-    assert (host.state("web1"), host.state("web2")) == ("shut off", "absent")
-    with pytest.raises(LabError, match="hosta does not say how web3 is: error: no connection"):
-        host.state("web3")
+    gone = "error: Domain not found: no domain with matching uuid '7a1e' (web3)"  # since its name was found
+    answers.say("virsh", "domstate", "web3", stderr=gone, returncode=1)
+    answers.say("virsh", "domstate", "web4", stderr="error: no connection", returncode=1)
+    assert [host.state(name) for name in ("web1", "web2", "web3")] == ["shut off", "absent", "absent"]
+    with pytest.raises(LabError, match="hosta does not say how web4 is: error: no connection"):
+        host.state("web4")
 
 
 def test_a_jobs_lines_become_a_table(host: Host, answers: Answers) -> None:
