@@ -12,20 +12,9 @@ from tests.support.daemons import Host, TwoHosts, until
 from tests.support.rawpeer import HELLO, RawPeer, client_context
 from tests.support.streams import Target, connect, exchange, receive
 from tunnel.daemon.config import Transport
+from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType
-from tunnel.wire.frames import (
-    Credit,
-    Fin,
-    Hello,
-    Limits,
-    Open,
-    Opened,
-    Position,
-    Resume,
-    Resumed,
-    data_header,
-    encode,
-)
+from tunnel.wire.frames import Credit, Fin, Hello, Limits, Open, Opened, Position, Resume, Resumed
 
 STREAMS = Transport.model_fields["streams"].default
 """How many a peer may have at once, where the configuration does not say."""

@@ -16,7 +16,8 @@ from tests.support.floods import Flood, Stranger
 from tests.support.rawpeer import RawPeer, client_context
 from tests.support.streams import Target, connect, exchange
 from tunnel.relay.reception import MOST_LOOSE
-from tunnel.wire.frames import Credit, Open, Opened, Ping, data_header, encode
+from tunnel.wire.codec import data_header, encode
+from tunnel.wire.frames import Credit, Open, Opened, Ping
 
 SOON = 5.0
 """Seconds within which a lane that was cut is replaced, whoever else connects."""

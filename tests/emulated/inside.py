@@ -33,7 +33,8 @@ from tunnel.transport.ktls import (
     record_number,
 )
 from tunnel.transport.tls import load
-from tunnel.wire.frames import Ping, encode
+from tunnel.wire.codec import encode
+from tunnel.wire.frames import Ping
 
 TRACING = Path("/sys/kernel/tracing")
 READS = ("read", "pread64", "readv", "recvfrom", "recvmsg", "recvmmsg")

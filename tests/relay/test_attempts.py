@@ -19,8 +19,9 @@ from tunnel.relay import dialer as module
 from tunnel.relay.dialer import Dialer, DialPlan, _Applicant
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import _Newcomer
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import Frame, GoAway, Limits, Ping, Resumed, encode
+from tunnel.wire.frames import Frame, GoAway, Limits, Ping, Resumed
 from tunnel.wire.negotiation import welcome
 from tunnel.wire.session import Settings
 from tunnel.wire.states import LaneState

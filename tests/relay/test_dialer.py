@@ -25,8 +25,9 @@ from tunnel.relay.reception import Reception
 from tunnel.transport import connect
 from tunnel.transport.socketlane import SocketLane
 from tunnel.transport.sockets import reset
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import GoAway, Hello, Resume, Welcome, encode
+from tunnel.wire.frames import GoAway, Hello, Resume, Welcome
 from tunnel.wire.states import LaneState
 
 

@@ -25,8 +25,9 @@ from tests.support.links import (
 from tests.support.waiting import turns, until
 from tunnel.relay.link import LinkState
 from tunnel.transport.lane import Lane
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import MIB, Code, Feature
-from tunnel.wire.frames import Limits, Open, Reset, Resume, encode
+from tunnel.wire.frames import Limits, Open, Reset, Resume
 from tunnel.wire.session import Settings
 
 

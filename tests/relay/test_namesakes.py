@@ -11,8 +11,9 @@ from tests.support.pipelane import PipeLane
 from tests.support.waiting import turns, until
 from tunnel.relay import namesakes as module
 from tunnel.relay.link import Link, LinkState
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, Code, Feature
-from tunnel.wire.frames import GoAway, Notice, encode
+from tunnel.wire.frames import GoAway, Notice
 
 COPY = b"N" * 16
 

@@ -26,8 +26,9 @@ from tunnel.relay.sources import PeerSources
 from tunnel.transport.bucket import Rate
 from tunnel.transport.sockets import reset
 from tunnel.transport.tls import TlsContexts, load
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import Frame, GoAway, Limits, Open, Ping, Pong, Resume, Welcome, encode
+from tunnel.wire.frames import Frame, GoAway, Limits, Open, Ping, Pong, Resume, Welcome
 from tunnel.wire.negotiation import hello
 
 OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))

@@ -23,8 +23,9 @@ from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay import silence
 from tunnel.relay import streams as module
 from tunnel.relay.pump import Pump
+from tunnel.wire.codec import data_header
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import Limits, data_header
+from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from tunnel.errors import TunnelError
 from tunnel.transport.lane import Lane, own, view
 from tunnel.wire import events, negotiation
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, MIB, Code
-from tunnel.wire.frames import Frame, Hello, Welcome, encode
+from tunnel.wire.frames import Frame, Hello, Welcome
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.stream import Outgoing
 

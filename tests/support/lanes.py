@@ -28,7 +28,8 @@ from tunnel.transport.socketlane import SocketLane
 from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire import negotiation
-from tunnel.wire.frames import Hello, Limits, Open, Welcome, encode
+from tunnel.wire.codec import encode
+from tunnel.wire.frames import Hello, Limits, Open, Welcome
 from tunnel.wire.session import Settings
 from tunnel.wire.states import LaneState
 

@@ -6,8 +6,9 @@ import socket
 
 from tunnel.transport.lane import LaneKind, own, view
 from tunnel.transport.socketlane import SocketLane
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import MIB
-from tunnel.wire.frames import Frame, encode
+from tunnel.wire.frames import Frame
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 

@@ -10,22 +10,9 @@ from typing import Self
 
 from tests.support.streams import PATIENCE
 from tunnel.transport.tls import TlsFiles
+from tunnel.wire.codec import encode, parse, parse_header
 from tunnel.wire.codes import ALPN, HEADER_SIZE, VERSION, Feature, FrameType
-from tunnel.wire.frames import (
-    ControlFrame,
-    Credit,
-    Data,
-    Frame,
-    GoAway,
-    Hello,
-    Limits,
-    Ping,
-    Pong,
-    Welcome,
-    encode,
-    parse,
-    parse_header,
-)
+from tunnel.wire.frames import ControlFrame, Credit, Data, Frame, GoAway, Hello, Limits, Ping, Pong, Welcome
 
 HELLO = Hello(VERSION, VERSION, Feature.RESUME, b"s" * 16, b"i" * 16, Limits(16, 1024))
 

@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from tests.support.ends import LaneEnd
+from tunnel.wire.codec import encode
 from tunnel.wire.events import Event
-from tunnel.wire.frames import Replace, Resumed, Retire, Retired, encode
+from tunnel.wire.frames import Replace, Resumed, Retire, Retired
 from tunnel.wire.session import Session
 from tunnel.wire.states import LaneState
 

@@ -11,18 +11,13 @@ import pytest
 
 from tests.support.wire import frames
 from tunnel.errors import ProtocolError
+from tunnel.wire.codec import parse_header
 from tunnel.wire.codes import FEATURES, MIB, Code, Feature
 from tunnel.wire.events import (
     Event,
     StreamOpened,
 )
-from tunnel.wire.frames import (
-    ControlFrame,
-    Frame,
-    Limits,
-    Opened,
-    parse_header,
-)
+from tunnel.wire.frames import ControlFrame, Frame, Limits, Opened
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.stream import Outgoing
 

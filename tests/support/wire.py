@@ -19,6 +19,7 @@ from tests.support.questions import Questions
 from tests.support.rotating import Rotating
 from tunnel.errors import ProtocolError
 from tunnel.wire.assembly import PAGE
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, MAX_DATA, Code
 from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.decoder import Decoder
@@ -49,7 +50,6 @@ from tunnel.wire.frames import (
     Retire,
     Retired,
     Welcome,
-    encode,
 )
 from tunnel.wire.keepalive import INTERVAL
 from tunnel.wire.negotiation import check_welcome, hello, welcome

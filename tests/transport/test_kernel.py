@@ -28,8 +28,9 @@ from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.turns import MOST_FRAMES, Turn
+from tunnel.wire.codec import data_header, encode, parse_header
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code, FrameType
-from tunnel.wire.frames import Credit, Open, data_header, encode, parse_header
+from tunnel.wire.frames import Credit, Open
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing

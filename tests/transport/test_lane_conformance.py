@@ -27,17 +27,9 @@ from tunnel.errors import LaneLost
 from tunnel.transport import socketlane
 from tunnel.transport.openssl import RECORD
 from tunnel.transport.turns import MOST_FRAMES, Turn
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code
-from tunnel.wire.frames import (
-    Credit,
-    Fin,
-    Frame,
-    Open,
-    Opened,
-    Ping,
-    Pong,
-    encode,
-)
+from tunnel.wire.frames import Credit, Fin, Frame, Open, Opened, Ping, Pong
 from tunnel.wire.retention import SLIVER
 from tunnel.wire.session import Settings
 from tunnel.wire.window import INITIAL_WINDOW

@@ -31,17 +31,9 @@ from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError
 from tunnel.transport import watched
 from tunnel.wire import keepalive
+from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import MAX_DATA, MIB, Code
-from tunnel.wire.frames import (
-    Credit,
-    Frame,
-    GoAway,
-    Open,
-    Ping,
-    Pong,
-    data_header,
-    encode,
-)
+from tunnel.wire.frames import Credit, Frame, GoAway, Open, Ping, Pong
 from tunnel.wire.keepalive import Keepalive
 from tunnel.wire.negotiation import hello, welcome
 

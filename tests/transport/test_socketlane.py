@@ -19,9 +19,10 @@ from tunnel.transport import socketlane as module
 from tunnel.transport.lane import KEY_LIMIT, Lane, LaneKind, view
 from tunnel.transport.socketlane import SocketLane
 from tunnel.wire import keepalive
+from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.decoder import Decoder
-from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Open, Ping, Pong, data_header, encode
+from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Open, Ping, Pong
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 

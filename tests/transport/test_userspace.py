@@ -26,8 +26,9 @@ from tunnel.transport.ktls import ACCESS_DENIED, ALERT, FATAL
 from tunnel.transport.openssl import MOST_READS, RECORD
 from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.transport.userspace import ASIDES, BATCH, EXPECTED, FEW, SMALL, UserspaceLane
+from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, Code
-from tunnel.wire.frames import Credit, GoAway, Open, Ping, Pong, Welcome, data_header, encode
+from tunnel.wire.frames import Credit, GoAway, Open, Ping, Pong, Welcome
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import ProtocolError
+from tunnel.wire.codec import encode, parse, parse_header
 from tunnel.wire.codes import ALPN, FEATURES, VERSION, Code, Feature, FrameType
-from tunnel.wire.frames import SEQUENCED, Reset, encode, parse, parse_header
+from tunnel.wire.frames import SEQUENCED, Reset
 
 
 def test_the_numbers_of_version_1() -> None:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.errors import ProtocolError
+from tunnel.wire.codec import parse, parse_header
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.control import CROWDED, ControlChannel
-from tunnel.wire.frames import ControlFrame, Fin, parse, parse_header
+from tunnel.wire.frames import ControlFrame, Fin
 
 
 def channel(window: int = 8, peer_window: int = 8, frames: int = 0) -> ControlChannel:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.support.wire import only_faults
 from tunnel.errors import ProtocolError
+from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, Code, FrameType
 from tunnel.wire.decoder import Decoder
-from tunnel.wire.frames import Credit, Data, Fin, Frame, Open, Ping, Resume, data_header, encode
+from tunnel.wire.frames import Credit, Data, Fin, Frame, Open, Ping, Resume
 
 Seen = tuple[Frame, int] | bytes  # a frame with its sequence number, or payload
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support.wire import SESSION, Host, Network, only_faults
 from tunnel.errors import ProtocolError
 from tunnel.wire.assembly import PAGE
+from tunnel.wire.codec import data_header, encode, parse_header
 from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, VERSION, Code, FrameType
 from tunnel.wire.frames import (
     Fin,
@@ -29,9 +30,6 @@ from tunnel.wire.frames import (
     Reset,
     Resume,
     Welcome,
-    data_header,
-    encode,
-    parse_header,
 )
 from tunnel.wire.negotiation import hello
 from tunnel.wire.session import Settings

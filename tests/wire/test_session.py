@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.sessions import TARGET, WINDOW, Remote, make, opened, said, span
 from tunnel.errors import MisuseError
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code, FrameType
 from tunnel.wire.events import (
     StreamClosed,
@@ -18,17 +19,7 @@ from tunnel.wire.events import (
     StreamRequested,
     StreamReset,
 )
-from tunnel.wire.frames import (
-    Credit,
-    Delivered,
-    Fin,
-    Limits,
-    Open,
-    Opened,
-    Refused,
-    Reset,
-    encode,
-)
+from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
 from tunnel.wire.retention import Retention
 from tunnel.wire.scheduler import HEAD_START
 from tunnel.wire.session import Settings

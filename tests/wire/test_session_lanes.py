@@ -7,14 +7,7 @@ import pytest
 from tests.support.sessions import ID, TARGET, WINDOW, Remote, fault, make, opened, said, span
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import HEADER_SIZE, MIB, Code
-from tunnel.wire.frames import (
-    Credit,
-    Open,
-    Opened,
-    Position,
-    Replace,
-    Resumed,
-)
+from tunnel.wire.frames import Credit, Open, Opened, Position, Replace, Resumed
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST
 

@@ -7,6 +7,7 @@ import pytest
 from tests.support.sessions import ID, TARGET, Remote, fault, make, opened
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.wire import session as module
+from tunnel.wire.codec import MAX_STREAMS
 from tunnel.wire.codes import Code
 from tunnel.wire.control import CROWDED
 from tunnel.wire.events import (
@@ -14,7 +15,6 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import (
-    MAX_STREAMS,
     Credit,
     Delivered,
     Fin,

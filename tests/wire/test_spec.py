@@ -14,11 +14,10 @@ import pytest
 import tunnel.wire
 from tests.support.wire import frames
 from tunnel.wire import codes, control, probes, session, stream, window
+from tunnel.wire.codec import _LENGTHS, MAX_STREAMS, encode
 from tunnel.wire.codes import HEADER_SIZE, Code, Feature, FrameType
 from tunnel.wire.events import StreamClosed, StreamConfirmed, StreamEnded, StreamOpened, StreamRequested
 from tunnel.wire.frames import (
-    _LENGTHS,
-    MAX_STREAMS,
     SEQUENCED,
     Credit,
     Delivered,
@@ -39,7 +38,6 @@ from tunnel.wire.frames import (
     Resumed,
     Verdict,
     Welcome,
-    encode,
 )
 from tunnel.wire.negotiation import check_welcome, hello, welcome
 from tunnel.wire.session import DEFAULT_LIMITS, Session, Settings

@@ -11,10 +11,11 @@ from collections import deque
 import pytest
 
 from tests.support.wire import frames
+from tunnel.wire.codec import parse_header
 from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.events import StreamRequested
-from tunnel.wire.frames import ControlFrame, Frame, Limits, parse_header
+from tunnel.wire.frames import ControlFrame, Frame, Limits
 from tunnel.wire.session import Session, Settings
 
 LATENCY = 0.0001  # seconds, one way: a step of the simulation

@@ -6,8 +6,9 @@ import pytest
 
 from tunnel.errors import MisuseError, ProtocolError
 from tunnel.wire.assembly import PAGE
+from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import HEADER_SIZE, Code
-from tunnel.wire.frames import Position, data_header, parse_header
+from tunnel.wire.frames import Position
 from tunnel.wire.states import Call, Phase, Receiving, Sending
 from tunnel.wire.stream import Outgoing, Stream
 

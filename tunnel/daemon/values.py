@@ -20,7 +20,7 @@ from tunnel.daemon.units import format_duration, format_size, parse_duration, pa
 from tunnel.relay import address
 from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
 from tunnel.transport.users import uid_of
-from tunnel.wire.frames import MAX_STREAMS
+from tunnel.wire.codec import MAX_STREAMS
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
 """As whom libvirt runs QEMU where qemu.conf does not say: Debian and its kin; Fedora, RHEL and SUSE."""

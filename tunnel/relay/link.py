@@ -34,29 +34,17 @@ from tunnel.relay.linkplan import LinkPlan, LinkState
 from tunnel.relay.namesakes import Namesakes, Outcome
 from tunnel.relay.probing import Answer, answer
 from tunnel.relay.rotation import Rotation
+from tunnel.relay.sending import Sending
 from tunnel.relay.streams import Streams
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of, is_deserted
 from tunnel.wire import negotiation
-from tunnel.wire.codes import KIB, Code, Feature
-from tunnel.wire.frames import (
-    Frame,
-    Hello,
-    Notice,
-    Ping,
-    Replace,
-    Resume,
-    Resumed,
-    RotationFrame,
-    Welcome,
-    encode,
-)
+from tunnel.wire.codec import encode
+from tunnel.wire.codes import Code, Feature
+from tunnel.wire.frames import Frame, Hello, Notice, Ping, Replace, Resume, Resumed, RotationFrame, Welcome
 from tunnel.wire.session import Session
 
 __all__ = ["Link", "LinkPlan", "LinkState"]
-
-FRAME_COST = 4 * KIB
-"""What a frame counts for in a turn besides its bytes: very small ones must not hold the loop either."""
 
 RESUME_GRACE = 5.0
 """Seconds that the acceptor waits longer than the initiator tries."""
@@ -65,7 +53,7 @@ log = structlog.get_logger()
 
 
 class Link:
-    """See the module. Implements LaneHandler, StreamsOwner and RotationOwner."""
+    """See the module. Implements LaneHandler, StreamsOwner, RotationOwner and SendingOwner."""
 
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
@@ -83,6 +71,8 @@ class Link:
         self.features = Feature.NONE  # what both sides agreed on
         self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
         self.rotation = Rotation(self, plan.rotation, self.log)
+        self._sending = Sending(self, plan.host)
+        self.kick = self._sending.kick  # see there; called so often that it is not called through
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
         self._peer_instance = b""
@@ -93,8 +83,6 @@ class Link:
         self._replacing = 0  # the lost lane, or 0, whose place that one is to take
         self._lost: deque[int] = deque()  # lanes that are to be replaced
         self._give_up: asyncio.TimerHandle | None = None
-        self._kicked = False
-        self._turns = 0
 
     @property
     def state(self) -> LinkState:
@@ -358,7 +346,7 @@ class Link:
     def on_writable(self, lane: Lane) -> None:
         """Go on sending."""
         if self.lanes.get(lane.epoch) is lane:
-            self._fill(lane)
+            self._sending.fill(lane)
 
     def on_tick(self, lane: Lane) -> None:
         """Do what is not urgent."""
@@ -408,50 +396,6 @@ class Link:
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
         self._namesakes.settle(Outcome.TAKES_OVER)
-
-    # Sending.
-
-    def kick(self) -> None:
-        """Send what there is, once this turn of the loop is over."""
-        if not self._kicked:
-            self._kicked = True
-            self._loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._kicked = False
-        session = self.session
-        try:
-            for lane in self._in_turn():
-                self._fill(lane)
-        except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
-            self.end(Code.INTERNAL, f"a fault of the daemon on {self.plan.host}: {error!r}", session)
-            raise
-
-    def _in_turn(self) -> list[Lane]:
-        """All lanes, each time another one first: whoever is first finds the most to send."""
-        lanes = list(self.lanes.values())
-        if len(lanes) > 1:
-            self._turns += 1
-            first = self._turns % len(lanes)
-            return lanes[first:] + lanes[:first]
-        return lanes
-
-    def _fill(self, lane: Lane) -> None:
-        """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
-        session = self.session
-        left = session.turn if session is not None else 0
-        while session is not None and lane.room:
-            if left <= 0:
-                self.kick()
-                return
-            outgoing = session.replay(lane.epoch) or self.streams.next_payload(lane.batch, lane.epoch)
-            if control := session.control():
-                lane.send_control(control)
-            if outgoing is None:
-                lane.flush()
-                return
-            lane.send(outgoing)
-            left -= len(outgoing.piece) + FRAME_COST
 
     # The end.
 

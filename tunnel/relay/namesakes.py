@@ -15,8 +15,9 @@ from enum import Enum
 from tunnel.errors import ProtocolError, TunnelError
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
-from tunnel.wire.frames import Frame, Notice, encode
+from tunnel.wire.frames import Frame, Notice
 
 ANSWER_WITHIN = 5.0
 """Seconds that an old lane has to answer: less than a peer waits for WELCOME."""

@@ -29,8 +29,9 @@ from typing import Any, Protocol
 
 from tunnel.errors import LaneLost, ProtocolError, TunnelError
 from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
-from tunnel.wire.frames import Replace, Resume, Resumed, Retire, Retired, Rotate, RotationFrame, encode
+from tunnel.wire.frames import Replace, Resume, Resumed, Retire, Retired, Rotate, RotationFrame
 from tunnel.wire.session import Session
 
 ASKED_RECORDS = 1024

@@ -23,8 +23,8 @@ from tunnel.transport.openssl import RECORD
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.watched import WatchedLane
+from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import KIB, MIB
-from tunnel.wire.frames import data_header, parse_header
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 

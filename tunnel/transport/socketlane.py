@@ -23,9 +23,10 @@ from tunnel.errors import (
 from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler
 from tunnel.transport.sockets import caller_of, discard_unsent, is_stuck, name_of
 from tunnel.transport.turns import Turn
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
-from tunnel.wire.frames import Frame, GoAway, Ping, Pong, encode
+from tunnel.wire.frames import Frame, GoAway, Ping, Pong
 from tunnel.wire.keepalive import Keepalive
 from tunnel.wire.states import LANE, Call, LaneState, step
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from tunnel.wire.frames import ControlFrame, encode
+from tunnel.wire.codec import encode
+from tunnel.wire.frames import ControlFrame
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
 CROWDED = 16384

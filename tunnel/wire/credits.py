@@ -9,7 +9,8 @@ answers as soon as ``STEP`` bytes are delivered. (To a peer that does not know o
 
 from __future__ import annotations
 
-from tunnel.wire.frames import Credit, encode
+from tunnel.wire.codec import encode
+from tunnel.wire.frames import Credit
 from tunnel.wire.window import ReceiveWindow
 
 ACK_DELAY = 0.02

@@ -7,8 +7,9 @@ says how many bytes of the lane now belong to that stream, the lane moves them b
 
 from __future__ import annotations
 
+from tunnel.wire.codec import Header, parse, parse_header
 from tunnel.wire.codes import HEADER_SIZE, FrameType
-from tunnel.wire.frames import Data, Frame, Header, parse, parse_header
+from tunnel.wire.frames import Data, Frame
 
 
 class Decoder:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tunnel.errors import ProtocolError, RefusedError
+from tunnel.wire.codec import MAX_STREAMS
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import MAX_STREAMS
 
 
 class Places:

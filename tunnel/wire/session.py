@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.wire.assembly import Keep, Payload, Piece, copied
+from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, MIB, Code, Feature, FrameType
 from tunnel.wire.control import ControlChannel
 from tunnel.wire.credits import Credits
@@ -46,7 +47,6 @@ from tunnel.wire.frames import (
     Resume,
     Resumed,
     Verdict,
-    encode,
 )
 from tunnel.wire.places import Places
 from tunnel.wire.probes import Probes

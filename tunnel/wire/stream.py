@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError
 from tunnel.wire.assembly import Assembly, Keep, Payload, Piece, copied
+from tunnel.wire.codec import data_header
 from tunnel.wire.codes import Code, FrameType
-from tunnel.wire.frames import Position, data_header
+from tunnel.wire.frames import Position
 from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Phase, Receiving, Sending, step
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
