@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.links import Pair, ending, exchange, last, receive, requests_of, reset
+from tests.support.links import Pair, ending, exchange, last, pipes, receive, requests_of, reset
 from tests.support.waiting import until
 from tunnel.relay import silence
 from tunnel.relay import streams as module
@@ -218,6 +218,28 @@ async def test_a_stream_that_still_moves_after_a_clean_close_is_not_cut_off(pair
     assert ends.streams == 2
     streams._cut_off(pump, error, 3600, streams._moved(pump))
     await until(lambda: ends.streams == 0, "for both ends")
+
+
+async def test_a_socket_that_fails_after_both_ends_ends_its_stream_and_no_other(pair: Pair) -> None:
+    """The kernel still had something for the caller, who left; the peer's last word was under way."""
+    ends = await stream(pair, "caller")
+    pump, lane = pair.a.streams.pumps[1], pipes(pair.b)[1]
+    for _ in range(8):
+        ends.sent += ends.survivor.send(bytes(64 * KIB))
+        await until(lambda: pump.bytes_written == ends.sent, "for all to be written")
+    ends.survivor.shutdown(socket.SHUT_WR)
+    await until(lambda: pump.write_ended, "for the end")
+    flush, lane.flush = lane.flush, lambda: None  # type: ignore[method-assign]
+    ends.doomed.shutdown(socket.SHUT_WR)
+    await until(lambda: pump.read_ended, "for the other end")
+    ends.doomed.close()
+    await until(lambda: pump.broken, "for the reset")
+    lane.flush = flush  # type: ignore[method-assign]
+    lane.flush()
+    await until(lambda: ends.streams == 0, "for both ends")
+    assert await ending(ends.survivor) == "close"
+    assert pair.a.session
+    assert pair.b.session
 
 
 # Streams whose hypervisor left, and whose far end does nothing.

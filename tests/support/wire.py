@@ -490,7 +490,7 @@ class Network:
         assert (opener.taken, other.taken) == (other.sent, opener.sent)
 
 
-_ENDS = {"Ended Confirmed", "Confirmed Ended"}
+_ENDS = {"Ended", "Confirmed Ended"}  # Closed confirms as well
 # Whoever resets hears nothing more; the other may have come to an end before it knew.
 _HALVES = {"", " Ended", " Confirmed"}
 _ABRUPT = _HALVES | {f"{half} Reset" for half in _HALVES} | {f" {end} Closed" for end in _ENDS}

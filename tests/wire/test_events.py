@@ -7,21 +7,30 @@ from typing import get_args
 
 import pytest
 
-from tests.support.wire import Network
+from tests.support.wire import Host, Network
 from tunnel.wire.events import Event, StreamRefused, StreamRequested, StreamReset, TargetJudged, TargetProbed
 from tunnel.wire.session import Settings
 
 OF_STREAMS = [kind for kind in get_args(Event) if kind not in {TargetProbed, TargetJudged}]
 
 
+def exchange(network: Network, speaker: Host) -> None:
+    speaker.transmit(1)
+    network.carry_all()
+
+
 def test_each_kind_of_event_happens() -> None:
     settings = Settings(window=400)  # a quarter of it is worth a CREDIT
     network = Network(settings, settings)
     network.initiator.open(100)
-    doomed, unwanted = network.initiator.open(0), network.initiator.open(0)
-    network.initiator.transmit(1)
-    network.carry_all()
+    doomed, unwanted, half = (network.initiator.open(0) for _ in range(3))
+    exchange(network, network.initiator)
     network.acceptor.accept(doomed, 0)
+    network.acceptor.accept(half, 0)
+    exchange(network, network.acceptor)
+    network.initiator.finish(half)
+    exchange(network, network.initiator)
+    exchange(network, network.acceptor)
     network.acceptor.reset(doomed)
     network.acceptor.refuse(unwanted)
     network.settle()

@@ -46,7 +46,7 @@ def test_the_life_of_a_stream_as_its_opener_sees_it() -> None:
     assert peer.says(Fin(1, 20)) == []
     assert session.delivered(1, 20, now=0.0) == [StreamEnded(1)]
     assert said(session) == [Delivered(1, 20)]
-    assert peer.says(Delivered(1, 60)) == [StreamConfirmed(1), StreamClosed(1)]
+    assert peer.says(Delivered(1, 60)) == [StreamClosed(1)]
     assert (session.kept, session._streams, session._budget.used) == (0, {}, 0)
 
 

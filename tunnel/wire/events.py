@@ -49,7 +49,7 @@ class StreamReleased:
 
 @dataclass(frozen=True, slots=True)
 class StreamConfirmed:
-    """Our direction ended and all of it is delivered at the peer."""
+    """Our direction ended and all of it is delivered at the peer; StreamClosed alone says so as well."""
 
     stream: int
 

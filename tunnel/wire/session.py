@@ -375,7 +375,7 @@ class Session:
             case Delivered():
                 frames = stream.frames
                 self._senders.released(stream, stream.confirmed(frame.final), frames - stream.frames)
-                return [StreamConfirmed(stream.number), *self._complete(stream)]
+                return self._complete(stream) or [StreamConfirmed(stream.number)]
 
     def _on_open(self, frame: Open) -> StreamRequested:
         number = frame.stream
