@@ -17,7 +17,8 @@ from tunnel.wire.codes import Code
 
 PERIOD = 0.5
 _BY_PEER = "stream refused by the peer"
-_NOT_THERE = {Code.TARGET_UNREACHABLE.name, Code.DRAINING.name}
+_NOT_THERE = {Code.TARGET_UNREACHABLE.name, Code.DRAINING.name, Code.LINK_LOST.name}
+_REFUSALS = {_BY_PEER, CALLER_REFUSED}
 _SILENT = "the daemon of this host does not answer"
 _ANEW = "the daemon of this host was started anew"
 
@@ -129,9 +130,9 @@ def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> fl
 
 def is_refusal(incident: Mapping[str, str]) -> bool:
     """Whether the peer said no, or our own daemon did."""
-    return incident["what"] in {_BY_PEER, CALLER_REFUSED} and not is_absence(incident)
+    return incident["what"] in _REFUSALS and not is_absence(incident)
 
 
 def is_absence(incident: Mapping[str, str]) -> bool:
-    """Whether the peer's daemon found nobody at the target, or takes no more streams itself."""
-    return incident["what"] == _BY_PEER and incident.get("code") in _NOT_THERE
+    """Whether nobody was at the target, there was no link, or one of the daemons was stopping."""
+    return incident["what"] in _REFUSALS and incident.get("code") in _NOT_THERE

@@ -141,8 +141,9 @@ def test_refusals_are_told_from_losses() -> None:
     assert is_refusal({"what": "connection refused", "reason": "user bin may not use this ingress"})
     assert not is_refusal(OLD)
     assert not is_absence(NEW)
-    for code in ("TARGET_UNREACHABLE", "DRAINING"):
-        nobody = {**NEW, "code": code}
+    ours = {"what": "connection refused", "reason": "this host is stopping", "code": "DRAINING"}
+    lost = {"what": "connection refused", "reason": "no link with hostb", "code": "LINK_LOST"}
+    for nobody in ({**NEW, "code": "TARGET_UNREACHABLE"}, {**NEW, "code": "DRAINING"}, ours, lost):
         assert is_absence(nobody)
         assert not is_refusal(nobody)
     assert is_refusal({**NEW, "code": "TARGET_FORBIDDEN"})

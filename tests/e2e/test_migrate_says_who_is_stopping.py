@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,4 +35,51 @@ def test_migration_does_not_begin(
         assert ended.returncode == UnreachableError.exit_code
         assert words in ended.stderr
         assert "libvirt" not in ended.stderr
+        exchange(caller, called)
+
+
+ANSWERS = {"query-name": {"name": "web1"}, "query-uuid": {"UUID": "00000000-0000-0000-0000-000000000000"}}
+
+
+def serve_monitor(server: socket.socket, asked: Callable[[], None]) -> None:
+    """Be the QMP socket of a QEMU that runs web1, for one client; ``asked``: it has asked for the name."""
+    client, _ = server.accept()
+    with client:
+        version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+        say(client, {"QMP": {"version": version, "capabilities": []}})
+        while text := client.recv(65536):  # one command, without a line's end; the next waits for the answer
+            command = json.loads(text)
+            if (name := command.pop("execute")) == "query-name":
+                asked()
+            say(client, {"return": ANSWERS.get(name, {}), **command})  # an id, if it has one
+
+
+def say(client: socket.socket, answer: dict[str, object]) -> None:
+    client.sendall(json.dumps(answer).encode() + b"\r\n")
+
+
+def test_a_drain_that_begins_behind_the_check_of_the_link_is_named(
+    hosts: TwoHosts, target: Target, tmp: Path
+) -> None:
+    """By then the connection to the far monitor is refused, by the daemon of this host."""
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.a.leads_to(hosts.b, f"unix:{tmp}/waiting.qmp", f"unix:{tmp}/far.qmp")
+    hosts.start()
+
+    def drain() -> None:
+        hosts.a.signal(signal.SIGTERM)
+        until("the drain to begin", lambda: hosts.a.status()["draining"])
+
+    with (
+        socket.create_server(f"{tmp}/source.qmp", family=socket.AF_UNIX) as server,
+        connect(entry) as caller,
+        target.accept() as called,
+    ):
+        exchange(caller, called)
+        threading.Thread(target=serve_monitor, args=(server, drain), daemon=True).start()
+        argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", str(hosts.a.config)]
+        argv += ["--qmp", f"{tmp}/source.qmp", "--dest-qmp", f"{tmp}/far.qmp"]
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        assert "The tunnel says: connection refused: this host is stopping" in ended.stderr
+        assert ended.returncode == UnreachableError.exit_code, ended.stderr
         exchange(caller, called)

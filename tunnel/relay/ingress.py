@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
-from tunnel.errors import RefusedError, TunnelError, UsageError
+from tunnel.errors import RefusedError, TunnelError, UnreachableError, UsageError
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.link import Link
@@ -24,6 +24,7 @@ from tunnel.transport.permissions import weakness_of_directory
 from tunnel.transport.reserved import bind_reserved
 from tunnel.transport.sockets import name_of, reset
 from tunnel.transport.users import local_names, user_name
+from tunnel.wire.codes import Code
 
 LINK_DEADLINE = 10.0
 """Seconds that a connection waits for a link that is not up."""
@@ -146,7 +147,7 @@ class Ingress:
                 await self._link.open(*caller)
                 self.accepted += 1
             except (TunnelError, OSError) as error:
-                self._refuse(caller.sock, str(error), uid=caller.uid)
+                self._refuse(caller.sock, str(error), uid=caller.uid, **_coded(error))
             except asyncio.CancelledError:
                 reset(caller.sock)
                 raise
@@ -154,7 +155,7 @@ class Ingress:
                 log.exception("connection failed", ingress=str(self.plan.listen))
                 self._refuse(caller.sock, f"a fault of this daemon: {error!r}", uid=caller.uid)
 
-    def _refuse(self, sock: socket.socket, reason: str, **details: int) -> None:
+    def _refuse(self, sock: socket.socket, reason: str, **details: int | str) -> None:
         reset(sock)
         self.refused += 1
         self._link.note(CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
@@ -186,6 +187,16 @@ def _access(directory: Path, uids: Collection[int]) -> tuple[int, int | None]:
     if len(others) > 1 or os.geteuid() != 0 or weakness_of_directory(directory):
         return 0o666, None
     return 0o600, others.pop()
+
+
+def _coded(error: Exception) -> dict[str, str]:
+    """The protocol's code for why a stream was not opened, if it has one: programs judge by that."""
+    match error:
+        case RefusedError(code=Code() as code):
+            return {"code": code.name}
+        case UnreachableError():
+            return {"code": Code.LINK_LOST.name}
+    return {}
 
 
 def _wanted(sock: socket.socket, alias: RedirectAddress) -> tuple[str, int]:
