@@ -80,6 +80,17 @@ def test_a_terminal_gets_colour_unless_told_otherwise(monkeypatch: pytest.Monkey
     assert terminal_gets(say).split(" ", 1)[1] == "[warning  ] link lost peer=hostb\n"
 
 
+def test_no_fact_drives_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def say() -> None:
+        logger().warning("stream refused", target="unix:/x\x1b]0;title\x07\nfake line\u202e")
+
+    shown = "'unix:/x\ufffd]0;title\ufffd\ufffdfake line\ufffd'"
+    line = terminal_gets(say).split(" ", 1)[1]
+    assert line == f"[warning  ] stream refused peer=hostb target={shown}\n"
+
+
 def say_twice() -> None:
     logger().info("link up", path=Path("/run/x"))
     logging.getLogger("asyncio").error("task %s died", "pump")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.links import make_link
+from tests.support.links import ending, make_link
 from tests.support.network import TlsPeer
 from tests.support.pipelane import pipe
 from tests.support.pki import Pki
@@ -101,6 +101,18 @@ async def test_stranger_reaches_nothing(port: Port) -> None:
     assert peer.frames == []
     assert port.reception.rejected == 1
     assert all(link.session is None for link in port.links.values())
+
+
+async def test_what_nobody_foresaw_of_a_stranger_costs_its_connection_alone(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd() -> TlsContexts:
+        raise ValueError("what is this?")
+
+    monkeypatch.setattr(port.reception, "_contexts", odd)
+    stranger = await port.connect()
+    await until(lambda: port.reception.rejected == 1, "for the rejection")
+    assert await ending(stranger) in {"close", "reset"}
 
 
 async def test_certificate_of_two_peers_is_told_where_both_are_waited_for(port: Port) -> None:

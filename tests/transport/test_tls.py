@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from tests.support.pki import (
     CLIENT_ONLY,
@@ -28,10 +29,12 @@ from tunnel.certs.authority import key_pem, pem
 from tunnel.certs.profile import PrivateKey, Validity, new_key
 from tunnel.errors import CertificateError, IdentityError, LaneError
 from tunnel.transport import openssl
+from tunnel.transport.chains import Trust
 from tunnel.transport.openssl import NoProtocolError, TlsConnection, VerificationError, WantRead, explain
 from tunnel.transport.tls import (
     ALPN,
     TlsFiles,
+    _judge,
     client_context,
     handshake_fault,
     identify,
@@ -222,6 +225,16 @@ def test_a_stranger_is_refused_by_the_accepting_side(pki: Pki, hostb: TlsFiles, 
     fault = refused_by_acceptor(stranger, hostb)
     assert isinstance(fault, IdentityError)
     assert "not signed by an authority" in str(fault)
+
+
+def test_a_certificate_that_openssl_alone_can_read_is_refused_like_others(hosta: TlsFiles) -> None:
+    der = crypto.load_certificate(crypto.FILETYPE_PEM, hosta.cert.read_bytes())
+    odd = crypto.dump_certificate(crypto.FILETYPE_ASN1, der).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\7", 1)
+    with pytest.raises(VerificationError) as caught:
+        _judge(
+            Trust.read(hosta), cast("Any", None), crypto.load_certificate(crypto.FILETYPE_ASN1, odd), 20, 0, 0
+        )
+    assert "its issuer (unreadable) is neither" in str(handshake_fault(caught.value, hosta, dialing=False))
 
 
 def test_an_authority_of_the_same_name_is_not_the_same(pki: Pki, hosta: TlsFiles, tmp: Path) -> None:

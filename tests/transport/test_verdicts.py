@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from tests.support.signers import Signer, day
 from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.openssl import VerificationError
-from tunnel.transport.verdicts import Verify, at, verdict
+from tunnel.transport.verdicts import MOST_NAME, Verify, at, name_of, verdict
 
 FILES = TlsFiles(Path("ca.pem"), Path("hosta.pem"), Path("hosta.key"), Path("crl.pem"))
 ROOT = Signer("root")
@@ -70,3 +72,25 @@ def test_a_chain_that_leads_to_a_stranger_names_it() -> None:
 def test_a_role_is_told_with_its_usage(dialing: bool, usage: str) -> None:
     fault = VerificationError(Verify.INVALID_PURPOSE, 0, INTER.certificate)
     assert verdict(fault, FILES, "", dialing=dialing).endswith(f"extended key usage {usage}")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("evil\n\x1b[31mRED", "CN=evil\ufffd\ufffd[31mRED"), ("A" * 64, f"CN={'A' * 64}")],
+)
+def test_names_that_strangers_chose_drive_no_terminal(name: str, shown: str) -> None:
+    fault = VerificationError(
+        Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY, 0, Signer("x", Signer(name)).certificate
+    )
+    assert f"its issuer {shown} is neither" in verdict(fault, FILES, "the peer's", dialing=True)
+
+
+def test_names_that_strangers_chose_are_cut_off() -> None:
+    common = [x509.NameAttribute(NameOID.COMMON_NAME, "A" * 64)] * 500
+    assert len(name_of(x509.Name(common))) == MOST_NAME
+
+
+@pytest.mark.parametrize("code", Verify)
+def test_a_certificate_that_cannot_be_read_is_refused_in_words(code: int) -> None:
+    words = verdict(VerificationError(code), FILES, "the peer's", dialing=True)
+    assert words.startswith("the peer's certificate ")

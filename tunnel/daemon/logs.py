@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Self
@@ -28,6 +29,7 @@ from tunnel.daemon import journal
 from tunnel.daemon.journal import is_journal
 from tunnel.daemon.lograte import Limiter, source_of
 from tunnel.daemon.logwriter import LogWriter
+from tunnel.wire.text import printable
 
 STDERR = 2
 
@@ -77,6 +79,7 @@ class Log:
         )
         logging.basicConfig(level=threshold, handlers=[_Handler(self._take)], force=True)
         logging.captureWarnings(capture=True)
+        warnings.filterwarnings("ignore", module=r"tunnel\.transport")  # strangers' certificates may be odd
         self._hooks = sys.unraisablehook, threading.excepthook
         sys.unraisablehook, threading.excepthook = _log_unraisable, _log_end_of_thread
 
@@ -180,9 +183,18 @@ def _log_end_of_thread(found: threading.ExceptHookArgs) -> None:
     log.error("thread failed", thread=name, exc_info=found.exc_value)
 
 
+def _plain(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Whoever wrote a fact, it drives no terminal. An event may have several lines: it is a program's own."""
+    for key, fact in event.items():
+        if isinstance(fact, str) and not fact.isprintable():
+            text = fact.encode(errors="backslashreplace").decode()  # the file name may be no Unicode
+            event[key] = "\n".join(map(printable, text.split("\n"))) if key == "event" else printable(text)
+    return event
+
+
 def _prepare(style: Format, descriptor: int) -> list[Processor]:
     """Add what every event has: level, time unless the journal knows it, and an exception's traceback."""
-    steps: list[Processor] = [structlog.processors.add_log_level]
+    steps: list[Processor] = [_plain, structlog.processors.add_log_level]
     if style is Format.AUTO and os.isatty(descriptor):
         return [*steps, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)]
     if style is Format.JSON or not is_journal(descriptor):

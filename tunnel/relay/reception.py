@@ -114,6 +114,11 @@ class Reception:
             self._tell_claimed(error)
             sock.close()
             return
+        except Exception as error:  # whatever anybody sends costs no more than the connection
+            log.exception("handshake failed", remote=remote)
+            self._reject(remote, f"a fault of this daemon: {error!r}")
+            sock.close()
+            return
         except BaseException:
             sock.close()
             raise

@@ -19,6 +19,8 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
+from tunnel.wire.text import quoted
+
 RECORD = 16 * 1024
 """The most plain bytes in a record (RFC 8446 section 5.1), and so in a call to OpenSSL's read."""
 
@@ -51,6 +53,9 @@ GROUPS = "*X25519MLKEM768 / *X25519:P-256 / P-384"
 OLDER_GROUPS = "X25519:P-256:P-384"
 """For an OpenSSL before 3.5."""
 
+MOST_OFFERED = 128
+"""Characters of what a stranger offers by ALPN that are shown."""
+
 CLOSED = "closed"
 """What ``explain`` says when the peer ended the connection with close_notify."""
 
@@ -76,7 +81,9 @@ class NoProtocolError(Exception):
     """The dialing side offers, by ALPN, only what we do not speak. ``offered`` is what."""
 
     def __init__(self, offered: list[bytes]) -> None:
-        self.offered = ", ".join(name.decode("ascii", "backslashreplace") for name in offered)
+        self.offered = quoted(
+            ", ".join(name.decode("ascii", "backslashreplace") for name in offered), MOST_OFFERED
+        )
         super().__init__(f"no protocol in common; offered: {self.offered}")
 
 

@@ -45,7 +45,8 @@ from tunnel.transport.openssl import (
     log_secrets,
     whole_writes,
 )
-from tunnel.transport.verdicts import verdict
+from tunnel.transport.verdicts import MOST_NAME, verdict
+from tunnel.wire.text import quoted
 
 __all__ = [
     "ALPN",
@@ -162,7 +163,7 @@ def identify(lane: TlsConnection, expected: Collection[str]) -> str:
     found = [name for name in expected if name.lower() in names]
     if len(found) == 1:
         return found[0]
-    proven = ", ".join(names) or "nobody (it has no DNS subject alternative name)"
+    proven = quoted(", ".join(names), MOST_NAME) or "nobody (it has no DNS subject alternative name)"
     if found:
         several = f"the peer's certificate names more than one configured peer: {', '.join(found)}"
         raise IdentityError(f"{several}; {ONE_EACH}", found)
@@ -230,10 +231,20 @@ def _judge(trust: Trust, _: SSL.Connection, certificate: crypto.X509, code: int,
     """OpenSSL's judgement stands where ``trust`` does not tolerate the fault; this keeps its reason."""
     if ok:
         return True
-    found = certificate.to_cryptography()
-    if trust.tolerates(code, depth, found):
+    found = _readable(certificate)
+    if found is not None and trust.tolerates(code, depth, found):
         return True
     raise VerificationError(code, depth, found, trusted=found in trust.authorities)
+
+
+def _readable(certificate: crypto.X509) -> x509.Certificate | None:
+    """What can be said of a certificate that was refused; None for one that OpenSSL alone can read."""
+    try:
+        found = certificate.to_cryptography()
+        _ = found.issuer, found.subject, found.not_valid_before_utc, found.not_valid_after_utc
+    except (ValueError, x509.InvalidVersion):
+        return None
+    return found
 
 
 def _choose(_: SSL.Connection, offered: list[bytes]) -> bytes:

@@ -14,6 +14,10 @@ from cryptography import x509
 
 from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.openssl import VerificationError
+from tunnel.wire.text import quoted
+
+MOST_NAME = 256
+"""Characters of a subject or an issuer that are shown."""
 
 Clock = Callable[[], datetime]
 """Says what time it is, as an aware UTC time."""
@@ -93,6 +97,7 @@ def verdict(
     words = _WORDS.get(fault.code, f"is not acceptable: {fault}")
     role, usage = ("dialing", "clientAuth") if dialing else ("accepting", "serverAuth")
     filled = {"ca": files.ca, "crl": files.crl, "role": role, "usage": usage, "now": at(clock())}
+    filled |= dict.fromkeys(("issuer", "subject", "begin", "end"), "(unreadable)")
     if fault.certificate is not None:
         filled["issuer"] = name_of(fault.certificate.issuer)
         filled["subject"] = name_of(fault.certificate.subject)
@@ -114,8 +119,8 @@ def _subject(fault: VerificationError, files: TlsFiles, whose: str, *, dialing: 
 
 
 def name_of(name: x509.Name) -> str:
-    """A subject or an issuer for people."""
-    return name.rfc4514_string() or "(without a name)"
+    """A subject or an issuer for people, who may be a stranger's."""
+    return quoted(name.rfc4514_string(), MOST_NAME) or "(without a name)"
 
 
 def at(moment: datetime) -> str:

@@ -40,6 +40,7 @@ from tunnel.wire.frames import (
     Verdict,
     Welcome,
 )
+from tunnel.wire.text import printable
 
 _HEADER = struct.Struct("!BBHIIQ")  # type, flags, reserved, stream, length, offset
 _HELLO = struct.Struct("!HHQ16s16sIII")
@@ -140,8 +141,7 @@ def _read_text(raw: bytes, what: FrameType) -> str:
 
 def _read_reason(raw: bytes, what: FrameType) -> str:
     """Text for people, and for their terminals and logs: nothing in it may drive one."""
-    text = _read_text(raw[_CODE.size :], what)
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return printable(_read_text(raw[_CODE.size :], what))
 
 
 def _read_code(raw: bytes) -> Code:
