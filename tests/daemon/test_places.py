@@ -14,6 +14,7 @@ import pytest
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tests.support.namespace import network
 from tunnel.daemon import places
+from tunnel.daemon.claim import claimed
 from tunnel.daemon.config import Config, load
 
 __all__ = ["network"]
@@ -181,3 +182,20 @@ def test_directory_may_belong_to_a_user_of_the_ingress(tmp: Path) -> None:
     assert problems(configured(tmp, f"unix:{place}/s")).keys() == {"ingress[0].listen"}
     control = HOST.replace("control.sock", f"{place}/control.sock")
     assert problems(load(write_config(tmp, control, TLS))).keys() == {"host.control"}
+
+
+@pytest.mark.root
+def test_nothing_is_made_where_others_could_lead_it_elsewhere(tmp: Path) -> None:
+    """Its owner may have put a link there, to any directory of root's."""
+    tmp.chmod(0o755)
+    place, elsewhere = tmp / "his", tmp / "roots"
+    place.mkdir()
+    elsewhere.mkdir()
+    (place / "link").symlink_to(elsewhere)
+    os.chown(place, 65534, 65534)
+    control = HOST.replace("control.sock", f"{place}/link/made/control.sock")
+    config = load(write_config(tmp, control, TLS, PEER, INGRESS + f'"unix:{place}/link/other/s"'))
+    with claimed(config.host.control):
+        found = dict(places.sockets(config, starting=True))
+    assert found.keys() == {"host.control", "ingress[0].listen"}
+    assert not list(elsewhere.iterdir())

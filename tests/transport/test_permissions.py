@@ -5,13 +5,18 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import struct
 from pathlib import Path
 
 import pytest
 
 from tests.support.users import NOBODY
 from tunnel.transport import permissions
-from tunnel.transport.permissions import weakness, weakness_of_directory
+from tunnel.transport.permissions import open_to_everybody, weakness, weakness_of_directory
+
+# Tags of access lists: linux/posix_acl.h.
+OWNER, USER, GROUP_OWNER, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+NONE = 2**32 - 1
 
 
 @pytest.fixture
@@ -68,11 +73,69 @@ def test_sticky_directory_may_be_on_the_way_but_holds_nothing_of_ours(file: Path
 
 @pytest.mark.root
 @pytest.mark.parametrize("which", ["file", "directory"])
-def test_other_owner_is_named_unless_he_is_trusted(file: Path, which: str) -> None:
+def test_other_owner_is_named(file: Path, which: str) -> None:
     path = file if which == "file" else file.parent
     os.chown(path, NOBODY, 0)
     assert weakness(file) == f"the {which} {path} belongs to nobody: chown root it, or take another place"
-    assert weakness(file, {NOBODY}) is None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("below", ["", "his", "not/yet"])
+def test_who_is_trusted_may_own_the_directory_itself_and_none_above_it(file: Path, below: str) -> None:
+    """Who owns a directory can put a link in place of what is in it, between any two looks."""
+    os.chown(file.parent, NOBODY, 0)
+    place = file.parent / below
+    if below == "his":
+        place.mkdir()
+        os.chown(place, NOBODY, 0)
+    named = None if below != "his" else f"the directory {file.parent} belongs to nobody"
+    assert str(weakness_of_directory(place, {NOBODY})).startswith(str(named))
+
+
+@pytest.mark.root
+def test_link_of_who_is_trusted_leads_where_he_likes(file: Path, tmp: Path) -> None:
+    (file.parent / "link").symlink_to("/run")
+    os.chown(file.parent / "link", NOBODY, 0, follow_symlinks=False)
+    assert "the symbolic link" in str(weakness_of_directory(file.parent / "link", {NOBODY}))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("entry", "mask", "who"),
+    [
+        ((USER, 6, NOBODY), 7, "the user nobody can write to the {} by its access list: setfacl -b it"),
+        ((USER, 6, NOBODY), 4, None),
+        ((USER, 4, NOBODY), 7, None),
+        ((USER, 7, 0), 7, None),
+        ((GROUP, 6, 4711), 7, "the group 4711 can write to the {} (mode 0{}): chmod g-w it"),
+        ((GROUP_OWNER, 6, NONE), 7, "the group root can write to the {} (mode 0{}): chmod g-w it"),
+    ],
+)
+@pytest.mark.parametrize("which", ["file", "directory"])
+def test_access_lists_count(
+    file: Path, which: str, entry: tuple[int, int, int], mask: int, who: str | None
+) -> None:
+    path = file if which == "file" else file.parent
+    entries = [(OWNER, 7, NONE), entry, (GROUP_OWNER, 0, NONE), (MASK, mask, NONE), (OTHER, 0, NONE)]
+    if entry[0] == GROUP_OWNER:
+        del entries[2]
+    raw = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *each) for each in sorted(entries))
+    os.setxattr(path, "system.posix_acl_access", raw)
+    expected = who and who.format(f"{which} {path}", f"{path.stat().st_mode & 0o777:o}")
+    assert weakness(file) == expected
+
+
+@pytest.mark.root
+def test_place_is_open_to_everybody_where_any_user_could_put_a_socket(file: Path) -> None:
+    os.chown(file.parent, NOBODY, 0)
+    file.parent.chmod(0o775)
+    assert open_to_everybody(file.parent) is None, "who owns it is its own matter"
+    for mode in (0o777, 0o1777):
+        file.parent.chmod(mode)
+        for place in (file.parent, file.parent / "not" / "yet"):
+            assert f"every user can write to the directory {file.parent}" in str(open_to_everybody(place))
+    (file.parent / "inner").mkdir()
+    assert open_to_everybody(file.parent / "inner") is None, "nobody but its owner can remove it"
 
 
 @pytest.mark.root
@@ -104,8 +167,8 @@ def test_group_of_one_user_alone_is_that_user(file: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: alice)
     monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("alice", "x", 4001, members)))
     monkeypatch.setattr(permissions, "user_name", str)
-    os.chown(file, 4001, 4001)
-    file.chmod(0o664)
-    assert weakness(file, {4001}) is None
+    os.chown(file.parent, 4001, 4001)
+    file.parent.chmod(0o775)
+    assert weakness_of_directory(file.parent, {4001}) is None
     members.append("bob")
-    assert "the group alice can write" in str(weakness(file, {4001}))
+    assert "the group alice can write" in str(weakness_of_directory(file.parent, {4001}))

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunnel.errors import UsageError
+from tunnel.transport.permissions import weakness_of_directory
 
 _LOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, process
 
@@ -22,7 +23,8 @@ _LOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, p
 def claimed(control: Path) -> Iterator[None]:
     """Be the daemon with this control socket meanwhile. Raises UsageError when another one is.
 
-    Where no lock can be made no socket can be either: ``preflight`` says why.
+    Where no lock can be made no socket can be either: ``preflight`` says why. Nothing is made where others
+    could exchange it.
     """
     descriptor = _opened(control)
     if descriptor is None:
@@ -56,6 +58,8 @@ def holder(control: Path) -> int | None:
 
 
 def _opened(control: Path) -> int | None:
+    if weakness_of_directory(control.parent):
+        return None
     with suppress(OSError):
         control.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         return os.open(_lock_file(control), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

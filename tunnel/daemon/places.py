@@ -23,8 +23,8 @@ def sockets(config: Config, *, starting: bool) -> Iterator[Problem]:
     """What is wrong with the places of unix sockets; with ``starting`` missing directories are made."""
     own = not starting and is_running(config)
     for key, path, users in _sockets(config):
-        problem = _directory_problem(path.parent, make=starting) or _file_problem(path)
-        problem = problem or weakness_of_directory(path.parent, users)
+        problem = weakness_of_directory(path.parent, users)  # before anything is made there
+        problem = problem or _directory_problem(path.parent, make=starting) or _file_problem(path)
         if problem is None and not own and is_served(str(path)):
             problem = f"another process listens on {path}: is this daemon running already?"
         if problem is not None:

@@ -26,6 +26,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from tunnel.names import fault_of, folded, host_name
@@ -44,6 +46,7 @@ _HOST_PORTS = re.compile(
     r"(?::(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?)?"
 )
 _INTERFACE = re.compile(r"[^\s/%:\[\]]{1,15}")  # dev_valid_name, net/core/dev.c
+_WILDCARDS = {"*", "?", "["}  # fnmatch
 _UNUSABLE_ALIASES = frozenset({"127.0.0.0", "127.0.0.1", "127.255.255.255"})
 
 
@@ -138,6 +141,13 @@ class UnixRule:
 
     def __str__(self) -> str:
         return f"unix:{self.pattern}"
+
+    @property
+    def directory(self) -> PurePosixPath:
+        """The last directory that the pattern names without a wildcard."""
+        *parents, _ = self.pattern.split("/")
+        named = takewhile(lambda part: not _WILDCARDS & set(part), parents)
+        return PurePosixPath("/", *named)
 
     def matches(self, target: TargetAddress) -> bool:
         """Whether this rule allows ``target``, judged by component: so ``*`` never crosses a slash."""

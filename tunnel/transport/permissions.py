@@ -1,9 +1,11 @@
 """Who could change a file, or put another in its place: as sshd's StrictModes, along the whole path.
 
 A certificate, a configuration or a socket is as safe as the least safe directory on its way. Each component
-must belong to root, to this process's user, or to somebody whom the caller trusts with it, and others must
-not be able to write to it. A directory with the sticky bit may be on the way, since only the owner of
-what is in it can remove that; but nothing of ours is made in one. A symbolic link is followed, and judged.
+must belong to root or to this process's user, and others must not be able to write to it, be it by its mode
+or by an access list (acl(5)). Whoever a caller trusts may own the last component, and nothing above it: the
+owner of a directory can exchange what is in it at any moment, also between two looks of ours. A directory
+with the sticky bit may be on the way, since only the owner of what is in it can remove that; but nothing of
+ours is made in one. A symbolic link is followed, and judged.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import grp
 import os
 import pwd
 import stat
+import struct
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +23,19 @@ from tunnel.transport.users import user_name
 
 _MOST_LINKS = 40  # as the kernel
 
+# linux/posix_acl_xattr.h, linux/posix_acl.h
+_ACCESS_LIST = "system.posix_acl_access"
+_ENTRY = struct.Struct("<HHI")  # tag, permissions, uid or gid
+_USER, _GROUP_OWNER, _GROUP, _MASK = 0x02, 0x04, 0x08, 0x10
+_WRITE = 2
 
-def weakness(path: Path, trusted: Collection[int] = ()) -> str | None:
+
+def weakness(path: Path) -> str | None:
     """Who else could change the file at ``path``, and what to do about it. None: nobody.
 
     Of what does not exist, or cannot be looked at, nothing is said.
     """
-    return _weakness(path, trusted, holds=False)
+    return _weakness(path, (), holds=False)
 
 
 def weakness_of_directory(path: Path, trusted: Collection[int] = ()) -> str | None:
@@ -34,11 +43,25 @@ def weakness_of_directory(path: Path, trusted: Collection[int] = ()) -> str | No
     return _weakness(path, trusted, holds=True)
 
 
+def open_to_everybody(directory: Path) -> str | None:
+    """Say where any user could put a file into ``directory``, or exchange it; None if none can.
+
+    Who owns it, and who else may write to it, is not asked.
+    """
+    way = list(_way(directory.absolute()))
+    for index, (reached, status) in enumerate(way):
+        passing = index < len(way) - 1 and _is_sticky(status)
+        if not stat.S_ISLNK(status.st_mode) and status.st_mode & stat.S_IWOTH and not passing:
+            return _open(_named(reached, status), status)
+    return None
+
+
 def _weakness(path: Path, trusted: Collection[int], *, holds: bool) -> str | None:
-    owners = {0, os.geteuid(), *trusted}
     way = list(_way(path.absolute()))
     for index, (reached, status) in enumerate(way):
-        if found := _judge(reached, status, owners, passing=not holds or index < len(way) - 1):
+        last = index == len(way) - 1
+        owners = {0, os.geteuid(), *(trusted if last else ())}
+        if found := _judge(reached, status, owners, passing=not (holds and last)):
             return found
     return None
 
@@ -63,18 +86,49 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _judge(path: Path, status: os.stat_result, owners: Collection[int], *, passing: bool) -> str | None:
-    kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"}
-    what = f"the {kinds.get(stat.S_IFMT(status.st_mode), 'file')} {path}"
-    mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+    what = _named(path, status)
     if status.st_uid not in owners:
         return f"{what} belongs to {user_name(status.st_uid)}: chown root it, or take another place"
     if stat.S_ISLNK(status.st_mode) or (passing and _is_sticky(status)):
         return None
     if status.st_mode & stat.S_IWOTH:
-        return f"every user can write to {what} ({mode}): chmod go-w it, or take another place"
-    if status.st_mode & stat.S_IWGRP and not _is_private(status.st_uid, status.st_gid):
-        return f"the group {_group_name(status.st_gid)} can write to {what} ({mode}): chmod g-w it"
+        return _open(what, status)
+    listed = list(_access_list(path))
+    for tag, uid in listed:
+        if tag == _USER and uid not in owners:
+            return f"the user {user_name(uid)} can write to {what} by its access list: setfacl -b it"
+    groups = [gid for tag, gid in listed if tag == _GROUP]
+    # With an access list the mode has its mask, and no right of the group that owns it.
+    if (not listed and status.st_mode & stat.S_IWGRP) or any(tag == _GROUP_OWNER for tag, _ in listed):
+        groups.append(status.st_gid)
+    for gid in groups:
+        if not _is_private(status.st_uid, gid):
+            return f"the group {_group_name(gid)} can write to {what} ({_mode(status)}): chmod g-w it"
     return None
+
+
+def _named(path: Path, status: os.stat_result) -> str:
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"}
+    return f"the {kinds.get(stat.S_IFMT(status.st_mode), 'file')} {path}"
+
+
+def _mode(status: os.stat_result) -> str:
+    return f"mode {stat.S_IMODE(status.st_mode):04o}"
+
+
+def _open(what: str, status: os.stat_result) -> str:
+    return f"every user can write to {what} ({_mode(status)}): chmod go-w it, or take another place"
+
+
+def _access_list(path: Path) -> Iterator[tuple[int, int]]:
+    """Tag and uid or gid of each entry of an access list by which somebody can write; see acl(5)."""
+    with suppress(OSError):  # there is none, or the file system knows none
+        raw = os.getxattr(path, _ACCESS_LIST, follow_symlinks=False)
+        entries = list(_ENTRY.iter_unpack(raw[4:]))  # behind the version
+        mask = next((rights for tag, rights, _ in entries if tag == _MASK), _WRITE)
+        for tag, rights, identity in entries:
+            if rights & mask & _WRITE:
+                yield tag, identity
 
 
 def _is_sticky(status: os.stat_result) -> bool:
