@@ -32,6 +32,7 @@ from tunnel.certs.profile import (
     new_key,
 )
 from tunnel.errors import CertificateError, UsageError
+from tunnel.files import read_regular
 
 _CA = "ca"
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, openssl/x509_vfy.h
@@ -146,7 +147,7 @@ def _make_directory(directory: Path) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError as error:
         remedy = f"run `mtunnel certs init {path.parent}` first"
         raise CertificateError(f"no authority in {path.parent}: {path.name} is missing; {remedy}") from error

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnel.errors import CertificateError
+from tunnel.files import read_regular
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -85,7 +86,7 @@ def read(path: Path) -> list[Facts]:
     Raises ``CertificateError`` when the file cannot be read or holds no certificate.
     """
     try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(read_regular(path))
         # The key beside a file belongs to its first certificate; those after it are the issuers'.
         first, *others = certificates
         key_file = _key_beside(path)
@@ -159,7 +160,7 @@ def _key_state(certificate: x509.Certificate, key_file: Path | None) -> KeyState
     if key_file is None:
         return KeyState.MISSING
     try:
-        key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(read_regular(key_file), password=None)
         belongs = key.public_key() == certificate.public_key()
     except TypeError:  # how cryptography says that a passphrase is needed
         return KeyState.ENCRYPTED

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from tunnel import distribution
 from tunnel.errors import TunnelError
+from tunnel.transport.descriptors import occupy_standard_descriptors
 
 INTERRUPTED = 130
 """What a shell reports for SIGINT: 128 + 2."""
@@ -117,6 +118,7 @@ def _load(name: str, location: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``mtunnel`` with ``arguments``, or those of the process. Ends with SystemExit."""
+    occupy_standard_descriptors()
     try:
         sys.exit(typer.main.get_command(app).main(arguments, prog_name="mtunnel"))
     except TunnelError as error:
@@ -124,8 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if not _lost_output():
+            _complain(f"{error.filename or 'the system says'}: {error.strerror or error}")
+        sys.exit(TunnelError.exit_code)
     finally:
-        _flush()
+        if _lost_output():
+            sys.exit(TunnelError.exit_code)
 
 
 def _complain(message: str) -> None:
@@ -139,19 +146,32 @@ def _complain(message: str) -> None:
         typer.echo(f" {message}", err=True)
 
 
-def _flush() -> None:
-    """Write what is buffered while a reader that went away (``| head``) can still be passed over.
+def _lost_output() -> bool:
+    """Write what is buffered, and complain where that cannot be; whether it could not."""
+    fault = _flush()
+    if fault is not None:
+        _complain(f"the output cannot be written: {fault.strerror or fault}")
+    return fault is not None
 
-    So can a stderr that cannot be written: the exit code says what it would have said.
+
+def _flush() -> OSError | None:
+    """Write what is buffered; why stdout cannot be written, if that is so and matters.
+
+    It does not where the reader went away (``| head``). Nor does a stderr that cannot be written: the exit
+    code says what it would have said.
     """
-    for stream, passed_over in ((sys.stdout, BrokenPipeError), (sys.stderr, OSError)):
+    fault = None
+    for stream in (sys.stdout, sys.stderr):
         if stream is None:  # it was closed from the start
             continue
         try:
             stream.flush()
-        except passed_over:
+        except OSError as error:
             # The interpreter flushes once more at its end: give it a place (Python docs, "Note on SIGPIPE").
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                fault = error
+    return fault
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ def serve(
 
     SIGHUP reads certificates and CRLs, and puts the firewall rules of redirect ingresses in place, again.
     """
-    logs.occupy_standard_descriptors()
     forbid_core_dumps()
     checked = load(config)
     with claimed(checked.host.control):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
@@ -230,6 +231,27 @@ def test_a_reader_that_went_away_is_no_drama(lines: int, status: int) -> None:
         os.close(writer)
     assert done.returncode == status
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("options", [["--version"], ["check", "--json", "-c", "/none"]])
+def test_output_that_is_lost_is_a_failure(options: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = in_a_process(f"from tunnel.cli.main import main; main({options})", stdout=full.fileno())
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+def test_what_the_system_refuses_is_told_in_a_line(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(failing(OSError(errno.EMFILE, "Too many open files")))
+    assert run("act") == 1
+    install(failing(PermissionError(errno.EACCES, "Permission denied", "/srv/file")))
+    assert run("act") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the system says: Too many open files",
+        "error: /srv/file: Permission denied",
+    ]
 
 
 @pytest.mark.parametrize(("no_color", "shown"), [("", b"\x1b[31m\x1b[1merror:\x1b[0m "), ("1", b"error: ")])

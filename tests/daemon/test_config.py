@@ -170,6 +170,7 @@ def test_a_contradiction_alone_is_enough(tmp_path: Path) -> None:
     [
         (b"[host]\na = 1\na = 2\n", "is not a TOML file: line 3: a is given a second time"),
         (b'[host]\nname = "\xff"', "is not a TOML file: line 2: byte 0xff is not UTF-8"),
+        (b"a = " + b"[" * 100_000, "is not a TOML file: brackets are nested too deeply"),
     ],
 )
 def test_what_is_not_toml_says_where(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -189,6 +190,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert problems(tmp_path / "none.toml") == {"": "does not exist; --config FILE names another"}
     assert problems(tmp_path) == {"": "cannot be read: Is a directory"}
+    assert problems(Path("/dev/zero")) == {"": "cannot be read: it is a device, not a file"}
 
 
 def test_wrong_brackets_are_one_mistake_and_hide_no_other(tmp_path: Path) -> None:

@@ -59,11 +59,28 @@ def test_a_socket_path_must_fit_the_kernel() -> None:
     assert "has 108 bytes, the kernel takes 107" in complaint(values.SocketPath, "/" + "x" * 107)
 
 
+@pytest.mark.parametrize("path", ["/", "..", "run/.."])
+def test_a_socket_path_must_name_a_file(path: str) -> None:
+    assert "names no file" in complaint(values.SocketPath, path)
+
+
+def test_paths_have_no_nul() -> None:
+    for kind in (values.FilePath, values.SocketPath):
+        assert "has a character that no path can have" in complaint(kind, "a\0b")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]:16515", "[::ffff:0.0.0.0]"])
+def test_peers_have_addresses_that_can_be_dialled(address: str) -> None:
+    assert "is not an address that can be dialled" in complaint(values.PeerEndpoint, address)
+
+
 def test_users_become_uids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwnam", {"qemu": account("qemu", 107)}.__getitem__)
     assert read(values.Uid, "qemu") == 107
     assert read(values.Uid, "64055") == 64055
     assert "there is no user 'libvirt-qemu'" in complaint(values.Uid, "libvirt-qemu")
+    assert "there is no user '٣'" in complaint(values.Uid, "٣")  # a digit, but none that anybody means
+    assert "there is no user '999" in complaint(values.Uid, "9" * 5000)
     assert "there is no user '4294967295'" in complaint(values.Uid, str(2**32 - 1))  # (uid_t) -1 means nobody
 
 
@@ -100,6 +117,8 @@ def test_congestion_control_must_be_available(tmp_path: Path, monkeypatch: pytes
 def test_a_link_needs_some_memory() -> None:
     assert read(values.Memory, "64MiB") == 64 * 2**20
     assert "needs at least 64MiB" in complaint(values.Memory, "63MiB")
+    assert "at most 1TiB" in complaint(values.Memory, "1025GiB")
+    assert "is not a number with a unit" in complaint(values.Memory, "9" * 400 + "TiB")
 
 
 def test_durations_have_units() -> None:

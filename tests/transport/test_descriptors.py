@@ -1,4 +1,4 @@
-"""The limit of open files, in a process of its own."""
+"""Open files of a process, in one of its own."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ def test_the_hard_limit_counts_from_then_on() -> None:
 
 def test_a_limit_that_the_kernel_does_not_grant_stays() -> None:
     subprocess.run([sys.executable, "-c", REFUSED], check=True, timeout=60)
+
+
+OCCUPY = """
+import os, socket
+from tunnel.transport.descriptors import occupy_standard_descriptors
+occupy_standard_descriptors()
+null = os.stat(os.devnull).st_rdev
+print([os.fstat(number).st_rdev == null for number in (0, 2)], socket.socket().fileno() > 2)
+"""
+
+
+def test_closed_standard_descriptors_are_occupied() -> None:
+    argv = ["/bin/sh", "-c", 'exec "$0" -c "$1" <&- 2>&-', sys.executable, OCCUPY]
+    assert subprocess.run(argv, capture_output=True, check=True).stdout == b"[True, True] True\n"

@@ -39,6 +39,7 @@ from tunnel.daemon.values import (
     default_uids,
 )
 from tunnel.errors import ConfigError
+from tunnel.files import read_regular
 from tunnel.relay.address import AllowList, TargetAddress, default_target
 from tunnel.wire.session import DEFAULT_LIMITS
 
@@ -144,7 +145,7 @@ def load(path: Path) -> Config:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, pipes=True)
     except FileNotFoundError:
         raise ConfigError(str(path), [("", "does not exist; --config FILE names another")]) from None
     except OSError as error:

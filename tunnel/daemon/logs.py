@@ -223,15 +223,3 @@ def _with_priority(render: Processor) -> Processor:
         return f"<{priority}>{render(logger, name, event)!s}"
 
     return prefixed
-
-
-def occupy_standard_descriptors() -> None:
-    """Open /dev/null for each of 0, 1 and 2 that is closed.
-
-    Otherwise the next socket gets that number, and whoever writes to stderr writes to a peer.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free

@@ -18,6 +18,7 @@ from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
 from tunnel.errors import CertificateError, ConfigError
+from tunnel.files import read_regular
 from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
 from tunnel.transport import credentials, nftables, unixpath
 from tunnel.transport.capability import examine
@@ -129,7 +130,7 @@ def _unreadable_files(config: Config) -> Iterator[Problem]:
         if path is None:
             continue
         try:
-            path.open("rb").close()
+            read_regular(path)
         except OSError as error:
             yield f"tls.{key}", f"{path} cannot be read: {error.strerror}"
 

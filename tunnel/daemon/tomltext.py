@@ -26,6 +26,8 @@ def parse(content: bytes) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(_explained(text, str(error))) from None
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
 
 
 def misplaced(content: bytes, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

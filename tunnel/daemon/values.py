@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -27,9 +28,11 @@ QEMU_USERS = ("libvirt-qemu", "qemu")
 
 DEFAULT_USERS = ("root", *QEMU_USERS)
 MIN_MEMORY = 64 * 2**20
+MAX_MEMORY = 2**40
 MAX_RESUME_WINDOW = 3600.0
 MIN_ROTATE_AFTER = 60.0
 MAX_ROTATE_AFTER = 30 * 24 * 3600.0
+_UID = re.compile(r"[0-9]{1,10}")
 CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
@@ -65,11 +68,15 @@ def _path(value: object, info: ValidationInfo) -> Path:
     """Paths are relative to the file, whose directory comes with the validation's context."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"must be a path in quotes, not {value!r}")
+    if "\0" in value:
+        raise ValueError(f"{value!r} has a character that no path can have")
     directory: Path = info.context["directory"] if info.context else Path.cwd()
     return directory / value
 
 
 def _socket_path(path: Path) -> Path:
+    if not path.name or path.name == "..":
+        raise ValueError(f"the socket path {path} names no file")
     size = len(os.fsencode(path))
     if size > MAX_UNIX_PATH_BYTES:
         raise ValueError(f"the socket path {path} has {size} bytes, the kernel takes {MAX_UNIX_PATH_BYTES}")
@@ -77,7 +84,10 @@ def _socket_path(path: Path) -> Path:
 
 
 def _peer_endpoint(text: str) -> address.Endpoint:
-    return address.parse_endpoint(text, DEFAULT_PORT)
+    endpoint = address.parse_endpoint(text, DEFAULT_PORT)
+    if endpoint.host in {"0.0.0.0", "::"}:  # noqa: S104  nothing is bound
+        raise ValueError(f"{endpoint.host} is not an address that can be dialled")
+    return endpoint
 
 
 def _own_endpoint(text: str, default_port: int | None = None) -> address.Endpoint:
@@ -90,7 +100,7 @@ def _own_endpoint(text: str, default_port: int | None = None) -> address.Endpoin
 
 
 def _uid(user: str) -> int:
-    if user.isdecimal() and int(user) < 2**32 - 1:
+    if _UID.fullmatch(user) and int(user) < 2**32 - 1:
         return int(user)
     try:
         return uid_of(user)
@@ -119,6 +129,8 @@ def _memory(value: object) -> int:
     size = parse_size(value)
     if size < MIN_MEMORY:
         raise ValueError(f"{value!r} is too little: a link needs at least {format_size(MIN_MEMORY)}")
+    if size > MAX_MEMORY:
+        raise ValueError(f"{value!r} is too much: at most {format_size(MAX_MEMORY)}")
     return size
 
 

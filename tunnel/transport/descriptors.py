@@ -1,7 +1,8 @@
-"""How many files the process may have open."""
+"""The numbers of open files: how many there may be, and those that everybody writes to."""
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import suppress
 
@@ -15,3 +16,15 @@ def raise_limit() -> int:
     with suppress(ValueError, OSError):  # more than fs.nr_open, in a container
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def occupy_standard_descriptors() -> None:
+    """Open /dev/null for each of 0, 1 and 2 that is closed.
+
+    Otherwise the next socket gets that number, and whoever writes to stderr writes to a peer.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free

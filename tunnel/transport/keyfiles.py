@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tunnel.errors import CertificateError
+from tunnel.files import read_regular
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"  # PKCS #8, and the older EC and RSA forms
@@ -106,7 +107,7 @@ _Parsed = TypeVar("_Parsed")
 def _parsed(path: Path, what: str, parse: Callable[[bytes], list[_Parsed]]) -> tuple[_Parsed, ...]:
     """Read what OpenSSL has read without a complaint."""
     try:
-        return tuple(parse(path.read_bytes()))
+        return tuple(parse(read_regular(path)))
     except OSError as error:
         raise CertificateError(f"cannot read the {what} {path}: {error.strerror}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -161,7 +162,7 @@ def _cert_time(text: str) -> datetime:
 
 def _require_pem(path: Path, what: str, marker: bytes) -> None:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise CertificateError(f"cannot read the {what} {path}: {error.strerror}") from error
     if content.startswith(_BYTE_ORDER_MARKS):
@@ -208,8 +209,8 @@ def _pair_fault(cert: Path, key: Path, reason: str | None) -> str:
 
 def _foreign_key(cert: Path, key: Path) -> str:
     """Say whose ``key`` is, if not the first certificate's of ``cert``: files are often joined in reverse."""
-    ours = load_pem_private_key(key.read_bytes(), password=None).public_key()
-    for number, certificate in enumerate(x509.load_pem_x509_certificates(cert.read_bytes()), start=1):
+    ours = load_pem_private_key(read_regular(key), password=None).public_key()
+    for number, certificate in enumerate(x509.load_pem_x509_certificates(read_regular(cert)), start=1):
         with suppress(UnsupportedAlgorithm):
             if number > 1 and certificate.public_key() == ours:
                 whose = f"certificate {number} in {cert}, {certificate.subject.rfc4514_string() or 'unnamed'}"
