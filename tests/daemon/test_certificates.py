@@ -47,7 +47,6 @@ class World:
         self.directory = directory
         self.pair = pair
         self.clock = Clock()
-        self.renewals = 0
         self.write()
         self.certificates = self.start(load(self.files))
         self.prove()
@@ -68,10 +67,7 @@ class World:
         return self.files
 
     def start(self, contexts: TlsContexts) -> Certificates:
-        return Certificates(contexts, "hosta", [self.link], renewed=self.renewed, clock=self.clock)
-
-    def renewed(self) -> None:
-        self.renewals += 1
+        return Certificates(contexts, "hosta", [self.link], clock=self.clock)
 
     def prove(self) -> None:
         """Let the link's lanes be made with what is in use now."""
@@ -84,6 +80,11 @@ class World:
         """Look twice, as time does: new files have settled by then."""
         await self.certificates.look()
         await self.certificates.look()
+
+    @property
+    def outdated(self) -> list[int]:
+        """The lanes that are to be replaced."""
+        return list(self.link.rotation._due)
 
     @property
     def reasons(self) -> list[str]:
@@ -228,16 +229,58 @@ async def test_the_next_lane_uses_the_files_as_they_are(world: World) -> None:
     world.write(renewed)
     contexts = world.certificates.for_next_lane()
     assert contexts.accepted[0] == contexts.dialed[0] == renewed.certificate
-    assert world.renewals == 1
     await world.look()
-    assert world.renewals == 1
+    assert world.outdated == [1], "it is to be replaced"
     assert world.link.state is LinkState.UP, "what it was made with is valid still"
 
 
 async def test_a_new_crl_is_no_new_certificate(world: World) -> None:
     world.write(crls=[ROOT.crl(until=91)])
     await world.look()
-    assert world.renewals == 0
+    assert world.outdated == []
+
+
+async def test_a_lane_that_was_under_way_at_a_renewal_is_replaced_too(world: World) -> None:
+    """It would live until the old certificate ends, and the link would end with it."""
+    lanes = dict(world.link.lanes)
+    world.link.lanes.clear()
+    world.write(ROOT.host("hosta"))
+    await world.look()
+    assert world.outdated == []
+    world.link.lanes.update(lanes)
+    await world.certificates.look()
+    assert world.outdated == [1]
+
+
+async def test_a_clock_that_was_far_ahead_for_a_moment_leaves_nothing_behind(world: World) -> None:
+    world.clock.moment = day(9999)
+    with pytest.raises(CertificateError, match="has expired"):
+        world.certificates.for_next_lane()
+    await world.certificates.look()
+    world.clock.moment = day(0)
+    assert world.certificates.for_next_lane() is world.certificates.current
+    with capture_logs() as logs:
+        await world.certificates.look()
+        world.clock.moment = day(89)
+        await world.certificates.look()
+    assert len(warned(logs)) == 2, "and warns as it would have"
+
+
+@pytest.mark.parametrize("patience", [0.0, 3600.0])
+async def test_files_that_could_not_be_read_for_a_moment_are_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Nothing of them changes when a disk, a descriptor or a certificate's first second is there at last."""
+    monkeypatch.setattr(module, "TRY_AGAIN", patience)
+    renewed = ROOT.host("hosta")
+    world.write(renewed)
+    real = module._read
+    monkeypatch.setattr(module, "_read", lambda current: module._Found(None, None, "too many open files"))
+    await world.look()
+    assert world.certificates.facts()["problem"] == "too many open files"
+    monkeypatch.setattr(module, "_read", real)
+    await world.look()
+    assert (world.certificates.current.accepted[0] == renewed.certificate) is (patience == 0.0)
 
 
 def spoil(files: TlsFiles, name: str) -> None:

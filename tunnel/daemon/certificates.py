@@ -9,13 +9,16 @@ file, a key that does not belong) leaves in place what is in use, and is said on
 one after the other, so links are judged by new ones only when two looks in a row found the same; a lane that
 is made meanwhile uses them already. A CRL that revokes this host counts even if nothing else could be used.
 
-``renewed`` is called when this host has another certificate: lanes may be replaced by ones that use it.
+What is found wrong is looked at again: a file may have been out of reach or not valid yet, the clock may have
+been wrong. Lanes that prove this host by another certificate than the one in use are replaced, also those
+that were under way when it was renewed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,6 +42,9 @@ from tunnel.wire.codes import Code
 
 LOOK = 1.0
 """Seconds between two looks at the files and the clock."""
+
+TRY_AGAIN = 10.0
+"""Seconds after which files that could not be used are read again, changed or not."""
 
 LATE = timedelta(seconds=30)
 """How long after a CRL's end lanes are still judged by it: they may have been under way then."""
@@ -69,7 +75,6 @@ class Certificates:
         host: str,
         links: Iterable[Link],
         *,
-        renewed: Callable[[], None] = lambda: None,
         clock: Clock = now,
     ) -> None:
         self.current = contexts
@@ -77,7 +82,6 @@ class Certificates:
         """Why the files, as they are on disk, are not in use."""
         self._host = host
         self._links = links
-        self._renewed = renewed
         self._clock = clock
         self._taken = self._seen = _stamp(contexts.files)
         self._unfit = ""  # why no lane can be made: what is wrong with our own certificate
@@ -86,6 +90,7 @@ class Certificates:
         self._judged = clock()
         self._asked = asyncio.Event()
         self._said_problem = ""
+        self._try_again_at = 0.0  # of time.monotonic
         self._said: dict[str, tuple[int, datetime]] = {}  # what was warned of: at which level, and its end
         self._warn_at = clock()
         self._judge_own()
@@ -124,7 +129,8 @@ class Certificates:
         """
         stamp, taken = _stamp(self.current.files), self._taken
         settled, self._seen = asked or stamp == self._seen, stamp
-        if asked or (settled and stamp != taken):
+        again = bool(self.problem) and time.monotonic() >= self._try_again_at
+        if asked or (settled and (again or stamp != taken)):
             # On a thread, as CRLs may be large.
             found = await asyncio.to_thread(_read, self.current)
             if self._taken is taken:  # else a lane needed them meanwhile
@@ -133,8 +139,10 @@ class Certificates:
             self._say_problem(again=asked)
         if asked and not self.problem:
             log.info("certificates and CRLs were read again", file=str(self.current.files.cert))
+        self._heed_clock()
         self._judge_own_again()
         self._judge_lanes(settled=settled)
+        self._replace_outdated()
         self._warn()
 
     def facts(self) -> dict[str, Any]:
@@ -165,6 +173,7 @@ class Certificates:
 
     def _apply(self, stamp: Stamp, found: _Found) -> None:
         self._taken, self.problem = stamp, found.problem
+        self._try_again_at = time.monotonic() + TRY_AGAIN
         if found.contexts is not None:
             self._take(found.contexts)
         elif found.trust is not None:
@@ -181,7 +190,6 @@ class Certificates:
         old, self.current = self.current, new
         if (new.accepted, new.dialed) != (old.accepted, old.dialed):
             log.info("this host's certificate was renewed", file=str(new.files.cert))
-            self._renewed()
 
     def _believe(self, trust: Trust) -> None:
         """Of files that cannot all be used, take authorities and CRLs, unless these are for others.
@@ -212,9 +220,14 @@ class Certificates:
         self._fit_until = min((end for end in ends if end > moment), default=_NEVER)
 
     def _judge_own_again(self) -> None:
-        """Judge ourselves if something has ended since."""
-        if self._clock() >= self._fit_until:
+        """Judge ourselves if something has ended since, or was wrong."""
+        if self._unfit or self._clock() >= self._fit_until:
             self._judge_own()
+
+    def _heed_clock(self) -> None:
+        """A clock that was put back may have been far ahead: what was left for later then is due sooner."""
+        if (moment := self._clock()) < self._judged:
+            self._fit_until = self._warn_at = moment
 
     def _fault_of_own(self, trust: Trust) -> tuple[VerificationError, bool] | None:
         """What ``trust`` has against our certificates, and whether that is the one to dial with."""
@@ -241,6 +254,13 @@ class Certificates:
                     break
                 self._approved[lane] = trust
         self._judged = moment
+
+    def _replace_outdated(self) -> None:
+        """Have lanes replaced that prove this host by another certificate than the one in use."""
+        for link in self._links:
+            proofs = [(lane, lane.proof) for lane in link.lanes.values() if lane.proof is not None]
+            outdated = [lane for lane, p in proofs if p.ours != self.current.own_chain(dialing=p.dialing)]
+            link.rotation.rotate("certificates renewed", outdated)
 
     def _is_new(self, lane: Lane, proof: Proof) -> bool:
         """Whether the lane was not judged yet by what is believed now."""

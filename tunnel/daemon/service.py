@@ -69,9 +69,7 @@ class Service:
         self._make_lane = maker(transport.lanes, contexts.lane, threaded=transport.lane_threads)
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
-        self._certificates = Certificates(
-            contexts, config.host.name, self._links.values(), renewed=self._renewed
-        )
+        self._certificates = Certificates(contexts, config.host.name, self._links.values())
         self._ingresses: list[Ingress] = []
         self._reception: Reception | None = None
         self._control: ControlSocket | None = None
@@ -193,11 +191,6 @@ class Service:
             apart = not isinstance(ingress.listen, UnixAddress) and ingress.listen.host in guarded
             plan = IngressPlan(ingress.listen, ingress.target, ingress.uids, guarded=apart)
             self._ingresses.append(Ingress(plan, self._links[ingress.peer]))
-
-    def _renewed(self) -> None:
-        """This host has another certificate: lanes are replaced by ones that use it."""
-        for link in self._links.values():
-            link.rotation.rotate("certificates renewed")
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -165,9 +165,9 @@ class Rotation:
         """A key of ``lane`` has protected as many records as the plan says."""
         self._want(lane, f"{self.plan.records} records with one key")
 
-    def rotate(self, reason: str) -> None:
-        """Have all lanes that the session has now replaced, one by one."""
-        for lane in list(self._owner.lanes.values()):
+    def rotate(self, reason: str, lanes: Iterable[Lane] | None = None) -> None:
+        """Have ``lanes``, or all that the session has now, replaced, one by one. Saying so twice is once."""
+        for lane in list(self._owner.lanes.values() if lanes is None else lanes):
             self._want(lane, reason)
 
     def tick(self, lane: Lane) -> None:
