@@ -120,11 +120,13 @@ class Cutter:
             self._pairs[task] = (near, far)
 
     async def _relay(self, near: socket.socket, far: socket.socket) -> None:
+        pair = asyncio.current_task()
+        assert pair is not None
         try:
             await self._loop.sock_connect(far, self._towards)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._carry(near, far))
-                tasks.create_task(self._carry(far, near))
+                tasks.create_task(self._carry(near, far, pair))
+                tasks.create_task(self._carry(far, near, pair))
         except* OSError:
             pass  # one end is gone: the other shall see it
         finally:
@@ -132,37 +134,32 @@ class Cutter:
                 with suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 sock.close()
-            task = asyncio.current_task()
-            assert task is not None
-            self._pairs.pop(task, None)
+            self._pairs.pop(pair, None)
 
-    async def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    async def _carry(self, source: socket.socket, sink: socket.socket, pair: asyncio.Task[None]) -> None:
         while data := await self._loop.sock_recv(source, _CHUNK):
             await self._flowing.wait()
-            now, later = data[: self._left], data[self._left :] if self._left is not None else b""
+            if pair not in self._pairs:  # cut, and not cancelled yet: nothing here has had to wait since then
+                return
+            now = data[: self._left]
             await self._loop.sock_sendall(sink, now)
             self.carried += len(now)
-            self._spend(len(now), source)
-            if later:
-                return
+            self._spend(len(now), pair)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
-    def _spend(self, count: int, source: socket.socket) -> None:
-        if self._left is None:
+    def _spend(self, count: int, pair: asyncio.Task[None]) -> None:
+        if self._left is None or pair not in self._pairs:
             return
         self._left -= count
         if self._left <= 0:
             self._left = None
-            self._cut(self._hit(source) if self.one_at_a_time else None)
+            self._cut([pair] if self.one_at_a_time else None)
             self._next_cut()
 
     def _next_cut(self) -> None:
         if self._left is None and self._cuts:
             self._left = self._cuts.popleft()
-
-    def _hit(self, source: socket.socket) -> list[asyncio.Task[None]]:
-        return [task for task, pair in self._pairs.items() if source in pair]
 
     def _cut(self, tasks: list[asyncio.Task[None]] | None = None) -> list[asyncio.Task[None]]:
         """Reset the connections of ``tasks`` at once, or every one; the tasks that carried them."""
