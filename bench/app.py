@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -26,6 +26,7 @@ from tunnel.bench.lab import requirements
 from tunnel.bench.latency import SAMPLES
 from tunnel.bench.losses import OURS
 from tunnel.bench.network import Network
+from tunnel.bench.recipes import LANES
 from tunnel.bench.resultfile import newest, read_all
 from tunnel.bench.results import Record, Results, named
 from tunnel.daemon.units import parse_size
@@ -51,6 +52,15 @@ def _size(text: str) -> int:
 
 
 Size = Annotated[str, typer.Option(help="Bytes to carry, for example 512MiB.")]
+
+
+def _kinds(text: str) -> tuple[rotate_bench.Kinds, ...]:
+    pairs = tuple(tuple(word.split("-")) for word in text.split(","))
+    if not all(len(pair) == 2 and set(pair) <= LANES.keys() for pair in pairs):
+        raise UsageError(
+            f"--kinds is a list of pairs of {', '.join(LANES)}, such as kernel-userspace: not {text!r}"
+        )
+    return cast("tuple[rotate_bench.Kinds, ...]", pairs)
 
 
 def _streams(text: str) -> tuple[int, ...]:
@@ -222,6 +232,9 @@ def rotate(
     size: Size = "10GiB",
     streams: Annotated[int, typer.Option(min=1, max=_MOST_STREAMS, help="Connections.")] = 8,
     lanes: Annotated[str, typer.Option(help="TLS connections of the link; a list such as 1,2.")] = "1,2",
+    kinds: Annotated[
+        str, typer.Option(help="Who encrypts on both sides: a list of pairs of userspace, threads, kernel.")
+    ] = "userspace-userspace,userspace-threads",
     records: Annotated[
         int, typer.Option(min=1024, max=rotate_bench.LASTING, help="Records that a key may protect.")
     ] = 1024,
@@ -232,7 +245,9 @@ def rotate(
     json: AsJson = False,
 ) -> None:
     """Replace lanes under bulk in both directions: gaps that streams notice, every byte compared."""
-    options = rotate_bench.Options(_size(size), streams, _streams(lanes), records, rounds, compare)
+    options = rotate_bench.Options(
+        _size(size), streams, _streams(lanes), records, rounds, compare, _kinds(kinds)
+    )
     session = _Session("rotate", asdict(options), congestion, results, json=json)
     found = rotate_bench.run(options, session.network, session.results, session.progress)
     _close(rotate_bench.table(found), session)

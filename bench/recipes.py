@@ -32,11 +32,23 @@ class Sides:
 # -- mtunnel -------------------------------------------------------------------------------------------------
 
 
-def mtunnel(site: Site, lanes: int = 1, records: int = 0) -> Sides:
-    """Two daemons, one link of ``lanes`` lanes, one ingress. ``records`` a key, if not the default."""
-    transport = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
+LANES = {
+    "userspace": 'lane = "userspace"\nlane_threads = false\n',
+    "threads": 'lane = "userspace"\nlane_threads = true\n',
+    "kernel": 'lane = "kernel"\nlane_threads = false\n',
+}
+"""Lines of a configuration, by who encrypts: the daemon in its loop, or on threads, or the kernel."""
+
+
+def mtunnel(site: Site, lanes: int = 1, records: int = 0, kinds: Sequence[str] = ("", "")) -> Sides:
+    """Two daemons, one link of ``lanes`` lanes, one ingress.
+
+    ``records`` a key, and the ``kinds`` (of LANES) of both sides' lanes, if not the defaults.
+    """
+    common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
+    transport_a, transport_b = (common + LANES.get(kind, "") for kind in kinds)
     listen_a = free_tcp(ADDRESS_A)
-    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport)
+    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport_a)
     config_a += _mtunnel_peer(HOST_B, site.link, ())
     config_a += f"""
 [[ingress]]
@@ -45,7 +57,7 @@ listen = "{_mtunnel_address(site.entry)}"
 target = "{_mtunnel_address(site.exit)}"
 users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
 """
-    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b, transport)
+    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b, transport_b)
     config_b += _mtunnel_peer(HOST_A, listen_a, [_mtunnel_address(site.exit)])
     serve = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(

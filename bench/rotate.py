@@ -7,11 +7,13 @@ so a gap that the machine causes is told from one that a rotation causes. Every 
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from tunnel.errors import TunnelError
 LASTING = 1 << 24
 """Records of a key that is not to be replaced: the most that a configuration may say."""
 
+Kinds = tuple[str, str]
+"""Who encrypts on side A and on side B: names in ``recipes.LANES``."""
+
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
 _STEP = 0.5  # seconds between two looks
 _READY_SECONDS = 20.0
@@ -42,9 +47,9 @@ _RECORDS = ("records_sent", "records_received")
 
 @dataclass(frozen=True)
 class Options:
-    """``size`` bytes each way in all, over ``streams``; once for each number of ``lanes``, ``rounds`` times.
+    """``size`` bytes each way in all, over ``streams``; for each number of ``lanes`` and each of ``kinds``.
 
-    ``records`` under one key; ``compare``: run each case with lasting keys as well.
+    ``records`` under one key, ``rounds`` times; ``compare``: run each case with lasting keys as well.
     """
 
     size: int
@@ -53,6 +58,21 @@ class Options:
     records: int = 1024
     rounds: int = 1
     compare: bool = True
+    kinds: tuple[Kinds, ...] = (("userspace", "userspace"), ("userspace", "threads"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What fresh daemons are started with."""
+
+    round: int
+    lanes: int
+    kinds: Kinds
+    records: int
+
+    def __str__(self) -> str:
+        many = "s" if self.lanes > 1 else ""
+        return f"{self.lanes} lane{many}, {'-'.join(self.kinds)}, {self.records} records a key"
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,7 @@ class Outcome:
 
     round: int
     lanes: int
+    kinds: str
     streams: int
     records: int
     bytes: int
@@ -83,51 +104,50 @@ class Outcome:
 def run(options: Options, network: Network, results: Results, progress: Progress) -> list[Outcome]:
     """Measure every case into ``results``; failures are recorded there too."""
     found = []
-    for number, lanes, records in _cases(options):
-        what = f"{lanes} lane{'s' if lanes > 1 else ''}, {records} records a key"
-        progress(f"round {number} of {options.rounds}: {what}")
+    for case in _cases(options):
+        progress(f"round {case.round} of {options.rounds}: {case}")
         try:
-            outcome = measure(options, number, lanes, records, network)
+            outcome = measure(options, case, network)
         except BenchError as error:
-            results.add("failure", contestant=what, round=number, reason=str(error))
+            results.add("failure", contestant=str(case), round=case.round, reason=str(error))
             continue
         found.append(outcome)
         results.add("rotation", **asdict(outcome))
     return found
 
 
-def _cases(options: Options) -> Iterator[tuple[int, int, int]]:
-    for number in range(1, options.rounds + 1):
-        for lanes in options.lanes:
-            if options.compare:
-                yield number, lanes, LASTING
-            yield number, lanes, options.records
+def _cases(options: Options) -> Iterator[Case]:
+    keys = (LASTING, options.records) if options.compare else (options.records,)
+    rounds = range(1, options.rounds + 1)
+    return itertools.starmap(Case, itertools.product(rounds, options.lanes, options.kinds, keys))
 
 
-def measure(options: Options, number: int, lanes: int, records: int, network: Network) -> Outcome:
+def measure(options: Options, case: Case, network: Network) -> Outcome:
     """Carry everything once. Raises BenchError when a process fails, a byte is wrong, or nothing moves."""
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         site = lay_out(Path(scratch), network.congestion)
         count = options.size // options.streams
         called = _start(rig, "called", site.exit, options.streams, count)
         called.wait_listening(site.exit)
-        start(rig, mtunnel(site, lanes, records), site)
+        start(rig, mtunnel(site, case.lanes, case.records, case.kinds), site)
         watch = _Watch(site)
-        watch.wait_up(lanes)
+        watch.wait_up(case.lanes)
         caller = _start(rig, "caller", site.entry, options.streams, count)
         deadline = time.monotonic() + 60 + options.size / _SLOWEST
         while any(each.process.poll() is None for each in (caller, called)):
             if time.monotonic() > deadline:
                 raise BenchError("nothing moves any more: it took too long")
-            watch.look()
+            with suppress(BenchError):  # a daemon that is kept from answering still carries, and still counts
+                watch.look()
             time.sleep(_STEP)
         figures = [_figures(each) for each in (caller, called)]
         watch.look()
         return Outcome(
-            round=number,
-            lanes=lanes,
+            round=case.round,
+            lanes=case.lanes,
+            kinds="-".join(case.kinds),
             streams=options.streams,
-            records=records,
+            records=case.records,
             bytes=count * options.streams,
             rotations=watch.rotations,
             resumes=watch.resumes,
@@ -192,12 +212,13 @@ class _Watch:
 def table(found: Sequence[Outcome]) -> Table:
     """Return the terminal's view."""
     view = Table(title="bench rotate · bulk both ways, every byte compared", title_justify="left")
-    headings = ("lanes", "records a key", "GiB each way", "MiB/s each way", "rotations")
+    headings = ("lanes", "kinds", "records a key", "GiB each way", "MiB/s each way", "rotations")
     for heading in (*headings, "resumes", "most records", "longest gap ms", "silence ms"):
         view.add_column(heading, justify="right")
     for each in found:
         view.add_row(
             str(each.lanes),
+            each.kinds,
             str(each.records),
             f"{each.bytes / GIB:.1f}",
             f"{each.mib_per_s:.0f}",

@@ -49,6 +49,13 @@ def test_the_daemon_uses_the_congestion_control_of_the_run(site: Site) -> None:
     assert [config.transport.congestion for config in _mtunnel(site)] == ["reno", "reno"]
 
 
+def test_each_side_may_have_lanes_of_its_own_kind(site: Site) -> None:
+    sides = recipes.mtunnel(site, 2, 1024, ("threads", "kernel"))
+    a, b = (load(Path(side[-1])).transport for side in (sides.a, sides.b))
+    assert (a.lane, a.lane_threads, b.lane, b.lane_threads) == ("userspace", True, "kernel", False)
+    assert (a.lanes, b.lanes, a.rotate_records, b.rotate_records) == (2, 2, 1024, 1024)
+
+
 def test_haproxy_is_tuned_by_its_buffer_size_alone(site: Site) -> None:
     default = _config(recipes.haproxy(site).b).splitlines()
     tuned = _config(recipes.haproxy(site, bufsize=262144).b).splitlines()

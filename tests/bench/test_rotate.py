@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,18 @@ from rich.console import Console
 
 from tunnel.bench import rotate
 from tunnel.bench.network import Network, effective_congestion
+from tunnel.bench.program import BenchError
 from tunnel.bench.results import Results
-from tunnel.bench.rotate import LASTING, Options, Outcome, _cases, run, table
+from tunnel.bench.rotate import LASTING, Case, Options, Outcome, _cases, run, table
 
 MIB = 1 << 20
 
 
 def outcome(**changes: float) -> Outcome:
-    fields: dict[str, float] = {
+    fields: dict[str, float | str] = {
         "round": 1,
         "lanes": 2,
+        "kinds": "userspace-threads",
         "streams": 8,
         "records": 1024,
         "bytes": 3 << 30,
@@ -33,17 +36,28 @@ def outcome(**changes: float) -> Outcome:
     return Outcome(**{**fields, **changes})  # type: ignore[arg-type]  # checked by the dataclass
 
 
-def test_every_number_of_lanes_is_measured_with_and_without_rotations() -> None:
-    options = Options(MIB, lanes=(1, 2), rounds=2)
-    both = [(1, LASTING), (1, 1024), (2, LASTING), (2, 1024)]
-    assert list(_cases(options)) == [(number, *case) for number in (1, 2) for case in both]
-    assert list(_cases(Options(MIB, lanes=(3,), records=2048, compare=False))) == [(1, 3, 2048)]
+def test_every_number_and_kind_of_lanes_is_measured_with_and_without_rotations() -> None:
+    one, other = Options(MIB).kinds
+    options = Options(MIB, lanes=(1, 2), rounds=2, kinds=(other,))
+    both = [(1, other, LASTING), (1, other, 1024), (2, other, LASTING), (2, other, 1024)]
+    assert list(_cases(options)) == [Case(number, *case) for number in (1, 2) for case in both]
+    alone = Options(MIB, lanes=(3,), records=2048, compare=False)
+    assert list(_cases(alone)) == [Case(1, 3, one, 2048), Case(1, 3, other, 2048)]
 
 
 @pytest.mark.slow
-def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path) -> None:
+def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too busy to answer is asked again: a transfer of hours is not given up for that."""
+    looks, look = itertools.count(), rotate._Watch.look
+
+    def unheard_at_first(watch: rotate._Watch) -> None:
+        if not next(looks):
+            raise BenchError("timed out")
+        look(watch)
+
+    monkeypatch.setattr(rotate._Watch, "look", unheard_at_first)
     results = Results(tmp, "rotate")
-    options = Options(96 * MIB, streams=3, lanes=(1,))
+    options = Options(96 * MIB, streams=3, lanes=(1,), kinds=(("threads", "userspace"),))
     lasting, rotated = run(options, Network(effective_congestion(), pinned=False), results, lambda _: None)
     assert (lasting.rotations, lasting.resumes, rotated.resumes) == (0, 0, 0)
     assert rotated.rotations >= 1
@@ -57,14 +71,14 @@ def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path) -> None:
 def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotate, "duplex_command", lambda *_: ["false"])
     results = Results(tmp, "rotate")
-    options = Options(MIB, lanes=(1,), compare=False)
+    options = Options(MIB, lanes=(1,), compare=False, kinds=(("userspace", "threads"),))
     assert run(options, Network(effective_congestion(), pinned=False), results, lambda _: None) == []
     (failure,) = results.of_kind("failure")
-    assert failure["contestant"] == "1 lane, 1024 records a key"
+    assert failure["contestant"] == "1 lane, userspace-threads, 1024 records a key"
 
 
 def test_the_table_tells_gaps_in_milliseconds() -> None:
     output = io.StringIO()
     Console(file=output, width=160).print(table([outcome()]))
-    for expected in ("1024", "3.0", "512", "190", "1345", "83", "12"):
+    for expected in ("userspace-threads", "1024", "3.0", "512", "190", "1345", "83", "12"):
         assert expected in output.getvalue()
