@@ -16,7 +16,7 @@ from tunnel.daemon.confinement import confine
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service
 from tunnel.transport.descriptors import raise_limit
-from tunnel.transport.heap import keep_heap
+from tunnel.transport.heap import keep_heap, spare_collector
 from tunnel.transport.privileges import forbid_core_dumps
 
 log = structlog.get_logger()
@@ -40,6 +40,7 @@ def serve(
         raise_limit()
         confined = confine(checked, config) if checked.host.confine else "off, as configured"
         keep_heap()
+        spare_collector()
 
         async def run() -> None:
             log.info("confined", to=str(confined))

@@ -41,6 +41,8 @@ class FakeService:
 given_up: list[str] = []
 """What the daemon has given up: for the tests' own process that would be for good."""
 
+settled: list[str] = []
+
 
 def confine(config: Config, source: Path) -> str:
     given_up.append(f"{config.host.name} {source.name}")
@@ -54,8 +56,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     FakeService.ran = ("nobody", (), False)
     monkeypatch.setattr(module, "Service", FakeService)
     monkeypatch.setattr(module, "forbid_core_dumps", lambda: given_up.append("cores"))
+    monkeypatch.setattr(module, "spare_collector", lambda: settled.append("collector"))
     monkeypatch.setattr(module, "confine", confine)
     given_up.clear()
+    settled.clear()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers = []  # pytest's own would be closed
@@ -108,11 +112,10 @@ def test_confinement_can_be_switched_off(config: Path, capfd: pytest.CaptureFixt
     assert 'event=confined to="off, as configured"' in capfd.readouterr().err
 
 
-def test_heap_is_kept(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = []
-    monkeypatch.setattr(module, "keep_heap", lambda: kept.append(True))
+def test_heap_is_kept_and_the_collector_spared(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "keep_heap", lambda: settled.append("heap"))
     assert serve(config) == 0
-    assert kept
+    assert settled == ["heap", "collector"]
 
 
 def test_mistakes_are_2_and_nothing_runs(tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Batches must not cost page faults: what ``keep_heap`` promises, measured in processes of their own."""
+"""Neither batches nor the collector may hold up a loop: what ``heap`` promises, in processes of their own."""
 
 from __future__ import annotations
 
@@ -19,9 +19,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+COLLECTED = """
+import asyncio, gc
+from tunnel.transport.heap import spare_collector
+before = len(gc.get_objects())
+spare_collector()
+assert before > 10_000
+print(len(gc.get_objects()))
+"""
+
+
 def faults(prologue: str) -> int:
     """Page faults of a process that takes and frees 16 MiB of batches twenty times."""
-    command = [sys.executable, "-c", prologue + CYCLES]
+    return printed(prologue + CYCLES)
+
+
+def printed(program: str) -> int:
+    command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return int(done.stdout)
 
@@ -30,3 +44,7 @@ def test_freed_batches_are_used_again_without_page_faults() -> None:
     by_default = faults("")
     assert by_default > 10_000  # otherwise this system says nothing about the promise
     assert faults(KEEP) < by_default / 50
+
+
+def test_what_a_daemon_starts_with_is_never_looked_at_again() -> None:
+    assert printed(COLLECTED) < 100
