@@ -158,7 +158,9 @@ async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
     assert await ending(caller) == "reset"
     what, reason = last(pair.a)
     assert what == "stream reset by the peer"
+    assert reason.startswith("on hostb: ")
     assert reason.endswith("Connection reset by peer")
+    assert last(pair.b) == ("stream reset", reason)
     assert not pair.b.streams.pumps
 
 
@@ -219,7 +221,7 @@ async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
     assert not pair.a.incidents
     reap(4 * limit)
     assert await ending(caller) == "reset"
-    assert last(pair.a) == ("stream reset", "one direction ended, the other stayed silent")
+    assert last(pair.a) == ("stream reset", "on hosta: one direction ended, the other stayed silent")
     assert not pair.a.streams._silence.lasting(0, 10 * limit), "nothing is remembered of it"
     await exchange(other_caller, other_called)
 

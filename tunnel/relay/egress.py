@@ -99,7 +99,7 @@ class Egress:
         try:
             target = parse_target(text)
         except ValueError as error:
-            raise RefusedError(f"not a target: {error}", Code.TARGET_FORBIDDEN) from None
+            raise RefusedError(f"on {self._host}: not a target: {error}", Code.TARGET_FORBIDDEN) from None
         if self._allowed.leads_back(target):
             reason = (
                 f"{target} is where the mtunnel of {self._host} itself listens, and leads to no hypervisor"

@@ -329,6 +329,7 @@ class Streams:
         self._abandon(pump.number, Code.LOCAL_RESET, reason)
 
     def _abandon(self, number: int, code: Code, reason: str) -> None:
+        reason = f"on {self._host}: {reason}"  # it is read on both hosts
         self._living().reset(number, code, reason)
         self._owner.note("stream reset", reason, stream=number, code=code.name)
         self._remove(number, "reset here").reset()
@@ -362,7 +363,7 @@ class Streams:
             self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
 
     def _abandon_rest(self, pump: Pump) -> None:
-        reason = f"on {self._host}: the local connection was closed, and the rest of it not taken"
+        reason = "the local connection was closed, and the rest of it not taken"
         self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
 
     def _see_off(self, pump: Pump) -> None:

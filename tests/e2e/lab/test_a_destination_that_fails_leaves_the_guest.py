@@ -38,8 +38,8 @@ def test_guest_stays_when_the_qemu_that_waits_is_killed(slow_lab: Lab, phase: Ph
     said = words(moving)
     assert "qemu unexpectedly closed the monitor" in said or "job 'migration out'" in said
     ends_on(slow_lab, guest, slow_lab.a)
-    says(slow_lab.a, "stream reset by the peer: 127.0.0.1:49152: ")
-    says(slow_lab.b, "stream reset: 127.0.0.1:49152: ")
+    says(slow_lab.a, "stream reset by the peer: on hostb: 127.0.0.1:49152: ")
+    says(slow_lab.b, "stream reset: on hostb: 127.0.0.1:49152: ")
 
 
 def test_post_copy_dies_with_its_destination_and_is_started_from_its_disks(slow_lab: Lab) -> None:

@@ -40,8 +40,8 @@ def test_before_the_guest_went_it_stays(
     slow_lab.hosts[side].libvirtd.start()
     assert (NO_OTHER["p2p" if flow else "direct"] if side else NO_LIBVIRTD) in words(moving)
     ends_on(slow_lab, guest, slow_lab.a)
-    says(slow_lab.a, "stream reset by the peer: 127.0.0.1:49152: ")
-    says(slow_lab.b, "stream reset: 127.0.0.1:49152: ")
+    says(slow_lab.a, "stream reset by the peer: on hostb: 127.0.0.1:49152: ")
+    says(slow_lab.b, "stream reset: on hostb: 127.0.0.1:49152: ")
 
 
 @SIDES

@@ -74,7 +74,7 @@ def test_network_between_the_hosts(slow_lab: Lab) -> None:
 def test_qemu_of_the_other_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.b.kill_qemu("web1")
-    says(program, 1, STAYED, "The tunnel says: stream reset by the peer: 127.0.0.1:49152: ")
+    says(program, 1, STAYED, "The tunnel says: stream reset by the peer: on hostb: 127.0.0.1:49152: ")
     ends_on(slow_lab, guest, slow_lab.a)
 
 
