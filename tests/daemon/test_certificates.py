@@ -23,6 +23,7 @@ from tunnel.relay.link import Link, LinkState
 from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.proof import Proof
 from tunnel.transport.tls import TlsContexts, load
+from tunnel.transport.verdicts import at
 from tunnel.wire.codes import Code
 
 ROOT = Signer("root")
@@ -101,6 +102,10 @@ async def world(tmp: Path) -> AsyncIterator[World]:
 # A link ends with what it lives by.
 
 
+def revoked_by(world: World) -> str:
+    return f"is revoked by the CRL of CN=root in {world.files.crl} (this update {at(day(-1))})"
+
+
 async def test_nothing_ends_before_its_time(world: World) -> None:
     world.clock.moment = day(49.9)
     await world.look()
@@ -159,14 +164,14 @@ async def test_an_intermediate_ends_the_link_as_well(world: World) -> None:
 async def test_a_revoked_peer_loses_its_link(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     await world.look()
-    assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
+    assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
     await until(lambda: world.pair.b.session is None, "for the peer to hear of it")
 
 
 async def test_a_reload_judges_at_once(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     await world.certificates.look(asked=True)
-    assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
+    assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
 
 
 async def test_the_code_says_that_it_is_about_certificates(world: World) -> None:
@@ -180,7 +185,7 @@ async def test_the_code_says_that_it_is_about_certificates(world: World) -> None
 async def test_revocation_of_this_host_ends_its_links_and_makes_no_more_lanes(world: World) -> None:
     world.write(crls=[ROOT.crl(A, until=90)])
     await world.look()
-    assert world.reasons == [f"hosta's certificate is revoked by {world.files.crl}"]
+    assert world.reasons == [f"hosta's certificate {revoked_by(world)}"]
     with pytest.raises(CertificateError, match="is revoked by"):
         world.certificates.for_next_lane()
 
@@ -191,8 +196,9 @@ async def test_a_crl_that_ended_judges_nobody_well(world: World) -> None:
     assert world.link.state is LinkState.UP
     world.clock.moment = day(5)
     await world.certificates.look()
-    fault = f"{world.files.crl} has expired: install the current one of CN=root"
-    assert world.reasons == [f"hostb's certificate cannot be judged: {fault}"]
+    fault = f"the CRL of CN=root in {world.files.crl} has expired: install the current one"
+    dates = f"next update {at(day(5))}, it is {at(day(5))} here"
+    assert world.reasons == [f"hostb's certificate cannot be judged: {fault} ({dates})"]
 
 
 async def test_an_authority_that_was_removed_ends_the_link(world: World) -> None:
@@ -212,7 +218,7 @@ async def test_a_lane_that_was_under_way_meanwhile_is_judged_too(world: World) -
     world.link.lanes.update(lanes)
     assert all(lane.proof is not None and lane.proof.trust is before for lane in lanes.values())
     await world.certificates.look()
-    assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
+    assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
 
 
 # Files.
@@ -325,7 +331,7 @@ async def test_a_crl_counts_beside_a_damaged_certificate(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     world.files.cert.write_text("junk")
     await world.look()
-    assert world.reasons == [f"hostb's certificate is revoked by {world.files.crl}"]
+    assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
 
 
 async def test_an_authority_that_is_not_ours_yet_waits_for_its_certificate(world: World) -> None:

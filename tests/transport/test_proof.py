@@ -9,6 +9,7 @@ import pytest
 from tests.support.signers import Signer, day
 from tunnel.transport.chains import Trust
 from tunnel.transport.proof import Proof
+from tunnel.transport.verdicts import at
 
 ROOT = Signer("root")
 A = ROOT.host("hosta", until=20)
@@ -45,7 +46,8 @@ def test_both_ends_say_whose_certificate_is_revoked(
     strict = Trust.read(A.files(tmp / "after", ca=[ROOT], crls=[ROOT.crl(revoked)]))
     words = proof(trust, at_a=at_a).objection(strict, day(0), "hosta" if at_a else "hostb")
     whose = "hosta" if revoked is A else "hostb"
-    assert words == f"{whose}'s certificate is revoked by {strict.files.crl}"
+    crl = f"the CRL of CN=root in {strict.files.crl} (this update {at(day(-1))})"
+    assert words == f"{whose}'s certificate is revoked by {crl}"
 
 
 def test_what_ends_of_the_peer_is_told_without_our_own_authority(trust: Trust) -> None:

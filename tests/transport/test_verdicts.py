@@ -16,6 +16,7 @@ from tunnel.transport.verdicts import MOST_NAME, Verify, at, name_of, verdict
 FILES = TlsFiles(Path("ca.pem"), Path("hosta.pem"), Path("hosta.key"), Path("crl.pem"))
 ROOT = Signer("root")
 INTER = Signer("inter", ROOT, until=-1)
+CRL = x509.load_pem_x509_crl(ROOT.crl(until=5))
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,10 @@ INTER = Signer("inter", ROOT, until=-1)
     ],
 )
 def test_the_certificate_at_fault_is_named(depth: int, trusted: bool, whose: str, subject: str) -> None:
-    fault = VerificationError(Verify.CERT_REVOKED, depth, INTER.certificate, trusted=trusted)
-    assert verdict(fault, FILES, whose, dialing=False) == f"{subject} is revoked by crl.pem"
+    fault = VerificationError(Verify.CERT_REVOKED, depth, INTER.certificate, trusted=trusted, crl=CRL)
+    assert verdict(fault, FILES, whose, dialing=False) == (
+        f"{subject} is revoked by the CRL of CN=root in crl.pem (this update {at(day(-1))})"
+    )
 
 
 @pytest.mark.parametrize("code", [*Verify, 1])
@@ -42,7 +45,7 @@ def test_every_fault_has_words(code: int) -> None:
 
 
 def test_dates_are_told_with_the_clock() -> None:
-    """A certificate that is not valid may mean a clock that is wrong."""
+    """A certificate or a CRL that is not valid may mean a clock that is wrong."""
     expired = VerificationError(Verify.CERT_HAS_EXPIRED, 1, INTER.certificate)
     assert f"(valid until {at(day(-1))}, it is {at(day(0))} here)" in verdict(
         expired, FILES, "", dialing=False, clock=lambda: day(0)
@@ -50,6 +53,15 @@ def test_dates_are_told_with_the_clock() -> None:
     early = VerificationError(Verify.CERT_NOT_YET_VALID, 1, INTER.certificate)
     assert f"(valid from {at(day(-3))}, it is {at(day(-9))} here)" in verdict(
         early, FILES, "", dialing=False, clock=lambda: day(-9)
+    )
+    ended = VerificationError(Verify.CRL_HAS_EXPIRED, 1, INTER.certificate, crl=CRL)
+    words = verdict(ended, FILES, "", dialing=False, clock=lambda: day(6))
+    assert f"(next update {at(day(5))}, it is {at(day(6))} here)" in words
+    soon = VerificationError(Verify.CRL_NOT_YET_VALID, 1, INTER.certificate, crl=CRL)
+    words = verdict(soon, FILES, "", dialing=False, clock=lambda: day(-9))
+    assert (
+        f"the CRL of CN=root in crl.pem is not valid yet: check the clocks (this update {at(day(-1))}"
+        in words
     )
 
 

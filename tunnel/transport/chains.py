@@ -91,6 +91,13 @@ class Trust:
         """Whether the file of CRLs has one of the issuer of ``certificate``."""
         return any(crl.issuer == certificate.issuer for crl in self.crls)
 
+    def fault(self, code: int, depth: int, certificate: x509.Certificate) -> VerificationError:
+        """Return what is wrong, with what this knows of ``certificate``."""
+        crls = [crl for crl in self.crls if crl.issuer == certificate.issuer]
+        newest = max(crls, key=lambda crl: crl.last_update_utc, default=None)
+        trusted = certificate in self.authorities
+        return VerificationError(code, depth, certificate, trusted=trusted, crl=newest)
+
     # Judging again.
 
     def judge(self, chain: Chain, moment: datetime, *, dialing: bool) -> None:
@@ -107,11 +114,10 @@ class Trust:
                     self._judge_revocation(chain[depth:], depth, moment)
 
     def _judge_dates(self, certificate: x509.Certificate, depth: int, moment: datetime) -> None:
-        trusted = certificate in self.authorities
         if moment < certificate.not_valid_before_utc:
-            raise VerificationError(Verify.CERT_NOT_YET_VALID, depth, certificate, trusted=trusted)
+            raise self.fault(Verify.CERT_NOT_YET_VALID, depth, certificate)
         if moment >= certificate.not_valid_after_utc:
-            raise VerificationError(Verify.CERT_HAS_EXPIRED, depth, certificate, trusted=trusted)
+            raise self.fault(Verify.CERT_HAS_EXPIRED, depth, certificate)
 
     def _judge_path(self, chain: Chain, *, dialing: bool) -> None:
         self._verify(self._stores[dialing], chain)
@@ -122,7 +128,7 @@ class Trust:
             self._verify(self._store_with_crls, chain, depth)
             ends = [crl.next_update_utc for crl in self.crls if crl.issuer == chain[0].issuer]
             if ends and all(end is not None and end <= moment for end in ends):
-                raise VerificationError(Verify.CRL_HAS_EXPIRED, depth, chain[0])
+                raise self.fault(Verify.CRL_HAS_EXPIRED, depth, chain[0])
         except VerificationError as error:
             if error.certificate is None or not self.tolerates(error.code, depth, error.certificate):
                 raise
@@ -134,9 +140,7 @@ class Trust:
             crypto.X509StoreContext(store, first, others).verify_certificate()
         except crypto.X509StoreContextError as error:
             code, at, _ = error.errors
-            certificate = error.certificate.to_cryptography()
-            trusted = certificate in self.authorities
-            raise VerificationError(code, depth + at, certificate, trusted=trusted) from None
+            raise self.fault(code, depth + at, error.certificate.to_cryptography()) from None
 
     @cached_property
     def _stores(self) -> dict[bool, crypto.X509Store]:

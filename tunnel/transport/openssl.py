@@ -64,17 +64,25 @@ class VerificationError(Exception):
     """A certificate was refused by us.
 
     ``code`` is OpenSSL's X509_V_ERR (openssl/x509_vfy.h); ``depth`` is where in the chain the fault is, 0 for
-    the host's own ``certificate``; ``trusted`` says that it is one of our authorities.
+    the host's own ``certificate``; ``trusted`` says that it is one of our authorities. ``crl`` is the newest
+    one of its issuer that we have.
     """
 
     def __init__(
-        self, code: int, depth: int = 0, certificate: x509.Certificate | None = None, *, trusted: bool = False
+        self,
+        code: int,
+        depth: int = 0,
+        certificate: x509.Certificate | None = None,
+        *,
+        trusted: bool = False,
+        crl: x509.CertificateRevocationList | None = None,
     ) -> None:
         super().__init__(_ffi.string(_lib.X509_verify_cert_error_string(code)).decode())
         self.code = code
         self.depth = depth
         self.certificate = certificate
         self.trusted = trusted
+        self.crl = crl
 
 
 class NoProtocolError(Exception):

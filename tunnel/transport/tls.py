@@ -234,7 +234,7 @@ def _judge(trust: Trust, _: SSL.Connection, certificate: crypto.X509, code: int,
     found = _readable(certificate)
     if found is not None and trust.tolerates(code, depth, found):
         return True
-    raise VerificationError(code, depth, found, trusted=found in trust.authorities)
+    raise trust.fault(code, depth, found)
 
 
 def _readable(certificate: crypto.X509) -> x509.Certificate | None:

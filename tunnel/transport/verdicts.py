@@ -59,29 +59,36 @@ class Verify(IntEnum):
 _NOT_OURS = "is not signed by an authority in {ca}"
 _ISSUER_MISSING = f"{_NOT_OURS}: its issuer {{issuer}} is neither there nor sent with it"
 
+_CRL = "the CRL of {issuer} in {crl}"
+_UNJUDGED = f"cannot be judged: {_CRL}"
+
 _WORDS: dict[int, str] = {
     Verify.UNABLE_TO_GET_ISSUER_CERT: _ISSUER_MISSING,
-    Verify.UNABLE_TO_GET_CRL: "cannot be judged: {crl} is not from the authority that signed it, {issuer}",
+    Verify.UNABLE_TO_GET_CRL: "cannot be judged: {crl} has no CRL of {issuer}, which signed it",
     Verify.CERT_SIGNATURE_FAILURE: f"{_NOT_OURS}: the {{issuer}} there has another key",
-    Verify.CRL_SIGNATURE_FAILURE: "cannot be judged: the CRL of {issuer} in {crl} is not signed by it",
+    Verify.CRL_SIGNATURE_FAILURE: f"{_UNJUDGED} is not signed by it",
     Verify.CERT_NOT_YET_VALID: "is not valid yet: check the clocks (valid from {begin}, it is {now} here)",
     Verify.CERT_HAS_EXPIRED: "has expired: issue a new one (valid until {end}, it is {now} here)",
-    Verify.CRL_NOT_YET_VALID: "cannot be judged: {crl} is not valid yet: check this host's clock",
-    Verify.CRL_HAS_EXPIRED: "cannot be judged: {crl} has expired: install the current one of {issuer}",
+    Verify.CRL_NOT_YET_VALID: (
+        f"{_UNJUDGED} is not valid yet: check the clocks (this update {{this_update}}, it is {{now}} here)"
+    ),
+    Verify.CRL_HAS_EXPIRED: (
+        f"{_UNJUDGED} has expired: install the current one (next update {{next_update}}, it is {{now}} here)"
+    ),
     Verify.DEPTH_ZERO_SELF_SIGNED_CERT: f"{_NOT_OURS}: it is self-signed",
     Verify.SELF_SIGNED_CERT_IN_CHAIN: f"{_NOT_OURS}: it leads to {{subject}}, which is not there",
     Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY: _ISSUER_MISSING,
     Verify.UNABLE_TO_VERIFY_LEAF_SIGNATURE: _ISSUER_MISSING,
-    Verify.CERT_REVOKED: "is revoked by {crl}",
+    Verify.CERT_REVOKED: f"is revoked by {_CRL} (this update {{this_update}})",
     Verify.PATH_LENGTH_EXCEEDED: "may not sign other authorities: its path length is exceeded",
     Verify.INVALID_PURPOSE: "is not fit for {role}: issue one with the extended key usage {usage}",
-    Verify.UNABLE_TO_GET_CRL_ISSUER: "cannot be judged: the issuer of its CRL in {crl} is not known",
+    Verify.UNABLE_TO_GET_CRL_ISSUER: f"{_UNJUDGED} has a signer that is not known",
     Verify.KEYUSAGE_NO_CRL_SIGN: "cannot be judged: {issuer} may not sign the CRL in {crl}",
-    Verify.UNHANDLED_CRITICAL_CRL_EXTENSION: "cannot be judged: {crl} has an extension not known here",
-    Verify.DIFFERENT_CRL_SCOPE: "cannot be judged: {crl} is not about such certificates",
+    Verify.UNHANDLED_CRITICAL_CRL_EXTENSION: f"{_UNJUDGED} has an extension not known here",
+    Verify.DIFFERENT_CRL_SCOPE: f"{_UNJUDGED} is not about such certificates",
     Verify.PERMITTED_VIOLATION: "has a name that its authority may not sign (name constraints)",
     Verify.EXCLUDED_VIOLATION: "has a name that its authority may not sign (name constraints)",
-    Verify.CRL_PATH_VALIDATION_ERROR: "cannot be judged: the signer of {crl} is not trusted",
+    Verify.CRL_PATH_VALIDATION_ERROR: f"{_UNJUDGED} has a signer that is not trusted",
     Verify.INVALID_CA: "is not the certificate of an authority, and has signed another",
 }
 
@@ -103,6 +110,9 @@ def verdict(
         filled["subject"] = name_of(fault.certificate.subject)
         filled["begin"] = at(fault.certificate.not_valid_before_utc)
         filled["end"] = at(fault.certificate.not_valid_after_utc)
+    begin, end = (None, None) if fault.crl is None else (fault.crl.last_update_utc, fault.crl.next_update_utc)
+    filled["this_update"] = at(begin) if begin else "not known"
+    filled["next_update"] = at(end) if end else "not known"
     return f"{_subject(fault, files, whose, dialing=dialing)} {words.format(**filled)}"
 
 
