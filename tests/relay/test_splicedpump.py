@@ -5,12 +5,13 @@ What it has in common with every pump is held by ``test_pump``, on both.
 
 from __future__ import annotations
 
+import array
 import os
 import random
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -131,6 +132,22 @@ async def test_frames_do_not_share_a_pipe(local: Local) -> None:
     assert isinstance(two, Parcel)
     assert own(two) == b"two"
     assert own(one) == b"one"
+
+
+async def test_descriptors_that_come_along_are_refused_or_lost_and_never_held(local: Local) -> None:
+    """Linux 6.16 and newer refuse them; an older one's splice says nothing of them, and closes them."""
+    read, write = os.pipe()
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [write]))
+    with suppress(PermissionError):
+        local.hypervisor.sendmsg([b"take"], [rights])
+    os.close(write)
+    local.hypervisor.send(b"this")
+    said = local.read(100)
+    while not said.endswith(b"this"):
+        said += local.read(100)
+    os.set_blocking(read, False)
+    assert os.read(read, 1) == b"", "somebody holds the pipe's other end"
+    os.close(read)
 
 
 async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
