@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
@@ -78,7 +79,7 @@ class Migration:
             move, route = await self._prepared(stack)
             order = self._order
             self._conductor = Conductor(move, self._announcer, order.timeout, order.timeout_action)
-            return await self._carry(self._conductor, move, route)
+            return await self._recorded(self._carry(self._conductor, move, route))
 
     async def _prepared(self, stack: AsyncExitStack) -> _Prepared:
         prepare = self._libvirt if self._order.qmp is None else self._qmp
@@ -88,6 +89,22 @@ class Migration:
         except (HypervisorError, UnreachableError) as error:
             raise await self._explained(error, type(error)) from error
         return move, route
+
+    async def _recorded(self, carried: Coroutine[None, None, Where]) -> Where:
+        """Let both hosts' logs say what is done, and how it ended."""
+        what = f"migration of {self._label} from {self._order.config.host.name} to {self._order.peer}"
+        began = time.monotonic()
+        await self._tunnel.record(f"{what} begins")
+        outcome = "ended with a fault of mtunnel migrate"
+        try:
+            where = await carried
+            outcome = "done" if where is Where.DESTINATION else f"not verified, exit code {UNVERIFIED}"
+        except TunnelError as error:
+            outcome = f"failed: {error}"
+            raise
+        finally:
+            await self._tunnel.record(f"{what}, {time.monotonic() - began:.1f} s: {outcome}")
+        return where
 
     async def _carry(self, conductor: Conductor, move: LibvirtMove | QmpMove, route: str) -> Where:
         here, there = self._order.config.host.name, self._order.peer

@@ -57,6 +57,12 @@ class TunnelWatch:
         )
         return answers
 
+    async def record(self, text: str) -> None:
+        """Have ``text`` logged on both hosts; without a daemon that can do so it is not."""
+        line = "".join(each if each.isprintable() else " " for each in text)
+        with contextlib.suppress(TunnelError):
+            await in_thread("record", lambda: ask(self._control, "record", peer=self.peer, text=line))
+
     async def draining(self) -> bool:
         """Whether the daemon of this host is stopping. Raises UnreachableError when none answers."""
         return bool((await self._status())["draining"])

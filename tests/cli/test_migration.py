@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +74,10 @@ class FakeTunnel:
     def __init__(self, state: str = "up", *news: Mapping[str, str]) -> None:
         self._state = state
         self._news = list(news)
+        self.records: list[str] = []
+
+    async def record(self, text: str) -> None:
+        self.records.append(re.sub(r"[0-9.]+ s:", "N s:", text))
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -119,6 +124,24 @@ async def test_guest_that_arrived_is_announced(order: Order, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "The guest runs at hostb, the destination, and nowhere else." in said
     assert '"result": "done"' in said
+
+
+@pytest.mark.parametrize(
+    ("move", "outcome"),
+    [
+        (FakeMove(Where.DESTINATION, None), "done"),
+        (FakeMove(Where.LEFT, None), "not verified, exit code 5"),
+        (FakeMove(Where.SOURCE, HypervisorError("it broke")), "failed: it broke"),
+    ],
+)
+async def test_both_hosts_logs_get_its_begin_and_its_end(order: Order, move: FakeMove, outcome: str) -> None:
+    tunnel = FakeTunnel()
+    with suppress(TunnelError):
+        await Prepared(order, move, tunnel).run()
+    what = f"migration of web1 from {order.config.host.name} to hostb"
+    begin, end = tunnel.records
+    assert begin == f"{what} begins"
+    assert end.startswith(f"{what}, N s: {outcome}")
 
 
 async def test_guest_that_left_and_was_not_seen_there_is_another_end(

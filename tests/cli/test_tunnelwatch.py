@@ -30,14 +30,18 @@ class Daemon:
         self.gone = False
         self.stopping = False
         self.pid = 1
+        self.records: list[tuple[str, str]] = []
 
     def ask(self, path: Path, command: str, **arguments: Any) -> Any:
         assert path == Path("/control")
         if command == "probe":
             return [{"target": each, "peer": arguments["peer"]} for each in arguments["targets"]]
-        assert (command, arguments) == ("status", {})
         if self.gone:
             raise UnreachableError("no daemon answers")
+        if command == "record":
+            self.records.append((arguments["peer"], arguments["text"]))
+            return None
+        assert (command, arguments) == ("status", {})
         self.link["lanes"][0]["bytes_sent"] += 1000
         return {"pid": self.pid, "draining": self.stopping, "links": [{"peer": "hosta"}, self.link]}
 
@@ -128,6 +132,15 @@ async def test_peer_that_the_daemon_does_not_know_is_a_usage_error(daemon: Daemo
 async def test_peer_is_asked_by_the_daemon(daemon: Daemon) -> None:
     answers = await TunnelWatch(Path("/control"), "hostb").probe(("tcp:127.0.0.1:1",))
     assert answers == [{"target": "tcp:127.0.0.1:1", "peer": "hostb"}]
+
+
+async def test_a_record_is_one_line_and_needs_no_daemon(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    await tunnel.record("failed: no\nnext\tline")
+    assert daemon.records == [("hostb", "failed: no next line")]
+    daemon.gone = True
+    await tunnel.record("nobody takes it")
+    assert len(daemon.records) == 1
 
 
 async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:

@@ -278,6 +278,20 @@ async def test_nobody_is_asked_what_cannot_be(hosts: TwoHosts, peer: Any, target
             await asyncio.to_thread(ask, hosts.a.control, "probe", peer=peer, targets=targets)
 
 
+async def test_a_record_goes_into_the_logs_of_both_hosts(hosts: TwoHosts) -> None:
+    hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:49152")  # so that it dials
+    with structlog.testing.capture_logs() as said:
+        a, b = service(hosts.a), service(hosts.b)
+        async with running(a, b):
+            await until(lambda: a._links["hostb"].state is b._links["hosta"].state is LinkState.UP)
+            await asyncio.to_thread(ask, hosts.a.control, "record", peer="hostb", text="web1 has gone")
+            await until(lambda: any(each.get("reason") == "hosta says: web1 has gone" for each in said))
+            for text in (1, "two\nlines"):
+                with pytest.raises(TunnelError, match="text: expected one line"):
+                    await asyncio.to_thread(ask, hosts.a.control, "record", peer="hostb", text=text)
+    assert [each["peer"] for each in said if each.get("reason") == "web1 has gone"] == ["hostb"]
+
+
 async def test_peer_that_is_not_there_is_waited_for_no_longer_than_a_command_may_take(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@
 
     {"command": "status"}                                                  →  {"ok": true, "result": {...}}
     {"command": "probe", "peer": "hostb", "targets": ["tcp:127.0.0.1:22"]}  →  {"ok": false, "error": "..."}
+    {"command": "record", "peer": "hostb", "text": "web1 has arrived"}      →  {"ok": true, "result": null}
 
 Whoever can open the socket may command the daemon: it is made with mode 0600.
 """

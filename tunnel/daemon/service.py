@@ -19,7 +19,7 @@ from tunnel.daemon import aliases
 from tunnel.daemon.advice import absent, shared_names
 from tunnel.daemon.certificates import Certificates
 from tunnel.daemon.config import Config
-from tunnel.daemon.control import ControlSocket
+from tunnel.daemon.control import Command, ControlSocket
 from tunnel.daemon.drain import Drain
 from tunnel.daemon.redirects import Redirects
 from tunnel.errors import UsageError
@@ -130,15 +130,26 @@ class Service:
 
         Raises UsageError for a peer or a target that cannot be, UnreachableError without an answer in time.
         """
-        link = self._links.get(peer) if isinstance(peer, str) else None
-        if link is None:
-            raise UsageError(f"there is no peer {peer!r}; there are: {', '.join(self._links) or 'none'}")
+        link = self._link(peer)
         if not isinstance(targets, list) or len(targets) > MAX_PROBES:
             raise UsageError(f"targets: expected a list of at most {MAX_PROBES}")
         wanted = [_target(text) for text in targets]
         deadline = asyncio.get_running_loop().time() + PROBE_DEADLINE
         answers = await asyncio.gather(*(link.probe(target, deadline) for target in wanted))
         return [asdict(answer) for answer in answers]
+
+    def record(self, peer: object, text: object) -> None:
+        """Log ``text`` on this host and on ``peer``: what a command did there. Raises UsageError."""
+        link = self._link(peer)
+        if not isinstance(text, str) or not text.isprintable():
+            raise UsageError("text: expected one line")
+        link.record(text)
+
+    def _link(self, peer: object) -> Link:
+        link = self._links.get(peer) if isinstance(peer, str) else None
+        if link is None:
+            raise UsageError(f"there is no peer {peer!r}; there are: {', '.join(self._links) or 'none'}")
+        return link
 
     # Starting.
 
@@ -176,7 +187,8 @@ class Service:
 
     def _listen(self) -> None:
         host, transport = self._config.host, self._config.transport
-        self._control = ControlSocket(host.control, {"status": self.status, "probe": self.probe})
+        commands: dict[str, Command] = {"status": self.status, "probe": self.probe, "record": self.record}
+        self._control = ControlSocket(host.control, commands)
         self._reception = Reception(
             host.listen.host,
             host.listen.port,

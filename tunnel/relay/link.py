@@ -29,7 +29,7 @@ from tunnel.errors import (
     UnreachableError,
     WireError,
 )
-from tunnel.relay import claims, incidents
+from tunnel.relay import claims, incidents, notices
 from tunnel.relay.linkplan import LinkPlan, LinkState
 from tunnel.relay.namesakes import Namesakes, Outcome
 from tunnel.relay.probing import Answer, answer
@@ -128,6 +128,11 @@ class Link:
                 return answer(target, await asked)
         except TimeoutError:
             raise UnreachableError(f"{self.peer} was asked about {target} and did not answer") from None
+
+    def record(self, text: str) -> None:
+        """Put ``text``, about something that concerns both hosts, into the log of each."""
+        self.log.info("for the record", reason=text)
+        notices.tell(self.lanes.values(), self.features, Code.NONE, text)
 
     async def _wait_up(self, deadline: float) -> None:
         try:
@@ -328,7 +333,7 @@ class Link:
             self.rotation.on_frame(lane, frame)
             return
         if isinstance(frame, Notice):
-            self._namesakes.told(frame, self.features)
+            notices.heard(frame, self.peer, self.features, self.log, self.note)
             return
         session = self._living()
         self.streams.act(session.receive(frame, sequence))

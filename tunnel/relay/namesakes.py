@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
-from tunnel.errors import ProtocolError, TunnelError
+from tunnel.errors import TunnelError
+from tunnel.relay import notices
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of
-from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
-from tunnel.wire.frames import Frame, Notice
+from tunnel.wire.frames import Frame
 
 ANSWER_WITHIN = 5.0
 """Seconds that an old lane has to answer: less than a peer waits for WELCOME."""
@@ -79,8 +79,7 @@ class Namesakes:
                 take()
             elif outcome is Outcome.IS_REFUSED:
                 self._refuse(lane, instance, kept)
-                if Feature.NOTICE in features:
-                    self._tell(host_of(lane.remote))
+                self._tell(host_of(lane.remote), features)
 
         self._trial = _Trial(lane, lanes, settled)
 
@@ -112,22 +111,14 @@ class Namesakes:
         )
         lane.close(Code.COLLISION, self._words(kept))
 
-    def _tell(self, other: str) -> None:
+    def _tell(self, other: str, features: Feature) -> None:
         """Let the daemon that is kept know of the other one."""
         reason = (
             f"another daemon that calls itself {self._peer} has connected from {other} and is refused: "
             "two hosts have the same name and certificate"
         )
-        for lane in self._lanes.values():  # those that carry the session, whatever has happened meanwhile
-            lane.send_control(encode(Notice(Code.COLLISION, reason)))
-            lane.flush()
-            return
-
-    def told(self, notice: Notice, features: Feature) -> None:
-        """The peer has something to tell, of a namesake of this host. Raises ProtocolError."""
-        if Feature.NOTICE not in features:
-            raise ProtocolError(Code.PROTOCOL, "NOTICE, which this session has not agreed on")
-        self._note("told by the peer", f"{self._peer} says: {notice.reason}")
+        # On the lanes that carry the session, whatever has happened meanwhile.
+        notices.tell(self._lanes.values(), features, Code.COLLISION, reason)
 
     def _words(self, kept: str) -> str:
         """For the one that is refused: it reads this in its own log."""

@@ -31,6 +31,7 @@ from tunnel.relay.silence import (
     UNHEARD,
     Silence,
 )
+from tunnel.relay.transfers import COMPLETE, Transfers
 from tunnel.transport.hangup import HangupWatch
 from tunnel.transport.lane import own, view
 from tunnel.transport.users import user_name
@@ -82,6 +83,7 @@ class Streams:
         self._vacated = asyncio.Event()  # set whenever a stream ends
         self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
         self._silence = Silence()
+        self._transfers = Transfers(log)
 
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
@@ -162,6 +164,7 @@ class Streams:
 
     def _start(self, pump: Pump) -> None:
         self._log.info("stream opened", stream=pump.number, target=pump.target)
+        self._transfers.began(pump)
         pump.start_reading()
 
     # What the session reports.
@@ -181,7 +184,7 @@ class Streams:
                 case events.StreamConfirmed():
                     self._confirmed(self.pumps[event.stream])
                 case events.StreamClosed():
-                    self._remove(event.stream, "complete").close()
+                    self._remove(event.stream, COMPLETE).close()
                 case events.StreamRefused() | events.StreamReset():
                     self._reset_local(event)
                 case events.TargetProbed() | events.TargetJudged():
@@ -224,6 +227,7 @@ class Streams:
         self._hangups.remove(pump.descriptor)
         self._silence.forget(number)
         self._log.info("stream closed", **_account(pump), outcome=outcome)
+        self._transfers.ended(pump, outcome)
         return pump
 
     # Payload from the peer.

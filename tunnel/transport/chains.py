@@ -91,8 +91,10 @@ class Trust:
         """Whether the file of CRLs has one of the issuer of ``certificate``."""
         return any(crl.issuer == certificate.issuer for crl in self.crls)
 
-    def fault(self, code: int, depth: int, certificate: x509.Certificate) -> VerificationError:
-        """Return what is wrong, with what this knows of ``certificate``."""
+    def fault(self, code: int, depth: int, certificate: x509.Certificate | None) -> VerificationError:
+        """Return what is wrong, with what this knows of ``certificate``; None for one that is unreadable."""
+        if certificate is None:
+            return VerificationError(code, depth)
         crls = [crl for crl in self.crls if crl.issuer == certificate.issuer]
         newest = max(crls, key=lambda crl: crl.last_update_utc, default=None)
         trusted = certificate in self.authorities
