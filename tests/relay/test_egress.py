@@ -336,3 +336,18 @@ async def test_dial_names_what_it_could_not_reach(tmp: Path) -> None:
         UnreachableError, match=r"nobody cannot be reached: No such file .*: does a QEMU or a libvirt accept"
     ):
         await dial(where, asyncio.get_running_loop().time())
+
+
+async def test_a_fault_of_ours_refuses_one_stream_and_leaves_the_target_to_the_next(
+    link: Requester, egress: Egress, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> socket.socket:
+        monkeypatch.undo()
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(module, "_connect", fail)
+    target.listen()
+    egress.request(1, target.text)
+    egress.request(3, target.text)
+    await until(lambda: 3 in link.dialled, "for the second")
+    assert (link.errors[1].code, link.order) == (Code.INTERNAL, [1, 3])

@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +179,16 @@ async def test_a_socket_that_cannot_be_prepared_is_one_reason_among_others(
     with await connect("peer.example", port, prepare) as sock:
         assert sock.getpeername()[0] == "127.0.0.3"
     assert prepared == ["127.0.0.2", "127.0.0.3"] * 2
+
+
+async def test_a_host_without_descriptors_says_so(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    def exhausted(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "")
+
+    substitute = SimpleNamespace(socket=exhausted, SOCK_STREAM=socket.SOCK_STREAM)
+    monkeypatch.setattr(module, "socket", substitute)
+    with pytest.raises(UnreachableError, match=r"^cannot be reached: Too many open files$"):
+        await connect("127.0.0.1", port, leave_alone)
 
 
 async def test_a_resolver_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, port: int) -> None:

@@ -238,6 +238,15 @@ async def test_an_endless_hello_is_cut_short(hosts: Hosts) -> None:
     assert "excessive message size" in str(error)
 
 
+@each_role
+async def test_a_handshake_in_pieces_of_a_byte_is_cut_short(hosts: Hosts, dialing: bool) -> None:
+    """Each of them costs a turn of the loop, and a peer that is one needs few."""
+    hello = (b"\2" if dialing else b"\1") + (20_000).to_bytes(3) + bytes(20_000)
+    pieces = [b"\x16\x03\x01\x00\x01" + bytes([byte]) for byte in hello]
+    error = await failure(hosts.a, saying(b"".join(pieces)), dialing=dialing)
+    assert str(error) == "the peer needs more than 32 records for the TLS handshake"
+
+
 async def test_a_record_longer_than_tls_allows_is_refused(hosts: Hosts) -> None:
     error = await failure(hosts.a, saying(b"\x16\x03\x01\x49\x01"), dialing=False)
     assert "length too long" in str(error)

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Collection
 from typing import Protocol
 
+import structlog
+
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.transport import unixpath
@@ -28,6 +30,9 @@ FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
 
 _NOT_YET = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}  # EAGAIN: a full backlog; QEMU's may be 1
+
+
+log = structlog.get_logger()
 
 
 class Requester(Protocol):
@@ -130,6 +135,11 @@ class Egress:
             except (RefusedError, UnreachableError) as error:
                 self._remove(number)
                 self._requester.on_not_dialled(number, self._refusal(error))
+            except Exception as error:  # who waits for the same target must not wait for ever
+                log.exception("target not dialled", target=str(target))
+                self._remove(number)
+                refusal = RefusedError(f"a fault of the daemon on {self._host}: {error!r}", Code.INTERNAL)
+                self._requester.on_not_dialled(number, refusal)
             else:
                 self._remove(number)
                 self._requester.on_dialled(number, sock)

@@ -79,11 +79,13 @@ class _Attempts:
 
     def make_socket(self, info: AddrInfoType) -> socket.socket:
         """Make the socket for an address. Raises OSError."""
-        sock = socket.socket(info[0], socket.SOCK_STREAM)
+        sock = None
         try:
+            sock = socket.socket(info[0], socket.SOCK_STREAM)
             self._prepare(sock, str(info[4][0]))
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             self._faults[name_of(info[4])] = error
             raise
         return sock

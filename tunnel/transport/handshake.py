@@ -43,6 +43,10 @@ from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
 TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
 
+MOST_RECORDS = 32
+"""TLS records that a peer may take for its part: ours needs six, and seven more for a chain of 100 KiB. Each
+of them costs a turn of the loop, and may be a single byte."""
+
 _MTU = "is the MTU on the way smaller than on the hosts, and ICMP filtered (sysctl net.ipv4.tcp_mtu_probing)?"
 _HUNG_UP = "the peer closed the connection in the TLS handshake"
 
@@ -116,6 +120,7 @@ class _ByRecords:
         self._header = b""
         self._missing = 0  # bytes of the record's body
         self._whole = False  # a record is complete: OpenSSL has something to do
+        self._records = 0  # that came
 
     async def run(self) -> None:
         """Shake hands. Raises SSL.Error or VerificationError, and LaneLost for a connection that broke."""
@@ -176,6 +181,9 @@ class _ByRecords:
         else:
             self._header += data
             if len(self._header) == HEADER:
+                self._records += 1
+                if self._records > MOST_RECORDS:
+                    raise LaneError(f"the peer needs more than {MOST_RECORDS} records for the TLS handshake")
                 self._missing, self._header = int.from_bytes(self._header[3:]), b""
         self.tls.feed(data)
 
