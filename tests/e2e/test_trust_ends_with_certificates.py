@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.support.daemons import Host, TwoHosts, is_up, until
-from tests.support.streams import Target, connect, ends_in_reset, exchange
+from tests.support.streams import PATIENCE, Target, connect, ends_in_reset, exchange
 from tunnel.certs.profile import Validity
 
-SOON = timedelta(seconds=8)
-"""Enough for two daemons to start and link on a busy machine, no more than a test may wait."""
+pytestmark = pytest.mark.timeout(600)
+
+SOON = 8.0
+"""Seconds that a certificate lives which is to end: no more than a test may wait."""
+
+STARTS = 6
+"""Or as long as so many daemons take to start one after the other, where a machine is busy."""
 
 
 def issue(hosts: TwoHosts, host: Host, validity: Validity) -> None:
@@ -20,25 +26,41 @@ def issue(hosts: TwoHosts, host: Host, validity: Validity) -> None:
     hosts.pki.authority.issue(host.name, validity=validity, force=True)
 
 
-def short_lived() -> Validity:
+def owner_and_other(hosts: TwoHosts, name: str) -> tuple[Host, Host]:
+    return (hosts.a, hosts.b) if name == "hosta" else (hosts.b, hosts.a)
+
+
+def start(hosts: TwoHosts, name: str, times: int = 1) -> float:
+    """Start both daemons, that of host ``name`` with a certificate that ends soon, or ``times`` as late.
+
+    Returns within how many seconds it does: the longer, the longer the other daemon took to start.
+    """
+    owner, other = owner_and_other(hosts, name)
+    began = time.monotonic()
+    other.start()
+    other.wait_serving()
+    lasting = times * max(SOON, STARTS * (time.monotonic() - began))
     now = datetime.now(UTC)
-    return Validity(now - timedelta(hours=1), now + SOON)
+    issue(hosts, owner, Validity(now - timedelta(hours=1), now + timedelta(seconds=lasting)))
+    owner.start()
+    hosts.wait_up()
+    return lasting
 
 
 @pytest.mark.parametrize("name", ["hosta", "hostb"])
 def test_expiry_ends_the_link_and_both_sides_say_whose(hosts: TwoHosts, target: Target, name: str) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
-    issue(hosts, hosts.a if name == "hosta" else hosts.b, short_lived())
-    hosts.start()
+    lasting = start(hosts, name)
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
+        caller.settimeout(lasting + PATIENCE)
         assert ends_in_reset(caller)
         assert ends_in_reset(called)
     for host, peer in hosts.both_ways:
         host.wait_log(f"link down.*{name}'s certificate has expired: issue a new one")
         assert any(f"{name}'s certificate has expired" in reason for reason in host.reasons(peer))
         assert not is_up(host, peer)
-    owner, other = (hosts.a, hosts.b) if name == "hosta" else (hosts.b, hosts.a)
+    owner, other = owner_and_other(hosts, name)
     assert "has expired" in owner.status()["certificate"]["problem"]
     assert owner.status()["certificate"]["days_left"] < 0
     assert other.status()["certificate"]["problem"] is None
@@ -50,17 +72,15 @@ def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
 ) -> None:
     """Lanes are replaced by ones with the new one: by the host that dialed, or as the other asks it to."""
     entry = hosts.a.leads_to(hosts.b, target.address)
-    owner = hosts.a if name == "hosta" else hosts.b
-    now = datetime.now(UTC)
-    issue(hosts, owner, Validity(now - timedelta(hours=1), now + 3 * SOON))
-    hosts.start()
+    owner, _ = owner_and_other(hosts, name)
+    lasting = start(hosts, name, times=3)
     ends = owner.status()["certificate"]["not_after"]
     with connect(entry) as caller, target.accept() as called:
         issue(hosts, owner, Validity.lasting(90))
         owner.wait_log("this host's certificate was renewed")
         until("that to be told", lambda: owner.status()["certificate"]["not_after"] > ends)
-        owner.wait_log("lane replaced.*certificates renewed")
-        until("the end of the old one", lambda: datetime.now(UTC).isoformat() > ends, 4 * SOON.seconds)
+        owner.wait_log("lane replaced.*certificates renewed", lasting)
+        until("the end of the old one", lambda: datetime.now(UTC).isoformat() > ends, lasting + PATIENCE)
         until("the lanes to be judged", lambda: owner.status()["certificate"]["problem"] is None)
         exchange(caller, called)
     for host, peer in hosts.both_ways:
@@ -70,9 +90,8 @@ def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
 
 def test_a_certificate_that_is_renewed_too_late_brings_the_link_back(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
-    issue(hosts, hosts.a, short_lived())
-    hosts.start()
-    hosts.b.wait_log("link down")
+    lasting = start(hosts, "hosta")
+    hosts.b.wait_log("link down", lasting + PATIENCE)
     issue(hosts, hosts.a, Validity.lasting(90))
     hosts.a.wait_log("this host's certificate was renewed")
     until("the link to be back", lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a))

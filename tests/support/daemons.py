@@ -33,7 +33,7 @@ from tunnel.daemon.control import ask
 from tunnel.errors import UnreachableError
 from tunnel.transport.tls import TlsFiles
 
-WITHIN = 120.0 if "EMULATED" in os.environ else 20.0
+WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
 """Seconds that anything may take which ought to happen soon: the machine may be busy, or emulated."""
 
 MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
