@@ -211,15 +211,18 @@ class _Watch:
 
 def table(found: Sequence[Outcome]) -> Table:
     """Return the terminal's view."""
-    view = Table(title="bench rotate · bulk both ways, every byte compared", title_justify="left")
-    headings = ("lanes", "kinds", "records a key", "GiB each way", "MiB/s each way", "rotations")
-    for heading in (*headings, "resumes", "most records", "longest gap ms", "silence ms"):
-        view.add_column(heading, justify="right")
+    title = "bench rotate · bulk both ways, every byte compared"
+    view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    headings = ("lanes", "kinds", "records a key", "GiB each way", "MiB/s each way", "rotated")
+    for heading in (*headings, "resumed", "most records", "gap ms", "silence ms"):
+        view.add_column(
+            heading, justify="right", min_width=max(map(len, heading.split())), no_wrap=heading == "kinds"
+        )
     for each in found:
         view.add_row(
             str(each.lanes),
-            each.kinds,
-            str(each.records),
+            each.kinds.replace("-", "\n"),
+            "lasting" if each.records == LASTING else str(each.records),
             f"{each.bytes / GIB:.1f}",
             f"{each.mib_per_s:.0f}",
             str(each.rotations),

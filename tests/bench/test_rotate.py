@@ -80,5 +80,5 @@ def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_table_tells_gaps_in_milliseconds() -> None:
     output = io.StringIO()
     Console(file=output, width=160).print(table([outcome()]))
-    for expected in ("userspace-threads", "1024", "3.0", "512", "190", "1345", "83", "12"):
+    for expected in ("userspace ", "threads ", "1024", "3.0", "512", "190", "1345", "83", "12"):
         assert expected in output.getvalue()
