@@ -39,3 +39,10 @@ def test_it_is_full_again_after_a_while() -> None:
     bucket.take(0.0)
     assert not bucket.full(1.9)
     assert bucket.full(2.0)
+
+
+def test_what_is_borrowed_has_to_be_waited_for() -> None:
+    bucket = Bucket(Rate(2, 4.0), 0.0)
+    assert [bucket.borrow(0.0) for _ in range(4)] == [0.0, 0.0, 0.25, 0.5]
+    assert not bucket.has(0.5)
+    assert bucket.borrow(0.75) == 0.0

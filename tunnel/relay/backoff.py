@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tunnel.transport.bucket import Bucket, Rate
+
 FIRST_PAUSE = 0.03
 LONGEST_PAUSE = 5.0
 LONGEST_RESUME_PAUSE = 1.0
@@ -27,8 +29,7 @@ class Backoff:
         self._jitter = jitter
         self._failures = {False: 0, True: 0}  # in a row: to begin a session, to resume one
         self._began: float | None = None  # when the session began whose end is not considered yet
-        self._tokens = float(BURST)
-        self._counted = 0.0
+        self._bucket = Bucket(Rate(BURST, RATE), 0.0)
 
     def failed(self, *, resuming: bool) -> None:
         """The attempt failed."""
@@ -48,10 +49,4 @@ class Backoff:
         if failures := self._failures[resuming]:
             longest = LONGEST_RESUME_PAUSE if resuming else LONGEST_PAUSE
             return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 32), longest) * self._jitter()
-        return self._take(now)
-
-    def _take(self, now: float) -> float:
-        """Take a token; how long to wait until it is there."""
-        self._tokens = min(float(BURST), self._tokens + (now - self._counted) * RATE) - 1
-        self._counted = now
-        return max(0.0, -self._tokens / RATE)
+        return self._bucket.borrow(now)

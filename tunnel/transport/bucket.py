@@ -31,6 +31,12 @@ class Bucket:
         self._tokens -= count
         return True
 
+    def borrow(self, now: float) -> float:
+        """Take a token, which may not be there yet; how many seconds to wait until it is."""
+        self._refill(now)
+        self._tokens -= 1
+        return max(0.0, -self._tokens / self._rate.per_second)
+
     def has(self, now: float) -> bool:
         """Whether there is a token to take."""
         self._refill(now)
