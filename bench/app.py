@@ -12,6 +12,7 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from tunnel.bench import cuts as cuts_bench
 from tunnel.bench import flame, floor, migrate_options, readme, summary, summary_migrate
 from tunnel.bench import goals as goals_bench
 from tunnel.bench import memory as memory_bench
@@ -29,7 +30,7 @@ from tunnel.bench.network import Network
 from tunnel.bench.recipes import LANES
 from tunnel.bench.resultfile import newest, read_all
 from tunnel.bench.results import Record, Results, named
-from tunnel.daemon.units import parse_size
+from tunnel.daemon.units import parse_duration, parse_size
 from tunnel.errors import UsageError
 
 _MOST_STREAMS = 256
@@ -81,6 +82,13 @@ def _legs(text: str) -> tuple[str, ...]:
     if not legs or not set(legs) <= {"tcp", "unix"}:
         raise UsageError(f"--legs is tcp, unix or tcp,unix: not {text!r}")
     return legs
+
+
+def _durations(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(parse_duration(word) for word in _names(text)))
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
 
 
 Stall = Annotated[float, typer.Option(min=1, help="Seconds before the stalled reader.")]
@@ -251,6 +259,24 @@ def rotate(
     session = _Session("rotate", asdict(options), congestion, results, json=json)
     found = rotate_bench.run(options, session.network, session.results, session.progress)
     _close(rotate_bench.table(found), session)
+
+
+@app.command()
+def cuts(
+    count: Annotated[int, typer.Option("--cuts", min=2, help="Lanes that are reset in each case.")] = 100,
+    lanes: Annotated[str, typer.Option(help="TLS connections of the link; a list such as 1,2.")] = "1,2",
+    round_trips: Annotated[str, typer.Option(help="Round trips of the link; a list.")] = "0ms,20ms",
+    rounds: Rounds = 1,
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Reset lanes under a steady stream: how long it stands still, every byte compared (root)."""
+    distances = _durations("--round-trips", round_trips)
+    options = cuts_bench.Options(count, _streams(lanes), distances, rounds)
+    session = _Session("cuts", asdict(options), congestion, results, json=json)
+    found = cuts_bench.run(options, session.network, session.results, session.progress)
+    _close(cuts_bench.table(found), session)
 
 
 @app.command()

@@ -7,16 +7,21 @@ before the stream begins. A figure counts only when every page was verified on t
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tunnel.bench import contestants
 from tunnel.bench.convergence import Grid, Search
 from tunnel.bench.crossing import Crossing
 from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.network import INTERFACES
+from tunnel.bench.lab.plan import PORT
+from tunnel.bench.lab.waiting import LabError
 from tunnel.bench.migrate_options import Options
 from tunnel.bench.migration import Convergence, Migration, Setting
 from tunnel.bench.modes import EGRESS, INGRESSES, Mode
@@ -90,7 +95,7 @@ def move(lab: Lab, mode: Mode, setting: Setting, number: int, options: Options) 
     guest = lab.start_guest(GUEST, memory=setting.guest_bytes, workload=workload, touched=True)
     lab.a.virsh("migrate-setmaxdowntime", GUEST, str(round(options.downtime * 1000)))
     patience = options.patience_of(setting.guest_bytes, setting.link_bits_per_s)
-    with _holes(lab, mode):
+    with _holes(lab, mode), _resets(lab, mode, setting):
         outcome = Crossing(lab, guest, mode, patience).run()
     verified = guest.verify(lab.a if outcome.aborted else lab.b)
     return Migration(
@@ -115,6 +120,25 @@ def _holes(lab: Lab, mode: Mode) -> Iterator[None]:
     finally:
         if mode.ports:
             lab.b.firewall.shut(*mode.ports)
+
+
+@contextmanager
+def _resets(lab: Lab, mode: Mode, setting: Setting) -> Iterator[None]:
+    """Have the lane reset as often as the mode says. Raises LabError when it was not, or did not resume."""
+    if not mode.cuts:
+        yield
+        return
+    link = partial(lab.a.daemons[-1].link, lab.b.name)
+    every, before = setting.guest_bytes * 7 // 8 // mode.cuts, link()["resumes"]
+    options = ("--interface", INTERFACES[0], "--every", str(every), "--count", str(mode.cuts))
+    resetting = lab.a.start([sys.executable, "-m", "tunnel.bench.resets", str(PORT), *options])
+    try:
+        yield
+    finally:
+        resetting.kill()
+    done, resumed = len(resetting.output().splitlines()), link()["resumes"] - before
+    if (done, resumed) != (mode.cuts, mode.cuts):
+        raise LabError(f"the lane was reset {done} times, not {mode.cuts}, and resumed {resumed} times")
 
 
 class _Run:

@@ -16,6 +16,7 @@ from tunnel.bench.lab.plan import Plan
 from tunnel.errors import UsageError
 
 CHANNELS = 4
+CUTS = 100
 TUNNELLED_UNIX = "tunnelled-unix"
 
 _ALIAS = "127.0.1.2"
@@ -39,7 +40,8 @@ class Mode:
 
     ``options`` follow ``virsh migrate --live --p2p GUEST``; in them ``{b}`` is host B's full name and
     ``{socket}`` its libvirt's socket as A can open it. ``ports`` are the holes in B's firewall.
-    ``on_network``: whether its bytes cross the wire between the hosts.
+    ``on_network``: whether its bytes cross the wire between the hosts. ``cuts``: how many times the lane is
+    reset meanwhile, evenly by bytes.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Mode:
     uses_mtunnel: bool = False
     postcopy: bool = False
     on_network: bool = True
+    cuts: int = 0
 
     @property
     def settings(self) -> str:
@@ -89,7 +92,7 @@ def _native_tls(name: str, about: str, *options: str) -> Mode:
     )
 
 
-def _mtunnel(name: str, about: str, *options: str, postcopy: bool = False) -> Mode:
+def _mtunnel(name: str, about: str, *options: str, postcopy: bool = False, cuts: int = 0) -> Mode:
     return Mode(
         name,
         about,
@@ -97,6 +100,7 @@ def _mtunnel(name: str, about: str, *options: str, postcopy: bool = False) -> Mo
         encrypts=True,
         uses_mtunnel=True,
         postcopy=postcopy,
+        cuts=cuts,
     )
 
 
@@ -131,10 +135,15 @@ MODES: tuple[Mode, ...] = (
     _mtunnel("mtunnel-postcopy", "post-copy after one pass, through mtunnel", *_POSTCOPY, postcopy=True),
 )
 
+ON_REQUEST = (
+    _mtunnel("mtunnel-cut", f"one stream through mtunnel, whose lane is reset {CUTS} times", cuts=CUTS),
+)
+"""Modes that take part only where they are named."""
+
 
 def choose(names: Sequence[str]) -> list[Mode]:
-    """Return the modes called ``names``, or all. Raises UsageError for an unknown name."""
-    known = {mode.name: mode for mode in MODES}
+    """Return the modes called ``names``, or all of ``MODES``. Raises UsageError for an unknown name."""
+    known = {mode.name: mode for mode in (*MODES, *ON_REQUEST)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(f"no mode is called {', '.join(unknown)}; there are: {', '.join(known)}")

@@ -40,16 +40,23 @@ LANES = {
 """Lines of a configuration, by who encrypts: the daemon in its loop, or on threads, or the kernel."""
 
 
-def mtunnel(site: Site, lanes: int = 1, records: int = 0, kinds: Sequence[str] = ("", "")) -> Sides:
+def mtunnel(
+    site: Site,
+    lanes: int = 1,
+    records: int = 0,
+    kinds: Sequence[str] = ("", ""),
+    dialed: Endpoint | None = None,
+) -> Sides:
     """Two daemons, one link of ``lanes`` lanes, one ingress.
 
     ``records`` a key, and the ``kinds`` (of LANES) of both sides' lanes, if not the defaults.
+    ``dialed`` is what A connects to, if not B itself.
     """
     common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
     transport_a, transport_b = (common + LANES.get(kind, "") for kind in kinds)
     listen_a = free_tcp(ADDRESS_A)
     config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport_a)
-    config_a += _mtunnel_peer(HOST_B, site.link, ())
+    config_a += _mtunnel_peer(HOST_B, dialed or site.link, ())
     config_a += f"""
 [[ingress]]
 peer = "{HOST_B}"

@@ -14,6 +14,7 @@
 ``comparison``    ``migrate``: how a mode of mtunnel's compares with its rival, in each setting
 ``absent``        ``migrate``: a mode that cannot be measured over a link, and why
 ``rotation``      ``rotate``: one transfer both ways (:class:`tunnel.bench.rotate.Outcome`)
+``cuts``          ``cuts``: lanes that were reset in one case (:class:`tunnel.bench.cuts.Outcome`)
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 

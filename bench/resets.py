@@ -1,0 +1,76 @@
+"""Resets TCP connections of this network namespace from outside, as ``ss --kill`` does (sock_diag(7)).
+
+Whoever has the connection here hears ``ECONNABORTED`` at once, the other end gets RST. As a program it
+resets the connection to a port each time that so many bytes more have left through an interface; it writes a
+line for each, and ends after the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tunnel.transport import netlink
+
+_BY_FAMILY, _DESTROY = 20, 21  # linux/sock_diag.h
+_REQUEST = struct.Struct("=BBBBI48s")  # family, protocol, extensions, padding, states, id: linux/inet_diag.h
+_ID = slice(4, 52)  # of an answer, the id
+_PORTS = struct.Struct("!HH")  # with which an id begins: source, destination
+_ESTABLISHED = 1 << 1
+_LOOK = 0.004  # seconds
+_DEVICES = Path("/proc/self/net/dev")
+_SENT = 8  # the column, of those behind the colon, with the bytes that were sent
+
+
+def connections(port: int) -> list[bytes]:
+    """The established connections over IPv4 to ``port``, as ``reset`` takes them. Raises OSError."""
+    asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, b"")
+    found = (answer[_ID] for answer in netlink.dump(netlink.SOCK_DIAG, _BY_FAMILY, asked))
+    return sorted(each for each in found if _PORTS.unpack_from(each)[1] == port)
+
+
+def reset(connection: bytes) -> bool:
+    """Reset a connection; whether it was still there. Raises OSError, also where we may not."""
+    asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, connection)
+    return netlink.ask(netlink.SOCK_DIAG, _DESTROY, asked, netlink.ACK) is not None
+
+
+def each_time(sent: Callable[[], int], every: int, port: int) -> Iterator[int]:
+    """Reset one connection to ``port`` each time that ``sent()`` has grown by ``every``: how many so far."""
+    count, due = 0, sent() + every
+    while True:
+        if sent() >= due and any(map(reset, connections(port)[:1])):
+            count, due = count + 1, sent() + every
+            yield count
+        time.sleep(_LOOK)
+
+
+def sent_by(interface: str) -> int:
+    """The bytes that left through ``interface``."""
+    for line in _DEVICES.read_text().splitlines():
+        name, _, figures = line.partition(":")
+        if name.strip() == interface:
+            return int(figures.split()[_SENT])
+    raise OSError(f"there is no interface {interface}")
+
+
+def main() -> None:
+    """Do as the command line says."""
+    parser = argparse.ArgumentParser(prog="tunnel.bench.resets", description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--interface", required=True)
+    parser.add_argument("--every", type=int, required=True, help="bytes")
+    parser.add_argument("--count", type=int, required=True)
+    arguments = parser.parse_args()
+    for count in each_time(lambda: sent_by(arguments.interface), arguments.every, arguments.port):
+        print(count, flush=True)
+        if count == arguments.count:
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The relay that makes hosts seem far: late bytes and resets, and a handshake's time before all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from tunnel.bench.distance import relay
+from tunnel.bench.endpoint import Endpoint, free_tcp
+
+ROUND_TRIP = 0.1
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection that was made through the relay just now."""
+    entry = free_tcp("127.0.0.1")
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = server.getsockname()
+        relaying = asyncio.create_task(relay(entry, Endpoint(*address), ROUND_TRIP))
+        await asyncio.sleep(0)
+        near = socket.socket()
+        near.setblocking(False)
+        await loop.sock_connect(near, (entry.host, entry.port))
+        far, _ = await loop.sock_accept(server)
+        with near, far:
+            far.setblocking(False)
+            yield near, far
+        relaying.cancel()
+        with suppress(asyncio.CancelledError):
+            await relaying
+
+
+async def test_bytes_come_whole_and_late_at_first_later_still(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = ends
+    loop = asyncio.get_running_loop()
+    for source, sink, least in ((near, far, 1.5), (far, near, 0.5), (near, far, 0.5)):
+        began = time.monotonic()
+        await loop.sock_sendall(source, b"word")
+        assert await loop.sock_recv(sink, 10) == b"word"
+        assert time.monotonic() - began > (least - 0.1) * ROUND_TRIP
+
+
+async def test_ends_and_resets_are_passed_on(ends: tuple[socket.socket, socket.socket]) -> None:
+    near, far = ends
+    loop = asyncio.get_running_loop()
+    near.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(far, 10) == b""
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    far.close()
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(near, 10)

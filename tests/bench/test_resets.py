@@ -1,0 +1,71 @@
+"""Connections are reset from outside: those to one port, and each time that enough has been sent."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+
+from tunnel.bench import resets
+from tunnel.bench.resets import connections, each_time, reset, sent_by
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def connected(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    near = socket.create_connection(server.getsockname(), timeout=10)
+    far, _ = server.accept()
+    far.settimeout(10)
+    return near, far
+
+
+def test_both_ends_hear_of_it_and_no_other_connection_does(server: socket.socket) -> None:
+    port = server.getsockname()[1]
+    assert connections(port) == []
+    near, far = connected(server)
+    (found,) = connections(port)
+    other_near, other_far = connected(server)
+    with near, far, other_near, other_far:
+        assert reset(found)
+        with pytest.raises(ConnectionAbortedError):
+            near.recv(1)
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+        other_near.sendall(b"x")
+        assert other_far.recv(1) == b"x"
+        assert not reset(found), "it is no more"
+        assert len(connections(port)) == 1
+
+
+def test_each_time_that_so_much_was_sent_one_is_reset(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resets, "_LOOK", 0)
+    sent = iter([0, 99, 100, 150, 249, 250, 300, 399, 400])
+    ends = [connected(server) for _ in range(2)]
+    counts = each_time(lambda: next(sent), 100, server.getsockname()[1])
+    assert list(islice(counts, 2)) == [1, 2]
+    assert next(sent) == 399
+    for sock in (sock for pair in ends for sock in pair):
+        with pytest.raises(OSError, match=r"abort|reset"):
+            sock.recv(1)
+        sock.close()
+
+
+def test_what_an_interface_sent_is_read_from_the_kernel(server: socket.socket) -> None:
+    before = sent_by("lo")
+    near, far = connected(server)
+    with near, far:
+        near.sendall(bytes(100_000))
+        assert len(far.recv(100_000, socket.MSG_WAITALL)) == 100_000
+    assert sent_by("lo") >= before + 100_000
+    with pytest.raises(OSError, match="there is no interface eth9"):
+        sent_by("eth9")
