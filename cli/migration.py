@@ -25,6 +25,7 @@ from tunnel.cli.readiness import (
 )
 from tunnel.cli.tunnelwatch import TunnelWatch, is_absence, is_refusal
 from tunnel.daemon import targets
+from tunnel.daemon.keepalives import SILENCE
 from tunnel.daemon.uris import Entry, find_entry, find_routes, known_peer
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
 from tunnel.relay import egress
@@ -188,7 +189,8 @@ class Migration:
         await self._check_link(stack, uri, way.migrate_uri)
         await self._check_targets([*targets.of_libvirt(order.config, order.peer, uri), *ram])
         source = await stack.enter_async_context(await Host.connect(order.connect))
-        destination = await stack.enter_async_context(await Host.connect(uri))
+        silence = order.config.transport.resume_window + SILENCE  # what the link bears, libvirt is to bear
+        destination = await stack.enter_async_context(await Host.connect(uri, silence=silence))
         self._announcer.check(await check_hosts(source, destination))
         guest, finding = await check_guest(source, name, resume=order.postcopy_resume)
         self._announcer.check(finding)

@@ -12,7 +12,7 @@ import pytest
 
 from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt import libvirt as module
-from tunnel.virt.libvirt import Guest, Host, State
+from tunnel.virt.libvirt import Guest, Host, State, keepalive
 
 DRIVER = "test:///default"
 
@@ -177,6 +177,13 @@ async def test_listener_that_never_answers_is_unreachable(tmp: Path) -> None:
         silent.listen()
         with pytest.raises(UnreachableError, match=r"within 0\.2 s"):
             await Host.connect(f"qemu+unix:///system?socket={tmp}/silent", within=0.2)
+
+
+@pytest.mark.parametrize(("silence", "told"), [(0, (5, 5)), (25, (5, 5)), (50, (5, 10)), (140.5, (5, 29))])
+def test_a_libvirt_that_is_silent_for_so_long_is_not_given_up(silence: float, told: tuple[int, int]) -> None:
+    interval, count = keepalive(silence)
+    assert (interval, count) == told
+    assert interval * (count + 1) - interval >= silence, "the last answer may be as old as an interval"
 
 
 async def test_wrong_uri_is_refused(host: Host) -> None:

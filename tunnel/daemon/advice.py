@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from tunnel.daemon import aliases
+from tunnel.daemon import aliases, keepalives
 from tunnel.daemon.config import Config, Ingress
 from tunnel.daemon.control import ask
 from tunnel.daemon.mistakes import Problem
@@ -28,6 +28,8 @@ def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
         yield "tls.cert", shared
     if not is_configured(config.host.listen.host):
         yield "host.listen", absent(config.host.listen.host)
+    if hasty := keepalives.warning(config):
+        yield "transport.resume_window", hasty
     guarded = set(aliases.guarded(config))
     for index, ingress in enumerate(config.ingresses):
         yield from ((f"ingress[{index}].users", text) for text in _users(ingress))

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from tunnel import distribution
-from tunnel.daemon import aliases
+from tunnel.daemon import aliases, keepalives
 from tunnel.daemon.advice import absent, shared_names
 from tunnel.daemon.certificates import Certificates
 from tunnel.daemon.config import Config
@@ -94,6 +94,8 @@ class Service:
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 if not is_configured(self._config.host.listen.host):
                     log.warning("not reachable", reason=absent(self._config.host.listen.host))
+                if hasty := keepalives.warning(self._config):
+                    log.warning("libvirt gives up before links do", reason=hasty)
                 notify("READY=1")
                 await self._stopping.wait()
                 notify("STOPPING=1")

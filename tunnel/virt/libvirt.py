@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import pwd
 import threading
 import xml.etree.ElementTree as ET
@@ -26,8 +27,8 @@ from tunnel.virt.threads import in_thread
 ANSWER = 30.0
 """Seconds that an ordinary call may take; the migration itself has no limit."""
 
-KEEPALIVE = (5, 5)
-"""Seconds between two questions, and how many may stay unanswered before a connection counts as lost."""
+_QUESTION, _QUESTIONS = 5, 5
+"""Keepalive: seconds between two questions, and the least that may stay unanswered."""
 
 _AGAIN = 3.0  # seconds: whoever was lost is there again soon, or not
 
@@ -59,14 +60,16 @@ class State(StrEnum):
 class Host:
     """A connection to one libvirt daemon. Use as an async context manager, or call ``close()``."""
 
-    def __init__(self, connection: Any, uri: str) -> None:
+    def __init__(self, connection: Any, uri: str, silence: float = 0.0) -> None:
         self._connection = connection
+        self._silence = silence
         self.uri = uri
 
     @classmethod
-    async def connect(cls, uri: str, *, within: float = ANSWER) -> Self:
+    async def connect(cls, uri: str, *, within: float = ANSWER, silence: float = 0.0) -> Self:
         """Connect to the libvirt at ``uri``.
 
+        ``silence``: seconds in which it may say nothing and is not given up; half a minute at the least.
         Raises UsageError when libvirt-python is not installed, UnreachableError when nobody answers there,
         HypervisorError when libvirt refuses.
         """
@@ -78,12 +81,12 @@ class Host:
         except library.libvirtError as error:
             raise _connect_error(uri, error) from error
         with contextlib.suppress(library.libvirtError):  # a driver in this very process has no connection
-            connection.setKeepAlive(*KEEPALIVE)
-        return cls(connection, uri)
+            connection.setKeepAlive(*keepalive(silence))
+        return cls(connection, uri, silence)
 
     async def again(self) -> Self:
         """Another connection to the same daemon, for when this one was lost. Raises as ``connect`` does."""
-        return await self.connect(self.uri, within=_AGAIN)
+        return await self.connect(self.uri, within=_AGAIN, silence=self._silence)
 
     async def name(self) -> str:
         """The host's name, as libvirt gives it."""
@@ -267,6 +270,14 @@ class Guest:
 
     async def _ask(self, what: str, call: Callable[[], T]) -> T:
         return await _call(self.name, what, call)
+
+
+def keepalive(silence: float) -> tuple[int, int]:
+    """What libvirt is to be told so that it waits ``silence`` seconds: an interval, and a count of questions.
+
+    It gives up after one interval more than the questions take (virConnectSetKeepAlive).
+    """
+    return _QUESTION, max(_QUESTIONS, math.ceil(silence / _QUESTION))
 
 
 def require_library() -> None:

@@ -1,0 +1,99 @@
+"""A link that is silent for longer than libvirt waits comes back to a migration that libvirt has given up.
+
+Each libvirt waits as long as its own setting says; ``advice`` tells which. Here the impatient wait 3 seconds.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.faults import Phase, ends_on, hasten, hold, slow_lab, told, words
+from tests.support.migrations import finished, migration
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.plan import PORT
+
+__all__ = ["slow_lab"]
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+IMPATIENT = {"keepalive_interval": 1, "keepalive_count": 2}
+PATIENT = {"keepalive_interval": 1, "keepalive_count": 40}
+
+
+def silence(lab: Lab) -> None:
+    for host in lab.hosts:
+        host.firewall.cut()
+
+
+def mend(lab: Lab) -> None:
+    for host in lab.hosts:
+        host.firewall.close(but=(PORT,))
+
+
+def configure(lab: Lab, *, caller: dict[str, int], called: dict[str, int]) -> None:
+    """Let A's libvirt, peer to peer, and B's, for whoever calls it, wait so long."""
+    root: dict[str, str | int] = {"user": "root", "group": "root"}
+    lab.a.libvirtd.configure(qemu=dict(caller))
+    lab.b.libvirtd.configure(qemu=root, libvirtd=dict(called))
+
+
+def lived(lab: Lab) -> None:
+    """Both hosts still have the session that they had."""
+    for host in lab.hosts:
+        host.daemons[-1].wait_linked(host.peer.name)
+        assert "link down" not in told(host)
+
+
+def virsh(keepalive: dict[str, int]) -> list[str]:
+    interval, count = map(str, keepalive.values())
+    return ["virsh", "-k", interval, "-K", count, *migration("--postcopy")]
+
+
+@pytest.mark.parametrize("seconds", [1.5, 8.0])
+@pytest.mark.parametrize("flow", ["p2p", "direct"])
+def test_those_who_wait_longer_than_the_silence_go_on(slow_lab: Lab, seconds: float, flow: str) -> None:
+    patience = PATIENT if seconds > 3 else IMPATIENT
+    configure(slow_lab, caller=patience, called=patience)
+    how = ((), virsh(patience)) if flow == "direct" else (("--p2p",), ())
+    guest, moving = hold(slow_lab, Phase.PRE_COPY, *how[0], client=how[1])
+    silence(slow_lab)
+    time.sleep(seconds)
+    mend(slow_lab)
+    hasten(slow_lab)
+    finished(moving)
+    lived(slow_lab)
+    ends_on(slow_lab, guest, slow_lab.b)
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "client"),
+    [
+        pytest.param(IMPATIENT, PATIENT, (), id="qemu.conf of the source"),
+        pytest.param(PATIENT, IMPATIENT, (), id="libvirtd.conf of the destination"),
+        pytest.param(PATIENT, PATIENT, virsh(IMPATIENT), id="virsh -k -K"),
+    ],
+)
+def test_whoever_does_not_gives_the_migration_up(
+    slow_lab: Lab, caller: dict[str, int], called: dict[str, int], client: tuple[str, ...]
+) -> None:
+    configure(slow_lab, caller=caller, called=called)
+    guest, moving = hold(slow_lab, Phase.PRE_COPY, *(() if client else ("--p2p",)), client=client)
+    silence(slow_lab)
+    assert words(moving)
+    mend(slow_lab)
+    lived(slow_lab)
+    hasten(slow_lab)
+    ends_on(slow_lab, guest, slow_lab.a)
+
+
+def test_in_post_copy_the_guest_arrives_all_the_same(slow_lab: Lab) -> None:
+    configure(slow_lab, caller=IMPATIENT, called=IMPATIENT)
+    guest, moving = hold(slow_lab, Phase.POST_COPY, "--p2p")
+    silence(slow_lab)
+    assert words(moving)
+    mend(slow_lab)
+    lived(slow_lab)
+    hasten(slow_lab)
+    ends_on(slow_lab, guest, slow_lab.b)

@@ -1,0 +1,102 @@
+"""Who gives up first: a libvirt that hears nothing of another, or the link that its calls go through.
+
+A libvirt ends a connection on which nothing came for ``keepalive_interval * (keepalive_count + 1)`` seconds.
+Peer to peer, the source's reads both from qemu.conf; whoever is called reads them from the configuration of
+its own daemon. Sources: the comments in these files (libvirt, ``src/qemu/qemu.conf.in``,
+``src/remote/libvirtd.conf.in``). What a client such as virsh waits is its own affair (``-k``, ``-K``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunnel.daemon.config import Config, Peer
+from tunnel.daemon.rpc import LIBVIRT_PORT, LIBVIRT_TLS_PORT, is_libvirt, reaches_libvirt
+from tunnel.daemon.units import format_duration
+from tunnel.relay.address import TcpAddress, UnixAddress
+
+DIRECTORY = Path("/etc/libvirt")
+SILENCE = 20.0
+"""Seconds after which a lane counts as lost over which nothing comes, at most; the window begins then."""
+
+_DEFAULT = 5  # of both keys, in every file
+_CALLER = ("qemu.conf",)
+_MODULAR = ("virtqemud.conf",)
+_MONOLITHIC = ("libvirtd.conf", "virtproxyd.conf")  # whichever there is
+_SETTING = re.compile(r"^\s*keepalive_(interval|count)\s*=\s*\"?(-?\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """What ``file`` says, or libvirt's defaults."""
+
+    file: Path
+    interval: int = _DEFAULT
+    count: int = _DEFAULT
+
+    @classmethod
+    def read(cls, file: Path) -> Keepalive | None:
+        """What a file says; None when it may not be read."""
+        try:
+            found = dict(_SETTING.findall(file.read_text(errors="replace")))
+        except FileNotFoundError:
+            return cls(file)
+        except OSError:
+            return None
+        return cls(file, **{key: int(value) for key, value in found.items()})
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a word after which a connection is given up."""
+        return self.interval * (self.count + 1) if self.interval > 0 else math.inf
+
+    def count_for(self, seconds: float) -> int:
+        """The ``keepalive_count`` with which a silence of ``seconds`` is waited for, whenever it begins."""
+        return math.ceil(seconds / self.interval)
+
+
+def warning(config: Config, directory: Path = DIRECTORY) -> str:
+    """Say that a libvirt of this host gives up before links do, if one does whose calls cross them."""
+    window = config.transport.resume_window
+    settings = [Keepalive.read(file) for file in _files(config, directory)]
+    hasty = [each for each in settings if each is not None and each.patience < window]
+    if not hasty:
+        return ""
+    least = min(hasty, key=lambda each: each.patience)
+    files, patience = " and ".join(str(each.file) for each in hasty), format_duration(least.patience)
+    return (
+        f"libvirt's calls cross links here, and libvirt gives up a connection on which nothing came for"
+        f" {patience} (keepalive_interval * (keepalive_count + 1) in {files}), and its migration with it: a"
+        f" link that comes back later, within resume_window ({format_duration(window)}), does so in vain."
+        f" Write keepalive_count = {least.count_for(window + SILENCE)} there, and in the peer's qemu.conf and"
+        f' libvirtd.conf or virtqemud.conf (virsh: -K), or resume_window = "{patience}"'
+    )
+
+
+def _files(config: Config, directory: Path) -> Iterator[Path]:
+    """The configurations of the libvirts that call through links, or are called."""
+    if any(is_libvirt(ingress.target) or reaches_libvirt(ingress) for ingress in config.ingresses):
+        yield from _chosen(_CALLER, directory)
+    if any(_may_call(peer, "/run/libvirt/virtqemud-sock") for peer in config.peers):
+        yield from _chosen(_MODULAR, directory)
+    if any(_may_call(peer, "/run/libvirt/libvirt-sock") or _may_dial(peer) for peer in config.peers):
+        yield from _chosen(_MONOLITHIC, directory)
+
+
+def _chosen(names: tuple[str, ...], directory: Path) -> Iterator[Path]:
+    """The first that exists, or the first."""
+    files = [directory / name for name in names]
+    yield next((file for file in files if file.exists()), files[0])
+
+
+def _may_call(peer: Peer, path: str) -> bool:
+    return any(rule.matches(UnixAddress(place)) for rule in peer.rules for place in (path, f"/var{path}"))
+
+
+def _may_dial(peer: Peer) -> bool:
+    addresses = [TcpAddress("127.0.0.1", port) for port in (LIBVIRT_PORT, LIBVIRT_TLS_PORT)]
+    return any(rule.matches(address) for rule in peer.rules for address in addresses)
