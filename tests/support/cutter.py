@@ -9,17 +9,54 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import Self
 
 _CHUNK = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
+_LAST_BYTES = 1.0  # seconds in which what still comes over a connection that ended in order is thrown away
+
+
+class Way(Enum):
+    """A direction through the cutter."""
+
+    THERE = "to whom it carries on"
+    BACK = "to whoever connected"
+
+
+@dataclass
+class Fate:
+    """What happens to a connection that is still to come.
+
+    It is cut after ``cut_after`` bytes of both directions together, without a word to the far end if
+    ``silent``; what comes back is held for ``seconds`` after ``hold_after`` bytes of it.
+    """
+
+    cut_after: int | None = None
+    silent: bool = False
+    hold_after: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class _Pair:
+    """One connection: its two sockets, and what is to happen to it."""
+
+    near: socket.socket
+    far: socket.socket
+    fate: Fate
+    orderly: bool = False  # it ends in FIN on both sides
+    silent: bool = False  # the far end is not to hear of the cut
+    cut: bool = False
 
 
 class Cutter:
     """Listens on ``address`` and carries every connection on to ``towards`` (both ``IP:PORT``).
 
-    Runs on a thread with a loop of its own; a connection that it cuts ends in RST on both sides.
+    Runs on a thread with a loop of its own; a connection that it cuts ends in RST on both sides, unless a
+    test asks for FIN.
     """
 
     def __init__(self, towards: str) -> None:
@@ -30,22 +67,38 @@ class Cutter:
         self.address = f"127.0.0.4:{self._server.getsockname()[1]}"
         self.carried = 0  # bytes, both ways, over all connections
         self.connections = 0
+        self.cuts = 0  # connections that it has cut
         self.closed = False  # carry no new connection: it is reset, and the old ones go on
         self.one_at_a_time = False  # ``cut_after`` cuts the connection that carried the byte, not all
         self._cuts: deque[int] = deque()
         self._left: int | None = None
-        self._pairs: dict[asyncio.Task[None], tuple[socket.socket, socket.socket]] = {}
+        self._fates: deque[Fate] = deque()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._pairs: dict[asyncio.Task[None], _Pair] = {}
         self._loop = asyncio.SelectorEventLoop()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = {way: asyncio.Event() for way in Way}
+        self._flow()
         self._thread = threading.Thread(target=self._run, name="cutter")
         self._thread.start()
 
     # What a test does to it.
 
-    def cut(self) -> None:
-        """Cut every connection now."""
-        self._call(self._cut)
+    def cut(self, *, orderly: bool = False, silent: bool = False, which: int | None = None) -> None:
+        """Cut every connection now, or the one of number ``which``, modulo how many there are.
+
+        ``silent``: the far end hears nothing of it.
+        """
+
+        def cut() -> None:
+            tasks = [task for task, pair in self._pairs.items() if not pair.cut]
+            chosen = tasks if which is None or not tasks else [tasks[which % len(tasks)]]
+            self._cut(chosen, orderly=orderly, silent=silent)
+
+        self._call(cut)
+
+    def next_ones(self, *fates: Fate) -> None:
+        """Say what is to happen to the connections that come next, in their order."""
+        self._call(lambda: self._fates.extend(fates))
 
     def cut_after(self, *counts: int) -> None:
         """Cut after so many bytes from now on, then after so many more, and so on."""
@@ -56,13 +109,18 @@ class Cutter:
 
         self._call(plan)
 
-    def stall(self) -> None:
-        """Carry nothing, as a network does that drops every packet."""
-        self._call(self._flowing.clear)
+    def stall(self, *ways: Way) -> None:
+        """Carry nothing (in these directions, or in both), as a network does that drops every packet."""
+
+        def stall() -> None:
+            for way in ways or Way:
+                self._flowing[way].clear()
+
+        self._call(stall)
 
     def flow(self) -> None:
         """Go on."""
-        self._call(self._flowing.set)
+        self._call(self._flow)
 
     @property
     def cuts_left(self) -> int:
@@ -84,6 +142,10 @@ class Cutter:
 
     # On its thread.
 
+    def _flow(self) -> None:
+        for flowing in self._flowing.values():
+            flowing.set()
+
     def _call(self, function: Callable[[], object]) -> None:
         """Run ``function`` on the loop's thread, and wait until it has."""
         done = threading.Event()
@@ -99,8 +161,12 @@ class Cutter:
         accepting = self._loop.create_task(self._accept())
         self._loop.run_forever()
         accepting.cancel()
-        ended = [accepting, *self._cut()]
+        self._cut()
+        ended = [accepting, *self._pairs]
         self._loop.run_until_complete(asyncio.gather(*ended, return_exceptions=True))
+        for ending in self._ending:
+            ending.cancel()
+        self._loop.run_until_complete(asyncio.gather(accepting, *self._ending, return_exceptions=True))
         self._server.close()
         self._loop.close()
 
@@ -116,55 +182,109 @@ class Cutter:
             for sock in (near, far):
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self._loop.create_task(self._relay(near, far))
-            self._pairs[task] = (near, far)
+            pair = _Pair(near, far, self._fates.popleft() if self._fates else Fate())
+            task = self._loop.create_task(self._relay(pair))
+            self._pairs[task] = pair
+            task.add_done_callback(self._ended)  # also of one that is cancelled before its first step
 
-    async def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        pair = asyncio.current_task()
-        assert pair is not None
+    async def _relay(self, pair: _Pair) -> None:
         try:
-            await self._loop.sock_connect(far, self._towards)
+            await self._loop.sock_connect(pair.far, self._towards)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._carry(near, far, pair))
-                tasks.create_task(self._carry(far, near, pair))
+                tasks.create_task(self._carry(pair, Way.THERE))
+                tasks.create_task(self._carry(pair, Way.BACK))
         except* OSError:
             pass  # one end is gone: the other shall see it
-        finally:
-            for sock in (near, far):
-                with suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                sock.close()
-            self._pairs.pop(pair, None)
 
-    async def _carry(self, source: socket.socket, sink: socket.socket, pair: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        pair = self._pairs.pop(task)
+        if pair.orderly or pair.silent:
+            self._ending.add(ending := self._loop.create_task(self._end(pair)))
+            ending.add_done_callback(self._ending.discard)
+            ending.add_done_callback(lambda _: _reset(pair.near, pair.far))
+        else:
+            _reset(pair.near, pair.far)
+
+    async def _carry(self, pair: _Pair, way: Way) -> None:
+        source, sink = (pair.near, pair.far) if way is Way.THERE else (pair.far, pair.near)
         while data := await self._loop.sock_recv(source, _CHUNK):
-            await self._flowing.wait()
-            if pair not in self._pairs:  # cut, and not cancelled yet: nothing here has had to wait since then
+            await self._flowing[way].wait()
+            if way is Way.BACK:
+                await self._hold(pair.fate, len(data))
+            if pair.cut:  # and not cancelled yet: nothing here has had to wait since then
                 return
-            now = data[: self._left]
-            await self._loop.sock_sendall(sink, now)
-            self.carried += len(now)
-            self._spend(len(now), pair)
+            most = min((left for left in (self._left, pair.fate.cut_after) if left is not None), default=None)
+            await self._loop.sock_sendall(sink, data[:most])
+            carried = len(data[:most])
+            self.carried += carried
+            self._spend(carried, pair)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
-    def _spend(self, count: int, pair: asyncio.Task[None]) -> None:
-        if self._left is None or pair not in self._pairs:
+    async def _hold(self, fate: Fate, count: int) -> None:
+        """Keep what comes back for a while, once so much of it has come."""
+        if fate.hold_after is not None:
+            fate.hold_after -= count
+            if fate.hold_after < 0:
+                fate.hold_after = None
+                await asyncio.sleep(fate.seconds)
+
+    async def _end(self, pair: _Pair) -> None:
+        """Let both sides see FIN, and no RST as long as they say little more; or only the near one RST."""
+        if pair.silent:
+            _reset(pair.near)
+            await self._throw_away(pair.far)
+            return
+        socks = (pair.near, pair.far)
+        for sock in socks:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_BYTES):
+                await asyncio.gather(*map(self._throw_away, socks))
+
+    async def _throw_away(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            while await self._loop.sock_recv(sock, _CHUNK):
+                pass
+
+    def _spend(self, count: int, pair: _Pair) -> None:
+        fate = pair.fate
+        if fate.cut_after is not None:
+            fate.cut_after -= count
+            if fate.cut_after <= 0:
+                fate.cut_after = None
+                self._cut(self._hit(pair), silent=fate.silent)
+        if self._left is None or pair.cut:
             return
         self._left -= count
         if self._left <= 0:
             self._left = None
-            self._cut([pair] if self.one_at_a_time else None)
+            self._cut(self._hit(pair) if self.one_at_a_time else None)
             self._next_cut()
 
     def _next_cut(self) -> None:
         if self._left is None and self._cuts:
             self._left = self._cuts.popleft()
 
-    def _cut(self, tasks: list[asyncio.Task[None]] | None = None) -> list[asyncio.Task[None]]:
-        """Reset the connections of ``tasks`` at once, or every one; the tasks that carried them."""
-        tasks = list(self._pairs) if tasks is None else tasks
+    def _hit(self, hit: _Pair) -> list[asyncio.Task[None]]:
+        return [task for task, pair in self._pairs.items() if pair is hit]
+
+    def _cut(
+        self, tasks: list[asyncio.Task[None]] | None = None, *, orderly: bool = False, silent: bool = False
+    ) -> list[asyncio.Task[None]]:
+        """Cut the connections of ``tasks`` at once, or every one; the tasks that carried them."""
+        tasks = [task for task in (self._pairs if tasks is None else tasks) if not self._pairs[task].cut]
         for task in tasks:
-            del self._pairs[task]
+            pair = self._pairs[task]
+            pair.cut, pair.orderly, pair.silent = True, orderly, silent
             task.cancel()
+        self.cuts += len(tasks)
         return tasks
+
+
+def _reset(*socks: socket.socket) -> None:
+    for sock in socks:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.close()

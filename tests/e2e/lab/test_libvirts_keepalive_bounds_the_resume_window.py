@@ -51,8 +51,7 @@ def virsh(keepalive: dict[str, int]) -> list[str]:
     return ["virsh", "-k", interval, "-K", count, *migration("--postcopy")]
 
 
-@pytest.mark.parametrize("seconds", [1.5, 8.0])
-@pytest.mark.parametrize("flow", ["p2p", "direct"])
+@pytest.mark.parametrize(("seconds", "flow"), [(1.5, "p2p"), (8.0, "p2p"), (8.0, "direct")])
 def test_those_who_wait_longer_than_the_silence_go_on(slow_lab: Lab, seconds: float, flow: str) -> None:
     patience = PATIENT if seconds > 3 else IMPATIENT
     configure(slow_lab, caller=patience, called=patience)

@@ -1,0 +1,65 @@
+"""Lanes are reset again and again while a guest moves and libvirt calls across: libvirt notices nothing."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from tests.support.faults import FLOWS, RESTLESS, hasten, slow_lab
+from tests.support.migrations import LIBVIRT, LIBVIRT_AT, begin, finished, redirect, rpc, wait_moving
+from tunnel.bench.lab.configs import MIGRATION_PORTS
+from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.lab import Lab
+from tunnel.bench.lab.network import INTERFACES
+from tunnel.bench.lab.plan import PORT
+from tunnel.bench.lab.waiting import until
+
+__all__ = ["slow_lab"]
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+CUTS = 40
+EVERY = 512 * 1024  # bytes
+CALLS = "while sleep 0.05; do echo list; done | virsh --quiet --connect '{uri}'"
+"""One connection, over which one call follows the other until it is killed."""
+
+
+COMPLAINT = re.compile(r" error : (virNet|virKeepAlive|remote|qemuMigration|qemuMonitor|qemuProcess).*")
+"""Of connections and guests. libvirt also misses things that this machine need not have, such as /dev/kvm."""
+
+
+def complaints(host: Host) -> list[str]:
+    """What the libvirtd of a host calls an error in its log."""
+    log = host.plan.outside("/var/log/libvirt/libvirtd.log").read_text(errors="replace")
+    return [line for line in log.splitlines() if COMPLAINT.search(line)]
+
+
+@FLOWS
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_guest_arrives_and_calls_go_on(slow_lab: Lab, flow: tuple[str, ...], lanes: int) -> None:
+    lab = slow_lab
+    guest = lab.start_guest(workload=RESTLESS)
+    ingresses = [redirect("hostb"), rpc("hostb")]  # so that it is hosta who dials
+    lab.start_daemons(ingresses, egress=(MIGRATION_PORTS, LIBVIRT), transport={"lanes": lanes})
+    before = [*map(complaints, lab.hosts)]
+    calls = lab.a.start(["sh", "-c", CALLS.format(uri=LIBVIRT_AT["hostb"])])
+    moving = begin(lab, *flow)
+    wait_moving(lab.a)
+    options = ["--interface", INTERFACES[0], "--every", str(EVERY), "--count", str(CUTS)]
+    resets = lab.a.start([sys.executable, "-m", "tunnel.bench.resets", str(PORT), *options])
+    until("the last cut", lambda: not resets.running, 60)
+    assert moving.running, moving.output()
+    hasten(lab)
+    finished(moving)
+    assert resets.output().splitlines()[-1] == str(CUTS)
+    for host, old in zip(lab.hosts, before, strict=True):
+        assert complaints(host)[len(old) :] == []
+    assert calls.running, calls.output()
+    assert "error" not in calls.output()
+    for host in lab.hosts:
+        link = host.daemons[-1].link(host.peer.name)
+        assert link["resumes"] == CUTS
+        assert "link down" not in {each["what"] for each in link["incidents"]}
+    guest.verify(lab.b)

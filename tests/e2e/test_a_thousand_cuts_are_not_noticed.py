@@ -1,0 +1,128 @@
+"""A guest arrives whole although its link is cut again and again, in every way, and QEMU notices nothing.
+
+The long tests cut a thousand times, one and two lanes. The seed is in the test's name: the same seed gives
+the same schedule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.cuts import Abuse, schedule
+from tests.support.cutter import Cutter
+from tests.support.daemons import TwoHosts, free_port, until
+from tests.support.guests import MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tests.support.streams import MIB, Target, connect, exchange
+from tunnel.virt.guest import Workload
+from tunnel.virt.migration import Mode, Options
+from tunnel.virt.qmp import Monitor
+from tunnel.virt.trial import Trial
+
+RESTLESS = Workload(working_set=32 * MIB, dirty_rate=48 * MIB)
+
+
+def held(options: Options) -> Options:
+    """Options with which a restless guest does not arrive.
+
+    With no downtime at all QEMU 7.2 does not look again what is dirty when a pass is over, and is done.
+    """
+    return replace(options, max_bandwidth=8 * MIB, downtime_limit=0.1)
+
+
+@pytest.fixture
+def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
+    """What host a believes to be host b's address."""
+    with Cutter(hosts.b.address) as between:
+        hosts.a.knows(hosts.b, between.address)
+        yield between
+
+
+def handshake_of(hosts: TwoHosts, target: Target, entry: str, cutter: Cutter, lanes: int) -> int:
+    """How many bytes a lane that replaces another carries, both ways, until it is one."""
+    with connect(entry) as caller, target.accept() as called:
+        exchange(caller, called)
+        before = cutter.carried
+        cutter.cut()
+        until("the lanes to be replaced", lambda: hosts.b.link(hosts.a)["resumes"] == lanes)
+        return (cutter.carried - before) // lanes
+
+
+async def let_arrive(monitor: Monitor) -> None:
+    """Let a migration that was held come to its end."""
+    await monitor.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40, "downtime-limit": 300})
+    await monitor.execute("migrate-set-parameters", {"max-postcopy-bandwidth": 1 << 40})
+
+
+async def arrives_although_cut(
+    hosts: TwoHosts,
+    target: Target,
+    cutter: Cutter,
+    directory: Path,
+    options: Options,
+    lanes: int,
+    **how: float,
+) -> None:
+    """Move a guest while ``cuts`` of its connections are cut, by ``seed``; holes last ``longest`` at most."""
+    listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
+    entry, other = hosts.a.leads_to(hosts.b, listen), hosts.a.leads_to(hosts.b, target.address)
+    for host in (hosts.a, hosts.b):
+        host.transport = {"lanes": lanes}
+    hosts.start()
+    until("every lane", lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes)
+    handshake = handshake_of(hosts, target, other, cutter, lanes)
+    abuse = Abuse(cutter, schedule(int(how["seed"]), handshake=handshake, longest=how["longest"]))
+    async with await Trial.start(directory, int(how.get("memory", MEMORY)), RESTLESS) as trial:
+        moving = asyncio.create_task(trial.migrate(entry, listen, options))
+        try:
+            cutting = asyncio.create_task(abuse.until_cut(int(how["cuts"])))
+            await asyncio.wait({moving, cutting}, return_when=asyncio.FIRST_COMPLETED)
+            assert cutting.done(), f"the guest was there, or had failed, after {abuse}: {moving}"
+            cutting.result()
+            await let_arrive(trial.source.monitor)
+            outcome = await moving
+        finally:
+            print(abuse, "seed", how["seed"])
+            moving.cancel()
+            cutting.cancel()
+            await asyncio.gather(moving, cutting, return_exceptions=True)
+        print(outcome, cutter.carried // MIB, "MiB carried")
+        await trial.verify()
+        assert (trial.source.child.output(), trial.destination.child.output()) == ("", "")
+        assert outcome.postcopied == (options.mode is Mode.POSTCOPY)
+    for host, peer in hosts.both_ways:
+        assert host.log.count("link up") == 1
+        assert host.link(peer)["resumes"] > how["cuts"] / 3
+        assert host.link(peer)["state"] == "up"
+
+
+WAYS = [
+    pytest.param(held(PRECOPY), 1, id="one stream on one lane"),
+    pytest.param(held(MULTIFD), 2, id="multifd on two lanes"),
+    pytest.param(replace(POSTCOPY, max_bandwidth=MIB), 2, id="post-copy on two lanes"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "lanes"), WAYS)
+@pytest.mark.parametrize("seed", [1])
+async def test_guest_arrives_although_its_link_is_cut_again_and_again(
+    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: Options, lanes: int, seed: int
+) -> None:
+    await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, cuts=50, longest=0.5, seed=seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("options", "lanes"), WAYS)
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_guest_arrives_although_its_link_is_cut_a_thousand_times(
+    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: Options, lanes: int, seed: int
+) -> None:
+    memory = 512 * MIB if options.mode is Mode.POSTCOPY else MEMORY  # of which each page is sent once
+    how = {"cuts": 1000, "longest": 10.0, "seed": seed, "memory": memory}
+    await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, **how)
