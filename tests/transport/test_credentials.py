@@ -181,6 +181,16 @@ def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pyt
     assert "(Operation not permitted)" in str(obstacle())
 
 
+@pytest.mark.root
+def test_a_host_that_cannot_call_itself_is_told_why() -> None:
+    """A network without loopback yet, as early in a boot or in a container."""
+    asking = "from tunnel.transport.credentials import obstacle; print(obstacle())"
+    told = subprocess.check_output(["unshare", "-n", sys.executable, "-c", asking], text=True, timeout=60)
+    assert told == (
+        "this host cannot connect to itself (Network is unreachable): ip link set lo up, or use unix:\n"
+    )
+
+
 # Whether the other end is still somebody's.
 
 

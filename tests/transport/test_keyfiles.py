@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import rsa, x25519
 
 from tests.support.pki import LIBVIRT, QEMU, Layout, Pki, expired, rsa_key
 from tunnel.certs.authority import key_pem, pem
@@ -84,6 +84,23 @@ def test_an_unreadable_file_is_named(host: TlsFiles) -> None:
 def test_content_that_is_not_pem_is_told(host: TlsFiles, name: str, content: str, message: str) -> None:
     host.cert.with_name(name).write_text(content)
     with refuses(message):
+        load_pair(fresh(), host.cert, host.key)
+
+
+def test_a_key_of_another_form_or_kind_is_not_called_damaged(host: TlsFiles) -> None:
+    form, none = serialization.PrivateFormat, serialization.NoEncryption()
+    host.key.write_bytes(new_key().private_bytes(serialization.Encoding.PEM, form.OpenSSH, none))
+    with refuses(r"is in OpenSSH's form: convert it \(ssh-keygen"):
+        load_pair(fresh(), host.cert, host.key)
+    exchange = x25519.X25519PrivateKey.generate()
+    host.key.write_bytes(exchange.private_bytes(serialization.Encoding.PEM, form.PKCS8, none))
+    with refuses(r"is of a kind that certificates are not made for \(X25519\)"):
+        load_pair(fresh(), host.cert, host.key)
+
+
+def test_of_several_keys_in_a_file_the_first_counts(host: TlsFiles) -> None:
+    host.key.write_bytes(key_pem(new_key()) + host.key.read_bytes())
+    with refuses(r"the private key .*hosta\.key, of several the first, does not belong to the certificate"):
         load_pair(fresh(), host.cert, host.key)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.pki import CLIENT_ONLY, LIBVIRT, QEMU, SERVER_ONLY, Layout, Pki, expired, not_yet_valid
 from tests.support.signers import Signer
+from tunnel.certs.authority import key_pem
 from tunnel.certs.profile import Validity
 from tunnel.errors import CertificateError
 from tunnel.transport.ktls import Capability
@@ -101,6 +103,14 @@ def test_load_refuses_a_certificate_for_one_role(
 ) -> None:
     with pytest.raises(CertificateError, match=words):
         load(pki.host("hosta", usages=usages))
+
+
+def test_a_key_that_tls_does_not_use_is_told_which_it_does(pki: Pki) -> None:
+    files, key = pki.host("hosta"), ec.generate_private_key(ec.SECP256K1())
+    files.cert.write_bytes(pki.certificate(key, "hosta"))
+    files.key.write_bytes(key_pem(key))
+    with pytest.raises(CertificateError, match=r"unfit for TLS 1\.3: .*; keys that it uses are EC P-256 and"):
+        load(files)
 
 
 def test_an_intermediate_for_one_role_is_no_matter_of_a_client_certificate(tmp: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.support.signers import Signer, day
+from tunnel.certs.profile import new_key
 from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.openssl import VerificationError
 from tunnel.transport.verdicts import MOST_NAME, Verify, at, name_of, verdict
@@ -84,6 +87,28 @@ def test_a_chain_that_leads_to_a_stranger_names_it() -> None:
 def test_a_role_is_told_with_its_usage(dialing: bool, usage: str) -> None:
     fault = VerificationError(Verify.INVALID_PURPOSE, 0, INTER.certificate)
     assert verdict(fault, FILES, "", dialing=dialing).endswith(f"extended key usage {usage}")
+
+
+@pytest.mark.parametrize(
+    ("extended", "missing"),
+    [
+        (ExtendedKeyUsageOID.CLIENT_AUTH, "the key usage digitalSignature"),
+        (ExtendedKeyUsageOID.SERVER_AUTH, "the extended key usage clientAuth"),
+    ],
+)
+def test_advice_is_not_what_is_so_already(extended: x509.ObjectIdentifier, missing: str) -> None:
+    key = new_key()
+    name = x509.Name([])
+    now = datetime.now(UTC)
+    usage = x509.KeyUsage(False, False, True, False, False, False, False, False, False)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([extended]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    fault = VerificationError(Verify.INVALID_PURPOSE, 0, certificate)
+    assert verdict(fault, FILES, "", dialing=True).endswith(f"issue one with {missing}")
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import ipaddress
 import select
 import socket
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tunnel.errors import RefusedError
 from tunnel.transport import netlink
 from tunnel.transport.conntrack import original_destination, original_source
+from tunnel.transport.sockets import reason_of
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 
@@ -26,6 +28,9 @@ _ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFF_FFFF, 0xFFFF_FFFF)
 _ALL_STATES = 0xFFFF_FFFF
 _NOT_CLOSED = {1, 2, 3, 8}  # ESTABLISHED, SYN_SENT, SYN_RECV, CLOSE_WAIT: net/tcp_states.h
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1 is 127.0.0.1
+
+_PATIENCE = 5.0
+"""Seconds for a connection within this host."""
 
 _GONE = "the caller hung up before it could be identified"
 
@@ -83,11 +88,15 @@ def obstacle() -> str | None:
 
     A kernel without tcp_diag answers as for a caller that is gone: so ask about a connection that is not.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
-        accepted, _ = server.accept()
+    with ExitStack() as stack:
         try:
-            with accepted:
-                caller_uid(accepted)
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            stack.enter_context(socket.create_connection(server.getsockname(), _PATIENCE))
+            accepted = stack.enter_context(server.accept()[0])
+        except OSError as error:
+            return f"this host cannot connect to itself ({reason_of(error)}): ip link set lo up, or use unix:"
+        try:
+            caller_uid(accepted)
         except (RefusedError, OSError) as error:
             why = "" if isinstance(error, RefusedError) else f" ({error.strerror})"
             return (

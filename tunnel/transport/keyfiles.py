@@ -30,6 +30,7 @@ from tunnel.files import read_regular
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"  # PKCS #8, and the older EC and RSA forms
+_OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _CRL = b"-----BEGIN X509 CRL-----"
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -135,7 +136,8 @@ def load_authorities(context: ssl.SSLContext, ca: Path) -> None:
     _load_certificates(context, ca, "CA file")
     stats = context.cert_store_stats()
     if not stats["x509_ca"]:
-        raise CertificateError(f"the CA file {ca} holds no CA certificate (basicConstraints CA:TRUE)")
+        what = "basicConstraints CA:TRUE, and keyCertSign if it has a keyUsage"
+        raise CertificateError(f"the CA file {ca} holds no CA certificate ({what})")
     if stats["x509"] != stats["x509_ca"]:
         raise CertificateError(f"the CA file {ca} also holds certificates of no authority: remove them")
     if stats["crl"]:
@@ -204,6 +206,14 @@ def _pair_fault(cert: Path, key: Path, reason: str | None) -> str:
         return _foreign_key(cert, key)
     if reason in _TOO_WEAK:
         return f"the certificate {cert} is too weak for this host's OpenSSL ({reason})"
+    content = read_regular(key)
+    if _OPENSSH in content:
+        return (
+            f"the private key {key} is in OpenSSH's form: convert it (ssh-keygen -p -N '' -m PKCS8 -f {key})"
+        )
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        kind = type(load_pem_private_key(content, password=None)).__name__.removesuffix("PrivateKey")
+        return f"the private key {key} is of a kind that certificates are not made for ({kind})"
     return f"the private key {key} is damaged: its PEM cannot be decoded"
 
 
@@ -215,4 +225,5 @@ def _foreign_key(cert: Path, key: Path) -> str:
             if number > 1 and certificate.public_key() == ours:
                 whose = f"certificate {number} in {cert}, {certificate.subject.rfc4514_string() or 'unnamed'}"
                 return f"the private key {key} belongs to {whose}: put that first, its issuers behind it"
-    return f"the private key {key} does not belong to the certificate {cert}"
+    several = ", of several the first," if read_regular(key).count(b"PRIVATE KEY-----") > 2 else ""
+    return f"the private key {key}{several} does not belong to the certificate {cert}"

@@ -266,9 +266,8 @@ def _prove(server: SSL.Context, client: SSL.Context, files: TlsFiles) -> tuple[C
     except VerificationError as error:
         raise _unfit(error, files, dialing=end is acceptor) from error
     except SSL.Error as error:
-        raise CertificateError(
-            f"the certificate {files.cert} is unfit for TLS 1.3: {explain(error)}"
-        ) from error
+        why = f"{explain(error)}; keys that it uses are EC P-256 and P-384, Ed25519 and RSA"
+        raise CertificateError(f"the certificate {files.cert} is unfit for TLS 1.3: {why}") from error
     accepted, dialed = dialer.verified_chain, acceptor.verified_chain
     if not accepted or not dialed:
         raise CertificateError(f"the certificate {files.cert} is unfit for TLS 1.3: no handshake ends")

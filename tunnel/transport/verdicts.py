@@ -7,10 +7,12 @@ text is for whoever reads it on this host; sent to a peer, it says whose files i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import IntEnum
 
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.openssl import VerificationError
@@ -81,7 +83,7 @@ _WORDS: dict[int, str] = {
     Verify.UNABLE_TO_VERIFY_LEAF_SIGNATURE: _ISSUER_MISSING,
     Verify.CERT_REVOKED: f"is revoked by {_CRL} (this update {{this_update}})",
     Verify.PATH_LENGTH_EXCEEDED: "may not sign other authorities: its path length is exceeded",
-    Verify.INVALID_PURPOSE: "is not fit for {role}: issue one with the extended key usage {usage}",
+    Verify.INVALID_PURPOSE: "is not fit for {role}: issue one with the {usage}",
     Verify.UNABLE_TO_GET_CRL_ISSUER: f"{_UNJUDGED} has a signer that is not known",
     Verify.KEYUSAGE_NO_CRL_SIGN: "cannot be judged: {issuer} may not sign the CRL in {crl}",
     Verify.UNHANDLED_CRITICAL_CRL_EXTENSION: f"{_UNJUDGED} has an extension not known here",
@@ -102,7 +104,8 @@ def verdict(
     is that of the dialing side.
     """
     words = _WORDS.get(fault.code, f"is not acceptable: {fault}")
-    role, usage = ("dialing", "clientAuth") if dialing else ("accepting", "serverAuth")
+    role = "dialing" if dialing else "accepting"
+    usage = _missing_usage(fault.certificate, fault.depth, dialing=dialing)
     filled = {"ca": files.ca, "crl": files.crl, "role": role, "usage": usage, "now": at(clock())}
     filled |= dict.fromkeys(("issuer", "subject", "begin", "end"), "(unreadable)")
     if fault.certificate is not None:
@@ -126,6 +129,21 @@ def _subject(fault: VerificationError, files: TlsFiles, whose: str, *, dialing: 
         of = f"{whose} certificate" if whose else f"the certificate {cert}"
         return f"the authority {name} of {of}"
     return f"{whose} intermediate certificate {name}" if whose else f"the intermediate {name} in {cert}"
+
+
+def _missing_usage(certificate: x509.Certificate | None, depth: int, *, dialing: bool) -> str:
+    """What a certificate for this role must have, and this one has not (RFC 5280, 4.2.1.3 and 4.2.1.12)."""
+    wanted = ExtendedKeyUsageOID.CLIENT_AUTH if dialing else ExtendedKeyUsageOID.SERVER_AUTH
+    extended = f"extended key usage {'clientAuth' if dialing else 'serverAuth'}"
+    if certificate is None or depth:
+        return extended
+    with suppress(x509.ExtensionNotFound, ValueError):
+        if wanted not in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+            return extended
+    with suppress(x509.ExtensionNotFound, ValueError):
+        if not certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
+            return "key usage digitalSignature"
+    return extended
 
 
 def name_of(name: x509.Name) -> str:
