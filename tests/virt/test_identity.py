@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.guests import small_machine
-from tunnel.errors import UsageError
+from tunnel.errors import HypervisorError, UsageError
 from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
 from tunnel.virt.qemu import Qemu
 from tunnel.virt.qmp import Monitor
@@ -21,11 +21,13 @@ ONE, TWO = UUID("11111111-1111-4111-8111-111111111111"), UUID("22222222-2222-422
 class Told:
     """The monitor of a QEMU that was started with these."""
 
-    def __init__(self, name: dict[str, str], uuid: str) -> None:
-        self._answers: dict[str, Any] = {"query-name": name, "query-uuid": {"UUID": uuid}}
+    name = "source"
+
+    def __init__(self, name: Any, uuid: str) -> None:
+        self.answers: dict[str, Any] = {"query-name": name, "query-uuid": {"UUID": uuid}}
 
     async def execute(self, command: str) -> Any:
-        return self._answers[command]
+        return self.answers[command]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,15 @@ class Told:
 )
 async def test_what_qemu_was_not_told_is_none(name: dict[str, str], uuid: str, found: Identity) -> None:
     assert await identify(cast("Monitor", Told(name, uuid))) == found
+
+
+@pytest.mark.parametrize("name", [{}, [], None, "web1", {"name": "web1"}])
+@pytest.mark.parametrize("uuid", [{}, [], None, {"UUID": 7}, {"UUID": "web1"}])
+async def test_what_answers_otherwise_is_no_qemu(name: Any, uuid: Any) -> None:
+    told = Told(name, "")
+    told.answers["query-uuid"] = uuid
+    with pytest.raises(HypervisorError, match="source: what answers there is no QEMU: "):
+        await identify(cast("Monitor", told))
 
 
 async def test_real_qemu_says_who_it_is(tmp: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tests.support.guests import small_machine
 from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt.qemu import Qemu
-from tunnel.virt.qmp import Monitor, MonitorLost, require_library
+from tunnel.virt.qmp import COMMAND_PATIENCE, Monitor, MonitorLost, require_library
 
 
 async def test_missing_library_says_how_to_install_it(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +98,17 @@ async def test_socket_of_a_qemu_is_reached(tmp: Path) -> None:
         await Monitor.reach(tmp / "second", "source") as monitor,
     ):
         assert await monitor.status() == "running"
+        assert monitor.patience == COMMAND_PATIENCE
+
+
+async def test_qemu_that_stands_still_is_not_waited_for_without_end(qemu: Qemu) -> None:
+    os.kill(qemu.child.pid, signal.SIGSTOP)
+    qemu.monitor.patience = 0.1
+    with pytest.raises(UnreachableError, match=r"guest: no answer to query-status in 0\.1 s: is that QEMU"):
+        await qemu.monitor.status()
+    os.kill(qemu.child.pid, signal.SIGCONT)
+    qemu.monitor.patience = None
+    assert await qemu.monitor.status() == "running"
 
 
 async def test_qemu_that_has_ended_is_told_from_one_whose_monitor_was_closed(qemu: Qemu) -> None:

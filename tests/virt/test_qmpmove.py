@@ -26,10 +26,14 @@ def move_of(trial: Trial, *, blind: bool = False) -> QmpMove:
 
 async def test_guest_moves_and_is_seen_to_have_moved(trial: Trial) -> None:
     move = move_of(trial)
+    monitors = trial.source.monitor, trial.destination.monitor
+    for monitor in monitors:
+        monitor.patience = 60.0
     assert await move.progress() is None
     await move.prepare()
     assert await move.where() is Where.SOURCE
     summary = await move.run()
+    assert [monitor.patience for monitor in monitors] == [None, None], "a busy host ends no migration"
     assert await move.where() is Where.DESTINATION
     await trial.verify()
     assert summary.sent is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from tunnel.errors import UsageError
+from tunnel.errors import HypervisorError, UsageError
 from tunnel.virt.qmp import Monitor
 
 
@@ -26,10 +26,13 @@ class Identity:
 
 
 async def identify(monitor: Monitor) -> Identity:
-    """Ask the QEMU behind ``monitor``. Raises HypervisorError."""
-    name = (await monitor.execute("query-name")).get("name")
-    uuid = UUID((await monitor.execute("query-uuid"))["UUID"])
-    return Identity(name or None, uuid if uuid.int else None)
+    """Ask the QEMU behind ``monitor``. Raises HypervisorError, also where what answers is none."""
+    name, uuid = await monitor.execute("query-name"), await monitor.execute("query-uuid")
+    try:
+        told, known = str(name.get("name") or ""), UUID(uuid["UUID"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise HypervisorError(f"{monitor.name}: what answers there is no QEMU: {name!r}, {uuid!r}") from error
+    return Identity(told or None, known if known.int else None)
 
 
 def require_guest(guest: str | None, found: Identity, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -28,15 +29,22 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 _LONGEST_PATH = 107
 
+COMMAND_PATIENCE = 20.0
+"""Seconds that a command of a QEMU may take that is only looked at; usually it takes milliseconds."""
+
 
 class MonitorLost(HypervisorError):  # noqa: N818  "lost" is the design's word
     """The monitor's connection ended: QEMU has exited, or somebody closed it."""
 
 
 class Monitor:
-    """One QMP connection. ``name`` is what error messages call this QEMU."""
+    """One QMP connection. ``name`` is what error messages call this QEMU.
+
+    ``patience``: seconds that a command may take; None: as long as it takes.
+    """
 
     def __init__(self, client: QMPClient, name: str, path: Path) -> None:
+        self.patience: float | None = None
         self._client = client
         self.name = name
         self._path = path
@@ -74,14 +82,16 @@ class Monitor:
         """Connect to a QMP socket that must be there already.
 
         Raises UnreachableError: at once where there is no socket that we may use, after ``within`` seconds
-        where nobody speaks QMP; UsageError as ``connect``.
+        where nobody speaks QMP; UsageError as ``connect``. Its ``patience`` is COMMAND_PATIENCE.
         """
         if problem := _unusable(path):
             raise UnreachableError(f"{name}: no QEMU can be reached at {path}: {problem}")
         try:
-            return await cls.connect(path, name, within=within)
+            monitor = await cls.connect(path, name, within=within)
         except HypervisorError as error:
             raise UnreachableError(str(error)) from error
+        monitor.patience = COMMAND_PATIENCE
+        return monitor
 
     async def ended(self, within: float = 1.0) -> bool:
         """Whether nobody listens at the socket any more: a QEMU of this host does as long as it lives.
@@ -111,12 +121,19 @@ class Monitor:
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Run one QMP command and return its result.
 
-        Raises HypervisorError with QEMU's words when it refuses, MonitorLost when the connection has ended.
+        Raises HypervisorError with QEMU's words when it refuses, MonitorLost when the connection has ended,
+        UnreachableError when ``patience`` is over.
         """
         from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  an optional extra
 
         try:
-            return await self._client.execute(command, dict(arguments) if arguments else None)
+            async with asyncio.timeout(self.patience):
+                return await self._client.execute(command, dict(arguments) if arguments else None)
+        except TimeoutError:
+            raise UnreachableError(
+                f"{self.name}: no answer to {command} in {self.patience:g} s: is that QEMU stopped, or"
+                " does it wait for its storage?"
+            ) from None
         except ExecuteError as error:
             raise HypervisorError(f"{self.name}: QEMU refused {command}: {error}") from error
         except QMPError as error:

@@ -59,6 +59,8 @@ class QmpMove:
 
     async def run(self) -> Summary:
         """Migrate, with the destination set up for it."""
+        for monitor in filter(None, (self._source, self._destination)):
+            monitor.patience = None  # what moves is waited for, however long its host is busy
         outcome = await transfer(
             self._source,
             self._uri,
