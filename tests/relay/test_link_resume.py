@@ -20,9 +20,11 @@ from tests.support.links import (
 from tests.support.waiting import turns, until
 from tunnel.errors import ProtocolError
 from tunnel.relay import link as module
+from tunnel.relay.incidents import Incidents
 from tunnel.relay.link import LinkState
 from tunnel.wire.codes import Code
-from tunnel.wire.frames import Position, Resume, Resumed
+from tunnel.wire.frames import Limits, Position, Resume, Resumed
+from tunnel.wire.session import Settings
 
 
 async def test_lost_lane_is_replaced_and_nothing_is_missing(pair: Pair) -> None:
@@ -165,9 +167,18 @@ async def test_timer_of_a_loss_ends_with_the_loss(pair: Pair, resumed: bool) -> 
     assert pair.a._give_up is pair.b._give_up is None
 
 
-async def test_without_a_window_a_lost_lane_ends_everything() -> None:
-    pair = await Pair(resume_window=0).up()
+@pytest.mark.parametrize("lanes", [1, 2])
+async def test_without_a_window_the_last_lane_that_is_lost_ends_everything(lanes: int) -> None:
+    pair = await Pair(resume_window=0, settings=Settings(Limits(256, 1024, lanes))).up()
     caller, called = await pair.stream()
+    if lanes > 1:
+        pair.lane, second = join(pair.a, pair.b), pair.lane
+        await until(lambda: len(pair.a.lanes) == len(pair.b.lanes) == 2, "for the second lane")
+        second.cut()
+        await until(lambda: len(pair.a.lanes) == len(pair.b.lanes) == 1, "for the loss")
+        await exchange(caller, called)
+        for link in (pair.a, pair.b):
+            link.incidents = Incidents()
     pair.lane.cut()
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     assert pair.a.state is pair.b.state is LinkState.DOWN

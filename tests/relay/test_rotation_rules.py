@@ -183,8 +183,14 @@ async def old(pair: Pair) -> Pair:
     return pair
 
 
-@pytest.mark.parametrize("first", ["answer", "end of the old lane"])
-async def test_without_the_feature_the_old_lane_is_resumed_alive(old: Pair, first: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "window"), [("answer", 30.0), ("end of the old lane", 30.0), ("end of the old lane", 0.0)]
+)
+async def test_without_the_feature_the_old_lane_is_resumed_alive(
+    old: Pair, first: str, window: float
+) -> None:
+    """Also where lanes that were lost are not resumed: the peer ends this one because it took another."""
+    old.a.plan = replace(old.a.plan, resume_window=window)
     caller, called = await old.stream()
     crossing = [
         asyncio.create_task(crosses(caller, called, 12 * MIB)),

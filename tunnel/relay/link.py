@@ -376,9 +376,11 @@ class Link:
         if session.initiator:
             self._lost.append(lane.epoch)
         self.stalled |= isinstance(reason, LaneStalled)
-        if isinstance(reason, LaneLost) and self._may_resume():
-            if not self.rotation.lost(lane):
+        expected = self.rotation.expects_loss_of(lane)
+        if isinstance(reason, LaneLost) and (expected or self.lanes or self._may_resume()):
+            if not expected:
                 self.note("lane lost", str(reason))
+            self.rotation.lost(lane)
             self.wait_for_lane(session)
         else:
             self.end_for(reason, session)
@@ -398,6 +400,8 @@ class Link:
             self.kick()  # they carry what the lost one may have taken with it
             return
         window = self.plan.resume_window + (0 if session.initiator else RESUME_GRACE)
+        if self.rotation.resuming:  # the peer ends a lane for the answer that is under way
+            window = max(window, RESUME_GRACE)
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
         self._namesakes.settle(Outcome.TAKES_OVER)

@@ -258,15 +258,17 @@ class Rotation:
         why = self._due.get(epoch, "it is gone")
         self._owner.note("lane not replaced", f"{reason}; {goes_on}", due=why)
 
-    def lost(self, lane: Lane) -> bool:
-        """A lane that carried the session is lost. Whether that is no surprise, as the peer was to end it."""
+    def expects_loss_of(self, lane: Lane) -> bool:
+        """Whether the peer is to end ``lane``, which a RESUME without an answer so far names."""
+        return self.resuming and self._asked is not None and self._asked.replaces == lane.epoch
+
+    def lost(self, lane: Lane) -> None:
+        """A lane that carried the session is lost."""
         self.most_records = max(self.most_records, lane.records_sent, lane.records_received)
-        expected = self.resuming and self._asked is not None and self._asked.replaces == lane.epoch
-        if not expected:
+        if not self.expects_loss_of(lane):
             self._due.pop(lane.epoch, None)
             self.interrupt()  # resuming comes first
         self.take_over(lane.epoch)
-        return expected
 
     def interrupt(self) -> None:
         """Give up the attempt to replace a lane, if there is one."""
