@@ -1,0 +1,127 @@
+"""Lanes over simulated sockets, without TLS: the product's own lane but for how bytes get into the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import cast
+
+from tests.support.simloop import SimLoop, Socket
+from tunnel.errors import LaneLost
+from tunnel.transport.lane import LaneKind, own, view
+from tunnel.transport.sockets import reason_of
+from tunnel.transport.turns import Turn
+from tunnel.transport.watched import WatchedLane
+from tunnel.wire.codes import KIB, FrameType
+from tunnel.wire.states import LaneState
+from tunnel.wire.stream import Outgoing
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds, as for TLS."""
+
+Said = Callable[["SimLane", FrameType], None]
+
+
+class SimLane(WatchedLane[bytes]):
+    """See the module. ``said`` is told of control frames before they leave."""
+
+    kind = LaneKind.USERSPACE
+    cipher = "none"
+    batch = 64 * KIB
+    records_sent = records_received = 0
+
+    def __init__(self, sock: Socket, peer: str, state: LaneState, said: Said) -> None:
+        super().__init__(cast("socket.socket", sock), peer, state)
+        self.sock = sock
+        self._turn = Turn(self._loop.time)
+        self._said = said
+
+    def send_control(self, frames: bytes) -> None:
+        if frames and not (self.ended or self._unsendable):
+            self._said(self, FrameType(frames[0]))
+            self._unsent.append(frames)
+
+    def send(self, outgoing: Outgoing) -> None:
+        if self._handler is None or self._unsendable:
+            return
+        self._unsent.append(outgoing.header + own(view(outgoing.piece)))
+        self.flush()
+
+    def _push(self) -> bool:
+        self._full = False
+        try:
+            while self._unsent:
+                data = self._unsent[0]
+                count = self._sock.send(data)
+                self._bytes_sent += count
+                self._unsent.popleft()
+                if count < len(data):
+                    self._unsent.appendleft(data[count:])
+        except BlockingIOError:
+            self._full = True
+        except OSError as error:
+            self._break_off(reason_of(error))
+            return True
+        return not self._full
+
+    def _read(self) -> bool:
+        unsendable = self._unsendable
+        try:
+            data = self._sock.recv(64 * KIB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._lost(unsendable or reason_of(error))
+            return False
+        if not data:
+            self._lost(unsendable or "it was closed without GOAWAY")
+            return False
+        self._bytes_received += len(data)
+        self._keepalive.heard(time.monotonic())
+        memory = bytearray(data)
+        self._received(memoryview(memory))
+        memory[:] = bytes(len(memory))
+        return not self.ended
+
+    def _say_goodbye(self) -> None:
+        self._shut()
+
+    def _discard(self) -> None:
+        try:
+            if self._sock.recv(64 * KIB):
+                self._read_on()
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._release()
+
+
+async def shake_hands(sock: Socket, *, dialing: bool) -> None:
+    """As many messages as TLS has, of one byte each. Raises LaneLost or OSError."""
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            for hears, byte in ((not dialing, b"C"), (dialing, b"S"), (not dialing, b"F")):
+                if not hears:
+                    sock.send(byte)
+                elif await _next_byte(sock) != byte:
+                    raise LaneLost("closed within the handshake")
+    except TimeoutError:
+        raise LaneLost("the handshake took too long") from None
+
+
+async def _next_byte(sock: Socket) -> bytes:
+    loop = cast("SimLoop", asyncio.get_running_loop())
+    while True:
+        try:
+            return sock.recv(1)
+        except BlockingIOError:
+            readable = asyncio.Event()
+            loop.add_reader(sock, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(sock)
