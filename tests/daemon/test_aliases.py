@@ -74,7 +74,7 @@ def test_aliases_of_redirects_are_guarded_unless_they_are_the_host_itself(names:
 @in_network
 def test_what_is_not_guarded_is_told_with_its_reason() -> None:
     aliases.install(["127.0.1.2", "127.0.1.3"])
-    subprocess.run(["ip", "address", "add", "127.0.1.3/8", "dev", "lo"], check=True, timeout=10)
+    subprocess.run(["ip", "address", "add", "127.0.1.3/8", "dev", "lo"], check=True, timeout=60)
     found = dict(aliases.unguarded(["127.0.1.2", "127.0.1.3", "127.0.1.4"]))
     assert found.keys() == {"127.0.1.3", "127.0.1.4"}
     assert "is the address of an interface" in found["127.0.1.3"]

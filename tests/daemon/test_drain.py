@@ -33,7 +33,7 @@ class Draining:
         self.task = asyncio.create_task(Drain([pair.a], timeout, self.hurry, self.told.append).run())
 
     async def over(self) -> None:
-        await asyncio.wait_for(self.task, 10)
+        await asyncio.wait_for(self.task, 60)
 
 
 def reports(said: Events) -> list[tuple[str, int, str]]:

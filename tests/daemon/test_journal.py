@@ -28,7 +28,7 @@ def listening(place: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(place))
     server.listen()
-    server.settimeout(20)
+    server.settimeout(60)
     return server
 
 

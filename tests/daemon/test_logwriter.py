@@ -309,7 +309,7 @@ def test_closing_does_not_wait_for_a_reader_for_ever(pipe: tuple[int, int]) -> N
         assert time.monotonic() - started < 5
         drain(pipe[0], stuffed)
         assert read_lines(pipe[0], 1) == ["line"]
-        writer._thread.join(10)
+        writer._thread.join(60)
         assert not writer._thread.is_alive()
 
 

@@ -144,9 +144,9 @@ def full(tmp: Path) -> Iterator[Path]:
     place = tmp / "full"
     place.mkdir()
     options = ["-t", "tmpfs", "-o", "nr_inodes=1,mode=0755", "tmpfs"]
-    subprocess.run(["mount", *options, place], check=True, timeout=10)
+    subprocess.run(["mount", *options, place], check=True, timeout=60)
     yield place
-    subprocess.run(["umount", place], check=True, timeout=10)
+    subprocess.run(["umount", place], check=True, timeout=60)
 
 
 @pytest.mark.root

@@ -210,7 +210,7 @@ DAMAGE = [
 
 
 def add_to_loopback(address: str) -> None:
-    subprocess.run(["ip", "address", "add", f"{address}/8", "dev", "lo"], check=True, timeout=10)
+    subprocess.run(["ip", "address", "add", f"{address}/8", "dev", "lo"], check=True, timeout=60)
 
 
 @asynccontextmanager

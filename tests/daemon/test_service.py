@@ -41,7 +41,7 @@ async def turned_away(entry: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as caller:
         caller.setblocking(False)
         caller.connect(str(entry))
-        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(caller, 1), 10) == b""
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(caller, 1), 60) == b""
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def running(*services: Service) -> AsyncIterator[list[asyncio.Task[None]]]
         yield tasks
         for each in services:
             each._stop_now()
-        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        await asyncio.wait_for(asyncio.gather(*tasks), 60)
     finally:
         for task in tasks:
             task.cancel()
@@ -181,7 +181,7 @@ async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
                 caller.connect(str(hosts.directory / "entry"))
                 await until(lambda: b._links["hosta"].streams.pumps, "for the stream")
                 os.kill(os.getpid(), signal.SIGINT)  # only the service that began last hears it
-                await asyncio.wait({task, other}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({task, other}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
                 assert other.done()
 
 
@@ -223,7 +223,7 @@ async def test_address_that_cannot_be_had_leaves_nothing_behind(hosts: TwoHosts)
 async def test_systemd_is_told(hosts: TwoHosts, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp / "notify"))
-        systemd.settimeout(10)
+        systemd.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp / "notify"))
         async with running(service(hosts.a)):
             assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
@@ -234,7 +234,7 @@ def test_systemds_socket_may_be_abstract(monkeypatch: pytest.MonkeyPatch) -> Non
     name = f"mtunnel-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(f"\0{name}")
-        systemd.settimeout(10)
+        systemd.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         notify("READY=1")
         assert systemd.recv(100) == b"READY=1"

@@ -103,7 +103,7 @@ def listen(request: pytest.FixtureRequest, tmp: Path) -> ListenAddress:
 
 async def ended(sock: socket.socket) -> bool:
     """Whether the caller was turned away: a reset, or on a unix socket an end."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             return await asyncio.get_running_loop().sock_recv(sock, 1) == b""
         except ConnectionResetError:

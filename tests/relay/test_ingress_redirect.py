@@ -70,7 +70,7 @@ async def door(*uids: int, rule: RedirectAddress = ALIAS) -> AsyncIterator[Door]
 async def turned_away(address: tuple[str, int]) -> bool:
     with socket.socket() as caller:
         caller.setblocking(False)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             try:
                 await asyncio.get_running_loop().sock_connect(caller, address)
                 await asyncio.get_running_loop().sock_recv(caller, 1)

@@ -16,6 +16,8 @@ from tunnel.wire.codes import FEATURES, Code, Feature
 from tunnel.wire.frames import GoAway, Notice
 
 COPY = b"N" * 16
+NEVER = 1e6
+"""Seconds."""
 
 
 @pytest.fixture
@@ -104,25 +106,31 @@ async def test_a_peer_that_restarted_is_linked_when_its_old_lane_does_not_answer
     restarted.end(Code.NONE, "")
 
 
-async def test_an_old_lane_that_is_lost_meanwhile_decides_at_once(pair: Pair) -> None:
+async def test_an_old_lane_that_is_lost_meanwhile_decides_at_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its reset comes when it is asked: the host has booted again."""
+    monkeypatch.setattr(module, "ANSWER_WITHIN", NEVER)
     deafen(pair)
     restarted = make_link("hosta", "hostb", COPY)
     join(restarted, pair.b)
     await turns()
     assert not restarted.lanes
     pipes(pair.b)[1].cut()
-    await until(lambda: restarted.lanes, "for the new session", module.ANSWER_WITHIN / 2)
+    await until(lambda: restarted.lanes, "for the new session")
     restarted.end(Code.NONE, "")
 
 
-async def test_an_old_session_that_ends_meanwhile_decides_at_once(pair: Pair) -> None:
+async def test_an_old_session_that_ends_meanwhile_decides_at_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_WITHIN", NEVER)
     deafen(pair)
     restarted = make_link("hosta", "hostb", COPY)
     join(restarted, pair.b)
     await turns()
     pipes(pair.b)[1].receive(encode(GoAway(Code.NONE, "hosta is stopping")))
-    await until(lambda: restarted.lanes, "for the new session", module.ANSWER_WITHIN / 2)
+    await until(lambda: restarted.lanes, "for the new session")
     restarted.end(Code.NONE, "")
 
 

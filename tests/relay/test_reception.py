@@ -209,7 +209,7 @@ def half_open(port: Port) -> int:
 
 
 async def end_of(sock: socket.socket) -> bytes:
-    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 10)
+    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 60)
 
 
 async def test_a_full_table_makes_room_for_a_peer(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ async def test_closing_drops_who_is_not_through(port: Port) -> None:
     await turns(50)  # its handshake may be over here, and not yet there
     await asyncio.wait_for(port.reception.close(), 5)
     await peer.read_to_end()
-    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(idle, 1), 10) == b""
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(idle, 1), 60) == b""
     with pytest.raises(ConnectionRefusedError):
         await port.connect()
 

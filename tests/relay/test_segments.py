@@ -64,7 +64,7 @@ def hosts(tmp: Path) -> Hosts:
 @pytest.fixture
 def swallow(network: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let packets above a size get lost from now on. The kernel makes them one by one, as on a wire."""
-    subprocess.run(["ip", "link", "set", "lo", "gso_max_segs", "1"], check=True, timeout=10)
+    subprocess.run(["ip", "link", "set", "lo", "gso_max_segs", "1"], check=True, timeout=60)
     monkeypatch.setattr(handshake, "TIMEOUT", 1.0)
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
 

@@ -55,9 +55,9 @@ async def test_link_with_a_stream() -> None:
     caller, called = await pair.stream()
     caller.send(b"question")
     loop = asyncio.get_running_loop()
-    assert await asyncio.wait_for(loop.sock_recv(called, 100), 10) == b"question"
+    assert await asyncio.wait_for(loop.sock_recv(called, 100), 60) == b"question"
     called.send(b"answer")
-    assert await asyncio.wait_for(loop.sock_recv(caller, 100), 10) == b"answer"
+    assert await asyncio.wait_for(loop.sock_recv(caller, 100), 60) == b"answer"
     facts = link_facts(pair.a)
     assert (facts["state"], facts["initiator"], facts["streams_opened"]) == ("up", True, 1)
     [lane] = facts["lanes"]

@@ -311,7 +311,7 @@ async def test_a_place_that_is_in_the_way_of_another_is_freed_sooner(
     await busy.fill()
     left.doomed.close()
     pair.a.streams.reap_silent(time.monotonic())  # the lane's tick
-    late_caller, late_called = await asyncio.wait_for(pair.stream(), 10)
+    late_caller, late_called = await asyncio.wait_for(pair.stream(), 60)
     await exchange(late_caller, late_called)
     assert await ending(left.survivor) == "reset"
     assert sorted(pair.a.streams.pumps) == [1, 5], "who is still there keeps its place"

@@ -62,7 +62,7 @@ async def listening(world: World) -> AsyncIterator[Callable[[], asyncio.Future[s
     taken: list[socket.socket] = []
 
     async def accept() -> socket.socket:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             sock, _ = await loop.sock_accept(server)
         taken.append(sock)
         return sock

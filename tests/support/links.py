@@ -156,7 +156,7 @@ def pipes(link: Link) -> dict[int, PipeLane]:
 
 async def receive(sock: socket.socket, count: int) -> bytes:
     data = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(data) < count:
             chunk = await asyncio.get_running_loop().sock_recv(sock, count - len(data))
             assert chunk, f"the end after {len(data)} of {count} bytes"
@@ -166,7 +166,7 @@ async def receive(sock: socket.socket, count: int) -> bytes:
 
 async def ending(sock: socket.socket) -> str:
     """How a stream ends for a hypervisor: "close" or "reset"."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             while await asyncio.get_running_loop().sock_recv(sock, MIB):
                 pass

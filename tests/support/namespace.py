@@ -27,7 +27,7 @@ def own_network() -> Iterator[None]:
     try:
         _call(_libc.unshare(CLONE_NEWNET))
         try:
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=60)
             yield
         finally:
             _call(_libc.setns(outside, CLONE_NEWNET))
@@ -45,13 +45,13 @@ def network() -> Iterator[None]:
 @pytest.fixture
 def link_local(network: None) -> str:
     """A link-local address of this host, with its interface, in a network of the test's own."""
-    subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "lo", "nodad"], check=True, timeout=10)
+    subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "lo", "nodad"], check=True, timeout=60)
     return "fe80::7%lo"
 
 
 def nft(*words: str) -> str:
     """What ``nft`` says to a command."""
-    done = subprocess.run(["nft", *words], check=True, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(["nft", *words], check=True, capture_output=True, text=True, timeout=60)
     return done.stdout
 
 

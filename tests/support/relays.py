@@ -57,7 +57,7 @@ class Relay:
             server.setblocking(False)
             ours, caller = socket.socketpair()
             await self.a.open(ours, f"unix:{path}", loop.time() + 10)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 called, _ = await loop.sock_accept(server)
         caller.setblocking(False)
         return caller, called

@@ -23,7 +23,7 @@ CLAIMED = 45_000
 def redirected() -> Iterator[socket.socket]:
     """A listener to which ports 49152 and 49153 of the alias lead."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(20)
+        listener.settimeout(60)
         table = RedirectTable("hosta")
         table.install([Redirect(ALIAS, 49152, 49153, listener.getsockname()[1])])
         yield listener
@@ -35,7 +35,7 @@ def called(
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A caller, perhaps from a certain port, and the accepted end."""
     with socket.socket() as caller:
-        caller.settimeout(20)
+        caller.settimeout(60)
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         caller.bind(("127.0.0.1", source))
         caller.connect(address)

@@ -56,14 +56,14 @@ def caller(
         try:
             assert process.stdout.readline() == (b"connected\n" if way == "stay" else b"")
             if way != "stay":
-                assert process.wait(timeout=20) == 0
-            listener.settimeout(20)
+                assert process.wait(timeout=60) == 0
+            listener.settimeout(60)
             sock, _ = listener.accept()
             with sock:
                 yield sock
         finally:
             process.stdin.close()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_tcp_caller_that_hung_up_is_nobody(tcp: socket.socket) -> None:
 @pytest.mark.root
 def test_a_tcp_caller_in_time_wait_is_nobody(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY, way="close") as sock:
-        sock.settimeout(5)
+        sock.settimeout(60)
         assert sock.recv(1) == b""
         sock.shutdown(socket.SHUT_WR)
         with pytest.raises(RefusedError, match=HUNG_UP):

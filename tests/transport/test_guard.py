@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
 
 def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, timeout=10)
+    subprocess.run(["ip", *words], check=True, timeout=60)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ async def failure(contexts: TlsContexts, act: Act, *, dialing: bool) -> LaneErro
     """What the handshake raises when the peer does ``act``, whoever carries it. The socket must stay open."""
     errors = []
     for shake_hands in (handshake, handshake_for_kernel):
-        async with against(act) as ours, asyncio.timeout(20):
+        async with against(act) as ours, asyncio.timeout(60):
             with pytest.raises(LaneError) as caught:
                 await shake_hands(ours, contexts, KNOWN, dialing=dialing)
             assert ours.fileno() >= 0
@@ -73,7 +73,7 @@ async def both(
     """What each side's handshake returns or raises; the dialing side's first."""
     one, other = tcp_pair()
     with one, other:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await asyncio.gather(
                 handshake(one, dialing, known, dialing=True),
                 handshake(other, accepting, known, dialing=False),
@@ -115,7 +115,7 @@ async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Ho
             tls.encrypt(b"early")
             dialing.send(tls.flight())
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             (tls, _), _ = await asyncio.gather(handshake(accepting, hosts.b, KNOWN, dialing=False), eager())
         waiting = accepting.recv(1 << 16, socket.MSG_PEEK)
         assert len(waiting) == 5 + len(b"early") + 1 + 16, "the record is still in the socket, whole"
@@ -128,7 +128,7 @@ async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Ho
 async def test_a_kernel_gets_the_same_keys_on_both_sides_and_every_record_behind_them(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             (dialer, called), (acceptor, caller) = await asyncio.gather(
                 handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
                 handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
@@ -146,7 +146,7 @@ async def test_a_kernel_gets_the_same_keys_on_both_sides_and_every_record_behind
 async def test_a_kernel_takes_over_from_a_peer_with_other_lanes(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             _, (tls, _) = await asyncio.gather(
                 handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
                 handshake(accepting, hosts.b, KNOWN, dialing=False),
@@ -160,7 +160,7 @@ async def test_a_kernel_takes_over_from_a_peer_with_other_lanes(hosts: Hosts) ->
 async def test_a_genuine_certificate_of_somebody_else_is_not_enough_for_a_kernel(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             dialer, _ = await asyncio.gather(
                 handshake_for_kernel(dialing, hosts.a, ("hosta",), dialing=True),
                 handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
@@ -280,7 +280,7 @@ async def told(dialing: TlsContexts, accepting: TlsContexts, known: Collection[s
     """What the dialing side meets when it reads, after a handshake that only the accepting side refuses."""
     one, other = tcp_pair()
     with one, other:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             ours, refusal = await asyncio.gather(
                 handshake(one, dialing, KNOWN, dialing=True),
                 handshake(other, accepting, known, dialing=False),
@@ -305,7 +305,7 @@ async def test_a_dialing_side_that_is_not_listed_hears_access_denied(hosts: Host
 async def test_an_accepting_side_that_is_not_the_one_dialed_hears_bad_certificate(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             refusal, theirs = await asyncio.gather(
                 handshake(dialing, hosts.a, ("hostc",), dialing=True),
                 handshake(accepting, hosts.b, KNOWN, dialing=False),
@@ -328,7 +328,7 @@ async def test_a_peer_without_a_protocol_in_common_hears_so(
             alerts.append(await foreign(sock, hosts, offered))
             await asyncio.get_running_loop().create_future()
 
-        async with against(act) as ours, asyncio.timeout(20):
+        async with against(act) as ours, asyncio.timeout(60):
             with pytest.raises(IdentityError, match="does not speak mtunnel/1"):
                 await shake_hands(ours, hosts.b, KNOWN, dialing=False)
             await until(lambda alerts=alerts: alerts)  # type: ignore[misc]  # a default argument

@@ -66,7 +66,7 @@ class Raw:
         self.sent = 0
 
     async def say(self, data: bytes) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
     def frame(self, size: int) -> bytes:
@@ -221,7 +221,7 @@ def a_parcel(raw: Raw, size: int) -> tuple[Keeper, bytes, Outgoing]:
 async def heard(raw: Raw, end: bytes) -> bytes:
     """What the lane said since the last call, up to ``end``."""
     got = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not got.endswith(end):
             data = await asyncio.get_running_loop().sock_recv(raw.sock, MIB)
             assert data, got
@@ -315,7 +315,7 @@ async def test_a_closing_lane_says_goodbye_and_waits_for_the_peer(raw: Raw) -> N
     raw.lane.close(Code.DRAINING, "maintenance")
     await raw.say(b"\xff" * 100_000)
     heard = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while data := await asyncio.get_running_loop().sock_recv(raw.sock, MIB):
             heard += data
     assert heard.endswith(b"maintenance" + ktls.CLOSE_NOTIFY)

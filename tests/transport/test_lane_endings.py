@@ -208,7 +208,7 @@ async def test_a_reset_is_noticed_at_once_however_much_is_unread(hosts: Hosts, k
         await until(lambda: host.opened == {1})
         await peer.send(data_header(1, 0, MAX_DATA) + content(1, 0, MAX_DATA, initiator=True))
         peer.reset()
-        await until(lambda: host.ends, "for the lane to end", patience=3)
+        await until(lambda: host.ends, "for the lane to end", patience=10)
         assert isinstance(await only_end(host), LaneLost)
 
 

@@ -307,7 +307,7 @@ def test_connections_outlive_repair_and_clear() -> None:
         with socket.create_connection(("127.0.1.2", 49200), 10) as caller:
             accepted, _ = listener.accept()
             with accepted:
-                accepted.settimeout(10)
+                accepted.settimeout(60)
                 for change in (partial(table.repair, [redirect]), partial(table.clear, [redirect])):
                     change()
                     caller.sendall(b"there")
