@@ -18,6 +18,7 @@ NOT_UP = 1
 """The exit code of ``--check`` when something is wrong that the daemon knows of."""
 
 _MOST_INCIDENTS = 3
+_DISPLACED = "its socket was removed or replaced: restart the daemon"
 
 
 def status(
@@ -65,6 +66,8 @@ def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
         redirect = ingress["redirect"]
         if redirect is not None and not redirect["works"]:
             yield f"ingress {ingress['listen']} is not redirected: {redirect['reason']}"
+        if ingress.get("displaced"):
+            yield f"ingress {ingress['listen']}: {_DISPLACED}"
 
 
 def _all_well(facts: dict[str, Any]) -> str:
@@ -114,6 +117,7 @@ def _ingress(ingress: dict[str, Any]) -> str:
     if redirect is not None:
         where += f" (port {ingress['port']})"
         counts += "" if redirect["works"] else f"; NOT REDIRECTED: {redirect['reason']}"
+    counts += f"; {_DISPLACED}" if ingress.get("displaced") else ""
     return f"ingress {where} -> {ingress['peer']} {ingress['target'] or 'same port'}: {counts}"
 
 

@@ -78,6 +78,7 @@ REDIRECT: dict[str, Any] = {
     "port": 40121,
     "target": None,
     "redirect": {"works": True, "reason": None},
+    "displaced": False,
     "accepted": 0,
     "refused": 0,
 }
@@ -108,6 +109,7 @@ FACTS: dict[str, Any] = {
             "port": 49152,
             "target": "tcp:127.0.0.1:49152",
             "redirect": None,
+            "displaced": False,
             "accepted": 2,
             "refused": 1,
         },
@@ -235,6 +237,11 @@ def test_check_of_a_link_that_is_not_up_is_1(
             "ingresses",
             [REDIRECT | {"redirect": {"works": False, "reason": "the table is gone"}}],
             "ingress redirect:127.0.1.2:49152-49215 is not redirected: the table is gone",
+        ),
+        (
+            "ingresses",
+            [REDIRECT | {"listen": "unix:/run/s", "redirect": None, "displaced": True}],
+            "ingress unix:/run/s: its socket was removed or replaced: restart the daemon",
         ),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.users import NOBODY, acting_as
 from tests.support.waiting import unexpected, until
 from tunnel.daemon import control as module
 from tunnel.daemon.control import Command, ControlSocket, ask
@@ -142,8 +144,17 @@ def test_no_daemon_is_unreachable(tmp: Path) -> None:
         ask(tmp / "none", "status")
 
 
-@pytest.mark.parametrize("answer", [b"", b'{"ok": true, "res'], ids=["nothing", "half an answer"])
-def test_daemon_that_ends_in_the_middle(tmp: Path, answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", "closed the connection without an answer"),
+        (b'{"ok": true, "res', "closed the connection without an answer"),
+        (b"HTTP/1.1 400 Bad Request\n", "what answers at .*control is no mtunnel serve"),
+        (b"[]\n", "what answers at .*control is no mtunnel serve"),
+        (b'{"ok": true}\n', "what answers at .*control is no mtunnel serve"),
+    ],
+)
+def test_what_is_no_answer_is_told(tmp: Path, answer: bytes, told: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp / "control"))
         server.listen()
@@ -156,9 +167,34 @@ def test_daemon_that_ends_in_the_middle(tmp: Path, answer: bytes) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(UnreachableError, match="closed the connection without an answer"):
+        with pytest.raises(UnreachableError, match=told):
             ask(tmp / "control", "status")
         thread.join(60)
+
+
+def test_daemon_whose_socket_is_gone_is_told_from_none(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds its lock: to ask whether it runs would send the operator the wrong way."""
+    monkeypatch.setattr(module, "holder", lambda path: 4711)
+    with pytest.raises(
+        UnreachableError, match=r"process 4711 .* its socket was removed or replaced: restart"
+    ):
+        ask(tmp / "none", "status")
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp / "control"))
+        server.listen()
+        with pytest.raises(
+            UnreachableError, match=r"timed out; process 4711 is that daemon: is it stopped\?"
+        ):
+            ask(tmp / "control", "status")
+        (tmp / "control").chmod(0)
+        if os.geteuid() == 0:
+            tmp.chmod(0o755)
+            with (
+                acting_as(NOBODY),
+                pytest.raises(UnreachableError, match="Permission denied; root may ask it"),
+            ):
+                ask(tmp / "control", "status")
 
 
 def test_daemon_that_hangs(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,9 +103,12 @@ async def test_ingress(tmp: Path) -> None:
         "port": None,
         "target": "tcp:127.0.0.1:49152",
         "redirect": None,
+        "displaced": False,
         "accepted": 0,
         "refused": 1,
     }
+    (tmp / "entry").unlink()
+    assert ingress_facts(ingress)["displaced"]
     await ingress.close()
 
 
@@ -113,6 +116,7 @@ async def test_redirect_tells_its_real_port() -> None:
     plan = IngressPlan(RedirectAddress("127.0.1.2", 49152, 49215), None, {os.geteuid()})
     ingress = Ingress(plan, make_link("hosta", "hostb"))
     facts = ingress_facts(ingress)
+    assert not facts["displaced"]
     assert (facts["listen"], facts["target"]) == ("redirect:127.0.1.2:49152-49215", None)
     socket.create_connection(("127.0.0.1", facts["port"]), 10).close()
     await ingress.close()

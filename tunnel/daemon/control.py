@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tunnel.daemon.claim import holder
 from tunnel.errors import TunnelError, UnreachableError
 from tunnel.transport.listener import Listener, bind_unix
 
@@ -105,11 +106,26 @@ def ask(path: Path, command: str, **arguments: object) -> Any:
             with sock.makefile("rb") as answers:
                 line = answers.readline()
     except OSError as error:
-        hint = "is the daemon running?"
-        raise UnreachableError(f"no daemon answers at {path}: {error.strerror or error}; {hint}") from None
+        reason = f"{error.strerror or error}; {_hint(error, path)}"
+        raise UnreachableError(f"no daemon answers at {path}: {reason}") from None
     if not line.endswith(b"\n"):
         raise UnreachableError(f"the daemon at {path} closed the connection without an answer")
-    answer = json.loads(line)
-    if not answer["ok"]:
-        raise TunnelError(f"the daemon at {path} says: {answer['error']}")
-    return answer["result"]
+    try:
+        answer = json.loads(line)
+        result, fault = (answer["result"], None) if answer["ok"] else (None, answer["error"])
+    except (ValueError, TypeError, KeyError):
+        raise UnreachableError(f"what answers at {path} is no mtunnel serve") from None
+    if fault is not None:
+        raise TunnelError(f"the daemon at {path} says: {fault}")
+    return result
+
+
+def _hint(error: OSError, path: Path) -> str:
+    if isinstance(error, PermissionError):
+        return "root may ask it, and the user that it runs as"
+    running = holder(path)
+    if running is None:
+        return "is the daemon running?"
+    if isinstance(error, TimeoutError):
+        return f"process {running} is that daemon: is it stopped?"
+    return f"process {running} is that daemon, and its socket was removed or replaced: restart it"

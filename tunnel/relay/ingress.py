@@ -97,6 +97,11 @@ class Ingress:
         self._listener = Listener(sock, self._take)
         self._task = asyncio.create_task(self._run(), name=f"ingress {plan.listen}")
 
+    @property
+    def displaced(self) -> bool:
+        """Whether its socket's file is gone, or another's by now."""
+        return self._listener.displaced
+
     async def close(self) -> None:
         """Take no more connections; those that wait are reset."""
         self._listener.close()

@@ -81,7 +81,7 @@ def ingress_facts(ingress: Ingress, fault: str | None = None) -> dict[str, Any]:
 
     ``port`` is the one that it really listens on, None for a unix socket; ``target`` is None where each
     caller names its own port. ``redirect`` is None where callers need none; ``fault`` says why they are not
-    redirected.
+    redirected. ``displaced`` says that nobody can come any more: a unix socket's file is gone.
     """
     return {
         "listen": str(ingress.plan.listen),
@@ -89,6 +89,7 @@ def ingress_facts(ingress: Ingress, fault: str | None = None) -> dict[str, Any]:
         "port": ingress.port,
         "target": str(ingress.plan.target) if ingress.plan.target else None,
         "redirect": {"works": fault is None, "reason": fault} if ingress.plan.alias else None,
+        "displaced": ingress.displaced,
         "accepted": ingress.accepted,
         "refused": ingress.refused,
     }

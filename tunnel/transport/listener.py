@@ -135,7 +135,7 @@ class Listener:
         self._pause: asyncio.TimerHandle | None = None
         self._unwanted = False  # one of this turn's connections was refused
         self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-        self._inode = Path(self._path).stat().st_ino if self._path else None
+        self._file = self._found()
         sock.setblocking(False)
         self._resume()
 
@@ -146,10 +146,21 @@ class Listener:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._sock.close()
+            if self._path and not self.displaced:
+                with suppress(OSError):
+                    Path(self._path).unlink()
+
+    @property
+    def displaced(self) -> bool:
+        """Whether a unix socket has lost its file, removed or exchanged by somebody: nobody comes then."""
+        return self._found() != self._file
+
+    def _found(self) -> tuple[int, int] | None:
+        with suppress(OSError):
             if self._path:
-                with suppress(FileNotFoundError):
-                    if Path(self._path).stat().st_ino == self._inode:
-                        Path(self._path).unlink()
+                status = Path(self._path).lstat()
+                return status.st_dev, status.st_ino
+        return None
 
     def refused(self) -> None:
         """The connection that was just accepted is one that nobody wants: rest after this turn.
