@@ -364,3 +364,29 @@ def test_a_session_outlives_its_lanes_by_its_window() -> None:
         except Exception as error:
             error.add_note(f"seed {seed}: {scene}, {outage}")
             raise
+
+
+def lose(scene: Scene, answer: bool) -> None:
+    """The acceptor is told of a lane, and with ``answer`` of one in its place, whose loss it cannot see."""
+
+    async def plot(world: World) -> None:
+        await world.settle()
+        world.trouble()
+        if answer:
+            for host in HOSTS:
+                trap = Trap(host, FrameType.RESUMED, lambda connection: connection.cut(1, errno.ECONNRESET))
+                world.network.traps.append(trap)
+        world.network.living()[0].cut(1, errno.ECONNRESET)
+        await asyncio.sleep(0.001)
+        assert await world.settle() <= SURE
+
+    perform(scene, plot)
+
+
+@pytest.mark.parametrize("answer", [False, True], ids=["a lane", "and the answer"])
+def test_what_only_the_initiator_has_lost_is_back_at_once(answer: bool) -> None:
+    for seed in range(OUTAGES // 4):
+        scene = replace(
+            a_scene(random.Random(seed)), rotate_after=0.0, window=(30.0, 30.0), features=FEATURES
+        )
+        lose(scene, answer)

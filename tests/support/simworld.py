@@ -190,7 +190,8 @@ class World:
         self.trouble(seconds)
         self.network.outage(which, seconds)
         for daemon in self.daemons.values():
-            longest = NOTICE + daemon.link.plan.resume_window + GRACE
+            notice = NOTICE if which == 3 else 2 * NOTICE  # who still hears the other notices its end
+            longest = notice + daemon.link.plan.resume_window + GRACE
             if seconds > longest and (session := daemon.link.session) is not None:
                 self.loop.call_later(longest, self._check_ended, daemon, session)
 
