@@ -209,3 +209,15 @@ def test_what_a_lane_that_was_lost_carried_goes_out_again_though_another_is_reti
     session.lost(1)
     session.retired(1)
     assert span(session.replay(2)) == (1, 0, 30), "it was lost before its RETIRED could come"
+
+
+def test_credit_behind_our_positions_is_lost_with_the_old_lane_and_said_again() -> None:
+    """Positions are taken while the old lane lives, and goes on: what it carries after that may be lost."""
+    session, _ = opened()
+    session.resume(2, 1)
+    assert session.data(1, 0, b"x" * WINDOW)
+    session.delivered(1, WINDOW, 0.0)
+    assert said(session) == [Credit(1, WINDOW, 2 * WINDOW)]
+    session.lost(1)
+    session.rejoin(Resumed(session.id, 2, 1, 1, 1024, (Position(1, 0, 0, WINDOW),)))
+    assert Credit(1, WINDOW, 2 * WINDOW) in said(session)

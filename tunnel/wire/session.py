@@ -96,6 +96,7 @@ class Session:
         self._again: dict[int, None] = {}  # streams that have something to replay
         self._picked = 0, 0  # what ``pick`` said last: stream, bytes
         self._lanes: set[int] = set()
+        self._outdated = False  # lanes carried CREDIT after our positions were taken
         self._next_stream = 1 if initiator else 2
         self._highest_from_peer = 0
 
@@ -250,11 +251,15 @@ class Session:
         self._lanes.discard(epoch)
         if self._lanes:
             self._control.rewind()
-            self._control.acknowledge = True
-            for number, stream in self._streams.items():
-                if stream.into.delivered:
-                    self._credits.due(number, stream.into)
+            self._repeat_credits()
             self._rewind()
+
+    def _repeat_credits(self) -> None:
+        """What told the peer of what we delivered may be lost."""
+        self._control.acknowledge = True
+        for number, stream in self._streams.items():
+            if stream.into.delivered:
+                self._credits.due(number, stream.into)
 
     def retired(self, epoch: int) -> None:
         """A lane carries nothing more, and the peer has all that we sent on it: nothing goes out again."""
@@ -277,6 +282,8 @@ class Session:
         self._control.credited(peer.control_received, peer.control_limit)
         if not self._lanes:  # else ``lost`` did it
             self._control.rewind()
+            if self._outdated:
+                self._repeat_credits()
         events: list[Event] = []
         for position in peer.positions:
             if (stream := self._streams.get(position.stream)) is not None:
@@ -295,6 +302,7 @@ class Session:
             self._again[number] = None
 
     def _positions(self) -> tuple[Position, ...]:
+        self._outdated = bool(self._lanes)
         return tuple(stream.take_position() for stream in self._streams.values())
 
     # What a lane sends next.
