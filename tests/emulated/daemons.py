@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.support.cutter import Cutter
 from tests.support.daemons import MTUNNEL, WITHIN, TwoHosts, is_idle, until
 from tests.support.pki import Pki
 from tests.support.streams import MIB, Target, connect, send_bulk
+from tunnel.certs.profile import Validity
 from tunnel.transport.ktls import SUITES
 
 pytestmark = pytest.mark.timeout(300)
@@ -61,6 +63,10 @@ class Pair:
     def resumes(self) -> tuple[int, ...]:
         """How often each daemon has seen its lane replaced."""
         return tuple(host.link(peer)["resumes"] for host, peer in self.hosts.both_ways)
+
+    def rotations(self) -> tuple[int, ...]:
+        """How often each daemon has seen a living lane replaced."""
+        return tuple(host.link(peer)["rotation"]["rotations"] for host, peer in self.hosts.both_ways)
 
 
 @contextmanager
@@ -147,6 +153,21 @@ def test_daemons_with_other_lanes_understand_each_other_and_auto_means_the_kerne
             facts = host.status()
             assert facts["lane"] == FACTS[choice]
             has_carried(facts, FACTS[choice]["kind"])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("kernel", "userspace"), ("userspace", "kernel")])
+def test_a_lane_with_the_kernel_at_one_end_is_replaced_while_streams_run(
+    tmp: Path, ours: str, theirs: str
+) -> None:
+    with linked(tmp, ours, theirs) as pair, pair.stream() as ends:
+        pair.hosts.pki.authority.issue("hosta", validity=Validity.lasting(90), force=True)
+        pair.hosts.a.signal(signal.SIGHUP)
+        carry(*ends)
+        until("a new lane", lambda: pair.rotations() == (1, 1))
+        for (host, _), choice in zip(pair.hosts.both_ways, (ours, theirs), strict=True):
+            has_carried(host.status(), choice)
+        carry(*ends)
+        assert pair.resumes() == (0, 0)
 
 
 def test_check_tells_that_the_kernel_has_lanes(tmp: Path) -> None:
