@@ -199,10 +199,10 @@ class World:
     def _check_ended(daemon: Daemon, session: Session) -> None:
         assert daemon.link.session is not session, f"{daemon.name} keeps a session beyond its window"
 
-    @staticmethod
-    def _check_told(daemon: Daemon, session: bytes) -> None:
+    def _check_told(self, daemon: Daemon, session: bytes, troubles: int) -> None:
         left = daemon.link.session
-        assert left is None or left.id != session, f"{daemon.name} did not hear of the end"
+        if len(self.troubles) == troubles:  # nothing has happened since
+            assert left is None or left.id != session, f"{daemon.name} did not hear of the end"
 
     def call(self, opener: str, sizes: tuple[int, int]) -> None:
         talk = Talk(len(self.talks), opener, sizes, self.loop.now)
@@ -242,7 +242,7 @@ class World:
         """Kill the daemon (``number`` as in ``Daemon.kill``; None: let it end in order) and start another."""
         session, other = self.daemons[name].link.session, self.daemons[HOSTS[1 - HOSTS.index(name)]]
         if number is None and session is not None and not self._troubled(self.loop.now):
-            self.loop.call_later(1, self._check_told, other, session.id)
+            self.loop.call_later(1, self._check_told, other, session.id, len(self.troubles) + 1)
         self.trouble()
         if number is None:
             self.daemons[name].leave()
