@@ -10,17 +10,19 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequ
 from pathlib import Path
 
 import pytest
+from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
 from tests.support.network import tcp_pair
 from tests.support.pki import Pki
+from tests.support.signers import Signer
 from tests.support.waiting import until
 from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.transport import handshake as module
 from tunnel.transport.handshake import handshake, handshake_for_kernel
 from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, count_records, explain
 from tunnel.transport.proof import Proof
-from tunnel.transport.tls import TlsContexts, load
+from tunnel.transport.tls import TlsContexts, client_context, load
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
 
@@ -245,6 +247,26 @@ async def test_a_handshake_in_pieces_of_a_byte_is_cut_short(hosts: Hosts, dialin
     pieces = [b"\x16\x03\x01\x00\x01" + bytes([byte]) for byte in hello]
     error = await failure(hosts.a, saying(b"".join(pieces)), dialing=dialing)
     assert str(error) == "the peer needs more than 32 records for the TLS handshake"
+
+
+async def test_a_long_chain_is_cut_short(hosts: Hosts, tmp: Path) -> None:
+    """Each of its certificates is taken apart before the first is found to be nobody's."""
+    signer = Signer("ring")
+    context = client_context(signer.host("hosta").files(tmp / "long", *[signer] * 150, ca=[signer]))
+    context.set_verify(SSL.VERIFY_NONE)
+    dialer = TlsConnection(context, dialing=True)
+
+    async def act(sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(WantRead):
+                dialer.handshake()
+            await loop.sock_sendall(sock, dialer.flight())
+            dialer.feed(await loop.sock_recv(sock, 65536))
+
+    async with against(act) as ours, asyncio.timeout(20):
+        with pytest.raises(LaneError, match="says more than 32 KiB in the TLS handshake"):
+            await handshake(ours, hosts.b, KNOWN, dialing=False)
 
 
 async def test_a_record_longer_than_tls_allows_is_refused(hosts: Hosts) -> None:

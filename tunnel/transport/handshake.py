@@ -2,7 +2,7 @@
 
 Nothing behind the handshake is taken out of the socket: it is read record by record. A kernel lane needs
 that, and the number of records as well; so does the alert that tells a peer that it is refused. How much an
-unauthenticated peer may make us read is bounded by OpenSSL: 128 KiB for a hello, 100 KiB for certificates.
+unauthenticated peer may make us read is bounded in bytes and records.
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ from tunnel.transport.proof import Proof
 from tunnel.transport.records import seal
 from tunnel.transport.sockets import is_stuck, reason_of
 from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
+from tunnel.wire.codes import KIB
 
 TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
 
 MOST_RECORDS = 32
-"""TLS records that a peer may take for its part: ours needs six, and seven more for a chain of 100 KiB. Each
+"""TLS records that a peer may take for its part: ours needs six, and two more for the longest chain. Each
 of them costs a turn of the loop, and may be a single byte."""
+
+MOST_BYTES = 32 * KIB
+"""Bytes of a peer's part: a certificate has one or two KiB, and each in a stranger's chain costs 50 µs."""
 
 _MTU = "is the MTU on the way smaller than on the hosts, and ICMP filtered (sysctl net.ipv4.tcp_mtu_probing)?"
 _HUNG_UP = "the peer closed the connection in the TLS handshake"
@@ -120,7 +124,7 @@ class _ByRecords:
         self._header = b""
         self._missing = 0  # bytes of the record's body
         self._whole = False  # a record is complete: OpenSSL has something to do
-        self._records = 0  # that came
+        self._records = self._bytes = 0  # that came
 
     async def run(self) -> None:
         """Shake hands. Raises SSL.Error or VerificationError, and LaneLost for a connection that broke."""
@@ -185,6 +189,9 @@ class _ByRecords:
                 if self._records > MOST_RECORDS:
                     raise LaneError(f"the peer needs more than {MOST_RECORDS} records for the TLS handshake")
                 self._missing, self._header = int.from_bytes(self._header[3:]), b""
+                self._bytes += self._missing
+                if self._bytes > MOST_BYTES and self._records > 1:  # of the first one OpenSSL says what it is
+                    raise LaneError(f"the peer says more than {MOST_BYTES // KIB} KiB in the TLS handshake")
         self.tls.feed(data)
 
 
