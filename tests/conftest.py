@@ -30,6 +30,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let ctrl-C work in what tests start: a shell lets its background jobs, and theirs, ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.pluginmanager.hasplugin("hypothesispytest"):  # an emulated machine has no Hypothesis
+        set_up_hypothesis()
+
+
+def set_up_hypothesis() -> None:
+    """The same examples in every run, a blob when one fails, and no limits of time: the machine is shared."""
+    from hypothesis import HealthCheck, settings
+
+    slow = [HealthCheck.too_slow]
+    settings.register_profile(
+        "repeatable", deadline=None, derandomize=True, print_blob=True, suppress_health_check=slow
+    )
+    settings.load_profile("repeatable")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, object]:

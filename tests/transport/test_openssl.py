@@ -261,7 +261,7 @@ def test_records_that_come_in_pieces_are_counted_once(ends: Ends, size: int) -> 
     cipher = dialer.flight()
     most = 0
     for start in range(0, len(cipher), size):
-        say(cipher[start : start + size], acceptor)
+        say(cipher[start : start + size], acceptor, size)
         most = max(most, acceptor.records_received)
     assert most == acceptor.records_received == 6
 
