@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused, 4 not reachab
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -24,6 +25,7 @@ from tunnel import distribution
 from tunnel.errors import TunnelError
 from tunnel.transport.descriptors import occupy_standard_descriptors
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 INTERRUPTED = 130
 """What a shell reports for SIGINT: 128 + 2."""
 
@@ -128,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(INTERRUPTED)
     except OSError as error:
         if not _lost_output():
-            _complain(f"{error.filename or 'the system says'}: {error.strerror or error}")
+            what = "the output cannot be written" if error.errno in _FULL else "the system says"
+            _complain(f"{error.filename or what}: {error.strerror or error}")
         sys.exit(TunnelError.exit_code)
     finally:
         if _lost_output():

@@ -234,9 +234,12 @@ def test_a_reader_that_went_away_is_no_drama(lines: int, status: int) -> None:
 
 
 @pytest.mark.parametrize("options", [["--version"], ["check", "--json", "-c", "/none"]])
-def test_output_that_is_lost_is_a_failure(options: list[str]) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_is_lost_is_a_failure(options: list[str], buffered: bool) -> None:
+    code = f"import sys; sys.stdout.reconfigure(write_through={not buffered})\n"
+    code += f"from tunnel.cli.main import main; main({options})"
     with Path("/dev/full").open("w") as full:
-        done = in_a_process(f"from tunnel.cli.main import main; main({options})", stdout=full.fileno())
+        done = in_a_process(code, stdout=full.fileno())
     assert done.returncode == 1
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
