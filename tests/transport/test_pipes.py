@@ -163,6 +163,15 @@ def no_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_what_a_pipe_holds_can_be_forgotten_without_descriptors(request: pytest.FixtureRequest) -> None:
+    """It is what the peer has confirmed, as it is for all streams of the link."""
+    pipes._nowhere.cache_clear()
+    pipe = filled(NOISE[:5000])
+    request.getfixturevalue("no_descriptors")
+    pipe.discard(4000)
+    assert pipe.read(1000) == NOISE[4000:5000]
+
+
 @pytest.mark.usefixtures("no_descriptors")
 def test_without_descriptors_there_is_no_pipe() -> None:
     with pytest.raises(OSError, match="Too many open files"):

@@ -36,6 +36,7 @@ class Pipe:
 
     def __init__(self, size: int = SIZE) -> None:
         self.source = self.sink = -1
+        _nowhere()  # for ``discard``, which must not fail
         self.source, self.sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._size = fcntl.fcntl(self.sink, fcntl.F_GETPIPE_SZ)
         self.grow(size)
