@@ -58,12 +58,12 @@ class Signer:
         """A host's certificate, fit for both roles."""
         return Signer(name, self, ca=False, dns=[name], usages=HOST_USAGES, until=until)
 
-    def crl(self, *revoked: Signer, until: float = 5) -> bytes:
+    def crl(self, *revoked: Signer, until: float = 5, since: float = -1) -> bytes:
         """A CRL in PEM."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.name)
-            .last_update(day(min(-1, until - 1)))
+            .last_update(day(min(since, until - 1)))
             .next_update(day(until))
         )
         for each in revoked:

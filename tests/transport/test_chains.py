@@ -93,6 +93,12 @@ CASES = {
     "an expired CRL of the host's issuer": Case(
         [LEAF, INTER], crls=[INTER.crl(until=-1)], code=Verify.CRL_HAS_EXPIRED
     ),
+    "an older CRL that is valid beside a newer one that has ended": Case(
+        [DIRECT], crls=[ROOT.crl(since=-9), ROOT.crl(until=-1)], code=Verify.CRL_HAS_EXPIRED
+    ),
+    "an older CRL behind the one that revokes": Case(
+        [DIRECT], crls=[ROOT.crl(DIRECT), ROOT.crl(since=-9, until=20)], code=Verify.CERT_REVOKED
+    ),
     "an expired CRL of the intermediate's issuer": Case(
         [LEAF, INTER], crls=[INTER.crl(), ROOT.crl(until=-1)], code=Verify.CRL_HAS_EXPIRED, depth=1
     ),

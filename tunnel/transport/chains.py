@@ -7,6 +7,7 @@ The rule, in handshakes and whenever a chain is judged again:
 - With a ``tls.crl``, the host's own certificate is looked up in the CRL of its issuer, which must be there.
   So is each intermediate, where the file has a CRL of its issuer; where it has none, the intermediate counts
   as not revoked: an authority that publishes no CRL for its intermediates must not lock all hosts out.
+- Of several CRLs of one issuer the newest counts, also once it has ended: an older one says less.
 - A certificate in ``tls.ca`` that a CRL in ``tls.crl`` revokes counts as absent.
 
 OpenSSL does the judging. Its own rule for whole chains (X509_V_FLAG_CRL_CHECK_ALL) wants a CRL of everybody,
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import cast
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from OpenSSL import crypto
 
@@ -63,7 +65,7 @@ class Trust:
         crls: tuple[x509.CertificateRevocationList, ...] = (),
     ) -> None:
         self.files = files
-        self.crls = crls
+        self.crls = _newest(crls)
         self.authorities = tuple(each for each in authorities if not _revoked(each, authorities, crls))
 
     @classmethod
@@ -196,6 +198,28 @@ class Trust:
             *_ends_of_crls(self.crls, self.files.crl),
         }
         return tuple(sorted(found, key=lambda each: (each.ends, _NEAREST.index(each.key), each.what)))
+
+
+def _newest(
+    crls: tuple[x509.CertificateRevocationList, ...],
+) -> tuple[x509.CertificateRevocationList, ...]:
+    """Without those that a later one of the same issuer, key and scope has replaced.
+
+    OpenSSL would take an older CRL that is still valid instead of a newer one that has ended, and believe a
+    certificate that the newer one revokes.
+    """
+    newest: dict[object, datetime] = {}
+    for crl in crls:
+        newest[_scope(crl)] = max(crl.last_update_utc, newest.get(_scope(crl), crl.last_update_utc))
+    return tuple(crl for crl in crls if crl.last_update_utc == newest[_scope(crl)])
+
+
+def _scope(crl: x509.CertificateRevocationList) -> object:
+    about = (x509.AuthorityKeyIdentifier, x509.IssuingDistributionPoint, x509.DeltaCRLIndicator)
+    try:
+        return crl.issuer, frozenset(each.value for each in crl.extensions if isinstance(each.value, about))
+    except (ValueError, x509.DuplicateExtension):  # OpenSSL may still read it
+        return crl.fingerprint(hashes.SHA256())
 
 
 def _ends_of_chains(
