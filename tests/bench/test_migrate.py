@@ -18,7 +18,7 @@ from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.waiting import LabError
 from tunnel.bench.migration import Convergence, Migration, Setting
-from tunnel.bench.modes import Mode, choose
+from tunnel.bench.modes import EGRESS, INGRESSES, Mode, choose
 from tunnel.bench.resultfile import read
 from tunnel.bench.results import Results
 
@@ -81,6 +81,26 @@ def test_a_shaped_link_bounds_a_migration(lab: Lab) -> None:
     assert moved.converged
     assert moved.seconds > 0.5 * 64 * MIB * 8 / 400e6
     assert moved.mib_per_s < 1.2 * 400e6 / 8 / MIB
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_lanes_are_reset_as_often_as_the_mode_says(lab: Lab) -> None:
+    (cut,) = choose(["mtunnel-cut"])
+    lab.start_daemons(INGRESSES, egress=EGRESS)
+    setting = Setting(64 * MIB, 0, 400_000_000)
+    lab.shape(setting.link_bits_per_s)
+    moved = migrate.move(lab, replace(cut, cuts=7), setting, 1, options())
+    assert moved.converged
+    assert lab.a.daemons[-1].link("hostb")["resumes"] == 7
+    lab.end_guest(migrate.GUEST)
+    before = len(lab.a.started)
+    with (
+        pytest.raises(LabError, match="the lane was reset 0 times, not 7, and resumed 0 times"),
+        migrate._resets(lab, replace(cut, cuts=7), setting),
+    ):
+        pass
+    assert not any(program.running for program in lab.a.started[before:])
 
 
 def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,15 @@ def test_the_modes_are_those_of_the_readme() -> None:
     ]
 
 
+def test_cuts_are_made_only_where_they_are_asked_for() -> None:
+    assert choose([]) == list(MODES)
+    assert not any(mode.cuts for mode in MODES)
+    (cut,) = choose(["mtunnel-cut"])
+    assert cut.cuts == 100
+    assert "reset 100 times" in cut.settings
+    assert command(cut) == command(BY_NAME["mtunnel"])
+
+
 def test_places_are_filled_in() -> None:
     begin = ["virsh", "migrate", "--live", "--p2p", "web1"]
     native = ["qemu+tls://hostb.lab/system", "--migrateuri", "tcp://hostb.lab", "--tls"]
