@@ -138,6 +138,16 @@ def test_a_flood_of_ten_thousand_a_minute_does_not_keep_a_peer_out_that_is_expec
     assert served(Admission(1, NOW), "192.0.2.1", Standing.EXPECTED, 60, 167) == 60 * 167
 
 
+def test_the_address_of_a_peer_that_has_its_lanes_is_heard_as_seldom_as_a_strangers() -> None:
+    """Any user of that host may come from it; each handshake costs the streams of the link."""
+    minutes = 10
+    known, stranger = (
+        served(Admission(1, NOW), "192.0.2.1", standing, 60 * minutes, 167)
+        for standing in (Standing.KNOWN, Standing.STRANGER)
+    )
+    assert known <= stranger + KNOWN.burst
+
+
 def test_strangers_have_a_rate_together_and_peers_do_not_share_it() -> None:
     admitting, count = Admission(1, NOW), 0
     for number in range(10_000):

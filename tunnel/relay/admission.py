@@ -31,7 +31,7 @@ HASTE = 3.0
 
 STRANGER = Rate(32, 10)
 STRANGERS = Rate(128, 50)
-KNOWN = Rate(64, 30)
+KNOWN = Rate(64, 10)
 EXPECTED = Rate(256, 250)
 PROOFS = Rate(200, 30)
 """Of connections: one stranger's, all strangers', a peer's, one that has no lane; and of a peer's proofs."""
