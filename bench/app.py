@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,8 +13,9 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from tunnel.bench import abuse as abuse_bench
+from tunnel.bench import beside, flame, floor, migrate_options, readme, summary, summary_migrate
 from tunnel.bench import cuts as cuts_bench
-from tunnel.bench import flame, floor, migrate_options, readme, summary, summary_migrate
 from tunnel.bench import goals as goals_bench
 from tunnel.bench import memory as memory_bench
 from tunnel.bench import migrate as migrate_bench
@@ -277,6 +279,32 @@ def cuts(
     session = _Session("cuts", asdict(options), congestion, results, json=json)
     found = cuts_bench.run(options, session.network, session.results, session.progress)
     _close(cuts_bench.table(found), session)
+
+
+@app.command()
+def abuse(
+    size: Size = "2GiB",
+    rounds: Rounds = 5,
+    only: Annotated[
+        str, typer.Option(help="Kinds of abuse by commas: strangers, users, peers, streams, or single ones.")
+    ] = "",
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Let strangers, local users and a hostile peer at the daemons: what bulk and cut lanes notice (root)."""
+    chosen, cases = beside.choose(_names(only))
+    if os.geteuid() != 0:
+        raise UsageError(
+            "bench abuse needs root: it acts as other users, and lets the kernel cut connections"
+        )
+    options = abuse_bench.Options(_size(size), rounds)
+    session = _Session("abuse", asdict(options), congestion, results, json=json)
+    run = (session.network, session.results, session.progress)
+    views = [abuse_bench.table(abuse_bench.run(chosen, options, *run))] if chosen else []
+    if cases:
+        views.append(beside.table(beside.run(cases, options.size, rounds, *run)))
+    _close(Group(*views), session)
 
 
 @app.command()

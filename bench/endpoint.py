@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 
@@ -49,7 +50,14 @@ class Endpoint:
         return client
 
 
+def free_ports(host: str, count: int) -> list[Endpoint]:
+    """Return so many TCP endpoints on ``host``, all different, whose ports nobody uses at this moment."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server((host, 0))) for _ in range(count)]
+        return [Endpoint(host, probe.getsockname()[1]) for probe in probes]
+
+
 def free_tcp(host: str) -> Endpoint:
     """Return a TCP endpoint on ``host`` whose port nobody uses at this moment."""
-    with socket.create_server((host, 0)) as probe:
-        return Endpoint(host, probe.getsockname()[1])
+    [endpoint] = free_ports(host, 1)
+    return endpoint

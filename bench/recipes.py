@@ -55,17 +55,16 @@ def mtunnel(
     common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
     transport_a, transport_b = (common + LANES.get(kind, "") for kind in kinds)
     listen_a = free_tcp(ADDRESS_A)
-    config_a = _mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport_a)
-    config_a += _mtunnel_peer(HOST_B, dialed or site.link, ())
-    config_a += f"""
-[[ingress]]
-peer = "{HOST_B}"
-listen = "{_mtunnel_address(site.entry)}"
-target = "{_mtunnel_address(site.exit)}"
-users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
-"""
-    config_b = _mtunnel_host(site, HOST_B, site.link, site.pair_b, transport_b)
-    config_b += _mtunnel_peer(HOST_A, listen_a, [_mtunnel_address(site.exit)])
+    config_a = mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport_a)
+    config_a += mtunnel_peer(HOST_B, dialed or site.link, ())
+    config_a += mtunnel_ingress(HOST_B, site.entry, site.exit)
+    config_b = mtunnel_host(site, HOST_B, site.link, site.pair_b, transport_b)
+    config_b += mtunnel_peer(HOST_A, listen_a, [mtunnel_address(site.exit)])
+    return mtunnel_sides(site, config_a, config_b)
+
+
+def mtunnel_sides(site: Site, config_a: str, config_b: str) -> Sides:
+    """Two daemons with these configurations."""
     serve = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
         a=[*serve, str(site.write(f"{HOST_A}.toml", config_a))],
@@ -73,7 +72,8 @@ users = ["{pwd.getpwuid(os.geteuid()).pw_name}"]
     )
 
 
-def _mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair, transport: str) -> str:
+def mtunnel_host(site: Site, name: str, listen: Endpoint, pair: Pair, transport: str) -> str:
+    """Begin a configuration; ``transport`` are more lines of that section."""
     return f"""\
 [host]
 name = "{name}"
@@ -90,7 +90,8 @@ congestion = "{site.congestion}"
 {transport}"""
 
 
-def _mtunnel_peer(name: str, address: Endpoint, egress: Sequence[str]) -> str:
+def mtunnel_peer(name: str, address: Endpoint, egress: Sequence[str]) -> str:
+    """Add a peer, and what it may reach."""
     allowed = ", ".join(f'"{target}"' for target in egress)
     return f"""
 [[peer]]
@@ -100,7 +101,20 @@ egress = [{allowed}]
 """
 
 
-def _mtunnel_address(endpoint: Endpoint) -> str:
+def mtunnel_ingress(peer: str, listen: Endpoint, target: Endpoint, users: Sequence[str] = ()) -> str:
+    """Add an ingress for ``users``, by default whoever runs this."""
+    allowed = ", ".join(f'"{user}"' for user in users or [pwd.getpwuid(os.geteuid()).pw_name])
+    return f"""
+[[ingress]]
+peer = "{peer}"
+listen = "{mtunnel_address(listen)}"
+target = "{mtunnel_address(target)}"
+users = [{allowed}]
+"""
+
+
+def mtunnel_address(endpoint: Endpoint) -> str:
+    """Return an endpoint as configurations have it."""
     return f"unix:{endpoint}" if endpoint.is_unix else f"tcp:{endpoint}"
 
 

@@ -15,6 +15,10 @@
 ``absent``        ``migrate``: a mode that cannot be measured over a link, and why
 ``rotation``      ``rotate``: one transfer both ways (:class:`tunnel.bench.rotate.Outcome`)
 ``cuts``          ``cuts``: lanes that were reset in one case (:class:`tunnel.bench.cuts.Outcome`)
+``abuse``         ``abuse``: one round of one abuse (:class:`tunnel.bench.abuse.Outcome`)
+``abuse_cuts``    ``abuse``: lanes cut meanwhile (:class:`tunnel.bench.abuse.Cuts`)
+``verdict``       ``abuse``: what follows from both (:class:`tunnel.bench.abuse.Verdict`)
+``beside``        ``abuse``: a stream beside others that stand still (:class:`tunnel.bench.beside.Outcome`)
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 

@@ -74,6 +74,23 @@ class Rig:
         self.programs.append(program)
         return program
 
+    def start_module(self, name: str, module: str, role: str, endpoint: Endpoint) -> Program:
+        """Start ``role`` of one of our modules at ``endpoint``, and wait until it listens there."""
+        program = self.start(name, self.module(module, role, endpoint))
+        program.wait_listening(endpoint)
+        return program
+
+    @staticmethod
+    def module(name: str, *arguments: object) -> list[str]:
+        """Return the command that runs one of our modules."""
+        return [sys.executable, "-m", f"tunnel.bench.{name}", *map(str, arguments)]
+
+    @staticmethod
+    def stop(program: Program) -> None:
+        """End one of them before the others."""
+        program.signal(signal.SIGTERM)
+        program.reap(_STOP_SECONDS)
+
     def start_sink(self, endpoint: Endpoint, *, pace: float = 0.0, stalled: int | None = None) -> Program:
         """Start a sink and wait until it listens.
 
@@ -165,7 +182,7 @@ class Source:
 
 def load_command(role: str, endpoint: Endpoint) -> list[str]:
     """Return the command that runs one end of the load."""
-    return [sys.executable, "-m", "tunnel.bench.load", role, str(endpoint)]
+    return Rig.module("load", role, endpoint)
 
 
 def _dying_with_us() -> list[str]:

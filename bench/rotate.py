@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import sys
 import tempfile
 import time
@@ -140,7 +141,7 @@ def measure(options: Options, case: Case, network: Network) -> Outcome:
             with suppress(BenchError):  # a daemon that is kept from answering still carries, and still counts
                 watch.look()
             time.sleep(_STEP)
-        figures = [_figures(each) for each in (caller, called)]
+        ended = [figures(each) for each in (caller, called)]
         watch.look()
         return Outcome(
             round=case.round,
@@ -152,7 +153,7 @@ def measure(options: Options, case: Case, network: Network) -> Outcome:
             rotations=watch.rotations,
             resumes=watch.resumes,
             most_records=watch.most_records,
-            **{key: max(each[key] for each in figures) for key in ("seconds", "gap", "silence")},
+            **{key: max(each[key] for each in ended) for key in ("seconds", "gap", "silence")},
         )
 
 
@@ -167,13 +168,16 @@ def duplex_command(role: str, endpoint: Endpoint) -> list[str]:
     return [sys.executable, "-m", "tunnel.bench.duplex", role, str(endpoint)]
 
 
-def _figures(program: Program) -> dict[str, float]:
+def figures(program: Program, timeout: float = 60.0) -> dict[str, float]:
+    """Return what one end of the load says at its end. Raises BenchError when it takes longer, in seconds."""
     pipe = program.process.stdout
+    if pipe is not None and not select.select([pipe], [], [], timeout)[0]:
+        raise BenchError(f"{program.name} did not end in {timeout:.0f} s{program.said()}")
     line = pipe.readline() if pipe is not None else ""
     if not line:
         raise BenchError(f"{program.name} failed{program.said()}")
-    figures: dict[str, float] = json.loads(line)
-    return figures
+    found: dict[str, float] = json.loads(line)
+    return found
 
 
 class _Watch:

@@ -104,6 +104,17 @@ def test_a_program_that_is_not_there_is_an_error(tmp: Path) -> None:
         rig.start("ghost", ["/no/such/program"]).wait_listening(free_tcp("127.0.0.2"))
 
 
+def test_one_program_can_be_ended_before_the_others(tmp: Path) -> None:
+    endpoint = free_tcp("127.0.0.2")
+    with Rig(tmp) as rig:
+        listener = rig.start_module("plain", "callers", "listen", endpoint)
+        other = rig.start("other", SLEEP)
+        endpoint.connect().close()
+        rig.stop(listener)
+        assert listener.process.poll() == -signal.SIGTERM
+        other.check()
+
+
 def _source(rig: Rig, answer: str) -> Source:
     return Source(rig.start("source", ["sh", "-c", f"echo asked >&2; {answer}"], talks=True))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import Host, TwoHosts, until
-from tests.support.rawpeer import HELLO, RawPeer, client_context
 from tests.support.streams import Target, connect, exchange, receive
+from tunnel.bench.rawpeer import HELLO, RawPeer, client_context
 from tunnel.daemon.config import Transport
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType

@@ -12,9 +12,10 @@ import pytest
 
 from tests.support.cutter import Cutter
 from tests.support.daemons import Host, TwoHosts, until
-from tests.support.floods import Flood, Stranger
-from tests.support.rawpeer import RawPeer, client_context
+from tests.support.floods import Flood
 from tests.support.streams import Target, connect, exchange
+from tunnel.bench.callers import Says
+from tunnel.bench.rawpeer import RawPeer, client_context
 from tunnel.relay.reception import MOST_LOOSE
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.frames import Credit, Open, Opened, Ping
@@ -27,15 +28,15 @@ def has_resumed(hosts: TwoHosts, times: int) -> bool:
     return bool(hosts.b.link(hosts.a)["resumes"] == times)
 
 
-@pytest.mark.parametrize("stranger", Stranger)
+@pytest.mark.parametrize("says", Says)
 def test_lane_is_replaced_while_strangers_connect_from_the_peers_own_address(
-    hosts: TwoHosts, target: Target, stranger: Stranger
+    hosts: TwoHosts, target: Target, says: Says
 ) -> None:
     with Cutter(hosts.b.address) as between:
         hosts.a.knows(hosts.b, between.address)
         entry = hosts.a.leads_to(hosts.b, target.address)
         hosts.start()
-        with connect(entry) as caller, target.accept() as called, Flood(hosts.b.address, stranger) as flood:
+        with connect(entry) as caller, target.accept() as called, Flood(hosts.b.address, says) as flood:
             until("the flood to be felt", lambda: hosts.b.status()["rejected"] > 100)
             for count in (1, 2, 3):
                 between.cut()
@@ -50,7 +51,7 @@ def test_host_can_link_while_strangers_connect(hosts: TwoHosts, target: Target) 
     hosts.a.leads_to(hosts.b, target.address)
     hosts.b.start()
     hosts.b.wait_serving()
-    with Flood(hosts.b.address, Stranger.SILENT):
+    with Flood(hosts.b.address, Says.SILENT):
         until("the flood to be felt", lambda: hosts.b.status()["rejected"] > 100)
         hosts.a.start()
         hosts.wait_up()

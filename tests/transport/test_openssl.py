@@ -9,7 +9,7 @@ import pytest
 from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
-from tests.support.records import SUITE, Sealer
+from tunnel.bench.sealer import SUITE, Sealer
 from tunnel.transport.ktls import DATA
 from tunnel.transport.openssl import (
     CLOSED,

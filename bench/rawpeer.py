@@ -1,4 +1,4 @@
-"""A peer that may break every rule: valid TLS by hand, and whatever frames or bytes a test wants to send."""
+"""A peer that may break every rule: valid TLS by hand, and whatever frames or bytes one wants to send."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from tests.support.streams import PATIENCE
 from tunnel.transport.tls import TlsFiles
 from tunnel.wire.codec import encode, parse, parse_header
 from tunnel.wire.codes import ALPN, HEADER_SIZE, VERSION, Feature, FrameType
 from tunnel.wire.frames import ControlFrame, Credit, Data, Frame, GoAway, Hello, Limits, Ping, Pong, Welcome
+
+PATIENCE = 30.0
+"""Seconds after which a connection here gives up."""
 
 HELLO = Hello(VERSION, VERSION, Feature.RESUME, b"s" * 16, b"i" * 16, Limits(16, 1024))
 
@@ -22,7 +24,7 @@ class HungUp(Exception):  # noqa: N818  that is what it did
 
 
 def client_context(files: TlsFiles | None, alpn: str | None = ALPN) -> ssl.SSLContext:
-    """A context that trusts anybody: it is the daemon's judgement that is tested, not ours."""
+    """Return a context that trusts anybody: it is the daemon's judgement that counts, not ours."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -34,47 +36,58 @@ def client_context(files: TlsFiles | None, alpn: str | None = ALPN) -> ssl.SSLCo
 
 
 class RawPeer:
-    """A TLS connection to a daemon's port. Raises OSError (of which SSLError is one) when that fails."""
+    """A TLS connection to a daemon's port ``IP:PORT``, from the IP address ``source``, "" for any.
 
-    def __init__(self, address: str, context: ssl.SSLContext) -> None:
+    Raises OSError (of which SSLError is one) when that fails.
+    """
+
+    def __init__(self, address: str, context: ssl.SSLContext, source: str = "") -> None:
         host, _, port = address.rpartition(":")
-        with socket.create_connection((host, int(port)), PATIENCE) as sock:
+        with socket.create_connection((host, int(port)), PATIENCE, (source, 0)) as sock:
             self._tls = context.wrap_socket(sock, suppress_ragged_eofs=False)
-        self._sequence = 0
+        self.sequence = 0  # of the next frame of the control channel
 
     def send(self, *frames: Frame) -> None:
         """Send frames as they should be sent: those of the control channel get the next number."""
-        for frame in frames:
-            self.send_raw(encode(frame, self._sequence))
-            self._sequence += isinstance(frame, ControlFrame)
+        self.send_raw(b"".join(map(self._encode, frames)))
+
+    def _encode(self, frame: Frame) -> bytes:
+        data = encode(frame, self.sequence)
+        self.sequence += isinstance(frame, ControlFrame)
+        return data
 
     def send_raw(self, data: bytes) -> None:
         """Send any bytes."""
         self._tls.sendall(data)
 
-    def receive(self) -> Frame:
-        """Return the next frame that is not keepalive. Of DATA only the header; its payload is dropped."""
-        while True:
-            header = parse_header(self._exactly(HEADER_SIZE))
-            payload = self._exactly(header.length)
-            if header.type is FrameType.DATA:
-                return Data(header.stream, header.offset, header.length)
-            frame = parse(header, payload)
-            if not isinstance(frame, Ping | Pong | Credit):
-                return frame
+    def next_frame(self) -> Frame:
+        """Return the next frame. Of DATA only the header; its payload is dropped."""
+        header = parse_header(self._exactly(HEADER_SIZE))
+        payload = self._exactly(header.length)
+        if header.type is FrameType.DATA:
+            return Data(header.stream, header.offset, header.length)
+        return parse(header, payload)
 
-    def greet(self) -> Welcome:
+    def receive(self) -> Frame:
+        """Return the next frame that is neither keepalive nor credit."""
+        while isinstance(frame := self.next_frame(), Ping | Pong | Credit):
+            pass
+        return frame
+
+    def greet(self, hello: Hello = HELLO) -> Welcome:
         """Begin a session."""
-        self.send(HELLO)
+        self.send(hello)
         answer = self.receive()
-        assert isinstance(answer, Welcome), answer
+        if not isinstance(answer, Welcome):
+            raise ConnectionError(f"no WELCOME: {answer}")
         return answer
 
     def goodbye(self) -> GoAway:
         """Receive up to GOAWAY, and the end of the connection behind it."""
         while not isinstance(frame := self.receive(), GoAway):
             pass
-        assert self._tls.recv(1) == b""
+        if self._tls.recv(1):
+            raise ConnectionError("more came behind GOAWAY")
         return frame
 
     def _exactly(self, count: int) -> bytes:
