@@ -95,6 +95,7 @@ _ENDLESS = "--per-second=0"
 ABUSERS: tuple[Abuser, ...] = (
     *(_stranger(says, STRANGE_ADDRESS, says, "from one address") for says in Says),
     *(_stranger(says, ADDRESS_A, f"{says}-as-peer", "from the address of the other host") for says in Says),
+    _stranger(Says.HELLO, ADDRESS_C, "hello-as-absent", "from the address of a third host that is away"),
     _user("user-tcp", "10,000 a minute by a user who may not, tcp", lambda e: e.forbidden),
     _user("user-unix", "10,000 a minute by a user who may not, unix", lambda e: e.forbidden_unix),
     _user("user-permitted", "10,000 a minute by a user who may, tcp", lambda e: e.permitted),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.relay import admission
+from tunnel.relay import admission, backoff
 from tunnel.relay.admission import (
+    BESIDE,
     EXPECTED,
     HASTE,
     KNOWN,
@@ -126,7 +127,12 @@ def served(admitting: Admission, source: str, standing: Standing, seconds: float
 
 @pytest.mark.parametrize(
     ("standing", "rate"),
-    [(Standing.STRANGER, STRANGER), (Standing.KNOWN, KNOWN), (Standing.EXPECTED, EXPECTED)],
+    [
+        (Standing.STRANGER, STRANGER),
+        (Standing.KNOWN, KNOWN),
+        (Standing.EXPECTED, EXPECTED),
+        (Standing.BESIDE, BESIDE),
+    ],
 )
 def test_a_source_has_a_rate(standing: Standing, rate: Rate) -> None:
     count = served(Admission(1, NOW), "192.0.2.1", standing, 60, 1000)
@@ -136,6 +142,19 @@ def test_a_source_has_a_rate(standing: Standing, rate: Rate) -> None:
 def test_a_flood_of_ten_thousand_a_minute_does_not_keep_a_peer_out_that_is_expected() -> None:
     """Though it comes from the peer's own address."""
     assert served(Admission(1, NOW), "192.0.2.1", Standing.EXPECTED, 60, 167) == 60 * 167
+
+
+def test_a_peer_whose_lane_was_cut_is_heard_at_once_beside_others_too() -> None:
+    """What came before does not count: a flood from its address met another rate while it had its lanes."""
+    admitting = Admission(2, NOW)
+    assert served(admitting, "192.0.2.1", Standing.KNOWN, 60, 167) < 60 * 167
+    assert served(admitting, "192.0.2.1", Standing.BESIDE, 0.3, 167) == 50
+    assert served(admitting, "192.0.2.1", Standing.BESIDE, 60, 167) < 60 * 167 / 2
+
+
+def test_no_dialer_of_ours_shows_its_certificate_too_often() -> None:
+    assert PROOFS.burst >= backoff.BURST
+    assert PROOFS.per_second >= backoff.RATE
 
 
 def test_the_address_of_a_peer_that_has_its_lanes_is_heard_as_seldom_as_a_strangers() -> None:

@@ -239,19 +239,22 @@ async def test_who_comes_too_often_is_reset_unread(port: Port, monkeypatch: pyte
 
 async def test_a_peer_without_a_lane_is_expected_where_it_is_configured_or_was_last(port: Port) -> None:
     reception = port.reception
-    reception._sources = PeerSources({"hosta": "192.0.2.1"})
+    reception._sources = PeerSources({"hosta": "192.0.2.1", "hostc": "192.0.2.3"})
 
-    def standing(source: str) -> Standing:
-        return reception._standing(source, time.monotonic())
+    def standings() -> list[Standing]:
+        sources = ("192.0.2.1", "127.0.0.1", "192.0.2.3")
+        return [reception._standing(source, time.monotonic()) for source in sources]
 
-    assert [standing("192.0.2.1"), standing("127.0.0.1")] == [Standing.EXPECTED, Standing.STRANGER]
+    assert standings() == [Standing.EXPECTED, Standing.STRANGER, Standing.EXPECTED]
     peer = await port.knock()
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
-    assert [standing("192.0.2.1"), standing("127.0.0.1")] == [Standing.KNOWN, Standing.KNOWN]
+    assert standings() == [Standing.KNOWN, Standing.KNOWN, Standing.BESIDE], (
+        "hosta's streams are not to suffer"
+    )
     peer.close()
     await until(lambda: port.links["hosta"].state is not LinkState.UP)
-    assert [standing("192.0.2.1"), standing("127.0.0.1")] == [Standing.EXPECTED, Standing.EXPECTED]
+    assert standings() == [Standing.EXPECTED] * 3
 
 
 async def test_lanes_that_one_peer_lets_pile_up_are_ended_and_those_of_its_link_are_not(port: Port) -> None:

@@ -5,9 +5,9 @@ Whoever has no certificate must neither take the places of those who have, nor t
 - a full table makes room: the oldest connection of the source that has the most is given up. A peer that
   comes while a stranger fills the table is through before its turn to go has come;
 - each source has a rate, and strangers have one together. What is beyond it is refused unread;
-- sources of configured peers have a table and rates of their own, the highest while a peer has no lane. That
+- sources of configured peers have a table and rates of their own, the highest while a peer lacks a lane. That
   one is for as long as the peer's certificate was not shown too often: strangers cannot use it up, and a
-  peer cannot use it to busy us.
+  peer cannot use it to busy us. While other peers have lanes it is lower in the long run, for their sake.
 
 There is no clock and no socket here: times are seconds of any clock that never goes back.
 """
@@ -33,8 +33,10 @@ STRANGER = Rate(32, 10)
 STRANGERS = Rate(128, 50)
 KNOWN = Rate(64, 10)
 EXPECTED = Rate(256, 250)
-PROOFS = Rate(200, 30)
-"""Of connections: one stranger's, all strangers', a peer's, one that has no lane; and of a peer's proofs."""
+BESIDE = Rate(64, 40)
+PROOFS = Rate(64, 30)
+"""Of connections: one stranger's, all strangers', a peer's, one that lacks a lane, the same while other peers
+have some; and of a peer's proofs, more than its dialer makes."""
 
 MOST_SOURCES = 4096
 """Sources whose rate is remembered; full buckets are forgotten first."""
@@ -46,9 +48,15 @@ class Standing(Enum):
     STRANGER = "stranger"
     KNOWN = "known"
     EXPECTED = "expected"
+    BESIDE = "expected beside others"
 
 
-_RATES = {Standing.STRANGER: STRANGER, Standing.KNOWN: KNOWN, Standing.EXPECTED: EXPECTED}
+_RATES = {
+    Standing.STRANGER: STRANGER,
+    Standing.KNOWN: KNOWN,
+    Standing.EXPECTED: EXPECTED,
+    Standing.BESIDE: BESIDE,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

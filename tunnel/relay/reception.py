@@ -98,8 +98,10 @@ class Reception:
         welcome = [peer for peer in peers if self._admission.may_expect(peer, now)]
         if not welcome:
             return Standing.STRANGER
-        lacking = any(self._links[peer].lacks_lane for peer in welcome)
-        return Standing.EXPECTED if lacking else Standing.KNOWN
+        if not any(self._links[peer].lacks_lane for peer in welcome):
+            return Standing.KNOWN
+        others = any(link.lanes for peer, link in self._links.items() if peer not in peers)
+        return Standing.BESIDE if others else Standing.EXPECTED
 
     def _reject(self, remote: str, reason: str) -> None:
         self.rejected += 1
