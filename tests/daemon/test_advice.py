@@ -112,3 +112,20 @@ def test_address_that_is_not_there_yet_is_warned_of(tmp: Path, contexts: TlsCont
     [(key, text)] = warnings(load(write_config(tmp, host, TLS, PEER)), contexts)
     assert key == "host.listen"
     assert text.startswith("no interface of this host has the address 192.0.2.1 now")
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"), [("open/*", True), ("open/*/s", True), ("open/web1", True), ("*", False)]
+)
+def test_egress_to_a_place_where_any_user_could_listen_is_warned_of(
+    tmp: Path, contexts: TlsContexts, rule: str, told: bool
+) -> None:
+    """Whoever listens there would receive the guest."""
+    place = tmp / "open"
+    place.mkdir()
+    place.chmod(0o1777)
+    peer = PEER.replace("tcp:127.0.0.1:49152-49215", f"unix:{tmp}/{rule}")
+    found = dict(warnings(load(write_config(tmp, HOST, TLS, peer)), contexts))
+    why = f"every user can write to the directory {place} (mode 1777): chmod go-w it, or take another place"
+    text = f"any user could listen in place of what hostb wants to reach: {why}"
+    assert found == ({"peer[0].egress[0]": text} if told else {})

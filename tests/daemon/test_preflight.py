@@ -97,26 +97,6 @@ def test_directory_of_a_file_counts_as_well(directory: Path) -> None:
     assert problems(config).keys() == {"tls.ca", "tls.cert", "tls.key", "host.control"}
 
 
-@pytest.mark.root
-@pytest.mark.parametrize(
-    ("rule", "fits"), [("open/*", False), ("open/*/s", False), ("open/web1", False), ("*", True)]
-)
-def test_egress_leads_to_no_place_where_any_user_could_listen(directory: Path, rule: str, fits: bool) -> None:
-    """Whoever listens there would receive the guest."""
-    place = directory / "open"
-    place.mkdir()
-    place.chmod(0o1777)
-    peer = PEER.replace("tcp:127.0.0.1:49152-49215", f"unix:{directory}/{rule}")
-    config = load(write_config(directory, HOST, TLS, peer))
-    if fits:
-        preflight(config, "mtunnel.toml")
-        return
-    assert problems(config) == {
-        "peer[0].egress[0]": "any user could listen in place of what hostb wants to reach: every user can"
-        f" write to the directory {place} (mode 1777): chmod go-w it, or take another place"
-    }
-
-
 def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) -> None:
     host = HOST + 'metrics = "127.0.0.1:9516"\n[transport]\nlanes = 2\nrotate_records = 1024\n'
     config = load(write_config(directory, host, TLS, PEER))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from tunnel.daemon import aliases, keepalives
 from tunnel.daemon.config import Config, Ingress
@@ -11,9 +12,10 @@ from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
 from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import TunnelError
-from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress
+from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress, UnixRule
 from tunnel.transport import expiry
 from tunnel.transport.listener import is_configured
+from tunnel.transport.permissions import open_to_everybody
 from tunnel.transport.reserved import is_reserved
 from tunnel.transport.tls import ONE_EACH, TlsContexts
 from tunnel.transport.users import user_name
@@ -30,11 +32,21 @@ def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
         yield "host.listen", absent(config.host.listen.host)
     if hasty := keepalives.warning(config):
         yield "transport.resume_window", hasty
+    yield from _open_rules(config)
     guarded = set(aliases.guarded(config))
     for index, ingress in enumerate(config.ingresses):
         yield from ((f"ingress[{index}].users", text) for text in _users(ingress))
         texts = list(_place(ingress.listen, guarded, config.host.name))
         yield from ((f"ingress[{index}].listen", text) for text in texts)
+
+
+def _open_rules(config: Config) -> Iterator[Problem]:
+    """Name every rule for sockets that any user could make, and so receive what is meant for a QEMU."""
+    for index, peer in enumerate(config.peers):
+        for number, rule in enumerate(peer.rules):
+            if isinstance(rule, UnixRule) and (problem := open_to_everybody(Path(rule.directory))):
+                key = f"peer[{index}].egress[{number}]"
+                yield key, f"any user could listen in place of what {peer.name} wants to reach: {problem}"
 
 
 def absent(host: str) -> str:

@@ -23,7 +23,7 @@ from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
 from tunnel.transport import credentials, nftables, unixpath
 from tunnel.transport.capability import examine
 from tunnel.transport.ktls import NO_MODULE, Capability
-from tunnel.transport.permissions import open_to_everybody, weakness
+from tunnel.transport.permissions import weakness
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
 
@@ -39,7 +39,6 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     problems += _no_redirects(config)
     problems += _no_callers(config)
     problems += _linked_rules(config)
-    problems += _open_rules(config)
     problems += _not_in_this_version(config)
     if contexts is not None:
         contexts = _for_lanes(config, contexts)
@@ -89,15 +88,6 @@ def _linked_rules(config: Config) -> Iterator[Problem]:
             if isinstance(rule, UnixRule) and (link := unixpath.first_link(rule.pattern)):
                 key, real = f"peer[{index}].egress[{number}]", os.path.realpath(link)
                 yield key, f"{link} is a symbolic link, which no egress follows: write {real}"
-
-
-def _open_rules(config: Config) -> Iterator[Problem]:
-    """Name every rule for sockets that any user could make, and so receive what is meant for a QEMU."""
-    for index, peer in enumerate(config.peers):
-        for number, rule in enumerate(peer.rules):
-            if isinstance(rule, UnixRule) and (problem := open_to_everybody(Path(rule.directory))):
-                key = f"peer[{index}].egress[{number}]"
-                yield key, f"any user could listen in place of what {peer.name} wants to reach: {problem}"
 
 
 def _no_callers(config: Config) -> Iterator[Problem]:

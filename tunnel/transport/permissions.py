@@ -2,8 +2,8 @@
 
 A certificate, a configuration or a socket is as safe as the least safe directory on its way. Each component
 must belong to root or to this process's user, and others must not be able to write to it, be it by its mode
-or by an access list (acl(5)). Whoever a caller trusts may own the last component, and nothing above it: the
-owner of a directory can exchange what is in it at any moment, also between two looks of ours. A directory
+or by an access list (acl(5)). Whoever a caller trusts may own directories, but no symbolic link: that leads
+where its owner likes. A directory
 with the sticky bit may be on the way, since only the owner of what is in it can remove that; but nothing of
 ours is made in one. A symbolic link is followed, and judged.
 """
@@ -60,7 +60,7 @@ def _weakness(path: Path, trusted: Collection[int], *, holds: bool) -> str | Non
     way = list(_way(path.absolute()))
     for index, (reached, status) in enumerate(way):
         last = index == len(way) - 1
-        owners = {0, os.geteuid(), *(trusted if last else ())}
+        owners = {0, os.geteuid(), *(() if stat.S_ISLNK(status.st_mode) else trusted)}
         if found := _judge(reached, status, owners, passing=not (holds and last)):
             return found
     return None
