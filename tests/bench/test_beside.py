@@ -13,6 +13,7 @@ from tunnel.bench.beside import CASES, Case, Outcome, choose, run, table
 from tunnel.bench.network import Network, effective_congestion
 from tunnel.bench.results import Results
 from tunnel.errors import UsageError
+from tunnel.wire.window import FLOOR_WINDOW
 
 MIB = 1 << 20
 NETWORK = Network(effective_congestion(), pinned=False)
@@ -25,7 +26,8 @@ def outcome(beside_seconds: float = 1.0, growth: int = 0) -> Outcome:
 
 
 def test_the_bound_is_memory_and_the_floor_of_each_stream() -> None:
-    assert Case("x", ("", "64MiB")).bounds == {"a": (256 + 128) * MIB, "b": (64 + 128) * MIB}
+    floors = 256 * FLOOR_WINDOW
+    assert Case("x", ("", "64MiB")).bounds == {"a": 256 * MIB + floors, "b": 64 * MIB + floors}
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_who_has_no_window_waits_for_credit_of_its_own() -> None:
 
 
 def test_who_has_no_memory_goes_on_when_another_frees_some() -> None:
-    senders, streams = made(2 * MIB, 8 * MIB, 8 * MIB)
+    senders, streams = made(4 * MIB, 8 * MIB, 8 * MIB)
     senders.ready(streams[1])
     first = send_all(senders, streams)[1]
     senders.ready(streams[3])
@@ -59,7 +59,7 @@ def test_who_has_no_memory_goes_on_when_another_frees_some() -> None:
 
 
 def test_a_closed_stream_leaves_its_memory_to_others() -> None:
-    senders, streams = made(2 * MIB, 8 * MIB, 8 * MIB)
+    senders, streams = made(4 * MIB, 8 * MIB, 8 * MIB)
     for stream in streams.values():
         senders.ready(stream)
     send_all(senders, streams)

@@ -209,9 +209,9 @@ def test_not_ready_is_not_picked() -> None:
 
 
 def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
-    session, peer = opened(Settings(memory=2 * MIB), count=2)
+    session, peer = opened(Settings(memory=4 * MIB), count=2)
     session.ready(1)
-    for _ in range(2):
+    for _ in range(4):
         session.send(1, range(MIB - KEPT_COST), lane=1)
     assert session.pick() is None
     session.ready(3)
@@ -220,11 +220,11 @@ def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
     rest = KEEP_FLOOR - HEAD_START - 2 * KEPT_COST
     assert session.pick() == (3, rest)
     session.send(3, range(rest), lane=1)
-    assert (session.pick(), session.kept) == (None, 2 * MIB + KEEP_FLOOR - 4 * KEPT_COST)
-    peer.says(Credit(1, MIB - KEPT_COST, WINDOW))
+    assert (session.pick(), session.kept) == (None, 4 * MIB + KEEP_FLOOR - 6 * KEPT_COST)
+    peer.says(Credit(1, 2 * (MIB - KEPT_COST), 2 * WINDOW))
     assert session.pick() == (1, HEAD_START)
     session.send(1, range(HEAD_START), lane=1)
-    rest = MIB - KEEP_FLOOR - HEAD_START - 2 * KEPT_COST
+    rest = 2 * MIB - KEEP_FLOOR - HEAD_START - 2 * KEPT_COST
     assert session.pick() == (1, rest)
     session.not_ready(1)
     assert session.pick() == (3, rest)

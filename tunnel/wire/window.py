@@ -11,15 +11,15 @@ from tunnel.errors import ProtocolError
 from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
 
 INITIAL_WINDOW = 4 * MIB
-FLOOR_WINDOW = 512 * KIB
+FLOOR_WINDOW = MIB
 """What every stream is granted even when the budget is used up, by streams that stand still."""
 
 MAX_WINDOW = 64 * MIB
 
-KEEP_FLOOR = 512 * KIB
+KEEP_FLOOR = MIB
 """What every stream may keep for replay even when the budget is used up: one must not stall another."""
 
-STEP = 128 * KIB
+STEP = 256 * KIB
 """What is told to a sender that asks: its memory, and not the window, bounds what it has under way."""
 
 
