@@ -152,9 +152,9 @@ def test_a_peer_whose_lane_was_cut_is_heard_at_once_beside_others_too() -> None:
     assert served(admitting, "192.0.2.1", Standing.BESIDE, 60, 167) < 60 * 167 / 2
 
 
-def test_no_dialer_of_ours_shows_its_certificate_too_often() -> None:
+def test_a_dialer_of_ours_is_heard_each_time_however_often_its_lanes_are_cut() -> None:
     assert PROOFS.burst >= backoff.BURST
-    assert PROOFS.per_second >= backoff.RATE
+    assert PROOFS.per_second + STRANGER.per_second >= backoff.RATE
 
 
 def test_the_address_of_a_peer_that_has_its_lanes_is_heard_as_seldom_as_a_strangers() -> None:

@@ -34,9 +34,9 @@ STRANGERS = Rate(128, 50)
 KNOWN = Rate(64, 10)
 EXPECTED = Rate(256, 250)
 BESIDE = Rate(64, 40)
-PROOFS = Rate(64, 30)
+PROOFS = Rate(64, 15)
 """Of connections: one stranger's, all strangers', a peer's, one that lacks a lane, the same while other peers
-have some; and of a peer's proofs, more than its dialer makes."""
+have some; and of a peer's proofs: with a stranger's rate on top, no less than a dialer makes."""
 
 MOST_SOURCES = 4096
 """Sources whose rate is remembered; full buckets are forgotten first."""
