@@ -174,6 +174,7 @@ def _standing_still(rig: Rig, exposed: Exposed, case: Case) -> Iterator[int]:
         yield int(filler.hear(_PATIENCE)["sent"])
         filler.close()
     rig.stop(target)
+    Path(exposed.held.path).unlink()
 
 
 def _fill_command(exposed: Exposed, case: Case) -> Command:

@@ -6,7 +6,7 @@
     twin  ──►                                   ──► twin_exit       bulk whose every byte is compared
     forbidden, forbidden_unix ──►               ──► exit            nobody may not use them
     permitted ──►                               ──► busy            nobody may
-    still ──►                                   ──► held            whose target never reads
+    still ──►                                   ──► held            whose target never reads; unix sockets
                          hostc, at 127.0.0.5 ══►                ──► held
 """
 
@@ -79,8 +79,8 @@ def expose(directory: Path, congestion: str) -> Exposed:
     """Lay everything out in ``directory``, into which other users may look for sockets from now on."""
     os.chmod(directory, 0o711)  # noqa: PTH101, S103  the keys in it have modes of their own
     site = lay_out(directory, congestion)
-    entries = [each for each in free_ports(ADDRESS_A, 6) if each != site.entry]
-    exits = [each for each in free_ports("127.0.0.1", 5) if each != site.exit]
+    entries = [each for each in free_ports(ADDRESS_A, 5) if each != site.entry]
+    exits = [each for each in free_ports("127.0.0.1", 4) if each != site.exit]
     return Exposed(
         site=site,
         pair_c=Authority.load(directory / "pki").issue(HOST_C),
@@ -91,8 +91,8 @@ def expose(directory: Path, congestion: str) -> Exposed:
         forbidden_unix=Endpoint(path=str(directory / "forbidden.sock")),
         permitted=entries[3],
         busy=exits[1],
-        still=entries[4],
-        held=exits[2],
-        plain=exits[3],
+        still=Endpoint(path=str(directory / "still.sock")),
+        held=Endpoint(path=str(directory / "held.sock")),
+        plain=exits[2],
         plain_unix=Endpoint(path=str(directory / "plain.sock")),
     )

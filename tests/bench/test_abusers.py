@@ -48,4 +48,4 @@ def test_users_are_nobody_and_have_a_plain_listener_of_the_same_kind(exposed: Ex
 def test_a_hostile_peer_has_the_third_hosts_certificate(exposed: Exposed) -> None:
     command = COMMANDS["peer-ping"].command(exposed)
     assert f"--cert={exposed.pair_c.cert}" in command
-    assert f"--target=tcp:{exposed.held}" in command
+    assert f"--target=unix:{exposed.held}" in command
