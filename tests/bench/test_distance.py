@@ -15,10 +15,12 @@ from tunnel.bench.endpoint import Endpoint, free_tcp
 
 ROUND_TRIP = 0.1
 
+Ends = tuple[socket.socket, socket.socket, float]
+
 
 @pytest.fixture
-async def ends() -> AsyncIterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection that was made through the relay just now."""
+async def ends() -> AsyncIterator[Ends]:
+    """Both ends of a connection that is made through the relay, and when that began."""
     entry = free_tcp("127.0.0.1")
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -26,32 +28,30 @@ async def ends() -> AsyncIterator[tuple[socket.socket, socket.socket]]:
         address = server.getsockname()
         relaying = asyncio.create_task(relay(entry, Endpoint(*address), ROUND_TRIP))
         await asyncio.sleep(0)
-        near = socket.socket()
+        near, began = socket.socket(), time.monotonic()
         near.setblocking(False)
         await loop.sock_connect(near, (entry.host, entry.port))
         far, _ = await loop.sock_accept(server)
         with near, far:
             far.setblocking(False)
-            yield near, far
+            yield near, far, began
         relaying.cancel()
         with suppress(asyncio.CancelledError):
             await relaying
 
 
-async def test_bytes_come_whole_and_late_at_first_later_still(
-    ends: tuple[socket.socket, socket.socket],
-) -> None:
-    near, far = ends
+async def test_bytes_come_whole_and_late_at_first_later_still(ends: Ends) -> None:
+    near, far, began = ends
     loop = asyncio.get_running_loop()
     for source, sink, least in ((near, far, 1.5), (far, near, 0.5), (near, far, 0.5)):
-        began = time.monotonic()
         await loop.sock_sendall(source, b"word")
         assert await loop.sock_recv(sink, 10) == b"word"
         assert time.monotonic() - began > (least - 0.1) * ROUND_TRIP
+        began = time.monotonic()
 
 
-async def test_ends_and_resets_are_passed_on(ends: tuple[socket.socket, socket.socket]) -> None:
-    near, far = ends
+async def test_ends_and_resets_are_passed_on(ends: Ends) -> None:
+    near, far, _ = ends
     loop = asyncio.get_running_loop()
     near.shutdown(socket.SHUT_WR)
     assert await loop.sock_recv(far, 10) == b""
