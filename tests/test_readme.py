@@ -65,6 +65,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not [(str(target), anchor) for target, anchor in inside if anchor not in anchors(target)]
 
 
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"], ids=lambda page: page.name
+)
+def test_no_page_has_marks_of_a_merge(page: Path) -> None:
+    assert not re.search(r"^(<{7}|>{7}) ", page.read_text(), re.MULTILINE)
+
+
 def anchors(page: Path) -> set[str]:
     """The names that a web view of Markdown gives the headings of ``page``."""
     headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)
