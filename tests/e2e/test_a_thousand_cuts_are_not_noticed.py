@@ -116,7 +116,7 @@ async def test_guest_arrives_although_its_link_is_cut_again_and_again(
     await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, cuts=50, longest=0.5, seed=seed)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("options", "lanes"), WAYS)
 @pytest.mark.parametrize("seed", [1, 2])

@@ -119,7 +119,7 @@ async def test_guest_crosses_while_lanes_are_replaced(
         assert host.link(peer)["resumes"] == 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
 async def test_large_guest_and_bulk_beside_it_cross_during_hundreds_of_rotations(

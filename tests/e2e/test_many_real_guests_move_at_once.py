@@ -46,7 +46,7 @@ class Together:
 
 @pytest.mark.parametrize(
     ("guests", "channels"),
-    [(4, 4), pytest.param(16, 16, marks=[pytest.mark.long, pytest.mark.timeout(900)])],
+    [(4, 4), pytest.param(16, 16, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
 async def test_guests_that_overlap_all_arrive(hosts: TwoHosts, tmp: Path, guests: int, channels: int) -> None:
     ways = []

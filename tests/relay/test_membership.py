@@ -265,7 +265,7 @@ def drawn(chance: random.Random) -> tuple[Scene, list[Step]]:
     [
         pytest.param(range(SEEDS), id="some"),
         pytest.param(
-            range(SEEDS, MORE_SEEDS), id="more", marks=[pytest.mark.long, pytest.mark.timeout(1800)]
+            range(SEEDS, MORE_SEEDS), id="more", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]
         ),
     ],
 )

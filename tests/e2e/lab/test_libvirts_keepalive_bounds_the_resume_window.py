@@ -67,18 +67,17 @@ def test_those_who_wait_longer_than_the_silence_go_on(slow_lab: Lab, seconds: fl
 
 
 @pytest.mark.parametrize(
-    ("caller", "called", "client"),
+    ("caller", "called"),
     [
-        pytest.param(IMPATIENT, PATIENT, (), id="qemu.conf of the source"),
-        pytest.param(PATIENT, IMPATIENT, (), id="libvirtd.conf of the destination"),
-        pytest.param(PATIENT, PATIENT, virsh(IMPATIENT), id="virsh -k -K"),
+        pytest.param(IMPATIENT, PATIENT, id="qemu.conf of the source"),
+        pytest.param(PATIENT, IMPATIENT, id="libvirtd.conf of the destination"),
     ],
 )
 def test_whoever_does_not_gives_the_migration_up(
-    slow_lab: Lab, caller: dict[str, int], called: dict[str, int], client: tuple[str, ...]
+    slow_lab: Lab, caller: dict[str, int], called: dict[str, int]
 ) -> None:
     configure(slow_lab, caller=caller, called=called)
-    guest, moving = hold(slow_lab, Phase.PRE_COPY, *(() if client else ("--p2p",)), client=client)
+    guest, moving = hold(slow_lab, Phase.PRE_COPY, "--p2p")
     silence(slow_lab)
     assert words(moving)
     mend(slow_lab)
