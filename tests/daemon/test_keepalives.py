@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_nothing_is_said_of_a_host_without_calls_or_of_what_cannot_be_read(tmp: 
     (tmp / "qemu.conf").mkdir()
     assert Keepalive.read(tmp / "qemu.conf") is None
     assert warning(configured(tmp, "1h", ingress=CALLS), tmp) == ""
+
+
+def test_a_file_that_is_none_is_not_waited_for_and_a_number_without_end_is_none(tmp: Path) -> None:
+    os.mkfifo(tmp / "pipe.conf")
+    assert Keepalive.read(tmp / "pipe.conf") is None
+    (tmp / "qemu.conf").write_text(f"keepalive_count = {'9' * 5000}\nkeepalive_interval = 7\n")
+    assert Keepalive.read(tmp / "qemu.conf") == Keepalive(tmp / "qemu.conf", interval=7)
 
 
 def test_what_is_advised_is_enough_whenever_the_silence_begins(tmp: Path) -> None:

@@ -17,17 +17,19 @@ from pathlib import Path
 from tunnel.daemon.config import Config, Peer
 from tunnel.daemon.rpc import LIBVIRT_PORT, LIBVIRT_TLS_PORT, is_libvirt, reaches_libvirt
 from tunnel.daemon.units import format_duration
+from tunnel.files import read_regular
 from tunnel.relay.address import TcpAddress, UnixAddress
+from tunnel.wire.keepalive import INTERVAL, TIMEOUT
 
 DIRECTORY = Path("/etc/libvirt")
-SILENCE = 20.0
+SILENCE = TIMEOUT + INTERVAL
 """Seconds after which a lane counts as lost over which nothing comes, at most; the window begins then."""
 
 _DEFAULT = 5  # of both keys, in every file
 _CALLER = ("qemu.conf",)
 _MODULAR = ("virtqemud.conf",)
 _MONOLITHIC = ("libvirtd.conf", "virtproxyd.conf")  # whichever there is
-_SETTING = re.compile(r"^\s*keepalive_(interval|count)\s*=\s*\"?(-?\d+)", re.MULTILINE)
+_SETTING = re.compile(r"^\s*keepalive_(interval|count)\s*=\s*\"?(-?[0-9]{1,9})\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Keepalive:
     def read(cls, file: Path) -> Keepalive | None:
         """What a file says; None when it may not be read."""
         try:
-            found = dict(_SETTING.findall(file.read_text(errors="replace")))
+            found = dict(_SETTING.findall(read_regular(file).decode(errors="replace")))
         except FileNotFoundError:
             return cls(file)
         except OSError:
