@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -148,7 +149,8 @@ class Source:
         """End the source and its connections. Raises BenchError when it does not end."""
         pipe = self.program.process.stdin
         if pipe is not None:
-            pipe.close()
+            with suppress(BrokenPipeError):  # what the program did not live to read
+                pipe.close()
         try:
             self.program.process.wait(timeout=_STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
