@@ -44,7 +44,7 @@ class Options:
 
     size: int
     rounds: int = 5
-    cut_size: int = 1 << 30
+    cut_size: int = 2 << 30
 
 
 @dataclass(frozen=True)
