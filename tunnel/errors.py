@@ -105,7 +105,16 @@ class LaneLost(LaneError):  # noqa: N818  "lost" is the design's word
 
 
 class LaneStalled(LaneLost):
-    """It came up, and what was sent was not acknowledged, or nothing came, for too long."""
+    """It came up, and what was sent was not acknowledged, or nothing came, for too long.
+
+    ``seconds``: for how long. ``proven``: while small packets arrived, full ones did not; otherwise the peer
+    may as well be hung.
+    """
+
+    def __init__(self, reason: str, seconds: float, *, proven: bool = False) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+        self.proven = proven
 
 
 class IdentityError(LaneError):

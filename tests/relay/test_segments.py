@@ -14,27 +14,54 @@ from tests.support.links import make_link
 from tests.support.namespace import nft
 from tests.support.relays import Relay, relaying, send, take
 from tests.support.waiting import until
+from tunnel.errors import LaneStalled
 from tunnel.relay.dialer import Dialer, DialPlan
-from tunnel.relay.segments import KEPT, SIZES, Segments
+from tunnel.relay.segments import KEPT, SIZES, SUSPECTED, Segments
 from tunnel.transport import handshake, sockets
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import MIB
 
 FULL, SMALL, LEAST = SIZES
+PROVEN = LaneStalled("nothing gets through", 15.0, proven=True)
+
+
+def suspected(seconds: float) -> LaneStalled:
+    return LaneStalled("nothing gets through", seconds)
 
 
 def test_full_segments_come_first_and_again_after_the_smallest() -> None:
     segments = Segments()
     assert segments.size(0) is FULL
-    assert [segments.stalled(now) for now in (1, 2, 3)] == [SMALL, LEAST, FULL]
+    for now, size in enumerate((SMALL, LEAST, FULL), 1):
+        assert segments.stalled(now, PROVEN)
+        assert segments.size(now) is size
 
 
 def test_what_was_learnt_is_kept_for_a_time() -> None:
     segments = Segments()
-    segments.stalled(100)
+    segments.stalled(100, PROVEN)
     assert segments.size(100 + KEPT - 1) == SMALL
     assert segments.size(100 + KEPT) is FULL
-    assert segments.stalled(100 + KEPT) == SMALL, "from the start again"
+    assert segments.stalled(100 + KEPT, PROVEN)
+    assert segments.size(100 + KEPT) == SMALL, "from the start again"
+
+
+def test_a_peer_that_was_hung_costs_no_segments() -> None:
+    segments = Segments()
+    assert not segments.stalled(100, suspected(15))
+    assert not segments.stalled(104, suspected(15)), "another lane of the same time"
+    assert not segments.stalled(115 + SUSPECTED, suspected(14)), "too long ago"
+    assert segments.size(200) is FULL
+
+
+@pytest.mark.parametrize("seconds", [10, 15])
+def test_a_second_stall_of_a_new_connection_is_believed(seconds: float) -> None:
+    segments = Segments()
+    assert not segments.stalled(100, suspected(15))
+    assert segments.stalled(116, suspected(seconds))
+    assert segments.size(116) == SMALL
+    assert segments.stalled(127, suspected(10)), "no time is left for doubt"
+    assert segments.size(127) == LEAST
 
 
 def a_dialer() -> Dialer:
@@ -47,10 +74,10 @@ def a_dialer() -> Dialer:
 async def test_several_lanes_that_stall_at_once_are_one_lesson() -> None:
     dialer = a_dialer()
     for _ in range(2):
-        dialer._link.stalled = True
+        dialer._link.stalled = PROVEN
         dialer._learn_from_loss(0)
     assert dialer._segments.size(0) == SMALL
-    assert not dialer._link.stalled
+    assert dialer._link.stalled is None
 
 
 # On a path that loses full packets, and says nothing of it.

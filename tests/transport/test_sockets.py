@@ -24,13 +24,14 @@ from tunnel.transport.sockets import (
     USER_TIMEOUT_MS,
     bound_unread,
     caller_of,
+    has_gap,
     host_of,
     is_deserted,
-    is_stuck,
     name_of,
     reason_of,
     reset,
     socket_address,
+    stuck_for,
     tune_lane,
     tune_local,
 )
@@ -90,11 +91,13 @@ def test_a_connection_whose_bytes_are_answered_is_not_stuck() -> None:
         dialing = socket.create_connection(server.getsockname())
         with dialing:
             dialing.send(b"x")
-            assert not is_stuck(dialing)
+            assert not stuck_for(dialing)
+            assert not has_gap(dialing)
     one, other = socket.socketpair()
     with one, other:
-        assert not is_stuck(one), "it is no TCP socket"
-    assert not is_stuck(one), "it is closed"
+        assert not stuck_for(one), "it is no TCP socket"
+    assert not stuck_for(one), "it is closed"
+    assert not has_gap(one)
 
 
 def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:

@@ -78,17 +78,16 @@ class Dialer:
 
     def _learn_from_loss(self, now: float) -> None:
         """Make the next lane with smaller segments if one was lost because nothing got through."""
-        stalled, self._link.stalled = self._link.stalled, False
-        if (
-            stalled and self._segments.size(now) == self._segment
-        ):  # else that lane was older than the last lesson
-            self._shrink(now)
+        stalled, self._link.stalled = self._link.stalled, None
+        # Otherwise that lane was older than the last lesson.
+        if stalled is not None and self._segments.size(now) == self._segment:
+            self._shrink(stalled, now)
 
-    def _shrink(self, now: float) -> None:
-        size = self._segments.stalled(now)
-        if size is not None:
+    def _shrink(self, stalled: LaneStalled, now: float) -> None:
+        if self._segments.stalled(now, stalled) and (size := self._segments.size(now)):
+            doubt = "get" if stalled.proven else "may get"
             reason = (
-                f"full packets may get lost on the way: the next connection uses segments of {size} bytes"
+                f"full packets {doubt} lost on the way: the next connection uses segments of {size} bytes"
             )
             self._link.note("smaller segments", reason)
 
@@ -104,7 +103,7 @@ class Dialer:
             self._report(f"{error}; {doubt}" if doubt else str(error))
             self._failed[self._address] = asyncio.get_running_loop().time()
             if isinstance(error, LaneStalled):
-                self._shrink(asyncio.get_running_loop().time())
+                self._shrink(error, asyncio.get_running_loop().time())
         except (TunnelError, OSError) as error:
             self._report(str(error))
         except Exception as error:  # a bug must not end the daemon, and every migration with it
@@ -231,7 +230,7 @@ class _Applicant:
             raise
         if not self._done.done():  # an answer at the last moment has made the lane the link's
             lane.abort()
-            raise LaneStalled(f"{lane.peer} accepted the connection and then stayed silent")
+            raise LaneStalled(f"{lane.peer} accepted the connection and then stayed silent", ANSWER_TIMEOUT)
         self._done.result()
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:

@@ -65,7 +65,7 @@ class Link:
         self.offer: Hello | None = None  # sent, not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
-        self.stalled = False  # a lane was lost because nothing got through; the dialer takes it back
+        self.stalled: LaneStalled | None = None  # why a lane was lost; the dialer takes it back
         self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
         self.log = log.bind(peer=plan.peer)
         self.features = Feature.NONE  # what both sides agreed on
@@ -375,7 +375,8 @@ class Link:
         session.lost(lane.epoch)
         if session.initiator:
             self._lost.append(lane.epoch)
-        self.stalled |= isinstance(reason, LaneStalled)
+        if isinstance(reason, LaneStalled) and (self.stalled is None or reason.proven):
+            self.stalled = reason
         expected = self.rotation.expects_loss_of(lane)
         if isinstance(reason, LaneLost) and (expected or self.lanes or self._may_resume()):
             if not expected:

@@ -8,6 +8,10 @@ it connects: that binds both directions.
 
 from __future__ import annotations
 
+import math
+
+from tunnel.errors import LaneStalled
+
 SIZES = (None, 1220, 536)
 """Tried one after the other: as the hosts believe, what IPv6's least MTU carries (RFC 8200, section 5), and
 what IPv4 may always send (RFC 9293, section 3.7.1). After the last one it was not that: as at first."""
@@ -16,12 +20,17 @@ KEPT = 3600.0
 """Seconds after which full segments are tried again, when another lane is made."""
 
 
+SUSPECTED = 60.0
+"""Seconds within which a second stall makes one believed that may have been a peer that was hung."""
+
+
 class Segments:
     """One dialer's. Times are seconds of any clock that only goes forward."""
 
     def __init__(self) -> None:
         self._step = 0
         self._since = 0.0
+        self._suspected = -math.inf
 
     def size(self, now: float) -> int | None:
         """Bytes that a segment may have; None for what the kernel takes."""
@@ -29,8 +38,19 @@ class Segments:
             self._step = 0
         return SIZES[self._step]
 
-    def stalled(self, now: float) -> int | None:
-        """A connection with segments of ``size`` came up, and then nothing got through: the next size."""
-        self._step = (self._step + 1) % len(SIZES)
-        self._since = now
-        return SIZES[self._step]
+    def stalled(self, now: float, stall: LaneStalled) -> bool:
+        """A connection with segments of ``size`` came up, and then stalled; whether to take the next size.
+
+        Small segments cost a fast link dear: with full ones, a stall without proof counts when another one
+        has just been. Connections that stall at the same time are one.
+        """
+        since = now - stall.seconds
+        if not stall.proven and self.size(now) is None:
+            if since < self._suspected:
+                return False
+            if since > self._suspected + SUSPECTED:
+                self._suspected = now
+                return False
+        self._step, self._since = (SIZES.index(self.size(now)) + 1) % len(SIZES), now
+        self._suspected = -math.inf
+        return True

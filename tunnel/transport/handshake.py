@@ -37,7 +37,7 @@ from tunnel.transport.openssl import (
 )
 from tunnel.transport.proof import Proof
 from tunnel.transport.records import seal
-from tunnel.transport.sockets import is_stuck, reason_of
+from tunnel.transport.sockets import has_gap, reason_of, stuck_for
 from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
 from tunnel.wire.codes import KIB
 
@@ -91,7 +91,7 @@ async def _shake_hands(
         async with asyncio.timeout(TIMEOUT):
             await records.run()
     except TimeoutError:
-        raise LaneStalled(_stalled(sock)) from None
+        raise _stalled(sock, heard=records.heard) from None
     except (VerificationError, NoProtocolError) as error:
         raise handshake_fault(error, contexts.files, dialing=dialing) from error
     except SSL.Error as error:
@@ -105,11 +105,15 @@ async def _shake_hands(
     return records, Proof(peer, contexts.trust, theirs, ours, dialing)
 
 
-def _stalled(sock: socket.socket) -> str:
+def _stalled(sock: socket.socket, *, heard: bool) -> LaneStalled:
     late = f"the TLS handshake took more than {TIMEOUT:.0f} seconds: "
-    if is_stuck(sock):
-        return late + "small packets get through, and what this host sends in full ones does not: " + _MTU
-    return late + "the peer does not answer, or its full packets get lost: " + _MTU
+    if heard and stuck_for(sock):
+        ours = "small packets get through, and what this host sends in full ones does not: "
+        return LaneStalled(late + ours + _MTU, TIMEOUT, proven=True)
+    if has_gap(sock):
+        theirs = "the peer's small packets get through, and its full ones do not: "
+        return LaneStalled(late + theirs + _MTU, TIMEOUT, proven=True)
+    return LaneStalled(late + "the peer does not answer, or its full packets get lost: " + _MTU, TIMEOUT)
 
 
 class _ByRecords:
@@ -149,6 +153,11 @@ class _ByRecords:
             raise
         self.last_sent = await self._send()
         return True
+
+    @property
+    def heard(self) -> bool:
+        """Whether the peer has said anything."""
+        return bool(self._records)
 
     def keys(self) -> Keys:
         """What the connection goes on with; for contexts whose connections keep their secrets."""

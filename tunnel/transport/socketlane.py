@@ -21,13 +21,13 @@ from tunnel.errors import (
     WireError,
 )
 from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler
-from tunnel.transport.sockets import caller_of, discard_unsent, is_stuck, name_of
+from tunnel.transport.sockets import caller_of, discard_unsent, name_of, stuck_for
 from tunnel.transport.turns import Turn
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame, GoAway, Ping, Pong
-from tunnel.wire.keepalive import Keepalive
+from tunnel.wire.keepalive import INTERVAL, Keepalive
 from tunnel.wire.states import LANE, Call, LaneState, step
 
 LINGER = 2.0
@@ -178,10 +178,14 @@ class SocketLane(Lane):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _lost(self, reason: str, *, silent: bool = False) -> None:
+    def _lost(self, reason: str) -> None:
         """The connection is of no more use."""
-        kind = LaneStalled if silent or is_stuck(self._sock) else LaneLost
-        self._end(kind(f"connection with {self.peer} ({self.remote}) lost: {reason}"))
+        said = f"connection with {self.peer} ({self.remote}) lost: {reason}"
+        silence, stuck = self._keepalive.silence(time.monotonic()), stuck_for(self._sock)
+        if stuck or silence > 2 * INTERVAL:  # at least one PING of the peer did not come
+            self._end(LaneStalled(said, max(stuck, silence), proven=stuck > silence))
+        else:
+            self._end(LaneLost(said))
         self._release()
 
     def _end(self, reason: TunnelError) -> None:
@@ -306,7 +310,7 @@ class SocketLane(Lane):
             return
         now = time.monotonic()  # uvloop's own clock stands still for a millisecond at a time
         if self._keepalive.silent(now):
-            self._lost("the peer has been silent for too long", silent=True)
+            self._lost("the peer has been silent for too long")
             return
         if self._ping(now):
             self.flush()

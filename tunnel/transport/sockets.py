@@ -41,6 +41,8 @@ LOCAL_CONGESTION = "cubic"
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
 _TCP_INFO_RETRANSMITS = 2  # offset of tcpi_retransmits: timeouts in a row, until something is acknowledged
 _TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
+_TCP_INFO_RCV_OOOPACK = 224  # offset of tcpi_rcv_ooopack: packets that came out of order
+_LEAST_TIMEOUT = 0.2  # seconds, TCP_RTO_MIN in net/tcp.h
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 _TRACKED_FOR = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
@@ -66,11 +68,23 @@ def tune_lane(sock: socket.socket, congestion: str | None, segment: int | None =
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
 
 
-def is_stuck(sock: socket.socket) -> bool:
-    """Whether TCP has sent the same bytes again and again without an answer, also if it gave up by now."""
+def stuck_for(sock: socket.socket) -> float:
+    """Seconds for which TCP has at least sent the same bytes again and again, also if it gave up by now.
+
+    0.0 for bytes that may be late. Each timeout is twice as long as the last (RFC 6298, section 5.5).
+    """
     with suppress(OSError):  # no TCP socket
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RETRANSMITS + 1)
-        return info[_TCP_INFO_RETRANSMITS] >= STUCK
+        timeouts = info[_TCP_INFO_RETRANSMITS]
+        return _LEAST_TIMEOUT * (2**timeouts - 1) if timeouts >= STUCK else 0.0
+    return 0.0
+
+
+def has_gap(sock: socket.socket) -> bool:
+    """Whether something arrived before what the peer had sent ahead of it (Linux 5.4 says so)."""
+    with suppress(OSError, struct.error):
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RCV_OOOPACK + 4)
+        return bool(struct.unpack_from("I", info, _TCP_INFO_RCV_OOOPACK)[0])
     return False
 
 

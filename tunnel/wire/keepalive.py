@@ -7,6 +7,8 @@ from collections import deque
 from tunnel.wire.frames import Ping, Pong
 
 INTERVAL = 5.0
+"""Seconds between two PINGs."""
+
 TIMEOUT = 15.0
 """Silence after which a lane counts as lost. QEMU's own keepalive sees only the local socket."""
 
@@ -32,7 +34,11 @@ class Keepalive:
 
     def silent(self, now: float) -> bool:
         """Whether the lane is to be given up."""
-        return now - self._heard >= TIMEOUT
+        return self.silence(now) >= TIMEOUT
+
+    def silence(self, now: float) -> float:
+        """Seconds since something came."""
+        return now - self._heard
 
     def poll(self, now: float) -> Ping | None:
         """Return a PING that is to be sent now, if one is due."""
