@@ -334,6 +334,19 @@ async def test_a_crl_counts_beside_a_damaged_certificate(world: World) -> None:
     assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["alone", "beside a damaged certificate"])
+async def test_an_older_crl_brings_nobody_back(world: World, damaged: bool) -> None:
+    world.write(crls=[ROOT.crl(B, until=90)])
+    await world.look()
+    world.write(crls=[ROOT.crl(until=90, since=-2)])
+    if damaged:
+        world.files.cert.write_text("junk")
+    await world.look()
+    assert damaged or "is older (this update " in str(world.certificates.facts()["problem"])
+    [crl] = world.certificates.current.trust.crls
+    assert crl.get_revoked_certificate_by_serial_number(B.certificate.serial_number)
+
+
 async def test_an_authority_that_is_not_ours_yet_waits_for_its_certificate(world: World) -> None:
     """The files of a new authority are copied one by one; by the first alone this host would be nobody."""
     successor = Signer("successor")

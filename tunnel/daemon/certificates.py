@@ -290,13 +290,20 @@ class Certificates:
 def _read(current: TlsContexts) -> _Found:
     """Read the files of ``current``, for the same kind of lanes."""
     try:
-        return _Found(load(current.files, current.kernel))
+        contexts = load(current.files, current.kernel)
+        current.trust.check_successor(contexts.trust)
     except CertificateError as error:
-        problem = str(error)
+        return _Found(None, _read_trust(current), str(error))
+    return _Found(contexts)
+
+
+def _read_trust(current: TlsContexts) -> Trust | None:
     try:
-        return _Found(None, Trust.read(current.files), problem)
+        trust = Trust.read(current.files)
+        current.trust.check_successor(trust)
     except CertificateError:
-        return _Found(None, None, problem)
+        return None
+    return trust
 
 
 def _stamp(files: TlsFiles) -> Stamp:

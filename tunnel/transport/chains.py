@@ -8,6 +8,7 @@ The rule, in handshakes and whenever a chain is judged again:
   So is each intermediate, where the file has a CRL of its issuer; where it has none, the intermediate counts
   as not revoked: an authority that publishes no CRL for its intermediates must not lock all hosts out.
 - Of several CRLs of one issuer the newest counts, also once it has ended: an older one says less.
+- A CRL is not followed by an older one: that would bring back what was revoked since.
 - A certificate in ``tls.ca`` that a CRL in ``tls.crl`` revokes counts as absent.
 
 OpenSSL does the judging. Its own rule for whole chains (X509_V_FLAG_CRL_CHECK_ALL) wants a CRL of everybody,
@@ -27,10 +28,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from OpenSSL import crypto
 
+from tunnel.errors import CertificateError
 from tunnel.transport.expiry import Expiry
 from tunnel.transport.keyfiles import TlsFiles, read_authorities, read_crls
 from tunnel.transport.openssl import VerificationError, set_purpose
-from tunnel.transport.verdicts import Verify, name_of
+from tunnel.transport.verdicts import Verify, at, name_of
 
 Chain = tuple[x509.Certificate, ...]
 """A verified chain: the host's own certificate first, the certificate of ``tls.ca`` that it leads to last."""
@@ -72,6 +74,17 @@ class Trust:
     def read(cls, files: TlsFiles) -> Trust:
         """Read ``tls.ca`` and ``tls.crl``. Raises ``CertificateError`` for whatever is wrong with them."""
         return cls(files, read_authorities(files.ca), read_crls(files.crl) if files.crl else ())
+
+    def check_successor(self, new: Trust) -> None:
+        """Raise ``CertificateError`` if ``new`` has an older CRL in the place of one of ours."""
+        for ours in self.crls:
+            issued = [crl.last_update_utc for crl in new.crls if _scope(crl) == _scope(ours)]
+            if issued and max(issued) < ours.last_update_utc:
+                raise CertificateError(
+                    f"the CRL of {name_of(ours.issuer)} in {new.files.crl} is older (this update "
+                    f"{at(max(issued))}) than the one in use ({at(ours.last_update_utc)}): what was revoked "
+                    "since would be accepted again; bring the newest, or restart the daemon if it is meant"
+                )
 
     def fill(self, store: crypto.X509Store) -> None:
         """Let ``store``, of a context for handshakes, judge by this; ask ``tolerates`` when it complains."""
