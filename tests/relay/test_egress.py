@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import os
 import re
 import socket
@@ -336,6 +337,24 @@ async def test_dial_names_what_it_could_not_reach(tmp: Path) -> None:
         UnreachableError, match=r"nobody cannot be reached: No such file .*: does a QEMU or a libvirt accept"
     ):
         await dial(where, asyncio.get_running_loop().time())
+
+
+async def test_a_target_that_refused_until_it_did_not_answer_is_one_that_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last try ends at the deadline, whatever became of those before it."""
+
+    async def connect(*_: object) -> socket.socket:
+        if not tried:
+            tried.append(1)
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        answer: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        return await answer
+
+    tried: list[int] = []
+    monkeypatch.setattr(module, "_connect", connect)
+    with pytest.raises(UnreachableError, match="cannot be reached: Connection refused: does a QEMU"):
+        await dial(TcpAddress("127.0.0.1", 1), asyncio.get_running_loop().time() + 0.1)
 
 
 async def test_a_fault_of_ours_refuses_one_stream_and_leaves_the_target_to_the_next(

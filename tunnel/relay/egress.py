@@ -165,6 +165,7 @@ async def dial(target: TargetAddress, deadline: float, never: Collection[str] = 
     """
     pause = FIRST_PAUSE
     loop = asyncio.get_running_loop()
+    refusal: OSError | None = None  # so far
     while True:
         try:
             async with asyncio.timeout_at(deadline):
@@ -175,10 +176,13 @@ async def dial(target: TargetAddress, deadline: float, never: Collection[str] = 
         except ForbiddenSocketError as error:
             raise RefusedError(f"{target} {error.strerror}", Code.TARGET_FORBIDDEN) from None
         except TimeoutError:
+            if refusal is not None:
+                raise UnreachableError(f"{target} cannot be reached: {_explain(refusal, target)}") from None
             raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
         except OSError as error:
             if error.errno not in _NOT_YET or loop.time() + pause > deadline:
                 raise UnreachableError(f"{target} cannot be reached: {_explain(error, target)}") from None
+            refusal = error
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 
