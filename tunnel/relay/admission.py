@@ -29,12 +29,12 @@ LEAST_KNOWN = 64
 HASTE = 3.0
 """Seconds that a connection has while more than half of a table is taken; otherwise the handshake's own."""
 
-STRANGER = Rate(32, 10)
-STRANGERS = Rate(128, 50)
-KNOWN = Rate(64, 10)
+STRANGER = Rate(32, 5)
+STRANGERS = Rate(128, 25)
+KNOWN = Rate(64, 5)
 EXPECTED = Rate(256, 250)
-BESIDE = Rate(64, 40)
-PROOFS = Rate(64, 15)
+BESIDE = Rate(64, 20)
+PROOFS = Rate(80, 8)
 """Of connections: one stranger's, all strangers', a peer's, one that lacks a lane, the same while other peers
 have some; and of a peer's proofs: with a stranger's rate on top, no less than a dialer makes."""
 

@@ -17,8 +17,8 @@ LONGEST_RESUME_PAUSE = 1.0
 STEADY = 5.0
 """Seconds that a session has to last: one that ends sooner counts as a failure to begin it."""
 
-BURST = 25
-RATE = 25.0
+BURST = 75
+RATE = 12.0
 """Lost lanes that are replaced at once, and how many more each second: what TLS costs then stays bounded."""
 
 
