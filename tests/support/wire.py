@@ -56,7 +56,7 @@ from tunnel.wire.negotiation import check_welcome, hello, welcome
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.states import LANE, LaneState, step
 from tunnel.wire.stream import Stream
-from tunnel.wire.window import KEEP_FLOOR
+from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR
 
 SESSION = b"S" * 16
 _NEVER = 2_000  # rounds: more than any simulated conversation needs
@@ -445,8 +445,8 @@ class Network:
         streams = session._streams.values()
         assert session.kept == sum(stream.out.unacknowledged for stream in streams)
         assert sum(stream.cost for stream in streams) <= settings.memory + len(streams) * KEEP_FLOOR
-        assert session._senders.retention.frames == sum(stream.frames for stream in streams)
-        assert session._budget.used == sum(stream.into.size for stream in streams)
+        assert session._senders.retention.used == sum(max(0, s.cost - KEEP_FLOOR) for s in streams)
+        assert session._budget.used == sum(max(0, s.into.size - FLOOR_WINDOW) for s in streams)
         assert len(session._control._kept) <= self.peer_of(host).settings.limits.control
         assert len(session._control._held) <= settings.limits.control
         for number, local in host.locals.items():
@@ -467,7 +467,7 @@ class Network:
             assert host.session.kept == 0
             assert host.session._budget.used == 0
             assert len(host.session._senders.scheduler) == 0
-            assert not host.session._senders._blocked | host.session._senders._starved
+            assert not host.session._senders._blocked.union(*host.session._senders._starved.values())
             assert not host.session._credits
             assert not host.session.late
             assert not host.session._control._waiting

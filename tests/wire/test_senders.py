@@ -66,7 +66,7 @@ def test_a_closed_stream_leaves_its_memory_to_others() -> None:
     senders.forget(streams.pop(1))
     assert send_all(senders, streams)[3] > KEEP_FLOOR
     senders.forget(streams.pop(3))
-    assert (senders.retention.kept, senders.retention.frames) == (0, 0)
+    assert (senders.retention.kept, senders.retention.used) == (0, 0)
 
 
 def test_who_has_nothing_to_send_is_forgotten() -> None:

@@ -20,11 +20,11 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
-from tunnel.wire.retention import Retention
+from tunnel.wire.retention import SLIVER, Retention
 from tunnel.wire.scheduler import HEAD_START
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
-from tunnel.wire.window import KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
+from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
 
 # A stream's life.
 
@@ -111,7 +111,7 @@ def test_reset_by_us_forgets_everything() -> None:
     session.reset(1, Code.LOCAL_RESET, "connection reset")
     assert said(session) == [Reset(1, Code.LOCAL_RESET, "connection reset")]
     assert (session.kept, session.pick(), session._budget.used) == (0, None, 0)
-    assert session._senders.retention.frames == 0
+    assert session._senders.retention.used == 0
     assert peer.says(Credit(1, 100, 200), Fin(1, 0), Delivered(1, 100), Reset(1, Code.NONE, "")) == []
 
 
@@ -213,7 +213,7 @@ def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
     session.ready(1)
     for _ in range(4):
         session.send(1, range(MIB - KEPT_COST), lane=1)
-    assert session.pick() is None
+    assert session.pick() is None, "the last quarter is for who has carried something"
     session.ready(3)
     assert session.pick() == (3, HEAD_START)
     session.send(3, range(HEAD_START), lane=1)
@@ -224,21 +224,46 @@ def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
     peer.says(Credit(1, 2 * (MIB - KEPT_COST), 2 * WINDOW))
     assert session.pick() == (1, HEAD_START)
     session.send(1, range(HEAD_START), lane=1)
-    rest = 2 * MIB - KEEP_FLOOR - HEAD_START - 2 * KEPT_COST
-    assert session.pick() == (1, rest)
+    assert session.pick() == (1, MIB)
     session.not_ready(1)
-    assert session.pick() == (3, rest)
+    assert session.pick() == (3, MIB)
+
+
+def test_a_stream_that_carried_something_moves_beside_those_that_stand_still() -> None:
+    session, peer = opened(Settings(memory=8 * MIB), limit=64 * MIB, count=2)
+    session.ready(1)
+    while not session._streams[1].out.carried:
+        turn = session.pick()
+        assert turn is not None
+        session.send(1, range(turn[1]), lane=1)
+        peer.says(Credit(1, session._streams[1].out.sent, 64 * MIB))
+    session.ready(3)
+    session.not_ready(1)
+    while (turn := session.pick()) is not None:
+        session.send(3, range(turn[1]), lane=1)
+    assert session.kept > 6 * MIB
+    session.ready(1)
+    sent = 0
+    while (turn := session.pick()) is not None:
+        assert turn[0] == 1
+        session.send(1, range(turn[1]), lane=1)
+        sent += turn[1]
+    assert sent > 2 * MIB + KEEP_FLOOR - SLIVER - 5 * KEPT_COST
+    peer.says(Credit(1, session._streams[1].out.sent - 2 * MIB, 64 * MIB))
+    turn = session.pick()
+    assert turn is not None
+    assert turn[0] == 1, "what it leaves of the reserve is its own"
 
 
 def test_frames_are_counted_with_what_each_costs() -> None:
     """However small: of single bytes the memory holds no more than of any others."""
-    session, peer = opened(Settings(memory=MIB), count=2)
+    session, peer = opened(Settings(memory=4 * MIB // 3 + 1), limit=4 * MIB, count=2)
     session.ready(1)
     frames = 0
     while session.pick() is not None:
         session.send(1, b"x", lane=1)
         frames += 1
-    assert MIB - 2 * KIB < frames * (1 + KEPT_COST) <= MIB
+    assert 2 * MIB - 2 * KIB < frames * (1 + KEPT_COST) <= 2 * MIB
     peer.says(Credit(1, 100, WINDOW))
     assert session.kept == frames - 100
     assert session.pick() is not None
@@ -271,9 +296,10 @@ def test_windows_share_the_budget() -> None:
     for _ in range(3):
         session.open(TARGET)
     limits = [frame.limit for frame in said(session) if isinstance(frame, Open)]
-    assert limits == [2 * MIB, 3 * MIB // 2, 9 * MIB // 8]
+    assert limits[0] == FLOOR_WINDOW + 6 * MIB // 4
+    assert limits[1] == FLOOR_WINDOW + (6 * MIB - 6 * MIB // 4) // 4
     session.reset(1, Code.NONE, "")
-    assert session._budget.used == sum(limits[1:])
+    assert session._budget.used == sum(limits[1:]) - 2 * FLOOR_WINDOW
 
 
 # Credit.
@@ -323,7 +349,7 @@ def test_a_window_grows_when_it_is_the_bottleneck() -> None:
     assert limits[0] == WINDOW
     assert limits[1] == 2 * WINDOW
     assert limits == sorted(limits)
-    assert session._budget.used == session._streams[1].into.size
+    assert session._budget.used == session._streams[1].into.size - FLOOR_WINDOW
 
 
 def test_a_window_does_not_grow_while_one_credit_waits_for_a_busy_lane() -> None:

@@ -16,40 +16,58 @@ from tunnel.wire.window import FLOOR_WINDOW, STEP, Budget, ReceiveWindow, SendWi
 def test_an_early_stream_gets_what_it_wants_and_leaves_the_most_of_it() -> None:
     budget = Budget(256 * MIB)
     assert budget.take(4 * MIB) == 4 * MIB
-    assert budget.take(1024 * MIB) == (256 - 4) * MIB // 4
+    assert budget.take(1024 * MIB) == FLOOR_WINDOW + (192 - 3) * MIB // 4
 
 
 def test_a_late_stream_gets_the_floor_at_least() -> None:
     budget = Budget(8 * MIB)
     granted = [budget.take(4 * MIB) for _ in range(20)]
-    assert granted[0] == 2 * MIB
+    assert granted[0] == FLOOR_WINDOW + 6 * MIB // 4
     assert granted == sorted(granted, reverse=True)
-    assert granted[-1] == FLOOR_WINDOW
-    assert budget.used == sum(granted)
+    assert FLOOR_WINDOW <= granted[-1] < FLOOR_WINDOW + KIB * 100
+    assert budget.used == sum(granted) - 20 * FLOOR_WINDOW
 
 
 def test_nobody_gets_more_than_it_asked_for() -> None:
     assert Budget(0).take(100) == 100
-    assert Budget(MIB).grow(100) == 100
+    assert Budget(4 * MIB).grow(MIB, 100, carried=False) == 100
 
 
 def test_growth_takes_half_of_what_is_free_and_nothing_from_an_empty_budget() -> None:
-    budget = Budget(MIB)
-    assert budget.grow(4 * MIB) == MIB // 2
-    assert budget.grow(4 * MIB) == MIB // 4
-    assert Budget(0).grow(MIB) == 0
-    assert budget.grow(0) == 0
+    budget = Budget(4 * MIB)
+    assert budget.grow(MIB, 8 * MIB, carried=False) == 3 * MIB // 2
+    assert budget.grow(MIB, 8 * MIB, carried=False) == 3 * MIB // 4
+    assert Budget(0).grow(MIB, MIB, carried=True) == 0
+    assert Budget(0).grow(KIB, MIB, carried=True) == MIB - KIB, "the floor is beside it"
+    assert budget.grow(MIB, 0, carried=False) == 0
 
 
-@given(st.integers(0, 4 * MIB), st.lists(st.tuples(st.booleans(), st.integers(0, 8 * MIB)), max_size=40))
-def test_a_budget_is_exceeded_by_floors_only_and_comes_back(total: int, asks: list[tuple[bool, int]]) -> None:
-    budget, granted, floors = Budget(total), [], 0
-    for grow, wanted in asks:
-        granted.append(budget.grow(wanted) if grow else budget.take(wanted))
-        floors += 0 if grow else FLOOR_WINDOW
-        assert 0 <= granted[-1] <= wanted
-        assert budget.used <= total + floors
-    for each in granted:
+def test_a_quarter_is_left_to_streams_that_have_carried_something() -> None:
+    budget = Budget(4 * MIB)
+    for _ in range(30):
+        budget.take(64 * MIB)
+    assert budget.grow(MIB, MIB, carried=False) < KIB
+    assert budget.grow(MIB, MIB, carried=True) > MIB // 2 - KIB
+
+
+@given(
+    st.integers(0, 4 * MIB),
+    st.lists(st.tuples(st.integers(-1, 40), st.integers(0, 8 * MIB), st.booleans()), max_size=40),
+)
+def test_a_budget_is_exceeded_by_floors_only_and_comes_back(
+    total: int, asks: list[tuple[int, int, bool]]
+) -> None:
+    budget, windows = Budget(total), list[int]()
+    for index, wanted, carried in asks:
+        if 0 <= index < len(windows):
+            granted = budget.grow(windows[index], wanted, carried=carried)
+            windows[index] += granted
+        else:
+            windows.append(granted := budget.take(wanted))
+        assert 0 <= granted <= wanted
+        assert sum(windows) <= total + FLOOR_WINDOW * len(windows)
+        assert budget.used <= total
+    for each in windows:
         budget.give_back(each)
     assert budget.used == 0
 

@@ -1,31 +1,48 @@
 """What a sender may have under way: its memory, since all of it is kept until the peer has delivered it.
 
-The memory is one bound for all streams, and every stream has a floor beyond it. Frames are counted with what
-they cost beside their payload, so that many small ones are no way around the bound.
+The memory is one bound for all streams, and every stream has a floor beside it. What streams that stand still
+from their beginning cannot take is a reserve for the others. Frames are counted with what they cost beside
+their payload, so that many small ones are no way around the bound.
 """
 
 from __future__ import annotations
 
 from tunnel.wire.codes import KIB, MAX_DATA
 from tunnel.wire.stream import KEPT_COST, Stream
-from tunnel.wire.window import KEEP_FLOOR
+from tunnel.wire.window import KEEP_FLOOR, RESERVE
 
 SLIVER = 1 * KIB
 """Less is not sent while more than that is under way: each frame that is kept costs some memory besides."""
 
 
 class Retention:
-    """``memory`` is bytes; ``kept`` are those of payload, and ``frames`` what they came in."""
+    """``memory`` is bytes; ``kept`` are those of payload, ``used`` those of the memory, beside floors."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
         self.kept = 0
-        self.frames = 0
+        self.used = 0
 
-    @property
-    def free(self) -> int:
-        """Bytes of the memory that no stream uses; less than 0 when some use their floors."""
-        return self.memory - self.kept - KEPT_COST * self.frames
+    def keep(self, stream: Stream, count: int) -> None:
+        """``count`` bytes more of ``stream``, in a frame, are kept by now."""
+        cost = stream.cost
+        self.kept += count
+        self.used += _beyond_floor(cost) - _beyond_floor(cost - count - KEPT_COST)
+
+    def release(self, stream: Stream, count: int, frames: int) -> None:
+        """``count`` bytes in ``frames`` are not kept any longer by now."""
+        cost = stream.cost
+        self.kept -= count
+        self.used -= _beyond_floor(cost + count + KEPT_COST * frames) - _beyond_floor(cost)
+
+    def forget(self, stream: Stream) -> None:
+        """Nothing of ``stream`` is kept any longer."""
+        self.kept -= stream.out.unacknowledged
+        self.used -= _beyond_floor(stream.cost)
+
+    def free(self, *, carried: bool) -> int:
+        """Bytes of the memory that streams may still use which have carried something, or others."""
+        return self.memory - self.used - (0 if carried else self.memory // RESERVE)
 
     def allowance(self, stream: Stream) -> int:
         """How many bytes ``stream`` may send: by its window, and by what it may keep. Perhaps less than 0."""
@@ -57,4 +74,8 @@ class Retention:
         return under_way * 4 < out.limit - out.delivered and self._left(stream) < stream.cost
 
     def _left(self, stream: Stream) -> int:
-        return max(self.free, KEEP_FLOOR - stream.cost)
+        return max(0, KEEP_FLOOR - stream.cost) + max(0, self.free(carried=stream.out.carried))
+
+
+def _beyond_floor(cost: int) -> int:
+    return max(0, cost - KEEP_FLOOR)

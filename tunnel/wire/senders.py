@@ -21,11 +21,12 @@ class Senders:
         self.scheduler = Scheduler()
         self._streams = streams
         self._blocked: set[int] = set()  # they have something to send, and wait for credit of their own
-        self._starved: set[int] = set()  # those that wait for memory
+        # Those that wait for memory: who may use the reserve of it, and who may not.
+        self._starved: dict[bool, set[int]] = {True: set(), False: set()}
 
     def waits(self, number: int) -> bool:
         """Whether ``number`` has something to send, and may not."""
-        return number in self._blocked or number in self._starved
+        return any(number in waiting for waiting in (self._blocked, *self._starved.values()))
 
     def ready(self, stream: Stream) -> None:
         """``stream`` has something to send."""
@@ -52,14 +53,13 @@ class Senders:
 
     def sent(self, stream: Stream, length: int) -> bool:
         """``length`` bytes of ``stream`` left; whether to ask the peer for credit."""
-        self.retention.kept += length
-        self.retention.frames += 1
+        self.retention.keep(stream, length)
         self.scheduler.sent(stream.number, length)
         return not stream.asking and self.retention.short(stream)
 
     def released(self, stream: Stream, count: int, frames: int) -> None:
         """The peer gave ``stream`` credit: ``count`` bytes in ``frames`` are not kept any longer."""
-        self._drop(count, frames)
+        self.retention.release(stream, count, frames)
         if self.waits(stream.number):
             self._retry((stream.number,))
         self._feed()
@@ -68,29 +68,27 @@ class Senders:
         """``stream`` is closed."""
         self.scheduler.forget(stream.number)
         self._stop_waiting(stream.number)
-        self._drop(stream.out.unacknowledged, stream.frames)
+        self.retention.forget(stream)
         self._feed()
 
     def retry(self) -> None:
         """Look at all that wait: the peer's positions may have given leave to any."""
-        self._retry(self._blocked | self._starved)
-
-    def _drop(self, count: int, frames: int) -> None:
-        self.retention.kept -= count
-        self.retention.frames -= frames
+        self._retry(self._blocked.union(*self._starved.values()))
 
     def _block(self, stream: Stream) -> None:
-        waiting = self._starved if self.retention.starves(stream) else self._blocked
+        starves = self.retention.starves(stream)
+        waiting = self._starved[stream.out.carried] if starves else self._blocked
         waiting.add(stream.number)
 
     def _stop_waiting(self, number: int) -> None:
-        self._blocked.discard(number)
-        self._starved.discard(number)
+        for waiting in (self._blocked, *self._starved.values()):
+            waiting.discard(number)
 
     def _feed(self) -> None:
         """Let streams go on that wait for memory, if there is some."""
-        if self._starved and self.retention.free > KEPT_COST + SLIVER:
-            self._retry(tuple(self._starved))
+        for carried, waiting in self._starved.items():
+            if waiting and self.retention.free(carried=carried) > KEPT_COST + SLIVER:
+                self._retry(tuple(waiting))
 
     def _retry(self, numbers: Iterable[int]) -> None:
         for number in numbers:

@@ -468,4 +468,5 @@ class Session:
         """Credit is due: give ``stream`` a larger window if its window is what slows it down."""
         into = stream.into
         if into.quarter and into.outpaced(now, self.round_trip):
-            into.size += self._budget.grow(min(into.size, MAX_WINDOW - into.size))
+            most = min(into.size, MAX_WINDOW - into.size)
+            into.size += self._budget.grow(into.size, most, carried=into.carried)

@@ -12,42 +12,57 @@ from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
 
 INITIAL_WINDOW = 4 * MIB
 FLOOR_WINDOW = MIB
-"""What every stream is granted even when the budget is used up, by streams that stand still."""
+"""What every stream is granted beside the budget, which streams that stand still may have used up."""
 
 MAX_WINDOW = 64 * MIB
 
 KEEP_FLOOR = MIB
-"""What every stream may keep for replay even when the budget is used up: one must not stall another."""
+"""What every stream may keep for replay beside the budget: one must not stall another."""
+
+RESERVE = 4
+"""The last quarter of a budget is for streams of which ``CARRIED`` bytes were delivered."""
+
+CARRIED = 16 * MIB
+"""Of a stream that stands still from its beginning, sockets take less."""
 
 STEP = 256 * KIB
 """What is told to a sender that asks: its memory, and not the window, bounds what it has under way."""
 
 
 class Budget:
-    """The bytes that all windows of one link may promise together."""
+    """The bytes that all windows of one link may promise together, beside a floor for each."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.used = 0
 
     def take(self, wanted: int) -> int:
-        """Grant up to ``wanted`` bytes, at most a quarter of what is free, at least the floor.
+        """Grant a new window of up to ``wanted`` bytes: the floor, and at most a quarter of what is free.
 
         So early streams cannot starve later ones, and every stream can always move.
         """
-        granted = min(wanted, max(FLOOR_WINDOW, (self.total - self.used) // 4))
-        self.used += granted
+        granted = min(wanted, FLOOR_WINDOW + self._free(carried=False) // 4)
+        self.used += _beyond_floor(granted)
         return granted
 
-    def grow(self, wanted: int) -> int:
-        """Grant up to ``wanted`` more bytes to a window that is too small, out of what is free."""
-        granted = max(0, min(wanted, (self.total - self.used) // 2))
-        self.used += granted
+    def grow(self, window: int, most: int, *, carried: bool) -> int:
+        """Grant a window that is too small more bytes, ``most`` at most, out of what is free."""
+        to_floor = max(0, FLOOR_WINDOW - window)
+        granted = max(0, min(most, to_floor + self._free(carried=carried) // 2))
+        self.used += _beyond_floor(window + granted) - _beyond_floor(window)
         return granted
 
-    def give_back(self, granted: int) -> None:
-        """Return what ``take`` granted."""
-        self.used -= granted
+    def give_back(self, window: int) -> None:
+        """A window is not needed any more."""
+        self.used -= _beyond_floor(window)
+
+    def _free(self, *, carried: bool) -> int:
+        reserved = 0 if carried else self.total // RESERVE
+        return max(0, self.total - reserved - self.used)
+
+
+def _beyond_floor(window: int) -> int:
+    return max(0, window - FLOOR_WINDOW)
 
 
 class SendWindow:
@@ -62,6 +77,11 @@ class SendWindow:
     def told(self) -> tuple[int, int]:
         """``(delivered, limit)``: all that the peer's CREDIT says."""
         return self.delivered, self.limit
+
+    @property
+    def carried(self) -> bool:
+        """Whether so much was delivered that the stream may use the reserve of the memory."""
+        return self.delivered >= CARRIED
 
     @property
     def unacknowledged(self) -> int:
@@ -108,6 +128,11 @@ class ReceiveWindow:
         """The peer waits for less than a quarter of the window. True when it is time to tell it."""
         self.asked = True
         return self.deliver(0)
+
+    @property
+    def carried(self) -> bool:
+        """As ``SendWindow.carried``."""
+        return self.delivered >= CARRIED
 
     @property
     def quarter(self) -> bool:
