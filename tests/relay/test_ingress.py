@@ -21,6 +21,7 @@ from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_t
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
 from tunnel.transport import users
+from tunnel.transport.bucket import Rate
 from tunnel.transport.listener import Listener
 
 ME = os.geteuid()
@@ -182,6 +183,21 @@ async def test_listener_is_told_of_those_who_were_not_let_in(
         for _ in range(5):
             assert await ended(entry.call())
         assert len(told) == 5
+
+
+async def test_a_user_who_connects_too_often_is_turned_away_for_a_while(
+    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPENED", Rate(3, 1e-6))
+    async with door(listen) as entry:
+        for _ in range(3):
+            entry.call()
+        await until(lambda: len(entry.opened.sockets) == 3, "for as many as are allowed")
+        assert await ended(entry.call())
+        assert "connects too often: at most 3 at once" in entry.reasons[-1]
+        entry.ingress._rates.clear()
+        entry.call()
+        await until(lambda: len(entry.opened.sockets) == 4, "for the one later")
 
 
 async def test_callers_are_passed_on_in_the_order_they_came(listen: ListenAddress) -> None:

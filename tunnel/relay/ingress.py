@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, 
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.link import Link
 from tunnel.relay.redirection import Redirection
+from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.conntrack import original_destination
 from tunnel.transport.credentials import caller_uid
 from tunnel.transport.listener import Listener, bind_tcp, bind_unix
@@ -34,6 +36,10 @@ LOOPBACK = "127.0.0.1"
 
 MOST_WAITING = 1024
 """Connections that may wait for the link, or for a stream to end; more are reset at once."""
+
+OPENED = Rate(512, 50)
+"""Connections of one user: a stream costs both hosts a millisecond, and whoever may open some may not open so
+many that others notice. Sixteen guests with sixteen channels each come at once."""
 
 log = structlog.get_logger()
 
@@ -87,6 +93,7 @@ class Ingress:
         self.accepted = 0
         self.refused = 0
         self._link = link
+        self._rates: dict[int, Bucket] = {}  # by uid, of those who may use it
         local_names()  # for those who will be refused
         self._allowed = ", ".join(sorted(map(user_name, plan.uids)))
         self._queue: asyncio.Queue[_Caller] = asyncio.Queue(MOST_WAITING)
@@ -143,6 +150,10 @@ class Ingress:
         if uid not in self.plan.uids:
             reason = f"user {user_name(uid)} may not use this ingress ({self._allowed} may)"
             raise _ForbiddenError(uid, reason)
+        now = time.monotonic()
+        if not self._rates.setdefault(uid, Bucket(OPENED, now)).take(now):
+            most = f"{OPENED.burst:.0f} at once, and {OPENED.per_second:.0f} a second"
+            raise _ForbiddenError(uid, f"user {user_name(uid)} connects too often: at most {most}")
         return uid
 
     async def _run(self) -> None:
