@@ -24,6 +24,7 @@ from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
 from tunnel.relay.sources import PeerSources
 from tunnel.transport.bucket import Rate
+from tunnel.transport.listener import Listener
 from tunnel.transport.sockets import reset
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire.codec import encode
@@ -73,6 +74,19 @@ async def port(tmp: Path) -> AsyncIterator[Port]:
     for link in links.values():
         link.end(Code.NONE, "the test is over")
     assert not faults
+
+
+async def test_the_listener_is_told_of_those_who_came_too_often(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that refusing them takes a small part of the loop's time."""
+    told: list[bool] = []
+    monkeypatch.setattr(Listener, "refused", lambda self: told.append(True))
+    monkeypatch.setattr(port.reception._admission, "admit", lambda *_: (None, []))
+    for _ in range(3):
+        await port.connect()
+    await until(lambda: port.reception.rejected == 3, "for all to be refused")
+    assert len(told) == 3
 
 
 async def answer(peer: TlsPeer, *frames: Frame) -> GoAway:

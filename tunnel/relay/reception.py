@@ -88,6 +88,7 @@ class Reception:
             # After its first step: a task that is cancelled before it never closes the connection.
             asyncio.get_running_loop().call_soon(self._unproven.pop(other).cancel)
         if place is None:
+            self._listener.refused()
             self._reject(remote, "too many connections from there")
             reset(sock)
         else:
