@@ -1,6 +1,7 @@
 """A peer that was taken over: it has a valid certificate, and floods its link with what the protocol allows.
 
-One process; when the daemon ends its lane, it comes again. What can be made beforehand is. Each line on
+One process; when the daemon ends its lane, or refuses it, it comes again, as often as the strangers of
+:mod:`tunnel.bench.callers`. What can be made beforehand is. Each line on
 standard input is answered by one JSON object: ``frames`` that were sent so far, and ``lanes`` that were made;
 its end ends the process.
 """
@@ -11,17 +12,21 @@ import argparse
 import json
 import os
 import socket
+import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
 
 from OpenSSL import SSL
 
+from tunnel.bench.callers import PER_MINUTE
 from tunnel.bench.rawpeer import PATIENCE, HungUp, RawPeer, client_context
 from tunnel.bench.sealer import SUITE, Sealer
 from tunnel.transport import tls
@@ -50,6 +55,7 @@ STREAMS = 255
 _AT_ONCE = 20_000  # frames of a block
 _UPDATES = 40  # a lane ends at 33
 _MUCH = 1 << 30
+_LATE = 0.1  # seconds of connections that are made up for
 
 
 class Kind(StrEnum):
@@ -85,7 +91,16 @@ class Way:
 
     def connect(self) -> RawPeer:
         """Make a lane. Raises OSError."""
-        return RawPeer(self.address, client_context(self.files), self.source)
+        return RawPeer(self.address, self._context, self.source)
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        return client_context(self.files)
+
+    @cached_property
+    def plain_records(self) -> SSL.Context:
+        """For a connection whose records are made by hand."""
+        return tls.client_context(self.files, (SUITE,))
 
 
 def greeting() -> Hello:
@@ -96,7 +111,10 @@ def greeting() -> Hello:
 
 def run(kind: Kind, way: Way, tally: Tally) -> None:
     """Flood without end."""
+    due = time.monotonic()
     while True:
+        time.sleep(max(0.0, due - time.monotonic()))
+        due = max(due, time.monotonic() - _LATE) + 60 / PER_MINUTE
         with suppress(OSError, HungUp):
             if kind is Kind.KEY_UPDATE:
                 _update_keys(way, tally)
@@ -200,7 +218,7 @@ def _update_keys(way: Way, tally: Tally) -> None:
     """KeyUpdates that ask for one in return, more than any lane takes."""
     host, _, port = way.address.rpartition(":")
     with socket.create_connection((host, int(port)), PATIENCE, (way.source, 0)) as sock:
-        connection = _shake_hands(sock, way.files)
+        connection = _shake_hands(sock, way.plain_records)
         tally.lanes += 1
         sealer = Sealer(connection)
         records = [sealer.data(encode(greeting())), *(sealer.update(asking=True) for _ in range(_UPDATES))]
@@ -210,8 +228,8 @@ def _update_keys(way: Way, tally: Tally) -> None:
             pass
 
 
-def _shake_hands(sock: socket.socket, files: TlsFiles) -> TlsConnection:
-    connection = TlsConnection(tls.client_context(files, (SUITE,)), dialing=True)
+def _shake_hands(sock: socket.socket, context: SSL.Context) -> TlsConnection:
+    connection = TlsConnection(context, dialing=True)
     while True:
         try:
             connection.handshake()
