@@ -37,7 +37,7 @@ LOOPBACK = "127.0.0.1"
 MOST_WAITING = 1024
 """Connections that may wait for the link, or for a stream to end; more are reset at once."""
 
-OPENED = Rate(512, 50)
+OPENED = Rate(512, 20)
 """Connections of one user: a stream costs both hosts a millisecond, and whoever may open some may not open so
 many that others notice. Sixteen guests with sixteen channels each come at once."""
 
