@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 MIGRATIONS = ("20261130T050548Z-migrate.jsonl", "20261130T051227Z-migrate.jsonl")
 """Runs of ``bench migrate``, one for each release, the newest release first."""
-RELAYS = ("20261130T050524Z-relay.jsonl", "20261130T050447Z-relay.jsonl")
+RELAYS = ("20261130T114040Z-relay.jsonl", "20261130T113953Z-relay.jsonl")
 """Runs of ``bench relay``, with HAProxy."""
 
 WAYS = {
@@ -182,8 +182,9 @@ def _against_haproxy(file: ResultFile) -> str:
     if spread is None or release is None or openssl is None:
         raise UsageError(f"{file.path} has no {BASE} beside {OURS}")
     return (
-        f"{_system(file)}, bare relay: mtunnel {_verdict(spread)}: HAProxy {release[0]} on OpenSSL "
-        f"{openssl[0]} takes {spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f}) times its CPU per GiB."
+        f"{_system(file)}, bare relay, {_machine(file)}: mtunnel {_verdict(spread)}: "
+        f"HAProxy {release[0]} on OpenSSL {openssl[0]} takes "
+        f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f}) times its CPU per GiB."
     )
 
 
