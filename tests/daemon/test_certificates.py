@@ -347,6 +347,22 @@ async def test_an_older_crl_brings_nobody_back(world: World, damaged: bool) -> N
     assert crl.get_revoked_certificate_by_serial_number(B.certificate.serial_number)
 
 
+async def test_a_crl_of_an_authority_that_stays_does_not_go(world: World) -> None:
+    """Its intermediates would count as not revoked."""
+    other = Signer("other")
+    world.write(ca=[ROOT, other], crls=[ROOT.crl(until=90), other.crl(until=90)])
+    await world.look()
+    assert world.certificates.facts()["problem"] is None
+    world.write(ca=[ROOT, other])
+    await world.look()
+    assert "has no CRL of CN=other any more" in str(world.certificates.facts()["problem"])
+    assert len(world.certificates.current.trust.crls) == 2
+    world.write()
+    await world.look()
+    assert world.certificates.facts()["problem"] is None, "it went with its authority"
+    assert len(world.certificates.current.trust.crls) == 1
+
+
 async def test_an_authority_that_is_not_ours_yet_waits_for_its_certificate(world: World) -> None:
     """The files of a new authority are copied one by one; by the first alone this host would be nobody."""
     successor = Signer("successor")

@@ -8,7 +8,8 @@ The rule, in handshakes and whenever a chain is judged again:
   So is each intermediate, where the file has a CRL of its issuer; where it has none, the intermediate counts
   as not revoked: an authority that publishes no CRL for its intermediates must not lock all hosts out.
 - Of several CRLs of one issuer the newest counts, also once it has ended: an older one says less.
-- A CRL is not followed by an older one: that would bring back what was revoked since.
+- A CRL is not followed by an older one, nor by none while its authority is believed: that would bring back
+  what was revoked since.
 - A certificate in ``tls.ca`` that a CRL in ``tls.crl`` revokes counts as absent.
 
 OpenSSL does the judging. Its own rule for whole chains (X509_V_FLAG_CRL_CHECK_ALL) wants a CRL of everybody,
@@ -76,8 +77,13 @@ class Trust:
         return cls(files, read_authorities(files.ca), read_crls(files.crl) if files.crl else ())
 
     def check_successor(self, new: Trust) -> None:
-        """Raise ``CertificateError`` if ``new`` has an older CRL in the place of one of ours."""
+        """Raise ``CertificateError`` if ``new`` has an older CRL in the place of one of ours, or none."""
         for ours in self.crls:
+            if ours.issuer in {each.subject for each in new.authorities} - {crl.issuer for crl in new.crls}:
+                raise CertificateError(
+                    f"{new.files.crl} has no CRL of {name_of(ours.issuer)} any more: what it revoked would "
+                    "be accepted again; put it back, or restart the daemon if it is meant"
+                )
             issued = [crl.last_update_utc for crl in new.crls if _scope(crl) == _scope(ours)]
             if issued and max(issued) < ours.last_update_utc:
                 raise CertificateError(
