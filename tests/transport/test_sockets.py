@@ -7,13 +7,16 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.namespace import nft
 from tests.support.network import tcp_pair
 from tests.support.waiting import until
 from tunnel.transport import sockets
@@ -98,6 +101,28 @@ def test_a_connection_whose_bytes_are_answered_is_not_stuck() -> None:
         assert not stuck_for(one), "it is no TCP socket"
     assert not stuck_for(one), "it is closed"
     assert not has_gap(one)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("rto_min", [200, 20], ids=lambda each: f"rto_min {each} ms")
+def test_bytes_that_nobody_answers_are_stuck_for_no_longer_than_they_are_sent(
+    network: None, rto_min: int
+) -> None:
+    """Also where the administrator let TCP be more impatient (ip-route(8), rto_min)."""
+    route = f"ip route replace local 127.0.0.1 dev lo table local rto_min {rto_min}ms"
+    subprocess.run(route.split(), check=True, timeout=60)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dialing = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        with dialing, accepted:
+            nft("add table inet hole { chain in { type filter hook input priority 0; drop; } ; }")
+            began = time.monotonic()
+            dialing.send(b"x")
+            while not (seconds := stuck_for(dialing)):
+                assert time.monotonic() < began + 60
+                time.sleep(0.01)
+            assert seconds <= time.monotonic() - began
+            assert seconds > rto_min / 1000
 
 
 def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:

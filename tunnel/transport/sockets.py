@@ -40,9 +40,9 @@ LOCAL_CONGESTION = "cubic"
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
 _TCP_INFO_RETRANSMITS = 2  # offset of tcpi_retransmits: timeouts in a row, until something is acknowledged
+_TCP_INFO_RTO = 8  # offset of tcpi_rto: the next timeout, microseconds
 _TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
 _TCP_INFO_RCV_OOOPACK = 224  # offset of tcpi_rcv_ooopack: packets that came out of order
-_LEAST_TIMEOUT = 0.2  # seconds, TCP_RTO_MIN in net/tcp.h
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 _TRACKED_FOR = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
@@ -74,9 +74,10 @@ def stuck_for(sock: socket.socket) -> float:
     0.0 for bytes that may be late. Each timeout is twice as long as the last (RFC 6298, section 5.5).
     """
     with suppress(OSError):  # no TCP socket
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RETRANSMITS + 1)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTO + 4)
+        (next_timeout,) = struct.unpack_from("I", info, _TCP_INFO_RTO)
         timeouts = info[_TCP_INFO_RETRANSMITS]
-        return _LEAST_TIMEOUT * (2**timeouts - 1) if timeouts >= STUCK else 0.0
+        return next_timeout * (1 - 0.5**timeouts) / 1_000_000 if timeouts >= STUCK else 0.0
     return 0.0
 
 
