@@ -103,15 +103,13 @@ def measure(cuts: int, number: int, lanes: int, round_trip: float, network: Netw
         site = lay_out(Path(scratch), network.congestion)
         dialed = _go_far(rig, site, round_trip) if round_trip else site.link
         start(rig, mtunnel(site, lanes, dialed=dialed), site)
-        _wait_lanes(dialed.port, lanes)
+        _wait_lanes(dialed, lanes)
         with _Stream(site) as stream:
             began = time.monotonic() + 0.5
             time.sleep(1.0)
-            moments = list(_cut(stream, dialed.port, lanes, cuts, round_trip))
+            moments = list(_cut(stream, dialed, lanes, cuts, round_trip))
             arrivals = stream.arrivals
-        resumes = int(_link(site)["resumes"])
-        if resumes < cuts:
-            raise BenchError(f"{cuts} lanes were reset, and {resumes} resumed")
+        resumes = _wait_resumes(site, cuts)
         first, *_ = moments
         quiet = [at for at in arrivals if began < at < first]
         return Outcome(
@@ -142,23 +140,33 @@ def _go_far(rig: Rig, site: Site, round_trip: float) -> Endpoint:
     return entry
 
 
-def _wait_lanes(port: int, lanes: int) -> None:
+def _wait_lanes(dialed: Endpoint, lanes: int) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while len(resets.connections(port)) < lanes:
+    while len(resets.connections(dialed.port, dialed.host)) < lanes:
         if time.monotonic() > deadline:
             raise BenchError(f"the link does not have its {lanes} lanes")
         time.sleep(0.005)
 
 
-def _cut(stream: _Stream, port: int, lanes: int, cuts: int, round_trip: float) -> Iterator[float]:
+def _wait_resumes(site: Site, cuts: int) -> int:
+    """How many lanes have taken a lost one's place, when that is one for each cut. Raises BenchError."""
+    deadline = time.monotonic() + _PATIENCE
+    while (resumes := int(_link(site)["resumes"])) < cuts:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{cuts} lanes were reset, and {resumes} resumed")
+        time.sleep(0.05)
+    return resumes
+
+
+def _cut(stream: _Stream, dialed: Endpoint, lanes: int, cuts: int, round_trip: float) -> Iterator[float]:
     """Reset one of the lanes again and again, when all are there and have had some time; when it was."""
     chance = random.Random(16515)  # noqa: S311  not for secrets
     for _ in range(cuts):
-        _wait_lanes(port, lanes)
+        _wait_lanes(dialed, lanes)
         time.sleep(chance.uniform(*_PAUSE) + 5 * round_trip)
         stream.check()
         yield time.monotonic()
-        resets.reset(chance.choice(resets.connections(port)))
+        resets.reset(chance.choice(resets.connections(dialed.port, dialed.host)))
     time.sleep(_PAUSE[1] + 10 * round_trip)
     stream.check()
 

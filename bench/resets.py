@@ -19,24 +19,32 @@ from tunnel.transport import netlink
 _BY_FAMILY, _DESTROY = 20, 21  # linux/sock_diag.h
 _REQUEST = struct.Struct("=BBBBI48s")  # family, protocol, extensions, padding, states, id: linux/inet_diag.h
 _ID = slice(4, 52)  # of an answer, the id
-_PORTS = struct.Struct("!HH")  # with which an id begins: source, destination
+_DESTINATION = struct.Struct("!2xH16x4s")  # of an id: port and IPv4 address
 _ESTABLISHED = 1 << 1
 _LOOK = 0.004  # seconds
 _DEVICES = Path("/proc/self/net/dev")
 _SENT = 8  # the column, of those behind the colon, with the bytes that were sent
 
 
-def connections(port: int) -> list[bytes]:
-    """The established connections over IPv4 to ``port``, as ``reset`` takes them. Raises OSError."""
+def connections(port: int, host: str = "") -> list[bytes]:
+    """The established connections over IPv4 to ``port`` of any address, or of ``host`` alone.
+
+    They are as ``reset`` takes them. Raises OSError.
+    """
     asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, b"")
     found = (answer[_ID] for answer in netlink.dump(netlink.SOCK_DIAG, _BY_FAMILY, asked))
-    return sorted(each for each in found if _PORTS.unpack_from(each)[1] == port)
+    return sorted(each for each in found if _leads_to(each, port, host))
 
 
 def reset(connection: bytes) -> bool:
     """Reset a connection; whether it was still there. Raises OSError, also where we may not."""
     asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, connection)
     return netlink.ask(netlink.SOCK_DIAG, _DESTROY, asked, netlink.ACK) is not None
+
+
+def _leads_to(connection: bytes, port: int, host: str) -> bool:
+    its_port, its_host = _DESTINATION.unpack_from(connection)
+    return bool(its_port == port and host in ("", socket.inet_ntoa(its_host)))
 
 
 def each_time(sent: Callable[[], int], every: int, port: int) -> Iterator[int]:

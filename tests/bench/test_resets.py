@@ -45,6 +45,21 @@ def test_both_ends_hear_of_it_and_no_other_connection_does(server: socket.socket
         assert len(connections(port)) == 1
 
 
+def test_the_same_port_of_another_address_is_another(server: socket.socket) -> None:
+    port = server.getsockname()[1]
+    with socket.create_server(("127.0.0.2", port)) as elsewhere:
+        near, far = connected(server)
+        other_near, other_far = connected(elsewhere)
+        with near, far, other_near, other_far:
+            assert len(connections(port)) == 2
+            (found,) = connections(port, "127.0.0.2")
+            assert reset(found)
+            with pytest.raises(ConnectionAbortedError):
+                other_near.recv(1)
+            near.sendall(b"x")
+            assert far.recv(1) == b"x"
+
+
 def test_each_time_that_so_much_was_sent_one_is_reset(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
