@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives import hashes
 
-from tunnel.transport.ktls import DATA, HANDSHAKE, KEY_UPDATE, Direction, expand_label
+from tunnel.transport.key_schedule import Direction, expand_label
 from tunnel.transport.openssl import TlsConnection
 from tunnel.transport.records import seal
+from tunnel.transport.tls_messages import DATA, HANDSHAKE, KEY_UPDATE
 
 SUITE = "TLS_AES_256_GCM_SHA384"
 

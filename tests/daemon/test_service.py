@@ -30,7 +30,8 @@ from tunnel.relay.pump import Pump
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import nftables
-from tunnel.transport.ktls import SUITES, Capability
+from tunnel.transport.key_schedule import SUITES
+from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.lanes import LaneMaker
 from tunnel.transport.lanes import maker as lane_maker
@@ -127,7 +128,7 @@ async def test_log_says_where_encryption_happens_and_why(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for found, where, reason in (
-        (Capability(SUITES, "tried"), "kernel", "tried"),
+        (Capability(tuple(SUITES), "tried"), "kernel", "tried"),
         (Capability((), "module tls not loaded"), "daemon", "module tls not loaded; optional"),
     ):
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
@@ -311,7 +312,7 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
         return lane_maker(lanes, kind, **more)
 
     monkeypatch.setattr(module, "maker", maker)
-    for found, pump in ((Capability(SUITES, "tried"), SplicedPump), (Capability((), "tried"), Pump)):
+    for found, pump in ((Capability(tuple(SUITES), "tried"), SplicedPump), (Capability((), "tried"), Pump)):
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
         one = service(hosts.a)
         assert one._links["hostb"].plan.pump is pump

@@ -21,18 +21,10 @@ from tests.support.relays import content, relaying
 from tests.support.waiting import until
 from tunnel.transport.capability import examine
 from tunnel.transport.handshake import handshake_for_kernel
-from tunnel.transport.ktls import (
-    DATA,
-    RECEIVE,
-    SEND,
-    SUITES,
-    Capability,
-    enable,
-    explain,
-    receive_record,
-    record_number,
-)
+from tunnel.transport.key_schedule import SUITES
+from tunnel.transport.ktls import RECEIVE, SEND, Capability, enable, receive_record, record_number
 from tunnel.transport.tls import load
+from tunnel.transport.tls_messages import DATA, explain_record
 from tunnel.wire.codec import encode
 from tunnel.wire.frames import Ping
 
@@ -50,7 +42,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
 
 def test_the_self_test_passes_with_every_suite(tmp: Path) -> None:
     found = examine(Pki(tmp).host("hosta"))
-    assert found.suites == SUITES
+    assert found.suites == tuple(SUITES)
     assert "passed" in found.reason
 
 
@@ -75,7 +67,7 @@ async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing
         ours.settimeout(10)
         records = [receive_record(ours) for _ in range(3 if dialing else 1)]
         assert records.pop() == (DATA, b"back")
-        assert {explain(*record) for record in records} <= {""}, "session tickets"
+        assert {explain_record(*record) for record in records} <= {""}, "session tickets"
         assert record_number(ours, suite, SEND) == keys.send.records + 1
         assert record_number(ours, suite, RECEIVE) == keys.receive.records + (3 if dialing else 1)
 

@@ -21,7 +21,8 @@ from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
 from tunnel.transport import lanes
-from tunnel.transport.ktls import SUITES, Capability
+from tunnel.transport.key_schedule import SUITES
+from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.lanes import LaneMaker
 from tunnel.transport.socketlane import SocketLane
@@ -65,7 +66,7 @@ PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
 Kinds = tuple[str, str]
 NAMES = ("hosta", "hostb")
 DEFAULT = Settings()
-KERNEL = Capability(SUITES, "")
+KERNEL = Capability(tuple(SUITES), "")
 LIMITS = Limits(streams=256, control=1024)
 
 each_pairing = pytest.mark.parametrize("kinds", PAIRINGS, ids="-".join)

@@ -11,7 +11,7 @@ from tests.support.network import tcp_pair
 from tunnel.errors import LaneError
 from tunnel.transport import capability, ktls
 from tunnel.transport.capability import examine
-from tunnel.transport.ktls import SUITES, Keys
+from tunnel.transport.key_schedule import SUITES, Keys
 from tunnel.transport.tls import client_context, server_context
 
 

@@ -20,9 +20,10 @@ from tests.support.waiting import until
 from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.transport import handshake as module
 from tunnel.transport.handshake import handshake, handshake_for_kernel
-from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, count_records, explain
+from tunnel.transport.openssl import Buffer, TlsConnection, WantRead, explain
 from tunnel.transport.proof import Proof
 from tunnel.transport.tls import TlsContexts, client_context, load
+from tunnel.transport.tls_messages import RECORD, count_records
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
 

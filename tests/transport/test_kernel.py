@@ -27,6 +27,7 @@ from tunnel.transport.kernel import MOST_RECORDS, PASSED_ON, KernelLane
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
+from tunnel.transport.tls_messages import ALERT, CLOSE_NOTIFY, DATA, HANDSHAKE
 from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.wire.codec import data_header, encode, parse_header
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code, FrameType
@@ -257,7 +258,7 @@ async def test_no_header_is_sent_without_its_payload(raw: Raw, monkeypatch: pyte
     monkeypatch.setattr(Parcel, "take", fail)
     with pytest.raises(OSError, match="no pipe"):
         raw.lane.send(outgoing)
-    goaway = await heard(raw, ktls.CLOSE_NOTIFY)
+    goaway = await heard(raw, CLOSE_NOTIFY)
     assert parse_header(goaway).type is FrameType.GOAWAY
     await until(lambda: raw.host.ends)
     assert "a fault of the daemon" in str(raw.host.ends[0])
@@ -318,7 +319,7 @@ async def test_a_closing_lane_says_goodbye_and_waits_for_the_peer(raw: Raw) -> N
     async with asyncio.timeout(60):
         while data := await asyncio.get_running_loop().sock_recv(raw.sock, MIB):
             heard += data
-    assert heard.endswith(b"maintenance" + ktls.CLOSE_NOTIFY)
+    assert heard.endswith(b"maintenance" + CLOSE_NOTIFY)
     raw.sock.close()
     await until(raw.lane.gone.is_set)
     assert raw.host.ends == []
@@ -347,7 +348,7 @@ class Records:
 
 async def test_session_tickets_between_frames_mean_nothing(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(raw.lane, monkeypatch)
-    records.waiting += [(ktls.HANDSHAKE, b"\4\0\0\1x")] * 2
+    records.waiting += [(HANDSHAKE, b"\4\0\0\1x")] * 2
     await raw.say(raw.frame(10))
     await until(lambda: raw.host.sinks[1].received == 10)
     assert not records.waiting
@@ -356,9 +357,9 @@ async def test_session_tickets_between_frames_mean_nothing(raw: Raw, monkeypatch
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ((ktls.ALERT, ktls.CLOSE_NOTIFY), "closed without GOAWAY"),
-        ((ktls.HANDSHAKE, b"\x18\0\0\1\0"), "changed its keys"),
-        ((ktls.DATA, b"payload"), "did not splice 7 bytes that are payload"),
+        ((ALERT, CLOSE_NOTIFY), "closed without GOAWAY"),
+        ((HANDSHAKE, b"\x18\0\0\1\0"), "changed its keys"),
+        ((DATA, b"payload"), "did not splice 7 bytes that are payload"),
         (OSError(errno.EBADMSG, ""), "a record is not what the peer sent"),
     ],
 )
@@ -379,7 +380,7 @@ async def test_records_beside_payload_may_not_go_on_for_ever(
     raw: Raw, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     records = Records(raw.lane, monkeypatch)
-    records.waiting += [(ktls.HANDSHAKE, content)] * 3 * MOST_RECORDS
+    records.waiting += [(HANDSHAKE, content)] * 3 * MOST_RECORDS
     await raw.say(raw.frame(10))
     await until(lambda: raw.host.ends)
     assert f"more than {MOST_RECORDS} records" in str(raw.host.ends[0])
@@ -390,7 +391,7 @@ async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
     raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless()
-    monkeypatch.setattr(ktls, "receive_record", lambda _: (ktls.DATA, b"x" * endless.take()))
+    monkeypatch.setattr(ktls, "receive_record", lambda _: (DATA, b"x" * endless.take()))
     monkeypatch.setattr(watched, "LINGER", 0.05)
     raw.lane.close(Code.DRAINING, "maintenance")
     await raw.say(b"x")

@@ -1,4 +1,4 @@
-"""Keys for a kernel: against the examples of RFC 8448, and records that are none of data.
+"""Keys for a kernel, against the examples of RFC 8448; and records that are none of data.
 
 What a kernel does with them is shown where there is one with TLS: ``test_emulated_kernel``.
 """
@@ -10,46 +10,20 @@ import os
 import socket
 
 import pytest
-from cryptography.hazmat.primitives import hashes
 
 from tests.support.network import tcp_pair
+from tests.support.rfc8448 import CLIENT, SECRETS, SERVER, SUITE
 from tunnel.errors import LaneError
 from tunnel.transport import ktls
-from tunnel.transport.ktls import (
-    ALERT,
-    CLOSE_NOTIFY,
+from tunnel.transport.key_schedule import SUITES, Direction, Keys, keys_of
+from tunnel.transport.ktls import crypto_info
+from tunnel.transport.tls_messages import (
     DATA,
-    HANDSHAKE,
-    KEY_UPDATE,
-    NEW_SESSION_TICKET,
-    Direction,
-    Keys,
-    crypto_info,
-    expand_label,
-    explain,
-    keys_of,
 )
-
-# RFC 8448 section 3: TLS_AES_128_GCM_SHA256.
-CLIENT = bytes.fromhex("9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5")
-SERVER = bytes.fromhex("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643")
-TRACES = {
-    "client": (CLIENT, "17422dda596ed5d9acd890e3c63f5051", "5b78923dee08579033e523d9"),
-    "server": (SERVER, "9f02283b6c9c07efc26bb9f2ac92e356", "cf782b88dd83549aadf1e984"),
-}
-SECRETS = {"CLIENT_TRAFFIC_SECRET_0": CLIENT, "SERVER_TRAFFIC_SECRET_0": SERVER, "EXPORTER_SECRET": b"?"}
-UPDATE = bytes([KEY_UPDATE, 0, 0, 1, 0])
-TICKET = bytes([NEW_SESSION_TICKET]) + (5).to_bytes(3) + b"12345"
-
-
-@pytest.mark.parametrize(("secret", "key", "iv"), TRACES.values(), ids=TRACES)
-def test_the_key_schedule_is_that_of_the_rfc(secret: bytes, key: str, iv: str) -> None:
-    assert expand_label(secret, "key", 16, hashes.SHA256()).hex() == key
-    assert expand_label(secret, "iv", 12, hashes.SHA256()).hex() == iv
 
 
 def test_a_struct_has_the_iv_in_two_parts_and_the_number_of_the_next_record() -> None:
-    raw = crypto_info("TLS_AES_128_GCM_SHA256", Direction(SERVER, 2))
+    raw = crypto_info(SUITE, Direction(SERVER, 2))
     assert raw == b"".join(
         [
             b"\x04\x03\x33\x00",  # TLS 1.3, TLS_CIPHER_AES_GCM_128, in the order of this machine
@@ -73,41 +47,7 @@ def test_structs_have_the_sizes_of_the_kernels_header(cipher: str, number: int, 
     raw = crypto_info(cipher, Direction(bytes(48), 0))
     assert len(raw) == size
     assert raw[2] == number
-    assert cipher in ktls.SUITES
-
-
-@pytest.mark.parametrize("dialing", [True, False])
-def test_each_side_sends_under_its_own_secret(dialing: bool) -> None:
-    keys = keys_of("TLS_AES_128_GCM_SHA256", SECRETS, dialing=dialing, sent=2, received=1)
-    assert keys.send == Direction(CLIENT if dialing else SERVER, 2)
-    assert keys.receive == Direction(SERVER if dialing else CLIENT, 1)
-
-
-@pytest.mark.parametrize(
-    ("kind", "content", "reason"),
-    [
-        (ALERT, CLOSE_NOTIFY, "it was closed without GOAWAY"),
-        (ALERT, b"\x02\x30", "the peer refused it: TLS alert 48 (unknown_ca); its log says more"),
-        (ALERT, b"\x02\x31", "the peer does not list this host in its configuration"),
-        (ALERT, b"\x02\x78", "the peer refused it: TLS alert 120 (no_application_protocol); its log"),
-        (ALERT, b"\x02\xfe", "the peer refused it: TLS alert 254; its log says more"),
-        (ALERT, b"", "the peer broke TLS: an alert of 0 bytes"),
-        (HANDSHAKE, TICKET, ""),
-        (HANDSHAKE, TICKET + TICKET, ""),
-        (HANDSHAKE, UPDATE, "the peer changed its keys, which a kernel lane cannot follow"),
-        (HANDSHAKE, TICKET + UPDATE, "the peer changed its keys"),
-        (HANDSHAKE, b"\x01\0\0\0", "the peer began another handshake"),
-        (HANDSHAKE, TICKET[:-1], "the peer began another handshake"),
-        (25, b"?", "the peer broke TLS: a record of type 25"),
-    ],
-)  # fmt: skip
-def test_what_a_record_that_is_not_data_means(kind: int, content: bytes, reason: str) -> None:
-    assert explain(kind, content).startswith(reason)
-    assert bool(explain(kind, content)) is bool(reason)
-
-
-def test_a_part_of_a_data_record_ends_nothing() -> None:
-    assert explain(DATA, b"data") == ""
+    assert cipher in SUITES
 
 
 def test_a_socket_without_kernel_tls_gives_bytes_as_data() -> None:
@@ -131,7 +71,7 @@ def test_a_kernel_without_tls_says_so(number: int, words: str, monkeypatch: pyte
         def setsockopt(self, *_: object) -> None:
             raise OSError(number, os.strerror(number))
 
-    keys = keys_of("TLS_AES_128_GCM_SHA256", SECRETS, dialing=True, sent=0, received=0)
+    keys = keys_of(SUITE, SECRETS, dialing=True, sent=0, received=0)
     with Refusing() as sock, pytest.raises(LaneError) as caught:
         ktls.enable(sock, keys)
     assert words in str(caught.value)

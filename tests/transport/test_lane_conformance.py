@@ -25,7 +25,7 @@ from tests.support.lanes import (
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.transport import socketlane
-from tunnel.transport.openssl import RECORD
+from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code

@@ -11,7 +11,7 @@ from tests.support.lanes import NAMES, Hosts, gone
 from tests.support.network import tcp_pair
 from tunnel.errors import IdentityError, LaneError
 from tunnel.transport import ktls
-from tunnel.transport.ktls import Keys
+from tunnel.transport.key_schedule import Keys
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.lanes import maker
 from tunnel.transport.threadlane import ThreadLane

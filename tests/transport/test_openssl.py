@@ -10,20 +10,18 @@ from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
 from tunnel.bench.sealer import SUITE, Sealer
-from tunnel.transport.ktls import DATA
 from tunnel.transport.openssl import (
     CLOSED,
     MOST_READS,
-    RECORD,
     Buffer,
     TlsConnection,
     VerificationError,
     WantRead,
-    count_records,
     explain,
     is_alert,
 )
 from tunnel.transport.tls import client_context
+from tunnel.transport.tls_messages import DATA, RECORD, count_records
 
 Ends = tuple[TlsConnection, TlsConnection]
 

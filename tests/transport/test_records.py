@@ -8,18 +8,18 @@ import pytest
 from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
-from tunnel.transport.ktls import ACCESS_DENIED, ALERT, CLOSE_NOTIFY, DATA, FATAL, SUITES, Direction
-from tunnel.transport.openssl import RECORD, Buffer, TlsConnection, WantRead, explain
+from tests.support.rfc8448 import CLIENT, CLIENT_CLOSE, SUITE
+from tunnel.transport.key_schedule import SUITES, Direction
+from tunnel.transport.openssl import Buffer, TlsConnection, WantRead, explain
 from tunnel.transport.records import seal
 from tunnel.transport.tls import client_context
-
-CLIENT = bytes.fromhex("9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5")
+from tunnel.transport.tls_messages import ACCESS_DENIED, ALERT, CLOSE_NOTIFY, DATA, FATAL, RECORD
 
 
 def test_the_alert_of_the_rfcs_trace() -> None:
     """RFC 8448 section 3, the last record but one: the client's close_notify, its second record."""
-    record = seal("TLS_AES_128_GCM_SHA256", Direction(CLIENT, 1), ALERT, CLOSE_NOTIFY)
-    assert record.hex() == "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3"
+    record = seal(SUITE, Direction(CLIENT, 1), ALERT, CLOSE_NOTIFY)
+    assert record == CLIENT_CLOSE
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -22,8 +22,8 @@ from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
 from tunnel.transport import watched
 from tunnel.transport.handshake import handshake
-from tunnel.transport.ktls import ACCESS_DENIED, ALERT, FATAL
-from tunnel.transport.openssl import MOST_READS, RECORD
+from tunnel.transport.openssl import MOST_READS
+from tunnel.transport.tls_messages import ACCESS_DENIED, ALERT, FATAL, RECORD
 from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.transport.userspace import ASIDES, BATCH, EXPECTED, FEW, SMALL, UserspaceLane
 from tunnel.wire.codec import data_header, encode

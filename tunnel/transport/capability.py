@@ -16,11 +16,13 @@ from OpenSSL import SSL
 
 from tunnel.errors import LaneError
 from tunnel.transport import ktls
+from tunnel.transport.key_schedule import SUITES, Keys, keys_of
 from tunnel.transport.keyfiles import TlsFiles
-from tunnel.transport.ktls import Capability, Keys, keys_of
-from tunnel.transport.openssl import TlsConnection, WantRead, count_records
+from tunnel.transport.ktls import Capability
+from tunnel.transport.openssl import TlsConnection, WantRead
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.tls import client_context, server_context
+from tunnel.transport.tls_messages import ALERT, CLOSE_NOTIFY, count_records
 from tunnel.wire.codes import HEADER_SIZE
 
 PATIENCE = 5.0
@@ -33,7 +35,7 @@ _FLIGHTS = 4  # TLS 1.3 has three
 def examine(files: TlsFiles) -> Capability:
     """Try every suite that a lane may use, with this host's certificates."""
     suites, faults = [], []
-    for suite in ktls.SUITES:
+    for suite in SUITES:
         try:
             _try(suite, files)
         except ktls.NoModuleError:
@@ -61,8 +63,8 @@ def _try(suite: str, files: TlsFiles) -> None:
         for size in _SIZES:
             _cross(one, other, os.urandom(size))
             _cross(other, one, os.urandom(size))
-        ktls.send_record(one, ktls.ALERT, ktls.CLOSE_NOTIFY)
-        if _take_control(other) != (ktls.ALERT, ktls.CLOSE_NOTIFY):
+        ktls.send_record(one, ALERT, CLOSE_NOTIFY)
+        if _take_control(other) != (ALERT, CLOSE_NOTIFY):
             raise LaneError("the kernel does not tell an alert from data")
 
 

@@ -16,29 +16,28 @@ from OpenSSL import SSL
 
 from tunnel.errors import IdentityError, LaneError, LaneLost, LaneStalled
 from tunnel.transport.iterations import own_iteration
-from tunnel.transport.ktls import (
-    ACCESS_DENIED,
-    ALERT,
-    BAD_CERTIFICATE,
-    FATAL,
-    NO_APPLICATION_PROTOCOL,
-    Keys,
-    keys_of,
-)
+from tunnel.transport.key_schedule import Keys, keys_of
 from tunnel.transport.openssl import (
     CLOSED,
-    HEADER,
     NoProtocolError,
     TlsConnection,
     VerificationError,
     WantRead,
-    count_records,
     explain,
 )
 from tunnel.transport.proof import Proof
 from tunnel.transport.records import seal
 from tunnel.transport.sockets import has_gap, reason_of, stuck_for
 from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
+from tunnel.transport.tls_messages import (
+    ACCESS_DENIED,
+    ALERT,
+    BAD_CERTIFICATE,
+    FATAL,
+    HEADER,
+    NO_APPLICATION_PROTOCOL,
+    count_records,
+)
 from tunnel.wire.codes import KIB
 
 TIMEOUT = 10.0

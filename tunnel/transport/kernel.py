@@ -19,9 +19,9 @@ from typing import cast
 
 from tunnel.transport import ktls, pipes
 from tunnel.transport.lane import LaneKind, view
-from tunnel.transport.openssl import RECORD
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
+from tunnel.transport.tls_messages import ALERT, CLOSE_NOTIFY, DATA, RECORD, explain_record
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import KIB, MIB
@@ -238,18 +238,18 @@ class KernelLane(WatchedLane[_Words | _Load]):
     def _judge(self, kind: int, content: bytes) -> str:
         """Why the lane is of no more use after a record that ``splice`` refused; "" if it is."""
         self._records += 1
-        if kind == ktls.DATA:  # it is taken by now, and missing in the stream of frames
+        if kind == DATA:  # it is taken by now, and missing in the stream of frames
             return f"the kernel did not splice {len(content)} bytes that are payload"
         if self._records > MOST_RECORDS:
             return f"the peer broke TLS: more than {MOST_RECORDS} records beside its payload"
-        return ktls.explain(kind, content)
+        return explain_record(kind, content)
 
     # The end.
 
     def _say_goodbye(self) -> None:
         """Everything is sent: close_notify, and no more from our side."""
         try:
-            ktls.send_record(self._sock, ktls.ALERT, ktls.CLOSE_NOTIFY)
+            ktls.send_record(self._sock, ALERT, CLOSE_NOTIFY)
         except BlockingIOError:
             self._wait_for_room()
             return

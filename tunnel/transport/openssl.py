@@ -19,13 +19,8 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
+from tunnel.transport.tls_messages import HEADER, RECORD
 from tunnel.wire.text import quoted
-
-RECORD = 16 * 1024
-"""The most plain bytes in a record (RFC 8446 section 5.1), and so in a call to OpenSSL's read."""
-
-HEADER = 5
-"""Bytes in front of a record: its type, a version, its length."""
 
 MOST_READS = 256
 """Records that one call decrypts, and messages of TLS itself that it takes. Of full ones a batch has 32."""
@@ -297,15 +292,6 @@ class TlsConnection:
         if not self._connection.get_verify_mode() & SSL.VERIFY_PEER:
             return ()
         return tuple(self._connection.get_verified_chain(as_cryptography=True) or ())
-
-
-def count_records(flight: bytes) -> int:
-    """How many TLS records a whole flight is."""
-    count = position = 0
-    while position < len(flight):
-        position += HEADER + int.from_bytes(flight[position + 3 : position + HEADER])
-        count += 1
-    return count
 
 
 def explain(error: SSL.Error) -> str:

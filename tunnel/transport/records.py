@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from tunnel.transport.ktls import Direction, key_and_iv
+from tunnel.transport.key_schedule import Direction, key_and_iv
 
 _TAG = 16
 _AEADS: dict[str, type[AESGCM | ChaCha20Poly1305]] = {

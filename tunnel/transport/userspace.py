@@ -17,10 +17,10 @@ import time
 from OpenSSL import SSL
 
 from tunnel.transport.bucket import Bucket, Rate
-from tunnel.transport.ktls import NOT_LISTED
 from tunnel.transport.lane import LaneKind, view
-from tunnel.transport.openssl import CLOSED, RECORD, Buffer, TlsConnection, WantRead, explain, is_alert
+from tunnel.transport.openssl import CLOSED, Buffer, TlsConnection, WantRead, explain, is_alert
 from tunnel.transport.sockets import reason_of
+from tunnel.transport.tls_messages import NOT_LISTED, RECORD
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import KIB
 from tunnel.wire.states import LaneState

@@ -1,0 +1,94 @@
+"""From the traffic secrets of a TLS 1.3 handshake to keys: for records of our own, and for the kernel's.
+
+OpenSSL shakes hands, and tells the secrets to a key log (``openssl.log_secrets``). What follows from them is
+the same whoever encrypts: RFC 8446 sections 7.1 to 7.3.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+Aead: TypeAlias = AESGCM | ChaCha20Poly1305
+
+IV = 12
+"""Bytes of an initialization vector, and of a nonce (section 5.3): of every suite here."""
+
+_GCM_RECORDS = 23_726_566  # 2**24.5
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A cipher suite. ``key`` is the bytes of a key, ``hash`` that of its key schedule.
+
+    ``number`` is the kernel's (linux/tls.h), in whose struct the first ``salt`` bytes of an IV stand apart.
+    ``most_records`` is how many of them may be protected with one key (section 5.5).
+    """
+
+    number: int
+    key: int
+    salt: int
+    hash: hashes.HashAlgorithm
+    aead: type[Aead]
+    most_records: int
+
+
+SUITES: Mapping[str, Suite] = {
+    "TLS_AES_256_GCM_SHA384": Suite(52, 32, 4, hashes.SHA384(), AESGCM, _GCM_RECORDS),
+    "TLS_CHACHA20_POLY1305_SHA256": Suite(54, 32, 0, hashes.SHA256(), ChaCha20Poly1305, (1 << 64) - 1),
+    "TLS_AES_128_GCM_SHA256": Suite(51, 16, 4, hashes.SHA256(), AESGCM, _GCM_RECORDS),
+}
+"""Those of TLS 1.3 that OpenSSL offers, by its names and in its order of preference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One direction of a connection: its traffic secret, and how many records it has seen under it."""
+
+    secret: bytes
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a connection goes on with behind its handshake. ``cipher`` is one of ``SUITES``."""
+
+    cipher: str
+    send: Direction
+    receive: Direction
+
+
+def keys_of(cipher: str, secrets: Mapping[str, bytes], *, dialing: bool, sent: int, received: int) -> Keys:
+    """Sort the ``secrets`` of a key log by direction; ``sent`` and ``received`` are records."""
+    ours, theirs = ("CLIENT", "SERVER") if dialing else ("SERVER", "CLIENT")
+    return Keys(
+        cipher,
+        Direction(secrets[f"{ours}_TRAFFIC_SECRET_0"], sent),
+        Direction(secrets[f"{theirs}_TRAFFIC_SECRET_0"], received),
+    )
+
+
+def expand_label(secret: bytes, label: str, length: int, algorithm: hashes.HashAlgorithm) -> bytes:
+    """HKDF-Expand-Label of section 7.1, for an empty context."""
+    name = b"tls13 " + label.encode()
+    info = struct.pack("!HB", length, len(name)) + name + b"\0"
+    return HKDFExpand(algorithm, length, info).derive(secret)
+
+
+def key_and_iv(cipher: str, secret: bytes) -> tuple[bytes, bytes]:
+    """What ``cipher`` encrypts with under a traffic secret (section 7.3)."""
+    suite = SUITES[cipher]
+    key = expand_label(secret, "key", suite.key, suite.hash)
+    return key, expand_label(secret, "iv", IV, suite.hash)
+
+
+def next_secret(cipher: str, secret: bytes) -> bytes:
+    """Return the traffic secret behind a KeyUpdate (section 7.2)."""
+    suite = SUITES[cipher]
+    return expand_label(secret, "traffic upd", suite.hash.digest_size, suite.hash)
