@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tunnel.errors import LaneError
 from tunnel.transport.key_schedule import SUITES, Direction, Keys, key_and_iv
-from tunnel.transport.tls_messages import DATA, RECORD
+from tunnel.transport.tls_messages import DATA, RECORD, SPOILT
 
 NO_MODULE = "module tls not loaded"
 
@@ -97,5 +97,5 @@ def receive_record(sock: socket.socket) -> tuple[int, bytes]:
 def describe(error: OSError) -> str:
     """Why a read or write on a kernel lane failed, in words."""
     if error.errno == errno.EBADMSG:
-        return "TLS failed: a record is not what the peer sent"
+        return SPOILT
     return os.strerror(error.errno or 0)

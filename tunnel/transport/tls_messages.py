@@ -11,14 +11,26 @@ RECORD = 16 * 1024
 HEADER = 5
 """Bytes in front of a record: its type, a version, its length."""
 
+TAG = 16
+"""Bytes that every suite adds to what it encrypts."""
+
+OVERHEAD = HEADER + 1 + TAG
+"""Bytes of a record beside its content; the one is its true type, behind the content (section 5.2)."""
+
 NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
 """Handshake messages that may follow the handshake (section 4)."""
 
 CLOSE_NOTIFY = b"\x01\x00"
 
 FATAL = 2
+UNEXPECTED_MESSAGE, BAD_RECORD_MAC, RECORD_OVERFLOW, ILLEGAL_PARAMETER, DECODE_ERROR = 10, 20, 22, 47, 50
+"""Alerts for what a peer sent that TLS does not allow (section 6.2)."""
+
 BAD_CERTIFICATE, ACCESS_DENIED, NO_APPLICATION_PROTOCOL = 42, 49, 120
 """Alerts by which one side refuses the other (section 6.2)."""
+
+SPOILT = "TLS failed: a record is not what the peer sent"
+"""What bad_record_mac means to who found it."""
 
 CLOSED = "it was closed without GOAWAY"
 """What the end of a connection means, said by close_notify or not."""
@@ -32,13 +44,16 @@ NOT_LISTED = (
 _ALERTS = {  # those that a peer has reason to send once it knows our certificate (section 6)
     10: "unexpected_message",
     20: "bad_record_mac",
+    22: "record_overflow",
     42: "bad_certificate",
     43: "unsupported_certificate",
     44: "certificate_revoked",
     45: "certificate_expired",
     46: "certificate_unknown",
+    47: "illegal_parameter",
     48: "unknown_ca",
     49: "access_denied",
+    50: "decode_error",
     80: "internal_error",
     116: "certificate_required",
     120: "no_application_protocol",

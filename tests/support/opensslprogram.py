@@ -1,0 +1,91 @@
+"""The program ``openssl`` as the other end of a TLS connection: another implementation.
+
+It sends what is typed, and a line of one letter is a command: ``k`` KeyUpdate, ``K`` one that asks for one in
+return, ``Q`` the end. See s_client(1) and s_server(1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.support.network import CONGESTION
+from tests.support.waiting import PATIENCE
+from tunnel.transport.sockets import tune_lane
+from tunnel.transport.tls import ALPN, TlsFiles
+
+
+class OpensslProgram:
+    """A running one. ``said`` is all that it has written so far, what it received included."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.said = b""
+        self._process = process
+
+    async def type(self, line: bytes) -> None:
+        """Type a line, in a read of its own: it looks for commands only at the start of one."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        await self._process.stdin.drain()
+
+    async def says(self, pattern: bytes) -> re.Match[bytes]:
+        """Read on until it has said ``pattern``; AssertionError when it ends before."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            while not (found := re.search(pattern, self.said)):
+                more = await self._process.stdout.read(1 << 16)
+                assert more, f"it ended without {pattern!r}: {self.said!r}"
+                self.said += more
+        return found
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit code."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            self.said += await self._process.stdout.read()
+            return await self._process.wait()
+
+
+@asynccontextmanager
+async def openssl(*arguments: str) -> AsyncIterator[OpensslProgram]:
+    """``openssl`` with these arguments; killed when it outlives the context."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "openssl", *arguments, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        yield OpensslProgram(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def connected(
+    files: TlsFiles, suite: str, *options: str, dialing: bool
+) -> AsyncIterator[tuple[OpensslProgram, socket.socket]]:
+    """A program with these certificates, and our end of a connection with it, before the handshake.
+
+    ``dialing`` is our end.
+    """
+    proof = ["-cert", str(files.cert), "-key", str(files.key), "-CAfile", str(files.ca)]
+    common = [*proof, "-tls1_3", "-ciphersuites", suite, "-alpn", ALPN, "-4", *options]
+    if dialing:
+        async with openssl("s_server", "-accept", "0", "-naccept", "1", "-Verify", "2", *common) as program:
+            port = int((await program.says(rb"ACCEPT [^\n]*:(\d+)\n"))[1])
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                tune_lane(sock, CONGESTION)
+                yield program, sock
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        async with openssl("s_client", "-connect", address, "-verify", "2", *common) as program:
+            listener.setblocking(False)
+            sock, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), PATIENCE)
+            with sock:
+                tune_lane(sock, CONGESTION)
+                yield program, sock
