@@ -28,10 +28,12 @@ from OpenSSL import SSL
 
 from tunnel.bench.callers import PER_MINUTE
 from tunnel.bench.rawpeer import PATIENCE, HungUp, RawPeer, client_context
-from tunnel.bench.sealer import SUITE, Sealer
 from tunnel.transport import tls
+from tunnel.transport.key_schedule import Direction
 from tunnel.transport.openssl import TlsConnection, WantRead
+from tunnel.transport.record_sealer import RecordSealer
 from tunnel.transport.tls import TlsFiles
+from tunnel.transport.tls_messages import DATA
 from tunnel.wire.assembly import PAGE
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import VERSION, Code, Feature
@@ -100,7 +102,7 @@ class Way:
     @cached_property
     def plain_records(self) -> SSL.Context:
         """For a connection whose records are made by hand."""
-        return tls.client_context(self.files, (SUITE,))
+        return tls.client_context(self.files)
 
 
 def greeting() -> Hello:
@@ -220,8 +222,11 @@ def _update_keys(way: Way, tally: Tally) -> None:
     with socket.create_connection((host, int(port)), PATIENCE, (way.source, 0)) as sock:
         connection = _shake_hands(sock, way.plain_records)
         tally.lanes += 1
-        sealer = Sealer(connection)
-        records = [sealer.data(encode(greeting())), *(sealer.update(asking=True) for _ in range(_UPDATES))]
+        sealer = RecordSealer(connection.cipher, Direction(connection.secrets["CLIENT_TRAFFIC_SECRET_0"], 0))
+        records = [
+            sealer.record(DATA, encode(greeting())),
+            *(sealer.update(asking=True) for _ in range(_UPDATES)),
+        ]
         sock.sendall(b"".join(records))
         tally.frames += len(records)
         while sock.recv(1 << 16):

@@ -20,7 +20,7 @@ from tests.support.pki import Pki
 from tests.support.relays import content, relaying
 from tests.support.waiting import until
 from tunnel.transport.capability import examine
-from tunnel.transport.handshake import handshake_for_kernel
+from tunnel.transport.handshake import handshake
 from tunnel.transport.key_schedule import SUITES
 from tunnel.transport.ktls import RECEIVE, SEND, Capability, enable, receive_record, record_number
 from tunnel.transport.tls import load
@@ -55,7 +55,7 @@ async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing
     with ours, theirs:
         contexts = load(pki.host("hosta"), Capability((suite,), ""))
         (keys, _), peer = await asyncio.gather(
-            handshake_for_kernel(ours, contexts, NAMES, dialing=dialing),
+            handshake(ours, contexts, NAMES, dialing=dialing),
             TlsPeer.connect(theirs, load(pki.host("hostb")), dialing=not dialing),
         )
         assert keys.cipher == suite

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from tunnel.bench.sealer import SUITE, Sealer
+from tests.support.waiting import PATIENCE
+from tunnel.transport.key_schedule import Direction
 from tunnel.transport.openssl import TlsConnection, WantRead
+from tunnel.transport.record_opener import Aside, Breach, RecordOpener
+from tunnel.transport.record_sealer import RecordSealer
 from tunnel.transport.tls import TlsFiles, client_context
+from tunnel.transport.tls_messages import KEY_UPDATE, NEW_SESSION_TICKET
 
 
 class RecordPeer:
@@ -15,12 +19,14 @@ class RecordPeer:
 
     def __init__(self, sock: socket.socket, tls: TlsConnection) -> None:
         self.sock = sock
-        self.seal = Sealer(tls)
+        self.sealer = RecordSealer(tls.cipher, Direction(tls.secrets["CLIENT_TRAFFIC_SECRET_0"], 0))
+        self._opener = RecordOpener(tls.cipher, Direction(tls.secrets["SERVER_TRAFFIC_SECRET_0"], 0))
+        self._waiting = b""
 
     @classmethod
     async def connect(cls, sock: socket.socket, files: TlsFiles) -> RecordPeer:
-        """Shake hands, with the one suite that ``Sealer`` is for."""
-        tls = TlsConnection(client_context(files, (SUITE,)), dialing=True)
+        """Shake hands."""
+        tls = TlsConnection(client_context(files), dialing=True)
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -35,3 +41,23 @@ class RecordPeer:
     async def send(self, *records: bytes) -> None:
         """Send them in one go."""
         await asyncio.get_running_loop().sock_sendall(self.sock, b"".join(records))
+
+    async def heard(self, kind: int) -> bytes:
+        """Read on until a record of ``kind`` came that is none of data; its content. Keys are followed."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                plain = memoryview(bytearray(len(self._waiting)))
+                cipher = memoryview(self._waiting)
+                taken, _, found = self._opener.open(cipher, len(cipher), plain)
+                self._waiting = self._waiting[taken:]
+                assert not isinstance(found, Breach), found
+                if isinstance(found, Aside):
+                    if found.content[0] == KEY_UPDATE:
+                        self._opener.update()
+                    if found.kind == kind and found.content[0] != NEW_SESSION_TICKET:
+                        return found.content
+                elif not taken:
+                    more = await loop.sock_recv(self.sock, 1 << 16)
+                    assert more, "the connection ended"
+                    self._waiting += more

@@ -19,11 +19,14 @@ from tests.support.signers import Signer
 from tests.support.waiting import until
 from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.transport import handshake as module
-from tunnel.transport.handshake import handshake, handshake_for_kernel
-from tunnel.transport.openssl import Buffer, TlsConnection, WantRead, explain
+from tunnel.transport.handshake import handshake
+from tunnel.transport.key_schedule import SUITES, Keys
+from tunnel.transport.openssl import TlsConnection, WantRead
 from tunnel.transport.proof import Proof
+from tunnel.transport.record_layer import RecordLayer
+from tunnel.transport.record_sealer import RecordSealer
 from tunnel.transport.tls import TlsContexts, client_context, load
-from tunnel.transport.tls_messages import RECORD, count_records
+from tunnel.transport.tls_messages import DATA, NOT_LISTED, count_records
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
 
@@ -47,17 +50,12 @@ async def against(act: Act) -> AsyncIterator[socket.socket]:
 
 
 async def failure(contexts: TlsContexts, act: Act, *, dialing: bool) -> LaneError:
-    """What the handshake raises when the peer does ``act``, whoever carries it. The socket must stay open."""
-    errors = []
-    for shake_hands in (handshake, handshake_for_kernel):
-        async with against(act) as ours, asyncio.timeout(60):
-            with pytest.raises(LaneError) as caught:
-                await shake_hands(ours, contexts, KNOWN, dialing=dialing)
-            assert ours.fileno() >= 0
-            errors.append(caught.value)
-    one, other = errors
-    assert (type(one), str(one)) == (type(other), str(other))
-    return one
+    """What the handshake raises when the peer does ``act``. The socket must stay open."""
+    async with against(act) as ours, asyncio.timeout(60):
+        with pytest.raises(LaneError) as caught:
+            await handshake(ours, contexts, KNOWN, dialing=dialing)
+        assert ours.fileno() >= 0
+    return caught.value
 
 
 def saying(data: bytes, *, then_close: bool = False) -> Act:
@@ -72,7 +70,7 @@ def saying(data: bytes, *, then_close: bool = False) -> Act:
 
 async def both(
     dialing: TlsContexts, accepting: TlsContexts, known: Collection[str] = KNOWN
-) -> Sequence[tuple[TlsConnection, Proof] | BaseException]:
+) -> Sequence[tuple[Keys, Proof] | BaseException]:
     """What each side's handshake returns or raises; the dialing side's first."""
     one, other = tcp_pair()
     with one, other:
@@ -87,8 +85,8 @@ async def both(
 async def test_two_hosts_that_know_each_other_shake_hands(hosts: Hosts) -> None:
     for end, name in zip(await both(hosts.a, hosts.b), ("hostb", "hosta"), strict=True):
         assert isinstance(end, tuple)
-        tls, proof = end
-        assert (tls.version, tls.protocol, proof.peer) == ("TLSv1.3", "mtunnel/1", name)
+        keys, proof = end
+        assert (keys.cipher in SUITES, proof.peer) == (True, name)
 
 
 async def test_both_ends_keep_what_was_proven(hosts: Hosts) -> None:
@@ -109,67 +107,37 @@ async def test_a_genuine_certificate_of_somebody_else_is_not_enough(hosts: Hosts
 
 
 async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Hosts) -> None:
-    """A kernel lane hands the socket to the kernel with the next record still in it."""
+    """A lane goes on with the next record still in it, whoever decrypts."""
     dialing, accepting = tcp_pair()
     with dialing, accepting:
 
         async def eager() -> None:
-            tls, _ = await handshake(dialing, hosts.a, KNOWN, dialing=True)
-            tls.encrypt(b"early")
-            dialing.send(tls.flight())
+            keys, _ = await handshake(dialing, hosts.a, KNOWN, dialing=True)
+            dialing.send(RecordSealer(keys.cipher, keys.send).record(DATA, b"early"))
 
         async with asyncio.timeout(60):
-            (tls, _), _ = await asyncio.gather(handshake(accepting, hosts.b, KNOWN, dialing=False), eager())
+            (keys, _), _ = await asyncio.gather(handshake(accepting, hosts.b, KNOWN, dialing=False), eager())
         waiting = accepting.recv(1 << 16, socket.MSG_PEEK)
         assert len(waiting) == 5 + len(b"early") + 1 + 16, "the record is still in the socket, whole"
-        cipher, plain = Buffer(RECORD), Buffer(3 * RECORD)
-        count, reason = tls.decrypt(cipher, accepting.recv_into(cipher.view), plain)
-        assert bytes(plain.view[:count]) == b"early"
-        assert isinstance(reason, WantRead)
+        assert read(keys, accepting) == (b"early", "")
 
 
-async def test_a_kernel_gets_the_same_keys_on_both_sides_and_every_record_behind_them(hosts: Hosts) -> None:
+async def test_both_sides_get_the_same_keys_and_every_record_behind_the_handshake(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
         async with asyncio.timeout(60):
             (dialer, called), (acceptor, caller) = await asyncio.gather(
-                handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
-                handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
+                handshake(dialing, hosts.a, KNOWN, dialing=True),
+                handshake(accepting, hosts.b, KNOWN, dialing=False),
             )
         assert (called.peer, caller.peer) == ("hostb", "hosta")
         assert dialer.cipher == acceptor.cipher
         assert dialer.send == acceptor.receive
         assert dialer.receive.secret == acceptor.send.secret
-        assert dialer.receive.records == 0, "tickets are for the kernel to take"
+        assert dialer.receive.records == 0, "tickets are for the lane to take"
         assert count_records(dialing.recv(1 << 16)) == acceptor.send.records == 2
         with pytest.raises(BlockingIOError):
             accepting.recv(1)
-
-
-async def test_a_kernel_takes_over_from_a_peer_with_other_lanes(hosts: Hosts) -> None:
-    dialing, accepting = tcp_pair()
-    with dialing, accepting:
-        async with asyncio.timeout(60):
-            _, (tls, _) = await asyncio.gather(
-                handshake_for_kernel(dialing, hosts.a, KNOWN, dialing=True),
-                handshake(accepting, hosts.b, KNOWN, dialing=False),
-            )
-        assert tls.secrets == {}, "nobody needs them any more"
-        tls.encrypt(b"first")
-        accepting.send(tls.flight())
-        assert count_records(dialing.recv(1 << 16)) == 3, "two tickets, and what was said"
-
-
-async def test_a_genuine_certificate_of_somebody_else_is_not_enough_for_a_kernel(hosts: Hosts) -> None:
-    dialing, accepting = tcp_pair()
-    with dialing, accepting:
-        async with asyncio.timeout(60):
-            dialer, _ = await asyncio.gather(
-                handshake_for_kernel(dialing, hosts.a, ("hosta",), dialing=True),
-                handshake_for_kernel(accepting, hosts.b, KNOWN, dialing=False),
-                return_exceptions=True,
-            )
-        assert isinstance(dialer, IdentityError)
 
 
 @each_role
@@ -312,17 +280,21 @@ async def told(dialing: TlsContexts, accepting: TlsContexts, known: Collection[s
         assert isinstance(refusal, IdentityError)
         assert isinstance(ours, tuple)
         other.close()
-        return read(ours[0], one)
+        return read(ours[0], one)[1]
 
 
-def read(tls: TlsConnection, sock: socket.socket) -> str:
-    """Why nothing more comes, in OpenSSL's words."""
-    cipher, plain = Buffer(RECORD), Buffer(3 * RECORD)
-    return explain(tls.decrypt(cipher, sock.recv_into(cipher.view), plain)[1])
+def read(keys: Keys, sock: socket.socket) -> tuple[bytes, str]:
+    """What came, and why nothing more comes."""
+    layer, cipher = RecordLayer(keys), memoryview(sock.recv(1 << 16))
+    plain, got, over = memoryview(bytearray(len(cipher))), b"", None
+    while cipher and over is None:
+        taken, filled, over = layer.open(cipher, len(cipher), plain)
+        cipher, got = cipher[taken:], got + plain[:filled]
+    return got, over.reason if over is not None else ""
 
 
 async def test_a_dialing_side_that_is_not_listed_hears_access_denied(hosts: Hosts) -> None:
-    assert await told(hosts.a, hosts.b, ("hostc",)) == "tlsv1 alert access denied"
+    assert await told(hosts.a, hosts.b, ("hostc",)) == NOT_LISTED
 
 
 async def test_an_accepting_side_that_is_not_the_one_dialed_hears_bad_certificate(hosts: Hosts) -> None:
@@ -336,13 +308,10 @@ async def test_an_accepting_side_that_is_not_the_one_dialed_hears_bad_certificat
             )
         assert isinstance(refusal, IdentityError)
         assert isinstance(theirs, tuple)
-        assert "bad certificate" in read(theirs[0], accepting)
+        assert "TLS alert 42 (bad_certificate)" in read(theirs[0], accepting)[1]
 
 
-@pytest.mark.parametrize("shake_hands", [handshake, handshake_for_kernel])
-async def test_a_peer_without_a_protocol_in_common_hears_so(
-    hosts: Hosts, shake_hands: Callable[..., Coroutine[None, None, object]]
-) -> None:
+async def test_a_peer_without_a_protocol_in_common_hears_so(hosts: Hosts) -> None:
     """Also one that names none at all: that is seen only when the handshake is over."""
     for offered in (["h2"], ["h2", "http/1.1"], []):
         alerts: list[str] = []
@@ -353,7 +322,7 @@ async def test_a_peer_without_a_protocol_in_common_hears_so(
 
         async with against(act) as ours, asyncio.timeout(60):
             with pytest.raises(IdentityError, match="does not speak mtunnel/1"):
-                await shake_hands(ours, hosts.b, KNOWN, dialing=False)
+                await handshake(ours, hosts.b, KNOWN, dialing=False)
             await until(lambda alerts=alerts: alerts)  # type: ignore[misc]  # a default argument
         assert "no application protocol" in alerts[0].lower().replace("_", " "), offered
 

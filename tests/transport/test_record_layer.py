@@ -180,6 +180,14 @@ def test_our_end_is_said_once_and_nothing_behind_it(far: Far) -> None:
     assert far.hear(far.said.record(DATA, b"x")) == (b"x", None), "the peer may go on"
 
 
+def test_behind_our_end_no_key_update_is_owed(far: Far) -> None:
+    far.hear(far.said.update(asking=True))
+    assert far.take(far.layer.end()) == [Aside(ALERT, CLOSE_NOTIFY)]
+    assert not far.layer.owes_update
+    far.hear(far.said.update(asking=True))
+    assert not far.layer.owes_update
+
+
 def test_an_end_may_be_an_alert(far: Far) -> None:
     assert far.take(far.layer.end(BAD_RECORD_MAC)) == [Aside(ALERT, bytes([FATAL, BAD_RECORD_MAC]))]
 

@@ -1,4 +1,7 @@
-"""Our records and an unmodified OpenSSL of the system's at the other end, in both roles, with every suite."""
+"""Our records and an unmodified OpenSSL at the other end, in both roles.
+
+First the program of the system's, with every suite; then that of ``cryptography``, in memory.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import pytest
 
 from tests.support.lanes import NAMES, Hosts, each_role
 from tests.support.opensslprogram import OpensslProgram, connected
+from tests.support.pyopensslpeer import shaken
 from tests.support.waiting import PATIENCE
-from tunnel.transport.handshake import handshake_for_kernel
+from tunnel.transport.handshake import handshake
 from tunnel.transport.key_schedule import SUITES
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.tls_messages import BAD_RECORD_MAC, CLOSED, RECORD
@@ -82,7 +86,7 @@ async def ends(
     """Our end and the program, behind their handshake; ``dialing`` is ours."""
     ours, theirs = (hosts.a, hosts.b) if dialing else (hosts.b, hosts.a)
     async with connected(theirs.files, suite, *options, dialing=dialing) as (program, sock):
-        keys, _ = await handshake_for_kernel(sock, ours, NAMES, dialing=dialing)
+        keys, _ = await handshake(sock, ours, NAMES, dialing=dialing)
         assert keys.cipher == suite
         yield OurEnd(sock, RecordLayer(keys, in_place=True)), program
 
@@ -175,3 +179,59 @@ async def test_it_understands_our_alert(hosts: Hosts, dialing: bool) -> None:
     async with ends(hosts, GCM_256, dialing=dialing) as (ours, program):
         await ours.send(ours.layer.end(BAD_RECORD_MAC))
         await program.says(b"alert bad record mac")
+
+
+# In memory.
+
+
+def opened(layer: RecordLayer, cipher: bytes) -> tuple[bytes, TlsEnd | None]:
+    """All that the layer makes of ``cipher``."""
+    view, got, over = memoryview(cipher), b"", None
+    while view and over is None:
+        plain = bytearray(len(view))
+        taken, filled, over = layer.open(view, len(view), memoryview(plain))
+        view, got = view[taken:], got + plain[:filled]
+    return got, over
+
+
+def sealed(layer: RecordLayer, *pieces: bytes | memoryview) -> bytes:
+    """The records of ``pieces``."""
+    out = memoryview(bytearray(1 << 19))
+    return bytes(out[: layer.seal(pieces, out)])
+
+
+@each_role
+@pytest.mark.parametrize("size", [0, 1, RECORD - 1, RECORD, RECORD + 1, 10 * RECORD + 9])
+def test_data_of_any_size_goes_both_ways_in_memory(hosts: Hosts, dialing: bool, size: int) -> None:
+    ours, theirs = shaken(hosts, dialing=dialing)
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    assert opened(ours, theirs.encrypt(data)) == (data, None)
+    assert ours.take_asides() == (2 if dialing else 0), "session tickets"
+    assert theirs.decrypt(sealed(ours, b"", data, memoryview(bytearray(data)))) == data + data
+    assert theirs.ended == ""
+
+
+@each_role
+def test_each_end_understands_the_others_in_memory(hosts: Hosts, dialing: bool) -> None:
+    ours, theirs = shaken(hosts, dialing=dialing)
+    assert theirs.decrypt(ours.end()) == b""
+    assert theirs.ended == "close_notify"
+    assert opened(ours, theirs.encrypt(b"still") + theirs.close()) == (b"still", TlsEnd(CLOSED, None))
+
+
+@each_role
+def test_each_end_refuses_what_the_other_did_not_say_in_memory(hosts: Hosts, dialing: bool) -> None:
+    ours, theirs = shaken(hosts, dialing=dialing)
+    spoilt = bytearray(theirs.encrypt(b"x"))
+    spoilt[-1] ^= 1
+    _, over = opened(ours, bytes(spoilt))
+    assert over == TlsEnd("TLS failed: a record is not what the peer sent", BAD_RECORD_MAC)
+    theirs.decrypt(ours.end(over.alert))
+    assert "bad record mac" in theirs.ended
+    ours, theirs = shaken(hosts, dialing=dialing)
+    spoilt = bytearray(sealed(ours, b"x"))
+    spoilt[-1] ^= 1
+    assert theirs.decrypt(bytes(spoilt)) == b""
+    assert "bad record mac" in theirs.ended
+    alert = opened(ours, theirs.encrypt(b""))[1]
+    assert alert == TlsEnd("the peer refused it: TLS alert 20 (bad_record_mac); its log says more", None)

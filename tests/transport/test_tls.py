@@ -166,7 +166,7 @@ def test_no_session_can_be_taken_up_again(hosta: TlsFiles, hostb: TlsFiles) -> N
     assert session is not None
     again.dialer._connection.set_session(session)
     again.shake()
-    assert not openssl._lib.SSL_session_reused(again.dialer._ssl)
+    assert not openssl._lib.SSL_session_reused(again.dialer._connection._ssl)
     assert identify(again.acceptor, {"hosta"}) == "hosta"
 
 

@@ -3,75 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import socket
-import ssl
-import sys
-import termios
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from tests.support.driver import TARGET, Host
-from tests.support.lanes import LIMITS, Endless, Hosts
-from tests.support.network import TlsPeer, tcp_pair
-from tests.support.records import RecordPeer
-from tests.support.waiting import turns, unexpected, until
+from tests.support.driver import TARGET
+from tests.support.lanes import Endless, Hosts
+from tests.support.userspacelanes import fill, lane_and_peer, pings, unread
+from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.transport import watched
-from tunnel.transport.handshake import handshake
-from tunnel.transport.openssl import MOST_READS
-from tunnel.transport.tls_messages import ACCESS_DENIED, ALERT, FATAL, RECORD
+from tunnel.transport.record_opener import MOST_READS
+from tunnel.transport.tls_messages import (
+    RECORD,
+)
 from tunnel.transport.turns import MOST_FRAMES, Turn
-from tunnel.transport.userspace import ASIDES, BATCH, EXPECTED, FEW, SMALL, UserspaceLane
+from tunnel.transport.userspace import BATCH, EXPECTED, FEW, SMALL, UserspaceLane
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, Code
-from tunnel.wire.frames import Credit, GoAway, Open, Ping, Pong, Welcome
-from tunnel.wire.negotiation import hello
-from tunnel.wire.states import LaneState
-
-
-@asynccontextmanager
-async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, TlsPeer]]:
-    """A host with a session over a userspace lane, and a raw peer that dialed it."""
-    dialing, accepting = tcp_pair()
-    with accepting, dialing, unexpected() as surprises:
-        (tls, proof), peer = await asyncio.gather(
-            handshake(accepting, hosts.b, ("hosta",), dialing=False),
-            TlsPeer.connect(dialing, hosts.a, dialing=True),
-        )
-        host = Host(initiator=False)
-        lane = UserspaceLane(accepting, tls, proof.peer, LaneState.AWAIT_FIRST)
-        host.own(lane)
-        try:
-            await peer.send(encode(hello(b"R" * 16, b"I" * 16, LIMITS)) + encode(Open(1, 1 << 40, TARGET)))
-            await peer.read_until(lambda: peer.count(Welcome))
-            await until(lambda: host.opened)
-            yield host, lane, peer
-        finally:
-            lane.abort()
-        assert not surprises, "\n".join(surprises)
-
-
-def fill(host: Host, lane: UserspaceLane) -> bytes:
-    """Send until the socket takes no more of it; everything that was sent."""
-    sent = b""
-    while lane.room:
-        payload = bytes([len(sent) % 251]) * 50_000
-        lane.send(host.session.send(1, payload, 1))
-        sent += payload
-    return sent
+from tunnel.wire.frames import Credit, GoAway, Open, Ping, Pong
 
 
 def shut(lane: UserspaceLane) -> None:
     """Let every send fail from now on."""
     lane._sock.shutdown(socket.SHUT_WR)
-
-
-def unread(sock: socket.socket) -> int:
-    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def records(size: int) -> int:
@@ -219,8 +175,8 @@ async def test_the_loop_is_told_of_no_crumbs_inside_a_large_frame(hosts: Hosts) 
         assert lane._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
-async def test_a_frame_is_read_to_its_end_though_openssl_holds_a_part_of_it(hosts: Hosts) -> None:
-    """What OpenSSL took out of the socket must not be waited for there."""
+async def test_a_frame_is_read_to_its_end_though_a_part_of_it_is_taken(hosts: Hosts) -> None:
+    """The beginning of a record that is out of the socket must not be waited for there."""
     async with lane_and_peer(hosts) as (_, lane, peer):
         whole = 17 * RECORD
         size = whole + EXPECTED + 4 * KIB
@@ -237,10 +193,6 @@ async def test_a_frame_is_read_to_its_end_though_openssl_holds_a_part_of_it(host
 
 
 # Many small things at once.
-
-
-def pings(count: int, first: int = 1000) -> bytes:
-    return b"".join(encode(Ping(number)) for number in range(first, first + count))
 
 
 async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(hosts: Hosts) -> None:
@@ -268,7 +220,7 @@ async def test_a_flood_of_pings_is_answered_once_a_turn(hosts: Hosts) -> None:
         assert peer.count(Pong) < 10 * MOST_FRAMES / 7
 
 
-async def test_tiny_records_are_decrypted_in_turns(hosts: Hosts) -> None:
+async def test_tiny_records_are_opened_in_turns(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         lane.pause_reading()
         flood = peer.encrypt(pings(200) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
@@ -316,52 +268,15 @@ async def test_beside_others_a_flood_waits_and_is_not_lost(
         await until(lambda: 5 in host.opened)
 
 
-@asynccontextmanager
-async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, RecordPeer]]:
-    """A host with a session, and a peer that makes its records by hand."""
-    dialing, accepting = tcp_pair()
-    with accepting, dialing, unexpected() as surprises:
-        (tls, proof), peer = await asyncio.gather(
-            handshake(accepting, hosts.b, ("hosta",), dialing=False),
-            RecordPeer.connect(dialing, hosts.a.files),
-        )
-        host = Host(initiator=False)
-        lane = UserspaceLane(accepting, tls, proof.peer, LaneState.AWAIT_FIRST)
-        host.own(lane)
-        try:
-            await peer.send(peer.seal.data(encode(hello(b"R" * 16, b"I" * 16, LIMITS))))
-            await until(lambda: host.ready)
-            yield host, lane, peer
-        finally:
-            lane.abort()
-        assert not surprises, "\n".join(surprises)
-
-
-@pytest.mark.parametrize("asking", [False, True], ids=["telling", "asking"])
-async def test_key_updates_are_taken_one_by_one_and_end_a_lane_when_they_are_a_flood(
-    hosts: Hosts, asking: bool
-) -> None:
-    async with lane_and_records(hosts) as (host, lane, peer):
-        few, before = int(ASIDES.burst) // 2, lane.bytes_received
-        await peer.send(*(peer.seal.update(asking=asking) for _ in range(few)))
-        await peer.send(peer.seal.data(encode(Ping(7))))
-        await until(lambda: lane.bytes_received - before == HEADER_SIZE)
-        assert host.ends == []
-        await peer.send(*(peer.seal.update(asking=asking) for _ in range(1000)), peer.seal.data(b"x"))
-        await until(lambda: host.ends)
-        assert isinstance(host.ends[0], LaneLost)
-        assert "more than 32 messages beside its frames" in str(host.ends[0])
-
-
 async def test_a_lane_that_carries_no_payload_has_no_large_buffer(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
-        assert len(lane._outgoing.view) == FEW
+        assert len(lane._outgoing) == FEW
         lane.send_control(encode(GoAway(Code.NONE, "r" * 1000)) * 20)  # more than fits at once
         lane.flush()
         lane.send(host.session.send(1, bytes(SMALL), 1))
         await peer.read_until(lambda: len(peer.payload) == SMALL)
         assert peer.count(GoAway) == 20
-        assert len(lane._outgoing.view) > BATCH
+        assert len(lane._outgoing) > BATCH
 
 
 async def test_lanes_of_a_thread_share_their_large_buffers(hosts: Hosts) -> None:
@@ -382,28 +297,3 @@ async def test_many_crumbs_leave_in_order(hosts: Hosts) -> None:
         sent = set(pings)
         assert [ping for ping in peer.all(Ping) if ping in sent] == pings  # the lane asks as well, in between
         assert peer.payload == b"behind them"
-
-
-async def test_what_openssl_cannot_encrypt_ends_the_lane(hosts: Hosts) -> None:
-    async with lane_and_peer(hosts) as (host, lane, _):
-        lane._tls.say_goodbye()  # as if it had failed: it encrypts nothing from here on
-        lane.send(host.session.send(1, b"lost", 1))
-        await until(lambda: host.ends)
-        assert [type(end) for end in host.ends] == [LaneLost]
-        assert "TLS failed: protocol is shutdown" in str(host.ends[0])
-
-
-async def test_the_peer_is_told_why_its_bytes_are_refused(hosts: Hosts) -> None:
-    async with lane_and_peer(hosts) as (host, _, peer):
-        await peer.send_raw(b"\x17\x03\x03\x00\x20" + bytes(32))
-        with pytest.raises(ssl.SSLError, match="bad record mac"):
-            await peer.read_to_end()
-        await until(lambda: host.ends)
-        assert "TLS failed: decryption failed or bad record mac" in str(host.ends[0])
-
-
-async def test_a_peer_that_does_not_list_this_host_says_so(hosts: Hosts) -> None:
-    async with lane_and_records(hosts) as (host, _, peer):
-        await peer.send(peer.seal.record(ALERT, bytes([FATAL, ACCESS_DENIED])))
-        await until(lambda: host.ends)
-        assert "the peer does not list this host in its configuration" in str(host.ends[0])

@@ -3,9 +3,11 @@
 ``lane`` is the contract of all lanes: read it first. ``socketlane`` and ``watched`` are what they share
 (frames, keepalive, GOAWAY; queue, linger), ``userspace`` and ``kernel`` the two kinds, ``threadlane`` runs
 either on a thread, ``lanes`` makes them, ``pace`` sizes their batches. TLS: ``tls`` (contexts, identity),
-``keyfiles``, ``openssl`` (one connection in memory), ``handshake``; for kernel lanes ``ktls``, ``capability``
-(self-test), ``pipes``, ``parcels``. The rest: ``sockets`` (options), ``listener``; ``credentials``,
-``conntrack``, ``netlink`` (which user connects); ``nftables`` (redirect rules); ``heap`` (malloc).
+``keyfiles``, ``openssl`` (its handshake in memory), ``handshake``, and behind that ``key_schedule``,
+``tls_messages``; for userspace lanes ``record_layer``, ``record_sealer``, ``record_opener``, ``slabs``; for
+kernel lanes ``ktls``, ``capability`` (self-test), ``pipes``, ``parcels``. The rest: ``sockets`` (options),
+``listener``; ``credentials``, ``conntrack``, ``netlink`` (which user connects); ``nftables`` (redirect
+rules); ``heap`` (malloc).
 
 Nothing here holds streams or sessions, reads the configuration file, or decides who may do what: a lane
 passes frames and payload to its handler.

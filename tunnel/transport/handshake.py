@@ -1,8 +1,8 @@
-"""From a connected socket to a TLS connection with a peer whose name is proven.
+"""From a connected socket to the keys of a TLS connection with a peer whose name is proven.
 
-Nothing behind the handshake is taken out of the socket: it is read record by record. A kernel lane needs
-that, and the number of records as well; so does the alert that tells a peer that it is refused. How much an
-unauthenticated peer may make us read is bounded in bytes and records.
+Nothing behind the handshake is taken out of the socket: it is read record by record. Lanes of both kinds go
+on from there, and from the number of records that were made under their keys. How much an unauthenticated
+peer may make us read is bounded in bytes and records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunnel.transport.openssl import (
     explain,
 )
 from tunnel.transport.proof import Proof
-from tunnel.transport.records import seal
+from tunnel.transport.record_sealer import RecordSealer
 from tunnel.transport.sockets import has_gap, reason_of, stuck_for
 from tunnel.transport.tls import ALPN, TlsContexts, handshake_fault, identify
 from tunnel.transport.tls_messages import (
@@ -56,23 +56,13 @@ _HUNG_UP = "the peer closed the connection in the TLS handshake"
 
 async def handshake(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[TlsConnection, Proof]:
-    """Shake hands on a non-blocking ``sock``; return the connection, and who of ``expected`` is the peer.
+) -> tuple[Keys, Proof]:
+    """Shake hands on a non-blocking ``sock``; return what to go on with, and who of ``expected`` is the peer.
 
     ``sock`` stays the caller's, to be closed if this does not return. Raises LaneError, or its IdentityError
-    when the peer is not one of ``expected`` (see ``tls.identify``).
+    when the peer is not one of ``expected`` (see ``tls.identify``). For kernel lanes ``contexts`` must have
+    been loaded for them.
     """
-    records, proof = await _shake_hands(sock, contexts, expected, dialing=dialing)
-    records.tls.secrets.clear()
-    if not dialing:
-        records.tls.records_sent = records.last_sent  # session tickets: see below
-    return records.tls, proof
-
-
-async def handshake_for_kernel(
-    sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[Keys, Proof]:
-    """Do what ``handshake`` does, for a kernel to go on with; ``contexts`` must have been loaded for that."""
     records, proof = await _shake_hands(sock, contexts, expected, dialing=dialing)
     return records.keys(), proof
 
@@ -159,7 +149,7 @@ class _ByRecords:
         return bool(self._records)
 
     def keys(self) -> Keys:
-        """What the connection goes on with; for contexts whose connections keep their secrets."""
+        """What the connection goes on with."""
         # What the accepting side says last are session tickets, already under the keys of the connection.
         sent = 0 if self._dialing else self.last_sent
         return keys_of(self.tls.cipher, self.tls.secrets, dialing=self._dialing, sent=sent, received=0)
@@ -170,7 +160,8 @@ class _ByRecords:
             alert = NO_APPLICATION_PROTOCOL
         else:
             alert = BAD_CERTIFICATE if self._dialing else ACCESS_DENIED
-        record = seal(self.tls.cipher, self.keys().send, ALERT, bytes([FATAL, alert]))
+        keys = self.keys()
+        record = RecordSealer(keys.cipher, keys.send).record(ALERT, bytes([FATAL, alert]))
         with suppress(OSError):
             self._sock.send(record)
 

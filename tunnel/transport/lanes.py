@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from tunnel.transport import ktls
-from tunnel.transport.handshake import handshake, handshake_for_kernel
+from tunnel.transport.handshake import handshake
 from tunnel.transport.kernel import KernelLane
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.proof import Proof
@@ -52,9 +52,9 @@ async def userspace(
     threaded: bool = False,
 ) -> Lane:
     """LaneMaker for userspace lanes: in the running loop, or each on a thread of its own."""
-    tls, proof = await handshake(sock, contexts, peers, dialing=dialing)
+    keys, proof = await handshake(sock, contexts, peers, dialing=dialing)
     bound_unread(sock)
-    return _placed(partial(UserspaceLane, sock, tls, proof.peer, state), proof, threaded=threaded)
+    return _placed(partial(UserspaceLane, sock, keys, proof.peer, state), proof, threaded=threaded)
 
 
 async def kernel(
@@ -67,7 +67,7 @@ async def kernel(
     threaded: bool = False,
 ) -> Lane:
     """LaneMaker for kernel lanes. ``contexts`` must have been loaded for them."""
-    keys, proof = await handshake_for_kernel(sock, contexts, peers, dialing=dialing)
+    keys, proof = await handshake(sock, contexts, peers, dialing=dialing)
     ktls.enable(sock, keys)
     bound_unread(sock)
     return _placed(partial(KernelLane, sock, keys.cipher, proof.peer, state), proof, threaded=threaded)

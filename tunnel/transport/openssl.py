@@ -1,14 +1,11 @@
-"""TLS connections of lanes, by pyOpenSSL: on the OpenSSL that ``cryptography`` brings, not on Python's.
+"""The handshakes of lanes, by pyOpenSSL: on the OpenSSL that ``cryptography`` brings, not on Python's.
 
-That one is newer than a distribution's, and encrypts AES-GCM in half the time on processors of these years
-(VAES, since OpenSSL 3.1). Certificates and files are looked at in ``tls`` and ``keyfiles``; here is what one
-connection does, all of it in memory: whoever owns the socket moves the bytes, many records in one call.
+Certificates and files are looked at in ``tls`` and ``keyfiles``; here is what one connection does, all of it
+in memory: whoever owns the socket moves the bytes. What follows the handshake is not OpenSSL's: see
+``record_layer``.
 
-pyOpenSSL can only receive through a buffer of its own, allocated and copied for each record of 16 KiB, and
-says "wait" by an exception. So ``encrypt``, ``take`` and ``decrypt`` call ``SSL_write``, ``BIO_read`` and
-``SSL_read`` of its binding themselves, and ``_reason`` ``SSL_get_error``; with the functions that set up a
-context (``whole_writes`` and those behind it) and ``set_purpose`` that is all that is used here beyond its
-documented interface.
+The functions that set up a context, ``set_purpose`` and the words of a VerificationError are what is used
+here of pyOpenSSL's binding, beyond its documented interface: there is no other way to what they do.
 """
 
 from __future__ import annotations
@@ -19,29 +16,14 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-from tunnel.transport.tls_messages import HEADER, RECORD
 from tunnel.wire.text import quoted
 
-MOST_READS = 256
-"""Records that one call decrypts, and messages of TLS itself that it takes. Of full ones a batch has 32."""
-
-_LEAST = HEADER + 1 + 16  # bytes around the content of a record: its true type, and the tag of every suite
-_MOST = RECORD + 256 + HEADER  # bytes of a whole record (RFC 8446 section 5.2)
 _FLIGHT = 1 << 16
 
 WantRead = SSL.WantReadError
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  see the module
 _ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
-_SSL_read, _SSL_write, _BIO_read, _from_buffer = (
-    _lib.SSL_read,
-    _lib.SSL_write,
-    _lib.BIO_read,
-    _ffi.from_buffer,
-)
-_ERROR_WANT_READ = _lib.SSL_ERROR_WANT_READ
-_WANT_READ = WantRead()
-
 GROUPS = "*X25519MLKEM768 / *X25519:P-256 / P-384"
 """By preference; a dialing side sends a key share for each with a star (SSL_CTX_set1_groups_list(3))."""
 
@@ -90,20 +72,6 @@ class NoProtocolError(Exception):
         super().__init__(f"no protocol in common; offered: {self.offered}")
 
 
-class Buffer:
-    """Memory for OpenSSL to read or to write. ``view`` is all of it."""
-
-    def __init__(self, size: int) -> None:
-        memory = bytearray(size)
-        self.view = memoryview(memory)
-        self.start = _ffi.from_buffer(memory)  # not of the view: garbage collection can crash on that
-
-
-def whole_writes(context: SSL.Context) -> None:
-    """Let ``encrypt`` take all of its data in one call, not a record at a time."""
-    context.clear_mode(_lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
-
-
 def set_purpose(store: crypto.X509Store, *, client: bool) -> None:
     """Let ``store`` verify certificates of dialing hosts, or else of accepting ones."""
     purpose = _lib.X509_PURPOSE_SSL_CLIENT if client else _lib.X509_PURPOSE_SSL_SERVER
@@ -118,7 +86,7 @@ def limit_groups(context: SSL.Context) -> None:
 
 
 def log_secrets(context: SSL.Context) -> None:
-    """Let connections of ``context`` keep their ``secrets``: for kernel lanes, and for alerts of ours."""
+    """Let connections of ``context`` keep their ``secrets``: records are made without OpenSSL."""
     context.set_keylog_callback(_keep_secret)
 
 
@@ -128,28 +96,12 @@ def _keep_secret(connection: SSL.Connection, line: bytes) -> None:
 
 
 class TlsConnection:
-    """One end, in memory. What it has to say is to be taken by ``flight`` or ``take``, and sent.
-
-    What came is given to it by ``feed`` in the handshake, and by ``decrypt`` from then on. ``records_sent``
-    counts what ``encrypt`` made, besides the session tickets of an accepting end.
-    """
+    """One end, in memory: what came is given to it by ``feed``; ``flight`` is what it has to say."""
 
     def __init__(self, context: SSL.Context, *, dialing: bool) -> None:
         self._connection = SSL.Connection(context, None)
-        self._ssl = self._connection._ssl  # noqa: SLF001  see the module
-        self._output = self._connection._from_ssl  # noqa: SLF001
-        self.secrets: dict[str, bytes] = {}  # by their names in a key log, if ``log_secrets``
-        self.more = False  # there is more at hand than ``decrypt`` has decrypted
-        self.asides = 0  # messages of TLS itself that came behind the handshake
-        self._source: Any = None  # what OpenSSL reads from, once ``decrypt`` was called
-        self._data = _ffi.new("char **")
-        self._kept: Buffer | None = None
-        self.records_sent = 0
-        self._records_read = 0
-        self._around = 0  # bytes that came and are no content
+        self.secrets: dict[str, bytes] = {}  # by their names in a key log
         self._connection.set_app_data(self.secrets)
-        # pyOpenSSL sets it: a read would go on behind messages of TLS itself, KeyUpdates, any number of them.
-        _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         if dialing:
             self._connection.set_connect_state()
         else:
@@ -164,103 +116,6 @@ class TlsConnection:
             while True:
                 output += self._connection.bio_read(_FLIGHT)
         return bytes(output)
-
-    def take(self, buffer: Buffer) -> int:
-        """Take what is to be sent, as much as ``buffer`` holds; how many bytes."""
-        count: int = _BIO_read(self._output, buffer.start, len(buffer.view))
-        return max(0, count)
-
-    def encrypt(self, data: bytes | memoryview) -> None:
-        """Encrypt all of ``data``, for ``take``. SSL.Error when the connection is of no more use."""
-        if (count := _SSL_write(self._ssl, _from_buffer(data), len(data))) <= 0:
-            raise self._reason(count)
-        self.records_sent += -(-len(data) // RECORD)
-
-    def decrypt(self, cipher: Buffer, size: int, buffer: Buffer) -> tuple[int, SSL.Error]:
-        """Decrypt ``size`` bytes of ``cipher`` into ``buffer``, which must hold them and two records.
-
-        Returns how many plain bytes there are, and why not more: WantRead, as long as all is well. The
-        beginning of a record stays with OpenSSL until its rest comes. Where records are tiny, what is behind
-        the first ``MOST_READS`` of them is kept: then ``more``, and ``decrypt_more`` goes on with it.
-        """
-        self._connection._into_ssl = None  # noqa: SLF001  freed by what follows: from now on ``feed`` raises
-        self._read_from(cipher.start, size)
-        self._around += size
-        return self.decrypt_more(buffer)
-
-    def decrypt_more(self, buffer: Buffer) -> tuple[int, SSL.Error]:
-        """Do what ``decrypt`` does with what it has kept."""
-        ssl, start, filled = self._ssl, buffer.start, 0
-        for records in range(MOST_READS):
-            if (count := _SSL_read(ssl, start + filled, RECORD)) > 0:
-                filled += count
-                continue
-            reason = self._reason(count)
-            if reason is not _WANT_READ or not self._unread():
-                self.more = False
-                self._took(records, filled)
-                return filled, reason
-            self.asides += 1  # it stopped behind a message of TLS itself
-        self._keep_unread()
-        self._took(MOST_READS, filled)
-        return filled, _WANT_READ
-
-    def _took(self, records: int, content: int) -> None:
-        """Count what was read: of messages of TLS itself there is one in a record at least."""
-        self._records_read += records
-        self._around -= content
-
-    def take_asides(self) -> int:
-        """How many messages of TLS itself came since this was last called."""
-        count, self.asides = self.asides, 0
-        return count
-
-    def _read_from(self, memory: Any, size: int) -> None:
-        self._source = source = _lib.BIO_new_mem_buf(memory, size)
-        _lib.BIO_set_mem_eof_return(source, -1)  # its end is no end of the connection
-        _lib.SSL_set_bio(self._ssl, source, self._output)
-
-    def _unread(self) -> int:
-        """Bytes that OpenSSL has not taken yet of what it reads from."""
-        count: int = _lib.BIO_get_mem_data(self._source, self._data)
-        return count
-
-    def _keep_unread(self) -> None:
-        """Copy it, once: its memory is the lanes' of this loop, and will be used again."""
-        size, had_more = self._unread(), self.more
-        self.more = size > 0
-        if self.more and not had_more:
-            self._kept = Buffer(size)
-            self._kept.view[:] = _ffi.buffer(self._data[0], size)
-            self._read_from(self._kept.start, size)
-
-    @property
-    def records_received(self) -> int:
-        """How many records came, exactly if none was padded or empty.
-
-        OpenSSL tells nothing of those: each byte around content counts as a part of an empty record, but for
-        a whole record's, which may have come in part. So it is at most 757 too few, and else too many.
-        """
-        unexplained = self._around - _LEAST * self._records_read - _MOST
-        if self.more:
-            unexplained -= self._unread()
-        return self._records_read + max(0, unexplained) // _LEAST
-
-    def _reason(self, result: int) -> SSL.Error:
-        if _lib.SSL_get_error(self._ssl, result) == _ERROR_WANT_READ:
-            return _WANT_READ  # by far the most common
-        try:
-            self._connection._raise_ssl_error(self._ssl, result)  # noqa: SLF001  see the module
-        except SSL.Error as error:
-            return error.with_traceback(None)  # it would keep the frames, and what they hold
-        finally:
-            _lib.ERR_clear_error()  # what is left there, OpenSSL 3 takes for the next connection's
-        return SSL.Error()
-
-    def say_goodbye(self) -> None:
-        """Have close_notify to be sent; the peer's is not waited for."""
-        with suppress(SSL.Error):  # nothing can be said any more, or it was said already
-            self._connection.shutdown()
 
     # What the handshake settled.
 

@@ -86,6 +86,7 @@ class RecordLayer:
         if self._ended:
             return b""
         self._ended = True
+        self.owes_update = False
         try:
             return self._sealer.record(ALERT, CLOSE_NOTIFY if alert is None else bytes([FATAL, alert]))
         except LaneError:  # not even that may be protected any more
@@ -154,7 +155,8 @@ class RecordLayer:
         if request > 1:
             return TlsEnd(f"the peer broke TLS: KeyUpdate asks for {request}", ILLEGAL_PARAMETER)
         self._opener.update()
-        self.owes_update |= bool(request)
+        if request and not self._ended:
+            self.owes_update = True
         return None
 
 

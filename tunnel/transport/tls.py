@@ -43,7 +43,6 @@ from tunnel.transport.openssl import (
     is_alert,
     limit_groups,
     log_secrets,
-    whole_writes,
 )
 from tunnel.transport.verdicts import MOST_NAME, verdict
 from tunnel.wire.text import quoted
@@ -118,7 +117,7 @@ def load(files: TlsFiles, kernel: Capability = UNASKED) -> TlsContexts:
 
     That handshake shows chain, dates, revocation, key and usages as the peers will judge them, and yields
     the facts of our own certificates. For kernel lanes no other suites are agreed on than those that the
-    kernel knows, and connections keep their secrets. Raises ``CertificateError`` for whatever is wrong with
+    kernel knows. Raises ``CertificateError`` for whatever is wrong with
     the files.
     """
     trust = Trust.read(files)
@@ -203,7 +202,6 @@ def _context(trust: Trust, pair: KeyPair, kernel: Collection[str]) -> SSL.Contex
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_alpn_protos([ALPN.encode()])
     context.set_alpn_select_callback(_choose)
-    whole_writes(context)
     limit_groups(context)
     log_secrets(context)
     if kernel:

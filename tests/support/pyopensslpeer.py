@@ -1,0 +1,69 @@
+"""The other end of a record layer, by pyOpenSSL in memory: what userspace lanes were made of once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from OpenSSL import SSL
+
+from tests.support.lanes import Hosts
+from tunnel.transport.key_schedule import keys_of
+from tunnel.transport.openssl import TlsConnection, WantRead
+from tunnel.transport.record_layer import RecordLayer
+from tunnel.transport.tls_messages import count_records
+
+
+class PyOpensslPeer:
+    """``ended`` is why nothing more comes: OpenSSL's words, or "close_notify"."""
+
+    def __init__(self, tls: TlsConnection) -> None:
+        self.ended = ""
+        self._tls = tls
+        self._connection = tls._connection
+
+    def encrypt(self, data: bytes) -> bytes:
+        """The records of ``data``, behind whatever else it has to say."""
+        if data:
+            self._connection.sendall(data)
+        return self._tls.flight()
+
+    def decrypt(self, cipher: bytes) -> bytes:
+        """What ``cipher`` says."""
+        if cipher:
+            self._tls.feed(cipher)
+        got = b""
+        with suppress(WantRead):
+            while not self.ended:
+                try:
+                    got += self._connection.recv(1 << 16)
+                except SSL.ZeroReturnError:
+                    self.ended = "close_notify"
+                except SSL.Error as error:
+                    if isinstance(error, WantRead):
+                        raise
+                    self.ended = error.args[0][0][2]
+        return got
+
+    def close(self) -> bytes:
+        """Its close_notify."""
+        self._connection.shutdown()
+        return self._tls.flight()
+
+
+def shaken(hosts: Hosts, *, dialing: bool) -> tuple[RecordLayer, PyOpensslPeer]:
+    """Our end, which is ``dialing`` or not, and a peer, behind a handshake in memory."""
+    dialer = TlsConnection(hosts.a.client, dialing=True)
+    acceptor = TlsConnection(hosts.b.server, dialing=False)
+    for end, other in ((dialer, acceptor), (acceptor, dialer), (dialer, acceptor)):
+        with suppress(WantRead):
+            end.handshake()
+        other.feed(end.flight())
+    acceptor.handshake()
+    ours, theirs = (dialer, acceptor) if dialing else (acceptor, dialer)
+    sent = 0
+    if not dialing:
+        tickets = ours.flight()
+        sent = count_records(tickets)
+        theirs.feed(tickets)
+    keys = keys_of(ours.cipher, ours.secrets, dialing=dialing, sent=sent, received=0)
+    return RecordLayer(keys, in_place=True), PyOpensslPeer(theirs)

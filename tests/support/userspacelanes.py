@@ -1,0 +1,87 @@
+"""A userspace lane with a session, and a peer at its other end that may say anything."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.support.driver import TARGET, Host
+from tests.support.lanes import LIMITS, Hosts
+from tests.support.network import TlsPeer, tcp_pair
+from tests.support.records import RecordPeer
+from tests.support.waiting import unexpected, until
+from tunnel.transport.handshake import handshake
+from tunnel.transport.tls_messages import DATA
+from tunnel.transport.userspace import UserspaceLane
+from tunnel.wire.codec import encode
+from tunnel.wire.frames import Open, Ping, Welcome
+from tunnel.wire.negotiation import hello
+from tunnel.wire.states import LaneState
+
+
+@asynccontextmanager
+async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, TlsPeer]]:
+    """A host with a session over a userspace lane, and a raw peer that dialed it."""
+    dialing, accepting = tcp_pair()
+    with accepting, dialing, unexpected() as surprises:
+        (keys, proof), peer = await asyncio.gather(
+            handshake(accepting, hosts.b, ("hosta",), dialing=False),
+            TlsPeer.connect(dialing, hosts.a, dialing=True),
+        )
+        host = Host(initiator=False)
+        lane = UserspaceLane(accepting, keys, proof.peer, LaneState.AWAIT_FIRST)
+        host.own(lane)
+        try:
+            await peer.send(encode(hello(b"R" * 16, b"I" * 16, LIMITS)) + encode(Open(1, 1 << 40, TARGET)))
+            await peer.read_until(lambda: peer.count(Welcome))
+            await until(lambda: host.opened)
+            yield host, lane, peer
+        finally:
+            lane.abort()
+        assert not surprises, "\n".join(surprises)
+
+
+@asynccontextmanager
+async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, RecordPeer]]:
+    """A host with a session, and a peer that makes its records by hand."""
+    dialing, accepting = tcp_pair()
+    with accepting, dialing, unexpected() as surprises:
+        (keys, proof), peer = await asyncio.gather(
+            handshake(accepting, hosts.b, ("hosta",), dialing=False),
+            RecordPeer.connect(dialing, hosts.a.files),
+        )
+        host = Host(initiator=False)
+        lane = UserspaceLane(accepting, keys, proof.peer, LaneState.AWAIT_FIRST)
+        host.own(lane)
+        try:
+            await peer.send(peer.sealer.record(DATA, encode(hello(b"R" * 16, b"I" * 16, LIMITS))))
+            await until(lambda: host.ready)
+            yield host, lane, peer
+        finally:
+            lane.abort()
+        assert not surprises, "\n".join(surprises)
+
+
+def fill(host: Host, lane: UserspaceLane) -> bytes:
+    """Send until the socket takes no more of it; everything that was sent."""
+    sent = b""
+    while lane.room:
+        payload = bytes([len(sent) % 251]) * 50_000
+        lane.send(host.session.send(1, payload, 1))
+        sent += payload
+    return sent
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that wait in it."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def pings(count: int, first: int = 1000) -> bytes:
+    """So many PINGs, each with another token."""
+    return b"".join(encode(Ping(number)) for number in range(first, first + count))
