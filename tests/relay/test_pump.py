@@ -16,6 +16,8 @@ from tests.support.waiting import turns, unexpected, until
 from tunnel.relay import pump
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
+from tunnel.transport import slabs
+from tunnel.transport.lane import own
 from tunnel.transport.sockets import reset
 
 # Reading.
@@ -71,7 +73,50 @@ async def test_a_reset_is_raised_by_reading() -> None:
     assert not surprises
 
 
-# Reading bulk: in good pieces.
+# Reading bulk: in good pieces, and into memory that is used again.
+
+
+@pytest.fixture
+def spare(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
+    """Slabs that wait to be used again: at first none."""
+    own: list[bytearray] = []
+    monkeypatch.setattr(slabs, "_spare", own)
+    return own
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_what_is_delivered_makes_room_for_what_is_read(kind: str, spare: list[bytearray]) -> None:
+    local = Local(kind)
+    got, kept = b"", 0
+    for start in range(0, len(NOISE), 1 << 17):
+        await asyncio.get_running_loop().sock_sendall(local.hypervisor, NOISE[start : start + (1 << 17)])
+        while len(got) < start + (1 << 17):
+            local.pump._gathers = False
+            if (data := local.pump.read(1 << 20)) is None:
+                await turns()
+                continue
+            kept += isinstance(data, memoryview)
+            got += own(data)
+            del data
+            local.pump.release(len(got))
+    assert got == NOISE
+    assert kept, "some of it was bulk"
+    assert len(spare) == 1, "one slab was enough for all"
+    local.pump.close()
+    local.hypervisor.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_an_idle_pump_holds_no_slab(kind: str, spare: list[bytearray]) -> None:
+    local = Local(kind)
+    assert local.read(1 << 20) is None
+    assert len(spare) == 1
+    local.hypervisor.send(b"a question")
+    await until(lambda: local.owner.readable)
+    assert local.read(1 << 20) == b"a question"
+    assert len(spare) == 1
+    local.pump.close()
+    local.hypervisor.close()
 
 
 @pytest.fixture(params=[Pump, SplicedPump])

@@ -289,8 +289,11 @@ class Socket:
             self._loop.rouse(self.way.target)  # there may be room again
         return data
 
-    def recvmsg(self, size: int) -> tuple[bytes, list[Any], int, None]:
-        return self.recv(size), [], 0, None
+    def recvmsg_into(self, buffers: list[memoryview]) -> tuple[int, list[Any], int, None]:
+        (buffer,) = buffers
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data), [], 0, None
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         self._check()

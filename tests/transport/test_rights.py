@@ -27,27 +27,31 @@ def send_descriptor(sock: socket.socket, data: bytes = b"x") -> None:
         os.close(write)
 
 
+def taken(sock: socket.socket, size: int) -> bytes:
+    """What one call receives."""
+    memory = bytearray(size)
+    return bytes(memory[: receiver(sock)(memoryview(memory))])
+
+
 def test_bytes_alone_are_received_in_either_family() -> None:
     for sender, taker in (socket.socketpair(), tcp_pair()):
         with sender, taker:
             taker.setblocking(True)
-            receive = receiver(taker)
             sender.send(b"hello")
-            assert receive(100) == b"hello"
+            assert taken(taker, 100) == b"hello"
             sender.close()
-            assert receive(100) == b""
+            assert taken(taker, 100) == b""
 
 
 def test_descriptors_are_noticed_and_do_not_stay_open() -> None:
     sender, taker = socket.socketpair()
     with sender, taker:
         before = len(list(OPEN.iterdir()))
-        receive = receiver(taker)
         sender.send(b"first")
-        assert receive(5) == b"first"
+        assert taken(taker, 5) == b"first"
         send_descriptor(sender)
         with pytest.raises(OSError, match="cannot go to another host") as caught:
-            receive(100)
+            taken(taker, 100)
         assert caught.value.errno == errno.EOPNOTSUPP
         assert len(list(OPEN.iterdir())) == before
 
@@ -57,7 +61,7 @@ def test_nothing_to_receive_is_no_error_of_ours() -> None:
     with sender, taker:
         taker.setblocking(False)
         with pytest.raises(BlockingIOError):
-            receiver(taker)(100)
+            taken(taker, 100)
 
 
 def knows_passrights() -> bool:

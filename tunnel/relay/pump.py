@@ -20,6 +20,7 @@ from typing import Protocol
 
 from tunnel.transport.credentials import is_closed
 from tunnel.transport.rights import receiver
+from tunnel.transport.slabs import Intake
 from tunnel.transport.sockets import caller_of, reset, tune_local
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import KIB
@@ -73,6 +74,7 @@ class Pump:
         self.fault: OSError | None = None  # the socket was reset: no end of it is a clean one any more
         self._sock = sock
         self._receive = receiver(sock)
+        self._memory = Intake(ENOUGH)
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
@@ -107,12 +109,15 @@ class Pump:
         if self._gathering():
             return None
         try:
-            data = self._receive(limit)
+            count = self._receive(self._memory.room(limit))
         except BlockingIOError:
+            count = -1  # as long as the exception is there, its frames have a view
+        if count < 0:
+            self._memory.take(0, 0)
             self.start_reading()
             return None
-        self._took(len(data), limit)
-        return data
+        self._took(count, limit)
+        return self._memory.take(count, self.bytes_read)
 
     def _took(self, count: int, limit: int) -> None:
         """A read brought ``count`` bytes of the ``limit`` that it asked for.
@@ -138,6 +143,7 @@ class Pump:
 
     def release(self, offset: int) -> None:
         """The peer delivered everything before ``offset``. What is in memory is kept by the session."""
+        self._memory.release(offset)
 
     # To the socket.
 

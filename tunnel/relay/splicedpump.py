@@ -97,6 +97,7 @@ class SplicedPump(Pump):
 
     def release(self, offset: int) -> None:
         """Everything before ``offset`` is delivered: forget it."""
+        super().release(offset)
         if self._keeper is not None:
             self._keeper.release(offset)
         self._has_room()

@@ -15,16 +15,17 @@ SO_PASSRIGHTS = 83
 """Whether a unix socket takes descriptors: Linux 6.16, include/uapi/asm-generic/socket.h."""
 
 
-def receiver(sock: socket.socket) -> Callable[[int], bytes]:
-    """Return ``recv`` of a local connection, which raises OSError when descriptors came along."""
+def receiver(sock: socket.socket) -> Callable[[memoryview], int]:
+    """Return ``recv_into`` of a local connection, which raises OSError when descriptors came along."""
     if sock.family != socket.AF_UNIX:
-        return sock.recv
+        return sock.recv_into
 
-    def receive(size: int) -> bytes:
-        data, _, flags, _ = sock.recvmsg(size)  # no room for any: the kernel closes them, and says so
+    def receive(buffer: memoryview) -> int:
+        # There is no room for any: the kernel closes them, and says so.
+        count, _, flags, _ = sock.recvmsg_into([buffer])
         if flags & socket.MSG_CTRUNC:
             raise OSError(errno.EOPNOTSUPP, "file descriptors came along, and cannot go to another host")
-        return data
+        return count
 
     return receive
 
