@@ -1,0 +1,37 @@
+"""The compiled engine for tests: built from these sources, with every warning an error.
+
+What has no C compiler fails. ``provider`` is each of those that may encrypt on this machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compiled_engine import PROVIDERS, build_strictly, open_provider
+from tunnel.engine.binding import Provider, load
+from tunnel.engine.choice import LIBCRYPTO
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library's file, in a folder of its own."""
+    return build_strictly(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="session")
+def library(built: Path) -> Any:
+    return load(built)
+
+
+@pytest.fixture(scope="session", params=PROVIDERS)
+def provider(request: pytest.FixtureRequest, library: Any) -> Provider:
+    return open_provider(library, request.param)
+
+
+@pytest.fixture(scope="session")
+def libcrypto(library: Any) -> Provider:
+    """For what does not depend on who encrypts."""
+    return Provider(library, LIBCRYPTO)

@@ -1,0 +1,296 @@
+/* Damaged records for the engine, without Python: fuzz SEED ROUNDS LIBCRYPTO [IPSEC_MB]
+ *
+ * Each round seals records of random shape under a random key, damages them in most cases, and opens them again, in
+ * parts, from memory and from a socket. Whatever was done to them: what comes out is the beginning of what went in,
+ * and nothing is read or written beyond a buffer, which ends where memory does. Built with AddressSanitizer and
+ * UndefinedBehaviorSanitizer by test_fuzz.py, which says how.
+ */
+#define _GNU_SOURCE
+#include "../../tunnel/engine/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { SPACE = 1 << 20, PAGE = 4096, PARTS = 12 };
+
+static uint64_t state;
+static uint8_t stream[SPACE], content[SPACE], seen[SPACE];
+
+#define CHECK(condition) ((condition) ? (void)0 : fail(#condition, __LINE__))
+
+static void fail(const char *condition, int line)
+{
+    fprintf(stderr, "line %d: %s\n", line, condition);
+    abort();
+}
+
+static uint64_t draw(uint64_t below)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return below ? (state * 0x2545F4914F6CDD1DULL >> 16) % below : 0;
+}
+
+static void scatter(uint8_t *to, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        to[i] = (uint8_t)draw(256);
+}
+
+/* Memory of `size` bytes behind which there is none: a read or write beyond it is a fault, in libraries as well. */
+static uint8_t *edge(int which, size_t size)
+{
+    static uint8_t *ends[3];
+
+    if (ends[which] == NULL) {
+        uint8_t *all = mmap(NULL, SPACE + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        CHECK(all != MAP_FAILED && mprotect(all + SPACE, PAGE, PROT_NONE) == 0);
+        ends[which] = all + SPACE;
+    }
+    CHECK(size <= SPACE);
+    return ends[which] - size;
+}
+
+static size_t draw_size(void)
+{
+    static const size_t sizes[] = {0, 1, 15, 16, 17, 64, 255, 4096, RECORD - 1, RECORD};
+
+    return draw(2) ? sizes[draw(sizeof sizes / sizeof *sizes)] : draw(2) ? draw(300) : draw(RECORD + 1);
+}
+
+/* One record of any inner plaintext, which mt_seal would not make: padding, other types, none at all. */
+static size_t craft(struct direction *direction, uint8_t *inner, size_t size, uint8_t *out)
+{
+    uint8_t nonce[NONCE], header[HEADER] = {DATA, 3, 3, (uint8_t)((size + TAG) >> 8), (uint8_t)(size + TAG)};
+
+    memcpy(nonce, direction->iv, NONCE);
+    for (int i = 0; i < 8; i++)
+        nonce[NONCE - 1 - i] ^= (uint8_t)(direction->number >> (8 * i));
+    direction->number++;
+    memcpy(out, header, HEADER);
+    CHECK(aead_begin(&direction->aead, nonce, header));
+    CHECK(size == 0 || aead_update(&direction->aead, out + HEADER, inner, size));
+    CHECK(aead_seal(&direction->aead, out + HEADER + size));
+    return HEADER + size + TAG;
+}
+
+/* Add a record to the stream; what it gives goes to `content`. */
+static void add(struct direction *sealer, size_t *size, size_t *plain)
+{
+    static uint8_t inner[RECORD + 300];
+    size_t count = draw_size(), padding = draw(4) ? 0 : draw(200);
+    int type = draw(8) ? DATA : (int)draw(256);
+
+    scatter(inner, count);
+    memset(inner + count, 0, padding + 1);
+    inner[count] = (uint8_t)type;
+    if (draw(2) && type == DATA && count > 0) {
+        struct piece pieces[3] = {{inner, count / 3}, {inner + count / 3, 0}, {inner + count / 3, count - count / 3}};
+        int64_t made = mt_seal(sealer, DATA, pieces, 3, stream + *size, SPACE - *size);
+
+        CHECK(made == (int64_t)(count + OVERHEAD));
+        *size += (size_t)made;
+    } else
+        *size += craft(sealer, inner, draw(64) ? count + 1 + padding : 0, stream + *size);
+    if (type == DATA) {
+        memcpy(content + *plain, inner, count);
+        *plain += count;
+    }
+}
+
+static size_t damage(size_t size)
+{
+    size_t at = draw(size), length = 1 + draw(40);
+
+    switch (draw(6)) {
+    case 0:
+        stream[at] ^= (uint8_t)(1 << draw(8));
+        break;
+    case 1:
+        scatter(stream + at, length < size - at ? length : size - at);
+        break;
+    case 2: /* a part is lost */
+        length = length < size - at ? length : size - at;
+        memmove(stream + at, stream + at + length, size - at - length);
+        return size - length;
+    case 3: /* strange bytes between */
+        memmove(stream + at + length, stream + at, size - at);
+        scatter(stream + at, length);
+        return size + length;
+    case 4: /* a header of any length */
+        at = draw(2) ? 0 : at;
+        if (size - at >= HEADER) {
+            stream[at] = DATA;
+            stream[at + 3] = (uint8_t)draw(draw(2) ? 256 : 66);
+            stream[at + 4] = (uint8_t)draw(256);
+        }
+        break;
+    default: /* the end is lost */
+        return at;
+    }
+    return size;
+}
+
+/* What every outcome has to be like. */
+static void judge(const struct direction *opener, const struct opened *opened, int stop, size_t size, size_t room)
+{
+    CHECK(opened->consumed <= size && opened->filled + opened->content <= room && opened->filled <= MOST_BYTES);
+    CHECK(opened->records <= MOST_RECORDS && (opened->records > 0 || opened->consumed == 0));
+    CHECK((stop == CONTROL) == (opened->type != 0) && opened->type != DATA);
+    CHECK(stop >= NO_CONTENT && stop <= SOCKET_FAILED && stop != BUSY && stop != MISUSE && stop != CIPHER);
+    CHECK((opener->failed != 0) == (stop < 0 && stop != ROOM));
+}
+
+/* Open the stream from memory in parts; how many bytes of content came. */
+static size_t open_all(struct direction *opener, size_t size)
+{
+    size_t start = 0, end = 0, got = 0;
+    int stop;
+
+    for (;;) {
+        size_t room = draw(3) ? RECORD + EXPANSION + draw(3 * RECORD) : draw(2) ? draw(RECORD) : SPACE;
+        uint8_t *in = edge(0, end - start), *out = edge(1, room);
+        struct opened opened;
+
+        memcpy(in, stream + start, end - start);
+        stop = mt_open(opener, in, end - start, out, room, &opened);
+        judge(opener, &opened, stop, end - start, room);
+        CHECK(got + opened.filled <= SPACE);
+        memcpy(seen + got, out, opened.filled);
+        got += opened.filled;
+        start += opened.consumed;
+        if (stop < 0 && stop != ROOM)
+            return got;
+        if (stop == INPUT_USED && end == size)
+            return got;
+        if (stop == INPUT_USED)
+            end += 1 + draw(draw(2) ? 30 : size - end);
+        if (end > size)
+            end = size;
+    }
+}
+
+/* The same through a socket. */
+static size_t receive_all(struct direction *opener, size_t size)
+{
+    struct buffer *buffer = mt_buffer_new();
+    size_t sent = 0, got = 0;
+    int ends[2], stop;
+
+    CHECK(buffer != NULL && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0);
+    do {
+        size_t room = RECORD + EXPANSION + draw(3 * RECORD);
+        uint8_t *out = edge(1, room);
+        struct opened opened;
+
+        if (sent < size) {
+            ssize_t count = send(ends[0], stream + sent, 1 + draw(size - sent), MSG_NOSIGNAL);
+
+            sent += count > 0 ? (size_t)count : 0;
+        }
+        if (sent == size)
+            shutdown(ends[0], SHUT_WR);
+        stop = mt_receive(opener, buffer, ends[1], out, room, &opened);
+        judge(opener, &opened, stop, BATCH + MOST_BYTES, room);
+        CHECK(got + opened.filled <= SPACE && stop != INPUT_USED && stop != ROOM);
+        memcpy(seen + got, out, opened.filled);
+        got += opened.filled;
+    } while (stop >= 0 && stop != SOCKET_ENDED);
+    close(ends[0]);
+    close(ends[1]);
+    mt_buffer_free(buffer);
+    return got;
+}
+
+/* What mt_send gives to a socket is the same as what mt_seal would make, however often the socket is full. */
+static void send_and_open(struct direction *sealer, struct direction *opener)
+{
+    struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
+    size_t size = draw(400000), taken = 0, got = 0;
+    int ends[2], few = 4096 << draw(6);
+
+    CHECK(outgoing != NULL && incoming != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &few, sizeof few);
+    scatter(content, size);
+    while (got < size) {
+        size_t cut = draw(size - taken + 1), room = RECORD + 1 + draw(SPACE - RECORD);
+        uint8_t *in = edge(0, size - taken), *out = edge(1, room);
+        struct piece pieces[2] = {{in, cut}, {in + cut, size - taken - cut}};
+        struct opened opened;
+        struct sent sent;
+        int stop;
+
+        memcpy(in, content + taken, size - taken);
+        stop = mt_send(sealer, outgoing, ends[0], DATA, pieces, 2, (int)draw(2), &sent);
+        CHECK((stop == INPUT_USED || stop == SOCKET_FULL) && sent.taken <= size - taken);
+        CHECK(sent.unsent == mt_buffer_waiting(outgoing) && (stop != INPUT_USED || sent.unsent == 0));
+        taken += sent.taken;
+        stop = mt_receive(opener, incoming, ends[1], out, room, &opened);
+        CHECK(stop == SOCKET_EMPTY || stop == BUDGET || stop == ROOM_USED);
+        memcpy(seen + got, out, opened.filled);
+        got += opened.filled;
+    }
+    CHECK(got == size && memcmp(seen, content, size) == 0 && sealer->number == opener->number);
+    close(ends[0]);
+    close(ends[1]);
+    mt_buffer_free(outgoing);
+    mt_buffer_free(incoming);
+}
+
+static void play(const struct provider *provider)
+{
+    uint8_t key[32], iv[NONCE];
+    uint64_t number = draw(2) ? draw(1 << 20) : draw(1ULL << 40) << 23;
+    int suite = (int)draw(SUITES);
+    size_t size = 0, plain = 0, got, hurt;
+    struct direction *sealer, *opener;
+
+    scatter(key, sizeof key);
+    scatter(iv, sizeof iv);
+    sealer = mt_direction_new(provider, suite, 1, key, iv, number, UINT64_MAX);
+    opener = mt_direction_new(provider, suite, 0, key, iv, number, UINT64_MAX);
+    CHECK(sealer != NULL && opener != NULL);
+    if (draw(8) == 0)
+        send_and_open(sealer, opener);
+    else {
+        for (size_t parts = 1 + draw(PARTS); parts > 0; parts--)
+            add(sealer, &size, &plain);
+        hurt = draw(4) ? draw(4) : 0;
+        for (size_t i = 0; i < hurt && size > 0; i++)
+            size = damage(size);
+        got = draw(2) ? open_all(opener, size) : receive_all(opener, size);
+        CHECK(got <= plain && memcmp(seen, content, got) == 0);
+        CHECK(got == plain || hurt > 0 || opener->failed != 0);
+    }
+    mt_direction_free(sealer);
+    mt_direction_free(opener);
+}
+
+int main(int count, char **arguments)
+{
+    static struct provider *provider; /* never freed: that is no leak */
+    char why[512] = "";
+    uint64_t seed, rounds;
+
+    CHECK(count == 4 || count == 5);
+    seed = strtoull(arguments[1], NULL, 10);
+    rounds = strtoull(arguments[2], NULL, 10);
+    provider = mt_provider(arguments[3], why, sizeof why);
+    if (provider == NULL || (count == 5 && mt_use_ipsec_mb(provider, arguments[4], why, sizeof why) == NULL)) {
+        fprintf(stderr, "%s\n", why);
+        return 2;
+    }
+    for (uint64_t round = 0; round < rounds; round++) {
+        state = (seed + round) * 0x9E3779B97F4A7C15ULL | 1; /* a round alone: fuzz SEED+ROUND 1 */
+        play(provider);
+    }
+    printf("%llu rounds\n", (unsigned long long)rounds);
+    return 0;
+}

@@ -1,0 +1,109 @@
+"""The functions of the compiled library, declared to Python: what ``engine.h`` and the C files say.
+
+By cffi without a compiled module: one library for all Pythons, built without their headers. Each call
+releases the GIL and costs 0.3 microseconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+ffi: Any = cffi.FFI()
+ffi.cdef(
+    """
+    struct piece { const uint8_t *data; size_t size; };
+    struct opened {
+        size_t consumed; size_t filled; size_t content; size_t records; size_t received; int type; int error;
+    };
+    struct sent { size_t taken; size_t sent; size_t unsent; int error; };
+    struct provider;
+    struct direction;
+    struct buffer;
+
+    struct provider *mt_provider(const char *libcrypto, char *why, size_t room);
+    unsigned long mt_libcrypto_version(const struct provider *provider);
+    const char *mt_use_ipsec_mb(struct provider *provider, const char *ipsec_mb, char *why, size_t room);
+
+    struct direction *mt_direction_new(const struct provider *provider, int suite, int sealing,
+        const uint8_t *key, const uint8_t *iv, uint64_t number, uint64_t limit);
+    void mt_direction_free(struct direction *direction);
+    uint64_t mt_direction_number(const struct direction *direction);
+    int64_t mt_seal(struct direction *direction, int type, const struct piece *pieces, size_t count,
+        uint8_t *out, size_t room);
+    int mt_open(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
+        struct opened *opened);
+
+    struct buffer *mt_buffer_new(void);
+    void mt_buffer_free(struct buffer *buffer);
+    size_t mt_buffer_waiting(const struct buffer *buffer);
+    int mt_buffer_put(struct buffer *buffer, const uint8_t *data, size_t size);
+    int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type,
+        const struct piece *pieces, size_t count, int more, struct sent *sent);
+    int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
+        struct opened *opened);
+    """
+)
+
+BYTES = ffi.typeof("uint8_t[]")
+PIECES = ffi.typeof("struct piece[]")
+OPENED = ffi.typeof("struct opened *")
+SENT = ffi.typeof("struct sent *")
+
+SUITES = ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256")
+"""Cipher suites in the order of ``enum suite``."""
+
+_WHY = 512
+
+
+class LibraryError(Exception):
+    """A library cannot be used; why."""
+
+
+def load(path: Path) -> Any:
+    """Open the compiled library. LibraryError if it is not ours, or not for this machine."""
+    try:
+        library = ffi.dlopen(str(path))
+        for name in ("mt_provider", "mt_direction_new", "mt_seal", "mt_open", "mt_send", "mt_receive"):
+            getattr(library, name)
+    except (OSError, AttributeError) as error:
+        raise LibraryError(f"{path.name}: {error}") from error
+    return library
+
+
+class Provider:
+    """Who encrypts: libcrypto, and after ``use_ipsec_mb`` libipsec-mb for AES-GCM."""
+
+    def __init__(self, library: Any, libcrypto: str) -> None:
+        """Open ``libcrypto``, a name or path for dlopen(3). LibraryError if that fails."""
+        why = ffi.new("char[]", _WHY)
+        self.library = library
+        self.handle = library.mt_provider(libcrypto.encode(), why, _WHY)
+        if self.handle == ffi.NULL:
+            raise LibraryError(_text(why))
+        number = library.mt_libcrypto_version(self.handle)
+        self.version = (number >> 28, number >> 20 & 0xFF, number >> 4 & 0xFFFF)
+        """libcrypto's version: major, minor, patch (OPENSSL_VERSION_NUMBER(3))."""
+        self.ipsec_mb = ""
+        """libipsec-mb's version, if that does AES-GCM."""
+
+    def use_ipsec_mb(self, name: str) -> None:
+        """Let libipsec-mb do AES-GCM, for keys that are taken from now on. LibraryError if that fails."""
+        why = ffi.new("char[]", _WHY)
+        version = self.library.mt_use_ipsec_mb(self.handle, name.encode(), why, _WHY)
+        if version == ffi.NULL:
+            raise LibraryError(_text(why))
+        self.ipsec_mb = _text(version)
+
+    @property
+    def name(self) -> str:
+        """Who encrypts, with versions, in words."""
+        crypto = f"libcrypto {'.'.join(map(str, self.version))}"
+        return f"libipsec-mb {self.ipsec_mb} (AES-GCM) and {crypto}" if self.ipsec_mb else crypto
+
+
+def _text(characters: Any) -> str:
+    text: bytes = ffi.string(characters)
+    return text.decode("utf-8", "replace")

@@ -1,0 +1,171 @@
+"""Records by the compiled library: one object for each key of each direction (RFC 8446 section 5).
+
+The interface is that of the Python record layer. Calls release the GIL, take a millisecond at most, and never
+use a sequence number twice, whatever fails. One thread at a time may call an object; a second one hears so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tunnel.engine.binding import BYTES, OPENED, PIECES, SUITES, Provider, ffi
+from tunnel.errors import LaneError
+
+ALERT, HANDSHAKE, DATA = 21, 22, 23
+"""Content types of records (section 5.1)."""
+
+NO_LIMIT = (1 << 64) - 1
+"""The number that no record may have: the one behind it would be 0 again (section 5.3)."""
+
+MOST_BYTES = 1 << 20
+"""Bytes of content that one call seals or opens: a turn of the event loop."""
+
+RECORD = 16 * 1024
+OVERHEAD = 5 + 1 + 16
+"""Bytes that a record has beside its content, of which it holds ``RECORD`` at most."""
+
+UNEXPECTED_MESSAGE, BAD_RECORD_MAC, RECORD_OVERFLOW, INTERNAL_ERROR = 10, 20, 22, 80
+"""Alerts (section 6.2)."""
+
+Bytes = bytes | bytearray | memoryview
+
+_CONTROL = 1
+_MISUSE, _ROOM, _BUSY, _SPENT, _CIPHER = -1, -2, -3, -4, -5
+
+_OURS = {
+    _MISUSE: "wrong arguments, or more than one call takes",
+    _ROOM: "the output has no room for it",
+    _BUSY: "another thread is using the key",
+}
+"""Mistakes of the caller: nothing was done."""
+
+
+class EngineError(LaneError):
+    """Nothing more can be sealed under this key; nothing of the call was done, or may be sent."""
+
+
+class Control(NamedTuple):
+    """A record came that is not DATA: its content type, and its content."""
+
+    kind: int
+    content: bytes
+
+
+class Fault(NamedTuple):
+    """A record came that ends the connection: the alert to be sent (section 6.2), and why in words."""
+
+    alert: int
+    reason: str
+
+
+FAULTS = {
+    _SPENT: Fault(INTERNAL_ERROR, "the key has protected as many records as it may"),
+    -6: Fault(RECORD_OVERFLOW, "a record is longer than TLS allows"),
+    -7: Fault(BAD_RECORD_MAC, "a record is too short to be one"),
+    -8: Fault(UNEXPECTED_MESSAGE, "a record is not protected"),
+    -9: Fault(BAD_RECORD_MAC, "a record is not what the peer sent"),
+    -10: Fault(UNEXPECTED_MESSAGE, "a record holds nothing but padding"),
+}
+"""By the library's number for why it stopped."""
+
+
+def sealed_size(content: int) -> int:
+    """Return how many bytes the records are that hold ``content`` bytes."""
+    return content + -(-content // RECORD) * OVERHEAD
+
+
+def point_to(pieces: Sequence[Bytes]) -> tuple[Any, list[Any]]:
+    """Return a ``struct piece[]`` for the C functions, and what must live as long as they use it."""
+    held = [ffi.from_buffer(piece) for piece in pieces]
+    return ffi.new(PIECES, [(start, len(start)) for start in held]), held
+
+
+class _Key:
+    """One key of one direction in C; it is wiped when the object goes."""
+
+    sealing: int
+
+    def __init__(
+        self, provider: Provider, suite: str, key: bytes, iv: bytes, number: int = 0, limit: int = NO_LIMIT
+    ) -> None:
+        """Use ``key`` and ``iv`` for records from ``number`` on, and none from ``limit`` on."""
+        length = 16 if suite == "TLS_AES_128_GCM_SHA256" else 32
+        if len(key) != length or len(iv) != 12 or not 0 <= number <= limit <= NO_LIMIT:
+            raise ValueError(
+                f"no key for {suite}: {len(key)} bytes, IV {len(iv)}, records {number} to {limit}"
+            )
+        library = provider.library
+        handle = library.mt_direction_new(
+            provider.handle, SUITES.index(suite), self.sealing, key, iv, number, limit
+        )
+        if handle == ffi.NULL:
+            raise EngineError(f"{provider.name} does not take a key of {suite}")
+        self.library = library
+        self.handle = ffi.gc(handle, library.mt_direction_free)
+
+    @property
+    def number(self) -> int:
+        """The number of the next record: so many were sealed or opened since number 0."""
+        number: int = self.library.mt_direction_number(self.handle)
+        return number
+
+
+class CompiledSealer(_Key):
+    """What is sent under one key."""
+
+    sealing = 1
+
+    def seal(self, pieces: Sequence[Bytes], out: bytearray | memoryview, kind: int = DATA) -> int:
+        """Make records of all ``pieces``, one behind another; return how many bytes of ``out`` they take.
+
+        The pieces are ``MOST_BYTES`` at most, and none overlaps with ``out``, which needs ``sealed_size``.
+        Raises EngineError when the key may protect no more, or the library failed; ValueError for mistakes.
+        """
+        array, held = point_to(pieces)
+        room = ffi.from_buffer(BYTES, out, True)
+        count: int = self.library.mt_seal(self.handle, kind, array, len(held), room, len(room))
+        if count < 0:
+            raise sealing_error(count)
+        return count
+
+
+class CompiledOpener(_Key):
+    """What is received under one key."""
+
+    sealing = 0
+
+    def open(
+        self, cipher: Bytes, size: int, plain: bytearray | memoryview
+    ) -> tuple[int, int, Control | Fault | None]:
+        """Open the whole records that the first ``size`` bytes of ``cipher`` begin with, into ``plain``.
+
+        Returns how many bytes of ``cipher`` were used; how many plain bytes of DATA there are; and why it
+        stopped before the end, if a record is the reason. None: only the beginning of a record is left, or
+        this was as much as one call does (``MOST_BYTES``, 256 records), or ``plain`` is full. All that came
+        before a fault is good; behind it, nothing more is opened. ``plain`` needs room for a whole record.
+        """
+        opened = ffi.new(OPENED)
+        data, room = ffi.from_buffer(cipher), ffi.from_buffer(BYTES, plain, True)
+        if not 0 <= size <= len(data):
+            raise ValueError(f"{size} bytes of {len(data)}")
+        stop = self.library.mt_open(self.handle, data, size, room, len(room), opened)
+        filled = opened.filled
+        return opened.consumed, filled, event(stop, opened, room) if stop < 0 or stop == _CONTROL else None
+
+
+def sealing_error(result: int) -> Exception:
+    """Return what is to be raised when sealing ended with an error."""
+    if result in _OURS:
+        return ValueError(_OURS[result])
+    return EngineError(FAULTS[result].reason if result in FAULTS else "the library failed to encrypt")
+
+
+def event(stop: int, opened: Any, room: Any) -> Control | Fault:
+    """Say what the record is at which opening stopped. ValueError for a mistake of the caller."""
+    if stop == _CONTROL:
+        start = opened.filled
+        return Control(opened.type, bytes(ffi.buffer(room)[start : start + opened.content]))
+    if stop in _OURS:
+        raise ValueError(_OURS[stop])
+    return FAULTS[stop]
