@@ -32,7 +32,7 @@ class BuildEngine(build_ext):
         """Compile; what an earlier build left in the source tree is removed."""
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        for old in {*target.parent.glob("engine-*.so"), *(ROOT / FOLDER).glob("engine-*.so")}:
+        for old in {*target.parent.glob("engine-*.so.1"), *(ROOT / FOLDER).glob("engine-*.so")}:
             old.unlink()
         try:
             build.build(target)
@@ -43,7 +43,7 @@ class BuildEngine(build_ext):
 
     def copy_extensions_to_source(self) -> None:
         """Put the library into the source tree of an editable installation, if there is one."""
-        if any(Path(self.build_lib, FOLDER).glob("engine-*.so")):
+        if any(Path(self.build_lib, FOLDER).glob("engine-*.so.1")):
             super().copy_extensions_to_source()
 
 

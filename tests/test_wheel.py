@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tunnel import distribution
+from tunnel.engine import build
 
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "requirements-dev.lock"
@@ -45,11 +47,11 @@ users = ["root"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def _run(*command: str | Path, cwd: Path) -> str:
+def _run(*command: str | Path, cwd: Path, **added: str) -> str:
     """Run a program outside the checkout, without the caller's environment, and return what it printed."""
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
     done = subprocess.run(
-        command, cwd=cwd, env=keep, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=cwd, env=keep | added, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -72,15 +74,25 @@ def _runtime_requirements() -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from the files that are under version control: a stray file must not help it."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that are under version control: a stray file must not help."""
+    source = tmp_path_factory.mktemp("source")
     listed = _run("git", "-c", "safe.directory=*", "ls-files", "-z", cwd=ROOT)
     for name in filter(None, listed.split("\0")):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as everybody builds it."""
+    return _wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def _wheel(source: Path, out: Path, **environment: str) -> Path:
     options = ("--no-deps", "--no-build-isolation", "--wheel-dir")
-    _run(sys.executable, "-m", "pip", "wheel", *options, out, source, cwd=out)
+    _run(sys.executable, "-m", "pip", "wheel", *options, out, source, cwd=out, **environment)
     (built,) = out.iterdir()
     return built
 
@@ -117,6 +129,26 @@ def test_the_wheel_has_what_is_read_at_run_time(wheel: Path) -> None:
     others = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     assert {"tunnel/py.typed", "tunnel/wire/SPEC.md"} <= others
     assert {Path(name).suffix for name in others if name.startswith("tunnel/virt/")} == {".asm", ".bin"}
+
+
+def test_the_wheel_has_the_engine_and_its_sources(wheel: Path) -> None:
+    names = {name.partition("tunnel/engine/")[2] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {build.file_name(), "engine.h", "ciphers.c", "records.c", "transfer.c"} <= names
+    assert len([name for name in names if ".so" in name]) == 1
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]
+    assert wheel.stem.endswith(f"_{platform.machine()}")
+
+
+def test_the_engine_of_an_installation_is_loaded(installed: Path, tmp_path: Path) -> None:
+    code = "from tunnel.engine import binding, build; binding.load(build.HERE / build.file_name())"
+    _run(installed / "python", "-P", "-c", code, cwd=tmp_path)
+
+
+def test_an_installation_without_a_compiler_does_without(source: Path, tmp_path: Path) -> None:
+    wheel = _wheel(source, tmp_path, CC="/nonexistent/cc")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "tunnel/engine/records.c" in names
+    assert not [name for name in names if ".so" in name]
 
 
 def test_the_command_runs_with_nothing_else_installed(installed: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tunnel.engine import build
 def test_the_name_says_which_sources_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = build.file_name()
     assert name == build.file_name()
-    assert (name[:7], name[-3:]) == ("engine-", ".so")
+    assert (name[:7], name[-5:]) == ("engine-", ".so.1")
+    assert inspect.getmodulename(name) is None
     for path in (build.HEADER, *build.SOURCES):
         shutil.copy(path, tmp_path)
     with (tmp_path / "records.c").open("a") as file:

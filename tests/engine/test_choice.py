@@ -72,7 +72,7 @@ def test_without_the_library(tmp_path: Path) -> None:
 
 
 def test_with_a_library_of_other_sources(tmp_path: Path) -> None:
-    (tmp_path / "engine-0123456789abcdef.so").touch()
+    (tmp_path / "engine-0123456789abcdef.so.1").touch()
     chosen = choose(tmp_path)
     assert chosen.provider is None
     assert "is of other sources than these: install mtunnel again" in chosen.reason

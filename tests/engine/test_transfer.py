@@ -43,7 +43,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         end.close()
 
 
-class End:
+class KeyedEnd:
     """One end with keys for both directions."""
 
     def __init__(self, provider: Provider, sock: socket.socket) -> None:
@@ -58,7 +58,7 @@ class End:
 
 
 def test_what_is_sent_arrives(provider: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
-    here, there = (End(provider, sock) for sock in pair)
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
     done = here.records.seal_send(here.sealer, [b"some", b"", b"thing"])
     assert (done.taken, done.unsent, done.stop) == (9, 0, Stop.DONE)
     assert done.sent == sealed_size(9)
@@ -72,7 +72,7 @@ def test_what_is_sent_arrives(provider: Provider, pair: tuple[socket.socket, soc
 def test_a_full_socket_gets_the_rest_later(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    here, there = (End(provider, sock) for sock in pair)
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
     content = random.Random(1).randbytes(3_000_000)
     taken, arrived, full = 0, bytearray(), 0
     while len(arrived) < len(content):
@@ -97,7 +97,7 @@ def test_a_call_takes_no_more_than_a_turn(libcrypto: Provider) -> None:
     with here, there:
         there.setblocking(False)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
-        sender, receiver = End(libcrypto, here), End(libcrypto, there)
+        sender, receiver = KeyedEnd(libcrypto, here), KeyedEnd(libcrypto, there)
         content, taken, total, stops = bytes(5 * MOST_BYTES), 0, 0, set[Stop]()
         while total < len(content):
             done = sender.records.seal_send(sender.sealer, [memoryview(content)[taken:]])
@@ -116,7 +116,7 @@ def test_reading_stops_for_others_after_many_tiny_records(
 ) -> None:
     reference = ReferenceRecords(SECRET)
     pair[0].sendall(b"".join(reference.seal(b"x") for _ in range(300)))
-    there = End(libcrypto, pair[1])
+    there = KeyedEnd(libcrypto, pair[1])
     assert there.receive() == (b"x" * 256, None, Stop.BUDGET)
     assert there.records.unopened == 44 * sealed_size(1)
     assert there.receive() == (b"x" * 44, None, Stop.EMPTY)
@@ -125,7 +125,7 @@ def test_reading_stops_for_others_after_many_tiny_records(
 def test_what_does_not_fit_in_waits(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
     reference = ReferenceRecords(SECRET)
     pair[0].sendall(reference.seal(bytes(RECORD)) + reference.seal(b"second"))
-    there = End(libcrypto, pair[1])
+    there = KeyedEnd(libcrypto, pair[1])
     there.plain = bytearray(RECORD + 2)
     assert there.receive() == (bytes(RECORD), None, Stop.FILLED)
     assert there.receive() == (b"second", None, Stop.EMPTY)
@@ -138,7 +138,7 @@ def test_what_does_not_fit_in_waits(libcrypto: Provider, pair: tuple[socket.sock
 def test_records_of_other_types_stop_it_and_keys_change_behind_one(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    here, there = (End(provider, sock) for sock in pair)
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
     here.records.seal_send(here.sealer, [b"old key"])
     here.records.seal_send(here.sealer, [b"KeyUpdate"], HANDSHAKE)
     new = Secret(SUITES[2], bytes(32), bytes(12))
@@ -154,7 +154,7 @@ def test_records_that_wait_keep_their_key(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """What the socket did not take is sealed already."""
-    here, there = (End(provider, sock) for sock in pair)
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
     content = bytes(1 << 18)
     assert here.records.seal_send(here.sealer, [content]).stop is Stop.FULL
     new = Secret(SUITES[1], bytes(16), bytes(12))
@@ -173,7 +173,7 @@ def test_a_fault_comes_behind_what_is_good(
 ) -> None:
     good = ReferenceRecords(SECRET).seal(b"good")
     pair[0].sendall(good + good)  # the second has the number of the first
-    there = End(provider, pair[1])
+    there = KeyedEnd(provider, pair[1])
     data, event, stop = there.receive()
     assert (data, stop) == (b"good", Stop.EVENT)
     assert isinstance(event, Fault)
@@ -185,7 +185,7 @@ def test_the_peer_ends_its_direction(libcrypto: Provider, pair: tuple[socket.soc
     reference = ReferenceRecords(SECRET)
     pair[0].sendall(reference.seal(b"last") + reference.seal(b"cut")[:-1])
     pair[0].shutdown(socket.SHUT_WR)
-    there = End(libcrypto, pair[1])
+    there = KeyedEnd(libcrypto, pair[1])
     assert there.receive() == (b"last", None, Stop.ENDED)
     assert there.records.unopened == sealed_size(3) - 1
 
@@ -195,7 +195,7 @@ def test_a_socket_that_failed(libcrypto: Provider) -> None:
         here = socket.create_connection(server.getsockname())
         there, _ = server.accept()
     with here:
-        end = End(libcrypto, here)
+        end = KeyedEnd(libcrypto, here)
         there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         there.close()  # a reset
         received = end.records.recv_open(end.opener, end.plain)
@@ -212,7 +212,7 @@ def test_bytes_that_came_with_the_handshake(
 ) -> None:
     reference = ReferenceRecords(SECRET)
     first, second = reference.seal(b"first"), reference.seal(b"second")
-    there = End(libcrypto, pair[1])
+    there = KeyedEnd(libcrypto, pair[1])
     there.records.put(first + second[:3])
     pair[0].sendall(second[3:])
     assert there.receive() == (b"firstsecond", None, Stop.EMPTY)
@@ -221,7 +221,7 @@ def test_bytes_that_came_with_the_handshake(
 
 
 def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
-    here = End(libcrypto, pair[0])
+    here = KeyedEnd(libcrypto, pair[0])
     with pytest.raises(ValueError, match="wrong arguments"):
         here.records.seal_send(here.sealer, [b"x"], 0)
     with pytest.raises(ValueError, match="wrong arguments"):

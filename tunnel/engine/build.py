@@ -35,11 +35,11 @@ class BuildError(Exception):
 
 
 def file_name() -> str:
-    """Return the name of the library that these sources make."""
+    """Return the name of the library that these sources make: no ``.so``, or it would look like a module."""
     digest = hashlib.sha256(repr(FLAGS).encode())
     for path in (HEADER, *SOURCES):
         digest.update(path.read_bytes())
-    return f"engine-{digest.hexdigest()[:16]}.so"
+    return f"engine-{digest.hexdigest()[:16]}.so.1"
 
 
 def compiler() -> list[str]:

@@ -65,7 +65,7 @@ def has_vector_aes(processors: Path = _PROCESSORS) -> bool:
 
 
 def _not_built(folder: Path) -> str:
-    if any(folder.glob("engine-*.so")):
+    if any(folder.glob("engine-*.so.1")):
         return "the compiled engine is of other sources than these: install mtunnel again"
     return "the compiled engine was not built: there was no C compiler when mtunnel was installed"
 

@@ -12,29 +12,39 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { BUFFER = BATCH + (BATCH / RECORD) * OVERHEAD }; /* also more than any record that is not whole yet */
 
 /* Memory between a socket and one direction. */
 struct buffer {
     uint8_t *memory;
-    size_t start; /* of what waits */
+    void *mapping; /* what it is a part of */
+    size_t mapped;
+    size_t start;  /* of what waits */
     size_t end;
     atomic_flag busy;
 };
 
-/* NULL: no memory. Pages that are never used cost nothing. */
+/* NULL: no memory. Pages that are never used cost nothing; the one behind the buffer may not be touched. */
 struct buffer *mt_buffer_new(void)
 {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (BUFFER + page - 1) / page * page;
     struct buffer *buffer = calloc(1, sizeof *buffer);
+    uint8_t *mapping;
 
     if (buffer == NULL)
         return NULL;
-    buffer->memory = mmap(NULL, BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (buffer->memory == MAP_FAILED) {
+    mapping = mmap(NULL, size + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED || mprotect(mapping, size, PROT_READ | PROT_WRITE) != 0) {
+        if (mapping != MAP_FAILED)
+            munmap(mapping, size + page);
         free(buffer);
         return NULL;
     }
+    buffer->mapping = mapping;
+    buffer->mapped = size + page;
+    buffer->memory = mapping + size - BUFFER;
     atomic_flag_clear(&buffer->busy);
     return buffer;
 }
@@ -42,7 +52,7 @@ struct buffer *mt_buffer_new(void)
 /* Once, and with no other call under way. */
 void mt_buffer_free(struct buffer *buffer)
 {
-    munmap(buffer->memory, BUFFER);
+    munmap(buffer->mapping, buffer->mapped);
     free(buffer);
 }
 
