@@ -2,7 +2,7 @@
 
 It is asked before it is used for the first time: once for a record of RFC 8448, then with every suite for
 records of all shapes (full ones, short ones, pieces that end within a block), which ``cryptography`` must
-make as well; then it has to open them, and to refuse one that was changed. It takes about two milliseconds.
+make as well; then it has to open them, and to refuse one that was changed. It takes some milliseconds.
 """
 
 from __future__ import annotations
