@@ -14,6 +14,7 @@ from tunnel.daemon.advice import faults, warnings
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.units import format_duration, format_size
+from tunnel.engine.choice import choose
 from tunnel.errors import ConfigError
 from tunnel.relay.address import RedirectAddress
 from tunnel.transport.tls import TlsContexts
@@ -67,7 +68,11 @@ def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
             "ends_first": first.what,
         },
         "transport": dict(transport),
-        "lane": {"kind": contexts.lane.value, "reason": contexts.kernel.reason},
+        "lane": {
+            "kind": contexts.lane.value,
+            "reason": contexts.kernel.reason,
+            "engine": choose().reason,
+        },
         "peers": [_peer_facts(peer) for peer in config.peers],
         "ingresses": [_ingress_facts(ingress) for ingress in config.ingresses],
     }
@@ -105,6 +110,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
         f" {format_size(transport.memory)} of memory, {resume}"
     )
     yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
+    yield f"  engine      of userspace lanes: {choose().reason}"
     for peer in config.peers:
         yield ""
         yield f"peer {peer.name} at {peer.address}"

@@ -15,6 +15,7 @@ from tunnel.daemon.config import load
 from tunnel.daemon.confinement import confine
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service
+from tunnel.engine.choice import choose
 from tunnel.transport.descriptors import raise_limit
 from tunnel.transport.heap import keep_heap, spare_collector
 from tunnel.transport.privileges import forbid_core_dumps
@@ -38,13 +39,14 @@ def serve(
     with claimed(checked.host.control):
         contexts = preflight(checked, str(config), starting=True)
         raise_limit()
+        engine = choose()  # its libraries may be out of reach once we are confined
         confined = confine(checked, config) if checked.host.confine else "off, as configured"
         keep_heap()
         spare_collector()
 
         async def run() -> None:
             log.info("confined", to=str(confined))
-            await Service(checked, contexts).run()
+            await Service(checked, contexts, engine).run()
 
         with logs.Log(log_level, log_format):  # has a thread: from here on nothing more can be given up
             uvloop.run(run())

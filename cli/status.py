@@ -82,6 +82,8 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
     yield _certificate(facts["certificate"], _now())
     yield from _about_certificates(facts["certificate"])
     yield f"{facts['lane']['kind']} lanes: {facts['lane']['reason']}"
+    if engine := facts["lane"].get("engine"):
+        yield f"engine of userspace lanes: {engine}"
     for link in facts["links"]:
         yield from _link(link)
     for ingress in facts["ingresses"]:

@@ -45,6 +45,7 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     identity = lines.pop(3)
     assert identity.startswith("  identity    hosta, hosta.example: valid until 20")
+    assert lines.pop(5).startswith("  engine      of userspace lanes: ")
     assert lines == [
         f"{path} is valid.",
         "",
@@ -91,7 +92,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
     assert check(path, "--json") == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["certificate"].pop("not_after").endswith("+00:00")
-    assert answer.pop("lane").keys() == {"kind", "reason"}
+    assert answer.pop("lane").keys() == {"kind", "reason", "engine"}
     assert answer == {
         "ok": True,
         "file": str(path),

@@ -17,6 +17,7 @@ from tests.support.pki import Pki
 from tunnel.cli import serve as module
 from tunnel.cli.main import main
 from tunnel.daemon.config import Config
+from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
 from tunnel.transport.tls import TlsContexts
 
@@ -27,7 +28,7 @@ class FakeService:
     ran: tuple[str, tuple[str, ...], bool]
     error: Exception | None
 
-    def __init__(self, config: Config, contexts: TlsContexts) -> None:
+    def __init__(self, config: Config, contexts: TlsContexts, engine: Choice) -> None:
         self._facts = config.host.name, contexts.names
 
     async def run(self) -> None:

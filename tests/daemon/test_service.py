@@ -24,6 +24,7 @@ from tunnel.daemon.config import load
 from tunnel.daemon.control import TIMEOUT, ask
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
+from tunnel.engine.choice import UNASKED
 from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.link import LinkState
 from tunnel.relay.pump import Pump
@@ -316,5 +317,9 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
         one = service(hosts.a)
         assert one._links["hostb"].plan.pump is pump
-        assert (await one.status())["lane"] == {"kind": made[-1].value, "reason": "tried"}
+        assert (await one.status())["lane"] == {
+            "kind": made[-1].value,
+            "reason": "tried",
+            "engine": UNASKED.reason,
+        }
     assert made == [LaneKind.KERNEL, LaneKind.USERSPACE]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.engine import build
-from tunnel.engine.binding import Provider
+from tunnel.engine.binding import Provider, load
 from tunnel.engine.choice import IPSEC_MB, LIBCRYPTO, VECTOR_AES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,6 +37,11 @@ def ipsec_mb() -> str:
 NEEDS_IPSEC_MB = _version() < VECTOR_AES and platform.machine() == "x86_64"
 PROVIDERS = ("libcrypto", "libipsec-mb") if NEEDS_IPSEC_MB else ("libcrypto",)
 """Who encrypts on this machine. A test with libipsec-mb fails where it is needed and not there."""
+
+
+def compiled_engine() -> Provider:
+    """Return what a daemon on this machine may use: built by ``./run setup``, whoever encrypts fastest."""
+    return open_provider(load(build.HERE / build.file_name()), PROVIDERS[-1])
 
 
 def open_provider(library: Any, name: str) -> Provider:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.compiled_engine import compiled_engine
 from tests.support.driver import TARGET, Host
 from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
@@ -54,15 +55,18 @@ MAKERS: dict[str, LaneMaker] = {
     "threads": partial(lanes.userspace, threaded=True),
 }
 EMULATED = "EMULATED" in os.environ
+if not EMULATED:
+    MAKERS["compiled"] = partial(lanes.userspace, provider=compiled_engine())
 if EMULATED:  # there the kernel has TLS; see test_emulated_kernel
     MAKERS |= {"kernel": lanes.kernel, "kernel_threads": partial(lanes.kernel, threaded=True)}
 KINDS: Mapping[str, LaneKind] = {
     "userspace": LaneKind.USERSPACE,
     "threads": LaneKind.USERSPACE,
+    "compiled": LaneKind.USERSPACE,
     "kernel": LaneKind.KERNEL,
     "kernel_threads": LaneKind.KERNEL,
 }
-PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
+PAIRINGS = tuple(pair for pair in itertools.product(MAKERS, repeat=2) if set(pair) != {"threads", "compiled"})
 Kinds = tuple[str, str]
 NAMES = ("hosta", "hostb")
 DEFAULT = Settings()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.compiled_engine import compiled_engine
 from tests.support.rfc8448 import CLIENT, SERVER, SUITE
+from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.transport.key_schedule import SUITES, Direction, Keys
 from tunnel.transport.record_layer import MOST_MESSAGE, SPARE, RecordLayer, TlsEnd
@@ -38,8 +40,8 @@ PART = (HANDSHAKE, TICKET[:9])
 class Far:
     """A layer, and a peer of it that says anything."""
 
-    def __init__(self) -> None:
-        self.layer = RecordLayer(Keys(SUITE, OURS, THEIRS))
+    def __init__(self, provider: Provider | None = None) -> None:
+        self.layer = RecordLayer(Keys(SUITE, OURS, THEIRS), provider)
         self.said = RecordSealer(SUITE, THEIRS)
         self.heard = RecordOpener(SUITE, OURS)
 
@@ -74,15 +76,17 @@ class Far:
         return heard
 
 
-@pytest.fixture
-def far() -> Far:
-    return Far()
+@pytest.fixture(params=["python", "compiled"])
+def far(request: pytest.FixtureRequest) -> Far:
+    """By each engine."""
+    return Far(compiled_engine() if request.param == "compiled" else None)
 
 
 def test_data_goes_both_ways(far: Far) -> None:
     assert far.tell(b"there", bytes(40_000)) == [b"there" + bytes(40_000)]
     assert far.hear(far.said.record(DATA, b"and "), far.said.record(DATA, b"back")) == (b"and back", None)
-    assert (far.layer.records_sent, far.layer.records_received) == (4, 2)
+    assert far.layer.records_sent in {3, 4}, "pieces may share a record"
+    assert far.layer.records_received == 2
     assert far.layer.cipher == SUITE
 
 

@@ -22,6 +22,7 @@ from tunnel.daemon.config import Config
 from tunnel.daemon.control import Command, ControlSocket
 from tunnel.daemon.drain import Drain
 from tunnel.daemon.redirects import Redirects
+from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import UsageError
 from tunnel.relay.address import UnixAddress, parse_target
 from tunnel.relay.dialer import Dialer, DialPlan
@@ -59,14 +60,17 @@ log = structlog.get_logger()
 class Service:
     """Everything that runs, owned in one place."""
 
-    def __init__(self, config: Config, contexts: TlsContexts) -> None:
+    def __init__(self, config: Config, contexts: TlsContexts, engine: Choice = UNASKED) -> None:
         self._config = config
+        self._engine = engine
         self._contexts = contexts
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         transport = config.transport
-        self._make_lane = maker(transport.lanes, contexts.lane, threaded=transport.lane_threads)
+        self._make_lane = maker(
+            transport.lanes, contexts.lane, threaded=transport.lane_threads, provider=engine.provider
+        )
         instance = os.urandom(ID_SIZE)
         self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
         self._certificates = Certificates(contexts, config.host.name, self._links.values())
@@ -90,7 +94,11 @@ class Service:
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
                 helpers.append(tasks.create_task(self._certificates.run(), name="certificates"))
                 where = "kernel" if self._contexts.lane is LaneKind.KERNEL else "daemon"
-                log.info(f"encryption: in the {where}", reason=self._contexts.kernel.reason)
+                log.info(
+                    f"encryption: in the {where}",
+                    reason=self._contexts.kernel.reason,
+                    engine=self._engine.reason,
+                )
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 if not is_configured(self._config.host.listen.host):
                     log.warning("not reachable", reason=absent(self._config.host.listen.host))
@@ -120,7 +128,11 @@ class Service:
             "listen_configured": is_configured(self._config.host.listen.host),
             "rejected": self._reception.rejected if self._reception else 0,
             "certificate": self._certificates.facts(),
-            "lane": {"kind": self._contexts.lane.value, "reason": self._contexts.kernel.reason},
+            "lane": {
+                "kind": self._contexts.lane.value,
+                "reason": self._contexts.kernel.reason,
+                "engine": self._engine.reason,
+            },
             "links": [link_facts(link) for link in self._links.values()],
             "ingresses": [
                 ingress_facts(ingress, faults.get(str(ingress.plan.listen))) for ingress in self._ingresses

@@ -31,6 +31,9 @@ class Choice:
     reason: str
 
 
+UNASKED = Choice(None, "Python (no other engine was asked for)")
+
+
 def choose(folder: Path = HERE, libcrypto: str = LIBCRYPTO, ipsec_mb: str = IPSEC_MB) -> Choice:
     """Find the fastest engine that makes the right records. ``folder`` is where the library lies."""
     path = folder / file_name()

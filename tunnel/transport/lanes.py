@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
+from tunnel.engine.binding import Provider
 from tunnel.transport import ktls
 from tunnel.transport.handshake import handshake
 from tunnel.transport.kernel import KernelLane
@@ -50,11 +51,13 @@ async def userspace(
     *,
     dialing: bool,
     threaded: bool = False,
+    provider: Provider | None = None,
 ) -> Lane:
     """LaneMaker for userspace lanes: in the running loop, or each on a thread of its own."""
     keys, proof = await handshake(sock, contexts, peers, dialing=dialing)
     bound_unread(sock)
-    return _placed(partial(UserspaceLane, sock, keys, proof.peer, state), proof, threaded=threaded)
+    make = partial(UserspaceLane, sock, keys, proof.peer, state, provider=provider)
+    return _placed(make, proof, threaded=threaded)
 
 
 async def kernel(
@@ -80,12 +83,18 @@ def _placed(make: Callable[..., WatchedLane[Any]], proof: Proof, *, threaded: bo
     return lane
 
 
-def maker(lanes: int, kind: LaneKind = LaneKind.USERSPACE, *, threaded: bool | None = None) -> LaneMaker:
-    """Return how a host makes lanes that has up to ``lanes`` of them in a link.
+def maker(
+    lanes: int,
+    kind: LaneKind = LaneKind.USERSPACE,
+    *,
+    threaded: bool | None = None,
+    provider: Provider | None = None,
+) -> LaneMaker:
+    """Return how a host makes lanes that has up to ``lanes`` of them in a link; see ``UserspaceLane``.
 
     Unless ``threaded`` says otherwise, several lanes get a thread each where these have processors to run on.
     """
-    make = kernel if kind is LaneKind.KERNEL else userspace
+    make = partial(kernel) if kind is LaneKind.KERNEL else partial(userspace, provider=provider)
     if threaded is None:
         threaded = lanes > 1 and len(os.sched_getaffinity(0)) > ENOUGH
     return partial(make, threaded=True) if threaded else make

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
+from tunnel.transport.compiled_records import CompiledRecordOpener, CompiledRecordSealer
 from tunnel.transport.key_schedule import Keys
 from tunnel.transport.record_opener import Aside, Breach, RecordOpener
 from tunnel.transport.record_sealer import Content, RecordSealer, sealed_size
@@ -45,12 +47,18 @@ class TlsEnd(NamedTuple):
 
 
 class RecordLayer:
-    """One connection. See ``RecordSealer`` for ``in_place``."""
+    """One connection. ``provider`` makes its records, or else Python (``in_place``: see ``RecordSealer``)."""
 
-    def __init__(self, keys: Keys, *, in_place: bool = False) -> None:
+    def __init__(self, keys: Keys, provider: Provider | None = None, *, in_place: bool = False) -> None:
         self.cipher = keys.cipher
-        self._sealer = RecordSealer(keys.cipher, keys.send, in_place=in_place)
-        self._opener = RecordOpener(keys.cipher, keys.receive)
+        self._sealer: RecordSealer
+        self._opener: RecordOpener
+        if provider is None:
+            self._sealer = RecordSealer(keys.cipher, keys.send, in_place=in_place)
+            self._opener = RecordOpener(keys.cipher, keys.receive)
+        else:
+            self._sealer = CompiledRecordSealer(keys.cipher, keys.send, provider)
+            self._opener = CompiledRecordOpener(keys.cipher, keys.receive, provider)
         self._partial = b""  # the beginning of a handshake message
         self._asides = 0
         self._over: TlsEnd | None = None  # nothing more is taken

@@ -51,19 +51,19 @@ class RecordOpener:
 
     def __init__(self, cipher: str, direction: Direction) -> None:
         self._cipher = cipher
-        self.records = direction.records  # that came under the present key
-        self._take_key(direction.secret)
+        self.records = 0  # that came under the present key
+        self._take_key(direction.secret, direction.records)
 
-    def _take_key(self, secret: bytes) -> None:
+    def _take_key(self, secret: bytes, number: int) -> None:
         key, iv = key_and_iv(self._cipher, secret)
         self._secret = secret
         self._aead = SUITES[self._cipher].aead(key)
         self._iv = int.from_bytes(iv)
+        self.records = number
 
     def update(self) -> None:
         """The peer said KeyUpdate: the next record is under the next key (section 7.2)."""
-        self._take_key(next_secret(self._cipher, self._secret))
-        self.records = 0
+        self._take_key(next_secret(self._cipher, self._secret), 0)
 
     def open(
         self, cipher: memoryview, size: int, plain: memoryview

@@ -38,14 +38,15 @@ class RecordSealer:
         self._cipher = cipher
         self._most = SUITES[cipher].most_records
         self._in_place = in_place
-        self.records = direction.records  # that the present key has protected
-        self._take_key(direction.secret)
+        self.records = 0  # that the present key has protected
+        self._take_key(direction.secret, direction.records)
 
-    def _take_key(self, secret: bytes) -> None:
+    def _take_key(self, secret: bytes, number: int) -> None:
         key, iv = key_and_iv(self._cipher, secret)
         self._secret = secret
         self._aead = SUITES[self._cipher].aead(key)
         self._iv = int.from_bytes(iv)
+        self.records = number
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
         """Write ``pieces`` as records of data to the start of ``out``; how many bytes they are.
@@ -127,6 +128,5 @@ class RecordSealer:
     def update(self, *, asking: bool = False) -> bytes:
         """Return a KeyUpdate, ``asking`` for one in return; the next key follows it (section 4.6.3)."""
         record = self.record(HANDSHAKE, bytes([KEY_UPDATE, 0, 0, 1, asking]))
-        self._take_key(next_secret(self._cipher, self._secret))
-        self.records = 0
+        self._take_key(next_secret(self._cipher, self._secret), 0)
         return record

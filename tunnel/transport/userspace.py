@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 
+from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.key_schedule import Keys
@@ -63,7 +64,10 @@ _NOTHING = memoryview(b"")
 
 
 class UserspaceLane(WatchedLane[Content]):
-    """See the contract in ``lane``. ``sock`` is one whose handshake left it with ``keys``."""
+    """See the contract in ``lane``. ``sock`` is one whose handshake left it with ``keys``.
+
+    ``provider`` of the compiled engine makes the records; without it Python does.
+    """
 
     kind = LaneKind.USERSPACE
 
@@ -74,10 +78,12 @@ class UserspaceLane(WatchedLane[Content]):
         peer: str,
         state: LaneState,
         loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        provider: Provider | None = None,
     ) -> None:
         super().__init__(sock, peer, state, loop)
         # On a thread of its own, another lane's thread may read what this one sends: it stays as it is.
-        self._records = RecordLayer(keys, in_place=loop is None)
+        self._records = RecordLayer(keys, provider, in_place=loop is None)
         self._incoming = _scratch.cipher if loop is None else _memory(BATCH)
         self._plain = _scratch.plain if loop is None else _memory(BATCH)
         self._outgoing = _memory(FEW)  # the lane's own: it keeps what the socket did not take
