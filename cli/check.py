@@ -13,6 +13,7 @@ from tunnel.cli import options
 from tunnel.daemon.advice import faults, warnings
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
+from tunnel.daemon.processors import count_workers
 from tunnel.daemon.units import format_duration, format_size
 from tunnel.engine.choice import choose
 from tunnel.errors import ConfigError
@@ -109,6 +110,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
         f"  links       {lanes} ({transport.lane}), {transport.streams} streams from each peer,"
         f" {format_size(transport.memory)} of memory, {resume}"
     )
+    yield f"  workers     {count_workers(transport.workers, compiled=choose().provider is not None)}"
     yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
     yield f"  engine      of userspace lanes: {choose().reason}"
     for peer in config.peers:

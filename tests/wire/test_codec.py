@@ -273,7 +273,10 @@ def test_a_later_version_may_say_more_in_its_greeting(frame: Frame) -> None:
 def test_a_greeting_with_workers_has_their_fields() -> None:
     """Before, they would be a later version's: ignored by whoever does not know the feature."""
     greetings: list[tuple[Frame, bytes]] = [
-        (Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 3, 2), bytes([0, 0, 0, 3, 0, 0, 0, 2])),
+        (
+            Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 3, 2),
+            bytes([0, 0, 0, 3, 0, 0, 0, 2]),
+        ),
         (Welcome(1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 3), bytes([0, 0, 0, 3])),
     ]
     for frame, fields in greetings:

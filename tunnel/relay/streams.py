@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -42,6 +42,9 @@ from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.session import Session
 from tunnel.wire.stream import Outgoing
 
+Answered = Callable[[], None]
+"""Whom to tell that the peer has opened or refused a stream, or that it has ended before."""
+
 _UNDELIVERED = "the local socket was closed with bytes under way to it"
 
 
@@ -70,6 +73,10 @@ class Streams:
         self.pumps: dict[int, Pump] = {}
         self.opened = 0  # ever
         self.draining = False
+        self.is_crowded: Callable[[], bool] = lambda: (
+            False
+        )  # whether the peer has too many, over all sessions
+        self._answered: dict[int, Answered] = {}  # of streams that are not
         self.probing = Probing(self._admit)
         self._egress = Egress(allowed, self, host, peer)
         self._host = host
@@ -108,7 +115,9 @@ class Streams:
 
     # Streams that enter here.
 
-    def open(self, sock: socket.socket, target: str, uid: int | None = None) -> None:
+    def open(
+        self, sock: socket.socket, target: str, uid: int | None = None, answered: Answered | None = None
+    ) -> None:
         """Carry ``sock``, of local user ``uid``, to ``target`` at the peer.
 
         RefusedError leaves ``sock`` to the caller.
@@ -117,6 +126,8 @@ class Streams:
             raise RefusedError("this host is stopping", Code.DRAINING)
         pump = self._add_pump(sock, self._living().open(target), target)
         pump.uid, pump.outwards = uid, True
+        if answered is not None:
+            self._answered[pump.number] = answered
         self._owner.kick()
 
     async def vacancy(self, deadline: float) -> bool:
@@ -165,7 +176,12 @@ class Streams:
     def _start(self, pump: Pump) -> None:
         self._log.info("stream opened", stream=pump.number, target=pump.target)
         self._transfers.began(pump)
+        self._tell_answered(pump.number)
         pump.start_reading()
+
+    def _tell_answered(self, number: int) -> None:
+        if (answered := self._answered.pop(number, None)) is not None:
+            answered()
 
     # What the session reports.
 
@@ -201,6 +217,9 @@ class Streams:
             self._owner.note("stream limit reached", reason)
         if self.draining:
             self.on_not_dialled(event.stream, self._stopping())
+        elif self.is_crowded():
+            reason = f"{self._host} allows {places.granted} streams at once (its transport.streams)"
+            self.on_not_dialled(event.stream, RefusedError(reason, Code.STREAM_LIMIT))
         else:
             self._egress.request(event.stream, event.target)
 
@@ -226,6 +245,7 @@ class Streams:
         self._vacated.set()
         self._hangups.remove(pump.descriptor)
         self._silence.forget(number)
+        self._tell_answered(number)
         self._log.info("stream closed", **_account(pump), outcome=outcome)
         self._transfers.ended(pump, outcome)
         return pump

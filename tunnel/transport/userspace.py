@@ -17,7 +17,7 @@ from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.key_schedule import Keys
-from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.lane import LaneHandler, LaneKind, view
 from tunnel.transport.record_layer import SPARE, RecordLayer, TlsEnd
 from tunnel.transport.record_opener import ready
 from tunnel.transport.record_sealer import Content, sealed_size
@@ -25,6 +25,7 @@ from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import CLOSED, RECORD
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import KIB
+from tunnel.wire.frames import Frame
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
@@ -82,6 +83,7 @@ class UserspaceLane(WatchedLane[Content]):
         provider: Provider | None = None,
     ) -> None:
         super().__init__(sock, peer, state, loop)
+        self._shares = loop is None  # the buffers of its thread
         # On a thread of its own, another lane's thread may read what this one sends: it stays as it is.
         self._records = RecordLayer(keys, provider, in_place=loop is None)
         self._incoming = _scratch.cipher if loop is None else _memory(BATCH)
@@ -95,6 +97,12 @@ class UserspaceLane(WatchedLane[Content]):
         self._emptied = True  # the socket had no more
         self._cut = ""  # why no more can come than is at hand
         self._asides = Bucket(ASIDES, time.monotonic())
+
+    def enter(self, handler: LaneHandler, frame: Frame) -> None:
+        """Go on in the running loop, and with the buffers of its thread."""
+        if self._shares:
+            self._incoming, self._plain = _scratch.cipher, _scratch.plain
+        super().enter(handler, frame)
 
     @property
     def cipher(self) -> str:

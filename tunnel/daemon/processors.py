@@ -1,0 +1,19 @@
+"""How many workers a daemon has: docs/decisions/0060-workers.md."""
+
+from __future__ import annotations
+
+import os
+
+MOST_BY_ITSELF = 8
+"""Workers that ``auto`` has at most: one interpreter hardly keeps more busy."""
+
+FEW = 2
+"""Processors on which one worker is best: QEMU and the network have the other one."""
+
+
+def count_workers(configured: int | None, *, compiled: bool) -> int:
+    """As many as are ``configured``; None: as this host is, with or without the ``compiled`` engine."""
+    if configured is not None:
+        return configured
+    processors = len(os.sched_getaffinity(0))
+    return min(processors, MOST_BY_ITSELF) if compiled and processors > FEW else 1
