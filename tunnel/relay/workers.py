@@ -32,6 +32,9 @@ START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
 """Seconds that a worker's thread may take to begin, and to end."""
 
+DROP_TIMEOUT = 3.0
+"""Seconds that peers have to hear that a worker has ended: longer than a lane lingers."""
+
 _T = TypeVar("_T")
 
 log = structlog.get_logger()
@@ -104,6 +107,8 @@ class Worker:
             if asked.cancelled():
                 raise WorkerError(self._words) from None
             raise
+        except (SystemExit, KeyboardInterrupt):  # this ends its thread, and no other
+            raise WorkerError(self._words) from None
         finally:
             self._asked.discard(asked)
 
@@ -159,10 +164,13 @@ class Worker:
 
     async def _drop(self, reason: str) -> None:
         """Reset what is left: hypervisors must see a failure rather than silence."""
-        for link in list(self.links):
-            with suppress(Exception):  # whatever is wrong with one
-                link.end(Code.INTERNAL, f"worker {self.number} on {link.plan.host} has ended: {reason}")
+        self.alive = False
+        why = f"worker {self.number} on {{}} has ended: {reason}"
+        ends = [link.close(Code.INTERNAL, why.format(link.plan.host)) for link in self.links]
         self.links.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DROP_TIMEOUT):
+                await asyncio.gather(*ends, return_exceptions=True)  # whatever is wrong with one
 
 
 class Workers:
