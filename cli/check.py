@@ -110,9 +110,10 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
         f"  links       {lanes} ({transport.lane}), {transport.streams} streams from each peer,"
         f" {format_size(transport.memory)} of memory, {resume}"
     )
-    yield f"  workers     {count_workers(transport.workers, compiled=choose().provider is not None)}"
     yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
-    yield f"  engine      of userspace lanes: {choose().reason}"
+    engine = choose()
+    yield f"  engine      of userspace lanes: {engine.reason}"
+    yield f"  workers     {count_workers(transport.workers, compiled=engine.provider is not None)}"
     for peer in config.peers:
         yield ""
         yield f"peer {peer.name} at {peer.address}"

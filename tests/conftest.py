@@ -29,7 +29,7 @@ ROOT_TESTS = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How many workers the daemons have that tests start; without it one, and three where that matters most."""
+    """How many workers daemons have that tests start; without it one, and three where that matters most."""
     parser.addoption("--workers", type=int, metavar="N", help="workers of the daemons under test")
 
 

@@ -39,9 +39,7 @@ class Kept:
         self.over: list[Further] = []
         side = stage.a
         plan = side.group.make_further(1, side.workers.all[1]).plan
-        self.further = Further(
-            plan, b"hosta".ljust(16), side.workers.all[1], self._prepare, self.over.append
-        )
+        self.further = Further(plan, b"hosta".ljust(16), side.workers.all[1], self._prepare, self.over.append)
         self.dial = side.group._own._dial
         assert self.dial is not None
 

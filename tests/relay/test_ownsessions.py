@@ -16,7 +16,6 @@ from tests.support.links import ending, receive
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError
 from tunnel.relay import busyness, ownsessions
-from tunnel.relay import egress as egresses
 from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import DEFAULT_LIMITS, Settings

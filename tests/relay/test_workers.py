@@ -100,7 +100,9 @@ async def test_what_is_sent_is_done_and_its_failure_is_nobodys(workers: Workers)
     await until(lambda: not workers.all[1]._sent, "for the end of it")
 
 
-async def test_a_worker_that_ends_fails_who_waits_for_it_and_is_reported(workers: Workers, told: Told) -> None:
+async def test_a_worker_that_ends_fails_who_waits_for_it_and_is_reported(
+    workers: Workers, told: Told
+) -> None:
     lost: list[Worker] = []
     workers.lost.append(lost.append)
     first, second = workers.all[1:]

@@ -37,7 +37,7 @@ WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
 """Seconds that anything may take which ought to happen soon: the machine may be busy, or emulated."""
 
 WORKERS = "WORKERS_OF_TESTED_DAEMONS"
-"""The variable of the environment that says how many workers hosts have: ``--workers`` of the test run sets it."""
+"""The variable of the environment that says how many workers hosts have: ``--workers`` sets it."""
 
 MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
 _GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # no daemon outlives the test run

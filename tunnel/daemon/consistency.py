@@ -87,7 +87,7 @@ def contradictions(tables: Table, default_control: str) -> Iterator[Problem]:
 def _wrong_threads(transport: Table) -> Iterator[Problem]:
     workers = transport.get("workers")
     if transport.get("lane_threads") is True and (
-        workers == "auto" or (isinstance(workers, int) and workers > 1)
+        workers == "auto" or (isinstance(workers, int) and int(workers) > 1)
     ):
         yield "transport.lane_threads", "several workers encrypt on their own threads: remove one of both"
 

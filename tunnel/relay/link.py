@@ -57,6 +57,8 @@ log = structlog.get_logger()
 class Link:
     """See the module. Implements LaneHandler, StreamsOwner, RotationOwner and SendingOwner."""
 
+    parallel = False  # whether streams may go to several sessions: a link has one
+
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
         self.peer = plan.peer
@@ -251,7 +253,11 @@ class Link:
         session.attach(1)
         self._carry(lane)
         self.log.info(
-            "link up", lane=lane.kind.value, cipher=lane.cipher, local=lane.local, remote=lane.remote
+            "session up" if self.plan.number else "link up",
+            lane=lane.kind.value,
+            cipher=lane.cipher,
+            local=lane.local,
+            remote=lane.remote,
         )
 
     def attach(self, lane: Lane, epoch: int) -> None:
@@ -269,11 +275,6 @@ class Link:
         self.places.add(host_of(lane.remote))
         self._state_changed()
         self.kick()
-
-    @property
-    def parallel(self) -> bool:
-        """Whether streams may go to several sessions: a link has one."""
-        return False
 
     def elsewhere(self, frame: Hello | Resume) -> None:
         """Nobody takes a lane to another loop: a link has one."""

@@ -175,10 +175,9 @@ class LinkGroup:
 
     @property
     def lacks_lane(self) -> bool:
-        """Whether the peer has reason to bring a lane."""
+        """Whether the peer has reason to bring a lane: for a session that it has. Others may wait."""
         links = [further.link for further in self._theirs.values()]
-        room = len(links) < self.standing.sessions - 1
-        return self.standing.lacks_lane or room or any(link is None or link.lacks_lane for link in links)
+        return self.standing.lacks_lane or any(link is None or link.lacks_lane for link in links)
 
     def holds(self, lane: Lane) -> bool:
         """Whether ``lane`` is one of the standing link's, or may become one."""

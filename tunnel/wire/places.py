@@ -22,11 +22,6 @@ class Places:
         return self.allowed - self._ours
 
     @property
-    def ours(self) -> int:
-        """How many we have open."""
-        return self._ours
-
-    @property
     def theirs(self) -> int:
         """How many the peer has open."""
         return self._theirs
