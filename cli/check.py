@@ -113,7 +113,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
     yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
     engine = choose()
     yield f"  engine      of userspace lanes: {engine.reason}"
-    yield f"  workers     {count_workers(transport.workers, compiled=engine.provider is not None)}"
+    yield f"  workers     {count_workers(transport, compiled=engine.provider is not None)}"
     for peer in config.peers:
         yield ""
         yield f"peer {peer.name} at {peer.address}"

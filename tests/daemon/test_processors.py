@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tunnel.daemon.config import Transport
 from tunnel.daemon.processors import count_workers
 
 
@@ -15,9 +16,15 @@ from tunnel.daemon.processors import count_workers
 )
 def test_by_itself(monkeypatch: pytest.MonkeyPatch, processors: int, compiled: bool, expected: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
-    assert count_workers(None, compiled=compiled) == expected
+    assert count_workers(Transport(), compiled=compiled) == expected
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_as_configured(compiled: bool) -> None:
-    assert count_workers(5, compiled=compiled) == 5
+    assert count_workers(Transport(workers=5), compiled=compiled) == 5
+
+
+def test_lanes_on_threads_are_another_way_to_use_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert count_workers(Transport(lane_threads=True), compiled=True) == 1
+    assert count_workers(Transport(lane_threads=False), compiled=True) == 8

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.support.daemons import TwoHosts, is_idle, until
-from tests.support.streams import Target, connect, exchange, receive_bulk, send_bulk
+from tests.support.streams import Target, connect, exchange, receive_all, send_bulk
 
 COUNT = 6
 SIZE = 64 << 20
@@ -33,7 +33,7 @@ def test_streams_are_spread_and_their_bytes_are_whole(
         for host in (hosts.a, hosts.b):
             assert [worker["streams"] for worker in host.status()["workers"]] == [2, 2, 2]
         sent = [background.submit(send_bulk, caller, SIZE) for caller in callers]
-        received = [background.submit(receive_bulk, sock) for sock in called]
+        received = [background.submit(receive_all, sock) for sock in called]
         assert [each.result() for each in sent] == [each.result() for each in received]
 
 

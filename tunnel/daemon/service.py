@@ -72,7 +72,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         transport = config.transport
-        self._workers = Workers(count_workers(transport.workers, compiled=engine.provider is not None))
+        self._workers = Workers(count_workers(transport, compiled=engine.provider is not None))
         threaded = False if len(self._workers) > 1 else transport.lane_threads
         self._make_lane = maker(transport.lanes, contexts.lane, threaded=threaded, provider=engine.provider)
         self._links: dict[str, LinkGroup] = {}
