@@ -75,3 +75,17 @@ def test_both_directions_have_sessions_of_their_own(hosts: TwoHosts, target: Tar
         stack.close()
         for host, peer in hosts.both_ways:
             until(f"{host.name} to be idle", lambda: is_idle(host, peer))  # noqa: B023  awaited at once
+
+
+def test_a_migration_is_one_line_in_the_log(hosts: TwoHosts, target: Target) -> None:
+    """Whichever workers its streams are in: operators read one line for each."""
+    entry = hosts.a.leads_to(hosts.b, target.address)
+    hosts.start()
+    with ExitStack() as stack:
+        for _ in range(COUNT):
+            caller = stack.enter_context(connect(entry))
+            exchange(caller, stack.enter_context(target.accept()))
+    for host in (hosts.a, hosts.b):
+        line = host.wait_log(r'event="transfer ended".*')
+        assert f"streams={COUNT}" in line.group()
+        assert host.log.count("transfer ended") == 1

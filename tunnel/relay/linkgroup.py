@@ -23,6 +23,7 @@ from tunnel.relay.loops import post
 from tunnel.relay.ownsessions import OwnSessions
 from tunnel.relay.probing import Answer
 from tunnel.relay.stats import Part, group_facts, link_facts
+from tunnel.relay.transfers import Transfers, TransfersElsewhere
 from tunnel.relay.workers import Worker, Workers
 from tunnel.transport.lane import Lane
 from tunnel.wire.codes import Code
@@ -53,6 +54,7 @@ class LinkGroup:
         self._own = OwnSessions(self, workers, dial, self._busyness)
         self._theirs: dict[int, Further] = {}
         self._draining = False
+        self._transfers = Transfers(self.standing.log)
         self._past = {"resumes": 0, "streams_opened": 0}  # of sessions that have ended
         self.open = self._own.open
         workers.main.links[self.standing] = None
@@ -135,6 +137,10 @@ class LinkGroup:
         link.streams.draining = self._draining
         link.streams.is_crowded = self._is_crowded
         link.share(self._share)
+        if link.plan.number:  # a migration is told of as one, whichever sessions its streams are in
+            link.streams.transfers = TransfersElsewhere(self._loop, self._transfers, link)
+        else:
+            link.streams.transfers = self._transfers
 
     @property
     def _share(self) -> int:

@@ -67,6 +67,7 @@ class OwnSessions:
         self._dial = dial
         self._busyness = busyness
         self._order = TargetOrder()
+        self._used = asyncio.Event()  # set while there are streams or sessions to look at
         self._not_before = 0.0  # of time.monotonic(): when to begin one again
 
     @property
@@ -92,6 +93,7 @@ class OwnSessions:
         if not self.parallel and not self._order.taken(target):
             await self._owner.standing.open(sock, target, deadline, uid)
             return
+        self._used.set()
         waits = self._order.taken(target)
         release = await self._order.turn(target)
         try:
@@ -193,12 +195,14 @@ class OwnSessions:
     async def keep(self) -> None:
         """End sessions that are idle. Never returns."""
         while True:
+            await self._used.wait()
             await asyncio.sleep(LOOK)
-            if self.parallel:
-                for worker in self._workers.fit:
-                    self._busyness.of(worker)
+            for worker in self._workers.fit:
+                self._busyness.of(worker)
             for further in list(self.sessions.values()):
                 self._judge(further, time.monotonic())
+            if not (self.sessions or self._owner.standing.streams.pumps):
+                self._used.clear()
 
     def _judge(self, further: Further, now: float) -> None:
         if further.streams:

@@ -31,7 +31,7 @@ from tunnel.relay.silence import (
     UNHEARD,
     Silence,
 )
-from tunnel.relay.transfers import COMPLETE, Transfers
+from tunnel.relay.transfers import COMPLETE, TransferLog, Transfers
 from tunnel.transport.hangup import HangupWatch
 from tunnel.transport.lane import own, view
 from tunnel.transport.users import user_name
@@ -90,7 +90,7 @@ class Streams:
         self._vacated = asyncio.Event()  # set whenever a stream ends
         self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
         self._silence = Silence()
-        self._transfers = Transfers(log)
+        self.transfers: TransferLog = Transfers(log)
 
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
@@ -175,7 +175,7 @@ class Streams:
 
     def _start(self, pump: Pump) -> None:
         self._log.info("stream opened", stream=pump.number, target=pump.target)
-        self._transfers.began(pump)
+        self.transfers.began(pump)
         self._tell_answered(pump.number)
         pump.start_reading()
 
@@ -247,7 +247,7 @@ class Streams:
         self._silence.forget(number)
         self._tell_answered(number)
         self._log.info("stream closed", **_account(pump), outcome=outcome)
-        self._transfers.ended(pump, outcome)
+        self.transfers.ended(pump, outcome)
         return pump
 
     # Payload from the peer.
