@@ -12,7 +12,7 @@ import pytest
 from tests.support.groups import Stage, staged
 from tests.support.lanes import Hosts
 from tests.support.waiting import until
-from tunnel.relay.further import Further
+from tunnel.relay.further import Further, Ticket
 from tunnel.relay.link import Link
 from tunnel.relay.linkplan import LinkState
 from tunnel.wire.codes import Code
@@ -47,12 +47,21 @@ class Kept:
         self.prepared.append(threading.get_ident())
 
     async def begin(self) -> Link:
-        assert self.dial is not None
-        await self.further.worker.call(self.further.begin, self.dial)
+        async def begin() -> None:
+            assert self.dial is not None
+            self.further._begin(self.dial)
+
+        await self.further.worker.call(begin)
         link = self.further.link
         assert link is not None
         await until(lambda: link.state is LinkState.UP, "for the session")
         return link
+
+
+def test_a_ticket_is_taken_once() -> None:
+    ticket = Ticket()
+    assert ticket.take()
+    assert not ticket.take()
 
 
 async def test_it_is_begun_in_the_thread_of_its_worker(stage: Stage) -> None:
@@ -65,8 +74,6 @@ async def test_it_is_begun_in_the_thread_of_its_worker(stage: Stage) -> None:
     facts = await kept.further.worker.call(kept.further.facts)
     assert facts is not None
     assert facts["state"] == "up"
-    await kept.further.worker.call(kept.further.begin, kept.dial)
-    assert kept.further.link is link, "another stream was faster"
     await kept.further.worker.call(kept.further.end, Code.NONE, "over")
     assert kept.over == [kept.further]
     assert not kept.further.worker.links

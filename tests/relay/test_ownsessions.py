@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,47 @@ async def test_a_session_that_does_not_come_up_costs_its_stream_a_moment(
     assert not stage.a.ours
     [told] = [reason for reason in stage.a.reasons() if reason.startswith("no further session")]
     assert "streams take the standing one for 60 seconds: no link with hostb" in told
+
+
+async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the standing session, and what the worker finds later is no caller's any more."""
+    monkeypatch.setattr(ownsessions, "TRIED", 0.2)
+    monkeypatch.setattr(ownsessions, "LATE", 0.1)
+    target = stage.listen()
+    await stage.stream(target)
+    hanging = [asyncio.create_task(each.call(hang, 2.0)) for each in stage.a.workers.all[1:]]
+    caller, called = await stage.stream(target)
+    assert not any(task.done() for task in hanging)
+    caller.send(b"x")
+    assert await receive(called, 1) == b"x"
+    assert stage.a.spread[0] == 2
+    assert any("does not answer" in reason for reason in stage.a.reasons())
+    await asyncio.gather(*hanging)
+    await turns()
+    assert sum(stage.a.spread) == 2
+
+
+async def hang(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  this is what the test is about
+
+
+async def test_callers_from_before_the_link_keep_their_order(identities: Hosts, tmp: Path) -> None:
+    """The first takes the standing session: there is no other yet. The next waits until that is answered."""
+    async with staged(identities, tmp, (2, 2), up=False) as stage:
+        target = f"unix:{tmp}/late"
+        callers = [asyncio.create_task(stage.ask(target)) for _ in range(4)]
+        await turns()
+        stage.dials.set()
+        await until(lambda: stage.a.group.parallel, "for the link")
+        callers += [asyncio.create_task(stage.ask(target)) for _ in range(4)]
+        await until(lambda: sum(stage.a.spread) >= 4, "for the first ones")
+        stage.listen("late")
+        for number, task in enumerate(callers):
+            (await task).send(bytes([number]))
+        arrived = [(await receive(await stage.accept(target), 1))[0] for _ in callers]
+        assert arrived == list(range(8))
 
 
 async def test_a_worker_that_does_not_answer_gets_no_stream(stage: Stage) -> None:

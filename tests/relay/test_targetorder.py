@@ -82,3 +82,27 @@ async def test_who_is_cancelled_in_its_turn_passes_it_on() -> None:
     assert callers.led == ["a", "c"]
     await callers.answer("c")
     assert not callers.order.taken("x")
+
+
+async def test_streams_of_one_session_ask_beside_each_other() -> None:
+    """Who comes by another one waits for all of them."""
+    order, led = TargetOrder(), list[str]()
+    first, second = order.join("x"), order.join("x")
+    assert order.taken("x")
+    assert not order.awaited("x")
+
+    async def come() -> None:
+        release = await order.turn("x")
+        led.append("third")
+        release()
+
+    third = asyncio.create_task(come())
+    await turns()
+    assert order.awaited("x")
+    second()
+    second()
+    await turns()
+    assert not led
+    first()
+    await third
+    assert not order.taken("x")

@@ -66,6 +66,7 @@ class Stage:
     b: Side
     directory: Path
     reception: Reception
+    dials: asyncio.Event  # set: a dials b
     _stack: AsyncExitStack
     _servers: dict[str, socket.socket] = field(default_factory=dict)
 
@@ -112,9 +113,15 @@ def worker_of(side: Side, number: int) -> Link:
 
 @asynccontextmanager
 async def staged(
-    hosts: Hosts, directory: Path, counts: tuple[int, int] = (3, 3), kind: str = "userspace", **plan: Any
+    hosts: Hosts,
+    directory: Path,
+    counts: tuple[int, int] = (3, 3),
+    kind: str = "userspace",
+    *,
+    up: bool = True,
+    **plan: Any,
 ) -> AsyncIterator[Stage]:
-    """Two hosts with so many workers whose standing link is up. ``plan`` goes into both LinkPlans."""
+    """Two hosts with so many workers, and a standing link if ``up``. ``plan`` is for both LinkPlans."""
     async with AsyncExitStack() as stack:
         b = await _side(stack, counts[1], _plan("hostb", "hosta", directory, plan), None)
         reception = Reception("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b.group}, MAKERS[kind])
@@ -122,12 +129,24 @@ async def staged(
         port = reception._listener._sock.getsockname()[1]
         dial = _dial(port, hosts, MAKERS[kind])
         a = await _side(stack, counts[0], _plan("hosta", "hostb", directory, plan), dial)
-        dialer = Dialer(dial, a.group.standing)
-        for work in (dialer.run(), Rotator(a.group.standing, dialer).run(), a.group.keep(), b.group.keep()):
+        dialer, dials = Dialer(dial, a.group.standing), asyncio.Event()
+        for work in (
+            _after(dials, dialer),
+            Rotator(a.group.standing, dialer).run(),
+            a.group.keep(),
+            b.group.keep(),
+        ):
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
-        both = (a.group.standing, b.group.standing)
-        await until(lambda: all(link.state is LinkState.UP for link in both), "for the standing link")
-        yield Stage(a, b, directory, reception, stack)
+        if up:
+            dials.set()
+            both = (a.group.standing, b.group.standing)
+            await until(lambda: all(link.state is LinkState.UP for link in both), "for the standing link")
+        yield Stage(a, b, directory, reception, dials, stack)
+
+
+async def _after(event: asyncio.Event, dialer: Dialer) -> None:
+    await event.wait()
+    await dialer.run()
 
 
 def _plan(host: str, peer: str, directory: Path, changes: dict[str, Any]) -> LinkPlan:

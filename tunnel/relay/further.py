@@ -27,6 +27,21 @@ _SEES_OFF = "reception"
 """The tasks that go on until their lanes are gone."""
 
 
+class Ticket:
+    """Says whose a socket is that goes to a worker, which may come to it too late: who takes this first."""
+
+    def __init__(self) -> None:
+        self._left = [None]
+
+    def take(self) -> bool:
+        """Whether nobody has before. Any thread may ask."""
+        try:
+            self._left.pop()
+        except IndexError:
+            return False
+        return True
+
+
 @dataclass(eq=False)
 class Further:
     """A session beside the standing one. ``pending`` and ``idle_since`` are the main thread's.
@@ -53,20 +68,28 @@ class Further:
 
     # In the worker's loop.
 
-    async def begin(self, dial: DialPlan) -> None:
-        """Make the link and dial the peer: a session that this host begins."""
-        if self.link is None:  # else another stream was faster
-            link = self._make()
-            dialer = Dialer(dial, link)
-            self._keep(dialer.run(), "dialer")
-            self._keep(Rotator(link, dialer).run(), "rotator")
-
     async def open(
-        self, sock: socket.socket, target: str, deadline: float, uid: int | None, answered: Answered
+        self,
+        ticket: Ticket,
+        dial: DialPlan,
+        sock: socket.socket,
+        target: str,
+        deadline: float,
+        uid: int | None,
+        answered: Answered,
     ) -> None:
-        """See ``Link.open``."""
-        assert self.link is not None  # noqa: S101  it was begun before
-        await self.link.open(sock, target, deadline, uid, answered)
+        """See ``Link.open``. Begins the session if need be; takes the ticket, or leaves all as it is."""
+        if ticket.take():
+            link = self.link or self._begin(dial)
+            await link.open(sock, target, deadline, uid, answered)
+
+    def _begin(self, dial: DialPlan) -> Link:
+        """Make the link and dial the peer: a session that this host begins."""
+        link = self._make()
+        dialer = Dialer(dial, link)
+        self._keep(dialer.run(), "dialer")
+        self._keep(Rotator(link, dialer).run(), "rotator")
+        return link
 
     def accept(self, lane: Lane, frame: Hello | Resume) -> None:
         """Take a lane that the peer brought, for a session that it begins, or has."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay.busyness import Busyness
 from tunnel.relay.dialer import DialPlan
-from tunnel.relay.further import Further
+from tunnel.relay.further import Further, Ticket
 from tunnel.relay.link import Link
 from tunnel.relay.loops import post
 from tunnel.relay.targetorder import Release, TargetOrder
@@ -25,6 +25,9 @@ IDLE = 60.0
 
 TRIED = 3.0
 """Seconds that a stream waits for a further session to come up; then it takes the standing one."""
+
+LATE = 1.0
+"""Seconds that a worker may take longer than that to say so."""
 
 AGAIN = 60.0
 """Seconds after that in which no further session is begun."""
@@ -77,6 +80,11 @@ class OwnSessions:
         return several and self._dial is not None and not self.closed
 
     @property
+    def _alone(self) -> bool:
+        """Whether there never is another session than the standing one."""
+        return self._dial is None or len(self._workers) == 1
+
+    @property
     def vacant(self) -> int:
         """How many more streams the peer takes, over all sessions."""
         session = self._owner.standing.session
@@ -90,13 +98,18 @@ class OwnSessions:
 
         Raises as ``Link.open`` does, and leaves ``sock`` to the caller then, who may find it closed.
         """
-        if not self.parallel and not self._order.taken(target):
-            await self._owner.standing.open(sock, target, deadline, uid)
+        standing, order = self._owner.standing, self._order
+        if self._alone:
+            await standing.open(sock, target, deadline, uid)
             return
         self._used.set()
-        waits = self._order.taken(target)
-        release = await self._order.turn(target)
+        parallel = self.parallel or order.awaited(target)
+        waits = parallel and order.taken(target)
+        release = await order.turn(target) if parallel else order.join(target)
         try:
+            if not parallel:  # all take the standing session, which keeps their order
+                await standing.open(sock, target, deadline, uid, release)
+                return
             waits |= await self._room(deadline)
             if waits and is_deserted(sock):  # a hypervisor takes its first caller for the migration
                 raise RefusedError("the caller hung up while it waited")
@@ -141,14 +154,16 @@ class OwnSessions:
     ) -> None:
         """Have a worker open a stream, which takes the socket. UnreachableError leaves that to the caller."""
         assert self._dial is not None  # noqa: S101  else none is picked
-        loop = asyncio.get_running_loop()
+        loop, ticket = asyncio.get_running_loop(), Ticket()
         answered: Callable[[], None] = partial(post, loop, release)
+        call = (ticket, self._dial, sock, target, loop.time() + TRIED, uid, answered)
         further.pending += 1
         try:
-            if further.link is None:
-                await further.worker.call(further.begin, self._dial)
-            soon = loop.time() + TRIED
-            await further.worker.call(further.open, sock, target, soon, uid, answered)
+            async with asyncio.timeout(TRIED + LATE):
+                await further.worker.call(further.open, *call)
+        except TimeoutError:
+            if ticket.take():
+                raise UnreachableError(f"worker {further.worker.number} does not answer") from None
         finally:
             further.pending -= 1
 

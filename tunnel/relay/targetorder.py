@@ -9,45 +9,64 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 Release = Callable[[], None]
 """Ends a turn. Calling it again changes nothing."""
 
 
+@dataclass(slots=True)
+class _Queue:
+    """Those to one target: how many are asked for and not answered, and who waits for that."""
+
+    asked: int = 0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
 class TargetOrder:
     """Who may ask for a stream to a target, first come, first served."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # of targets that are somebody's turn
+        self._queues: dict[str, _Queue] = {}
+
+    def awaited(self, target: str) -> bool:
+        """Whether somebody waits for a turn."""
+        return target in self._queues and bool(self._queues[target].waiting)
 
     def taken(self, target: str) -> bool:
-        """Whether it is somebody's turn."""
-        return target in self._waiting
+        """Whether a stream is asked for, and not answered."""
+        return target in self._queues
+
+    def join(self, target: str) -> Release:
+        """Ask beside those who ask already: for streams of one session, which keeps their order itself."""
+        self._queues.setdefault(target, _Queue()).asked += 1
+        return _once(partial(self._answered, target))
 
     async def turn(self, target: str) -> Release:
-        """Wait for those who came before; what to call once the stream was answered, or came to nothing."""
-        if (waiting := self._waiting.get(target)) is None:
-            self._waiting[target] = deque()
-        else:
-            mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiting.append(mine)
-            try:
-                await mine
-            except asyncio.CancelledError:
-                if not mine.cancelled():  # it had come just now
-                    self._next(target)
-                raise
-        return _once(partial(self._next, target))
+        """Wait for all who came before; what to call once the stream was answered, or came to nothing."""
+        if target not in self._queues:
+            return self.join(target)
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues[target].waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled():  # its turn had come just now
+                self._answered(target)
+            raise
+        return _once(partial(self._answered, target))
 
-    def _next(self, target: str) -> None:
-        waiting = self._waiting[target]
-        while waiting:
-            first = waiting.popleft()
+    def _answered(self, target: str) -> None:
+        queue = self._queues[target]
+        queue.asked -= 1
+        while not queue.asked and queue.waiting:
+            first = queue.waiting.popleft()
             if not first.done():
                 first.set_result(None)
-                return
-        del self._waiting[target]
+                queue.asked += 1
+        if not queue.asked:
+            del self._queues[target]
 
 
 def _once(act: Callable[[], None]) -> Release:
