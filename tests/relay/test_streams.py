@@ -298,7 +298,7 @@ async def test_who_asks_is_told_once_that_a_stream_was_answered(pair: Pair, fate
 
 
 async def test_a_peer_that_has_enough_over_all_sessions_is_refused(pair: Pair) -> None:
-    pair.b.streams.is_crowded = lambda: True
+    pair.b.streams.count_theirs = lambda: 513
     caller = await pair.request(pair.a)
     assert await ending(caller) == "reset"
     assert "hostb allows 512 streams at once" in last(pair.a)[1]

@@ -135,7 +135,7 @@ class LinkGroup:
     def _prepare(self, link: Link) -> None:
         """A link is made, in its worker."""
         link.streams.draining = self._draining
-        link.streams.is_crowded = self._is_crowded
+        link.streams.count_theirs = self._count_theirs
         link.share(self._share)
         if link.plan.number:  # a migration is told of as one, whichever sessions its streams are in
             link.streams.transfers = TransfersElsewhere(self._loop, self._transfers, link)
@@ -154,11 +154,10 @@ class LinkGroup:
             if further.link is not None:
                 post(further.worker.loop, further.link.share, self._share)
 
-    def _is_crowded(self) -> bool:
-        """Whether the peer has more streams open than it may, over all sessions. Any thread may ask."""
+    def _count_theirs(self) -> int:
+        """How many streams the peer has open, over all sessions. Any thread may ask."""
         sessions = [link.session for link in self.links]
-        taken = sum(session.places.theirs for session in sessions if session is not None)
-        return taken > self.plan.settings.limits.streams
+        return sum(session.places.theirs for session in sessions if session is not None)
 
     def forget(self, further: Further) -> None:
         """A session has ended, or is about to."""

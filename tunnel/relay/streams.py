@@ -73,9 +73,7 @@ class Streams:
         self.pumps: dict[int, Pump] = {}
         self.opened = 0  # ever
         self.draining = False
-        self.is_crowded: Callable[[], bool] = lambda: (
-            False
-        )  # whether the peer has too many, over all sessions
+        self.count_theirs: Callable[[], int] | None = None  # that the peer has open, over all sessions
         self._answered: dict[int, Answered] = {}  # of streams that are not
         self.probing = Probing(self._admit)
         self._egress = Egress(allowed, self, host, peer)
@@ -212,12 +210,13 @@ class Streams:
 
     def _request(self, event: events.StreamRequested) -> None:
         places = self._living().places
-        if places.is_full:
+        taken = places.theirs if self.count_theirs is None else self.count_theirs()
+        if taken >= places.granted:
             reason = f"the peer has {places.granted} streams open, as many as transport.streams allows here"
             self._owner.note("stream limit reached", reason)
         if self.draining:
             self.on_not_dialled(event.stream, self._stopping())
-        elif self.is_crowded():
+        elif taken > places.granted:
             reason = f"{self._host} allows {places.granted} streams at once (its transport.streams)"
             self.on_not_dialled(event.stream, RefusedError(reason, Code.STREAM_LIMIT))
         else:
