@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.network import TlsPeer
 from tests.support.relays import send, take
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
+from tunnel.relay import linkgroup as module
 from tunnel.relay.link import LinkState
 from tunnel.relay.linkgroup import EveryLink
 from tunnel.relay.workers import WorkerError
@@ -55,6 +57,10 @@ def shared(side: Side, memory: int) -> bool:
 
 async def die() -> None:
     raise SystemExit("a fault")
+
+
+async def hang(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  this is what the test is about
 
 
 # What goes where.
@@ -305,6 +311,19 @@ async def test_the_end_of_a_group_is_that_of_all_its_sessions(stage: Stage) -> N
         assert await ending(called) in {"reset", "close"}
     await until(lambda: not stage.b.theirs, "for the other side")
     assert not stage.a.group.parallel
+
+
+async def test_a_worker_that_does_not_answer_does_not_keep_a_group_from_its_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.2)
+    target = stage.listen()
+    for _ in range(3):
+        await stage.stream(target)
+    hanging = asyncio.create_task(stage.a.workers.all[1].call(hang, 2.0))
+    await stage.a.group.close(Code.NONE, "over")
+    assert not hanging.done()
+    await hanging
 
 
 # Sessions that a peer begins.

@@ -29,6 +29,9 @@ from tunnel.transport.lane import Lane
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Hello, Resume
 
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a worker may take to end its sessions: longer than a lane lingers."""
+
 FACTS_TIMEOUT = 2.0
 """Seconds that a worker may take to tell of a session: less than a control command may take."""
 
@@ -107,8 +110,13 @@ class LinkGroup:
     async def close(self, code: Code, reason: str) -> None:
         """End all sessions, and return when the peer has heard of it, or had its time to."""
         self._own.closed = True
+        await asyncio.gather(self.standing.close(code, reason), self._close_others(code, reason))
+
+    async def _close_others(self, code: Code, reason: str) -> None:
         ends = [further.worker.call(further.end, code, reason) for further in self._others()]
-        await asyncio.gather(self.standing.close(code, reason), *ends, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await asyncio.gather(*ends, return_exceptions=True)
 
     async def facts(self) -> dict[str, Any]:
         """For ``status``: what all sessions together are, by the keys of ``link_facts``."""
