@@ -11,7 +11,8 @@ ROUNDS = 6
 
 
 def lane_of(host: Host, peer: Host) -> tuple[str, str]:
-    [lane] = host.link(peer)["lanes"]
+    lanes = host.link(peer)["lanes"]
+    [lane] = [each for each in lanes if each.get("session", "standing") == "standing"]
     return lane["local"], lane["remote"]
 
 
