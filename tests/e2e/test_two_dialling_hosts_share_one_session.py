@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.daemons import Host, TwoHosts
+from tests.support.daemons import Host, TwoHosts, standing_lanes
 from tests.support.streams import Target, connect, exchange
 
 ROUNDS = 6
 
 
 def lane_of(host: Host, peer: Host) -> tuple[str, str]:
-    lanes = host.link(peer)["lanes"]
-    [lane] = [each for each in lanes if each.get("session", "standing") == "standing"]
+    [lane] = standing_lanes(host, peer)
     return lane["local"], lane["remote"]
 
 

@@ -23,8 +23,9 @@ from tunnel.relay import linkgroup as module
 from tunnel.relay.link import LinkState
 from tunnel.relay.linkgroup import EveryLink
 from tunnel.relay.workers import WorkerError
+from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MIB, Code
+from tunnel.wire.codes import FEATURES, MIB, Code, Feature
 from tunnel.wire.frames import Frame, GoAway, Limits, Resume, Welcome
 from tunnel.wire.negotiation import hello
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
@@ -398,3 +399,15 @@ async def test_lanes_are_expected_for_every_session_that_there_is(stage: Stage) 
     lacks = group.lacks_lane
     link.lanes = lanes
     assert lacks
+
+
+async def test_a_peer_of_an_older_release_has_one_session(
+    identities: Hosts, tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negotiation, "FEATURES", FEATURES & ~Feature.WORKERS)
+    async with staged(identities, tmp) as stage:
+        target = stage.listen()
+        for _ in range(3):
+            await crossed(*await stage.stream(target))
+        assert not stage.a.group.parallel
+        assert stage.a.spread == [3, 0, 0]

@@ -260,6 +260,12 @@ class TwoHosts:
             print(f"--- log of {host.name}\n{host.log}")
 
 
+def standing_lanes(host: Host, peer: Host) -> list[dict[str, Any]]:
+    """What ``host`` tells of the lanes of its standing session with ``peer``: with one worker, of all."""
+    lanes: list[dict[str, Any]] = host.link(peer)["lanes"]
+    return [lane for lane in lanes if lane.get("session", "standing") == "standing"]
+
+
 def is_up(host: Host, peer: Host) -> bool:
     """Whether ``host`` has a lane to ``peer``."""
     return bool(host.link(peer)["state"] == "up")
