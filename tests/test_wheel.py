@@ -133,7 +133,7 @@ def test_the_wheel_has_what_is_read_at_run_time(wheel: Path) -> None:
 
 def test_the_wheel_has_the_engine_and_its_sources(wheel: Path) -> None:
     names = {name.partition("tunnel/engine/")[2] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {build.file_name(), "engine.h", "ciphers.c", "records.c"} <= names
+    assert {build.file_name(), "engine.h", "ciphers.c", "records.c", "transfer.c"} <= names
     assert len([name for name in names if ".so" in name]) == 1
     assert wheel.name.split("-")[2:4] == ["py3", "none"]
     assert wheel.stem.endswith(f"_{platform.machine()}")

@@ -1,17 +1,20 @@
 /* Damaged records for the engine, without Python: fuzz SEED ROUNDS LIBCRYPTO [IPSEC_MB]
  *
  * Each round seals records of random shape under a random key, damages them in most cases, and opens them again, in
- * parts. Whatever was done to them: what comes out is the beginning of what went in,
+ * parts, from memory and from a socket. Whatever was done to them: what comes out is the beginning of what went in,
  * and nothing is read or written beyond a buffer, which ends where memory does. Built with AddressSanitizer and
  * UndefinedBehaviorSanitizer by test_fuzz.py, which says how.
  */
 #define _GNU_SOURCE
 #include "../../tunnel/engine/engine.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum { SPACE = 1 << 20, PAGE = 4096, PARTS = 12 };
 
@@ -143,11 +146,11 @@ static void judge(const struct direction *opener, const struct opened *opened, i
     CHECK(opened->consumed <= size && opened->filled + opened->content <= room && opened->filled <= MOST_BYTES);
     CHECK(opened->records <= MOST_RECORDS && (opened->records > 0 || opened->consumed == 0));
     CHECK((stop == CONTROL) == (opened->type != 0) && opened->type != DATA);
-    CHECK(stop >= NO_CONTENT && stop <= ROOM_USED && stop != BUSY && stop != MISUSE && stop != CIPHER);
+    CHECK(stop >= NO_CONTENT && stop <= SOCKET_FAILED && stop != BUSY && stop != MISUSE && stop != CIPHER);
     CHECK((opener->failed != 0) == (stop < 0 && stop != ROOM));
 }
 
-/* Open the stream in parts; how many bytes of content came. */
+/* Open the stream from memory in parts; how many bytes of content came. */
 static size_t open_all(struct direction *opener, size_t size)
 {
     size_t start = 0, end = 0, got = 0;
@@ -176,6 +179,74 @@ static size_t open_all(struct direction *opener, size_t size)
     }
 }
 
+/* The same through a socket. */
+static size_t receive_all(struct direction *opener, size_t size)
+{
+    struct buffer *buffer = mt_buffer_new();
+    size_t sent = 0, got = 0;
+    int ends[2], stop;
+
+    CHECK(buffer != NULL && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0);
+    do {
+        size_t room = RECORD + EXPANSION + draw(3 * RECORD);
+        uint8_t *out = edge(1, room);
+        struct opened opened;
+
+        if (sent < size) {
+            ssize_t count = send(ends[0], stream + sent, 1 + draw(size - sent), MSG_NOSIGNAL);
+
+            sent += count > 0 ? (size_t)count : 0;
+        }
+        if (sent == size)
+            shutdown(ends[0], SHUT_WR);
+        stop = mt_receive(opener, buffer, ends[1], out, room, &opened);
+        judge(opener, &opened, stop, BATCH + MOST_BYTES, room);
+        CHECK(got + opened.filled <= SPACE && stop != INPUT_USED && stop != ROOM);
+        memcpy(seen + got, out, opened.filled);
+        got += opened.filled;
+    } while (stop >= 0 && stop != SOCKET_ENDED);
+    close(ends[0]);
+    close(ends[1]);
+    mt_buffer_free(buffer);
+    return got;
+}
+
+/* What mt_send gives to a socket is the same as what mt_seal would make, however often the socket is full. */
+static void send_and_open(struct direction *sealer, struct direction *opener)
+{
+    struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
+    size_t size = draw(draw(4) ? 60000 : SPACE), taken = 0, got = 0;
+    int ends[2], space = 4096 << draw(9);
+
+    CHECK(outgoing != NULL && incoming != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUFFORCE, &space, sizeof space) != 0) /* it needs privileges */
+        setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &space, sizeof space);
+    scatter(content, size);
+    while (got < size) {
+        size_t cut = draw(size - taken + 1), room = RECORD + 1 + draw(SPACE - RECORD);
+        uint8_t *in = edge(0, size - taken), *out = edge(1, room);
+        struct piece pieces[2] = {{in, cut}, {in + cut, size - taken - cut}};
+        struct opened opened;
+        struct sent sent;
+        int stop;
+
+        memcpy(in, content + taken, size - taken);
+        stop = mt_send(sealer, outgoing, ends[0], DATA, pieces, 2, (int)draw(2), &sent);
+        CHECK((stop == INPUT_USED || stop == SOCKET_FULL) && sent.taken <= size - taken);
+        CHECK(sent.unsent == mt_buffer_waiting(outgoing) && (stop != INPUT_USED || sent.unsent == 0));
+        taken += sent.taken;
+        stop = mt_receive(opener, incoming, ends[1], out, room, &opened);
+        CHECK(stop == SOCKET_EMPTY || stop == BUDGET || stop == ROOM_USED);
+        memcpy(seen + got, out, opened.filled);
+        got += opened.filled;
+    }
+    CHECK(got == size && memcmp(seen, content, size) == 0 && sealer->number == opener->number);
+    close(ends[0]);
+    close(ends[1]);
+    mt_buffer_free(outgoing);
+    mt_buffer_free(incoming);
+}
+
 static void play(const struct provider *provider)
 {
     uint8_t key[32], iv[NONCE];
@@ -189,14 +260,18 @@ static void play(const struct provider *provider)
     sealer = mt_direction_new(provider, suite, 1, key, iv, number, UINT64_MAX);
     opener = mt_direction_new(provider, suite, 0, key, iv, number, UINT64_MAX);
     CHECK(sealer != NULL && opener != NULL);
-    for (size_t parts = 1 + draw(PARTS); parts > 0; parts--)
-        add(sealer, &size, &plain);
-    hurt = draw(4) ? draw(4) : 0;
-    for (size_t i = 0; i < hurt && size > 0; i++)
-        size = damage(size);
-    got = open_all(opener, size);
-    CHECK(got <= plain && memcmp(seen, content, got) == 0);
-    CHECK(got == plain || hurt > 0 || opener->failed != 0);
+    if (draw(8) == 0)
+        send_and_open(sealer, opener);
+    else {
+        for (size_t parts = 1 + draw(PARTS); parts > 0; parts--)
+            add(sealer, &size, &plain);
+        hurt = draw(4) ? draw(4) : 0;
+        for (size_t i = 0; i < hurt && size > 0; i++)
+            size = damage(size);
+        got = draw(2) ? open_all(opener, size) : receive_all(opener, size);
+        CHECK(got <= plain && memcmp(seen, content, got) == 0);
+        CHECK(got == plain || hurt > 0 || opener->failed != 0);
+    }
     mt_direction_free(sealer);
     mt_direction_free(opener);
 }

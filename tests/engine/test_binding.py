@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.compiled_engine import PROVIDERS, open_provider, run
-from tunnel.engine import binding, build, compiled
+from tunnel.engine import binding, build, compiled, transfer
 from tunnel.engine.binding import LibraryError, Provider, load
 from tunnel.engine.choice import LIBCRYPTO
 
@@ -19,12 +19,14 @@ BINDING = Path(binding.__file__).read_text()
 
 def declared(text: str) -> set[str]:
     """Every function and struct with members, without white space."""
-    found = re.findall(r"^ *[\w *]+\bmt_\w+\([^)]*\);|struct (?:piece|opened) \{[^}]*\}", text, re.MULTILINE)
+    found = re.findall(
+        r"^ *[\w *]+\bmt_\w+\([^)]*\);|struct (?:piece|opened|sent) \{[^}]*\}", text, re.MULTILINE
+    )
     return {re.sub(r"\s+", "", item) for item in found}
 
 
 def test_the_declarations_are_those_of_the_header() -> None:
-    assert len(declared(BINDING)) == 10
+    assert len(declared(BINDING)) == 17
     assert declared(BINDING) == declared(HEADER)
 
 
@@ -42,7 +44,8 @@ def test_the_numbers_are_those_of_the_header() -> None:
     assert found["HEADER"] + 1 + found["TAG"] == compiled.OVERHEAD
     for name in ("ALERT", "HANDSHAKE", "DATA"):
         assert found[name] == getattr(compiled, name)
-    assert [found[name] for name in ("INPUT_USED", "CONTROL", "BUDGET", "ROOM_USED")] == [0, 1, 2, 3]
+    stops = ("INPUT_USED", "CONTROL", "BUDGET", "ROOM_USED", "SOCKET_FULL", "SOCKET_EMPTY", "SOCKET_ENDED")
+    assert [found[name] for name in (*stops, "SOCKET_FAILED")] == [stop.value for stop in transfer.Stop]
     errors = [value for value in found.values() if value < 0]
     assert sorted(errors) == [*range(-10, 0)]
     assert compiled.FAULTS.keys() == {found["SPENT"], *range(found["NO_CONTENT"], found["CIPHER"])}

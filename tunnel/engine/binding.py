@@ -15,9 +15,13 @@ ffi: Any = cffi.FFI()
 ffi.cdef(
     """
     struct piece { const uint8_t *data; size_t size; };
-    struct opened { size_t consumed; size_t filled; size_t content; size_t records; int type; };
+    struct opened {
+        size_t consumed; size_t filled; size_t content; size_t records; size_t received; int type; int error;
+    };
+    struct sent { size_t taken; size_t gone; size_t sent; size_t unsent; int error; };
     struct provider;
     struct direction;
+    struct buffer;
 
     struct provider *mt_provider(const char *libcrypto, char *why, size_t room);
     unsigned long mt_libcrypto_version(const struct provider *provider);
@@ -31,12 +35,22 @@ ffi.cdef(
         uint8_t *out, size_t room);
     int mt_open(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
         struct opened *opened);
+
+    struct buffer *mt_buffer_new(void);
+    void mt_buffer_free(struct buffer *buffer);
+    size_t mt_buffer_waiting(const struct buffer *buffer);
+    int mt_buffer_put(struct buffer *buffer, const uint8_t *data, size_t size);
+    int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type,
+        const struct piece *pieces, size_t count, int more, struct sent *sent);
+    int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
+        struct opened *opened);
     """
 )
 
 BYTES = ffi.typeof("uint8_t[]")
 PIECES = ffi.typeof("struct piece[]")
 OPENED = ffi.typeof("struct opened *")
+SENT = ffi.typeof("struct sent *")
 
 SUITES = ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256")
 """Cipher suites in the order of ``enum suite``."""
@@ -52,7 +66,7 @@ def load(path: Path) -> Any:
     """Open the compiled library. LibraryError if it is not ours, or not for this machine."""
     try:
         library = ffi.dlopen(str(path))
-        for name in ("mt_provider", "mt_direction_new", "mt_seal", "mt_open"):
+        for name in ("mt_provider", "mt_direction_new", "mt_seal", "mt_open", "mt_send", "mt_receive"):
             getattr(library, name)
     except (OSError, AttributeError) as error:
         raise LibraryError(f"{path.name}: {error}") from error

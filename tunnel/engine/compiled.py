@@ -75,7 +75,7 @@ def sealed_size(content: int) -> int:
     return content + -(-content // RECORD) * OVERHEAD
 
 
-def _point_to(pieces: Sequence[Bytes]) -> tuple[Any, list[Any]]:
+def point_to(pieces: Sequence[Bytes]) -> tuple[Any, list[Any]]:
     """Return a ``struct piece[]`` for the C functions, and what must live as long as they use it."""
     held = [ffi.from_buffer(piece) for piece in pieces]
     return ffi.new(PIECES, [(start, len(start)) for start in held]), held
@@ -122,11 +122,11 @@ class CompiledSealer(_Key):
         The pieces are ``MOST_BYTES`` at most, and none overlaps with ``out``, which needs ``sealed_size``.
         Raises EngineError when the key may protect no more, or the library failed; ValueError for mistakes.
         """
-        array, held = _point_to(pieces)
+        array, held = point_to(pieces)
         room = ffi.from_buffer(BYTES, out, True)
         count: int = self.library.mt_seal(self.handle, kind, array, len(held), room, len(room))
         if count < 0:
-            raise _sealing_error(count)
+            raise sealing_error(count)
         return count
 
 
@@ -151,17 +151,17 @@ class CompiledOpener(_Key):
             raise ValueError(f"{size} bytes of {len(data)}")
         stop = self.library.mt_open(self.handle, data, size, room, len(room), opened)
         filled = opened.filled
-        return opened.consumed, filled, _event(stop, opened, room) if stop < 0 or stop == _CONTROL else None
+        return opened.consumed, filled, event(stop, opened, room) if stop < 0 or stop == _CONTROL else None
 
 
-def _sealing_error(result: int) -> Exception:
+def sealing_error(result: int) -> Exception:
     """Return what is to be raised when sealing ended with an error."""
     if result in _OURS:
         return ValueError(_OURS[result])
     return EngineError(FAULTS[result].reason if result in FAULTS else "the library failed to encrypt")
 
 
-def _event(stop: int, opened: Any, room: Any) -> Control | Fault:
+def event(stop: int, opened: Any, room: Any) -> Control | Fault:
     """Say what the record is at which opening stopped. ValueError for a mistake of the caller."""
     if stop == _CONTROL:
         start = opened.filled

@@ -1,8 +1,8 @@
 /* The compiled engine: TLS 1.3 records (RFC 8446 section 5.2) in batches, for userspace lanes.
  *
- * ciphers.c has AES-GCM and ChaCha20-Poly1305 from libraries of the system, records.c makes and opens records.
- * binding.py declares to Python what begins with mt_; both must say the same. Nothing here knows sockets, frames,
- * streams or handshakes, allocates memory on the data path, or prints.
+ * ciphers.c has AES-GCM and ChaCha20-Poly1305 from libraries of the system, records.c makes and opens records,
+ * transfer.c does so on a socket. binding.py declares to Python what begins with mt_; both must say the same. Nothing
+ * here knows frames, streams or handshakes, allocates memory on the data path, or prints.
  */
 #ifndef MTUNNEL_ENGINE_H
 #define MTUNNEL_ENGINE_H
@@ -20,6 +20,7 @@ enum {
     OVERHEAD = HEADER + 1 + TAG,
     MOST_BYTES = 1 << 20,  /* content that one call seals or opens: a turn of the event loop */
     MOST_RECORDS = 256,    /* records that one call opens: a peer may send tiny ones */
+    BATCH = 1 << 18,       /* content between two calls of the kernel: it stays in a level-2 cache */
 };
 
 enum suite { AES_256_GCM, AES_128_GCM, CHACHA20_POLY1305, SUITES };
@@ -32,6 +33,10 @@ enum {
     CONTROL = 1,      /* a record that is not DATA */
     BUDGET = 2,       /* as much as one call does; there may be more */
     ROOM_USED = 3,    /* the next record does not fit in */
+    SOCKET_FULL = 4,
+    SOCKET_EMPTY = 5,
+    SOCKET_ENDED = 6, /* the peer closed its direction */
+    SOCKET_FAILED = 7,
     MISUSE = -1,      /* wrong arguments; nothing was done */
     ROOM = -2,        /* the output has no room for it; nothing was done */
     BUSY = -3,        /* another thread is using the object; nothing was done */
@@ -45,6 +50,7 @@ enum {
 };
 
 struct provider; /* who encrypts */
+struct buffer;   /* memory between a socket and one direction */
 
 struct aead {
     const struct provider *provider;
@@ -71,13 +77,31 @@ struct piece {
     size_t size;
 };
 
-/* What mt_open reports. */
+/* What mt_open and mt_receive report. */
 struct opened {
     size_t consumed;  /* bytes of whole records that were opened */
     size_t filled;    /* bytes of DATA, from the beginning of the output */
     size_t content;   /* with CONTROL: bytes of that record, behind these */
     size_t records;   /* how many were opened, that one included */
+    size_t received;  /* mt_receive: bytes that the socket gave */
     int type;         /* with CONTROL: its content type */
+    int error;        /* with SOCKET_FAILED: errno */
+};
+
+/* What mt_send reports. */
+struct sent {
+    size_t taken;   /* bytes of content that were sealed; what is behind them is still the caller's */
+    size_t gone;    /* bytes of content, of this call or earlier ones, all of whose records the socket has taken */
+    size_t sent;    /* bytes that the socket took */
+    size_t unsent;  /* bytes of records that wait in the buffer */
+    int error;      /* with SOCKET_FAILED: errno */
+};
+
+/* A place in a list of pieces. */
+struct cursor {
+    const struct piece *piece;
+    const struct piece *end;
+    size_t offset;
 };
 
 /* What Python calls; the files say more. Nothing else is exported. */
@@ -94,6 +118,15 @@ int64_t mt_seal(struct direction *direction, int type, const struct piece *piece
                 size_t room);
 int mt_open(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
             struct opened *opened);
+
+struct buffer *mt_buffer_new(void);
+void mt_buffer_free(struct buffer *buffer);
+size_t mt_buffer_waiting(const struct buffer *buffer);
+int mt_buffer_put(struct buffer *buffer, const uint8_t *data, size_t size);
+int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type, const struct piece *pieces,
+            size_t count, int more, struct sent *sent);
+int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
+               struct opened *opened);
 #pragma GCC visibility pop
 
 /* ciphers.c: one record is aead_begin, aead_update for its parts, aead_seal or aead_verify. 1: good, 0: failed. */
@@ -103,5 +136,14 @@ int aead_begin(struct aead *aead, const uint8_t *nonce, const uint8_t *header);
 int aead_update(struct aead *aead, uint8_t *out, const uint8_t *in, size_t size);
 int aead_seal(struct aead *aead, uint8_t *tag);
 int aead_verify(struct aead *aead, const uint8_t *tag);
+
+/* records.c, for transfer.c. The caller holds the direction. */
+int direction_enter(struct direction *direction);
+void direction_leave(struct direction *direction);
+int pieces_content(const struct piece *pieces, size_t count, size_t most, size_t *content);
+int64_t seal_records(struct direction *direction, int type, struct cursor *from, size_t content, uint8_t *out,
+                     size_t room);
+int open_records(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
+                 struct opened *opened);
 
 #endif

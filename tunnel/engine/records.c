@@ -9,12 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A place in a list of pieces. */
-struct cursor {
-    const struct piece *piece;
-    size_t offset;
-};
-
 /* NULL: no memory, or the library refused, or no number is left. `limit` is the first number that
  * may not be used. `sealing` is 1 for what is sent, 0 for what is received. The caller wipes its copy of the key. */
 struct direction *mt_direction_new(const struct provider *provider, int suite, int sealing, const uint8_t *key,
@@ -53,12 +47,12 @@ uint64_t mt_direction_number(const struct direction *direction)
 }
 
 /* Two threads in one direction would use a number twice. */
-static int enter(struct direction *direction)
+int direction_enter(struct direction *direction)
 {
     return !atomic_flag_test_and_set_explicit(&direction->busy, memory_order_acquire);
 }
 
-static void leave(struct direction *direction)
+void direction_leave(struct direction *direction)
 {
     atomic_flag_clear_explicit(&direction->busy, memory_order_release);
 }
@@ -76,7 +70,7 @@ static int begin(struct direction *direction, const uint8_t *header)
 }
 
 /* Add up the sizes of all pieces; 0 if that is above `most`. */
-static int pieces_content(const struct piece *pieces, size_t count, size_t most, size_t *content)
+int pieces_content(const struct piece *pieces, size_t count, size_t most, size_t *content)
 {
     *content = 0;
     for (size_t i = 0; i < count; i++) {
@@ -124,8 +118,8 @@ static int seal_one(struct direction *direction, int type, struct cursor *from, 
 }
 
 /* Seal the next `content` bytes at the cursor; how many bytes of `out` that took, or an error. */
-static int64_t seal_records(struct direction *direction, int type, struct cursor *from, size_t content, uint8_t *out,
-                            size_t room)
+int64_t seal_records(struct direction *direction, int type, struct cursor *from, size_t content, uint8_t *out,
+                     size_t room)
 {
     size_t records = (content + RECORD - 1) / RECORD, written = 0;
 
@@ -151,7 +145,7 @@ static int64_t seal_records(struct direction *direction, int type, struct cursor
 int64_t mt_seal(struct direction *direction, int type, const struct piece *pieces, size_t count, uint8_t *out,
                 size_t room)
 {
-    struct cursor from = {pieces, 0};
+    struct cursor from = {pieces, pieces + count, 0};
     size_t content;
     int64_t result;
 
@@ -159,10 +153,10 @@ int64_t mt_seal(struct direction *direction, int type, const struct piece *piece
         return MISUSE;
     if (content == 0 && type != DATA)
         return MISUSE; /* section 5.1 */
-    if (!enter(direction))
+    if (!direction_enter(direction))
         return BUSY;
     result = seal_records(direction, type, &from, content, out, room);
-    leave(direction);
+    direction_leave(direction);
     return result;
 }
 
@@ -213,8 +207,8 @@ static int sort(const uint8_t *out, size_t size, struct opened *opened)
 }
 
 /* Open whole records of `in` until there is a reason to stop; `opened` says how far that went. */
-static int open_records(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
-                        struct opened *opened)
+int open_records(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
+                 struct opened *opened)
 {
     int stop = direction->failed;
 
@@ -259,9 +253,9 @@ int mt_open(struct direction *direction, const uint8_t *in, size_t size, uint8_t
     *opened = (struct opened){0};
     if (direction->aead.sealing)
         return MISUSE;
-    if (!enter(direction))
+    if (!direction_enter(direction))
         return BUSY;
     stop = open_records(direction, in, size, out, room, opened);
-    leave(direction);
+    direction_leave(direction);
     return stop;
 }

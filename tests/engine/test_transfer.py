@@ -1,0 +1,248 @@
+"""One call between a socket and memory: all that fits, in order, and nothing twice."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.reference_records import ReferenceRecords, Secret
+from tunnel.engine.binding import SUITES, Provider, ffi
+from tunnel.engine.compiled import (
+    ALERT,
+    BAD_RECORD_MAC,
+    HANDSHAKE,
+    MOST_BYTES,
+    RECORD,
+    CompiledOpener,
+    CompiledSealer,
+    Control,
+    EngineError,
+    Fault,
+    sealed_size,
+)
+from tunnel.engine.transfer import RecordSocket, Stop
+
+SECRET = Secret(SUITES[0], bytes(range(32)), bytes(range(12)))
+ROOM = MOST_BYTES
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A local connection that holds little; its ends do not block."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+class KeyedEnd:
+    """One end with keys for both directions."""
+
+    def __init__(self, provider: Provider, sock: socket.socket) -> None:
+        self.records = RecordSocket(provider.library, sock.fileno())
+        self.sealer = CompiledSealer(provider, *SECRET)
+        self.opener = CompiledOpener(provider, *SECRET)
+        self.plain = bytearray(ROOM)
+
+    def receive(self) -> tuple[bytes, Control | Fault | None, Stop]:
+        done = self.records.recv_open(self.opener, self.plain)
+        return bytes(self.plain[: done.filled]), done.event, done.stop
+
+
+def test_what_is_sent_arrives(provider: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    done = here.records.seal_send(here.sealer, [b"some", b"", b"thing"])
+    assert (done.taken, done.unsent, done.stop) == (9, 0, Stop.DONE)
+    assert done.sent == sealed_size(9)
+    received = there.records.recv_open(there.opener, there.plain)
+    assert (received.filled, received.records, received.received) == (9, 1, sealed_size(9))
+    assert (received.event, received.stop, received.error) == (None, Stop.EMPTY, 0)
+    assert there.plain[:9] == b"something"
+    assert there.receive() == (b"", None, Stop.EMPTY)
+
+
+def test_a_full_socket_gets_the_rest_later(
+    provider: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    content = random.Random(1).randbytes(3_000_000)
+    taken, arrived, full = 0, bytearray(), 0
+    while len(arrived) < len(content):
+        left = memoryview(content)[taken:]
+        done = here.records.seal_send(here.sealer, [left[:100], left[100:]])
+        assert done.unsent == here.records.unsent
+        assert done.unsent == 0 or done.stop is Stop.FULL
+        taken += done.taken
+        full += done.stop is Stop.FULL
+        data, event, stop = there.receive()
+        assert (event, stop) == (None, Stop.EMPTY)
+        arrived += data
+    assert arrived == content
+    assert full > 10
+    assert here.sealer.number == there.opener.number
+
+
+def test_a_call_takes_no_more_than_a_turn(libcrypto: Provider) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    with here, there:
+        there.setblocking(False)
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+        sender, receiver = KeyedEnd(libcrypto, here), KeyedEnd(libcrypto, there)
+        content, taken, total, stops = bytes(5 * MOST_BYTES), 0, 0, set[Stop]()
+        while total < len(content):
+            done = sender.records.seal_send(sender.sealer, [memoryview(content)[taken:]])
+            assert done.taken <= MOST_BYTES
+            taken += done.taken
+            stops.add(done.stop)
+            received = receiver.records.recv_open(receiver.opener, receiver.plain)
+            assert received.filled <= MOST_BYTES
+            assert received.received < MOST_BYTES + (1 << 18) + (1 << 15)
+            total += received.filled
+        assert total == len(content)
+
+
+def test_reading_stops_for_others_after_many_tiny_records(
+    libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    reference = ReferenceRecords(SECRET)
+    pair[0].sendall(b"".join(reference.seal(b"x") for _ in range(300)))
+    there = KeyedEnd(libcrypto, pair[1])
+    assert there.receive() == (b"x" * 256, None, Stop.BUDGET)
+    assert there.records.unopened == 44 * sealed_size(1)
+    assert there.receive() == (b"x" * 44, None, Stop.EMPTY)
+
+
+def test_what_does_not_fit_in_waits(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+    reference = ReferenceRecords(SECRET)
+    pair[0].sendall(reference.seal(bytes(RECORD)) + reference.seal(b"second"))
+    there = KeyedEnd(libcrypto, pair[1])
+    there.plain = bytearray(RECORD + 2)
+    assert there.receive() == (bytes(RECORD), None, Stop.FILLED)
+    assert there.receive() == (b"second", None, Stop.EMPTY)
+    pair[0].sendall(reference.seal(bytes(RECORD)))
+    there.plain = bytearray(RECORD)
+    with pytest.raises(ValueError, match="no room"):
+        there.receive()
+
+
+def test_records_of_other_types_stop_it_and_keys_change_behind_one(
+    provider: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    here.records.seal_send(here.sealer, [b"old key"])
+    here.records.seal_send(here.sealer, [b"KeyUpdate"], HANDSHAKE)
+    new = Secret(SUITES[2], bytes(32), bytes(12))
+    here.sealer = CompiledSealer(provider, *new)
+    here.records.seal_send(here.sealer, [b"new key"])
+    assert there.receive() == (b"old key", Control(HANDSHAKE, b"KeyUpdate"), Stop.EVENT)
+    assert there.records.unopened == sealed_size(7)
+    there.opener = CompiledOpener(provider, *new)
+    assert there.receive() == (b"new key", None, Stop.EMPTY)
+
+
+def test_records_that_wait_keep_their_key(
+    provider: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """What the socket did not take is sealed already."""
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    content = bytes(1 << 18)
+    assert here.records.seal_send(here.sealer, [content]).stop is Stop.FULL
+    new = Secret(SUITES[1], bytes(16), bytes(12))
+    behind, arrived = CompiledSealer(provider, *new), 0
+    while arrived < len(content):
+        here.records.seal_send(behind, [])
+        arrived += len(there.receive()[0])
+    assert (behind.number, here.records.unsent) == (0, 0)
+    here.records.seal_send(behind, [b"new"])
+    there.opener = CompiledOpener(provider, *new)
+    assert there.receive()[0] == b"new"
+
+
+def test_a_fault_comes_behind_what_is_good(
+    provider: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    good = ReferenceRecords(SECRET).seal(b"good")
+    pair[0].sendall(good + good)  # the second has the number of the first
+    there = KeyedEnd(provider, pair[1])
+    data, event, stop = there.receive()
+    assert (data, stop) == (b"good", Stop.EVENT)
+    assert isinstance(event, Fault)
+    assert event.alert == BAD_RECORD_MAC
+    assert there.receive() == (b"", event, Stop.EVENT)
+
+
+def test_the_peer_ends_its_direction(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+    reference = ReferenceRecords(SECRET)
+    pair[0].sendall(reference.seal(b"last") + reference.seal(b"cut")[:-1])
+    pair[0].shutdown(socket.SHUT_WR)
+    there = KeyedEnd(libcrypto, pair[1])
+    assert there.receive() == (b"last", None, Stop.ENDED)
+    assert there.records.unopened == sealed_size(3) - 1
+
+
+def test_a_socket_that_failed(libcrypto: Provider) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    with here:
+        end = KeyedEnd(libcrypto, here)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        there.close()  # a reset
+        received = end.records.recv_open(end.opener, end.plain)
+        assert (received.stop, received.error) == (Stop.FAILED, errno.ECONNRESET)
+        with pytest.raises(BrokenPipeError):
+            end.records.seal_send(end.sealer, [b"x"])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        end.records.seal_send(end.sealer, [])
+    assert end.records.recv_open(end.opener, end.plain).error == errno.EBADF
+
+
+def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
+    provider: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    content = bytes(1 << 18)
+    done = here.records.seal_send(here.sealer, [content])
+    assert (done.taken, done.gone, done.stop) == (len(content), 0, Stop.FULL)
+    last = bytearray(sealed_size(2))
+    here.sealer.seal([b"\1\0"], last, ALERT)
+    here.records.put(bytes(last))
+    with pytest.raises(ValueError, match="more than may wait"):
+        here.records.put(bytes(65))
+    arrived, gone, event = 0, 0, None
+    while event is None:
+        gone += here.records.seal_send(here.sealer, []).gone
+        data, event, _ = there.receive()
+        arrived += len(data)
+    assert (arrived, gone, event) == (len(content), len(content), Control(ALERT, b"\1\0"))
+
+
+def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+    here = KeyedEnd(libcrypto, pair[0])
+    with pytest.raises(ValueError, match="wrong arguments"):
+        here.records.seal_send(here.sealer, [b"x"], 0)
+    with pytest.raises(ValueError, match="wrong arguments"):
+        here.records.seal_send(here.sealer, [b""], ALERT)
+    with pytest.raises(ValueError, match="wrong arguments"):
+        here.records.seal_send(here.opener, [b"x"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="wrong arguments"):
+        here.records.recv_open(here.sealer, here.plain)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="as many records"):
+        here.records.seal_send(CompiledSealer(libcrypto, *SECRET, 0), [b"x"])
+    with pytest.raises(BlockingIOError):
+        pair[1].recv(1)
+
+
+def test_without_memory() -> None:
+    with pytest.raises(EngineError, match="no memory"):
+        RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), 0)
