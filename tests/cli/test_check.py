@@ -87,6 +87,22 @@ def test_the_least_configuration_is_summed_up(directory: Path, capsys: pytest.Ca
     assert lines[-1] == "no peers: nobody can connect"
 
 
+def test_the_engine_is_the_one_that_was_asked_for(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(directory, HOST, TLS, PEER, TCP, UNIX)
+    monkeypatch.setenv("MTUNNEL_ENGINE", "python")
+    assert check(path) == 0
+    expected = "  engine      of userspace lanes: Python (asked for by MTUNNEL_ENGINE)"
+    assert expected in capsys.readouterr().out.splitlines()
+    assert check(path, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["lane"]["engine"] == "Python (asked for by MTUNNEL_ENGINE)"
+    monkeypatch.setenv("MTUNNEL_ENGINE", "c")
+    assert check(path) == 2
+    assert "MTUNNEL_ENGINE is 'c'" in capsys.readouterr().err
+
+
 def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(directory, HOST, TLS, PEER, TCP, UNIX)
     assert check(path, "--json") == 0

@@ -26,10 +26,12 @@ class FakeService:
     """Keeps what it is given, and that it ran on uvloop."""
 
     ran: tuple[str, tuple[str, ...], bool]
+    engine: Choice
     error: Exception | None
 
     def __init__(self, config: Config, contexts: TlsContexts, engine: Choice) -> None:
         self._facts = config.host.name, contexts.names
+        FakeService.engine = engine
 
     async def run(self) -> None:
         FakeService.ran = (*self._facts, isinstance(asyncio.get_running_loop(), uvloop.Loop))
@@ -117,6 +119,21 @@ def test_heap_is_kept_and_the_collector_spared(config: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "keep_heap", lambda: settled.append("heap"))
     assert serve(config) == 0
     assert settled == ["heap", "collector"]
+
+
+def test_the_engine_is_the_one_that_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTUNNEL_ENGINE", "python")
+    assert serve(config) == 0
+    assert FakeService.engine == Choice(None, "Python (asked for by MTUNNEL_ENGINE)")
+
+
+def test_an_engine_that_cannot_be_asked_for_is_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MTUNNEL_ENGINE", "pyhton")
+    assert serve(config) == 2
+    assert "MTUNNEL_ENGINE is 'pyhton': it may be 'python', or not be set" in capfd.readouterr().err
+    assert FakeService.ran[0] == "nobody"
 
 
 def test_mistakes_are_2_and_nothing_runs(tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
