@@ -12,15 +12,16 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-
-from OpenSSL import SSL
 
 from tunnel import distribution
 from tunnel.bench import floor, iperf
-from tunnel.bench.recipes import Sides, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
+from tunnel.bench.measurement import OURS, OURS_IN_PYTHON
+from tunnel.bench.recipes import Sides, fastnet, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
 from tunnel.bench.site import Site
-from tunnel.bench.tools import find, version_said
+from tunnel.bench.tools import find, running_on, version_said
+from tunnel.engine import choice as engines
 from tunnel.errors import UsageError
 
 
@@ -28,8 +29,9 @@ from tunnel.errors import UsageError
 class Contestant:
     """One way to carry a stream; ``settings`` are for readers.
 
-    ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts`` says whether
-    it can be compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP alone.
+    ``sides`` is None for the bare connection. ``programs`` must be installed, and the Python ``modules`` be
+    there. ``encrypts`` says whether it can be compared with mtunnel. ``own_load``: it is source and sink as
+    well (iperf3), over TCP alone.
     """
 
     name: str
@@ -37,13 +39,24 @@ class Contestant:
     version: Callable[[], str]
     sides: Callable[[Site], Sides] | None = None
     programs: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     encrypts: bool = True
     own_load: bool = False
 
     def missing(self) -> str | None:
         """Return why this contestant cannot take part on this machine, or None when it can."""
         absent = [program for program in self.programs if not find(program)]
-        return f"{' and '.join(absent)} not installed" if absent else None
+        if absent:
+            return f"{' and '.join(absent)} not installed"
+        return next(filter(None, map(_not_importable, self.modules)), None)
+
+
+def _not_importable(module: str) -> str | None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        return f"not to be had with this Python: {error}"
+    return None
 
 
 def choose(names: Sequence[str]) -> list[Contestant]:
@@ -60,12 +73,18 @@ def _python(*packages: str) -> str:
     return ", ".join([*named, f"Python {platform.python_version()}", ssl.OPENSSL_VERSION])
 
 
-def _mtunnel_versions() -> str:
-    """Its lanes do not use the OpenSSL of Python's ssl."""
-    openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL")]
+def _mtunnel_versions(*, asked: str = "") -> str:
+    """What it is, and what makes the records of its userspace lanes; ``asked`` stands in MTUNNEL_ENGINE."""
+    engine = "Python (asked for)" if asked else engines.choose().reason
+    packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL", "cryptography")]
     return ", ".join(
-        [f"mtunnel {distribution.version()}", *packages, f"Python {platform.python_version()}", openssl]
+        [
+            f"mtunnel {distribution.version()}",
+            f"engine: {engine}",
+            *packages,
+            f"Python {platform.python_version()}",
+            floor.python_openssl(),
+        ]
     )
 
 
@@ -94,10 +113,16 @@ CONTESTANTS: tuple[Contestant, ...] = (
         encrypts=False,
     ),
     Contestant(
-        name="mtunnel",
+        name=OURS,
         settings="defaults; congestion as pinned",
         version=_mtunnel_versions,
         sides=mtunnel,
+    ),
+    Contestant(
+        name=OURS_IN_PYTHON,
+        settings=f"defaults, without the compiled engine ({engines.ENGINE}=python); congestion as pinned",
+        version=partial(_mtunnel_versions, asked="python"),
+        sides=partial(mtunnel, engine="python"),
     ),
     Contestant(
         name="mtunnel-2-lanes",
@@ -118,6 +143,13 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=partial(streams, loop="uvloop"),
     ),
     Contestant(
+        name="aiofastnet",
+        settings="protocols that read into 128 KiB of their own, on uvloop; nothing waits in a transport",
+        version=partial(_python, "aiofastnet", "uvloop"),
+        sides=fastnet,
+        modules=("aiofastnet",),
+    ),
+    Contestant(
         name="socat",
         settings="-b 262144",
         version=partial(version_said, "socat", "-V"),
@@ -127,14 +159,14 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Contestant(
         name="haproxy",
         settings="nbthread 1; default buffers of 16 KiB",
-        version=partial(version_said, "haproxy", "-v"),
+        version=partial(running_on, "haproxy", "-vv"),
         sides=haproxy,
         programs=("haproxy",),
     ),
     Contestant(
         name="haproxy-tuned",
         settings="nbthread 1; tune.bufsize 262144",
-        version=partial(version_said, "haproxy", "-v"),
+        version=partial(running_on, "haproxy", "-vv"),
         sides=partial(haproxy, bufsize=262144),
         programs=("haproxy",),
     ),

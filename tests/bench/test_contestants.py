@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tunnel.bench.contestants import CONTESTANTS, Contestant, choose
+from tunnel.engine import choice
+from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
 
 
@@ -28,6 +32,25 @@ def test_names_are_unique() -> None:
 def test_a_program_that_is_not_installed_makes_its_contestant_missing() -> None:
     absent = Contestant("x", "none", str, programs=("sh", "no-such-relay", "nor-this"))
     assert absent.missing() == "no-such-relay and nor-this not installed"
+
+
+def test_a_module_that_cannot_be_imported_makes_its_contestant_missing() -> None:
+    absent = Contestant("x", "none", str, modules=("json", "no_such_relay"))
+    assert absent.missing() == "not to be had with this Python: No module named 'no_such_relay'"
+    assert Contestant("x", "none", str, modules=("json",)).missing() is None
+
+
+def test_our_daemons_say_what_makes_their_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "choose", lambda: Choice(None, "compiled, with a library"))
+    said = {c.name: c.version() for c in choose(["mtunnel", "mtunnel-python"])}
+    assert "engine: compiled, with a library, " in said["mtunnel"]
+    assert "engine: Python (asked for), " in said["mtunnel-python"]
+    assert all("cryptography" in version for version in said.values())
+
+
+def test_haproxy_says_on_which_openssl_it_runs() -> None:
+    for contestant in choose(["haproxy", "haproxy-tuned"]):
+        assert re.match(r"HAProxy version \d.*, running on OpenSSL \d+\.\d+", contestant.version())
 
 
 def test_only_what_encrypts_is_compared_with_mtunnel() -> None:
