@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
@@ -16,9 +17,14 @@ from tests.support.daemons import free_port
 from tests.support.pki import Pki
 from tunnel.cli import serve as module
 from tunnel.cli.main import main
+from tunnel.daemon import preflight as preflights
 from tunnel.daemon.config import Config
+from tunnel.engine.binding import Provider
 from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
+from tunnel.transport.key_schedule import SUITES
+from tunnel.transport.ktls import Capability
+from tunnel.transport.lanecosts import LaneCosts
 from tunnel.transport.tls import TlsContexts
 
 
@@ -100,6 +106,26 @@ def test_log_goes_to_stderr_from_info_up(config: Path, capfd: pytest.CaptureFixt
 def test_log_may_be_detailed_json(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config, "--log-level", "debug", "--log-format", "json") == 0
     assert '"event": "in detail"' in capfd.readouterr().err
+
+
+def test_lanes_are_measured_with_the_engine_before_anything_is_given_up_or_served(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def measure(suite: str, provider: object) -> LaneCosts:
+        asked.append(provider)
+        assert given_up == ["cores"]
+        assert FakeService.ran[0] == "nobody"
+        return LaneCosts(0.6, 0.7)
+
+    engine = Choice(cast("Provider", object()), "an engine")
+    monkeypatch.setattr(module, "choose", lambda: engine)
+    monkeypatch.setattr(preflights, "examine", lambda files: Capability(tuple(SUITES), "it passed"))
+    monkeypatch.setattr(preflights, "measure", measure)
+    assert serve(config) == 0
+    assert asked == [engine.provider]
+    assert FakeService.ran[0] == "hosta"
 
 
 def test_it_gives_up_what_it_does_not_need(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
