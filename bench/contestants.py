@@ -18,20 +18,32 @@ from importlib.metadata import version
 from tunnel import distribution
 from tunnel.bench import floor, iperf
 from tunnel.bench.measurement import OURS, OURS_IN_PYTHON
-from tunnel.bench.recipes import Sides, fastnet, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
+from tunnel.bench.recipes import (
+    CIPHERSUITE,
+    Sides,
+    fastnet,
+    haproxy,
+    mtunnel,
+    plain,
+    socat,
+    ssh,
+    streams,
+    stunnel,
+)
 from tunnel.bench.site import Site
 from tunnel.bench.tools import find, running_on, version_said
 from tunnel.engine import choice as engines
-from tunnel.errors import UsageError
+from tunnel.errors import LaneError, UsageError
+from tunnel.transport.lanepaths import KernelPath
 
 
 @dataclass(frozen=True)
 class Contestant:
     """One way to carry a stream; ``settings`` are for readers.
 
-    ``sides`` is None for the bare connection. ``programs`` must be installed, and the Python ``modules`` be
-    there. ``encrypts`` says whether it can be compared with mtunnel. ``own_load``: it is source and sink as
-    well (iperf3), over TCP alone.
+    ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts`` says whether
+    it can be compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP alone.
+    ``lack`` says what else this machine does not have.
     """
 
     name: str
@@ -39,16 +51,14 @@ class Contestant:
     version: Callable[[], str]
     sides: Callable[[Site], Sides] | None = None
     programs: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
     encrypts: bool = True
     own_load: bool = False
+    lack: Callable[[], str | None] = lambda: None
 
     def missing(self) -> str | None:
         """Return why this contestant cannot take part on this machine, or None when it can."""
         absent = [program for program in self.programs if not find(program)]
-        if absent:
-            return f"{' and '.join(absent)} not installed"
-        return next(filter(None, map(_not_importable, self.modules)), None)
+        return f"{' and '.join(absent)} not installed" if absent else self.lack()
 
 
 def _not_importable(module: str) -> str | None:
@@ -88,6 +98,15 @@ def _mtunnel_versions(*, asked: str = "") -> str:
     )
 
 
+def _no_kernel_lanes() -> str | None:
+    """Why the kernel of this host encrypts no lane, or None."""
+    try:
+        KernelPath(CIPHERSUITE).close()
+    except (LaneError, OSError) as error:
+        return f"no kernel lanes here: {error}"
+    return None
+
+
 _STREAMS = "256 KiB read limit, chunk and write mark; freed memory kept"
 
 CONTESTANTS: tuple[Contestant, ...] = (
@@ -114,7 +133,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     ),
     Contestant(
         name=OURS,
-        settings="defaults; congestion as pinned",
+        settings="defaults (lane auto: what costs less); congestion as pinned",
         version=_mtunnel_versions,
         sides=mtunnel,
     ),
@@ -122,7 +141,20 @@ CONTESTANTS: tuple[Contestant, ...] = (
         name=OURS_IN_PYTHON,
         settings=f"defaults, without the compiled engine ({engines.ENGINE}=python); congestion as pinned",
         version=partial(_mtunnel_versions, asked="python"),
-        sides=partial(mtunnel, engine="python"),
+        sides=partial(mtunnel, kinds=("userspace", "userspace"), engine="python"),
+    ),
+    Contestant(
+        name="mtunnel-userspace",
+        settings="lane userspace, whatever the kernel can do; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, kinds=("userspace", "userspace")),
+    ),
+    Contestant(
+        name="mtunnel-kernel",
+        settings="lane kernel: kernel TLS and splice; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, kinds=("kernel", "kernel")),
+        lack=_no_kernel_lanes,
     ),
     Contestant(
         name="mtunnel-2-lanes",
@@ -147,7 +179,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
         settings="protocols that read into 128 KiB of their own, on uvloop; nothing waits in a transport",
         version=partial(_python, "aiofastnet", "uvloop"),
         sides=fastnet,
-        modules=("aiofastnet",),
+        lack=partial(_not_importable, "aiofastnet"),
     ),
     Contestant(
         name="socat",
