@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench.contestants import CONTESTANTS, Contestant, choose
-from tunnel.engine import choice
-from tunnel.engine.choice import Choice
 from tunnel.bench.site import lay_out
 from tunnel.daemon.config import load
+from tunnel.engine import choice
+from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
 from tunnel.transport import ktls
 from tunnel.transport.key_schedule import Keys

@@ -1,6 +1,6 @@
 """What a byte costs on each kind of lane, and which kind that speaks for; in numbers and in words.
 
-docs/decisions/0061-auto-measures-both-lanes.md says why it is CPU time that counts.
+docs/decisions/0060-auto-measures-both-lanes.md says why it is CPU time that counts.
 """
 
 from __future__ import annotations
