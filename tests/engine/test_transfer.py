@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ class KeyedEnd:
     """One end with keys for both directions."""
 
     def __init__(self, provider: Provider, sock: socket.socket) -> None:
-        self.records = RecordSocket(provider.library, sock.fileno())
+        self.records = RecordSocket(provider.library, sock)
         self.sealer = CompiledSealer(provider, *SECRET)
         self.opener = CompiledOpener(provider, *SECRET)
         self.plain = bytearray(ROOM)
@@ -207,6 +208,25 @@ def test_a_socket_that_failed(libcrypto: Provider) -> None:
     assert end.records.recv_open(end.opener, end.plain).error == errno.EBADF
 
 
+def test_the_descriptor_of_a_closed_socket_may_be_anothers(
+    libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    closed = socket.socket()
+    end, number = KeyedEnd(libcrypto, closed), closed.fileno()
+    closed.close()
+    os.dup2(pair[0].fileno(), number)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            end.records.seal_send(end.sealer, [b"not for this one"])
+        pair[1].send(b"x")
+        assert end.records.recv_open(end.opener, end.plain).error == errno.EBADF
+        assert pair[0].recv(10) == b"x"
+    finally:
+        os.close(number)
+    with pytest.raises(BlockingIOError):
+        pair[1].recv(1)
+
+
 def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -243,6 +263,6 @@ def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket,
         pair[1].recv(1)
 
 
-def test_without_memory() -> None:
+def test_without_memory(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(EngineError, match="no memory"):
-        RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), 0)
+        RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), pair[0])

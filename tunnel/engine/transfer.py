@@ -8,6 +8,7 @@ may be exchanged in between (KeyUpdate).
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
@@ -82,11 +83,14 @@ class Received(NamedTuple):
 
 
 class RecordSocket:
-    """What waits to be sent and to be opened, 256 KiB at most; the socket's descriptor stays the caller's."""
+    """What waits to be sent and to be opened, 256 KiB at most of each. ``sock`` stays the caller's.
 
-    def __init__(self, library: Any, descriptor: int) -> None:
+    Its descriptor is asked for in each call: once it is closed, the number may be another connection's.
+    """
+
+    def __init__(self, library: Any, sock: socket.socket) -> None:
         self._library = library
-        self._descriptor = descriptor
+        self._sock = sock
         self._outgoing = self._buffer()
         self._incoming = self._buffer()
 
@@ -124,7 +128,7 @@ class RecordSocket:
         array, held = point_to(pieces)
         sent = ffi.new(SENT)
         stop = self._library.mt_send(
-            sealer.handle, self._outgoing, self._descriptor, kind, array, len(held), more, sent
+            sealer.handle, self._outgoing, self._sock.fileno(), kind, array, len(held), more, sent
         )
         if stop < 0:
             raise sealing_error(stop)
@@ -136,7 +140,7 @@ class RecordSocket:
         """Open what waits and what the socket has, into ``plain``, which needs room for a whole record."""
         opened, room = ffi.new(OPENED), ffi.from_buffer(BYTES, plain, True)
         stop = self._library.mt_receive(
-            opener.handle, self._incoming, self._descriptor, room, len(room), opened
+            opener.handle, self._incoming, self._sock.fileno(), room, len(room), opened
         )
         found = event(stop, opened, room) if stop <= Stop.EVENT.value else None
         reason = _STOPS[max(stop, Stop.EVENT.value)]

@@ -35,7 +35,7 @@ class CompiledRecordIo(RecordIo):
         assert isinstance(layer.opener, CompiledRecordOpener)  # noqa: S101
         self._sealer = layer.sealer
         self._opener = layer.opener
-        self._records = RecordSocket(provider.library, sock.fileno())
+        self._records = RecordSocket(provider.library, sock)
 
     def send(self, unsent: deque[Content]) -> int:
         """See there."""

@@ -115,11 +115,9 @@ class UserspaceLane(WatchedLane[Content]):
         try:
             sent = self._io.send(self._unsent)
         except OSError as error:
-            self._full = False
             self._break_off(reason_of(error))
             return True
         except LaneError as error:
-            self._full = False
             self._break_off(str(error))
             return True
         self._full = self._io.full
