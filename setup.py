@@ -29,10 +29,11 @@ class BuildEngine(build_ext):
         return str(FOLDER / name) if "." in fullname else name
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile; what an earlier build left in the source tree is removed."""
+        """Compile; what an earlier build left is removed, in the source tree what is of other sources."""
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        for old in {*target.parent.glob("engine-*.so.1"), *(ROOT / FOLDER).glob("engine-*.so")}:
+        others = (path for path in (ROOT / FOLDER).glob("engine-*.so.1") if path.name != build.file_name())
+        for old in {*target.parent.glob("engine-*.so.1"), *others}:
             old.unlink()
         try:
             build.build(target)

@@ -28,7 +28,7 @@ from tunnel.bench import scale as scale_bench
 from tunnel.bench.contestants import Contestant, choose
 from tunnel.bench.lab import requirements
 from tunnel.bench.latency import SAMPLES
-from tunnel.bench.losses import OURS
+from tunnel.bench.measurement import OURS
 from tunnel.bench.network import Network
 from tunnel.bench.recipes import LANES
 from tunnel.bench.resultfile import newest, read_all
@@ -209,7 +209,7 @@ def migrate(
 def _migrate(session: _Session, options: migrate_options.Options) -> RenderableType:
     migrate_bench.announce(options, session.results)
     found = migrate_bench.run(options, session.network.congestion, session.results, session.progress)
-    for comparison in summary_migrate.compare(found.migrations):
+    for comparison in summary_migrate.compare(found.migrations, session.results.records):
         session.results.add("comparison", **comparison.as_record())
     return summary_migrate.table(found, session.results)
 

@@ -12,16 +12,29 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-
-from OpenSSL import SSL
 
 from tunnel import distribution
 from tunnel.bench import floor, iperf
-from tunnel.bench.recipes import Sides, haproxy, mtunnel, plain, socat, ssh, streams, stunnel
+from tunnel.bench.measurement import OURS, OURS_IN_PYTHON
+from tunnel.bench.recipes import (
+    CIPHERSUITE,
+    Sides,
+    fastnet,
+    haproxy,
+    mtunnel,
+    plain,
+    socat,
+    ssh,
+    streams,
+    stunnel,
+)
 from tunnel.bench.site import Site
-from tunnel.bench.tools import find, version_said
-from tunnel.errors import UsageError
+from tunnel.bench.tools import find, running_on, version_said
+from tunnel.engine import choice as engines
+from tunnel.errors import LaneError, UsageError
+from tunnel.transport.lanepaths import KernelPath
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class Contestant:
 
     ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts`` says whether
     it can be compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP alone.
+    ``lack`` says what else this machine does not have.
     """
 
     name: str
@@ -39,11 +53,20 @@ class Contestant:
     programs: tuple[str, ...] = ()
     encrypts: bool = True
     own_load: bool = False
+    lack: Callable[[], str | None] = lambda: None
 
     def missing(self) -> str | None:
         """Return why this contestant cannot take part on this machine, or None when it can."""
         absent = [program for program in self.programs if not find(program)]
-        return f"{' and '.join(absent)} not installed" if absent else None
+        return f"{' and '.join(absent)} not installed" if absent else self.lack()
+
+
+def _not_importable(module: str) -> str | None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        return f"not to be had with this Python: {error}"
+    return None
 
 
 def choose(names: Sequence[str]) -> list[Contestant]:
@@ -60,13 +83,28 @@ def _python(*packages: str) -> str:
     return ", ".join([*named, f"Python {platform.python_version()}", ssl.OPENSSL_VERSION])
 
 
-def _mtunnel_versions() -> str:
-    """Its lanes do not use the OpenSSL of Python's ssl."""
-    openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL")]
+def _mtunnel_versions(*, asked: str = "") -> str:
+    """What it is, and what makes the records of its userspace lanes; ``asked`` stands in MTUNNEL_ENGINE."""
+    engine = "Python (asked for)" if asked else engines.choose().reason
+    packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL", "cryptography")]
     return ", ".join(
-        [f"mtunnel {distribution.version()}", *packages, f"Python {platform.python_version()}", openssl]
+        [
+            f"mtunnel {distribution.version()}",
+            f"engine: {engine}",
+            *packages,
+            f"Python {platform.python_version()}",
+            floor.python_openssl(),
+        ]
     )
+
+
+def _no_kernel_lanes() -> str | None:
+    """Why the kernel of this host encrypts no lane, or None."""
+    try:
+        KernelPath(CIPHERSUITE).close()
+    except (LaneError, OSError) as error:
+        return f"no kernel lanes here: {error}"
+    return None
 
 
 _STREAMS = "256 KiB read limit, chunk and write mark; freed memory kept"
@@ -94,10 +132,29 @@ CONTESTANTS: tuple[Contestant, ...] = (
         encrypts=False,
     ),
     Contestant(
-        name="mtunnel",
-        settings="defaults; congestion as pinned",
+        name=OURS,
+        settings="defaults (lane auto: what costs less); congestion as pinned",
         version=_mtunnel_versions,
         sides=mtunnel,
+    ),
+    Contestant(
+        name=OURS_IN_PYTHON,
+        settings=f"defaults, without the compiled engine ({engines.ENGINE}=python); congestion as pinned",
+        version=partial(_mtunnel_versions, asked="python"),
+        sides=partial(mtunnel, kinds=("userspace", "userspace"), engine="python"),
+    ),
+    Contestant(
+        name="mtunnel-userspace",
+        settings="lane userspace, whatever the kernel can do; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, kinds=("userspace", "userspace")),
+    ),
+    Contestant(
+        name="mtunnel-kernel",
+        settings="lane kernel: kernel TLS and splice; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, kinds=("kernel", "kernel")),
+        lack=_no_kernel_lanes,
     ),
     Contestant(
         name="mtunnel-2-lanes",
@@ -118,6 +175,13 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=partial(streams, loop="uvloop"),
     ),
     Contestant(
+        name="aiofastnet",
+        settings="protocols that read into 128 KiB of their own, on uvloop; nothing waits in a transport",
+        version=partial(_python, "aiofastnet", "uvloop"),
+        sides=fastnet,
+        lack=partial(_not_importable, "aiofastnet"),
+    ),
+    Contestant(
         name="socat",
         settings="-b 262144",
         version=partial(version_said, "socat", "-V"),
@@ -127,14 +191,14 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Contestant(
         name="haproxy",
         settings="nbthread 1; default buffers of 16 KiB",
-        version=partial(version_said, "haproxy", "-v"),
+        version=partial(running_on, "haproxy", "-vv"),
         sides=haproxy,
         programs=("haproxy",),
     ),
     Contestant(
         name="haproxy-tuned",
         settings="nbthread 1; tune.bufsize 262144",
-        version=partial(version_said, "haproxy", "-v"),
+        version=partial(running_on, "haproxy", "-vv"),
         sides=partial(haproxy, bufsize=262144),
         programs=("haproxy",),
     ),

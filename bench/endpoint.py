@@ -46,7 +46,11 @@ class Endpoint:
             return socket.create_connection((self.host, self.port), timeout=10)
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(10)
-        client.connect(self.path)
+        try:
+            client.connect(self.path)
+        except OSError:
+            client.close()
+            raise
         return client
 
 

@@ -46,11 +46,12 @@ def measure(turns: int = TURNS) -> Iterator[EngineCost]:
     for suite in SUITES:
         for provider in providers:
             if provider.ipsec_mb == "" or "AES" in suite:
-                yield _compiled(provider, suite, turns)
-        yield _python(suite, turns)
+                yield compiled_cost(provider, suite, turns)
+        yield python_cost(suite, turns)
 
 
-def _compiled(provider: Provider, suite: str, turns: int) -> EngineCost:
+def compiled_cost(provider: Provider, suite: str, turns: int = TURNS) -> EngineCost:
+    """Measure the compiled engine with one suite."""
     secret = (suite, bytes(_key_size(suite)), bytes(12))
     content, cipher, plain = [bytes(BATCH)], bytearray(sealed_size(BATCH)), bytearray(BATCH + RECORD)
     sealer = CompiledSealer(provider, *secret)
@@ -63,8 +64,8 @@ def _compiled(provider: Provider, suite: str, turns: int) -> EngineCost:
     return EngineCost(provider.name, suite, sealing, opening, call)
 
 
-def _python(suite: str, turns: int) -> EngineCost:
-    """AEADs of cryptography, as a loop over whole records would call them; without nonces and headers."""
+def python_cost(suite: str, turns: int = TURNS) -> EngineCost:
+    """Measure AEADs of cryptography, as a loop over whole records calls them; without nonces and headers."""
     aead = (ChaCha20Poly1305 if "CHACHA20" in suite else AESGCM)(bytes(_key_size(suite)))
     nonce, header = bytes(12), bytes(5)
     inner, record = bytearray(RECORD + 1), bytearray(RECORD + OVERHEAD - len(header))

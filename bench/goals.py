@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.table import Table
 
 from tunnel.bench import floor, report_goals
-from tunnel.bench.losses import OURS
+from tunnel.bench.measurement import OURS, OURS_IN_PYTHON
 from tunnel.bench.resultfile import read
 from tunnel.bench.summary import BASE
-from tunnel.bench.summary_migrate import GOALS
+from tunnel.bench.summary_migrate import GOALS, WAYS
 
-RELAYS = (OURS, BASE, "asyncio-streams", "uvloop-streams", floor.HOPS)
+RELAYS = (OURS, OURS_IN_PYTHON, BASE, floor.HOPS)
 STREAMS = (1, 64)
-MODES = tuple(dict.fromkeys(mode for goal in GOALS for mode in (goal.rival, goal.ours)))
+MODES = tuple(dict.fromkeys([*WAYS, *(goal.rival for goal in GOALS)]))
 
 
 def table(file: Path) -> Table:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tunnel.bench.figures import MIB, Spread, ratio
-from tunnel.bench.measurement import Case, Latency, Measurement
+from tunnel.bench.measurement import OURS, Case, Latency, Measurement
 from tunnel.bench.migration import Setting
 from tunnel.bench.relay import Measured
-
-OURS = "mtunnel"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 
 from tunnel.bench.figures import GIB
 
+OURS, OURS_IN_PYTHON = "mtunnel", "mtunnel-python"
+"""Contestants: our daemons as they come, and without the compiled engine."""
+
 
 @dataclass(frozen=True, order=True)
 class Case:

@@ -15,7 +15,12 @@ from tunnel.bench.lab.libvirtd import SOCKET
 from tunnel.bench.lab.plan import Plan
 from tunnel.errors import UsageError
 
-CHANNELS = 4
+CHANNELS = (4, 8)
+"""Numbers of channels of multifd: what most who use it choose, and twice as many."""
+
+FORMER = {"multifd": "multifd-4", "multifd-tls": "multifd-tls-4", "mtunnel-multifd": "mtunnel-multifd-4"}
+"""What modes were called when there was one number of channels: in older result files."""
+
 CUTS = 100
 TUNNELLED_UNIX = "tunnelled-unix"
 
@@ -23,7 +28,6 @@ _ALIAS = "127.0.1.2"
 _RPC = "/run/mtunnel/hostb/libvirt-sock"
 _PORTS = "49152-49215"
 _PLAIN, _TLS = 16509, 16514  # libvirt's own ports
-_PARALLEL = ("--parallel", "--parallel-connections", str(CHANNELS))
 _POSTCOPY = ("--postcopy", "--postcopy-after-precopy")
 
 INGRESSES = (
@@ -72,6 +76,10 @@ class Mode:
         return None
 
 
+def _parallel(channels: int) -> tuple[str, ...]:
+    return "--parallel", "--parallel-connections", str(channels)
+
+
 def _native(name: str, about: str, *options: str) -> Mode:
     return Mode(
         name,
@@ -107,8 +115,8 @@ def _mtunnel(name: str, about: str, *options: str, postcopy: bool = False, cuts:
 MODES: tuple[Mode, ...] = (
     _native("native", "QEMU to QEMU, no encryption"),
     _native_tls("native-tls", "QEMU's own TLS"),
-    _native("multifd", f"QEMU to QEMU over {CHANNELS} channels, no encryption", *_PARALLEL),
-    _native_tls("multifd-tls", f"QEMU's own TLS on {CHANNELS} channels", *_PARALLEL),
+    _native("multifd-4", "QEMU to QEMU over 4 channels, no encryption", *_parallel(4)),
+    *(_native_tls(f"multifd-tls-{n}", f"QEMU's own TLS on {n} channels", *_parallel(n)) for n in CHANNELS),
     Mode(
         "tunnelled-tcp",
         "through both libvirt daemons, no encryption",
@@ -131,7 +139,10 @@ MODES: tuple[Mode, ...] = (
         on_network=False,
     ),
     _mtunnel("mtunnel", "one stream through mtunnel with its defaults"),
-    _mtunnel("mtunnel-multifd", f"{CHANNELS} channels through mtunnel with its defaults", *_PARALLEL),
+    *(
+        _mtunnel(f"mtunnel-multifd-{n}", f"{n} channels through mtunnel with its defaults", *_parallel(n))
+        for n in CHANNELS
+    ),
     _mtunnel("mtunnel-postcopy", "post-copy after one pass, through mtunnel", *_POSTCOPY, postcopy=True),
 )
 
@@ -142,7 +153,11 @@ ON_REQUEST = (
 
 
 def choose(names: Sequence[str]) -> list[Mode]:
-    """Return the modes called ``names``, or all of ``MODES``. Raises UsageError for an unknown name."""
+    """Return the modes called ``names``, or all of ``MODES``. Raises UsageError for an unknown name.
+
+    Their former names are known as well.
+    """
+    names = [FORMER.get(name, name) for name in names]
     known = {mode.name: mode for mode in (*MODES, *ON_REQUEST)}
     unknown = [name for name in names if name not in known]
     if unknown:

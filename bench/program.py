@@ -20,6 +20,8 @@ from tunnel.errors import TunnelError
 
 LISTEN_SECONDS = 20.0
 
+_ACCEPTS = "00010000"  # flags of a listening socket in /proc/net/unix
+
 
 class BenchError(TunnelError):
     """A benchmark could not be run to its end; the message ends with what the failing program said."""
@@ -105,7 +107,7 @@ class Program:
     def _is_listening(self, endpoint: Endpoint) -> bool:
         members = self._members()
         if endpoint.is_unix:
-            return Path(endpoint.path).is_socket()
+            return Path(endpoint.path).is_socket() and _accepts(endpoint.path)
         address = (endpoint.host, endpoint.port)
         try:
             found = [c for member in members for c in member.net_connections("tcp4")]
@@ -116,6 +118,12 @@ class Program:
             # OpenSSH hides its sockets from all but root. We chose the port: only this program listens on it.
             every = psutil.net_connections("tcp4")
             return any(c.status == psutil.CONN_LISTEN and c.laddr == address for c in every)
+
+
+def _accepts(path: str) -> bool:
+    """Whether a socket that was bound to ``path``, or to what became it (HAProxy's ``.tmp``), listens."""
+    sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(len(each) > 7 and each[3] == _ACCEPTS and each[7].startswith(path) for each in sockets)
 
 
 def _status_bytes(pid: int, key: str) -> int:

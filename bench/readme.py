@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunnel.bench import markdown
+from tunnel.bench.budget import openssl_of
 from tunnel.bench.charts import Bar, Chart, Row, picture
 from tunnel.bench.document import Document, Grid, Section
 from tunnel.bench.figures import GIB, Spread, ratio
-from tunnel.bench.losses import OURS
-from tunnel.bench.measurement import Case
+from tunnel.bench.measurement import OURS, Case
 from tunnel.bench.migration import Migration
 from tunnel.bench.resultfile import ResultFile, measured, read
 from tunnel.bench.summary import BASE
@@ -31,8 +31,8 @@ RELAYS = ("20261130T114040Z-relay.jsonl", "20261130T113953Z-relay.jsonl")
 
 WAYS = {
     "mtunnel": "mtunnel, one stream",
-    "mtunnel-multifd": "mtunnel, multifd, 4 channels",
-    "multifd-tls": "QEMU's TLS, multifd, 4 channels",
+    "mtunnel-multifd-4": "mtunnel, multifd, 4 channels",
+    "multifd-tls-4": "QEMU's TLS, multifd, 4 channels",
     "native-tls": "QEMU's TLS, one channel",
     "tunnelled-tls": "libvirt tunnelled over TLS",
 }
@@ -176,14 +176,12 @@ def _against_haproxy(file: ResultFile) -> str:
     """The cheapest relay of others: bare bytes of one stream through two relays, without QEMU."""
     spread = ratio(_relay_cpu(file, BASE), _relay_cpu(file, OURS))
     (record,) = (r for r in file.of_kind("contestant") if r["name"] == BASE)
-    release, openssl = (
-        re.search(r"\d+\.\d+", str(text)) for text in (record["version"], file.run["machine"]["openssl"])
-    )
+    release, openssl = re.search(r"\d+\.\d+", str(record["version"])), openssl_of(file)
     if spread is None or release is None or openssl is None:
         raise UsageError(f"{file.path} has no {BASE} beside {OURS}")
     return (
         f"{_system(file)}, bare relay, {_machine(file)}: mtunnel {_verdict(spread)}: "
-        f"HAProxy {release[0]} on OpenSSL {openssl[0]} takes "
+        f"HAProxy {release[0]} on OpenSSL {openssl[0]}.{openssl[1]} takes "
         f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f}) times its CPU per GiB."
     )
 

@@ -15,6 +15,7 @@ from tunnel.bench.program import BenchError
 from tunnel.bench.site import ADDRESS_A, HOST_A, HOST_B, Site
 from tunnel.bench.tools import path_of
 from tunnel.certs.files import Pair
+from tunnel.engine.choice import ENGINE
 
 Command = list[str]
 
@@ -46,12 +47,13 @@ def mtunnel(
     records: int = 0,
     kinds: Sequence[str] = ("", ""),
     dialed: Endpoint | None = None,
+    engine: str = "",
     workers: int = 0,
 ) -> Sides:
     """Two daemons, one link of ``lanes`` lanes, one ingress; so many ``workers`` each, if not the default.
 
     ``records`` a key, and the ``kinds`` (of LANES) of both sides' lanes, if not the defaults.
-    ``dialed`` is what A connects to, if not B itself.
+    ``dialed`` is what A connects to, if not B itself. ``engine``: what MTUNNEL_ENGINE says, if anything.
     """
     common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
     common += f"workers = {workers}\n" if workers else ""
@@ -62,12 +64,13 @@ def mtunnel(
     config_a += mtunnel_ingress(HOST_B, site.entry, site.exit)
     config_b = mtunnel_host(site, HOST_B, site.link, site.pair_b, transport_b)
     config_b += mtunnel_peer(HOST_A, listen_a, [mtunnel_address(site.exit)])
-    return mtunnel_sides(site, config_a, config_b)
+    return mtunnel_sides(site, config_a, config_b, engine)
 
 
-def mtunnel_sides(site: Site, config_a: str, config_b: str) -> Sides:
-    """Two daemons with these configurations."""
-    serve = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
+def mtunnel_sides(site: Site, config_a: str, config_b: str, engine: str = "") -> Sides:
+    """Two daemons with these configurations, and with ``engine`` in MTUNNEL_ENGINE, if not empty."""
+    asked = ["env", f"{ENGINE}={engine}"] if engine else []
+    serve = [*asked, sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
         a=[*serve, str(site.write(f"{HOST_A}.toml", config_a))],
         b=[*serve, str(site.write(f"{HOST_B}.toml", config_b))],
@@ -125,7 +128,16 @@ def mtunnel_address(endpoint: Endpoint) -> str:
 
 def streams(site: Site, *, loop: str) -> Sides:
     """Two processes of :mod:`tunnel.bench.streams`."""
-    run = [sys.executable, "-m", "tunnel.bench.streams", loop]
+    return _python_sides(site, "tunnel.bench.streams", loop)
+
+
+def fastnet(site: Site) -> Sides:
+    """Two processes of :mod:`tunnel.bench.fastnet`."""
+    return _python_sides(site, "tunnel.bench.fastnet")
+
+
+def _python_sides(site: Site, *module: str) -> Sides:
+    run = [sys.executable, "-m", *module]
     entry, link, out = str(site.entry), str(site.link), str(site.exit)
     files_a = [str(site.ca), str(site.pair_a.cert), str(site.pair_a.key)]
     files_b = [str(site.ca), str(site.pair_b.cert), str(site.pair_b.key)]

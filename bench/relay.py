@@ -15,7 +15,7 @@ from pathlib import Path
 from tunnel.bench import floor, iperf, latency
 from tunnel.bench.contestants import Contestant
 from tunnel.bench.figures import MIB
-from tunnel.bench.floor import CryptoCost
+from tunnel.bench.floor import Cipher, CryptoCost
 from tunnel.bench.measurement import Case, Latency, Measurement
 from tunnel.bench.network import Network
 from tunnel.bench.program import BenchError
@@ -81,11 +81,13 @@ class _Run:
         self._progress = progress
         self._failed = set[tuple[str, Case]]()
         self._found = Measured()
+        self._ciphers: list[Cipher] = []
 
     def measure(self, contestants: Sequence[Contestant]) -> Measured:
-        wants_floor = any(contestant.name == floor.HOPS for contestant in contestants)
+        if any(contestant.name == floor.HOPS for contestant in contestants):
+            self._ciphers = floor.ciphers()
         for number in range(1, self._options.repeat + 1):
-            if wants_floor and not floor.missing():
+            if self._ciphers:
                 self._measure_crypto(number)
             for contestant, case in self._plan(contestants):
                 self._tell(number, f"{contestant.name}, {case}")
@@ -103,14 +105,17 @@ class _Run:
                     yield contestant, case
 
     def _measure_crypto(self, number: int) -> None:
-        self._tell(number, "AES-256-GCM, for the floor")
-        try:
-            cost = floor.measure_crypto(number)
-        except BenchError as error:
-            self._results.add("failure", contestant=floor.CRYPTO, round=number, reason=str(error))
-            return
-        self._found.crypto.append(cost)
-        self._results.add("floor", **vars(cost))
+        self._tell(number, "AES-256-GCM, for the floors")
+        for cipher in self._ciphers:
+            if cipher.missing:
+                continue
+            try:
+                cost = cipher.cost(number)
+            except BenchError as error:
+                self._results.add("failure", contestant=cipher.name, round=number, reason=str(error))
+                continue
+            self._found.crypto.append(cost)
+            self._results.add("floor", **vars(cost))
 
     def _measure_one(self, contestant: Contestant, number: int, case: Case) -> None:
         options = self._options

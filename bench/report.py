@@ -15,11 +15,11 @@ from tunnel.bench import markdown, page, report_goals, report_memory, report_mig
 from tunnel.bench.charts import Bar, Chart, Row
 from tunnel.bench.document import Block, Document, Grid, Section
 from tunnel.bench.figures import GIB, MIB, Spread
-from tunnel.bench.losses import OURS, losses
-from tunnel.bench.measurement import Case
+from tunnel.bench.losses import losses
+from tunnel.bench.measurement import OURS, Case
 from tunnel.bench.relay import Measured
 from tunnel.bench.resultfile import ResultFile, measured
-from tunnel.bench.summary import BASE, Summary, absent_from, floor_of, growths, summarise
+from tunnel.bench.summary import BASE, Summary, absent_from, floor_of, floors_in_words, growths, summarise
 from tunnel.errors import UsageError
 
 TITLE = "mtunnel: benchmarks"
@@ -97,7 +97,7 @@ def _relay_blocks(
         f"Longer is better. {_SPREAD} direct and iperf3 show what the network gives without any relay.",
         series=streams if len(cases) > 1 else (),
     )
-    yield _stacked(first, by_case[first], floor_of(first, found))
+    yield _stacked(first, by_case[first], found)
     if len(cases) > 1:
         yield Chart(
             f"CPU time by number of streams, {first.legs} legs",
@@ -134,7 +134,7 @@ def _rows(
     return rows
 
 
-def _stacked(case: Case, summaries: Sequence[Summary], floor: Spread | None) -> Chart:
+def _stacked(case: Case, summaries: Sequence[Summary], found: Measured) -> Chart:
     rows = [
         Row(
             s.contestant,
@@ -148,11 +148,14 @@ def _stacked(case: Case, summaries: Sequence[Summary], floor: Spread | None) -> 
         "Shorter is better: processor time for each GiB, of the encrypting and the decrypting side. "
         f"{_SPREAD} Medians of the sides need not add up to that of the sum."
     )
-    if floor is not None:
+    line = floor_of(case, found)
+    if line is not None:
+        floors = "; ".join(floors_in_words(case, found))
         reading += (
-            " The dashed line is the floor: two plain hops and AES-256-GCM twice, measured in this run."
+            " The dashed line is mtunnel's floor: two plain hops and AES-256-GCM twice, measured in this run."
+            f" Floors in s/GiB: {floors}."
         )
-    return Chart(f"CPU time, {case}", "s/GiB", rows, reading, series=("side A", "side B"), line=floor)
+    return Chart(f"CPU time, {case}", "s/GiB", rows, reading, series=("side A", "side B"), line=line)
 
 
 def _latency_chart(case: Case, summaries: Sequence[Summary]) -> Iterator[Chart]:

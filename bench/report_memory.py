@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tunnel.bench.charts import Bar, Chart, Row
 from tunnel.bench.document import Grid, Section
 from tunnel.bench.figures import MIB, Spread
-from tunnel.bench.losses import OURS
+from tunnel.bench.measurement import OURS
 from tunnel.bench.resultfile import Fields, ResultFile
 
 _STATES = {

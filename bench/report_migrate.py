@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from tunnel.bench.charts import Bar, Chart, Row
 from tunnel.bench.document import Block, Grid, Section
 from tunnel.bench.figures import GIB, MIB, Spread
-from tunnel.bench.losses import OURS
+from tunnel.bench.losses import Loss
+from tunnel.bench.measurement import OURS
 from tunnel.bench.migration import TOLERANCE, Convergence, Migration, link_text
 from tunnel.bench.resultfile import ResultFile
-from tunnel.bench.summary_migrate import Comparison, compare, in_setting, losses, settings
+from tunnel.bench.summary_migrate import Comparison, compare, goal_text, in_setting, losses, settings
 
 _PARTS = {
     f"{program} {side.upper()}": (side, program)
@@ -24,7 +25,8 @@ def sections(file: ResultFile) -> Iterator[Section]:
     """Return what ``bench migrate`` found: rivals, each setting, and how fast guests may write."""
     moved, limits = file.build("migration", Migration), file.build("convergence", Convergence)
     if moved or limits:
-        yield Section("Migrations: mtunnel against its rivals", list(_rivalry(moved, limits)))
+        rivalry = list(_rivalry(compare(moved, file.records), losses(moved, limits)))
+        yield Section("Migrations: mtunnel against its rivals", rivalry)
     for setting in settings(moved):
         blocks = list(_migration_blocks(in_setting(moved, setting)))
         yield Section(f"Migration: {setting}", blocks)
@@ -32,8 +34,7 @@ def sections(file: ResultFile) -> Iterator[Section]:
         yield Section("The highest dirty rate that still converges", list(_convergence_blocks(limits)))
 
 
-def _rivalry(moved: Sequence[Migration], limits: Sequence[Convergence]) -> Iterator[Block]:
-    compared = compare(moved)
+def _rivalry(compared: Sequence[Comparison], lost: Sequence[Loss]) -> Iterator[Block]:
     if compared:
         yield (
             "Throughput as a multiple of the rival's in the rounds in which both converged, what it must be "
@@ -43,7 +44,7 @@ def _rivalry(moved: Sequence[Migration], limits: Sequence[Convergence]) -> Itera
         yield Grid(headings, [_compared(comparison) for comparison in compared])
     else:
         yield "No mode of mtunnel's was measured beside one of its rivals."
-    if lost := losses(moved, limits):
+    if lost:
         yield "Where the rival's median was better:"
         yield tuple(map(str, lost))
     elif compared:
@@ -52,8 +53,8 @@ def _rivalry(moved: Sequence[Migration], limits: Sequence[Convergence]) -> Itera
 
 def _compared(c: Comparison) -> list[str]:
     goal, given_up = c.goal, " / ".join(map(str, c.given_up))
-    figures = [str(c.ratio or "-"), f"{goal.must:g}", f"{goal.aim:g}", c.verdict, given_up]
-    return [str(c.setting), goal.ours, goal.rival, *figures]
+    figures = [str(c.ratio or "-"), goal_text(goal.must), goal_text(goal.aim), c.verdict, given_up]
+    return [str(c.setting), c.who, goal.rival, *figures]
 
 
 def _migration_blocks(moved: Sequence[Migration]) -> Iterator[Block]:

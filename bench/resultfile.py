@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 
 from tunnel.bench.floor import CryptoCost
 from tunnel.bench.measurement import Case, Latency, Measurement, Percentiles
+from tunnel.bench.modes import FORMER
 from tunnel.bench.relay import Measured
 from tunnel.bench.results import SCHEMA
 from tunnel.errors import UsageError
+
+_MODE_KEYS = {"mode", "name", "contestant", "ours", "rival"}  # where records name modes of ``bench migrate``
 
 Fields = Mapping[str, Any]  # what a line of JSON holds: read by key, at the places that know the key's type
 _T = TypeVar("_T")
@@ -84,7 +87,8 @@ def _record(path: Path, number: int, line: str) -> Fields:
         raise UsageError(f"{path}:{number}: not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
         raise UsageError(f"{path}:{number}: not a record with a kind")
-    return record
+    renamed = {key: FORMER[record[key]] for key in _MODE_KEYS & record.keys() if str(record[key]) in FORMER}
+    return record | renamed
 
 
 def newest(directory: Path) -> list[Path]:
@@ -107,10 +111,15 @@ def measured(file: ResultFile) -> Measured:
         return Measured(
             transfers=[_measurement(file, record) for record in file.of_kind("measurement")],
             latencies=[_latency(file, record) for record in file.of_kind("latency")],
-            crypto=[CryptoCost(r["round"], r["encrypt"], r["decrypt"]) for r in file.of_kind("floor")],
+            crypto=[_crypto(record) for record in file.of_kind("floor")],
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{file.path}: a record lacks, or has wrong, {error}") from error
+
+
+def _crypto(record: Fields) -> CryptoCost:
+    named = {key: record[key] for key in ("by", "library") if key in record}
+    return CryptoCost(record["round"], record["encrypt"], record["decrypt"], **named)
 
 
 def _measurement(file: ResultFile, record: Fields) -> Measurement:

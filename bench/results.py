@@ -3,7 +3,8 @@
 ================  =======================================================================================
 ``run``           first, once for each run: benchmark, time, command line, options, network, machine
 ``contestant``    one each: version and settings, or why it is ``missing``
-``floor``         ``relay``: CPU seconds per GiB of AES-256-GCM, once for each round
+``floor``         ``relay``: CPU seconds per GiB of AES-256-GCM, in each round by each library
+                  (:class:`tunnel.bench.floor.CryptoCost`; one in each round in older files)
 ``measurement``   one for each contestant, case (``legs``, ``streams``) and round, as it was measured
 ``latency``       ``relay``: round trips of a small stream, likewise; seconds
 ``failure``       a contestant that could not finish, and why
@@ -114,12 +115,11 @@ class Results:
         return present
 
     def announce_crypto(self) -> None:
-        """Write a record for the encryption of the floor, or why that is missing."""
-        missing = floor.missing()
-        known = {"missing": missing} if missing else {"version": floor.version()}
-        self.add(
-            "contestant", name=floor.CRYPTO, settings=floor.SETTINGS, encrypts=True, relays=False, **known
-        )
+        """Write a record for each library that floors are priced by, or why it is missing."""
+        for cipher in floor.ciphers():
+            known = {"missing": cipher.missing} if cipher.missing else {"version": cipher.library}
+            settings = cipher.settings
+            self.add("contestant", name=cipher.name, settings=settings, encrypts=True, relays=False, **known)
 
     def of_kind(self, kind: str) -> list[Record]:
         """Return the records of one kind, in order."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -91,20 +92,26 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def main() -> None:
-    """Run one side until killed."""
-    parser = argparse.ArgumentParser(prog="tunnel.bench.streams", description=__doc__)
-    parser.add_argument("loop", choices=["asyncio", "uvloop"])
+def arguments_of_side(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Read the command line of a side: the fields of ``Side``, beside what ``parser`` has already."""
     parser.add_argument("role", choices=["encrypt", "decrypt"])
     parser.add_argument("listen", type=Endpoint.parse)
     parser.add_argument("connect", type=Endpoint.parse)
     for name in ("ca", "cert", "key"):
         parser.add_argument(name, type=Path)
     parser.add_argument("peer", help="name in the other side's certificate")
-    keep_heap()
     arguments = vars(parser.parse_args())
+    return {"encrypts": arguments.pop("role") == "encrypt", **arguments}
+
+
+def main() -> None:
+    """Run one side until killed."""
+    parser = argparse.ArgumentParser(prog="tunnel.bench.streams", description=__doc__)
+    parser.add_argument("loop", choices=["asyncio", "uvloop"])
+    keep_heap()
+    arguments = arguments_of_side(parser)
     factory = uvloop.new_event_loop if arguments.pop("loop") == "uvloop" else None
-    side = Side(encrypts=arguments.pop("role") == "encrypt", **arguments)
+    side = Side(**arguments)
     with asyncio.Runner(loop_factory=factory) as runner, suppress(KeyboardInterrupt):
         runner.run(relay(side))
 

@@ -10,20 +10,20 @@ from rich.table import Table
 
 from tunnel.bench import floor
 from tunnel.bench.figures import MIB, Spread, ratio
-from tunnel.bench.measurement import Case, Latency, Measurement
+from tunnel.bench.measurement import OURS, Case, Latency, Measurement
 from tunnel.bench.relay import Measured
 from tunnel.bench.results import Record, Results
 
-BASE = "haproxy-tuned"  # the best relay of others
+BASE = "haproxy-tuned"  # the relay of others that the goals name
 
 
 @dataclass(frozen=True)
 class Summary:
     """One contestant in one case over all rounds.
 
-    Ratios are taken within a round: against ``BASE``, and of the CPU time to the floor; None without
-    those. The figures of CPU time are None without a relay, those of latency where it was not measured.
-    Round trips are in seconds.
+    Ratios are taken within a round: against ``BASE``, and of the CPU time to the contestant's own floor;
+    None without those. The figures of CPU time are None without a relay, those of latency where it was not
+    measured. Round trips are in seconds.
     """
 
     contestant: str
@@ -78,17 +78,27 @@ def summarise(found: Measured) -> list[Summary]:
     cases = list(dict.fromkeys(measurement.case for measurement in found.transfers))
     names = list(dict.fromkeys(measurement.contestant for measurement in found.transfers))
     return [
-        _summary(own, _of(BASE, case, found), _floors(case, found), _trips(name, case, found))
+        _summary(own, _of(BASE, case, found), _floors(name, case, found), _trips(name, case, found))
         for case in cases
         for name in names
         if (own := _of(name, case, found))
     ]
 
 
-def floor_of(case: Case, found: Measured) -> Spread | None:
-    """Return the floor in CPU seconds per GiB, None when it was not measured."""
-    floors = list(_floors(case, found).values())
+def floor_of(case: Case, found: Measured, contestant: str = OURS) -> Spread | None:
+    """Return a contestant's floor in CPU seconds per GiB, None when it was not measured."""
+    floors = list(_floors(contestant, case, found).values())
     return Spread.of(floors) if floors else None
+
+
+def floors_in_words(case: Case, found: Measured) -> list[str]:
+    """Return our floor in CPU seconds per GiB, then that of others, each with who encrypts."""
+    words = []
+    for contestant, whose in ((OURS, "mtunnel's"), (BASE, "that of programs of others")):
+        low, library = floor_of(case, found, contestant), floor.library_of(contestant, found.crypto)
+        if low is not None:
+            words.append(f"{whose} {low}, AES by {library}")
+    return words
 
 
 def _of(name: str, case: Case, found: Measured) -> list[Measurement]:
@@ -99,8 +109,8 @@ def _trips(name: str, case: Case, found: Measured) -> list[Latency]:
     return [trips for trips in found.latencies if trips.contestant == name and trips.case == case]
 
 
-def _floors(case: Case, found: Measured) -> dict[int, float]:
-    known = floor.floors(found.transfers, found.crypto)
+def _floors(contestant: str, case: Case, found: Measured) -> dict[int, float]:
+    known = floor.floors(found.transfers, found.crypto, contestant)
     return {number: value for (where, number), value in known.items() if where == case}
 
 
@@ -164,7 +174,7 @@ def table(found: Measured, results: Results) -> Group:
     views: list[Table] = []
     for case in dict.fromkeys(summary.case for summary in summaries):
         own = [summary for summary in summaries if summary.case == case]
-        views += [_cost_table(case, own, floor_of(case, found)), _side_table(case, own)]
+        views += [_cost_table(case, own, floors_in_words(case, found)), _side_table(case, own)]
     if grown := growths(found):
         views.append(_growth_table(grown))
     if gone := absent(results):
@@ -180,10 +190,10 @@ def _table(title: str, *headings: str) -> Table:
     return view
 
 
-def _cost_table(case: Case, summaries: Sequence[Summary], low: Spread | None) -> Table:
-    title = f"bench relay · {case} · ratios against {BASE}"
+def _cost_table(case: Case, summaries: Sequence[Summary], low: Sequence[str]) -> Table:
+    title = f"bench relay · {case} · ratios against {BASE}" + "".join(f"\nfloor: {line}" for line in low)
     headings = ("GiB/s", "CPU s/GiB A+B", "GiB/s ratio", "CPU ratio", "CPU to floor")
-    view = _table(f"{title} · floor {low} CPU s/GiB" if low else title, *headings)
+    view = _table(title, *headings)
     for summary in summaries:
         ratios = (summary.throughput_ratio, summary.cpu_ratio, summary.floor_ratio)
         texts = [_text(spread) for spread in (summary.gib_per_s, summary.cpu_per_gib, *ratios)]

@@ -24,8 +24,22 @@ def path_of(program: str) -> str:
     return path
 
 
+def running_on(program: str, option: str) -> str:
+    """Return the version that ``program option`` prints, and the TLS library that it says it is running on.
+
+    HAProxy names the one that it was built with as well; what it runs on is what encrypts.
+    """
+    version = version_said(program, option)
+    found = re.search(r"^Running on .*\bversion : (.+)$", _said(program, option), re.MULTILINE)
+    return f"{version}, running on {found[1].strip()}" if found else version
+
+
 def version_said(program: str, option: str) -> str:
     """Return the first line with a version number in it that ``program option`` prints."""
-    done = subprocess.run([path_of(program), option], capture_output=True, text=True, timeout=10, check=False)
-    lines = (done.stdout + done.stderr).splitlines()
+    lines = _said(program, option).splitlines()
     return next((line.strip() for line in lines if re.search(r"\d\.\d", line)), "unknown")
+
+
+def _said(program: str, option: str) -> str:
+    done = subprocess.run([path_of(program), option], capture_output=True, text=True, timeout=10, check=False)
+    return done.stdout + done.stderr

@@ -15,9 +15,10 @@ from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.processors import count_workers
 from tunnel.daemon.units import format_duration, format_size
-from tunnel.engine.choice import choose
+from tunnel.engine.choice import Choice, choose
 from tunnel.errors import ConfigError
 from tunnel.relay.address import RedirectAddress
+from tunnel.transport.lanecosts import figures
 from tunnel.transport.tls import TlsContexts
 from tunnel.transport.users import user_name
 from tunnel.transport.verdicts import now
@@ -33,8 +34,8 @@ def check(
     whether connections are redirected, and names every problem at once.
     """
     try:
-        checked = load(config)
-        contexts = preflight(checked, str(config))
+        checked, engine = load(config), choose()
+        contexts = preflight(checked, str(config), engine)
         if wrong := list(faults(checked)):
             raise ConfigError(str(config), wrong)
     except ConfigError as error:
@@ -45,13 +46,13 @@ def check(
         raise typer.Exit(error.exit_code) from None
     if as_json:
         told = [{"key": key, "message": message} for key, message in warnings(checked, contexts)]
-        facts = {"ok": True, "file": str(config), "warnings": told, **_facts(checked, contexts)}
+        facts = {"ok": True, "file": str(config), "warnings": told, **_facts(checked, contexts, engine)}
         typer.echo(json.dumps(facts, indent=2))
     else:
-        typer.echo("\n".join(_summary(config, checked, contexts)))
+        typer.echo("\n".join(_summary(config, checked, contexts, engine)))
 
 
-def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
+def _facts(config: Config, contexts: TlsContexts, engine: Choice) -> dict[str, Any]:
     """All that the file says, defaults filled in. The keys are stable; sizes in bytes, times in seconds."""
     host, transport = config.host, config.transport
     first = contexts.expiries(now())[0]
@@ -72,11 +73,17 @@ def _facts(config: Config, contexts: TlsContexts) -> dict[str, Any]:
         "lane": {
             "kind": contexts.lane.value,
             "reason": contexts.kernel.reason,
-            "engine": choose().reason,
+            "cpu_seconds_per_gib": _costs(contexts),
+            "engine": engine.reason,
         },
         "peers": [_peer_facts(peer) for peer in config.peers],
         "ingresses": [_ingress_facts(ingress) for ingress in config.ingresses],
     }
+
+
+def _costs(contexts: TlsContexts) -> dict[str, float | None] | None:
+    costs = contexts.kernel.costs
+    return costs.facts() if costs else None
 
 
 def _peer_facts(peer: Peer) -> dict[str, Any]:
@@ -96,7 +103,7 @@ def _users(ingress: Ingress) -> list[str]:
     return [user_name(uid) for uid in sorted(ingress.uids)]
 
 
-def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]:
+def _summary(path: Path, config: Config, contexts: TlsContexts, engine: Choice) -> Iterator[str]:
     host, transport = config.host, config.transport
     lanes = f"{transport.lanes} lane" + ("s" if transport.lanes > 1 else "")
     resume = (
@@ -110,8 +117,9 @@ def _summary(path: Path, config: Config, contexts: TlsContexts) -> Iterator[str]
         f"  links       {lanes} ({transport.lane}), {transport.streams} streams from each peer,"
         f" {format_size(transport.memory)} of memory, {resume}"
     )
-    yield f"  encryption  {contexts.lane.value} lanes: {contexts.kernel.reason}"
-    engine = choose()
+    lane, kernel = contexts.lane, contexts.kernel
+    costs = figures(_costs(contexts), lane)
+    yield f"  encryption  {lane.value} lanes{costs}: {kernel.reason}"
     yield f"  engine      of userspace lanes: {engine.reason}"
     yield f"  workers     {count_workers(transport, compiled=engine.provider is not None)}"
     for peer in config.peers:

@@ -37,9 +37,9 @@ def serve(
     forbid_core_dumps()
     checked = load(config)
     with claimed(checked.host.control):
-        contexts = preflight(checked, str(config), starting=True)
-        raise_limit()
         engine = choose()  # its libraries may be out of reach once we are confined
+        contexts = preflight(checked, str(config), engine, starting=True)
+        raise_limit()
         confined = confine(checked, config) if checked.host.confine else "off, as configured"
         keep_heap()
         spare_collector()

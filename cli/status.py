@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from tunnel.cli import options
 from tunnel.daemon.config import load
 from tunnel.daemon.control import ask
+from tunnel.transport.lanecosts import figures
 
 NOT_UP = 1
 """The exit code of ``--check`` when something is wrong that the daemon knows of."""
@@ -89,8 +90,10 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
     yield f"host {facts['host']} on {where}, up {facts['uptime']:.0f} s{draining}"
     yield _certificate(facts["certificate"], _now())
     yield from _about_certificates(facts["certificate"])
-    yield f"{facts['lane']['kind']} lanes: {facts['lane']['reason']}"
-    if engine := facts["lane"].get("engine"):
+    lane = facts["lane"]
+    costs = figures(lane.get("cpu_seconds_per_gib"), lane["kind"])
+    yield f"{lane['kind']} lanes{costs}: {lane['reason']}"
+    if engine := lane.get("engine"):
         yield f"engine of userspace lanes: {engine}"
     yield from _workers(facts.get("workers", []))
     for link in facts["links"]:

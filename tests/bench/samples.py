@@ -14,7 +14,13 @@ from tunnel.bench.network import Network
 from tunnel.bench.results import Results
 
 CASES = tuple(Case(legs, streams) for legs in ("tcp", "unix") for streams in (1, 4, 64))
-MODES = ("native", "mtunnel", "native-tls", "tunnelled-tls", "multifd-tls", "mtunnel-multifd")
+MODES = ("native", "mtunnel", "native-tls", "tunnelled-tls", "multifd-tls-4", "mtunnel-multifd-4")
+FLOORS = (
+    ("aes-256-gcm", "libipsec-mb 1.5", 0.1),
+    ("aes-256-gcm-python", "cryptography 50", 0.15),
+    ("aes-256-gcm-system", "OpenSSL 3.0.19", 0.2),
+)
+"""By whom the floors are priced, and CPU seconds per GiB to encrypt."""
 
 
 def relay(directory: Path, cases: Sequence[Case] = CASES, rounds: int = 3) -> Path:
@@ -25,7 +31,10 @@ def relay(directory: Path, cases: Sequence[Case] = CASES, rounds: int = 3) -> Pa
         results.add("contestant", name=contestant.name, settings=contestant.settings, **known, version="1.0")
     results.add("contestant", name="rocket", settings="<b>none</b>", missing="rocket & co not installed")
     for number in range(1, rounds + 1):
-        results.add("floor", round=number, encrypt=0.2, decrypt=0.2 + number / 100)
+        for by, library, cost in FLOORS:
+            results.add(
+                "floor", round=number, encrypt=cost, decrypt=cost + number / 100, by=by, library=library
+            )
         for case in cases:
             for place, contestant in enumerate(CONTESTANTS):
                 if contestant.own_load and case.unix_legs:

@@ -12,6 +12,7 @@ from tests.bench import samples
 from tunnel.bench import goals
 from tunnel.bench.contestants import choose
 from tunnel.bench.modes import choose as choose_modes
+from tunnel.bench.reached import HEADINGS
 from tunnel.bench.report_goals import verdicts
 from tunnel.bench.resultfile import read
 
@@ -23,7 +24,7 @@ def test_all_who_have_to_take_part_are_known() -> None:
 
 def test_a_person_gets_the_verdicts(tmp: Path) -> None:
     table = goals.table(samples.memory(tmp))
-    assert [str(column.header) for column in table.columns] == ["figure", "found", "must", "aim", "verdict"]
+    assert [str(column.header) for column in table.columns] == [*HEADINGS]
     assert table.row_count == len(verdicts(()).rows)
 
 

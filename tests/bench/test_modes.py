@@ -19,9 +19,9 @@ def command(mode: Mode) -> list[str]:
 
 def test_the_modes_are_those_of_the_readme() -> None:
     assert list(BY_NAME) == [
-        *("native", "native-tls", "multifd", "multifd-tls"),
+        *("native", "native-tls", "multifd-4", "multifd-tls-4", "multifd-tls-8"),
         *("tunnelled-tcp", "tunnelled-tls", "tunnelled-unix"),
-        *("mtunnel", "mtunnel-multifd", "mtunnel-postcopy"),
+        *("mtunnel", "mtunnel-multifd-4", "mtunnel-multifd-8", "mtunnel-postcopy"),
     ]
 
 
@@ -49,9 +49,21 @@ def test_the_name_says_what_the_command_does(mode: Mode) -> None:
     assert ("--parallel" in words) == ("multifd" in mode.name)
     assert ("--postcopy" in words) == mode.postcopy == mode.name.endswith("-postcopy")
     assert ("--tunnelled" in words) == mode.name.startswith("tunnelled")
-    assert mode.encrypts == (mode.name.endswith("-tls") or mode.uses_mtunnel)
+    assert mode.encrypts == ("-tls" in mode.name or mode.uses_mtunnel)
     assert mode.uses_mtunnel == mode.name.startswith("mtunnel")
     assert (f"tcp://{INGRESSES[0].listen.split(':')[1]}" in words) == mode.uses_mtunnel
+
+
+@pytest.mark.parametrize("mode", [m for m in MODES if "multifd" in m.name], ids=lambda mode: mode.name)
+def test_the_name_says_how_many_channels_there_are(mode: Mode) -> None:
+    words, channels = command(mode), mode.name.rpartition("-")[2]
+    assert words[words.index("--parallel-connections") + 1] == channels
+    assert f"{channels} channels" in mode.about
+
+
+def test_former_names_are_known() -> None:
+    former = ["multifd", "mtunnel-multifd", "multifd-tls"]
+    assert [mode.name for mode in choose(former)] == ["multifd-4", "mtunnel-multifd-4", "multifd-tls-4"]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)

@@ -105,6 +105,21 @@ def test_somebody_elses_listener_does_not_count(rig: Rig, monkeypatch: pytest.Mo
         _python(rig, "pass").wait_listening(endpoint)
 
 
+def test_a_unix_socket_that_is_bound_does_not_listen_yet(
+    rig: Rig, tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.bench.program.LISTEN_SECONDS", 0.1)
+    endpoint = Endpoint(path=str(tmp / "in.sock"))
+    bound = f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({endpoint.path!r})"
+    with pytest.raises(BenchError, match="does not listen"):
+        _python(rig, bound).wait_listening(endpoint)
+    with pytest.raises(ConnectionRefusedError):
+        endpoint.connect()
+    Path(endpoint.path).unlink()
+    _python(rig, f"{bound}; s.listen()").wait_listening(endpoint)
+    endpoint.connect().close()
+
+
 def test_a_program_that_ends_instead_of_listening_is_quoted(rig: Rig) -> None:
     program = rig.start("broken", ["sh", "-c", "echo no such cipher >&2; exit 7"])
     with pytest.raises(BenchError, match=r"broken ended with status 7\n  no such cipher"):

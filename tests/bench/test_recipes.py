@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_each_side_may_have_lanes_of_its_own_kind(site: Site) -> None:
     a, b = (load(Path(side[-1])).transport for side in (sides.a, sides.b))
     assert (a.lane, a.lane_threads, b.lane, b.lane_threads) == ("userspace", True, "kernel", False)
     assert (a.lanes, b.lanes, a.rotate_records, b.rotate_records) == (2, 2, 1024, 1024)
+
+
+@pytest.mark.parametrize(("engine", "asked"), [("", []), ("python", ["env", "MTUNNEL_ENGINE=python"])])
+def test_the_engine_is_asked_for_by_the_environment(site: Site, engine: str, asked: list[str]) -> None:
+    sides = recipes.mtunnel(site, engine=engine)
+    for command in (sides.a, sides.b):
+        assert command[: command.index(sys.executable)] == asked
 
 
 def test_haproxy_is_tuned_by_its_buffer_size_alone(site: Site) -> None:
@@ -143,6 +151,15 @@ def test_the_plain_relay_goes_the_same_way_without_keys(site: Site) -> None:
 def test_streams_run_on_the_loop_that_was_asked_for(site: Site, loop: str) -> None:
     sides = recipes.streams(site, loop=loop)
     assert [command[3:5] for command in (sides.a, sides.b)] == [[loop, "encrypt"], [loop, "decrypt"]]
+
+
+def test_the_relay_on_aiofastnet_goes_the_same_way_as_that_on_streams(site: Site) -> None:
+    sides, streams = recipes.fastnet(site), recipes.streams(site, loop="uvloop")
+    assert (sides.a[2:4], sides.b[2:4]) == (
+        ["tunnel.bench.fastnet", "encrypt"],
+        ["tunnel.bench.fastnet", "decrypt"],
+    )
+    assert (sides.a[4:], sides.b[4:]) == (streams.a[5:], streams.b[5:])
 
 
 @pytest.mark.parametrize("recipe", [recipes.socat, recipes.haproxy, recipes.stunnel])

@@ -39,7 +39,35 @@ def test_measurements_come_back_as_they_were_taken(tmp: Path) -> None:
     assert [trip.as_record() for trip in found.latencies] == [
         {key: value for key, value in record.items() if key != "kind"} for record in file.of_kind("latency")
     ]
-    assert [cost.round for cost in found.crypto] == [1, 2]
+    assert [(cost.round, cost.by) for cost in found.crypto[2:4]] == [
+        (1, "aes-256-gcm-system"),
+        (2, "aes-256-gcm"),
+    ]
+    assert found.crypto[0].library == "libipsec-mb 1.5"
+
+
+def test_floors_of_older_files_do_not_say_by_whom(tmp: Path) -> None:
+    (file,) = read(_file(tmp, RUN, {"kind": "floor", "round": 1, "encrypt": 0.2, "decrypt": 0.3}))
+    (cost,) = measured(file).crypto
+    assert (cost.both, cost.by, cost.library) == (0.5, "", "")
+
+
+def test_modes_of_older_files_get_the_names_that_they_have_now(tmp: Path) -> None:
+    (file,) = read(
+        _file(
+            tmp,
+            RUN,
+            {"kind": "contestant", "name": "multifd-tls"},
+            {"kind": "migration", "mode": "mtunnel-multifd"},
+            {"kind": "comparison", "ours": "mtunnel", "rival": "multifd"},
+            {"kind": "failure", "contestant": "multifd-tls", "reason": "multifd"},
+        )
+    )
+    names, moved, compared, failed = file.records[1:]
+    assert names["name"] == failed["contestant"] == "multifd-tls-4"
+    assert moved["mode"] == "mtunnel-multifd-4"
+    assert (compared["ours"], compared["rival"]) == ("mtunnel", "multifd-4")
+    assert failed["reason"] == "multifd"
 
 
 def test_migrations_come_back_too(tmp: Path) -> None:

@@ -15,7 +15,7 @@ from tunnel.bench.floor import CryptoCost
 from tunnel.bench.measurement import Case, Latency, Measurement, Percentiles
 from tunnel.bench.relay import Measured
 from tunnel.bench.results import Results
-from tunnel.bench.summary import absent, floor_of, growths, summarise, table
+from tunnel.bench.summary import absent, floor_of, floors_in_words, growths, summarise, table
 
 ONE = Case("tcp", 1)
 MANY = Case("tcp", 64)
@@ -72,6 +72,22 @@ def test_the_floor_is_that_of_the_same_round() -> None:
     assert summarise(RUN)[1].floor_ratio == Spread(1.5, 1.0, 2.0)
 
 
+def test_the_floor_of_a_contestant_is_priced_by_its_own_library() -> None:
+    costs = [
+        *(CryptoCost(1, 0.25, 0.25, "aes-256-gcm", "libipsec-mb"), CryptoCost(2, 0.5, 0.5, "aes-256-gcm")),
+        CryptoCost(1, 0.5, 1.0, "aes-256-gcm-system", "OpenSSL 3.0"),
+    ]
+    run = Measured(RUN.transfers, crypto=costs)
+    ratios = {s.contestant: s.floor_ratio for s in summarise(run) if s.case == ONE}
+    assert ratios["mtunnel"] == Spread(1.25, 1.0, 1.5)
+    assert ratios["haproxy-tuned"] == Spread(1.0, 1.0, 1.0)
+    assert floors_in_words(ONE, run) == [
+        "mtunnel's 1.50 (1.00-2.00), AES by libipsec-mb",
+        "that of programs of others 2.00 (2.00-2.00), AES by OpenSSL 3.0",
+    ]
+    assert floors_in_words(MANY, run) == []
+
+
 def test_a_case_without_hops_has_no_floor() -> None:
     assert floor_of(MANY, RUN) is None
     assert summarise(RUN)[-1].floor_ratio is None
@@ -126,7 +142,12 @@ def test_the_absent_are_named_with_one_line_of_reason(results: Results) -> None:
 
 def test_the_table_shows_figures_and_the_absent(results: Results) -> None:
     text = _rendered(table(RUN, results))
-    for expected in ("1.50 (1.00-2.00)", "0.62 (0.50-0.75)", "3.00 (2.00-4.00)", "floor 1.25 (1.00-1.50)"):
+    for expected in (
+        "1.50 (1.00-2.00)",
+        "0.62 (0.50-0.75)",
+        "3.00 (2.00-4.00)",
+        "floor: mtunnel's 1.25 (1.00-1.50), AES by",
+    ):
         assert expected in text
     for expected in ("64 streams", "64 against 1", "gone", "not installed", "broken", "status 1"):
         assert expected in text

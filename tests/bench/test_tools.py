@@ -48,6 +48,30 @@ def test_the_version_is_the_first_line_with_a_number(path: Path, redirect: str) 
     assert tools.version_said("relayd", "-V") == "relayd version 1.7.4"
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "Built with OpenSSL version : OpenSSL 3.0.22\\nRunning on OpenSSL version : OpenSSL 3.0.19\\n",
+            "OpenSSL 3.0.19",
+        ),
+        (
+            "Running on: Linux 6.18\\nRunning on SSL library version : OpenSSL 3.6.5 2026\\n",
+            "OpenSSL 3.6.5 2026",
+        ),
+    ],
+    ids=["HAProxy 2.6", "HAProxy 3.2"],
+)
+def test_the_library_is_the_one_that_it_runs_on(path: Path, lines: str, expected: str) -> None:
+    _script(path, "relayd", f"printf 'relayd version 1.7.4\\n{lines}'")
+    assert tools.running_on("relayd", "-vv") == f"relayd version 1.7.4, running on {expected}"
+
+
+def test_a_program_without_a_library_is_only_of_a_version(path: Path) -> None:
+    _script(path, "relayd", "echo relayd version 1.7.4; echo Running on: Linux")
+    assert tools.running_on("relayd", "-vv") == "relayd version 1.7.4"
+
+
 def test_a_program_that_does_not_say_its_version_is_unknown(path: Path) -> None:
     _script(path, "relayd", "echo hello")
     assert tools.version_said("relayd", "-V") == "unknown"

@@ -15,7 +15,11 @@ from tests.support.namespace import network
 from tests.support.pki import Pki
 from tests.support.signers import Signer, day
 from tunnel.cli.main import main
+from tunnel.daemon import preflight as preflights
 from tunnel.transport import guard
+from tunnel.transport.key_schedule import SUITES
+from tunnel.transport.ktls import Capability
+from tunnel.transport.lanecosts import LaneCosts
 
 TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:1000"\nusers = ["root"]\n'
 UNIX = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/mtunnel/web1.sock"\nusers = ["root", "4000000001"]\n'
@@ -88,12 +92,46 @@ def test_the_least_configuration_is_summed_up(directory: Path, capsys: pytest.Ca
     assert lines[-1] == "no peers: nobody can connect"
 
 
+def test_the_engine_is_the_one_that_was_asked_for(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(directory, HOST, TLS, PEER, TCP, UNIX)
+    monkeypatch.setenv("MTUNNEL_ENGINE", "python")
+    assert check(path) == 0
+    expected = "  engine      of userspace lanes: Python (asked for by MTUNNEL_ENGINE)"
+    assert expected in capsys.readouterr().out.splitlines()
+    assert check(path, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["lane"]["engine"] == "Python (asked for by MTUNNEL_ENGINE)"
+    monkeypatch.setenv("MTUNNEL_ENGINE", "c")
+    assert check(path) == 2
+    assert "MTUNNEL_ENGINE is 'c'" in capsys.readouterr().err
+
+
+def test_what_auto_measured_is_told(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflights, "examine", lambda files: Capability(tuple(SUITES), "it passed"))
+    monkeypatch.setattr(preflights, "measure", lambda *_: LaneCosts(0.74, 0.61))
+    path = write_config(directory, HOST, TLS)
+    assert check(path) == 0
+    line = (
+        "  encryption  userspace lanes (0.61 CPU s/GiB; in the kernel 0.74): "
+        "kernel lanes work here, and cost no less"
+    )
+    assert line in capsys.readouterr().out.splitlines()
+    assert check(path, "--json") == 0
+    lane = json.loads(capsys.readouterr().out)["lane"]
+    assert lane["kind"] == "userspace"
+    assert lane["cpu_seconds_per_gib"] == {"kernel": 0.74, "userspace": 0.61}
+
+
 def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(directory, HOST, TLS, PEER, TCP, UNIX)
     assert check(path, "--json") == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["certificate"].pop("not_after").endswith("+00:00")
-    assert answer.pop("lane").keys() == {"kind", "reason", "engine"}
+    assert answer.pop("lane").keys() == {"kind", "reason", "engine", "cpu_seconds_per_gib"}
     assert answer == {
         "ok": True,
         "file": str(path),

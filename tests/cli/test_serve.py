@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
@@ -16,9 +17,14 @@ from tests.support.daemons import free_port
 from tests.support.pki import Pki
 from tunnel.cli import serve as module
 from tunnel.cli.main import main
+from tunnel.daemon import preflight as preflights
 from tunnel.daemon.config import Config
+from tunnel.engine.binding import Provider
 from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
+from tunnel.transport.key_schedule import SUITES
+from tunnel.transport.ktls import Capability
+from tunnel.transport.lanecosts import LaneCosts
 from tunnel.transport.tls import TlsContexts
 
 
@@ -26,10 +32,12 @@ class FakeService:
     """Keeps what it is given, and that it ran on uvloop."""
 
     ran: tuple[str, tuple[str, ...], bool]
+    engine: Choice
     error: Exception | None
 
     def __init__(self, config: Config, contexts: TlsContexts, engine: Choice) -> None:
         self._facts = config.host.name, contexts.names
+        FakeService.engine = engine
 
     async def run(self) -> None:
         FakeService.ran = (*self._facts, isinstance(asyncio.get_running_loop(), uvloop.Loop))
@@ -100,6 +108,26 @@ def test_log_may_be_detailed_json(config: Path, capfd: pytest.CaptureFixture[str
     assert '"event": "in detail"' in capfd.readouterr().err
 
 
+def test_lanes_are_measured_with_the_engine_before_anything_is_given_up_or_served(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def measure(suite: str, provider: object) -> LaneCosts:
+        asked.append(provider)
+        assert given_up == ["cores"]
+        assert FakeService.ran[0] == "nobody"
+        return LaneCosts(0.6, 0.7)
+
+    engine = Choice(cast("Provider", object()), "an engine")
+    monkeypatch.setattr(module, "choose", lambda: engine)
+    monkeypatch.setattr(preflights, "examine", lambda files: Capability(tuple(SUITES), "it passed"))
+    monkeypatch.setattr(preflights, "measure", measure)
+    assert serve(config) == 0
+    assert asked == [engine.provider]
+    assert FakeService.ran[0] == "hosta"
+
+
 def test_it_gives_up_what_it_does_not_need(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config) == 0
     assert given_up == ["cores", "hosta mtunnel.toml"]
@@ -117,6 +145,21 @@ def test_heap_is_kept_and_the_collector_spared(config: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "keep_heap", lambda: settled.append("heap"))
     assert serve(config) == 0
     assert settled == ["heap", "collector"]
+
+
+def test_the_engine_is_the_one_that_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTUNNEL_ENGINE", "python")
+    assert serve(config) == 0
+    assert FakeService.engine == Choice(None, "Python (asked for by MTUNNEL_ENGINE)")
+
+
+def test_an_engine_that_cannot_be_asked_for_is_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MTUNNEL_ENGINE", "pyhton")
+    assert serve(config) == 2
+    assert "MTUNNEL_ENGINE is 'pyhton': it may be 'python', or not be set" in capfd.readouterr().err
+    assert FakeService.ran[0] == "nobody"
 
 
 def test_mistakes_are_2_and_nothing_runs(tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:

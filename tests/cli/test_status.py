@@ -137,6 +137,29 @@ def config(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_config(tmp, HOST, TLS, PEER)
 
 
+@pytest.mark.parametrize(
+    ("costs", "line"),
+    [
+        ({"kernel": 0.61, "userspace": 0.74}, "kernel lanes (0.61 CPU s/GiB; in the daemon 0.74): tried"),
+        (
+            {"kernel": 0.61, "userspace": None},
+            "kernel lanes (0.61 CPU s/GiB; in the daemon not measured): tried",
+        ),
+        (None, "kernel lanes: tried"),
+    ],
+)
+def test_people_read_what_lanes_cost(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    costs: dict[str, float | None] | None,
+    line: str,
+) -> None:
+    monkeypatch.setitem(FACTS, "lane", {"kind": "kernel", "reason": "tried", "cpu_seconds_per_gib": costs})
+    assert status(config) == 0
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(config) == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -12,10 +13,13 @@ from tests.support.pki import Pki
 from tunnel.daemon import preflight as module
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.preflight import preflight
+from tunnel.engine.binding import Provider
+from tunnel.engine.choice import Choice
 from tunnel.errors import ConfigError
 from tunnel.transport import credentials, nftables
 from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import LaneKind
+from tunnel.transport.lanecosts import LaneCosts
 from tunnel.transport.tls import TlsContexts
 
 INGRESS = '[[ingress]]\npeer = "hostb"\nusers = ["root"]\nlisten = '
@@ -114,14 +118,62 @@ def wanting(directory: Path, lane: str) -> Config:
     return load(write_config(directory, HOST, TLS, PEER, f'[transport]\nlane = "{lane}"\n'))
 
 
-@pytest.mark.parametrize("lane", ["auto", "kernel"])
-def test_kernel_lanes_are_for_who_passes_the_self_test(
-    directory: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+def measured(monkeypatch: pytest.MonkeyPatch, found: Capability, costs: LaneCosts) -> list[object]:
+    """Let the kernel do what ``found`` says, and measuring find ``costs``; what is asked to be measured."""
+    asked: list[object] = []
+
+    def measure(suite: str, provider: object) -> LaneCosts:
+        asked.extend((suite, provider))
+        return costs
+
+    monkeypatch.setattr(module, "examine", lambda files: found)
+    monkeypatch.setattr(module, "measure", measure)
+    return asked
+
+
+SLOW = "only 12 KiB went through in 0.25 s"
+UNMEASURED = f"; kernel lanes were not measured: {SLOW}"
+NO_MATTER = LaneCosts(0.1, 9.9)
+
+
+@pytest.mark.parametrize(
+    ("costs", "kind", "reason"),
+    [
+        (LaneCosts(0.61, 0.74), LaneKind.KERNEL, "the self-test passed"),
+        (LaneCosts(0.74, 0.61), LaneKind.USERSPACE, "kernel lanes work here, and cost no less"),
+        (LaneCosts(SLOW, 0.61), LaneKind.USERSPACE, f"the self-test passed{UNMEASURED}"),
+        (
+            LaneCosts(0.61, SLOW),
+            LaneKind.KERNEL,
+            f"the self-test passed; userspace lanes were not measured: {SLOW}",
+        ),
+        (
+            LaneCosts(SLOW, SLOW),
+            LaneKind.USERSPACE,
+            f"the self-test passed{UNMEASURED}; userspace lanes were not measured: {SLOW}",
+        ),
+    ],
+    ids=["kernel", "userspace", "kernel unknown", "userspace unknown", "both unknown"],
+)
+def test_auto_takes_what_costs_less(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, costs: LaneCosts, kind: LaneKind, reason: str
 ) -> None:
-    monkeypatch.setattr(module, "examine", lambda files: KERNEL)
-    contexts = preflight(wanting(directory, lane), "mtunnel.toml")
+    engine = Choice(cast("Provider", object()), "an engine")
+    asked = measured(monkeypatch, KERNEL, costs)
+    contexts = preflight(wanting(directory, "auto"), "mtunnel.toml", engine)
+    assert asked == ["TLS_AES_128_GCM_SHA256", engine.provider]
+    assert contexts.lane is kind
+    assert contexts.kernel == Capability(KERNEL.suites if kind is LaneKind.KERNEL else (), reason, costs)
+
+
+def test_who_insists_on_kernel_lanes_has_nothing_measured(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = measured(monkeypatch, KERNEL, NO_MATTER)
+    contexts = preflight(wanting(directory, "kernel"), "mtunnel.toml")
     assert contexts.lane is LaneKind.KERNEL
     assert contexts.kernel is KERNEL
+    assert asked == []
 
 
 @pytest.mark.parametrize(
@@ -130,10 +182,11 @@ def test_kernel_lanes_are_for_who_passes_the_self_test(
 def test_auto_falls_back_and_knows_why(
     directory: Path, monkeypatch: pytest.MonkeyPatch, found: Capability, reason: str
 ) -> None:
-    monkeypatch.setattr(module, "examine", lambda files: found)
+    asked = measured(monkeypatch, found, NO_MATTER)
     contexts = preflight(wanting(directory, "auto"), "mtunnel.toml")
     assert contexts.lane is LaneKind.USERSPACE
-    assert contexts.kernel.reason == reason
+    assert contexts.kernel == Capability((), reason)
+    assert asked == [], "there is nothing to choose from"
 
 
 @pytest.mark.parametrize(
@@ -149,10 +202,11 @@ def test_whoever_wants_kernel_lanes_gets_no_others(
 
 
 def test_userspace_switches_kernel_lanes_off(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "examine", lambda files: KERNEL)
+    asked = measured(monkeypatch, KERNEL, NO_MATTER)
     contexts = preflight(wanting(directory, "userspace"), "mtunnel.toml")
     assert contexts.lane is LaneKind.USERSPACE
     assert contexts.kernel.reason == "the configuration says so"
+    assert asked == []
 
 
 def test_every_redirect_that_cannot_be_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

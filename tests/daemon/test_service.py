@@ -35,6 +35,7 @@ from tunnel.transport import nftables
 from tunnel.transport.key_schedule import SUITES
 from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import LaneKind
+from tunnel.transport.lanecosts import LaneCosts
 from tunnel.transport.lanes import LaneMaker
 from tunnel.transport.lanes import maker as lane_maker
 
@@ -143,16 +144,21 @@ async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
 async def test_log_says_where_encryption_happens_and_why(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for found, where, reason in (
-        (Capability(tuple(SUITES), "tried"), "kernel", "tried"),
-        (Capability((), "module tls not loaded"), "daemon", "module tls not loaded; optional"),
+    kernel, none = Capability(tuple(SUITES), "tried"), Capability((), "module tls not loaded")
+    cheap, dear = LaneCosts(0.61, 0.74), LaneCosts(0.74, 0.61)
+    for found, costs, where, reason in (
+        (kernel, cheap, "kernel (0.61 CPU s/GiB; in the daemon 0.74)", "tried"),
+        (kernel, dear, "daemon (0.61 CPU s/GiB; in the kernel 0.74)", "kernel lanes work here, and"),
+        (none, None, "daemon", "module tls not loaded; optional"),
     ):
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
+        monkeypatch.setattr(preflights, "measure", lambda *_, costs=costs: costs)
         with structlog.testing.capture_logs() as said:
             async with running(service(hosts.a)):
                 pass
         [line] = [each for each in said if each["event"].startswith("encryption")]
-        assert (line["event"], line["reason"]) == (f"encryption: in the {where}", reason)
+        assert line["event"] == f"encryption: in the {where}"
+        assert line["reason"].startswith(reason)
         assert line["log_level"] == "info"
 
 
@@ -332,11 +338,13 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
     monkeypatch.setattr(module, "maker", maker)
     for found, pump in ((Capability(tuple(SUITES), "tried"), SplicedPump), (Capability((), "tried"), Pump)):
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
+        monkeypatch.setattr(preflights, "measure", lambda *_: LaneCosts(0.6149, 0.7352))
         one = service(hosts.a)
         assert one._links["hostb"].plan.pump is pump
         assert (await one.status())["lane"] == {
             "kind": made[-1].value,
             "reason": "tried",
+            "cpu_seconds_per_gib": {"kernel": 0.615, "userspace": 0.735} if found.suites else None,
             "engine": UNASKED.reason,
         }
     assert made == [LaneKind.KERNEL, LaneKind.USERSPACE]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import re
 import signal
@@ -14,24 +13,33 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.configs import HOST, TLS, write_config
+from tests.support.lanepaths import carried
 from tests.support.lanes import NAMES, Hosts
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.pki import Pki
 from tests.support.relays import content, relaying
+from tests.support.tracing import CALLS, tracing
 from tests.support.waiting import until
+from tunnel.daemon import config
+from tunnel.daemon import preflight as preflights
+from tunnel.daemon.preflight import preflight
+from tunnel.transport import lanemeter
 from tunnel.transport.capability import examine
 from tunnel.transport.handshake import handshake
 from tunnel.transport.key_schedule import SUITES
 from tunnel.transport.ktls import RECEIVE, SEND, Capability, enable, receive_record, record_number
+from tunnel.transport.lanepaths import KernelPath
 from tunnel.transport.tls import load
-from tunnel.transport.tls_messages import DATA, explain_record
+from tunnel.transport.tls_messages import DATA, RECORD, explain_record
 from tunnel.wire.codec import encode
+from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Ping
 
-TRACING = Path("/sys/kernel/tracing")
 READS = ("read", "pread64", "readv", "recvfrom", "recvmsg", "recvmmsg")
 PAYLOAD = 4 << 20
 RETURNED = re.compile(r"sys_\w+ -> (0x[0-9a-f]+)")
+FAILED = 1 << 63
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +78,6 @@ async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing
         assert {explain_record(*record) for record in records} <= {""}, "session tickets"
         assert record_number(ours, suite, SEND) == keys.send.records + 1
         assert record_number(ours, suite, RECEIVE) == keys.receive.records + (3 if dialing else 1)
-
-
-@contextmanager
-def counting_reads(found: list[int]) -> Iterator[None]:
-    """Let the kernel write down what each call of this process reads; ``found`` gets the sum."""
-    if not (TRACING / "trace").exists():
-        assert ctypes.CDLL(None).mount(b"tracefs", os.fsencode(TRACING), b"tracefs", 0, None) == 0
-    events = [TRACING / "events" / "syscalls" / f"sys_exit_{name}" / "enable" for name in READS]
-    (TRACING / "buffer_size_kb").write_text("8192")
-    (TRACING / "set_event_pid").write_text(str(os.getpid()))
-    (TRACING / "trace").write_text("")
-    for event in events:
-        event.write_text("1")
-    try:
-        yield
-    finally:
-        for event in events:
-            event.write_text("0")
-    returned = [int(value, 16) for value in RETURNED.findall((TRACING / "trace").read_text())]
-    found.append(sum(value for value in returned if value < 1 << 63))
 
 
 def hypervisors(directory: Path) -> None:
@@ -157,7 +145,67 @@ def test_no_byte_of_payload_enters_the_process(
     hosts: Hosts, tmp: Path, kind: str, least: int, most: int
 ) -> None:
     """Both ends of the relay are this process, both ways: on userspace lanes each byte enters it twice."""
-    found: list[int] = []
-    with other_process(tmp), counting_reads(found):
+    events = [f"syscalls/sys_exit_{name}" for name in READS]
+    with other_process(tmp), tracing(*events) as lines:
         asyncio.run(carry(hosts, kind, tmp))
-    assert least <= found[0] <= most
+    returned = [int(found[1], 16) for line in lines if (found := RETURNED.search(line))]
+    read = sum(value for value in returned if value < FAILED)
+    assert least <= read <= most
+
+
+@pytest.mark.parametrize(("kind", "most"), [("kernel", 10), ("userspace", 6)])
+def test_system_calls_are_few(hosts: Hosts, tmp: Path, kind: str, most: int) -> None:
+    """Of both ends, for each record of 16 KiB: they say what a lane costs where a clock is of no use.
+
+    The kernel's lanes make more of them, 6.2 against 3.7: it splices record by record.
+    """
+    with other_process(tmp), tracing(*CALLS) as lines:
+        asyncio.run(carry(hosts, kind, tmp))
+    records = 2 * PAYLOAD / RECORD
+    assert 1 <= len(lines) / records <= most
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for as long as an emulated processor takes."""
+    monkeypatch.setattr(lanemeter, "PATIENCE", 60.0)
+    monkeypatch.setattr(lanemeter, "ROUNDS", 2)
+
+
+@pytest.mark.usefixtures("patient")
+def test_auto_measures_both_kinds_and_takes_the_one_that_costs_less(tmp: Path) -> None:
+    Pki(tmp).host("hosta")
+    contexts = preflight(config.load(write_config(tmp, HOST, TLS)), "mtunnel.toml")
+    costs = contexts.kernel.costs
+    assert costs is not None
+    assert isinstance(costs.kernel, float), costs
+    assert isinstance(costs.userspace, float), costs
+    assert min(costs.kernel, costs.userspace) > 0
+    cheaper = "kernel" if costs.kernel < costs.userspace else "userspace"
+    assert contexts.lane == cheaper
+    assert contexts.kernel.suites == (tuple(SUITES) if cheaper == "kernel" else ())
+
+
+@pytest.mark.parametrize("lane", ["kernel", "userspace"])
+def test_who_says_what_lanes_to_use_has_nothing_measured(
+    tmp: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(preflights, "measure")
+    Pki(tmp).host("hosta")
+    wanted = config.load(write_config(tmp, HOST, TLS, f'[transport]\nlane = "{lane}"\n'))
+    contexts = preflight(wanted, "mtunnel.toml")
+    assert (contexts.lane, contexts.kernel.costs) == (lane, None)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_is_measured_is_what_lanes_do(suite: str) -> None:
+    """Bytes go the whole way, encrypted, and come out as they were."""
+    payload = b"".join(content(start, MIB) for start in range(0, 3 * MIB, MIB))
+    carried(KernelPath(suite), payload)
+
+
+def test_a_kernel_that_is_slow_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanemeter, "PATIENCE", 0.0)
+    costs = lanemeter.measure(next(iter(SUITES)), None)
+    assert costs.kernel == costs.userspace == "only 0 KiB went through in 0 s"
+    assert not costs.kernel_wins

@@ -9,7 +9,14 @@ import pytest
 from tests.support.compiled_engine import NEEDS_IPSEC_MB, ipsec_mb
 from tunnel.engine import choice
 from tunnel.engine.binding import Provider
-from tunnel.engine.choice import LIBCRYPTO, choose, has_vector_aes
+from tunnel.engine.choice import ENGINE, LIBCRYPTO, choose, has_vector_aes
+from tunnel.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have asked for Python."""
+    monkeypatch.delenv(ENGINE, raising=False)
 
 
 def with_version(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], vaes: bool = True) -> None:
@@ -87,6 +94,30 @@ def test_without_libcrypto(built: Path) -> None:
     chosen = choose(built.parent, libcrypto="libnone.so.3")
     assert chosen.provider is None
     assert "cannot be used: libnone.so.3: cannot open shared object file" in chosen.reason
+
+
+def test_python_is_used_where_it_is_asked_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no library of the system is opened."""
+    opened: list[Path] = []
+    monkeypatch.setattr(choice, "load", opened.append)
+    monkeypatch.setenv(ENGINE, "python")
+    chosen = choose(built.parent)
+    assert (chosen.provider, chosen.reason) == (None, "Python (asked for by MTUNNEL_ENGINE)")
+    assert opened == []
+
+
+def test_an_empty_variable_asks_for_nothing(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_version(monkeypatch, (3, 1, 4))
+    monkeypatch.setenv(ENGINE, "")
+    assert choose(built.parent).provider
+
+
+@pytest.mark.parametrize("asked", ["Python", "compiled", "pyhton", "0"])
+def test_nothing_else_can_be_asked_for(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who mistypes it must not get the engine that was to be kept out."""
+    monkeypatch.setenv(ENGINE, asked)
+    with pytest.raises(UsageError, match=f"MTUNNEL_ENGINE is '{asked}': it may be 'python', or not be set"):
+        choose()
 
 
 def test_the_names_are_those_of_the_system() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ class KeyedEnd:
     """One end with keys for both directions."""
 
     def __init__(self, provider: Provider, sock: socket.socket) -> None:
-        self.records = RecordSocket(provider.library, sock.fileno())
+        self.records = RecordSocket(provider.library, sock)
         self.sealer = CompiledSealer(provider, *SECRET)
         self.opener = CompiledOpener(provider, *SECRET)
         self.plain = bytearray(ROOM)
@@ -207,17 +208,43 @@ def test_a_socket_that_failed(libcrypto: Provider) -> None:
     assert end.records.recv_open(end.opener, end.plain).error == errno.EBADF
 
 
-def test_bytes_that_came_with_the_handshake(
+def test_the_descriptor_of_a_closed_socket_may_be_anothers(
     libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    reference = ReferenceRecords(SECRET)
-    first, second = reference.seal(b"first"), reference.seal(b"second")
-    there = KeyedEnd(libcrypto, pair[1])
-    there.records.put(first + second[:3])
-    pair[0].sendall(second[3:])
-    assert there.receive() == (b"firstsecond", None, Stop.EMPTY)
+    closed = socket.socket()
+    end, number = KeyedEnd(libcrypto, closed), closed.fileno()
+    closed.close()
+    os.dup2(pair[0].fileno(), number)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            end.records.seal_send(end.sealer, [b"not for this one"])
+        pair[1].send(b"x")
+        assert end.records.recv_open(end.opener, end.plain).error == errno.EBADF
+        assert pair[0].recv(10) == b"x"
+    finally:
+        os.close(number)
+    with pytest.raises(BlockingIOError):
+        pair[1].recv(1)
+
+
+def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
+    provider: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    content = bytes(1 << 18)
+    done = here.records.seal_send(here.sealer, [content])
+    assert (done.taken, done.gone, done.stop) == (len(content), 0, Stop.FULL)
+    last = bytearray(sealed_size(2))
+    here.sealer.seal([b"\1\0"], last, ALERT)
+    here.records.put(bytes(last))
     with pytest.raises(ValueError, match="more than may wait"):
-        there.records.put(bytes(1 << 19))
+        here.records.put(bytes(65))
+    arrived, gone, event = 0, 0, None
+    while event is None:
+        gone += here.records.seal_send(here.sealer, []).gone
+        data, event, _ = there.receive()
+        arrived += len(data)
+    assert (arrived, gone, event) == (len(content), len(content), Control(ALERT, b"\1\0"))
 
 
 def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
@@ -236,6 +263,6 @@ def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket,
         pair[1].recv(1)
 
 
-def test_without_memory() -> None:
+def test_without_memory(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(EngineError, match="no memory"):
-        RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), 0)
+        RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), pair[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from pathlib import Path
 
 from tunnel.bench.lab.domain import MONITORS
 from tunnel.bench.lab.guests import Guest
@@ -37,10 +39,10 @@ class BareGuest(Guest):
         monitors = [f"unix:{path},server=on,wait=off" for path in (self.domain.monitor, MONITOR)]
         extra = [word for monitor in monitors for word in ("-qmp", monitor)]
         machine = Machine(self.domain.kernel, self.domain.memory, extra=(*extra, *more))
-        socket = host.plan.outside(self.domain.monitor)
-        socket.unlink(missing_ok=True)  # a QEMU that was killed leaves it
+        path = host.plan.outside(self.domain.monitor)
+        path.unlink(missing_ok=True)  # a QEMU that was killed leaves it
         qemu = host.start([PROGRAM, "-name", self.name, *machine.arguments()])
-        until("QEMU's monitor", lambda: socket.is_socket() or not qemu.running)
+        until("QEMU's monitor", lambda: _listens(path) or not qemu.running)
         assert qemu.running, qemu.output()
 
     async def _status(self, host: Host) -> str:
@@ -54,3 +56,9 @@ class BareGuest(Guest):
     async def _type_in(self, host: Host, line: str) -> str:
         async with await self._monitor(host) as monitor:
             return str(await monitor.execute("human-monitor-command", {"command-line": line}))
+
+
+def _listens(path: Path) -> bool:
+    """Whether it has come as far as listen(2): for a moment before there is only its file."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0

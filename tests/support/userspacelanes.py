@@ -7,21 +7,41 @@ import fcntl
 import socket
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import pytest
+
+from tests.support.compiled_engine import compiled_engine
 from tests.support.driver import TARGET, Host
 from tests.support.lanes import LIMITS, Hosts
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.records import RecordPeer
 from tests.support.waiting import unexpected, until
 from tunnel.transport.handshake import handshake
+from tunnel.transport.key_schedule import Keys
 from tunnel.transport.tls_messages import DATA
 from tunnel.transport.userspace import UserspaceLane
 from tunnel.wire.codec import encode
 from tunnel.wire.frames import Open, Ping, Welcome
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
+
+ENGINES = {"python": None, "compiled": compiled_engine()}
+
+_engine: list[str] = ["python"]
+
+
+@pytest.fixture(params=ENGINES)
+def each_engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let ``lane_and_peer`` and ``lane_and_records`` make lanes of each engine; its name."""
+    _engine.append(request.param)
+    yield request.param
+    _engine.pop()
+
+
+def _lane(sock: socket.socket, keys: Keys, peer: str) -> UserspaceLane:
+    return UserspaceLane(sock, keys, peer, LaneState.AWAIT_FIRST, provider=ENGINES[_engine[-1]])
 
 
 @asynccontextmanager
@@ -34,7 +54,7 @@ async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane
             TlsPeer.connect(dialing, hosts.a, dialing=True),
         )
         host = Host(initiator=False)
-        lane = UserspaceLane(accepting, keys, proof.peer, LaneState.AWAIT_FIRST)
+        lane = _lane(accepting, keys, proof.peer)
         host.own(lane)
         try:
             await peer.send(encode(hello(b"R" * 16, b"I" * 16, LIMITS)) + encode(Open(1, 1 << 40, TARGET)))
@@ -56,7 +76,7 @@ async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceL
             RecordPeer.connect(dialing, hosts.a.files),
         )
         host = Host(initiator=False)
-        lane = UserspaceLane(accepting, keys, proof.peer, LaneState.AWAIT_FIRST)
+        lane = _lane(accepting, keys, proof.peer)
         host.own(lane)
         try:
             await peer.send(peer.sealer.record(DATA, encode(hello(b"R" * 16, b"I" * 16, LIMITS))))

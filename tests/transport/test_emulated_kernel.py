@@ -33,10 +33,20 @@ MACHINES: tuple[Mapping[str, Run], ...] = (
     {
         "endings": Run(("tests/transport/test_lane_endings.py", *KERNEL_LANES)),
         "streams": Run(("tests/relay/test_relaying.py", *KERNEL_LANES)),
+        "loop": Run(("tests/emulated/loop.py",)),
         "threads": Run(("tests/relay/test_relaying.py", *THREADS), mtu=1500),
     },
 )
-LEAST = {"without": 2, "lanes": 34, "inside": 9, "daemons": 7, "endings": 93, "streams": 18, "threads": 18}
+LEAST = {
+    "without": 2,
+    "lanes": 34,
+    "inside": 18,
+    "daemons": 8,
+    "loop": 3,
+    "endings": 93,
+    "streams": 18,
+    "threads": 18,
+}
 """How many tests each run has at least: one that found none would pass as well."""
 
 
@@ -71,8 +81,16 @@ def test_streams_cross_kernel_lanes_whole_through_resets_stalls_losses_and_rotat
     passed(outcomes, "streams")
 
 
-def test_the_self_test_passes_and_no_payload_enters_the_process(outcomes: dict[str, Outcome]) -> None:
+def test_the_self_test_passes_auto_measures_and_no_payload_enters_the_process(
+    outcomes: dict[str, Outcome],
+) -> None:
     passed(outcomes, "inside")
+
+
+def test_neither_small_pieces_nor_full_pipes_nor_a_full_lane_stall_the_loop(
+    outcomes: dict[str, Outcome],
+) -> None:
+    passed(outcomes, "loop")
 
 
 def test_two_daemons_carry_streams_with_the_kernel_at_both_ends_or_at_one(

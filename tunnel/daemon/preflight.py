@@ -17,21 +17,28 @@ from tunnel.daemon import places
 from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
+from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import CertificateError, ConfigError
 from tunnel.files import read_regular
 from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
 from tunnel.transport import credentials, nftables, unixpath
 from tunnel.transport.capability import examine
 from tunnel.transport.ktls import NO_MODULE, Capability
+from tunnel.transport.lanemeter import measure
 from tunnel.transport.permissions import weakness
 from tunnel.transport.tls import TlsContexts, TlsFiles, load
 
+_NOT_CHEAPER = "kernel lanes work here, and cost no less"
 
-def preflight(config: Config, source: str, *, starting: bool = False) -> TlsContexts:
+
+def preflight(
+    config: Config, source: str, engine: Choice = UNASKED, *, starting: bool = False
+) -> TlsContexts:
     """Check what ``config`` refers to; return its certificates, loaded. ``source`` is the file's name.
 
-    ``starting`` makes missing socket directories, and needs every address to be free even where a daemon
-    with this control socket runs. Raises ConfigError that names all problems.
+    ``engine`` is that of userspace lanes; measuring what a byte costs takes up to a second, so this is not
+    for a loop that serves. ``starting`` makes missing socket directories, and needs every address to be free
+    even where a daemon with this control socket runs. Raises ConfigError that names all problems.
     """
     contexts, problems = _certificates(config)
     problems += exposed_files(config, Path(source))
@@ -41,7 +48,7 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     problems += _linked_rules(config)
     problems += _not_in_this_version(config)
     if contexts is not None:
-        contexts = _for_lanes(config, contexts)
+        contexts = _for_lanes(config, contexts, engine)
         problems += _no_kernel_lanes(config, contexts)
     problems += places.ports(config, starting=starting)
     if problems or contexts is None:
@@ -49,14 +56,26 @@ def preflight(config: Config, source: str, *, starting: bool = False) -> TlsCont
     return contexts
 
 
-def _for_lanes(config: Config, contexts: TlsContexts) -> TlsContexts:
+def _for_lanes(config: Config, contexts: TlsContexts, engine: Choice) -> TlsContexts:
     """Fit the contexts for the lanes that the configuration wants and this host's kernel can do."""
     if config.transport.lane is LaneChoice.USERSPACE:
         return replace(contexts, kernel=Capability((), "the configuration says so"))
     found = examine(contexts.files)
-    if found.reason == NO_MODULE and config.transport.lane is LaneChoice.AUTO:
-        found = Capability((), f"{NO_MODULE}; optional")
+    if config.transport.lane is LaneChoice.AUTO:
+        found = _cheaper(found, engine)
     return load(contexts.files, found)
+
+
+def _cheaper(found: Capability, engine: Choice) -> Capability:
+    """Use what the kernel can do only where a byte costs less that way."""
+    if found.reason == NO_MODULE:
+        return Capability((), f"{NO_MODULE}; optional")
+    if not found.suites:
+        return found
+    costs = measure(found.suites[0], engine.provider)
+    suites = found.suites if costs.kernel_wins else ()
+    reason = found.reason if suites or costs.faults else _NOT_CHEAPER
+    return Capability(suites, reason + costs.faults, costs)
 
 
 def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]:

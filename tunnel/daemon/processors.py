@@ -1,4 +1,4 @@
-"""How many workers a daemon has: docs/decisions/0060-workers.md."""
+"""How many workers a daemon has: docs/decisions/0061-workers.md."""
 
 from __future__ import annotations
 

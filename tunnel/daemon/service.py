@@ -39,6 +39,7 @@ from tunnel.relay.splicedpump import SplicedPump
 from tunnel.relay.stats import ingress_facts
 from tunnel.relay.workers import Workers
 from tunnel.transport.lane import LaneKind
+from tunnel.transport.lanecosts import PLACES, figures
 from tunnel.transport.lanes import maker
 from tunnel.transport.listener import is_configured
 from tunnel.transport.tls import TlsContexts
@@ -101,13 +102,7 @@ class Service:
                 helpers += [tasks.create_task(group.keep(), name="sessions") for group in groups]
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
                 helpers.append(tasks.create_task(self._certificates.run(), name="certificates"))
-                where = "kernel" if self._contexts.lane is LaneKind.KERNEL else "daemon"
-                log.info(
-                    f"encryption: in the {where}",
-                    reason=self._contexts.kernel.reason,
-                    engine=self._engine.reason,
-                    workers=len(self._workers),
-                )
+                self._log_encryption()
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 if not is_configured(self._config.host.listen.host):
                     log.warning("not reachable", reason=absent(self._config.host.listen.host))
@@ -137,17 +132,28 @@ class Service:
             "listen_configured": is_configured(self._config.host.listen.host),
             "rejected": self._reception.rejected if self._reception else 0,
             "certificate": self._certificates.facts(),
-            "lane": {
-                "kind": self._contexts.lane.value,
-                "reason": self._contexts.kernel.reason,
-                "engine": self._engine.reason,
-            },
+            "lane": self._lane_facts(),
             "workers": self._workers.facts(),
             "links": await asyncio.gather(*(group.facts() for group in self._links.values())),
             "ingresses": [
                 ingress_facts(ingress, faults.get(str(ingress.plan.listen))) for ingress in self._ingresses
             ],
         }
+
+    def _lane_facts(self) -> dict[str, Any]:
+        kernel = self._contexts.kernel
+        return {
+            "kind": self._contexts.lane.value,
+            "reason": kernel.reason,
+            "cpu_seconds_per_gib": kernel.costs.facts() if kernel.costs else None,
+            "engine": self._engine.reason,
+        }
+
+    def _log_encryption(self) -> None:
+        facts, lane = self._lane_facts(), self._contexts.lane
+        event = f"encryption: in the {PLACES[lane]}{figures(facts['cpu_seconds_per_gib'], lane)}"
+        workers = len(self._workers)
+        log.info(event, reason=facts["reason"], engine=facts["engine"], workers=workers)
 
     async def probe(self, peer: object, targets: object) -> list[dict[str, str]]:
         """What ``peer`` would say to streams to ``targets``, one by one: facts for ``mtunnel migrate``.

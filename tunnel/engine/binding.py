@@ -18,7 +18,7 @@ ffi.cdef(
     struct opened {
         size_t consumed; size_t filled; size_t content; size_t records; size_t received; int type; int error;
     };
-    struct sent { size_t taken; size_t sent; size_t unsent; int error; };
+    struct sent { size_t taken; size_t gone; size_t sent; size_t unsent; int error; };
     struct provider;
     struct direction;
     struct buffer;

@@ -7,12 +7,17 @@ times as long, unless libipsec-mb does it. docs/decisions/0059-a-compiled-engine
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunnel.engine.binding import LibraryError, Provider, load
 from tunnel.engine.build import HERE, file_name
 from tunnel.engine.selftest import fault
+from tunnel.errors import UsageError
+
+ENGINE = "MTUNNEL_ENGINE"
+"""The environment variable that keeps the compiled engine out: "python". Nothing else may stand there."""
 
 LIBCRYPTO, IPSEC_MB = "libcrypto.so.3", "libIPSec_MB.so.1"
 """What the dynamic linker is asked for (Debian: libssl3, libipsec-mb1)."""
@@ -35,7 +40,14 @@ UNASKED = Choice(None, "Python (no other engine was asked for)")
 
 
 def choose(folder: Path = HERE, libcrypto: str = LIBCRYPTO, ipsec_mb: str = IPSEC_MB) -> Choice:
-    """Find the fastest engine that makes the right records. ``folder`` is where the library lies."""
+    """Find the fastest engine that makes the right records. ``folder`` is where the library lies.
+
+    Where ``ENGINE`` asks for Python, no library is opened. Raises UsageError for anything else in it.
+    """
+    if asked := os.environ.get(ENGINE, ""):
+        if asked != "python":
+            raise UsageError(f"{ENGINE} is {asked!r}: it may be 'python', or not be set")
+        return _python(f"asked for by {ENGINE}")
     path = folder / file_name()
     if not path.exists():
         return _python(_not_built(folder))

@@ -1,7 +1,8 @@
 /* The compiled engine: TLS 1.3 records (RFC 8446 section 5.2) in batches, for userspace lanes.
  *
  * ciphers.c has AES-GCM and ChaCha20-Poly1305 from libraries of the system, records.c makes and opens records,
- * transfer.c does so on a socket. binding.py declares to Python what begins with mt_; both must say the same. Nothing here knows frames, streams or handshakes, allocates memory on the data path, or prints.
+ * transfer.c does so on a socket. binding.py declares to Python what begins with mt_; both must say the same. Nothing
+ * here knows frames, streams or handshakes, allocates memory on the data path, or prints.
  */
 #ifndef MTUNNEL_ENGINE_H
 #define MTUNNEL_ENGINE_H
@@ -90,6 +91,7 @@ struct opened {
 /* What mt_send reports. */
 struct sent {
     size_t taken;   /* bytes of content that were sealed; what is behind them is still the caller's */
+    size_t gone;    /* bytes of content, of this call or earlier ones, all of whose records the socket has taken */
     size_t sent;    /* bytes that the socket took */
     size_t unsent;  /* bytes of records that wait in the buffer */
     int error;      /* with SOCKET_FAILED: errno */

@@ -14,7 +14,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER = BATCH + (BATCH / RECORD) * OVERHEAD }; /* also more than any record that is not whole yet */
+enum {
+    BATCH_SEALED = BATCH + (BATCH / RECORD) * OVERHEAD, /* also more than any record that is not whole yet */
+    SPARE = 64, /* for a record that says nothing but the end, behind a batch */
+    BUFFER = BATCH_SEALED + SPARE,
+};
 
 /* Memory between a socket and one direction. */
 struct buffer {
@@ -23,6 +27,7 @@ struct buffer {
     size_t mapped;
     size_t start;  /* of what waits */
     size_t end;
+    size_t content; /* of the batch that waits to be sent */
     atomic_flag busy;
 };
 
@@ -62,7 +67,7 @@ size_t mt_buffer_waiting(const struct buffer *buffer)
     return buffer->end - buffer->start;
 }
 
-/* Put bytes in that came otherwise, before the first mt_receive; 0 if they are too many. */
+/* Put bytes behind those that wait: records that were received or made otherwise. 0 if they are too many. */
 int mt_buffer_put(struct buffer *buffer, const uint8_t *data, size_t size)
 {
     if (size > BUFFER - buffer->end)
@@ -110,6 +115,8 @@ static int flush(struct buffer *buffer, int fd, int more, struct sent *sent)
     if (buffer->start < buffer->end)
         return SOCKET_FULL; /* another try would only hear so */
     buffer->start = buffer->end = 0;
+    sent->gone += buffer->content;
+    buffer->content = 0;
     return 0;
 }
 
@@ -128,10 +135,11 @@ static int send_records(struct direction *direction, struct buffer *buffer, int 
             return INPUT_USED;
         if (sent->taken + batch > MOST_BYTES)
             return BUDGET;
-        size = seal_records(direction, type, from, batch, buffer->memory, BUFFER);
+        size = seal_records(direction, type, from, batch, buffer->memory, BATCH_SEALED);
         if (size < 0)
             return (int)size;
         buffer->end = (size_t)size;
+        buffer->content = batch;
         sent->taken += batch;
         content -= batch;
     }

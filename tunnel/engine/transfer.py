@@ -8,6 +8,7 @@ may be exchanged in between (KeyUpdate).
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
@@ -55,10 +56,12 @@ class Sent(NamedTuple):
     """What ``seal_send`` did.
 
     ``taken`` bytes of the pieces are sealed, and what is behind them is still the caller's; the socket took
-    ``sent`` bytes, and ``unsent`` wait for the next call.
+    ``sent`` bytes, and ``unsent`` wait for the next call. ``gone`` bytes of content, some perhaps of earlier
+    calls, have left: a batch counts when the last of its records has.
     """
 
     taken: int
+    gone: int
     sent: int
     unsent: int
     stop: Stop
@@ -80,11 +83,14 @@ class Received(NamedTuple):
 
 
 class RecordSocket:
-    """What waits to be sent and to be opened, 256 KiB at most; the socket's descriptor stays the caller's."""
+    """What waits to be sent and to be opened, 256 KiB at most of each. ``sock`` stays the caller's.
 
-    def __init__(self, library: Any, descriptor: int) -> None:
+    Its descriptor is asked for in each call: once it is closed, the number may be another connection's.
+    """
+
+    def __init__(self, library: Any, sock: socket.socket) -> None:
         self._library = library
-        self._descriptor = descriptor
+        self._sock = sock
         self._outgoing = self._buffer()
         self._incoming = self._buffer()
 
@@ -106,10 +112,10 @@ class RecordSocket:
         count: int = self._library.mt_buffer_waiting(self._incoming)
         return count
 
-    def put(self, data: bytes) -> None:
-        """Take in what was received before the first ``recv_open``. ValueError if it is too much."""
-        if not self._library.mt_buffer_put(self._incoming, data, len(data)):
-            raise ValueError(f"{len(data)} bytes are more than may wait")
+    def put(self, record: bytes) -> None:
+        """Let a record of up to 64 bytes that was made otherwise leave behind what waits. Else ValueError."""
+        if not self._library.mt_buffer_put(self._outgoing, record, len(record)):
+            raise ValueError(f"{len(record)} bytes are more than may wait")
 
     def seal_send(
         self, sealer: CompiledSealer, pieces: Sequence[Bytes], kind: int = DATA, *, more: bool = False
@@ -122,19 +128,19 @@ class RecordSocket:
         array, held = point_to(pieces)
         sent = ffi.new(SENT)
         stop = self._library.mt_send(
-            sealer.handle, self._outgoing, self._descriptor, kind, array, len(held), more, sent
+            sealer.handle, self._outgoing, self._sock.fileno(), kind, array, len(held), more, sent
         )
         if stop < 0:
             raise sealing_error(stop)
         if sent.error:
             raise OSError(sent.error, os.strerror(sent.error))
-        return Sent(sent.taken, sent.sent, sent.unsent, _STOPS[stop])
+        return Sent(sent.taken, sent.gone, sent.sent, sent.unsent, _STOPS[stop])
 
     def recv_open(self, opener: CompiledOpener, plain: bytearray | memoryview) -> Received:
         """Open what waits and what the socket has, into ``plain``, which needs room for a whole record."""
         opened, room = ffi.new(OPENED), ffi.from_buffer(BYTES, plain, True)
         stop = self._library.mt_receive(
-            opener.handle, self._incoming, self._descriptor, room, len(room), opened
+            opener.handle, self._incoming, self._sock.fileno(), room, len(room), opened
         )
         found = event(stop, opened, room) if stop <= Stop.EVENT.value else None
         reason = _STOPS[max(stop, Stop.EVENT.value)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunnel.engine.binding import Provider
-from tunnel.engine.compiled import BAD_RECORD_MAC, CompiledOpener, CompiledSealer, Control
+from tunnel.engine.compiled import BAD_RECORD_MAC, CompiledOpener, CompiledSealer, Control, Fault
 from tunnel.transport.key_schedule import SUITES, Direction, key_and_iv
 from tunnel.transport.record_opener import Aside, Breach, RecordOpener
 from tunnel.transport.record_sealer import Content, RecordSealer
@@ -21,7 +21,7 @@ class CompiledRecordSealer(RecordSealer):
 
     def _take_key(self, secret: bytes, number: int) -> None:
         key, iv = key_and_iv(self._cipher, secret)
-        self._key = CompiledSealer(self._provider, self._cipher, key, iv, number, self._most)
+        self.key = CompiledSealer(self._provider, self._cipher, key, iv, number, self._most)
         self._secret, self.records = secret, number
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
@@ -35,9 +35,9 @@ class CompiledRecordSealer(RecordSealer):
 
     def _seal(self, pieces: Sequence[Content], out: memoryview, kind: int) -> int:
         try:
-            return self._key.seal(pieces, out, kind)
+            return self.key.seal(pieces, out, kind)
         finally:
-            self.records = self._key.number
+            self.records = self.key.number
 
 
 class CompiledRecordOpener(RecordOpener):
@@ -50,18 +50,23 @@ class CompiledRecordOpener(RecordOpener):
     def _take_key(self, secret: bytes, number: int) -> None:
         key, iv = key_and_iv(self._cipher, secret)
         most = SUITES[self._cipher].most_records
-        self._key = CompiledOpener(self._provider, self._cipher, key, iv, number, most)
+        self.key = CompiledOpener(self._provider, self._cipher, key, iv, number, most)
         self._secret, self.records = secret, number
 
     def open(
         self, cipher: memoryview, size: int, plain: memoryview
     ) -> tuple[int, int, Aside | Breach | None]:
         """Open the whole records in the first ``size`` bytes of ``cipher``, up to a turn's worth of them."""
-        taken, filled, found = self._key.open(cipher, size, plain)
-        self.records = self._key.number
-        if found is None:
-            return taken, filled, None
-        if isinstance(found, Control):
-            return taken, filled, Aside(*found)
-        reason = SPOILT if found.alert == BAD_RECORD_MAC else f"the peer broke TLS: {found.reason}"
-        return taken, filled, Breach(found.alert, reason)
+        taken, filled, found = self.key.open(cipher, size, plain)
+        self.records = self.key.number
+        return taken, filled, finding(found)
+
+
+def finding(event: Control | Fault | None) -> Aside | Breach | None:
+    """What the engine found, in the words of the Python record layer."""
+    if event is None:
+        return None
+    if isinstance(event, Control):
+        return Aside(*event)
+    reason = SPOILT if event.alert == BAD_RECORD_MAC else f"the peer broke TLS: {event.reason}"
+    return Breach(event.alert, reason)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tunnel.errors import LaneError
 from tunnel.transport.key_schedule import SUITES, Direction, Keys, key_and_iv
+from tunnel.transport.lanecosts import LaneCosts
 from tunnel.transport.tls_messages import DATA, RECORD, SPOILT
 
 NO_MODULE = "module tls not loaded"
@@ -34,10 +35,14 @@ class NoModuleError(LaneError):
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What the kernel of this host can do: cipher suites, none for no kernel lanes; and why, in words."""
+    """What the kernel of this host can do: cipher suites, none for no kernel lanes; and why, in words.
+
+    ``costs`` are those of both kinds of lane, where they decided.
+    """
 
     suites: tuple[str, ...]
     reason: str
+    costs: LaneCosts | None = None
 
 
 UNASKED = Capability((), "kernel lanes were not asked for")

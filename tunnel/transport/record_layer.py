@@ -51,43 +51,52 @@ class RecordLayer:
 
     def __init__(self, keys: Keys, provider: Provider | None = None, *, in_place: bool = False) -> None:
         self.cipher = keys.cipher
-        self._sealer: RecordSealer
-        self._opener: RecordOpener
+        self.sealer: RecordSealer
+        self.opener: RecordOpener
         if provider is None:
-            self._sealer = RecordSealer(keys.cipher, keys.send, in_place=in_place)
-            self._opener = RecordOpener(keys.cipher, keys.receive)
+            self.sealer = RecordSealer(keys.cipher, keys.send, in_place=in_place)
+            self.opener = RecordOpener(keys.cipher, keys.receive)
         else:
-            self._sealer = CompiledRecordSealer(keys.cipher, keys.send, provider)
-            self._opener = CompiledRecordOpener(keys.cipher, keys.receive, provider)
+            self.sealer = CompiledRecordSealer(keys.cipher, keys.send, provider)
+            self.opener = CompiledRecordOpener(keys.cipher, keys.receive, provider)
         self._partial = b""  # the beginning of a handshake message
         self._asides = 0
-        self._over: TlsEnd | None = None  # nothing more is taken
+        self._over: TlsEnd | None = None
         self._ended = False  # nothing more is said
         self.owes_update = False  # the peer asked for a KeyUpdate: the next ``seal`` begins with it
 
     @property
+    def over(self) -> TlsEnd | None:
+        """What ended the connection: nothing more is taken then."""
+        return self._over
+
+    @property
     def records_sent(self) -> int:
         """How many records our present key has protected."""
-        return self._sealer.records
+        return self.sealer.records
 
     @property
     def records_received(self) -> int:
         """How many records the peer's present key has protected."""
-        return self._opener.records
+        return self.opener.records
 
     # What is to be sent.
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
         """Do what ``RecordSealer.seal`` does; ``out`` has to hold ``SPARE`` more. LaneError after ``end``."""
+        update = self.update()
+        position = len(update)
+        out[:position] = update
+        return position + self.sealer.seal(pieces, out[position:])
+
+    def update(self) -> bytes:
+        """Return a record that has to be sent before more is sealed, or b"". LaneError after ``end``."""
         if self._ended:
             raise LaneError("nothing can be sent behind the end of a TLS connection")
-        position = 0
-        if self.owes_update:
-            self.owes_update = False
-            update = self._sealer.update()
-            position = len(update)
-            out[:position] = update
-        return position + self._sealer.seal(pieces, out[position:])
+        if not self.owes_update:
+            return b""
+        self.owes_update = False
+        return self.sealer.update()
 
     def end(self, alert: int | None = None) -> bytes:
         """Return the record that ends our side, by an alert or close_notify; b"" if it was ended before."""
@@ -96,7 +105,7 @@ class RecordLayer:
         self._ended = True
         self.owes_update = False
         try:
-            return self._sealer.record(ALERT, CLOSE_NOTIFY if alert is None else bytes([FATAL, alert]))
+            return self.sealer.record(ALERT, CLOSE_NOTIFY if alert is None else bytes([FATAL, alert]))
         except LaneError:  # not even that may be protected any more
             return b""
 
@@ -110,15 +119,20 @@ class RecordLayer:
         """
         if self._over is not None:
             return 0, 0, self._over
-        before, torn = self._opener.records, bool(self._partial)
-        taken, filled, found = self._opener.open(cipher, size, plain)
-        between = self._opener.records - before - isinstance(found, Aside)
-        if torn and between:
-            found = Breach(UNEXPECTED_MESSAGE, "the peer broke TLS: data within a message")
-            filled = 0
+        before = self.opener.records
+        taken, filled, found = self.opener.open(cipher, size, plain)
+        return taken, *self.opened(self.opener.records - before, filled, found)
+
+    def opened(self, records: int, filled: int, found: Aside | Breach | None) -> tuple[int, TlsEnd | None]:
+        """Take in that the opener opened so many records, with so much content, and what it ``found`` last.
+
+        Returns how many bytes of content are good, and what ended the connection, if it is over.
+        """
+        if self._partial and records > isinstance(found, Aside):
+            filled, found = 0, Breach(UNEXPECTED_MESSAGE, "the peer broke TLS: data within a message")
         if found is not None:
             self._over = self._judge(found)
-        return taken, filled, self._over
+        return filled, self._over
 
     def take_asides(self) -> int:
         """How many records and messages came beside data since this was last called."""
@@ -162,7 +176,7 @@ class RecordLayer:
             return TlsEnd("the peer broke TLS: KeyUpdate does not end its record", UNEXPECTED_MESSAGE)
         if request > 1:
             return TlsEnd(f"the peer broke TLS: KeyUpdate asks for {request}", ILLEGAL_PARAMETER)
-        self._opener.update()
+        self.opener.update()
         if request and not self._ended:
             self.owes_update = True
         return None

@@ -1,0 +1,28 @@
+"""Drives the ways of bytes that are measured (``tunnel/transport/lanepaths.py``)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from tunnel.transport.lanepaths import LanePath
+from tunnel.wire.codes import MIB
+
+PATIENCE = 20.0
+
+
+def carried(path: LanePath, payload: bytes) -> None:
+    """See that ``payload`` goes over ``path``, and comes out unchanged."""
+    got, written = b"", 0
+    try:
+        while len(got) < len(payload):
+            with suppress(BlockingIOError):
+                written += path.source.send(payload[written : written + MIB])
+            moved = path.send()
+            moved = path.receive() or moved
+            with suppress(BlockingIOError):
+                got += path.sink.recv(MIB)
+            assert moved or path.wait(PATIENCE), f"{len(got)} bytes came, and then nothing"
+        assert got == payload
+        assert path.taken == path.delivered == len(payload)
+    finally:
+        path.close()
