@@ -18,6 +18,7 @@ from pathlib import Path
 from tunnel.bench import contestants
 from tunnel.bench.convergence import Grid, Search
 from tunnel.bench.crossing import Crossing
+from tunnel.bench.lab.configs import CONTROL
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.network import INTERFACES
 from tunnel.bench.lab.plan import PORT
@@ -131,7 +132,7 @@ def _resets(lab: Lab, mode: Mode, setting: Setting) -> Iterator[None]:
     link = partial(lab.a.daemons[-1].link, lab.b.name)
     every, before = setting.guest_bytes * 7 // 8 // mode.cuts, link()["resumes"]
     options = ("--interface", INTERFACES[0], "--every", str(every), "--count", str(mode.cuts))
-    resetting = lab.a.start([sys.executable, "-m", "tunnel.bench.resets", str(PORT), *options])
+    resetting = lab.a.start([sys.executable, "-m", "tunnel.bench.resets", str(PORT), CONTROL, *options])
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 MIGRATIONS = ("20261130T050548Z-migrate.jsonl", "20261130T051227Z-migrate.jsonl")
 """Runs of ``bench migrate``, one for each release, the newest release first."""
-RELAYS = ("20261130T114040Z-relay.jsonl", "20261130T113953Z-relay.jsonl")
+RELAYS = ("20261130T150240Z-relay.jsonl", "20261130T150114Z-relay.jsonl")
 """Runs of ``bench relay``, with HAProxy."""
 
 WAYS = {
@@ -179,8 +179,11 @@ def _against_haproxy(file: ResultFile) -> str:
     release, openssl = re.search(r"\d+\.\d+", str(record["version"])), openssl_of(file)
     if spread is None or release is None or openssl is None:
         raise UsageError(f"{file.path} has no {BASE} beside {OURS}")
+    (ours,) = (r for r in file.of_kind("contestant") if r["name"] == OURS)
+    engine = re.search(r"engine: compiled, with (\S+)", str(ours["version"]))
+    which = f" (compiled engine, {engine[1]})" if engine else ""
     return (
-        f"{_system(file)}, bare relay, {_machine(file)}: mtunnel {_verdict(spread)}: "
+        f"{_system(file)}, bare relay, {_machine(file)}: mtunnel{which} {_verdict(spread)}: "
         f"HAProxy {release[0]} on OpenSSL {openssl[0]}.{openssl[1]} takes "
         f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f}) times its CPU per GiB."
     )

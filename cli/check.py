@@ -70,20 +70,10 @@ def _facts(config: Config, contexts: TlsContexts, engine: Choice) -> dict[str, A
             "ends_first": first.what,
         },
         "transport": dict(transport),
-        "lane": {
-            "kind": contexts.lane.value,
-            "reason": contexts.kernel.reason,
-            "cpu_seconds_per_gib": _costs(contexts),
-            "engine": engine.reason,
-        },
+        "lane": {**contexts.lane_facts(), "engine": engine.reason},
         "peers": [_peer_facts(peer) for peer in config.peers],
         "ingresses": [_ingress_facts(ingress) for ingress in config.ingresses],
     }
-
-
-def _costs(contexts: TlsContexts) -> dict[str, float | None] | None:
-    costs = contexts.kernel.costs
-    return costs.facts() if costs else None
 
 
 def _peer_facts(peer: Peer) -> dict[str, Any]:
@@ -117,9 +107,9 @@ def _summary(path: Path, config: Config, contexts: TlsContexts, engine: Choice) 
         f"  links       {lanes} ({transport.lane}), {transport.streams} streams from each peer,"
         f" {format_size(transport.memory)} of memory, {resume}"
     )
-    lane, kernel = contexts.lane, contexts.kernel
-    costs = figures(_costs(contexts), lane)
-    yield f"  encryption  {lane.value} lanes{costs}: {kernel.reason}"
+    lane = contexts.lane_facts()
+    costs = figures(lane["cpu_seconds_per_gib"], lane["kind"])
+    yield f"  encryption  {lane['kind']} lanes{costs}: {lane['reason']}"
     yield f"  engine      of userspace lanes: {engine.reason}"
     yield f"  workers     {count_workers(transport, compiled=engine.provider is not None)}"
     for peer in config.peers:

@@ -178,7 +178,7 @@ for module in pkgutil.walk_packages(tunnel.__path__, "tunnel.", onerror=lambda n
 def test_only_an_extras_own_modules_need_it(installed: Path, tmp_path: Path) -> None:
     lines = _run(installed / "python", "-P", "-c", IMPORT_ALL, cwd=tmp_path).splitlines()
     lacking = {module: missing for module, _, missing in (line.partition(" ") for line in lines) if missing}
-    assert set(lacking.values()) <= {"qemu", "libvirt", "psutil", "pyroute2", "iperf3"}
+    assert set(lacking.values()) <= {"qemu", "libvirt", "psutil", "pyroute2", "iperf3", "aiofastnet"}
     assert {module.split(".")[1] for module in lacking} <= {"virt", "bench", "cli"}
     assert not lacking.keys() & {
         "tunnel.cli.main",

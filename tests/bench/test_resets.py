@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -66,13 +69,29 @@ def test_each_time_that_so_much_was_sent_one_is_reset(
     monkeypatch.setattr(resets, "_LOOK", 0)
     sent = iter([0, 99, 100, 150, 249, 250, 300, 399, 400])
     ends = [connected(server) for _ in range(2)]
-    counts = each_time(lambda: next(sent), 100, server.getsockname()[1])
+    counts = each_time(lambda: next(sent), 100, partial(connections, server.getsockname()[1]))
     assert list(islice(counts, 2)) == [1, 2]
     assert next(sent) == 399
     for sock in (sock for pair in ends for sock in pair):
         with pytest.raises(OSError, match=r"abort|reset"):
             sock.recv(1)
         sock.close()
+
+
+def test_a_connection_that_the_daemon_does_not_call_a_lane_is_left_alone(
+    server: socket.socket, tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = server.getsockname()[1]
+    with ExitStack() as stack:
+        ends = [stack.enter_context(sock) for _ in range(3) for sock in connected(server)]
+        local = f"127.0.0.1:{ends[2].getsockname()[1]}"
+        facts = {"links": [{"lanes": []}, {"lanes": [{"local": local}]}]}
+        monkeypatch.setattr(resets, "ask", lambda path, command: facts if path == tmp else None)
+        (found,) = resets.lanes(tmp, port)
+        assert reset(found)
+        with pytest.raises(ConnectionAbortedError):
+            ends[2].recv(1)
+        assert len(connections(port)) == 2
 
 
 def test_what_an_interface_sent_is_read_from_the_kernel(server: socket.socket) -> None:

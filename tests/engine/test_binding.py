@@ -65,9 +65,19 @@ def test_what_is_no_library(tmp_path: Path, content: bytes) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_library_whose_end_is_missing_is_not_opened(tmp_path: Path, part: float) -> None:
+    """The dynamic linker would end the process by SIGBUS."""
+    whole = (build.HERE / build.file_name()).read_bytes()
+    path = tmp_path / "engine-1.so"
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(LibraryError, match=r"engine-1\.so is not whole: install mtunnel again"):
+        load(path)
+
+
 def test_a_library_of_others(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="mt_provider"):
-        load(Path(LIBCRYPTO))
+        load(Path(stub(tmp_path, "(void)table;")))
 
 
 def test_libraries_that_are_not_there(library: Any) -> None:

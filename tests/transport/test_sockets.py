@@ -30,6 +30,7 @@ from tunnel.transport.sockets import (
     has_gap,
     host_of,
     is_deserted,
+    loopback_pair,
     name_of,
     reason_of,
     reset,
@@ -358,3 +359,26 @@ def test_silence_is_broken_before_a_firewall_forgets(
 )
 def test_an_address_without_its_port(name: str, host: str) -> None:
     assert host_of(name) == host
+
+
+def test_who_else_connects_is_not_taken_for_the_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, strangers = socket.create_connection, list[socket.socket]()
+
+    def come_late(address: tuple[str, int], patience: float) -> socket.socket:
+        strangers.append(connect(address, patience))
+        return connect(address, patience)
+
+    monkeypatch.setattr(socket, "create_connection", come_late)
+    one, other = loopback_pair(10)
+    (stranger,) = strangers
+    with one, other, stranger:
+        assert (one.getpeername(), other.getpeername()) == (other.getsockname(), one.getsockname())
+        assert stranger.recv(1) == b""
+
+
+def test_a_connection_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        monkeypatch.setattr(socket, "create_connection", lambda *_: nobody)
+        with pytest.raises(TimeoutError):
+            loopback_pair(0.01)
+    assert nobody.fileno() == -1

@@ -141,13 +141,7 @@ class Service:
         }
 
     def _lane_facts(self) -> dict[str, Any]:
-        kernel = self._contexts.kernel
-        return {
-            "kind": self._contexts.lane.value,
-            "reason": kernel.reason,
-            "cpu_seconds_per_gib": kernel.costs.facts() if kernel.costs else None,
-            "engine": self._engine.reason,
-        }
+        return {**self._contexts.lane_facts(), "engine": self._engine.reason}
 
     def _log_encryption(self) -> None:
         facts, lane = self._lane_facts(), self._contexts.lane

@@ -6,6 +6,7 @@ releases the GIL and costs 0.3 microseconds.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,36 @@ SUITES = ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY
 
 _WHY = 512
 
+_ELF_64 = b"\x7fELF\x02"
+_ELF_HEADER = struct.Struct("@40xQ10xHH2x")  # e_shoff, e_shentsize, e_shnum
+
 
 class LibraryError(Exception):
     """A library cannot be used; why."""
 
 
 def load(path: Path) -> Any:
-    """Open the compiled library. LibraryError if it is not ours, or not for this machine."""
+    """Open the compiled library. LibraryError if it is not ours, not for this machine, or not whole."""
     try:
+        if not _is_whole(path.read_bytes()):
+            raise LibraryError(f"{path.name} is not whole: install mtunnel again")
         library = ffi.dlopen(str(path))
         for name in ("mt_provider", "mt_direction_new", "mt_seal", "mt_open", "mt_send", "mt_receive"):
             getattr(library, name)
     except (OSError, AttributeError) as error:
         raise LibraryError(f"{path.name}: {error}") from error
     return library
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether nothing is missing at the end of a library, as on a full disk: dlopen(3) would be its death.
+
+    The table of sections ends an ELF file, and its header says where that is (elf(5), 64 bits).
+    """
+    if data[: len(_ELF_64)] != _ELF_64 or len(data) < _ELF_HEADER.size:
+        return len(data) > 0  # dlopen says what is wrong with it
+    start, size, count = _ELF_HEADER.unpack_from(data)
+    return bool(start + size * count <= len(data))
 
 
 class Provider:

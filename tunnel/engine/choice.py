@@ -63,7 +63,7 @@ def _with(provider: Provider, ipsec_mb: str) -> Choice:
         try:
             provider.use_ipsec_mb(ipsec_mb)
         except LibraryError as error:
-            lack = f"; libipsec-mb would help: {error}"
+            lack = f"; libipsec-mb would help (Debian: libipsec-mb1): {error}"
     if lack and has_vector_aes():
         return _python(f"{provider.name} is slower than the OpenSSL of cryptography here{lack}")
     if problem := fault(provider):

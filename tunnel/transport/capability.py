@@ -21,6 +21,7 @@ from tunnel.transport.keyfiles import TlsFiles
 from tunnel.transport.ktls import Capability
 from tunnel.transport.openssl import TlsConnection, WantRead
 from tunnel.transport.pipes import Pipe
+from tunnel.transport.sockets import loopback_pair
 from tunnel.transport.tls import client_context, server_context
 from tunnel.transport.tls_messages import ALERT, CLOSE_NOTIFY, count_records
 from tunnel.wire.codes import HEADER_SIZE
@@ -52,9 +53,7 @@ def examine(files: TlsFiles) -> Capability:
 def _try(suite: str, files: TlsFiles) -> None:
     """Raise LaneError or OSError if ``suite`` does not work."""
     ours, theirs = _shake_hands(server_context(files, (suite,)), client_context(files, (suite,)))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname(), PATIENCE)
-        other, _ = listener.accept()
+    one, other = loopback_pair(PATIENCE)
     with one, other:
         ktls.enable(one, theirs)
         ktls.enable(other, ours)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tunnel.errors import RefusedError
 from tunnel.transport import netlink
 from tunnel.transport.conntrack import original_destination, original_source
-from tunnel.transport.sockets import reason_of
+from tunnel.transport.sockets import loopback_pair, reason_of
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 
@@ -90,9 +90,7 @@ def obstacle() -> str | None:
     """
     with ExitStack() as stack:
         try:
-            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            stack.enter_context(socket.create_connection(server.getsockname(), _PATIENCE))
-            accepted = stack.enter_context(server.accept()[0])
+            _, accepted = map(stack.enter_context, loopback_pair(_PATIENCE))
         except OSError as error:
             return f"this host cannot connect to itself ({reason_of(error)}): ip link set lo up, or use unix:"
         try:

@@ -92,3 +92,23 @@ def next_secret(cipher: str, secret: bytes) -> bytes:
     """Return the traffic secret behind a KeyUpdate (section 7.2)."""
     suite = SUITES[cipher]
     return expand_label(secret, "traffic upd", suite.hash.digest_size, suite.hash)
+
+
+class RecordKey:
+    """The key under which one direction's records are made or taken: from number ``direction.records`` on."""
+
+    def __init__(self, cipher: str, direction: Direction) -> None:
+        self._cipher = cipher
+        self.records = 0  # that the present key has protected
+        self._take_key(direction.secret, direction.records)
+
+    def _take_key(self, secret: bytes, number: int) -> None:
+        key, iv = key_and_iv(self._cipher, secret)
+        self._secret = secret
+        self._aead = SUITES[self._cipher].aead(key)
+        self._iv = int.from_bytes(iv)
+        self.records = number
+
+    def _take_next_key(self) -> None:
+        """Go on with the key that follows KeyUpdate (section 7.2)."""
+        self._take_key(next_secret(self._cipher, self._secret), 0)

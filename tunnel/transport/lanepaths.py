@@ -55,9 +55,7 @@ class LanePath(ABC):
             self._far, self.sink = self._own(*socket.socketpair())
             for sock in self._sockets:
                 sockets.tune_local(sock)
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                dialing = socket.create_connection(listener.getsockname(), _CONNECTING)
-                self._out, self._in = self._own(dialing, listener.accept()[0])
+            self._out, self._in = self._own(*sockets.loopback_pair(_CONNECTING))
             for sock, keys in zip((self._out, self._in), made_up_keys(suite), strict=True):
                 sockets.tune_lane(sock, None)
                 with suppress(OSError):  # some systems pace even on loopback: that is not to be measured

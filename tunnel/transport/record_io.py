@@ -53,7 +53,7 @@ class RecordIo(ABC):
 
     @abstractmethod
     def receive(self, plain: memoryview) -> tuple[int, TlsEnd | None, str]:
-        """Open into ``plain`` (BATCH bytes) what a turn allows of what came.
+        """Open into ``plain`` (BATCH bytes or more) what a turn allows of what came.
 
         Returns how many bytes of content that was, what ended TLS if anything did, and why nothing more can
         come over the socket, "" while it can. Not to be called behind an end, unless there is ``more``.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
-from tunnel.transport.key_schedule import IV, SUITES, Direction, key_and_iv, next_secret
+from tunnel.transport.key_schedule import IV, RecordKey
 from tunnel.transport.tls_messages import (
     BAD_RECORD_MAC,
     DATA,
@@ -46,24 +46,12 @@ class Breach(NamedTuple):
     reason: str
 
 
-class RecordOpener:
-    """Takes records from number ``direction.records`` on."""
-
-    def __init__(self, cipher: str, direction: Direction) -> None:
-        self._cipher = cipher
-        self.records = 0  # that came under the present key
-        self._take_key(direction.secret, direction.records)
-
-    def _take_key(self, secret: bytes, number: int) -> None:
-        key, iv = key_and_iv(self._cipher, secret)
-        self._secret = secret
-        self._aead = SUITES[self._cipher].aead(key)
-        self._iv = int.from_bytes(iv)
-        self.records = number
+class RecordOpener(RecordKey):
+    """Takes records."""
 
     def update(self) -> None:
-        """The peer said KeyUpdate: the next record is under the next key (section 7.2)."""
-        self._take_key(next_secret(self._cipher, self._secret), 0)
+        """The peer said KeyUpdate: the next record is under the next key."""
+        self._take_next_key()
 
     def open(
         self, cipher: memoryview, size: int, plain: memoryview

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from tunnel.errors import LaneError
-from tunnel.transport.key_schedule import IV, SUITES, Direction, key_and_iv, next_secret
+from tunnel.transport.key_schedule import IV, SUITES, Direction, RecordKey
 from tunnel.transport.tls_messages import DATA, HANDSHAKE, HEADER, KEY_UPDATE, OVERHEAD, RECORD, TAG
 
 Content: TypeAlias = bytes | memoryview
@@ -27,26 +27,17 @@ def sealed_size(size: int) -> int:
     return size + OVERHEAD * -(-size // RECORD)
 
 
-class RecordSealer:
-    """Makes records from number ``direction.records`` on. A number is never used twice under a key.
+class RecordSealer(RecordKey):
+    """Makes records. A number is never used twice under a key.
 
     With ``in_place`` a piece that can be written to is changed for the moment of a call: nobody else may read
     it then.
     """
 
     def __init__(self, cipher: str, direction: Direction, *, in_place: bool = False) -> None:
-        self._cipher = cipher
         self._most = SUITES[cipher].most_records
         self._in_place = in_place
-        self.records = 0  # that the present key has protected
-        self._take_key(direction.secret, direction.records)
-
-    def _take_key(self, secret: bytes, number: int) -> None:
-        key, iv = key_and_iv(self._cipher, secret)
-        self._secret = secret
-        self._aead = SUITES[self._cipher].aead(key)
-        self._iv = int.from_bytes(iv)
-        self.records = number
+        super().__init__(cipher, direction)
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
         """Write ``pieces`` as records of data to the start of ``out``; how many bytes they are.
@@ -128,5 +119,5 @@ class RecordSealer:
     def update(self, *, asking: bool = False) -> bytes:
         """Return a KeyUpdate, ``asking`` for one in return; the next key follows it (section 4.6.3)."""
         record = self.record(HANDSHAKE, bytes([KEY_UPDATE, 0, 0, 1, asking]))
-        self._take_key(next_secret(self._cipher, self._secret), 0)
+        self._take_next_key()
         return record

@@ -155,6 +155,26 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     return family, address
 
 
+def loopback_pair(patience: float) -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection of this process with itself, for what a host must show to itself.
+
+    For a moment any user may connect to where one end listens: those are turned away. Raises OSError, also
+    after ``patience`` seconds.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(patience)
+        dialing = socket.create_connection(server.getsockname(), patience)
+        try:
+            while True:
+                accepted, caller = server.accept()
+                if caller == dialing.getsockname():
+                    return dialing, accepted
+                accepted.close()
+        except BaseException:
+            dialing.close()
+            raise
+
+
 def reset(sock: socket.socket) -> None:
     """Close so that the other side sees a failure: RST on TCP, EPIPE or an early end on unix."""
     discard_unsent(sock)

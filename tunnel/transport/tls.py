@@ -97,6 +97,15 @@ class TlsContexts:
         """The kind of lanes that these are for."""
         return LaneKind.KERNEL if self.kernel.suites else LaneKind.USERSPACE
 
+    def lane_facts(self) -> dict[str, Any]:
+        """What ``check`` and ``status`` tell of it; the keys are stable."""
+        costs = self.kernel.costs
+        return {
+            "kind": self.lane.value,
+            "reason": self.kernel.reason,
+            "cpu_seconds_per_gib": costs.facts() if costs else None,
+        }
+
     def own_chain(self, *, dialing: bool) -> Chain:
         """What this host proves itself with."""
         return self.dialed if dialing else self.accepted

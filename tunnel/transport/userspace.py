@@ -16,16 +16,19 @@ from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.compiled_io import CompiledRecordIo
 from tunnel.transport.key_schedule import Keys
 from tunnel.transport.lane import LaneHandler, LaneKind, view
-from tunnel.transport.record_io import BATCH, PythonRecordIo, RecordIo
+from tunnel.transport.record_io import PythonRecordIo, RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.record_sealer import Content
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.watched import WatchedLane
-from tunnel.wire.codes import KIB
+from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.frames import Frame
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
+
+OPENED = 1 * MIB
+"""Bytes that are handed over at once, at most: each time costs the same. Python's records make half of it."""
 
 EXPECTED = 256 * KIB
 """What to wait for inside a frame: each time we are woken costs the same, however little there is."""
@@ -41,7 +44,7 @@ class _Memory(threading.local):
     """What all lanes of a thread decrypt into: nothing stays there between two turns of its loop."""
 
     def __init__(self) -> None:
-        self.plain = memoryview(bytearray(BATCH))
+        self.plain = memoryview(bytearray(OPENED))
 
 
 _shared = _Memory()
@@ -74,7 +77,7 @@ class UserspaceLane(WatchedLane[Content]):
             self._io = PythonRecordIo(sock, self._records, alone=alone)
         else:
             self._io = CompiledRecordIo(sock, self._records, provider)
-        self._plain = _shared.plain if alone else memoryview(bytearray(BATCH))
+        self._plain = _shared.plain if alone else memoryview(bytearray(OPENED))
         self._least = 1  # bytes that must be there before the loop is told
         self._cut = ""  # why no more can come than is at hand
         self._asides = Bucket(ASIDES, time.monotonic())
