@@ -69,7 +69,8 @@ def install(aliases: Iterable[str]) -> None:
 def discard(table: RedirectTable, keep: Iterable[str] = ()) -> None:
     """Take back the routes of guards that no daemon on this machine wants; ``keep`` those of ``table``'s.
 
-    Whoever adds a route has its table first: a route that is found here with no table is nobody's. Raises OSError, or UsageError when ``nft`` fails.
+    Whoever adds a route has its table first: a route that is found here with no table is nobody's. Raises
+    OSError, or UsageError when ``nft`` fails.
     """
     unknown = guard.installed() - set(keep)
     if unknown:

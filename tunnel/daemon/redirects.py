@@ -157,7 +157,7 @@ class Redirects:
     def _install(self) -> None:
         if problem := nftables.obstacle():
             raise UsageError(problem)
-        # First the guard, which also tells other daemons whose the routes are; nobody is led here before both.
+        # The guard first, which tells other daemons whose the routes are; the way in when both are there.
         self._table.close(self._rules)
         aliases.install(self._guarded)
         self._table.install(self._rules)
