@@ -32,6 +32,14 @@ def test_neither_another_source_nor_another_event_is_held_back() -> None:
     assert admitted(limiter, "lane lost", "uid 1", 0.0, 1) == 1
 
 
+@pytest.mark.parametrize("order", [("warning", "info"), ("info", "warning")])
+def test_warnings_of_an_event_and_its_routine_lines_are_limited_apart(order: tuple[str, str]) -> None:
+    rates = {"warning": TROUBLE, "info": ROUTINE}
+    limiter = Limiter()
+    for level in order:
+        assert admitted(limiter, "redirects changed", "", 0.0, 5000, level) == rates[level].burst
+
+
 def test_migration_of_255_channels_is_told_channel_by_channel() -> None:
     limiter = Limiter()
     for event in ("stream opened", "stream closed"):

@@ -108,8 +108,8 @@ TWO = ("redirect:127.0.1.2:49152-49215", "redirect:127.0.1.3:7")
 async def test_each_range_leads_to_its_ingress(monkeypatch: pytest.MonkeyPatch) -> None:
     async with made(monkeypatch, *TWO) as (redirects, table):
         await redirects.install()
-        [(what, rules)] = table.done
-        assert what == "install"
+        [(first, _), (second, rules)] = table.done
+        assert (first, second) == ("close", "install"), "the guard first, then the way in"
         assert [(each.host, each.first_port, each.last_port) for each in rules] == [
             ("127.0.1.2", 49152, 49215),
             ("127.0.1.3", 7, 7),
@@ -153,7 +153,7 @@ async def test_every_request_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
         for count in (1, 2):
             redirects.repair()
             await until(partial(has_repaired, table, count), "for the repair")
-        assert [rules for _, rules in table.done] == [table.done[0][1]] * 3
+        assert [rules for what, rules in table.done if what != "close"] == [table.done[1][1]] * 3
 
 
 async def test_failed_repair_is_an_error_in_the_log_and_the_next_is_tried(
@@ -182,7 +182,7 @@ async def test_repair_that_is_under_way_does_not_overtake_the_end(monkeypatch: p
         table.may_go_on.set()
         await ending
         await redirects.close()
-        assert table.steps == ["install", "repair", "clear", "close"]
+        assert table.steps == ["close", "install", "repair", "clear", "close"]
         assert len(table.threads) == 1
         assert threading.current_thread().name not in table.threads, "the loop does not wait for nft"
 
@@ -193,7 +193,7 @@ async def test_failure_at_the_end_does_not_keep_the_daemon(monkeypatch: pytest.M
         table.fault = UsageError("no firewall")
         await redirects.clear()
         await redirects.close()
-        assert table.steps == ["install"]
+        assert table.steps == ["close", "install"]
 
 
 # With the firewall itself.
@@ -285,6 +285,21 @@ async def test_what_keeps_connections_from_being_redirected_is_told_once_and_whe
             ("not redirected", LISTEN),
             ("redirected again", LISTEN),
         ]
+
+
+async def test_another_daemon_that_starts_meanwhile_removes_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = guard.install
+
+    def add_beside_another(alias: str) -> None:
+        add(alias)
+        aliases.discard(RedirectTable("hostb"))
+
+    monkeypatch.setattr(guard, "install", add_beside_another)
+    async with real(LISTEN):
+        assert guard.is_guarded(ALIAS)
+        nft("flush ruleset")
+        guard.remove(ALIAS)
+        await until(lambda: guard.is_guarded(ALIAS), "for the route")
 
 
 async def test_at_the_end_the_guard_stays() -> None:

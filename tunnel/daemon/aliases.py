@@ -69,7 +69,8 @@ def install(aliases: Iterable[str]) -> None:
 def discard(table: RedirectTable, keep: Iterable[str] = ()) -> None:
     """Take back the routes of guards that no daemon on this machine wants; ``keep`` those of ``table``'s.
 
-    Raises OSError, or UsageError when ``nft`` fails.
+    Whoever adds a route has its table first: a route that is found here with no table is nobody's. Raises
+    OSError, or UsageError when ``nft`` fails.
     """
     unknown = guard.installed() - set(keep)
     if unknown:
@@ -106,10 +107,10 @@ def put_in_place(config: Config) -> list[str]:
     if aliases:
         if problem := nftables.obstacle():
             raise UsageError(problem)
-        install(aliases)
         table = RedirectTable(config.host.name)
-        if not _exists(table):
+        if not _exists(table):  # before the routes: it tells other daemons whose they are
             table.close(_rules(config))
+        install(aliases)
     return aliases
 
 

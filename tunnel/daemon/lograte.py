@@ -1,5 +1,7 @@
 """How many lines may be logged of one event: a token bucket for each source of it, one for all sources.
 
+Warnings and routine lines of an event that has both are limited apart: neither uses up what the other may.
+
 What another program causes once it can cause a million times: a stranger that connects, a local user who may
 not use an ingress, a peer that asks for what it may not reach. What is over the limit is counted by event and
 source, and told in one line per event, ten seconds later at the earliest.
@@ -55,8 +57,8 @@ class Limiter:
 
     def __init__(self, trouble: Rate = TROUBLE, routine: Rate = ROUTINE) -> None:
         self._rates = {False: trouble, True: routine}
-        self._buckets: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
-        self._totals: dict[str, Bucket] = {}  # by event: these are the program's own words
+        self._buckets: OrderedDict[tuple[str, Rate, str], Bucket] = OrderedDict()
+        self._totals: dict[tuple[str, Rate], Bucket] = {}  # by event: these are the program's own words
         self._held: dict[str, Held] = {}
 
     def admits(self, event: str, level: str, source: str, now: float) -> tuple[bool, bool]:
@@ -71,7 +73,7 @@ class Limiter:
         return False, begins
 
     def _bucket(self, event: str, source: str, rate: Rate, now: float) -> Bucket:
-        key = (event, source)
+        key = (event, rate, source)
         if (bucket := self._buckets.get(key)) is None:
             if len(self._buckets) >= MOST_SOURCES:
                 self._buckets.popitem(last=False)
@@ -80,8 +82,8 @@ class Limiter:
         return bucket
 
     def _total(self, event: str, rate: Rate, now: float) -> Bucket:
-        if (bucket := self._totals.get(event)) is None:
-            bucket = self._totals[event] = Bucket(
+        if (bucket := self._totals.get((event, rate))) is None:
+            bucket = self._totals[event, rate] = Bucket(
                 Rate(rate.burst * ALL_SOURCES, rate.per_second * ALL_SOURCES), now
             )
         return bucket

@@ -157,14 +157,16 @@ class Redirects:
     def _install(self) -> None:
         if problem := nftables.obstacle():
             raise UsageError(problem)
-        aliases.install(self._guarded)  # first, so that there is no moment without
+        # The guard first, which tells other daemons whose the routes are; the way in when both are there.
+        self._table.close(self._rules)
+        aliases.install(self._guarded)
         self._table.install(self._rules)
         self._discard_routes()
         self._look()
 
     def _repair(self) -> None:
-        aliases.install(self._guarded)
         self._table.repair(self._rules)
+        aliases.install(self._guarded)
         self._look()
 
     def _look(self) -> None:
