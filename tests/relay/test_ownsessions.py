@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.support.links import ending, receive
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError
 from tunnel.relay import busyness, ownsessions
+from tunnel.relay.further import Further
 from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
@@ -168,6 +170,89 @@ async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(
     await asyncio.gather(*hanging)
     await turns()
     assert sum(stage.a.spread) == 2
+
+
+async def test_what_a_worker_gives_back_late_takes_the_standing_session(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has begun with it, and then does not answer for longer than anybody waits."""
+    monkeypatch.setattr(ownsessions, "TRIED", 0.2)
+    monkeypatch.setattr(ownsessions, "LATE", 0.1)
+    own = stage.a.group._own
+    assert own._dial is not None
+    own._dial = replace(own._dial, port=1)
+    target = stage.listen()
+    await stage.stream(target)
+    asking = asyncio.create_task(stage.ask(target))
+    await until(lambda: any(further.link for further in stage.a.ours.values()), "for the worker to begin")
+    (further,) = stage.a.ours.values()
+    hanging = asyncio.create_task(further.worker.call(hang, 1.0))
+    await hanging
+    caller, called = await asking, await stage.accept(target)
+    caller.send(b"x")
+    assert await receive(called, 1) == b"x"
+    assert stage.a.spread == [2, 0, 0]
+    await stage.stream(target)
+    assert not stage.a.group._own._order.awaited(target)
+
+
+async def test_a_caller_that_a_worker_had_when_it_ended_is_not_led_to_another(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its target may have been dialled: a hypervisor takes its first caller for the migration."""
+    target = stage.listen()
+    await stage.stream(target)
+    real = Further.open
+
+    async def open_and_die(self: Further, *args: Any) -> None:
+        await real(self, *args)
+        raise SystemExit("a fault")
+
+    monkeypatch.setattr(Further, "open", open_and_die)
+    ours, caller = socket.socketpair()
+    caller.setblocking(False)
+    deadline = asyncio.get_running_loop().time() + 30
+    with caller:
+        with pytest.raises(RefusedError, match="has ended, and had the connection"):
+            await stage.a.group.open(ours, target, deadline, 0)
+        assert await asyncio.wait_for(ending(caller), 60) in {"reset", "close"}
+    monkeypatch.undo()
+    assert stage.a.spread[0] == 1
+    await until(lambda: stage.a.told, "for the report")
+    await until(lambda: not stage.a.group._own._order.taken(target), "for the turn to pass")
+
+
+async def test_a_caller_that_is_given_up_while_a_worker_has_it_is_reset(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon stops: whoever waits sees a failure, whether the worker has begun with it or not."""
+    monkeypatch.setattr(ownsessions, "TRIED", 1.0)
+    own = stage.a.group._own
+    assert own._dial is not None
+    own._dial = replace(own._dial, port=1)
+    target = stage.listen()
+    await stage.stream(target)
+    hanging = asyncio.create_task(stage.a.workers.all[2].call(hang, 0.5))
+    deadline = asyncio.get_running_loop().time() + 30
+    pairs = [socket.socketpair() for _ in range(2)]
+    asking = [
+        asyncio.create_task(stage.a.group.open(ours, f"{target}{number}", deadline, 0))
+        for number, (ours, _) in enumerate(pairs)
+    ]
+    begun = stage.a.workers.all[1].links
+    await until(lambda: len(stage.a.ours) == 2 and begun, "for one worker to begin, and one not to")
+    for task in asking:
+        task.cancel()
+    assert all(
+        isinstance(each, asyncio.CancelledError)
+        for each in await asyncio.gather(*asking, return_exceptions=True)
+    )
+    for _, caller in pairs:
+        caller.setblocking(False)
+        with caller:
+            assert await asyncio.wait_for(ending(caller), 60) in {"reset", "close"}
+    assert sum(stage.a.spread) == 1
+    await hanging
 
 
 async def hang(seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from tunnel.errors import UnreachableError
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.reception import receive
@@ -18,6 +19,7 @@ from tunnel.relay.stats import link_facts
 from tunnel.relay.streams import Answered
 from tunnel.relay.workers import Worker
 from tunnel.transport.lane import Lane
+from tunnel.transport.sockets import reset
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Hello, Resume
 
@@ -78,10 +80,20 @@ class Further:
         uid: int | None,
         answered: Answered,
     ) -> None:
-        """See ``Link.open``. Begins the session if need be; takes the ticket, or leaves all as it is."""
-        if ticket.take():
+        """See ``Link.open``. Begins the session if need be; takes the ticket, or leaves all as it is.
+
+        UnreachableError leaves the socket to the caller; else it is seen to, however this ends.
+        """
+        if not ticket.take():
+            return
+        try:
             link = self.link or self._begin(dial)
             await link.open(sock, target, deadline, uid, answered)
+        except UnreachableError:
+            raise
+        except BaseException:
+            reset(sock)
+            raise
 
     def _begin(self, dial: DialPlan) -> Link:
         """Make the link and dial the peer: a session that this host begins."""

@@ -16,7 +16,7 @@ from tunnel.relay.further import Further, Ticket
 from tunnel.relay.link import Link
 from tunnel.relay.loops import post
 from tunnel.relay.targetorder import Release, TargetOrder
-from tunnel.relay.workers import Worker, Workers
+from tunnel.relay.workers import Worker, WorkerError, Workers
 from tunnel.transport.sockets import is_deserted, reset
 from tunnel.wire.codes import Code
 
@@ -140,32 +140,49 @@ class OwnSessions:
             return
         moved = socket.socket(sock.family, sock.type, sock.proto, sock.detach())
         try:
+            await self._open(further, moved, target, uid, release)
+        except UnreachableError as error:
+            self._give_up(further, str(error))
             try:
-                await self._open(further, moved, target, uid, release)
-            except UnreachableError as error:
-                self._give_up(further, str(error))
                 await standing.open(moved, target, deadline, uid, release)
-        except (RefusedError, UnreachableError, OSError):
-            reset(moved)
-            raise
+            except BaseException:
+                reset(moved)
+                raise
 
     async def _open(
         self, further: Further, sock: socket.socket, target: str, uid: int | None, release: Release
     ) -> None:
-        """Have a worker open a stream, which takes the socket. UnreachableError leaves that to the caller."""
+        """Have a worker open a stream, which takes the socket. UnreachableError leaves that to the caller.
+
+        So does nothing else: a socket that a worker has is closed there, and never led anywhere else.
+        """
         assert self._dial is not None  # noqa: S101  else none is picked
         loop, ticket = asyncio.get_running_loop(), Ticket()
         answered: Callable[[], None] = partial(post, loop, release)
         call = (ticket, self._dial, sock, target, loop.time() + TRIED, uid, answered)
+        asked = asyncio.ensure_future(further.worker.call(further.open, *call))
+        asked.add_done_callback(_retrieved)
         further.pending += 1
         try:
-            async with asyncio.timeout(TRIED + LATE):
-                await further.worker.call(further.open, *call)
-        except TimeoutError:
+            await asyncio.wait([asked], timeout=TRIED + LATE)
+            if not asked.done():
+                if ticket.take():
+                    raise UnreachableError(f"worker {further.worker.number} does not answer")
+                await asyncio.wait([asked])
+        except asyncio.CancelledError:
             if ticket.take():
-                raise UnreachableError(f"worker {further.worker.number} does not answer") from None
+                reset(sock)
+            else:
+                asked.add_done_callback(partial(_forgotten, sock))
+            raise
         finally:
             further.pending -= 1
+        try:
+            asked.result()
+        except WorkerError as error:
+            if ticket.take():
+                raise
+            raise RefusedError(f"{error}, and had the connection", Code.INTERNAL) from None
 
     # Which session.
 
@@ -231,3 +248,16 @@ class OwnSessions:
         """Give a session no more streams, and end it. Nothing is under way there: only we open streams."""
         self._owner.forget(further)
         further.worker.send(further.end, Code.NONE, reason)
+
+
+def _retrieved(asked: asyncio.Future[None]) -> None:
+    """Whoever asked may have gone: what came of it is no fault of the loop's."""
+    if not asked.cancelled():
+        asked.exception()
+
+
+def _forgotten(sock: socket.socket, asked: asyncio.Future[None]) -> None:
+    """Reset what comes back from a worker when nobody waits for it any more."""
+    error = None if asked.cancelled() else asked.exception()
+    if isinstance(error, UnreachableError) and not isinstance(error, WorkerError):
+        reset(sock)
