@@ -13,6 +13,8 @@ from tests.support.links import Pair, requests_of
 from tests.support.waiting import turns, until
 from tunnel.daemon import drain as module
 from tunnel.daemon.drain import Drain
+from tunnel.relay.link import Link
+from tunnel.relay.pump import Pump
 from tunnel.wire.codes import Code
 
 Events = list[MutableMapping[str, Any]]
@@ -126,4 +128,25 @@ async def test_stream_whose_target_is_being_dialled_is_waited_for() -> None:
     assert not draining.task.done()
     requests_of(pair.a).dialling = False
     await draining.over()
+    pair.close()
+
+
+async def test_a_table_of_streams_may_change_while_it_is_read(
+    said: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of another worker do, in its thread."""
+    pair = await Pair().up()
+    for _ in range(2):
+        await pair.stream(pair.a)
+    known, kind_of = dict(pair.a.streams.pumps), module._kind
+
+    def meanwhile(link: Link, pump: Pump) -> str:
+        pair.a.streams.pumps.pop(pump.number)
+        return kind_of(link, pump)
+
+    monkeypatch.setattr(module, "_kind", meanwhile)
+    draining = Draining(pair)
+    await draining.over()
+    assert [count for _, count, _ in reports(said)] == [2]
+    pair.a.streams.pumps.update(known)
     pair.close()

@@ -166,7 +166,7 @@ class Certificates:
 
     def _ends_of_peers(self) -> list[Expiry]:
         """What peers proved themselves with. Their own logs warn of it."""
-        proofs = [lane.proof for link in self._links for lane in link.lanes.values() if lane.proof]
+        proofs = [lane.proof for link in self._links for lane in list(link.lanes.values()) if lane.proof]
         found = {expiry for proof in proofs for expiry in proof.expiries()}
         return sorted(found, key=lambda expiry: (expiry.ends, expiry.what))
 
@@ -264,7 +264,8 @@ class Certificates:
     def _replace_outdated(self) -> None:
         """Have lanes replaced that prove this host by another certificate than the one in use."""
         for link in self._links:
-            proofs = [(lane, lane.proof) for lane in link.lanes.values() if lane.proof is not None]
+            lanes = list(link.lanes.values())  # in one step: another thread may have them
+            proofs = [(lane, lane.proof) for lane in lanes if lane.proof is not None]
             outdated = [lane for lane, p in proofs if p.ours != self.current.own_chain(dialing=p.dialing)]
             if outdated:
                 link.post(link.rotation.rotate, "certificates renewed", outdated)
