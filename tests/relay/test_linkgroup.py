@@ -372,6 +372,19 @@ async def test_a_session_is_begun_once(stage: Stage, identities: Hosts) -> None:
     assert "another connection has that session" in str(goaway)
 
 
+async def test_a_session_in_a_worker_that_does_not_answer_makes_way(stage: Stage, identities: Hosts) -> None:
+    """The peer has given its lanes up long before; here nobody has noticed."""
+    target = stage.listen()
+    for _ in range(2):
+        await stage.stream(target)
+    before = stage.b.theirs[1]
+    before.worker.answers = False
+    peer = await answered(stage, identities, offered(b"hosta".ljust(16), 1))
+    assert peer.all(Welcome)
+    assert stage.b.theirs[1].worker is not before.worker
+    before.worker.answers = True
+
+
 async def test_a_session_whose_lane_does_not_last_leaves_room(stage: Stage, identities: Hosts) -> None:
     peer = await answered(stage, identities, offered(b"hosta".ljust(16), 2))
     assert peer.all(Welcome)

@@ -230,7 +230,8 @@ class LinkGroup:
         if offer.number >= standing.sessions:
             detail = f"session {offer.number}, and there is room for {standing.sessions}"
             raise ProtocolError(Code.COLLISION, detail)
-        link = known.link if known is not None else None
+        # A worker that does not answer may have lanes that are long dead.
+        link = known.link if known is not None and known.worker.fit else None
         if link is not None and link.lanes and link.peer_instance == offer.instance:
             raise ProtocolError(Code.COLLISION, "another connection has that session")
 
