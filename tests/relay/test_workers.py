@@ -100,6 +100,21 @@ async def test_what_is_sent_is_done_and_its_failure_is_nobodys(workers: Workers)
     await until(lambda: not workers.all[1]._sent, "for the end of it")
 
 
+async def test_a_worker_stops_when_what_was_sent_is_done() -> None:
+    """A session that has just been ended has words for its peer."""
+    workers = Workers(2)
+    await workers.start()
+    done = []
+
+    async def say_goodbye() -> None:
+        await asyncio.sleep(0.2)
+        done.append(threading.get_ident())
+
+    workers.all[1].send(say_goodbye)
+    await workers.stop()
+    assert len(done) == 1
+
+
 async def test_a_worker_that_ends_fails_who_waits_for_it_and_is_reported(
     workers: Workers, told: Told
 ) -> None:

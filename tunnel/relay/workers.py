@@ -80,7 +80,9 @@ class Worker:
         self.heard = time.monotonic()
 
     async def stop(self) -> None:
-        """End the loop and the thread; what it still carries is reset."""
+        """End the loop and the thread, once what was sent is done; what it still carries is reset."""
+        if self._sent and self.fit:
+            await asyncio.wait(self._sent, timeout=DROP_TIMEOUT)
         post(self.loop, self._stopping.set)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_TIMEOUT)
