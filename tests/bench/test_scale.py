@@ -60,7 +60,9 @@ def test_kernel_and_engine_give_the_lock_up() -> None:
 def test_threads_of_real_daemons_are_measured(tmp: Path) -> None:
     results = Results(tmp, "scale")
     options = Options(256 * MIB, workers=(1, 2), streams=(2,))
-    one, two = run(options, Network(effective_congestion(), pinned=False), results, lambda _: None)
+    found = run(options, Network(effective_congestion(), pinned=False), results, lambda _: None)
+    assert results.of_kind("failure") == []
+    one, two = found
     assert one.share == 1.0
     assert 0.5 <= two.share < 0.9
     for each in (one, two):
