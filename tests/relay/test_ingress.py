@@ -18,6 +18,7 @@ from tests.support.waiting import turns, until
 from tunnel.errors import UsageError
 from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
+from tunnel.relay.incidents import MOST_OF_A_KIND
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
 from tunnel.transport import users
@@ -26,6 +27,9 @@ from tunnel.transport.listener import Listener
 
 ME = os.geteuid()
 TARGET = parse_target("tcp:127.0.0.1:49152")
+
+MANY = 8 * MOST_OF_A_KIND
+"""Callers: many times as many as incidents of a kind are kept."""
 
 
 class Opened:
@@ -137,11 +141,11 @@ async def test_other_users_in_great_number_are_one_incident(
     async with door(listen, 4_000_000_000) as entry:
         monkeypatch.delattr(pwd, "getpwuid")  # no look-up, which may take long
         entry.link.note("lane lost", "a reason to be kept")
-        for _ in range(300):
+        for _ in range(MANY):
             assert await ended(entry.call())
         [kept, refused] = entry.link.incidents
         assert kept.reason == "a reason to be kept"
-        assert refused.count == entry.ingress.refused == 300
+        assert refused.count == entry.ingress.refused == MANY
 
 
 async def test_names_are_known_before_anybody_is_refused(
