@@ -15,6 +15,7 @@ from tests.support.waiting import until
 from tunnel.relay.further import Further, Ticket
 from tunnel.relay.link import Link
 from tunnel.relay.linkplan import LinkState
+from tunnel.transport.lane import Lane
 from tunnel.wire.codes import Code
 
 
@@ -37,6 +38,7 @@ class Kept:
     def __init__(self, stage: Stage) -> None:
         self.prepared: list[int] = []
         self.over: list[Further] = []
+        self.lanes: list[Lane] = []
         side = stage.a
         plan = side.group.make_further(1, side.workers.all[1]).plan
         self.further = Further(plan, b"hosta".ljust(16), side.workers.all[1], self._prepare, self.over.append)
@@ -45,6 +47,12 @@ class Kept:
 
     def _prepare(self, link: Link) -> None:
         self.prepared.append(threading.get_ident())
+
+    async def is_over(self) -> None:
+        """Wait until nothing is left of the session."""
+        await until(lambda: self.over, "for the end")
+        await until(lambda: not self.further._tasks, "for its tasks")
+        await until(lambda: all(lane.gone.is_set() for lane in self.lanes), "for its lanes")
 
     async def begin(self) -> Link:
         async def begin() -> None:
@@ -55,6 +63,7 @@ class Kept:
         link = self.further.link
         assert link is not None
         await until(lambda: link.state is LinkState.UP, "for the session")
+        self.lanes = list(link.lanes.values())
         return link
 
 
@@ -77,15 +86,14 @@ async def test_it_is_begun_in_the_thread_of_its_worker(stage: Stage) -> None:
     await kept.further.worker.call(kept.further.end, Code.NONE, "over")
     assert kept.over == [kept.further]
     assert not kept.further.worker.links
-    await until(lambda: not kept.further._tasks, "for its tasks")
+    await kept.is_over()
 
 
 async def test_the_end_of_the_session_is_that_of_its_tasks(stage: Stage) -> None:
     kept = Kept(stage)
     link = await kept.begin()
     link.post(link.end, Code.INTERNAL, "the test ends it")
-    await until(lambda: kept.over, "for the end")
-    await until(lambda: not kept.further._tasks, "for its tasks")
+    await kept.is_over()
     assert kept.over == [kept.further]
 
 
@@ -97,7 +105,7 @@ async def test_a_task_that_fails_ends_the_session_and_is_logged(stage: Stage) ->
         kept.further._keep(_raise(), "dialer")
 
     await kept.further.worker.call(fail)
-    await until(lambda: kept.over, "for the end")
+    await kept.is_over()
     assert any("ValueError('a fault')" in incident.reason for incident in link.incidents)
 
 
