@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -257,30 +256,6 @@ async def test_a_lane_that_was_under_way_at_a_renewal_is_replaced_too(world: Wor
     world.link.lanes.update(lanes)
     await world.certificates.look()
     assert world.outdated == [1]
-
-
-class Restless:
-    """In the place of a lane: whenever it is asked for its proof, another one has come."""
-
-    def __init__(self, lanes: dict[int, Any]) -> None:
-        self._lanes = lanes
-
-    @property
-    def proof(self) -> None:
-        self._lanes[1000 + len(self._lanes)] = Restless(self._lanes)
-
-
-async def test_lanes_may_come_while_they_are_looked_at(world: World) -> None:
-    """Those of another worker do, in its thread."""
-    lanes: dict[int, Any] = world.link.lanes
-    before = dict(lanes)
-    lanes[1000] = Restless(lanes)
-    world.write(ROOT.host("hosta", until=200))
-    await world.look()
-    assert world.outdated == list(before)
-    assert world.certificates.facts()["warnings"] is not None
-    lanes.clear()
-    lanes.update(before)
 
 
 async def test_a_clock_that_was_far_ahead_for_a_moment_leaves_nothing_behind(world: World) -> None:
