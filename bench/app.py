@@ -24,6 +24,7 @@ from tunnel.bench import profile as profiles
 from tunnel.bench import relay as relay_bench
 from tunnel.bench import report as reports
 from tunnel.bench import rotate as rotate_bench
+from tunnel.bench import scale as scale_bench
 from tunnel.bench.contestants import Contestant, choose
 from tunnel.bench.lab import requirements
 from tunnel.bench.latency import SAMPLES
@@ -33,6 +34,7 @@ from tunnel.bench.recipes import LANES
 from tunnel.bench.resultfile import newest, read_all
 from tunnel.bench.results import Record, Results, named
 from tunnel.daemon.units import parse_duration, parse_size
+from tunnel.daemon.values import MAX_WORKERS
 from tunnel.errors import UsageError
 
 _MOST_STREAMS = 256
@@ -67,14 +69,16 @@ def _kinds(text: str) -> tuple[rotate_bench.Kinds, ...]:
 
 
 def _streams(text: str) -> tuple[int, ...]:
-    wrong = UsageError(
-        f"--streams is a list of numbers from 1 to {_MOST_STREAMS}, such as 1,4,16,64: not {text!r}"
-    )
+    return _counts("--streams", text, _MOST_STREAMS, "1,4,16,64")
+
+
+def _counts(option: str, text: str, most: int, example: str) -> tuple[int, ...]:
+    wrong = UsageError(f"{option} is a list of numbers from 1 to {most}, such as {example}: not {text!r}")
     try:
         counts = tuple(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
         raise wrong from error
-    if not all(1 <= count <= _MOST_STREAMS for count in counts):
+    if not all(1 <= count <= most for count in counts):
         raise wrong
     return counts
 
@@ -261,6 +265,24 @@ def rotate(
     session = _Session("rotate", asdict(options), congestion, results, json=json)
     found = rotate_bench.run(options, session.network, session.results, session.progress)
     _close(rotate_bench.table(found), session)
+
+
+@app.command()
+def scale(
+    size: Size = "4GiB",
+    workers: Annotated[str, typer.Option(help="Workers of both daemons; a list.")] = "1,2,4,8",
+    streams: Annotated[str, typer.Option(help="Connections; a list.")] = "1,2,4,8,16",
+    rounds: Rounds = 1,
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/results"),
+    json: AsJson = False,
+) -> None:
+    """Several workers under several bulk streams: CPU per thread, what bounds a host (root, perf)."""
+    several = _counts("--workers", workers, MAX_WORKERS, "1,2,4,8")
+    options = scale_bench.Options(_size(size), several, _streams(streams), rounds)
+    session = _Session("scale", asdict(options), congestion, results, json=json)
+    found = scale_bench.run(options, session.network, session.results, session.progress)
+    _close(scale_bench.table(found), session)
 
 
 @app.command()

@@ -6,9 +6,12 @@ needs root or a low ``kernel.perf_event_paranoid``, and Debian's package linux-p
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +75,29 @@ def measure(contestant: Contestant, size: int, network: Network) -> list[Profile
 
 
 class Recorder:
-    """``perf record`` of one program. ``scratch`` is where its data goes."""
+    """``perf record`` of one program, once this is made. ``scratch`` is where its data goes."""
 
     def __init__(self, perf: str, rig: Rig, program: Program, scratch: Path) -> None:
         self._perf = perf
         self._data = scratch / f"perf-{program.process.pid}.data"
         options = ["-q", "-e", "cpu-clock", "-F", str(_FREQUENCY), "-g", "-p", str(program.process.pid)]
-        self._program = rig.start("perf", [perf, "record", *options, "-o", str(self._data)])
+        control, answer = (self._data.with_suffix(suffix) for suffix in (".control", ".answer"))
+        begin = ["-D", "-1", "--control", f"fifo:{control},{answer}"]  # perf-record(1): begins when told to
+        os.mkfifo(control)
+        os.mkfifo(answer)
+        self._program = rig.start("perf", [perf, "record", *options, *begin, "-o", str(self._data)])
+        self._begin(control, answer)
+
+    def _begin(self, control: Path, answer: Path) -> None:
+        """Wait until samples are taken: on a busy machine, perf needs longer than some transfers."""
+        deadline = time.monotonic() + _TIMEOUT
+        # For both directions, so that neither opening waits for perf to do the same.
+        with control.open("r+b", buffering=0) as orders, answer.open("r+b", buffering=0) as answers:
+            orders.write(b"enable\n")
+            while not select.select([answers], [], [], 0.1)[0]:
+                self._program.check()
+                if time.monotonic() > deadline:
+                    raise BenchError(f"perf does not begin{self._program.said()}")
 
     def stop(self) -> Counter[flame.Stack]:
         """End it; what it saw. Raises BenchError when that is nothing."""

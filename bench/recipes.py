@@ -48,13 +48,15 @@ def mtunnel(
     kinds: Sequence[str] = ("", ""),
     dialed: Endpoint | None = None,
     engine: str = "",
+    workers: int = 0,
 ) -> Sides:
-    """Two daemons, one link of ``lanes`` lanes, one ingress.
+    """Two daemons, one link of ``lanes`` lanes, one ingress; so many ``workers`` each, if not the default.
 
     ``records`` a key, and the ``kinds`` (of LANES) of both sides' lanes, if not the defaults.
     ``dialed`` is what A connects to, if not B itself. ``engine``: what MTUNNEL_ENGINE says, if anything.
     """
     common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
+    common += f"workers = {workers}\n" if workers else ""
     transport_a, transport_b = (common + LANES.get(kind, "") for kind in kinds)
     listen_a = free_tcp(ADDRESS_A)
     config_a = mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport_a)

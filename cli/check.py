@@ -13,6 +13,7 @@ from tunnel.cli import options
 from tunnel.daemon.advice import faults, warnings
 from tunnel.daemon.config import Config, Ingress, Peer, load
 from tunnel.daemon.preflight import preflight
+from tunnel.daemon.processors import count_workers
 from tunnel.daemon.units import format_duration, format_size
 from tunnel.engine.choice import Choice, choose
 from tunnel.errors import ConfigError
@@ -110,6 +111,7 @@ def _summary(path: Path, config: Config, contexts: TlsContexts, engine: Choice) 
     costs = figures(lane["cpu_seconds_per_gib"], lane["kind"])
     yield f"  encryption  {lane['kind']} lanes{costs}: {lane['reason']}"
     yield f"  engine      of userspace lanes: {engine.reason}"
+    yield f"  workers     {count_workers(transport, compiled=engine.provider is not None)}"
     for peer in config.peers:
         yield ""
         yield f"peer {peer.name} at {peer.address}"

@@ -19,6 +19,7 @@ NOT_UP = 1
 """The exit code of ``--check`` when something is wrong that the daemon knows of."""
 
 _MOST_INCIDENTS = 3
+_SERVING = "serving"
 _DISPLACED = "its socket was removed or replaced: restart the daemon"
 
 
@@ -58,17 +59,24 @@ def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
         yield _certificate(facts["certificate"], now)
     if facts["certificate"]["problem"]:
         yield _unusable(facts["certificate"])
-    for link in facts["links"]:
-        if link["state"] != "up":
-            current, _ = _parted(link)
-            cause = f": {current[-1]['what']}: {current[-1]['reason']}" if current else ""
-            yield f"link {link['peer']} is {link['state']} since {link['since']}{cause}"
+    yield from _problems_of_links(facts["links"])
+    for worker in facts.get("workers", []):
+        if worker["state"] != _SERVING:
+            yield f"worker {worker['worker']}: {worker['state']}; restart the daemon"
     for ingress in facts["ingresses"]:
         redirect = ingress["redirect"]
         if redirect is not None and not redirect["works"]:
             yield f"ingress {ingress['listen']} is not redirected: {redirect['reason']}"
         if ingress.get("displaced"):
             yield f"ingress {ingress['listen']}: {_DISPLACED}"
+
+
+def _problems_of_links(links: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for link in links:
+        if link["state"] != "up":
+            current, _ = _parted(link)
+            cause = f": {current[-1]['what']}: {current[-1]['reason']}" if current else ""
+            yield f"link {link['peer']} is {link['state']} since {link['since']}{cause}"
 
 
 def _all_well(facts: dict[str, Any]) -> str:
@@ -87,10 +95,29 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{lane['kind']} lanes{costs}: {lane['reason']}"
     if engine := lane.get("engine"):
         yield f"engine of userspace lanes: {engine}"
+    yield from _workers(facts.get("workers", []))
     for link in facts["links"]:
         yield from _link(link)
     for ingress in facts["ingresses"]:
         yield _ingress(ingress)
+
+
+def _workers(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Where there are several, which of them has how much to do."""
+    if len(workers) > 1:
+        for worker in workers:
+            has = f"{_count(worker, 'session')}, {_count(worker, 'stream')}"
+            yield f"worker {worker['worker']}: {worker['state']}, {has}"
+
+
+def _count(worker: dict[str, Any], what: str) -> str:
+    number = worker[f"{what}s"]
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _session(part: dict[str, Any]) -> str:
+    """Which of several sessions a lane or stream belongs to."""
+    return "" if part.get("session", "standing") == "standing" else f" ({part['session']})"
 
 
 def _certificate(certificate: dict[str, Any], now: datetime) -> str:
@@ -134,13 +161,14 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
         records = f"{lane['records_sent']} and {lane['records_received']} of {rotation['records']} records"
         route = f"{lane['local']} - {lane['remote']}"
         carried = f"{sent} out, {received} in, {records}"
-        yield f"  lane {lane['epoch']}: {lane['kind']}, {lane['cipher']}, {route}, {carried}"
+        yield f"  lane {lane['epoch']}{_session(lane)}: {lane['kind']}, {lane['cipher']}, {route}, {carried}"
     if last := rotation["last"]:
         count, lane = rotation["rotations"], last["lane"]
         yield f"  lanes replaced: {count}, the last one was lane {lane} at {last['at']}: {last['reason']}"
     for stream in link["streams"]:
         out, into = decimal(stream["bytes_from_local"]), decimal(stream["bytes_to_local"])
-        yield f"  stream {stream['stream']}: {stream['target']}, {out} sent, {into} received"
+        name = f"{stream['stream']}{_session(stream)}"
+        yield f"  stream {name}: {stream['target']}, {out} sent, {into} received"
     current, before = _parted(link)
     for incident in current[-_MOST_INCIDENTS:]:
         yield f"  {_incident(incident)}"

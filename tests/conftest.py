@@ -16,6 +16,8 @@ import psutil
 import pytest
 import uvloop
 
+from tests.support.daemons import WORKERS
+
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.SelectorEventLoop,
@@ -26,8 +28,15 @@ LAST_MOMENTS = 10.0
 ROOT_TESTS = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many workers daemons have that tests start; without it one, and three where that matters most."""
+    parser.addoption("--workers", type=int, metavar="N", help="workers of the daemons under test")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Let ctrl-C work in what tests start: a shell lets its background jobs, and theirs, ignore it."""
+    if (workers := config.getoption("--workers")) is not None:
+        os.environ[WORKERS] = str(workers)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.pluginmanager.hasplugin("hypothesispytest"):  # an emulated machine has no Hypothesis

@@ -28,12 +28,14 @@ def test_time_is_given_per_gib() -> None:
     ]
 
 
-def perf(directory: Path, script: str) -> str:
+def perf(directory: Path, script: str, *, begins: bool = True) -> str:
     """Stand in for perf, whose right to look into processes not every machine grants."""
+    answer = "for each; do case $each in fifo:*) fifos=${each#fifo:}; esac; done\n"
+    answer += "read order <${fifos%,*}; echo $order >&2; printf 'ack\\n' >${fifos#*,}\n"
     program = directory / "perf"
     program.write_text(
         f"#!/bin/sh\nif [ $1 = script ]; then {script}; exit; fi\ntrap 'echo stopped >&2; exit' INT\n"
-        "echo recording >&2\nwhile :; do sleep 0.1; done\n"
+        f"{answer if begins else 'exit 3'}\necho recording >&2\nwhile :; do sleep 0.1; done\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return str(program)
@@ -52,3 +54,10 @@ def test_a_perf_that_takes_no_samples_is_an_error_with_its_words(tmp: Path) -> N
         recorder = Recorder(perf(tmp, "echo not permitted >&2"), rig, program, tmp)
         with pytest.raises(BenchError, match=r"(?s)perf took no samples.*not permitted"):
             recorder.stop()
+
+
+def test_a_perf_that_does_not_begin_is_an_error(tmp: Path) -> None:
+    with Rig(tmp) as rig:
+        program = rig.start("idle", ["sleep", "60"])
+        with pytest.raises(BenchError, match="perf ended with status 3"):
+            Recorder(perf(tmp, "true", begins=False), rig, program, tmp)

@@ -23,7 +23,7 @@ from tunnel.transport.lanecosts import LaneCosts
 
 TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:1000"\nusers = ["root"]\n'
 UNIX = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/mtunnel/web1.sock"\nusers = ["root", "4000000001"]\n'
-TRANSPORT = '[transport]\nlanes = 1\nlane = "userspace"\nresume_window = "0s"\nmemory = "1GiB"\n'
+TRANSPORT = '[transport]\nworkers = 3\nlanes = 1\nlane = "userspace"\nresume_window = "0s"\nmemory = "1GiB"\n'
 OTHER_PEER = '[[peer]]\nname = "hostc"\naddress = "hostc.example"\n'
 
 
@@ -56,6 +56,7 @@ def test_a_right_configuration_is_summed_up(directory: Path, capsys: pytest.Capt
         "host hosta, peers reach it on 127.0.0.1:16515",
         "  links       1 lane (userspace), 512 streams from each peer, 1GiB of memory, no resume",
         "  encryption  userspace lanes: the configuration says so",
+        "  workers     3",
         "",
         "peer hostb at 192.0.2.2:16515",
         "  may reach   tcp:127.0.0.1:49152-49215",
@@ -150,6 +151,7 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
             "lane": "auto",
             "lanes": 1,
             "lane_threads": None,
+            "workers": None,
             "congestion": None,
             "streams": 512,
             "memory": 268435456,

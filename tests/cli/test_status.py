@@ -334,3 +334,25 @@ def test_what_keeps_peers_and_callers_away_is_told(monkeypatch: pytest.MonkeyPat
     problems = list(module._problems(facts, datetime(2026, 1, 1, tzinfo=UTC)))
     where = "redirect:127.0.1.2:49152-49215"
     assert f"ingress {where} is not redirected: Connection refused" in problems
+
+
+def test_several_workers_are_told(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"worker": 0, "state": "serving", "sessions": 2, "streams": 1}
+    second = {"worker": 1, "state": "ended", "sessions": 0, "streams": 0}
+    lane, stream = LINK["lanes"][0], LINK["streams"][0]
+    link = LINK | {"lanes": [lane | {"session": "ours 1"}], "streams": [stream | {"session": "theirs 2"}]}
+    monkeypatch.setitem(FACTS, "links", [link])
+    monkeypatch.setitem(FACTS, "workers", [first])
+    assert status(config) == 0
+    assert "worker" not in capsys.readouterr().out
+    monkeypatch.setitem(FACTS, "workers", [first, second])
+    assert status(config) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "worker 0: serving, 2 sessions, 1 stream" in lines
+    assert "worker 1: ended, 0 sessions, 0 streams" in lines
+    assert any(line.startswith("  lane 2 (ours 1): ") for line in lines)
+    assert any(line.startswith("  stream 3 (theirs 2): ") for line in lines)
+    assert status(config, "--check") == 1
+    assert "worker 1: ended; restart the daemon" in capsys.readouterr().out

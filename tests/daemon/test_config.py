@@ -108,6 +108,7 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     transport = config.transport
     assert (transport.lane, transport.lanes, transport.congestion) == (values.LaneChoice.AUTO, 1, None)
     assert transport.lane_threads is None
+    assert transport.workers is None
     assert (transport.memory, transport.resume_window) == (2**28, 30.0)
     assert (transport.rotate_records, transport.rotate_after) == (4194304, 86400.0)
     assert config.peers[0].address == Endpoint("hostb.example", 16515)

@@ -13,6 +13,8 @@ from tests.support.links import Pair, requests_of
 from tests.support.waiting import turns, until
 from tunnel.daemon import drain as module
 from tunnel.daemon.drain import Drain
+from tunnel.relay.link import Link
+from tunnel.relay.pump import Pump
 from tunnel.wire.codes import Code
 
 Events = list[MutableMapping[str, Any]]
@@ -125,5 +127,31 @@ async def test_stream_whose_target_is_being_dialled_is_waited_for() -> None:
     await turns()
     assert not draining.task.done()
     requests_of(pair.a).dialling = False
+    await draining.over()
+    pair.close()
+
+
+async def test_a_table_of_streams_may_grow_while_it_is_read(
+    said: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of another worker does, in its thread."""
+    pair = await Pair().up()
+    for _ in range(2):
+        await pair.stream(pair.a)
+    pumps, kind_of = pair.a.streams.pumps, module._kind
+    known = dict(pumps)
+
+    def meanwhile(link: Link, pump: Pump) -> str:
+        pumps[1000 + len(pumps)] = pump
+        return kind_of(link, pump)
+
+    monkeypatch.setattr(module, "_kind", meanwhile)
+    draining = Draining(pair)
+    await until(lambda: reports(said), "for the line")
+    assert reports(said)[0][1] == 2
+    for number in pumps.keys() - known:
+        del pumps[number]
+    monkeypatch.undo()
+    draining.hurry.set()
     await draining.over()
     pair.close()

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,6 +88,8 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         lane = facts.pop("lane")
         assert lane["kind"] in set(LaneKind)
         assert re.search("self-test|module tls", lane["reason"]), "auto says how it chose"
+        serving = {"worker": 0, "state": "serving", "sessions": 0, "streams": 0}
+        assert facts.pop("workers") == [serving]
         [link] = facts.pop("links")
         assert (link["peer"], link["state"]) == ("hostb", "down")
         [ingress] = facts.pop("ingresses")
@@ -101,14 +104,26 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         }
 
 
+async def test_there_are_as_many_workers_as_are_configured(hosts: TwoHosts) -> None:
+    hosts.a.workers = hosts.b.workers = 2
+    a, b = service(hosts.a), service(hosts.b)
+    async with running(a, b):
+        await until(lambda: a._links["hostb"].standing.state is LinkState.UP, "for the link")
+        facts = await asyncio.to_thread(ask, hosts.a.control, "status")
+        assert [worker["state"] for worker in facts["workers"]] == ["serving", "serving"]
+        assert a._links["hostb"].parallel
+        assert not b._links["hosta"].parallel, "nothing leads there"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
+
+
 async def test_only_the_host_with_an_ingress_dials(hosts: TwoHosts) -> None:
     a, b = service(hosts.a), service(hosts.b)
     assert len(list(a._dialers())) == 1
     assert list(b._dialers()) == []
     async with running(a, b):
-        await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
-        assert b._links["hosta"].session is not None
-        assert b._links["hosta"].session.initiator is False
+        await until(lambda: a._links["hostb"].standing.state is LinkState.UP, "for the link")
+        assert b._links["hosta"].standing.session is not None
+        assert b._links["hosta"].standing.session.initiator is False
 
 
 async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
@@ -164,18 +179,18 @@ async def test_drain_waits_for_streams_as_long_as_the_configuration_says(hosts: 
         hosts.a.drain_timeout = "2s"
         a, b = service(hosts.a), service(hosts.b)
         async with running(a, b) as [task, _]:
-            await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
+            await until(lambda: a._links["hostb"].standing.state is LinkState.UP, "for the link")
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.setblocking(False)
                 caller.connect(str(hosts.directory / "entry"))
-                await until(lambda: b._links["hosta"].streams.pumps, "for the stream")
+                await until(lambda: b._links["hosta"].standing.streams.pumps, "for the stream")
                 started = asyncio.get_running_loop().time()
                 a._stop()
                 assert await turned_away(hosts.directory / "entry")
                 assert not task.done(), "it waits for the stream"
                 await asyncio.wait_for(asyncio.shield(task), 10)
                 assert asyncio.get_running_loop().time() - started >= 2.0
-            await until(lambda: not b._links["hosta"].streams.pumps, "for b to give the stream up")
+            await until(lambda: not b._links["hosta"].standing.streams.pumps, "for b to give the stream up")
 
 
 async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
@@ -184,10 +199,10 @@ async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
         hosts.b.egress["hosta"] = [target.address]
         a, b = service(hosts.a), service(hosts.b)
         async with running(a, b) as [task, other]:
-            await until(lambda: a._links["hostb"].state is LinkState.UP, "for the link")
+            await until(lambda: a._links["hostb"].standing.state is LinkState.UP, "for the link")
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.connect(str(hosts.directory / "entry"))
-                await until(lambda: b._links["hosta"].streams.pumps, "for the stream")
+                await until(lambda: b._links["hosta"].standing.streams.pumps, "for the stream")
                 os.kill(os.getpid(), signal.SIGINT)  # only the service that began last hears it
                 await asyncio.wait({task, other}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
                 assert other.done()
@@ -265,7 +280,7 @@ async def test_peer_is_asked_what_it_would_admit(hosts: TwoHosts) -> None:
         assert [each["target"] for each in answers] == ports
         assert [each["verdict"] for each in answers] == ["admitted", "refused"]
         assert answers[1]["reason"] == f"{ports[1]} is not in the egress list that hostb has for hosta"
-        assert b._links["hosta"].streams.opened == 0
+        assert b._links["hosta"].standing.streams.opened == 0
 
 
 @pytest.mark.parametrize(
@@ -291,7 +306,9 @@ async def test_a_record_goes_into_the_logs_of_both_hosts(hosts: TwoHosts) -> Non
     with structlog.testing.capture_logs() as said:
         a, b = service(hosts.a), service(hosts.b)
         async with running(a, b):
-            await until(lambda: a._links["hostb"].state is b._links["hosta"].state is LinkState.UP)
+            await until(
+                lambda: a._links["hostb"].standing.state is b._links["hosta"].standing.state is LinkState.UP
+            )
             await asyncio.to_thread(ask, hosts.a.control, "record", peer="hostb", text="web1 has gone")
             await until(lambda: any(each.get("reason") == "hosta says: web1 has gone" for each in said))
             for text in (1, "two\nlines"):

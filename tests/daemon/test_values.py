@@ -150,3 +150,10 @@ def test_a_lane_may_live_for_ever_or_a_while() -> None:
 def test_this_host_itself_is_asked() -> None:
     assert read(values.Uid, "root") == 0
     assert read(values.Congestion, values.CONGESTION_CONTROLS.read_text().split()[0])
+
+
+def test_workers_are_a_number_or_as_fits_the_host() -> None:
+    assert read(values.WorkerCount, "auto") is None
+    assert read(values.WorkerCount, 3) == 3
+    for wrong in (0, 65, "3", True, 1.0):
+        assert 'must be "auto" or a number from 1 to 64' in complaint(values.WorkerCount, wrong)

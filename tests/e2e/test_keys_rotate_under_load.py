@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cutter import Cutter
-from tests.support.daemons import TwoHosts, free_port, until
+from tests.support.daemons import TwoHosts, free_port, standing_lanes, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
 from tests.support.streams import MIB, Target, connect, exchange, receive_all, send_bulk
 from tunnel.virt.migration import Options
@@ -62,7 +62,7 @@ def test_bulk_in_both_directions_crosses_whole_while_lanes_are_replaced(
     for host, peer in hosts.both_ways:
         assert host.link(peer)["resumes"] == 0
         assert {each["what"] for each in host.link(peer)["incidents"]} <= {"cannot connect"}, "at the start"
-        until("every lane", lambda: len(host.link(peer)["lanes"]) == lanes)  # noqa: B023  called at once
+        until("every lane", lambda: len(standing_lanes(host, peer)) == lanes)  # noqa: B023  called at once
 
 
 def test_the_host_that_does_not_dial_asks(

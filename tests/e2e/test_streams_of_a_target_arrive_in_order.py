@@ -41,6 +41,7 @@ def test_callers_that_come_before_the_link(hosts: TwoHosts, target: Target) -> N
 
 
 def test_target_that_listens_late(hosts: TwoHosts, tmp: Path) -> None:
+    """With several workers each stream waits for the one before it to be answered."""
     path = tmp / "late"
     entry = hosts.a.leads_to(hosts.b, f"unix:{path}")
     hosts.start()
@@ -48,7 +49,8 @@ def test_target_that_listens_late(hosts: TwoHosts, tmp: Path) -> None:
         for number in range(8):
             caller = stack.enter_context(connect(entry))
             caller.sendall(bytes([number]))
-        until("the callers to be let in", lambda: hosts.a.link(hosts.b)["streams_opened"] == 8)
+        asked = 1 if hosts.a.workers > 1 else 8
+        until("the callers to be let in", lambda: hosts.a.link(hosts.b)["streams_opened"] == asked)
         with Target(path) as target:
             arrived = [receive(stack.enter_context(target.accept()), 1) for _ in range(8)]
     assert arrived == [bytes([number]) for number in range(8)]

@@ -73,7 +73,7 @@ def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
     """Lanes are replaced by ones with the new one: by the host that dialed, or as the other asks it to."""
     entry = hosts.a.leads_to(hosts.b, target.address)
     owner, _ = owner_and_other(hosts, name)
-    lasting = start(hosts, name, times=3)
+    lasting = start(hosts, name, times=2)
     ends = owner.status()["certificate"]["not_after"]
     with connect(entry) as caller, target.accept() as called:
         issue(hosts, owner, Validity.lasting(90))
@@ -84,7 +84,9 @@ def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
         until("the lanes to be judged", lambda: owner.status()["certificate"]["problem"] is None)
         exchange(caller, called)
     for host, peer in hosts.both_ways:
-        assert host.link(peer)["resumes"] == 0
+        link = host.link(peer)
+        assert link["resumes"] == 0
+        assert link["rotation"]["rotations"] == len(link["sessions"]), "each has one lane, and another now"
         assert "link down" not in host.log
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.daemons import Host, TwoHosts
+from tests.support.daemons import Host, TwoHosts, standing_lanes
 from tests.support.streams import Target, connect, exchange
 
 ROUNDS = 6
 
 
 def lane_of(host: Host, peer: Host) -> tuple[str, str]:
-    [lane] = host.link(peer)["lanes"]
+    [lane] = standing_lanes(host, peer)
     return lane["local"], lane["remote"]
 
 

@@ -89,6 +89,13 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield pair
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Daemons of which the first was told to use kernel lanes, the other one not to."""
+    with linked(tmp_path_factory.mktemp("mixed"), "kernel", "userspace") as pair:
+        yield pair
+
+
 def carry(*ends: socket.socket) -> None:
     """Let ``SIZE`` bytes go each way at once, and see that they arrive as they were sent."""
     with ThreadPoolExecutor(4) as threads:
@@ -159,22 +166,26 @@ def test_a_kernel_lane_cut_amid_a_transfer_is_replaced_and_no_byte_is_lost(kerne
             assert any("reset" in reason.lower() for reason in host.reasons(peer)), host.reasons(peer)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("kernel", "userspace"), ("userspace", "auto")])
-def test_daemons_with_other_lanes_understand_each_other_and_auto_measures(
-    tmp: Path, ours: str, theirs: str
-) -> None:
-    with linked(tmp, ours, theirs) as pair, pair.stream() as ends:
+def understand_each_other(pair: Pair, ours: str, theirs: str) -> None:
+    with pair.stream() as ends:
         carry(*ends)
         for (host, _), choice in zip(pair.hosts.both_ways, (ours, theirs), strict=True):
             facts = host.status()
             has_carried(facts, is_as_told(facts, choice))
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("kernel", "userspace"), ("userspace", "kernel")])
-def test_a_lane_with_the_kernel_at_one_end_is_replaced_while_streams_run(
-    tmp: Path, ours: str, theirs: str
-) -> None:
-    with linked(tmp, ours, theirs) as pair, pair.stream() as ends:
+def test_daemons_with_other_lanes_understand_each_other(mixed: Pair) -> None:
+    understand_each_other(mixed, "kernel", "userspace")
+
+
+def test_a_daemon_that_measures_understands_the_other(tmp: Path) -> None:
+    with linked(tmp, "userspace", "auto") as pair:
+        understand_each_other(pair, "userspace", "auto")
+
+
+def lane_is_replaced(pair: Pair, ours: str, theirs: str) -> None:
+    """Renew a certificate while a stream runs, and see what became of both."""
+    with pair.stream() as ends:
         pair.hosts.pki.authority.issue("hosta", validity=Validity.lasting(90), force=True)
         pair.hosts.a.signal(signal.SIGHUP)
         carry(*ends)
@@ -183,6 +194,15 @@ def test_a_lane_with_the_kernel_at_one_end_is_replaced_while_streams_run(
             has_carried(host.status(), choice)
         carry(*ends)
         assert pair.resumes() == (0, 0)
+
+
+def test_a_lane_with_the_kernel_at_the_dialling_end_is_replaced_while_streams_run(mixed: Pair) -> None:
+    lane_is_replaced(mixed, "kernel", "userspace")
+
+
+def test_a_lane_with_the_kernel_at_the_dialled_end_is_replaced_while_streams_run(tmp: Path) -> None:
+    with linked(tmp, "userspace", "kernel") as pair:
+        lane_is_replaced(pair, "userspace", "kernel")
 
 
 def test_check_tells_that_the_kernel_has_lanes(tmp: Path) -> None:

@@ -57,3 +57,24 @@ def test_cause_is_the_last_that_concerns_the_link() -> None:
     incidents.add("cannot connect", "Connection refused")
     incidents.add(CALLER_REFUSED, "no link with hostb")
     assert incidents.cause() == "Connection refused"
+
+
+def test_those_of_a_session_that_is_no_more_are_kept() -> None:
+    incidents, others = Incidents(), Incidents()
+    incidents.add("lane lost", "RST")
+    incidents.add("lane lost", "silence")
+    for _ in range(2):
+        others.add("lane lost", "RST")
+    others.add("link down", "RST", "LINK_LOST")
+    first = incidents[0].first
+    incidents.adopt(others)
+    assert [(each.what, each.reason, each.count, each.code) for each in incidents] == [
+        ("lane lost", "silence", 1, ""),
+        ("lane lost", "RST", 3, ""),
+        ("link down", "RST", 1, "LINK_LOST"),
+    ]
+    assert incidents[1].first == first
+    for number in range(MOST_OF_A_KIND):
+        others.add("lane lost", str(number))
+    incidents.adopt(others)
+    assert len(incidents) == MOST_OF_A_KIND + 1

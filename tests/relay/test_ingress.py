@@ -18,6 +18,7 @@ from tests.support.waiting import turns, until
 from tunnel.errors import UsageError
 from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
+from tunnel.relay.incidents import MOST_OF_A_KIND
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
 from tunnel.transport import users
@@ -26,6 +27,9 @@ from tunnel.transport.listener import Listener
 
 ME = os.geteuid()
 TARGET = parse_target("tcp:127.0.0.1:49152")
+
+MANY = 8 * MOST_OF_A_KIND
+"""Callers: many times as many as incidents of a kind are kept."""
 
 
 class Opened:
@@ -39,7 +43,7 @@ class Opened:
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
         self.faults: list[Exception] = []
-        link.open = self  # type: ignore[method-assign]  # a stub with the same signature
+        link.open = self  # type: ignore[method-assign,assignment]  # a stub with the same signature
 
     async def __call__(
         self, sock: socket.socket, target: str, deadline: float, uid: int | None = None
@@ -137,11 +141,11 @@ async def test_other_users_in_great_number_are_one_incident(
     async with door(listen, 4_000_000_000) as entry:
         monkeypatch.delattr(pwd, "getpwuid")  # no look-up, which may take long
         entry.link.note("lane lost", "a reason to be kept")
-        for _ in range(300):
+        for _ in range(MANY):
             assert await ended(entry.call())
         [kept, refused] = entry.link.incidents
         assert kept.reason == "a reason to be kept"
-        assert refused.count == entry.ingress.refused == 300
+        assert refused.count == entry.ingress.refused == MANY
 
 
 async def test_names_are_known_before_anybody_is_refused(
@@ -310,3 +314,31 @@ async def test_taken_port_is_a_usage_error() -> None:
         with pytest.raises(UsageError, match="it is in use by another process"):
             Door(TcpAddress("127.0.0.1", server.getsockname()[1]), frozenset({ME}))
         await turns(1)
+
+
+async def test_callers_for_several_sessions_do_not_wait_for_each_other(
+    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has to wait for whom, among those to one target, is decided behind the ingress."""
+    monkeypatch.setattr(Link, "parallel", True)
+    async with door(listen) as opened:
+        opened.opened.may_go_on.clear()
+        callers = [opened.call() for _ in range(3)]
+        await until(lambda: opened.opened.waiting == 3, "for all of them")
+        opened.opened.may_go_on.set()
+        await until(lambda: opened.ingress.accepted == 3, "for them to be let in")
+        assert len(callers) == 3
+
+
+async def test_callers_that_wait_for_several_sessions_are_reset_at_the_end(
+    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Link, "parallel", True)
+    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    async with door(listen) as opened:
+        opened.opened.may_go_on.clear()
+        callers = [opened.call() for _ in range(4)]
+        await until(lambda: opened.opened.waiting == 2, "for those that may wait there")
+        await opened.ingress.close()
+        for caller in callers[:2]:
+            assert await ended(caller)

@@ -31,7 +31,7 @@ class Opened:
     def __init__(self, link: Link) -> None:
         self.targets: list[str] = []
         self.sockets: list[socket.socket] = []
-        link.open = self  # type: ignore[method-assign]  # a stub with the same signature
+        link.open = self  # type: ignore[method-assign,assignment]  # a stub with the same signature
 
     async def __call__(
         self, sock: socket.socket, target: str, deadline: float, uid: int | None = None

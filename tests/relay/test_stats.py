@@ -12,7 +12,7 @@ from tests.support.links import Pair, make_link, rejoin
 from tests.support.waiting import until
 from tunnel.relay.address import RedirectAddress, UnixAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
-from tunnel.relay.stats import ingress_facts, link_facts
+from tunnel.relay.stats import Part, group_facts, ingress_facts, link_facts
 
 
 async def test_link_that_is_down() -> None:
@@ -120,3 +120,28 @@ async def test_redirect_tells_its_real_port() -> None:
     assert (facts["listen"], facts["target"]) == ("redirect:127.0.1.2:49152-49215", None)
     socket.create_connection(("127.0.0.1", facts["port"]), 10).close()
     await ingress.close()
+
+
+async def test_sessions_are_told_as_one_link() -> None:
+    pair = await Pair().up()
+    pair.a.rotation.count, pair.a.rotation.most_records = 2, 7
+    await pair.stream()
+    facts = link_facts(pair.a)
+    parts = [Part("standing", 0, facts), Part("ours 1", 2, facts)]
+    found = group_facts(parts, {"resumes": 3, "streams_opened": 5}, 17)
+    assert found.keys() == facts.keys() | {"sessions"}
+    assert (found["resumes"], found["streams_opened"], found["streams_vacant"]) == (3, 7, 17)
+    assert (found["rotation"]["rotations"], found["rotation"]["most_records"]) == (4, 7)
+    assert [lane["session"] for lane in found["lanes"]] == ["standing", "ours 1"]
+    assert [stream["session"] for stream in found["streams"]] == ["standing", "ours 1"]
+    assert found["sessions"] == [
+        {"session": "standing", "worker": 0, "state": "up", "lanes": 1, "streams": 1},
+        {"session": "ours 1", "worker": 2, "state": "up", "lanes": 1, "streams": 1},
+    ]
+    pair.close()
+
+
+async def test_one_session_is_told_as_it_was() -> None:
+    facts = link_facts(make_link("hosta", "hostb"))
+    found = group_facts([Part("standing", 0, facts)], {"resumes": 0}, None)
+    assert {key: value for key, value in found.items() if key != "sessions"} == facts

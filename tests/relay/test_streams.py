@@ -272,3 +272,34 @@ async def test_descriptors_end_the_stream_with_a_reason_on_both_sides(pair: Pair
     assert last(pair.a)[1].endswith(why)
     assert last(pair.b)[0] == "stream reset by the peer"
     assert last(pair.b)[1].endswith(why)
+
+
+@pytest.mark.parametrize("fate", ["opened", "refused", "reset", "link down"])
+async def test_who_asks_is_told_once_that_a_stream_was_answered(pair: Pair, fate: str) -> None:
+    told: list[str] = []
+    here, caller = pair.local()
+    await pair.a.open(here, "tcp:127.0.0.1:49152", 0, None, lambda: told.append(fate))
+    await until(lambda: requests_of(pair.b).wanted, "for the request")
+    assert not told
+    match fate:
+        case "opened":
+            there, _ = pair.local()
+            pair.b.streams.on_dialled(requests_of(pair.b).wanted.pop(), there)
+        case "refused":
+            error = RefusedError("no way", Code.TARGET_FORBIDDEN)
+            pair.b.streams.on_not_dialled(requests_of(pair.b).wanted.pop(), error)
+        case "reset":
+            reset(caller)
+        case "link down":
+            pair.a.end(Code.NONE, "the test ends it")
+    await until(lambda: told, "for the answer")
+    pair.a.end(Code.NONE, "the test is over")
+    assert told == [fate]
+
+
+async def test_a_peer_that_has_enough_over_all_sessions_is_refused(pair: Pair) -> None:
+    pair.b.streams.count_theirs = lambda: 513
+    caller = await pair.request(pair.a)
+    assert await ending(caller) == "reset"
+    assert "hostb allows 512 streams at once" in last(pair.a)[1]
+    assert not requests_of(pair.b).wanted

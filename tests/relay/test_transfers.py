@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.support.links import TARGET, Pair, ending, exchange
 from tests.support.waiting import until
-from tunnel.relay.transfers import Transfers
+from tunnel.relay.transfers import Transfers, TransfersElsewhere
 
 ME = os.geteuid()
 
@@ -83,3 +84,33 @@ async def test_both_hosts_tell() -> None:
         pair.close()
     assert {(each["peer"], each["direction"]) for each in lines()} == {("hostb", "out"), ("hosta", "in")}
     assert {each["outcome"] for each in lines()} == {"complete"}
+
+
+def test_streams_of_several_sessions_are_one_transfer() -> None:
+    """They may have the same numbers."""
+    with capture_logs() as said:
+        transfers = Transfers(structlog.get_logger())
+        one, two = pump(1), pump(1)
+        transfers.began(one)
+        transfers.began(two, "session 1")
+        transfers.ended(one, "complete")
+        assert not said
+        transfers.ended(pump(3), "refused by the peer", "session 1")
+        transfers.ended(two, "complete", "session 1")
+    [line] = said
+    assert (line["streams"], line["bytes_from_local"]) == (2, 20)
+
+
+async def test_what_another_loop_has_is_told_there() -> None:
+    with capture_logs() as said:
+        transfers, stream = Transfers(structlog.get_logger()), pump(1)
+        there = TransfersElsewhere(asyncio.get_running_loop(), transfers, "session 1")
+
+        def carry() -> None:
+            there.began(stream)
+            there.ended(stream, "complete")
+
+        await asyncio.to_thread(carry)
+        await until(lambda: said, "for the line")
+    [line] = said
+    assert (line["streams"], line["outcome"]) == (1, "complete")

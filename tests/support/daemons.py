@@ -36,6 +36,9 @@ from tunnel.transport.tls import TlsFiles
 WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
 """Seconds that anything may take which ought to happen soon: the machine may be busy, or emulated."""
 
+WORKERS = "WORKERS_OF_TESTED_DAEMONS"
+"""The variable of the environment that says how many workers hosts have: ``--workers`` sets it."""
+
 MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
 _GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # no daemon outlives the test run
 
@@ -69,6 +72,7 @@ class Host:
         self.crl: Path | None = None
         self.drain_timeout = ""
         self.transport: dict[str, object] = {}
+        self.workers = int(os.environ.get(WORKERS, "1"))
         self.peers: dict[str, str] = {}
         self.egress: dict[str, list[str]] = {}
         self.ingresses: list[dict[str, object]] = []
@@ -108,7 +112,9 @@ class Host:
         tls = {"ca": str(self.files.ca), "cert": str(self.files.cert), "key": str(self.files.key)}
         if self.crl is not None:
             tls["crl"] = str(self.crl)
-        parts = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", self.transport)]
+        several = 1 if self.transport.get("lane_threads") else self.workers  # they exclude each other
+        transport = {"workers": several} | self.transport
+        parts = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", transport)]
         for name, address in self.peers.items():
             peer = {"name": name, "address": address, "egress": self.egress[name]}
             parts.append(_table("[[peer]]", peer))
@@ -252,6 +258,12 @@ class TwoHosts:
             host.kill()
             assert "level=error" not in host.log, f"{host.name} logged an error:\n{host.log}"
             print(f"--- log of {host.name}\n{host.log}")
+
+
+def standing_lanes(host: Host, peer: Host) -> list[dict[str, Any]]:
+    """What ``host`` tells of the lanes of its standing session with ``peer``: with one worker, of all."""
+    lanes: list[dict[str, Any]] = host.link(peer)["lanes"]
+    return [lane for lane in lanes if lane.get("session", "standing") == "standing"]
 
 
 def is_up(host: Host, peer: Host) -> bool:

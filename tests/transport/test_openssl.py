@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
+from tests.support.signers import Signer
 from tunnel.transport.openssl import (
     CLOSED,
     TlsConnection,
@@ -16,6 +21,7 @@ from tunnel.transport.openssl import (
     explain,
     is_alert,
 )
+from tunnel.transport.tls import load
 from tunnel.transport.tls_messages import count_records
 
 Ends = tuple[TlsConnection, TlsConnection]
@@ -69,3 +75,45 @@ def test_a_flight_is_all_that_is_to_be_said_in_whole_records(hosts: Hosts) -> No
     assert count_records(hello * 3) == 3
     assert dialer.flight() == b""
     assert count_records(b"") == 0
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Let threads take turns often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+def shake(client: SSL.Context, server: SSL.Context) -> None:
+    dialer, acceptor = TlsConnection(client, dialing=True), TlsConnection(server, dialing=False)
+    for end, other in ((dialer, acceptor), (acceptor, dialer)) * 2:
+        with suppress(WantRead):
+            end.handshake()
+        if flight := end.flight():
+            other.feed(flight)
+
+
+def test_a_fault_of_one_peer_is_not_told_of_another_in_another_thread(hosts: Hosts, tmp: Path) -> None:
+    stranger = Signer("other")
+    bad = load(stranger.host("hostb").files(tmp / "bad", ca=(stranger,), crls=(stranger.crl(),))).server
+    over, told = threading.Event(), set()
+
+    def meet_the_stranger() -> None:
+        while not over.is_set():
+            try:
+                shake(hosts.a.client, bad)
+            except Exception as error:  # noqa: BLE001  looked at below
+                told.add(type(error))
+
+    with quick_switches():
+        other = threading.Thread(target=meet_the_stranger)
+        other.start()
+        try:
+            for _ in range(200):
+                shake(hosts.a.client, hosts.b.server)
+        finally:
+            over.set()
+            other.join()
+    assert told == {VerificationError}

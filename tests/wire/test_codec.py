@@ -51,14 +51,18 @@ ID = st.binary(min_size=16, max_size=16)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
 REASON = TEXT.filter(str.isprintable)
 CODE = st.sampled_from(Code)
-FEATURES = st.builds(Feature, U64)
-LIMITS = st.builds(Limits, streams=U32, control=st.integers(1, 2**32 - 1))
+U32_FROM_1 = st.integers(1, 2**32 - 1)
+ALONE = U64.map(lambda bits: Feature(bits & ~Feature.WORKERS.value))
+SHARED = U64.map(lambda bits: Feature(bits | Feature.WORKERS.value))
+LIMITS = st.builds(Limits, streams=U32, control=U32_FROM_1)
 POSITIONS = st.lists(st.builds(Position, U32, U64, U64, U64), max_size=5).map(tuple)
 VERSIONS = st.tuples(U16, U16).map(sorted)
 
 each_frame: st.SearchStrategy[Frame] = st.one_of(
-    st.builds(lambda v, *rest: Hello(*v, *rest), VERSIONS, FEATURES, ID, ID, LIMITS),
-    st.builds(Welcome, U16, FEATURES, ID, ID, LIMITS),
+    st.builds(lambda v, *rest: Hello(*v, *rest), VERSIONS, ALONE, ID, ID, LIMITS),
+    st.builds(lambda v, *rest: Hello(*v, *rest), VERSIONS, SHARED, ID, ID, LIMITS, U32_FROM_1, U32),
+    st.builds(Welcome, U16, ALONE, ID, ID, LIMITS),
+    st.builds(Welcome, U16, SHARED, ID, ID, LIMITS, U32_FROM_1),
     st.builds(Resume, ID, U32, U32, U64, U64, POSITIONS),
     st.builds(Resumed, ID, U32, U32, U64, U64, POSITIONS),
     st.builds(Replace, ID, U32, U32, U64, U64, POSITIONS),
@@ -244,6 +248,8 @@ def test_a_frame_concerns_a_stream_or_the_lane(kind: FrameType) -> None:
         (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "HELLO grants 0 control frames"),
         (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 1, 0)), "1 control frames, 0 lanes"),
         (Welcome(1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "WELCOME grants 0 control frames"),
+        (Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 0), "HELLO with room for no session"),
+        (Welcome(1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 0), "WELCOME with room for no session"),
     ],
 )
 def test_an_offer_that_makes_no_sense(frame: Frame, fault: str) -> None:
@@ -262,6 +268,25 @@ def test_a_later_version_may_say_more_in_its_greeting(frame: Frame) -> None:
     raw = encode(frame)
     longer = header(frame.type, 0, len(raw) - HEADER_SIZE + 7) + raw[HEADER_SIZE:] + b"\xffnewer\x00"
     assert read(longer) == frame
+
+
+def test_a_greeting_with_workers_has_their_fields() -> None:
+    """Before, they would be a later version's: ignored by whoever does not know the feature."""
+    greetings: list[tuple[Frame, bytes]] = [
+        (
+            Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 3, 2),
+            bytes([0, 0, 0, 3, 0, 0, 0, 2]),
+        ),
+        (Welcome(1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 3), bytes([0, 0, 0, 3])),
+    ]
+    for frame, fields in greetings:
+        raw = encode(frame)
+        assert raw.endswith(fields)
+        assert read(raw) == frame
+        payload = raw[HEADER_SIZE:-1]
+        with pytest.raises(ProtocolError) as caught:
+            read(header(frame.type, 0, len(payload)) + payload)
+        assert caught.value.code is Code.FRAME_SIZE
 
 
 def test_features_that_nobody_knows_yet_are_kept() -> None:

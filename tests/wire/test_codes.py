@@ -11,7 +11,7 @@ from tunnel.wire.frames import SEQUENCED, Reset
 
 
 def test_the_numbers_of_version_1() -> None:
-    features = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE
+    features = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE | Feature.WORKERS
     assert ("mtunnel/1", 1, features) == (ALPN, VERSION, FEATURES)
     lanes = ["HELLO", "WELCOME", "RESUME", "RESUMED", "GOAWAY", "PING", "PONG", "PROBE", "VERDICT"]
     lanes += ["REPLACE", "RETIRE", "RETIRED", "ROTATE", "NOTICE"]

@@ -39,7 +39,7 @@ def test_no_version_in_common(lowest: int, highest: int) -> None:
     assert caught.value.code is Code.VERSION
 
 
-@pytest.mark.parametrize("more", [16, 1 << 40, (1 << 64) - 16])
+@pytest.mark.parametrize("more", [32, 1 << 40, (1 << 64) - 32])
 def test_features_of_a_later_version_are_not_taken_up(more: int) -> None:
     offer = replace(OFFER, features=Feature(more | Feature.RESUME))
     assert welcome(offer, OTHER, LIMITS).features == Feature.RESUME
@@ -69,7 +69,7 @@ def test_a_version_that_was_not_offered(version: int) -> None:
     assert refused(OFFER, version=version) is Code.VERSION
 
 
-@pytest.mark.parametrize("features", [16, 17, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("features", [32, 33, 1 << 63, (1 << 64) - 1])
 def test_features_that_were_not_offered(features: int) -> None:
     """Also those that this version has no name for."""
     assert refused(OFFER, features=Feature(features)) is Code.HANDSHAKE
@@ -77,3 +77,22 @@ def test_features_that_were_not_offered(features: int) -> None:
 
 def test_features_that_were_not_offered_although_we_know_them() -> None:
     assert refused(replace(OFFER, features=Feature.NONE), features=Feature.RESUME) is Code.HANDSHAKE
+
+
+def test_each_says_how_many_sessions_it_has_room_for() -> None:
+    offer = hello(SESSION, INSTANCE, LIMITS, 3, 2)
+    assert (offer.sessions, offer.number) == (3, 2)
+    answer = welcome(offer, OTHER, LIMITS, 4)
+    assert answer.sessions == 4
+    check_welcome(offer, answer)
+
+
+def test_a_peer_that_knows_no_workers_is_told_of_none() -> None:
+    offer = replace(OFFER, features=FEATURES & ~Feature.WORKERS)
+    assert welcome(offer, OTHER, LIMITS, 4).sessions == 1
+
+
+def test_a_further_session_needs_the_feature() -> None:
+    """An older release took it for the standing one."""
+    offer = hello(SESSION, INSTANCE, LIMITS, 3, 2)
+    assert refused(offer, features=FEATURES & ~Feature.WORKERS) is Code.HANDSHAKE

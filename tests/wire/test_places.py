@@ -27,6 +27,7 @@ def test_the_peer_is_at_fault_beyond_what_it_was_granted() -> None:
     for full in (False, True):
         places.take_theirs()
         assert places.is_full is full
+    assert places.theirs == 2
     with pytest.raises(ProtocolError, match="more than 2 streams") as caught:
         places.take_theirs()
     assert caught.value.code is Code.STREAM_LIMIT

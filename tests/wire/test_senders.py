@@ -89,3 +89,17 @@ def test_positions_may_give_leave_to_any() -> None:
         stream.out.limit = 150
     senders.retry()
     assert send_all(senders, streams) == {1: 50, 3: 50}
+
+
+def test_memory_may_become_more_or_less() -> None:
+    senders, streams = made(MIB, 64 * MIB)
+    senders.ready(streams[1])
+    sent = send_all(senders, streams)[1]
+    assert KEEP_FLOOR <= sent <= 2 * MIB
+    assert senders.waits(1)
+    senders.allot(9 * MIB)
+    assert not senders.waits(1)
+    assert 4 * MIB < send_all(senders, streams)[1] <= 9 * MIB
+    senders.allot(MIB)
+    senders.ready(streams[1])
+    assert send_all(senders, streams)[1] == 0, "what is kept already stays"

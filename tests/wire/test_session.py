@@ -411,3 +411,19 @@ def test_no_more_control_frames_than_the_peer_allows() -> None:
     assert [frame.type for frame in said(session)] == [FrameType.OPEN] * 2
     Remote(session).says(Credit(0, 1, 3))
     assert [frame.type for frame in said(session)] == [FrameType.OPEN]
+
+
+def test_a_session_may_be_given_another_part_of_the_memory() -> None:
+    session, _ = opened(Settings(memory=MIB), limit=2**40)
+    session.ready(1)
+
+    def send() -> int:
+        sent = 0
+        while (turn := session.pick()) is not None:
+            session.send(1, bytes(turn[1]), lane=1)
+            sent += turn[1]
+        return sent
+
+    assert send() < 3 * MIB
+    session.share(32 * MIB)
+    assert 8 * MIB < send() < 33 * MIB

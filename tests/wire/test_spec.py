@@ -195,6 +195,24 @@ def test_layouts(title: str, frame: Frame) -> None:
     assert position == len(payload)
 
 
+@pytest.mark.parametrize(
+    ("title", "frame"),
+    [
+        ("### HELLO", Hello(1, 2, Feature.WORKERS, ID, OTHER, Limits(1, 2, 3), 0x01020304, 0x05060708)),
+        ("### WELCOME", Welcome(1, Feature.WORKERS, ID, OTHER, Limits(1, 2, 3), 0x01020304)),
+    ],
+)
+def test_what_the_feature_workers_adds_to_greetings(title: str, frame: Frame) -> None:
+    rows, payload = table(title, 1), encode(frame)[HEADER_SIZE:]
+    position = int(rows[0]["offset"])
+    for row in rows:
+        assert int(row["offset"]) == position
+        found = payload[position : position + int(row["size"])]
+        assert found == raw(attrgetter(row["field"])(frame), int(row["size"])), row["field"]
+        position += len(found)
+    assert position == len(payload)
+
+
 def test_layout_of_a_position() -> None:
     position = Position(0x01020304, 1 << 40, 1 << 30, 1 << 50)
     payload = encode(Resume(ID, 2, 1, 0, 1, (position,)))[HEADER_SIZE + 44 :]

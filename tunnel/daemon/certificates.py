@@ -106,6 +106,12 @@ class Certificates:
             raise CertificateError(self._unfit)
         return self.current
 
+    def as_known(self) -> TlsContexts:
+        """As ``for_next_lane``, by what the last look has found: any thread may ask."""
+        if self._unfit:
+            raise CertificateError(self._unfit)
+        return self.current
+
     async def run(self) -> None:
         """Look every LOOK seconds, and at once after ``reload``. Never returns."""
         while True:
@@ -160,7 +166,7 @@ class Certificates:
 
     def _ends_of_peers(self) -> list[Expiry]:
         """What peers proved themselves with. Their own logs warn of it."""
-        proofs = [lane.proof for link in self._links for lane in link.lanes.values() if lane.proof]
+        proofs = [lane.proof for link in self._links for lane in list(link.lanes.values()) if lane.proof]
         found = {expiry for proof in proofs for expiry in proof.expiries()}
         return sorted(found, key=lambda expiry: (expiry.ends, expiry.what))
 
@@ -250,7 +256,7 @@ class Certificates:
                 ):
                     continue
                 if reason := proof.objection(trust, moment, self._host):
-                    link.end(Code.CREDENTIALS, reason)
+                    link.post(link.end, Code.CREDENTIALS, reason)
                     break
                 self._approved[lane] = trust
         self._judged = moment
@@ -258,9 +264,11 @@ class Certificates:
     def _replace_outdated(self) -> None:
         """Have lanes replaced that prove this host by another certificate than the one in use."""
         for link in self._links:
-            proofs = [(lane, lane.proof) for lane in link.lanes.values() if lane.proof is not None]
+            lanes = list(link.lanes.values())  # in one step: another thread may have them
+            proofs = [(lane, lane.proof) for lane in lanes if lane.proof is not None]
             outdated = [lane for lane, p in proofs if p.ours != self.current.own_chain(dialing=p.dialing)]
-            link.rotation.rotate("certificates renewed", outdated)
+            if outdated:
+                link.post(link.rotation.rotate, "certificates renewed", outdated)
 
     def _is_new(self, lane: Lane, proof: Proof) -> bool:
         """Whether the lane was not judged yet by what is believed now."""

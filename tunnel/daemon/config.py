@@ -36,6 +36,7 @@ from tunnel.daemon.values import (
     Streams,
     Target,
     Uid,
+    WorkerCount,
     default_uids,
 )
 from tunnel.errors import ConfigError
@@ -74,12 +75,13 @@ class Transport(_Table):
     """``[transport]``: how links run. ``memory`` is in bytes, durations are in seconds (0: off).
 
     ``streams`` is how many a peer may have open at once. ``lane_threads`` None: where several lanes have
-    processors for them.
+    processors for them. ``workers`` None: as fits this host.
     """
 
     lane: Lane = LaneChoice.AUTO
     lanes: Lanes = 1
     lane_threads: StrictBool | None = None
+    workers: WorkerCount = None
     congestion: Congestion | None = None
     streams: Streams = DEFAULT_LIMITS.streams
     memory: Memory = 256 * 2**20

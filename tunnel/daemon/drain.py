@@ -61,7 +61,9 @@ class Drain:
         return any(link.streams.busy for link in self._links)
 
     def _report(self, event: str, **facts: object) -> None:
-        kinds = Counter(_kind(link, pump) for link in self._links for pump in link.streams.pumps.values())
+        # Each table in one step: another thread may have it.
+        tables = [(link, list(link.streams.pumps.values())) for link in self._links]
+        kinds = Counter(_kind(link, pump) for link, pumps in tables for pump in pumps)
         named = [f"{kind} ({count})" for kind, count in kinds.most_common(MOST_NAMED)]
         if len(kinds) > MOST_NAMED:
             named.append(f"and {len(kinds) - MOST_NAMED} more")

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,22 +18,26 @@ from tunnel import distribution
 from tunnel.daemon import aliases, keepalives
 from tunnel.daemon.advice import absent, shared_names
 from tunnel.daemon.certificates import Certificates
-from tunnel.daemon.config import Config
+from tunnel.daemon.config import Config, Peer
 from tunnel.daemon.control import Command, ControlSocket
 from tunnel.daemon.drain import Drain
+from tunnel.daemon.processors import count_workers
 from tunnel.daemon.redirects import Redirects
 from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import UsageError
 from tunnel.relay.address import UnixAddress, parse_target
+from tunnel.relay.busyness import Busyness
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
+from tunnel.relay.linkgroup import EveryLink, LinkGroup
 from tunnel.relay.pump import Pump
 from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.splicedpump import SplicedPump
-from tunnel.relay.stats import ingress_facts, link_facts
+from tunnel.relay.stats import ingress_facts
+from tunnel.relay.workers import Workers
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.lanecosts import PLACES, figures
 from tunnel.transport.lanes import maker
@@ -69,12 +73,13 @@ class Service:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         transport = config.transport
-        self._make_lane = maker(
-            transport.lanes, contexts.lane, threaded=transport.lane_threads, provider=engine.provider
-        )
-        instance = os.urandom(ID_SIZE)
-        self._links = {peer.name: Link(plan, instance) for peer, plan in self._link_plans()}
-        self._certificates = Certificates(contexts, config.host.name, self._links.values())
+        self._workers = Workers(count_workers(transport, compiled=engine.provider is not None))
+        threaded = False if len(self._workers) > 1 else transport.lane_threads
+        self._make_lane = maker(transport.lanes, contexts.lane, threaded=threaded, provider=engine.provider)
+        self._links: dict[str, LinkGroup] = {}
+        self._every_link = EveryLink(self._links.values())
+        self._certificates = Certificates(contexts, config.host.name, self._every_link)
+        self._make_links(os.urandom(ID_SIZE))
         self._ingresses: list[Ingress] = []
         self._reception: Reception | None = None
         self._control: ControlSocket | None = None
@@ -84,6 +89,7 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises UsageError when an address or a redirect cannot be had."""
         self._watch_signals()
         try:
+            await self._workers.start()
             self._listen()
             self._redirects = Redirects(self._config.host.name, self._ingresses)
             await self._redirects.install()
@@ -92,6 +98,8 @@ class Service:
                 for link, dialer in self._dialers():
                     helpers.append(tasks.create_task(dialer.run(), name="dialer"))
                     helpers.append(tasks.create_task(Rotator(link, dialer).run(), name="rotator"))
+                groups = self._links.values()
+                helpers += [tasks.create_task(group.keep(), name="sessions") for group in groups]
                 helpers.append(tasks.create_task(self._redirects.keep(), name="redirects"))
                 helpers.append(tasks.create_task(self._certificates.run(), name="certificates"))
                 self._log_encryption()
@@ -104,7 +112,7 @@ class Service:
                 await self._stopping.wait()
                 notify("STOPPING=1")
                 timeout = self._config.host.drain_timeout
-                await Drain(self._links.values(), timeout, self._hurry, tell_status).run()
+                await Drain(self._every_link, timeout, self._hurry, tell_status).run()
                 for helper in helpers:
                     helper.cancel()
         finally:
@@ -125,7 +133,8 @@ class Service:
             "rejected": self._reception.rejected if self._reception else 0,
             "certificate": self._certificates.facts(),
             "lane": self._lane_facts(),
-            "links": [link_facts(link) for link in self._links.values()],
+            "workers": self._workers.facts(),
+            "links": await asyncio.gather(*(group.facts() for group in self._links.values())),
             "ingresses": [
                 ingress_facts(ingress, faults.get(str(ingress.plan.listen))) for ingress in self._ingresses
             ],
@@ -137,37 +146,44 @@ class Service:
     def _log_encryption(self) -> None:
         facts, lane = self._lane_facts(), self._contexts.lane
         event = f"encryption: in the {PLACES[lane]}{figures(facts['cpu_seconds_per_gib'], lane)}"
-        log.info(event, reason=facts["reason"], engine=facts["engine"])
+        workers = len(self._workers)
+        log.info(event, reason=facts["reason"], engine=facts["engine"], workers=workers)
 
     async def probe(self, peer: object, targets: object) -> list[dict[str, str]]:
         """What ``peer`` would say to streams to ``targets``, one by one: facts for ``mtunnel migrate``.
 
         Raises UsageError for a peer or a target that cannot be, UnreachableError without an answer in time.
         """
-        link = self._link(peer)
+        group = self._link(peer)
         if not isinstance(targets, list) or len(targets) > MAX_PROBES:
             raise UsageError(f"targets: expected a list of at most {MAX_PROBES}")
         wanted = [_target(text) for text in targets]
         deadline = asyncio.get_running_loop().time() + PROBE_DEADLINE
-        answers = await asyncio.gather(*(link.probe(target, deadline) for target in wanted))
+        answers = await asyncio.gather(*(group.probe(target, deadline) for target in wanted))
         return [asdict(answer) for answer in answers]
 
     def record(self, peer: object, text: object) -> None:
         """Log ``text`` on this host and on ``peer``: what a command did there. Raises UsageError."""
-        link = self._link(peer)
+        group = self._link(peer)
         if not isinstance(text, str) or not text.isprintable():
             raise UsageError("text: expected one line")
-        link.record(text)
+        group.record(text)
 
-    def _link(self, peer: object) -> Link:
-        link = self._links.get(peer) if isinstance(peer, str) else None
-        if link is None:
+    def _link(self, peer: object) -> LinkGroup:
+        group = self._links.get(peer) if isinstance(peer, str) else None
+        if group is None:
             raise UsageError(f"there is no peer {peer!r}; there are: {', '.join(self._links) or 'none'}")
-        return link
+        return group
 
     # Starting.
 
-    def _link_plans(self) -> Iterator[tuple[Any, LinkPlan]]:
+    def _make_links(self, instance: bytes) -> None:
+        busyness = Busyness()
+        for peer, plan in self._link_plans():
+            dial = self._dial_plan(peer, self._certificates.as_known) if self._leads_to(peer) else None
+            self._links[peer.name] = LinkGroup(plan, instance, self._workers, dial, busyness)
+
+    def _link_plans(self) -> Iterator[tuple[Peer, LinkPlan]]:
         transport = self._config.transport
         limits = replace(DEFAULT_LIMITS, streams=transport.streams, lanes=transport.lanes)
         settings = Settings(limits, memory=transport.memory)
@@ -181,23 +197,25 @@ class Service:
             yield peer, LinkPlan(host, peer.name, egress, settings, window, pump, rotation)
 
     def _dialers(self) -> Iterator[tuple[Link, Dialer]]:
-        """A peer to which nothing leads from here is left to dial us."""
-        wanted = {ingress.peer for ingress in self._config.ingresses}
         for peer in self._config.peers:
-            if peer.name in wanted:
-                address, congestion = peer.address, self._config.transport.congestion
-                source = self._config.host.listen.host
-                plan = DialPlan(
-                    address.host,
-                    address.port,
-                    self._certificates.for_next_lane,
-                    congestion,
-                    source,
-                    self._make_lane,
-                    lambda: shared_names(self._config, self._certificates.current),
-                )
-                link = self._links[peer.name]
-                yield link, Dialer(plan, link)
+            if self._leads_to(peer):
+                link = self._links[peer.name].standing
+                yield link, Dialer(self._dial_plan(peer, self._certificates.for_next_lane), link)
+
+    def _leads_to(self, peer: Peer) -> bool:
+        """Whether an ingress does. Else the peer is left to dial us."""
+        return any(ingress.peer == peer.name for ingress in self._config.ingresses)
+
+    def _dial_plan(self, peer: Peer, contexts: Callable[[], TlsContexts]) -> DialPlan:
+        return DialPlan(
+            peer.address.host,
+            peer.address.port,
+            contexts,
+            self._config.transport.congestion,
+            self._config.host.listen.host,
+            self._make_lane,
+            lambda: shared_names(self._config, self._certificates.current),
+        )
 
     def _listen(self) -> None:
         host, transport = self._config.host, self._config.transport
@@ -237,8 +255,8 @@ class Service:
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
-        for link in self._links.values():
-            link.streams.draining = True
+        for group in self._links.values():
+            group.drain()
 
     def _stop_now(self) -> None:
         self._hurry.set()
@@ -253,7 +271,8 @@ class Service:
         if self._reception is not None:
             await self._reception.close()
         farewell = f"{self._config.host.name} is stopping"
-        await asyncio.gather(*(link.close(Code.NONE, farewell) for link in self._links.values()))
+        await asyncio.gather(*(group.close(Code.NONE, farewell) for group in self._links.values()))
+        await self._workers.stop()
         if self._redirects is not None:
             await self._redirects.close()
         if self._control is not None:

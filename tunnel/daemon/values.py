@@ -27,6 +27,7 @@ QEMU_USERS = ("libvirt-qemu", "qemu")
 """As whom libvirt runs QEMU where qemu.conf does not say: Debian and its kin; Fedora, RHEL and SUSE."""
 
 DEFAULT_USERS = ("root", *QEMU_USERS)
+MAX_WORKERS = 64
 MIN_MEMORY = 64 * 2**20
 MAX_MEMORY = 2**40
 MAX_RESUME_WINDOW = 3600.0
@@ -115,6 +116,14 @@ def _lane(text: str) -> LaneChoice:
         raise ValueError(f"must be one of {', '.join(LaneChoice)}, not {text!r}") from None
 
 
+def _workers(value: object) -> int | None:
+    if value == "auto":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WORKERS:
+        return value
+    raise ValueError(f'must be "auto" or a number from 1 to {MAX_WORKERS}, not {value!r}')
+
+
 def _congestion(name: str) -> str:
     try:
         available = CONGESTION_CONTROLS.read_text(encoding="ascii").split()
@@ -163,6 +172,7 @@ SocketPath = Annotated[Path, PlainValidator(_path), AfterValidator(_socket_path)
 Uid = Annotated[int, _text(_uid)]
 Lane = Annotated[LaneChoice, _text(_lane)]
 Lanes = Annotated[StrictInt, Field(ge=1, le=16)]
+WorkerCount = Annotated[int | None, PlainValidator(_workers)]
 Streams = Annotated[StrictInt, Field(ge=16, le=MAX_STREAMS)]
 Congestion = Annotated[str, _text(_congestion)]
 Memory = Annotated[int, PlainValidator(_memory)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, overload
 
@@ -68,6 +68,19 @@ class Incidents(Sequence[Incident]):
         if len(kind) >= MOST_OF_A_KIND:
             kind.popitem(last=False)
         kind[reason] = Incident(what, reason, present, present, self._turn, code)
+
+    def adopt(self, others: Incidents) -> None:
+        """Take in what happened to a session that is no more."""
+        for kind, known in list(others._kinds.items()):
+            mine = self._kinds.setdefault(kind, OrderedDict())
+            for incident in list(known.values()):
+                self._turn += 1
+                before = mine.pop(incident.reason, None)
+                count = incident.count + (before.count if before is not None else 0)
+                first = before.first if before is not None else incident.first
+                mine[incident.reason] = replace(incident, count=count, first=first, turn=self._turn)
+            while len(mine) > MOST_OF_A_KIND:
+                mine.popitem(last=False)
 
     def cause(self) -> str | None:
         """The last reason that concerns the link itself, and not one of its callers."""

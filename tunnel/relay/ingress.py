@@ -6,17 +6,16 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from tunnel.errors import RefusedError, TunnelError, UnreachableError, UsageError
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.incidents import CALLER_REFUSED
-from tunnel.relay.link import Link
 from tunnel.relay.redirection import Redirection
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.conntrack import original_destination
@@ -84,10 +83,31 @@ class IngressPlan:
         return None
 
 
-class Ingress:
-    """One listening address. Connections are judged and opened one by one, in the order they came."""
+class Carrier(Protocol):
+    """The link with the peer, or all sessions with it."""
 
-    def __init__(self, plan: IngressPlan, link: Link) -> None:
+    peer: str
+
+    @property
+    def parallel(self) -> bool:
+        """Whether a caller need not wait for the one before, where both want other targets."""
+
+    def open(
+        self, sock: socket.socket, target: str, deadline: float, uid: int | None = None
+    ) -> Coroutine[None, None, None]:
+        """See ``Link.open``."""
+
+    def note(self, what: str, reason: str, **details: object) -> None:
+        """Something happened that an operator should know."""
+
+
+class Ingress:
+    """One listening address. Connections are judged one by one, and opened in the order they came.
+
+    Where they may go to several sessions, that is the order of those to the same target.
+    """
+
+    def __init__(self, plan: IngressPlan, link: Carrier) -> None:
         self.plan = plan
         self.peer = link.peer
         self.accepted = 0
@@ -102,6 +122,7 @@ class Ingress:
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
         """Where it really listens: for a redirect, where the firewall must lead its callers."""
         self._listener = Listener(sock, self._take)
+        self._led: set[asyncio.Task[None]] = set()  # one for each caller, where that is parallel
         self._task = asyncio.create_task(self._run(), name=f"ingress {plan.listen}")
 
     @property
@@ -112,8 +133,10 @@ class Ingress:
     async def close(self) -> None:
         """Take no more connections; those that wait are reset."""
         self._listener.close()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [self._task, *self._led]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         while not self._queue.empty():
             reset(self._queue.get_nowait().sock)
 
@@ -159,17 +182,28 @@ class Ingress:
     async def _run(self) -> None:
         while True:
             caller = await self._queue.get()
-            try:
-                await self._link.open(*caller)
-                self.accepted += 1
-            except (TunnelError, OSError) as error:
-                self._refuse(caller.sock, str(error), uid=caller.uid, **_coded(error))
-            except asyncio.CancelledError:
-                reset(caller.sock)
-                raise
-            except Exception as error:  # one caller's trouble must not close the door to others
-                log.exception("connection failed", ingress=str(self.plan.listen))
-                self._refuse(caller.sock, f"a fault of this daemon: {error!r}", uid=caller.uid)
+            if not self._link.parallel:
+                await self._lead(caller)
+                continue
+            while len(self._led) >= MOST_WAITING:
+                await asyncio.wait(self._led, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(self._lead(caller), name="caller")
+            self._led.add(task)
+            task.add_done_callback(self._led.discard)
+            await asyncio.sleep(0)  # it has begun then, and closes the connection when it is cancelled
+
+    async def _lead(self, caller: _Caller) -> None:
+        try:
+            await self._link.open(*caller)
+            self.accepted += 1
+        except (TunnelError, OSError) as error:
+            self._refuse(caller.sock, str(error), uid=caller.uid, **_coded(error))
+        except asyncio.CancelledError:
+            reset(caller.sock)
+            raise
+        except Exception as error:  # one caller's trouble must not close the door to others
+            log.exception("connection failed", ingress=str(self.plan.listen))
+            self._refuse(caller.sock, f"a fault of this daemon: {error!r}", uid=caller.uid)
 
     def _refuse(self, sock: socket.socket, reason: str, **details: int | str) -> None:
         reset(sock)

@@ -15,6 +15,7 @@ import asyncio
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -31,18 +32,19 @@ from tunnel.errors import (
 )
 from tunnel.relay import claims, incidents, notices
 from tunnel.relay.linkplan import LinkPlan, LinkState
+from tunnel.relay.loops import post
 from tunnel.relay.namesakes import Namesakes, Outcome
 from tunnel.relay.probing import Answer, answer
 from tunnel.relay.rotation import Rotation
 from tunnel.relay.sending import Sending
-from tunnel.relay.streams import Streams
+from tunnel.relay.streams import Answered, Streams
 from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of, is_deserted
 from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Frame, Hello, Notice, Ping, Replace, Resume, Resumed, RotationFrame, Welcome
-from tunnel.wire.session import Session
+from tunnel.wire.session import Session, Settings
 
 __all__ = ["Link", "LinkPlan", "LinkState"]
 
@@ -54,6 +56,8 @@ log = structlog.get_logger()
 
 class Link:
     """See the module. Implements LaneHandler, StreamsOwner, RotationOwner and SendingOwner."""
+
+    parallel = False  # whether streams may go to several sessions: a link has one
 
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
@@ -67,15 +71,17 @@ class Link:
         self.resumes = 0
         self.stalled: LaneStalled | None = None  # why a lane was lost; the dialer takes it back
         self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
-        self.log = log.bind(peer=plan.peer)
+        self.log = log.bind(peer=plan.peer, **({"session": plan.number} if plan.number else {}))
         self.features = Feature.NONE  # what both sides agreed on
+        self.sessions = 1  # that both sides have room for
+        self.peer_instance = b""
+        self._memory = plan.settings.memory  # bytes, for each direction
         self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
         self.rotation = Rotation(self, plan.rotation, self.log)
         self._sending = Sending(self, plan.host)
         self.kick = self._sending.kick  # see there; called so often that it is not called through
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
-        self._peer_instance = b""
         self.places: set[str] = set()  # the hosts' addresses to which lanes of this session have led
         self._namesakes = Namesakes(plan.peer, self.lanes, self.note)
         self._wanted = 1  # lanes, as both sides allow
@@ -83,6 +89,22 @@ class Link:
         self._replacing = 0  # the lost lane, or 0, whose place that one is to take
         self._lost: deque[int] = deque()  # lanes that are to be replaced
         self._give_up: asyncio.TimerHandle | None = None
+
+    @property
+    def _settings(self) -> Settings:
+        """What the next session is to have."""
+        return replace(self.plan.settings, memory=self._memory)
+
+    def post(self, act: Callable[..., object], *args: object) -> None:
+        """Call ``act``, which changes something of this link, in the link's own loop."""
+        post(self._loop, act, *args)
+
+    def share(self, memory: int) -> None:
+        """Use ``memory`` bytes from now on, for each direction: what other sessions with the peer leave."""
+        self._memory = memory
+        if self.session is not None:
+            self.session.share(memory)
+            self.kick()
 
     @property
     def state(self) -> LinkState:
@@ -93,8 +115,17 @@ class Link:
 
     # Streams that enter here.
 
-    async def open(self, sock: socket.socket, target: str, deadline: float, uid: int | None = None) -> None:
+    async def open(
+        self,
+        sock: socket.socket,
+        target: str,
+        deadline: float,
+        uid: int | None = None,
+        answered: Answered | None = None,
+    ) -> None:
         """Carry ``sock``, of local user ``uid``, to ``target`` at the peer; it is the link's from now on.
+
+        ``answered`` is called once the peer has opened or refused the stream, or it has ended before.
 
         Raises, and leaves ``sock`` to the caller: UnreachableError when there is no link at ``deadline``
         (loop time), RefusedError when no more streams are taken, as all are in use until then.
@@ -106,7 +137,7 @@ class Link:
             if waited and is_deserted(sock):  # a hypervisor takes its first caller for the migration
                 raise RefusedError("the caller hung up while it waited")
             try:
-                return self.streams.open(sock, target, uid)
+                return self.streams.open(sock, target, uid, answered)
             except RefusedError as error:
                 if error.code is not Code.STREAM_LIMIT or not await self.streams.vacancy(deadline):
                     raise
@@ -153,7 +184,11 @@ class Link:
 
     def greet(self, lane: Lane, session: bytes) -> None:
         """Offer a session to the peer that we dialled."""
-        self.offer = negotiation.hello(session, self.instance, self.plan.settings.limits)
+        plan = self.plan
+        limits = self._settings.limits
+        if plan.number:
+            limits = replace(limits, streams=0)  # only who began a further session opens streams in it
+        self.offer = negotiation.hello(session, self.instance, limits, plan.sessions, plan.number)
         lane.send_control(encode(self.offer))
         lane.flush()
 
@@ -165,7 +200,7 @@ class Link:
             lane.close(Code.COLLISION, "another connection is in use")
             return
         negotiation.check_welcome(offer, answer)
-        settings, features = self.plan.settings, answer.features
+        settings, features = replace(self._settings, limits=offer.limits), answer.features
         session = Session(offer.session, settings, answer.limits, initiator=True, features=features)
         self._establish(session, lane, answer)
 
@@ -174,7 +209,7 @@ class Link:
         if objection := self._objection(offer):
             lane.close(Code.COLLISION, objection)
             return
-        answer = negotiation.welcome(offer, self.instance, self.plan.settings.limits)
+        answer = negotiation.welcome(offer, self.instance, self.plan.settings.limits, self.plan.sessions)
         take = partial(self._take, lane, offer, answer, self.session)
         self._namesakes.judge(lane, offer.instance, self.features, take)
 
@@ -186,7 +221,7 @@ class Link:
         self.end(Code.COLLISION, f"{self.peer} started anew")
         self.offer = None
         lane.send_control(encode(answer))
-        settings, features = self.plan.settings, answer.features
+        settings, features = self._settings, answer.features
         session = Session(offer.session, settings, offer.limits, initiator=False, features=features)
         self._establish(session, lane, replace(offer, features=answer.features))
 
@@ -195,7 +230,7 @@ class Link:
         if self.session is None:
             # Both hosts dial at once: the connection of the one whose name is smaller counts.
             preferred = self.offer is not None and self.plan.host < self.peer
-        elif offer.instance != self._peer_instance:
+        elif offer.instance != self.peer_instance:
             return self._namesakes.objection(offer.instance, ", ".join(sorted(self.places)))
         else:
             preferred = bool(self.lanes)
@@ -205,7 +240,8 @@ class Link:
         """``peer`` says what the other side granted, and the features that both have."""
         self.session = session
         self.streams.begin(session)
-        self._peer_instance = peer.instance
+        self.peer_instance = peer.instance
+        self.sessions = min(self.plan.sessions, peer.sessions)
         self._namesakes.forget()
         self.places.clear()
         self.features = peer.features
@@ -217,7 +253,11 @@ class Link:
         session.attach(1)
         self._carry(lane)
         self.log.info(
-            "link up", lane=lane.kind.value, cipher=lane.cipher, local=lane.local, remote=lane.remote
+            "session up" if self.plan.number else "link up",
+            lane=lane.kind.value,
+            cipher=lane.cipher,
+            local=lane.local,
+            remote=lane.remote,
         )
 
     def attach(self, lane: Lane, epoch: int) -> None:
@@ -235,6 +275,9 @@ class Link:
         self.places.add(host_of(lane.remote))
         self._state_changed()
         self.kick()
+
+    def elsewhere(self, frame: Hello | Resume) -> None:
+        """Nobody takes a lane to another loop: a link has one."""
 
     # Lanes behind the first: in place of a lost one, in place of one that lives, or one more.
 
@@ -427,7 +470,10 @@ class Link:
         self.streams.end()
         self._state_changed()
         self._loop.call_soon(self._namesakes.settle, Outcome.TAKES_OVER)
-        self.note("link down", reason, code=code.name)
+        if self.plan.number and code is Code.NONE:
+            self.log.info("session ended", reason=reason)
+        else:
+            self.note("link down", reason, code=code.name)
 
     async def close(self, code: Code, reason: str) -> None:
         """``end``, and return when the peer has heard of it, or had its time to."""

@@ -21,7 +21,11 @@ class LinkState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
-    """What the configuration says about one peer. ``resume_window`` is in seconds, 0 for off."""
+    """What the configuration says about one peer. ``resume_window`` is in seconds, 0 for off.
+
+    ``sessions`` is how many there is room for with this peer; ``number`` says which of them the link has: 0
+    for the standing one, else a further one, of those that one of the two sides began.
+    """
 
     host: str
     peer: str
@@ -30,3 +34,5 @@ class LinkPlan:
     resume_window: float = 30.0
     pump: type[Pump] = Pump
     rotation: RotationPlan = field(default_factory=RotationPlan)
+    sessions: int = 1
+    number: int = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -30,6 +31,33 @@ MOST_LOOSE = 8
 log = structlog.get_logger()
 
 
+class Receiver(Protocol):
+    """What there is of one peer: its link, or that and all further sessions."""
+
+    @property
+    def lanes(self) -> Mapping[int, Lane]:
+        """Those that carry the standing session."""
+
+    @property
+    def lacks_lane(self) -> bool:
+        """Whether the peer has reason to bring a lane."""
+
+    def holds(self, lane: Lane) -> bool:
+        """Whether ``lane`` belongs to a link, or may yet."""
+
+    def welcome(self, lane: Lane, offer: Hello) -> None:
+        """Answer a peer that dialled us. Raises ProtocolError."""
+
+    def readmit(self, lane: Lane, claim: Resume) -> None:
+        """The peer replaces a lane, or brings one more. Raises ProtocolError."""
+
+    def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
+        """Who takes a lane with this first frame to another loop; None: nobody. Raises ProtocolError."""
+
+    def note(self, what: str, reason: str, **details: object) -> None:
+        """Something happened that an operator should know."""
+
+
 class Reception:
     """Accepts lanes. A connection that does not prove to be a peer's never reaches a link.
 
@@ -42,7 +70,7 @@ class Reception:
         port: int,
         contexts: Callable[[], TlsContexts],
         congestion: str | None,
-        links: Mapping[str, Link],
+        links: Mapping[str, Receiver],
         make_lane: LaneMaker = userspace,
         addresses: Mapping[str, str] | None = None,
     ) -> None:
@@ -150,24 +178,42 @@ class Reception:
         try:
             newcomer = _Newcomer(link)
             lane.start(newcomer)
-            self._bound_loose(link, lanes)
+            bound_loose(link, lanes)
             await newcomer.outcome(lane)
+            if newcomer.taker is not None and not lane.ended:
+                newcomer.taker(lane)
+                return
             await lane.gone.wait()
         finally:
             lanes.remove(lane)
 
-    def _bound_loose(self, link: Link, lanes: list[Lane]) -> None:
-        """A peer that lets lanes pile up beside its link loses the oldest of them."""
-        loose = [lane for lane in lanes if not link.holds(lane)]
-        for lane in loose[:-MOST_LOOSE]:
-            link.note("lane rejected", f"{lane.remote} had not ended, and more than {MOST_LOOSE} others came")
-            lane.abort()
+
+def bound_loose(link: Receiver, lanes: Sequence[Lane]) -> None:
+    """A peer that lets lanes pile up beside its link loses the oldest of them."""
+    loose = [lane for lane in lanes if not link.holds(lane)]
+    for lane in loose[:-MOST_LOOSE]:
+        link.note("lane rejected", f"{lane.remote} had not ended, and more than {MOST_LOOSE} others came")
+        lane.abort()
+
+
+async def receive(lane: Lane, frame: Hello | Resume, link: Link, lanes: list[Lane]) -> None:
+    """Take a lane to ``link``, in the loop that runs; until it is gone it is in ``lanes``."""
+    lanes.append(lane)
+    try:
+        newcomer = _Newcomer(link)
+        lane.enter(newcomer, frame)
+        bound_loose(link, lanes)
+        await newcomer.outcome(lane)
+        await lane.gone.wait()
+    finally:
+        lanes.remove(lane)
 
 
 class _Newcomer:
-    """Owns an accepted lane until its first frame."""
+    """Owns an accepted lane until its first frame; ``taker`` then says who takes it to another loop."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Receiver) -> None:
+        self.taker: Callable[[Lane], None] | None = None
         self._link = link
         self._done = asyncio.Event()
 
@@ -188,7 +234,11 @@ class _Newcomer:
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Take the first frame; the lane's state admits no other."""
-        if isinstance(frame, Hello):
+        if isinstance(frame, Hello | Resume):
+            self.taker = self._link.elsewhere(frame)
+        if self.taker is not None:
+            pass  # it is called when this turn of the lane is over
+        elif isinstance(frame, Hello):
             self._link.welcome(lane, frame)
         elif isinstance(frame, Resume):
             self._link.readmit(lane, frame)

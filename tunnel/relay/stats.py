@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunnel.relay.incidents import moment
 from tunnel.relay.ingress import Ingress
@@ -31,6 +32,61 @@ def link_facts(link: Link) -> dict[str, Any]:
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
         "streams": [stream_facts(pump) for pump in link.streams.pumps.values()],
         "incidents": [incident.facts() for incident in link.incidents],
+    }
+
+
+class Part(NamedTuple):
+    """One session of several with a peer: its name, its worker's number, and its ``link_facts``."""
+
+    name: str
+    worker: int
+    facts: dict[str, Any]
+
+
+def group_facts(parts: Sequence[Part], past: Mapping[str, int], vacant: int | None) -> dict[str, Any]:
+    """All sessions with a peer together, by the keys of ``link_facts``; the first one is the standing one.
+
+    ``past`` has counts of sessions that have ended. Each lane and stream says whose ``session`` it is.
+    """
+    first = parts[0].facts
+    if len(parts) == 1 and not any(past.values()):
+        return {**first, "sessions": _sessions(parts)}
+    every = [part.facts for part in parts]
+    incidents = sorted((each for facts in every for each in facts["incidents"]), key=lambda each: each["at"])
+    return {
+        **first,
+        "kept": sum(facts["kept"] for facts in every),
+        "resumes": past["resumes"] + sum(facts["resumes"] for facts in every),
+        "rotation": _rotations([facts["rotation"] for facts in every]),
+        "streams_opened": past["streams_opened"] + sum(facts["streams_opened"] for facts in every),
+        "streams_vacant": vacant,
+        "lanes": [lane | {"session": part.name} for part in parts for lane in part.facts["lanes"]],
+        "streams": [stream | {"session": part.name} for part in parts for stream in part.facts["streams"]],
+        "incidents": incidents,
+        "sessions": _sessions(parts),
+    }
+
+
+def _sessions(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    return [
+        {
+            "session": part.name,
+            "worker": part.worker,
+            "state": part.facts["state"],
+            "lanes": len(part.facts["lanes"]),
+            "streams": len(part.facts["streams"]),
+        }
+        for part in parts
+    ]
+
+
+def _rotations(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    last = [rotation["last"] for rotation in every if rotation["last"]]
+    return {
+        **every[0],
+        "rotations": sum(rotation["rotations"] for rotation in every),
+        "most_records": max(rotation["most_records"] for rotation in every),
+        "last": max(last, key=lambda rotated: rotated["at"]) if last else None,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -31,7 +31,7 @@ from tunnel.relay.silence import (
     UNHEARD,
     Silence,
 )
-from tunnel.relay.transfers import COMPLETE, Transfers
+from tunnel.relay.transfers import COMPLETE, TransferLog, Transfers
 from tunnel.transport.hangup import HangupWatch
 from tunnel.transport.lane import own, view
 from tunnel.transport.users import user_name
@@ -41,6 +41,9 @@ from tunnel.wire.codes import Code
 from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.session import Session
 from tunnel.wire.stream import Outgoing
+
+Answered = Callable[[], None]
+"""Whom to tell that the peer has opened or refused a stream, or that it has ended before."""
 
 _UNDELIVERED = "the local socket was closed with bytes under way to it"
 
@@ -70,6 +73,8 @@ class Streams:
         self.pumps: dict[int, Pump] = {}
         self.opened = 0  # ever
         self.draining = False
+        self.count_theirs: Callable[[], int] | None = None  # that the peer has open, over all sessions
+        self._answered: dict[int, Answered] = {}  # of streams that are not
         self.probing = Probing(self._admit)
         self._egress = Egress(allowed, self, host, peer)
         self._host = host
@@ -83,7 +88,7 @@ class Streams:
         self._vacated = asyncio.Event()  # set whenever a stream ends
         self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
         self._silence = Silence()
-        self._transfers = Transfers(log)
+        self.transfers: TransferLog = Transfers(log)
 
     def begin(self, session: Session) -> None:
         """The streams from now on are those of ``session``."""
@@ -108,7 +113,9 @@ class Streams:
 
     # Streams that enter here.
 
-    def open(self, sock: socket.socket, target: str, uid: int | None = None) -> None:
+    def open(
+        self, sock: socket.socket, target: str, uid: int | None = None, answered: Answered | None = None
+    ) -> None:
         """Carry ``sock``, of local user ``uid``, to ``target`` at the peer.
 
         RefusedError leaves ``sock`` to the caller.
@@ -117,6 +124,8 @@ class Streams:
             raise RefusedError("this host is stopping", Code.DRAINING)
         pump = self._add_pump(sock, self._living().open(target), target)
         pump.uid, pump.outwards = uid, True
+        if answered is not None:
+            self._answered[pump.number] = answered
         self._owner.kick()
 
     async def vacancy(self, deadline: float) -> bool:
@@ -164,8 +173,13 @@ class Streams:
 
     def _start(self, pump: Pump) -> None:
         self._log.info("stream opened", stream=pump.number, target=pump.target)
-        self._transfers.began(pump)
+        self.transfers.began(pump)
+        self._tell_answered(pump.number)
         pump.start_reading()
+
+    def _tell_answered(self, number: int) -> None:
+        if (answered := self._answered.pop(number, None)) is not None:
+            answered()
 
     # What the session reports.
 
@@ -196,11 +210,15 @@ class Streams:
 
     def _request(self, event: events.StreamRequested) -> None:
         places = self._living().places
-        if places.is_full:
+        taken = places.theirs if self.count_theirs is None else self.count_theirs()
+        if taken >= places.granted:
             reason = f"the peer has {places.granted} streams open, as many as transport.streams allows here"
             self._owner.note("stream limit reached", reason)
         if self.draining:
             self.on_not_dialled(event.stream, self._stopping())
+        elif taken > places.granted:
+            reason = f"{self._host} allows {places.granted} streams at once (its transport.streams)"
+            self.on_not_dialled(event.stream, RefusedError(reason, Code.STREAM_LIMIT))
         else:
             self._egress.request(event.stream, event.target)
 
@@ -226,8 +244,9 @@ class Streams:
         self._vacated.set()
         self._hangups.remove(pump.descriptor)
         self._silence.forget(number)
+        self._tell_answered(number)
         self._log.info("stream closed", **_account(pump), outcome=outcome)
-        self._transfers.ended(pump, outcome)
+        self.transfers.ended(pump, outcome)
         return pump
 
     # Payload from the peer.

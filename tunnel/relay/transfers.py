@@ -6,11 +6,14 @@ are its main channel and all that multifd and post-copy add. Its line comes when
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
+from tunnel.relay.loops import post
 from tunnel.relay.pump import Pump
 from tunnel.transport.users import user_name
 
@@ -29,29 +32,39 @@ class _Transfer:
     outcome: str = COMPLETE
 
 
+class TransferLog(Protocol):
+    """Whom a table of streams tells of them."""
+
+    def began(self, pump: Pump) -> None:
+        """A stream carries bytes from now on."""
+
+    def ended(self, pump: Pump, outcome: str) -> None:
+        """A stream has ended, whether or not it began."""
+
+
 class Transfers:
-    """Those of one link."""
+    """Those with one peer. ``session`` is what else tells streams apart that have the same number."""
 
     def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
         self._log = log
         self._running: dict[tuple[bool, str], _Transfer] = {}
-        self._counted: set[int] = set()  # streams, by number
+        self._counted: set[tuple[object, int]] = set()  # streams, by session and number
 
-    def began(self, pump: Pump) -> None:
+    def began(self, pump: Pump, session: object = None) -> None:
         """A stream carries bytes from now on."""
         key = pump.outwards, pump.target
         transfer = self._running.setdefault(key, _Transfer(time.monotonic()))
         transfer.open += 1
         transfer.streams += 1
-        self._counted.add(pump.number)
+        self._counted.add((session, pump.number))
         if pump.uid is not None:
             transfer.uids.add(pump.uid)
 
-    def ended(self, pump: Pump, outcome: str) -> None:
+    def ended(self, pump: Pump, outcome: str, session: object = None) -> None:
         """A stream has ended, whether or not it began."""
-        if pump.number not in self._counted:
+        if (session, pump.number) not in self._counted:
             return
-        self._counted.remove(pump.number)
+        self._counted.remove((session, pump.number))
         key = pump.outwards, pump.target
         transfer = self._running[key]
         transfer.open -= 1
@@ -76,3 +89,20 @@ class Transfers:
             seconds=round(time.monotonic() - transfer.since, 3),
             outcome=transfer.outcome,
         )
+
+
+class TransfersElsewhere:
+    """The same for the streams of ``session``, which another loop has than the ``transfers`` of all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transfers: Transfers, session: object) -> None:
+        self._loop = loop
+        self._transfers = transfers
+        self._session = session
+
+    def began(self, pump: Pump) -> None:
+        """A stream carries bytes from now on."""
+        post(self._loop, self._transfers.began, pump, self._session)
+
+    def ended(self, pump: Pump, outcome: str) -> None:
+        """A stream has ended, whether or not it began."""
+        post(self._loop, self._transfers.ended, pump, outcome, self._session)

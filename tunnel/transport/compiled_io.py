@@ -52,6 +52,9 @@ class CompiledRecordIo(RecordIo):
             if self.full or not (unsent or self.layer.owes_update):
                 return sent
 
+    def enter(self) -> None:
+        """See there: nothing is shared with other lanes."""
+
     def receive(self, plain: memoryview) -> tuple[int, TlsEnd | None, str]:
         """See there."""
         if self.layer.over is not None:

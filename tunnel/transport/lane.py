@@ -17,6 +17,7 @@ Contract, kept by every kind and checked by one conformance suite:
   a call to ``on_end``. ``abort()`` does so at once, without a word: the connection is reset, and no frame
   that was not sent yet arrives later. Both may be called again, to no effect.
 - A connection that ends without GOAWAY is lost, however cleanly TLS was closed: truncation is no end.
+- ``leave`` and ``enter`` take a lane that is not attached from one loop to another, in another thread.
 """
 
 from __future__ import annotations
@@ -154,6 +155,17 @@ class Lane(ABC):
     @abstractmethod
     def hand_over(self, handler: LaneHandler) -> None:
         """Let another handler own the lane from now on."""
+
+    def leave(self) -> None:
+        """Let the loop not watch the lane any more: it is about to ``enter`` another one.
+
+        To be called from outside the handler, when the first frame has come, and before it is answered.
+        """
+        raise NotImplementedError(f"{type(self).__name__} stays with its loop")
+
+    def enter(self, handler: LaneHandler, frame: Frame) -> None:
+        """Go on in the running loop, with ``handler``, which is told of the first frame here."""
+        raise NotImplementedError(f"{type(self).__name__} stays with its loop")
 
     @abstractmethod
     def attached(self, epoch: int) -> None:

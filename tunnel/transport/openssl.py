@@ -10,6 +10,7 @@ here of pyOpenSSL's binding, beyond its documented interface: there is no other 
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +25,10 @@ WantRead = SSL.WantReadError
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  see the module
 _ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
+_one_at_a_time = threading.Lock()
+"""pyOpenSSL keeps what a callback raises at the context, for whichever of its connections asks first. One of
+another thread must not, or the fault of one peer's certificate is told of another's."""
+
 GROUPS = "*X25519MLKEM768 / *X25519:P-256 / P-384"
 """By preference; a dialing side sends a key share for each with a star (SSL_CTX_set1_groups_list(3))."""
 
@@ -106,8 +111,12 @@ class TlsConnection:
             self._connection.set_connect_state()
         else:
             self._connection.set_accept_state()
-        self.handshake = self._connection.do_handshake
         self.feed = self._connection.bio_write
+
+    def handshake(self) -> None:
+        """Go on with what was fed. WantRead: more has to come. Raises what the context's callbacks do."""
+        with _one_at_a_time:
+            self._connection.do_handshake()
 
     def flight(self) -> bytes:
         """Take all that is to be sent."""

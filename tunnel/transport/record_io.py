@@ -60,6 +60,10 @@ class RecordIo(ABC):
         """
 
     @abstractmethod
+    def enter(self) -> None:
+        """Go on in the thread that runs, which may share memory among its lanes."""
+
+    @abstractmethod
     def end(self, alert: int | None = None) -> None:
         """Let the next ``send`` end our direction, behind what waits: by an alert, or by close_notify."""
 
@@ -86,6 +90,10 @@ class PythonRecordIo(RecordIo):
         self._sealed = 0  # bytes of content of which that is the end
         self._unopened = _NOTHING  # what came and is not opened yet, in memory of its own
         self._whole = False  # there are whole records in it
+
+    def enter(self) -> None:
+        """Use the memory of the thread that runs: between two turns there is nothing in it."""
+        self._incoming = _shared.cipher
 
     def send(self, unsent: deque[Content]) -> int:
         """See there. Until the last, segments are full."""

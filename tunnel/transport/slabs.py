@@ -25,7 +25,10 @@ _NONE = memoryview(b"")
 
 def take_slab() -> bytearray:
     """Return ``SIZE`` bytes of memory to which nobody else refers."""
-    return _spare.pop() if _spare else bytearray(SIZE)
+    try:
+        return _spare.pop()  # of which another worker's thread may have taken the last
+    except IndexError:
+        return bytearray(SIZE)
 
 
 def give_back(slab: bytearray) -> None:

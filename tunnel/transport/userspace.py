@@ -15,7 +15,7 @@ from tunnel.errors import LaneError
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.compiled_io import CompiledRecordIo
 from tunnel.transport.key_schedule import Keys
-from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.lane import LaneHandler, LaneKind, view
 from tunnel.transport.record_io import PythonRecordIo, RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.record_sealer import Content
@@ -23,6 +23,7 @@ from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.frames import Frame
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
@@ -69,7 +70,7 @@ class UserspaceLane(WatchedLane[Content]):
     ) -> None:
         super().__init__(sock, peer, state, loop)
         # On a thread of its own, another lane's thread may read what this one sends: it stays as it is.
-        alone = loop is None
+        alone = self._alone = loop is None
         self._records = RecordLayer(keys, provider, in_place=alone)
         self._io: RecordIo
         if provider is None:
@@ -80,6 +81,13 @@ class UserspaceLane(WatchedLane[Content]):
         self._least = 1  # bytes that must be there before the loop is told
         self._cut = ""  # why no more can come than is at hand
         self._asides = Bucket(ASIDES, time.monotonic())
+
+    def enter(self, handler: LaneHandler, frame: Frame) -> None:
+        """Go on in the running loop, and with the buffers of its thread."""
+        if self._alone:
+            self._plain = _shared.plain
+            self._io.enter()
+        super().enter(handler, frame)
 
     @property
     def cipher(self) -> str:

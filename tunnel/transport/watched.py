@@ -12,8 +12,12 @@ from collections import deque
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from tunnel.errors import WireError
+from tunnel.transport.lane import LaneHandler
 from tunnel.transport.pace import Pace
 from tunnel.transport.socketlane import LINGER, SocketLane
+from tunnel.transport.turns import Turn
+from tunnel.wire.frames import Frame
 from tunnel.wire.states import LaneState
 
 Item = TypeVar("Item")
@@ -121,6 +125,34 @@ class WatchedLane(SocketLane, Generic[Item]):
 
     def _start_reading(self) -> None:
         self._loop.add_reader(self._sock, self._readable)
+
+    # From one loop to another.
+
+    def leave(self) -> None:
+        """Let the loop not watch the lane any more."""
+        if self._next_read is not None:
+            self._next_read.cancel()
+            self._next_read = None
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+
+    def enter(self, handler: LaneHandler, frame: Frame) -> None:
+        """Go on in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._handler = handler
+        self._turn = Turn()
+        self.gone = asyncio.Event()
+        self._unwatched = False
+        self._start_reading()
+        if self._full:
+            self._loop.add_writer(self._sock, self._writable)
+        self._read_on()  # the loop does not tell of what was read already
+        try:
+            handler.on_frame(self, frame, self._decoder.sequence)
+        except Exception as error:
+            self.fail(error)
+            if not isinstance(error, WireError):
+                raise
 
     def _readable(self) -> None:
         """Take a turn of reading: first what the last one left."""

@@ -45,6 +45,7 @@ from tunnel.wire.text import printable
 _HEADER = struct.Struct("!BBHIIQ")  # type, flags, reserved, stream, length, offset
 _HELLO = struct.Struct("!HHQ16s16sIII")
 _WELCOME = struct.Struct("!HQ16s16sIII")
+_MORE = {FrameType.HELLO: struct.Struct("!II"), FrameType.WELCOME: struct.Struct("!I")}  # with WORKERS
 _RESUME = struct.Struct("!16sIIQQI")
 _POSITION = struct.Struct("!IQQQ")
 _U64 = struct.Struct("!Q")
@@ -165,8 +166,24 @@ def _read_limits(granted: list[int], what: FrameType) -> Limits:
     return limits
 
 
+def _read_sessions(raw: bytes, size: int, features: int, what: FrameType) -> tuple[int, ...]:
+    """The fields behind the first ``size`` bytes, which are there with the feature WORKERS; () without it."""
+    if not features & Feature.WORKERS:
+        return ()
+    fields = _MORE[what]
+    if len(raw) < size + fields.size:
+        raise ProtocolError(Code.FRAME_SIZE, f"{what.name} of {len(raw)} bytes with the feature WORKERS")
+    found: tuple[int, ...] = fields.unpack_from(raw, size)
+    if not found[0]:
+        raise ProtocolError(Code.PROTOCOL, f"{what.name} with room for no session")
+    return found
+
+
 def _write_hello(f: Hello) -> tuple[int, int, bytes]:
-    return 0, 0, _HELLO.pack(f.lowest, f.highest, f.features, f.session, f.instance, *_grants(f.limits))
+    raw = _HELLO.pack(f.lowest, f.highest, f.features, f.session, f.instance, *_grants(f.limits))
+    if f.features & Feature.WORKERS:
+        raw += _MORE[f.type].pack(f.sessions, f.number)
+    return 0, 0, raw
 
 
 def _read_hello(_: Header, raw: bytes) -> Hello:
@@ -174,17 +191,22 @@ def _read_hello(_: Header, raw: bytes) -> Hello:
     if lowest > highest:
         raise ProtocolError(Code.PROTOCOL, f"HELLO with versions {lowest} to {highest}")
     limits = _read_limits(granted, FrameType.HELLO)
-    return Hello(lowest, highest, Feature(features), session, instance, limits)
+    more = _read_sessions(raw, _HELLO.size, features, FrameType.HELLO)
+    return Hello(lowest, highest, Feature(features), session, instance, limits, *more)
 
 
 def _write_welcome(f: Welcome) -> tuple[int, int, bytes]:
-    return 0, 0, _WELCOME.pack(f.version, f.features, f.session, f.instance, *_grants(f.limits))
+    raw = _WELCOME.pack(f.version, f.features, f.session, f.instance, *_grants(f.limits))
+    if f.features & Feature.WORKERS:
+        raw += _MORE[f.type].pack(f.sessions)
+    return 0, 0, raw
 
 
 def _read_welcome(_: Header, raw: bytes) -> Welcome:
     version, features, session, instance, *granted = _WELCOME.unpack_from(raw)
     limits = _read_limits(granted, FrameType.WELCOME)
-    return Welcome(version, Feature(features), session, instance, limits)
+    more = _read_sessions(raw, _WELCOME.size, features, FrameType.WELCOME)
+    return Welcome(version, Feature(features), session, instance, limits, *more)
 
 
 def _write_resume(f: Resume) -> tuple[int, int, bytes]:

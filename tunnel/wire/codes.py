@@ -84,7 +84,8 @@ class Feature(IntFlag):
     PROBE = 2  #: a side may ask whether a target would be admitted
     ROTATE = 4  #: a living lane may be replaced without losing what it carries
     NOTICE = 8  #: a side may tell the other's operator something
+    WORKERS = 16  #: two hosts may have further sessions beside the standing one
 
 
-FEATURES = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE
+FEATURES = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE | Feature.WORKERS
 """What this implementation offers."""

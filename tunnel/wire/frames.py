@@ -25,7 +25,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The initiator's first frame: versions from ``lowest`` to ``highest``, and a session to make."""
+    """The initiator's first frame: versions from ``lowest`` to ``highest``, and a session to make.
+
+    ``sessions`` is how many the initiator has room for with this peer; ``number`` says which of its own this
+    is, 0 for the standing one. Both are sent with the feature WORKERS only.
+    """
 
     type: ClassVar[FrameType] = FrameType.HELLO
     lowest: int
@@ -34,11 +38,13 @@ class Hello:
     session: bytes
     instance: bytes
     limits: Limits
+    sessions: int = 1
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The acceptor's answer to HELLO: the version and features chosen."""
+    """The acceptor's answer to HELLO: the version and features chosen; ``sessions`` as in HELLO."""
 
     type: ClassVar[FrameType] = FrameType.WELCOME
     version: int
@@ -46,6 +52,7 @@ class Welcome:
     session: bytes
     instance: bytes
     limits: Limits
+    sessions: int = 1
 
 
 @dataclass(frozen=True, slots=True)

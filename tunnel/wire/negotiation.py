@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from tunnel.errors import ProtocolError
-from tunnel.wire.codes import FEATURES, VERSION, Code
+from tunnel.wire.codes import FEATURES, VERSION, Code, Feature
 from tunnel.wire.frames import Hello, Limits, Welcome
 
 
-def hello(session: bytes, instance: bytes, limits: Limits) -> Hello:
-    """Offer everything that we can. ``session`` and ``instance`` are 16 random bytes each."""
-    return Hello(VERSION, VERSION, FEATURES, session, instance, limits)
+def hello(session: bytes, instance: bytes, limits: Limits, sessions: int = 1, number: int = 0) -> Hello:
+    """Offer everything that we can. ``session`` and ``instance`` are 16 random bytes each.
+
+    ``sessions`` is how many we have room for with this peer, ``number`` which of ours this is.
+    """
+    return Hello(VERSION, VERSION, FEATURES, session, instance, limits, sessions, number)
 
 
-def welcome(offer: Hello, instance: bytes, limits: Limits) -> Welcome:
+def welcome(offer: Hello, instance: bytes, limits: Limits, sessions: int = 1) -> Welcome:
     """Answer an offer. Raises ProtocolError when there is no version in common."""
     if not offer.lowest <= VERSION <= offer.highest:
         detail = f"offered were {offer.lowest} to {offer.highest}, and the acceptor speaks {VERSION}"
         raise ProtocolError(Code.VERSION, f"no common version: {detail}")
-    return Welcome(VERSION, offer.features & FEATURES, offer.session, instance, limits)
+    features = offer.features & FEATURES
+    granted = sessions if Feature.WORKERS in features else 1
+    return Welcome(VERSION, features, offer.session, instance, limits, granted)
 
 
 def check_welcome(offer: Hello, answer: Welcome) -> None:
@@ -30,3 +35,5 @@ def check_welcome(offer: Hello, answer: Welcome) -> None:
         raise ProtocolError(
             Code.HANDSHAKE, f"WELCOME chose features that were not offered: {answer.features!r}"
         )
+    if offer.number and Feature.WORKERS not in answer.features:
+        raise ProtocolError(Code.HANDSHAKE, "WELCOME to a further session, of a peer that has but one")

@@ -22,6 +22,11 @@ class Places:
         return self.allowed - self._ours
 
     @property
+    def theirs(self) -> int:
+        """How many the peer has open."""
+        return self._theirs
+
+    @property
     def is_full(self) -> bool:
         """Whether the peer has as many open as we allow."""
         return self._theirs == self.granted

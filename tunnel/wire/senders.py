@@ -24,6 +24,11 @@ class Senders:
         # Those that wait for memory: who may use the reserve of it, and who may not.
         self._starved: dict[bool, set[int]] = {True: set(), False: set()}
 
+    def allot(self, memory: int) -> None:
+        """The memory is ``memory`` bytes from now on."""
+        self.retention.memory = memory
+        self._feed()
+
     def waits(self, number: int) -> bool:
         """Whether ``number`` has something to send, and may not."""
         return any(number in waiting for waiting in (self._blocked, *self._starved.values()))

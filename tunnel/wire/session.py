@@ -154,6 +154,11 @@ class Session:
         """``number`` has nothing to send for now."""
         self._senders.idle(number)
 
+    def share(self, memory: int) -> None:
+        """From now on ``memory`` bytes are this session's, each direction; what is promised already stays."""
+        self._budget.total = memory
+        self._senders.allot(memory)
+
     @property
     def kept(self) -> int:
         """Bytes kept for replay, of all streams."""

@@ -1,0 +1,46 @@
+"""Certificates in use, judged while lanes of other workers come and go in their threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.links import Pair
+from tests.support.signers import Signer, day
+from tunnel.daemon.certificates import Certificates
+from tunnel.transport.proof import Proof
+from tunnel.transport.tls import load
+
+ROOT = Signer("root")
+
+
+class Restless:
+    """In the place of a lane: whenever it is asked for its proof, another one has come."""
+
+    def __init__(self, lanes: dict[int, Any]) -> None:
+        self._lanes = lanes
+
+    @property
+    def proof(self) -> None:
+        self._lanes[1000 + len(self._lanes)] = Restless(self._lanes)
+
+
+async def test_lanes_may_come_while_they_are_looked_at(tmp: Path) -> None:
+    pair = await Pair().up()
+    crls = (ROOT.crl(until=90),)
+    contexts = load(ROOT.host("hosta", until=100).files(tmp / "etc", ca=(ROOT,), crls=crls))
+    certificates = Certificates(contexts, "hosta", [pair.a], clock=lambda: day(0))
+    theirs = (ROOT.host("hostb", until=100).certificate, ROOT.certificate)
+    lanes: dict[int, Any] = pair.a.lanes
+    before = dict(lanes)
+    for lane in before.values():
+        lane.proof = Proof("hostb", contexts.trust, theirs, contexts.dialed, True)
+    lanes[1000] = Restless(lanes)
+    ROOT.host("hosta", until=200).files(tmp / "etc", ca=(ROOT,), crls=crls)
+    for _ in range(2):  # new files have settled by then
+        await certificates.look()
+    assert list(pair.a.rotation._due) == list(before)
+    assert certificates.facts()["problem"] is None
+    lanes.clear()
+    lanes.update(before)
+    pair.close()

@@ -1,0 +1,30 @@
+"""How many workers a daemon has."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tunnel.daemon.config import Transport
+from tunnel.daemon.processors import count_workers
+
+
+@pytest.mark.parametrize(
+    ("processors", "compiled", "expected"),
+    [(1, True, 1), (2, True, 1), (3, True, 3), (8, True, 8), (64, True, 8), (64, False, 1)],
+)
+def test_by_itself(monkeypatch: pytest.MonkeyPatch, processors: int, compiled: bool, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
+    assert count_workers(Transport(), compiled=compiled) == expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_as_configured(compiled: bool) -> None:
+    assert count_workers(Transport(workers=5), compiled=compiled) == 5
+
+
+def test_lanes_on_threads_are_another_way_to_use_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert count_workers(Transport(lane_threads=True), compiled=True) == 1
+    assert count_workers(Transport(lane_threads=False), compiled=True) == 8

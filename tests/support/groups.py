@@ -1,0 +1,172 @@
+"""Two hosts with several workers each, in this process: link groups, a reception, real TLS between them.
+
+Targets are unix sockets that the test listens on. The test's loop is worker 0 of both hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tests.support.lanes import MAKERS, Hosts
+from tests.support.waiting import until
+from tunnel.relay.address import AllowList
+from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.further import Further
+from tunnel.relay.link import Link, LinkPlan, LinkState
+from tunnel.relay.linkgroup import LinkGroup
+from tunnel.relay.reception import Reception
+from tunnel.relay.rotator import Rotator
+from tunnel.relay.workers import Workers
+from tunnel.transport.lanes import LaneMaker
+from tunnel.wire.codes import Code
+
+PATIENCE = 30.0
+"""Seconds after which a stream that is opened is given up."""
+
+
+@dataclass
+class Side:
+    """One host: its workers, and all that it has with the other one."""
+
+    group: LinkGroup
+    workers: Workers
+    told: list[tuple[str, str]]
+
+    @property
+    def ours(self) -> dict[int, Further]:
+        """The further sessions that it has begun."""
+        return self.group._own.sessions
+
+    @property
+    def theirs(self) -> dict[int, Further]:
+        """Those that the other one has begun."""
+        return self.group._theirs
+
+    @property
+    def spread(self) -> list[int]:
+        """How many streams each worker has."""
+        return [sum(len(link.streams.pumps) for link in list(each.links)) for each in self.workers.all]
+
+    def reasons(self) -> list[str]:
+        """What its operator is told."""
+        return [f"{each.what}: {each.reason}" for link in self.group.links for each in link.incidents]
+
+
+@dataclass
+class Stage:
+    """Host a, which dials, and host b."""
+
+    a: Side
+    b: Side
+    directory: Path
+    reception: Reception
+    dials: asyncio.Event  # set: a dials b
+    _stack: AsyncExitStack
+    _servers: dict[str, socket.socket] = field(default_factory=dict)
+
+    def listen(self, name: str = "target") -> str:
+        """A target on b, which nobody accepts at yet."""
+        path = self.directory / name
+        server = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(path))
+        server.listen(64)
+        server.setblocking(False)
+        self._servers[f"unix:{path}"] = server
+        return f"unix:{path}"
+
+    async def ask(self, target: str) -> socket.socket:
+        """Let a hypervisor on a ask for a stream; its end."""
+        ours, caller = socket.socketpair()
+        caller.setblocking(False)
+        self._stack.enter_context(caller)
+        try:
+            deadline = asyncio.get_running_loop().time() + PATIENCE
+            await self.a.group.open(ours, target, deadline, 0)
+        except BaseException:
+            ours.close()
+            raise
+        return caller
+
+    async def accept(self, target: str) -> socket.socket:
+        """The next connection at a target."""
+        async with asyncio.timeout(PATIENCE):
+            called, _ = await asyncio.get_running_loop().sock_accept(self._servers[target])
+        return self._stack.enter_context(called)
+
+    async def stream(self, target: str) -> tuple[socket.socket, socket.socket]:
+        """Open a stream from a to b; the hypervisors' ends of it."""
+        caller = await self.ask(target)
+        return caller, await self.accept(target)
+
+
+def worker_of(side: Side, number: int) -> Link:
+    """The only link that is in a worker."""
+    (link,) = list(side.workers.all[number].links)
+    return link
+
+
+@asynccontextmanager
+async def staged(
+    hosts: Hosts,
+    directory: Path,
+    counts: tuple[int, int] = (3, 3),
+    kind: str = "userspace",
+    *,
+    up: bool = True,
+    **plan: Any,
+) -> AsyncIterator[Stage]:
+    """Two hosts with so many workers, and a standing link if ``up``. ``plan`` is for both LinkPlans."""
+    async with AsyncExitStack() as stack:
+        b = await _side(stack, counts[1], _plan("hostb", "hosta", directory, plan), None)
+        reception = Reception("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b.group}, MAKERS[kind])
+        stack.push_async_callback(reception.close)
+        port = reception._listener._sock.getsockname()[1]
+        dial = _dial(port, hosts, MAKERS[kind])
+        a = await _side(stack, counts[0], _plan("hosta", "hostb", directory, plan), dial)
+        dialer, dials = Dialer(dial, a.group.standing), asyncio.Event()
+        for work in (
+            _after(dials, dialer),
+            Rotator(a.group.standing, dialer).run(),
+            a.group.keep(),
+            b.group.keep(),
+        ):
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        if up:
+            dials.set()
+            both = (a.group.standing, b.group.standing)
+            await until(lambda: all(link.state is LinkState.UP for link in both), "for the standing link")
+        yield Stage(a, b, directory, reception, dials, stack)
+
+
+async def _after(event: asyncio.Event, dialer: Dialer) -> None:
+    await event.wait()
+    await dialer.run()
+
+
+def _plan(host: str, peer: str, directory: Path, changes: dict[str, Any]) -> LinkPlan:
+    return replace(LinkPlan(host, peer, AllowList.parse([f"unix:{directory}/*"])), **changes)
+
+
+def _dial(port: int, hosts: Hosts, make_lane: LaneMaker) -> DialPlan:
+    return DialPlan("127.0.0.1", port, lambda: hosts.a, None, None, make_lane)
+
+
+async def _side(stack: AsyncExitStack, count: int, plan: LinkPlan, dial: DialPlan | None) -> Side:
+    told: list[tuple[str, str]] = []
+    workers = Workers(count, lambda what, reason: told.append((what, reason)))
+    stack.push_async_callback(workers.stop)
+    await workers.start()
+    group = LinkGroup(plan, plan.host.encode().ljust(16), workers, dial)
+    stack.push_async_callback(group.close, Code.NONE, "the test is over")
+    return Side(group, workers, told)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
