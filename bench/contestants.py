@@ -163,6 +163,12 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=partial(mtunnel, lanes=2),
     ),
     Contestant(
+        name="mtunnel-2-workers",
+        settings="two workers on each side; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, workers=2),
+    ),
+    Contestant(
         name="asyncio-streams",
         settings=_STREAMS,
         version=_python,

@@ -5,6 +5,8 @@ What has no C compiler fails. ``provider`` is each of those that may encrypt on 
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +37,15 @@ def provider(request: pytest.FixtureRequest, library: Any) -> Provider:
 def libcrypto(library: Any) -> Provider:
     """For what does not depend on who encrypts."""
     return Provider(library, LIBCRYPTO)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A local connection that holds little; its ends do not block."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+    yield ends
+    for end in ends:
+        end.close()

@@ -26,7 +26,7 @@ def declared(text: str) -> set[str]:
 
 
 def test_the_declarations_are_those_of_the_header() -> None:
-    assert len(declared(BINDING)) == 17
+    assert len(declared(BINDING)) == 19
     assert declared(BINDING) == declared(HEADER)
 
 
@@ -45,7 +45,8 @@ def test_the_numbers_are_those_of_the_header() -> None:
     for name in ("ALERT", "HANDSHAKE", "DATA"):
         assert found[name] == getattr(compiled, name)
     stops = ("INPUT_USED", "CONTROL", "BUDGET", "ROOM_USED", "SOCKET_FULL", "SOCKET_EMPTY", "SOCKET_ENDED")
-    assert [found[name] for name in (*stops, "SOCKET_FAILED")] == [stop.value for stop in transfer.Stop]
+    sources = ("SOCKET_FAILED", "SOURCE_EMPTY", "SOURCE_ENDED", "SOURCE_FAILED")
+    assert [found[name] for name in (*stops, *sources)] == [stop.value for stop in transfer.Stop]
     errors = [value for value in found.values() if value < 0]
     assert sorted(errors) == [*range(-10, 0)]
     assert compiled.FAULTS.keys() == {found["SPENT"], *range(found["NO_CONTENT"], found["CIPHER"])}

@@ -6,11 +6,11 @@ import errno
 import os
 import random
 import socket
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
+from tests.support.keyed_end import SECRET, KeyedEnd
 from tests.support.reference_records import ReferenceRecords, Secret
 from tunnel.engine.binding import SUITES, Provider, ffi
 from tunnel.engine.compiled import (
@@ -27,35 +27,6 @@ from tunnel.engine.compiled import (
     sealed_size,
 )
 from tunnel.engine.transfer import RecordSocket, Stop
-
-SECRET = Secret(SUITES[0], bytes(range(32)), bytes(range(12)))
-ROOM = MOST_BYTES
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A local connection that holds little; its ends do not block."""
-    ends = socket.socketpair()
-    for end in ends:
-        end.setblocking(False)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
-    yield ends
-    for end in ends:
-        end.close()
-
-
-class KeyedEnd:
-    """One end with keys for both directions."""
-
-    def __init__(self, provider: Provider, sock: socket.socket) -> None:
-        self.records = RecordSocket(provider.library, sock)
-        self.sealer = CompiledSealer(provider, *SECRET)
-        self.opener = CompiledOpener(provider, *SECRET)
-        self.plain = bytearray(ROOM)
-
-    def receive(self) -> tuple[bytes, Control | Fault | None, Stop]:
-        done = self.records.recv_open(self.opener, self.plain)
-        return bytes(self.plain[: done.filled]), done.event, done.stop
 
 
 def test_what_is_sent_arrives(provider: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
@@ -238,7 +209,7 @@ def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
     here.sealer.seal([b"\1\0"], last, ALERT)
     here.records.put(bytes(last))
     with pytest.raises(ValueError, match="more than may wait"):
-        here.records.put(bytes(65))
+        here.records.put(bytes(128))
     arrived, gone, event = 0, 0, None
     while event is None:
         gone += here.records.seal_send(here.sealer, []).gone

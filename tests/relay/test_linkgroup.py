@@ -160,10 +160,10 @@ async def test_an_exception_in_one_worker_ends_one_session(stage: Stage) -> None
     streams = [await stage.stream(target) for _ in range(3)]
     link = worker_of(stage.a, 2)
 
-    def fail(number: int, most: int) -> None:
+    def fail(lane: object, turn: int) -> None:
         raise ValueError("a fault")
 
-    link.streams.next_payload = fail  # type: ignore[assignment]
+    link.streams.send_next = fail  # type: ignore[assignment]
     loop = stage.a.workers.all[2].loop
     loop.call_soon_threadsafe(loop.set_exception_handler, lambda _, context: None)
     streams[2][0].send(b"x")

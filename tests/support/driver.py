@@ -13,14 +13,15 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.support.localpipes import LocalPipe
 from tunnel.errors import TunnelError
+from tunnel.transport import lane as lanes
 from tunnel.transport.lane import Lane, own, view
 from tunnel.wire import events, negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, MIB, Code
 from tunnel.wire.frames import Frame, Hello, Welcome
 from tunnel.wire.session import Session, Settings
-from tunnel.wire.stream import Outgoing
 
 TARGET = "tcp:127.0.0.1:49152"
 SESSION = b"S" * 16
@@ -80,6 +81,7 @@ class Host:
         self._offer = negotiation.hello(SESSION, b"I" * 16, self.settings.limits)
         self._fresh: list[tuple[int, bytes | memoryview]] = []
         self._kicked = False
+        self._local = LocalPipe()  # for a lane that moves payload itself
 
     @property
     def lane(self) -> Lane:
@@ -196,7 +198,37 @@ class Host:
     def _attach(self, session: Session) -> None:
         self._session = session
         session.attach(1)
-        self.lane.attached(1)
+        self.lane.attached(1, self)
+
+    # Payload that a lane moves itself.
+
+    def sink(self, stream: int, offset: int) -> lanes.Sink | None:
+        sink, limit = self.sinks.get(stream), self.session.expects(stream, offset)
+        if sink is None or sink.paused or self._fresh or not limit:
+            return None
+        return lanes.Sink(self._local.ours, limit, MIB)
+
+    def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
+        self.calls.append("on_passed")
+        assert error is None
+        self.session.data(stream, offset, range(count))
+        data = memoryview(self._local.hear(count))
+        for start in range(0, count, MAX_DATA):
+            self._judge(stream, data[start : start + MAX_DATA])
+        self._delivered(stream, count)
+
+    def _carry(self, number: int, source: Source, length: int) -> int:
+        """Let the lane read and send up to ``length`` bytes of a stream; how many it did."""
+        offset = source.sent
+        said = self._local.say(content(number, offset, length, initiator=self.initiator))
+        rooms = [memoryview(bytearray(said // 3)), memoryview(bytearray(said - said // 3))]
+        taken = self.lane.carry(self._local.ours, number, offset, rooms).taken
+        self._local.unsay(said - taken)
+        source.sent += taken
+        kept = [rooms[0][:taken], rooms[1][: max(0, taken - len(rooms[0]))]]
+        if taken:
+            self.session.carried(number, [part for part in kept if part], self.lane.epoch)
+        return taken
 
     def _judge(self, number: int, data: bytes | memoryview) -> None:
         sink = self.sinks[number]
@@ -245,25 +277,28 @@ class Host:
             if left <= 0:
                 self.kick()
                 return
-            outgoing = self._next_payload()
             if self.ready and (control := self.session.control()):
                 self.lane.send_control(control)
-            if outgoing is None:
+            count = self._send_next()
+            if not (count or (self.ready and self.session.has_control)):
                 self.lane.flush()
                 return
-            self.lane.send(outgoing)
-            left -= len(outgoing.piece)
+            left -= count
 
-    def _next_payload(self) -> Outgoing | None:
-        while self.ready and (picked := self.session.pick()) is not None:
+    def _send_next(self) -> int:
+        """Send what a stream has to say; how many bytes."""
+        while self.ready and self.lane.room and (picked := self.session.pick()) is not None:
             number, allowance = picked
             source = self.sources[number]
             length = min(allowance, self.lane.batch, next(source.sizes), source.total - source.sent)
+            if length and self.lane.carries:
+                return self._carry(number, source, length)
             if length:
                 data = content(number, source.sent, length, initiator=self.initiator)
                 source.sent += length
-                return self.session.send(number, data, self.lane.epoch)
+                self.lane.send(self.session.send(number, data, self.lane.epoch))
+                return length
             self.session.not_ready(number)
             if source.finish:
                 self.session.finish(number)
-        return None
+        return 0

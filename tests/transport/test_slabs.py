@@ -144,3 +144,38 @@ def test_nothing_that_is_kept_changes_and_little_is_pinned(seed: int, spare: lis
         held = sum(len(piece) for _, piece, _ in kept if isinstance(piece, memoryview))
         assert len(intake._slabs) * SIZE <= held * SIZE / (SIZE - ENOUGH) + 2 * SIZE
     assert len(spare) <= MOST_SPARE
+
+
+def read_many(intake: Intake, data: bytes, end: int, limit: int) -> tuple[int, list[bytes | memoryview]]:
+    """What a lane with ``data`` does to it: how many rooms it had, and what became of them."""
+    rooms, left = intake.rooms(limit), memoryview(data)
+    number = len(rooms)
+    assert sum(map(len, rooms)) <= limit
+    for index in range(number):
+        part = left[: len(rooms[index])]
+        rooms[index][: len(part)] = part
+        left = left[len(part) :]
+    del rooms
+    return number, intake.pieces(len(data) - len(left), end - len(left))
+
+
+def test_bulk_gets_more_rooms_than_one_and_each_slab_is_a_piece(spare: list[bytearray]) -> None:
+    intake, data = Intake(ENOUGH), random.Random(3).randbytes(3 * SIZE)
+    number, first = read_many(intake, data[:ENOUGH], ENOUGH, 4 * SIZE)
+    assert number == 1, "nobody knows yet how much comes"
+    number, rest = read_many(intake, data[ENOUGH:], len(data), 4 * SIZE)
+    assert number == 5
+    assert [len(piece) for piece in rest] == [SIZE - ENOUGH, SIZE, SIZE]
+    assert b"".join([*first, *rest]) == data
+    assert len(spare) == 2, "what was not used is another's"
+    del first, rest
+    intake.release(len(data))
+    assert len(spare) == 5
+
+
+def test_nothing_read_is_no_piece(spare: list[bytearray]) -> None:
+    intake = Intake(ENOUGH)
+    assert read_many(intake, b"", 0, SIZE) == (1, [])
+    assert read_many(intake, b"crumb", 5, SIZE) == (1, [b"crumb"])
+    intake.release(5)
+    assert len(spare) == 1

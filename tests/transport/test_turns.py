@@ -116,3 +116,13 @@ def test_large_frames_are_cut_off_in_time_and_do_not_wait(clock: Clock) -> None:
     taken = frames(turn)
     turn.took((taken + 1) * SMALL_FRAME)
     assert turn.pause() == 0.0
+
+
+def test_a_lane_is_alone_while_no_other_has_anything_to_do(clock: Clock) -> None:
+    one, two = Turn(clock), Turn(clock)
+    one.alone()
+    one.count()
+    assert one.alone(), "its own turns are none of others"
+    two.begin()
+    assert not one.alone()
+    assert one.alone(), "nothing since it was asked"

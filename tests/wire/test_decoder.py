@@ -153,3 +153,18 @@ def test_a_large_control_frame_is_held_only_up_to_its_size() -> None:
     taken, frame = decoder.feed(memoryview(bytes(MAX_CONTROL - 1)))
     assert (taken, frame) == (MAX_CONTROL - 1, None)
     assert decoder.wanted == 1
+
+
+def test_whether_data_goes_on_behind_it() -> None:
+    decoder, credit = Decoder(), memoryview(encode(Credit(5, 0, 100)))
+    said = [decoder.follows_data]
+    decoder.feed(memoryview(data_header(5, 100, 50)))
+    said.append(decoder.follows_data)
+    decoder.went_on(170, 30)
+    assert (decoder.stream, decoder.offset, decoder.payload_left) == (5, 170, 30)
+    decoder.moved(30)
+    said.append(decoder.follows_data)
+    for part in (credit[:1], credit[1:]):
+        decoder.feed(part)
+        said.append(decoder.follows_data)
+    assert said == [False, True, True, False, False]

@@ -21,7 +21,7 @@ from tunnel.wire.events import (
 )
 from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
 from tunnel.wire.retention import SLIVER, Retention
-from tunnel.wire.scheduler import HEAD_START
+from tunnel.wire.scheduler import HEAD_START, LONG_TURN, TURN
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
@@ -48,6 +48,64 @@ def test_the_life_of_a_stream_as_its_opener_sees_it() -> None:
     assert said(session) == [Delivered(1, 20)]
     assert peer.says(Delivered(1, 60)) == [StreamClosed(1)]
     assert (session.kept, session._streams, session._budget.used) == (0, {}, 0)
+
+
+def test_what_a_lane_carried_is_kept_as_if_it_had_been_sent() -> None:
+    session = make()
+    peer = Remote(session)
+    session.open(TARGET)
+    peer.says(Opened(1, 3 * MAX_DATA))
+    session.ready(1)
+    assert session.pick(2 * MAX_DATA) == (1, HEAD_START)
+    session.carried(1, [range(HEAD_START)], lane=1)
+    assert session.pick(2 * MAX_DATA) == (1, 2 * MAX_DATA)
+    session.carried(1, [range(MAX_DATA), range(10)], lane=1)
+    sent = HEAD_START + MAX_DATA + 10
+    assert session.kept == sent
+    for payloads in ([range(1)], []):
+        with pytest.raises(MisuseError, match="were not allowed"):
+            session.carried(1, payloads, lane=1)  # not before the next ``pick``
+    assert session.pick(4 * MAX_DATA) == (1, 3 * MAX_DATA - sent)
+    with pytest.raises(MisuseError, match="were not allowed"):
+        session.carried(1, [range(3 * MAX_DATA - sent + 1)], lane=1)
+    session.attach(2)
+    session.lost(1)
+    again = [session.replay(2) for _ in range(4)]
+    assert [(span(outgoing) or ())[1:] for outgoing in again if outgoing] == [
+        (0, HEAD_START),
+        (HEAD_START, HEAD_START + MAX_DATA),
+        (HEAD_START + MAX_DATA, sent),
+    ]
+    peer.says(Credit(1, sent, 3 * MAX_DATA))
+    assert (session.kept, session._senders.retention.used) == (0, 0)
+
+
+def test_payload_is_expected_where_it_goes_on_and_as_far_as_the_window() -> None:
+    session = make()
+    peer = Remote(session)
+    session.open(TARGET)
+    assert session.expects(1, 0) == 0, "it is not open"
+    peer.says(Opened(1, 100))
+    assert session.expects(1, 0) == WINDOW
+    assert (session.expects(1, 1), session.expects(3, 0)) == (0, 0)
+    session.data(1, 10, bytes(5))
+    assert session.expects(1, 0) == 0, "something waits for it"
+    session.data(1, 0, bytes(10))
+    assert session.expects(1, 15) == WINDOW
+    peer.says(Fin(1, 20))
+    assert session.expects(1, 15) == 0, "the session has to see it end"
+
+
+def test_turns_are_long_while_one_stream_alone_sends() -> None:
+    session = make()
+    peer = Remote(session)
+    for number in (1, 3):
+        session.open(TARGET)
+        peer.says(Opened(number, WINDOW))
+    session.ready(1)
+    assert (session.turn, session.long_turn) == (TURN, LONG_TURN)
+    session.ready(3)
+    assert session.long_turn == TURN
 
 
 def test_the_life_of_a_stream_as_the_other_side_sees_it() -> None:

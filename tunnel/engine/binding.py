@@ -20,6 +20,10 @@ ffi.cdef(
         size_t consumed; size_t filled; size_t content; size_t records; size_t received; int type; int error;
     };
     struct sent { size_t taken; size_t gone; size_t sent; size_t unsent; int error; };
+    struct room { uint8_t *data; size_t size; };
+    struct carried { struct sent sent; size_t read; int error; };
+    struct place { uint32_t stream; uint64_t offset; uint64_t limit; size_t left; };
+    struct passed { struct opened opened; size_t start; size_t passed; size_t frames; int full; int error; };
     struct provider;
     struct direction;
     struct buffer;
@@ -45,6 +49,11 @@ ffi.cdef(
         const struct piece *pieces, size_t count, int more, struct sent *sent);
     int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
         struct opened *opened);
+
+    int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source,
+        const struct place *place, const struct room *rooms, size_t count, struct carried *carried);
+    int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
+        int target, size_t most, struct place *place, struct passed *passed);
     """
 )
 
@@ -52,9 +61,19 @@ BYTES = ffi.typeof("uint8_t[]")
 PIECES = ffi.typeof("struct piece[]")
 OPENED = ffi.typeof("struct opened *")
 SENT = ffi.typeof("struct sent *")
+ROOMS = ffi.typeof("struct room[]")
+CARRIED = ffi.typeof("struct carried *")
+PLACE = ffi.typeof("struct place *")
+PASSED = ffi.typeof("struct passed *")
 
 SUITES = ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256")
 """Cipher suites in the order of ``enum suite``."""
+
+FUNCTIONS = (
+    *("mt_provider", "mt_direction_new", "mt_seal", "mt_open"),
+    *("mt_send", "mt_receive", "mt_carry", "mt_pass"),
+)
+"""Some that a library of ours has."""
 
 _WHY = 512
 
@@ -72,7 +91,7 @@ def load(path: Path) -> Any:
         if not _is_whole(path.read_bytes()):
             raise LibraryError(f"{path.name} is not whole: install mtunnel again")
         library = ffi.dlopen(str(path))
-        for name in ("mt_provider", "mt_direction_new", "mt_seal", "mt_open", "mt_send", "mt_receive"):
+        for name in FUNCTIONS:
             getattr(library, name)
     except (OSError, AttributeError) as error:
         raise LibraryError(f"{path.name}: {error}") from error

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / name for name in ("ciphers.c", "records.c", "transfer.c"))
+SOURCES = tuple(HERE / name for name in ("ciphers.c", "records.c", "transfer.c", "payload.c"))
 HEADER = HERE / "engine.h"
 
 FLAGS = (

@@ -1,8 +1,9 @@
 /* The compiled engine: TLS 1.3 records (RFC 8446 section 5.2) in batches, for userspace lanes.
  *
  * ciphers.c has AES-GCM and ChaCha20-Poly1305 from libraries of the system, records.c makes and opens records,
- * transfer.c does so on a socket. binding.py declares to Python what begins with mt_; both must say the same. Nothing
- * here knows frames, streams or handshakes, allocates memory on the data path, or prints.
+ * transfer.c does so on a socket, payload.c between two. binding.py declares to Python what begins with mt_; both must
+ * say the same. Nothing here knows handshakes, or more of frames than where the payload of one stream begins and ends;
+ * nothing allocates memory on the data path, or prints.
  */
 #ifndef MTUNNEL_ENGINE_H
 #define MTUNNEL_ENGINE_H
@@ -21,6 +22,9 @@ enum {
     MOST_BYTES = 1 << 20,  /* content that one call seals or opens: a turn of the event loop */
     MOST_RECORDS = 256,    /* records that one call opens: a peer may send tiny ones */
     BATCH = 1 << 18,       /* content between two calls of the kernel: it stays in a level-2 cache */
+    FRAME = 20,            /* bytes in front of a frame's payload: tunnel/wire/SPEC.md section 2 */
+    BATCH_SEALED = BATCH + FRAME + (BATCH / RECORD + 1) * OVERHEAD, /* and more than a record that is not whole */
+    MOST_FRAMES = 64,      /* frames that one call hands on: a peer may send tiny ones */
 };
 
 enum suite { AES_256_GCM, AES_128_GCM, CHACHA20_POLY1305, SUITES };
@@ -37,6 +41,9 @@ enum {
     SOCKET_EMPTY = 5,
     SOCKET_ENDED = 6, /* the peer closed its direction */
     SOCKET_FAILED = 7,
+    SOURCE_EMPTY = 8, /* what payload is read from has no more */
+    SOURCE_ENDED = 9,
+    SOURCE_FAILED = 10,
     MISUSE = -1,      /* wrong arguments; nothing was done */
     ROOM = -2,        /* the output has no room for it; nothing was done */
     BUSY = -3,        /* another thread is using the object; nothing was done */
@@ -97,6 +104,48 @@ struct sent {
     int error;      /* with SOCKET_FAILED: errno */
 };
 
+/* Memory for a part of what is read. */
+struct room {
+    uint8_t *data;
+    size_t size;
+};
+
+/* What mt_carry reports beside that. */
+struct carried {
+    struct sent sent;
+    size_t read;  /* bytes of payload that were read, and sealed in frames */
+    int error;    /* with SOURCE_FAILED: errno */
+};
+
+/* Where the payload of a stream is at: `left` more bytes of a frame, and then perhaps another frame of it. */
+struct place {
+    uint32_t stream;
+    uint64_t offset; /* in the stream, of the next byte */
+    uint64_t limit;  /* offsets that may come are below it */
+    size_t left;
+};
+
+/* What mt_pass reports beside what mt_receive does. */
+struct passed {
+    struct opened opened; /* `filled` is the end of what it leaves to the caller */
+    size_t start;         /* the beginning of that */
+    size_t passed;        /* bytes of payload that the target took */
+    size_t frames;        /* headers of frames that were taken */
+    int full;             /* the target takes no more for now */
+    int error;            /* or it failed: errno */
+};
+
+/* Memory between a socket and one direction. */
+struct buffer {
+    uint8_t *memory;
+    void *mapping; /* what it is a part of */
+    size_t mapped;
+    size_t start;  /* of what waits */
+    size_t end;
+    size_t content; /* of the batch that waits to be sent */
+    atomic_flag busy;
+};
+
 /* A place in a list of pieces. */
 struct cursor {
     const struct piece *piece;
@@ -127,6 +176,11 @@ int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type
             size_t count, int more, struct sent *sent);
 int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
                struct opened *opened);
+
+int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, const struct place *place,
+             const struct room *rooms, size_t count, struct carried *carried);
+int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, int target,
+            size_t most, struct place *place, struct passed *passed);
 #pragma GCC visibility pop
 
 /* ciphers.c: one record is aead_begin, aead_update for its parts, aead_seal or aead_verify. 1: good, 0: failed. */
@@ -145,5 +199,11 @@ int64_t seal_records(struct direction *direction, int type, struct cursor *from,
                      size_t room);
 int open_records(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
                  struct opened *opened);
+
+/* transfer.c, for payload.c. */
+int buffer_enter(struct direction *direction, struct buffer *buffer);
+void buffer_leave(struct direction *direction, struct buffer *buffer);
+int buffer_flush(struct buffer *buffer, int fd, int more, struct sent *sent);
+int buffer_fill(struct buffer *buffer, int fd, struct opened *opened);
 
 #endif

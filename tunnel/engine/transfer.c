@@ -15,20 +15,8 @@
 #include <unistd.h>
 
 enum {
-    BATCH_SEALED = BATCH + (BATCH / RECORD) * OVERHEAD, /* also more than any record that is not whole yet */
     SPARE = 64, /* for a record that says nothing but the end, behind a batch */
     BUFFER = BATCH_SEALED + SPARE,
-};
-
-/* Memory between a socket and one direction. */
-struct buffer {
-    uint8_t *memory;
-    void *mapping; /* what it is a part of */
-    size_t mapped;
-    size_t start;  /* of what waits */
-    size_t end;
-    size_t content; /* of the batch that waits to be sent */
-    atomic_flag busy;
 };
 
 /* NULL: no memory. Pages that are never used cost nothing; the one behind the buffer may not be touched. */
@@ -77,7 +65,7 @@ int mt_buffer_put(struct buffer *buffer, const uint8_t *data, size_t size)
     return 1;
 }
 
-static int enter(struct direction *direction, struct buffer *buffer)
+int buffer_enter(struct direction *direction, struct buffer *buffer)
 {
     if (atomic_flag_test_and_set_explicit(&buffer->busy, memory_order_acquire))
         return 0;
@@ -87,14 +75,14 @@ static int enter(struct direction *direction, struct buffer *buffer)
     return 0;
 }
 
-static void leave(struct direction *direction, struct buffer *buffer)
+void buffer_leave(struct direction *direction, struct buffer *buffer)
 {
     direction_leave(direction);
     atomic_flag_clear_explicit(&buffer->busy, memory_order_release);
 }
 
 /* Send what waits. 0, or why not all of it was sent. */
-static int flush(struct buffer *buffer, int fd, int more, struct sent *sent)
+int buffer_flush(struct buffer *buffer, int fd, int more, struct sent *sent)
 {
     size_t waiting = buffer->end - buffer->start;
     ssize_t count;
@@ -126,7 +114,7 @@ static int send_records(struct direction *direction, struct buffer *buffer, int 
 {
     for (;;) {
         size_t batch = content < BATCH ? content : BATCH;
-        int stop = flush(buffer, fd, more || content > 0, sent);
+        int stop = buffer_flush(buffer, fd, more || content > 0, sent);
         int64_t size;
 
         if (stop != 0)
@@ -160,16 +148,16 @@ int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type
         return MISUSE;
     if (content == 0 && type != DATA)
         return MISUSE; /* section 5.1 */
-    if (!enter(direction, buffer))
+    if (!buffer_enter(direction, buffer))
         return BUSY;
     stop = send_records(direction, buffer, fd, type, &from, content, more, sent);
     sent->unsent = buffer->end - buffer->start;
-    leave(direction, buffer);
+    buffer_leave(direction, buffer);
     return stop;
 }
 
 /* Take what the socket has, as far as it fits in. 0, or why there is nothing. */
-static int fill(struct buffer *buffer, int fd, struct opened *opened)
+int buffer_fill(struct buffer *buffer, int fd, struct opened *opened)
 {
     ssize_t count;
 
@@ -202,15 +190,15 @@ int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8
     *opened = (struct opened){0};
     if (direction->aead.sealing)
         return MISUSE;
-    if (!enter(direction, buffer))
+    if (!buffer_enter(direction, buffer))
         return BUSY;
     do {
         opened->consumed = 0;
         stop = open_records(direction, buffer->memory + buffer->start, buffer->end - buffer->start, out, room, opened);
         buffer->start += opened->consumed;
         if (stop == INPUT_USED)
-            stop = opened->received < MOST_BYTES ? fill(buffer, fd, opened) : BUDGET;
+            stop = opened->received < MOST_BYTES ? buffer_fill(buffer, fd, opened) : BUDGET;
     } while (stop == 0);
-    leave(direction, buffer);
+    buffer_leave(direction, buffer);
     return stop;
 }

@@ -1,8 +1,9 @@
-"""Records between a non-blocking socket and memory: one call for each time that the socket is ready.
+"""Records between non-blocking sockets, or one and memory: one call for each time that a socket is ready.
 
 ``seal_send`` is sealing and send(2), until the socket is full; ``recv_open`` is recv(2) and opening, until it
-is empty. Both stop after ``MOST_BYTES``, so that others have their turn. The keys come with each call: they
-may be exchanged in between (KeyUpdate).
+is empty. ``carry`` and ``pass_on`` do the same with payload of a stream, read from its hypervisor's
+socket, or write to that. All stop after ``MOST_BYTES``, so that others have their turn. The keys come with
+each call: they may be exchanged in between (KeyUpdate).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from tunnel.engine.binding import BYTES, OPENED, SENT, ffi
+from tunnel.engine.binding import BYTES, CARRIED, OPENED, PASSED, PLACE, ROOMS, SENT, ffi
 from tunnel.engine.compiled import (
     DATA,
     Bytes,
@@ -47,6 +48,12 @@ class Stop(Enum):
     """The peer closed its direction of the connection."""
     FAILED = 7
     """The socket failed."""
+    SOURCE_EMPTY = 8
+    """A hypervisor has no more to be read."""
+    SOURCE_ENDED = 9
+    """It ended its direction."""
+    SOURCE_FAILED = 10
+    """Its socket failed."""
 
 
 _STOPS = tuple(Stop)
@@ -79,6 +86,47 @@ class Received(NamedTuple):
     received: int
     event: Control | Fault | None
     stop: Stop
+    error: int
+
+
+class Place(NamedTuple):
+    """Where the payload of ``stream`` is at: its next byte is that at ``offset``.
+
+    ``left`` more bytes of a frame come, and then perhaps other frames of it; none may go beyond ``limit``.
+    """
+
+    stream: int
+    offset: int
+    limit: int
+    left: int
+
+
+class Carried(NamedTuple):
+    """What ``carry`` did: what it ``sent``, and ``read`` bytes of payload, which are sealed in frames.
+
+    ``error`` is errno with ``Stop.SOURCE_FAILED``. ``fault`` is what sealing or sending raised: the
+    connection is of no more use, but what was read was read.
+    """
+
+    sent: Sent
+    read: int
+    error: int
+    fault: Exception | None
+
+
+class PassedOn(NamedTuple):
+    """What ``pass_on`` did: ``passed`` bytes are in the target, which takes no more if it is ``full``.
+
+    ``received`` is the rest, from ``start`` on: its first ``filled`` plain bytes were partly passed on.
+    ``place`` says where the stream is; ``frames`` headers of it came. ``error`` is the target's errno.
+    """
+
+    received: Received
+    start: int
+    passed: int
+    frames: int
+    place: Place
+    full: bool
     error: int
 
 
@@ -130,11 +178,26 @@ class RecordSocket:
         stop = self._library.mt_send(
             sealer.handle, self._outgoing, self._sock.fileno(), kind, array, len(held), more, sent
         )
-        if stop < 0:
-            raise sealing_error(stop)
-        if sent.error:
-            raise OSError(sent.error, os.strerror(sent.error))
-        return Sent(sent.taken, sent.gone, sent.sent, sent.unsent, _STOPS[stop])
+        if (fault := _sending_fault(stop, sent)) is not None:
+            raise fault
+        return _sent(sent, stop)
+
+    def carry(
+        self, sealer: CompiledSealer, source: int, place: Place, rooms: Sequence[memoryview]
+    ) -> Carried:
+        """Send what waits, then frames of what ``source`` has, a socket's descriptor.
+
+        That is read into ``rooms``, until these are full, or either socket has nothing more for us.
+        """
+        held = [ffi.from_buffer(BYTES, room, True) for room in rooms]
+        array = ffi.new(ROOMS, [(room, len(room)) for room in held])
+        carried, socket_ = ffi.new(CARRIED), self._sock.fileno()
+        stop = self._library.mt_carry(
+            *(sealer.handle, self._outgoing, socket_, source),
+            *(ffi.new(PLACE, place), array, len(held), carried),
+        )
+        fault = _sending_fault(stop, carried.sent)
+        return Carried(_sent(carried.sent, max(stop, 0)), carried.read, carried.error, fault)
 
     def recv_open(self, opener: CompiledOpener, plain: bytearray | memoryview) -> Received:
         """Open what waits and what the socket has, into ``plain``, which needs room for a whole record."""
@@ -142,6 +205,42 @@ class RecordSocket:
         stop = self._library.mt_receive(
             opener.handle, self._incoming, self._sock.fileno(), room, len(room), opened
         )
-        found = event(stop, opened, room) if stop <= Stop.EVENT.value else None
-        reason = _STOPS[max(stop, Stop.EVENT.value)]
-        return Received(opened.filled, opened.records, opened.received, found, reason, opened.error)
+        return _received(opened, stop, room)
+
+    def pass_on(
+        self, opener: CompiledOpener, plain: memoryview, target: int, place: Place, most: int
+    ) -> PassedOn:
+        """As ``recv_open``; and payload of the stream at ``place`` goes to ``target``, a socket's descriptor.
+
+        What is not such payload, or is more than the target takes, is left in ``plain``. About ``most`` bytes
+        are taken.
+        """
+        passed, at, room = ffi.new(PASSED), ffi.new(PLACE, place), ffi.from_buffer(BYTES, plain, True)
+        stop = self._library.mt_pass(
+            *(opener.handle, self._incoming, self._sock.fileno(), room, len(room), target, most, at, passed)
+        )
+        return PassedOn(
+            _received(passed.opened, stop, room),
+            passed.start,
+            passed.passed,
+            passed.frames,
+            Place(at.stream, at.offset, at.limit, at.left),
+            bool(passed.full),
+            passed.error,
+        )
+
+
+def _sending_fault(stop: int, sent: Any) -> Exception | None:
+    if stop < 0:
+        return sealing_error(stop)
+    return OSError(sent.error, os.strerror(sent.error)) if sent.error else None
+
+
+def _sent(sent: Any, stop: int) -> Sent:
+    return Sent(sent.taken, sent.gone, sent.sent, sent.unsent, _STOPS[stop])
+
+
+def _received(opened: Any, stop: int, room: Any) -> Received:
+    found = event(stop, opened, room) if stop <= Stop.EVENT.value else None
+    reason = _STOPS[max(stop, Stop.EVENT.value)]
+    return Received(opened.filled, opened.records, opened.received, found, reason, opened.error)

@@ -263,7 +263,7 @@ class Link:
     def attach(self, lane: Lane, epoch: int) -> None:
         """Own a lane that has a number in the session."""
         lane.hand_over(self)
-        lane.attached(epoch)
+        lane.attached(epoch, self.streams)
         self.rotation.watch(lane)
 
     def _carry(self, lane: Lane) -> None:

@@ -13,12 +13,13 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
 from tunnel.transport.credentials import is_closed
+from tunnel.transport.lane import SourceRead
 from tunnel.transport.rights import receiver
 from tunnel.transport.slabs import Intake
 from tunnel.transport.sockets import caller_of, reset, tune_local
@@ -31,6 +32,9 @@ ENOUGH = 256 * KIB
 
 MOMENT = 0.001
 """Seconds that a read waits for that at most, and only where the last one says that so much comes by then."""
+
+Carry = Callable[[int, Sequence[memoryview]], SourceRead]
+"""A lane's ``carry``, for one place in a stream."""
 
 _CHUNK = 64 * KIB
 """What waits is joined, and cut, to pieces of this size: an object for each of a peer's tiny frames costs far
@@ -78,6 +82,8 @@ class Pump:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
+        self._failure: OSError | None = None  # of reading, behind what was read before
+        self._drained = False  # the last read saw that there is no more
         self._gathers = False  # more is about to come: reading waits for it
         self._heeds = sock.family != socket.AF_UNIX  # SO_RCVLOWAT, when the loop asks
         self._least = 1  # bytes that must be there before the loop is told
@@ -86,6 +92,11 @@ class Pump:
         self._waiting: deque[bytearray | memoryview] = deque()
 
     # From the socket.
+
+    @property
+    def forwards(self) -> bool:
+        """Whether ``forward`` works here: else ``read``."""
+        return True
 
     def start_reading(self) -> None:
         """Watch the socket."""
@@ -101,11 +112,13 @@ class Pump:
         if self._moment is not None:
             self._moment.cancel()
             self._moment = None
+        self._drained = False
         self._loop.remove_reader(self._sock)
         self._owner.on_readable(self)
 
     def read(self, limit: int) -> Payload | None:
         """Return up to ``limit`` bytes, b"" at the end, or None: nothing there now. Raises OSError."""
+        self._check_failure()
         if self._gathering():
             return None
         try:
@@ -118,6 +131,29 @@ class Pump:
             return None
         self._took(count, limit)
         return self._memory.take(count, self.bytes_read)
+
+    def forward(self, carry: Carry, limit: int) -> Sequence[Payload] | None:
+        """As ``read``, by ``carry``, which sends what it reads: that, in order; nothing at the end."""
+        self._check_failure()
+        if self._gathering():
+            return None
+        if self._drained:
+            self.start_reading()
+            return None
+        taken, self._drained, ended, self._failure = carry(self._sock.fileno(), self._memory.rooms(limit))
+        pieces = self._memory.pieces(taken, self.bytes_read + taken)
+        if not (taken or ended):
+            self._check_failure()
+            self.start_reading()
+            return None
+        self._took(taken, limit)
+        return pieces
+
+    def _check_failure(self) -> None:
+        """Raise what was found behind the bytes that were read last."""
+        if (failure := self._failure) is not None:
+            self._failure = None
+            raise failure
 
     def _took(self, count: int, limit: int) -> None:
         """A read brought ``count`` bytes of the ``limit`` that it asked for.
@@ -146,6 +182,17 @@ class Pump:
         self._memory.release(offset)
 
     # To the socket.
+
+    @property
+    def sink(self) -> int:
+        """The socket's descriptor, for whoever writes to it what comes next; -1: that is to be delivered."""
+        return -1 if self.broken or self._fresh or self._waiting else self._sock.fileno()
+
+    def on_passed(self, count: int, error: OSError | None) -> None:
+        """So many bytes were written to the sink, which failed behind them if there is an ``error``."""
+        self._report(count)
+        if error is not None:
+            self._give_up(error)
 
     def deliver(self, data: bytes | memoryview) -> None:
         """Take ``data`` to be written by ``flush``, which must come while the view is valid."""

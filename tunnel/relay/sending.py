@@ -60,19 +60,26 @@ class Sending:
             return lanes[first:] + lanes[:first]
         return lanes
 
+    def _turn_of(self, lane: Lane, session: Session) -> int:
+        """Bytes that ``lane`` is handed before the loop serves others."""
+        return min(session.long_turn, lane.next_turn()) if lane.carries else session.turn
+
     def fill(self, lane: Lane) -> None:
         """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
         session, streams = self._owner.session, self._owner.streams
-        left = session.turn if session is not None else 0
+        left = turn = self._turn_of(lane, session) if session is not None else 0
         while session is not None and lane.room:
             if left <= 0:
                 self.kick()
                 return
-            outgoing = session.replay(lane.epoch) or streams.next_payload(lane.batch, lane.epoch)
             if control := session.control():
                 lane.send_control(control)
-            if outgoing is None:
+            if (again := session.replay(lane.epoch)) is not None:
+                lane.send(again)
+                count = len(again.piece)
+            else:
+                count = streams.send_next(lane, turn)
+            if not (count or session.has_control):
                 lane.flush()
                 return
-            lane.send(outgoing)
-            left -= len(outgoing.piece) + FRAME_COST
+            left -= count + FRAME_COST

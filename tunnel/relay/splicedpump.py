@@ -46,6 +46,16 @@ class SplicedPump(Pump):
 
     # From the socket.
 
+    @property
+    def forwards(self) -> bool:
+        """Not so: what is read stays in the kernel."""
+        return False
+
+    @property
+    def sink(self) -> int:
+        """None: what arrives is to be delivered."""
+        return -1
+
     def read(self, limit: int) -> Payload | None:
         """See ``Pump``. None also while what was sent fills the keeper: ``release`` or time makes room."""
         keeper, intake = self._keeper, self._intake

@@ -1,7 +1,7 @@
 """The streams of one link: a pump for each, opened by this host or by its peer, until each comes to its end.
 
 It stands between a session, which knows the protocol, and the hypervisors' sockets. What is to be sent is
-read only when the link asks for it (``next_payload``), what arrived is written when a batch ends (``flush``).
+read only when the link asks for it (``send_next``), what arrived is written when a batch ends (``flush``).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from tunnel.relay.silence import (
 )
 from tunnel.relay.transfers import COMPLETE, TransferLog, Transfers
 from tunnel.transport.hangup import HangupWatch
-from tunnel.transport.lane import own, view
+from tunnel.transport.lane import Lane, Sink, own, view
 from tunnel.transport.users import user_name
 from tunnel.wire import events
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import Code
 from tunnel.wire.credits import ACK_DELAY
+from tunnel.wire.scheduler import LONG_TURN, TURN
 from tunnel.wire.session import Session
-from tunnel.wire.stream import Outgoing
 
 Answered = Callable[[], None]
 """Whom to tell that the peer has opened or refused a stream, or that it has ended before."""
@@ -264,25 +264,63 @@ class Streams:
         for pump in fresh:
             pump.flush()
 
+    # Payload that a lane passes to the socket itself: Sinks.
+
+    def sink(self, stream: int, offset: int) -> Sink | None:
+        """Where payload of ``stream`` goes that is in order, while the socket took all before it."""
+        pump = self.pumps.get(stream)
+        session = self._living()
+        if pump is None or (socket := pump.sink) < 0 or not (limit := session.expects(stream, offset)):
+            return None
+        return Sink(socket, limit, LONG_TURN if len(self.pumps) == 1 else TURN)
+
+    def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
+        """A lane wrote payload to the socket."""
+        pump = self.pumps[stream]
+        if count:
+            self._living().data(stream, offset, range(count))
+        pump.on_passed(count, error)
+
     # Payload for the peer.
 
-    def next_payload(self, most: int, lane: int) -> Outgoing | None:
-        """Read up to ``most`` bytes of the stream whose turn it is, for ``lane``; None when none has any."""
+    def send_next(self, lane: Lane, turn: int) -> int:
+        """Send what the stream whose turn it is has to say; how many bytes, 0 when none has any.
+
+        They are no more than ``turn``, or than the lane's batch where it takes frame by frame, or the link is
+        what holds it up.
+        """
         session = self._living()
-        while (picked := session.pick()) is not None:
+        most = turn if lane.carries and lane.batch >= TURN else lane.batch
+        while lane.room and (picked := session.pick(most)) is not None:
             number, allowance = picked
             pump = self.pumps[number]
+            move = self._forward if lane.carries and pump.forwards else self._read
             try:
-                data = pump.read(min(allowance, most))
+                count = move(pump, lane, allowance)
             except OSError as error:
                 self._local_failure(pump, error)
                 continue
-            if data:
-                return session.send(number, data, lane)
+            if count:
+                return count
             session.not_ready(number)
-            if data is not None:
+            if count is not None:
                 session.finish(number)
-        return None
+        return 0
+
+    def _read(self, pump: Pump, lane: Lane, limit: int) -> int | None:
+        """Read and send a frame; how many bytes, 0 at the end, None: nothing there now. Raises OSError."""
+        data = pump.read(limit)
+        if data:
+            lane.send(self._living().send(pump.number, data, lane.epoch))
+        return None if data is None else len(data)
+
+    def _forward(self, pump: Pump, lane: Lane, limit: int) -> int | None:
+        """The same by the lane itself, and perhaps many frames."""
+        session, number, offset = self._living(), pump.number, pump.bytes_read
+        pieces = pump.forward(lambda fd, rooms: lane.carry(fd, number, offset, rooms), limit)
+        if pieces:
+            session.carried(number, pieces, lane.epoch)
+        return None if pieces is None else sum(map(len, pieces))
 
     # PumpOwner.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
 from tunnel.engine.binding import Provider
-from tunnel.engine.transfer import RecordSocket, Stop
+from tunnel.engine.transfer import Carried, PassedOn, Place, Received, RecordSocket, Stop
 from tunnel.transport.compiled_records import CompiledRecordOpener, CompiledRecordSealer, finding
 from tunnel.transport.record_io import RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
@@ -59,7 +60,21 @@ class CompiledRecordIo(RecordIo):
         """See there."""
         if self.layer.over is not None:
             return 0, self.layer.over, ""
-        done = self._records.recv_open(self._opener.key, plain)
+        return self._took(self._records.recv_open(self._opener.key, plain))
+
+    @property
+    def direct(self) -> bool:
+        """See there. Not within a handshake message, which may be followed by no data."""
+        return not (self.layer.over or self.layer.within_message)
+
+    def pass_on(
+        self, plain: memoryview, target: int, place: Place, most: int
+    ) -> tuple[int, TlsEnd | None, str, PassedOn]:
+        """See there."""
+        passed = self._records.pass_on(self._opener.key, plain, target, place, most)
+        return *self._took(passed.received), passed
+
+    def _took(self, done: Received) -> tuple[int, TlsEnd | None, str]:
         self._opener.records = self._opener.key.number
         count, over = self.layer.opened(done.records, done.filled, finding(done.event))
         self.more = over is None and done.stop not in _QUIET
@@ -68,6 +83,14 @@ class CompiledRecordIo(RecordIo):
         if done.stop is Stop.FAILED:
             return count, over, reason_of(OSError(done.error, os.strerror(done.error)))
         return count, over, ""
+
+    def carry(self, source: int, place: Place, rooms: Sequence[memoryview]) -> Carried:
+        """See there."""
+        done = self._records.carry(self._sealer.key, source, place, rooms)
+        self._sealer.records = self._sealer.key.number
+        self.content_sent += done.sent.gone
+        self.full = done.sent.stop is Stop.FULL
+        return done
 
     def end(self, alert: int | None = None) -> None:
         """See there."""

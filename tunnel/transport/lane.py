@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from tunnel.errors import TunnelError
 from tunnel.transport.proof import Proof
 from tunnel.wire.assembly import Payload, Piece
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
+from tunnel.wire.scheduler import TURN
 from tunnel.wire.stream import Outgoing
 
 KEY_LIMIT = 5 << 22
@@ -58,6 +59,39 @@ def view(piece: Piece) -> Any:  # what a lane lent, or what a pump read: only th
 def own(payload: Payload) -> bytes:
     """A copy in memory of payload that a lane only lent. Every kind of payload becomes bytes."""
     return bytes(cast("memoryview", payload))
+
+
+class Sink(NamedTuple):
+    """A local socket that takes payload of a stream unseen: all before offset ``limit``, in order.
+
+    ``most`` bytes are as much as a turn should bring.
+    """
+
+    descriptor: int
+    limit: int
+    most: int
+
+
+class SourceRead(NamedTuple):
+    """What ``Lane.carry`` read from a local socket, and sent: ``taken`` bytes.
+
+    ``empty``: there is no more for now; ``ended``: nothing more comes; ``error``: why that is no clean end.
+    """
+
+    taken: int
+    empty: bool
+    ended: bool
+    error: OSError | None
+
+
+class Sinks(Protocol):
+    """Who knows where payload goes that no handler needs to see."""
+
+    def sink(self, stream: int, offset: int) -> Sink | None:
+        """Where payload of ``stream`` goes from ``offset`` on; None: to the handler, like any other."""
+
+    def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
+        """So many bytes came and are in the sink, which failed behind them if there is an ``error``."""
 
 
 class LaneHandler(Protocol):
@@ -133,6 +167,10 @@ class Lane(ABC):
     def distance(self) -> float:
         """Seconds of the quickest PING lately: the way itself, without what queues on it. 0.0 before any."""
 
+    def next_turn(self) -> int:
+        """How many bytes it may move in the turn that begins, before its loop serves others."""
+        return TURN
+
     @property
     @abstractmethod
     def batch(self) -> int:
@@ -168,8 +206,20 @@ class Lane(ABC):
         raise NotImplementedError(f"{type(self).__name__} stays with its loop")
 
     @abstractmethod
-    def attached(self, epoch: int) -> None:
-        """The lane belongs to a session now: watch over it."""
+    def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
+        """The lane belongs to a session now: watch over it. ``sinks`` may take payload past the handler."""
+
+    @property
+    def carries(self) -> bool:
+        """Whether ``carry`` works: else payload is to be read, and given to ``send``."""
+        return False
+
+    def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> SourceRead:
+        """Read what a local socket, by its descriptor, has to say, and send it as payload of ``stream``.
+
+        It begins at ``offset`` there, and stays in ``rooms``. Not to be called while there is no ``room``.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def ping(self, answered: Callable[[], None]) -> None:

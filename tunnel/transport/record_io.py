@@ -12,7 +12,9 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 
+from tunnel.engine.transfer import Carried, PassedOn, Place
 from tunnel.transport.record_layer import SPARE, RecordLayer, TlsEnd
 from tunnel.transport.record_opener import ready
 from tunnel.transport.record_sealer import Content, sealed_size
@@ -58,6 +60,21 @@ class RecordIo(ABC):
         Returns how many bytes of content that was, what ended TLS if anything did, and why nothing more can
         come over the socket, "" while it can. Not to be called behind an end, unless there is ``more``.
         """
+
+    @property
+    def direct(self) -> bool:
+        """Whether ``carry`` and ``pass_on`` work."""
+        return False
+
+    def carry(self, source: int, place: Place, rooms: Sequence[memoryview]) -> Carried:
+        """Send payload that ``source`` has, from ``place`` on: see ``RecordSocket``."""
+        raise NotImplementedError
+
+    def pass_on(
+        self, plain: memoryview, target: int, place: Place, most: int
+    ) -> tuple[int, TlsEnd | None, str, PassedOn]:
+        """As ``receive``, but payload at ``place`` goes to ``target``: see ``RecordSocket``."""
+        raise NotImplementedError
 
     @abstractmethod
     def enter(self) -> None:

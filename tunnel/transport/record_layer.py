@@ -71,6 +71,11 @@ class RecordLayer:
         return self._over
 
     @property
+    def within_message(self) -> bool:
+        """Whether a handshake message has begun, and must go on before any data."""
+        return bool(self._partial)
+
+    @property
     def records_sent(self) -> int:
         """How many records our present key has protected."""
         return self.sealer.records

@@ -48,21 +48,55 @@ class Intake:
     ``least`` is how many bytes a read should have room for.
     """
 
-    __slots__ = ("_ends", "_free", "_least", "_slabs")
+    __slots__ = ("_ahead", "_bulk", "_ends", "_free", "_least", "_lent", "_slabs")
 
     def __init__(self, least: int) -> None:
         self._least = least
         self._slabs: deque[bytearray] = deque()  # with pieces that are not delivered; last the present one
         self._ends: deque[int] = deque()  # where in the stream the last piece of each ends
         self._free = _NONE  # what is left of the present one
+        self._lent: list[memoryview] = []  # what ``rooms`` said last
+        self._ahead: list[bytearray] = []  # slabs of which these are, but the first of them
+        self._bulk = False  # the last time brought much
+
+    def rooms(self, limit: int) -> list[memoryview]:
+        """Return memory for ``limit`` bytes in parts, or less: to be read into, and then call ``pieces``."""
+        lent = self._lent
+        lent.append(self.room(limit))
+        left = limit - len(lent[0])
+        while left >= self._least and self._bulk:
+            slab = take_slab()
+            self._ahead.append(slab)
+            lent.append(memoryview(slab)[:left])
+            left -= len(lent[-1])
+        return lent
+
+    def pieces(self, count: int, end: int) -> list[bytes | memoryview]:
+        """Return what was read, as ``take`` does, of all rooms together; nobody else has a view of them."""
+        sizes, ahead = list(map(len, self._lent)), self._ahead
+        self._lent, self._ahead = [], []
+        self._bulk = count >= self._least
+        offset, pieces = end - count, []
+        for number, size in enumerate(sizes):
+            part = min(size, end - offset)
+            if number and part:
+                self._present(ahead[number - 1])
+            elif number:
+                give_back(ahead[number - 1])
+            if part or not number:
+                offset += part
+                pieces.append(self.take(part, offset))
+        return pieces if count else []
+
+    def _present(self, slab: bytearray) -> None:
+        self._slabs.append(slab)
+        self._ends.append(0)
+        self._free = memoryview(slab)
 
     def room(self, limit: int) -> memoryview:
         """Return memory for ``limit`` bytes, or fewer: to be read into, and then ``take`` is to be called."""
         if len(self._free) < min(limit, self._least):
-            slab = take_slab()
-            self._slabs.append(slab)
-            self._ends.append(0)
-            self._free = memoryview(slab)
+            self._present(take_slab())
         return self._free[:limit]
 
     def take(self, count: int, end: int) -> bytes | memoryview:

@@ -20,7 +20,7 @@ from tunnel.errors import (
     TunnelError,
     WireError,
 )
-from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler
+from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler, Sinks
 from tunnel.transport.sockets import caller_of, discard_unsent, name_of, stuck_for
 from tunnel.transport.turns import Turn
 from tunnel.wire.codec import encode
@@ -66,6 +66,7 @@ class SocketLane(Lane):
         self._keepalive = Keepalive(time.monotonic())
         self._timer: asyncio.TimerHandle | None = None
         self._handler: LaneHandler | None = None
+        self._sinks: Sinks | None = None
         self._answered: Callable[[], None] | None = None  # whom to tell when a sign of life comes
         self._asking = 0  # the token of the PING that asks for it
         self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
@@ -94,9 +95,9 @@ class SocketLane(Lane):
         """Let another handler own the lane from now on."""
         self._handler = handler
 
-    def attached(self, epoch: int) -> None:
+    def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
         """The lane belongs to a session now: watch over it."""
-        self.epoch = epoch
+        self.epoch, self._sinks = epoch, sinks
         if self.state is LaneState.DECIDING:
             self.state = step(LANE, self.state, Call.ANSWER, Code.HANDSHAKE)
         else:

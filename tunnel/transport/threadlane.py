@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from tunnel.errors import LaneError, TunnelError, WireError
-from tunnel.transport.lane import Lane, LaneHandler
+from tunnel.transport.lane import Lane, LaneHandler, Sinks
 from tunnel.transport.turns import Turn
 from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import KIB, Code
@@ -141,7 +141,7 @@ class ThreadLane(Lane):
         """Let another handler own the lane from now on."""
         self._handler = handler
 
-    def attached(self, epoch: int) -> None:
+    def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
         """The lane belongs to a session now: watch over it."""
         self.epoch = epoch
         self.flush()  # our answer to the peer must be ahead of the first PING

@@ -42,7 +42,7 @@ _loop = _Loop()
 class Turn:
     """One lane's turns, one after the other. Before the first ``begin`` there is no bound."""
 
-    __slots__ = ("_began", "_clock", "_cut", "_frames", "_others", "_own", "_size", "_until")
+    __slots__ = ("_began", "_beside", "_clock", "_cut", "_frames", "_others", "_own", "_size", "_until")
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
@@ -51,6 +51,7 @@ class Turn:
         self._began = 0.0
         self._size = 0
         self._cut = False
+        self._beside = -1  # turns of other lanes, when ``alone`` was last asked
         self._own = 0  # turns of this lane
         self._others = 0  # turns of other lanes, when this one's last turn was over
 
@@ -67,6 +68,11 @@ class Turn:
         """This lane has something to do: what other lanes ask for in ``pause``."""
         _loop.turns += 1
         self._own += 1
+
+    def alone(self) -> bool:
+        """Whether no other lane of the loop had anything to do since this was last asked."""
+        before, self._beside = self._beside, _loop.turns - self._own
+        return self._beside == before
 
     def spent(self) -> bool:
         """Whether the turn is over; to be asked before each frame, and True for no more than one of them."""

@@ -6,24 +6,28 @@ What makes the records, and moves them, is a ``RecordIo``: Python's, or the comp
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
 from tunnel.engine.binding import Provider
+from tunnel.engine.transfer import PassedOn, Place, Stop
 from tunnel.errors import LaneError
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.compiled_io import CompiledRecordIo
 from tunnel.transport.key_schedule import Keys
-from tunnel.transport.lane import LaneHandler, LaneKind, view
+from tunnel.transport.lane import LaneHandler, LaneKind, Sink, SourceRead, view
 from tunnel.transport.record_io import PythonRecordIo, RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.record_sealer import Content
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.watched import WatchedLane
-from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_OFFSET, MIB
 from tunnel.wire.frames import Frame
+from tunnel.wire.scheduler import LONG_TURN, TURN
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
@@ -31,7 +35,9 @@ OPENED = 1 * MIB
 """Bytes that are handed over at once, at most: each time costs the same. Python's records make half of it."""
 
 EXPECTED = 256 * KIB
-"""What to wait for inside a frame: each time we are woken costs the same, however little there is."""
+"""What to wait for inside a frame: each time we are woken costs the same, however little there is. Less, down
+to a quarter of it, where the frame has no more.
+"""
 
 SMALL = 16 * KIB
 """Payload up to here shares a record with its header; more is not copied for that."""
@@ -125,18 +131,50 @@ class UserspaceLane(WatchedLane[Content]):
         """Offer what is queued to the socket; whether it took all."""
         try:
             sent = self._io.send(self._unsent)
-        except OSError as error:
-            self._break_off(reason_of(error))
+        except (OSError, LaneError) as error:
+            self._fail_sending(error)
             return True
-        except LaneError as error:
-            self._break_off(str(error))
-            return True
+        self._account(sent)
+        return not self._full
+
+    def _fail_sending(self, error: Exception) -> None:
+        self._break_off(reason_of(error) if isinstance(error, OSError) else str(error))
+
+    def _account(self, sent: int) -> None:
+        """The socket took ``sent`` bytes."""
         self._full = self._io.full
         self._bytes_sent = self._io.content_sent
         self._pace.sent(sent, time.monotonic(), congested=self._full)
         if (records := self._records.records_sent) >= self._mark:
             self._used(records)
-        return not self._full
+
+    def next_turn(self) -> int:
+        """Longer while nothing else in the loop has anything to do, and the engine moves payload."""
+        return LONG_TURN if self._turn.alone() and self._io.direct else TURN
+
+    @property
+    def carries(self) -> bool:
+        """Whether the compiled engine moves payload."""
+        return self._io.direct
+
+    def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> SourceRead:
+        """See there: from socket to socket in one call of the compiled engine."""
+        if self._unsent or self._records.owes_update:
+            self._turn.count()
+            if not self._push():
+                self._loop.add_writer(self._sock, self._writable)
+            if not self.room:
+                return NOTHING
+        self._turn.count()
+        done = self._io.carry(source, Place(stream, offset, MAX_OFFSET, 0), rooms)
+        self._account(done.sent.sent)
+        if done.fault is not None:
+            self._fail_sending(done.fault)
+        elif self._full:
+            self._loop.add_writer(self._sock, self._writable)
+        stop = done.sent.stop
+        error = OSError(done.error, os.strerror(done.error)) if done.error else None
+        return SourceRead(done.read, stop is Stop.SOURCE_EMPTY, stop is Stop.SOURCE_ENDED, error)
 
     # Reading.
 
@@ -156,13 +194,13 @@ class UserspaceLane(WatchedLane[Content]):
     def _take_records(self) -> None:
         """Open what a turn allows, and hand it over. Sets ``_cut`` when no more can come."""
         unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
-        count, over, end = self._io.receive(self._plain)
+        start, count, over, end = self._open()
         if end:
             self._cut = unsendable or end
-        if count:
-            self._bytes_received += count
+        if count > start:
+            self._bytes_received += count - start
             self._keepalive.heard(time.monotonic())
-            self._received(self._plain[:count])
+            self._received(self._plain[start:count])
         if (records := self._records.records_received) >= self._mark:
             self._used(records)
         if over is not None:
@@ -170,6 +208,42 @@ class UserspaceLane(WatchedLane[Content]):
             self._cut = unsendable or over.reason
         elif (asides := self._records.take_asides()) and not self.ended:
             self._take_asides(asides, unsendable)
+
+    def _open(self) -> tuple[int, int, TlsEnd | None, str]:
+        """Open what a turn allows, and pass on what a sink takes: from where to where the rest is at hand."""
+        sink = self._sink()
+        if sink is None:
+            return 0, *self._io.receive(self._plain)
+        decoder = self._decoder
+        place = Place(decoder.stream, decoder.offset, sink.limit, decoder.payload_left)
+        most = min(sink.most, self.next_turn())
+        count, over, end, passed = self._io.pass_on(self._plain, sink.descriptor, place, most)
+        self._passed(place, passed)
+        return passed.start, count, over, end
+
+    def _sink(self) -> Sink | None:
+        """Where what comes next goes, if that is payload as it seems, and somebody takes it unseen."""
+        decoder, sinks = self._decoder, self._sinks
+        if sinks is None or not decoder.follows_data or not self._io.direct:
+            return None
+        if self.state is not LaneState.ATTACHED:
+            return None
+        sink = sinks.sink(decoder.stream, decoder.offset)
+        return None if sink is None or decoder.offset + decoder.payload_left > sink.limit else sink
+
+    def _passed(self, began: Place, passed: PassedOn) -> None:
+        """Say what a sink has taken."""
+        self._decoder.went_on(passed.place.offset, passed.place.left)
+        if moved := passed.passed + HEADER_SIZE * passed.frames:
+            self._bytes_received += moved
+            self._keepalive.heard(time.monotonic())
+        error = OSError(passed.error, os.strerror(passed.error)) if passed.error else None
+        if self._sinks is not None and (passed.passed or error is not None):
+            try:
+                self._sinks.on_passed(began.stream, began.offset, passed.passed, error)
+            except Exception as failure:
+                self.fail(failure)
+                raise
 
     def _answer_end(self, over: TlsEnd) -> None:
         """Tell the peer by an alert what is wrong, if the socket takes one now."""
@@ -190,7 +264,8 @@ class UserspaceLane(WatchedLane[Content]):
 
         The beginning of a record may be out of the socket already: that much less comes.
         """
-        least = EXPECTED if self._decoder.payload_left >= EXPECTED + RECORD else 1
+        left = self._decoder.payload_left - RECORD
+        least = next((size for size in (EXPECTED, EXPECTED // 2, EXPECTED // 4) if size <= left), 1)
         if least != self._least:
             self._least = least
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
@@ -217,5 +292,8 @@ class UserspaceLane(WatchedLane[Content]):
             pass
         self._release()
 
+
+NOTHING = SourceRead(0, empty=False, ended=False, error=None)
+"""The lane has no room for more, and nothing was read."""
 
 _TOO_MANY = f"the peer broke TLS: more than {ASIDES.burst} messages beside its frames"

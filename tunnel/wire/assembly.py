@@ -79,6 +79,10 @@ class Assembly:
         """How many bytes of memory wait for a gap, but for a constant of each page and each larger piece."""
         return sum(end - start for start, end, _ in self._held) + PAGE * len(self._pages)
 
+    def goes_on_at(self, offset: int) -> bool:
+        """Whether what begins at ``offset`` is next, and nothing waits for it."""
+        return offset == self.received and not self._held and not self._pages
+
     @property
     def highest(self) -> int:
         """One more than the highest offset seen, gaps or not."""
@@ -89,7 +93,7 @@ class Assembly:
 
         What has to wait for a gap is held as what ``keep`` makes of it.
         """
-        if offset == self.received and not self._held and not self._pages:
+        if self.goes_on_at(offset):
             self.received += len(payload)
             return [Piece(payload, 0, len(payload))]
         if offset > self.received:

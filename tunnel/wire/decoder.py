@@ -22,6 +22,7 @@ class Decoder:
         self.sequence = 0  # of the control frame that feed() returned last, if it has one
         self._partial = bytearray()
         self._header: Header | None = None
+        self._data = False  # the last frame is one
 
     @property
     def wanted(self) -> int:
@@ -54,9 +55,18 @@ class Decoder:
             return taken, None
         payload = bytes(self._partial)
         self._partial.clear()
-        self._header = None
+        self._header, self._data = None, False
         self.sequence = header.offset
         return taken, parse(header, payload)
+
+    @property
+    def follows_data(self) -> bool:
+        """Whether the last frame is DATA, and no byte behind it was taken."""
+        return self._data and self._header is None and not self._partial
+
+    def went_on(self, offset: int, left: int) -> None:
+        """Payload of ``stream`` left the lane up to ``offset``, and ``left`` bytes of its frame did not."""
+        self.offset, self.payload_left = offset, left
 
     def moved(self, count: int) -> None:
         """``count`` payload bytes left the lane."""
@@ -69,6 +79,6 @@ class Decoder:
         return taken
 
     def _begin_payload(self, header: Header) -> Data:
-        self._header = None
+        self._header, self._data = None, True
         self.payload_left, self.stream, self.offset = header.length, header.stream, header.offset
         return Data(header.stream, header.offset, header.length)

@@ -23,11 +23,11 @@ class Retention:
         self.kept = 0
         self.used = 0
 
-    def keep(self, stream: Stream, count: int) -> None:
-        """``count`` bytes more of ``stream``, in a frame, are kept by now."""
+    def keep(self, stream: Stream, count: int, frames: int = 1) -> None:
+        """``count`` bytes more of ``stream``, in ``frames``, are kept by now."""
         cost = stream.cost
         self.kept += count
-        self.used += _beyond_floor(cost) - _beyond_floor(cost - count - KEPT_COST)
+        self.used += _beyond_floor(cost) - _beyond_floor(cost - count - KEPT_COST * frames)
 
     def release(self, stream: Stream, count: int, frames: int) -> None:
         """``count`` bytes in ``frames`` are not kept any longer by now."""
@@ -44,19 +44,19 @@ class Retention:
         """Bytes of the memory that streams may still use which have carried something, or others."""
         return self.memory - self.used - (0 if carried else self.memory // RESERVE)
 
-    def allowance(self, stream: Stream) -> int:
+    def allowance(self, stream: Stream, most: int = MAX_DATA) -> int:
         """How many bytes ``stream`` may send: by its window, and by what it may keep. Perhaps less than 0."""
         out = stream.out
-        return min(out.limit - out.sent, self._left(stream) - KEPT_COST, MAX_DATA)
+        return min(out.limit - out.sent, self._left(stream) - KEPT_COST, most)
 
-    def offer(self, stream: Stream) -> int:
+    def offer(self, stream: Stream, most: int = MAX_DATA) -> int:
         """What ``stream`` may be told to send: all of its allowance, or nothing while that is a sliver.
 
         A peer that grants byte by byte would else have us keep a frame for each byte. This waits for nothing
         that does not come: with less than a quarter of the window left, the rest of it is under way, and the
         peer owes credit for its first quarter; or else our memory is full, and more than a sliver is.
         """
-        allowance, out = self.allowance(stream), stream.out
+        allowance, out = self.allowance(stream, most), stream.out
         sliver = allowance < SLIVER and allowance * 4 < out.limit - out.delivered
         return 0 if sliver and out.sent > out.delivered else allowance
 

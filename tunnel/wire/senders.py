@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tunnel.wire.codes import MAX_DATA
 from tunnel.wire.retention import SLIVER, Retention
 from tunnel.wire.scheduler import Scheduler
 from tunnel.wire.stream import KEPT_COST, Stream
@@ -45,20 +46,20 @@ class Senders:
         self.scheduler.idle(number)
         self._stop_waiting(number)
 
-    def pick(self) -> tuple[int, int] | None:
-        """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
+    def pick(self, most: int = MAX_DATA) -> tuple[int, int] | None:
+        """Return the stream whose turn it is, and how many bytes it may send at once: 1 to ``most``."""
         scheduler = self.scheduler
         while (number := scheduler.next()) is not None:
             stream = self._streams[number]
-            if (allowance := self.retention.offer(stream)) > 0:
+            if (allowance := self.retention.offer(stream, most)) > 0:
                 return number, scheduler.share(number, allowance)
             self._block(stream)
             scheduler.idle(number)
         return None
 
-    def sent(self, stream: Stream, length: int) -> bool:
-        """``length`` bytes of ``stream`` left; whether to ask the peer for credit."""
-        self.retention.keep(stream, length)
+    def sent(self, stream: Stream, length: int, frames: int = 1) -> bool:
+        """``length`` bytes of ``stream`` left in ``frames``; whether to ask the peer for credit."""
+        self.retention.keep(stream, length, frames)
         self.scheduler.sent(stream.number, length)
         return not stream.asking and self.retention.short(stream)
 

@@ -11,7 +11,7 @@ A lane has a number, its *epoch*, that is never used again. When one is lost, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
@@ -173,11 +173,15 @@ class Session:
         """How many bytes should leave before the owner serves others."""
         return self._senders.scheduler.turn
 
-    def pick(self) -> tuple[int, int] | None:
-        """Return the stream whose turn it is, and how many bytes it may send at once, at least 1."""
-        picked = self._senders.pick()
-        if picked is not None:
-            self._picked = picked
+    @property
+    def long_turn(self) -> int:
+        """The same for an owner whose lane moves many frames at once."""
+        return self._senders.scheduler.long_turn
+
+    def pick(self, most: int = MAX_DATA) -> tuple[int, int] | None:
+        """Return the stream whose turn it is, and how many bytes it may send at once: 1 to ``most``."""
+        picked = self._senders.pick(most)
+        self._picked = picked or (0, 0)
         return picked
 
     def send(self, number: int, payload: Payload, lane: int) -> Outgoing:
@@ -190,10 +194,24 @@ class Session:
         if not 0 < length <= allowance:
             raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} are not allowed now")
         outgoing = stream.send(payload, lane)
-        if self._senders.sent(stream, length) and self._may_ask(stream):
-            stream.asking = True
-            self._credits.ask(number, stream.into)
+        self._left(stream, length, 1)
         return outgoing
+
+    def carried(self, number: int, payloads: Sequence[Payload], lane: int) -> None:
+        """``lane`` has sent what ``pick`` allowed, or less, in frames of its own: keep it, in these parts."""
+        stream, length = self._stream(number), sum(map(len, payloads))
+        picked, self._picked = self._picked, (0, 0)
+        if picked[0] != number or not 0 < length <= picked[1]:
+            raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} were not allowed")
+        for payload in payloads:
+            stream.send(payload, lane)
+        self._left(stream, length, len(payloads))
+
+    def _left(self, stream: Stream, length: int, frames: int) -> None:
+        """So many bytes of ``stream`` are on their way, and kept in ``frames``."""
+        if self._senders.sent(stream, length, frames) and self._may_ask(stream):
+            stream.asking = True
+            self._credits.ask(stream.number, stream.into)
 
     def _may_ask(self, stream: Stream) -> bool:
         """Whether the peer takes CREDIT: not before it has OPENED, which may be on a slower lane."""
@@ -211,6 +229,11 @@ class Session:
         if stream is None:
             return []
         return stream.arrived(offset, payload, keep)
+
+    def expects(self, number: int, offset: int) -> int:
+        """Return the offset before which payload may come, if ``number`` goes on at ``offset``; else 0."""
+        stream = self._streams.get(number)
+        return stream.into.limit if stream is not None and stream.goes_on_at(offset) else 0
 
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""

@@ -174,6 +174,11 @@ class Stream:
         self.into.received = self._assembly.received
         return pieces
 
+    def goes_on_at(self, offset: int) -> bool:
+        """Whether payload that begins at ``offset`` is next, and nothing waits for it."""
+        ready = self.phase is Phase.OPEN and self.receiving is Receiving.READY
+        return ready and self._assembly.goes_on_at(offset)
+
     def ended(self, final: int) -> None:
         """Take FIN in. Raises ProtocolError when it contradicts data that is already here."""
         self.advance(FrameType.FIN)

@@ -1,0 +1,359 @@
+"""Payload between a hypervisor's socket and a lane's: in frames, in order, none that is another's."""
+
+from __future__ import annotations
+
+import array
+import errno
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.keyed_end import SECRET, KeyedEnd
+from tunnel.engine.binding import Provider
+from tunnel.engine.compiled import HANDSHAKE, CompiledSealer, Control, EngineError
+from tunnel.engine.transfer import Carried, PassedOn, Place, Stop
+from tunnel.wire.codec import data_header, encode
+from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB
+from tunnel.wire.decoder import Decoder
+from tunnel.wire.frames import Ping
+
+Pair = tuple[socket.socket, socket.socket]
+ENDLESS = 1 << 62
+NOISE = random.Random(7).randbytes(3 * MIB)
+
+
+@pytest.fixture
+def local() -> Iterator[Pair]:
+    """A hypervisor's connection: its end, and ours, which does not block."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def tcp() -> Pair:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        two, _ = server.accept()
+    for end in (one, two):
+        end.setblocking(False)
+    return one, two
+
+
+def frames_of(plain: bytes) -> list[tuple[int, int, bytes]]:
+    """Stream, offset and payload of each DATA frame."""
+    decoder, found, position = Decoder(), list[tuple[int, int, bytes]](), 0
+    while position < len(plain):
+        taken, frame = decoder.feed(memoryview(plain)[position:])
+        assert frame is not None
+        position += taken
+        payload = plain[position : position + decoder.payload_left]
+        found.append((decoder.stream, decoder.offset, payload))
+        decoder.moved(len(payload))
+        position += len(payload)
+    return found
+
+
+# From a hypervisor.
+
+
+def carry(here: KeyedEnd, source: int, rooms: list[bytearray], offset: int = 0) -> Carried:
+    return here.records.carry(
+        here.sealer, source, Place(5, offset, ENDLESS, 0), [memoryview(room) for room in rooms]
+    )
+
+
+def test_what_a_hypervisor_says_arrives_in_frames(provider: Provider, local: Pair) -> None:
+    lane = tcp()
+    here, there = (KeyedEnd(provider, sock) for sock in lane)
+    size = local[0].send(NOISE[: 700 * KIB])
+    assert size == 700 * KIB
+    rooms, plain = [bytearray(300 * KIB), bytearray(0), bytearray(MIB)], b""
+    done = carry(here, local[1].fileno(), rooms, offset=77)
+    assert (done.read, done.sent.stop, done.error, done.fault) == (size, Stop.SOURCE_EMPTY, 0, None)
+    assert (rooms[0] + rooms[2])[:size] == NOISE[:size], "it is kept"
+    while len(plain) < done.sent.gone:
+        plain += there.receive()[0]
+    frames = frames_of(plain)
+    assert [len(payload) for *_, payload in frames] == [256 * KIB, 44 * KIB, 256 * KIB, 144 * KIB]
+    assert {stream for stream, *_ in frames} == {5}
+    assert [offset for _, offset, _ in frames] == [77 + KIB * kib for kib in (0, 256, 300, 556)]
+    assert b"".join(payload for *_, payload in frames) == NOISE[:size]
+    for end in lane:
+        end.close()
+
+
+def test_why_it_stops(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+    here, room = KeyedEnd(libcrypto, pair[0]), [bytearray(MIB)]
+    source = local[1].fileno()
+    assert carry(here, source, room)[1:] == (0, 0, None)
+    assert carry(here, source, [])[0].stop is Stop.BUDGET
+    local[0].send(b"x")
+    assert carry(here, source, [bytearray(1)])[:2] == ((0, HEADER_SIZE + 1, 43, 0, Stop.BUDGET), 1)
+    local[0].send(b"last words")
+    local[0].shutdown(socket.SHUT_WR)
+    done = carry(here, source, room)
+    assert (done.read, done.sent.stop) == (10, Stop.SOURCE_ENDED)
+    done = carry(here, -1, room)
+    assert (done.read, done.sent.stop, done.error) == (0, Stop.SOURCE_FAILED, errno.EBADF)
+
+
+def test_a_full_lane_ends_it_and_what_was_read_is_sealed(provider: Provider, pair: Pair, local: Pair) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    local[0].send(NOISE[:MIB])
+    room, read, plain = bytearray(MIB), 0, b""
+    while len(plain) < MIB or here.records.unsent:
+        done = carry(here, local[1].fileno(), [room[read:]], read)
+        assert done.sent.stop in {Stop.FULL, Stop.BUDGET}
+        assert done.read <= 256 * KIB
+        read += done.read
+        plain += there.receive()[0]
+    assert b"".join(payload for *_, payload in frames_of(plain)) == NOISE[:MIB]
+    assert read == MIB
+
+
+def test_descriptors_that_come_along_fail_it(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+    here = KeyedEnd(libcrypto, pair[0])
+    rights = array.array("i", [pair[1].fileno()])
+    local[0].send(b"before")
+    local[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    done = carry(here, local[1].fileno(), [bytearray(100)])
+    assert (done.read, done.sent.stop, done.error) == (0, Stop.SOURCE_FAILED, errno.EOPNOTSUPP)
+
+
+def test_a_reset_comes_behind_what_was_said(libcrypto: Provider, pair: Pair) -> None:
+    here, (there, ours) = KeyedEnd(libcrypto, pair[0]), tcp()
+    with ours:
+        there.send(b"last words")
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        there.close()
+        done = carry(here, ours.fileno(), [bytearray(100)])
+        assert (done.read, done.sent.stop, done.error) == (10, Stop.SOURCE_FAILED, errno.ECONNRESET)
+
+
+def test_nothing_is_read_that_could_not_be_sealed(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+    here = KeyedEnd(libcrypto, pair[0])
+    here.sealer = CompiledSealer(libcrypto, *SECRET, 16)
+    local[0].send(b"still there")
+    done = carry(here, local[1].fileno(), [bytearray(100)])
+    assert isinstance(done.fault, EngineError)
+    assert (done.read, local[1].recv(100)) == (0, b"still there")
+    with pytest.raises(ValueError, match="wrong arguments"):
+        raise carry_by_opener(here, local[1]) or AssertionError
+
+
+def carry_by_opener(here: KeyedEnd, source: socket.socket) -> Exception | None:
+    here.sealer = here.opener  # type: ignore[assignment]
+    return carry(here, source.fileno(), []).fault
+
+
+def test_a_broken_lane_is_told_and_what_was_read_is_kept(libcrypto: Provider, local: Pair) -> None:
+    one, two = tcp()
+    here = KeyedEnd(libcrypto, one)
+    two.close()
+    one.send(b"x")  # answered by a reset
+    with one:
+        local[0].send(NOISE[:MIB])
+        room = bytearray(MIB)
+        done = carry(here, local[1].fileno(), [room])
+        assert isinstance(done.fault, OSError)
+        assert done.read == 256 * KIB
+        assert room[: done.read] == NOISE[: done.read]
+
+
+# To a hypervisor.
+
+
+def pass_on(there: KeyedEnd, target: int, place: Place, most: int = MIB) -> PassedOn:
+    return there.records.pass_on(there.opener, memoryview(there.plain), target, place, most)
+
+
+def rest(there: KeyedEnd, done: PassedOn) -> bytes:
+    return bytes(there.plain[done.start : done.received.filled])
+
+
+def test_payload_reaches_the_target_and_the_rest_is_left(provider: Provider, pair: Pair, local: Pair) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    other = data_header(7, 0, 3) + b"foo" + data_header(5, 8, 1) + b"!"
+    plain = b"first" + data_header(5, 5, 3) + b"two" + other
+    here.records.seal_send(here.sealer, [plain])
+    done = pass_on(there, local[1].fileno(), Place(5, 0, 100, 5))
+    assert local[0].recv(100) == b"firsttwo"
+    assert (done.passed, done.frames, done.full, done.error) == (8, 1, False, 0)
+    assert done.place == Place(5, 8, 100, 0)
+    assert rest(there, done) == other
+    assert done.received.stop is Stop.BUDGET, "there may be more"
+    assert pass_on(there, local[1].fileno(), done.place).received.stop is Stop.EMPTY
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        data_header(6, 5, 1),
+        data_header(5, 4, 1),
+        data_header(5, 6, 1),
+        data_header(5, 5, 16),
+        data_header(5, 5, MAX_DATA + 1),
+        data_header(5, 5, 0),
+        b"\x13\1" + data_header(5, 5, 1)[2:],
+        b"\x13\0\0\1" + data_header(5, 5, 1)[4:],
+        encode(Ping(1)),
+        data_header(5, 5, 1)[:-1],
+    ],
+    ids=["stream", "before", "gap", "window", "size", "empty", "flags", "reserved", "control", "incomplete"],
+)
+def test_what_python_has_to_judge_is_left_to_it(
+    libcrypto: Provider, pair: Pair, local: Pair, header: bytes
+) -> None:
+    here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
+    here.records.seal_send(here.sealer, [b"first" + header])
+    done = pass_on(there, local[1].fileno(), Place(5, 0, 20, 5))
+    assert (done.passed, done.frames, rest(there, done)) == (5, 0, header)
+    assert done.place == Place(5, 5, 20, 0)
+
+
+def test_a_target_that_is_full_leaves_the_rest(provider: Provider, local: Pair) -> None:
+    lane = tcp()
+    here, there = (KeyedEnd(provider, sock) for sock in lane)
+    local[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * KIB)
+    sent = here.records.seal_send(here.sealer, [NOISE[:MIB]]).taken
+    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, sent))
+    assert done.full
+    assert 0 < done.passed < sent
+    assert local[0].recv(MIB) == NOISE[: done.passed]
+    left = rest(there, done)
+    assert NOISE[done.passed : sent].startswith(left)
+    assert done.place == Place(5, done.passed, ENDLESS, sent - done.passed)
+    for end in lane:
+        end.close()
+
+
+def test_a_target_that_failed(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+    here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
+    here.records.seal_send(here.sealer, [b"payload"])
+    local[0].close()
+    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, 7))
+    assert (done.passed, done.error, rest(there, done)) == (0, errno.EPIPE, b"payload")
+
+
+def test_a_record_beside_the_frames_stops_it(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+    here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
+    here.records.seal_send(here.sealer, [b"pay"])
+    here.records.seal_send(here.sealer, [b"KeyUpdate"], HANDSHAKE)
+    here.records.seal_send(here.sealer, [b"load"])
+    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, 7))
+    assert done.received.event == Control(HANDSHAKE, b"KeyUpdate")
+    assert (done.passed, done.place.left) == (3, 4)
+    assert pass_on(there, local[1].fileno(), done.place).passed == 4
+    assert local[0].recv(100) == b"payload"
+
+
+def test_a_call_takes_about_as_much_as_it_may(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+    here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
+    tiny = [b"x", *(data_header(5, offset, 1) + b"x" for offset in range(1, 200))]
+    here.records.seal_send(here.sealer, tiny)
+    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, 1))
+    assert (done.frames, done.passed) == (64, 65)
+    assert len(rest(there, done)) == 135 * (HEADER_SIZE + 1)
+    here.records.seal_send(here.sealer, [NOISE[: 20 * KIB]])
+    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, MIB), most=1)
+    assert (done.passed, done.received.stop) == (20 * KIB, Stop.BUDGET)
+    with pytest.raises(ValueError, match="wrong arguments"):
+        pass_on(there, local[1].fileno(), Place(5, 0, 10, 11))
+    there.opener = there.sealer  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="wrong arguments"):
+        pass_on(there, local[1].fileno(), Place(5, 0, 10, 1))
+
+
+# Against what Python makes of the same bytes.
+
+Heard = list[tuple[int, int, bytes]]
+"""Payload by stream and offset, in the order in which it came."""
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> bytes:
+    """What a peer sends: DATA frames, most of them of stream 5 and in order."""
+    offset, plain = 0, b""
+    for _ in range(draw(st.integers(1, 12))):
+        length = draw(st.integers(1, 40_000) | st.integers(1, 30))
+        stream, shift = draw(st.sampled_from([(5, 0)] * 5 + [(5, 1), (9, 0)]))
+        plain += data_header(stream, offset + shift, length) + NOISE[offset : offset + length]
+        offset += length
+    return plain
+
+
+@given(plain=scripts(), cuts=st.lists(st.integers(1, 50_000), min_size=1, max_size=6), full=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_a_decoder_that_goes_on_with_the_rest_misses_nothing(
+    libcrypto: Provider, plain: bytes, cuts: list[int], full: bool
+) -> None:
+    with ExitStack() as stack:
+        lane, local = socket.socketpair(), socket.socketpair()
+        for end in (*lane, *local):
+            stack.enter_context(end).setblocking(False)
+        local[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608 if full else 4 * MIB)
+        here, there = (KeyedEnd(libcrypto, sock) for sock in lane)
+        listener, sent, turn = Listener(there, local), 0, 0
+        while sent < len(plain) or here.records.unsent or listener.moved:
+            piece = plain[sent : sent + cuts[turn % len(cuts)]]
+            sent += here.records.seal_send(here.sealer, [piece]).taken
+            listener.take()
+            turn += 1
+    assert joined(listener.heard) == joined(frames_of(plain))
+
+
+class Listener:
+    """Takes what comes as a lane does: payload of stream 5 goes to its target wherever that can be."""
+
+    def __init__(self, there: KeyedEnd, local: Pair) -> None:
+        self.heard: Heard = []
+        self.moved = True
+        self._there = there
+        self._local = local
+        self._decoder = Decoder()
+
+    def take(self) -> None:
+        decoder, start = self._decoder, 0
+        if decoder.stream == 5 and decoder.follows_data:
+            place = Place(5, decoder.offset, ENDLESS, decoder.payload_left)
+            done = pass_on(self._there, self._local[1].fileno(), place)
+            decoder.went_on(done.place.offset, done.place.left)
+            if done.passed:
+                self.heard.append((5, place.offset, self._local[0].recv(done.passed)))
+            start, received = done.start, done.received
+        else:
+            received = self._there.records.recv_open(self._there.opener, self._there.plain)
+        self.moved = bool(received.received or received.filled)
+        self._feed(memoryview(self._there.plain)[start : received.filled])
+
+    def _feed(self, plain: memoryview) -> None:
+        decoder = self._decoder
+        while plain:
+            if not (left := decoder.payload_left):
+                taken, _ = decoder.feed(plain)
+                plain = plain[taken:]
+                continue
+            self.heard.append((decoder.stream, decoder.offset, bytes(plain[:left])))
+            decoder.moved(len(plain[:left]))
+            plain = plain[left:]
+
+
+def joined(heard: Heard) -> Heard:
+    """The same with pieces put together that follow one another."""
+    found: Heard = []
+    for piece in heard:
+        last = found[-1] if found else (0, 0, b"")
+        if (last[0], last[1] + len(last[2])) == piece[:2]:
+            found[-1] = (*last[:2], last[2] + piece[2])
+        else:
+            found.append(piece)
+    return found

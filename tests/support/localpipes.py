@@ -1,0 +1,38 @@
+"""A hypervisor's connection in a test: what is said at one end can be had at the other at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+
+from tunnel.wire.codes import MIB
+
+
+class LocalPipe:
+    """Both ends, which do not block, and hold a MiB; closed with the object, whoever forgets it."""
+
+    def __init__(self) -> None:
+        ends = socket.socketpair()
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MIB)
+            end.setblocking(False)
+        self.ours, self._theirs = ends[0].detach(), ends[1].detach()
+        for number in (self.ours, self._theirs):
+            weakref.finalize(self, os.close, number)
+
+    def say(self, data: bytes) -> int:
+        """Let the hypervisor send ``data``, or as much of it as there is room for."""
+        return os.write(self._theirs, data)
+
+    def unsay(self, count: int) -> None:
+        """Forget ``count`` bytes that nobody has read."""
+        while count:
+            count -= len(os.read(self.ours, count))
+
+    def hear(self, count: int) -> bytes:
+        """Return ``count`` bytes that were written to the hypervisor."""
+        data = b""
+        while len(data) < count:
+            data += os.read(self._theirs, count - len(data))
+        return data

@@ -1,0 +1,232 @@
+/* Payload of one stream between a hypervisor's socket and a lane's: all that a turn of the event loop moves, in one call.
+ *
+ * mt_carry reads, frames, seals and sends; mt_pass receives, opens and writes. Both do so batch by batch, each of which
+ * stays in a level-2 cache. What is not payload of the stream, in order and within its window, mt_pass leaves to the
+ * caller as it came: all rules of the protocol are Python's to keep. Neither socket blocks.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum {
+    FRAME_DATA = 19,          /* the type of a DATA frame: SPEC.md section 3 */
+    FRAME_MOST = 1 << 20,     /* most bytes of its payload */
+};
+
+static void put(uint8_t *to, uint64_t number, int size)
+{
+    while (size > 0) {
+        to[--size] = (uint8_t)number;
+        number >>= 8;
+    }
+}
+
+static uint64_t get(const uint8_t *from, int size)
+{
+    uint64_t number = 0;
+
+    for (int i = 0; i < size; i++)
+        number = number << 8 | from[i];
+    return number;
+}
+
+/* SPEC.md section 2: type, flags, reserved, stream, length, offset. */
+static void write_header(uint8_t *header, uint32_t stream, size_t length, uint64_t offset)
+{
+    memset(header, 0, FRAME);
+    header[0] = FRAME_DATA;
+    put(header + 4, stream, 4);
+    put(header + 8, length, 4);
+    put(header + 12, offset, 8);
+}
+
+/* Read from a hypervisor. 0, or why there is nothing. Descriptors that came along have nowhere to go: EOPNOTSUPP. */
+static int read_source(int source, uint8_t *memory, size_t room, size_t *count, int *error)
+{
+    struct iovec part = {memory, room};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    ssize_t got;
+
+    do
+        got = recvmsg(source, &message, MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
+    if (got == 0)
+        return SOURCE_ENDED;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return SOURCE_EMPTY;
+    if (got < 0 || message.msg_flags & MSG_CTRUNC) {
+        *error = got < 0 ? errno : EOPNOTSUPP;
+        return SOURCE_FAILED;
+    }
+    *count = (size_t)got;
+    return 0;
+}
+
+/* Read a batch at most into the room, frame it and seal it into the empty buffer. 0, or why not. */
+static int carry_batch(struct direction *direction, struct buffer *buffer, int source, uint32_t stream, uint64_t offset,
+                       uint8_t *room, size_t size, struct carried *carried)
+{
+    uint8_t header[FRAME];
+    struct piece pieces[2] = {{header, FRAME}, {room, 0}};
+    struct cursor from = {pieces, pieces + 2, 0};
+    int64_t sealed;
+    int stop;
+
+    if (direction->failed || direction->limit - direction->number < BATCH / RECORD + 1)
+        return direction->failed ? direction->failed : SPENT; /* bytes of a hypervisor come only once */
+    stop = read_source(source, room, size < BATCH ? size : BATCH, &pieces[1].size, &carried->error);
+    if (stop != 0)
+        return stop;
+    write_header(header, stream, pieces[1].size, offset);
+    carried->read += pieces[1].size;
+    sealed = seal_records(direction, DATA, &from, FRAME + pieces[1].size, buffer->memory, BATCH_SEALED);
+    if (sealed < 0)
+        return (int)sealed;
+    buffer->end = (size_t)sealed;
+    buffer->content = FRAME + pieces[1].size;
+    return 0;
+}
+
+/* Send what waits, then DATA frames of what `source` has, which stays in the rooms, until these are full, the source has
+ * no more, or the socket takes no more. All that was read is sealed, but after CIPHER: then the key is of no more use. */
+int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, const struct place *place,
+             const struct room *rooms, size_t count, struct carried *carried)
+{
+    size_t used = 0; /* of the first room */
+    int stop;
+
+    *carried = (struct carried){0};
+    if (!direction->aead.sealing)
+        return MISUSE;
+    if (!buffer_enter(direction, buffer))
+        return BUSY;
+    stop = buffer_flush(buffer, fd, 0, &carried->sent);
+    while (stop == 0) {
+        size_t before = carried->read;
+
+        for (; count > 0 && used == rooms->size; count--, rooms++)
+            used = 0;
+        if (count == 0) {
+            stop = BUDGET;
+            break;
+        }
+        stop = carry_batch(direction, buffer, source, place->stream, place->offset + before, rooms->data + used,
+                           rooms->size - used, carried);
+        used += carried->read - before;
+        if (stop == 0)
+            stop = buffer_flush(buffer, fd, 0, &carried->sent);
+    }
+    carried->sent.unsent = buffer->end - buffer->start;
+    buffer_leave(direction, buffer);
+    return stop;
+}
+
+/* Whether a frame begins here that goes on where the stream is; then `place` is in it. */
+static int take_header(const uint8_t *plain, size_t size, struct place *place)
+{
+    static const uint8_t begins[4] = {FRAME_DATA};
+    size_t length;
+
+    if (size < FRAME || memcmp(plain, begins, sizeof begins) != 0)
+        return 0;
+    length = (size_t)get(plain + 8, 4);
+    if (get(plain + 4, 4) != place->stream || get(plain + 12, 8) != place->offset || length == 0 || length > FRAME_MOST)
+        return 0;
+    if (place->offset > place->limit || length > place->limit - place->offset)
+        return 0;
+    place->left = length;
+    return 1;
+}
+
+/* Write payload to the target; whether it took all. */
+static int write_target(int target, const uint8_t *payload, size_t size, struct place *place, struct passed *passed)
+{
+    ssize_t count;
+
+    do
+        count = send(target, payload, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (count < 0 && errno == EINTR);
+    if (count < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        passed->error = errno;
+        return 0;
+    }
+    if (count < 0)
+        count = 0;
+    place->left -= (size_t)count;
+    place->offset += (uint64_t)count;
+    passed->passed += (size_t)count;
+    passed->full = (size_t)count < size;
+    return !passed->full;
+}
+
+/* Hand on what is the stream's payload at the beginning of `plain`; how many bytes of it are done with. */
+static size_t hand_on(const uint8_t *plain, size_t size, int target, struct place *place, struct passed *passed)
+{
+    size_t at = 0;
+
+    while (at < size) {
+        size_t part = size - at < place->left ? size - at : place->left, before = passed->passed;
+        int whole;
+
+        if (part == 0) {
+            if (passed->frames == MOST_FRAMES || !take_header(plain + at, size - at, place))
+                return at;
+            passed->frames++;
+            at += FRAME;
+            continue;
+        }
+        whole = write_target(target, plain + at, part, place, passed);
+        at += passed->passed - before;
+        if (!whole)
+            return at;
+    }
+    return at;
+}
+
+/* Open one batch of what waits, and hand it on. 0: all of it went, and there is more to be had; or why to stop. */
+static int pass_batch(struct direction *direction, struct buffer *buffer, uint8_t *out, size_t room, int target,
+                      struct place *place, struct passed *passed)
+{
+    struct opened batch = {0};
+    int stop = open_records(direction, buffer->memory + buffer->start, buffer->end - buffer->start, out, room, &batch);
+
+    buffer->start += batch.consumed;
+    passed->start = hand_on(out, batch.filled, target, place, passed);
+    passed->opened.filled = batch.filled;
+    passed->opened.content = batch.content;
+    passed->opened.type = batch.type;
+    passed->opened.records += batch.records;
+    if (stop == CONTROL || stop < 0)
+        return stop;
+    return passed->start < batch.filled || stop == BUDGET ? BUDGET : stop;
+}
+
+/* As mt_receive, until the socket has given `most` bytes; and payload that goes on at `place` is written to `target`, as
+ * far as that takes it. What is left over is in `out` from `start` to `filled`, and `place` says where it begins. */
+int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, int target,
+            size_t most, struct place *place, struct passed *passed)
+{
+    int stop;
+
+    *passed = (struct passed){0};
+    if (direction->aead.sealing || place->offset > place->limit || place->left > place->limit - place->offset)
+        return MISUSE;
+    if (room > BATCH + RECORD + EXPANSION)
+        room = BATCH + RECORD + EXPANSION;
+    if (!buffer_enter(direction, buffer))
+        return BUSY;
+    do {
+        stop = pass_batch(direction, buffer, out, room, target, place, passed);
+        if (stop == ROOM_USED || stop == INPUT_USED) {
+            if (passed->opened.received >= most || passed->opened.records >= MOST_RECORDS + most / RECORD)
+                stop = BUDGET;
+            else
+                stop = stop == ROOM_USED ? 0 : buffer_fill(buffer, fd, &passed->opened);
+        }
+    } while (stop == 0);
+    buffer_leave(direction, buffer);
+    return stop;
+}
