@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 MIGRATIONS = ("20261130T050548Z-migrate.jsonl", "20261130T051227Z-migrate.jsonl")
 """Runs of ``bench migrate``, one for each release, the newest release first."""
-RELAYS = ("20261130T150240Z-relay.jsonl", "20261130T150114Z-relay.jsonl")
+RELAYS = ("20261130T175420Z-relay.jsonl", "20261130T175125Z-relay.jsonl")
 """Runs of ``bench relay``, with HAProxy."""
 
 WAYS = {
