@@ -78,7 +78,8 @@ def test_many_stalled_streams_stay_within_the_budget(hosts: TwoHosts, tmp: Path)
         entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
         hosts.start()
         with stalled(entry, target, 32, 256 * MIB):
-            assert max(hosts.a.rss, hosts.b.rss) < 64 * MIB + 120 * MIB
+            # Beside the budget: a daemon (75), 32 floors of a MiB, slabs that are kept in part (32 to 64).
+            assert max(hosts.a.rss, hosts.b.rss) < 64 * MIB + 150 * MIB
             with connect(entry) as caller, target.accept() as called:
                 exchange(caller, called)
 
