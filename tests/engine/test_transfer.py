@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -237,3 +240,35 @@ def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket,
 def test_without_memory(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(EngineError, match="no memory"):
         RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), pair[0])
+
+
+def test_an_exception_keeps_no_view_of_the_memory(
+    libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """CPython crashes when its garbage collector finds a memoryview that somebody has a view of."""
+    end, views = KeyedEnd(libcrypto, pair[0]), [memoryview(bytearray(100)) for _ in range(5)]
+    spent = CompiledSealer(libcrypto, *SECRET, 0)
+    calls: list[Callable[[], object]] = [
+        lambda: end.records.seal_send(spent, [views[0]]),
+        lambda: end.sealer.seal([views[1]], views[2]),
+        lambda: end.records.recv_open(end.opener, views[3]),
+        lambda: end.opener.open(b"", 1, views[4]),
+    ]
+    pair[1].send(bytes([23, 3, 3, 0, 0]))
+    for call in calls[:2] + calls[3:]:
+        with pytest.raises((EngineError, ValueError)) as caught:
+            call()
+        assert caught.value.__traceback__ is not None
+    calls[2]()
+    for view in views:
+        view.release()  # a BufferError if there is a view of it
+
+
+def test_a_failed_send_is_no_cycle(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+    end = KeyedEnd(libcrypto, pair[0])
+    pair[1].close()
+    gc.collect()
+    for _ in range(3):
+        with suppress(OSError):
+            end.records.seal_send(end.sealer, [memoryview(bytearray(100))])
+    assert gc.collect() == 0

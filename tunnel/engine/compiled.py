@@ -81,6 +81,16 @@ def point_to(pieces: Sequence[Bytes]) -> tuple[Any, list[Any]]:
     return ffi.new(PIECES, [(start, len(start)) for start in held]), held
 
 
+def let_go(held: Sequence[Any]) -> None:
+    """End the views of Python's memory that a call had, before an exception keeps the frame that has them.
+
+    The two may be a cycle, and CPython 3.11 crashes when its garbage collector finds a memoryview in one
+    while somebody has a view of that.
+    """
+    for view in held:
+        ffi.release(view)
+
+
 class _Key:
     """One key of one direction in C; it is wiped when the object goes."""
 
@@ -123,8 +133,9 @@ class CompiledSealer(_Key):
         Raises EngineError when the key may protect no more, or the library failed; ValueError for mistakes.
         """
         array, held = point_to(pieces)
-        room = ffi.from_buffer(BYTES, out, True)
-        count: int = self.library.mt_seal(self.handle, kind, array, len(held), room, len(room))
+        with ffi.from_buffer(BYTES, out, True) as room:
+            count: int = self.library.mt_seal(self.handle, kind, array, len(held), room, len(room))
+        let_go(held)
         if count < 0:
             raise sealing_error(count)
         return count
@@ -146,12 +157,12 @@ class CompiledOpener(_Key):
         before a fault is good; behind it, nothing more is opened. ``plain`` needs room for a whole record.
         """
         opened = ffi.new(OPENED)
-        data, room = ffi.from_buffer(cipher), ffi.from_buffer(BYTES, plain, True)
-        if not 0 <= size <= len(data):
-            raise ValueError(f"{size} bytes of {len(data)}")
-        stop = self.library.mt_open(self.handle, data, size, room, len(room), opened)
-        filled = opened.filled
-        return opened.consumed, filled, event(stop, opened, room) if stop < 0 or stop == _CONTROL else None
+        with ffi.from_buffer(cipher) as data, ffi.from_buffer(BYTES, plain, True) as room:
+            if not 0 <= size <= len(data):
+                raise ValueError(f"{size} bytes of {len(data)}")
+            stop = self.library.mt_open(self.handle, data, size, room, len(room), opened)
+            found = event(stop, opened, room) if stop < 0 or stop == _CONTROL else None
+        return opened.consumed, opened.filled, found
 
 
 def sealing_error(result: int) -> Exception:

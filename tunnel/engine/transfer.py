@@ -24,6 +24,7 @@ from tunnel.engine.compiled import (
     EngineError,
     Fault,
     event,
+    let_go,
     point_to,
     sealing_error,
 )
@@ -178,8 +179,9 @@ class RecordSocket:
         stop = self._library.mt_send(
             sealer.handle, self._outgoing, self._sock.fileno(), kind, array, len(held), more, sent
         )
-        if (fault := _sending_fault(stop, sent)) is not None:
-            raise fault
+        let_go(held)
+        if stop < 0 or sent.error:
+            raise _fault(stop, sent)
         return _sent(sent, stop)
 
     def carry(
@@ -196,16 +198,16 @@ class RecordSocket:
             *(sealer.handle, self._outgoing, socket_, source),
             *(ffi.new(PLACE, place), array, len(held), carried),
         )
-        fault = _sending_fault(stop, carried.sent)
+        let_go(held)
+        fault = _fault(stop, carried.sent) if stop < 0 or carried.sent.error else None
         return Carried(_sent(carried.sent, max(stop, 0)), carried.read, carried.error, fault)
 
     def recv_open(self, opener: CompiledOpener, plain: bytearray | memoryview) -> Received:
         """Open what waits and what the socket has, into ``plain``, which needs room for a whole record."""
-        opened, room = ffi.new(OPENED), ffi.from_buffer(BYTES, plain, True)
-        stop = self._library.mt_receive(
-            opener.handle, self._incoming, self._sock.fileno(), room, len(room), opened
-        )
-        return _received(opened, stop, room)
+        opened, number = ffi.new(OPENED), self._sock.fileno()
+        with ffi.from_buffer(BYTES, plain, True) as room:
+            stop = self._library.mt_receive(opener.handle, self._incoming, number, room, len(room), opened)
+            return _received(opened, stop, room)
 
     def pass_on(
         self, opener: CompiledOpener, plain: memoryview, target: int, place: Place, most: int
@@ -215,12 +217,14 @@ class RecordSocket:
         What is not such payload, or is more than the target takes, is left in ``plain``. About ``most`` bytes
         are taken.
         """
-        passed, at, room = ffi.new(PASSED), ffi.new(PLACE, place), ffi.from_buffer(BYTES, plain, True)
-        stop = self._library.mt_pass(
-            *(opener.handle, self._incoming, self._sock.fileno(), room, len(room), target, most, at, passed)
-        )
+        passed, at, number = ffi.new(PASSED), ffi.new(PLACE, place), self._sock.fileno()
+        with ffi.from_buffer(BYTES, plain, True) as room:
+            stop = self._library.mt_pass(
+                *(opener.handle, self._incoming, number, room, len(room), target, most, at, passed)
+            )
+            received = _received(passed.opened, stop, room)
         return PassedOn(
-            _received(passed.opened, stop, room),
+            received,
             passed.start,
             passed.passed,
             passed.frames,
@@ -230,10 +234,9 @@ class RecordSocket:
         )
 
 
-def _sending_fault(stop: int, sent: Any) -> Exception | None:
-    if stop < 0:
-        return sealing_error(stop)
-    return OSError(sent.error, os.strerror(sent.error)) if sent.error else None
+def _fault(stop: int, sent: Any) -> Exception:
+    """Why nothing more can be sent."""
+    return sealing_error(stop) if stop < 0 else OSError(sent.error, os.strerror(sent.error))
 
 
 def _sent(sent: Any, stop: int) -> Sent:
