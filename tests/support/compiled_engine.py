@@ -37,6 +37,12 @@ def ipsec_mb() -> str:
 NEEDS_IPSEC_MB = _version() < VECTOR_AES and platform.machine() == "x86_64"
 
 
+def environment() -> dict[str, str]:
+    """Return what a daemon's environment needs so that it finds libipsec-mb, where that was only unpacked."""
+    found = Path(ipsec_mb()) if NEEDS_IPSEC_MB else Path()
+    return {"LD_LIBRARY_PATH": str(found.parent)} if found.is_absolute() else {}
+
+
 PROVIDERS = ("libcrypto", "libipsec-mb") if NEEDS_IPSEC_MB else ("libcrypto",)
 """Who encrypts on this machine. A test with libipsec-mb fails where it is needed and not there."""
 

@@ -28,6 +28,7 @@ from typing import Any, Self, TypeVar
 
 import psutil
 
+from tests.support import compiled_engine
 from tests.support.pki import Pki
 from tunnel.daemon.control import ask
 from tunnel.errors import UnreachableError
@@ -133,7 +134,12 @@ class Host:
         argv = [*_GUARD, *shell, *MTUNNEL, "serve", *options, "--config", str(self.write_config())]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=os.environ | compiled_engine.environment(),
             )
         if most_files is not None:
             resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most_files, most_files))
