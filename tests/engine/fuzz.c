@@ -260,7 +260,7 @@ static size_t write_frames(uint8_t *to, size_t size)
             length = size - at - FRAME;
         memset(to + at, 0, FRAME);
         to[at] = draw(40) ? 19 : (uint8_t)draw(256);
-        to[at + 7] = draw(40) ? 5 : (uint8_t)draw(256);
+        to[at + 7] = (uint8_t)(draw(40) ? 5 + 2 * draw(2) : draw(256));
         for (int i = 0; i < 4; i++)
             to[at + 8 + i] = (uint8_t)(length >> (24 - 8 * i));
         for (int i = 0; i < 8; i++)
@@ -274,43 +274,58 @@ static size_t write_frames(uint8_t *to, size_t size)
     return at;
 }
 
-/* What went to the target is the payload that begins at `at`, headers of frames left out; where that ends. */
-static size_t compare_passed(size_t at, size_t left, size_t passed, size_t frames, int target)
+/* What went to targets is the payload that begins at `at`, headers of frames left out; where that ends. */
+static size_t compare_passed(size_t at, const struct sink *before, const struct sink *after, size_t frames,
+                             const int *others)
 {
-    while (passed > 0 || frames > 0) {
-        size_t part = left < passed ? left : passed;
+    size_t which = 0, left = before[0].left, passed[2] = {after[0].passed, after[1].passed};
+
+    while (passed[0] > 0 || passed[1] > 0 || frames > 0) {
+        size_t part = left < passed[which] ? left : passed[which];
 
         if (left == 0) {
             CHECK(frames-- > 0);
+            which = content[at + 7] == before[0].stream ? 0 : 1;
+            CHECK(content[at + 7] == before[which].stream);
             left = (size_t)content[at + 8] << 24 | (size_t)content[at + 9] << 16 | (size_t)content[at + 10] << 8 |
                    content[at + 11];
             at += FRAME;
             continue;
         }
-        CHECK(part > 0 && recv(target, seen, part, MSG_DONTWAIT | MSG_WAITALL) == (ssize_t)part);
+        if (part == 0) { /* the last target is full */
+            CHECK(passed[0] == 0 && passed[1] == 0 && frames == 0);
+            break;
+        }
+        CHECK(recv(others[which], seen, part, MSG_DONTWAIT | MSG_WAITALL) == (ssize_t)part);
         CHECK(memcmp(seen, content + at, part) == 0);
         at += part;
         left -= part;
-        passed -= part;
+        passed[which] -= part;
     }
     return at;
 }
 
-/* All that comes is passed on or left over, once and in order, whatever the frames are like, and however full the target. */
+/* All that comes is passed on or left over, once and in order, whatever the frames are like, and however full a target. */
 static void send_and_pass(struct direction *sealer, struct direction *opener)
 {
     struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
     size_t size = write_frames(content, 1 + draw(draw(2) ? 3000 : 200000)), sent_so_far = 0, at = 0;
-    struct place place = {5, 0, draw(4) ? UINT64_MAX : draw(100000), 0};
-    int lane[2], local[2], space = 4096 << draw(8);
+    struct sink sinks[2] = {{.stream = 5, .limit = draw(4) ? UINT64_MAX : draw(100000)}, {.stream = 7}};
+    int lane[2], local[2][2], space = 4096 << draw(8);
 
     CHECK(outgoing != NULL && incoming != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, lane) == 0);
-    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, local) == 0);
-    setsockopt(local[0], SOL_SOCKET, SO_SNDBUF, &space, sizeof space);
+    for (int i = 0; i < 2; i++) {
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, local[i]) == 0);
+        setsockopt(local[i][0], SOL_SOCKET, SO_SNDBUF, &space, sizeof space);
+        sinks[i].target = local[i][0];
+        sinks[i].limit = draw(4) ? UINT64_MAX : draw(100000);
+    }
     while (at < size) {
-        size_t room = RECORD + EXPANSION + draw(BATCH), left = place.left, rest;
+        size_t room = RECORD + EXPANSION + draw(BATCH), rest;
         uint8_t *in = edge(0, size - sent_so_far), *out = edge(1, room);
         struct piece piece = {in, size - sent_so_far};
+        struct sink before[2] = {sinks[0], sinks[1]};
+        const int others[2] = {local[sinks[0].target == local[1][0]][1], local[sinks[1].target == local[1][0]][1]};
         struct passed passed;
         struct sent sent;
         int stop;
@@ -318,24 +333,39 @@ static void send_and_pass(struct direction *sealer, struct direction *opener)
         memcpy(in, content + sent_so_far, piece.size);
         CHECK(mt_send(sealer, outgoing, lane[0], DATA, &piece, 1, 0, &sent) >= 0);
         sent_so_far += sent.taken;
-        stop = mt_pass(opener, incoming, lane[1], out, room, local[0], 1 + draw(300000), &place, &passed);
+        stop = mt_pass(opener, incoming, lane[1], out, room, 1 + draw(300000), sinks, 2, &passed);
         CHECK(stop == SOCKET_EMPTY || stop == BUDGET);
         CHECK(passed.start <= passed.opened.filled && passed.opened.filled <= room && passed.frames <= MOST_FRAMES);
-        at = compare_passed(at, left, passed.passed, passed.frames, local[1]);
+        CHECK(passed.current < 2 && (sinks[1 - passed.current].left == 0 || passed.current == 0));
+        at = compare_passed(at, before, sinks, passed.frames, others);
         rest = passed.opened.filled - passed.start;
         CHECK(at + rest <= size && memcmp(out + passed.start, content + at, rest) == 0);
-        CHECK(place.offset <= place.limit && place.left <= place.limit - place.offset);
+        for (int i = 0; i < 2; i++) {
+            CHECK(sinks[i].offset <= sinks[i].limit && sinks[i].left <= sinks[i].limit - sinks[i].offset);
+            CHECK(sinks[i].offset == before[i].offset + sinks[i].passed && sinks[i].error == 0);
+            sinks[i].passed = 0;
+            sinks[i].full = 0;
+        }
         at += rest;
+        if (passed.current == 1) {
+            struct sink other = sinks[0];
+
+            sinks[0] = sinks[1];
+            sinks[1] = other;
+        }
         if (rest > 0) { /* whose are the bytes behind it? Python would say; here any guess is good */
-            place.left = draw(2) ? draw(1000) : 0;
-            place.offset = place.left < place.limit ? draw(place.limit - place.left) : place.limit;
-            if (place.left > place.limit - place.offset)
-                place.left = 0;
-            place.left = place.left < size - at ? place.left : size - at;
+            for (int i = 0; i < 2; i++) {
+                uint64_t most = size - at < 1000 ? size - at : 1000;
+
+                sinks[i].left = 0;
+                sinks[i].offset = draw(2) ? draw(sinks[i].limit) : sinks[i].offset;
+                if (i == 0 && draw(2))
+                    sinks[i].left = draw(most < sinks[i].limit - sinks[i].offset ? most : sinks[i].limit - sinks[i].offset);
+            }
         }
     }
     for (int i = 0; i < 2; i++)
-        close(lane[i]), close(local[i]);
+        close(lane[i]), close(local[0][i]), close(local[1][i]);
     mt_buffer_free(outgoing);
     mt_buffer_free(incoming);
 }
@@ -345,15 +375,17 @@ static void carry_and_pass(struct direction *sealer, struct direction *opener)
 {
     struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
     size_t size = draw(draw(2) ? 3000 : 300000), said = 0, read = 0, got = 0;
-    struct place at = {5, 0, UINT64_MAX, 0}, place = {5, 0, UINT64_MAX, 0};
-    int from[2], lane[2], to[2], space = 4096 << draw(8);
+    int from[2], lane[2], to[2], space = 4096 << draw(8), over = 0;
+    struct sink sink = {.stream = 5, .limit = UINT64_MAX};
 
     CHECK(outgoing != NULL && incoming != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, from) == 0);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, lane) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, to) == 0);
     setsockopt(lane[0], SOL_SOCKET, SO_SNDBUF, &space, sizeof space);
+    sink.target = to[0];
     scatter(content, size);
-    while (got < size) {
-        size_t rooms[2] = {draw(draw(2) ? 100 : 70000), draw(draw(2) ? 100 : 300000)}, room = RECORD + EXPANSION + draw(BATCH);
+    while (got < size && !over) {
+        size_t rooms[2] = {draw(draw(2) ? 100 : 70000), draw(draw(2) ? 100 : 300000)};
+        size_t room = RECORD + EXPANSION + draw(BATCH), left;
         uint8_t *out = edge(1, room);
         struct room parts[2] = {{edge(0, rooms[0]), rooms[0]}, {edge(2, rooms[1]), rooms[1]}};
         ssize_t count = send(from[0], content + said, size - said, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -362,10 +394,10 @@ static void carry_and_pass(struct direction *sealer, struct direction *opener)
         int stop;
 
         said += count > 0 ? (size_t)count : 0;
-        at.offset = read;
-        stop = mt_carry(sealer, outgoing, lane[0], from[1], &at, parts, 2, &carried);
+        stop = mt_carry(sealer, outgoing, lane[0], from[1], 5, read, parts, 2, &carried);
         CHECK(stop == BUDGET || stop == SOCKET_FULL || stop == SOURCE_EMPTY);
-        for (size_t i = 0, left = carried.read; i < 2; i++) {
+        left = carried.read;
+        for (size_t i = 0; i < 2; i++) {
             size_t part = left < rooms[i] ? left : rooms[i];
 
             CHECK(memcmp(parts[i].data, content + read, part) == 0);
@@ -373,18 +405,17 @@ static void carry_and_pass(struct direction *sealer, struct direction *opener)
             left -= part;
         }
         do {
-            stop = mt_pass(opener, incoming, lane[1], out, room, to[0], 1 << 20, &place, &passed);
-            CHECK((stop == SOCKET_EMPTY || stop == BUDGET) && (passed.start == passed.opened.filled || passed.full ||
-                  passed.frames == MOST_FRAMES || passed.opened.filled - passed.start < FRAME));
+            sink.passed = 0;
+            stop = mt_pass(opener, incoming, lane[1], out, room, 1 << 20, &sink, 1, &passed);
+            CHECK(stop == SOCKET_EMPTY || stop == BUDGET);
             while ((count = recv(to[1], seen, SPACE, MSG_DONTWAIT)) > 0) {
                 CHECK(memcmp(seen, content + got, (size_t)count) == 0);
                 got += (size_t)count;
             }
-            if (passed.start < passed.opened.filled)
-                goto done; /* Python would go on with what is left over */
-        } while (passed.passed > 0);
+            over = passed.start < passed.opened.filled; /* Python would go on with what is left over */
+            CHECK(!over || sink.full || passed.frames == MOST_FRAMES || passed.opened.filled - passed.start < FRAME);
+        } while (sink.passed > 0 && !over);
     }
-done:
     CHECK(sealer->failed == 0 && opener->failed == 0);
     for (int i = 0; i < 2; i++)
         close(from[i]), close(lane[i]), close(to[i]);

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import array
 import errno
+import itertools
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tests.support.keyed_end import SECRET, KeyedEnd
 from tunnel.engine.binding import Provider
 from tunnel.engine.compiled import HANDSHAKE, CompiledSealer, Control, EngineError
-from tunnel.engine.transfer import Carried, PassedOn, Place, Stop
+from tunnel.engine.transfer import Carried, Outcome, PassedOn, Stop, Target
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB
 from tunnel.wire.decoder import Decoder
@@ -66,9 +67,8 @@ def frames_of(plain: bytes) -> list[tuple[int, int, bytes]]:
 
 
 def carry(here: KeyedEnd, source: int, rooms: list[bytearray], offset: int = 0) -> Carried:
-    return here.records.carry(
-        here.sealer, source, Place(5, offset, ENDLESS, 0), [memoryview(room) for room in rooms]
-    )
+    views = [memoryview(room) for room in rooms]
+    return here.records.carry(here.sealer, source, 5, offset, views)
 
 
 def test_what_a_hypervisor_says_arrives_in_frames(provider: Provider, local: Pair) -> None:
@@ -172,8 +172,8 @@ def test_a_broken_lane_is_told_and_what_was_read_is_kept(libcrypto: Provider, lo
 # To a hypervisor.
 
 
-def pass_on(there: KeyedEnd, target: int, place: Place, most: int = MIB) -> PassedOn:
-    return there.records.pass_on(there.opener, memoryview(there.plain), target, place, most)
+def pass_on(there: KeyedEnd, *targets: Target, most: int = MIB) -> PassedOn:
+    return there.records.pass_on(there.opener, memoryview(there.plain), targets, most)
 
 
 def rest(there: KeyedEnd, done: PassedOn) -> bytes:
@@ -185,13 +185,32 @@ def test_payload_reaches_the_target_and_the_rest_is_left(provider: Provider, pai
     other = data_header(7, 0, 3) + b"foo" + data_header(5, 8, 1) + b"!"
     plain = b"first" + data_header(5, 5, 3) + b"two" + other
     here.records.seal_send(here.sealer, [plain])
-    done = pass_on(there, local[1].fileno(), Place(5, 0, 100, 5))
+    done = pass_on(there, Target(5, local[1].fileno(), 0, 100, 5))
     assert local[0].recv(100) == b"firsttwo"
-    assert (done.passed, done.frames, done.full, done.error) == (8, 1, False, 0)
-    assert done.place == Place(5, 8, 100, 0)
+    assert (done.frames, done.current, done.outcomes) == (1, 0, [Outcome(8, 0, full=False, error=0)])
     assert rest(there, done) == other
     assert done.received.stop is Stop.BUDGET, "there may be more"
-    assert pass_on(there, local[1].fileno(), done.place).received.stop is Stop.EMPTY
+    assert pass_on(there, Target(5, local[1].fileno(), 8, 100)).received.stop is Stop.EMPTY
+
+
+def test_payload_of_several_streams_reaches_each_its_own(provider: Provider, pair: Pair) -> None:
+    here, there = (KeyedEnd(provider, sock) for sock in pair)
+    locals_ = [socket.socketpair() for _ in range(3)]
+    frames = [(9, 100, b"nine"), (5, 3, b"five"), (9, 104, b"again"), (7, 0, b"seven")]
+    plain = b"end" + b"".join(data_header(n, at, len(data)) + data for n, at, data in frames)
+    here.records.seal_send(here.sealer, [plain[:-2]])
+    numbers = [ours.fileno() for _, ours in locals_]
+    targets = [
+        Target(5, numbers[0], 0, 100, 3),
+        Target(7, numbers[1], 0, 100),
+        Target(9, numbers[2], 100, 109),
+    ]
+    done = pass_on(there, *targets)
+    assert [theirs.recv(100) for theirs, _ in locals_] == [b"endfive", b"sev", b"nineagain"]
+    assert (done.frames, done.current, done.start) == (4, 1, done.received.filled)
+    assert [(each.passed, each.left) for each in done.outcomes] == [(7, 0), (3, 2), (9, 0)]
+    for end in itertools.chain(*locals_):
+        end.close()
 
 
 @pytest.mark.parametrize(
@@ -215,9 +234,10 @@ def test_what_python_has_to_judge_is_left_to_it(
 ) -> None:
     here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
     here.records.seal_send(here.sealer, [b"first" + header])
-    done = pass_on(there, local[1].fileno(), Place(5, 0, 20, 5))
-    assert (done.passed, done.frames, rest(there, done)) == (5, 0, header)
-    assert done.place == Place(5, 5, 20, 0)
+    number = local[1].fileno()
+    done = pass_on(there, Target(5, number, 0, 20, 5), Target(8, number, 5, 100))
+    assert done.outcomes == [Outcome(5, 0, full=False, error=0), Outcome(0, 0, full=False, error=0)]
+    assert (done.frames, rest(there, done)) == (0, header)
 
 
 def test_a_target_that_is_full_leaves_the_rest(provider: Provider, local: Pair) -> None:
@@ -225,13 +245,13 @@ def test_a_target_that_is_full_leaves_the_rest(provider: Provider, local: Pair) 
     here, there = (KeyedEnd(provider, sock) for sock in lane)
     local[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * KIB)
     sent = here.records.seal_send(here.sealer, [NOISE[:MIB]]).taken
-    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, sent))
-    assert done.full
-    assert 0 < done.passed < sent
-    assert local[0].recv(MIB) == NOISE[: done.passed]
-    left = rest(there, done)
-    assert NOISE[done.passed : sent].startswith(left)
-    assert done.place == Place(5, done.passed, ENDLESS, sent - done.passed)
+    done = pass_on(there, Target(5, local[1].fileno(), 0, ENDLESS, sent))
+    [outcome] = done.outcomes
+    assert outcome.full
+    assert 0 < outcome.passed < sent
+    assert outcome.left == sent - outcome.passed
+    assert local[0].recv(MIB) == NOISE[: outcome.passed]
+    assert NOISE[outcome.passed : sent].startswith(rest(there, done))
     for end in lane:
         end.close()
 
@@ -240,8 +260,9 @@ def test_a_target_that_failed(libcrypto: Provider, pair: Pair, local: Pair) -> N
     here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
     here.records.seal_send(here.sealer, [b"payload"])
     local[0].close()
-    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, 7))
-    assert (done.passed, done.error, rest(there, done)) == (0, errno.EPIPE, b"payload")
+    done = pass_on(there, Target(5, local[1].fileno(), 0, ENDLESS, 7))
+    assert done.outcomes == [Outcome(0, 7, full=False, error=errno.EPIPE)]
+    assert rest(there, done) == b"payload"
 
 
 def test_a_record_beside_the_frames_stops_it(libcrypto: Provider, pair: Pair, local: Pair) -> None:
@@ -249,28 +270,35 @@ def test_a_record_beside_the_frames_stops_it(libcrypto: Provider, pair: Pair, lo
     here.records.seal_send(here.sealer, [b"pay"])
     here.records.seal_send(here.sealer, [b"KeyUpdate"], HANDSHAKE)
     here.records.seal_send(here.sealer, [b"load"])
-    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, 7))
+    done = pass_on(there, Target(5, local[1].fileno(), 0, ENDLESS, 7))
     assert done.received.event == Control(HANDSHAKE, b"KeyUpdate")
-    assert (done.passed, done.place.left) == (3, 4)
-    assert pass_on(there, local[1].fileno(), done.place).passed == 4
+    assert done.outcomes == [Outcome(3, 4, full=False, error=0)]
+    assert pass_on(there, Target(5, local[1].fileno(), 3, ENDLESS, 4)).outcomes[0].passed == 4
     assert local[0].recv(100) == b"payload"
 
 
 def test_a_call_takes_about_as_much_as_it_may(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
+    number = local[1].fileno()
     tiny = [b"x", *(data_header(5, offset, 1) + b"x" for offset in range(1, 200))]
     here.records.seal_send(here.sealer, tiny)
-    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, 1))
-    assert (done.frames, done.passed) == (64, 65)
+    done = pass_on(there, Target(5, number, 0, ENDLESS, 1))
+    assert (done.frames, done.outcomes[0].passed) == (64, 65)
     assert len(rest(there, done)) == 135 * (HEADER_SIZE + 1)
     here.records.seal_send(here.sealer, [NOISE[: 20 * KIB]])
-    done = pass_on(there, local[1].fileno(), Place(5, 0, ENDLESS, MIB), most=1)
-    assert (done.passed, done.received.stop) == (20 * KIB, Stop.BUDGET)
-    with pytest.raises(ValueError, match="wrong arguments"):
-        pass_on(there, local[1].fileno(), Place(5, 0, 10, 11))
+    done = pass_on(there, Target(5, number, 0, ENDLESS, MIB), most=1)
+    assert (done.outcomes[0].passed, done.received.stop) == (20 * KIB, Stop.BUDGET)
+    wrong: tuple[list[Target], ...] = (
+        [],
+        [Target(5, number, 0, 10, 11)],
+        [Target(5, number, 0, 10), Target(7, number, 0, 10, 1)],
+    )
+    for targets in wrong:
+        with pytest.raises(ValueError, match="wrong arguments"):
+            pass_on(there, *targets)
     there.opener = there.sealer  # type: ignore[assignment]
     with pytest.raises(ValueError, match="wrong arguments"):
-        pass_on(there, local[1].fileno(), Place(5, 0, 10, 1))
+        pass_on(there, Target(5, number, 0, 10))
 
 
 # Against what Python makes of the same bytes.
@@ -281,13 +309,14 @@ Heard = list[tuple[int, int, bytes]]
 
 @st.composite
 def scripts(draw: st.DrawFn) -> bytes:
-    """What a peer sends: DATA frames, most of them of stream 5 and in order."""
-    offset, plain = 0, b""
+    """What a peer sends: DATA frames, most of them of streams 5 and 7, and in order."""
+    offsets, plain = {5: 0, 7: 0, 9: 0}, b""
     for _ in range(draw(st.integers(1, 12))):
         length = draw(st.integers(1, 40_000) | st.integers(1, 30))
-        stream, shift = draw(st.sampled_from([(5, 0)] * 5 + [(5, 1), (9, 0)]))
-        plain += data_header(stream, offset + shift, length) + NOISE[offset : offset + length]
-        offset += length
+        stream, shift = draw(st.sampled_from([(5, 0)] * 4 + [(7, 0)] * 2 + [(5, 1), (9, 0)]))
+        offset = offsets[stream] + shift
+        plain += data_header(stream, offset, length) + NOISE[offset : offset + length]
+        offsets[stream] = offset + length
     return plain
 
 
@@ -297,43 +326,57 @@ def test_a_decoder_that_goes_on_with_the_rest_misses_nothing(
     libcrypto: Provider, plain: bytes, cuts: list[int], full: bool
 ) -> None:
     with ExitStack() as stack:
-        lane, local = socket.socketpair(), socket.socketpair()
-        for end in (*lane, *local):
+        lane, *locals_ = (socket.socketpair() for _ in range(3))
+        for end in itertools.chain(lane, *locals_):
             stack.enter_context(end).setblocking(False)
-        local[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608 if full else 4 * MIB)
+        for _, ours in locals_:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608 if full else 4 * MIB)
         here, there = (KeyedEnd(libcrypto, sock) for sock in lane)
-        listener, sent, turn = Listener(there, local), 0, 0
+        listener, sent, turn = Listener(there, locals_), 0, 0
         while sent < len(plain) or here.records.unsent or listener.moved:
             piece = plain[sent : sent + cuts[turn % len(cuts)]]
             sent += here.records.seal_send(here.sealer, [piece]).taken
             listener.take()
             turn += 1
-    assert joined(listener.heard) == joined(frames_of(plain))
+    assert by_stream(listener.heard) == by_stream(frames_of(plain))
 
 
 class Listener:
-    """Takes what comes as a lane does: payload of stream 5 goes to its target wherever that can be."""
+    """Takes what comes as a lane does: payload of streams 5 and 7 goes to targets wherever that can be."""
 
-    def __init__(self, there: KeyedEnd, local: Pair) -> None:
+    def __init__(self, there: KeyedEnd, locals_: Sequence[Pair]) -> None:
         self.heard: Heard = []
         self.moved = True
         self._there = there
-        self._local = local
+        self._locals = dict(zip((5, 7), locals_, strict=True))
+        self._next = {5: 0, 7: 0}
         self._decoder = Decoder()
 
     def take(self) -> None:
         decoder, start = self._decoder, 0
-        if decoder.stream == 5 and decoder.follows_data:
-            place = Place(5, decoder.offset, ENDLESS, decoder.payload_left)
-            done = pass_on(self._there, self._local[1].fileno(), place)
-            decoder.went_on(done.place.offset, done.place.left)
-            if done.passed:
-                self.heard.append((5, place.offset, self._local[0].recv(done.passed)))
+        if decoder.follows_data and self._next.get(decoder.stream) == decoder.offset:
+            targets = [self._target(n) for n in sorted(self._next, key=lambda n: n != decoder.stream)]
+            targets[0] = targets[0]._replace(left=decoder.payload_left)
+            done = pass_on(self._there, *targets)
             start, received = done.start, done.received
+            for target, outcome in zip(targets, done.outcomes, strict=True):
+                if outcome.passed:
+                    got = self._locals[target.stream][0].recv(outcome.passed)
+                    self._hear(target.stream, target.offset, got)
+            last = targets[done.current].stream
+            decoder.went_on(last, self._next[last], done.outcomes[done.current].left)
         else:
             received = self._there.records.recv_open(self._there.opener, self._there.plain)
         self.moved = bool(received.received or received.filled)
         self._feed(memoryview(self._there.plain)[start : received.filled])
+
+    def _target(self, stream: int) -> Target:
+        return Target(stream, self._locals[stream][1].fileno(), self._next[stream], ENDLESS)
+
+    def _hear(self, stream: int, offset: int, payload: bytes) -> None:
+        self.heard.append((stream, offset, payload))
+        if stream in self._next:
+            self._next[stream] = offset + len(payload)
 
     def _feed(self, plain: memoryview) -> None:
         decoder = self._decoder
@@ -342,18 +385,18 @@ class Listener:
                 taken, _ = decoder.feed(plain)
                 plain = plain[taken:]
                 continue
-            self.heard.append((decoder.stream, decoder.offset, bytes(plain[:left])))
+            self._hear(decoder.stream, decoder.offset, bytes(plain[:left]))
             decoder.moved(len(plain[:left]))
             plain = plain[left:]
 
 
-def joined(heard: Heard) -> Heard:
-    """The same with pieces put together that follow one another."""
-    found: Heard = []
-    for piece in heard:
-        last = found[-1] if found else (0, 0, b"")
-        if (last[0], last[1] + len(last[2])) == piece[:2]:
-            found[-1] = (*last[:2], last[2] + piece[2])
+def by_stream(heard: Heard) -> dict[int, list[tuple[int, bytes]]]:
+    """Offset and payload in the order in which they came, what follows one another put together."""
+    found: dict[int, list[tuple[int, bytes]]] = {}
+    for stream, offset, payload in heard:
+        pieces = found.setdefault(stream, [])
+        if pieces and pieces[-1][0] + len(pieces[-1][1]) == offset:
+            pieces[-1] = pieces[-1][0], pieces[-1][1] + payload
         else:
-            found.append(piece)
+            pieces.append((offset, payload))
     return found

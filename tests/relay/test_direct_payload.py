@@ -67,7 +67,7 @@ async def test_a_congested_link_gets_a_batch_at_a_time(batch: int, most: int) ->
     caller, called = await pair.stream()
     with caller, called:
         session = pair.a.streams._living()
-        await until(lambda: session.expects(1, 0) > 0, "for the stream to be open")
+        await until(lambda: session.expects(1)[1] > 0, "for the stream to be open")
         caller.send(bytes(100 * KIB))
         session.ready(1)
         assert pair.a.streams.send_next(cast("Lane", Stub(batch)), LONG_TURN) == most

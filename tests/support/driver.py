@@ -81,7 +81,7 @@ class Host:
         self._offer = negotiation.hello(SESSION, b"I" * 16, self.settings.limits)
         self._fresh: list[tuple[int, bytes | memoryview]] = []
         self._kicked = False
-        self._local = LocalPipe()  # for a lane that moves payload itself
+        self._locals: dict[int, LocalPipe] = {}  # for lanes that move payload themselves
 
     @property
     def lane(self) -> Lane:
@@ -202,17 +202,26 @@ class Host:
 
     # Payload that a lane moves itself.
 
-    def sink(self, stream: int, offset: int) -> lanes.Sink | None:
-        sink, limit = self.sinks.get(stream), self.session.expects(stream, offset)
+    def _local(self, stream: int) -> LocalPipe:
+        if stream not in self._locals:
+            self._locals[stream] = LocalPipe()
+        return self._locals[stream]
+
+    @property
+    def fan(self) -> int:
+        return len(self.sinks)
+
+    def sink(self, stream: int) -> lanes.Sink | None:
+        sink, (offset, limit) = self.sinks.get(stream), self.session.expects(stream)
         if sink is None or sink.paused or self._fresh or not limit:
             return None
-        return lanes.Sink(self._local.ours, limit, MIB)
+        return lanes.Sink(self._local(stream).ours, offset, limit)
 
     def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
         self.calls.append("on_passed")
         assert error is None
         self.session.data(stream, offset, range(count))
-        data = memoryview(self._local.hear(count))
+        data = memoryview(self._local(stream).hear(count))
         for start in range(0, count, MAX_DATA):
             self._judge(stream, data[start : start + MAX_DATA])
         self._delivered(stream, count)
@@ -220,10 +229,11 @@ class Host:
     def _carry(self, number: int, source: Source, length: int) -> int:
         """Let the lane read and send up to ``length`` bytes of a stream; how many it did."""
         offset = source.sent
-        said = self._local.say(content(number, offset, length, initiator=self.initiator))
+        local = self._local(number)
+        said = local.say(content(number, offset, length, initiator=self.initiator))
         rooms = [memoryview(bytearray(said // 3)), memoryview(bytearray(said - said // 3))]
-        taken = self.lane.carry(self._local.ours, number, offset, rooms).taken
-        self._local.unsay(said - taken)
+        taken = self.lane.carry(local.ours, number, offset, rooms).taken
+        local.unsay(said - taken)
         source.sent += taken
         kept = [rooms[0][:taken], rooms[1][: max(0, taken - len(rooms[0]))]]
         if taken:

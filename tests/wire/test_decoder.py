@@ -160,8 +160,8 @@ def test_whether_data_goes_on_behind_it() -> None:
     said = [decoder.follows_data]
     decoder.feed(memoryview(data_header(5, 100, 50)))
     said.append(decoder.follows_data)
-    decoder.went_on(170, 30)
-    assert (decoder.stream, decoder.offset, decoder.payload_left) == (5, 170, 30)
+    decoder.went_on(7, 170, 30)
+    assert (decoder.stream, decoder.offset, decoder.payload_left) == (7, 170, 30)
     decoder.moved(30)
     said.append(decoder.follows_data)
     for part in (credit[:1], credit[1:]):

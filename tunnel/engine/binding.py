@@ -22,8 +22,11 @@ ffi.cdef(
     struct sent { size_t taken; size_t gone; size_t sent; size_t unsent; int error; };
     struct room { uint8_t *data; size_t size; };
     struct carried { struct sent sent; size_t read; int error; };
-    struct place { uint32_t stream; uint64_t offset; uint64_t limit; size_t left; };
-    struct passed { struct opened opened; size_t start; size_t passed; size_t frames; int full; int error; };
+    struct sink {
+        uint32_t stream; int target; uint64_t offset; uint64_t limit; size_t left;
+        size_t passed; int full; int error;
+    };
+    struct passed { struct opened opened; size_t start; size_t frames; size_t current; };
     struct provider;
     struct direction;
     struct buffer;
@@ -51,9 +54,9 @@ ffi.cdef(
         struct opened *opened);
 
     int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source,
-        const struct place *place, const struct room *rooms, size_t count, struct carried *carried);
+        uint32_t stream, uint64_t offset, const struct room *rooms, size_t count, struct carried *carried);
     int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
-        int target, size_t most, struct place *place, struct passed *passed);
+        size_t most, struct sink *sinks, size_t count, struct passed *passed);
     """
 )
 
@@ -63,7 +66,7 @@ OPENED = ffi.typeof("struct opened *")
 SENT = ffi.typeof("struct sent *")
 ROOMS = ffi.typeof("struct room[]")
 CARRIED = ffi.typeof("struct carried *")
-PLACE = ffi.typeof("struct place *")
+SINKS = ffi.typeof("struct sink[]")
 PASSED = ffi.typeof("struct passed *")
 
 SUITES = ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256")

@@ -117,22 +117,24 @@ struct carried {
     int error;    /* with SOURCE_FAILED: errno */
 };
 
-/* Where the payload of a stream is at: `left` more bytes of a frame, and then perhaps another frame of it. */
-struct place {
+/* Where the payload of a stream goes, and how far it is; `passed`, `full` and `error` are mt_pass's to say. */
+struct sink {
     uint32_t stream;
+    int target;
     uint64_t offset; /* in the stream, of the next byte */
     uint64_t limit;  /* offsets that may come are below it */
-    size_t left;
+    size_t left;     /* bytes of a frame that has begun */
+    size_t passed;   /* bytes that the target took */
+    int full;        /* it takes no more for now */
+    int error;       /* or it failed: errno */
 };
 
 /* What mt_pass reports beside what mt_receive does. */
 struct passed {
     struct opened opened; /* `filled` is the end of what it leaves to the caller */
     size_t start;         /* the beginning of that */
-    size_t passed;        /* bytes of payload that the target took */
     size_t frames;        /* headers of frames that were taken */
-    int full;             /* the target takes no more for now */
-    int error;            /* or it failed: errno */
+    size_t current;       /* the sink whose frame was the last */
 };
 
 /* Memory between a socket and one direction. */
@@ -177,10 +179,10 @@ int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type
 int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
                struct opened *opened);
 
-int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, const struct place *place,
+int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, uint32_t stream, uint64_t offset,
              const struct room *rooms, size_t count, struct carried *carried);
-int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, int target,
-            size_t most, struct place *place, struct passed *passed);
+int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, size_t most,
+            struct sink *sinks, size_t count, struct passed *passed);
 #pragma GCC visibility pop
 
 /* ciphers.c: one record is aead_begin, aead_update for its parts, aead_seal or aead_verify. 1: good, 0: failed. */

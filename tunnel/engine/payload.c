@@ -92,7 +92,7 @@ static int carry_batch(struct direction *direction, struct buffer *buffer, int s
 
 /* Send what waits, then DATA frames of what `source` has, which stays in the rooms, until these are full, the source has
  * no more, or the socket takes no more. All that was read is sealed, but after CIPHER: then the key is of no more use. */
-int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, const struct place *place,
+int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, uint32_t stream, uint64_t offset,
              const struct room *rooms, size_t count, struct carried *carried)
 {
     size_t used = 0; /* of the first room */
@@ -113,8 +113,8 @@ int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int sou
             stop = BUDGET;
             break;
         }
-        stop = carry_batch(direction, buffer, source, place->stream, place->offset + before, rooms->data + used,
-                           rooms->size - used, carried);
+        stop = carry_batch(direction, buffer, source, stream, offset + before, rooms->data + used, rooms->size - used,
+                           carried);
         used += carried->read - before;
         if (stop == 0)
             stop = buffer_flush(buffer, fd, 0, &carried->sent);
@@ -124,77 +124,85 @@ int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int sou
     return stop;
 }
 
-/* Whether a frame begins here that goes on where the stream is; then `place` is in it. */
-static int take_header(const uint8_t *plain, size_t size, struct place *place)
+/* Whether a frame begins here that goes on where one of the streams is; that is the current one then. */
+static int take_header(const uint8_t *plain, size_t size, struct sink *sinks, size_t count, size_t *current)
 {
     static const uint8_t begins[4] = {FRAME_DATA};
-    size_t length;
+    uint64_t stream, length, offset;
 
     if (size < FRAME || memcmp(plain, begins, sizeof begins) != 0)
         return 0;
-    length = (size_t)get(plain + 8, 4);
-    if (get(plain + 4, 4) != place->stream || get(plain + 12, 8) != place->offset || length == 0 || length > FRAME_MOST)
-        return 0;
-    if (place->offset > place->limit || length > place->limit - place->offset)
-        return 0;
-    place->left = length;
-    return 1;
+    stream = get(plain + 4, 4);
+    length = get(plain + 8, 4);
+    offset = get(plain + 12, 8);
+    for (size_t i = 0; i < count; i++) {
+        struct sink *sink = sinks + i;
+
+        if (sink->stream == stream && sink->offset == offset && length > 0 && length <= FRAME_MOST &&
+            length <= sink->limit - sink->offset) {
+            sink->left = (size_t)length;
+            *current = i;
+            return 1;
+        }
+    }
+    return 0;
 }
 
 /* Write payload to the target; whether it took all. */
-static int write_target(int target, const uint8_t *payload, size_t size, struct place *place, struct passed *passed)
+static int write_target(struct sink *sink, const uint8_t *payload, size_t size)
 {
     ssize_t count;
 
     do
-        count = send(target, payload, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        count = send(sink->target, payload, size, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (count < 0 && errno == EINTR);
     if (count < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
-        passed->error = errno;
+        sink->error = errno;
         return 0;
     }
     if (count < 0)
         count = 0;
-    place->left -= (size_t)count;
-    place->offset += (uint64_t)count;
-    passed->passed += (size_t)count;
-    passed->full = (size_t)count < size;
-    return !passed->full;
+    sink->left -= (size_t)count;
+    sink->offset += (uint64_t)count;
+    sink->passed += (size_t)count;
+    sink->full = (size_t)count < size;
+    return !sink->full;
 }
 
-/* Hand on what is the stream's payload at the beginning of `plain`; how many bytes of it are done with. */
-static size_t hand_on(const uint8_t *plain, size_t size, int target, struct place *place, struct passed *passed)
+/* Hand on what is the streams' payload at the beginning of `plain`; how many bytes of it are done with. */
+static size_t hand_on(const uint8_t *plain, size_t size, struct sink *sinks, size_t count, struct passed *passed)
 {
     size_t at = 0;
 
     while (at < size) {
-        size_t part = size - at < place->left ? size - at : place->left, before = passed->passed;
+        struct sink *sink = sinks + passed->current;
+        size_t part = size - at < sink->left ? size - at : sink->left, before = sink->passed;
         int whole;
 
         if (part == 0) {
-            if (passed->frames == MOST_FRAMES || !take_header(plain + at, size - at, place))
+            if (passed->frames == MOST_FRAMES || !take_header(plain + at, size - at, sinks, count, &passed->current))
                 return at;
             passed->frames++;
             at += FRAME;
             continue;
         }
-        whole = write_target(target, plain + at, part, place, passed);
-        at += passed->passed - before;
+        whole = write_target(sink, plain + at, part);
+        at += sink->passed - before;
         if (!whole)
             return at;
     }
     return at;
 }
 
-/* Open one batch of what waits, and hand it on. 0: all of it went, and there is more to be had; or why to stop. */
-static int pass_batch(struct direction *direction, struct buffer *buffer, uint8_t *out, size_t room, int target,
-                      struct place *place, struct passed *passed)
+/* Open one batch of what waits, and hand it on. What mt_receive would stop for; BUDGET too if something is left over. */
+static int pass_batch(struct direction *direction, struct buffer *buffer, uint8_t *out, size_t room, struct sink *sinks,
+                      size_t count, struct passed *passed)
 {
     struct opened batch = {0};
     int stop = open_records(direction, buffer->memory + buffer->start, buffer->end - buffer->start, out, room, &batch);
 
     buffer->start += batch.consumed;
-    passed->start = hand_on(out, batch.filled, target, place, passed);
+    passed->start = hand_on(out, batch.filled, sinks, count, passed);
     passed->opened.filled = batch.filled;
     passed->opened.content = batch.content;
     passed->opened.type = batch.type;
@@ -204,22 +212,32 @@ static int pass_batch(struct direction *direction, struct buffer *buffer, uint8_
     return passed->start < batch.filled || stop == BUDGET ? BUDGET : stop;
 }
 
-/* As mt_receive, until the socket has given `most` bytes; and payload that goes on at `place` is written to `target`, as
- * far as that takes it. What is left over is in `out` from `start` to `filled`, and `place` says where it begins. */
-int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, int target,
-            size_t most, struct place *place, struct passed *passed)
+/* Whether the sinks can be what they say: only the first may be within a frame. */
+static int are_sinks(const struct sink *sinks, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (sinks[i].offset > sinks[i].limit || sinks[i].left > (i == 0 ? sinks[i].limit - sinks[i].offset : 0))
+            return 0;
+    return count > 0;
+}
+
+/* As mt_receive, until the socket has given `most` bytes; and payload that goes on where a stream is, is written to its
+ * target, as far as that takes it. What is left over is in `out` from `start` to `filled`. The first sink is that of the
+ * frame that has begun, or was the last. */
+int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, size_t most,
+            struct sink *sinks, size_t count, struct passed *passed)
 {
     int stop;
 
     *passed = (struct passed){0};
-    if (direction->aead.sealing || place->offset > place->limit || place->left > place->limit - place->offset)
+    if (direction->aead.sealing || !are_sinks(sinks, count))
         return MISUSE;
     if (room > BATCH + RECORD + EXPANSION)
         room = BATCH + RECORD + EXPANSION;
     if (!buffer_enter(direction, buffer))
         return BUSY;
     do {
-        stop = pass_batch(direction, buffer, out, room, target, place, passed);
+        stop = pass_batch(direction, buffer, out, room, sinks, count, passed);
         if (stop == ROOM_USED || stop == INPUT_USED) {
             if (passed->opened.received >= most || passed->opened.records >= MOST_RECORDS + most / RECORD)
                 stop = BUDGET;

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from tunnel.engine.binding import BYTES, CARRIED, OPENED, PASSED, PLACE, ROOMS, SENT, ffi
+from tunnel.engine.binding import BYTES, CARRIED, OPENED, PASSED, ROOMS, SENT, SINKS, ffi
 from tunnel.engine.compiled import (
     DATA,
     Bytes,
@@ -90,16 +90,17 @@ class Received(NamedTuple):
     error: int
 
 
-class Place(NamedTuple):
-    """Where the payload of ``stream`` is at: its next byte is that at ``offset``.
+class Target(NamedTuple):
+    """Where the payload of ``stream`` goes, a socket's descriptor, from ``offset`` on and before ``limit``.
 
-    ``left`` more bytes of a frame come, and then perhaps other frames of it; none may go beyond ``limit``.
+    ``left`` bytes of a frame of it come first.
     """
 
     stream: int
+    descriptor: int
     offset: int
     limit: int
-    left: int
+    left: int = 0
 
 
 class Carried(NamedTuple):
@@ -115,20 +116,30 @@ class Carried(NamedTuple):
     fault: Exception | None
 
 
+class Outcome(NamedTuple):
+    """What became of a target: ``passed`` bytes are in it, and ``left`` of its frame are not.
+
+    ``full``: it takes no more for now. ``error`` is its errno.
+    """
+
+    passed: int
+    left: int
+    full: bool
+    error: int
+
+
 class PassedOn(NamedTuple):
-    """What ``pass_on`` did: ``passed`` bytes are in the target, which takes no more if it is ``full``.
+    """What ``pass_on`` did: an outcome for each target; ``current`` is the one whose frame was the last.
 
     ``received`` is the rest, from ``start`` on: its first ``filled`` plain bytes were partly passed on.
-    ``place`` says where the stream is; ``frames`` headers of it came. ``error`` is the target's errno.
+    ``frames`` headers of DATA were taken.
     """
 
     received: Received
     start: int
-    passed: int
     frames: int
-    place: Place
-    full: bool
-    error: int
+    current: int
+    outcomes: list[Outcome]
 
 
 class RecordSocket:
@@ -185,18 +196,18 @@ class RecordSocket:
         return _sent(sent, stop)
 
     def carry(
-        self, sealer: CompiledSealer, source: int, place: Place, rooms: Sequence[memoryview]
+        self, sealer: CompiledSealer, source: int, stream: int, offset: int, rooms: Sequence[memoryview]
     ) -> Carried:
-        """Send what waits, then frames of what ``source`` has, a socket's descriptor.
+        """Send what waits, then frames of what ``source`` has, a socket's descriptor, from ``offset`` on.
 
         That is read into ``rooms``, until these are full, or either socket has nothing more for us.
         """
         held = [ffi.from_buffer(BYTES, room, True) for room in rooms]
         array = ffi.new(ROOMS, [(room, len(room)) for room in held])
-        carried, socket_ = ffi.new(CARRIED), self._sock.fileno()
+        carried = ffi.new(CARRIED)
         stop = self._library.mt_carry(
-            *(sealer.handle, self._outgoing, socket_, source),
-            *(ffi.new(PLACE, place), array, len(held), carried),
+            *(sealer.handle, self._outgoing, self._sock.fileno(), source, stream, offset),
+            *(array, len(held), carried),
         )
         let_go(held)
         fault = _fault(stop, carried.sent) if stop < 0 or carried.sent.error else None
@@ -210,28 +221,23 @@ class RecordSocket:
             return _received(opened, stop, room)
 
     def pass_on(
-        self, opener: CompiledOpener, plain: memoryview, target: int, place: Place, most: int
+        self, opener: CompiledOpener, plain: memoryview, targets: Sequence[Target], most: int
     ) -> PassedOn:
-        """As ``recv_open``; and payload of the stream at ``place`` goes to ``target``, a socket's descriptor.
+        """As ``recv_open``; and payload of streams goes to their ``targets``.
 
-        What is not such payload, or is more than the target takes, is left in ``plain``. About ``most`` bytes
-        are taken.
+        The first is that of the frame which has begun, or was the last. What is not such payload, or is more
+        than a target takes, is left in ``plain``. About ``most`` bytes are taken.
         """
-        passed, at, number = ffi.new(PASSED), ffi.new(PLACE, place), self._sock.fileno()
+        passed, number = ffi.new(PASSED), self._sock.fileno()
+        sinks = ffi.new(SINKS, [(*target, 0, 0, 0) for target in targets])
         with ffi.from_buffer(BYTES, plain, True) as room:
             stop = self._library.mt_pass(
-                *(opener.handle, self._incoming, number, room, len(room), target, most, at, passed)
+                *(opener.handle, self._incoming, number, room, len(room)),
+                *(most, sinks, len(targets), passed),
             )
             received = _received(passed.opened, stop, room)
-        return PassedOn(
-            received,
-            passed.start,
-            passed.passed,
-            passed.frames,
-            Place(at.stream, at.offset, at.limit, at.left),
-            bool(passed.full),
-            passed.error,
-        )
+        outcomes = [Outcome(each.passed, each.left, bool(each.full), each.error) for each in sinks]
+        return PassedOn(received, passed.start, passed.frames, passed.current, outcomes)
 
 
 def _fault(stop: int, sent: Any) -> Exception:

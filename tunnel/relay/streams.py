@@ -39,11 +39,14 @@ from tunnel.wire import events
 from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import Code
 from tunnel.wire.credits import ACK_DELAY
-from tunnel.wire.scheduler import LONG_TURN, TURN
+from tunnel.wire.scheduler import TURN
 from tunnel.wire.session import Session
 
 Answered = Callable[[], None]
 """Whom to tell that the peer has opened or refused a stream, or that it has ended before."""
+
+MOST_SINKS = 16
+"""Streams of which a lane knows the sinks at once: for more it is cheaper to be told of each."""
 
 _UNDELIVERED = "the local socket was closed with bytes under way to it"
 
@@ -266,13 +269,19 @@ class Streams:
 
     # Payload that a lane passes to the socket itself: Sinks.
 
-    def sink(self, stream: int, offset: int) -> Sink | None:
+    @property
+    def fan(self) -> int:
+        """How many streams there are, or 1 if those are too many."""
+        count = len(self.pumps)
+        return count if count <= MOST_SINKS else 1
+
+    def sink(self, stream: int) -> Sink | None:
         """Where payload of ``stream`` goes that is in order, while the socket took all before it."""
         pump = self.pumps.get(stream)
-        session = self._living()
-        if pump is None or (socket := pump.sink) < 0 or not (limit := session.expects(stream, offset)):
+        if pump is None or (descriptor := pump.sink) < 0:
             return None
-        return Sink(socket, limit, LONG_TURN if len(self.pumps) == 1 else TURN)
+        offset, limit = self._living().expects(stream)
+        return Sink(descriptor, offset, limit) if limit else None
 
     def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
         """A lane wrote payload to the socket."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from tunnel.engine.binding import Provider
-from tunnel.engine.transfer import Carried, PassedOn, Place, Received, RecordSocket, Stop
+from tunnel.engine.transfer import Carried, PassedOn, Received, RecordSocket, Stop, Target
 from tunnel.transport.compiled_records import CompiledRecordOpener, CompiledRecordSealer, finding
 from tunnel.transport.record_io import RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
@@ -68,10 +68,10 @@ class CompiledRecordIo(RecordIo):
         return not (self.layer.over or self.layer.within_message)
 
     def pass_on(
-        self, plain: memoryview, target: int, place: Place, most: int
+        self, plain: memoryview, targets: Sequence[Target], most: int
     ) -> tuple[int, TlsEnd | None, str, PassedOn]:
         """See there."""
-        passed = self._records.pass_on(self._opener.key, plain, target, place, most)
+        passed = self._records.pass_on(self._opener.key, plain, targets, most)
         return *self._took(passed.received), passed
 
     def _took(self, done: Received) -> tuple[int, TlsEnd | None, str]:
@@ -84,9 +84,9 @@ class CompiledRecordIo(RecordIo):
             return count, over, reason_of(OSError(done.error, os.strerror(done.error)))
         return count, over, ""
 
-    def carry(self, source: int, place: Place, rooms: Sequence[memoryview]) -> Carried:
+    def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> Carried:
         """See there."""
-        done = self._records.carry(self._sealer.key, source, place, rooms)
+        done = self._records.carry(self._sealer.key, source, stream, offset, rooms)
         self._sealer.records = self._sealer.key.number
         self.content_sent += done.sent.gone
         self.full = done.sent.stop is Stop.FULL

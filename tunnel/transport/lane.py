@@ -62,14 +62,11 @@ def own(payload: Payload) -> bytes:
 
 
 class Sink(NamedTuple):
-    """A local socket that takes payload of a stream unseen: all before offset ``limit``, in order.
-
-    ``most`` bytes are as much as a turn should bring.
-    """
+    """A local socket that takes payload of a stream unseen, in order: from ``offset``, before ``limit``."""
 
     descriptor: int
+    offset: int
     limit: int
-    most: int
 
 
 class SourceRead(NamedTuple):
@@ -87,8 +84,12 @@ class SourceRead(NamedTuple):
 class Sinks(Protocol):
     """Who knows where payload goes that no handler needs to see."""
 
-    def sink(self, stream: int, offset: int) -> Sink | None:
-        """Where payload of ``stream`` goes from ``offset`` on; None: to the handler, like any other."""
+    @property
+    def fan(self) -> int:
+        """Of how many streams payload may come by turns: 1 also where they are too many to look at all."""
+
+    def sink(self, stream: int) -> Sink | None:
+        """Where payload of ``stream`` goes; None: to the handler, like any other."""
 
     def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
         """So many bytes came and are in the sink, which failed behind them if there is an ``error``."""

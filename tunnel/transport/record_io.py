@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 
-from tunnel.engine.transfer import Carried, PassedOn, Place
+from tunnel.engine.transfer import Carried, PassedOn, Target
 from tunnel.transport.record_layer import SPARE, RecordLayer, TlsEnd
 from tunnel.transport.record_opener import ready
 from tunnel.transport.record_sealer import Content, sealed_size
@@ -66,14 +66,14 @@ class RecordIo(ABC):
         """Whether ``carry`` and ``pass_on`` work."""
         return False
 
-    def carry(self, source: int, place: Place, rooms: Sequence[memoryview]) -> Carried:
-        """Send payload that ``source`` has, from ``place`` on: see ``RecordSocket``."""
+    def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> Carried:
+        """Send payload that ``source`` has: see ``RecordSocket``."""
         raise NotImplementedError
 
     def pass_on(
-        self, plain: memoryview, target: int, place: Place, most: int
+        self, plain: memoryview, targets: Sequence[Target], most: int
     ) -> tuple[int, TlsEnd | None, str, PassedOn]:
-        """As ``receive``, but payload at ``place`` goes to ``target``: see ``RecordSocket``."""
+        """As ``receive``, but payload of streams goes to ``targets``: see ``RecordSocket``."""
         raise NotImplementedError
 
     @abstractmethod

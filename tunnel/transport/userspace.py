@@ -10,22 +10,22 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tunnel.engine.binding import Provider
-from tunnel.engine.transfer import PassedOn, Place, Stop
+from tunnel.engine.transfer import PassedOn, Stop, Target
 from tunnel.errors import LaneError
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.compiled_io import CompiledRecordIo
 from tunnel.transport.key_schedule import Keys
-from tunnel.transport.lane import LaneHandler, LaneKind, Sink, SourceRead, view
+from tunnel.transport.lane import LaneHandler, LaneKind, Sinks, SourceRead, view
 from tunnel.transport.record_io import PythonRecordIo, RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.record_sealer import Content
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.watched import WatchedLane
-from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_OFFSET, MIB
+from tunnel.wire.codes import HEADER_SIZE, KIB, MIB
 from tunnel.wire.frames import Frame
 from tunnel.wire.scheduler import LONG_TURN, TURN
 from tunnel.wire.states import LaneState
@@ -85,6 +85,7 @@ class UserspaceLane(WatchedLane[Content]):
             self._io = CompiledRecordIo(sock, self._records, provider)
         self._plain = _shared.plain if alone else memoryview(bytearray(OPENED))
         self._least = 1  # bytes that must be there before the loop is told
+        self._recent: dict[int, None] = {}  # streams whose payload went to sinks
         self._cut = ""  # why no more can come than is at hand
         self._asides = Bucket(ASIDES, time.monotonic())
 
@@ -166,7 +167,7 @@ class UserspaceLane(WatchedLane[Content]):
             if not self.room:
                 return NOTHING
         self._turn.count()
-        done = self._io.carry(source, Place(stream, offset, MAX_OFFSET, 0), rooms)
+        done = self._io.carry(source, stream, offset, rooms)
         self._account(done.sent.sent)
         if done.fault is not None:
             self._fail_sending(done.fault)
@@ -210,40 +211,59 @@ class UserspaceLane(WatchedLane[Content]):
             self._take_asides(asides, unsendable)
 
     def _open(self) -> tuple[int, int, TlsEnd | None, str]:
-        """Open what a turn allows, and pass on what a sink takes: from where to where the rest is at hand."""
-        sink = self._sink()
-        if sink is None:
+        """Open what a turn allows, and pass on what sinks take: from where to where the rest is at hand."""
+        if not (targets := self._targets()):
             return 0, *self._io.receive(self._plain)
-        decoder = self._decoder
-        place = Place(decoder.stream, decoder.offset, sink.limit, decoder.payload_left)
-        most = min(sink.most, self.next_turn())
-        count, over, end, passed = self._io.pass_on(self._plain, sink.descriptor, place, most)
-        self._passed(place, passed)
+        most = self.next_turn() if len(targets) == 1 else TURN
+        count, over, end, passed = self._io.pass_on(self._plain, targets, most)
+        self._passed(targets, passed)
         return passed.start, count, over, end
 
-    def _sink(self) -> Sink | None:
-        """Where what comes next goes, if that is payload as it seems, and somebody takes it unseen."""
+    def _targets(self) -> list[Target]:
+        """Where what comes next goes, if that is payload as it seems, and sinks take it unseen.
+
+        First that of the stream whose payload came last, then those of others that had some lately.
+        """
         decoder, sinks = self._decoder, self._sinks
         if sinks is None or not decoder.follows_data or not self._io.direct:
-            return None
+            return []
         if self.state is not LaneState.ATTACHED:
-            return None
-        sink = sinks.sink(decoder.stream, decoder.offset)
-        return None if sink is None or decoder.offset + decoder.payload_left > sink.limit else sink
+            return []
+        sink, left = sinks.sink(decoder.stream), decoder.payload_left
+        if sink is None or sink.offset != decoder.offset or sink.offset + left > sink.limit:
+            return []
+        targets = [Target(decoder.stream, *sink, left)]
+        if sinks.fan > 1:
+            targets += self._other_targets(sinks, decoder.stream)
+        return targets
 
-    def _passed(self, began: Place, passed: PassedOn) -> None:
-        """Say what a sink has taken."""
-        self._decoder.went_on(passed.place.offset, passed.place.left)
-        if moved := passed.passed + HEADER_SIZE * passed.frames:
+    def _other_targets(self, sinks: Sinks, first: int) -> Iterator[Target]:
+        self._recent[first] = None
+        for stream in list(self._recent):
+            if stream == first:
+                continue
+            if (sink := sinks.sink(stream)) is not None:
+                yield Target(stream, *sink)
+            else:
+                del self._recent[stream]
+
+    def _passed(self, targets: Sequence[Target], passed: PassedOn) -> None:
+        """Say what sinks have taken."""
+        moved, current = HEADER_SIZE * passed.frames, targets[passed.current]
+        outcome = passed.outcomes[passed.current]
+        self._decoder.went_on(current.stream, current.offset + outcome.passed, outcome.left)
+        try:
+            for target, outcome in zip(targets, passed.outcomes, strict=True):
+                if (outcome.passed or outcome.error) and self._sinks is not None:
+                    moved += outcome.passed
+                    error = OSError(outcome.error, os.strerror(outcome.error)) if outcome.error else None
+                    self._sinks.on_passed(target.stream, target.offset, outcome.passed, error)
+        except Exception as failure:
+            self.fail(failure)
+            raise
+        if moved:
             self._bytes_received += moved
             self._keepalive.heard(time.monotonic())
-        error = OSError(passed.error, os.strerror(passed.error)) if passed.error else None
-        if self._sinks is not None and (passed.passed or error is not None):
-            try:
-                self._sinks.on_passed(began.stream, began.offset, passed.passed, error)
-            except Exception as failure:
-                self.fail(failure)
-                raise
 
     def _answer_end(self, over: TlsEnd) -> None:
         """Tell the peer by an alert what is wrong, if the socket takes one now."""

@@ -79,9 +79,10 @@ class Assembly:
         """How many bytes of memory wait for a gap, but for a constant of each page and each larger piece."""
         return sum(end - start for start, end, _ in self._held) + PAGE * len(self._pages)
 
-    def goes_on_at(self, offset: int) -> bool:
-        """Whether what begins at ``offset`` is next, and nothing waits for it."""
-        return offset == self.received and not self._held and not self._pages
+    @property
+    def gaps(self) -> bool:
+        """Whether something waits for what comes next."""
+        return bool(self._held or self._pages)
 
     @property
     def highest(self) -> int:
@@ -93,7 +94,7 @@ class Assembly:
 
         What has to wait for a gap is held as what ``keep`` makes of it.
         """
-        if self.goes_on_at(offset):
+        if offset == self.received and not self.gaps:
             self.received += len(payload)
             return [Piece(payload, 0, len(payload))]
         if offset > self.received:

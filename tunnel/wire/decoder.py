@@ -64,9 +64,9 @@ class Decoder:
         """Whether the last frame is DATA, and no byte behind it was taken."""
         return self._data and self._header is None and not self._partial
 
-    def went_on(self, offset: int, left: int) -> None:
-        """Payload of ``stream`` left the lane up to ``offset``, and ``left`` bytes of its frame did not."""
-        self.offset, self.payload_left = offset, left
+    def went_on(self, stream: int, offset: int, left: int) -> None:
+        """Payload left the lane, last of ``stream`` up to ``offset``; ``left`` bytes of its frame did not."""
+        self.stream, self.offset, self.payload_left = stream, offset, left
 
     def moved(self, count: int) -> None:
         """``count`` payload bytes left the lane."""

@@ -25,7 +25,7 @@ TURN = 1 * MIB
 """Bytes that leave before the owner's loop serves others."""
 
 LONG_TURN = 4 * MIB
-"""The same while one stream alone has something to send, and somebody moves it who prefers long turns."""
+"""The same where somebody moves payload who prefers long turns."""
 
 SHORT_TURN = 256 * KIB
 """The same while a sparse stream is about: smaller turns cost more for each byte."""
@@ -77,11 +77,13 @@ class Scheduler:
     @property
     def long_turn(self) -> int:
         """As ``turn``, for who prefers long ones."""
-        return self.turn if self._about or len(self._order) > 1 else LONG_TURN
+        return self.turn if self._about else LONG_TURN
 
     def share(self, stream: int, allowance: int) -> int:
         """Return how many bytes of its ``allowance`` the stream whose turn it is may send in that turn."""
-        return min(allowance, HEAD_START if self._tags[stream] < self._now else self.long_turn)
+        if self._tags[stream] < self._now:
+            return min(allowance, HEAD_START)
+        return min(allowance, self.turn if len(self._order) > 1 else self.long_turn)
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""

@@ -230,10 +230,10 @@ class Session:
             return []
         return stream.arrived(offset, payload, keep)
 
-    def expects(self, number: int, offset: int) -> int:
-        """Return the offset before which payload may come, if ``number`` goes on at ``offset``; else 0."""
+    def expects(self, number: int) -> tuple[int, int]:
+        """Return where payload of ``number`` goes on, and the offset before which it may; 0, 0: nowhere."""
         stream = self._streams.get(number)
-        return stream.into.limit if stream is not None and stream.goes_on_at(offset) else 0
+        return stream.expects() if stream is not None else (0, 0)
 
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""

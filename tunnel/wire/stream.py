@@ -174,10 +174,11 @@ class Stream:
         self.into.received = self._assembly.received
         return pieces
 
-    def goes_on_at(self, offset: int) -> bool:
-        """Whether payload that begins at ``offset`` is next, and nothing waits for it."""
-        ready = self.phase is Phase.OPEN and self.receiving is Receiving.READY
-        return ready and self._assembly.goes_on_at(offset)
+    def expects(self) -> tuple[int, int]:
+        """See ``Session.expects``: nowhere, too, while something waits for a gap."""
+        if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY or self._assembly.gaps:
+            return 0, 0
+        return self.into.received, self.into.limit
 
     def ended(self, final: int) -> None:
         """Take FIN in. Raises ProtocolError when it contradicts data that is already here."""
