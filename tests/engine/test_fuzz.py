@@ -1,6 +1,6 @@
 """The C under AddressSanitizer and UndefinedBehaviorSanitizer: damaged records, and the cases of Python.
 
-Longer, by hand: ``./run test -m soak tests/engine/test_fuzz.py``. ``fuzz.c`` says how to repeat one round.
+Longer, by hand: ``./run fuzz``. ``fuzz.c`` says how to repeat one round.
 """
 
 from __future__ import annotations
