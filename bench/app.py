@@ -236,9 +236,14 @@ def goals(
     kept: Record = {"size": carried.size, "stall_seconds": stall}
     daemons = _Session("memory", kept, congestion, results, json=json, behind=relays.results)
     views.append(_memory(daemons, choose([OURS]), carried.size, stall))
-    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=daemons.results)
+    several = scale_bench.Options(carried.size, goals_bench.WORKERS, goals_bench.WORKERS_STREAMS, rounds)
+    workers = _Session("scale", asdict(several), congestion, results, json=json, behind=daemons.results)
+    views.append(
+        scale_bench.table(scale_bench.run(several, workers.network, workers.results, workers.progress))
+    )
+    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=workers.results)
     views.append(_migrate(hosts, guests))
-    _close(Group(*views, goals_bench.table(output)), relays, daemons, hosts)
+    _close(Group(*views, goals_bench.table(output)), relays, daemons, workers, hosts)
 
 
 @app.command()

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 
 from tunnel.bench.figures import MIB, Spread
-from tunnel.bench.measurement import OURS, OURS_IN_PYTHON, Case
+from tunnel.bench.measurement import OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS, Case
 from tunnel.bench.migration import Migration
 from tunnel.bench.reached import Reached
 from tunnel.bench.relay import Measured
 from tunnel.bench.resultfile import Fields, ResultFile, measured
+from tunnel.bench.scale import Scaled
 from tunnel.bench.summary import BASE, growths, summarise
 from tunnel.bench.summary_migrate import GOALS, GUESTS, compare
 from tunnel.wire.session import Settings
@@ -33,13 +34,9 @@ _HAPROXY_BUDGETS = (
 """Whose CPU time per GiB of one stream is to be at most, and aims at, so many times whose."""
 
 SYSTEM_PRICED = "this floor was priced by the system's OpenSSL, not by what mtunnel uses"
-NO_WORKERS, NO_LINKS = "no benchmark runs workers", "no benchmark makes so many links"
+NO_WORKERS, NO_LINKS = "no benchmark counts workers' memory", "no benchmark makes so many links"
 
 ELSEWHERE = (
-    Reached("CPU time of two workers to that of one, four streams", None, 1.05, 1.0, reason=NO_WORKERS),
-    Reached("share of the busiest of eight workers, eight streams", None, 1 / 6, 1 / 7, reason=NO_WORKERS),
-    Reached("time with the GIL held, or the manager's", None, 0.08, 0.04, " s/GiB", reason=NO_WORKERS),
-    Reached("p99 round trip beside bulk, above idle, two workers", None, 2, 1, " ms", reason=NO_WORKERS),
     Reached("resident memory, each further worker's own", None, 10, None, " MiB", reason=NO_WORKERS),
     Reached("1,000 idle links, CPU time", None, 2, None, " % of a core", reason=NO_LINKS),
     Reached("1,000 idle links, resident memory", None, 300, None, " MiB", reason=NO_LINKS),
@@ -78,7 +75,8 @@ def relay(file: ResultFile | None) -> Iterator[Reached]:
     yield Reached("CPU time of 64 streams to that of 1", grown[0] if grown else None, 1.15, 1.05)
     for case in (_ONE, _MANY):
         what = f"p99 round trip beside bulk, above idle, {case.streams} stream{'s' * (case.streams > 1)}"
-        yield Reached(what, _waiting(found, case), 4.0, 1.0, " ms")
+        yield Reached(what, _waiting(found, case, OURS), 4.0, 1.0, " ms")
+        yield Reached(f"{what}, two workers", _waiting(found, case, OURS_WITH_WORKERS), 2.0, 1.0, " ms")
 
 
 def _other_rival(file: ResultFile | None, rival: str) -> str:
@@ -95,8 +93,8 @@ def _other_rival(file: ResultFile | None, rival: str) -> str:
     return "" if wanted else f"HAProxy is on OpenSSL {openssl[0]}.{openssl[1]} here"
 
 
-def _waiting(found: Measured, case: Case) -> Spread | None:
-    trips = [trip for trip in found.latencies if trip.contestant == OURS and trip.case == case]
+def _waiting(found: Measured, case: Case, contestant: str) -> Spread | None:
+    trips = [trip for trip in found.latencies if trip.contestant == contestant and trip.case == case]
     return Spread.of([(trip.loaded.p99 - trip.idle.p99) * 1e3 for trip in trips]) if trips else None
 
 
@@ -117,6 +115,28 @@ def migrate(file: ResultFile | None) -> Iterator[Reached]:
             yield Reached(name, c.ratio, goal.must, goal.aim, at_most=False, reason=c.reserved)
         if not rows:
             yield Reached(what, None, goal.must, goal.aim, at_most=False)
+
+
+def scale(file: ResultFile | None) -> Iterator[Reached]:
+    """What ``bench scale`` does: of the side that has more."""
+    found = file.build("scale", Scaled) if file else []
+    cases = {(each.round, each.workers, each.streams): each for each in found}
+    ratios = [
+        sum(each.cpu.values()) / sum(cases[alone].cpu.values())
+        for each in found
+        if (each.workers, each.streams) == (2, 4) and (alone := (each.round, 1, 4)) in cases
+    ]
+    eight = [each for each in found if (each.workers, each.streams) == (8, 8)]
+    lock = [max(each.lock.values()) / each.gib for each in eight]
+    share = [each.share for each in eight]
+    of_eight = "eight workers, eight streams"
+    yield Reached("CPU time of two workers to that of one, four streams", _spread(ratios), 1.05, 1.0)
+    yield Reached(f"{of_eight}: the busiest one's share", _spread(share), 1 / 6, 1 / 7)
+    yield Reached(f"{of_eight}: time with the interpreter's lock", _spread(lock), 0.08, 0.04, " s/GiB")
+
+
+def _spread(values: list[float]) -> Spread | None:
+    return Spread.of(values) if values else None
 
 
 def memory(file: ResultFile | None) -> Iterator[Reached]:

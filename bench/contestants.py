@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 from tunnel import distribution
 from tunnel.bench import floor, iperf
-from tunnel.bench.measurement import OURS, OURS_IN_PYTHON
+from tunnel.bench.measurement import OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS
 from tunnel.bench.recipes import (
     CIPHERSUITE,
     Sides,
@@ -163,7 +163,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=partial(mtunnel, lanes=2),
     ),
     Contestant(
-        name="mtunnel-2-workers",
+        name=OURS_WITH_WORKERS,
         settings="two workers on each side; congestion as pinned",
         version=_mtunnel_versions,
         sides=partial(mtunnel, workers=2),

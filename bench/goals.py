@@ -1,6 +1,7 @@
 """``bench goals``: who has to take part so that every goal can be judged, and the verdicts.
 
-Relays, memory and migrations are measured one after the other, by what measures them anyway, into one file.
+Relays, memory, workers and migrations are measured one after the other, by what measures them anyway, into
+one file.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from pathlib import Path
 from rich.table import Table
 
 from tunnel.bench import floor, report_goals
-from tunnel.bench.measurement import OURS, OURS_IN_PYTHON
+from tunnel.bench.measurement import OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS
 from tunnel.bench.resultfile import read
 from tunnel.bench.summary import BASE
 from tunnel.bench.summary_migrate import GOALS, WAYS
 
-RELAYS = (OURS, OURS_IN_PYTHON, BASE, floor.HOPS)
+RELAYS = (OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS, BASE, floor.HOPS)
 STREAMS = (1, 64)
+WORKERS, WORKERS_STREAMS = (1, 2, 8), (4, 8)
 MODES = tuple(dict.fromkeys([*WAYS, *(goal.rival for goal in GOALS)]))
 
 

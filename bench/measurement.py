@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from tunnel.bench.figures import GIB
 
-OURS, OURS_IN_PYTHON = "mtunnel", "mtunnel-python"
-"""Contestants: our daemons as they come, and without the compiled engine."""
+OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS = "mtunnel", "mtunnel-python", "mtunnel-2-workers"
+"""Contestants: our daemons as they come, without the compiled engine, and with two workers each."""
 
 
 @dataclass(frozen=True, order=True)

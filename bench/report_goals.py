@@ -45,4 +45,5 @@ _BENCHMARKS: Mapping[str, Callable[[ResultFile | None], Iterator[Reached]]] = {
     "relay": budget.relay,
     "migrate": budget.migrate,
     "memory": budget.memory,
+    "scale": budget.scale,
 }

@@ -98,12 +98,13 @@ def test_the_numbers_are_those_of_the_budget() -> None:
     rows = [(row.must, row.aim) for row in budget.relay(None)]
     assert rows == [
         *((0.95, 0.80), (0.90, 0.70), (1.10, 1.0), (0.95, 0.85)),
-        *((1.05, 1.3), (1.35, 1.15), (1.15, 1.05), (4.0, 1.0), (4.0, 1.0)),
+        *((1.05, 1.3), (1.35, 1.15), (1.15, 1.05), *[(4.0, 1.0), (2.0, 1.0)] * 2),
     ]
     assert [(row.must, row.aim) for row in budget.migrate(None)] == [
         *((1.15, 1.35), (1.0, 1.25), (2.3, 3.0), (4.5, 5.5)),
     ]
     assert [row.must for row in budget.memory(None)] == [80, 160, 356]
+    assert [(row.must, row.aim) for row in budget.scale(None)] == [(1.05, 1.0), (1 / 6, 1 / 7), (0.08, 0.04)]
 
 
 def test_daemons_with_and_without_the_compiled_engine_have_their_rows(tmp: Path) -> None:
@@ -123,6 +124,17 @@ def test_small_streams_wait_beside_one_and_beside_many(tmp: Path) -> None:
         found = rows[f"p99 round trip beside bulk, above idle, {streams}"].found
         assert found is not None
         assert 0 < found.median < 100
+
+
+def test_workers_are_compared_within_a_round(tmp: Path) -> None:
+    def scaled(number: int, workers: int, streams: int, cpu: float) -> dict[str, object]:
+        case = {"round": number, "workers": workers, "streams": streams, "bytes": 2 << 30, "seconds": 2.0}
+        sides = {"cpu": {"a": cpu, "b": 1.0}, "busiest": {"a": 1.0, "b": 0.5}, "lock": {"a": 0.2, "b": 0.3}}
+        return {"kind": "scale", "share": 0.25, **case, **sides}
+
+    records = [scaled(1, 1, 4, 1.0), scaled(1, 2, 4, 2.0), scaled(2, 2, 4, 9.0), scaled(1, 8, 8, 1.0)]
+    rows = list(budget.scale(ResultFile(tmp, records)))
+    assert [row.found.median for row in rows if row.found] == [1.5, 0.25, 0.15]
 
 
 def test_a_floor_of_the_system_s_library_is_no_measure_of_ours(tmp: Path) -> None:

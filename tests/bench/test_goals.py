@@ -39,11 +39,11 @@ def test_one_run_measures_all_that_is_to_be_reached(tmp: Path) -> None:
     assert done.returncode == 0, done.stderr
     (path,) = tmp.glob("*-goals.jsonl")
     runs = read(path)
-    assert [run.benchmark for run in runs] == ["relay", "memory", "migrate"]
+    assert [run.benchmark for run in runs] == ["relay", "memory", "scale", "migrate"]
     # Goals for migrations are about guests of 2 GiB and more: these are measured, and not judged.
     judged = {what: verdict for what, *_, verdict in verdicts(runs).rows}
     assert {what for what, verdict in judged.items() if verdict == "not measured"} == {
         what for what in judged if what.startswith("migration")
     }
-    assert {record["mode"] for record in runs[2].of_kind("migration")} == set(goals.MODES)
+    assert {record["mode"] for record in runs[3].of_kind("migration")} == set(goals.MODES)
     assert "What mtunnel is to reach" in done.stdout
