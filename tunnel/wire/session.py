@@ -204,7 +204,7 @@ class Session:
         if picked[0] != number or not 0 < length <= picked[1]:
             raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} were not allowed")
         for payload in payloads:
-            stream.send(payload, lane)
+            stream.carried(payload, lane)
         self._left(stream, length, len(payloads))
 
     def _left(self, stream: Stream, length: int, frames: int) -> None:

@@ -87,13 +87,19 @@ class Stream:
 
     def send(self, payload: Payload, lane: int) -> Outgoing:
         """Frame ``payload`` and keep it until it is delivered. It must fit into the window."""
+        length = len(payload)
+        offset = self.carried(payload, lane)
+        return Outgoing(data_header(self.number, offset, length), Piece(payload, 0, length))
+
+    def carried(self, payload: Payload, lane: int) -> int:
+        """Keep payload that ``lane`` is to send, or has sent; the offset where it begins."""
         if self.phase is not Phase.OPEN or self.sending is not Sending.READY:  # else the tables stay put
             self.advance(Call.SEND)
             self.sending = step(SENDING, self.sending, Call.SEND, Code.STREAM_STATE)
-        offset, length = self.out.sent, len(payload)
+        offset = self.out.sent
         self._kept.append(Kept(offset, payload, lane))
-        self.out.sent += length
-        return Outgoing(data_header(self.number, offset, length), Piece(payload, 0, length))
+        self.out.sent += len(payload)
+        return offset
 
     def finish(self) -> int:
         """End our direction; the final offset."""
