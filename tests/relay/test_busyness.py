@@ -6,19 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.links import Pair
 from tunnel.relay.busyness import BUSY, EXPECTED, IDLE, PERIOD, YOUNG, Busyness
 from tunnel.relay.workers import Worker
-
-
-class Clock:
-    """Seconds, which the test lets go by."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

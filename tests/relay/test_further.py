@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.groups import Stage, staged
+from tests.support.groups import Stage, identities, staged
 from tests.support.lanes import Hosts
 from tests.support.waiting import until
 from tunnel.relay.further import Further, Ticket
@@ -18,11 +18,7 @@ from tunnel.relay.linkplan import LinkState
 from tunnel.transport.lane import Lane
 from tunnel.wire.codes import Code
 
-
-@pytest.fixture(scope="module")
-def identities(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
-    """The certificates of both hosts."""
-    return Hosts.create(tmp_path_factory.mktemp("pki"))
+__all__ = ["identities"]
 
 
 @pytest.fixture

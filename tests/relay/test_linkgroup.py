@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.groups import Side, Stage, staged, worker_of
+from tests.support.groups import Side, Stage, identities, stage, staged, worker_of
 from tests.support.lanes import Hosts
 from tests.support.links import ending, receive
 from tests.support.network import TlsPeer
@@ -30,18 +29,7 @@ from tunnel.wire.frames import Frame, GoAway, Limits, Resume, Welcome
 from tunnel.wire.negotiation import hello
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
-
-@pytest.fixture(scope="module")
-def identities(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
-    """The certificates of both hosts."""
-    return Hosts.create(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(identities: Hosts, tmp: Path) -> AsyncIterator[Stage]:
-    """Two hosts with three workers each."""
-    async with staged(identities, tmp) as found:
-        yield found
+__all__ = ["identities", "stage"]
 
 
 async def crossed(caller: socket.socket, called: socket.socket) -> None:

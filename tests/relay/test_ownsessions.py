@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.groups import Stage, staged, worker_of
+from tests.support.groups import Stage, identities, stage, staged, worker_of
 from tests.support.lanes import Hosts
 from tests.support.links import ending, receive
 from tests.support.waiting import turns, until
@@ -23,18 +22,7 @@ from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
-
-@pytest.fixture(scope="module")
-def identities(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
-    """The certificates of both hosts."""
-    return Hosts.create(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def stage(identities: Hosts, tmp: Path) -> AsyncIterator[Stage]:
-    """Two hosts with three workers each."""
-    async with staged(identities, tmp) as found:
-        yield found
+__all__ = ["identities", "stage"]
 
 
 # Order.
@@ -133,14 +121,19 @@ async def test_sessions_that_are_there_are_used_again(stage: Stage) -> None:
     assert {number: stage.a.ours[number] for number in before} == before
 
 
+def let_none_come_up(stage: Stage) -> None:
+    """Nobody listens where side A's further sessions are dialled."""
+    own = stage.a.group._own
+    assert own._dial is not None
+    own._dial = replace(own._dial, port=1)
+
+
 async def test_a_session_that_does_not_come_up_costs_its_stream_a_moment(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A firewall that counts connections: streams take the standing session, and the operator is told."""
     monkeypatch.setattr(ownsessions, "TRIED", 0.2)
-    own = stage.a.group._own
-    assert own._dial is not None
-    own._dial = replace(own._dial, port=1)
+    let_none_come_up(stage)
     target = stage.listen()
     for _ in range(3):
         caller, called = await stage.stream(target)
@@ -178,9 +171,7 @@ async def test_what_a_worker_gives_back_late_takes_the_standing_session(
     """The worker has begun with it, and then does not answer for longer than anybody waits."""
     monkeypatch.setattr(ownsessions, "TRIED", 0.2)
     monkeypatch.setattr(ownsessions, "LATE", 0.1)
-    own = stage.a.group._own
-    assert own._dial is not None
-    own._dial = replace(own._dial, port=1)
+    let_none_come_up(stage)
     target = stage.listen()
     await stage.stream(target)
     asking = asyncio.create_task(stage.ask(target))
@@ -227,9 +218,7 @@ async def test_a_caller_that_is_given_up_while_a_worker_has_it_is_reset(
 ) -> None:
     """The daemon stops: whoever waits sees a failure, whether the worker has begun with it or not."""
     monkeypatch.setattr(ownsessions, "TRIED", 1.0)
-    own = stage.a.group._own
-    assert own._dial is not None
-    own._dial = replace(own._dial, port=1)
+    let_none_come_up(stage)
     target = stage.listen()
     await stage.stream(target)
     hanging = asyncio.create_task(stage.a.workers.all[2].call(hang, 0.5))

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.links import (
     Pair,
     ending,
@@ -18,7 +19,7 @@ from tests.support.links import (
     rejoin,
 )
 from tests.support.pipelane import PipeLane
-from tests.support.rotations import Clock, crosses, deafened, frames_of, of_rotation, rotated, soon
+from tests.support.rotations import crosses, deafened, frames_of, of_rotation, rotated, soon
 from tests.support.waiting import turns, until
 from tunnel.relay import rotation as module
 from tunnel.relay.link import LinkState
@@ -231,7 +232,7 @@ async def test_a_lane_that_is_retired_for_too_long_is_given_up(pair: Pair, side:
     near, far = pair.lane, pair.lane.far
     assert far is not None
     link, leaving = (pair.a, near) if side == "a" else (pair.b, far)
-    clock = link.rotation._clock = Clock()
+    clock = link.rotation._clock = Clock(0.0)
     (near if side == "a" else far).far = None
     new = rejoin(pair.a, pair.b, 1)
     await until(lambda: leaving in link.rotation.others, "for the lane to be retired")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.links import (
     Pair,
     called_by,
@@ -17,7 +18,7 @@ from tests.support.links import (
     pipes,
     rejoin,
 )
-from tests.support.rotations import Clock, crosses, deafened, frames_of, of_rotation, rotated, soon
+from tests.support.rotations import crosses, deafened, frames_of, of_rotation, rotated, soon
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.relay.link import LinkState
@@ -77,7 +78,7 @@ async def test_a_lane_is_told_when_to_warn() -> None:
 @pytest.mark.parametrize(("after", "due"), [(100.0, 1), (0.0, 0)])
 async def test_a_lane_is_due_after_a_time(after: float, due: int) -> None:
     pair = await Pair(rotation=RotationPlan(after=after)).up()
-    clock = pair.a.rotation._clock = Clock()
+    clock = pair.a.rotation._clock = Clock(0.0)
     clock.now = pair.lane.since + 99.9
     pair.a.on_tick(pair.lane)
     assert pair.a.rotation.next() == 0
@@ -153,7 +154,7 @@ async def test_a_young_lane_is_not_replaced_for_a_peer_that_asks(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a hostile one could keep us shaking hands."""
-    clock = pair.a.rotation._clock = Clock()
+    clock = pair.a.rotation._clock = Clock(0.0)
     clock.now = pair.lane.since
     for used, age, due in ((0, 0.0, 0), (ASKED_RECORDS - 1, ASKED_AGE - 0.1, 0), (ASKED_RECORDS, 0.0, 1)):
         clock.now = pair.lane.since + age

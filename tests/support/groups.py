@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.lanes import MAKERS, Hosts
 from tests.support.waiting import until
 from tunnel.relay.address import AllowList
@@ -170,3 +172,16 @@ async def _side(stack: AsyncExitStack, count: int, plan: LinkPlan, dial: DialPla
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
+    """The certificates of both hosts."""
+    return Hosts.create(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+async def stage(identities: Hosts, tmp: Path) -> AsyncIterator[Stage]:
+    """Two hosts with three workers each."""
+    async with staged(identities, tmp) as found:
+        yield found

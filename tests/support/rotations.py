@@ -13,16 +13,6 @@ from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame, RotationFrame
 
 
-class Clock:
-    """Seconds that a test counts."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def frames_of(said: bytes | bytearray) -> tuple[list[Frame], int]:
     """The frames in what a lane sent, and how many bytes of payload."""
     decoder, view, found, payload = Decoder(), memoryview(bytes(said)), list[Frame](), 0

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.lanes import MAKERS, NAMES, Hosts, gone
 from tests.support.network import TlsPeer, tcp_pair
+from tests.support.userspacelanes import unread
 from tests.support.waiting import until
 from tunnel.errors import ProtocolError, TunnelError
 from tunnel.relay.workers import Worker, Workers
@@ -89,6 +90,11 @@ class Moving:
         await until(lambda: self.first.frames, "for HELLO")
 
 
+async def enter(lane: Lane, owner: Owner) -> None:
+    """Go on here with a lane that has left another loop."""
+    lane.enter(owner, OFFER)
+
+
 async def accepted(hosts: Hosts, kind: str) -> tuple[Moving, Any]:
     ours, theirs = tcp_pair()
     lane, peer = await asyncio.gather(
@@ -105,14 +111,14 @@ async def test_it_goes_on_in_the_other_thread(hosts: Hosts, kind: str, worker: W
     lane, owner = moving.lane, Owner()
     lane.leave()
 
-    async def enter() -> int:
+    async def enter_and_answer() -> int:
         lane.enter(owner, OFFER)
         lane.send_control(encode(welcome(OFFER, b"J" * 16, Limits(16, 16))))
         lane.attached(1)
         lane.flush()
         return threading.get_ident()
 
-    there = await worker.call(enter)
+    there = await worker.call(enter_and_answer)
     assert owner.frames == [OFFER]
     await moving.peer.read_until(lambda: moving.peer.count(Welcome) and moving.peer.count(Ping))
     await moving.peer.send(encode(Ping(7)))
@@ -133,12 +139,9 @@ async def test_what_came_before_it_was_watched_again_is_read(hosts: Hosts, kind:
     lane, owner = moving.lane, Owner()
     lane.leave()
     await moving.peer.send(encode(GoAway(Code.NONE, "it does not wait")))
-    await asyncio.sleep(0.05)
+    await until(lambda: unread(lane._sock) > 0, "for it to be there")  # type: ignore[attr-defined]
 
-    async def enter() -> None:
-        lane.enter(owner, OFFER)
-
-    await worker.call(enter)
+    await worker.call(enter, lane, owner)
     await until(lambda: owner.reason, "for the end")
     assert "it does not wait" in str(owner.reason)
     await worker.call(gone, lane)
@@ -154,10 +157,7 @@ async def test_a_first_frame_that_is_refused_there_is_answered(
     lane, owner = moving.lane, Owner(ProtocolError(Code.COLLISION, "no"))
     lane.leave()
 
-    async def enter() -> None:
-        lane.enter(owner, OFFER)
-
-    await worker.call(enter)
+    await worker.call(enter, lane, owner)
     await moving.peer.read_until(lambda: moving.peer.count(GoAway))
     await until(lambda: owner.reason, "for the end")
     await worker.call(gone, lane)
@@ -171,11 +171,8 @@ async def test_a_bug_there_ends_the_lane(hosts: Hosts, kind: str, worker: Worker
     lane, owner = moving.lane, Owner(ValueError("a bug"))
     lane.leave()
 
-    async def enter() -> None:
-        lane.enter(owner, OFFER)
-
     with pytest.raises(ValueError, match="a bug"):
-        await worker.call(enter)
+        await worker.call(enter, lane, owner)
     await moving.peer.read_until(lambda: moving.peer.count(GoAway))
     await worker.call(gone, lane)
     sock.close()

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.clock import Clock
 from tunnel.transport import turns
 from tunnel.transport.turns import LONGEST, MOST_FRAMES, SMALL_FRAME, WAIT, Turn
 from tunnel.wire.codes import MIB
-
-
-class Clock:
-    """Stands still unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
