@@ -95,7 +95,7 @@ def _other_rival(file: ResultFile | None, rival: str) -> str:
 
 def _waiting(found: Measured, case: Case, contestant: str) -> Spread | None:
     trips = [trip for trip in found.latencies if trip.contestant == contestant and trip.case == case]
-    return Spread.of([(trip.loaded.p99 - trip.idle.p99) * 1e3 for trip in trips]) if trips else None
+    return _spread([(trip.loaded.p99 - trip.idle.p99) * 1e3 for trip in trips])
 
 
 def migrate(file: ResultFile | None) -> Iterator[Reached]:
@@ -154,4 +154,4 @@ def memory(file: ResultFile | None) -> Iterator[Reached]:
 
 def _larger(records: Iterable[Fields], state: str) -> Spread | None:
     sizes = [max(record[state].values()) / MIB for record in records if state in record]
-    return Spread.of(sizes) if sizes else None
+    return _spread(sizes)
