@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from tunnel.daemon.mistakes import Problem, problems_of
 
@@ -24,6 +24,7 @@ class Strict(BaseModel):
 class Entry(Strict):
     name: str = ""
     peer: str = ""
+    live: StrictBool = True
     egress: tuple[int, ...] = ()
     users: frozenset[int] = Field(frozenset({0}), min_length=1)
 
@@ -75,6 +76,10 @@ def test_keys_are_written_as_in_the_file() -> None:
         (
             {"host": {"name": "a"}, "peer": [{"users": []}]},
             ("peer[0].users", "must not be empty: nobody could connect"),
+        ),
+        (
+            {"host": {"name": "a"}, "peer": [{"live": "true"}]},
+            ("peer[0].live", "must be true or false, without quotes"),
         ),
     ],
 )

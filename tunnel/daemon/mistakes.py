@@ -19,6 +19,7 @@ _SHAPES = {
     "frozen_set_type": "must be a list in square brackets",
     "too_short": "must not be empty: nobody could connect",
     "int_type": "must be a whole number",
+    "bool_type": "must be true or false, without quotes",
 }
 
 
