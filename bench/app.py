@@ -252,8 +252,8 @@ def rotate(
     streams: Annotated[int, typer.Option(min=1, max=_MOST_STREAMS, help="Connections.")] = 8,
     lanes: Annotated[str, typer.Option(help="TLS connections of the link; a list such as 1,2.")] = "1,2",
     kinds: Annotated[
-        str, typer.Option(help="Who encrypts on both sides: a list of pairs of userspace, threads, kernel.")
-    ] = "userspace-userspace,userspace-threads",
+        str, typer.Option(help="Who encrypts on both sides: a list of pairs of userspace, kernel.")
+    ] = "userspace-userspace",
     records: Annotated[
         int, typer.Option(min=1024, max=rotate_bench.LASTING, help="Records that a key may protect.")
     ] = 1024,

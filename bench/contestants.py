@@ -158,7 +158,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     ),
     Contestant(
         name="mtunnel-2-lanes",
-        settings="lanes 2, each on a thread of its own; congestion as pinned",
+        settings="lanes 2 in one loop; congestion as pinned",
         version=_mtunnel_versions,
         sides=partial(mtunnel, lanes=2),
     ),

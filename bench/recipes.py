@@ -34,11 +34,10 @@ class Sides:
 
 
 LANES = {
-    "userspace": 'lane = "userspace"\nlane_threads = false\n',
-    "threads": 'lane = "userspace"\nlane_threads = true\n',
-    "kernel": 'lane = "kernel"\nlane_threads = false\n',
+    "userspace": 'lane = "userspace"\n',
+    "kernel": 'lane = "kernel"\n',
 }
-"""Lines of a configuration, by who encrypts: the daemon in its loop, or on threads, or the kernel."""
+"""Lines of a configuration, by who encrypts."""
 
 
 def mtunnel(

@@ -59,7 +59,7 @@ class Options:
     records: int = 1024
     rounds: int = 1
     compare: bool = True
-    kinds: tuple[Kinds, ...] = (("userspace", "userspace"), ("userspace", "threads"))
+    kinds: tuple[Kinds, ...] = (("userspace", "userspace"),)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_whatever_looks_like_an_entry_is_one(page: Path) -> None:
         ("tunnel/relay/pump.py:Pump", True),
         ("tunnel/relay/pump.py:Pump.read", True),
         ("tunnel/relay/pump.py:Pump._waiting", True),  # self._waiting: … = …
-        ("tunnel/transport/threadlane.py:ThreadLane.remote", True),  # self.local, self.remote, … = …
+        ("tunnel/transport/baselane.py:BaseLane.remote", True),
         ("tunnel/relay/egress.py:dial", True),
         ("tunnel/wire/frames.py:Frame", True),
         ("tunnel/daemon/config.py:Transport.lanes", True),

@@ -22,7 +22,7 @@ def outcome(**changes: float) -> Outcome:
     fields: dict[str, float | str] = {
         "round": 1,
         "lanes": 2,
-        "kinds": "userspace-threads",
+        "kinds": "userspace-kernel",
         "streams": 8,
         "records": 1024,
         "bytes": 3 << 30,
@@ -37,11 +37,11 @@ def outcome(**changes: float) -> Outcome:
 
 
 def test_every_number_and_kind_of_lanes_is_measured_with_and_without_rotations() -> None:
-    one, other = Options(MIB).kinds
+    one, other = ("userspace", "userspace"), ("userspace", "kernel")
     options = Options(MIB, lanes=(1, 2), rounds=2, kinds=(other,))
     both = [(1, other, LASTING), (1, other, 1024), (2, other, LASTING), (2, other, 1024)]
     assert list(_cases(options)) == [Case(number, *case) for number in (1, 2) for case in both]
-    alone = Options(MIB, lanes=(3,), records=2048, compare=False)
+    alone = Options(MIB, lanes=(3,), records=2048, compare=False, kinds=(one, other))
     assert list(_cases(alone)) == [Case(1, 3, one, 2048), Case(1, 3, other, 2048)]
 
 
@@ -57,7 +57,7 @@ def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path, monkeypatch: py
 
     monkeypatch.setattr(rotate._Watch, "look", unheard_at_first)
     results = Results(tmp, "rotate")
-    options = Options(96 * MIB, streams=3, lanes=(1,), kinds=(("threads", "userspace"),))
+    options = Options(96 * MIB, streams=3, lanes=(1,), kinds=(("userspace", "userspace"),))
     lasting, rotated = run(options, Network(effective_congestion(), pinned=False), results, lambda _: None)
     assert (lasting.rotations, lasting.resumes, rotated.resumes) == (0, 0, 0)
     assert rotated.rotations >= 1
@@ -71,14 +71,14 @@ def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path, monkeypatch: py
 def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotate, "duplex_command", lambda *_: ["false"])
     results = Results(tmp, "rotate")
-    options = Options(MIB, lanes=(1,), compare=False, kinds=(("userspace", "threads"),))
+    options = Options(MIB, lanes=(1,), compare=False, kinds=(("userspace", "kernel"),))
     assert run(options, Network(effective_congestion(), pinned=False), results, lambda _: None) == []
     (failure,) = results.of_kind("failure")
-    assert failure["contestant"] == "1 lane, userspace-threads, 1024 records a key"
+    assert failure["contestant"] == "1 lane, userspace-kernel, 1024 records a key"
 
 
 def test_the_table_tells_gaps_in_milliseconds() -> None:
     output = io.StringIO()
     Console(file=output, width=160).print(table([outcome()]))
-    for expected in ("userspace ", "threads ", "1024", "3.0", "512", "190", "1345", "83", "12"):
+    for expected in ("userspace ", "kernel ", "1024", "3.0", "512", "190", "1345", "83", "12"):
         assert expected in output.getvalue()

@@ -150,7 +150,6 @@ def test_programs_get_stable_keys(directory: Path, capsys: pytest.CaptureFixture
         "transport": {
             "lane": "auto",
             "lanes": 1,
-            "lane_threads": None,
             "workers": None,
             "congestion": None,
             "streams": 512,

@@ -68,7 +68,7 @@ def test_the_manuals_example_is_right(manual_example: Config, tmp_path: Path) ->
 
 def test_the_manuals_defaults_are_the_real_ones(manual_example: Config) -> None:
     fields = Transport.model_fields
-    hosts_own = {"congestion", "lane_threads"}  # their defaults depend on the machine
+    hosts_own = {"congestion"}  # its default depends on the machine
     shown = manual_example.transport.model_fields_set
     assert shown == fields.keys()
     written = {key: value for key, value in manual_example.transport if key in shown - hosts_own}
@@ -107,7 +107,6 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     assert (config.host.metrics, config.host.drain_timeout) == (None, 0.0)
     transport = config.transport
     assert (transport.lane, transport.lanes, transport.congestion) == (values.LaneChoice.AUTO, 1, None)
-    assert transport.lane_threads is None
     assert transport.workers is None
     assert (transport.memory, transport.resume_window) == (2**28, 30.0)
     assert (transport.rotate_records, transport.rotate_after) == (4194304, 86400.0)

@@ -147,13 +147,3 @@ def test_peer_may_not_command_the_daemon() -> None:
     ((key, text),) = contradictions(tables, CONTROL)
     assert key == "peer[0].egress[0]"
     assert "unix:/run/mtunnel/control.sock (host.control)" in text
-
-
-@pytest.mark.parametrize("workers", [2, "auto"])
-def test_lanes_on_threads_are_for_one_worker(workers: object) -> None:
-    assert keys({"transport": {"lane_threads": True, "workers": workers}}) == ["transport.lane_threads"]
-
-
-@pytest.mark.parametrize("transport", [{}, {"workers": 1}, {"workers": "x"}, {"workers": True}])
-def test_lanes_on_threads_with_one_worker(transport: dict[str, object]) -> None:
-    assert keys({"transport": {"lane_threads": True, **transport}}) == []

@@ -70,6 +70,10 @@ def test_keys_are_written_as_in_the_file() -> None:
         ({"host": {"name": "a", "size": 17}}, ("host.size", "must be less than or equal to 16")),
         ({"host": {"name": "a", "nmae": 1}}, ("host.nmae", "unknown key: did you mean 'name'?")),
         ({"host": {"name": "a", "zzz": 1}}, ("host.zzz", "unknown key: known are name, size")),
+        (
+            {"host": {"name": "a", "lane_threads": True}},
+            ("host.lane_threads", "is no key any more: workers use several processors now: see `workers`"),
+        ),
         ({"host": {"name": "a"}, "peers": []}, ("peers", "unknown key: did you mean 'peer'?")),
         ({"host": {"name": "a"}, "peer": {}}, ("peer", "must be a list in square brackets")),
         ({"host": {"name": "a"}, "peer": [1]}, ("peer[0]", "must be a table")),

@@ -22,9 +22,3 @@ def test_by_itself(monkeypatch: pytest.MonkeyPatch, processors: int, compiled: b
 @pytest.mark.parametrize("compiled", [True, False])
 def test_as_configured(compiled: bool) -> None:
     assert count_workers(Transport(workers=5), compiled=compiled) == 5
-
-
-def test_lanes_on_threads_are_another_way_to_use_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert count_workers(Transport(lane_threads=True), compiled=True) == 1
-    assert count_workers(Transport(lane_threads=False), compiled=True) == 8

@@ -25,6 +25,7 @@ from tunnel.daemon.config import load
 from tunnel.daemon.control import TIMEOUT, ask
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
+from tunnel.engine.binding import Provider
 from tunnel.engine.choice import UNASKED
 from tunnel.errors import TunnelError, UsageError
 from tunnel.relay.link import LinkState
@@ -331,9 +332,9 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
     """Whatever this host's kernel can do."""
     made: list[LaneKind] = []
 
-    def maker(lanes: int, kind: LaneKind, **more: Any) -> LaneMaker:
+    def maker(kind: LaneKind, provider: Provider | None) -> LaneMaker:
         made.append(kind)
-        return lane_maker(lanes, kind, **more)
+        return lane_maker(kind, provider)
 
     monkeypatch.setattr(module, "maker", maker)
     for found, pump in ((Capability(tuple(SUITES), "tried"), SplicedPump), (Capability((), "tried"), Pump)):

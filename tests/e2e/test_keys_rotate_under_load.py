@@ -36,15 +36,13 @@ def rotations(hosts: TwoHosts) -> tuple[int, int]:
     return tuple(host.link(peer)["rotation"]["rotations"] for host, peer in hosts.both_ways)
 
 
-@pytest.mark.parametrize(
-    ("lanes", "threads"), [(1, False), (2, False), (2, True)], ids=["one", "two", "two on threads"]
-)
+@pytest.mark.parametrize("lanes", [1, 2])
 def test_bulk_in_both_directions_crosses_whole_while_lanes_are_replaced(
-    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, lanes: int, threads: bool
+    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, lanes: int
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     for host in (hosts.a, hosts.b):
-        host.transport = {"lanes": lanes, "lane_threads": threads, **OFTEN}
+        host.transport = {"lanes": lanes, **OFTEN}
     hosts.start()
     until("every lane", lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes)
     least = STREAMS * SIZE // (16 * MIB) // lanes // 2

@@ -16,8 +16,6 @@ from tunnel.virt.trial import Trial
 
 SIZE = 48 * MIB
 
-threads = pytest.mark.parametrize("threads", [False, True], ids=["in the loop", "on threads"])
-
 
 @pytest.fixture
 def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
@@ -27,10 +25,10 @@ def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
         yield between
 
 
-def start(hosts: TwoHosts, ours: int, theirs: int, *, threads: bool) -> None:
+def start(hosts: TwoHosts, ours: int, theirs: int) -> None:
     """Start both daemons and wait until the link has all its lanes."""
-    hosts.a.transport = {"lanes": ours, "lane_threads": threads}
-    hosts.b.transport = {"lanes": theirs, "lane_threads": threads}
+    hosts.a.transport = {"lanes": ours}
+    hosts.b.transport = {"lanes": theirs}
     hosts.start()
     until("every lane", lambda: lanes(hosts) == (min(ours, theirs),) * 2)
 
@@ -39,13 +37,12 @@ def lanes(hosts: TwoHosts) -> tuple[int, int]:
     return len(hosts.a.link(hosts.b)["lanes"]), len(hosts.b.link(hosts.a)["lanes"])
 
 
-@threads
 @pytest.mark.parametrize(("ours", "theirs"), [(4, 4), (3, 16), (2, 1)])
 def test_bulk_in_both_directions_takes_every_lane_that_both_hosts_grant(
-    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, ours: int, theirs: int, threads: bool
+    hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, ours: int, theirs: int
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
-    start(hosts, ours, theirs, threads=threads)
+    start(hosts, ours, theirs)
     with connect(entry) as caller, target.accept() as called:
         sending = [background.submit(send_bulk, sock, SIZE) for sock in (caller, called)]
         receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
@@ -55,13 +52,12 @@ def test_bulk_in_both_directions_takes_every_lane_that_both_hosts_grant(
         assert host.link(peer)["resumes"] == 0
 
 
-@threads
 def test_lanes_that_are_cut_take_nothing_with_them(
-    hosts: TwoHosts, target: Target, cutter: Cutter, background: ThreadPoolExecutor, threads: bool
+    hosts: TwoHosts, target: Target, cutter: Cutter, background: ThreadPoolExecutor
 ) -> None:
     """The cutter cuts whatever lane carries the byte, while the others go on."""
     entry = hosts.a.leads_to(hosts.b, target.address)
-    start(hosts, 3, 3, threads=threads)
+    start(hosts, 3, 3)
     with connect(entry) as caller, target.accept() as called:
         cutter.one_at_a_time = True
         cutter.cut_after(MIB, 7 * MIB, 5, 9 * MIB + 13, 2 * MIB)
@@ -74,13 +70,12 @@ def test_lanes_that_are_cut_take_nothing_with_them(
 
 
 @pytest.mark.slow
-@threads
 async def test_guest_crosses_over_several_lanes_of_which_one_is_cut(
-    hosts: TwoHosts, cutter: Cutter, tmp: Path, threads: bool
+    hosts: TwoHosts, cutter: Cutter, tmp: Path
 ) -> None:
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry = hosts.a.leads_to(hosts.b, listen)
-    start(hosts, 2, 2, threads=threads)
+    start(hosts, 2, 2)
     async with await Trial.start(tmp, MEMORY, BUSY) as trial:
         cutter.one_at_a_time = True
         cutter.cut_after(MEMORY // 2)

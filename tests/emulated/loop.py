@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lanes import Hosts, socketlane
+from tests.support.lanes import Hosts, baselane
 from tests.support.relays import Relay, content, relaying, send
 from tests.support.tracing import CALLS, RETURNS, tracing
 from tests.support.waiting import turns, until
@@ -109,7 +109,7 @@ def narrow(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
 
     monkeypatch.setattr(KernelLane, "_push", watched)
     for lane in (*relay.a.lanes.values(), *relay.b.lanes.values()):
-        socketlane(lane)._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * KIB)
+        baselane(lane)._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * KIB)
     return waits
 
 

@@ -23,7 +23,7 @@ from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
 from tunnel.transport import connect
-from tunnel.transport.socketlane import SocketLane
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.sockets import reset
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
@@ -89,7 +89,7 @@ async def test_lane_that_breaks_is_replaced(world: World) -> None:
         for lost in (1, 2, 3):
             await until(partial(have_lane, lost, a, b), "for the lane")
             lane = b.lanes[lost]
-            assert isinstance(lane, SocketLane)
+            assert isinstance(lane, BaseLane)
             reset(socket.socket(fileno=os.dup(lane._sock.fileno())))
             lane._lost("the test broke it")
         await until(lambda: a.resumes == b.resumes == 3, "for the link to resume")
@@ -102,7 +102,7 @@ async def test_session_that_the_peer_forgot_ends_and_another_begins(world: World
             await until(lambda: a.lanes and b.lanes, "for the link")
             before = a.session
             [lane] = b.lanes.values()
-            assert isinstance(lane, SocketLane)
+            assert isinstance(lane, BaseLane)
             lane._lost("the host crashed")
         restarted = make_link("hostb", "hosta", b"R" * 16)
         async with receiving(world, restarted):
@@ -229,7 +229,7 @@ async def test_a_lane_that_is_cut_is_replaced_without_a_pause(world: World) -> N
         for lost in range(1, 6):
             await until(partial(have_lane, lost, a, b), "for the lane")
             lane = b.lanes[lost]
-            assert isinstance(lane, SocketLane)
+            assert isinstance(lane, BaseLane)
             reset(socket.socket(fileno=os.dup(lane._sock.fileno())))
             lane._lost("the test broke it")
         await until(lambda: a.resumes == b.resumes == 5, "for the link to resume")

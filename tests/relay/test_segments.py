@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lanes import Hosts, socketlane
+from tests.support.lanes import Hosts, baselane
 from tests.support.links import make_link
 from tests.support.namespace import nft
 from tests.support.relays import Relay, relaying, send, take
@@ -104,7 +104,7 @@ def swallow(network: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
 
 def segment_of(relay: Relay) -> int:
     [lane] = relay.a.lanes.values()
-    return socketlane(lane)._sock.getsockopt(6, 2)  # TCP_MAXSEG
+    return baselane(lane)._sock.getsockopt(6, 2)  # TCP_MAXSEG
 
 
 @pytest.mark.root

@@ -113,8 +113,7 @@ class Host:
         tls = {"ca": str(self.files.ca), "cert": str(self.files.cert), "key": str(self.files.key)}
         if self.crl is not None:
             tls["crl"] = str(self.crl)
-        several = 1 if self.transport.get("lane_threads") else self.workers  # they exclude each other
-        transport = {"workers": several} | self.transport
+        transport = {"workers": self.workers} | self.transport
         parts = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", transport)]
         for name, address in self.peers.items():
             peer = {"name": name, "address": address, "egress": self.egress[name]}

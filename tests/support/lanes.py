@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,11 @@ from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
 from tunnel.transport import lanes
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.key_schedule import SUITES
 from tunnel.transport.ktls import Capability
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.lanes import LaneMaker
-from tunnel.transport.socketlane import SocketLane
-from tunnel.transport.threadlane import ThreadLane
 from tunnel.transport.tls import TlsContexts, load
 from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
@@ -50,23 +50,18 @@ class Hosts:
         return cls(load(pki.host("hosta"), KERNEL), load(pki.host("hostb"), KERNEL))
 
 
-MAKERS: dict[str, LaneMaker] = {
-    "userspace": lanes.userspace,
-    "threads": partial(lanes.userspace, threaded=True),
-}
+MAKERS: dict[str, LaneMaker] = {"userspace": lanes.userspace}
 EMULATED = "EMULATED" in os.environ
 if not EMULATED:
     MAKERS["compiled"] = partial(lanes.userspace, provider=compiled_engine())
 if EMULATED:  # there the kernel has TLS; see test_emulated_kernel
-    MAKERS |= {"kernel": lanes.kernel, "kernel_threads": partial(lanes.kernel, threaded=True)}
+    MAKERS["kernel"] = lanes.kernel
 KINDS: Mapping[str, LaneKind] = {
     "userspace": LaneKind.USERSPACE,
-    "threads": LaneKind.USERSPACE,
     "compiled": LaneKind.USERSPACE,
     "kernel": LaneKind.KERNEL,
-    "kernel_threads": LaneKind.KERNEL,
 }
-PAIRINGS = tuple(pair for pair in itertools.product(MAKERS, repeat=2) if set(pair) != {"threads", "compiled"})
+PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
 Kinds = tuple[str, str]
 NAMES = ("hosta", "hostb")
 DEFAULT = Settings()
@@ -195,14 +190,21 @@ async def only_end(host: Host) -> Exception:
 
 def fileno(host: Host) -> int:
     """The lane's descriptor: -1 once it gave its socket up."""
-    return socketlane(host.lane)._sock.fileno()
+    return baselane(host.lane)._sock.fileno()
 
 
-def socketlane(lane: Lane) -> SocketLane:
-    """What has the socket: the lane itself, or the one on its thread."""
-    found = lane._inner if isinstance(lane, ThreadLane) else lane
-    assert isinstance(found, SocketLane)
-    return found
+def baselane(lane: Lane) -> BaseLane[Any]:
+    """The lane with what its contract does not show."""
+    assert isinstance(lane, BaseLane)
+    return lane
+
+
+@contextmanager
+def unread_for_now(lane: Lane) -> Iterator[None]:
+    """Let the loop not watch the lane meanwhile: what comes is then read at once."""
+    lane.leave()
+    yield
+    baselane(lane)._start_reading()
 
 
 @dataclass

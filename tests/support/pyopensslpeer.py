@@ -66,4 +66,4 @@ def shaken(hosts: Hosts, *, dialing: bool) -> tuple[RecordLayer, PyOpensslPeer]:
         sent = count_records(tickets)
         theirs.feed(tickets)
     keys = keys_of(ours.cipher, ours.secrets, dialing=dialing, sent=sent, received=0)
-    return RecordLayer(keys, in_place=True), PyOpensslPeer(theirs)
+    return RecordLayer(keys), PyOpensslPeer(theirs)

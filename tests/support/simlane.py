@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from tests.support.simloop import SimLoop, Socket
 from tunnel.errors import LaneLost
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.lane import LaneKind, own, view
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.turns import Turn
-from tunnel.transport.watched import WatchedLane
-from tunnel.wire.codes import KIB, FrameType
+from tunnel.wire.codec import parse_header
+from tunnel.wire.codes import HEADER_SIZE, KIB, FrameType
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
 
@@ -24,7 +24,7 @@ HANDSHAKE_TIMEOUT = 10.0
 Said = Callable[["SimLane", FrameType], None]
 
 
-class SimLane(WatchedLane[bytes]):
+class SimLane(BaseLane[bytes]):
     """See the module. ``said`` is told of control frames before they leave."""
 
     kind = LaneKind.USERSPACE
@@ -40,7 +40,8 @@ class SimLane(WatchedLane[bytes]):
 
     def send_control(self, frames: bytes) -> None:
         if frames and not (self.ended or self._unsendable):
-            self._said(self, FrameType(frames[0]))
+            for kind in _kinds(frames):
+                self._said(self, kind)
             self._unsent.append(frames)
 
     def send(self, outgoing: Outgoing) -> None:
@@ -78,8 +79,7 @@ class SimLane(WatchedLane[bytes]):
         if not data:
             self._lost(unsendable or "it was closed without GOAWAY")
             return False
-        self._bytes_received += len(data)
-        self._keepalive.heard(time.monotonic())
+        self._heard(len(data))
         memory = bytearray(data)
         self._received(memoryview(memory))
         memory[:] = bytes(len(memory))
@@ -98,6 +98,14 @@ class SimLane(WatchedLane[bytes]):
         except OSError:
             pass
         self._release()
+
+
+def _kinds(frames: bytes) -> Iterator[FrameType]:
+    position = 0
+    while position < len(frames):
+        header = parse_header(frames[position : position + HEADER_SIZE])
+        yield header.type
+        position += HEADER_SIZE + header.length
 
 
 async def shake_hands(sock: Socket, *, dialing: bool) -> None:

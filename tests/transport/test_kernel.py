@@ -13,16 +13,15 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from itertools import pairwise
-from typing import cast
 
 import pytest
 
 from tests.support.driver import TARGET, Host, content
-from tests.support.lanes import LIMITS, Endless, Pair
+from tests.support.lanes import LIMITS, Endless, Pair, unread_for_now
 from tests.support.network import tcp_pair
 from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
-from tunnel.transport import ktls, watched
+from tunnel.transport import baselane, ktls
 from tunnel.transport.kernel import MOST_RECORDS, PASSED_ON, KernelLane
 from tunnel.transport.lane import Lane, LaneKind
 from tunnel.transport.parcels import Keeper, Lent, Parcel
@@ -293,11 +292,10 @@ async def test_an_end_without_goaway_is_a_loss(raw: Raw) -> None:
 
 
 async def test_a_reset_amid_payload_is_told_although_the_kernel_says_it_once(raw: Raw) -> None:
-    raw.lane.pause_reading()
-    await raw.say(raw.frame(5000)[:-1])
-    raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raw.sock.close()
-    raw.lane.resume_reading()
+    with unread_for_now(raw.lane):
+        await raw.say(raw.frame(5000)[:-1])
+        raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.sock.close()
     await until(lambda: raw.host.ends)
     assert isinstance(raw.host.ends[0], LaneLost)
     assert os.strerror(errno.ECONNRESET) in str(raw.host.ends[0])
@@ -392,32 +390,11 @@ async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
 ) -> None:
     endless = Endless()
     monkeypatch.setattr(ktls, "receive_record", lambda _: (DATA, b"x" * endless.take()))
-    monkeypatch.setattr(watched, "LINGER", 0.05)
+    monkeypatch.setattr(baselane, "LINGER", 0.05)
     raw.lane.close(Code.DRAINING, "maintenance")
     await raw.say(b"x")
     await until(raw.lane.gone.is_set)
     assert endless.left, "the loop had its turn, and the time was over"
-
-
-async def test_a_paused_lane_leaves_what_it_lent_alone(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its owner may be on another thread, and look at it later."""
-    kept: list[Lent] = []
-
-    def keep(*call: object) -> None:
-        raw.lane.pause_reading()
-        kept.append(cast("Lent", call[-1]))
-
-    monkeypatch.setattr(raw.host, "on_payload", keep)
-    await raw.say(raw.frame(50_000) + raw.frame(50_000))
-    await until(lambda: kept)
-    await turns()
-    assert len(kept) == 1
-    first = bytes(kept[0])
-    assert first == content(1, 0, len(first), initiator=True)
-    raw.lane.resume_reading()
-    await until(lambda: len(kept) > 1)
-    second = bytes(kept[1])
-    assert second == content(1, len(first), len(second), initiator=True)
 
 
 async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(
@@ -430,11 +407,10 @@ async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(
         taken.append(raw.host.calls.count("on_frame"))
         begin(turn)
 
-    raw.lane.pause_reading()
-    flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
-    await raw.say(flood + encode(Open(3, 1 << 40, TARGET), 1))
-    monkeypatch.setattr(Turn, "begin", begin_counted)
-    raw.lane.resume_reading()
+    with unread_for_now(raw.lane):
+        flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
+        await raw.say(flood + encode(Open(3, 1 << 40, TARGET), 1))
+        monkeypatch.setattr(Turn, "begin", begin_counted)
     await until(lambda: 3 in raw.host.opened)
     assert len(taken) >= 5
     assert max(after - before for before, after in pairwise(taken)) <= MOST_FRAMES

@@ -24,7 +24,7 @@ from tests.support.lanes import (
 )
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
-from tunnel.transport import socketlane
+from tunnel.transport import baselane
 from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.turns import MOST_FRAMES, Turn
 from tunnel.wire.codec import encode
@@ -58,7 +58,7 @@ async def test_bulk_goes_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kinds", [("userspace", "threads")], ids="-".join)
+@pytest.mark.parametrize("kinds", [("userspace", "compiled")], ids="-".join)
 async def test_more_bytes_than_32_bits_count_go_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
@@ -226,7 +226,7 @@ async def test_records_are_counted_and_a_worn_key_is_told_once(hosts: Hosts, kin
 async def test_a_lane_is_lost_before_a_key_protects_too_much(
     hosts: Hosts, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socketlane, "KEY_LIMIT", 60)
+    monkeypatch.setattr(baselane, "KEY_LIMIT", 60)
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
         pair.a.send(number, 1 << 40)

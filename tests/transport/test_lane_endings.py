@@ -29,7 +29,7 @@ from tests.support.lanes import (
 from tests.support.network import TlsPeer
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, MisuseError, ProtocolError, RefusedError
-from tunnel.transport import watched
+from tunnel.transport import baselane
 from tunnel.wire import keepalive
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import MAX_DATA, MIB, Code
@@ -172,7 +172,7 @@ async def test_a_peer_that_does_not_read_cannot_hold_a_closing_lane(
 ) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await stuffed(host, peer)
-        monkeypatch.setattr(watched, "LINGER", 0.2)
+        monkeypatch.setattr(baselane, "LINGER", 0.2)
         host.lane.close(Code.NONE, "")
         assert fileno(host) >= 0
         await until(lambda: fileno(host) == -1, "for the lane to give up", patience=5)

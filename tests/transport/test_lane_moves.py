@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lanes import MAKERS, NAMES, Hosts, gone
+from tests.support.lanes import MAKERS, NAMES, Hosts, each_kind, gone
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.userspacelanes import unread
 from tests.support.waiting import until
@@ -26,7 +26,6 @@ from tunnel.wire.negotiation import hello, welcome
 from tunnel.wire.states import LaneState
 
 OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
-each_that_moves = pytest.mark.parametrize("kind", [kind for kind in MAKERS if "threads" not in kind])
 
 
 class Owner:
@@ -104,7 +103,7 @@ async def accepted(hosts: Hosts, kind: str) -> tuple[Moving, Any]:
     return Moving(lane, peer), theirs
 
 
-@each_that_moves
+@each_kind
 async def test_it_goes_on_in_the_other_thread(hosts: Hosts, kind: str, worker: Worker) -> None:
     moving, sock = await accepted(hosts, kind)
     await moving.heard()
@@ -132,7 +131,7 @@ async def test_it_goes_on_in_the_other_thread(hosts: Hosts, kind: str, worker: W
     sock.close()
 
 
-@each_that_moves
+@each_kind
 async def test_what_came_before_it_was_watched_again_is_read(hosts: Hosts, kind: str, worker: Worker) -> None:
     moving, sock = await accepted(hosts, kind)
     await moving.heard()
@@ -148,7 +147,7 @@ async def test_what_came_before_it_was_watched_again_is_read(hosts: Hosts, kind:
     sock.close()
 
 
-@each_that_moves
+@each_kind
 async def test_a_first_frame_that_is_refused_there_is_answered(
     hosts: Hosts, kind: str, worker: Worker
 ) -> None:
@@ -164,7 +163,7 @@ async def test_a_first_frame_that_is_refused_there_is_answered(
     sock.close()
 
 
-@each_that_moves
+@each_kind
 async def test_a_bug_there_ends_the_lane(hosts: Hosts, kind: str, worker: Worker) -> None:
     moving, sock = await accepted(hosts, kind)
     await moving.heard()
@@ -175,14 +174,4 @@ async def test_a_bug_there_ends_the_lane(hosts: Hosts, kind: str, worker: Worker
         await worker.call(enter, lane, owner)
     await moving.peer.read_until(lambda: moving.peer.count(GoAway))
     await worker.call(gone, lane)
-    sock.close()
-
-
-async def test_a_lane_on_a_thread_of_its_own_stays_with_its_loop(hosts: Hosts) -> None:
-    moving, sock = await accepted(hosts, "threads")
-    with pytest.raises(NotImplementedError, match="ThreadLane stays with its loop"):
-        moving.lane.leave()
-    with pytest.raises(NotImplementedError):
-        moving.lane.enter(Owner(), OFFER)
-    await gone(moving.lane)
     sock.close()

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-
 from tests.support.lanes import Hosts
-from tests.support.rfc8448 import SECRETS, SUITE
 from tests.support.userspacelanes import lane_and_peer
-from tunnel.transport.key_schedule import keys_of
 from tunnel.transport.record_io import BATCH, FEW, PythonRecordIo
 from tunnel.transport.userspace import SMALL, UserspaceLane
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway
-from tunnel.wire.states import LaneState
 
 
 def io_of(lane: UserspaceLane) -> PythonRecordIo:
@@ -38,13 +32,3 @@ async def test_lanes_of_a_thread_share_their_large_buffers(hosts: Hosts) -> None
         assert io_of(one)._incoming is io_of(other)._incoming
         assert one._plain is other._plain
         assert io_of(one)._outgoing is not io_of(other)._outgoing, "it keeps what a socket did not take"
-
-
-async def test_a_lane_on_a_thread_leaves_memory_alone_that_others_may_read() -> None:
-    keys = keys_of(SUITE, SECRETS, dialing=True, sent=0, received=0)
-    theirs = asyncio.new_event_loop()
-    for loop, in_place in ((None, True), (theirs, False)):
-        with socket.socket() as sock:
-            lane = UserspaceLane(sock, keys, "hostb", LaneState.AWAIT_FIRST, loop)
-        assert lane._records.sealer._in_place is in_place
-    theirs.close()

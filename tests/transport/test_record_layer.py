@@ -95,7 +95,7 @@ def test_two_layers_understand_each_other(cipher: str) -> None:
     one, other = (Direction(bytes([number]) * SUITES[cipher].hash.digest_size, number) for number in (1, 2))
     dialer, acceptor = (
         RecordLayer(Keys(cipher, one, other)),
-        RecordLayer(Keys(cipher, other, one), in_place=True),
+        RecordLayer(Keys(cipher, other, one)),
     )
     for sender, receiver in ((dialer, acceptor), (acceptor, dialer)):
         memory = memoryview(bytearray(range(256)) * 300)

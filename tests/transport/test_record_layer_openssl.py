@@ -88,7 +88,7 @@ async def ends(
     async with connected(theirs.files, suite, *options, dialing=dialing) as (program, sock):
         keys, _ = await handshake(sock, ours, NAMES, dialing=dialing)
         assert keys.cipher == suite
-        yield OurEnd(sock, RecordLayer(keys, in_place=True)), program
+        yield OurEnd(sock, RecordLayer(keys)), program
 
 
 @each_role

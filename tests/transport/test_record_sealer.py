@@ -63,16 +63,13 @@ def test_the_records_of_the_rfcs_trace() -> None:
 
 
 @pytest.mark.parametrize("cipher", SUITES)
-@pytest.mark.parametrize("in_place", [False, True])
 @given(sizes=Sizes, first=some.sampled_from([0, 1, 255, (1 << 24) - 9]), readonly=some.booleans())
-def test_pieces_of_any_size_become_records(
-    cipher: str, in_place: bool, sizes: list[int], first: int, readonly: bool
-) -> None:
+def test_pieces_of_any_size_become_records(cipher: str, sizes: list[int], first: int, readonly: bool) -> None:
     secret = SECRET[: SUITES[cipher].hash.digest_size]
     memory = [bytearray(bytes([number + 1]) * size) for number, size in enumerate(sizes)]
     pieces: list[Content] = [bytes(each) if readonly else memoryview(each) for each in memory]
     before = [bytes(each) for each in memory]
-    sealer = RecordSealer(cipher, Direction(secret, first), in_place=in_place)
+    sealer = RecordSealer(cipher, Direction(secret, first))
     records = sealed(sealer, pieces)
     assert [bytes(each) for each in memory] == before, "memory is as it was"
     assert len(records) == sum(map(sealed_size, sizes))
@@ -89,7 +86,7 @@ def test_pieces_of_any_size_become_records(
 def test_a_part_of_a_piece_leaves_what_is_behind_it_alone() -> None:
     memory = bytearray(range(256)) * 256
     before = bytes(memory)
-    sealer = RecordSealer(GCM_256, Direction(SECRET, 0), in_place=True)
+    sealer = RecordSealer(GCM_256, Direction(SECRET, 0))
     part = memoryview(memory)[1000 : 1000 + 2 * RECORD]
     insides = decrypted(sealed(sealer, [part]))
     assert [len(inside) for inside in insides] == [RECORD + 1] * 2
@@ -126,9 +123,8 @@ class Failing:
 
 
 @pytest.mark.parametrize("patience", range(6))
-@pytest.mark.parametrize("in_place", [False, True])
-def test_no_number_is_used_twice_whatever_raises(patience: int, in_place: bool) -> None:
-    sealer: Any = RecordSealer(GCM_256, Direction(SECRET, 0), in_place=in_place)
+def test_no_number_is_used_twice_whatever_raises(patience: int) -> None:
+    sealer: Any = RecordSealer(GCM_256, Direction(SECRET, 0))
     sealer._aead = failing = Failing(patience)
     memory = bytearray(b"\xaa" * 3 * RECORD)
     out = memoryview(bytearray(1 << 20))

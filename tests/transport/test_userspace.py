@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.support.driver import TARGET
-from tests.support.lanes import Endless, Hosts
+from tests.support.lanes import Endless, Hosts, unread_for_now
 from tests.support.userspacelanes import each_engine, fill, lane_and_peer, pings, unread
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
-from tunnel.transport import watched
+from tunnel.transport import baselane
 from tunnel.transport.record_opener import MOST_READS
 from tunnel.transport.tls_messages import RECORD
 from tunnel.transport.turns import MOST_FRAMES, Turn
@@ -69,7 +69,7 @@ async def test_what_the_socket_does_not_take_waits_in_order(hosts: Hosts) -> Non
 
 
 async def test_goaway_waits_for_a_full_socket(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "LINGER", 60.0)
+    monkeypatch.setattr(baselane, "LINGER", 60.0)
     async with lane_and_peer(hosts) as (host, lane, peer):
         sent = fill(host, lane)
         lane.close(Code.DRAINING, "maintenance")
@@ -114,7 +114,7 @@ async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
 ) -> None:
     endless = Endless()
     async with lane_and_peer(hosts) as (_, lane, peer):
-        monkeypatch.setattr(watched, "LINGER", 0.05)
+        monkeypatch.setattr(baselane, "LINGER", 0.05)
         lane.close(Code.DRAINING, "maintenance")
         monkeypatch.setattr(lane, "_sock", EndlessSocket(lane._sock, endless))
         await peer.send(b"x")
@@ -140,11 +140,10 @@ async def test_a_failing_send_ends_the_lane_without_raising(hosts: Hosts, waitin
 async def test_a_cut_is_no_end(hosts: Hosts) -> None:
     """FIN without close_notify: the last bytes still count, and the lane is lost."""
     async with lane_and_peer(hosts) as (host, lane, peer):
-        lane.pause_reading()
-        before, last = lane.bytes_received, encode(Open(3, 1 << 40, TARGET))
-        await peer.send(last)
-        peer.close()
-        lane.resume_reading()
+        with unread_for_now(lane):
+            before, last = lane.bytes_received, encode(Open(3, 1 << 40, TARGET))
+            await peer.send(last)
+            peer.close()
         await until(lambda: host.ends)
         assert lane.bytes_received - before == len(last), "what came before the cut"
         assert host.calls[-3:] == ["on_frame", "on_batch_end", "on_end"]
@@ -155,10 +154,9 @@ async def test_a_cut_is_no_end(hosts: Hosts) -> None:
 async def test_a_reset_is_named_though_an_answer_fails_because_of_it(hosts: Hosts) -> None:
     """Both come with one read: the question, and the end of who asked it."""
     async with lane_and_peer(hosts) as (host, lane, peer):
-        lane.pause_reading()
-        await peer.send(encode(Ping(7)))
-        peer.reset()
-        lane.resume_reading()
+        with unread_for_now(lane):
+            await peer.send(encode(Ping(7)))
+            peer.reset()
         await until(lambda: host.ends)
         assert str(host.ends[0]).endswith("lost: Connection reset by peer")
 
@@ -182,10 +180,9 @@ async def test_a_frame_is_read_to_its_end_though_a_part_of_it_is_taken(hosts: Ho
         frame = peer.encrypt(data_header(1, 0, size)) + peer.encrypt(bytes(size))
         torn = records(HEADER_SIZE) + records(whole) + 12 * KIB
         lane._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        lane.pause_reading()  # until all of that is there: it is to be read at once
-        await peer.send_raw(frame[:torn])
-        await until(lambda: unread(lane._sock) == torn)
-        lane.resume_reading()
+        with unread_for_now(lane):  # until all of that is there: it is to be read at once
+            await peer.send_raw(frame[:torn])
+            await until(lambda: unread(lane._sock) == torn)
         await until(lambda: lane._decoder.payload_left == size - whole)
         await peer.send_raw(frame[torn:])
         await until(lambda: not lane._decoder.payload_left)
@@ -196,12 +193,11 @@ async def test_a_frame_is_read_to_its_end_though_a_part_of_it_is_taken(hosts: Ho
 
 async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
-        lane.pause_reading()
-        flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
-        await peer.send(flood + encode(Open(3, 1 << 40, TARGET), 1))
-        await until(lambda: unread(lane._sock) >= len(flood))
-        host.calls.clear()
-        lane.resume_reading()
+        with unread_for_now(lane):
+            flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
+            await peer.send(flood + encode(Open(3, 1 << 40, TARGET), 1))
+            await until(lambda: unread(lane._sock) >= len(flood))
+            host.calls.clear()
         await until(lambda: 3 in host.opened)
         batches = "".join("," if call == "on_batch_end" else "f" for call in host.calls).split(",")
         assert sum(map(len, batches)) == 5 * MOST_FRAMES + 1
@@ -210,35 +206,32 @@ async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(hosts: Hosts) ->
 
 async def test_a_flood_of_pings_is_answered_once_a_turn(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (_, lane, peer):
-        lane.pause_reading()
-        flood = pings(10 * MOST_FRAMES)
-        await peer.send(flood)
-        await until(lambda: unread(lane._sock) >= len(flood))
-        lane.resume_reading()
+        with unread_for_now(lane):
+            flood = pings(10 * MOST_FRAMES)
+            await peer.send(flood)
+            await until(lambda: unread(lane._sock) >= len(flood))
         await peer.read_until(lambda: Pong(1000 + 10 * MOST_FRAMES - 1) in peer.frames)
         assert peer.count(Pong) < 10 * MOST_FRAMES / 7
 
 
 async def test_tiny_records_are_opened_in_turns(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
-        lane.pause_reading()
-        flood = peer.encrypt(pings(200) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
-        await peer.send_raw(flood)
-        await until(lambda: unread(lane._sock) == len(flood))
-        host.calls.clear()
-        lane.resume_reading()
+        with unread_for_now(lane):
+            flood = peer.encrypt(pings(200) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
+            await peer.send_raw(flood)
+            await until(lambda: unread(lane._sock) == len(flood))
+            host.calls.clear()
         await until(lambda: 3 in host.opened)
         assert host.calls.count("on_batch_end") >= 200 * HEADER_SIZE // MOST_READS
 
 
 async def test_a_cut_waits_until_all_that_came_before_it_is_taken(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
-        lane.pause_reading()
-        flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
-        await peer.send(flood)
-        peer.reset()
-        await until(lambda: unread(lane._sock) >= len(flood))
-        lane.resume_reading()
+        with unread_for_now(lane):
+            flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
+            await peer.send(flood)
+            peer.reset()
+            await until(lambda: unread(lane._sock) >= len(flood))
         await until(lambda: host.ends)
         assert 3 in host.opened
         assert str(host.ends[0]).endswith("lost: Connection reset by peer")
@@ -256,11 +249,10 @@ async def test_beside_others_a_flood_waits_and_is_not_lost(
 
     monkeypatch.setattr(Turn, "pause", pause)
     async with lane_and_peer(hosts) as (host, lane, peer):
-        lane.pause_reading()
-        flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
-        await peer.send(flood)
-        await until(lambda: unread(lane._sock) >= len(flood))
-        lane.resume_reading()
+        with unread_for_now(lane):
+            flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
+            await peer.send(flood)
+            await until(lambda: unread(lane._sock) >= len(flood))
         await until(lambda: 3 in host.opened)
         assert any(waits)
         await peer.send(encode(Open(5, 1 << 40, TARGET), 2))

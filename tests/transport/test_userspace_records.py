@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.driver import TARGET
-from tests.support.lanes import Hosts
+from tests.support.lanes import Hosts, unread_for_now
 from tests.support.userspacelanes import each_engine, fill, lane_and_peer, lane_and_records, pings, unread
 from tests.support.waiting import until
 from tunnel.errors import LaneLost
@@ -142,11 +142,10 @@ async def test_what_one_lane_has_not_opened_is_safe_from_the_next(hosts: Hosts) 
 
 async def test_many_tiny_records_of_one_lane_are_safe_from_the_next(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (one, lane, flood), lane_and_peer(hosts) as (_, other, whole):
-        lane.pause_reading()
-        raw = flood.encrypt(pings(100) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
-        await flood.send_raw(raw)
-        await until(lambda: unread(lane._sock) == len(raw))
-        lane.resume_reading()
+        with unread_for_now(lane):
+            raw = flood.encrypt(pings(100) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
+            await flood.send_raw(raw)
+            await until(lambda: unread(lane._sock) == len(raw))
         await whole.send(pings(1000))
         await until(lambda: 3 in one.opened)
         assert not lane.ended

@@ -74,13 +74,11 @@ class Tls(_Table):
 class Transport(_Table):
     """``[transport]``: how links run. ``memory`` is in bytes, durations are in seconds (0: off).
 
-    ``streams`` is how many a peer may have open at once. ``lane_threads`` None: where several lanes have
-    processors for them. ``workers`` None: as fits this host.
+    ``streams`` is how many a peer may have open at once. ``workers`` None: as fits this host.
     """
 
     lane: Lane = LaneChoice.AUTO
     lanes: Lanes = 1
-    lane_threads: StrictBool | None = None
     workers: WorkerCount = None
     congestion: Congestion | None = None
     streams: Streams = DEFAULT_LIMITS.streams

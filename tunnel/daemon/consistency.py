@@ -77,19 +77,10 @@ def contradictions(tables: Table, default_control: str) -> Iterator[Problem]:
     """Yield whatever contradicts something else in ``tables``, in the order of the file's sections."""
     host = _table(tables.get("host"))
     peers, ingresses = _entries(tables, "peer"), _entries(tables, "ingress")
-    yield from _wrong_threads(_table(tables.get("transport")))
     yield from _wrong_peers(_attempt(parse_name, host.get("name")), peers)
     yield from _wrong_ingresses({_attempt(parse_name, peer.get("name")) for peer in peers}, ingresses)
     yield from _loops(peers, [*_claims_of_control(host, default_control), *_claims_of_ingresses(ingresses)])
     yield from _overlaps([*_claims_of_host(host, default_control), *_claims_of_ingresses(ingresses)])
-
-
-def _wrong_threads(transport: Table) -> Iterator[Problem]:
-    workers = transport.get("workers")
-    if transport.get("lane_threads") is True and (
-        workers == "auto" or (isinstance(workers, int) and int(workers) > 1)
-    ):
-        yield "transport.lane_threads", "several workers encrypt on their own threads: remove one of both"
 
 
 def _wrong_peers(own_name: str | None, peers: Iterable[Table]) -> Iterator[Problem]:

@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+REMOVED = {"lane_threads": "workers use several processors now: see `workers`"}
+"""Keys of earlier releases, and what is there instead."""
+
 Problem: TypeAlias = tuple[str, str]
 """A key as it is written in the file, and what is wrong there."""
 
@@ -46,6 +49,8 @@ def _explain(error: ErrorDetails, known: Mapping[str, Collection[str]]) -> str:
 
 
 def _unknown(location: tuple[int | str, ...], known: Mapping[str, Collection[str]]) -> str:
+    if removed := REMOVED.get(str(location[-1])):
+        return f"is no key any more: {removed}"
     keys = known[str(location[0]) if len(location) > 1 else ""]
     nearest = get_close_matches(str(location[-1]), keys, n=1)
     return (

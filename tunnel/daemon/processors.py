@@ -18,5 +18,4 @@ def count_workers(transport: Transport, *, compiled: bool) -> int:
     if transport.workers is not None:
         return transport.workers
     processors = len(os.sched_getaffinity(0))
-    several = compiled and processors > FEW and not transport.lane_threads
-    return min(processors, MOST_BY_ITSELF) if several else 1
+    return min(processors, MOST_BY_ITSELF) if compiled and processors > FEW else 1

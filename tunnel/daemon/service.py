@@ -74,8 +74,7 @@ class Service:
         self._hurry = asyncio.Event()
         transport = config.transport
         self._workers = Workers(count_workers(transport, compiled=engine.provider is not None))
-        threaded = False if len(self._workers) > 1 else transport.lane_threads
-        self._make_lane = maker(transport.lanes, contexts.lane, threaded=threaded, provider=engine.provider)
+        self._make_lane = maker(contexts.lane, engine.provider)
         self._links: dict[str, LinkGroup] = {}
         self._every_link = EveryLink(self._links.values())
         self._certificates = Certificates(contexts, config.host.name, self._every_link)

@@ -1,8 +1,8 @@
 """Sockets and TLS: from a TCP connection to a lane that carries frames, and what this host's kernel offers.
 
-``lane`` is the contract of all lanes: read it first. ``socketlane`` and ``watched`` are what they share
-(frames, keepalive, GOAWAY; queue, linger), ``userspace`` and ``kernel`` the two kinds, ``threadlane`` runs
-either on a thread, ``lanes`` makes them, ``pace`` sizes their batches. TLS: ``tls`` (contexts, identity),
+``lane`` is the contract of all lanes: read it first. ``baselane`` is what they share (a queue,
+turns of reading, the end), over ``wire.laneprotocol``; ``userspace`` and ``kernel`` are the two kinds,
+``lanes`` makes them, ``pace`` sizes their batches. TLS: ``tls`` (contexts, identity),
 ``keyfiles``, ``openssl`` (its handshake in memory), ``handshake``, and behind that ``key_schedule``,
 ``tls_messages``; for userspace lanes ``record_layer``, ``record_sealer``, ``record_opener``, ``slabs``; for
 kernel lanes ``ktls``, ``capability`` (self-test), ``pipes``, ``parcels``; which kind costs less:

@@ -12,17 +12,16 @@ Payload in memory is sent just as well: a pump that could have no pipe reads it 
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from typing import cast
 
 from tunnel.transport import ktls, pipes
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.lane import LaneKind, view
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.tls_messages import ALERT, CLOSE_NOTIFY, DATA, RECORD, explain_record
-from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.states import LaneState
@@ -75,7 +74,7 @@ class _Load:
         return count
 
 
-class KernelLane(WatchedLane[_Words | _Load]):
+class KernelLane(BaseLane[_Words | _Load]):
     """See the contract in ``lane``. ``sock`` encrypts already: see ``ktls.enable``."""
 
     kind = LaneKind.KERNEL
@@ -86,9 +85,8 @@ class KernelLane(WatchedLane[_Words | _Load]):
         cipher: str,
         peer: str,
         state: LaneState,
-        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(sock, peer, state, loop)
+        super().__init__(sock, peer, state)
         self._cipher = cipher
         self._pipe = Pipe()
         self._lent = Lent(self._pipe, 0)
@@ -169,10 +167,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
     # Reading.
 
     def _read(self) -> bool:
-        received = self._bytes_received
         more = self._take_turn()
-        if self._bytes_received > received:
-            self._keepalive.heard(time.monotonic())
         if self._taken >= self._mark:
             self._taken = self.records_received
             if self._taken >= self._mark:
@@ -182,7 +177,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
     def _take_turn(self) -> bool:
         """Take up to a batch, or as many frames as a turn allows; whether there may be more."""
         left = BATCH
-        while left > 0 and not (self._leftover or self.ended or self._paused):
+        while left > 0 and not (self._leftover or self.ended):
             self._lent.drop()  # what nobody wanted of the last batch
             try:
                 taken = self._take()
@@ -194,7 +189,7 @@ class KernelLane(WatchedLane[_Words | _Load]):
             if not taken:
                 self._lost(self._unsendable or "it was closed without GOAWAY")
                 return False
-            self._bytes_received += len(taken)
+            self._heard(len(taken))
             left -= len(taken)
             self._received(cast("memoryview", taken))  # a Lent is sliced like one
         return True

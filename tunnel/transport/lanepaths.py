@@ -119,7 +119,7 @@ class UserspacePath(LanePath):
         super().__init__(suite)
 
     def _encrypt(self, sock: socket.socket, keys: Keys) -> None:
-        layer = RecordLayer(keys, self._provider, in_place=True)
+        layer = RecordLayer(keys, self._provider)
         if self._provider is None:
             self._ios.append(PythonRecordIo(sock, layer))
         else:

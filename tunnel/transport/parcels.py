@@ -11,7 +11,6 @@ too small a one, the same bytes go through memory.
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 
 from tunnel.transport import pipes
@@ -78,15 +77,11 @@ class Lent:
 
 
 class Keeper:
-    """What one stream sent and its peer has not delivered: bytes ``start`` to ``end``.
-
-    Lanes on threads of their own ask it for bytes that are to be sent again: hence the lock.
-    """
+    """What one stream sent and its peer has not delivered: bytes ``start`` to ``end``."""
 
     def __init__(self) -> None:
         self.start = 0
         self.end = 0
-        self.lock = threading.Lock()
         self._memory = bytearray()  # the first of them, while the pipe has none to spare; see ``relieve``
         self._pipe = Pipe()
         self._frames = 0  # that came since the last look
@@ -101,16 +96,15 @@ class Keeper:
 
     def keep(self, pipe: Pipe, most: int) -> int:
         """Let the first ``most`` bytes of ``pipe`` be kept; how many there was room for."""
-        with self.lock:
-            kept = self._pipe
+        kept = self._pipe
+        count = pipe.duplicate(kept, most)
+        self.end += count
+        # tee(2) begins at the head each time: what did not fit must wait for the next call.
+        if count < most and self._make_room() and not count:
             count = pipe.duplicate(kept, most)
             self.end += count
-            # tee(2) begins at the head each time: what did not fit must wait for the next call.
-            if count < most and self._make_room() and not count:
-                count = pipe.duplicate(kept, most)
-                self.end += count
-            self._look()
-            return count
+        self._look()
+        return count
 
     @property
     def _in_pipe(self) -> int:
@@ -120,7 +114,7 @@ class Keeper:
         """No slot is free: have more of them if they pay, or else a copy of the little that they hold."""
         size = self._pipe.size
         if self._in_pipe * PAYS < size:
-            self._remember()
+            self.relieve()
             return True
         return size < MOST_KEPT and self._pipe.grow(2 * size)
 
@@ -130,40 +124,34 @@ class Keeper:
         if self._frames >= LOOK:
             self._frames = 0
             if self._in_pipe * PAYS < LOOK * PAGE:
-                self._remember()
+                self.relieve()
 
     def release(self, offset: int) -> None:
         """Everything before ``offset`` is delivered."""
-        with self.lock:
-            if offset > self.start:
-                in_memory = min(offset - self.start, len(self._memory))
-                del self._memory[:in_memory]
-                self._pipe.discard(offset - self.start - in_memory)
-                self.start = offset
-            if self._copied <= offset:
-                self._again = None
+        if offset > self.start:
+            in_memory = min(offset - self.start, len(self._memory))
+            del self._memory[:in_memory]
+            self._pipe.discard(offset - self.start - in_memory)
+            self.start = offset
+        if self._copied <= offset:
+            self._again = None
 
     def relieve(self) -> None:
         """Copy what is kept into memory, so that the pipe has room again."""
-        with self.lock:
-            self._remember()
-
-    def _remember(self) -> None:
         self._memory += self._pipe.read(self._in_pipe)
         self._again = None
 
     def again(self, offset: int, stop: int) -> tuple[int, Pipe | bytes]:
         """Bytes ``offset`` to ``stop``, without what is delivered by now: where they begin, and they."""
-        with self.lock:
-            offset = min(max(offset, self.start), stop)
-            if offset == stop:
-                return stop, b""
-            if not self._memory and (copy := self._reach(offset, stop)) is not None:
-                copy.discard(offset - self._reached)
-                self._reached = stop
-                return offset, pipes.cut(copy, stop - offset)
-            self._remember()
-            return offset, bytes(self._memory[offset - self.start : stop - self.start])
+        offset = min(max(offset, self.start), stop)
+        if offset == stop:
+            return stop, b""
+        if not self._memory and (copy := self._reach(offset, stop)) is not None:
+            copy.discard(offset - self._reached)
+            self._reached = stop
+            return offset, pipes.cut(copy, stop - offset)
+        self.relieve()
+        return offset, bytes(self._memory[offset - self.start : stop - self.start])
 
     def _reach(self, offset: int, stop: int) -> Pipe | None:
         """Return a copy of the pipe that still has these bytes; None without the means for one."""
@@ -209,8 +197,7 @@ class Parcel:
         That is behind ``start``, or even ``stop``, if the peer has what is before: another lane brought it.
         """
         keeper, whole = self._keeper, (start, stop) == (0, self._size)
-        with keeper.lock:  # lanes on two threads may want the same parcel
-            pipe, self._pipe = self._pipe, None
+        pipe, self._pipe = self._pipe, None
         if pipe is not None and whole:
             return start, pipe
         begin, load = keeper.again(self._offset + start, self._offset + stop)

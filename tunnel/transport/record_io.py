@@ -97,11 +97,11 @@ _NOTHING = memoryview(b"")
 
 
 class PythonRecordIo(RecordIo):
-    """See ``RecordIo``. With ``alone`` no other lane's thread reads what this one sends, or its memory."""
+    """See ``RecordIo``."""
 
-    def __init__(self, sock: socket.socket, layer: RecordLayer, *, alone: bool = True) -> None:
+    def __init__(self, sock: socket.socket, layer: RecordLayer) -> None:
         super().__init__(sock, layer)
-        self._incoming = _shared.cipher if alone else memoryview(bytearray(BATCH))
+        self._incoming = _shared.cipher
         self._outgoing = memoryview(bytearray(FEW))  # its own: it keeps what the socket did not take
         self._rest = _NOTHING  # what is not sent of it
         self._sealed = 0  # bytes of content of which that is the end

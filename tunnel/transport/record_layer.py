@@ -47,14 +47,14 @@ class TlsEnd(NamedTuple):
 
 
 class RecordLayer:
-    """One connection. ``provider`` makes its records, or else Python (``in_place``: see ``RecordSealer``)."""
+    """One connection. ``provider`` makes its records, or else Python."""
 
-    def __init__(self, keys: Keys, provider: Provider | None = None, *, in_place: bool = False) -> None:
+    def __init__(self, keys: Keys, provider: Provider | None = None) -> None:
         self.cipher = keys.cipher
         self.sealer: RecordSealer
         self.opener: RecordOpener
         if provider is None:
-            self.sealer = RecordSealer(keys.cipher, keys.send, in_place=in_place)
+            self.sealer = RecordSealer(keys.cipher, keys.send)
             self.opener = RecordOpener(keys.cipher, keys.receive)
         else:
             self.sealer = CompiledRecordSealer(keys.cipher, keys.send, provider)

@@ -30,13 +30,11 @@ def sealed_size(size: int) -> int:
 class RecordSealer(RecordKey):
     """Makes records. A number is never used twice under a key.
 
-    With ``in_place`` a piece that can be written to is changed for the moment of a call: nobody else may read
-    it then.
+    A piece that can be written to is changed for the moment of a call: no other thread may read it then.
     """
 
-    def __init__(self, cipher: str, direction: Direction, *, in_place: bool = False) -> None:
+    def __init__(self, cipher: str, direction: Direction) -> None:
         self._most = SUITES[cipher].most_records
-        self._in_place = in_place
         super().__init__(cipher, direction)
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
@@ -51,7 +49,7 @@ class RecordSealer(RecordKey):
         position = 0
         for piece in pieces:
             size, start = len(piece), 0
-            if self._in_place and size > RECORD and isinstance(piece, memoryview) and not piece.readonly:
+            if size > RECORD and isinstance(piece, memoryview) and not piece.readonly:
                 start = (size - 1) // RECORD * RECORD
                 self._seal_in_place(piece, start, number, out[position:])
             elif size > RECORD:

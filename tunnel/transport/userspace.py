@@ -5,7 +5,6 @@ What makes the records, and moves them, is a ``RecordIo``: Python's, or the comp
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from tunnel.engine.binding import Provider
 from tunnel.engine.transfer import PassedOn, Stop, Target
 from tunnel.errors import LaneError
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.compiled_io import CompiledRecordIo
 from tunnel.transport.key_schedule import Keys
@@ -24,7 +24,6 @@ from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.record_sealer import Content
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import RECORD
-from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import HEADER_SIZE, KIB, MIB
 from tunnel.wire.frames import Frame
 from tunnel.wire.scheduler import LONG_TURN, TURN
@@ -56,7 +55,7 @@ class _Memory(threading.local):
 _shared = _Memory()
 
 
-class UserspaceLane(WatchedLane[Content]):
+class UserspaceLane(BaseLane[Content]):
     """See the contract in ``lane``. ``sock`` is one whose handshake left it with ``keys``.
 
     ``provider`` of the compiled engine makes the records; without it Python does.
@@ -70,20 +69,17 @@ class UserspaceLane(WatchedLane[Content]):
         keys: Keys,
         peer: str,
         state: LaneState,
-        loop: asyncio.AbstractEventLoop | None = None,
         *,
         provider: Provider | None = None,
     ) -> None:
-        super().__init__(sock, peer, state, loop)
-        # On a thread of its own, another lane's thread may read what this one sends: it stays as it is.
-        alone = self._alone = loop is None
-        self._records = RecordLayer(keys, provider, in_place=alone)
+        super().__init__(sock, peer, state)
+        self._records = RecordLayer(keys, provider)
         self._io: RecordIo
         if provider is None:
-            self._io = PythonRecordIo(sock, self._records, alone=alone)
+            self._io = PythonRecordIo(sock, self._records)
         else:
             self._io = CompiledRecordIo(sock, self._records, provider)
-        self._plain = _shared.plain if alone else memoryview(bytearray(OPENED))
+        self._plain = _shared.plain
         self._least = 1  # bytes that must be there before the loop is told
         self._recent: dict[int, None] = {}  # streams whose payload went to sinks
         self._cut = ""  # why no more can come than is at hand
@@ -91,9 +87,8 @@ class UserspaceLane(WatchedLane[Content]):
 
     def enter(self, handler: LaneHandler, frame: Frame) -> None:
         """Go on in the running loop, and with the buffers of its thread."""
-        if self._alone:
-            self._plain = _shared.plain
-            self._io.enter()
+        self._plain = _shared.plain
+        self._io.enter()
         super().enter(handler, frame)
 
     @property
@@ -199,8 +194,7 @@ class UserspaceLane(WatchedLane[Content]):
         if end:
             self._cut = unsendable or end
         if count > start:
-            self._bytes_received += count - start
-            self._keepalive.heard(time.monotonic())
+            self._heard(count - start)
             self._received(self._plain[start:count])
         if (records := self._records.records_received) >= self._mark:
             self._used(records)
@@ -262,8 +256,7 @@ class UserspaceLane(WatchedLane[Content]):
             self.fail(failure)
             raise
         if moved:
-            self._bytes_received += moved
-            self._keepalive.heard(time.monotonic())
+            self._heard(moved)
 
     def _answer_end(self, over: TlsEnd) -> None:
         """Tell the peer by an alert what is wrong, if the socket takes one now."""

@@ -1,4 +1,4 @@
-"""What all lanes share, on a lane without a network: taking bytes apart, handing over, keepalive, the end.
+"""What lanes share, on one without a network: taking bytes apart, handing over, keepalive, the end.
 
 The contract as a whole is held, for every kind, by ``test_lane_conformance``.
 """
@@ -15,9 +15,9 @@ import pytest
 
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
-from tunnel.transport import socketlane as module
+from tunnel.transport import baselane as module
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.lane import KEY_LIMIT, Lane, LaneKind, view
-from tunnel.transport.socketlane import SocketLane
 from tunnel.wire import keepalive
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, Code
@@ -34,7 +34,7 @@ STREAM = (
 HEARD = [("frame", "OPEN"), ("payload", 1, 0, b"hello"), ("frame", "CREDIT")]
 
 
-class PlainLane(SocketLane):
+class DeafLane(BaseLane[bytes]):
     """Sends nothing anywhere, and remembers it."""
 
     kind = LaneKind.USERSPACE
@@ -64,6 +64,16 @@ class PlainLane(SocketLane):
             self._lost("it broke")
 
     def _start_reading(self) -> None: ...
+
+    def _push(self) -> bool:
+        return True
+
+    def _read(self) -> bool:
+        return False
+
+    def _say_goodbye(self) -> None: ...
+
+    def _discard(self) -> None: ...
 
     def _begin_linger(self) -> None:
         self.lingering = True
@@ -130,22 +140,22 @@ class Recorder:
 
 
 @pytest.fixture
-async def lane() -> AsyncIterator[PlainLane]:
+async def lane() -> AsyncIterator[DeafLane]:
     one, other = socket.socketpair()
     with one, other:
-        made = PlainLane(one)
+        made = DeafLane(one)
         yield made
         made.abort()
 
 
 @pytest.fixture
-def handler(lane: PlainLane) -> Recorder:
+def handler(lane: DeafLane) -> Recorder:
     recorder = Recorder()
     lane.start(recorder)
     return recorder
 
 
-def feed(lane: PlainLane, *chunks: bytes) -> None:
+def feed(lane: DeafLane, *chunks: bytes) -> None:
     for chunk in chunks:
         lane._received(memoryview(chunk))
 
@@ -155,7 +165,7 @@ def feed(lane: PlainLane, *chunks: bytes) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 19, 20, 21, 1000])
 async def test_frames_come_out_the_same_however_the_bytes_are_cut(
-    lane: PlainLane, handler: Recorder, size: int
+    lane: DeafLane, handler: Recorder, size: int
 ) -> None:
     chunks = [STREAM[start : start + size] for start in range(0, len(STREAM), size)]
     feed(lane, *chunks)
@@ -163,7 +173,7 @@ async def test_frames_come_out_the_same_however_the_bytes_are_cut(
     assert handler.batches == len(chunks)
 
 
-async def test_frames_come_out_the_same_wherever_there_is_one_cut(lane: PlainLane, handler: Recorder) -> None:
+async def test_frames_come_out_the_same_wherever_there_is_one_cut(lane: DeafLane, handler: Recorder) -> None:
     frames = STREAM[: -len(encode(Credit(1, 3, 9)))]
     for cut in range(1, len(frames)):
         handler.heard.clear()
@@ -171,7 +181,7 @@ async def test_frames_come_out_the_same_wherever_there_is_one_cut(lane: PlainLan
         assert handler.joined == HEARD[:2], cut
 
 
-async def test_payload_is_not_copied(lane: PlainLane, handler: Recorder) -> None:
+async def test_payload_is_not_copied(lane: DeafLane, handler: Recorder) -> None:
     memory = bytearray(data_header(1, 0, 5) + b"hello")
     views: list[memoryview] = []
     handler.on_payload = lambda lane, stream, offset, payload: views.append(payload)  # type: ignore[method-assign]  # only here
@@ -180,7 +190,7 @@ async def test_payload_is_not_copied(lane: PlainLane, handler: Recorder) -> None
     assert bytes(views[0]) == b"Jello"
 
 
-async def test_a_ping_is_answered_at_once(lane: PlainLane, handler: Recorder) -> None:
+async def test_a_ping_is_answered_at_once(lane: DeafLane, handler: Recorder) -> None:
     feed(lane, encode(Ping(4711)))
     assert lane.flushed == encode(Pong(4711))
     assert handler.heard == []
@@ -189,7 +199,7 @@ async def test_a_ping_is_answered_at_once(lane: PlainLane, handler: Recorder) ->
 # Who is told.
 
 
-async def test_a_handler_may_hand_the_lane_over_in_the_middle(lane: PlainLane, handler: Recorder) -> None:
+async def test_a_handler_may_hand_the_lane_over_in_the_middle(lane: DeafLane, handler: Recorder) -> None:
     handler.heir = Recorder()
     feed(lane, STREAM)
     assert handler.joined == HEARD[:1]
@@ -197,7 +207,7 @@ async def test_a_handler_may_hand_the_lane_over_in_the_middle(lane: PlainLane, h
     assert handler.heir.batches == 1
 
 
-async def test_nothing_behind_goaway_is_heard(lane: PlainLane, handler: Recorder) -> None:
+async def test_nothing_behind_goaway_is_heard(lane: DeafLane, handler: Recorder) -> None:
     feed(lane, STREAM + encode(GoAway(Code.DRAINING, "maintenance")) + STREAM, STREAM)
     await until(lambda: handler.ends)
     assert handler.joined == HEARD
@@ -207,7 +217,7 @@ async def test_nothing_behind_goaway_is_heard(lane: PlainLane, handler: Recorder
     assert lane.lingering
 
 
-async def test_a_handlers_objection_is_told_to_the_peer(lane: PlainLane, handler: Recorder) -> None:
+async def test_a_handlers_objection_is_told_to_the_peer(lane: DeafLane, handler: Recorder) -> None:
     handler.fault = ProtocolError(Code.FLOW_CONTROL, "too much")
     feed(lane, STREAM)
     await until(lambda: handler.ends)
@@ -220,7 +230,7 @@ async def test_a_handlers_objection_is_told_to_the_peer(lane: PlainLane, handler
 
 
 async def test_a_fault_of_ours_at_the_end_of_a_batch_ends_the_lane(
-    lane: PlainLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+    lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else somebody might still hold views of memory that is about to be used again."""
     monkeypatch.setattr(handler, "on_batch_end", {}.__getitem__)
@@ -233,7 +243,7 @@ async def test_a_fault_of_ours_at_the_end_of_a_batch_ends_the_lane(
     assert goaway.code is Code.INTERNAL
 
 
-async def test_the_end_is_told_later_and_once(lane: PlainLane, handler: Recorder) -> None:
+async def test_the_end_is_told_later_and_once(lane: DeafLane, handler: Recorder) -> None:
     lane._lost("it broke")
     assert handler.ends == [], "not from within the call"
     lane._lost("it broke again")
@@ -244,7 +254,7 @@ async def test_the_end_is_told_later_and_once(lane: PlainLane, handler: Recorder
     assert lane.state is LaneState.CLOSED
 
 
-async def test_close_says_goaway_once(lane: PlainLane, handler: Recorder) -> None:
+async def test_close_says_goaway_once(lane: DeafLane, handler: Recorder) -> None:
     lane.close(Code.DRAINING, "bye")
     lane.close(Code.NONE, "again")
     await turns()
@@ -253,7 +263,7 @@ async def test_close_says_goaway_once(lane: PlainLane, handler: Recorder) -> Non
     assert handler.ends == []
 
 
-async def test_abort_says_nothing(lane: PlainLane, handler: Recorder) -> None:
+async def test_abort_says_nothing(lane: DeafLane, handler: Recorder) -> None:
     lane.abort()
     await turns()
     assert lane.sent == b""
@@ -261,8 +271,8 @@ async def test_abort_says_nothing(lane: PlainLane, handler: Recorder) -> None:
     assert handler.ends == []
 
 
-async def test_a_frame_that_the_state_forbids_is_not_heard(lane: PlainLane, handler: Recorder) -> None:
-    lane.state = LaneState.AWAIT_WELCOME
+async def test_a_frame_that_the_state_forbids_is_not_heard(lane: DeafLane, handler: Recorder) -> None:
+    lane._protocol.state = LaneState.AWAIT_WELCOME
     feed(lane, encode(Fin(1, 0)))
     await until(lambda: handler.ends)
     assert isinstance(handler.ends[0], ProtocolError)
@@ -274,7 +284,7 @@ async def test_a_frame_that_the_state_forbids_is_not_heard(lane: PlainLane, hand
 
 
 @pytest.fixture
-def clock(lane: PlainLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(lane: DeafLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the lane sees, in its only element. The test calls ``_tick`` instead of timers."""
     now = [time.monotonic()]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -282,7 +292,7 @@ def clock(lane: PlainLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_a_peer_is_asked_at_regular_times(
-    lane: PlainLane, handler: Recorder, clock: list[float]
+    lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     for _ in range(2):
         lane._tick()
@@ -294,7 +304,7 @@ async def test_a_peer_is_asked_at_regular_times(
 
 
 async def test_a_silent_peer_is_lost_after_the_timeout_and_not_before(
-    lane: PlainLane, handler: Recorder, clock: list[float]
+    lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     lane._tick()
     clock[0] += keepalive.TIMEOUT - 0.01
@@ -309,7 +319,7 @@ async def test_a_silent_peer_is_lost_after_the_timeout_and_not_before(
 
 
 async def test_the_round_trip_is_that_of_the_last_ping(
-    lane: PlainLane, handler: Recorder, clock: list[float]
+    lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     assert lane.round_trip == 0.0
     lane._tick()
@@ -324,7 +334,7 @@ async def test_the_round_trip_is_that_of_the_last_ping(
 
 
 async def test_the_distance_is_that_of_the_quickest_ping_lately(
-    lane: PlainLane, handler: Recorder, clock: list[float]
+    lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     assert lane.distance == 0.0
     for number, seconds in enumerate((0.02, 0.01, 0.5), start=1):
@@ -337,7 +347,7 @@ async def test_the_distance_is_that_of_the_quickest_ping_lately(
 
 
 async def test_a_fault_of_ours_on_a_tick_ends_the_lane(
-    lane: PlainLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+    lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler, "on_tick", {}.__getitem__)
     with pytest.raises(KeyError):
@@ -347,7 +357,7 @@ async def test_a_fault_of_ours_on_a_tick_ends_the_lane(
 
 
 async def test_a_lane_that_its_own_ping_breaks_ends_in_order(
-    lane: PlainLane, handler: Recorder, clock: list[float]
+    lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     lane.breaks_on_flush = True
     lane._tick()
@@ -356,13 +366,13 @@ async def test_a_lane_that_its_own_ping_breaks_ends_in_order(
     assert isinstance(handler.ends[0], LaneLost)
 
 
-async def test_an_ended_lane_asks_nothing(lane: PlainLane, handler: Recorder, clock: list[float]) -> None:
+async def test_an_ended_lane_asks_nothing(lane: DeafLane, handler: Recorder, clock: list[float]) -> None:
     lane.abort()
     lane._tick()
     assert lane.sent == b""
 
 
-async def test_attaching_tells_nobody_from_within(lane: PlainLane, handler: Recorder) -> None:
+async def test_attaching_tells_nobody_from_within(lane: DeafLane, handler: Recorder) -> None:
     lane.attached(3)
     assert (lane.epoch, lane.state, handler.ticks) == (3, LaneState.ATTACHED, 0)
     await until(lambda: handler.ticks)
@@ -371,7 +381,7 @@ async def test_attaching_tells_nobody_from_within(lane: PlainLane, handler: Reco
 # Keys wear.
 
 
-async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: PlainLane) -> None:
+async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: DeafLane) -> None:
     worn: list[Lane] = []
     handler = Recorder()
     handler.on_worn = worn.append  # type: ignore[method-assign, assignment]  # only this test looks
@@ -391,13 +401,13 @@ async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: PlainLane) 
     assert f"a TLS key has protected {KEY_LIMIT + 3} records" in str(reason)
 
 
-async def test_no_mark_is_above_the_limit(lane: PlainLane) -> None:
+async def test_no_mark_is_above_the_limit(lane: DeafLane) -> None:
     assert lane._mark == KEY_LIMIT < 2**24.5
     lane.warn_at(1 << 30)
     assert lane._mark == KEY_LIMIT
 
 
-async def test_a_lane_that_has_ended_tells_nothing_of_its_keys(lane: PlainLane) -> None:
+async def test_a_lane_that_has_ended_tells_nothing_of_its_keys(lane: DeafLane) -> None:
     handler = Recorder()
     lane.start(handler)
     lane._used(KEY_LIMIT)

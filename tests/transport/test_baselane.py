@@ -12,10 +12,10 @@ from tests.support.driver import Host
 from tests.support.network import tcp_pair
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
-from tunnel.transport import watched
+from tunnel.transport import baselane
+from tunnel.transport.baselane import BaseLane
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.pace import LARGEST
-from tunnel.transport.watched import WatchedLane
 from tunnel.wire.codes import MIB, Code
 from tunnel.wire.states import LaneState
 from tunnel.wire.stream import Outgoing
@@ -23,7 +23,7 @@ from tunnel.wire.stream import Outgoing
 pytestmark = pytest.mark.usefixtures("quiet_loop")
 
 
-class PlainLane(WatchedLane[bytes]):
+class PlainLane(BaseLane[bytes]):
     """Sends and takes bytes as they are."""
 
     kind = LaneKind.USERSPACE
@@ -139,7 +139,7 @@ async def test_a_broken_socket_takes_nothing_and_is_lost(ends: Ends) -> None:
 async def test_a_closing_lane_sends_what_is_queued_and_waits_for_the_peer(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watched, "LINGER", 60.0)
+    monkeypatch.setattr(baselane, "LINGER", 60.0)
     queued = await ends.fill()
     ends.lane.close(Code.NONE, "")
     assert not ends.lane.gone.is_set()
@@ -150,7 +150,7 @@ async def test_a_closing_lane_sends_what_is_queued_and_waits_for_the_peer(
 
 
 async def test_a_closing_lane_does_not_wait_for_ever(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "LINGER", 0.1)
+    monkeypatch.setattr(baselane, "LINGER", 0.1)
     await ends.fill()
     ends.lane.close(Code.NONE, "")
     await until(ends.lane.gone.is_set)
