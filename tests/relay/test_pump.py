@@ -17,8 +17,8 @@ from tunnel.relay import pump
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import slabs
-from tunnel.transport.lane import own
 from tunnel.transport.sockets import reset
+from tunnel.wire.payload import copied
 
 # Reading.
 
@@ -96,7 +96,7 @@ async def test_what_is_delivered_makes_room_for_what_is_read(kind: str, spare: l
                 await turns()
                 continue
             kept += isinstance(data, memoryview)
-            got += own(data)
+            got += copied(data)
             del data
             local.pump.release(len(got))
     assert got == NOISE

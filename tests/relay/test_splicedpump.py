@@ -19,10 +19,10 @@ from tests.support.waiting import until
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
 from tunnel.transport import parcels, pipes
-from tunnel.transport.lane import own
 from tunnel.transport.parcels import LOOK, Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.wire.codes import KIB
+from tunnel.wire.payload import copied
 
 NOISE = random.Random(16514).randbytes(4 << 20)
 CRUMB = 600
@@ -63,7 +63,7 @@ class Local:
         """Read, and take the frame out of its pipe as a lane does."""
         data = self.pump.read(limit)
         assert data is not None
-        return own(data)
+        return copied(data)
 
     def send_slots(self, count: int) -> None:
         """Let the hypervisor send so little at a time that each piece takes a slot, and is worth one."""
@@ -84,8 +84,8 @@ class Local:
         os.write(pipe.sink, content)
         lent = Lent(pipe, len(content))
         self.pump.deliver(lent)
-        assert not lent.left, "everything that is lent is taken, so that nobody else waits"
         self.pump.flush()
+        assert not lent.left, "everything that is lent is taken, so that nobody else waits"
 
     async def take(self, size: int) -> bytes:
         got = b""
@@ -130,8 +130,8 @@ async def test_frames_do_not_share_a_pipe(local: Local) -> None:
     one, two = local.pump.read(3), local.pump.read(3)
     assert isinstance(one, Parcel)
     assert isinstance(two, Parcel)
-    assert own(two) == b"two"
-    assert own(one) == b"one"
+    assert copied(two) == b"two"
+    assert copied(one) == b"one"
 
 
 async def test_descriptors_that_come_along_are_refused_or_lost_and_never_held(local: Local) -> None:
@@ -157,7 +157,7 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     got = b""
     while (frame := local.pump.read(4 * CRUMB)) is not None:
         assert isinstance(frame, Parcel)
-        got += own(frame)
+        got += copied(frame)
     assert len(got) == CRUMB * keeper._pipe.size // 4096
     assert local.pump.read(4 * CRUMB) is None
     assert local.owner.readable == 0
@@ -183,7 +183,7 @@ async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
     def all_read() -> bool:
         nonlocal got
         if keeper.end == len(got) < ALL and (frame := local.pump.read(4 * CRUMB)) is not None:
-            got += own(frame)
+            got += copied(frame)
         return len(got) == ALL
 
     await until(all_read, "for everything, though nothing is ever delivered", 5)
@@ -243,8 +243,8 @@ async def test_the_store_does_not_grow_for_crumbs(local: Local) -> None:
                 assert pipe.fill(one.fileno(), 1000) == 1000
                 lent = Lent(pipe, 1000)
                 local.pump.deliver(lent)
-                assert not lent.left
                 local.pump.flush()
+                assert not lent.left
     sent += 4000
     assert local.pump._store is not None
     assert local.pump._store.size == pipes.SIZE

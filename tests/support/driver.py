@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from tests.support.localpipes import LocalPipe
 from tunnel.errors import TunnelError
 from tunnel.transport import lane as lanes
-from tunnel.transport.lane import Lane, own, view
+from tunnel.transport.lane import Lane
 from tunnel.wire import events, negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, MIB, Code
 from tunnel.wire.frames import Frame, Hello, Welcome
+from tunnel.wire.payload import Payload, in_memory
 from tunnel.wire.session import Session, Settings
 
 TARGET = "tcp:127.0.0.1:49152"
@@ -162,10 +163,10 @@ class Host:
                 self._act(self.session.receive(frame, sequence))
         self.kick()
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         self.calls.append("on_payload")
-        for piece in self.session.data(stream, offset, payload, own):
-            self._fresh.append((stream, view(piece)))
+        for piece in self.session.data(stream, offset, payload):
+            self._fresh.append((stream, in_memory(piece.content)))
 
     def on_batch_end(self, lane: Lane) -> None:
         self.calls.append("on_batch_end")

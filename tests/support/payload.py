@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tunnel.wire.stream import Outgoing
+from tunnel.wire.payload import Outgoing
 
 _NOISE = random.Random(16515).randbytes(1 << 18)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 
 from tunnel.transport.baselane import BaseLane
-from tunnel.transport.lane import LaneKind, own, view
+from tunnel.transport.lane import LaneKind
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Frame
+from tunnel.wire.payload import Outgoing, copied
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 
 class PipeLane(BaseLane[bytes]):
@@ -35,7 +35,7 @@ class PipeLane(BaseLane[bytes]):
         self._out += frames
 
     def send(self, outgoing: Outgoing) -> None:
-        self._out += outgoing.header + own(view(outgoing.piece))
+        self._out += outgoing.header + copied(outgoing.piece.content)
         self.flush()
 
     def flush(self) -> None:

@@ -12,9 +12,9 @@ from tests.support.network import tcp_pair
 from tests.support.waiting import until
 from tunnel.relay.pump import Pump
 from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport.lane import own
 from tunnel.transport.parcels import Lent
 from tunnel.transport.pipes import Pipe
+from tunnel.wire.payload import copied
 
 MIB = 1 << 20
 NOISE = random.Random(49152).randbytes(8 * MIB)
@@ -57,7 +57,7 @@ class Local:
     def read(self, limit: int) -> bytes | None:
         """What the pump reads, wherever it keeps that."""
         data = self.pump.read(limit)
-        return None if data is None else own(data)
+        return None if data is None else copied(data)
 
     def deliver(self, *pieces: bytes) -> None:
         """What a lane's batch does."""
@@ -70,12 +70,13 @@ class Local:
     def _lend_pipe(pump: SplicedPump, pieces: Sequence[bytes]) -> None:
         """Pieces in one pipe, one behind the other; the lane drops what nobody takes."""
         pipe = Pipe()
-        for piece in pieces:
-            assert os.write(pipe.sink, piece) == len(piece)
-            lent = Lent(pipe, len(piece))
-            pump.deliver(lent)
-            lent.drop()
+        lent = [Lent(pipe, os.write(pipe.sink, piece)) for piece in pieces]
+        assert [*map(len, lent)] == [*map(len, pieces)]
+        for each in lent:
+            pump.deliver(each)
         pump.flush()
+        for each in lent:
+            each.drop()
 
     def _lend_memory(self, pieces: Sequence[bytes]) -> None:
         """Views of memory that is used again at once."""

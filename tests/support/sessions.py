@@ -18,8 +18,8 @@ from tunnel.wire.events import (
     StreamOpened,
 )
 from tunnel.wire.frames import ControlFrame, Frame, Limits, Opened
+from tunnel.wire.payload import Outgoing
 from tunnel.wire.session import Session, Settings
-from tunnel.wire.stream import Outgoing
 
 ID = b"S" * 16
 TARGET = "tcp:127.0.0.1:49152"

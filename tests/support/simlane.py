@@ -10,13 +10,13 @@ from typing import cast
 from tests.support.simloop import SimLoop, Socket
 from tunnel.errors import LaneLost
 from tunnel.transport.baselane import BaseLane
-from tunnel.transport.lane import LaneKind, own, view
+from tunnel.transport.lane import LaneKind
 from tunnel.transport.sockets import reason_of
 from tunnel.transport.turns import Turn
 from tunnel.wire.codec import parse_header
 from tunnel.wire.codes import HEADER_SIZE, KIB, FrameType
+from tunnel.wire.payload import Outgoing, copied
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds, as for TLS."""
@@ -47,7 +47,7 @@ class SimLane(BaseLane[bytes]):
     def send(self, outgoing: Outgoing) -> None:
         if self._handler is None or self._unsendable:
             return
-        self._unsent.append(outgoing.header + own(view(outgoing.piece)))
+        self._unsent.append(outgoing.header + copied(outgoing.piece.content))
         self.flush()
 
     def _push(self) -> bool:

@@ -17,8 +17,8 @@ from tunnel.transport.baselane import BaseLane
 from tunnel.transport.lane import LaneKind
 from tunnel.transport.pace import LARGEST
 from tunnel.wire.codes import MIB, Code
+from tunnel.wire.payload import Outgoing
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
 

@@ -1,6 +1,6 @@
 """What lanes share, on one without a network: taking bytes apart, handing over, keepalive, the end.
 
-The contract as a whole is held, for every kind, by ``test_lane_conformance``.
+The contract as a whole is held, for every kind, by ``test_lane``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
 from tunnel.transport import baselane as module
 from tunnel.transport.baselane import BaseLane
-from tunnel.transport.lane import KEY_LIMIT, Lane, LaneKind, view
+from tunnel.transport.lane import KEY_LIMIT, Lane, LaneKind
 from tunnel.wire import keepalive
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Open, Ping, Pong
+from tunnel.wire.payload import Outgoing, Payload, copied
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
 
@@ -56,7 +56,7 @@ class DeafLane(BaseLane[bytes]):
         self.sent += frames
 
     def send(self, outgoing: Outgoing) -> None:
-        self.sent += outgoing.header + view(outgoing.piece)
+        self.sent += outgoing.header + copied(outgoing.piece.content)
 
     def flush(self) -> None:
         self.flushed = self.sent
@@ -110,8 +110,8 @@ class Recorder:
         if self.heir is not None:
             lane.hand_over(self.heir)
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
-        self.heard.append(("payload", stream, offset, bytes(payload)))
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
+        self.heard.append(("payload", stream, offset, copied(payload)))
 
     def on_batch_end(self, lane: Lane) -> None:
         self.batches += 1
@@ -183,11 +183,11 @@ async def test_frames_come_out_the_same_wherever_there_is_one_cut(lane: DeafLane
 
 async def test_payload_is_not_copied(lane: DeafLane, handler: Recorder) -> None:
     memory = bytearray(data_header(1, 0, 5) + b"hello")
-    views: list[memoryview] = []
+    views: list[Payload] = []
     handler.on_payload = lambda lane, stream, offset, payload: views.append(payload)  # type: ignore[method-assign]  # only here
     lane._received(memoryview(memory))
     memory[HEADER_SIZE] = ord("J")
-    assert bytes(views[0]) == b"Jello"
+    assert copied(views[0]) == b"Jello"
 
 
 async def test_a_ping_is_answered_at_once(lane: DeafLane, handler: Recorder) -> None:

@@ -26,7 +26,7 @@ BOTH = ("-k", "kernel-kernel")
 MACHINES: tuple[Mapping[str, Run], ...] = (
     {
         "without": Run(("tests/emulated/without.py",), modules=()),
-        "lanes": Run(("tests/transport/test_lane_conformance.py", *KERNEL_LANES)),
+        "lanes": Run(("tests/transport/test_lane.py", *KERNEL_LANES)),
         "inside": Run(("tests/emulated/inside.py",)),
         "daemons": Run(("tests/emulated/daemons.py",)),
     },

@@ -32,8 +32,8 @@ from tunnel.wire.codec import data_header, encode, parse_header
 from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB, Code, FrameType
 from tunnel.wire.frames import Credit, Open
 from tunnel.wire.negotiation import hello
+from tunnel.wire.payload import Outgoing, Payload
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 CIPHER = "none"
 ODD_SIZES = (1, 7, 4093, 16385, 65537, 262147, 1048576)
@@ -121,7 +121,7 @@ async def test_a_turn_passes_on_what_a_cache_holds(raw: Raw, monkeypatch: pytest
     sizes: list[int] = []
     take = raw.host.on_payload
 
-    def watched(lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def watched(lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         sizes.append(len(payload))
         take(lane, stream, offset, payload)
 

@@ -1,6 +1,6 @@
 """How every kind of lane ends: said, lost, broken, silent. The other half of the conformance suite.
 
-See ``test_lane_conformance``. Nothing here knows how a lane encrypts.
+See ``test_lane``. Nothing here knows how a lane encrypts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A lane that goes from one loop to another when its first frame has come, of every kind that can.
 
-Part of the conformance suite: see ``test_lane_conformance``.
+Part of the conformance suite: see ``test_lane``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Limits, Ping, Pong, Welcome
 from tunnel.wire.negotiation import hello, welcome
+from tunnel.wire.payload import Payload
 from tunnel.wire.states import LaneState
 
 OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
@@ -46,7 +47,7 @@ class Owner:
     def _tell(self, what: str) -> None:
         self.told.append((what, threading.get_ident()))
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         self._tell("payload")
 
     def on_batch_end(self, lane: Lane) -> None:

@@ -14,11 +14,10 @@ import pytest
 
 from tests.support.waiting import unexpected
 from tunnel.transport import parcels, pipes
-from tunnel.transport.lane import own, view
 from tunnel.transport.parcels import Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
-from tunnel.wire.assembly import Piece
 from tunnel.wire.codes import KIB
+from tunnel.wire.payload import Piece, copied
 
 NOISE = random.Random(443).randbytes(3 << 20)
 
@@ -68,7 +67,7 @@ def small_pipe(*_: object) -> Pipe:
 def test_what_is_lent_can_be_copied_and_leaves_what_is_behind_it() -> None:
     payload, pipe = lent(b"payload", b"header")
     assert len(payload) == 7
-    assert own(payload) == b"payload"
+    assert copied(payload) == b"payload"
     assert len(payload) == 7, "its length is that of the frame, whoever took it"
     assert payload.left == 0
     assert pipe.read(6) == b"header"
@@ -76,13 +75,13 @@ def test_what_is_lent_can_be_copied_and_leaves_what_is_behind_it() -> None:
 
 def test_the_whole_of_what_is_lent_stays_where_it_is() -> None:
     payload, _ = lent(b"payload")
-    assert view(Piece(payload, 0, 7)) is payload
+    assert Piece(payload, 0, 7).content is payload
     assert payload.left == 7
 
 
 def test_a_part_of_what_is_lent_is_copied() -> None:
     payload, pipe = lent(b"payload", b"header")
-    assert view(Piece(payload, 3, 7)) == b"load"
+    assert Piece(payload, 3, 7).content == b"load"
     assert pipe.read(6) == b"header"
 
 
@@ -132,9 +131,9 @@ def test_a_parcel_is_sent_from_its_own_pipe_and_again_from_the_keepers() -> None
 
 def test_a_parcel_can_be_read_like_bytes() -> None:
     first, second = Stream().parcels(10, 20)
-    assert own(second) == NOISE[10:30]
-    assert view(Piece(second, 5, 20)) == NOISE[15:30]
-    assert view(Piece(first, 0, 10)) is first
+    assert copied(second) == NOISE[10:30]
+    assert Piece(second, 5, 20).content == NOISE[15:30]
+    assert Piece(first, 0, 10).content is first
 
 
 def test_after_a_loss_parcels_are_sent_again_in_order_without_what_was_received() -> None:

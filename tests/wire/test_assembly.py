@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.wire.assembly import PAGE, Assembly, Piece
+from tunnel.wire.assembly import PAGE, Assembly
+from tunnel.wire.payload import Piece
 
 UNIT = PAGE
 """Pieces of so many bytes are held as they are; smaller ones are gathered in pages."""

@@ -40,6 +40,7 @@ from tunnel.wire.frames import (
     Welcome,
 )
 from tunnel.wire.negotiation import check_welcome, hello, welcome
+from tunnel.wire.payload import Outgoing
 from tunnel.wire.session import DEFAULT_LIMITS, Session, Settings
 from tunnel.wire.states import (
     LANE,
@@ -53,7 +54,6 @@ from tunnel.wire.states import (
     Receiving,
     Sending,
 )
-from tunnel.wire.stream import Outgoing
 
 SPEC = (Path(tunnel.wire.__file__).parent / "SPEC.md").read_text()
 

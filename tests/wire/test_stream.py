@@ -9,8 +9,9 @@ from tunnel.wire.assembly import PAGE
 from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.frames import Position
+from tunnel.wire.payload import Outgoing
 from tunnel.wire.states import Call, Phase, Receiving, Sending
-from tunnel.wire.stream import Outgoing, Stream
+from tunnel.wire.stream import Stream
 
 DATA = bytes(range(100))
 

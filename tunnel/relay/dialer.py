@@ -24,6 +24,7 @@ from tunnel.transport.sockets import host_of, socket_address, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
+from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session
 from tunnel.wire.states import LaneState
 
@@ -242,7 +243,7 @@ class _Applicant:
         if not self._done.done():
             self._done.set_result(None)
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         """Never called: the state admits no DATA."""
 
     def on_batch_end(self, lane: Lane) -> None:

@@ -1,8 +1,8 @@
 """A link: all that this host has with one peer. A session, its lanes, and a pump for each stream.
 
 Bytes to the peer: a pump says that its socket is readable → the session decides whose turn it is, and how
-much → the pump reads just that → the session frames it → a lane sends it. Bytes from the peer: a lane →
-the session puts them in order → the pump writes them; only then the session returns credit.
+much → the pump reads that → the session frames it → a lane sends it. From the peer: a lane → the session puts
+them in order → the pump writes them; only then the session returns credit.
 
 A session is started by one of the two hosts, its *initiator*, who also replaces lanes that were lost.
 When no lane comes back within the resume window, the session ends and every hypervisor socket is reset:
@@ -44,6 +44,7 @@ from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Frame, Hello, Notice, Ping, Replace, Resume, Resumed, RotationFrame, Welcome
+from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session, Settings
 
 __all__ = ["Link", "LinkPlan", "LinkState"]
@@ -184,11 +185,10 @@ class Link:
 
     def greet(self, lane: Lane, session: bytes) -> None:
         """Offer a session to the peer that we dialled."""
-        plan = self.plan
         limits = self._settings.limits
-        if plan.number:
+        if self.plan.number:
             limits = replace(limits, streams=0)  # only who began a further session opens streams in it
-        self.offer = negotiation.hello(session, self.instance, limits, plan.sessions, plan.number)
+        self.offer = negotiation.hello(session, self.instance, limits, self.plan.sessions, self.plan.number)
         lane.send_control(encode(self.offer))
         lane.flush()
 
@@ -383,7 +383,7 @@ class Link:
         if session.busy:
             self.kick()
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         """Take payload in, and write what is in order to its socket."""
         self.streams.deliver(stream, offset, payload)
 

@@ -18,6 +18,7 @@ from tunnel.transport.lane import Lane
 from tunnel.transport.sockets import host_of
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Frame
+from tunnel.wire.payload import Payload
 
 ANSWER_WITHIN = 5.0
 """Seconds that an old lane has to answer: less than a peer waits for WELCOME."""
@@ -152,7 +153,7 @@ class _Trial:
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Never called: nothing but GOAWAY may come before our answer."""
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         """Never called: the state admits no DATA."""
 
     def on_batch_end(self, lane: Lane) -> None:

@@ -23,8 +23,8 @@ from tunnel.transport.lane import SourceRead
 from tunnel.transport.rights import receiver
 from tunnel.transport.slabs import Intake
 from tunnel.transport.sockets import caller_of, reset, tune_local
-from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import KIB
+from tunnel.wire.payload import Memory, Payload, in_memory
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
 ENOUGH = 256 * KIB
@@ -88,7 +88,7 @@ class Pump:
         self._heeds = sock.family != socket.AF_UNIX  # SO_RCVLOWAT, when the loop asks
         self._least = 1  # bytes that must be there before the loop is told
         self._moment: asyncio.TimerHandle | None = None
-        self._fresh: list[bytes | memoryview] = []
+        self._fresh: list[Payload] = []
         self._waiting: deque[bytearray | memoryview] = deque()
 
     # From the socket.
@@ -194,14 +194,14 @@ class Pump:
         if error is not None:
             self._give_up(error)
 
-    def deliver(self, data: bytes | memoryview) -> None:
-        """Take ``data`` to be written by ``flush``, which must come while the view is valid."""
+    def deliver(self, data: Payload) -> None:
+        """Take ``data`` to be written by ``flush``, which must come while it is valid."""
         if not self.broken:
             self._fresh.append(data)
 
     def flush(self) -> None:
         """Write what was delivered, now or when the socket takes it."""
-        fresh, self._fresh = self._fresh, []
+        fresh, self._fresh = [in_memory(each) for each in self._fresh], []
         count = 0
         if fresh and not self._waiting:
             count = self._write(fresh)
@@ -209,7 +209,7 @@ class Pump:
             self._keep(fresh, count)
         self._report(count)
 
-    def _keep(self, fresh: list[bytes | memoryview], written: int) -> None:
+    def _keep(self, fresh: list[Memory], written: int) -> None:
         """Copy what the socket did not take: its memory is about to be used again."""
         for data in fresh:
             if written >= len(data):
@@ -220,7 +220,7 @@ class Pump:
             self._append(data[written:])
             written = 0
 
-    def _append(self, rest: bytes | memoryview) -> None:
+    def _append(self, rest: Memory) -> None:
         self.backlog += len(rest)
         last = self._waiting[-1] if self._waiting else None
         if isinstance(last, bytearray) and len(last) < _CHUNK:
@@ -247,7 +247,7 @@ class Pump:
                 return
             count -= len(first)
 
-    def _write(self, views: Sequence[bytes | bytearray | memoryview]) -> int:
+    def _write(self, views: Sequence[Memory | bytearray]) -> int:
         try:
             return self._sock.sendmsg(views[:_MOST_VIEWS])
         except BlockingIOError:

@@ -21,6 +21,7 @@ from tunnel.transport.sockets import name_of, reset, tune_lane
 from tunnel.transport.tls import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
+from tunnel.wire.payload import Payload
 from tunnel.wire.states import LaneState
 
 FIRST_FRAME_TIMEOUT = 10.0
@@ -244,7 +245,7 @@ class _Newcomer:
             self._link.readmit(lane, frame)
         self._done.set()
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         """Never called: the state admits no DATA."""
 
     def on_batch_end(self, lane: Lane) -> None:

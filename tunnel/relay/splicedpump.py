@@ -13,13 +13,12 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from tunnel.relay.pump import Pump, PumpOwner
 from tunnel.transport import pipes, rights
 from tunnel.transport.parcels import MOST_KEPT, PAYS, Keeper, Lent, Parcel
 from tunnel.transport.pipes import Pipe
-from tunnel.wire.assembly import Payload
+from tunnel.wire.payload import Memory, Payload, in_memory
 
 ROOM_PATIENCE = 0.01
 """Seconds that a full keeper waits for credit before it makes room by a copy: then there is time for one."""
@@ -42,7 +41,7 @@ class SplicedPump(Pump):
         self._store: Pipe | None = None
         self._stored = 0  # bytes in the store: they come before those that wait in memory
         self._written = 0  # bytes that are in the socket since the last report
-        self._unwritten: OSError | None = None  # why the socket took no more, until ``flush`` tells
+        self._unwritten: OSError | None = None  # why the socket took no more, until that is told
 
     # From the socket.
 
@@ -114,23 +113,26 @@ class SplicedPump(Pump):
 
     # To the socket.
 
-    def deliver(self, data: Any) -> None:  # bytes, a memoryview or a Lent
-        """Write ``data``, or what goes of it, at once: a lane lends its pipe in order. ``flush`` reports."""
-        if self.broken or self._unwritten is not None:
-            return
-        if isinstance(data, Lent):
-            self._pass_on(data)
-            if not data.left or self._unwritten is not None:
-                return
-            data = bytes(data)
-        if not self.backlog:
+    def flush(self) -> None:
+        """Write what was delivered: what a lane lends goes on in the kernel, as far as there is room."""
+        fresh, self._fresh = self._fresh, []
+        for data in fresh:
+            if isinstance(data, Lent):
+                self._pass_on(data)
+                if not data.left:
+                    continue
+            self._pass_copied(in_memory(data))
+        self._report_written()
+
+    def _pass_copied(self, data: Memory) -> None:
+        if not self.backlog and self._unwritten is None:
             data = data[self._attempt(self._sock.send, data) :]
         if len(data) and self._unwritten is None:
             self._delay(0)
             self._append(data)
 
     def _pass_on(self, lent: Lent) -> None:
-        if not self.backlog:
+        if not self.backlog and self._unwritten is None:
             self._attempt(lent.send, self._sock.fileno())
         if lent.left and not self._waiting and self._unwritten is None:
             self._put_by(lent)
@@ -158,7 +160,7 @@ class SplicedPump(Pump):
         self.backlog += count
 
     def _attempt(self, write: Callable[..., int], *arguments: object) -> int:
-        """How many bytes the socket took; a fault is told by ``flush``, because that may close the pump."""
+        """How many bytes the socket took; a fault is told last of all, because that may close the pump."""
         try:
             count = write(*arguments)
         except BlockingIOError:
@@ -169,8 +171,7 @@ class SplicedPump(Pump):
         self._written += count
         return count
 
-    def flush(self) -> None:
-        """Report what is written, and the socket's fault."""
+    def _report_written(self) -> None:
         count, self._written = self._written, 0
         self._report(count)
         if self._unwritten is not None and not self.broken:
@@ -193,7 +194,7 @@ class SplicedPump(Pump):
                 break
             self._stored -= count
             self.backlog -= count
-        self.flush()
+        self._report_written()
 
     def _forget(self) -> None:
         super()._forget()

@@ -33,12 +33,12 @@ from tunnel.relay.silence import (
 )
 from tunnel.relay.transfers import COMPLETE, TransferLog, Transfers
 from tunnel.transport.hangup import HangupWatch
-from tunnel.transport.lane import Lane, Sink, own, view
+from tunnel.transport.lane import Lane, Sink
 from tunnel.transport.users import user_name
 from tunnel.wire import events
-from tunnel.wire.assembly import Payload
 from tunnel.wire.codes import Code
 from tunnel.wire.credits import ACK_DELAY
+from tunnel.wire.payload import Payload
 from tunnel.wire.scheduler import TURN
 from tunnel.wire.session import Session
 
@@ -256,9 +256,9 @@ class Streams:
 
     def deliver(self, stream: int, offset: int, payload: Payload) -> None:
         """Take payload that a lane lends until ``flush``. Raises ProtocolError."""
-        for piece in self._living().data(stream, offset, payload, own):
+        for piece in self._living().data(stream, offset, payload):
             pump = self.pumps[stream]
-            pump.deliver(view(piece))
+            pump.deliver(piece.content)
             self._fresh[pump] = None
 
     def flush(self) -> None:

@@ -33,6 +33,7 @@ from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Pong
 from tunnel.wire.keepalive import INTERVAL
 from tunnel.wire.laneprotocol import LaneProtocol
+from tunnel.wire.payload import Memory, Payload, copied, in_memory
 from tunnel.wire.states import LaneState
 
 LINGER = 2.0
@@ -263,13 +264,13 @@ class BaseLane(Lane, Generic[Item]):
         self._bytes_received += count
         self._protocol.keepalive.heard(time.monotonic())
 
-    def _received(self, plain: memoryview) -> None:
+    def _received(self, plain: Payload) -> None:
         """Take decrypted bytes apart; what this turn is too short for is kept in ``_leftover``."""
         taken = self._take_apart(plain)
         if taken < len(plain) and not self.ended:
-            self._leftover = memoryview(bytes(plain[taken:]))
+            self._leftover = memoryview(copied(plain[taken:]))
 
-    def _take_apart(self, plain: memoryview) -> int:
+    def _take_apart(self, plain: Payload) -> int:
         """Hand over what ``plain`` holds, as much as the turn allows; how many bytes that was."""
         handler = self._handler
         if handler is None:
@@ -285,7 +286,7 @@ class BaseLane(Lane, Generic[Item]):
                 elif spent():
                     break
                 else:
-                    position += self._take_frame(plain[position:])
+                    position += self._take_frame(in_memory(plain[position:]))
             self._answer()
         except WireError as error:
             self.fail(error)
@@ -297,12 +298,12 @@ class BaseLane(Lane, Generic[Item]):
             self._tell(handler.on_batch_end)
         return position
 
-    def _take_payload(self, handler: LaneHandler, payload: memoryview) -> None:
+    def _take_payload(self, handler: LaneHandler, payload: Payload) -> None:
         decoder = self._decoder
         handler.on_payload(self, decoder.stream, decoder.offset, payload)
         decoder.moved(len(payload))
 
-    def _take_frame(self, plain: memoryview) -> int:
+    def _take_frame(self, plain: Memory) -> int:
         taken, frame = self._protocol.feed(plain, time.monotonic())
         if frame is not None:
             self._obey(frame)

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import cast
 
 from tunnel.transport import ktls, pipes
 from tunnel.transport.baselane import BaseLane
-from tunnel.transport.lane import LaneKind, view
+from tunnel.transport.lane import LaneKind
 from tunnel.transport.parcels import Lent, Parcel
 from tunnel.transport.pipes import Pipe
 from tunnel.transport.tls_messages import ALERT, CLOSE_NOTIFY, DATA, RECORD, explain_record
 from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import KIB, MIB
+from tunnel.wire.payload import Memory, Outgoing, in_memory
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 BATCH = MIB
 """Bytes that are taken from the lane in one turn of the loop."""
@@ -42,7 +41,7 @@ class _Words:
 
     __slots__ = ("_rest",)
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: Memory) -> None:
         self._rest = data
 
     @property
@@ -191,7 +190,7 @@ class KernelLane(BaseLane[_Words | _Load]):
                 return False
             self._heard(len(taken))
             left -= len(taken)
-            self._received(cast("memoryview", taken))  # a Lent is sliced like one
+            self._received(taken)
         return True
 
     def _take(self) -> memoryview | Lent:
@@ -269,7 +268,7 @@ def _loaded(outgoing: Outgoing) -> tuple[bytes, _Words | _Load]:
     """A frame's header, and its payload in memory or in a pipe. What the peer has by now is left out."""
     header, piece = outgoing.header, outgoing.piece
     if not isinstance(piece.payload, Parcel):
-        return header, _Words(view(piece))
+        return header, _Words(in_memory(piece.content))
     begin, load = piece.payload.take(piece.start, piece.stop)
     size = piece.stop - begin
     if begin > piece.start:

@@ -26,15 +26,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from tunnel.errors import TunnelError
 from tunnel.transport.proof import Proof
-from tunnel.wire.assembly import Payload, Piece
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
+from tunnel.wire.payload import Outgoing, Payload
 from tunnel.wire.scheduler import TURN
-from tunnel.wire.stream import Outgoing
 
 KEY_LIMIT = 5 << 22
 """Records after which a key is used no more. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more
@@ -46,19 +45,6 @@ class LaneKind(StrEnum):
 
     USERSPACE = "userspace"
     KERNEL = "kernel"
-
-
-def view(piece: Piece) -> Any:  # what a lane lent, or what a pump read: only they know its kind
-    """The payload of a piece without what is not of the piece. Every kind of payload can be sliced."""
-    payload: Any = piece.payload
-    if piece.stop - piece.start == len(payload):
-        return payload
-    return payload[piece.start : piece.stop]
-
-
-def own(payload: Payload) -> bytes:
-    """A copy in memory of payload that a lane only lent. Every kind of payload becomes bytes."""
-    return bytes(cast("memoryview", payload))
 
 
 class Sink(NamedTuple):
@@ -101,7 +87,7 @@ class LaneHandler(Protocol):
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Take a frame (never DATA, PING, PONG, GOAWAY). May raise ProtocolError: the lane then ends."""
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: memoryview) -> None:
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
         """Take payload, valid until ``on_batch_end``. May raise ProtocolError: the lane then ends."""
 
     def on_batch_end(self, lane: Lane) -> None:
@@ -195,16 +181,16 @@ class Lane(ABC):
     def hand_over(self, handler: LaneHandler) -> None:
         """Let another handler own the lane from now on."""
 
+    @abstractmethod
     def leave(self) -> None:
         """Let the loop not watch the lane any more: it is about to ``enter`` another one.
 
         To be called from outside the handler, when the first frame has come, and before it is answered.
         """
-        raise NotImplementedError(f"{type(self).__name__} stays with its loop")
 
+    @abstractmethod
     def enter(self, handler: LaneHandler, frame: Frame) -> None:
         """Go on in the running loop, with ``handler``, which is told of the first frame here."""
-        raise NotImplementedError(f"{type(self).__name__} stays with its loop")
 
     @abstractmethod
     def attached(self, epoch: int, sinks: Sinks | None = None) -> None:

@@ -18,7 +18,7 @@ from tunnel.transport.baselane import BaseLane
 from tunnel.transport.bucket import Bucket, Rate
 from tunnel.transport.compiled_io import CompiledRecordIo
 from tunnel.transport.key_schedule import Keys
-from tunnel.transport.lane import LaneHandler, LaneKind, Sinks, SourceRead, view
+from tunnel.transport.lane import LaneHandler, LaneKind, Sinks, SourceRead
 from tunnel.transport.record_io import PythonRecordIo, RecordIo
 from tunnel.transport.record_layer import RecordLayer, TlsEnd
 from tunnel.transport.record_sealer import Content
@@ -26,9 +26,9 @@ from tunnel.transport.sockets import reason_of
 from tunnel.transport.tls_messages import RECORD
 from tunnel.wire.codes import HEADER_SIZE, KIB, MIB
 from tunnel.wire.frames import Frame
+from tunnel.wire.payload import Outgoing, in_memory
 from tunnel.wire.scheduler import LONG_TURN, TURN
 from tunnel.wire.states import LaneState
-from tunnel.wire.stream import Outgoing
 
 OPENED = 1 * MIB
 """Bytes that are handed over at once, at most: each time costs the same. Python's records make half of it."""
@@ -115,7 +115,7 @@ class UserspaceLane(BaseLane[Content]):
         """Send a DATA frame behind everything queued before it."""
         if self._handler is None or self._unsendable:
             return
-        payload = view(outgoing.piece)
+        payload = in_memory(outgoing.piece.content)
         if len(payload) <= SMALL:
             self._unsent.append(outgoing.header + payload)
         else:

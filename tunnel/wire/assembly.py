@@ -9,37 +9,12 @@ smaller ones are gathered in pages.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sized
-from dataclasses import dataclass
-from typing import TypeAlias, cast
 
 from tunnel.wire.codes import KIB
+from tunnel.wire.payload import Payload, Piece, copied
 
 PAGE = 4 * KIB
 """Bytes of a page. A smaller piece that comes early is gathered in the one, or two, that it lies in."""
-
-Payload: TypeAlias = Sized
-"""Bytes, or a promise of bytes: the core only ever asks for its length, but for what comes early."""
-
-Keep: TypeAlias = Callable[[Payload], bytes]
-"""Makes a copy in memory of payload that has to wait."""
-
-
-def copied(payload: Payload) -> bytes:
-    """Keep payload that is bytes, or a view of some."""
-    return bytes(cast("memoryview", payload))
-
-
-@dataclass(slots=True)
-class Piece:
-    """Bytes ``start`` to ``stop`` of a payload. Not to be changed; frozen ones cost three times as much."""
-
-    payload: Payload
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 class _Page:
@@ -89,16 +64,13 @@ class Assembly:
         """One more than the highest offset seen, gaps or not."""
         return max(self._early, self.received)
 
-    def insert(self, offset: int, payload: Payload, keep: Keep = copied) -> list[Piece]:
-        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open.
-
-        What has to wait for a gap is held as what ``keep`` makes of it.
-        """
+    def insert(self, offset: int, payload: Payload) -> list[Piece]:
+        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open."""
         if offset == self.received and not self.gaps:
             self.received += len(payload)
             return [Piece(payload, 0, len(payload))]
         if offset > self.received:
-            self._put_by(offset, keep(payload))
+            self._put_by(offset, copied(payload))
             return []
         pieces = self._append(offset, payload)
         while more := self._take_held() + self._take_page():

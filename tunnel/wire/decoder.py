@@ -10,6 +10,7 @@ from __future__ import annotations
 from tunnel.wire.codec import Header, parse, parse_header
 from tunnel.wire.codes import HEADER_SIZE, FrameType
 from tunnel.wire.frames import Data, Frame
+from tunnel.wire.payload import Memory
 
 
 class Decoder:
@@ -31,7 +32,7 @@ class Decoder:
             return HEADER_SIZE - len(self._partial)
         return self._header.length - len(self._partial)
 
-    def feed(self, data: memoryview) -> tuple[int, Frame | None]:
+    def feed(self, data: Memory) -> tuple[int, Frame | None]:
         """Take bytes up to the end of the next header or control frame: ``(taken, frame or None)``.
 
         Not to be called while ``payload_left``. Raises ProtocolError; the lane is then of no further use.
@@ -73,7 +74,7 @@ class Decoder:
         self.payload_left -= count
         self.offset += count
 
-    def _fill(self, data: memoryview, size: int) -> int:
+    def _fill(self, data: Memory, size: int) -> int:
         taken = min(size - len(self._partial), len(data))
         self._partial += data[:taken]
         return taken

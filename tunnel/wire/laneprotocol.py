@@ -11,6 +11,7 @@ from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame, GoAway, Ping, Pong
 from tunnel.wire.keepalive import Keepalive
+from tunnel.wire.payload import Memory
 from tunnel.wire.states import LANE, Call, LaneState, step
 
 
@@ -24,7 +25,7 @@ class LaneProtocol:
         self.attached = False
         self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
 
-    def feed(self, data: memoryview, now: float) -> tuple[int, Frame | None]:
+    def feed(self, data: Memory, now: float) -> tuple[int, Frame | None]:
         """Take bytes up to the end of the next header or control frame, as ``Decoder.feed`` does.
 
         Returns how many, and the frame: never DATA or PING, and PONG once it is noted. Raises ProtocolError,

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
-from tunnel.wire.assembly import Keep, Payload, Piece, copied
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, MIB, Code, Feature, FrameType
 from tunnel.wire.control import ControlChannel
@@ -48,11 +47,12 @@ from tunnel.wire.frames import (
     Resumed,
     Verdict,
 )
+from tunnel.wire.payload import Outgoing, Payload, Piece
 from tunnel.wire.places import Places
 from tunnel.wire.probes import Probes
 from tunnel.wire.senders import Senders
 from tunnel.wire.states import Call, Input, Phase, Receiving, Sending
-from tunnel.wire.stream import Outgoing, Stream
+from tunnel.wire.stream import Stream
 from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
@@ -219,16 +219,16 @@ class Session:
 
     # Payload: what we receive.
 
-    def data(self, number: int, offset: int, payload: Payload, keep: Keep = copied) -> list[Piece]:
+    def data(self, number: int, offset: int, payload: Payload) -> list[Piece]:
         """Take payload in, in whatever pieces it arrives; what is to be delivered now, in order.
 
         Nothing for a stream that is closed already: its bytes were under way when it was reset. Payload that
-        has to wait for a gap is held as what ``keep`` makes of it, and comes back from a later call.
+        has to wait for a gap is copied, and comes back from a later call.
         """
         stream = self._streams.get(number) or self._find(number, FrameType.DATA)
         if stream is None:
             return []
-        return stream.arrived(offset, payload, keep)
+        return stream.arrived(offset, payload)
 
     def expects(self, number: int) -> tuple[int, int]:
         """Return where payload of ``number`` goes on, and the offset before which it may; 0, 0: nowhere."""

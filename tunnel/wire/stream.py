@@ -7,10 +7,11 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError
-from tunnel.wire.assembly import Assembly, Keep, Payload, Piece, copied
+from tunnel.wire.assembly import Assembly
 from tunnel.wire.codec import data_header
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.frames import Position
+from tunnel.wire.payload import Outgoing, Payload, Piece
 from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Phase, Receiving, Sending, step
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
@@ -33,17 +34,6 @@ class Kept:
     def end(self) -> int:
         """The offset behind its last byte."""
         return self.offset + len(self.payload)
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A DATA frame for a lane to send: the header's bytes, then the piece's, with nothing between.
-
-    Not to be changed; see Piece.
-    """
-
-    header: bytes
-    piece: Piece
 
 
 class Stream:
@@ -166,7 +156,7 @@ class Stream:
 
     # What we receive.
 
-    def arrived(self, offset: int, payload: Payload, keep: Keep = copied) -> list[Piece]:
+    def arrived(self, offset: int, payload: Payload) -> list[Piece]:
         """Take DATA in; what is to be delivered now, in order. Raises ProtocolError. See ``Assembly``."""
         if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY:  # else the tables stay put
             self.advance(FrameType.DATA)
@@ -176,7 +166,7 @@ class Stream:
             raise ProtocolError(
                 Code.PROTOCOL, f"data behind the end of stream {self.number} at {self._final}"
             )
-        pieces = self._assembly.insert(offset, payload, keep)
+        pieces = self._assembly.insert(offset, payload)
         self.into.received = self._assembly.received
         return pieces
 
