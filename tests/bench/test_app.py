@@ -75,7 +75,7 @@ def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
         (["relay", "--streams=1,many"], "--streams is a list of numbers from 1 to 256"),
         (["relay", "--streams=1,999"], "--streams is a list of numbers from 1 to 256"),
         (["relay", "--only=nginx"], "no contestant is called nginx"),
-        (["rotate", "--kinds=kernel"], "--kinds is a list of pairs of userspace, threads, kernel"),
+        (["rotate", "--kinds=kernel"], "--kinds is a list of pairs of userspace, kernel"),
         (["report"], "there is no result file in"),
         (["memory", "--only=direct"], "direct is not a relay"),
         (["migrate", "--modes=rdma"], "no mode is called rdma; there are: native, native-tls"),

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from tests.support.pumps import MIB, NOISE, Local
-from tests.support.waiting import until
+from tests.support.waiting import turns, until
 from tunnel.relay.pump import ENOUGH
 from tunnel.transport.lane import SourceRead
 
@@ -62,7 +62,6 @@ async def test_what_was_carried_is_kept(local: Local) -> None:
         got = b""
         while len(got) < len(piece):
             got += forward(local, carry) or b""
-            local.pump._drained = False
         assert got == piece
     assert local.pump.bytes_read == 4 * ENOUGH
     local.pump.release(4 * ENOUGH)
@@ -78,7 +77,6 @@ async def test_bulk_gets_more_memory_at_once(local: Local) -> None:
         carry.rooms = len(rooms)
         return SourceRead(ENOUGH, empty=False, ended=False, error=None)
 
-    local.pump._drained = False
     for expected in (False, True):
         assert sum(map(len, local.pump.forward(much, 4 * MIB) or ())) == ENOUGH
         assert (carry.rooms > 1) == expected
@@ -89,10 +87,20 @@ async def test_nothing_there_is_told_when_there_is(local: Local) -> None:
     assert forward(local, carry) is None
     await say(local, b"page")
     assert forward(local, carry) == b"page"
-    assert forward(local, carry) is None, "it was empty"
-    assert carry.calls == 2, "so nobody looks again"
-    await say(local, b"more")
+    assert local.pump.drained, "so nobody needs to look again"
+    local.hypervisor.send(b"more")
+    await until(lambda: local.owner.readable == 2, "for the socket, which is watched")
     assert forward(local, carry) == b"more"
+
+
+async def test_a_socket_that_nobody_reads_is_watched_no_longer(local: Local) -> None:
+    """The loop would say so in each of its turns."""
+    await say(local, b"page")
+    await until(lambda: not local.pump._watched)
+    await turns()
+    assert local.owner.readable == 1
+    assert forward(local, Carry()) == b"page"
+    assert local.pump._watched
 
 
 async def test_the_end_has_no_pieces(local: Local) -> None:
@@ -108,9 +116,7 @@ async def test_a_failure_comes_behind_what_was_read(local: Local) -> None:
     assert forward(local, Carry(failure)) == b"before"
     with pytest.raises(OSError, match="descriptors"):
         forward(local, Carry())
-    local.pump._drained = False
     assert forward(local, Carry()) is None
-    local.pump._drained = False
     with pytest.raises(OSError, match="descriptors"):
         forward(local, Carry(failure))
 

@@ -83,10 +83,12 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
         self._failure: OSError | None = None  # of reading, behind what was read before
-        self._drained = False  # the last read saw that there is no more
+        self.drained = False  # ``forward`` saw that there is no more for now, and the socket is watched
         self._gathers = False  # more is about to come: reading waits for it
         self._heeds = sock.family != socket.AF_UNIX  # SO_RCVLOWAT, when the loop asks
         self._least = 1  # bytes that must be there before the loop is told
+        self._watched = False  # by the loop
+        self._told = False  # the owner knows that there is something to read
         self._moment: asyncio.TimerHandle | None = None
         self._fresh: list[Payload] = []
         self._waiting: deque[bytearray | memoryview] = deque()
@@ -106,14 +108,20 @@ class Pump:
         if least != self._least:
             self._least = least
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
-        self._loop.add_reader(self._sock, self._readable)
+        self._told = False
+        if not self._watched:  # the loop pays for each change with system calls
+            self._watched = True
+            self._loop.add_reader(self._sock, self._readable)
 
     def _readable(self) -> None:
         if self._moment is not None:
             self._moment.cancel()
             self._moment = None
-        self._drained = False
-        self._loop.remove_reader(self._sock)
+        if self._told:  # and has not read since: others come first, or the peer takes no more
+            self._watched = False
+            self._loop.remove_reader(self._sock)
+            return
+        self._told = True
         self._owner.on_readable(self)
 
     def read(self, limit: int) -> Payload | None:
@@ -137,16 +145,15 @@ class Pump:
         self._check_failure()
         if self._gathering():
             return None
-        if self._drained:
-            self.start_reading()
-            return None
-        taken, self._drained, ended, self._failure = carry(self._sock.fileno(), self._memory.rooms(limit))
+        taken, self.drained, ended, self._failure = carry(self._sock.fileno(), self._memory.rooms(limit))
         pieces = self._memory.pieces(taken, self.bytes_read + taken)
         if not (taken or ended):
             self._check_failure()
             self.start_reading()
             return None
         self._took(taken, limit)
+        if self.drained and not self._gathering():
+            self.start_reading()
         return pieces
 
     def _check_failure(self) -> None:

@@ -329,6 +329,8 @@ class Streams:
         pieces = pump.forward(lambda fd, rooms: lane.carry(fd, number, offset, rooms), limit)
         if pieces:
             session.carried(number, pieces, lane.epoch)
+            if pump.drained:
+                session.not_ready(number)
         return None if pieces is None else sum(map(len, pieces))
 
     # PumpOwner.
