@@ -160,7 +160,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
         name="mtunnel-2-lanes",
         settings="lanes 2 in one loop; congestion as pinned",
         version=_mtunnel_versions,
-        sides=partial(mtunnel, lanes=2),
+        sides=partial(mtunnel, lanes=2, workers=1),
     ),
     Contestant(
         name=OURS_WITH_WORKERS,

@@ -22,8 +22,9 @@ _numbers = itertools.count(1)
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What programs in a host find: nothing of the caller's own shell, and ``changes``."""
-    return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(changes or {})}
+    """What programs in a host find: of the caller's shell only where libraries are, and ``changes``."""
+    own = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **own, **(changes or {})}
 
 
 def run(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import struct
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -12,6 +14,7 @@ from tests.support.pumps import MIB, NOISE, Local
 from tests.support.waiting import turns, until
 from tunnel.relay.pump import ENOUGH
 from tunnel.transport.lane import SourceRead
+from tunnel.transport.userspace import NOTHING
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -101,6 +104,18 @@ async def test_a_socket_that_nobody_reads_is_watched_no_longer(local: Local) -> 
     assert local.owner.readable == 1
     assert forward(local, Carry()) == b"page"
     assert local.pump._watched
+
+
+async def test_a_reset_is_told_again_where_the_lane_had_no_room_before(local: Local) -> None:
+    """uvloop ends its watch of a socket when it has told of an error."""
+    local.pump.deliver(b"unread")
+    local.pump.flush()
+    local.pump.start_reading()
+    local.hypervisor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    local.hypervisor.close()
+    await until(lambda: local.owner.readable == 1, "for the reset")
+    assert local.pump.forward(lambda *_: NOTHING, MIB) is None
+    await until(lambda: local.owner.readable == 2, "for the reset once more")
 
 
 async def test_the_end_has_no_pieces(local: Local) -> None:

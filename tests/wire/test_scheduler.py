@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.wire.codes import KIB, MIB
-from tunnel.wire.scheduler import ABOUT, HEAD_START, SHORT_TURN, TURN, Scheduler
+from tunnel.wire.scheduler import ABOUT, CHANNELS, HEAD_START, LONG_TURN, SHORT_TURN, TURN, Scheduler
 
 
 def turns(scheduler: Scheduler, count: int, sizes: dict[int, int]) -> list[int]:
@@ -113,15 +113,25 @@ def test_turns_are_short_while_a_sparse_stream_is_about() -> None:
     """What it sends next waits for the turn that is under way."""
     scheduler = of(1)
     turns(scheduler, 3, {1: TURN})
-    assert (scheduler.turn, scheduler.share(1, TURN)) == (TURN, TURN)
+    assert (scheduler.turn, scheduler.long_turn) == (TURN, LONG_TURN)
     scheduler.ready(9)
     turns(scheduler, 1, {9: 100})
     scheduler.idle(9)
-    assert (scheduler.turn, scheduler.share(1, TURN)) == (SHORT_TURN, SHORT_TURN)
+    assert (scheduler.turn, scheduler.long_turn) == (SHORT_TURN, TURN)
     turns(scheduler, ABOUT // TURN - 1, {1: TURN})
     assert scheduler.turn == SHORT_TURN
     turns(scheduler, 1, {1: TURN})
-    assert (scheduler.turn, scheduler.share(1, TURN)) == (TURN, TURN)
+    assert (scheduler.turn, scheduler.long_turn) == (TURN, LONG_TURN)
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(CHANNELS, TURN), (CHANNELS + 1, SHORT_TURN)])
+def test_channels_of_one_guest_keep_long_turns_beside_their_sparse_one(channels: int, expected: int) -> None:
+    scheduler = of(*range(1, channels + 1))
+    turns(scheduler, 3 * channels, dict.fromkeys(range(1, channels + 1), TURN))
+    scheduler.ready(99)
+    turns(scheduler, 1, {99: 100})
+    scheduler.idle(99)
+    assert (scheduler.turn, scheduler.long_turn) == (SHORT_TURN, expected)
 
 
 def test_who_uses_its_head_start_up_is_not_sparse() -> None:

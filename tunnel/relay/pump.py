@@ -45,7 +45,7 @@ class PumpOwner(Protocol):
     """The table of streams, as its pumps see it."""
 
     def on_readable(self, pump: Pump) -> None:
-        """The socket has something to read; it will be said again after a ``read`` that found nothing."""
+        """The socket has something to read: said again after a ``read`` or ``forward`` that found its end."""
 
     def on_delivered(self, pump: Pump, count: int) -> None:
         """``count`` bytes are in the socket."""
@@ -117,12 +117,16 @@ class Pump:
         if self._moment is not None:
             self._moment.cancel()
             self._moment = None
-        if self._told:  # and has not read since: others come first, or the peer takes no more
-            self._watched = False
-            self._loop.remove_reader(self._sock)
+        if self._told:  # and has not found the end of it since: others come first, or the peer takes no more
+            self._watch_no_more()
             return
         self._told = True
         self._owner.on_readable(self)
+
+    def _watch_no_more(self) -> None:
+        """Also to be told once more of an error, which ends uvloop's watch when it has told of it."""
+        self._watched = False
+        self._loop.remove_reader(self._sock)
 
     def read(self, limit: int) -> Payload | None:
         """Return up to ``limit`` bytes, b"" at the end, or None: nothing there now. Raises OSError."""
@@ -149,6 +153,8 @@ class Pump:
         pieces = self._memory.pieces(taken, self.bytes_read + taken)
         if not (taken or ended):
             self._check_failure()
+            if not self.drained:
+                self._watch_no_more()
             self.start_reading()
             return None
         self._took(taken, limit)

@@ -119,7 +119,7 @@ class SplicedPump(Pump):
         for data in fresh:
             if isinstance(data, Lent):
                 self._pass_on(data)
-                if not data.left:
+                if not data.left or self._unwritten is not None:
                     continue
             self._pass_copied(in_memory(data))
         self._report_written()

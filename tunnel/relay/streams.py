@@ -299,7 +299,7 @@ class Streams:
         what holds it up.
         """
         session = self._living()
-        most = turn if lane.carries and lane.batch >= TURN else lane.batch
+        most = turn if lane.carries and lane.batch >= TURN else min(turn, lane.batch)
         while lane.room and (picked := session.pick(most)) is not None:
             number, allowance = picked
             pump = self.pumps[number]

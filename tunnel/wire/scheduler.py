@@ -30,6 +30,11 @@ LONG_TURN = 4 * MIB
 SHORT_TURN = 256 * KIB
 """The same while a sparse stream is about: smaller turns cost more for each byte."""
 
+CHANNELS = 8
+"""Streams that one guest may send in bulk, such as multifd's, whose main channel is sparse. Beside no more of
+them who prefers long turns has ``TURN``, which takes less than a millisecond there; beside more, short ones.
+"""
+
 ABOUT = 64 * MIB
 """Bytes of others that leave until a sparse stream is thought to be gone: tens of milliseconds."""
 
@@ -77,13 +82,15 @@ class Scheduler:
     @property
     def long_turn(self) -> int:
         """As ``turn``, for who prefers long ones."""
-        return self.turn if self._about else LONG_TURN
+        if not self._about:
+            return LONG_TURN
+        return TURN if len(self._order) <= CHANNELS else SHORT_TURN
 
     def share(self, stream: int, allowance: int) -> int:
         """Return how many bytes of its ``allowance`` the stream whose turn it is may send in that turn."""
         if self._tags[stream] < self._now:
             return min(allowance, HEAD_START)
-        return min(allowance, self.turn if len(self._order) > 1 else self.long_turn)
+        return min(allowance, TURN) if len(self._order) > 1 else allowance
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""
