@@ -105,7 +105,7 @@ def _colour(name: str) -> str:
 
 def _is_tls(name: str) -> bool:
     file = name.rpartition(" [")[2]
-    return file.startswith(("_rust", "libcrypto", "libssl"))
+    return file.startswith(("_rust", "libcrypto", "libssl", "libIPSec_MB", "engine-"))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tunnel.errors import UsageError
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 RESULTS = ROOT / "bench" / "results"
-MIGRATIONS = ("20261130T050548Z-migrate.jsonl", "20261130T051227Z-migrate.jsonl")
+MIGRATIONS = ("20261130T212925Z-migrate.jsonl", "20261130T213448Z-migrate.jsonl")
 """Runs of ``bench migrate``, one for each release, the newest release first."""
 RELAYS = ("20261130T175420Z-relay.jsonl", "20261130T175125Z-relay.jsonl")
 """Runs of ``bench relay``, with HAProxy."""

@@ -61,6 +61,12 @@ def test_time_is_told_apart_by_system_call_and_library(side: str, sending: str) 
     ]
 
 
+@pytest.mark.parametrize("library", ["libcrypto.so.3", "libIPSec_MB.so.1.3.0", "engine-4b0c.so.1"])
+def test_whatever_encrypts_is_tls(library: str) -> None:
+    stacks = fold(f"python3\n\t    7f000002 seal+0x40 (/usr/lib/{library})\n")
+    assert costs(stacks, "a") == [Cost("TLS: AES-GCM and records", 1.0)]
+
+
 def test_what_is_received_comes_from_where_bulk_comes() -> None:
     received = fold(SCRIPT.replace("ksys_write", "__sys_recvfrom"))
     assert Cost("kernel: receive from the hypervisor", 0.25) in costs(received, "a")
