@@ -101,9 +101,9 @@ def test_guest_moves(lab: Lab, options: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("flow", ["--p2p", "--direct"])
 def test_postcopy_switches_after_the_first_pass(lab: Lab, flow: str) -> None:
     lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # whom the kernel lets use userfaultfd
-    guest = lab.start_guest("web1", workload=RESTLESS)
+    guest = lab.start_guest("web1", workload=Workload(working_set=48 * MIB, dirty_rate=8 * MIB))
     linked(lab)
-    code, told, words = migrate(lab, flow, "--postcopy", "--bandwidth", "16MiB/s")
+    code, told, words = migrate(lab, flow, "--postcopy", "--bandwidth", "8MiB/s")  # seconds of post-copy
     assert code == 0, words
     assert told[-1]["summary"]["postcopied"]
     assert any(each["event"] == "progress" and each["postcopy"] for each in told)
