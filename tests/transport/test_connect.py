@@ -31,8 +31,8 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def port() -> int:
-    """One that nobody listens on, on any loopback address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """One that nobody listens on, on loopback addresses that no other test uses."""
+    with socket.create_server(("127.77.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
@@ -81,11 +81,11 @@ async def peer_of(port: int) -> str:
 
 
 async def test_a_silent_first_address_costs_a_moment(named: Named, stack: ExitStack, port: int) -> None:
-    be_silent(stack, "127.0.0.2", port)
-    listen(stack, "127.0.0.3", port)
-    named("127.0.0.2", "127.0.0.3")
+    be_silent(stack, "127.77.0.2", port)
+    listen(stack, "127.77.0.3", port)
+    named("127.77.0.2", "127.77.0.3")
     started = asyncio.get_running_loop().time()
-    assert await peer_of(port) == "127.0.0.3"
+    assert await peer_of(port) == "127.77.0.3"
     assert module.DELAY <= asyncio.get_running_loop().time() - started < module.TIMEOUT
 
 
@@ -93,30 +93,30 @@ async def test_an_address_that_refuses_costs_nothing(
     named: Named, stack: ExitStack, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DELAY", 3600)
-    listen(stack, "127.0.0.3", port)
-    named("127.0.0.2", "127.0.0.3")
-    assert await peer_of(port) == "127.0.0.3"
+    listen(stack, "127.77.0.3", port)
+    named("127.77.0.2", "127.77.0.3")
+    assert await peer_of(port) == "127.77.0.3"
 
 
 async def test_an_address_that_was_of_no_use_comes_last(named: Named, stack: ExitStack, port: int) -> None:
     for last in (2, 3, 4):
-        listen(stack, f"127.0.0.{last}", port)
-    named("127.0.0.2", "127.0.0.3", "127.0.0.4")
+        listen(stack, f"127.77.0.{last}", port)
+    named("127.77.0.2", "127.77.0.3", "127.77.0.4")
     failed: dict[str, float] = {}
     tried = []
     for now in range(4):
         with await connect("peer.example", port, leave_alone, failed) as sock:
             tried.append(sock.getpeername()[0])
         failed[tried[-1]] = now
-    assert tried == ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.2"]
+    assert tried == ["127.77.0.2", "127.77.0.3", "127.77.0.4", "127.77.0.2"]
 
 
 async def test_families_take_turns(named: Named, stack: ExitStack, port: int) -> None:
     """However many addresses of one family are silent, the other's turn comes second."""
     for last in (2, 3, 4):
-        be_silent(stack, f"127.0.0.{last}", port)
+        be_silent(stack, f"127.77.0.{last}", port)
     listen(stack, "::1", port)
-    named("127.0.0.2", "127.0.0.3", "127.0.0.4", "::1")
+    named("127.77.0.2", "127.77.0.3", "127.77.0.4", "::1")
     assert await peer_of(port) == "::1"
 
 
@@ -124,24 +124,24 @@ async def test_each_address_has_time_of_its_own(
     named: Named, stack: ExitStack, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
-    be_silent(stack, "127.0.0.2", port)
-    be_silent(stack, "127.0.0.3", port)
-    listen(stack, "127.0.0.4", port)
-    named("127.0.0.2", "127.0.0.3", "127.0.0.4")
-    assert await peer_of(port) == "127.0.0.4"
+    be_silent(stack, "127.77.0.2", port)
+    be_silent(stack, "127.77.0.3", port)
+    listen(stack, "127.77.0.4", port)
+    named("127.77.0.2", "127.77.0.3", "127.77.0.4")
+    assert await peer_of(port) == "127.77.0.4"
 
 
 async def test_every_address_is_named_with_its_reason(
     named: Named, stack: ExitStack, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.1)
-    be_silent(stack, "127.0.0.2", port)
-    named("127.0.0.2", "::1")
+    be_silent(stack, "127.77.0.2", port)
+    named("127.77.0.2", "::1")
     with pytest.raises(UnreachableError) as raised:
         await peer_of(port)
     message = str(raised.value)
     assert message.startswith("cannot be reached at any of its addresses (")
-    assert f"127.0.0.2:{port}: Connection timed out" in message
+    assert f"127.77.0.2:{port}: Connection timed out" in message
     assert f"[::1]:{port}: Connection refused" in message
     assert message.endswith(f"): {ADVICE_REFUSED}")
 
@@ -152,9 +152,9 @@ async def test_a_single_address_is_said_in_few_words(
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.1)
     if silent:
-        be_silent(stack, "127.0.0.2", port)
+        be_silent(stack, "127.77.0.2", port)
     with pytest.raises(UnreachableError) as raised:
-        await connect("127.0.0.2", port, leave_alone)
+        await connect("127.77.0.2", port, leave_alone)
     late = f"did not answer within 0.1 seconds: {OUT_OF_REACH}"
     assert str(raised.value) == (
         late if silent else f"cannot be reached: Connection refused: {ADVICE_REFUSED}"
@@ -169,16 +169,16 @@ async def test_a_socket_that_cannot_be_prepared_is_one_reason_among_others(
     def prepare(sock: socket.socket, address: str) -> None:
         prepared.append(address)
         sock.setblocking(False)
-        if address == "127.0.0.2":
+        if address == "127.77.0.2":
             raise OSError(errno.EADDRNOTAVAIL, "")
 
-    named("127.0.0.2", "127.0.0.3")
-    with pytest.raises(UnreachableError, match=rf"127\.0\.0\.2:{port}: Cannot assign requested address"):
+    named("127.77.0.2", "127.77.0.3")
+    with pytest.raises(UnreachableError, match=rf"127\.77\.0\.2:{port}: Cannot assign requested address"):
         await connect("peer.example", port, prepare)
-    listen(stack, "127.0.0.3", port)
+    listen(stack, "127.77.0.3", port)
     with await connect("peer.example", port, prepare) as sock:
-        assert sock.getpeername()[0] == "127.0.0.3"
-    assert prepared == ["127.0.0.2", "127.0.0.3"] * 2
+        assert sock.getpeername()[0] == "127.77.0.3"
+    assert prepared == ["127.77.0.2", "127.77.0.3"] * 2
 
 
 async def test_a_host_without_descriptors_says_so(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
@@ -188,7 +188,7 @@ async def test_a_host_without_descriptors_says_so(monkeypatch: pytest.MonkeyPatc
     substitute = SimpleNamespace(socket=exhausted, SOCK_STREAM=socket.SOCK_STREAM)
     monkeypatch.setattr(module, "socket", substitute)
     with pytest.raises(UnreachableError, match=r"^cannot be reached: Too many open files$"):
-        await connect("127.0.0.1", port, leave_alone)
+        await connect("127.77.0.1", port, leave_alone)
 
 
 async def test_a_resolver_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
@@ -212,7 +212,7 @@ async def test_a_name_without_addresses(monkeypatch: pytest.MonkeyPatch, port: i
 
 
 async def test_an_address_that_is_listed_twice_is_tried_once(port: int) -> None:
-    found = await module._resolve("127.0.0.1", port)
+    found = await module._resolve("127.77.0.1", port)
     assert len(found) == len(set(found)) == 1
 
 
@@ -223,9 +223,9 @@ async def test_cancelled_attempts_leave_no_socket(named: Named, stack: ExitStack
         made.append(sock)
         sock.setblocking(False)
 
-    be_silent(stack, "127.0.0.2", port)
-    be_silent(stack, "127.0.0.3", port)
-    named("127.0.0.2", "127.0.0.3")
+    be_silent(stack, "127.77.0.2", port)
+    be_silent(stack, "127.77.0.3", port)
+    named("127.77.0.2", "127.77.0.3")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(2 * module.DELAY):
             await connect("peer.example", port, prepare)
