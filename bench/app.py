@@ -13,29 +13,30 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tunnel.bench import abuse as abuse_bench
-from tunnel.bench import beside, flame, floor, migrate_options, readme, summary, summary_migrate
-from tunnel.bench import cuts as cuts_bench
-from tunnel.bench import goals as goals_bench
-from tunnel.bench import memory as memory_bench
-from tunnel.bench import migrate as migrate_bench
-from tunnel.bench import network as networks
-from tunnel.bench import profile as profiles
-from tunnel.bench import relay as relay_bench
-from tunnel.bench import report as reports
-from tunnel.bench import rotate as rotate_bench
-from tunnel.bench import scale as scale_bench
-from tunnel.bench.contestants import Contestant, choose
 from tunnel.bench.lab import requirements
-from tunnel.bench.latency import SAMPLES
-from tunnel.bench.measurement import OURS
-from tunnel.bench.network import Network
-from tunnel.bench.recipes import LANES
-from tunnel.bench.resultfile import newest, read_all
-from tunnel.bench.results import Record, Results, named
-from tunnel.daemon.units import parse_duration, parse_size
+from tunnel.bench.measure import abuse as abuse_bench
+from tunnel.bench.measure import beside, flame, floor, guest_options
+from tunnel.bench.measure import cuts as cuts_bench
+from tunnel.bench.measure import guest_moves as migrate_bench
+from tunnel.bench.measure import memory as memory_bench
+from tunnel.bench.measure import netns as networks
+from tunnel.bench.measure import perf_profile as profiles
+from tunnel.bench.measure import relay as relay_bench
+from tunnel.bench.measure import rotate as rotate_bench
+from tunnel.bench.measure import scale as scale_bench
+from tunnel.bench.measure.contestants import Contestant, choose
+from tunnel.bench.measure.latency import SAMPLES
+from tunnel.bench.measure.measurement import OURS
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.relay_commands import LANES
+from tunnel.bench.measure.results import Record, Results, named
+from tunnel.bench.report import contents as reports
+from tunnel.bench.report import goals as goals_bench
+from tunnel.bench.report import readme, summary, summary_migrate
+from tunnel.bench.report.result_file import newest, read_all
 from tunnel.daemon.values import MAX_WORKERS
 from tunnel.errors import UsageError
+from tunnel.units import parse_duration, parse_size
 
 _MOST_STREAMS = 256
 
@@ -122,12 +123,14 @@ def relay(
 ) -> None:
     """Carry bulk bytes through every relay: GiB/s, and CPU seconds per GiB."""
     chosen = choose(_names(only))
-    options = relay_bench.Options(_size(size), repeat, _streams(streams), _legs(legs), samples)
+    options = relay_bench.RelayOptions(_size(size), repeat, _streams(streams), _legs(legs), samples)
     session = _Session("relay", asdict(options), congestion, results, json=json)
     _close(_relay(session, chosen, options), session)
 
 
-def _relay(session: _Session, chosen: Sequence[Contestant], options: relay_bench.Options) -> RenderableType:
+def _relay(
+    session: _Session, chosen: Sequence[Contestant], options: relay_bench.RelayOptions
+) -> RenderableType:
     present = session.announce(chosen)
     if any(contestant.name == floor.HOPS for contestant in present):
         session.results.announce_crypto()
@@ -187,7 +190,7 @@ def migrate(
     json: AsJson = False,
 ) -> None:
     """Move real guests between two hosts in every mode: MiB/s, downtime, CPU time, convergence (root)."""
-    options = migrate_options.parse(
+    options = guest_options.parse(
         memory=memory,
         dirty_rate=dirty_rate,
         modes=modes,
@@ -206,7 +209,7 @@ def migrate(
     _close(_migrate(session, options), session)
 
 
-def _migrate(session: _Session, options: migrate_options.Options) -> RenderableType:
+def _migrate(session: _Session, options: guest_options.MigrateOptions) -> RenderableType:
     migrate_bench.announce(options, session.results)
     found = migrate_bench.run(options, session.network.congestion, session.results, session.progress)
     for comparison in summary_migrate.compare(found.migrations, session.results.records):
@@ -226,8 +229,8 @@ def goals(
     json: AsJson = False,
 ) -> None:
     """Measure all that mtunnel is to reach, into one file, and say what it reaches (root)."""
-    carried = relay_bench.Options(_size(size), rounds, goals_bench.STREAMS, samples=samples)
-    guests = migrate_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
+    carried = relay_bench.RelayOptions(_size(size), rounds, goals_bench.STREAMS, samples=samples)
+    guests = guest_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
     requirements.check()
     guests.check_machine()
     output = results / named("goals", datetime.now(UTC))
@@ -236,7 +239,7 @@ def goals(
     kept: Record = {"size": carried.size, "stall_seconds": stall}
     daemons = _Session("memory", kept, congestion, results, json=json, behind=relays.results)
     views.append(_memory(daemons, choose([OURS]), carried.size, stall))
-    several = scale_bench.Options(carried.size, goals_bench.WORKERS, goals_bench.WORKERS_STREAMS, rounds)
+    several = scale_bench.ScaleOptions(carried.size, goals_bench.WORKERS, goals_bench.WORKERS_STREAMS, rounds)
     workers = _Session("scale", asdict(several), congestion, results, json=json, behind=daemons.results)
     views.append(
         scale_bench.table(scale_bench.run(several, workers.network, workers.results, workers.progress))
@@ -264,7 +267,7 @@ def rotate(
     json: AsJson = False,
 ) -> None:
     """Replace lanes under bulk in both directions: gaps that streams notice, every byte compared."""
-    options = rotate_bench.Options(
+    options = rotate_bench.RotateOptions(
         _size(size), streams, _streams(lanes), records, rounds, compare, _kinds(kinds)
     )
     session = _Session("rotate", asdict(options), congestion, results, json=json)
@@ -284,7 +287,7 @@ def scale(
 ) -> None:
     """Several workers under several bulk streams: CPU per thread, what bounds a host (root, perf)."""
     several = _counts("--workers", workers, MAX_WORKERS, "1,2,4,8")
-    options = scale_bench.Options(_size(size), several, _streams(streams), rounds)
+    options = scale_bench.ScaleOptions(_size(size), several, _streams(streams), rounds)
     session = _Session("scale", asdict(options), congestion, results, json=json)
     found = scale_bench.run(options, session.network, session.results, session.progress)
     _close(scale_bench.table(found), session)
@@ -302,7 +305,7 @@ def cuts(
 ) -> None:
     """Reset lanes under a steady stream: how long it stands still, every byte compared (root)."""
     distances = _durations("--round-trips", round_trips)
-    options = cuts_bench.Options(count, _streams(lanes), distances, rounds)
+    options = cuts_bench.CutsOptions(count, _streams(lanes), distances, rounds)
     session = _Session("cuts", asdict(options), congestion, results, json=json)
     found = cuts_bench.run(options, session.network, session.results, session.progress)
     _close(cuts_bench.table(found), session)
@@ -325,7 +328,7 @@ def abuse(
         raise UsageError(
             "bench abuse needs root: it acts as other users, and lets the kernel cut connections"
         )
-    options = abuse_bench.Options(_size(size), rounds)
+    options = abuse_bench.AbuseOptions(_size(size), rounds)
     session = _Session("abuse", asdict(options), congestion, results, json=json)
     run = (session.network, session.results, session.progress)
     views = [abuse_bench.table(abuse_bench.run(chosen, options, *run))] if chosen else []
@@ -376,7 +379,7 @@ def report(
 
 @app.command("readme")
 def write_readme() -> None:
-    """Write the figures of README.md and its chart anew, from the result files that bench/readme.py names."""
+    """Write the figures of README.md and its chart anew, from the files that report/readme.py names."""
     for path in readme.write(readme.ROOT):
         typer.echo(path)
 

@@ -4,6 +4,6 @@
 says what such certificates contain, ``files`` writes a pair (both or neither, the key unreadable for others),
 ``names`` checks host names and addresses, ``facts`` reads certificates for ``mtunnel certs show``.
 
-Only commands, benchmarks and tests use it. The daemon reads PEM files with ``tunnel.transport.tls`` and must
+Only commands, benchmarks and tests use it. The daemon reads PEM files with ``tunnel.tls.contexts`` and must
 not import this package; certificates of another CA serve as well.
 """

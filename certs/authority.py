@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 
-from tunnel.certs.files import Pair, write_pair
-from tunnel.certs.names import IpAddress, dns_name
+from tunnel.certs.pair_files import Pair, write_pair
 from tunnel.certs.profile import (
     CA_DAYS,
     HOST_DAYS,
@@ -31,6 +30,7 @@ from tunnel.certs.profile import (
     host_certificate,
     new_key,
 )
+from tunnel.certs.subject_names import IpAddress, dns_name
 from tunnel.errors import CertificateError, UsageError
 from tunnel.files import read_regular
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tunnel.certs.names import IpAddress
+from tunnel.certs.subject_names import IpAddress
 
 CA_DAYS = 3650
 HOST_DAYS = 365

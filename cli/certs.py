@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunnel.certs.names import split_sans
+from tunnel.certs.subject_names import split_sans
 
 if TYPE_CHECKING:
     from tunnel.certs.facts import Facts

@@ -11,17 +11,17 @@ import typer
 
 from tunnel.cli import options
 from tunnel.daemon.advice import faults, warnings
-from tunnel.daemon.config import Config, Ingress, Peer, load
+from tunnel.daemon.config import Config, IngressConfig, PeerConfig, load
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.processors import count_workers
-from tunnel.daemon.units import format_duration, format_size
 from tunnel.engine.choice import Choice, choose
 from tunnel.errors import ConfigError
+from tunnel.host.users import user_name
 from tunnel.relay.address import RedirectAddress
-from tunnel.transport.lanecosts import figures
-from tunnel.transport.tls import TlsContexts
-from tunnel.transport.users import user_name
-from tunnel.transport.verdicts import now
+from tunnel.tls.contexts import TlsContexts
+from tunnel.tls.lane_kinds import figures
+from tunnel.tls.rejections import now
+from tunnel.units import format_duration, format_size
 
 
 def check(
@@ -76,11 +76,11 @@ def _facts(config: Config, contexts: TlsContexts, engine: Choice) -> dict[str, A
     }
 
 
-def _peer_facts(peer: Peer) -> dict[str, Any]:
+def _peer_facts(peer: PeerConfig) -> dict[str, Any]:
     return {"name": peer.name, "address": str(peer.address), "egress": [str(rule) for rule in peer.rules]}
 
 
-def _ingress_facts(ingress: Ingress) -> dict[str, Any]:
+def _ingress_facts(ingress: IngressConfig) -> dict[str, Any]:
     return {
         "peer": ingress.peer,
         "listen": str(ingress.listen),
@@ -89,7 +89,7 @@ def _ingress_facts(ingress: Ingress) -> dict[str, Any]:
     }
 
 
-def _users(ingress: Ingress) -> list[str]:
+def _users(ingress: IngressConfig) -> list[str]:
     return [user_name(uid) for uid in sorted(ingress.uids)]
 
 
@@ -134,7 +134,7 @@ def _validity(contexts: TlsContexts) -> str:
     return f"valid until {first.ends:%Y-%m-%d}, {first.days_left(moment)} days{which}"
 
 
-def _route(ingress: Ingress) -> str:
+def _route(ingress: IngressConfig) -> str:
     there = "same port" if isinstance(ingress.listen, RedirectAddress) else str(ingress.target)
     return f"{ingress.listen} -> {there}, for {', '.join(_users(ingress))}"
 

@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 
 from tunnel import distribution
 from tunnel.errors import TunnelError
-from tunnel.transport.descriptors import occupy_standard_descriptors
+from tunnel.host.descriptors import occupy_standard_descriptors
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 INTERRUPTED = 130
@@ -42,14 +42,16 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand("tunnel.cli.check:check", "Validate a configuration and what it refers to."),
     "status": Subcommand("tunnel.cli.status:status", "Show links, lanes and streams of the running daemon."),
     "migrate": Subcommand(
-        "tunnel.cli.migrate:migrate", "Move a guest to a peer, through libvirt or without."
+        "tunnel.cli.migrate.command:migrate", "Move a guest to a peer, through libvirt or without."
     ),
     "uri": Subcommand("tunnel.cli.uri:uri", "Print the lines for virsh, libvirt and Nova for a peer."),
     "guard": Subcommand(
-        "tunnel.cli.guard:guard", "Keep other programs off the addresses of redirect ingresses."
+        "tunnel.cli.guard_command:guard", "Keep other programs off the addresses of redirect ingresses."
     ),
     "certs": Subcommand("tunnel.cli.certs:app", "Make and inspect the certificates of the hosts."),
-    "demo": Subcommand("tunnel.cli.demo:demo", "Migrate a real QEMU guest on this machine, and verify it."),
+    "demo": Subcommand(
+        "tunnel.cli.demo.demonstration:demo", "Migrate a real QEMU guest on this machine, and verify it."
+    ),
 }
 
 

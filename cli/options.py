@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tunnel.daemon.units import parse_duration, parse_size
+from tunnel.units import parse_duration, parse_size
 
 DEFAULT_CONFIG = Path("/etc/mtunnel/mtunnel.toml")
 

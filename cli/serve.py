@@ -16,9 +16,9 @@ from tunnel.daemon.confinement import confine
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service
 from tunnel.engine.choice import choose
-from tunnel.transport.descriptors import raise_limit
-from tunnel.transport.heap import keep_heap, spare_collector
-from tunnel.transport.privileges import forbid_core_dumps
+from tunnel.host.descriptors import raise_limit
+from tunnel.host.malloc import keep_heap, spare_collector
+from tunnel.host.privileges import forbid_core_dumps
 
 log = structlog.get_logger()
 

@@ -12,8 +12,8 @@ from rich.filesize import decimal
 
 from tunnel.cli import options
 from tunnel.daemon.config import load
-from tunnel.daemon.control import ask
-from tunnel.transport.lanecosts import figures
+from tunnel.daemon.control_socket import ask
+from tunnel.tls.lane_kinds import figures
 
 NOT_UP = 1
 """The exit code of ``--check`` when something is wrong that the daemon knows of."""

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tunnel.cli import options
-from tunnel.cli.recipes import Recipe, recipes
+from tunnel.cli.snippets import Recipe, recipes
 from tunnel.daemon.config import load
 from tunnel.names import folded
 

@@ -19,42 +19,35 @@ ROOT = Path(__file__).parent.parent
 
 MAY_IMPORT = {
     "errors": set[str](),
+    "units": set[str](),
     "names": set[str](),
     "files": set[str](),
     "distribution": set[str](),
-    "wire": {"errors"},
+    "wire": {"errors", "units"},
     "engine": {"errors"},
-    "transport": {"errors", "files", "names", "wire", "engine"},
-    "relay": {"errors", "files", "names", "wire", "transport"},
-    "virt": {"errors", "files", "names", "distribution", "wire", "transport"},
-    "daemon": {"errors", "files", "names", "distribution", "wire", "engine", "transport", "relay", "virt"},
-    "certs": {"errors", "files", "names"},
-    "bench": {
-        "errors",
-        "files",
-        "names",
-        "distribution",
-        "wire",
-        "engine",
-        "transport",
-        "relay",
-        "virt",
-        "daemon",
-        "certs",
+    "net": {"errors", "units"},
+    "host": {"errors", "units", "net"},
+    "records": {"errors", "units", "wire", "engine", "net"},
+    "tls": {"errors", "units", "files", "names", "wire", "net", "records"},
+    "lanes": {"errors", "units", "wire", "engine", "net", "records", "tls"},
+    "relay": {"errors", "units", "names", "wire", "net", "host", "records", "tls", "lanes"},
+    "virt": {"errors", "units", "distribution"},
+    "proof": {"errors", "units", "virt"},
+    "daemon": {
+        *("errors", "units", "files", "distribution"),
+        *("wire", "engine", "net", "host", "tls", "lanes", "relay"),
     },
+    "certs": {"errors", "files", "names"},
+    "bench.lab": {"errors", "units", "distribution", "virt", "proof", "daemon", "certs"},
+    "bench.measure": {
+        *("errors", "units", "distribution", "wire", "engine", "net", "host", "records", "tls", "lanes"),
+        *("virt", "proof", "daemon", "certs", "bench.lab"),
+    },
+    "bench.report": {"errors", "units", "wire", "bench.measure"},
+    "bench": {"errors", "units", "daemon", "bench.lab", "bench.measure", "bench.report"},
     "cli": {
-        "errors",
-        "files",
-        "names",
-        "distribution",
-        "wire",
-        "engine",
-        "transport",
-        "relay",
-        "virt",
-        "daemon",
-        "certs",
-        "bench",
+        *("errors", "units", "names", "distribution", "wire", "engine", "host", "tls", "relay"),
+        *("virt", "proof", "daemon", "certs"),
     },
 }
 # Only to annotate: a module that is never imported at run time cannot pull its layer in.
@@ -87,7 +80,14 @@ class Module(NamedTuple):
 
     @property
     def layer(self) -> str:
-        return self.name.split(".")[1] if "." in self.name else ""
+        return _layer(self.name) if "." in self.name else ""
+
+
+def _layer(name: str) -> str:
+    """The room that ``name`` is in: the rooms of ``bench`` are rooms of their own."""
+    _, first, *rest = name.split(".")
+    room = f"{first}.{rest[0]}" if rest else first
+    return room if room in MAY_IMPORT else first
 
 
 def _module(path: Path) -> Module:
@@ -135,7 +135,7 @@ def _is_downward(module: Module, imported: Import) -> bool:
         return True
     if module.layer == "":
         return False  # the root package is below every layer
-    layer = imported.name.split(".")[1]
+    layer = _layer(imported.name)
     if layer not in MAY_IMPORT or layer == module.layer or layer in MAY_IMPORT[module.layer]:
         return True  # a name that is no layer is one that tunnel/__init__.py itself defines
     annotation = any(_under(imported.name, allowed) for allowed in MAY_ANNOTATE_WITH.get(module.name, ()))
@@ -184,6 +184,16 @@ def test_imports_point_downward() -> None:
     _none(_imports_that(SOURCES, lambda module, found: not _is_downward(module, found)))
 
 
+def test_nothing_is_allowed_that_is_not_used() -> None:
+    used: dict[str, set[str]] = {layer: set() for layer in MAY_IMPORT}
+    for module in SOURCES:
+        for found in _imports(_tree(module.path)):
+            if module.layer and found.name.startswith("tunnel.") and not found.typing_only:
+                used[module.layer].add(_layer(found.name))
+    spare = {layer: allowed - used[layer] for layer, allowed in MAY_IMPORT.items()}
+    _none(f"{layer} may import {', '.join(sorted(unused))}" for layer, unused in spare.items() if unused)
+
+
 def test_imports_name_what_is_installed() -> None:
     """Once installed, cli, certs and bench are inside tunnel; relative imports hide which layer is meant."""
     folders = {"", "cli", "certs", "bench"}
@@ -218,6 +228,18 @@ def _mirror(module: Module) -> Path:
 def test_every_module_has_its_tests() -> None:
     mirrors = {_mirror(module) for module in SOURCES if _needs_tests(module)}
     _none(f"{mirror} is missing" for mirror in mirrors if not (ROOT / mirror).exists())
+
+
+def test_no_name_of_a_module_or_class_is_used_twice() -> None:
+    """Whoever searches for one finds one."""
+    places: dict[str, list[str]] = {}
+    for module in SOURCES:
+        if not module.path.name.startswith("__"):
+            places.setdefault(module.path.stem, []).append(_where(module))
+        for node in ast.walk(_tree(module.path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(_where(module, node.lineno))
+    _none(f"{name}: {', '.join(where)}" for name, where in places.items() if len(where) > 1)
 
 
 def test_modules_stay_readable() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.certs.names import dns_name
+from tunnel.certs.subject_names import dns_name
 from tunnel.errors import UsageError
 from tunnel.names import folded, host_name
 from tunnel.relay.address import parse_endpoint, parse_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tunnel.bench.lab.app import app
+from tunnel.bench.lab.lab_app import app
 from tunnel.errors import TunnelError
 
 

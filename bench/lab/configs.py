@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from tunnel.bench.lab.plan import PORT, Plan
+from tunnel.bench.lab.plan import PORT, LabHostPlan
 
 CONTROL = "/run/mtunnel/control.sock"
 MIGRATION_PORTS = "tcp:127.0.0.1:49152-49215"
 
 
 @dataclass(frozen=True, slots=True)
-class Ingress:
+class LabIngress:
     """An ``[[ingress]]`` that leads to ``peer``; what is None is left to mtunnel's defaults."""
 
     peer: str
@@ -23,7 +23,7 @@ class Ingress:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class LabPeer:
     """A ``[[peer]]``: its name, ``ADDRESS:PORT``, and what it may reach on this host."""
 
     name: str
@@ -31,18 +31,18 @@ class Peer:
     egress: Sequence[str] = (MIGRATION_PORTS,)
 
     @classmethod
-    def of(cls, host: Plan, egress: Sequence[str] = (MIGRATION_PORTS,)) -> Peer:
+    def of(cls, host: LabHostPlan, egress: Sequence[str] = (MIGRATION_PORTS,)) -> LabPeer:
         """The host of the lab as a peer, at its first address."""
         return cls(host.name, f"{host.address}:{PORT}", egress)
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class LabConfig:
     """A whole configuration. ``host``, ``tls`` and ``transport`` go over what the lab says by itself."""
 
-    plan: Plan
-    peers: Sequence[Peer]
-    ingresses: Sequence[Ingress] = ()
+    plan: LabHostPlan
+    peers: Sequence[LabPeer]
+    ingresses: Sequence[LabIngress] = ()
     host: Mapping[str, object] = field(default_factory=dict)
     tls: Mapping[str, object] = field(default_factory=dict)
     transport: Mapping[str, object] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Config:
         return "\n".join(tables)
 
 
-def _stated(ingress: Ingress) -> dict[str, object]:
+def _stated(ingress: LabIngress) -> dict[str, object]:
     values: dict[str, object] = {"peer": ingress.peer, "listen": ingress.listen}
     if ingress.target is not None:
         values["target"] = ingress.target

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunnel.bench.lab.configs import CONTROL
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.daemon.control import ask
+from tunnel.daemon.control_socket import ask
 from tunnel.errors import UnreachableError
 
 CONFIG = "/etc/mtunnel/mtunnel.toml"
@@ -22,7 +22,7 @@ MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
 class Daemon:
     """The daemon of one host, with the configuration that it was started with."""
 
-    def __init__(self, host: Plan, text: str, start: Callable[[Sequence[str]], Started]) -> None:
+    def __init__(self, host: LabHostPlan, text: str, start: Callable[[Sequence[str]], Started]) -> None:
         """Write the configuration and start the daemon; it need not serve yet."""
         self._host = host
         self._start = start

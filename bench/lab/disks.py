@@ -7,9 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import LabError
-from tunnel.bench.tools import path_of
 from tunnel.errors import VerificationError
 
 IMAGES = "/var/lib/libvirt/images"
@@ -50,7 +50,7 @@ class Volume:
         self._reference = shared / f"{name}.reference"
         self._base = shared / f"{name}.base"
 
-    def create(self, host: Plan) -> None:
+    def create(self, host: LabHostPlan) -> None:
         """Make the content, and the image on ``host`` that holds it."""
         size, image = self.disk.size, str(self._outside(host))
         content = os.urandom(size // 4 * 3)
@@ -65,13 +65,13 @@ class Volume:
         if self.disk.backing:
             _qemu_img("rebase", "-u", "-f", self.disk.image, "-b", str(self._base), "-F", "raw", image)
 
-    def prepare(self, host: Plan) -> None:
+    def prepare(self, host: LabHostPlan) -> None:
         """Make an empty image on ``host``, for a migration to fill."""
         backing = ["-b", str(self._base), "-F", "raw"] if self.disk.backing else []
         image = str(self._outside(host))
         _qemu_img("create", "-q", "-f", self.disk.image, *backing, image, str(self.disk.size))
 
-    def compare(self, host: Plan) -> None:
+    def compare(self, host: LabHostPlan) -> None:
         """Compare the image on ``host``, whose guest must be stopped, with what it must hold.
 
         Raises VerificationError, with the first place that differs.
@@ -82,12 +82,12 @@ class Volume:
         if done.returncode == _DIFFERENT:
             raise VerificationError(f"{self.path} on {host.name} is not what it was: {done.stdout.strip()}")
 
-    def remove(self, hosts: tuple[Plan, ...]) -> None:
+    def remove(self, hosts: tuple[LabHostPlan, ...]) -> None:
         """Remove the images from the hosts, and the content."""
         for path in (self._reference, self._base, *(self._outside(host) for host in hosts)):
             path.unlink(missing_ok=True)
 
-    def _outside(self, host: Plan) -> Path:
+    def _outside(self, host: LabHostPlan) -> Path:
         return host.outside(self.path)
 
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tunnel.bench.lab.disks import Volume
 from tunnel.bench.lab.waiting import LabError
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 MONITORS = "/run/lab"
 """Where, on each host, the guests' second monitors are: sockets that speak QMP beside libvirt's own."""

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from tunnel.bench.lab.disks import Disk, Volume
 from tunnel.bench.lab.domain import Domain
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.virt.guest import MIB, GuestState, Workload, build_image
+from tunnel.proof.pattern_guest import GuestState, Workload, build_image
+from tunnel.proof.verify import Verified, read_state, verify_guest, wait_filled
+from tunnel.units import MIB
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.verify import Verified, read_state, verify_guest, wait_filled
 
 if TYPE_CHECKING:
-    from tunnel.bench.lab.host import Host
+    from tunnel.bench.lab.host import LabHost
 
 _FILL_RATE = 8 * MIB  # bytes a second, the slowest that is waited for: emulated, memory never touched before
 
 
-class Guest:
+class LabGuest:
     """A pattern guest, which may be on any host of the lab. Its methods name the host that they mean.
 
     The methods wait on an event loop of their own: call them from plain functions, not from coroutines.
@@ -47,7 +48,7 @@ class Guest:
         self.dumps = shared / "memory"
         self._since: GuestState | None = None
 
-    def start(self, host: Host) -> None:
+    def start(self, host: LabHost) -> None:
         """Make its disks, start it on ``host`` and wait until it has filled its memory. Raises LabError."""
         self._kernel.write_bytes(build_image(self._workload))
         for volume in self.volumes:
@@ -61,16 +62,16 @@ class Guest:
             host.virsh("create", str(xml))
         asyncio.run(self._wait_filled(host))
 
-    def prepare_disks(self, host: Host) -> None:
+    def prepare_disks(self, host: LabHost) -> None:
         """Make empty images for its disks on ``host``, which a migration with storage needs to find there."""
         for volume in self.volumes:
             volume.prepare(host.plan)
 
-    def read_state(self, host: Host) -> GuestState:
+    def read_state(self, host: LabHost) -> GuestState:
         """What the guest on ``host`` says of itself now; it may be running, or paused."""
         return asyncio.run(self._read_state(host))
 
-    def verify(self, host: Host) -> Verified:
+    def verify(self, host: LabHost) -> Verified:
         """Prove that the guest on ``host`` is the one that was started, whole and alive.
 
         It is stopped, every page of its memory and every disk is compared, and, if it ran before, it is let
@@ -82,7 +83,7 @@ class Guest:
             until(f"libvirt on {host.name} to see that {self.name} runs", lambda: self._runs_on(host))
         return verified
 
-    def remove(self, hosts: Sequence[Host]) -> None:
+    def remove(self, hosts: Sequence[LabHost]) -> None:
         """End it wherever it is, and remove its files."""
         for host in hosts:
             host.virsh("destroy", self.name, check=False)
@@ -94,29 +95,29 @@ class Guest:
             volume.remove(tuple(host.plan for host in hosts))
         self._kernel.unlink(missing_ok=True)
 
-    def _runs_on(self, host: Host) -> bool:
+    def _runs_on(self, host: LabHost) -> bool:
         return host.state(self.name) == "running"
 
-    def _compare_disks(self, host: Host) -> None:
+    def _compare_disks(self, host: LabHost) -> None:
         for volume in self.volumes:
             volume.compare(host.plan)
 
-    async def _monitor(self, host: Host) -> Monitor:
+    async def _monitor(self, host: LabHost) -> Monitor:
         socket = host.plan.outside(self.domain.monitor)
         if not socket.is_socket():  # QEMU makes it before libvirt says that the guest is started
             raise LabError(f"no QEMU has {self.name} on {host.name}")
         return await Monitor.connect(socket, f"{self.name} on {host.name}")
 
-    async def _wait_filled(self, host: Host) -> None:
+    async def _wait_filled(self, host: LabHost) -> None:
         patience = 20 + self.domain.memory / _FILL_RATE
         async with await self._monitor(host) as monitor:
             self._since = await wait_filled(monitor, self.dumps, within=patience)
 
-    async def _read_state(self, host: Host) -> GuestState:
+    async def _read_state(self, host: LabHost) -> GuestState:
         async with await self._monitor(host) as monitor:
             return await read_state(monitor, self.dumps)
 
-    async def _verify(self, host: Host) -> tuple[Verified, bool]:
+    async def _verify(self, host: LabHost) -> tuple[Verified, bool]:
         async with await self._monitor(host) as monitor:
             ran = await monitor.status() == "running"
             since = self._since or await read_state(monitor, self.dumps)

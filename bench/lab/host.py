@@ -8,13 +8,13 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tunnel.bench.lab import layout, network, programs
-from tunnel.bench.lab.configs import Config
+from tunnel.bench.lab import layout, programs, wires
+from tunnel.bench.lab.configs import LabConfig
 from tunnel.bench.lab.daemons import Daemon
 from tunnel.bench.lab.firewall import Firewall
 from tunnel.bench.lab.libvirtd import SOCKET, Libvirtd
 from tunnel.bench.lab.namespaces import Namespaces
-from tunnel.bench.lab.plan import PORT, Plan
+from tunnel.bench.lab.plan import PORT, LabHostPlan
 from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 
@@ -24,10 +24,10 @@ _NO_SUCH_GUEST = ("failed to get domain", "Domain not found")
 _QEMU_PIDS = "/run/libvirt/qemu"
 
 
-class Host:
+class LabHost:
     """One of the two hosts. Paths in its arguments are the host's own, unless they are ``Path``."""
 
-    def __init__(self, plan: Plan, peer: Plan, congestion: str | None = None) -> None:
+    def __init__(self, plan: LabHostPlan, peer: LabHostPlan, congestion: str | None = None) -> None:
         """Begin to start it; its directories are laid out already."""
         self.plan = plan
         self.peer = peer
@@ -82,7 +82,7 @@ class Host:
 
     def shape(self, bits_per_s: int | None) -> None:
         """Let its first interface send no more than this, or, with None, as much as it can."""
-        self.run(network.shaping(bits_per_s))
+        self.run(wires.shaping(bits_per_s))
         self._shaped = bits_per_s is not None
 
     # libvirt.
@@ -135,7 +135,7 @@ class Host:
 
     # mtunnel.
 
-    def start_daemon(self, config: Config | str, *, wait: bool = True) -> Daemon:
+    def start_daemon(self, config: LabConfig | str, *, wait: bool = True) -> Daemon:
         """Start mtunnel with this configuration, and wait until it serves. Raises LabError if it does not.
 
         Without ``wait`` it need not serve yet.
@@ -152,9 +152,9 @@ class Host:
     def boot(self) -> None:
         """Give it its addresses, its firewall and its libvirtd."""
         enter = tuple(self.namespaces.enter)
-        network.batch(network.addresses(self.plan), enter)
+        wires.batch(wires.addresses(self.plan), enter)
         if self._congestion:
-            network.batch(network.routes(self.plan, self._congestion), enter)
+            wires.batch(wires.routes(self.plan, self._congestion), enter)
         self.firewall.close(but=(PORT,))
         self.libvirtd.start()
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from tunnel.bench.lab.lab import LOCK, STATE, Lab, lock_of
+from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.bench.tools import path_of
 from tunnel.errors import UsageError
 
 _UP_SECONDS = 60.0
@@ -30,7 +30,7 @@ _READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class BackgroundLab:
     """A lab that is up: its owner's process id, and those of its hosts' first processes, by letter."""
 
     owner: int
@@ -81,7 +81,7 @@ def keep(directory: Path, congestion: str | None = None) -> None:
         lab.down()
 
 
-def kept(directory: Path) -> Kept | None:
+def kept(directory: Path) -> BackgroundLab | None:
     """The lab that is up in ``directory``, or None."""
     if not (directory / LOCK).exists():
         return None
@@ -91,7 +91,9 @@ def kept(directory: Path) -> Kept | None:
         return None
     try:
         state = json.loads((directory / STATE).read_text())
-        return Kept(int(state["owner"]), {letter: int(pid) for letter, pid in state["hosts"].items()})
+        return BackgroundLab(
+            int(state["owner"]), {letter: int(pid) for letter, pid in state["hosts"].items()}
+        )
     except (OSError, ValueError, KeyError) as error:
         raise LabError(f"the lab in {directory} is still coming up, or going down: {error}") from error
 
@@ -106,7 +108,7 @@ def stop(directory: Path) -> bool:
     return lab is not None
 
 
-def _end(lab: Kept) -> None:
+def _end(lab: BackgroundLab) -> None:
     processes = [_process(pid) for pid in (lab.owner, *lab.hosts.values())]
     owner = processes[0]
     if owner is not None:

@@ -12,17 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from tunnel.bench.lab import layout, network, pki, requirements
-from tunnel.bench.lab.configs import MIGRATION_PORTS, Config, Ingress, Peer
+from tunnel.bench.lab import layout, pki, requirements, wires
+from tunnel.bench.lab.configs import MIGRATION_PORTS, LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.daemons import Daemon
 from tunnel.bench.lab.disks import Disk
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.guests import LabGuest
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.plan import plan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.certs.authority import Authority
 from tunnel.errors import UsageError
-from tunnel.virt.guest import MIB, Workload
+from tunnel.proof.pattern_guest import Workload
+from tunnel.units import MIB
 
 _UNPRIVILEGED = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
@@ -44,10 +45,10 @@ class Lab:
         Every socket in the hosts uses TCP's ``congestion`` control; None leaves the machine's default.
         """
         self.directory = directory
-        self.guests: dict[str, Guest] = {}
+        self.guests: dict[str, LabGuest] = {}
         self._congestion = congestion
         self._lock: IO[str] | None = None
-        self._hosts: tuple[Host, Host] | None = None
+        self._hosts: tuple[LabHost, LabHost] | None = None
 
     # From nothing to nothing.
 
@@ -87,7 +88,7 @@ class Lab:
             self._lock.close()
             self._lock = None
 
-    def _start(self) -> tuple[Host, Host]:
+    def _start(self) -> tuple[LabHost, LabHost]:
         plans = plan(self.directory)
         shared = self.directory / "shared"
         shared.mkdir(mode=0o711)
@@ -99,12 +100,12 @@ class Lab:
             pki.lay_out(authority, one)
         a, b = plans
         # Known before they are ready, so that down() finds them whatever happens next.
-        first = Host(a, b, self._congestion)
+        first = LabHost(a, b, self._congestion)
         self._hosts = (first, first)
-        self._hosts = hosts = (first, Host(b, a, self._congestion))
+        self._hosts = hosts = (first, LabHost(b, a, self._congestion))
         for host in hosts:
             host.namespaces.wait_ready()
-        network.connect((hosts[0].namespaces.pid, hosts[1].namespaces.pid))
+        wires.connect((hosts[0].namespaces.pid, hosts[1].namespaces.pid))
         for host in hosts:
             host.boot()
         return hosts
@@ -119,19 +120,19 @@ class Lab:
     # Its hosts.
 
     @property
-    def hosts(self) -> tuple[Host, Host]:
+    def hosts(self) -> tuple[LabHost, LabHost]:
         """Both hosts. Raises LabError when the lab is not up."""
         if self._hosts is None:
             raise LabError(f"the lab in {self.directory} is not up")
         return self._hosts
 
     @property
-    def a(self) -> Host:
+    def a(self) -> LabHost:
         """Host A, hosta.lab."""
         return self.hosts[0]
 
     @property
-    def b(self) -> Host:
+    def b(self) -> LabHost:
         """Host B, hostb.lab."""
         return self.hosts[1]
 
@@ -146,13 +147,13 @@ class Lab:
         self,
         name: str = "web1",
         *,
-        host: Host | None = None,
+        host: LabHost | None = None,
         memory: int = 64 * MIB,
         workload: Workload | None = None,
         disks: Sequence[Disk] = (),
         persistent: bool = True,
         touched: bool = False,
-    ) -> Guest:
+    ) -> LabGuest:
         """Start a guest on ``host`` (A, if none is given) and wait until it has filled its memory.
 
         ``memory`` in bytes, in whole MiB. Without ``workload`` it dirties 1 MiB a second. ``touched``: its
@@ -160,7 +161,7 @@ class Lab:
         """
         if name in self.guests:
             raise LabError(f"the lab has a guest {name} already")
-        guest = Guest(
+        guest = LabGuest(
             name,
             self.shared,
             memory=memory,
@@ -182,7 +183,7 @@ class Lab:
         """What A and B say of a guest: ``("absent", "running")``, for example."""
         return self.a.state(guest), self.b.state(guest)
 
-    def runner(self, guest: str) -> Host:
+    def runner(self, guest: str) -> LabHost:
         """The one host that runs a guest. Raises LabError when that is none, or both."""
         running = [host for host in self.hosts if host.state(guest) == "running"]
         if len(running) != 1:
@@ -193,7 +194,7 @@ class Lab:
 
     def start_daemons(
         self,
-        ingresses: Sequence[Ingress],
+        ingresses: Sequence[LabIngress],
         *,
         egress: Sequence[str] = (MIGRATION_PORTS,),
         transport: dict[str, object] | None = None,
@@ -209,7 +210,7 @@ class Lab:
         for host in self.hosts:
             mine = [ingress for ingress in ingresses if ingress.peer == host.peer.name]
             allowed = [rule.format(host=host.name) for rule in egress]
-            config = Config(host.plan, [Peer.of(host.peer, allowed)], mine, transport=transport or {})
+            config = LabConfig(host.plan, [LabPeer.of(host.peer, allowed)], mine, transport=transport or {})
             host.start_daemon(config, wait=False)  # both at the same time
         first, second = self.a.daemons[-1], self.b.daemons[-1]
         for daemon in (first, second):

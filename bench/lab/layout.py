@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 
 MACHINE_ETC = "/run/machine-etc"
 """Where a host finds the machine's /etc; its own points there for everything that it does not have."""
@@ -21,7 +21,7 @@ _OWN_ETC = {"hostname", "hosts", "libvirt", "mtunnel", "pki"}
 Settings = Mapping[str, str | int]
 
 
-def lay_out(host: Plan, hosts: tuple[Plan, Plan]) -> None:
+def lay_out(host: LabHostPlan, hosts: tuple[LabHostPlan, LabHostPlan]) -> None:
     """Make the directories of ``host`` and the files in its /etc; certificates come from ``pki``."""
     for place in host.own.values():
         place.mkdir(parents=True)
@@ -45,7 +45,7 @@ def lay_out(host: Plan, hosts: tuple[Plan, Plan]) -> None:
     (run / "lab").chmod(0o1777)
 
 
-def write_hosts(host: Plan, known: tuple[Plan, ...]) -> None:
+def write_hosts(host: LabHostPlan, known: tuple[LabHostPlan, ...]) -> None:
     """Write /etc/hosts, the lab's only source of names. A host that is not in ``known`` has no address."""
     lines = ["127.0.0.1 localhost", "::1 localhost"]
     lines += [f"{one.address} {one.fqdn} {one.name}" for one in known]
@@ -53,7 +53,7 @@ def write_hosts(host: Plan, known: tuple[Plan, ...]) -> None:
     (host.outside("/etc") / "hosts").write_text("\n".join(lines) + "\n")
 
 
-def write_libvirtd_conf(host: Plan, changes: Settings | None = None) -> None:
+def write_libvirtd_conf(host: LabHostPlan, changes: Settings | None = None) -> None:
     """Write libvirtd.conf, with ``changes`` over the lab's own settings."""
     settings: dict[str, str | int] = {
         "host_uuid": host.uuid,
@@ -71,7 +71,7 @@ def write_libvirtd_conf(host: Plan, changes: Settings | None = None) -> None:
     _write(host.outside("/etc/libvirt/libvirtd.conf"), settings | dict(changes or {}))
 
 
-def write_qemu_conf(host: Plan, changes: Settings | None = None) -> None:
+def write_qemu_conf(host: LabHostPlan, changes: Settings | None = None) -> None:
     """Write qemu.conf, with ``changes`` over the lab's own settings."""
     settings: dict[str, str | int] = {
         "user": QEMU_USER,

@@ -11,7 +11,7 @@ import psutil
 
 from tunnel.bench.lab import layout
 from tunnel.bench.lab.layout import Settings
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import PATIENCE, LabError, until
 
@@ -31,7 +31,7 @@ class Libvirtd:
     """
 
     def __init__(
-        self, host: Plan, run: Callable[[tuple[str, ...]], Done], find: Callable[[str], int | None]
+        self, host: LabHostPlan, run: Callable[[tuple[str, ...]], Done], find: Callable[[str], int | None]
     ) -> None:
         """``run`` runs a program in the host, ``find`` finds the process id that a file there names."""
         self._host = host

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from tunnel.bench.lab.layout import MACHINE_ETC, NO_KVM
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import PATIENCE, LabError
-from tunnel.bench.tools import path_of
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READY = b"ready\n"
@@ -33,7 +33,7 @@ _ORPHAN_CHECK = '[ "$PPID" = "$0" ] && exec "$@"'
 class Namespaces:
     """Network, mount, UTS and PID namespaces of one host. Make them in the main thread: they die with it."""
 
-    def __init__(self, host: Plan) -> None:
+    def __init__(self, host: LabHostPlan) -> None:
         """Begin to make them; ``wait_ready`` must be called next."""
         self._name = host.name
         self._log = host.directory / "init.log"
@@ -98,7 +98,7 @@ class Namespaces:
         psutil.wait_procs(members, timeout=PATIENCE)
 
 
-def script(host: Plan) -> str:
+def script(host: LabHostPlan) -> str:
     """What the first process of ``host`` does: its mounts, its name, then wait and collect the orphans."""
     own = dict(host.own)
     run, etc = shlex.quote(str(own.pop("/run"))), shlex.quote(str(own.pop("/etc")))

@@ -9,11 +9,11 @@ import ipaddress
 import shutil
 from pathlib import Path
 
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.certs.authority import Authority
 
 
-def lay_out(authority: Authority, host: Plan) -> None:
+def lay_out(authority: Authority, host: LabHostPlan) -> None:
     """Write the certificate of ``host`` into its /etc: /etc/pki/{CA,libvirt,qemu} and /etc/mtunnel."""
     etc = host.outside("/etc")
     own = authority.issue(host.name, dns=[host.fqdn], ips=_addresses(host))
@@ -36,5 +36,5 @@ def _copy(source: Path, target: Path, mode: int | None = None) -> None:
         target.chmod(mode)
 
 
-def _addresses(host: Plan) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def _addresses(host: LabHostPlan) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     return [ipaddress.ip_address(text) for text in (host.address, host.second_address, host.address6)]

@@ -12,7 +12,7 @@ DOMAIN = "lab"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LabHostPlan:
     """One host. ``address`` is on its first interface (eth0), ``second_address`` on its second (eth1).
 
     ``directory`` is the host's part of the lab's directory. Of what the host sees, ``/run``, ``/etc``,
@@ -53,10 +53,10 @@ class Plan:
         return Path(path)
 
 
-def plan(directory: Path) -> tuple[Plan, Plan]:
+def plan(directory: Path) -> tuple[LabHostPlan, LabHostPlan]:
     """The hosts A and B of a lab in ``directory``."""
     return (
-        Plan(
+        LabHostPlan(
             letter="A",
             name="hosta",
             address="192.0.2.1",
@@ -65,7 +65,7 @@ def plan(directory: Path) -> tuple[Plan, Plan]:
             uuid="aaaaaaaa-0000-4000-8000-00000000000a",
             directory=directory / "A",
         ),
-        Plan(
+        LabHostPlan(
             letter="B",
             name="hostb",
             address="192.0.2.2",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from tunnel import distribution
-from tunnel.bench.tools import find
+from tunnel.bench.lab.tools import find
 from tunnel.errors import UsageError
 
 # Program, and the Debian package that brings it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunnel.bench.tools import find
+from tunnel.bench.lab.tools import find
 
 _MARK = "page-was-measured"
 _PROBE = """

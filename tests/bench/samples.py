@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tunnel.bench.contestants import CONTESTANTS
-from tunnel.bench.figures import GIB, MIB
-from tunnel.bench.measurement import Case, Latency, Measurement, Percentiles
-from tunnel.bench.migration import Convergence, Migration
-from tunnel.bench.network import Network
-from tunnel.bench.results import Results
+from tunnel.bench.measure.contestants import CONTESTANTS
+from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration
+from tunnel.bench.measure.measurement import Case, Latency, Measurement, Percentiles
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.results import Results
+from tunnel.units import GIB, MIB
 
 CASES = tuple(Case(legs, streams) for legs in ("tcp", "unix") for streams in (1, 4, 64))
 MODES = ("native", "mtunnel", "native-tls", "tunnelled-tls", "multifd-tls-4", "mtunnel-multifd-4")
@@ -77,7 +77,7 @@ def migrate(directory: Path) -> Path:
             for dirty in (0, 100 * MIB):
                 gave_up = "more than 10 passes" if dirty and mode == "tunnelled-tls" else ""
                 cpu = {side: {"qemu": place / 2, "mtunnel": 0.5} for side in ("a", "b")}
-                moved = Migration(
+                moved = MeasuredMigration(
                     mode=mode,
                     round=number,
                     guest_bytes=4 * GIB,

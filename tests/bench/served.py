@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from tunnel.bench.site import Site
+from tunnel.bench.measure.site import Site
 
 
 def client_context(site: Site, *, certificate: bool = True) -> ssl.SSLContext:

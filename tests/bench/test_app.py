@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import samples
-from tunnel.bench.measurement import Case
+from tunnel.bench.measure.measurement import Case
 
 RELAY = ["relay", "--size=1MiB", "--repeat=1", "--samples=20"]
 

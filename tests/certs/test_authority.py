@@ -17,7 +17,7 @@ from tests.support.signers import Signer
 from tunnel.certs.authority import Authority, key_pem, pem
 from tunnel.certs.profile import HOST_USAGES, Validity, ca_certificate, new_key
 from tunnel.errors import CertificateError, UsageError
-from tunnel.transport.tls import TlsFiles, load
+from tunnel.tls.contexts import TlsFiles, load
 
 
 @pytest.fixture

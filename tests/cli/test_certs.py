@@ -14,7 +14,7 @@ from tests.support.pki import Pki, expired, not_yet_valid
 from tunnel.certs.facts import read
 from tunnel.cli.certs import app
 from tunnel.errors import CertificateError, UsageError
-from tunnel.transport.tls import TlsFiles, load
+from tunnel.tls.contexts import TlsFiles, load
 
 
 def run(*arguments: str | Path) -> Result:

@@ -16,10 +16,9 @@ from tests.support.pki import Pki
 from tests.support.signers import Signer, day
 from tunnel.cli.main import main
 from tunnel.daemon import preflight as preflights
-from tunnel.transport import guard
-from tunnel.transport.key_schedule import SUITES
-from tunnel.transport.ktls import Capability
-from tunnel.transport.lanecosts import LaneCosts
+from tunnel.host import guard_route
+from tunnel.records.key_schedule import SUITES
+from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts
 
 TCP = '[[ingress]]\npeer = "hostb"\nlisten = "tcp:127.0.1.2:1000"\nusers = ["root"]\n'
 UNIX = '[[ingress]]\npeer = "hostb"\nlisten = "unix:/run/mtunnel/web1.sock"\nusers = ["root", "4000000001"]\n'
@@ -77,7 +76,7 @@ def test_the_manuals_complete_example_is_valid(tmp: Path, capsys: pytest.Capture
     pki.host("hosta")
     pki.revoke(lasting=timedelta(days=60))
     path = write_config(tmp, manual_example())
-    guard.install("127.0.1.2")
+    guard_route.install("127.0.1.2")
     assert check(path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == []
 
@@ -111,7 +110,7 @@ def test_the_engine_is_the_one_that_was_asked_for(
 def test_what_auto_measured_is_told(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflights, "examine", lambda files: Capability(tuple(SUITES), "it passed"))
+    monkeypatch.setattr(preflights, "examine", lambda files: KernelTlsSupport(tuple(SUITES), "it passed"))
     monkeypatch.setattr(preflights, "measure", lambda *_: LaneCosts(0.74, 0.61))
     path = write_config(directory, HOST, TLS)
     assert check(path) == 0

@@ -22,10 +22,9 @@ from tunnel.daemon.config import Config
 from tunnel.engine.binding import Provider
 from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
-from tunnel.transport.key_schedule import SUITES
-from tunnel.transport.ktls import Capability
-from tunnel.transport.lanecosts import LaneCosts
-from tunnel.transport.tls import TlsContexts
+from tunnel.records.key_schedule import SUITES
+from tunnel.tls.contexts import TlsContexts
+from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts
 
 
 class FakeService:
@@ -121,7 +120,7 @@ def test_lanes_are_measured_with_the_engine_before_anything_is_given_up_or_serve
 
     engine = Choice(cast("Provider", object()), "an engine")
     monkeypatch.setattr(module, "choose", lambda: engine)
-    monkeypatch.setattr(preflights, "examine", lambda files: Capability(tuple(SUITES), "it passed"))
+    monkeypatch.setattr(preflights, "examine", lambda files: KernelTlsSupport(tuple(SUITES), "it passed"))
     monkeypatch.setattr(preflights, "measure", measure)
     assert serve(config) == 0
     assert asked == [engine.provider]

@@ -13,8 +13,8 @@ from tunnel.daemon import advice, aliases
 from tunnel.daemon.advice import faults, warnings
 from tunnel.daemon.config import Config, load
 from tunnel.errors import UnreachableError
-from tunnel.transport.tls import TlsContexts
-from tunnel.transport.tls import load as load_tls
+from tunnel.tls.contexts import TlsContexts
+from tunnel.tls.contexts import load as load_tls
 
 
 @pytest.fixture

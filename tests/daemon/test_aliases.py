@@ -10,11 +10,11 @@ import pytest
 
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tests.support.namespace import network, nft, tables
-from tunnel.daemon import aliases, places
+from tunnel.daemon import aliases, listen_checks
 from tunnel.daemon.config import Config, load
 from tunnel.errors import UsageError
-from tunnel.transport import guard, nftables
-from tunnel.transport.nftables import Redirect, RedirectTable
+from tunnel.host import guard_route, nftables
+from tunnel.host.nftables import Redirect, RedirectTable
 
 __all__ = ["network"]
 
@@ -87,12 +87,12 @@ def test_guard_without_a_daemon_is_a_route_and_a_rejection(names: Path, tmp: Pat
     names.write_text("127.0.1.1 compute7\n")
     config = configured(tmp, "redirect:127.0.1.2:1-5", "redirect:127.0.1.1:7-9")
     assert aliases.put_in_place(config) == ["127.0.1.2"]
-    assert guard.installed() == {"127.0.1.2"}
+    assert guard_route.installed() == {"127.0.1.2"}
     listed = nft("list", "table", "ip", "mtunnel-hosta")
     assert "redirect" not in listed
     assert "ip daddr 127.0.1.1 tcp dport 7-9 reject" in listed
     aliases.take_away(config)
-    assert (guard.installed(), tables()) == (set(), [])
+    assert (guard_route.installed(), tables()) == (set(), [])
 
 
 @pytest.mark.root
@@ -111,8 +111,8 @@ def test_address_that_a_former_configuration_guards_can_be_listened_at_again(tmp
     RedirectTable("hostb").close([Redirect("127.0.1.3", 1, 5, 0)])
     config = configured(tmp, "tcp:127.0.1.2:49152", "tcp:127.0.1.3:49152", "tcp:127.0.1.4:49152")
     assert aliases.left_behind(config) == {"127.0.1.2"}, "the other one is another daemon's, too"
-    assert [key for key, _ in places.ports(config, starting=False)] == ["ingress[1].listen"]
-    problems = list(places.ports(config, starting=True))
+    assert [key for key, _ in listen_checks.ports(config, starting=False)] == ["ingress[1].listen"]
+    problems = list(listen_checks.ports(config, starting=True))
     assert [key for key, _ in problems] == ["ingress[1].listen"]
     assert aliases.left_behind(config) == set()
     socket.create_server(("127.0.1.2", 49152)).close()
@@ -124,7 +124,7 @@ def test_address_that_is_still_redirected_stays_guarded(tmp: Path) -> None:
     config = configured(tmp, "redirect:127.0.1.2:1-5", "tcp:127.0.1.2:49152")
     aliases.put_in_place(config)
     aliases.release(config)
-    assert guard.installed() == {"127.0.1.2"}
+    assert guard_route.installed() == {"127.0.1.2"}
 
 
 def test_nothing_is_left_behind_where_that_cannot_be_found_out(
@@ -133,7 +133,7 @@ def test_nothing_is_left_behind_where_that_cannot_be_found_out(
     def fail() -> set[str]:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(guard, "installed", fail)
+    monkeypatch.setattr(guard_route, "installed", fail)
     config = configured(tmp, "tcp:127.0.1.2:49152")
     assert aliases.left_behind(config) == set()
     aliases.release(config)
@@ -145,7 +145,7 @@ def test_guards_of_other_daemons_stay() -> None:
     aliases.install(["127.0.1.2", "127.0.1.3", "127.0.1.4"])
     RedirectTable("hostb").close([Redirect("127.0.1.3", 1, 5, 0)])
     aliases.discard(RedirectTable("hosta"), keep=["127.0.1.4"])
-    assert guard.installed() == {"127.0.1.3", "127.0.1.4"}
+    assert guard_route.installed() == {"127.0.1.3", "127.0.1.4"}
 
 
 def test_what_cannot_be_had_is_a_usage_error(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_what_cannot_be_had_is_a_usage_error(tmp: Path, monkeypatch: pytest.Monk
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(nftables, "obstacle", lambda: None)
-    monkeypatch.setattr(guard, "install", fail)
+    monkeypatch.setattr(guard_route, "install", fail)
     config = configured(tmp, "redirect:127.0.1.2:1-5")
     with pytest.raises(UsageError, match=r"cannot guard 127\.0\.1\.2 by a route: Operation not permitted"):
         aliases.put_in_place(config)

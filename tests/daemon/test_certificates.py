@@ -20,10 +20,10 @@ from tunnel.daemon import certificates as module
 from tunnel.daemon.certificates import Certificates
 from tunnel.errors import CertificateError
 from tunnel.relay.link import Link, LinkState
-from tunnel.transport.keyfiles import TlsFiles
-from tunnel.transport.proof import Proof
-from tunnel.transport.tls import TlsContexts, load
-from tunnel.transport.verdicts import at
+from tunnel.tls.contexts import TlsContexts, load
+from tunnel.tls.rejections import at
+from tunnel.tls.tls_files import TlsFiles
+from tunnel.tls.verified_chains import Proof
 from tunnel.wire.codes import Code
 
 ROOT = Signer("root")

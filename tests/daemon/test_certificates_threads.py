@@ -9,8 +9,8 @@ from typing import Any
 from tests.support.links import Pair
 from tests.support.signers import Signer, day
 from tunnel.daemon.certificates import Certificates
-from tunnel.transport.proof import Proof
-from tunnel.transport.tls import load
+from tunnel.tls.contexts import load
+from tunnel.tls.verified_chains import Proof
 
 ROOT = Signer("root")
 

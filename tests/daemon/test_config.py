@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from tests.support import configs
 from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
 from tunnel.daemon import values
-from tunnel.daemon.config import Config, Host, Ingress, Peer, Tls, Transport, load
+from tunnel.daemon.config import Config, HostConfig, IngressConfig, PeerConfig, Tls, Transport, load
 from tunnel.errors import ConfigError
 from tunnel.relay.address import Endpoint, RedirectAddress, TcpAddress, UnixAddress, parse_target
 
@@ -73,10 +73,10 @@ def test_the_manuals_defaults_are_the_real_ones(manual_example: Config) -> None:
     assert shown == fields.keys()
     written = {key: value for key, value in manual_example.transport if key in shown - hosts_own}
     assert written == {key: fields[key].default for key in written}
-    assert manual_example.host.control == Host.model_fields["control"].default
+    assert manual_example.host.control == HostConfig.model_fields["control"].default
 
 
-@pytest.mark.parametrize("table", [Host, Tls, Transport, Peer, Ingress])
+@pytest.mark.parametrize("table", [HostConfig, Tls, Transport, PeerConfig, IngressConfig])
 def test_the_manual_explains_every_key(table: type[BaseModel]) -> None:
     rows = set(re.findall(r"^\| `([a-z_]+)` \|", configs.MANUAL.read_text(), re.MULTILINE))
     assert {field.alias or name for name, field in table.model_fields.items()} <= rows

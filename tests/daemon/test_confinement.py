@@ -11,9 +11,9 @@ from tests.support import confined
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.confinement import Confinement, capabilities, files
-from tunnel.transport import nftables
-from tunnel.transport.landlock import READ, RUN, SOCKETS, Access
-from tunnel.transport.privileges import Capability
+from tunnel.host import nftables
+from tunnel.host.landlock import READ, RUN, SOCKETS, Access
+from tunnel.host.privileges import Capability
 
 USERSPACE = '[transport]\nlane = "userspace"\n'
 TCP_PEER = '[[peer]]\nname = "hostb"\naddress = "192.0.2.2"\negress = ["tcp:127.0.0.1:49152"]\n'

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.configs import HOST, TLS, write_config
 from tunnel.daemon.config import Config, load
-from tunnel.daemon.keepalives import SILENCE, Keepalive, warning
+from tunnel.daemon.keepalives import SILENCE, LibvirtKeepalive, warning
 
 CALLS = 'listen = "unix:/run/m/sock"\ntarget = "unix:/run/libvirt/libvirt-sock"'
 MEMORY = 'listen = "unix:/run/m/sock"\ntarget = "unix:/run/qemu/web1.sock"'
@@ -73,20 +73,20 @@ def test_only_who_gives_up_first_is_told_of(tmp: Path, window: str, text: str, t
 def test_nothing_is_said_of_a_host_without_calls_or_of_what_cannot_be_read(tmp: Path) -> None:
     assert warning(configured(tmp, "1h"), tmp) == ""
     (tmp / "qemu.conf").mkdir()
-    assert Keepalive.read(tmp / "qemu.conf") is None
+    assert LibvirtKeepalive.read(tmp / "qemu.conf") is None
     assert warning(configured(tmp, "1h", ingress=CALLS), tmp) == ""
 
 
 def test_a_file_that_is_none_is_not_waited_for_and_a_number_without_end_is_none(tmp: Path) -> None:
     os.mkfifo(tmp / "pipe.conf")
-    assert Keepalive.read(tmp / "pipe.conf") is None
+    assert LibvirtKeepalive.read(tmp / "pipe.conf") is None
     (tmp / "qemu.conf").write_text(f"keepalive_count = {'9' * 5000}\nkeepalive_interval = 7\n")
-    assert Keepalive.read(tmp / "qemu.conf") == Keepalive(tmp / "qemu.conf", interval=7)
+    assert LibvirtKeepalive.read(tmp / "qemu.conf") == LibvirtKeepalive(tmp / "qemu.conf", interval=7)
 
 
 def test_what_is_advised_is_enough_whenever_the_silence_begins(tmp: Path) -> None:
     """The last message may be as old as an interval then."""
     for interval in (1, 3, 5, 60):
-        keepalive = Keepalive(tmp, interval)
-        advised = Keepalive(tmp, interval, keepalive.count_for(100.0 + SILENCE))
+        keepalive = LibvirtKeepalive(tmp, interval)
+        advised = LibvirtKeepalive(tmp, interval, keepalive.count_for(100.0 + SILENCE))
         assert advised.patience - interval >= 100.0 + SILENCE

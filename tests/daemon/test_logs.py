@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tunnel.daemon import lograte
+from tunnel.daemon import log_rate
 from tunnel.daemon.logs import Format, Level, Log
 
 
@@ -187,7 +187,7 @@ def test_what_one_source_repeats_is_counted_and_told_at_the_end(tmp_path: Path) 
 
     lines = file_gets(tmp_path / "log", say, style=Format.JSON)
     *told, last = map(json.loads, lines)
-    assert len(told) == lograte.TROUBLE.burst + 1
+    assert len(told) == log_rate.TROUBLE.burst + 1
     assert told[-1]["uid"] == 0, "another source is not held back"
     assert (last["level"], last["event"], last["of"]) == ("warning", "and 980 more", "connection refused")
     assert (last["count"], last["sources"]) == (980, "peer hostb, uid 1000: 980")
@@ -196,7 +196,7 @@ def test_what_one_source_repeats_is_counted_and_told_at_the_end(tmp_path: Path) 
 def test_what_one_source_repeats_is_told_while_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lograte, "SUMMARY_INTERVAL", 0.05)
+    monkeypatch.setattr(log_rate, "SUMMARY_INTERVAL", 0.05)
     reader, writer = os.pipe()
     with Log(descriptor=writer), os.fdopen(reader) as lines:
         os.close(writer)
@@ -212,7 +212,7 @@ def test_records_of_the_standard_library_are_bounded_too(tmp_path: Path) -> None
             logging.getLogger("asyncio").error("Task exception was never retrieved")
 
     lines = file_gets(tmp_path / "log", say)
-    assert len(lines) == lograte.TROUBLE.burst + 1
+    assert len(lines) == log_rate.TROUBLE.burst + 1
     assert 'event="and 80 more" of="records of asyncio"' in lines[-1]
 
 

@@ -16,11 +16,10 @@ from tunnel.daemon.preflight import preflight
 from tunnel.engine.binding import Provider
 from tunnel.engine.choice import Choice
 from tunnel.errors import ConfigError
-from tunnel.transport import credentials, nftables
-from tunnel.transport.ktls import Capability
-from tunnel.transport.lane import LaneKind
-from tunnel.transport.lanecosts import LaneCosts
-from tunnel.transport.tls import TlsContexts
+from tunnel.host import nftables
+from tunnel.net import peer_credentials
+from tunnel.tls.contexts import TlsContexts
+from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts, LaneKind
 
 INGRESS = '[[ingress]]\npeer = "hostb"\nusers = ["root"]\nlisten = '
 
@@ -109,16 +108,16 @@ def test_what_this_version_cannot_do_is_refused_not_left_out(directory: Path) ->
     }
 
 
-NO_MODULE = Capability((), "module tls not loaded")
-NO_KERNEL = Capability((), "the self-test failed: spliced bytes are not what they were")
-KERNEL = Capability(("TLS_AES_128_GCM_SHA256",), "the self-test passed")
+NO_MODULE = KernelTlsSupport((), "module tls not loaded")
+NO_KERNEL = KernelTlsSupport((), "the self-test failed: spliced bytes are not what they were")
+KERNEL = KernelTlsSupport(("TLS_AES_128_GCM_SHA256",), "the self-test passed")
 
 
 def wanting(directory: Path, lane: str) -> Config:
     return load(write_config(directory, HOST, TLS, PEER, f'[transport]\nlane = "{lane}"\n'))
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, found: Capability, costs: LaneCosts) -> list[object]:
+def measured(monkeypatch: pytest.MonkeyPatch, found: KernelTlsSupport, costs: LaneCosts) -> list[object]:
     """Let the kernel do what ``found`` says, and measuring find ``costs``; what is asked to be measured."""
     asked: list[object] = []
 
@@ -163,7 +162,9 @@ def test_auto_takes_what_costs_less(
     contexts = preflight(wanting(directory, "auto"), "mtunnel.toml", engine)
     assert asked == ["TLS_AES_128_GCM_SHA256", engine.provider]
     assert contexts.lane is kind
-    assert contexts.kernel == Capability(KERNEL.suites if kind is LaneKind.KERNEL else (), reason, costs)
+    assert contexts.kernel == KernelTlsSupport(
+        KERNEL.suites if kind is LaneKind.KERNEL else (), reason, costs
+    )
 
 
 def test_who_insists_on_kernel_lanes_has_nothing_measured(
@@ -180,12 +181,12 @@ def test_who_insists_on_kernel_lanes_has_nothing_measured(
     ("found", "reason"), [(NO_KERNEL, NO_KERNEL.reason), (NO_MODULE, "module tls not loaded; optional")]
 )
 def test_auto_falls_back_and_knows_why(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, found: Capability, reason: str
+    directory: Path, monkeypatch: pytest.MonkeyPatch, found: KernelTlsSupport, reason: str
 ) -> None:
     asked = measured(monkeypatch, found, NO_MATTER)
     contexts = preflight(wanting(directory, "auto"), "mtunnel.toml")
     assert contexts.lane is LaneKind.USERSPACE
-    assert contexts.kernel == Capability((), reason)
+    assert contexts.kernel == KernelTlsSupport((), reason)
     assert asked == [], "there is nothing to choose from"
 
 
@@ -194,7 +195,7 @@ def test_auto_falls_back_and_knows_why(
     [(NO_KERNEL, NO_KERNEL.reason), (NO_MODULE, "module tls not loaded (modprobe tls)")],
 )
 def test_whoever_wants_kernel_lanes_gets_no_others(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, found: Capability, reason: str
+    directory: Path, monkeypatch: pytest.MonkeyPatch, found: KernelTlsSupport, reason: str
 ) -> None:
     monkeypatch.setattr(module, "examine", lambda files: found)
     problem = f"no kernel lanes here: {reason}; or use auto or userspace"
@@ -236,7 +237,7 @@ def test_every_ingress_whose_callers_cannot_be_known_is_named(
     ingresses = [INGRESS + f'"{listen}"' for listen in listens]
     config = load(write_config(directory, HOST, TLS, PEER, *ingresses))
     monkeypatch.setattr(nftables, "obstacle", lambda: None)
-    monkeypatch.setattr(credentials, "obstacle", lambda: "this kernel tells nothing")
+    monkeypatch.setattr(peer_credentials, "obstacle", lambda: "this kernel tells nothing")
     assert problems(config) == {
         "ingress[0].listen": "this kernel tells nothing",
         "ingress[2].listen": "this kernel tells nothing",
@@ -246,5 +247,5 @@ def test_every_ingress_whose_callers_cannot_be_known_is_named(
 def test_without_an_ingress_on_tcp_nobody_asks_who_calls(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "obstacle", lambda: "this kernel tells nothing")
+    monkeypatch.setattr(peer_credentials, "obstacle", lambda: "this kernel tells nothing")
     preflight(configured(directory, f"unix:{directory}/guests"), "mtunnel.toml")

@@ -21,10 +21,10 @@ from tunnel.daemon import aliases
 from tunnel.daemon import redirects as module
 from tunnel.daemon.redirects import Redirects
 from tunnel.errors import UsageError
+from tunnel.host import guard_route, nftables
+from tunnel.host.nftables import Redirect, RedirectTable
 from tunnel.relay.address import parse_listen, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
-from tunnel.transport import guard, nftables
-from tunnel.transport.nftables import Redirect, RedirectTable
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
@@ -124,7 +124,7 @@ async def test_each_range_leads_to_its_ingress(monkeypatch: pytest.MonkeyPatch) 
 async def test_without_a_redirect_only_what_a_predecessor_left_is_removed(
     monkeypatch: pytest.MonkeyPatch, left: bool
 ) -> None:
-    guard.install("127.0.1.2")
+    guard_route.install("127.0.1.2")
     async with made(monkeypatch) as (redirects, table):
         table.left = left
         await redirects.install()
@@ -133,7 +133,7 @@ async def test_without_a_redirect_only_what_a_predecessor_left_is_removed(
         await redirects.clear()
         await redirects.close()
         assert table.steps == ["remove"] * left
-        assert guard.installed() == set()
+        assert guard_route.installed() == set()
 
 
 async def test_failure_ends_the_start_and_leaves_the_table_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,9 +249,9 @@ async def test_whatever_somebody_does_to_the_table_is_undone(damage: str) -> Non
 
 async def test_removed_route_comes_back() -> None:
     async with real(LISTEN):
-        assert guard.is_guarded(ALIAS)
-        guard.remove(ALIAS)
-        await until(lambda: guard.is_guarded(ALIAS), "for the route")
+        assert guard_route.is_guarded(ALIAS)
+        guard_route.remove(ALIAS)
+        await until(lambda: guard_route.is_guarded(ALIAS), "for the route")
 
 
 async def test_change_elsewhere_is_no_damage() -> None:
@@ -288,18 +288,18 @@ async def test_what_keeps_connections_from_being_redirected_is_told_once_and_whe
 
 
 async def test_another_daemon_that_starts_meanwhile_removes_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    add = guard.install
+    add = guard_route.install
 
     def add_beside_another(alias: str) -> None:
         add(alias)
         aliases.discard(RedirectTable("hostb"))
 
-    monkeypatch.setattr(guard, "install", add_beside_another)
+    monkeypatch.setattr(guard_route, "install", add_beside_another)
     async with real(LISTEN):
-        assert guard.is_guarded(ALIAS)
+        assert guard_route.is_guarded(ALIAS)
         nft("flush ruleset")
-        guard.remove(ALIAS)
-        await until(lambda: guard.is_guarded(ALIAS), "for the route")
+        guard_route.remove(ALIAS)
+        await until(lambda: guard_route.is_guarded(ALIAS), "for the route")
 
 
 async def test_at_the_end_the_guard_stays() -> None:
@@ -307,12 +307,12 @@ async def test_at_the_end_the_guard_stays() -> None:
         pass
     assert "redirect" not in ruleset()
     assert "reject with tcp reset" in ruleset()
-    assert guard.is_guarded(ALIAS)
+    assert guard_route.is_guarded(ALIAS)
 
 
 async def test_names_own_address_is_not_taken_off_the_host() -> None:
     async with real(LISTEN, guarded=False):
-        assert not guard.is_guarded(ALIAS)
+        assert not guard_route.is_guarded(ALIAS)
         assert f"tcp dport {PORT}-{PORT + 1} reject" in ruleset()
 
 
@@ -331,4 +331,4 @@ async def test_guards_of_a_configuration_that_was_changed_go_and_those_of_other_
     aliases.install(["127.0.1.7"])
     RedirectTable("hostb").close([Redirect("127.0.1.7", 1, 1, 0)])
     async with real("redirect:127.0.1.3:49152"):
-        assert guard.installed() == {"127.0.1.3", "127.0.1.7"}
+        assert guard_route.installed() == {"127.0.1.3", "127.0.1.7"}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.daemon.config import Ingress
+from tunnel.daemon.config import IngressConfig
 from tunnel.daemon.rpc import address_of, is_libvirt, libvirt_uri, reaches_libvirt
 from tunnel.relay.address import parse_target
 
 SOCKET = "unix:/run/libvirt/libvirt-sock"
 
 
-def ingress(listen: str, target: str | None = None) -> Ingress:
+def ingress(listen: str, target: str | None = None) -> IngressConfig:
     more = {} if target is None else {"target": target}
-    return Ingress.model_validate({"peer": "hostb", "listen": listen, **more})
+    return IngressConfig.model_validate({"peer": "hostb", "listen": listen, **more})
 
 
 @pytest.mark.parametrize(

@@ -22,23 +22,21 @@ from tests.support.waiting import until
 from tunnel.daemon import preflight as preflights
 from tunnel.daemon import service as module
 from tunnel.daemon.config import load
-from tunnel.daemon.control import TIMEOUT, ask
+from tunnel.daemon.control_socket import TIMEOUT, ask
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
 from tunnel.engine.binding import Provider
 from tunnel.engine.choice import UNASKED
 from tunnel.errors import TunnelError, UsageError
+from tunnel.host import nftables
+from tunnel.lanes.lane_factory import LaneMaker
+from tunnel.lanes.lane_factory import maker as lane_maker
+from tunnel.records.key_schedule import SUITES
 from tunnel.relay.link import LinkState
 from tunnel.relay.pump import Pump
 from tunnel.relay.rotation import RotationPlan
-from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport import nftables
-from tunnel.transport.key_schedule import SUITES
-from tunnel.transport.ktls import Capability
-from tunnel.transport.lane import LaneKind
-from tunnel.transport.lanecosts import LaneCosts
-from tunnel.transport.lanes import LaneMaker
-from tunnel.transport.lanes import maker as lane_maker
+from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts, LaneKind
 
 
 async def turned_away(entry: Path) -> bool:
@@ -145,7 +143,7 @@ async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
 async def test_log_says_where_encryption_happens_and_why(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel, none = Capability(tuple(SUITES), "tried"), Capability((), "module tls not loaded")
+    kernel, none = KernelTlsSupport(tuple(SUITES), "tried"), KernelTlsSupport((), "module tls not loaded")
     cheap, dear = LaneCosts(0.61, 0.74), LaneCosts(0.74, 0.61)
     for found, costs, where, reason in (
         (kernel, cheap, "kernel (0.61 CPU s/GiB; in the daemon 0.74)", "tried"),
@@ -337,7 +335,10 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
         return lane_maker(kind, provider)
 
     monkeypatch.setattr(module, "maker", maker)
-    for found, pump in ((Capability(tuple(SUITES), "tried"), SplicedPump), (Capability((), "tried"), Pump)):
+    for found, pump in (
+        (KernelTlsSupport(tuple(SUITES), "tried"), SplicedPump),
+        (KernelTlsSupport((), "tried"), Pump),
+    ):
         monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
         monkeypatch.setattr(preflights, "measure", lambda *_: LaneCosts(0.6149, 0.7352))
         one = service(hosts.a)

@@ -17,16 +17,17 @@ from tests.support.cuts import Abuse, schedule
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, free_port, until
 from tests.support.guests import MEMORY, MULTIFD, POSTCOPY, PRECOPY
-from tests.support.streams import MIB, Target, connect, exchange
-from tunnel.virt.guest import Workload
-from tunnel.virt.migration import Mode, Options
+from tests.support.streams import Target, connect, exchange
+from tunnel.proof.pattern_guest import Workload
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.trial import Trial
+from tunnel.virt.qmp_migration import Mode, QmpOptions
 
 RESTLESS = Workload(working_set=32 * MIB, dirty_rate=48 * MIB)
 
 
-def held(options: Options) -> Options:
+def held(options: QmpOptions) -> QmpOptions:
     """Options with which a restless guest does not arrive.
 
     With no downtime at all QEMU 7.2 does not look again what is dirty when a pass is over, and is done.
@@ -63,7 +64,7 @@ async def arrives_although_cut(
     target: Target,
     cutter: Cutter,
     directory: Path,
-    options: Options,
+    options: QmpOptions,
     lanes: int,
     **how: float,
 ) -> None:
@@ -111,7 +112,7 @@ WAYS = [
 @pytest.mark.parametrize(("options", "lanes"), WAYS)
 @pytest.mark.parametrize("seed", [1])
 async def test_guest_arrives_although_its_link_is_cut_again_and_again(
-    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: Options, lanes: int, seed: int
+    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: QmpOptions, lanes: int, seed: int
 ) -> None:
     await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, cuts=50, longest=0.5, seed=seed)
 
@@ -121,7 +122,7 @@ async def test_guest_arrives_although_its_link_is_cut_again_and_again(
 @pytest.mark.parametrize(("options", "lanes"), WAYS)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_guest_arrives_although_its_link_is_cut_a_thousand_times(
-    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: Options, lanes: int, seed: int
+    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: QmpOptions, lanes: int, seed: int
 ) -> None:
     memory = 512 * MIB if options.mode is Mode.POSTCOPY else MEMORY  # of which each page is sent once
     how = {"cuts": 1000, "longest": 10.0, "seed": seed, "memory": memory}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.daemons import Host, TwoHosts, until
 from tests.support.streams import Target, connect, exchange, receive
-from tunnel.bench.rawpeer import HELLO, RawPeer, client_context
+from tunnel.bench.measure.raw_peer import HELLO, RawPeer, client_context
 from tunnel.daemon.config import Transport
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType

@@ -11,12 +11,12 @@ import pytest
 from tests.support.daemons import TwoHosts, free_port
 from tests.support.guests import BUSY, MEMORY, PRECOPY
 from tunnel.errors import MigrationError
-from tunnel.virt.guest import MIB
-from tunnel.virt.migration import migrate
+from tunnel.proof.qemu import Machine, Qemu
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
 from tunnel.virt.polling import until
-from tunnel.virt.qemu import Machine, Qemu
-from tunnel.virt.sample import Sample
-from tunnel.virt.trial import Trial
+from tunnel.virt.qmp_migration import migrate
+from tunnel.virt.qmp_sample import Sample
 
 pytestmark = pytest.mark.slow
 

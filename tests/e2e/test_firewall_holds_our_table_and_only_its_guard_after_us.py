@@ -14,7 +14,7 @@ import pytest
 from tests.support.daemons import MTUNNEL, Host, TwoHosts
 from tests.support.namespace import nft, ruleset, tables
 from tests.support.streams import Target, connect, exchange
-from tunnel.transport.guard import installed
+from tunnel.host.guard_route import installed
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 

@@ -14,8 +14,8 @@ from tests.support.cutter import Cutter
 from tests.support.daemons import Host, TwoHosts, until
 from tests.support.floods import Flood
 from tests.support.streams import Target, connect, exchange
-from tunnel.bench.callers import Says
-from tunnel.bench.rawpeer import RawPeer, client_context
+from tunnel.bench.measure.callers import Says
+from tunnel.bench.measure.raw_peer import RawPeer, client_context
 from tunnel.relay.reception import MOST_LOOSE
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.frames import Credit, Open, Opened, Ping

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.daemons import TwoHosts, free_port
 from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
-from tunnel.virt.migration import Options
-from tunnel.virt.trial import Trial
+from tunnel.proof.verified_pair import Trial
+from tunnel.virt.qmp_migration import QmpOptions
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def place(kind: str, directory: Path, name: str) -> str:
 
 @each_mode
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_guest_crosses(hosts: TwoHosts, tmp: Path, kind: str, options: Options) -> None:
+async def test_guest_crosses(hosts: TwoHosts, tmp: Path, kind: str, options: QmpOptions) -> None:
     there = place(kind, tmp, "there")
     here = hosts.a.leads_to(hosts.b, there, place(kind, tmp, "here"))
     hosts.start()

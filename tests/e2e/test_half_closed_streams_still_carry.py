@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import TwoHosts, is_idle, until
-from tests.support.streams import MIB, Target, connect, ends_in_reset, fill, receive, receive_all, send_bulk
+from tests.support.streams import Target, connect, ends_in_reset, fill, receive, receive_all, send_bulk
+from tunnel.units import MIB
 
 
 @pytest.fixture(params=["tcp", "unix"])

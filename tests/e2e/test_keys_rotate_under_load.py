@@ -13,9 +13,10 @@ import pytest
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, free_port, standing_lanes, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
-from tests.support.streams import MIB, Target, connect, exchange, receive_all, send_bulk
-from tunnel.virt.migration import Options
-from tunnel.virt.trial import Trial
+from tests.support.streams import Target, connect, exchange, receive_all, send_bulk
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
+from tunnel.virt.qmp_migration import QmpOptions
 
 SIZE = 24 * MIB
 STREAMS = 4
@@ -104,7 +105,7 @@ def test_where_nothing_new_gets_through_the_old_lane_goes_on(
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
 async def test_guest_crosses_while_lanes_are_replaced(
-    hosts: TwoHosts, tmp: Path, options: Options, lanes: int
+    hosts: TwoHosts, tmp: Path, options: QmpOptions, lanes: int
 ) -> None:
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry = hosts.a.leads_to(hosts.b, listen)
@@ -123,7 +124,7 @@ async def test_guest_crosses_while_lanes_are_replaced(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
 async def test_large_guest_and_bulk_beside_it_cross_during_hundreds_of_rotations(
-    hosts: TwoHosts, tmp: Path, target: Target, background: ThreadPoolExecutor, options: Options
+    hosts: TwoHosts, tmp: Path, target: Target, background: ThreadPoolExecutor, options: QmpOptions
 ) -> None:
     """The slower a machine, the more goes through a lane before the next has taken its place."""
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"

@@ -13,9 +13,10 @@ import pytest
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, free_port, is_idle, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
-from tests.support.streams import MIB, Target, connect, exchange, receive, receive_all, send_bulk
-from tunnel.virt.migration import Options
-from tunnel.virt.trial import Trial
+from tests.support.streams import Target, connect, exchange, receive, receive_all, send_bulk
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
+from tunnel.virt.qmp_migration import QmpOptions
 
 SIZE = 24 * MIB
 
@@ -117,7 +118,7 @@ def test_lane_that_is_lost_before_it_could_answer_is_replaced_too(
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
 async def test_guest_arrives_although_the_lane_is_cut(
-    hosts: TwoHosts, cutter: Cutter, tmp: Path, options: Options
+    hosts: TwoHosts, cutter: Cutter, tmp: Path, options: QmpOptions
 ) -> None:
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry = hosts.a.leads_to(hosts.b, listen)

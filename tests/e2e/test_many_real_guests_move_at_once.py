@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import TwoHosts
-from tunnel.virt.guest import MIB, Workload
-from tunnel.virt.migration import Mode, Options
-from tunnel.virt.trial import Trial
+from tunnel.proof.pattern_guest import Workload
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
+from tunnel.virt.qmp_migration import Mode, QmpOptions
 
 pytestmark = [pytest.mark.slow]
 
@@ -28,7 +29,7 @@ class Together:
 
     async def move(self, number: int, trial: Trial, way: tuple[str, str], channels: int) -> None:
         """Move one; it arrives when all are let go."""
-        slowly = Options(Mode.MULTIFD, channels=channels, max_bandwidth=MIB // 2)
+        slowly = QmpOptions(Mode.MULTIFD, channels=channels, max_bandwidth=MIB // 2)
         moving = asyncio.create_task(trial.migrate(*way, slowly, lambda _: self._begun(number)))
         waiting = asyncio.create_task(self._all.wait())
         await asyncio.wait({moving, waiting}, return_when=asyncio.FIRST_COMPLETED)

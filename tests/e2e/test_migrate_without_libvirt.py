@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.commands import Command, run, running, second_monitor, waiting_pair
 from tests.support.daemons import TwoHosts, free_port
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.slow]
 

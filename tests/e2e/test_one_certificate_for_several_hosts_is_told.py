@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.daemons import TwoHosts, until
-from tunnel.transport.keyfiles import TlsFiles
+from tunnel.tls.tls_files import TlsFiles
 
 
 def test_one_certificate_for_three_hosts_is_told_on_both_sides(hosts: TwoHosts) -> None:

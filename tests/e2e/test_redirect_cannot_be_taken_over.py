@@ -16,7 +16,7 @@ from tests.support.daemons import MTUNNEL, TwoHosts, until
 from tests.support.namespace import nft, tables
 from tests.support.streams import Target, connect, exchange
 from tests.support.users import NOBODY, acting_as
-from tunnel.transport import guard
+from tunnel.host import guard_route
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
@@ -141,7 +141,7 @@ def test_next_configuration_without_a_redirect_leaves_nothing_of_it(pair: TwoHos
     pair.a.ingresses.clear()
     pair.a.start()
     pair.a.wait_serving()
-    until("nothing of it to be left", lambda: not tables() and not guard.installed())
+    until("nothing of it to be left", lambda: not tables() and not guard_route.installed())
 
 
 def test_every_command_says_that_connections_are_not_redirected(pair: TwoHosts) -> None:

@@ -17,7 +17,6 @@ import pytest
 from tests.support.daemons import Host, TwoHosts, is_idle, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD, PRECOPY
 from tests.support.streams import (
-    MIB,
     Target,
     connect,
     ends_in_reset,
@@ -28,7 +27,8 @@ from tests.support.streams import (
     turned_away,
 )
 from tests.support.users import NOBODY, acting_as
-from tunnel.virt.trial import Trial
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
 
 pytestmark = pytest.mark.root
 

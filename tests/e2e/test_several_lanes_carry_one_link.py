@@ -11,8 +11,9 @@ import pytest
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, free_port, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD
-from tests.support.streams import MIB, Target, connect, receive_all, send_bulk
-from tunnel.virt.trial import Trial
+from tests.support.streams import Target, connect, receive_all, send_bulk
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
 
 SIZE = 48 * MIB
 

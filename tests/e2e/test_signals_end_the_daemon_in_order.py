@@ -13,7 +13,6 @@ import pytest
 from tests.support.cutter import Cutter
 from tests.support.daemons import Host, TwoHosts, is_up, until
 from tests.support.streams import (
-    MIB,
     Target,
     connect,
     ends_in_reset,
@@ -23,6 +22,7 @@ from tests.support.streams import (
     send_bulk,
     turned_away,
 )
+from tunnel.units import MIB
 from tunnel.wire.window import INITIAL_WINDOW
 
 AT_ONCE = 8.0

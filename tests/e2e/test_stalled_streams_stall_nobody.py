@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import TwoHosts
-from tests.support.streams import MIB, QUIET, Target, connect, exchange, fill, receive_all, send_bulk
+from tests.support.streams import QUIET, Target, connect, exchange, fill, receive_all, send_bulk
+from tunnel.units import MIB
 from tunnel.wire.window import INITIAL_WINDOW
 
 

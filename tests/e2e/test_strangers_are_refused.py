@@ -10,7 +10,7 @@ import pytest
 from tests.support.daemons import TwoHosts
 from tests.support.pki import SERVER_ONLY, Pki, expired, not_yet_valid
 from tests.support.streams import Target, connect, exchange
-from tunnel.bench.rawpeer import HELLO, HungUp, RawPeer, client_context
+from tunnel.bench.measure.raw_peer import HELLO, HungUp, RawPeer, client_context
 from tunnel.wire.frames import Open
 
 Stranger = Callable[[TwoHosts], ssl.SSLContext]

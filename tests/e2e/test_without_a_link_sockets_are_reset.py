@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, is_up, until
-from tests.support.streams import MIB, Target, connect, ends_in_reset, exchange, receive, send_bulk
+from tests.support.streams import Target, connect, ends_in_reset, exchange, receive, send_bulk
+from tunnel.units import MIB
 
 ENDLESS = 1024 * MIB
 

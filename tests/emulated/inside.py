@@ -24,16 +24,17 @@ from tests.support.waiting import until
 from tunnel.daemon import config
 from tunnel.daemon import preflight as preflights
 from tunnel.daemon.preflight import preflight
-from tunnel.transport import lanemeter
-from tunnel.transport.capability import examine
-from tunnel.transport.handshake import handshake
-from tunnel.transport.key_schedule import SUITES
-from tunnel.transport.ktls import RECEIVE, SEND, Capability, enable, receive_record, record_number
-from tunnel.transport.lanepaths import KernelPath
-from tunnel.transport.tls import load
-from tunnel.transport.tls_messages import DATA, RECORD, explain_record
+from tunnel.lanes import lane_meter
+from tunnel.lanes.kernel_tls import RECEIVE, SEND, enable, receive_record, record_number
+from tunnel.lanes.kernel_tls_selftest import examine
+from tunnel.lanes.lane_paths import KernelPath
+from tunnel.records.key_schedule import SUITES
+from tunnel.records.tls_messages import DATA, RECORD, explain_record
+from tunnel.tls.contexts import load
+from tunnel.tls.handshake import handshake
+from tunnel.tls.lane_kinds import KernelTlsSupport
+from tunnel.units import MIB
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Ping
 
 READS = ("read", "pread64", "readv", "recvfrom", "recvmsg", "recvmmsg")
@@ -61,7 +62,7 @@ async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing
     pki = Pki(tmp)
     ours, theirs = tcp_pair()
     with ours, theirs:
-        contexts = load(pki.host("hosta"), Capability((suite,), ""))
+        contexts = load(pki.host("hosta"), KernelTlsSupport((suite,), ""))
         (keys, _), peer = await asyncio.gather(
             handshake(ours, contexts, NAMES, dialing=dialing),
             TlsPeer.connect(theirs, load(pki.host("hostb")), dialing=not dialing),
@@ -168,8 +169,8 @@ def test_system_calls_are_few(hosts: Hosts, tmp: Path, kind: str, most: int) -> 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for as long as an emulated processor takes."""
-    monkeypatch.setattr(lanemeter, "PATIENCE", 60.0)
-    monkeypatch.setattr(lanemeter, "ROUNDS", 2)
+    monkeypatch.setattr(lane_meter, "PATIENCE", 60.0)
+    monkeypatch.setattr(lane_meter, "ROUNDS", 2)
 
 
 @pytest.mark.usefixtures("patient")
@@ -205,7 +206,7 @@ def test_what_is_measured_is_what_lanes_do(suite: str) -> None:
 
 
 def test_a_kernel_that_is_slow_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanemeter, "PATIENCE", 0.0)
-    costs = lanemeter.measure(next(iter(SUITES)), None)
+    monkeypatch.setattr(lane_meter, "PATIENCE", 0.0)
+    costs = lane_meter.measure(next(iter(SUITES)), None)
     assert costs.kernel == costs.userspace == "only 0 KiB went through in 0 s"
     assert not costs.kernel_wins

@@ -23,9 +23,9 @@ from tests.support.lanes import Hosts, baselane
 from tests.support.relays import Relay, content, relaying, send
 from tests.support.tracing import CALLS, RETURNS, tracing
 from tests.support.waiting import turns, until
-from tunnel.transport.kernel import KernelLane
-from tunnel.transport.lane import Lane
-from tunnel.wire.codes import KIB, MIB
+from tunnel.lanes.kernel_lane import KernelLane
+from tunnel.lanes.lane import Lane
+from tunnel.units import KIB, MIB
 
 TRIPS = 15
 QUESTION = 64

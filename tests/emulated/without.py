@@ -11,7 +11,7 @@ from tests.support.pki import Pki
 from tunnel.daemon.config import load
 from tunnel.daemon.preflight import preflight
 from tunnel.errors import ConfigError
-from tunnel.transport.lane import LaneKind
+from tunnel.tls.lane_kinds import LaneKind
 
 
 @pytest.fixture

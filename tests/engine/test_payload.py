@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.support.keyed_end import SECRET, KeyedEnd
 from tunnel.engine.binding import Provider
 from tunnel.engine.compiled import HANDSHAKE, CompiledSealer, Control, EngineError
-from tunnel.engine.transfer import Carried, Outcome, PassedOn, Stop, Target
+from tunnel.engine.transfer import Carried, PassedOn, Stop, Target, TransferOutcome
+from tunnel.units import KIB, MIB
 from tunnel.wire.codec import data_header, encode
-from tunnel.wire.codes import HEADER_SIZE, KIB, MAX_DATA, MIB
+from tunnel.wire.codes import HEADER_SIZE, MAX_DATA
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Ping
 
@@ -187,7 +188,7 @@ def test_payload_reaches_the_target_and_the_rest_is_left(provider: Provider, pai
     here.records.seal_send(here.sealer, [plain])
     done = pass_on(there, Target(5, local[1].fileno(), 0, 100, 5))
     assert local[0].recv(100) == b"firsttwo"
-    assert (done.frames, done.current, done.outcomes) == (1, 0, [Outcome(8, 0, full=False, error=0)])
+    assert (done.frames, done.current, done.outcomes) == (1, 0, [TransferOutcome(8, 0, full=False, error=0)])
     assert rest(there, done) == other
     assert done.received.stop is Stop.BUDGET, "there may be more"
     assert pass_on(there, Target(5, local[1].fileno(), 8, 100)).received.stop is Stop.EMPTY
@@ -236,7 +237,10 @@ def test_what_python_has_to_judge_is_left_to_it(
     here.records.seal_send(here.sealer, [b"first" + header])
     number = local[1].fileno()
     done = pass_on(there, Target(5, number, 0, 20, 5), Target(8, number, 5, 100))
-    assert done.outcomes == [Outcome(5, 0, full=False, error=0), Outcome(0, 0, full=False, error=0)]
+    assert done.outcomes == [
+        TransferOutcome(5, 0, full=False, error=0),
+        TransferOutcome(0, 0, full=False, error=0),
+    ]
     assert (done.frames, rest(there, done)) == (0, header)
 
 
@@ -261,7 +265,7 @@ def test_a_target_that_failed(libcrypto: Provider, pair: Pair, local: Pair) -> N
     here.records.seal_send(here.sealer, [b"payload"])
     local[0].close()
     done = pass_on(there, Target(5, local[1].fileno(), 0, ENDLESS, 7))
-    assert done.outcomes == [Outcome(0, 7, full=False, error=errno.EPIPE)]
+    assert done.outcomes == [TransferOutcome(0, 7, full=False, error=errno.EPIPE)]
     assert rest(there, done) == b"payload"
 
 
@@ -272,7 +276,7 @@ def test_a_record_beside_the_frames_stops_it(libcrypto: Provider, pair: Pair, lo
     here.records.seal_send(here.sealer, [b"load"])
     done = pass_on(there, Target(5, local[1].fileno(), 0, ENDLESS, 7))
     assert done.received.event == Control(HANDSHAKE, b"KeyUpdate")
-    assert done.outcomes == [Outcome(3, 4, full=False, error=0)]
+    assert done.outcomes == [TransferOutcome(3, 4, full=False, error=0)]
     assert pass_on(there, Target(5, local[1].fileno(), 3, ENDLESS, 4)).outcomes[0].passed == 4
     assert local[0].recv(100) == b"payload"
 

@@ -18,8 +18,8 @@ from tests.support.targets import ANY, Requester, Target
 from tests.support.waiting import unexpected, until
 from tunnel.relay.egress import Egress
 from tunnel.relay.pump import Pump
-from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport.tls import load
+from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.tls.contexts import load
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tunnel.net.token_bucket import Rate
 from tunnel.relay import admission, backoff
 from tunnel.relay.admission import (
     BESIDE,
@@ -20,7 +21,6 @@ from tunnel.relay.admission import (
     Standing,
     Table,
 )
-from tunnel.transport.bucket import Rate
 
 NOW = 1000.0
 

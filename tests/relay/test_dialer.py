@@ -17,14 +17,14 @@ from tests.support.links import join, make_link
 from tests.support.network import TlsPeer
 from tests.support.pipelane import pipe
 from tests.support.waiting import until
+from tunnel.lanes.base_lane import BaseLane
+from tunnel.net import connect
+from tunnel.net.sockets import reset
 from tunnel.relay import dialer as module
 from tunnel.relay.backoff import FIRST_PAUSE, Backoff
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
-from tunnel.transport import connect
-from tunnel.transport.baselane import BaseLane
-from tunnel.transport.sockets import reset
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Resume, Welcome

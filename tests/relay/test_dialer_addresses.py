@@ -10,9 +10,9 @@ import pytest
 from tests.support.dialing import World, dialling, receiving
 from tests.support.links import make_link
 from tests.support.waiting import until
+from tunnel.lanes.base_lane import BaseLane
+from tunnel.net import connect
 from tunnel.relay.reception import Reception
-from tunnel.transport import connect
-from tunnel.transport.baselane import BaseLane
 
 
 async def test_address_of_somebody_else_is_not_tried_for_ever(

@@ -16,8 +16,8 @@ from tests.support.lanes import Hosts
 from tests.support.links import Pair
 from tests.support.relays import relaying, send, take
 from tests.support.waiting import until
-from tunnel.transport.lane import Lane, SourceRead
-from tunnel.wire.codes import KIB, MIB
+from tunnel.lanes.lane import Lane, SourceRead
+from tunnel.units import KIB, MIB
 from tunnel.wire.scheduler import LONG_TURN
 
 BULK = 32 * MIB

@@ -12,10 +12,10 @@ import pytest
 from tests.support.groups import Stage, identities, staged
 from tests.support.lanes import Hosts
 from tests.support.waiting import until
+from tunnel.lanes.lane import Lane
 from tunnel.relay.further import Further, Ticket
 from tunnel.relay.link import Link
-from tunnel.relay.linkplan import LinkState
-from tunnel.transport.lane import Lane
+from tunnel.relay.link_plan import LinkState
 from tunnel.wire.codes import Code
 
 __all__ = ["identities"]

@@ -16,14 +16,14 @@ import structlog
 from tests.support.links import make_link
 from tests.support.waiting import turns, until
 from tunnel.errors import UsageError
+from tunnel.host import users
+from tunnel.net.listener import Listener
+from tunnel.net.token_bucket import Rate
 from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
 from tunnel.relay.incidents import MOST_OF_A_KIND
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
-from tunnel.transport import users
-from tunnel.transport.bucket import Rate
-from tunnel.transport.listener import Listener
 
 ME = os.geteuid()
 TARGET = parse_target("tcp:127.0.0.1:49152")

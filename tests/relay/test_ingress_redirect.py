@@ -14,12 +14,12 @@ from tests.support.links import make_link
 from tests.support.namespace import nft
 from tests.support.users import NOBODY, acting_as
 from tests.support.waiting import until
+from tunnel.host import guard_route
+from tunnel.host.nftables import Redirect, RedirectTable
+from tunnel.host.reserved_ports import is_reserved
 from tunnel.relay.address import RedirectAddress, TcpAddress, parse_target
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
-from tunnel.transport import guard
-from tunnel.transport.nftables import Redirect, RedirectTable
-from tunnel.transport.reserved import is_reserved
 
 ALIAS = RedirectAddress("127.0.1.2", 49152, 49215)
 in_network = pytest.mark.usefixtures("network")
@@ -174,7 +174,7 @@ async def test_no_port_of_the_range_is_taken() -> None:
 @in_network
 async def test_ingress_with_one_port_behind_a_guard_is_redirected_too() -> None:
     """No program can listen on a guarded address, the daemon included."""
-    guard.install(ALIAS.host)
+    guard_route.install(ALIAS.host)
     link = make_link("hosta", "hostb")
     opened = Opened(link)
     target = parse_target("tcp:127.0.0.1:16509")

@@ -27,7 +27,8 @@ from tests.support.waiting import turns, until
 from tunnel.errors import UnreachableError
 from tunnel.relay import incidents
 from tunnel.relay.link import LinkState
-from tunnel.wire.codes import KIB, MIB, Code
+from tunnel.units import KIB, MIB
+from tunnel.wire.codes import Code
 from tunnel.wire.frames import Credit, Hello, Limits
 from tunnel.wire.session import Session
 

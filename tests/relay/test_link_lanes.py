@@ -23,10 +23,11 @@ from tests.support.links import (
     receive,
 )
 from tests.support.waiting import turns, until
+from tunnel.lanes.lane import Lane
 from tunnel.relay.link import LinkState
-from tunnel.transport.lane import Lane
+from tunnel.units import MIB
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MIB, Code, Feature
+from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Limits, Open, Reset, Resume
 from tunnel.wire.session import Settings
 

@@ -10,7 +10,7 @@ from tests.support.links import TARGET, Pair, join, make_link, requests_of
 from tests.support.waiting import until
 from tunnel.errors import UnreachableError
 from tunnel.relay.link import Link
-from tunnel.relay.probing import Answer, Probing, Verdict, answer
+from tunnel.relay.probing import Answer, Probing, TargetAnswer, answer
 from tunnel.wire import negotiation
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.events import TargetJudged
@@ -29,8 +29,10 @@ async def ask(link: Link, *targets: str) -> list[Answer]:
 async def test_each_target_gets_its_own_answer(pair: Pair) -> None:
     for asking in (pair.a, pair.b):
         admitted, refused, again = await ask(asking, TARGET, OTHER, TARGET)
-        assert admitted == again == Answer(TARGET, Verdict.ADMITTED, "NONE", "")
-        assert refused == Answer(OTHER, Verdict.REFUSED, "TARGET_FORBIDDEN", f"{OTHER} is not on the list")
+        assert admitted == again == Answer(TARGET, TargetAnswer.ADMITTED, "NONE", "")
+        assert refused == Answer(
+            OTHER, TargetAnswer.REFUSED, "TARGET_FORBIDDEN", f"{OTHER} is not on the list"
+        )
 
 
 async def test_nothing_is_dialled_and_no_stream_is_opened(pair: Pair) -> None:
@@ -45,14 +47,16 @@ async def test_nothing_is_dialled_and_no_stream_is_opened(pair: Pair) -> None:
 
 async def test_a_host_that_stops_admits_nothing(pair: Pair) -> None:
     pair.b.streams.draining = True
-    assert await ask(pair.a, TARGET) == [Answer(TARGET, Verdict.REFUSED, "DRAINING", "hostb is stopping")]
+    assert await ask(pair.a, TARGET) == [
+        Answer(TARGET, TargetAnswer.REFUSED, "DRAINING", "hostb is stopping")
+    ]
 
 
 async def test_a_peer_of_an_older_version_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negotiation, "FEATURES", Feature.RESUME)
     pair = await Pair().up()
     [found] = await ask(pair.a, TARGET)
-    assert found.verdict is Verdict.NOT_ASKED
+    assert found.verdict is TargetAnswer.NOT_ASKED
     pair.close()
 
 
@@ -62,7 +66,7 @@ async def test_a_question_survives_the_loss_of_its_lane(pair: Pair) -> None:
     asking = asyncio.create_task(pair.a.probe(OTHER, soon()))
     await until(lambda: pair.a.streams.probing._waiting, "for the question")
     await pair.resume()
-    assert (await asking).verdict is Verdict.REFUSED
+    assert (await asking).verdict is TargetAnswer.REFUSED
 
 
 async def test_who_waits_when_the_link_ends_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,14 +87,14 @@ async def test_a_peer_that_says_nothing_is_given_up_and_its_late_answer_is_nobod
             await pair.a.probe(OTHER, asyncio.get_running_loop().time() + 0.05)
     assert pair.b.session is not None
     pair.b.session.probes.judge(Code.TARGET_FORBIDDEN, "late")
-    assert (await pair.a.probe(TARGET, soon())).verdict is Verdict.ADMITTED
+    assert (await pair.a.probe(TARGET, soon())).verdict is TargetAnswer.ADMITTED
 
 
 async def test_a_question_waits_for_the_link() -> None:
     a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
     asking = asyncio.create_task(a.probe(TARGET, soon()))
     join(a, b)
-    assert (await asking).verdict is Verdict.ADMITTED
+    assert (await asking).verdict is TargetAnswer.ADMITTED
     for link in (a, b):
         link.end(Code.NONE, "")
 
@@ -105,10 +109,10 @@ async def test_without_a_link_nobody_is_asked() -> None:
 @pytest.mark.parametrize(
     ("judged", "verdict"),
     [
-        (None, Verdict.NOT_ASKED),
-        (TargetJudged(Code.NONE, ""), Verdict.ADMITTED),
-        (TargetJudged(Code.PROTOCOL, "a later version's code"), Verdict.REFUSED),
+        (None, TargetAnswer.NOT_ASKED),
+        (TargetJudged(Code.NONE, ""), TargetAnswer.ADMITTED),
+        (TargetJudged(Code.PROTOCOL, "a later version's code"), TargetAnswer.REFUSED),
     ],
 )
-def test_what_a_verdict_means(judged: TargetJudged | None, verdict: Verdict) -> None:
+def test_what_a_verdict_means(judged: TargetJudged | None, verdict: TargetAnswer) -> None:
     assert answer(TARGET, judged).verdict is verdict

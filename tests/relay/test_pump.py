@@ -11,13 +11,14 @@ from contextlib import suppress
 import pytest
 
 from tests.support.network import tcp_pair
-from tests.support.pumps import MIB, NOISE, Local, Owner, deliver_until_told
+from tests.support.pumps import NOISE, Local, Owner, deliver_until_told
 from tests.support.waiting import turns, unexpected, until
+from tunnel.net.sockets import reset
+from tunnel.records import slabs
 from tunnel.relay import pump
 from tunnel.relay.pump import Pump
-from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport import slabs
-from tunnel.transport.sockets import reset
+from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.units import MIB
 from tunnel.wire.payload import copied
 
 # Reading.

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from tests.support.pumps import MIB, NOISE, Local
+from tests.support.pumps import NOISE, Local
 from tests.support.waiting import turns, until
+from tunnel.lanes.lane import SourceRead
+from tunnel.lanes.userspace_lane import NOTHING
 from tunnel.relay.pump import ENOUGH
-from tunnel.transport.lane import SourceRead
-from tunnel.transport.userspace import NOTHING
+from tunnel.units import MIB
 
 
 @pytest.fixture(params=["unix", "tcp"])

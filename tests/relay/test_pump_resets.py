@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.pumps import Local, deliver_until_told
 from tests.support.waiting import turns
-from tunnel.transport.sockets import reset
+from tunnel.net.sockets import reset
 
 
 async def doomed(local: Local) -> None:

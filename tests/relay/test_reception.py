@@ -17,16 +17,16 @@ from tests.support.network import TlsPeer
 from tests.support.pipelane import pipe
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
+from tunnel.net.listener import Listener
+from tunnel.net.sockets import reset
+from tunnel.net.token_bucket import Rate
 from tunnel.relay import admission
 from tunnel.relay import reception as module
 from tunnel.relay.admission import Standing, Table
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.reception import Reception
 from tunnel.relay.sources import PeerSources
-from tunnel.transport.bucket import Rate
-from tunnel.transport.listener import Listener
-from tunnel.transport.sockets import reset
-from tunnel.transport.tls import TlsContexts, load
+from tunnel.tls.contexts import TlsContexts, load
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Limits, Open, Ping, Pong, Resume, Welcome

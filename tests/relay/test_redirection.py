@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.namespace import nft
 from tests.support.waiting import until
+from tunnel.host import guard_route
+from tunnel.host.nftables import Redirect, RedirectTable
+from tunnel.net.listener import Listener
+from tunnel.net.sockets import reset
 from tunnel.relay.address import RedirectAddress
 from tunnel.relay.redirection import Redirection
-from tunnel.transport import guard
-from tunnel.transport.listener import Listener
-from tunnel.transport.nftables import Redirect, RedirectTable
-from tunnel.transport.sockets import reset
 
 ALIAS = RedirectAddress("127.0.1.2", 49152, 49215)
 
@@ -43,7 +43,7 @@ class Door:
 @pytest.fixture
 async def door(network: None) -> AsyncIterator[Door]:
     """Guarded, and not redirected yet."""
-    guard.install(ALIAS.host)
+    guard_route.install(ALIAS.host)
     entry = Door()
     yield entry
     entry.listener.close()

@@ -13,7 +13,7 @@ from tests.support.relays import relaying, send, take
 from tests.support.waiting import until
 from tunnel.relay import rotator
 from tunnel.relay.rotation import RotationPlan
-from tunnel.wire.codes import KIB, MIB
+from tunnel.units import KIB, MIB
 from tunnel.wire.window import INITIAL_WINDOW
 
 ODD_SIZES = (1, 20, 700, 4093, 16384, 16385, 65536)

@@ -23,7 +23,8 @@ from tests.support.rotations import crosses, deafened, frames_of, of_rotation, r
 from tests.support.waiting import turns, until
 from tunnel.relay import rotation as module
 from tunnel.relay.link import LinkState
-from tunnel.wire.codes import MIB, Code
+from tunnel.units import MIB
+from tunnel.wire.codes import Code
 from tunnel.wire.frames import Retire, Retired
 
 # A rotation.

@@ -21,10 +21,11 @@ from tests.support.links import (
 from tests.support.rotations import crosses, deafened, frames_of, of_rotation, rotated, soon
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
+from tunnel.lanes.lane import KEY_LIMIT
 from tunnel.relay.link import LinkState
 from tunnel.relay.rotation import ASKED_AGE, ASKED_RECORDS, RotationPlan
-from tunnel.transport.lane import KEY_LIMIT
-from tunnel.wire.codes import MIB, Code, Feature, FrameType
+from tunnel.units import MIB
+from tunnel.wire.codes import Code, Feature, FrameType
 from tunnel.wire.frames import GoAway, Replace, Retire, Retired, Rotate, RotationFrame
 
 OLD_RELEASE = Feature.RESUME | Feature.PROBE

@@ -15,11 +15,12 @@ from tests.support.namespace import nft
 from tests.support.relays import Relay, relaying, send, take
 from tests.support.waiting import until
 from tunnel.errors import LaneStalled
+from tunnel.net import sockets
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.segments import KEPT, SIZES, SUSPECTED, Segments
-from tunnel.transport import handshake, sockets
-from tunnel.transport.tls import TlsContexts
-from tunnel.wire.codes import MIB
+from tunnel.tls import handshake
+from tunnel.tls.contexts import TlsContexts
+from tunnel.units import MIB
 
 FULL, SMALL, LEAST = SIZES
 PROVEN = LaneStalled("nothing gets through", 15.0, proven=True)

@@ -7,35 +7,35 @@ import socket
 from pathlib import Path
 
 from tunnel.bench.lab.domain import MONITORS
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.guests import LabGuest
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.waiting import until
-from tunnel.virt.guest import build_image
-from tunnel.virt.qemu import PROGRAM, Machine
+from tunnel.proof.pattern_guest import build_image
+from tunnel.proof.qemu import PROGRAM, Machine
 
 MONITOR = f"{MONITORS}/command.qmp"
 """The QMP socket that is left to the command: QEMU serves one client on each."""
 
 
-class BareGuest(Guest):
+class BareGuest(LabGuest):
     """A guest of which no libvirt knows. Its QEMUs run as root, who may always use ``userfaultfd``."""
 
-    def start(self, host: Host) -> None:
+    def start(self, host: LabHost) -> None:
         """Start QEMU itself, and wait until the guest has filled its memory."""
         self.domain.kernel.write_bytes(build_image(self._workload))
         self._launch(host)
         asyncio.run(self._wait_filled(host))
 
-    def wait_at(self, host: Host, incoming: str) -> None:
+    def wait_at(self, host: LabHost, incoming: str) -> None:
         """Start the QEMU that the guest is to come to, and wait until it waits."""
         self._launch(host, "-incoming", incoming)
         assert self.status(host) == "inmigrate"
 
-    def status(self, host: Host) -> str:
+    def status(self, host: LabHost) -> str:
         """QEMU's run state on a host."""
         return asyncio.run(self._status(host))
 
-    def _launch(self, host: Host, *more: str) -> None:
+    def _launch(self, host: LabHost, *more: str) -> None:
         monitors = [f"unix:{path},server=on,wait=off" for path in (self.domain.monitor, MONITOR)]
         extra = [word for monitor in monitors for word in ("-qmp", monitor)]
         machine = Machine(self.domain.kernel, self.domain.memory, extra=(*extra, *more))
@@ -45,15 +45,15 @@ class BareGuest(Guest):
         until("QEMU's monitor", lambda: _listens(path) or not qemu.running)
         assert qemu.running, qemu.output()
 
-    async def _status(self, host: Host) -> str:
+    async def _status(self, host: LabHost) -> str:
         async with await self._monitor(host) as monitor:
             return await monitor.status()
 
-    def type_in(self, host: Host, line: str) -> str:
+    def type_in(self, host: LabHost, line: str) -> str:
         """Type a line into the monitor for people of its QEMU on a host; return what it printed."""
         return asyncio.run(self._type_in(host, line))
 
-    async def _type_in(self, host: Host, line: str) -> str:
+    async def _type_in(self, host: LabHost, line: str) -> str:
         async with await self._monitor(host) as monitor:
             return str(await monitor.execute("human-monitor-command", {"command-line": line}))
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from tests.support.daemons import MTUNNEL, WITHIN
 from tests.support.guests import BUSY, MEMORY
-from tunnel.virt.guest import Workload, build_image
-from tunnel.virt.qemu import Machine, Qemu
-from tunnel.virt.trial import Trial
-from tunnel.virt.verify import wait_filled
+from tunnel.proof.pattern_guest import Workload, build_image
+from tunnel.proof.qemu import Machine, Qemu
+from tunnel.proof.verified_pair import Trial
+from tunnel.proof.verify import wait_filled
 
 Event = dict[str, Any]
 

@@ -11,8 +11,8 @@ from enum import StrEnum
 
 from tests.support.cutter import Cutter, Fate, Way
 from tests.support.waiting import until
+from tunnel.units import KIB
 
-KIB = 1024
 PATIENCE = 90.0
 """Seconds in which something has to get through."""
 

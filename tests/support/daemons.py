@@ -30,9 +30,9 @@ import psutil
 
 from tests.support import compiled_engine
 from tests.support.pki import Pki
-from tunnel.daemon.control import ask
+from tunnel.daemon.control_socket import ask
 from tunnel.errors import UnreachableError
-from tunnel.transport.tls import TlsFiles
+from tunnel.tls.contexts import TlsFiles
 
 WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
 """Seconds that anything may take which ought to happen soon: the machine may be busy, or emulated."""

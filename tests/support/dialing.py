@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link
 from tunnel.relay.reception import Reception
-from tunnel.transport.tls import TlsContexts
+from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 from tests.support.localpipes import LocalPipe
 from tunnel.errors import TunnelError
-from tunnel.transport import lane as lanes
-from tunnel.transport.lane import Lane
+from tunnel.lanes import lane as lanes
+from tunnel.lanes.lane import Lane
+from tunnel.units import MIB
 from tunnel.wire import events, negotiation
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MAX_DATA, MIB, Code
+from tunnel.wire.codes import MAX_DATA, Code
 from tunnel.wire.frames import Frame, Hello, Welcome
 from tunnel.wire.payload import Payload, in_memory
 from tunnel.wire.session import Session, Settings

@@ -18,13 +18,14 @@ import pytest
 from tests.support.migrations import LIBVIRT, begin, both_ways, take_up, wait_moving
 from tunnel.bench.lab.configs import MIGRATION_PORTS
 from tunnel.bench.lab.disks import IMAGES
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.guests import LabGuest
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.virt.guest import MIB, Workload
+from tunnel.proof.pattern_guest import Workload
+from tunnel.units import MIB
 
 SETTLED = 60.0
 """Seconds after a failure within which a guest must run on exactly one side."""
@@ -89,7 +90,7 @@ def link(lab: Lab, window: float = 30) -> None:
 
 def hold(
     lab: Lab, phase: Phase, *flow: str, window: float = 30, client: Sequence[str] = ()
-) -> tuple[Guest, Started]:
+) -> tuple[LabGuest, Started]:
     """Start web1, link the hosts, begin to move it, and return when it is in ``phase``.
 
     ``client`` is the command that moves it; without one virsh does.
@@ -103,7 +104,7 @@ def hold(
     return guest, moving
 
 
-def enter(lab: Lab, guest: Guest, phase: Phase) -> None:
+def enter(lab: Lab, guest: LabGuest, phase: Phase) -> None:
     """Let a migration that began go on to ``phase``."""
     if phase is Phase.SWITCH_OVER:
         # Any downtime will do: QEMU stops the guest at once, with most of its memory still to go.
@@ -117,19 +118,19 @@ def enter(lab: Lab, guest: Guest, phase: Phase) -> None:
 # Where the guest is.
 
 
-def reasons(lab: Lab, guest: Guest) -> tuple[str, ...]:
+def reasons(lab: Lab, guest: LabGuest) -> tuple[str, ...]:
     """What both libvirts say of a guest, and why; nothing where they do not know it."""
     return tuple(
         host.virsh("domstate", guest.name, "--reason", check=False).stdout.strip() for host in lab.hosts
     )
 
 
-def statuses(lab: Lab, guest: Guest) -> tuple[str, ...]:
+def statuses(lab: Lab, guest: LabGuest) -> tuple[str, ...]:
     """The run states of the QEMUs on A and B."""
     return tuple(status(host, guest) for host in lab.hosts)
 
 
-def status(host: Host, guest: Guest) -> str:
+def status(host: LabHost, guest: LabGuest) -> str:
     """QEMU's run state. One that writes its last pages is silent until they are written."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(1)
@@ -157,7 +158,7 @@ def _ask_status(monitor: socket.socket) -> str:
     raise EOFError
 
 
-def runner(lab: Lab, guest: Guest) -> Host | None:
+def runner(lab: Lab, guest: LabGuest) -> LabHost | None:
     """The host whose QEMU runs a guest, or None. Two at a time are an AssertionError."""
     before, there = statuses(lab, guest)
     here = status(lab.a, guest)
@@ -168,7 +169,7 @@ def runner(lab: Lab, guest: Guest) -> Host | None:
     return None
 
 
-def ends_on(lab: Lab, guest: Guest, host: Host) -> None:
+def ends_on(lab: Lab, guest: LabGuest, host: LabHost) -> None:
     """Prove that a guest runs on ``host`` alone within a minute, by QEMU and libvirt, and is whole there."""
     other = next(each for each in lab.hosts if each is not host)
     left = {"shut off", "absent"} if other is lab.a else {"absent"}
@@ -188,13 +189,13 @@ def ends_on(lab: Lab, guest: Guest, host: Host) -> None:
     guest.verify(host)
 
 
-def waits(lab: Lab, guest: Guest) -> None:
+def waits(lab: Lab, guest: LabGuest) -> None:
     """Wait until both libvirts say that a post-copy broke off and can be taken up again."""
     broken = ("paused (post-copy failed)", "running (post-copy failed)")
     until("the post-copy to wait", lambda: reasons(lab, guest) == broken, SETTLED)
 
 
-def recovers(lab: Lab, guest: Guest, *flow: str) -> None:
+def recovers(lab: Lab, guest: LabGuest, *flow: str) -> None:
     """Take a broken post-copy up again, and prove that the guest is whole on B."""
     hasten(lab)
     for host in lab.hosts:
@@ -228,19 +229,19 @@ def mend(lab: Lab) -> None:
 # Who says so.
 
 
-def told(host: Host) -> str:
+def told(host: LabHost) -> str:
     """What a host's daemon says in ``status`` that went wrong, a line for each."""
     incidents = host.daemons[-1].link(host.peer.name)["incidents"]
     return "\n".join(f"{each['what']}: {each['reason']}" for each in incidents)
 
 
-def says(host: Host, *reasons: str) -> None:
+def says(host: LabHost, *reasons: str) -> None:
     """Wait until a host's daemon says all of this in ``status``."""
     for reason in reasons:
         until(f"{host.name} to say {reason!r}", partial(_tells, host, reason))
 
 
-def _tells(host: Host, reason: str) -> bool:
+def _tells(host: LabHost, reason: str) -> bool:
     return reason in told(host)
 
 

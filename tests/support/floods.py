@@ -6,15 +6,15 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from tunnel.bench.callers import PER_MINUTE, Callers, Says, words
-from tunnel.bench.endpoint import Endpoint
+from tunnel.bench.measure.callers import PER_MINUTE, Callers, Says, words
+from tunnel.bench.measure.endpoint import ProgramAddress
 
 
 class Flood:
     """Connects to ``address`` (``IP:PORT``) while it is entered; ``made`` counts."""
 
     def __init__(self, address: str, says: Says, per_second: float = PER_MINUTE / 60) -> None:
-        self._callers = Callers(Endpoint.parse(address), words(says), per_second)
+        self._callers = Callers(ProgramAddress.parse(address), words(says), per_second)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._callers.run, args=(self._over.wait,), name="flood")
 

@@ -17,15 +17,15 @@ import pytest
 
 from tests.support.lanes import MAKERS, Hosts
 from tests.support.waiting import until
+from tunnel.lanes.lane_factory import LaneMaker
 from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.further import Further
 from tunnel.relay.link import Link, LinkPlan, LinkState
-from tunnel.relay.linkgroup import LinkGroup
+from tunnel.relay.link_group import LinkGroup
 from tunnel.relay.reception import Reception
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.workers import Workers
-from tunnel.transport.lanes import LaneMaker
 from tunnel.wire.codes import Code
 
 PATIENCE = 30.0

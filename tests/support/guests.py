@@ -17,19 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.virt.guest import MIB, PAGE, GuestState, Phase, Region, Workload, build_image
-from tunnel.virt.migration import Mode, Options
-from tunnel.virt.qemu import Machine, Qemu
-from tunnel.virt.trial import Trial
+from tunnel.proof.pattern_guest import PAGE, GuestPhase, GuestState, Region, Workload, build_image
+from tunnel.proof.qemu import Machine, Qemu
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import MIB
+from tunnel.virt.qmp_migration import Mode, QmpOptions
 
 MEMORY = 64 * MIB
 BUSY = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 
 # A guest this small converges at once: so switch before the first pass ends, allow next to no downtime,
 # and send slowly enough that it has not arrived by then.
-POSTCOPY = Options(Mode.POSTCOPY, max_bandwidth=4 * MEMORY, downtime_limit=0.001, postcopy_after=0)
-MULTIFD = Options(Mode.MULTIFD, channels=3)
-PRECOPY = Options(Mode.PRECOPY)
+POSTCOPY = QmpOptions(Mode.POSTCOPY, max_bandwidth=4 * MEMORY, downtime_limit=0.001, postcopy_after=0)
+MULTIFD = QmpOptions(Mode.MULTIFD, channels=3)
+PRECOPY = QmpOptions(Mode.PRECOPY)
 
 
 def small_machine(directory: Path, *extra: str) -> Machine:
@@ -56,7 +57,7 @@ async def trial(tmp: Path) -> AsyncIterator[Trial]:
 def filled_state(*regions: Region, working_set: int = 0, dirtied: int = 0) -> GuestState:
     """The state of an imaginary guest that has filled ``regions``."""
     pages = sum(region.end - region.start for region in regions) // PAGE
-    return GuestState(Phase.FILLED, pages, working_set, dirtied, 100, 0x4D54 << 48, regions)
+    return GuestState(GuestPhase.FILLED, pages, working_set, dirtied, 100, 0x4D54 << 48, regions)
 
 
 def filled_memory(state: GuestState, region: Region) -> bytearray:

@@ -19,7 +19,7 @@ from typing import Self
 
 import pytest
 
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import until
 
@@ -68,7 +68,7 @@ except OSError:
 class Listener:
     """Somebody who listens on a TCP port of all addresses of a host, while the context lasts."""
 
-    def __init__(self, host: Host, port: int) -> None:
+    def __init__(self, host: LabHost, port: int) -> None:
         self._host, self._port = host, port
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class Listener:
         self._program.kill()
 
 
-def reaches(host: Host, address: str, port: int) -> bool:
+def reaches(host: LabHost, address: str, port: int) -> bool:
     """Whether a connection from ``host`` to ``address`` is accepted within two seconds."""
     done = host.run(["python3", "-c", _REACH, address, str(port)], check=False)
     assert done.returncode in {0, 3}, done.stderr

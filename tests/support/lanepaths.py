@@ -1,11 +1,11 @@
-"""Drives the ways of bytes that are measured (``tunnel/transport/lanepaths.py``)."""
+"""Drives the ways of bytes that are measured (``tunnel/lanes/lane_paths.py``)."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
-from tunnel.transport.lanepaths import LanePath
-from tunnel.wire.codes import MIB
+from tunnel.lanes.lane_paths import LanePath
+from tunnel.units import MIB
 
 PATIENCE = 20.0
 

@@ -22,13 +22,13 @@ from tests.support.driver import TARGET, Host
 from tests.support.network import Cable, TlsPeer, cabled_pair, tcp_pair
 from tests.support.pki import Pki
 from tests.support.waiting import turns, unexpected, until
-from tunnel.transport import lanes
-from tunnel.transport.baselane import BaseLane
-from tunnel.transport.key_schedule import SUITES
-from tunnel.transport.ktls import Capability
-from tunnel.transport.lane import Lane, LaneKind
-from tunnel.transport.lanes import LaneMaker
-from tunnel.transport.tls import TlsContexts, load
+from tunnel.lanes import lane_factory
+from tunnel.lanes.base_lane import BaseLane
+from tunnel.lanes.lane import Lane
+from tunnel.lanes.lane_factory import LaneMaker
+from tunnel.records.key_schedule import SUITES
+from tunnel.tls.contexts import TlsContexts, load
+from tunnel.tls.lane_kinds import KernelTlsSupport, LaneKind
 from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.frames import Hello, Limits, Open, Welcome
@@ -50,12 +50,12 @@ class Hosts:
         return cls(load(pki.host("hosta"), KERNEL), load(pki.host("hostb"), KERNEL))
 
 
-MAKERS: dict[str, LaneMaker] = {"userspace": lanes.userspace}
+MAKERS: dict[str, LaneMaker] = {"userspace": lane_factory.userspace}
 EMULATED = "EMULATED" in os.environ
 if not EMULATED:
-    MAKERS["compiled"] = partial(lanes.userspace, provider=compiled_engine())
+    MAKERS["compiled"] = partial(lane_factory.userspace, provider=compiled_engine())
 if EMULATED:  # there the kernel has TLS; see test_emulated_kernel
-    MAKERS["kernel"] = lanes.kernel
+    MAKERS["kernel"] = lane_factory.kernel
 KINDS: Mapping[str, LaneKind] = {
     "userspace": LaneKind.USERSPACE,
     "compiled": LaneKind.USERSPACE,
@@ -65,7 +65,7 @@ PAIRINGS = tuple(itertools.product(MAKERS, repeat=2))
 Kinds = tuple[str, str]
 NAMES = ("hosta", "hostb")
 DEFAULT = Settings()
-KERNEL = Capability(tuple(SUITES), "")
+KERNEL = KernelTlsSupport(tuple(SUITES), "")
 LIMITS = Limits(streams=256, control=1024)
 
 each_pairing = pytest.mark.parametrize("kinds", PAIRINGS, ids="-".join)
@@ -231,3 +231,17 @@ async def stuffed(host: Host, peer: TlsPeer) -> int:
         before = host.lane.bytes_sent
         await turns(200)
     return host.sources[1].sent
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
+    """Two hosts with certificates."""
+    return Hosts.create(tmp_path_factory.mktemp("lanes") / "pki")
+
+
+@pytest.fixture
+async def quiet_loop() -> AsyncIterator[None]:
+    """Fail the test when a callback of the loop raises: by itself that is only logged."""
+    with unexpected() as surprises:
+        yield
+    assert not surprises, "\n".join(surprises)

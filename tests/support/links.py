@@ -16,7 +16,8 @@ from tunnel.relay.address import AllowList, TargetAddress, parse_target
 from tunnel.relay.dialer import _Applicant
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.reception import _Newcomer
-from tunnel.wire.codes import MIB, Code
+from tunnel.units import MIB
+from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Limits
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState

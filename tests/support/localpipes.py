@@ -6,7 +6,7 @@ import os
 import socket
 import weakref
 
-from tunnel.wire.codes import MIB
+from tunnel.units import MIB
 
 
 class LocalPipe:

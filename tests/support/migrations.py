@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
+from tunnel.bench.lab.guests import LabGuest
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import until
-from tunnel.virt.guest import MIB, PAGE, Workload
-from tunnel.virt.libvirtmove import CRASHING
+from tunnel.proof.pattern_guest import PAGE, Workload
+from tunnel.units import MIB
+from tunnel.virt.libvirt_move import CRASHING
 from tunnel.virt.qmp import Monitor
 
 ALIAS = {"hosta": "127.0.1.3", "hostb": "127.0.1.2"}
@@ -34,22 +35,22 @@ FRANTIC = Workload(working_set=16 * MIB, dirty_rate=64 * MIB)
 PATIENCE = 120.0
 
 
-def redirect(peer: str, ports: str = "49152-49215") -> Ingress:
+def redirect(peer: str, ports: str = "49152-49215") -> LabIngress:
     """The ingress for a peer's migration ports."""
-    return Ingress(peer, f"redirect:{ALIAS[peer]}:{ports}")
+    return LabIngress(peer, f"redirect:{ALIAS[peer]}:{ports}")
 
 
-def rpc(peer: str) -> Ingress:
+def rpc(peer: str) -> LabIngress:
     """The ingress for a peer's libvirt. Not for QEMU's user, who must not become root over there."""
-    return Ingress(peer, f"unix:/run/mtunnel/{peer}/libvirt-sock", LIBVIRT, users=["root"])
+    return LabIngress(peer, f"unix:/run/mtunnel/{peer}/libvirt-sock", LIBVIRT, users=["root"])
 
 
-def both_ways() -> list[Ingress]:
+def both_ways() -> list[LabIngress]:
     """What README sets up: memory and libvirt's calls, from each host to the other."""
     return [make(peer) for peer in ALIAS for make in (redirect, rpc)]
 
 
-def link(lab: Lab, ingresses: Sequence[Ingress] = (), egress: Sequence[str] = (MIGRATION_PORTS,)) -> None:
+def link(lab: Lab, ingresses: Sequence[LabIngress] = (), egress: Sequence[str] = (MIGRATION_PORTS,)) -> None:
     """Start both daemons with these ingresses, or as README does, with libvirt's calls allowed."""
     lab.start_daemons(ingresses or both_ways(), egress=(*egress, LIBVIRT))
 
@@ -103,13 +104,13 @@ async def _recover(path: Path, uri: str) -> None:
         await monitor.execute("migrate-recover", {"uri": uri})
 
 
-def crashes_when_resuming(host: Host) -> bool:
+def crashes_when_resuming(host: LabHost) -> bool:
     """Whether the host's libvirt is one that crashes when it is asked to take post-copy up."""
     version = host.run(["libvirtd", "--version"]).stdout.split()[-1]  # libvirtd (libvirt) 11.3.0
     return CRASHING[0] <= tuple(map(int, version.split("."))) < CRASHING[1]
 
 
-def begin(lab: Lab, *options: str, guest: str = "web1", source: Host | None = None) -> Started:
+def begin(lab: Lab, *options: str, guest: str = "web1", source: LabHost | None = None) -> Started:
     """Start to move ``guest`` from A to B, or from ``source`` to the other host."""
     host = source or lab.a
     return host.start(["virsh", *migration(*options, guest=guest, to=host.peer.name)])
@@ -121,7 +122,7 @@ def finished(program: Started) -> str:
     return program.output()
 
 
-def wait_moving(host: Host, guest: str = "web1") -> None:
+def wait_moving(host: LabHost, guest: str = "web1") -> None:
     """Wait until some of a guest's memory is on its way."""
 
     def moves() -> bool:
@@ -131,7 +132,7 @@ def wait_moving(host: Host, guest: str = "web1") -> None:
     until(f"{guest} to be on its way", moves)
 
 
-def arrived(lab: Lab, guest: Guest, *, left: str = "shut off", carried: float = 1.0) -> None:
+def arrived(lab: Lab, guest: LabGuest, *, left: str = "shut off", carried: float = 1.0) -> None:
     """Prove that a guest of A is now whole on B alone, that the tunnel brought it, and nothing else tried to.
 
     ``left`` is what A has of it. The tunnel must have carried ``carried`` times the guest's filled memory.
@@ -143,7 +144,7 @@ def arrived(lab: Lab, guest: Guest, *, left: str = "shut off", carried: float = 
     nobody_else_was_let_in(lab)
 
 
-def stayed(lab: Lab, guest: Guest) -> None:
+def stayed(lab: Lab, guest: LabGuest) -> None:
     """Prove that a guest of A runs there, whole, and is not on B."""
     until(f"{guest.name} to be on hosta alone", lambda: lab.states(guest.name) == ("running", "absent"))
     guest.verify(lab.a)
@@ -164,13 +165,13 @@ def nobody_else_was_let_in(lab: Lab) -> None:
         assert host.firewall.refused() == {}
 
 
-def sent(host: Host) -> int:
+def sent(host: LabHost) -> int:
     """The bytes that the running daemon of a host has sent to its peer over the present lanes."""
     lanes = host.daemons[-1].link(host.peer.name)["lanes"]
     return sum(lane["bytes_sent"] for lane in lanes)
 
 
-def ingress(host: Host, listen: str) -> dict[str, Any]:
+def ingress(host: LabHost, listen: str) -> dict[str, Any]:
     """What ``status`` says of the ingress whose address starts with ``listen``."""
     (found,) = (each for each in host.daemons[-1].status()["ingresses"] if each["listen"].startswith(listen))
     return dict(found)

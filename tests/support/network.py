@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tests.support.waiting import PATIENCE
-from tunnel.transport.sockets import reset, tune_lane
-from tunnel.transport.tls import ALPN, TlsContexts, TlsFiles
+from tunnel.net.sockets import reset, tune_lane
+from tunnel.tls.contexts import ALPN, TlsContexts, TlsFiles
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame
 

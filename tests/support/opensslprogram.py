@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 
 from tests.support.network import CONGESTION
 from tests.support.waiting import PATIENCE
-from tunnel.transport.sockets import tune_lane
-from tunnel.transport.tls import ALPN, TlsFiles
+from tunnel.net.sockets import tune_lane
+from tunnel.tls.contexts import ALPN, TlsFiles
 
 
 class OpensslProgram:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from tunnel.transport.baselane import BaseLane
-from tunnel.transport.lane import LaneKind
+from tunnel.lanes.base_lane import BaseLane
+from tunnel.tls.lane_kinds import LaneKind
+from tunnel.units import MIB
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MIB
 from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Outgoing, copied
 from tunnel.wire.states import LaneState

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnel.certs.authority import Authority, key_pem, pem
 from tunnel.certs.profile import HOST_USAGES, PrivateKey, Validity, host_certificate, new_key
-from tunnel.transport.tls import TlsFiles
+from tunnel.tls.contexts import TlsFiles
 
 SERVER_ONLY = (ExtendedKeyUsageOID.SERVER_AUTH,)
 CLIENT_ONLY = (ExtendedKeyUsageOID.CLIENT_AUTH,)

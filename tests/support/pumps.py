@@ -10,13 +10,13 @@ from contextlib import suppress
 
 from tests.support.network import tcp_pair
 from tests.support.waiting import until
+from tunnel.lanes.kernel_payload import Lent
+from tunnel.net.pipes import Pipe
 from tunnel.relay.pump import Pump
-from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport.parcels import Lent
-from tunnel.transport.pipes import Pipe
+from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.units import MIB
 from tunnel.wire.payload import copied
 
-MIB = 1 << 20
 NOISE = random.Random(49152).randbytes(8 * MIB)
 
 

@@ -7,10 +7,10 @@ from contextlib import suppress
 from OpenSSL import SSL
 
 from tests.support.lanes import Hosts
-from tunnel.transport.key_schedule import keys_of
-from tunnel.transport.openssl import TlsConnection, WantRead
-from tunnel.transport.record_layer import RecordLayer
-from tunnel.transport.tls_messages import count_records
+from tunnel.records.key_schedule import keys_of
+from tunnel.records.record_layer import RecordLayer
+from tunnel.records.tls_messages import count_records
+from tunnel.tls.openssl import TlsConnection, WantRead
 
 
 class PyOpensslPeer:

@@ -6,12 +6,12 @@ import asyncio
 import socket
 
 from tests.support.waiting import PATIENCE
-from tunnel.transport.key_schedule import Direction
-from tunnel.transport.openssl import TlsConnection, WantRead
-from tunnel.transport.record_opener import Aside, Breach, RecordOpener
-from tunnel.transport.record_sealer import RecordSealer
-from tunnel.transport.tls import TlsFiles, client_context
-from tunnel.transport.tls_messages import KEY_UPDATE, NEW_SESSION_TICKET
+from tunnel.records.key_schedule import Direction
+from tunnel.records.record_opener import Aside, Breach, RecordOpener
+from tunnel.records.record_sealer import RecordSealer
+from tunnel.records.tls_messages import KEY_UPDATE, NEW_SESSION_TICKET
+from tunnel.tls.contexts import TlsFiles, client_context
+from tunnel.tls.openssl import TlsConnection, WantRead
 
 
 class RecordPeer:

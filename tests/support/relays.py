@@ -24,9 +24,10 @@ from tunnel.relay.pump import Pump
 from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
-from tunnel.relay.splicedpump import SplicedPump
-from tunnel.transport.lane import LaneKind
-from tunnel.wire.codes import KIB, Code
+from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.tls.lane_kinds import LaneKind
+from tunnel.units import KIB
+from tunnel.wire.codes import Code
 
 _PERIOD = 1_048_583  # prime, so that no size hides a shift
 _NOISE = random.Random(49153).randbytes(_PERIOD) * 2

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.wire import frames
 from tunnel.errors import ProtocolError
+from tunnel.units import MIB
 from tunnel.wire.codec import parse_header
-from tunnel.wire.codes import FEATURES, MIB, Code, Feature
+from tunnel.wire.codes import FEATURES, Code, Feature
 from tunnel.wire.events import (
     Event,
     StreamOpened,

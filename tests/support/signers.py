@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from tunnel.certs.authority import key_pem, pem
 from tunnel.certs.profile import HOST_USAGES, new_key
-from tunnel.transport.keyfiles import TlsFiles
+from tunnel.tls.tls_files import TlsFiles
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -20,6 +20,8 @@ import structlog
 from tests.support.simlane import SimLane, shake_hands
 from tests.support.simloop import SimLoop, Socket, connected
 from tunnel.errors import RefusedError, UnreachableError
+from tunnel.lanes.lane import Lane
+from tunnel.net.connect import TIMEOUT
 from tunnel.relay import dialer as dialer_module
 from tunnel.relay import reception as reception_module
 from tunnel.relay.address import AllowList
@@ -28,8 +30,6 @@ from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
-from tunnel.transport.connect import TIMEOUT
-from tunnel.transport.lane import Lane
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.session import Settings
 from tunnel.wire.states import LaneState

@@ -9,12 +9,13 @@ from typing import cast
 
 from tests.support.simloop import SimLoop, Socket
 from tunnel.errors import LaneLost
-from tunnel.transport.baselane import BaseLane
-from tunnel.transport.lane import LaneKind
-from tunnel.transport.sockets import reason_of
-from tunnel.transport.turns import Turn
+from tunnel.lanes.base_lane import BaseLane
+from tunnel.lanes.read_turns import Turn
+from tunnel.net.sockets import reason_of
+from tunnel.tls.lane_kinds import LaneKind
+from tunnel.units import KIB
 from tunnel.wire.codec import parse_header
-from tunnel.wire.codes import HEADER_SIZE, KIB, FrameType
+from tunnel.wire.codes import HEADER_SIZE, FrameType
 from tunnel.wire.payload import Outgoing, copied
 from tunnel.wire.states import LaneState
 

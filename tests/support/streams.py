@@ -11,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tunnel.units import MIB
+
 PATIENCE = 30.0
 """Seconds after which any socket here gives up, so that a test fails rather than hangs."""
 
 QUIET = 2.5
 """Seconds without a byte taken after which a stream counts as stalled."""
 
-MIB = 1 << 20
 _NOISE = random.Random("mtunnel").randbytes(MIB)
 
 

@@ -18,10 +18,10 @@ from tests.support.lanes import LIMITS, Hosts
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.records import RecordPeer
 from tests.support.waiting import unexpected, until
-from tunnel.transport.handshake import handshake
-from tunnel.transport.key_schedule import Keys
-from tunnel.transport.tls_messages import DATA
-from tunnel.transport.userspace import UserspaceLane
+from tunnel.lanes.userspace_lane import UserspaceLane
+from tunnel.records.key_schedule import Keys
+from tunnel.records.tls_messages import DATA
+from tunnel.tls.handshake import handshake
 from tunnel.wire.codec import encode
 from tunnel.wire.frames import Open, Ping, Welcome
 from tunnel.wire.negotiation import hello

@@ -18,7 +18,6 @@ from tests.support.payload import content, written
 from tests.support.questions import Questions
 from tests.support.rotating import Rotating
 from tunnel.errors import ProtocolError
-from tunnel.wire.assembly import PAGE
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, MAX_DATA, Code
 from tunnel.wire.credits import ACK_DELAY
@@ -53,6 +52,7 @@ from tunnel.wire.frames import (
 )
 from tunnel.wire.keepalive import INTERVAL
 from tunnel.wire.negotiation import check_welcome, hello, welcome
+from tunnel.wire.reassembly import PAGE
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.states import LANE, LaneState, step
 from tunnel.wire.stream import Stream

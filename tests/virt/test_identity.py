@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.guests import small_machine
 from tunnel.errors import HypervisorError, UsageError
+from tunnel.proof.qemu import Qemu
 from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
-from tunnel.virt.qemu import Qemu
 from tunnel.virt.qmp import Monitor
 
 ONE, TWO = UUID("11111111-1111-4111-8111-111111111111"), UUID("22222222-2222-4222-8222-222222222222")

@@ -12,51 +12,51 @@ import pytest
 
 from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt import libvirt as module
-from tunnel.virt.libvirt import Guest, Host, State, keepalive
+from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State, keepalive
 
 DRIVER = "test:///default"
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    async with await Host.connect(DRIVER) as connected:
+async def host() -> AsyncIterator[LibvirtHost]:
+    async with await LibvirtHost.connect(DRIVER) as connected:
         yield connected
 
 
 @pytest.fixture
-async def guest(host: Host) -> Guest:
+async def guest(host: LibvirtHost) -> LibvirtGuest:
     found = await host.guest("test")
     assert found is not None
     return found
 
 
-async def test_host_says_what_it_is_and_what_runs(host: Host) -> None:
+async def test_host_says_what_it_is_and_what_runs(host: LibvirtHost) -> None:
     assert host.uri == DRIVER
     assert await host.name()
     assert await host.running() == ["test"]
     assert await host.uuid() is None  # this driver has none
 
 
-async def test_version_is_the_librarys(host: Host) -> None:
+async def test_version_is_the_librarys(host: LibvirtHost) -> None:
     major, minor, micro = await host.version()
     assert (major * 1000 + minor) * 1000 + micro == library.getVersion()
 
 
-async def test_another_connection_leads_to_the_same_libvirt(host: Host) -> None:
+async def test_another_connection_leads_to_the_same_libvirt(host: LibvirtHost) -> None:
     async with await host.again() as another:
         assert another is not host
         assert another.uri == DRIVER
         assert await another.state_of("test") is State.RUNNING
 
 
-async def test_state_follows_the_guest(host: Host, guest: Guest) -> None:
+async def test_state_follows_the_guest(host: LibvirtHost, guest: LibvirtGuest) -> None:
     assert await guest.state() is State.RUNNING
     await guest.suspend()
     assert await host.state_of("test") is State.PAUSED
     assert "<name>test</name>" in await guest.migratable_xml()
 
 
-async def test_guest_that_is_not_there_is_absent(host: Host) -> None:
+async def test_guest_that_is_not_there_is_absent(host: LibvirtHost) -> None:
     assert await host.guest("nobody") is None
     assert await host.state_of("nobody") is State.ABSENT
 
@@ -79,7 +79,9 @@ def test_libvirts_states_are_understood(state: int, reason: int, meant: State) -
     assert module._state(library, state, reason) is meant
 
 
-async def test_guest_that_is_shut_off_is_told_from_one_that_was_saved(host: Host, guest: Guest) -> None:
+async def test_guest_that_is_shut_off_is_told_from_one_that_was_saved(
+    host: LibvirtHost, guest: LibvirtGuest
+) -> None:
     await host_call(guest, "managedSave")
     assert await guest.state() is State.SAVED
     await host_call(guest, "create")
@@ -90,11 +92,11 @@ async def test_guest_that_is_shut_off_is_told_from_one_that_was_saved(host: Host
     assert not State.PAUSED.gone
 
 
-async def host_call(guest: Guest, verb: str) -> None:
+async def host_call(guest: LibvirtGuest, verb: str) -> None:
     await guest._ask(verb, getattr(guest._domain, verb))
 
 
-async def test_guest_is_found_by_its_uuid(host: Host, guest: Guest) -> None:
+async def test_guest_is_found_by_its_uuid(host: LibvirtHost, guest: LibvirtGuest) -> None:
     found = await host.guest_with(guest.uuid)
     assert found is not None
     assert (found.name, found.uuid) == ("test", guest.uuid)
@@ -117,7 +119,7 @@ def test_user_of_qemu_is_read_from_its_label(label: str | None, uid: int | None)
     assert module._qemu_uid(f"<domain>{other}{dac}</domain>") == uid
 
 
-async def test_user_of_qemu_is_not_known_where_libvirt_sets_none(guest: Guest) -> None:
+async def test_user_of_qemu_is_not_known_where_libvirt_sets_none(guest: LibvirtGuest) -> None:
     assert await guest.uid() is None
 
 
@@ -132,19 +134,19 @@ async def test_user_of_qemu_is_not_known_where_libvirt_sets_none(guest: Guest) -
         ({"type": 1}, "unknown"),
     ],
 )
-async def test_job_is_named(guest: Guest, stats: dict[str, int], operation: str | None) -> None:
+async def test_job_is_named(guest: LibvirtGuest, stats: dict[str, int], operation: str | None) -> None:
     class Domain:
         def jobStats(self) -> dict[str, int]:  # noqa: N802  libvirt's name
             return stats
 
-    assert await Guest(Domain(), "web1", guest.host).operation() == operation
+    assert await LibvirtGuest(Domain(), "web1", guest.host).operation() == operation
 
 
-async def test_driver_without_jobs_is_at_none(guest: Guest) -> None:
+async def test_driver_without_jobs_is_at_none(guest: LibvirtGuest) -> None:
     assert await guest.operation() is None
 
 
-async def test_what_the_driver_cannot_do_is_said_in_its_words(host: Host, guest: Guest) -> None:
+async def test_what_the_driver_cannot_do_is_said_in_its_words(host: LibvirtHost, guest: LibvirtGuest) -> None:
     for failing in (guest.abort(), guest.job(), guest.completed_job(), guest.start_postcopy()):
         with pytest.raises(HypervisorError, match="test: this function is not supported by the connection"):
             await failing
@@ -154,7 +156,7 @@ async def test_what_the_driver_cannot_do_is_said_in_its_words(host: Host, guest:
         await guest.migrate(host, {"LIVE"}, {"migrate_uri": "tcp://127.0.1.2"})
 
 
-async def test_passes_are_listened_for_and_no_longer(guest: Guest) -> None:
+async def test_passes_are_listened_for_and_no_longer(guest: LibvirtGuest) -> None:
     passed: list[int] = []
     async with guest.iterations(passed.append):
         pass
@@ -166,7 +168,7 @@ async def test_passes_are_listened_for_and_no_longer(guest: Guest) -> None:
 )
 async def test_nobody_there_is_unreachable(uri: str) -> None:
     with pytest.raises(UnreachableError, match="no libvirt answers at qemu"):
-        await Host.connect(uri)
+        await LibvirtHost.connect(uri)
 
 
 async def test_listener_that_never_answers_is_unreachable(tmp: Path) -> None:
@@ -176,7 +178,7 @@ async def test_listener_that_never_answers_is_unreachable(tmp: Path) -> None:
         silent.bind(str(tmp / "silent"))
         silent.listen()
         with pytest.raises(UnreachableError, match=r"within 0\.2 s"):
-            await Host.connect(f"qemu+unix:///system?socket={tmp}/silent", within=0.2)
+            await LibvirtHost.connect(f"qemu+unix:///system?socket={tmp}/silent", within=0.2)
 
 
 @pytest.mark.parametrize(("silence", "told"), [(0, (5, 5)), (25, (5, 5)), (50, (5, 10)), (140.5, (5, 29))])
@@ -186,12 +188,12 @@ def test_a_libvirt_that_is_silent_for_so_long_is_not_given_up(silence: float, to
     assert interval * (count + 1) - interval >= silence, "the last answer may be as old as an interval"
 
 
-async def test_wrong_uri_is_refused(host: Host) -> None:
+async def test_wrong_uri_is_refused(host: LibvirtHost) -> None:
     with pytest.raises((HypervisorError, UnreachableError), match="test:///nonexistent"):
-        await Host.connect("test:///nonexistent/file.xml")
+        await LibvirtHost.connect("test:///nonexistent/file.xml")
 
 
-async def test_libvirt_writes_no_errors_itself(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_libvirt_writes_no_errors_itself(host: LibvirtHost, capfd: pytest.CaptureFixture[str]) -> None:
     assert await host.guest("nobody") is None
     assert capfd.readouterr() == ("", "")
 
@@ -230,7 +232,7 @@ def test_errors_say_what_to_do(code: int, words: str, hint: str) -> None:
     assert hint in said
 
 
-async def test_events_are_turned_by_one_daemon_thread(host: Host) -> None:
+async def test_events_are_turned_by_one_daemon_thread(host: LibvirtHost) -> None:
     turning = [thread for thread in threading.enumerate() if thread.name == "libvirt events"]
     assert turning
     assert all(thread.daemon for thread in turning)

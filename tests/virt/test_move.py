@@ -10,11 +10,11 @@ import pytest
 from tests.support.waiting import until
 from tunnel.errors import HypervisorError, UnreachableError
 from tunnel.virt import move as module
-from tunnel.virt.move import Action, Conductor, Ending, Summary, settled
+from tunnel.virt.move import Action, Conductor, Ending, MoveSummary, settled
 from tunnel.virt.progress import Progress
 from tunnel.virt.where import Where
 
-DONE = Summary(1.0, 0.1, 100, 1, postcopied=False)
+DONE = MoveSummary(1.0, 0.1, 100, 1, postcopied=False)
 
 
 def standing(*, postcopy: bool = False) -> Progress:
@@ -29,10 +29,10 @@ class FakeMove:
         self.refused_aborts = 0
         self.broken = ""
         self.standing: Progress | None = standing(postcopy=postcopy)
-        self.end: asyncio.Future[Summary] = asyncio.get_running_loop().create_future()
+        self.end: asyncio.Future[MoveSummary] = asyncio.get_running_loop().create_future()
         self._wheres = iter(wheres)
 
-    async def run(self) -> Summary:
+    async def run(self) -> MoveSummary:
         return await self.end
 
     async def progress(self) -> Progress | None:

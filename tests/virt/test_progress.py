@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 from tunnel.virt.progress import Progress, is_postcopy, of_libvirt, of_qemu
-from tunnel.virt.sample import Phase, Sample
+from tunnel.virt.qmp_sample import QemuPhase, Sample
 
-SAMPLE = Sample(Phase.ACTIVE, 1.5, 300 * MIB, 256 * MIB, 1024 * MIB, 8192, 2, 200.0 * MIB, 0.3)
+SAMPLE = Sample(QemuPhase.ACTIVE, 1.5, 300 * MIB, 256 * MIB, 1024 * MIB, 8192, 2, 200.0 * MIB, 0.3)
 
 
 def test_qemus_figures() -> None:
@@ -46,6 +46,6 @@ def test_no_figures_yet_is_nothing_done() -> None:
     assert (progress.done, progress.total, progress.phase) == (0.0, 0, "postcopy")
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-def test_every_phase_after_the_switch_is_postcopy(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", list(QemuPhase))
+def test_every_phase_after_the_switch_is_postcopy(phase: QemuPhase) -> None:
     assert is_postcopy(phase) == phase.name.startswith("POSTCOPY")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.guests import small_machine
 from tunnel.errors import HypervisorError, UnreachableError, UsageError
-from tunnel.virt.qemu import Qemu
+from tunnel.proof.qemu import Qemu
 from tunnel.virt.qmp import COMMAND_PATIENCE, Monitor, MonitorLost, require_library
 
 

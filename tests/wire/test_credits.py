@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.wire import frames
-from tunnel.wire.codes import MIB
+from tunnel.units import MIB
 from tunnel.wire.credits import Credits
 from tunnel.wire.frames import Credit, Frame
 from tunnel.wire.window import ReceiveWindow

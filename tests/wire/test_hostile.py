@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from tests.support.wire import SESSION, Host, Network, only_faults
 from tunnel.errors import ProtocolError
-from tunnel.wire.assembly import PAGE
 from tunnel.wire.codec import data_header, encode, parse_header
 from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, VERSION, Code, FrameType
 from tunnel.wire.frames import (
@@ -32,6 +31,7 @@ from tunnel.wire.frames import (
     Welcome,
 )
 from tunnel.wire.negotiation import hello
+from tunnel.wire.reassembly import PAGE
 from tunnel.wire.session import Settings
 
 LIMITS = Limits(streams=4, control=8)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.sessions import TARGET, Remote, make, opened
-from tunnel.wire.codes import KIB, MIB
+from tunnel.units import KIB, MIB
 from tunnel.wire.frames import Fin, Open
 from tunnel.wire.session import Settings
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR

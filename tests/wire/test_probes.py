@@ -9,7 +9,7 @@ from tests.support.wire import Network
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.wire import probes as module
 from tunnel.wire.codes import Code, Feature
-from tunnel.wire.control import CROWDED
+from tunnel.wire.control_channel import CROWDED
 from tunnel.wire.events import TargetJudged, TargetProbed
 from tunnel.wire.frames import Frame, Limits, Probe, Verdict
 from tunnel.wire.session import Settings

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.wire.codes import KIB, MAX_DATA, MIB
+from tunnel.units import KIB, MIB
+from tunnel.wire.codes import MAX_DATA
 from tunnel.wire.retention import SLIVER, Retention
-from tunnel.wire.states import Phase
+from tunnel.wire.states import StreamPhase
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import KEEP_FLOOR
 
 
 def opened(limit: int = 64 * MIB) -> Stream:
-    stream = Stream(1, "unix:/run/qemu/a", Phase.OPENING, 4 * MIB)
+    stream = Stream(1, "unix:/run/qemu/a", StreamPhase.OPENING, 4 * MIB)
     stream.opened(limit)
     return stream
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.wire.codes import KIB, MIB
+from tunnel.units import KIB, MIB
 from tunnel.wire.scheduler import ABOUT, CHANNELS, HEAD_START, LONG_TURN, SHORT_TURN, TURN, Scheduler
 
 

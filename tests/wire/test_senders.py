@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tunnel.wire.codes import KIB, MIB
+from tunnel.units import KIB, MIB
 from tunnel.wire.senders import Senders
-from tunnel.wire.states import Phase
+from tunnel.wire.states import StreamPhase
 from tunnel.wire.stream import Stream
 from tunnel.wire.window import KEEP_FLOOR
 
@@ -13,7 +13,7 @@ def made(memory: int, *limits: int) -> tuple[Senders, dict[int, Stream]]:
     """Streams 1, 3, ... with these limits."""
     streams: dict[int, Stream] = {}
     for number, limit in enumerate(limits):
-        stream = streams[2 * number + 1] = Stream(2 * number + 1, "x", Phase.OPENING, MIB)
+        stream = streams[2 * number + 1] = Stream(2 * number + 1, "x", StreamPhase.OPENING, MIB)
         stream.opened(limit)
     return Senders(memory, streams), streams
 

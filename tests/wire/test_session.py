@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tests.support.sessions import TARGET, WINDOW, Remote, make, opened, said, span
 from tunnel.errors import MisuseError
+from tunnel.units import KIB, MIB
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import KIB, MAX_DATA, MIB, Code, FrameType
+from tunnel.wire.codes import MAX_DATA, Code, FrameType
 from tunnel.wire.events import (
     StreamClosed,
     StreamConfirmed,

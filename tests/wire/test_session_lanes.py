@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.sessions import ID, TARGET, WINDOW, Remote, fault, make, opened, said, span
-from tunnel.wire.codes import HEADER_SIZE, MIB, Code
+from tunnel.units import MIB
+from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.frames import Credit, Open, Opened, Position, Replace, Resumed
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST

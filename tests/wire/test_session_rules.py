@@ -9,7 +9,7 @@ from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.wire import session as module
 from tunnel.wire.codec import MAX_STREAMS
 from tunnel.wire.codes import Code
-from tunnel.wire.control import CROWDED
+from tunnel.wire.control_channel import CROWDED
 from tunnel.wire.events import (
     StreamRequested,
     StreamReset,

@@ -13,7 +13,7 @@ import pytest
 
 import tunnel.wire
 from tests.support.wire import frames
-from tunnel.wire import codes, control, probes, session, stream, window
+from tunnel.wire import codes, control_channel, probes, session, stream, window
 from tunnel.wire.codec import _LENGTHS, MAX_STREAMS, encode
 from tunnel.wire.codes import HEADER_SIZE, Code, Feature, FrameType
 from tunnel.wire.events import StreamClosed, StreamConfirmed, StreamEnded, StreamOpened, StreamRequested
@@ -50,9 +50,9 @@ from tunnel.wire.states import (
     Call,
     Input,
     LaneState,
-    Phase,
     Receiving,
-    Sending,
+    SendState,
+    StreamPhase,
 )
 
 SPEC = (Path(tunnel.wire.__file__).parent / "SPEC.md").read_text()
@@ -108,7 +108,7 @@ def test_features() -> None:
 def test_limits() -> None:
     known = {
         **vars(codes),
-        **vars(control),
+        **vars(control_channel),
         **vars(window),
         **vars(probes),
         **vars(session),
@@ -127,8 +127,8 @@ def test_the_protocol_has_its_name() -> None:
 # States.
 
 STATES: Mapping[str, tuple[Mapping[tuple[Enum, Input], Enum], type[Enum]]] = {
-    "PHASE": (PHASE, Phase),  # type: ignore[dict-item]  # Mapping's key type is invariant
-    "SENDING": (SENDING, Sending),  # type: ignore[dict-item]  # as above
+    "PHASE": (PHASE, StreamPhase),  # type: ignore[dict-item]  # Mapping's key type is invariant
+    "SENDING": (SENDING, SendState),  # type: ignore[dict-item]  # as above
     "RECEIVING": (RECEIVING, Receiving),  # type: ignore[dict-item]  # as above
     "LANE": (LANE, LaneState),  # type: ignore[dict-item]  # as above
 }

@@ -11,8 +11,8 @@ from collections import deque
 import pytest
 
 from tests.support.wire import frames
+from tunnel.units import KIB, MIB
 from tunnel.wire.codec import parse_header
-from tunnel.wire.codes import KIB, MIB
 from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.events import StreamRequested
 from tunnel.wire.frames import ControlFrame, Frame, Limits

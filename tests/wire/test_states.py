@@ -19,9 +19,9 @@ from tunnel.wire.states import (
     Call,
     Input,
     LaneState,
-    Phase,
     Receiving,
-    Sending,
+    SendState,
+    StreamPhase,
     step,
 )
 
@@ -29,8 +29,8 @@ Table = Mapping[tuple[Enum, Input], Enum]
 
 TABLES: list[tuple[Table, type[Enum], set[Enum]]] = [
     (LANE, LaneState, {LaneState.AWAIT_FIRST, LaneState.AWAIT_WELCOME, LaneState.AWAIT_RESUMED}),  # type: ignore[list-item]  # Mapping's key type is invariant
-    (PHASE, Phase, {Phase.OPENING, Phase.DIALLING}),  # type: ignore[list-item]  # as above
-    (SENDING, Sending, {Sending.READY}),  # type: ignore[list-item]  # as above
+    (PHASE, StreamPhase, {StreamPhase.OPENING, StreamPhase.DIALLING}),  # type: ignore[list-item]  # as above
+    (SENDING, SendState, {SendState.READY}),  # type: ignore[list-item]  # as above
     (RECEIVING, Receiving, {Receiving.READY}),  # type: ignore[list-item]  # as above
 ]
 INPUTS: list[Input] = [*FrameType, *Call]
@@ -63,7 +63,7 @@ def test_every_state_can_be_reached(table: Table, states: type[Enum], first: set
     assert reached == set(states)
 
 
-@pytest.mark.parametrize("closed", [LaneState.CLOSED, LaneState.LOST, Phase.CLOSED])
+@pytest.mark.parametrize("closed", [LaneState.CLOSED, LaneState.LOST, StreamPhase.CLOSED])
 def test_nothing_happens_after_the_end(closed: Enum) -> None:
     assert not [pair for table, _, _ in TABLES for pair in table if pair[0] is closed]
 
@@ -114,6 +114,6 @@ def test_what_may_end_only_once() -> None:
     with pytest.raises(ProtocolError):
         step(RECEIVING, Receiving.ENDING, FrameType.FIN, Code.STREAM_STATE)
     with pytest.raises(MisuseError):
-        step(SENDING, Sending.FINISHED, Call.FINISH, Code.STREAM_STATE)
+        step(SENDING, SendState.FINISHED, Call.FINISH, Code.STREAM_STATE)
     with pytest.raises(ProtocolError):
-        step(SENDING, Sending.READY, FrameType.DELIVERED, Code.STREAM_STATE)
+        step(SENDING, SendState.READY, FrameType.DELIVERED, Code.STREAM_STATE)

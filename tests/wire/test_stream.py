@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import MisuseError, ProtocolError
-from tunnel.wire.assembly import PAGE
 from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.frames import Position
 from tunnel.wire.payload import Outgoing
-from tunnel.wire.states import Call, Phase, Receiving, Sending
+from tunnel.wire.reassembly import PAGE
+from tunnel.wire.states import Call, Receiving, SendState, StreamPhase
 from tunnel.wire.stream import Stream
 
 DATA = bytes(range(100))
@@ -18,7 +18,7 @@ DATA = bytes(range(100))
 
 def opened(limit: int = 100, window: int = 100) -> Stream:
     """Return a stream that the peer has opened to us for ``limit`` bytes."""
-    stream = Stream(1, "tcp:127.0.0.1:49152", Phase.OPENING, window)
+    stream = Stream(1, "tcp:127.0.0.1:49152", StreamPhase.OPENING, window)
     stream.opened(limit)
     return stream
 
@@ -58,7 +58,7 @@ def at(received: int, delivered: int = 0, limit: int = 100) -> Position:
 
 
 def test_nothing_is_sent_before_opened() -> None:
-    stream = Stream(1, "x", Phase.OPENING, 100)
+    stream = Stream(1, "x", StreamPhase.OPENING, 100)
     assert stream.out.limit - stream.out.sent == 0
     for act in (lambda: stream.send(b"x", 1), stream.finish):
         with pytest.raises(MisuseError, match="while OPENING"):
@@ -66,7 +66,7 @@ def test_nothing_is_sent_before_opened() -> None:
 
 
 def test_the_acceptor_sends_nothing_before_it_accepted() -> None:
-    stream = Stream(1, "x", Phase.DIALLING, 100)
+    stream = Stream(1, "x", StreamPhase.DIALLING, 100)
     with pytest.raises(MisuseError, match="SEND while DIALLING"):
         stream.send(b"x", 1)
 
@@ -101,7 +101,7 @@ def test_our_end_is_confirmed() -> None:
     stream.credited(10, 100)
     stream.finish()
     assert stream.confirmed(30) == 20
-    assert (stream.sending, stream.out.unacknowledged) == (Sending.DONE, 0)
+    assert (stream.sending, stream.out.unacknowledged) == (SendState.DONE, 0)
 
 
 @pytest.mark.parametrize("final", [0, 29, 31, 2**64 - 1])
@@ -218,16 +218,16 @@ def test_data_outside_the_window(offset: int, size: int) -> None:
 
 def test_no_data_before_the_stream_is_accepted() -> None:
     with pytest.raises(ProtocolError, match="DATA while DIALLING") as caught:
-        Stream(1, "x", Phase.DIALLING, 100).arrived(0, b"x")
+        Stream(1, "x", StreamPhase.DIALLING, 100).arrived(0, b"x")
     assert caught.value.code is Code.STREAM_STATE
 
 
 def test_data_may_overtake_opened() -> None:
-    stream = Stream(1, "x", Phase.OPENING, 100)
+    stream = Stream(1, "x", StreamPhase.OPENING, 100)
     assert len(stream.arrived(0, b"abc")) == 1
     assert not stream.deliver(3)
     stream.opened(100)
-    assert stream.phase is Phase.OPEN
+    assert stream.phase is StreamPhase.OPEN
 
 
 def test_no_more_is_delivered_than_arrived() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.errors import ProtocolError
-from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
+from tunnel.units import KIB, MIB
+from tunnel.wire.codes import MAX_OFFSET, Code
 from tunnel.wire.window import FLOOR_WINDOW, STEP, Budget, ReceiveWindow, SendWindow
 
 # The budget of a link.

@@ -6,20 +6,20 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tunnel.daemon import aliases, keepalives
-from tunnel.daemon.config import Config, Ingress
-from tunnel.daemon.control import ask
+from tunnel.daemon.config import Config, IngressConfig
+from tunnel.daemon.control_socket import ask
 from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
 from tunnel.daemon.values import QEMU_USERS
 from tunnel.errors import TunnelError
+from tunnel.host.permissions import open_to_everybody
+from tunnel.host.reserved_ports import is_reserved
+from tunnel.host.users import user_name
+from tunnel.net.listener import is_configured
 from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress, UnixRule
-from tunnel.transport import expiry
-from tunnel.transport.listener import is_configured
-from tunnel.transport.permissions import open_to_everybody
-from tunnel.transport.reserved import is_reserved
-from tunnel.transport.tls import ONE_EACH, TlsContexts
-from tunnel.transport.users import user_name
-from tunnel.transport.verdicts import now
+from tunnel.tls import expiry
+from tunnel.tls.contexts import ONE_EACH, TlsContexts
+from tunnel.tls.rejections import now
 
 
 def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
@@ -80,7 +80,7 @@ def shared_names(config: Config, contexts: TlsContexts) -> str:
     return ""
 
 
-def _users(ingress: Ingress) -> Iterator[str]:
+def _users(ingress: IngressConfig) -> Iterator[str]:
     others = [user_name(uid) for uid in sorted(ingress.uids - {0})]
     if others and reaches_libvirt(ingress):
         who = ", ".join(others)

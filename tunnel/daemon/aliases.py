@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tunnel.daemon.config import Config
 from tunnel.errors import UsageError
+from tunnel.host import guard_route, nftables
+from tunnel.host.nftables import Redirect, RedirectTable
+from tunnel.net.sockets import reason_of
 from tunnel.relay.address import RedirectAddress, TcpAddress
-from tunnel.transport import guard, nftables
-from tunnel.transport.nftables import Redirect, RedirectTable
-from tunnel.transport.sockets import reason_of
 
 HOSTS = Path("/etc/hosts")
 _DEBIANS_OWN = "127.0.1.1"
@@ -51,7 +51,7 @@ def unguarded(aliases: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Each of ``aliases`` from which a program of this host could answer, and why."""
     for alias in aliases:
         try:
-            if not guard.is_guarded(alias):
+            if not guard_route.is_guarded(alias):
                 yield alias, _why(alias)
         except OSError as error:
             yield alias, f"the kernel does not tell whether {alias} is guarded: {reason_of(error)}"
@@ -61,7 +61,7 @@ def install(aliases: Iterable[str]) -> None:
     """Guard ``aliases``. Raises UsageError."""
     for alias in aliases:
         try:
-            guard.install(alias)
+            guard_route.install(alias)
         except OSError as error:
             raise UsageError(f"cannot guard {alias} by a route: {reason_of(error)}") from None
 
@@ -72,10 +72,10 @@ def discard(table: RedirectTable, keep: Iterable[str] = ()) -> None:
     Whoever adds a route has its table first: a route that is found here with no table is nobody's. Raises
     OSError, or UsageError when ``nft`` fails.
     """
-    unknown = guard.installed() - set(keep)
+    unknown = guard_route.installed() - set(keep)
     if unknown:
         for alias in unknown - nftables.guarded_by(nftables.our_tables() - {table.name}):
-            guard.remove(alias)
+            guard_route.remove(alias)
 
 
 def left_behind(config: Config) -> set[str]:
@@ -85,7 +85,7 @@ def left_behind(config: Config) -> set[str]:
     """
     wanted = {each.listen.host for each in config.ingresses if isinstance(each.listen, TcpAddress)}
     with suppress(OSError, UsageError):
-        if found := wanted & guard.installed() - set(guarded(config)):
+        if found := wanted & guard_route.installed() - set(guarded(config)):
             others = nftables.our_tables() - {RedirectTable(config.host.name).name}
             return found - nftables.guarded_by(others)
     return set()
@@ -95,7 +95,7 @@ def release(config: Config) -> None:
     """Let the addresses of ``left_behind`` be listened at again, if this process may do that."""
     with suppress(OSError):
         for alias in left_behind(config):
-            guard.remove(alias)
+            guard_route.remove(alias)
 
 
 def put_in_place(config: Config) -> list[str]:
@@ -141,7 +141,7 @@ def _rules(config: Config) -> Iterator[Redirect]:
 
 
 def _why(alias: str) -> str:
-    if alias in guard.installed():
+    if alias in guard_route.installed():
         return (
             f"{alias} is the address of an interface, so programs of this host can answer from it:"
             f" remove it there (ip address del {alias} dev lo); an alias needs none"

@@ -1,7 +1,7 @@
 """The certificates in use, for as long as lanes live by them.
 
 Trust is no matter of the handshake alone. Whenever the files change, or something in a chain ends, every lane
-is judged again by the rule of ``tunnel.transport.chains``: the peer's chain and our own, as they were shown.
+is judged again by the rule of ``tunnel.tls.trust``: the peer's chain and our own, as they were shown.
 Where that finds a fault the link ends at once, with the same words on both hosts.
 
 Files are looked at before each new lane, every LOOK seconds, and at SIGHUP. What cannot be used (a damaged
@@ -29,15 +29,15 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from tunnel.errors import CertificateError
+from tunnel.lanes.lane import Lane
 from tunnel.relay.link import Link
-from tunnel.transport.chains import Trust
-from tunnel.transport.expiry import LEVELS, Expiry, warnings
-from tunnel.transport.keyfiles import TlsFiles
-from tunnel.transport.lane import Lane
-from tunnel.transport.openssl import VerificationError
-from tunnel.transport.proof import Proof
-from tunnel.transport.tls import TlsContexts, load
-from tunnel.transport.verdicts import Clock, Verify, now, verdict
+from tunnel.tls.contexts import TlsContexts, load
+from tunnel.tls.expiry import LEVELS, Expiry, warnings
+from tunnel.tls.openssl import CertificateRejectedError
+from tunnel.tls.rejections import Clock, Verify, now, verdict
+from tunnel.tls.tls_files import TlsFiles
+from tunnel.tls.trust import Trust
+from tunnel.tls.verified_chains import Proof
 from tunnel.wire.codes import Code
 
 LOOK = 1.0
@@ -235,12 +235,12 @@ class Certificates:
         if (moment := self._clock()) < self._judged:
             self._fit_until = self._warn_at = moment
 
-    def _fault_of_own(self, trust: Trust) -> tuple[VerificationError, bool] | None:
+    def _fault_of_own(self, trust: Trust) -> tuple[CertificateRejectedError, bool] | None:
         """What ``trust`` has against our certificates, and whether that is the one to dial with."""
         for dialing in (False, True):
             try:
                 trust.judge(self.current.own_chain(dialing=dialing), self._clock(), dialing=dialing)
-            except VerificationError as error:
+            except CertificateRejectedError as error:
                 return error, dialing
         return None
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunnel.errors import UsageError
-from tunnel.transport.permissions import weakness_of_directory
+from tunnel.host.permissions import weakness_of_directory
 
 _LOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, process
 

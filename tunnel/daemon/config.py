@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from tunnel.daemon import tomltext
+from tunnel.daemon import toml_text
 from tunnel.daemon.consistency import contradictions
 from tunnel.daemon.mistakes import Problem, problems_of
 from tunnel.daemon.values import (
@@ -51,7 +51,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Host(_Table):
+class HostConfig(_Table):
     """``[host]``: this host. ``drain_timeout`` is in seconds (0: none)."""
 
     name: HostName
@@ -88,7 +88,7 @@ class Transport(_Table):
     rotate_after: RotateAfter = 24 * 3600.0
 
 
-class Peer(_Table):
+class PeerConfig(_Table):
     """``[[peer]]``: another host, and what it may reach on this one."""
 
     name: HostName
@@ -101,7 +101,7 @@ class Peer(_Table):
         return AllowList(self.rules)
 
 
-class Ingress(_Table):
+class IngressConfig(_Table):
     """``[[ingress]]``: a local address that leads to a peer, and who may use it."""
 
     peer: HostName
@@ -118,22 +118,22 @@ class Ingress(_Table):
 class Config(_Table):
     """A whole configuration file in which nothing is wrong."""
 
-    host: Host
+    host: HostConfig
     tls: Tls
     transport: Transport = Transport()
-    peers: tuple[Peer, ...] = Field((), alias="peer")
-    ingresses: tuple[Ingress, ...] = Field((), alias="ingress")
+    peers: tuple[PeerConfig, ...] = Field((), alias="peer")
+    ingresses: tuple[IngressConfig, ...] = Field((), alias="ingress")
 
 
 def load(path: Path) -> Config:
     """Read the configuration file ``path``. Raises ConfigError that names every mistake in it."""
     content = _content(path)
     try:
-        written = tomltext.parse(content)
+        written = toml_text.parse(content)
     except ValueError as error:
         raise ConfigError(str(path), [("", f"is not a TOML file: {error}")]) from None
-    tables = tomltext.straightened(written)
-    problems = [*tomltext.misplaced(content, written), *contradictions(tables, str(DEFAULT_CONTROL))]
+    tables = toml_text.straightened(written)
+    problems = [*toml_text.misplaced(content, written), *contradictions(tables, str(DEFAULT_CONTROL))]
     try:
         config = Config.model_validate(tables, context={"directory": path.absolute().parent})
     except ValidationError as error:
@@ -155,11 +155,11 @@ def _content(path: Path) -> bytes:
 def _explained(error: ValidationError, tables: dict[str, Any]) -> list[Problem]:
     models: dict[str, type[BaseModel]] = {
         "": Config,
-        "host": Host,
+        "host": HostConfig,
         "tls": Tls,
         "transport": Transport,
-        "peer": Peer,
-        "ingress": Ingress,
+        "peer": PeerConfig,
+        "ingress": IngressConfig,
     }
     known = {
         section: [field.alias or name for name, field in model.model_fields.items()]

@@ -16,11 +16,11 @@ from pathlib import Path
 import tunnel
 from tunnel.daemon.config import Config
 from tunnel.daemon.values import LaneChoice
+from tunnel.host import landlock, nftables, privileges
+from tunnel.host.landlock import READ, RUN, SOCKETS, Access
+from tunnel.host.privileges import Capability
 from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, UnixRule
-from tunnel.transport import landlock, nftables, privileges
-from tunnel.transport.keyfiles import TlsFiles
-from tunnel.transport.landlock import READ, RUN, SOCKETS, Access
-from tunnel.transport.privileges import Capability
+from tunnel.tls.tls_files import TlsFiles
 
 _SYSTEM = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/run", "/dev"),

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunnel.daemon.config import Config, Peer
+from tunnel.daemon.config import Config, PeerConfig
 from tunnel.daemon.rpc import LIBVIRT_PORT, LIBVIRT_TLS_PORT, is_libvirt, reaches_libvirt
-from tunnel.daemon.units import format_duration
 from tunnel.files import read_regular
 from tunnel.relay.address import TcpAddress, UnixAddress
+from tunnel.units import format_duration
 from tunnel.wire.keepalive import INTERVAL, TIMEOUT
 
 DIRECTORY = Path("/etc/libvirt")
@@ -33,7 +33,7 @@ _SETTING = re.compile(r"^\s*keepalive_(interval|count)\s*=\s*\"?(-?[0-9]{1,9})\b
 
 
 @dataclass(frozen=True, slots=True)
-class Keepalive:
+class LibvirtKeepalive:
     """What ``file`` says, or libvirt's defaults."""
 
     file: Path
@@ -41,7 +41,7 @@ class Keepalive:
     count: int = _DEFAULT
 
     @classmethod
-    def read(cls, file: Path) -> Keepalive | None:
+    def read(cls, file: Path) -> LibvirtKeepalive | None:
         """What a file says; None when it may not be read."""
         try:
             found = dict(_SETTING.findall(read_regular(file).decode(errors="replace")))
@@ -64,7 +64,7 @@ class Keepalive:
 def warning(config: Config, directory: Path = DIRECTORY) -> str:
     """Say that a libvirt of this host gives up before links do, if one does whose calls cross them."""
     window = config.transport.resume_window
-    settings = [Keepalive.read(file) for file in _files(config, directory)]
+    settings = [LibvirtKeepalive.read(file) for file in _files(config, directory)]
     hasty = [each for each in settings if each is not None and each.patience < window]
     if not hasty:
         return ""
@@ -95,10 +95,10 @@ def _chosen(names: tuple[str, ...], directory: Path) -> Iterator[Path]:
     yield next((file for file in files if file.exists()), files[0])
 
 
-def _may_call(peer: Peer, path: str) -> bool:
+def _may_call(peer: PeerConfig, path: str) -> bool:
     return any(rule.matches(UnixAddress(place)) for rule in peer.rules for place in (path, f"/var{path}"))
 
 
-def _may_dial(peer: Peer) -> bool:
+def _may_dial(peer: PeerConfig) -> bool:
     addresses = [TcpAddress("127.0.0.1", port) for port in (LIBVIRT_PORT, LIBVIRT_TLS_PORT)]
     return any(rule.matches(address) for rule in peer.rules for address in addresses)

@@ -27,8 +27,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from tunnel.daemon import journal
 from tunnel.daemon.journal import is_journal
-from tunnel.daemon.lograte import Limiter, source_of
-from tunnel.daemon.logwriter import LogWriter
+from tunnel.daemon.log_rate import Limiter, source_of
+from tunnel.daemon.log_writer import LogWriter
 from tunnel.wire.text import printable
 
 STDERR = 2
@@ -71,7 +71,7 @@ class Log:
         reopen = journal.connect if is_journal(descriptor) else None
         self._writer = LogWriter(descriptor, self._word_lost, self._tick, reopen)
         threshold = logging.getLevelNamesMapping()[level.upper()]
-        queue = _Queue(self._writer.put)
+        queue = _LogQueue(self._writer.put)
         structlog.configure(
             processors=[self._process],
             wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -153,7 +153,7 @@ class Log:
         return due
 
 
-class _Queue:
+class _LogQueue:
     """What structlog hands a line to, by the name of its level."""
 
     def __init__(self, put: Callable[[str], None]) -> None:

@@ -13,20 +13,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tunnel.daemon import places
+from tunnel.daemon import listen_checks
 from tunnel.daemon.config import Config
 from tunnel.daemon.mistakes import Problem
 from tunnel.daemon.values import LaneChoice
 from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import CertificateError, ConfigError
 from tunnel.files import read_regular
+from tunnel.host import nftables
+from tunnel.host.permissions import weakness
+from tunnel.lanes.kernel_tls import NO_MODULE
+from tunnel.lanes.kernel_tls_selftest import examine
+from tunnel.lanes.lane_meter import measure
+from tunnel.net import peer_credentials, unix_path
 from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
-from tunnel.transport import credentials, nftables, unixpath
-from tunnel.transport.capability import examine
-from tunnel.transport.ktls import NO_MODULE, Capability
-from tunnel.transport.lanemeter import measure
-from tunnel.transport.permissions import weakness
-from tunnel.transport.tls import TlsContexts, TlsFiles, load
+from tunnel.tls.contexts import TlsContexts, TlsFiles, load
+from tunnel.tls.lane_kinds import KernelTlsSupport
 
 _NOT_CHEAPER = "kernel lanes work here, and cost no less"
 
@@ -42,7 +44,7 @@ def preflight(
     """
     contexts, problems = _certificates(config)
     problems += exposed_files(config, Path(source))
-    problems += places.sockets(config, starting=starting)
+    problems += listen_checks.sockets(config, starting=starting)
     problems += _no_redirects(config)
     problems += _no_callers(config)
     problems += _linked_rules(config)
@@ -50,7 +52,7 @@ def preflight(
     if contexts is not None:
         contexts = _for_lanes(config, contexts, engine)
         problems += _no_kernel_lanes(config, contexts)
-    problems += places.ports(config, starting=starting)
+    problems += listen_checks.ports(config, starting=starting)
     if problems or contexts is None:
         raise ConfigError(source, problems)
     return contexts
@@ -59,23 +61,23 @@ def preflight(
 def _for_lanes(config: Config, contexts: TlsContexts, engine: Choice) -> TlsContexts:
     """Fit the contexts for the lanes that the configuration wants and this host's kernel can do."""
     if config.transport.lane is LaneChoice.USERSPACE:
-        return replace(contexts, kernel=Capability((), "the configuration says so"))
+        return replace(contexts, kernel=KernelTlsSupport((), "the configuration says so"))
     found = examine(contexts.files)
     if config.transport.lane is LaneChoice.AUTO:
         found = _cheaper(found, engine)
     return load(contexts.files, found)
 
 
-def _cheaper(found: Capability, engine: Choice) -> Capability:
+def _cheaper(found: KernelTlsSupport, engine: Choice) -> KernelTlsSupport:
     """Use what the kernel can do only where a byte costs less that way."""
     if found.reason == NO_MODULE:
-        return Capability((), f"{NO_MODULE}; optional")
+        return KernelTlsSupport((), f"{NO_MODULE}; optional")
     if not found.suites:
         return found
     costs = measure(found.suites[0], engine.provider)
     suites = found.suites if costs.kernel_wins else ()
     reason = found.reason if suites or costs.faults else _NOT_CHEAPER
-    return Capability(suites, reason + costs.faults, costs)
+    return KernelTlsSupport(suites, reason + costs.faults, costs)
 
 
 def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
@@ -104,7 +106,7 @@ def _linked_rules(config: Config) -> Iterator[Problem]:
     """Name every rule that can never be used: an egress follows no symbolic link (``transport/unixpath``)."""
     for index, peer in enumerate(config.peers):
         for number, rule in enumerate(peer.rules):
-            if isinstance(rule, UnixRule) and (link := unixpath.first_link(rule.pattern)):
+            if isinstance(rule, UnixRule) and (link := unix_path.first_link(rule.pattern)):
                 key, real = f"peer[{index}].egress[{number}]", os.path.realpath(link)
                 yield key, f"{link} is a symbolic link, which no egress follows: write {real}"
 
@@ -114,7 +116,7 @@ def _no_callers(config: Config) -> Iterator[Problem]:
     on_tcp = [
         index for index, ingress in enumerate(config.ingresses) if not isinstance(ingress.listen, UnixAddress)
     ]
-    if on_tcp and (problem := credentials.obstacle()):
+    if on_tcp and (problem := peer_credentials.obstacle()):
         yield from ((f"ingress[{index}].listen", problem) for index in on_tcp)
 
 

@@ -12,10 +12,10 @@ import structlog
 
 from tunnel.daemon import aliases
 from tunnel.errors import TunnelError, UsageError
+from tunnel.host import nftables
+from tunnel.host.nftables import Redirect, RedirectTable
+from tunnel.net.sockets import reason_of
 from tunnel.relay.ingress import Ingress
-from tunnel.transport import nftables
-from tunnel.transport.nftables import Redirect, RedirectTable
-from tunnel.transport.sockets import reason_of
 
 INTERVAL = 0.5
 """Seconds between two looks at the firewall: one number, unless somebody has changed a table."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 from urllib.parse import parse_qs, urlsplit
 
-from tunnel.daemon.config import Ingress
+from tunnel.daemon.config import IngressConfig
 from tunnel.relay.address import (
     ListenAddress,
     RedirectAddress,
@@ -34,7 +34,7 @@ def is_libvirt(target: TargetAddress | None) -> bool:
     return _is_root_there(target) or _basename(target) in _READ_ONLY_SOCKETS
 
 
-def reaches_libvirt(ingress: Ingress) -> bool:
+def reaches_libvirt(ingress: IngressConfig) -> bool:
     """Whether whoever may use ``ingress`` may call the peer's libvirt without restriction."""
     match ingress.listen:
         case RedirectAddress(_, first, last):
@@ -42,7 +42,7 @@ def reaches_libvirt(ingress: Ingress) -> bool:
     return _is_root_there(ingress.target)
 
 
-def libvirt_uri(ingress: Ingress) -> str | None:
+def libvirt_uri(ingress: IngressConfig) -> str | None:
     """The URI of the libvirt that ``ingress`` leads to; None when it leads to none, or to none by a URI."""
     match ingress.listen, ingress.target:
         case UnixAddress(path), UnixAddress() as target if _basename(target) in _SOCKETS:

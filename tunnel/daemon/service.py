@@ -18,31 +18,30 @@ from tunnel import distribution
 from tunnel.daemon import aliases, keepalives
 from tunnel.daemon.advice import absent, shared_names
 from tunnel.daemon.certificates import Certificates
-from tunnel.daemon.config import Config, Peer
-from tunnel.daemon.control import Command, ControlSocket
+from tunnel.daemon.config import Config, PeerConfig
+from tunnel.daemon.control_socket import Command, ControlSocket
 from tunnel.daemon.drain import Drain
 from tunnel.daemon.processors import count_workers
 from tunnel.daemon.redirects import Redirects
 from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import UsageError
+from tunnel.lanes.lane_factory import maker
+from tunnel.net.listener import is_configured
 from tunnel.relay.address import UnixAddress, parse_target
 from tunnel.relay.busyness import Busyness
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link, LinkPlan
-from tunnel.relay.linkgroup import EveryLink, LinkGroup
+from tunnel.relay.link_group import EveryLink, LinkGroup
+from tunnel.relay.link_status import ingress_facts
 from tunnel.relay.pump import Pump
 from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
-from tunnel.relay.splicedpump import SplicedPump
-from tunnel.relay.stats import ingress_facts
+from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.relay.workers import Workers
-from tunnel.transport.lane import LaneKind
-from tunnel.transport.lanecosts import PLACES, figures
-from tunnel.transport.lanes import maker
-from tunnel.transport.listener import is_configured
-from tunnel.transport.tls import TlsContexts
+from tunnel.tls.contexts import TlsContexts
+from tunnel.tls.lane_kinds import PLACES, LaneKind, figures
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
@@ -182,7 +181,7 @@ class Service:
             dial = self._dial_plan(peer, self._certificates.as_known) if self._leads_to(peer) else None
             self._links[peer.name] = LinkGroup(plan, instance, self._workers, dial, busyness)
 
-    def _link_plans(self) -> Iterator[tuple[Peer, LinkPlan]]:
+    def _link_plans(self) -> Iterator[tuple[PeerConfig, LinkPlan]]:
         transport = self._config.transport
         limits = replace(DEFAULT_LIMITS, streams=transport.streams, lanes=transport.lanes)
         settings = Settings(limits, memory=transport.memory)
@@ -201,11 +200,11 @@ class Service:
                 link = self._links[peer.name].standing
                 yield link, Dialer(self._dial_plan(peer, self._certificates.for_next_lane), link)
 
-    def _leads_to(self, peer: Peer) -> bool:
+    def _leads_to(self, peer: PeerConfig) -> bool:
         """Whether an ingress does. Else the peer is left to dial us."""
         return any(ingress.peer == peer.name for ingress in self._config.ingresses)
 
-    def _dial_plan(self, peer: Peer, contexts: Callable[[], TlsContexts]) -> DialPlan:
+    def _dial_plan(self, peer: PeerConfig, contexts: Callable[[], TlsContexts]) -> DialPlan:
         return DialPlan(
             peer.address.host,
             peer.address.port,

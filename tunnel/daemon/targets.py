@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import groupby
 
 from tunnel.daemon import rpc
-from tunnel.daemon.config import Config, Ingress
+from tunnel.daemon.config import Config, IngressConfig
 from tunnel.daemon.uris import Entry, Way
 from tunnel.relay.address import (
     ListenAddress,
@@ -38,7 +38,7 @@ def of_way(config: Config, peer: str, way: Way, *, disks: bool) -> list[TargetAd
     return _far(config, peer, (address for address in near if address is not None))
 
 
-def ingresses_of(config: Config, peer: str, way: Way, *, disks: bool) -> list[Ingress]:
+def ingresses_of(config: Config, peer: str, way: Way, *, disks: bool) -> list[IngressConfig]:
     """Where the source's QEMU enters the tunnel with memory, and with ``disks`` with them."""
     near = {str(way.memory), *([str(way.disks)] if disks else [])}
     return [
@@ -77,7 +77,7 @@ def _far(config: Config, peer: str, near: Iterable[ListenAddress]) -> list[Targe
     return [target for address in near if (target := _behind(mine, address)) is not None]
 
 
-def _behind(ingresses: Iterable[Ingress], near: ListenAddress) -> TargetAddress | None:
+def _behind(ingresses: Iterable[IngressConfig], near: ListenAddress) -> TargetAddress | None:
     """Where a connection to ``near`` comes out; None if no ingress takes it."""
     for ingress in ingresses:
         match ingress.listen, near:
@@ -89,7 +89,7 @@ def _behind(ingresses: Iterable[Ingress], near: ListenAddress) -> TargetAddress 
     return None
 
 
-def _ports(ingress: Ingress) -> Iterator[TargetAddress]:
+def _ports(ingress: IngressConfig) -> Iterator[TargetAddress]:
     """The ports that a redirected range leads to."""
     if isinstance(ingress.listen, RedirectAddress):
         first, last = ingress.listen.first_port, ingress.listen.last_port

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from tunnel.daemon import rpc, socketnames
-from tunnel.daemon.config import Config, Ingress
+from tunnel.daemon import rpc, socket_names
+from tunnel.daemon.config import Config, IngressConfig
 from tunnel.errors import UsageError
 from tunnel.relay.address import (
     ListenAddress,
@@ -137,20 +137,22 @@ def known_peer(config: Config, peer: str) -> None:
         raise UsageError(f"the configuration has no [[peer]] named {peer!r}: {hint}")
 
 
-def _for_migrations(config: Config, peer: str) -> list[Ingress]:
+def _for_migrations(config: Config, peer: str) -> list[IngressConfig]:
     return [
         ingress for ingress in config.ingresses if ingress.peer == peer and not rpc.is_libvirt(ingress.target)
     ]
 
 
-def _best_libvirt(mine: Sequence[Ingress]) -> str | None:
+def _best_libvirt(mine: Sequence[IngressConfig]) -> str | None:
     """A socket first, then plain TCP; libvirt's TLS also wants a certificate that names the alias."""
     found = [uri for ingress in mine if (uri := rpc.libvirt_uri(ingress))]
     order = ("qemu+unix:", "qemu+tcp:", "qemu+tls:")
     return min(found, key=lambda uri: order.index(uri[: uri.index(":") + 1]), default=None)
 
 
-def _best_way(mine: Sequence[Ingress], guest: str | None, via: str | None) -> tuple[Way | None, list[str]]:
+def _best_way(
+    mine: Sequence[IngressConfig], guest: str | None, via: str | None
+) -> tuple[Way | None, list[str]]:
     """The way to take, or why there is none."""
     candidates = [ingress for ingress in mine if not rpc.is_libvirt(ingress.target)]
     fit = [ingress for ingress in candidates if _unfit(ingress) is None]
@@ -165,7 +167,7 @@ def _best_way(mine: Sequence[Ingress], guest: str | None, via: str | None) -> tu
     return _way(chosen, fit, guest, None), []
 
 
-def _chosen(ingresses: Sequence[Ingress], guest: str | None) -> tuple[Ingress | None, list[str]]:
+def _chosen(ingresses: Sequence[IngressConfig], guest: str | None) -> tuple[IngressConfig | None, list[str]]:
     """The ingress to take for ``guest``'s memory, or why there is none.
 
     Redirects first, since they serve any number of guests, then ports. Of sockets it is the guest's own by
@@ -180,20 +182,20 @@ def _chosen(ingresses: Sequence[Ingress], guest: str | None) -> tuple[Ingress | 
     }
     if guest is not None:
         for path, ingress in sockets.items():
-            if socketnames.carries_memory_of(path, guest):
+            if socket_names.carries_memory_of(path, guest):
                 return ingress, []
     free = [
-        path for path in sockets if not socketnames.is_for_disks(path) and not socketnames.is_monitor(path)
+        path for path in sockets if not socket_names.is_for_disks(path) and not socket_names.is_monitor(path)
     ]
     if not free:
         return None, []
-    if len(free) == 1 and not (guest is not None and socketnames.may_be_anothers(free[0], guest)):
+    if len(free) == 1 and not (guest is not None and socket_names.may_be_anothers(free[0], guest)):
         return sockets[free[0]], []
     advice = f"none is named {guest}.sock: choose one with --via" if guest else "name the guest or give --via"
     return None, [f"of the sockets that lead there ({', '.join(free)}) {advice}"]
 
 
-def _unfit(ingress: Ingress) -> str | None:
+def _unfit(ingress: IngressConfig) -> str | None:
     """Why libvirt cannot use it for memory; None if it can."""
     match ingress.listen, ingress.target:
         case TcpAddress(_, port), TcpAddress(_, other) if port != other:
@@ -211,7 +213,7 @@ def _unfit(ingress: Ingress) -> str | None:
     return None
 
 
-def _way(ingress: Ingress, fit: Sequence[Ingress], guest: str | None, port: int | None) -> Way:
+def _way(ingress: IngressConfig, fit: Sequence[IngressConfig], guest: str | None, port: int | None) -> Way:
     match ingress.listen:
         case RedirectAddress(host, first, last):
             return _redirected(ingress, host, first, last, port)
@@ -221,7 +223,7 @@ def _way(ingress: Ingress, fit: Sequence[Ingress], guest: str | None, port: int 
             return _through_socket(ingress, path, fit, guest)
 
 
-def _redirected(ingress: Ingress, host: str, first: int, last: int, port: int | None) -> Way:
+def _redirected(ingress: IngressConfig, host: str, first: int, last: int, port: int | None) -> Way:
     listen = str(ingress.listen)
     if port is None and first <= FIRST_PORT <= last:
         return Way(listen, f"tcp://{host}", _LOCALHOST, any_port=True)
@@ -239,7 +241,7 @@ def _redirected(ingress: Ingress, host: str, first: int, last: int, port: int | 
     )
 
 
-def _through_port(ingress: Ingress, address: TcpAddress, fit: Sequence[Ingress]) -> Way:
+def _through_port(ingress: IngressConfig, address: TcpAddress, fit: Sequence[IngressConfig]) -> Way:
     others = [
         other.listen
         for other in fit
@@ -265,7 +267,9 @@ def _through_port(ingress: Ingress, address: TcpAddress, fit: Sequence[Ingress])
     )
 
 
-def _through_socket(ingress: Ingress, path: str, fit: Sequence[Ingress], guest: str | None) -> Way:
+def _through_socket(
+    ingress: IngressConfig, path: str, fit: Sequence[IngressConfig], guest: str | None
+) -> Way:
     sockets = [other.listen.path for other in fit if isinstance(other.listen, UnixAddress)]
     disks = _disks_socket([other for other in sockets if other != path], path, guest)
     missing = None
@@ -285,14 +289,14 @@ def _through_socket(ingress: Ingress, path: str, fit: Sequence[Ingress], guest: 
 
 def _disks_socket(others: Sequence[str], path: str, guest: str | None) -> str | None:
     """The socket for the disks of what goes over ``path``: the guest's, or that socket's, or anybody's."""
-    for name in (guest, socketnames.stem(path)):
+    for name in (guest, socket_names.stem(path)):
         for other in others:
-            if name is not None and socketnames.carries_disks_of(other, name):
+            if name is not None and socket_names.carries_disks_of(other, name):
                 return other
-    return next((other for other in others if socketnames.is_for_any_disks(other)), None)
+    return next((other for other in others if socket_names.is_for_any_disks(other)), None)
 
 
-def _named(candidates: Sequence[Ingress], via: str) -> tuple[Ingress, int | None]:
+def _named(candidates: Sequence[IngressConfig], via: str) -> tuple[IngressConfig, int | None]:
     """The ingress that ``via`` means, and the port if it is one of a redirected range."""
     try:
         wanted = parse_listen(via)
@@ -309,7 +313,7 @@ def _named(candidates: Sequence[Ingress], via: str) -> tuple[Ingress, int | None
     raise UsageError(f"--via: {wanted} is no ingress to this peer for migrations; there is {known}")
 
 
-def _entry(ingress: Ingress, port: int | None) -> Entry:
+def _entry(ingress: IngressConfig, port: int | None) -> Entry:
     match ingress.listen:
         case RedirectAddress(host, first, _):
             chosen = port or first

@@ -17,10 +17,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictInt, ValidationInfo
 
-from tunnel.daemon.units import format_duration, format_size, parse_duration, parse_size
+from tunnel.host.users import uid_of
 from tunnel.relay import address
 from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
-from tunnel.transport.users import uid_of
+from tunnel.units import format_duration, format_size, parse_duration, parse_size
 from tunnel.wire.codec import MAX_STREAMS
 
 QEMU_USERS = ("libvirt-qemu", "qemu")

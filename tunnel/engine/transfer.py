@@ -116,7 +116,7 @@ class Carried(NamedTuple):
     fault: Exception | None
 
 
-class Outcome(NamedTuple):
+class TransferOutcome(NamedTuple):
     """What became of a target: ``passed`` bytes are in it, and ``left`` of its frame are not.
 
     ``full``: it takes no more for now. ``error`` is its errno.
@@ -139,7 +139,7 @@ class PassedOn(NamedTuple):
     start: int
     frames: int
     current: int
-    outcomes: list[Outcome]
+    outcomes: list[TransferOutcome]
 
 
 class RecordSocket:
@@ -236,7 +236,7 @@ class RecordSocket:
                 *(most, sinks, len(targets), passed),
             )
             received = _received(passed.opened, stop, room)
-        outcomes = [Outcome(each.passed, each.left, bool(each.full), each.error) for each in sinks]
+        outcomes = [TransferOutcome(each.passed, each.left, bool(each.full), each.error) for each in sinks]
         return PassedOn(received, passed.start, passed.frames, passed.current, outcomes)
 
 

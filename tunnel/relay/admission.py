@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
-from tunnel.transport.bucket import Bucket, Rate
+from tunnel.net.token_bucket import Bucket, Rate
 
 MOST_STRANGERS = 64
 """Connections from addresses of nobody that may be between accept and proof."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tunnel.transport.bucket import Bucket, Rate
+from tunnel.net.token_bucket import Bucket, Rate
 
 FIRST_PAUSE = 0.03
 LONGEST_PAUSE = 5.0

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
 from tunnel.relay.workers import Worker
-from tunnel.wire.codes import MIB
+from tunnel.units import MIB
 
 PERIOD = 1.0
 """Seconds over which bytes are counted."""

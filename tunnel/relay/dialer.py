@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import structlog
 
 from tunnel.errors import LaneError, LaneStalled, RefusedError, TunnelError, UnreachableError
+from tunnel.lanes.lane import Lane
+from tunnel.lanes.lane_factory import LaneMaker, userspace
+from tunnel.net.connect import connect
+from tunnel.net.sockets import host_of, socket_address, tune_lane
 from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
 from tunnel.relay.segments import Segments
-from tunnel.transport.connect import connect
-from tunnel.transport.lane import Lane
-from tunnel.transport.lanes import LaneMaker, userspace
-from tunnel.transport.sockets import host_of, socket_address, tune_lane
-from tunnel.transport.tls import TlsContexts
+from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
 from tunnel.wire.payload import Payload

@@ -16,11 +16,11 @@ from typing import Protocol
 import structlog
 
 from tunnel.errors import RefusedError, UnreachableError
+from tunnel.net import unix_path
+from tunnel.net.listening_sockets import listening_at
+from tunnel.net.sockets import reason_of, reset
+from tunnel.net.unix_path import ForbiddenSocketError, LinkedPathError
 from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, UnixAddress, parse_target
-from tunnel.transport import unixpath
-from tunnel.transport.listening import listening_at
-from tunnel.transport.sockets import reason_of, reset
-from tunnel.transport.unixpath import ForbiddenSocketError, LinkedPathError
 from tunnel.wire.codes import Code
 
 DEADLINE = 10.0
@@ -215,7 +215,7 @@ async def _connect(target: TargetAddress, never: Collection[str]) -> socket.sock
     sock.setblocking(False)
     try:
         if isinstance(target, UnixAddress):
-            unixpath.connect(sock, target.path, never)  # at once, or EAGAIN: never "in progress"
+            unix_path.connect(sock, target.path, never)  # at once, or EAGAIN: never "in progress"
         else:
             await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
             _check_other_end(sock)

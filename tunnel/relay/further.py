@@ -11,15 +11,15 @@ from typing import Any
 import structlog
 
 from tunnel.errors import UnreachableError
+from tunnel.lanes.lane import Lane
+from tunnel.net.sockets import reset
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.link import Link, LinkPlan
+from tunnel.relay.link_status import link_facts
 from tunnel.relay.reception import receive
 from tunnel.relay.rotator import Rotator
-from tunnel.relay.stats import link_facts
-from tunnel.relay.streams import Answered
+from tunnel.relay.stream_table import Answered
 from tunnel.relay.workers import Worker
-from tunnel.transport.lane import Lane
-from tunnel.transport.sockets import reset
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Hello, Resume
 

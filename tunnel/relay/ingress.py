@@ -14,17 +14,17 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from tunnel.errors import RefusedError, TunnelError, UnreachableError, UsageError
+from tunnel.host.permissions import weakness_of_directory
+from tunnel.host.reserved_ports import bind_reserved
+from tunnel.host.users import local_names, user_name
+from tunnel.net.conntrack import original_destination
+from tunnel.net.listener import Listener, bind_tcp, bind_unix
+from tunnel.net.peer_credentials import caller_uid
+from tunnel.net.sockets import name_of, reset
+from tunnel.net.token_bucket import Bucket, Rate
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.redirection import Redirection
-from tunnel.transport.bucket import Bucket, Rate
-from tunnel.transport.conntrack import original_destination
-from tunnel.transport.credentials import caller_uid
-from tunnel.transport.listener import Listener, bind_tcp, bind_unix
-from tunnel.transport.permissions import weakness_of_directory
-from tunnel.transport.reserved import bind_reserved
-from tunnel.transport.sockets import name_of, reset
-from tunnel.transport.users import local_names, user_name
 from tunnel.wire.codes import Code
 
 LINK_DEADLINE = 10.0

@@ -30,16 +30,16 @@ from tunnel.errors import (
     UnreachableError,
     WireError,
 )
+from tunnel.lanes.lane import Lane
+from tunnel.net.sockets import host_of, is_deserted
 from tunnel.relay import claims, incidents, notices
-from tunnel.relay.linkplan import LinkPlan, LinkState
+from tunnel.relay.link_plan import LinkPlan, LinkState
 from tunnel.relay.loops import post
-from tunnel.relay.namesakes import Namesakes, Outcome
+from tunnel.relay.namesakes import NamesakeOutcome, Namesakes
 from tunnel.relay.probing import Answer, answer
 from tunnel.relay.rotation import Rotation
 from tunnel.relay.sending import Sending
-from tunnel.relay.streams import Answered, Streams
-from tunnel.transport.lane import Lane
-from tunnel.transport.sockets import host_of, is_deserted
+from tunnel.relay.stream_table import Answered, Streams
 from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
@@ -354,7 +354,7 @@ class Link:
             raise
         lane.replaces = peer.replaces
         self._carry(lane)
-        self._namesakes.settle(Outcome.IS_REFUSED)
+        self._namesakes.settle(NamesakeOutcome.IS_REFUSED)
         self.streams.act(released)
         self.kick()
 
@@ -448,7 +448,7 @@ class Link:
             window = max(window, RESUME_GRACE)
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
-        self._namesakes.settle(Outcome.TAKES_OVER)
+        self._namesakes.settle(NamesakeOutcome.TAKES_OVER)
 
     # The end.
 
@@ -469,7 +469,7 @@ class Link:
         self.rotation.clear()
         self.streams.end()
         self._state_changed()
-        self._loop.call_soon(self._namesakes.settle, Outcome.TAKES_OVER)
+        self._loop.call_soon(self._namesakes.settle, NamesakeOutcome.TAKES_OVER)
         if self.plan.number and code is Code.NONE:
             self.log.info("session ended", reason=reason)
         else:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 from tunnel.errors import TunnelError
+from tunnel.lanes.lane import Lane
+from tunnel.net.sockets import host_of
 from tunnel.relay import notices
-from tunnel.transport.lane import Lane
-from tunnel.transport.sockets import host_of
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Payload
@@ -27,7 +27,7 @@ MOST_REMEMBERED = 16
 """Instances that were refused."""
 
 
-class Outcome(Enum):
+class NamesakeOutcome(Enum):
     """How a trial ends for the newcomer."""
 
     TAKES_OVER = "takes over"
@@ -35,7 +35,7 @@ class Outcome(Enum):
     IS_GONE = "is gone"
 
 
-Settled = Callable[[Outcome], None]
+Settled = Callable[[NamesakeOutcome], None]
 
 
 class Namesakes:
@@ -74,17 +74,17 @@ class Namesakes:
             return
         kept = ", ".join(each.remote for each in lanes)
 
-        def settled(outcome: Outcome) -> None:
+        def settled(outcome: NamesakeOutcome) -> None:
             self._trial = None
-            if outcome is Outcome.TAKES_OVER:
+            if outcome is NamesakeOutcome.TAKES_OVER:
                 take()
-            elif outcome is Outcome.IS_REFUSED:
+            elif outcome is NamesakeOutcome.IS_REFUSED:
                 self._refuse(lane, instance, kept)
                 self._tell(host_of(lane.remote), features)
 
         self._trial = _Trial(lane, lanes, settled)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: NamesakeOutcome) -> None:
         """The old daemon was heard of, or is gone: decide now, if there is something to decide."""
         if self._trial is not None:
             self._trial.settle(outcome)
@@ -95,7 +95,7 @@ class Namesakes:
             return []
         lane = self._trial.lane
         lane.close(code, reason)
-        self._trial.settle(Outcome.IS_GONE)
+        self._trial.settle(NamesakeOutcome.IS_GONE)
         return [lane]
 
     def forget(self) -> None:
@@ -136,19 +136,21 @@ class _Trial:
         self.lane = lane
         self._settled: Settled | None = settled
         lane.hand_over(self)
-        self._timer = asyncio.get_running_loop().call_later(ANSWER_WITHIN, self.settle, Outcome.TAKES_OVER)
+        self._timer = asyncio.get_running_loop().call_later(
+            ANSWER_WITHIN, self.settle, NamesakeOutcome.TAKES_OVER
+        )
         for each in old:
             each.ping(self._answered)
 
     def _answered(self) -> None:
-        self.settle(Outcome.IS_REFUSED)
+        self.settle(NamesakeOutcome.IS_REFUSED)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: NamesakeOutcome) -> None:
         """Decide, once."""
         self._timer.cancel()
         settled, self._settled = self._settled, None
         if settled is not None:
-            settled(Outcome.IS_GONE if self.lane.ended else outcome)
+            settled(NamesakeOutcome.IS_GONE if self.lane.ended else outcome)
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Never called: nothing but GOAWAY may come before our answer."""
@@ -170,4 +172,4 @@ class _Trial:
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """The newcomer has gone away."""
-        self.settle(Outcome.IS_GONE)
+        self.settle(NamesakeOutcome.IS_GONE)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from tunnel.errors import ProtocolError
-from tunnel.transport.lane import Lane
+from tunnel.lanes.lane import Lane
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Notice

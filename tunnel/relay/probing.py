@@ -14,7 +14,7 @@ from tunnel.wire.events import TargetJudged, TargetProbed
 from tunnel.wire.session import Session
 
 
-class Verdict(StrEnum):
+class TargetAnswer(StrEnum):
     """What would become of a stream to a target."""
 
     ADMITTED = "admitted"
@@ -27,7 +27,7 @@ class Answer:
     """What the peer says of ``target``. ``code`` is the name of a Code, ``reason`` for people."""
 
     target: str
-    verdict: Verdict
+    verdict: TargetAnswer
     code: str
     reason: str
 
@@ -88,6 +88,6 @@ class Probing:
 def answer(target: str, judged: TargetJudged | None) -> Answer:
     """The peer's word on ``target``; with None it was not asked."""
     if judged is None:
-        return Answer(target, Verdict.NOT_ASKED, Code.NONE.name, "the peer's version cannot be asked")
-    verdict = Verdict.ADMITTED if judged.code is Code.NONE else Verdict.REFUSED
+        return Answer(target, TargetAnswer.NOT_ASKED, Code.NONE.name, "the peer's version cannot be asked")
+    verdict = TargetAnswer.ADMITTED if judged.code is Code.NONE else TargetAnswer.REFUSED
     return Answer(target, verdict, judged.code.name, judged.reason)

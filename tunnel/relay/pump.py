@@ -18,12 +18,12 @@ from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
-from tunnel.transport.credentials import is_closed
-from tunnel.transport.lane import SourceRead
-from tunnel.transport.rights import receiver
-from tunnel.transport.slabs import Intake
-from tunnel.transport.sockets import caller_of, reset, tune_local
-from tunnel.wire.codes import KIB
+from tunnel.lanes.lane import SourceRead
+from tunnel.net.passed_descriptors import receiver
+from tunnel.net.peer_credentials import is_closed
+from tunnel.net.sockets import caller_of, reset, tune_local
+from tunnel.records.slabs import Intake
+from tunnel.units import KIB
 from tunnel.wire.payload import Memory, Payload, in_memory
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024

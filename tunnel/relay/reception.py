@@ -11,14 +11,14 @@ from typing import Protocol
 import structlog
 
 from tunnel.errors import IdentityError, TunnelError
+from tunnel.lanes.lane import Lane
+from tunnel.lanes.lane_factory import LaneMaker, userspace
+from tunnel.net.listener import Listener, bind_tcp
+from tunnel.net.sockets import name_of, reset, tune_lane
 from tunnel.relay.admission import Admission, Place, Standing
 from tunnel.relay.link import Link
 from tunnel.relay.sources import PeerSources, source_of
-from tunnel.transport.lane import Lane
-from tunnel.transport.lanes import LaneMaker, userspace
-from tunnel.transport.listener import Listener, bind_tcp
-from tunnel.transport.sockets import name_of, reset, tune_lane
-from tunnel.transport.tls import TlsContexts
+from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
 from tunnel.wire.payload import Payload

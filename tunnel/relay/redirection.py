@@ -6,9 +6,9 @@ import asyncio
 import socket
 
 from tunnel.errors import RefusedError
+from tunnel.net.conntrack import original_source
+from tunnel.net.sockets import discard_unsent, name_of, reason_of
 from tunnel.relay.address import RedirectAddress
-from tunnel.transport.conntrack import original_source
-from tunnel.transport.sockets import discard_unsent, name_of, reason_of
 
 DEADLINE = 3.0
 """Seconds until a probe must have arrived. It does not leave this host, but may wait among many callers."""

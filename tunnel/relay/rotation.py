@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from tunnel.errors import LaneLost, ProtocolError, TunnelError
-from tunnel.transport.lane import KEY_LIMIT, Lane, LaneHandler
+from tunnel.lanes.lane import KEY_LIMIT, Lane, LaneHandler
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Replace, Resume, Resumed, Retire, Retired, Rotate, RotationFrame

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from tunnel.relay.streams import Streams
-from tunnel.transport.lane import Lane
-from tunnel.wire.codes import KIB, Code
+from tunnel.lanes.lane import Lane
+from tunnel.relay.stream_table import Streams
+from tunnel.units import KIB
+from tunnel.wire.codes import Code
 from tunnel.wire.session import Session
 
 FRAME_COST = 4 * KIB

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import structlog
 
+from tunnel.host.users import user_name
 from tunnel.relay.loops import post
 from tunnel.relay.pump import Pump
-from tunnel.transport.users import user_name
 
 COMPLETE = "complete"
 """The outcome of a stream that ended well."""

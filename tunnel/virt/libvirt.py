@@ -57,7 +57,7 @@ class State(StrEnum):
         return self in {State.ABSENT, State.OFF, State.SAVED, State.CRASHED}
 
 
-class Host:
+class LibvirtHost:
     """A connection to one libvirt daemon. Use as an async context manager, or call ``close()``."""
 
     def __init__(self, connection: Any, uri: str, silence: float = 0.0) -> None:
@@ -103,22 +103,22 @@ class Host:
         number = await _call(self.uri, "getLibVersion", self._connection.getLibVersion)
         return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
 
-    async def guest(self, name: str) -> Guest | None:
+    async def guest(self, name: str) -> LibvirtGuest | None:
         """The guest ``name``, or None when this libvirt does not know it."""
         return await self._found("lookupByName", lambda: self._connection.lookupByName(name))
 
-    async def guest_with(self, uuid: str) -> Guest | None:
+    async def guest_with(self, uuid: str) -> LibvirtGuest | None:
         """The guest with this UUID, whatever its name, or None."""
         return await self._found("lookupByUUID", lambda: self._connection.lookupByUUIDString(uuid))
 
-    async def _found(self, what: str, look_up: Callable[[], Any]) -> Guest | None:
+    async def _found(self, what: str, look_up: Callable[[], Any]) -> LibvirtGuest | None:
         try:
             domain = await _call(self.uri, what, look_up)
         except HypervisorError as error:
             if _code(error) == _library().VIR_ERR_NO_DOMAIN:
                 return None
             raise
-        return Guest(domain, domain.name(), self)
+        return LibvirtGuest(domain, domain.name(), self)
 
     async def running(self) -> list[str]:
         """The names of the guests that run here."""
@@ -146,10 +146,10 @@ class Host:
         await self.close()
 
 
-class Guest:
+class LibvirtGuest:
     """A guest of one host."""
 
-    def __init__(self, domain: Any, name: str, host: Host) -> None:
+    def __init__(self, domain: Any, name: str, host: LibvirtHost) -> None:
         self._domain = domain
         self.name = name
         self.host = host
@@ -189,7 +189,7 @@ class Guest:
         return len(description.findall("devices/disk"))
 
     async def migrate(
-        self, destination: Host | str, flags: Collection[str], parameters: Mapping[str, str | int]
+        self, destination: LibvirtHost | str, flags: Collection[str], parameters: Mapping[str, str | int]
     ) -> None:
         """Migrate and return when libvirt says that it is done, however long that takes.
 
@@ -201,7 +201,7 @@ class Guest:
         bits = functools.reduce(int.__or__, (getattr(library, f"VIR_MIGRATE_{name}") for name in flags), 0)
 
         def run() -> None:
-            if isinstance(destination, Host):
+            if isinstance(destination, LibvirtHost):
                 self._domain.migrate3(destination._connection, dict(parameters), bits)  # noqa: SLF001  ours
             else:
                 self._domain.migrateToURI3(destination, dict(parameters), bits)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from tunnel.errors import HypervisorError
 from tunnel.virt.polling import until
 from tunnel.virt.qmp import Monitor, MonitorLost
-from tunnel.virt.sample import Phase, sample_of
+from tunnel.virt.qmp_sample import QemuPhase, sample_of
 from tunnel.virt.where import FINAL, Side, Where, judge
 
 HasEnded = Callable[[], Awaitable[bool]]
@@ -54,7 +54,7 @@ async def look_at_destination(monitor: Monitor | None, before: str, ended: HasEn
     return Side.GONE if status == "inmigrate" else Side.HELD
 
 
-async def phase_of(monitor: Monitor) -> Phase:
+async def phase_of(monitor: Monitor) -> QemuPhase:
     """Where QEMU's migration stands, in or out; NONE when there was none since it started."""
     return sample_of(await monitor.execute("query-migrate")).phase
 

@@ -43,7 +43,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class MoveSummary:
     """A migration that succeeded, in seconds and bytes; None where nobody could tell."""
 
     seconds: float
@@ -56,7 +56,7 @@ class Summary:
 class Move(Protocol):
     """A migration that can be started once. Every verb raises HypervisorError with the hypervisor's words."""
 
-    async def run(self) -> Summary:
+    async def run(self) -> MoveSummary:
         """Migrate; return when that is done."""
 
     async def progress(self) -> Progress | None:
@@ -78,7 +78,7 @@ class Move(Protocol):
         """On which side the guest is alive at this moment."""
 
 
-class Report(Protocol):
+class MoveHandler(Protocol):
     """Whoever is told."""
 
     def progress(self, progress: Progress) -> None:
@@ -92,9 +92,9 @@ class Conductor:
     """Runs one ``move``. ``timeout`` in seconds, None = no limit."""
 
     def __init__(
-        self, move: Move, report: Report, timeout: float | None = None, action: Action = Action.SUSPEND
+        self, move: Move, report: MoveHandler, timeout: float | None = None, action: Action = Action.SUSPEND
     ) -> None:
-        self.summary: Summary | None = None
+        self.summary: MoveSummary | None = None
         self._move = move
         self._report = report
         self._timeout = timeout
@@ -131,7 +131,7 @@ class Conductor:
             waiter.cancel()
             await asyncio.gather(task, waiter, return_exceptions=True)
 
-    def _ending(self, task: asyncio.Task[Summary]) -> Ending:
+    def _ending(self, task: asyncio.Task[MoveSummary]) -> Ending:
         try:
             self.summary = task.result()
         except HypervisorError:

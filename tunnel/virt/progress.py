@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunnel.virt.sample import Phase, Sample
+from tunnel.virt.qmp_sample import QemuPhase, Sample
 
 _TARGET_PAGE = 4096  # QEMU counts dirty pages in these on x86
 
@@ -54,7 +54,7 @@ def of_qemu(sample: Sample) -> Progress:
     )
 
 
-def is_postcopy(phase: Phase) -> bool:
+def is_postcopy(phase: QemuPhase) -> bool:
     """Whether the guest has left the source and its memory has not: aborting now would lose it."""
     return phase.value.startswith("postcopy")
 

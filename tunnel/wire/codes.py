@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
+from tunnel.units import KIB, MIB
+
 ALPN = "mtunnel/1"
 """The TLS application protocol: names the wire's major version (RFC 7301)."""
 
 VERSION = 1
 """The highest and, so far, only version that we speak inside HELLO."""
 
-KIB = 1 << 10
-MIB = 1 << 20
 
 HEADER_SIZE = 20
 MAX_DATA = MIB

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.wire.codes import Code, Feature
-from tunnel.wire.control import ControlChannel
+from tunnel.wire.control_channel import ControlChannel
 from tunnel.wire.events import TargetJudged, TargetProbed
 from tunnel.wire.frames import Probe, Verdict
 

@@ -7,7 +7,8 @@ their payload, so that many small ones are no way around the bound.
 
 from __future__ import annotations
 
-from tunnel.wire.codes import KIB, MAX_DATA
+from tunnel.units import KIB
+from tunnel.wire.codes import MAX_DATA
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import KEEP_FLOOR, RESERVE
 

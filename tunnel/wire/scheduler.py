@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from tunnel.wire.codes import KIB, MIB
+from tunnel.units import KIB, MIB
 
 HEAD_START = 64 * KIB
 """Bytes that a stream which was idle may send before those that were not: some pages, or an RPC call."""

@@ -1,12 +1,11 @@
 """A session: everything that two hosts say to each other, over one lane or several, without I/O.
 
-The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on
-what comes back; it asks ``control``, ``replay`` and ``pick`` + ``send`` what a lane is to send next, in
-that order. All of it is synchronous, single-threaded, and raises two things only: ProtocolError when
-the peer is at fault (send GOAWAY with its code, then drop the session) and MisuseError when we are.
+The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on what
+comes back; it asks ``control``, ``replay`` and ``pick`` + ``send`` what a lane is to send next, in that order.
+It raises ProtocolError when the peer is at fault (send GOAWAY, drop the session), MisuseError when we are.
 
-A lane has a number, its *epoch*, that is never used again. When one is lost, the initiator sends
-``resume``; whoever receives the peer's positions calls ``resumed``, and what was lost is sent again.
+A lane has a number, its *epoch*, never used again. When one is lost, the initiator sends ``resume``; the side
+that receives the peer's positions calls ``resumed``, and what was lost is sent again.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
+from tunnel.units import MIB
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, MIB, Code, Feature, FrameType
-from tunnel.wire.control import ControlChannel
+from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, Code, Feature, FrameType
+from tunnel.wire.control_channel import ControlChannel
 from tunnel.wire.credits import Credits
 from tunnel.wire.events import (
     Event,
@@ -48,11 +48,11 @@ from tunnel.wire.frames import (
     Verdict,
 )
 from tunnel.wire.payload import Outgoing, Payload, Piece
-from tunnel.wire.places import Places
 from tunnel.wire.probes import Probes
 from tunnel.wire.senders import Senders
-from tunnel.wire.states import Call, Input, Phase, Receiving, Sending
+from tunnel.wire.states import Call, Input, Receiving, SendState, StreamPhase
 from tunnel.wire.stream import Stream
+from tunnel.wire.stream_limit import Places
 from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
 
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
@@ -111,7 +111,7 @@ class Session:
             raise RefusedError("this session has used up its stream numbers", Code.STREAM_LIMIT)
         self.places.take_ours()
         self._next_stream += 2
-        stream = self._add(number, target, Phase.OPENING)
+        stream = self._add(number, target, StreamPhase.OPENING)
         self._control.push(Open(number, stream.into.limit, target))
         return number
 
@@ -129,7 +129,7 @@ class Session:
     def reset(self, number: int, code: Code, reason: str) -> None:
         """Give a stream up: nothing more is sent or delivered on it."""
         stream = self._stream(number)
-        if stream.phase is Phase.DIALLING:
+        if stream.phase is StreamPhase.DIALLING:
             self.refuse(number, code, reason)
             return
         self._end(stream, Call.RESET)
@@ -237,7 +237,7 @@ class Session:
 
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""
-        return self._stream(number).sending is Sending.FINISHED
+        return self._stream(number).sending is SendState.FINISHED
 
     def acknowledged(self, number: int) -> int:
         """How many bytes of our direction the peer has delivered, as far as we know."""
@@ -423,7 +423,7 @@ class Session:
             raise ProtocolError(Code.FLOW_CONTROL, "opens streams, and takes no answers")
         self.places.take_theirs()
         self._highest_from_peer = number
-        self._add(number, frame.target, Phase.DIALLING).out.limit = frame.limit
+        self._add(number, frame.target, StreamPhase.DIALLING).out.limit = frame.limit
         return StreamRequested(number, frame.target)
 
     def _on_credit(self, frame: Credit) -> list[Event]:
@@ -459,7 +459,7 @@ class Session:
             raise ProtocolError(Code.STREAM_STATE, f"{what.name} on stream {number}, which was never opened")
         return stream
 
-    def _add(self, number: int, target: str, phase: Phase) -> Stream:
+    def _add(self, number: int, target: str, phase: StreamPhase) -> Stream:
         window = self._budget.take(self._settings.window)
         stream = self._streams[number] = Stream(number, target, phase, window)
         return stream

@@ -35,7 +35,7 @@ class LaneState(_State):
     LOST = auto()  # by GOAWAY of an initiator that received no answer: the session goes on without the lane
 
 
-class Phase(_State):
+class StreamPhase(_State):
     """Whether a stream exists on both sides."""
 
     OPENING = auto()  # we sent OPEN
@@ -44,7 +44,7 @@ class Phase(_State):
     CLOSED = auto()
 
 
-class Sending(_State):
+class SendState(_State):
     """Our direction of a stream."""
 
     READY = auto()
@@ -129,29 +129,29 @@ LANE: Mapping[tuple[LaneState, Input], LaneState] = {
     (LaneState.RETIRING, FrameType.GOAWAY): LaneState.CLOSED,
 }
 
-PHASE: Mapping[tuple[Phase, Input], Phase] = {
-    (Phase.OPENING, FrameType.OPENED): Phase.OPEN,
-    (Phase.OPENING, FrameType.DATA): Phase.OPENING,  # it overtook OPENED on another lane
-    (Phase.OPENING, Call.DELIVER): Phase.OPENING,
-    (Phase.OPENING, FrameType.REFUSED): Phase.CLOSED,
-    (Phase.OPENING, FrameType.RESET): Phase.CLOSED,
-    (Phase.OPENING, Call.RESET): Phase.CLOSED,
-    (Phase.DIALLING, Call.ACCEPT): Phase.OPEN,
-    (Phase.DIALLING, Call.REFUSE): Phase.CLOSED,
-    (Phase.DIALLING, FrameType.RESET): Phase.CLOSED,
-    **{(Phase.OPEN, signal): Phase.OPEN for signal in _OPEN_SIGNALS},
-    (Phase.OPEN, FrameType.RESET): Phase.CLOSED,
-    (Phase.OPEN, Call.RESET): Phase.CLOSED,
-    (Phase.OPEN, Call.END): Phase.CLOSED,
+PHASE: Mapping[tuple[StreamPhase, Input], StreamPhase] = {
+    (StreamPhase.OPENING, FrameType.OPENED): StreamPhase.OPEN,
+    (StreamPhase.OPENING, FrameType.DATA): StreamPhase.OPENING,  # it overtook OPENED on another lane
+    (StreamPhase.OPENING, Call.DELIVER): StreamPhase.OPENING,
+    (StreamPhase.OPENING, FrameType.REFUSED): StreamPhase.CLOSED,
+    (StreamPhase.OPENING, FrameType.RESET): StreamPhase.CLOSED,
+    (StreamPhase.OPENING, Call.RESET): StreamPhase.CLOSED,
+    (StreamPhase.DIALLING, Call.ACCEPT): StreamPhase.OPEN,
+    (StreamPhase.DIALLING, Call.REFUSE): StreamPhase.CLOSED,
+    (StreamPhase.DIALLING, FrameType.RESET): StreamPhase.CLOSED,
+    **{(StreamPhase.OPEN, signal): StreamPhase.OPEN for signal in _OPEN_SIGNALS},
+    (StreamPhase.OPEN, FrameType.RESET): StreamPhase.CLOSED,
+    (StreamPhase.OPEN, Call.RESET): StreamPhase.CLOSED,
+    (StreamPhase.OPEN, Call.END): StreamPhase.CLOSED,
 }
 
-SENDING: Mapping[tuple[Sending, Input], Sending] = {
-    (Sending.READY, Call.SEND): Sending.READY,
-    (Sending.READY, FrameType.CREDIT): Sending.READY,
-    (Sending.READY, Call.FINISH): Sending.FINISHED,
-    (Sending.FINISHED, FrameType.CREDIT): Sending.FINISHED,
-    (Sending.FINISHED, FrameType.DELIVERED): Sending.DONE,
-    (Sending.DONE, FrameType.CREDIT): Sending.DONE,  # overtaken by DELIVERED on another lane
+SENDING: Mapping[tuple[SendState, Input], SendState] = {
+    (SendState.READY, Call.SEND): SendState.READY,
+    (SendState.READY, FrameType.CREDIT): SendState.READY,
+    (SendState.READY, Call.FINISH): SendState.FINISHED,
+    (SendState.FINISHED, FrameType.CREDIT): SendState.FINISHED,
+    (SendState.FINISHED, FrameType.DELIVERED): SendState.DONE,
+    (SendState.DONE, FrameType.CREDIT): SendState.DONE,  # overtaken by DELIVERED on another lane
 }
 
 RECEIVING: Mapping[tuple[Receiving, Input], Receiving] = {

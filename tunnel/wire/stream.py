@@ -7,12 +7,12 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError
-from tunnel.wire.assembly import Assembly
 from tunnel.wire.codec import data_header
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.frames import Position
 from tunnel.wire.payload import Outgoing, Payload, Piece
-from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Phase, Receiving, Sending, step
+from tunnel.wire.reassembly import Assembly
+from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Receiving, SendState, StreamPhase, step
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
 ARRIVED = 0
@@ -23,7 +23,7 @@ KEPT_COST = 256
 
 
 @dataclass(slots=True)
-class Kept:
+class SentChunk:
     """Payload that was sent and is not known to be delivered. ``lane`` is where it went last."""
 
     offset: int
@@ -39,19 +39,19 @@ class Kept:
 class Stream:
     """The state of one stream at one end. Owned by a Session, which routes frames and calls here."""
 
-    def __init__(self, number: int, target: str, phase: Phase, window: int) -> None:
+    def __init__(self, number: int, target: str, phase: StreamPhase, window: int) -> None:
         self.number = number
         self.target = target
         self.phase = phase
-        self.sending = Sending.READY
+        self.sending = SendState.READY
         self.receiving = Receiving.READY
         self.out = SendWindow()
         self.into = ReceiveWindow(window)
         self.asking = False  # we asked the peer for credit, and it told us nothing new since
         self._final: int | None = None
         self._assembly = Assembly()
-        self._kept: deque[Kept] = deque()
-        self._again: deque[Kept] = deque()
+        self._kept: deque[SentChunk] = deque()
+        self._again: deque[SentChunk] = deque()
         self._peer_received = 0
 
     def advance(self, signal: Input) -> None:
@@ -83,11 +83,13 @@ class Stream:
 
     def carried(self, payload: Payload, lane: int) -> int:
         """Keep payload that ``lane`` is to send, or has sent; the offset where it begins."""
-        if self.phase is not Phase.OPEN or self.sending is not Sending.READY:  # else the tables stay put
+        if (
+            self.phase is not StreamPhase.OPEN or self.sending is not SendState.READY
+        ):  # else the tables stay put
             self.advance(Call.SEND)
             self.sending = step(SENDING, self.sending, Call.SEND, Code.STREAM_STATE)
         offset = self.out.sent
-        self._kept.append(Kept(offset, payload, lane))
+        self._kept.append(SentChunk(offset, payload, lane))
         self.out.sent += len(payload)
         return offset
 
@@ -158,7 +160,9 @@ class Stream:
 
     def arrived(self, offset: int, payload: Payload) -> list[Piece]:
         """Take DATA in; what is to be delivered now, in order. Raises ProtocolError. See ``Assembly``."""
-        if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY:  # else the tables stay put
+        if (
+            self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY
+        ):  # else the tables stay put
             self.advance(FrameType.DATA)
             self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
         self.into.check(offset, len(payload))
@@ -172,7 +176,7 @@ class Stream:
 
     def expects(self) -> tuple[int, int]:
         """See ``Session.expects``: nowhere, too, while something waits for a gap."""
-        if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY or self._assembly.gaps:
+        if self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY or self._assembly.gaps:
             return 0, 0
         return self.into.received, self.into.limit
 
@@ -187,7 +191,9 @@ class Stream:
 
     def deliver(self, count: int) -> bool:
         """``count`` bytes are in the local socket; True when a CREDIT is due."""
-        if self.phase is not Phase.OPEN or self.receiving is not Receiving.READY:  # else the tables stay put
+        if (
+            self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY
+        ):  # else the tables stay put
             self.advance(Call.DELIVER)
             self.receiving = step(RECEIVING, self.receiving, Call.DELIVER, Code.STREAM_STATE)
         if count > self.into.received - self.into.delivered:
@@ -214,4 +220,4 @@ class Stream:
     @property
     def complete(self) -> bool:
         """Whether both directions ended and were delivered."""
-        return self.sending is Sending.DONE and self.receiving is Receiving.DONE
+        return self.sending is SendState.DONE and self.receiving is Receiving.DONE

@@ -8,7 +8,8 @@ the sender forget what it keeps for replay. Style of QUIC (RFC 9000 section 4), 
 from __future__ import annotations
 
 from tunnel.errors import ProtocolError
-from tunnel.wire.codes import KIB, MAX_OFFSET, MIB, Code
+from tunnel.units import KIB, MIB
+from tunnel.wire.codes import MAX_OFFSET, Code
 
 INITIAL_WINDOW = 4 * MIB
 FLOOR_WINDOW = MIB

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab import lab, module_lab
-from tunnel.bench.lab.plan import Plan, plan
+from tunnel.bench.lab.plan import LabHostPlan, plan
 
 __all__ = ["lab", "module_lab"]
 
 
 @pytest.fixture
-def plans(tmp: Path) -> tuple[Plan, Plan]:
+def plans(tmp: Path) -> tuple[LabHostPlan, LabHostPlan]:
     """The hosts of a lab that is not there."""
     return plan(tmp)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 
-from tunnel.bench.lab.configs import CONTROL, MIGRATION_PORTS, Config, Ingress, Peer
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.configs import CONTROL, MIGRATION_PORTS, LabConfig, LabIngress, LabPeer
+from tunnel.bench.lab.plan import LabHostPlan
 
 
-def test_a_config_says_what_it_was_given(plans: tuple[Plan, Plan]) -> None:
+def test_a_config_says_what_it_was_given(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     a, b = plans
-    entry = Ingress("hostb", "tcp:127.0.1.2:49152", target="tcp:127.0.0.1:7", users=["root"])
-    text = Config(a, [Peer.of(b, ["tcp:127.0.0.1:16509"])], [entry], transport={"lanes": 1}).text()
+    entry = LabIngress("hostb", "tcp:127.0.1.2:49152", target="tcp:127.0.0.1:7", users=["root"])
+    text = LabConfig(a, [LabPeer.of(b, ["tcp:127.0.0.1:16509"])], [entry], transport={"lanes": 1}).text()
     assert tomllib.loads(text) == {
         "host": {"name": "hosta", "listen": "0.0.0.0:16515", "control": CONTROL},
         "tls": {"ca": "ca.pem", "cert": "hosta.pem", "key": "hosta.key"},
@@ -28,14 +28,16 @@ def test_a_config_says_what_it_was_given(plans: tuple[Plan, Plan]) -> None:
     }
 
 
-def test_what_is_not_given_is_left_to_mtunnel(plans: tuple[Plan, Plan]) -> None:
-    found = tomllib.loads(Config(plans[0], [Peer.of(plans[1])], [Ingress("hostb", "unix:/run/x")]).text())
+def test_what_is_not_given_is_left_to_mtunnel(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+    found = tomllib.loads(
+        LabConfig(plans[0], [LabPeer.of(plans[1])], [LabIngress("hostb", "unix:/run/x")]).text()
+    )
     assert found["ingress"] == [{"peer": "hostb", "listen": "unix:/run/x"}]
     assert found["peer"][0]["egress"] == [MIGRATION_PORTS]
 
 
-def test_changes_go_over_the_labs_own_words(plans: tuple[Plan, Plan]) -> None:
-    config = Config(plans[0], [], host={"listen": "198.51.100.1:16515"}, tls={"crl": "crl.pem"})
+def test_changes_go_over_the_labs_own_words(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+    config = LabConfig(plans[0], [], host={"listen": "198.51.100.1:16515"}, tls={"crl": "crl.pem"})
     found = tomllib.loads(config.text())
     assert found["host"]["listen"] == "198.51.100.1:16515"
     assert (found["host"]["name"], found["tls"]["ca"], found["tls"]["crl"]) == ("hosta", "ca.pem", "crl.pem")

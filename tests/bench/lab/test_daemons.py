@@ -13,24 +13,24 @@ import pytest
 
 from tests.bench.lab.test_programs import HERE
 from tunnel.bench.lab import daemons
-from tunnel.bench.lab.configs import Config, Ingress, Peer
+from tunnel.bench.lab.configs import LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.daemons import CONFIG, Daemon
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import UnreachableError
 
-ENTRY = Ingress("hostb", "tcp:127.0.1.2:49152")
+ENTRY = LabIngress("hostb", "tcp:127.0.1.2:49152")
 
 
-def _daemon(plan: Plan, tmp: Path, *argv: str, text: str = "[host]\n") -> Daemon:
+def _daemon(plan: LabHostPlan, tmp: Path, *argv: str, text: str = "[host]\n") -> Daemon:
     """A daemon that is another program, which needs no host."""
     plan.outside(CONFIG).parent.mkdir(parents=True, exist_ok=True)
     return Daemon(plan, text, lambda _: Started(HERE, argv, tmp))
 
 
-def test_the_daemon_is_this_checkouts(plans: tuple[Plan, Plan], tmp: Path) -> None:
+def test_the_daemon_is_this_checkouts(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     asked: list[Sequence[str]] = []
 
     def start(argv: Sequence[str]) -> Started:
@@ -44,14 +44,16 @@ def test_the_daemon_is_this_checkouts(plans: tuple[Plan, Plan], tmp: Path) -> No
     assert daemon.process.wait() == daemon.stop() == 0
 
 
-def test_one_that_ends_instead_of_serving_is_quoted(plans: tuple[Plan, Plan], tmp: Path) -> None:
+def test_one_that_ends_instead_of_serving_is_quoted(
+    plans: tuple[LabHostPlan, LabHostPlan], tmp: Path
+) -> None:
     daemon = _daemon(plans[0], tmp, "sh", "-c", "echo a mistake; exit 2")
     with pytest.raises(LabError, match=r"mtunnel of hosta ended\n  a mistake"):
         daemon.wait_serving()
     assert (daemon.running, daemon.log) == (False, "a mistake\n")
 
 
-def test_one_that_does_not_serve_is_not_reached(plans: tuple[Plan, Plan], tmp: Path) -> None:
+def test_one_that_does_not_serve_is_not_reached(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     daemon = _daemon(plans[0], tmp, "sleep", "300")
     with pytest.raises(UnreachableError):
         daemon.status()
@@ -60,7 +62,7 @@ def test_one_that_does_not_serve_is_not_reached(plans: tuple[Plan, Plan], tmp: P
 
 
 def test_its_links_are_found_by_peer(
-    plans: tuple[Plan, Plan], tmp: Path, monkeypatch: pytest.MonkeyPatch
+    plans: tuple[LabHostPlan, LabHostPlan], tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer: dict[str, Any] = {"links": [{"peer": "hostb", "state": "up"}]}
     monkeypatch.setattr(daemons, "ask", lambda path, what: answer)
@@ -85,9 +87,9 @@ def test_both_are_linked_with_the_firewalls_closed(lab: Lab) -> None:
 @pytest.mark.root
 def test_a_link_over_the_second_interface(lab: Lab) -> None:
     a, b = (host.plan for host in lab.hosts)
-    lab.b.start_daemon(Config(b, [Peer("hosta", f"{a.second_address}:16515")]))
-    peer = Peer("hostb", f"{b.second_address}:16515")
-    daemon = lab.a.start_daemon(Config(a, [peer], [ENTRY]))
+    lab.b.start_daemon(LabConfig(b, [LabPeer("hosta", f"{a.second_address}:16515")]))
+    peer = LabPeer("hostb", f"{b.second_address}:16515")
+    daemon = lab.a.start_daemon(LabConfig(a, [peer], [ENTRY]))
     daemon.wait_linked("hostb")
     assert daemon.link("hostb")["lanes"][0]["remote"] == "198.51.100.2:16515"
 
@@ -106,4 +108,4 @@ def test_a_killed_daemon_comes_back(lab: Lab) -> None:
 @pytest.mark.root
 def test_a_mistake_in_the_configuration_ends_the_start(lab: Lab) -> None:
     with pytest.raises(LabError, match=r"(?s)mtunnel of hosta ended.*host.colour"):
-        lab.a.start_daemon(Config(lab.a.plan, [], host={"colour": "red"}))
+        lab.a.start_daemon(LabConfig(lab.a.plan, [], host={"colour": "red"}))

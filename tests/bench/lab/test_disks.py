@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench.lab.disks import IMAGES, Disk, Volume
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import VerificationError
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 KINDS = [Disk(MIB), Disk(MIB, "qcow2"), Disk(MIB, "qcow2", backing=True)]
 
 
 @pytest.fixture
-def hosts(plans: tuple[Plan, Plan]) -> tuple[Plan, Plan]:
+def hosts(plans: tuple[LabHostPlan, LabHostPlan]) -> tuple[LabHostPlan, LabHostPlan]:
     """Hosts that have a directory for images."""
     for host in plans:
         host.outside(IMAGES).mkdir(parents=True)
@@ -32,14 +32,16 @@ def _spoil(path: Path) -> None:
 
 
 @pytest.mark.parametrize("disk", KINDS, ids=str)
-def test_a_new_disk_is_what_it_must_be(hosts: tuple[Plan, Plan], tmp: Path, disk: Disk) -> None:
+def test_a_new_disk_is_what_it_must_be(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path, disk: Disk) -> None:
     volume = Volume(disk, "web1-0", tmp)
     volume.create(hosts[0])
     volume.compare(hosts[0])
 
 
 @pytest.mark.parametrize("disk", KINDS, ids=str)
-def test_an_empty_disk_is_not_what_it_must_be(hosts: tuple[Plan, Plan], tmp: Path, disk: Disk) -> None:
+def test_an_empty_disk_is_not_what_it_must_be(
+    hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path, disk: Disk
+) -> None:
     volume = Volume(disk, "web1-0", tmp)
     volume.create(hosts[0])
     volume.prepare(hosts[1])
@@ -47,7 +49,7 @@ def test_an_empty_disk_is_not_what_it_must_be(hosts: tuple[Plan, Plan], tmp: Pat
         volume.compare(hosts[1])
 
 
-def test_one_changed_byte_is_noticed(hosts: tuple[Plan, Plan], tmp: Path) -> None:
+def test_one_changed_byte_is_noticed(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     volume = Volume(Disk(MIB), "web1-0", tmp)
     volume.create(hosts[0])
     _spoil(hosts[0].outside(volume.path))
@@ -55,7 +57,7 @@ def test_one_changed_byte_is_noticed(hosts: tuple[Plan, Plan], tmp: Path) -> Non
         volume.compare(hosts[0])
 
 
-def test_no_two_disks_are_the_same(hosts: tuple[Plan, Plan], tmp: Path) -> None:
+def test_no_two_disks_are_the_same(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     for name in ("one", "two"):
         Volume(Disk(MIB), name, tmp).create(hosts[0])
     one, two = (path.read_bytes() for path in sorted(hosts[0].outside(IMAGES).iterdir()))
@@ -63,20 +65,22 @@ def test_no_two_disks_are_the_same(hosts: tuple[Plan, Plan], tmp: Path) -> None:
     assert one[: MIB // 2] != two[: MIB // 2]
 
 
-def test_a_backing_file_makes_the_guests_own_image_smaller(hosts: tuple[Plan, Plan], tmp: Path) -> None:
+def test_a_backing_file_makes_the_guests_own_image_smaller(
+    hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path
+) -> None:
     volume = Volume(Disk(4 * MIB, "qcow2", backing=True), "web1-0", tmp)
     volume.create(hosts[0])
     assert hosts[0].outside(volume.path).stat().st_size < 2 * MIB
 
 
-def test_a_missing_image_is_an_error_of_the_lab(hosts: tuple[Plan, Plan], tmp: Path) -> None:
+def test_a_missing_image_is_an_error_of_the_lab(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     volume = Volume(Disk(MIB), "web1-0", tmp)
     volume.create(hosts[0])
     with pytest.raises(LabError, match="qemu-img compare failed: "):
         volume.compare(hosts[1])
 
 
-def test_removing_leaves_no_file(hosts: tuple[Plan, Plan], tmp: Path) -> None:
+def test_removing_leaves_no_file(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     volume = Volume(KINDS[2], "web1-0", tmp)
     volume.create(hosts[0])
     volume.prepare(hosts[1])

@@ -10,7 +10,7 @@ import pytest
 from tunnel.bench.lab.disks import Disk, Volume
 from tunnel.bench.lab.domain import Domain
 from tunnel.bench.lab.waiting import LabError
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 

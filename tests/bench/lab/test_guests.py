@@ -11,28 +11,29 @@ import pytest
 
 from tests.bench.lab.test_programs import HERE
 from tunnel.bench.lab.disks import IMAGES, Disk
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.guests import LabGuest
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.errors import VerificationError
-from tunnel.virt.guest import MIB, Workload, build_image
-from tunnel.virt.qemu import Machine
+from tunnel.proof.pattern_guest import Workload, build_image
+from tunnel.proof.qemu import Machine
+from tunnel.units import MIB
 
 SMALL = 16 * MIB
 
 
 def test_each_disk_has_a_name_of_its_own(tmp: Path) -> None:
-    guest = Guest("web1", tmp, disks=[Disk(MIB), Disk(MIB, "qcow2")])
+    guest = LabGuest("web1", tmp, disks=[Disk(MIB), Disk(MIB, "qcow2")])
     assert [volume.path for volume in guest.volumes] == [f"{IMAGES}/web1-0.raw", f"{IMAGES}/web1-1.qcow2"]
     assert [volume.path for volume in guest.domain.volumes] == [volume.path for volume in guest.volumes]
 
 
 def test_a_guest_that_cannot_be_is_refused_before_anything_is_made(tmp: Path) -> None:
     with pytest.raises(LabError, match="a guest's name is"):
-        Guest("../web1", tmp, disks=[Disk(MIB)])
+        LabGuest("../web1", tmp, disks=[Disk(MIB)])
     assert list(tmp.iterdir()) == []
 
 
@@ -41,7 +42,7 @@ class Bare:
 
     name = "hosta"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LabHostPlan) -> None:
         self.plan = plan
         self.asked: list[tuple[str, ...]] = []
 
@@ -53,7 +54,7 @@ class Bare:
 
 
 @pytest.fixture
-def bare(plans: tuple[Plan, Plan]) -> Bare:
+def bare(plans: tuple[LabHostPlan, LabHostPlan]) -> Bare:
     """A host with the directories that a guest needs."""
     for place in (IMAGES, "/run/lab"):
         plans[0].outside(place).mkdir(parents=True)
@@ -62,7 +63,7 @@ def bare(plans: tuple[Plan, Plan]) -> Bare:
 
 
 @contextmanager
-def _by_hand(guest: Guest, host: Bare, tmp: Path) -> Iterator[None]:
+def _by_hand(guest: LabGuest, host: Bare, tmp: Path) -> Iterator[None]:
     """QEMU with what libvirt would give it of the guest."""
     machine = Machine(guest.domain.kernel, guest.domain.memory).arguments()
     monitor = f"unix:{host.plan.outside(guest.domain.monitor)},server=on,wait=off"
@@ -74,8 +75,8 @@ def _by_hand(guest: Guest, host: Bare, tmp: Path) -> Iterator[None]:
 
 
 def test_a_guest_is_verified_by_its_own_monitor(bare: Bare, tmp: Path) -> None:
-    guest = Guest("web1", tmp, memory=SMALL, disks=[Disk(MIB)])
-    host = cast("Host", bare)
+    guest = LabGuest("web1", tmp, memory=SMALL, disks=[Disk(MIB)])
+    host = cast("LabHost", bare)
     with pytest.raises(LabError, match="no QEMU has web1 on hosta"):
         guest.read_state(host)
     guest.domain.kernel.write_bytes(build_image(Workload(MIB)))

@@ -12,12 +12,12 @@ import pytest
 from tests.bench.lab.test_programs import Nowhere
 from tests.support.lab import Listener, reaches
 from tunnel.bench.lab import layout, programs
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 SMALL = 16 * MIB
 
@@ -59,15 +59,17 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
 
 
 @pytest.fixture
-def host(plans: tuple[Plan, Plan], monkeypatch: pytest.MonkeyPatch, answers: Answers) -> Host:
+def host(
+    plans: tuple[LabHostPlan, LabHostPlan], monkeypatch: pytest.MonkeyPatch, answers: Answers
+) -> LabHost:
     """Host A, which has files but no namespaces."""
     monkeypatch.setattr("tunnel.bench.lab.host.Namespaces", lambda plan: Nowhere())
     plans[0].directory.mkdir()
     plans[0].outside("/etc").mkdir()
-    return Host(*plans)
+    return LabHost(*plans)
 
 
-def test_a_guest_is_how_libvirt_says(host: Host, answers: Answers) -> None:
+def test_a_guest_is_how_libvirt_says(host: LabHost, answers: Answers) -> None:
     answers.say("virsh", "domstate", "web1", stdout="shut off\n\n")
     answers.say("virsh", "domstate", "web2", stderr="error: failed to get domain 'web2'", returncode=1)
     gone = "error: Domain not found: no domain with matching uuid '7a1e' (web3)"  # since its name was found
@@ -78,7 +80,7 @@ def test_a_guest_is_how_libvirt_says(host: Host, answers: Answers) -> None:
         host.state("web4")
 
 
-def test_a_jobs_lines_become_a_table(host: Host, answers: Answers) -> None:
+def test_a_jobs_lines_become_a_table(host: LabHost, answers: Answers) -> None:
     answers.say("virsh", "domjobinfo", "web1", "--completed", stdout=JOB)
     assert host.job("web1", completed=True) == {
         "Job type": "Completed",
@@ -87,14 +89,14 @@ def test_a_jobs_lines_become_a_table(host: Host, answers: Answers) -> None:
     }
 
 
-def test_without_a_pid_file_there_is_no_process(host: Host) -> None:
+def test_without_a_pid_file_there_is_no_process(host: LabHost) -> None:
     assert host.find("/run/nobody.pid") is None
     with pytest.raises(LabError, match="no QEMU of web1 runs on hosta"):
         host.kill_qemu("web1")
 
 
 def test_a_pid_file_is_translated(
-    host: Host, monkeypatch: pytest.MonkeyPatch, plans: tuple[Plan, Plan]
+    host: LabHost, monkeypatch: pytest.MonkeyPatch, plans: tuple[LabHostPlan, LabHostPlan]
 ) -> None:
     assert not host.has_qemu("web1")
     plans[0].outside("/run/libvirt/qemu").mkdir(parents=True)
@@ -105,7 +107,7 @@ def test_a_pid_file_is_translated(
 
 
 def test_a_reset_restores_the_hosts_files_and_firewall(
-    host: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, plans: tuple[Plan, Plan]
+    host: LabHost, answers: Answers, monkeypatch: pytest.MonkeyPatch, plans: tuple[LabHostPlan, LabHostPlan]
 ) -> None:
     monkeypatch.setattr("tunnel.bench.lab.libvirtd.Libvirtd.restore", lambda self: None)
     program = host.start(["sleep", "300"])
@@ -118,7 +120,7 @@ def test_a_reset_restores_the_hosts_files_and_firewall(
     host.forget()
 
 
-def test_both_sockets_of_a_libvirtd_are_one(host: Host, tmp: Path) -> None:
+def test_both_sockets_of_a_libvirtd_are_one(host: LabHost, tmp: Path) -> None:
     assert host.libvirt_socket == tmp / "A/run/libvirt/libvirt-sock"
     assert host.name == "hosta"
 

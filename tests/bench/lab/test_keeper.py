@@ -44,7 +44,7 @@ def test_what_a_killed_lab_left_is_no_lab_and_is_removed(place: Path) -> None:
 def test_a_lab_is_found_by_its_lock_and_its_state(place: Path) -> None:
     with claim(place):
         (place / STATE).write_text(json.dumps({"owner": 7, "hosts": {"A": 8, "B": 9}}))
-        assert keeper.kept(place) == keeper.Kept(7, {"A": 8, "B": 9})
+        assert keeper.kept(place) == keeper.BackgroundLab(7, {"A": 8, "B": 9})
 
 
 def test_a_lab_that_is_coming_up_is_said_to_be(place: Path) -> None:

@@ -10,14 +10,15 @@ import psutil
 import pytest
 
 from tests.support.lab import open_directory
-from tunnel.bench.lab.configs import Config, Ingress
+from tunnel.bench.lab.configs import LabConfig, LabIngress
 from tunnel.bench.lab.disks import Disk
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab, claim
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import UsageError
-from tunnel.virt.guest import MIB, Workload
+from tunnel.proof.pattern_guest import Workload
+from tunnel.units import MIB
 
 GUEST = 32 * MIB
 
@@ -77,7 +78,7 @@ def test_nothing_is_made_where_something_is_missing(tmp: Path, monkeypatch: pyte
 class Somewhere:
     """A host without anything in it, which says of every guest what it was told to."""
 
-    def __init__(self, plan: Plan, peer: Plan, done: list[str], *said: str) -> None:
+    def __init__(self, plan: LabHostPlan, peer: LabHostPlan, done: list[str], *said: str) -> None:
         """``done`` tells what was done with the daemons of all hosts, in its order."""
         self.plan, self.peer, self.name = plan, peer, plan.name
         self.daemons: list[Any] = []
@@ -87,7 +88,7 @@ class Somewhere:
     def state(self, guest: str) -> str:
         return self._said[int(guest)]
 
-    def start_daemon(self, config: Config, *, wait: bool) -> None:
+    def start_daemon(self, config: LabConfig, *, wait: bool) -> None:
         self.done.append(f"{self.name} {'waited for' if wait else 'started'}")
         self.daemons.append(
             SimpleNamespace(
@@ -99,7 +100,7 @@ class Somewhere:
 
 
 @pytest.fixture
-def hollow(plans: tuple[Plan, Plan], tmp: Path) -> Lab:
+def hollow(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> Lab:
     """A lab of such hosts. Guest 0 runs on A, guest 1 on both, guest 2 on none."""
     a, b = plans
     lab = Lab(tmp)
@@ -108,7 +109,7 @@ def hollow(plans: tuple[Plan, Plan], tmp: Path) -> Lab:
         Somewhere(a, b, done, "running", "running", "paused"),
         Somewhere(b, a, done, "absent", "running", "shut off"),
     )
-    lab._hosts = cast("tuple[Host, Host]", hosts)
+    lab._hosts = cast("tuple[LabHost, LabHost]", hosts)
     return lab
 
 
@@ -121,7 +122,7 @@ def test_a_guest_runs_on_one_host_or_it_is_an_error(hollow: Lab) -> None:
 
 
 def test_an_ingress_is_made_on_the_host_that_its_peer_is_not(hollow: Lab) -> None:
-    there, back = Ingress("hostb", "tcp:127.0.1.2:49152"), Ingress("hosta", "tcp:127.0.1.1:49152")
+    there, back = LabIngress("hostb", "tcp:127.0.1.2:49152"), LabIngress("hosta", "tcp:127.0.1.1:49152")
     first, second = cast("tuple[Any, Any]", hollow.start_daemons([there, back], egress=["tcp:127.0.0.1:7"]))
     assert list(first.config.ingresses) == [there]
     assert list(second.config.ingresses) == [back]
@@ -135,7 +136,7 @@ def test_an_ingress_is_made_on_the_host_that_its_peer_is_not(hollow: Lab) -> Non
 
 def test_an_ingress_to_nobody_is_refused(hollow: Lab) -> None:
     with pytest.raises(LabError, match="hostc is no host of the lab"):
-        hollow.start_daemons([Ingress("hostc", "tcp:127.0.1.2:49152")])
+        hollow.start_daemons([LabIngress("hostc", "tcp:127.0.1.2:49152")])
 
 
 @pytest.mark.root
@@ -153,7 +154,7 @@ def test_a_lab_leaves_nothing(tmp: Path) -> None:
 
 @pytest.mark.root
 def test_a_lab_that_does_not_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.bench.lab.network.connect", _fail)
+    monkeypatch.setattr("tunnel.bench.lab.wires.connect", _fail)
     with open_directory() as home:
         lab = Lab(home / "lab")
         with pytest.raises(LabError, match="no wire"):
@@ -215,7 +216,7 @@ def test_a_guest_moves_in_postcopy_mode(lab: Lab) -> None:
 @pytest.mark.root
 def test_a_guest_moves_through_mtunnel_with_the_firewall_closed(lab: Lab) -> None:
     guest = lab.start_guest(memory=GUEST, persistent=False)
-    lab.start_daemons([Ingress("hostb", "tcp:127.0.1.2:49152")])
+    lab.start_daemons([LabIngress("hostb", "tcp:127.0.1.2:49152")])
     uri = f"qemu+unix:///system?socket={lab.b.libvirt_socket}"
     away = ("--migrateuri", "tcp://127.0.1.2:49152", "--listen-address", "127.0.0.1")
     lab.a.virsh("migrate", "--live", "web1", uri, *away)

@@ -9,7 +9,7 @@ import pytest
 
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.libvirtd import Libvirtd
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import LabError
 
@@ -18,7 +18,7 @@ def _done(returncode: int, said: str = "") -> Done:
     return Done([], returncode, stdout="", stderr=said)
 
 
-def test_one_that_does_not_run_has_no_process(plans: tuple[Plan, Plan]) -> None:
+def test_one_that_does_not_run_has_no_process(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     libvirtd = Libvirtd(plans[0], lambda _: _done(0), lambda _: None)
     assert not libvirtd.running
     libvirtd.stop()
@@ -27,7 +27,7 @@ def test_one_that_does_not_run_has_no_process(plans: tuple[Plan, Plan]) -> None:
         print(libvirtd.pid)
 
 
-def test_one_that_does_not_start_is_quoted_with_its_log(plans: tuple[Plan, Plan]) -> None:
+def test_one_that_does_not_start_is_quoted_with_its_log(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     log = plans[0].outside("/var/log/libvirt/libvirtd.log")
     log.parent.mkdir(parents=True)
     log.write_text("the reason\n")
@@ -36,7 +36,7 @@ def test_one_that_does_not_start_is_quoted_with_its_log(plans: tuple[Plan, Plan]
         libvirtd.start()
 
 
-def test_one_that_ends_while_it_is_waited_for_is_an_error(plans: tuple[Plan, Plan]) -> None:
+def test_one_that_ends_while_it_is_waited_for_is_an_error(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     libvirtd = Libvirtd(plans[0], lambda _: _done(0), lambda _: None)
     with pytest.raises(LabError, match="libvirtd of hosta does not run"):
         libvirtd.start()

@@ -14,7 +14,7 @@ import pytest
 
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.namespaces import Namespaces, script
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError, until
 
 OWNER = """
@@ -32,7 +32,9 @@ signal.pause()
 """
 
 
-def test_each_own_directory_is_mounted_where_the_host_expects_it(plans: tuple[Plan, Plan]) -> None:
+def test_each_own_directory_is_mounted_where_the_host_expects_it(
+    plans: tuple[LabHostPlan, LabHostPlan],
+) -> None:
     lines = script(plans[0]).splitlines()
     for inside, outside in plans[0].own.items():
         assert f"mount --bind {outside} {inside}" in lines
@@ -45,9 +47,11 @@ def test_each_own_directory_is_mounted_where_the_host_expects_it(plans: tuple[Pl
     assert "hostname hosta.lab" in lines
 
 
-def test_paths_are_quoted(plans: tuple[Plan, Plan]) -> None:
+def test_paths_are_quoted(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     odd = Path("/lab/a b;c")
-    host = Plan(**{name: getattr(plans[0], name) for name in Plan.__slots__} | {"directory": odd})
+    host = LabHostPlan(
+        **{name: getattr(plans[0], name) for name in LabHostPlan.__slots__} | {"directory": odd}
+    )
     assert f"mount --bind {shlex.quote(str(odd / 'run'))} /run" in script(host).splitlines()
 
 
@@ -88,7 +92,7 @@ def test_orphans_are_collected(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_killed_owner_takes_every_process_along(tmp: Path, plans: tuple[Plan, Plan]) -> None:
+def test_a_killed_owner_takes_every_process_along(tmp: Path, plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER, tmp], stdout=subprocess.PIPE, text=True) as owner:
         first = _read_pid(owner)
         members = [first, *first.children(recursive=True)]
@@ -110,7 +114,7 @@ def _alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.root
-def test_a_host_that_cannot_start_says_why(plans: tuple[Plan, Plan]) -> None:
+def test_a_host_that_cannot_start_says_why(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     plans[0].directory.mkdir()  # and nothing in it
     namespaces = Namespaces(plans[0])
     with pytest.raises(LabError, match=r"hosta does not start: mount: .*"):

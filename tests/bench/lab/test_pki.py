@@ -11,13 +11,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnel.bench.lab import pki
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import Plan
+from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.certs.authority import Authority
-from tunnel.transport.tls import TlsFiles, load
+from tunnel.tls.contexts import TlsFiles, load
 
 
 @pytest.fixture
-def etc(plans: tuple[Plan, Plan], tmp: Path) -> Path:
+def etc(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> Path:
     """/etc of host A with its certificates."""
     pki.lay_out(Authority.create(tmp / "ca"), plans[0])
     return plans[0].outside("/etc")

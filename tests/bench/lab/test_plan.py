@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.bench.lab.plan import Plan, plan
+from tunnel.bench.lab.plan import LabHostPlan, plan
 
 
 def test_the_hosts_share_nothing() -> None:
@@ -32,6 +32,6 @@ def test_a_hosts_path_is_found_from_outside(inside: str, outside: str) -> None:
     assert plan(Path("/lab"))[0].outside(inside) == Path(outside)
 
 
-def test_own_directories_are_below_the_hosts_part(plans: tuple[Plan, Plan]) -> None:
+def test_own_directories_are_below_the_hosts_part(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     for host in plans:
         assert all(place.parent == host.directory for place in host.own.values())

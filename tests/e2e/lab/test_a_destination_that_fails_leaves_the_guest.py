@@ -24,7 +24,7 @@ from tests.support.migrations import migrate, stayed
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import until
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 __all__ = ["slow_lab", "small_lab"]
 

@@ -10,11 +10,11 @@ import pytest
 from tests.support.faults import FLOWS, RESTLESS, hasten, slow_lab
 from tests.support.migrations import LIBVIRT, LIBVIRT_AT, begin, finished, redirect, rpc, wait_moving
 from tunnel.bench.lab.configs import CONTROL, MIGRATION_PORTS
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.network import INTERFACES
 from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.waiting import until
+from tunnel.bench.lab.wires import INTERFACES
 
 __all__ = ["slow_lab"]
 
@@ -33,7 +33,7 @@ ORDERLY = "End of file while reading data"
 """What libvirtd says where the other one closes their connection first, at the end of a migration."""
 
 
-def complaints(host: Host) -> list[str]:
+def complaints(host: LabHost) -> list[str]:
     """What the libvirtd of a host calls an error in its log."""
     log = host.plan.outside("/var/log/libvirt/libvirtd.log").read_text(errors="replace")
     return [line for line in log.splitlines() if COMPLAINT.search(line)]
@@ -51,7 +51,7 @@ def test_guest_arrives_and_calls_go_on(slow_lab: Lab, flow: tuple[str, ...], lan
     moving = begin(lab, *flow)
     wait_moving(lab.a)
     options = ["--interface", INTERFACES[0], "--every", str(EVERY), "--count", str(CUTS)]
-    resets = lab.a.start([sys.executable, "-m", "tunnel.bench.resets", str(PORT), CONTROL, *options])
+    resets = lab.a.start([sys.executable, "-m", "tunnel.bench.measure.resets", str(PORT), CONTROL, *options])
     until("the last cut", lambda: not resets.running, 60)
     assert moving.running, moving.output()
     assert [*map(complaints, lab.hosts)] == before

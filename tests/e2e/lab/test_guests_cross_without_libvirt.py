@@ -18,17 +18,17 @@ from tests.support.migrations import (
     redirect,
     sent,
 )
-from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
+from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
 from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
 from tunnel.bench.lab.lab import Lab
-from tunnel.virt.guest import PAGE
+from tunnel.proof.pattern_guest import PAGE
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 RAM = pytest.mark.parametrize(
-    "ram", [Ingress("hostb", "tcp:127.0.1.2:49152"), redirect("hostb")], ids=["tcp", "redirect"]
+    "ram", [LabIngress("hostb", "tcp:127.0.1.2:49152"), redirect("hostb")], ids=["tcp", "redirect"]
 )
-FAR_MONITOR = Ingress("hostb", "unix:/run/mtunnel/hostb/command.qmp", f"unix:{MONITOR}", users=["root"])
+FAR_MONITOR = LabIngress("hostb", "unix:/run/mtunnel/hostb/command.qmp", f"unix:{MONITOR}", users=["root"])
 TO_FAR_MONITOR = ("--dest-qmp", "/run/mtunnel/hostb/command.qmp")
 AT_16_MIB = ("--bandwidth", "16MiB/s")  # slower than the guest writes, so that post-copy has work left
 
@@ -43,7 +43,7 @@ def guest(lab: Lab) -> BareGuest:
     return guest
 
 
-def link(lab: Lab, ram: Ingress) -> None:
+def link(lab: Lab, ram: LabIngress) -> None:
     """Start both daemons: a way for memory, and one for the monitor of the QEMU on B."""
     lab.start_daemons([ram, FAR_MONITOR], egress=(MIGRATION_PORTS, FAR_MONITOR.target or ""))
 
@@ -68,7 +68,7 @@ def arrived(lab: Lab, guest: BareGuest) -> None:
 
 
 @RAM
-def test_plain_guest_crosses(lab: Lab, guest: BareGuest, ram: Ingress) -> None:
+def test_plain_guest_crosses(lab: Lab, guest: BareGuest, ram: LabIngress) -> None:
     """To a QEMU that listens already, and whose monitor the command never sees."""
     guest.wait_at(lab.b, "tcp:127.0.0.1:49152")
     link(lab, ram)
@@ -89,7 +89,7 @@ def test_plain_guest_crosses(lab: Lab, guest: BareGuest, ram: Ingress) -> None:
     ids=["multifd", "post-copy", "post-copy-preempt", "no-return-path"],
 )
 def test_guest_crosses_with(
-    lab: Lab, guest: BareGuest, ram: Ingress, options: tuple[str, ...], streams: int
+    lab: Lab, guest: BareGuest, ram: LabIngress, options: tuple[str, ...], streams: int
 ) -> None:
     """To a QEMU that waits for orders, which come to its monitor through the same port."""
     guest.wait_at(lab.b, "defer")

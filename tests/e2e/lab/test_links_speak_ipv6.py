@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.support.migrations import LIBVIRT, arrived, both_ways, migrate
-from tunnel.bench.lab.configs import MIGRATION_PORTS, Config, Peer
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.configs import MIGRATION_PORTS, LabConfig, LabPeer
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT, Plan
+from tunnel.bench.lab.plan import PORT, LabHostPlan
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -19,15 +19,15 @@ add rule inet modern input iif != lo meta nfproto ipv4 drop
 """
 
 
-def at(host: Plan) -> str:
+def at(host: LabHostPlan) -> str:
     return f"[{host.address6}]"
 
 
-def serve(host: Host, listen: str) -> None:
+def serve(host: LabHost, listen: str) -> None:
     """Start its daemon, its peer at its IPv6 address."""
-    peer = Peer(host.peer.name, f"{at(host.peer)}:{PORT}", (MIGRATION_PORTS, LIBVIRT))
+    peer = LabPeer(host.peer.name, f"{at(host.peer)}:{PORT}", (MIGRATION_PORTS, LIBVIRT))
     ways = [way for way in both_ways() if way.peer == peer.name]
-    host.start_daemon(Config(host.plan, [peer], ways, {"listen": f"{listen}:{PORT}"}))
+    host.start_daemon(LabConfig(host.plan, [peer], ways, {"listen": f"{listen}:{PORT}"}))
 
 
 @pytest.mark.parametrize("certain", [False, True], ids=["any address", "a certain address"])

@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.support.migrations import begin, finished, ingress, link, nobody_else_was_let_in, sent, wait_moving
-from tunnel.bench.lab.guests import Guest
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.guests import LabGuest
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
-from tunnel.virt.guest import MIB, PAGE, Workload
+from tunnel.proof.pattern_guest import PAGE, Workload
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 EACH_WAY = 4
 
 
-def start_guests(lab: Lab) -> list[tuple[Guest, Host]]:
+def start_guests(lab: Lab) -> list[tuple[LabGuest, LabHost]]:
     """Guests with different memory, each with the host that it starts on."""
     sources = [lab.a] * EACH_WAY + [lab.b] * EACH_WAY
     return [

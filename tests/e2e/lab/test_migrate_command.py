@@ -10,26 +10,27 @@ import pytest
 
 from tests.support.lab import lab, module_lab
 from tests.support.migrations import crashes_when_resuming, take_up_by_hand
-from tunnel.bench.lab.configs import MIGRATION_PORTS, Ingress
+from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
 from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import until
-from tunnel.virt.guest import MIB, Workload
+from tunnel.proof.pattern_guest import Workload
+from tunnel.units import MIB
 
 __all__ = ["lab", "module_lab"]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
-RPC = Ingress("hostb", "unix:/run/mtunnel/hostb/libvirt-sock", "unix:/run/libvirt/libvirt-sock")
-RAM = Ingress("hostb", "tcp:127.0.1.2:49152")
-DISKS = Ingress("hostb", "tcp:127.0.1.2:49153")
+RPC = LabIngress("hostb", "unix:/run/mtunnel/hostb/libvirt-sock", "unix:/run/libvirt/libvirt-sock")
+RAM = LabIngress("hostb", "tcp:127.0.1.2:49152")
+DISKS = LabIngress("hostb", "tcp:127.0.1.2:49153")
 RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 SLOW = ("--bandwidth", "4MiB/s")
 
 
-def linked(lab: Lab, *ingresses: Ingress, transport: dict[str, object] | None = None) -> None:
+def linked(lab: Lab, *ingresses: LabIngress, transport: dict[str, object] | None = None) -> None:
     egress = (MIGRATION_PORTS, "unix:/run/libvirt/libvirt-sock")
     lab.start_daemons(ingresses or (RPC, RAM, DISKS), egress=egress, transport=transport)
 
@@ -125,7 +126,7 @@ def test_disks_move_along(lab: Lab) -> None:
 def test_redirected_range_lets_libvirt_choose_its_ports(lab: Lab) -> None:
     guest = lab.start_guest("web1", disks=[Disk(16 * MIB)])
     guest.prepare_disks(lab.b)
-    linked(lab, RPC, Ingress("hostb", "redirect:127.0.1.2:49152-49215"))
+    linked(lab, RPC, LabIngress("hostb", "redirect:127.0.1.2:49152-49215"))
     code, told, words = migrate(lab, "--copy-storage", "all", "--parallel", "2")
     assert code == 0, words
     assert next(each for each in told if each["event"] == "started")["route"] == "tcp://127.0.1.2"
@@ -220,7 +221,7 @@ def test_time_that_is_up_acts(lab: Lab, action: str) -> None:
 
 def test_same_host_uuid_is_refused_before_anything_moves(lab: Lab) -> None:
     guest = lab.start_guest("web1")
-    linked(lab, Ingress("hostb", RPC.listen, RPC.target), RAM)
+    linked(lab, LabIngress("hostb", RPC.listen, RPC.target), RAM)
     code, told, words = migrate(lab, "--desturi", "qemu:///system")
     assert code == 2
     assert "are the same host to libvirt" in words
@@ -243,7 +244,7 @@ def test_peer_that_is_down_is_4(lab: Lab) -> None:
 def test_libvirt_that_does_not_answer_is_4(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     absent = "unix:/run/libvirt/virtqemud-sock"
-    lab.start_daemons((Ingress("hostb", RPC.listen, absent), RAM), egress=(MIGRATION_PORTS, absent))
+    lab.start_daemons((LabIngress("hostb", RPC.listen, absent), RAM), egress=(MIGRATION_PORTS, absent))
     code, _, words = migrate(lab)
     assert code == 4
     assert "no libvirt answers at qemu+unix" in words
@@ -308,7 +309,7 @@ def test_second_migration_leaves_the_first_alone(lab: Lab) -> None:
 
 def test_user_of_qemu_who_may_not_enter_is_refused_before_anything_moves(lab: Lab) -> None:
     guest = lab.start_guest("web1")
-    linked(lab, RPC, Ingress(RAM.peer, RAM.listen, users=["root"]))
+    linked(lab, RPC, LabIngress(RAM.peer, RAM.listen, users=["root"]))
     code, told, words = migrate(lab, "--parallel", "2")
     assert code == 3
     assert "runs as user libvirt-qemu, who may not use the ingress tcp:127.0.1.2:49152" in " ".join(

@@ -18,10 +18,10 @@ from tests.support.faults import (
 from tests.support.migrations import stayed
 from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
 from tunnel.bench.lab.disks import Disk
-from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 __all__ = ["slow_lab", "small_lab"]
 
@@ -36,7 +36,7 @@ UNSEEN = "The guest runs on at hosta, the source. Nobody could look at hostb, th
 """The calls to libvirt on hostb go by the link, too."""
 
 
-def moving(lab: Lab, phase: Phase = Phase.PRE_COPY) -> tuple[Guest, Started]:
+def moving(lab: Lab, phase: Phase = Phase.PRE_COPY) -> tuple[LabGuest, Started]:
     return hold(lab, phase, window=WINDOW, client=[*COMMAND, *BY_HAND])
 
 

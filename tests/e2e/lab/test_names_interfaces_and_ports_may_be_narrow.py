@@ -21,12 +21,12 @@ from tests.support.migrations import (
     stayed,
 )
 from tunnel.bench.lab import layout
-from tunnel.bench.lab.configs import MIGRATION_PORTS, Config, Ingress, Peer
+from tunnel.bench.lab.configs import MIGRATION_PORTS, LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.disks import Disk
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.plan import PORT
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -38,16 +38,16 @@ add rule inet broken input iifname eth0 drop
 """
 
 
-def unknown(host: Host) -> None:
+def unknown(host: LabHost) -> None:
     layout.write_hosts(host.plan, (host.plan,))
 
 
-def misplaced(host: Host) -> None:
+def misplaced(host: LabHost) -> None:
     layout.write_hosts(host.plan, (host.plan, replace(host.peer, address=NOBODY)))
 
 
 @pytest.mark.parametrize("spoil", [unknown, misplaced])
-def test_broken_names_do_not_matter(lab: Lab, spoil: Callable[[Host], None]) -> None:
+def test_broken_names_do_not_matter(lab: Lab, spoil: Callable[[LabHost], None]) -> None:
     guest = lab.start_guest()
     link(lab)
     for host in lab.hosts:
@@ -71,9 +71,11 @@ def test_link_keeps_to_a_chosen_interface(lab: Lab) -> None:
     guest = lab.start_guest()
     for host in lab.hosts:
         host.run(["nft", "--file", "-"], input=NO_FIRST_INTERFACE)
-        peer = Peer(host.peer.name, f"{host.peer.second_address}:{PORT}", (MIGRATION_PORTS, LIBVIRT))
+        peer = LabPeer(host.peer.name, f"{host.peer.second_address}:{PORT}", (MIGRATION_PORTS, LIBVIRT))
         ways = [way for way in both_ways() if way.peer == peer.name]
-        host.start_daemon(Config(host.plan, [peer], ways, {"listen": f"{host.plan.second_address}:{PORT}"}))
+        host.start_daemon(
+            LabConfig(host.plan, [peer], ways, {"listen": f"{host.plan.second_address}:{PORT}"})
+        )
     for host in lab.hosts:
         host.daemons[-1].wait_linked(host.peer.name)
         (lane,) = host.daemons[-1].link(host.peer.name)["lanes"]
@@ -100,7 +102,9 @@ def test_two_ports_chosen_by_hand_are_enough(lab: Lab) -> None:
     guest.prepare_disks(lab.b)
     ports = ("tcp:127.0.1.2:49200", "tcp:127.0.1.2:49201")
     link(
-        lab, [rpc("hostb"), *(Ingress("hostb", port) for port in ports)], egress=["tcp:127.0.0.1:49200-49201"]
+        lab,
+        [rpc("hostb"), *(LabIngress("hostb", port) for port in ports)],
+        egress=["tcp:127.0.0.1:49200-49201"],
     )
     options = ("--migrateuri=tcp://127.0.1.2:49200", "--disks-port", "49201", "--listen-address", "127.0.0.1")
     migrate(lab, "--copy-storage-all", *options)

@@ -8,7 +8,7 @@ from tests.support.migrations import arrived, ingress, link, migrate, stayed
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.lab import Lab
 from tunnel.errors import VerificationError
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -20,7 +20,7 @@ from tests.support.migrations import (
     take_up_by_hand,
     wait_moving,
 )
-from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import PATIENCE, until
@@ -35,7 +35,7 @@ BROKEN = ["paused (post-copy failed)", "running (post-copy failed)"]
 
 
 @pytest.fixture
-def guest(lab: Lab) -> Guest:
+def guest(lab: Lab) -> LabGuest:
     """A guest that writes, and a tunnel to a host whose QEMU may fetch pages when it misses them."""
     lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # or vm.unprivileged_userfaultfd=1
     guest = lab.start_guest(memory=SMALL, workload=FRANTIC)
@@ -64,7 +64,7 @@ def switch(lab: Lab, *options: str) -> Started:
 
 
 @FLOWS
-def test_post_copy_after_one_pass_crosses(lab: Lab, guest: Guest, flow: tuple[str, ...]) -> None:
+def test_post_copy_after_one_pass_crosses(lab: Lab, guest: LabGuest, flow: tuple[str, ...]) -> None:
     told = events(lab)
     migrate(lab, "--postcopy", "--postcopy-after-precopy", "--bandwidth", "16", *flow)
     arrived(lab, guest)
@@ -72,7 +72,7 @@ def test_post_copy_after_one_pass_crosses(lab: Lab, guest: Guest, flow: tuple[st
 
 
 @FLOWS
-def test_post_copy_on_demand_crosses(lab: Lab, guest: Guest, flow: tuple[str, ...]) -> None:
+def test_post_copy_on_demand_crosses(lab: Lab, guest: LabGuest, flow: tuple[str, ...]) -> None:
     told = events(lab)
     finished(switch(lab, "--postcopy", "--bandwidth", "16", *flow))
     arrived(lab, guest)
@@ -101,7 +101,7 @@ def crash_libvirtd(lab: Lab, *flow: str) -> None:
 
 
 @FLOWS
-def test_post_copy_recovers_after_a_cut(lab: Lab, guest: Guest, flow: tuple[str, ...]) -> None:
+def test_post_copy_recovers_after_a_cut(lab: Lab, guest: LabGuest, flow: tuple[str, ...]) -> None:
     break_off(lab, *flow)
     if crashes_when_resuming(lab.b):
         crash_libvirtd(lab, *flow)
@@ -114,7 +114,7 @@ def test_post_copy_recovers_after_a_cut(lab: Lab, guest: Guest, flow: tuple[str,
 
 @FLOWS
 def test_post_copy_recovers_by_hand_while_the_destinations_libvirtd_is_stopped(
-    lab: Lab, guest: Guest, flow: tuple[str, ...]
+    lab: Lab, guest: LabGuest, flow: tuple[str, ...]
 ) -> None:
     break_off(lab, *flow)
     lab.b.libvirtd.stop()

@@ -15,7 +15,7 @@ from tests.support.bare_guest import BareGuest
 from tests.support.lab import reaches
 from tests.support.migrations import SMALL, arrived, no_lane_was_lost, nobody_else_was_let_in
 from tunnel.bench.lab.daemons import CONFIG
-from tunnel.bench.lab.host import Host
+from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.waiting import until
@@ -58,7 +58,7 @@ INSTALL, CERTIFICATES, FIREWALL, DAEMONS = blocks("Two real hosts")
 (CONFIGURATION,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
 
 
-def on(host: Host, text: str) -> str:
+def on(host: LabHost, text: str) -> str:
     """What README has an administrator of ``host`` type, where it shows hosta's."""
     if host.name == "hosta":
         return text

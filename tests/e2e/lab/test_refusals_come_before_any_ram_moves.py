@@ -19,17 +19,17 @@ from tests.support.migrations import (
     sent,
     stayed,
 )
-from tunnel.bench.lab.configs import Config, Ingress, Peer
+from tunnel.bench.lab.configs import LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
-from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.lab import Lab
 from tunnel.certs.authority import Authority
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
-def refused(lab: Lab, guest: Guest, *options: str) -> str:
+def refused(lab: Lab, guest: LabGuest, *options: str) -> str:
     """What virsh says; the guest has not moved, nor has any of its memory."""
     done = migrate(lab, *options, check=False)
     assert done.returncode != 0
@@ -62,8 +62,8 @@ def test_certificate_for_another_name(lab: Lab) -> None:
         shutil.copy(file, lab.b.plan.outside("/etc/mtunnel"))
     guest = lab.start_guest()
     files = {"cert": "hostx.pem", "key": "hostx.key"}
-    lab.b.start_daemon(Config(lab.b.plan, [Peer.of(lab.a.plan)], host={"name": "hostx"}, tls=files))
-    lab.a.start_daemon(Config(lab.a.plan, [Peer.of(lab.b.plan)], [redirect("hostb")]))
+    lab.b.start_daemon(LabConfig(lab.b.plan, [LabPeer.of(lab.a.plan)], host={"name": "hostx"}, tls=files))
+    lab.a.start_daemon(LabConfig(lab.a.plan, [LabPeer.of(lab.b.plan)], [redirect("hostb")]))
     past = f"qemu+unix:///system?socket={lab.b.libvirt_socket}"
     through = ("--migrateuri", f"tcp://{ALIAS['hostb']}")
     assert lab.a.virsh("migrate", "--live", "web1", past, *through, check=False).returncode != 0
@@ -75,7 +75,7 @@ def test_certificate_for_another_name(lab: Lab) -> None:
 def test_user_who_may_not_send(lab: Lab) -> None:
     guest = lab.start_guest()
     way = redirect("hostb")
-    link(lab, [Ingress(way.peer, way.listen, users=["libvirt-qemu"]), rpc("hostb")])
+    link(lab, [LabIngress(way.peer, way.listen, users=["libvirt-qemu"]), rpc("hostb")])
     refused(lab, guest, "--p2p")
     says(lab.a, "connection refused: user root may not use this ingress (libvirt-qemu may)")
     assert ingress(lab.a, "redirect:")["refused"] == 1

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from tests.support.migrations import arrived, ingress, link, migrate, migration, rpc, stayed
-from tunnel.bench.lab.configs import Ingress
+from tunnel.bench.lab.configs import LabIngress
 from tunnel.bench.lab.disks import Disk
-from tunnel.bench.lab.guests import Guest
+from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.layout import QEMU_USER
-from tunnel.virt.guest import MIB
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -24,12 +24,12 @@ BACK = f"{HOME}/hosta/web1.sock"
 PARALLEL = ("--parallel", "--parallel-connections", "4")
 
 
-def linked(lab: Lab) -> Guest:
+def linked(lab: Lab) -> LabGuest:
     guest = lab.start_guest(disks=[Disk(4 * MIB)])
     guest.prepare_disks(lab.b)
-    ways = [Ingress("hostb", f"unix:{path}") for path in (MEMORY, DISKS)]
+    ways = [LabIngress("hostb", f"unix:{path}") for path in (MEMORY, DISKS)]
     make_directories(lab, HOME)
-    back = Ingress("hosta", f"unix:{BACK}")
+    back = LabIngress("hosta", f"unix:{BACK}")
     link(lab, [rpc("hostb"), *ways, rpc("hosta"), back], egress=[f"unix:{HOME}/{{host}}/*"])
     return guest
 
@@ -102,7 +102,7 @@ def test_qemu_is_refused_where_it_is_not_a_user(lab: Lab) -> None:
     """In a directory of root's: elsewhere QEMU's user could put a socket of his in the place of ours."""
     guest = lab.start_guest()
     path = "/run/mtunnel/hostb/web1.sock"
-    ways = [rpc("hostb"), Ingress("hostb", f"unix:{path}", users=["root"])]
+    ways = [rpc("hostb"), LabIngress("hostb", f"unix:{path}", users=["root"])]
     link(lab, ways, egress=["unix:/run/mtunnel/{host}/*"])
     make_directories(lab, "/run/mtunnel")
     assert migrate(lab, f"--migrateuri=unix://{path}", *PARALLEL, check=False).returncode != 0

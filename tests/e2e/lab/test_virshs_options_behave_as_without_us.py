@@ -21,8 +21,8 @@ from tests.support.migrations import (
 )
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import PATIENCE, until
-from tunnel.virt.guest import MIB
-from tunnel.virt.qemu import PROGRAM
+from tunnel.proof.qemu import PROGRAM
+from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

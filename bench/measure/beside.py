@@ -1,0 +1,236 @@
+"""One bulk stream beside 255 that stand still, and what both daemons hold in memory then.
+
+The streams that stand still are of the same link, and full: their callers have sent all that is taken of
+them, or single bytes, each of which is a frame. In one case they are of another peer, which leaves gaps in
+front of single bytes. What memory a link may take beyond what it takes anyway says SPEC.md, section 11.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from tunnel.bench.measure.abuse import abusing, start_daemons
+from tunnel.bench.measure.abusers import ABUSERS, Abuser, hostile_command
+from tunnel.bench.measure.cut import link
+from tunnel.bench.measure.exposed import Exposed, expose
+from tunnel.bench.measure.hostile import STREAMS, Kind
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.program import BenchError
+from tunnel.bench.measure.relay import Progress
+from tunnel.bench.measure.relay_commands import Command
+from tunnel.bench.measure.results import Record, Results
+from tunnel.bench.measure.rig import Rig, Source
+from tunnel.bench.measure.site import HOST_A, HOST_B
+from tunnel.bench.measure.stats import Spread
+from tunnel.daemon.config import Transport
+from tunnel.errors import UsageError
+from tunnel.units import MIB, parse_size
+from tunnel.wire.window import FLOOR_WINDOW
+
+GROUP = "streams"
+GOAL = 0.8
+"""The part of its throughput that the stream is to keep."""
+
+_SLOWEST = 20 * MIB
+_PATIENCE = 120.0
+_SETTLED = 1.0  # seconds
+_AROUND = 1.1  # the objects around payload, and what the allocator cannot give back
+_SINGLE_BYTES = 1200  # on each stream: with what a frame counts beside its payload, more than 64 MiB together
+
+
+@dataclass(frozen=True)
+class BesideCase:
+    """Daemons with so much ``memory``, "" for the default. ``singly``: bytes one by one; ``gaps``: above."""
+
+    name: str
+    memory: tuple[str, str]
+    singly: bool = False
+    gaps: bool = False
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """Bytes that a link may hold in one direction, with all these streams and the one, by side."""
+        sizes = [parse_size(each) if each else int(Transport().memory) for each in self.memory]
+        return dict(zip("ab", (size + (STREAMS + 1) * FLOOR_WINDOW for size in sizes), strict=True))
+
+
+CASES = (
+    BesideCase("stalled", ("", "")),
+    BesideCase("stalled-64MiB", ("64MiB", "64MiB")),
+    BesideCase("stalled-64MiB-1GiB", ("64MiB", "1GiB")),
+    BesideCase("stalled-256MiB-64MiB", ("256MiB", "64MiB")),
+    BesideCase("stalled-single-bytes", ("64MiB", "64MiB"), singly=True),
+    BesideCase("stalled-gaps", ("64MiB", "64MiB"), gaps=True),
+)
+
+
+@dataclass(frozen=True)
+class BesideOutcome:
+    """All rounds of one case: the ratio of the throughput beside the others to that alone, by round.
+
+    Resident bytes by side, ``rss_before`` after a transfer alone and ``rss_peak`` the highest of all; payload
+    may have taken ``bounds`` in between. ``held``: what the streams that stand still had taken, in bytes, or
+    in frames of the other peer.
+    """
+
+    case: str
+    memory: tuple[str, str]
+    bytes: int
+    alone_seconds: list[float]
+    beside_seconds: list[float]
+    rss_before: dict[str, int]
+    rss_peak: dict[str, int]
+    bounds: dict[str, int]
+    held: int
+
+    @property
+    def ratio(self) -> Spread:
+        """The part of its throughput that the stream keeps."""
+        pairs = zip(self.alone_seconds, self.beside_seconds, strict=True)
+        return Spread.of([alone / beside for alone, beside in pairs])
+
+    @property
+    def growth(self) -> dict[str, int]:
+        """Resident bytes that came with the streams that stand still, by side."""
+        return {side: max(0, self.rss_peak[side] - self.rss_before[side]) for side in self.rss_peak}
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is as it is to be."""
+        in_bounds = all(self.growth[side] <= _AROUND * self.bounds[side] for side in self.bounds)
+        return self.ratio.median >= GOAL and in_bounds
+
+    def as_record(self) -> Record:
+        """Return what the result file holds."""
+        return {**asdict(self), "ratio": self.ratio.as_dict(), "growth": self.growth, "reached": self.reached}
+
+
+def choose(names: Sequence[str]) -> tuple[list[Abuser], list[BesideCase]]:
+    """Return what is called ``names``, or is of these groups; all if empty. Raises UsageError for another."""
+    groups = [*dict.fromkeys(each.group for each in ABUSERS), GROUP]
+    known = [*groups, *(each.name for each in ABUSERS), *(each.name for each in CASES)]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"no abuse is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    wanted = set(names) or set(groups)
+    return (
+        [each for each in ABUSERS if wanted & {each.name, each.group}],
+        [each for each in CASES if wanted & {each.name, GROUP}],
+    )
+
+
+def run(
+    cases: Sequence[BesideCase],
+    size: int,
+    rounds: int,
+    network: Network,
+    results: Results,
+    progress: Progress,
+) -> list[BesideOutcome]:
+    """Measure each into ``results``; failures are recorded there too."""
+    found = []
+    for case in cases:
+        progress(f"{case.name}: a stream beside {STREAMS} that stand still")
+        try:
+            outcome = measure(case, size, rounds, network)
+        except BenchError as error:
+            results.add("failure", contestant=case.name, reason=str(error))
+            continue
+        found.append(outcome)
+        results.add("beside", **outcome.as_record())
+    return found
+
+
+def measure(case: BesideCase, size: int, rounds: int, network: Network) -> BesideOutcome:
+    """Carry the bytes alone and beside the others, in turn. Raises BenchError."""
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        exposed = expose(Path(scratch), network.congestion)
+        rig.start_sink(exposed.site.exit)
+        daemons = start_daemons(rig, exposed, case.memory)
+        source = rig.start_source(exposed.site.entry)
+        timeout = 60 + size / _SLOWEST
+        source.transfer(size, timeout)
+        before = {side: program.memory().peak for side, program in daemons.items()}
+        alone, beside, held = [], [], 0
+        for _ in range(rounds):
+            alone.append(source.transfer(size, timeout))
+            with _standing_still(rig, exposed, case) as taken:
+                beside.append(source.transfer(size, timeout))
+                held = max(held, taken)
+            _wait_alone(exposed)
+        peak = {side: program.memory().peak for side, program in daemons.items()}
+        return BesideOutcome(case.name, case.memory, size, alone, beside, before, peak, case.bounds, held)
+
+
+@contextmanager
+def _standing_still(rig: Rig, exposed: Exposed, case: BesideCase) -> Iterator[int]:
+    target = rig.start_module("hold", "stalls", "hold", exposed.held)
+    if case.gaps:
+        with abusing(rig, hostile_command(Kind.SPARSE, exposed)) as peer:
+            yield _all_sent(peer)
+    else:
+        filler = Source(rig.start("fill", _fill_command(exposed, case), talks=True))
+        yield int(filler.hear(_PATIENCE)["sent"])
+        filler.close()
+    rig.stop(target)
+    Path(exposed.held.path).unlink()
+
+
+def _fill_command(exposed: Exposed, case: BesideCase) -> Command:
+    single = _SINGLE_BYTES if case.singly else 0
+    return [*Rig.module("stalls", "fill", exposed.still), f"--streams={STREAMS}", f"--bytes={single}"]
+
+
+def _all_sent(peer: Source) -> int:
+    """Wait until the peer sends no more frames; how many there were."""
+    frames, deadline = -1, time.monotonic() + _PATIENCE
+    while True:
+        peer.say({})
+        now = int(peer.hear(_PATIENCE)["frames"])
+        if now == frames:
+            return frames
+        if time.monotonic() > deadline:
+            raise BenchError("the peer still sends")
+        frames = now
+        time.sleep(_SETTLED)
+
+
+def _wait_alone(exposed: Exposed) -> None:
+    """Return when both daemons are rid of the others."""
+    deadline = time.monotonic() + _PATIENCE
+    for host, peer in ((HOST_A, HOST_B), (HOST_B, HOST_A)):
+        control = exposed.site.directory / f"{host}.control"
+        while len(link(control, peer)["streams"]) > 1:
+            if time.monotonic() > deadline:
+                raise BenchError("streams whose callers have gone are still there")
+            time.sleep(0.05)
+
+
+def table(found: Sequence[BesideOutcome]) -> Table:
+    """Return the terminal's view."""
+    view = Table(title=f"one stream beside {STREAMS} that stand still", title_justify="left")
+    view.add_column("case")
+    for heading in ("ratio", "goal", "MiB/s alone", "resident MiB more, A / B", "may be, A / B"):
+        view.add_column(heading, justify="right")
+    for each in found:
+        speeds = Spread.of([each.bytes / MIB / seconds for seconds in each.alone_seconds])
+        view.add_row(
+            each.case,
+            str(each.ratio),
+            f"{GOAL:.2f}",
+            f"{speeds.median:.0f}",
+            _mebibytes(each.growth),
+            _mebibytes(each.bounds),
+            style=None if each.reached else "yellow",
+        )
+    return view
+
+
+def _mebibytes(sizes: dict[str, int]) -> str:
+    return f"{sizes['a'] / MIB:.0f} / {sizes['b'] / MIB:.0f}"

@@ -1,0 +1,225 @@
+"""The contestants: ways to carry a stream from one host to another, each with the best settings that we know.
+
+Those that encrypt use TLS 1.3 with TLS_AES_256_GCM_SHA384 and demand a certificate from both sides;
+OpenSSH uses the same AES-256-GCM and a key on both sides. Adding one means a recipe and an entry in
+``CONTESTANTS``.
+"""
+
+from __future__ import annotations
+
+import platform
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+
+from tunnel import distribution
+from tunnel.bench.lab.tools import find, running_on, version_said
+from tunnel.bench.measure import floor, iperf
+from tunnel.bench.measure.measurement import OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS
+from tunnel.bench.measure.relay_commands import (
+    CIPHERSUITE,
+    Sides,
+    fastnet,
+    haproxy,
+    mtunnel,
+    plain,
+    socat,
+    ssh,
+    streams,
+    stunnel,
+)
+from tunnel.bench.measure.site import Site
+from tunnel.engine import choice as engines
+from tunnel.errors import LaneError, UsageError
+from tunnel.lanes.lane_paths import KernelPath
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to carry a stream; ``settings`` are for readers.
+
+    ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts`` says whether
+    it can be compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP alone.
+    ``lack`` says what else this machine does not have.
+    """
+
+    name: str
+    settings: str
+    version: Callable[[], str]
+    sides: Callable[[Site], Sides] | None = None
+    programs: tuple[str, ...] = ()
+    encrypts: bool = True
+    own_load: bool = False
+    lack: Callable[[], str | None] = lambda: None
+
+    def missing(self) -> str | None:
+        """Return why this contestant cannot take part on this machine, or None when it can."""
+        absent = [program for program in self.programs if not find(program)]
+        return f"{' and '.join(absent)} not installed" if absent else self.lack()
+
+
+def _not_importable(module: str) -> str | None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        return f"not to be had with this Python: {error}"
+    return None
+
+
+def choose(names: Sequence[str]) -> list[Contestant]:
+    """Return the contestants called ``names``, or all. Raises UsageError for an unknown name."""
+    known = {contestant.name: contestant for contestant in CONTESTANTS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"no contestant is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [known[name] for name in names] if names else list(CONTESTANTS)
+
+
+def _python(*packages: str) -> str:
+    named = [f"{package} {version(package)}" for package in packages]
+    return ", ".join([*named, f"Python {platform.python_version()}", ssl.OPENSSL_VERSION])
+
+
+def _mtunnel_versions(*, asked: str = "") -> str:
+    """What it is, and what makes the records of its userspace lanes; ``asked`` stands in MTUNNEL_ENGINE."""
+    engine = "Python (asked for)" if asked else engines.choose().reason
+    packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL", "cryptography")]
+    return ", ".join(
+        [
+            f"mtunnel {distribution.version()}",
+            f"engine: {engine}",
+            *packages,
+            f"Python {platform.python_version()}",
+            floor.python_openssl(),
+        ]
+    )
+
+
+def _no_kernel_lanes() -> str | None:
+    """Why the kernel of this host encrypts no lane, or None."""
+    try:
+        KernelPath(CIPHERSUITE).close()
+    except (LaneError, OSError) as error:
+        return f"no kernel lanes here: {error}"
+    return None
+
+
+_STREAMS = "256 KiB read limit, chunk and write mark; freed memory kept"
+
+CONTESTANTS: tuple[Contestant, ...] = (
+    Contestant(
+        name="direct",
+        settings="no relay, no encryption: the source connects to the sink",
+        version=_python,
+        encrypts=False,
+    ),
+    Contestant(
+        name=iperf.NAME,
+        settings="bare network: no relay, no encryption, its own load; blocks of 1 MiB; over tcp alone",
+        version=partial(version_said, "iperf3", "--version"),
+        programs=("iperf3",),
+        encrypts=False,
+        own_load=True,
+    ),
+    Contestant(
+        name=floor.HOPS,
+        settings="two plain relays, no encryption: the floor's two hops; 256 KiB buffers, blocking threads",
+        version=_python,
+        sides=plain,
+        encrypts=False,
+    ),
+    Contestant(
+        name=OURS,
+        settings="defaults (lane auto: what costs less); congestion as pinned",
+        version=_mtunnel_versions,
+        sides=mtunnel,
+    ),
+    Contestant(
+        name=OURS_IN_PYTHON,
+        settings=f"defaults, without the compiled engine ({engines.ENGINE}=python); congestion as pinned",
+        version=partial(_mtunnel_versions, asked="python"),
+        sides=partial(mtunnel, kinds=("userspace", "userspace"), engine="python"),
+    ),
+    Contestant(
+        name="mtunnel-userspace",
+        settings="lane userspace, whatever the kernel can do; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, kinds=("userspace", "userspace")),
+    ),
+    Contestant(
+        name="mtunnel-kernel",
+        settings="lane kernel: kernel TLS and splice; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, kinds=("kernel", "kernel")),
+        lack=_no_kernel_lanes,
+    ),
+    Contestant(
+        name="mtunnel-2-lanes",
+        settings="lanes 2 in one loop; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, lanes=2, workers=1),
+    ),
+    Contestant(
+        name=OURS_WITH_WORKERS,
+        settings="two workers on each side; congestion as pinned",
+        version=_mtunnel_versions,
+        sides=partial(mtunnel, workers=2),
+    ),
+    Contestant(
+        name="asyncio-streams",
+        settings=_STREAMS,
+        version=_python,
+        sides=partial(streams, loop="asyncio"),
+    ),
+    Contestant(
+        name="uvloop-streams",
+        settings=_STREAMS,
+        version=partial(_python, "uvloop"),
+        sides=partial(streams, loop="uvloop"),
+    ),
+    Contestant(
+        name="aiofastnet",
+        settings="protocols that read into 128 KiB of their own, on uvloop; nothing waits in a transport",
+        version=partial(_python, "aiofastnet", "uvloop"),
+        sides=fastnet,
+        lack=partial(_not_importable, "aiofastnet"),
+    ),
+    Contestant(
+        name="socat",
+        settings="-b 262144",
+        version=partial(version_said, "socat", "-V"),
+        sides=socat,
+        programs=("socat",),
+    ),
+    Contestant(
+        name="haproxy",
+        settings="nbthread 1; default buffers of 16 KiB",
+        version=partial(running_on, "haproxy", "-vv"),
+        sides=haproxy,
+        programs=("haproxy",),
+    ),
+    Contestant(
+        name="haproxy-tuned",
+        settings="nbthread 1; tune.bufsize 262144",
+        version=partial(running_on, "haproxy", "-vv"),
+        sides=partial(haproxy, bufsize=262144),
+        programs=("haproxy",),
+    ),
+    Contestant(
+        name="stunnel",
+        settings="defaults: buffers of 16 KiB, one thread a connection",
+        version=partial(version_said, "stunnel", "-version"),
+        sides=stunnel,
+        programs=("stunnel",),
+    ),
+    Contestant(
+        name="ssh",
+        settings="ssh -L over one connection; aes256-gcm@openssh.com, no compression, IPQoS none",
+        version=partial(version_said, "ssh", "-V"),
+        sides=ssh,
+        programs=("ssh", "sshd", "ssh-keygen"),
+    ),
+)

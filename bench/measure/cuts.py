@@ -1,0 +1,268 @@
+"""``bench cuts``: how long a stream stands still when a lane is reset, and gets going on the next.
+
+A stream of a steady rate goes through two daemons while one of its lanes is reset again and again. Its stall
+is the longest time in which nothing arrived, from the reset to shortly before the next one. Every byte is
+compared. With a round trip the lanes go through a relay that delays (``distance``): it is no network, since
+congestion control sees only the two short ways to it.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from rich.table import Table
+
+from tunnel.bench.measure import resets
+from tunnel.bench.measure.duplex import content
+from tunnel.bench.measure.endpoint import ProgramAddress, free_tcp
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.program import BenchError
+from tunnel.bench.measure.relay import Progress
+from tunnel.bench.measure.relay_commands import mtunnel
+from tunnel.bench.measure.results import Results
+from tunnel.bench.measure.rig import Rig
+from tunnel.bench.measure.sides import start
+from tunnel.bench.measure.site import ADDRESS_B, HOST_A, Site, lay_out
+from tunnel.daemon.control_socket import ask
+from tunnel.errors import TunnelError
+
+PACE = 32 << 20
+"""Bytes a second of the stream: little enough that the machine is idle."""
+
+_TICK = 0.001  # seconds between two pieces
+_PAUSE = (0.25, 0.4)  # seconds between two resets, without round trips
+_BUFFER = 1 << 20
+_PATIENCE = 20.0  # seconds
+
+
+@dataclass(frozen=True)
+class CutsOptions:
+    """``cuts`` in each case: for each number of ``lanes`` with each of ``round_trips`` (seconds)."""
+
+    cuts: int = 100
+    lanes: tuple[int, ...] = (1, 2)
+    round_trips: tuple[float, ...] = (0.0, 0.02)
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
+class CutsOutcome:
+    """One case. ``stalls``, one for each cut in its order, and ``uncut`` are seconds.
+
+    ``uncut`` is the longest time without an arrival before the first cut: what the machine causes by itself.
+    ``resumes`` are those of the side that dials.
+    """
+
+    round: int
+    lanes: int
+    round_trip: float
+    bytes: int
+    resumes: int
+    uncut: float
+    stalls: list[float]
+
+    @property
+    def percentiles(self) -> tuple[float, float, float, float]:
+        """The least, the median, the 95th percentile and the longest stall, in seconds."""
+        return min(self.stalls), median(self.stalls), quantiles(self.stalls, n=20)[-1], max(self.stalls)
+
+
+def run(options: CutsOptions, network: Network, results: Results, progress: Progress) -> list[CutsOutcome]:
+    """Measure every case into ``results``; failures are recorded there too."""
+    found = []
+    cases = product(range(1, options.rounds + 1), options.round_trips, options.lanes)
+    for number, round_trip, lanes in cases:
+        what = f"{lanes} lane{'s' if lanes > 1 else ''}, round trip {round_trip * 1000:g} ms"
+        progress(f"round {number} of {options.rounds}: {what}")
+        try:
+            outcome = measure(options.cuts, number, lanes, round_trip, network)
+        except BenchError as error:
+            results.add("failure", contestant=what, round=number, reason=str(error))
+            continue
+        found.append(outcome)
+        results.add("cuts", **asdict(outcome))
+    return found
+
+
+def measure(cuts: int, number: int, lanes: int, round_trip: float, network: Network) -> CutsOutcome:
+    """Cut so often. Raises BenchError when a process fails, or a byte is wrong or late."""
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion)
+        dialed = _go_far(rig, site, round_trip) if round_trip else site.link
+        start(rig, mtunnel(site, lanes, dialed=dialed), site)
+        _wait_lanes(dialed, lanes)
+        with _Stream(site) as stream:
+            began = time.monotonic() + 0.5
+            time.sleep(1.0)
+            moments = list(_cut(stream, dialed, lanes, cuts, round_trip))
+            arrivals = stream.arrivals
+        resumes = _wait_resumes(site, cuts)
+        first, *_ = moments
+        quiet = [at for at in arrivals if began < at < first]
+        return CutsOutcome(
+            round=number,
+            lanes=lanes,
+            round_trip=round_trip,
+            bytes=stream.received,
+            resumes=resumes,
+            uncut=round(max(later - at for at, later in pairwise(quiet)), 6),
+            stalls=[round(stall, 6) for stall in stalls(arrivals, moments)],
+        )
+
+
+def stalls(arrivals: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """The longest time between two ``arrivals`` that ended behind each of ``moments`` and before the next."""
+    found = [0.0] * len(moments)
+    for at, later in pairwise(arrivals):
+        number = bisect_left(moments, later) - 1
+        if number >= 0:
+            found[number] = max(found[number], later - at)
+    return found
+
+
+def _go_far(rig: Rig, site: Site, round_trip: float) -> ProgramAddress:
+    entry = free_tcp(ADDRESS_B)
+    arguments = [str(entry), str(site.link), f"--round-trip={round_trip}"]
+    rig.start("distance", [sys.executable, "-m", "tunnel.bench.measure.distance", *arguments]).wait_listening(
+        entry
+    )
+    return entry
+
+
+def _wait_lanes(dialed: ProgramAddress, lanes: int) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while len(resets.connections(dialed.port, dialed.host)) < lanes:
+        if time.monotonic() > deadline:
+            raise BenchError(f"the link does not have its {lanes} lanes")
+        time.sleep(0.005)
+
+
+def _wait_resumes(site: Site, cuts: int) -> int:
+    """How many lanes have taken a lost one's place, when that is one for each cut. Raises BenchError."""
+    deadline = time.monotonic() + _PATIENCE
+    while (resumes := int(_link(site)["resumes"])) < cuts:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{cuts} lanes were reset, and {resumes} resumed")
+        time.sleep(0.05)
+    return resumes
+
+
+def _cut(
+    stream: _Stream, dialed: ProgramAddress, lanes: int, cuts: int, round_trip: float
+) -> Iterator[float]:
+    """Reset one of the lanes again and again, when all are there and have had some time; when it was."""
+    chance = random.Random(16515)  # noqa: S311  not for secrets
+    for _ in range(cuts):
+        _wait_lanes(dialed, lanes)
+        time.sleep(chance.uniform(*_PAUSE) + 5 * round_trip)
+        stream.check()
+        yield time.monotonic()
+        resets.reset(chance.choice(resets.connections(dialed.port, dialed.host)))
+    time.sleep(_PAUSE[1] + 10 * round_trip)
+    stream.check()
+
+
+def _link(site: Site) -> dict[str, Any]:
+    try:
+        link: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")["links"][0]
+    except TunnelError as error:
+        raise BenchError(str(error)) from error
+    return link
+
+
+class _Stream:
+    """A stream of a steady rate through the relay, sent and received on threads of ours."""
+
+    def __init__(self, site: Site) -> None:
+        self.arrivals: list[float] = []
+        self.received = 0
+        self._wrong = ""
+        self._over = False
+        with site.exit.listen() as server:
+            server.settimeout(_PATIENCE)
+            self._near = site.entry.connect()
+            self._far, _ = server.accept()
+        self._threads = [threading.Thread(target=each) for each in (self._send, self._receive)]
+
+    def __enter__(self) -> _Stream:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        for sock in (self._near, self._far):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for sock in (self._near, self._far):
+            sock.close()
+
+    def check(self) -> None:
+        """Raise BenchError when the stream has ended, or brought a wrong byte."""
+        if self._wrong:
+            raise BenchError(self._wrong)
+
+    def _send(self) -> None:
+        sent, due = 0, time.monotonic()
+        size = int(PACE * _TICK)
+        self._near.settimeout(_PATIENCE)
+        with suppress(OSError):
+            while not self._over:
+                self._near.sendall(content(0, sent, size, called=False))
+                sent, due = sent + size, due + _TICK
+                time.sleep(max(0.0, due - time.monotonic()))
+                due = max(due, time.monotonic() - _TICK)  # what was missed in a stall is not made up for
+
+    def _receive(self) -> None:
+        buffer = memoryview(bytearray(_BUFFER))
+        self._far.settimeout(_PATIENCE)
+        try:
+            while size := self._far.recv_into(buffer, PACE // 1000):
+                self.arrivals.append(time.monotonic())
+                if buffer[:size] != content(0, self.received, size, called=False):
+                    self._wrong = f"other bytes arrive than were sent, at {self.received}"
+                    return
+                self.received += size
+            self._wrong = "the stream ended"
+        except OSError as error:
+            self._wrong = f"the stream failed: {error}"
+
+
+def table(found: Sequence[CutsOutcome]) -> Table:
+    """Return the terminal's view."""
+    view = Table(title="bench cuts · a stream's stall when a lane is reset", title_justify="left")
+    for heading in (
+        "lanes",
+        "round trip ms",
+        "cuts",
+        "uncut ms",
+        "least ms",
+        "median ms",
+        "p95 ms",
+        "longest ms",
+    ):
+        view.add_column(heading, justify="right")
+    for each in found:
+        figures = (each.uncut, *each.percentiles)
+        view.add_row(
+            str(each.lanes),
+            f"{each.round_trip * 1000:g}",
+            str(len(each.stalls)),
+            *(f"{seconds * 1000:.1f}" for seconds in figures),
+        )
+    return view

@@ -1,0 +1,67 @@
+"""Where a program listens: a TCP port on a loopback address, or a unix socket path."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ProgramAddress:
+    """An address in the form that each contestant wants it. Exactly one of ``path`` and ``port`` is set."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ProgramAddress:
+        """Read what ``str()`` wrote: ``HOST:PORT``, or a path that begins with a slash."""
+        if text.startswith("/"):
+            return cls(path=text)
+        host, _, port = text.rpartition(":")
+        return cls(host=host, port=int(port))
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is a unix socket."""
+        return bool(self.path)
+
+    def listen(self) -> socket.socket:
+        """Open a listening socket here."""
+        if not self.is_unix:
+            return socket.create_server((self.host, self.port), backlog=128)
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(self.path)
+        server.listen(128)
+        return server
+
+    def connect(self) -> socket.socket:
+        """Connect to here, blocking. Raises OSError."""
+        if not self.is_unix:
+            return socket.create_connection((self.host, self.port), timeout=10)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        try:
+            client.connect(self.path)
+        except OSError:
+            client.close()
+            raise
+        return client
+
+
+def free_ports(host: str, count: int) -> list[ProgramAddress]:
+    """Return so many TCP endpoints on ``host``, all different, whose ports nobody uses at this moment."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server((host, 0))) for _ in range(count)]
+        return [ProgramAddress(host, probe.getsockname()[1]) for probe in probes]
+
+
+def free_tcp(host: str) -> ProgramAddress:
+    """Return a TCP endpoint on ``host`` whose port nobody uses at this moment."""
+    [endpoint] = free_ports(host, 1)
+    return endpoint

@@ -1,0 +1,98 @@
+"""Two daemons with all that ``bench abuse`` lets others at: a port, ingresses, a third host's certificate.
+
+::
+
+    entry ──► [ side a ] ══ link ══► [ side b ] ──► exit            bulk
+    twin  ──►                                   ──► twin_exit       bulk whose every byte is compared
+    forbidden, forbidden_unix ──►               ──► exit            nobody may not use them
+    permitted ──►                               ──► busy            nobody may
+    still ──►                                   ──► held            whose target never reads; unix sockets
+                         hostc, at 127.0.0.5 ══►                ──► held
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunnel.bench.measure.endpoint import ProgramAddress, free_ports, free_tcp
+from tunnel.bench.measure.relay_commands import (
+    Sides,
+    mtunnel_address,
+    mtunnel_host,
+    mtunnel_ingress,
+    mtunnel_peer,
+    mtunnel_sides,
+)
+from tunnel.bench.measure.site import ADDRESS_A, HOST_A, HOST_B, Site, lay_out
+from tunnel.certs.authority import Authority
+from tunnel.certs.pair_files import Pair
+
+HOST_C = "hostc"
+ADDRESS_C = "127.0.0.5"
+SEVERAL = ("root", "daemon", "bin")
+"""More users than the mode of a unix socket can name, so that each who comes is judged."""
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """See the module. ``pair_c`` is the third host's; at ``plain`` and ``plain_unix`` is a plain listener."""
+
+    site: Site
+    pair_c: Pair
+    listen_a: ProgramAddress
+    twin: ProgramAddress
+    twin_exit: ProgramAddress
+    forbidden: ProgramAddress
+    forbidden_unix: ProgramAddress
+    permitted: ProgramAddress
+    busy: ProgramAddress
+    still: ProgramAddress
+    held: ProgramAddress
+    plain: ProgramAddress
+    plain_unix: ProgramAddress
+
+    def sides(self, memory: tuple[str, str] = ("", "")) -> Sides:
+        """Return the commands of the two daemons, with so much ``memory`` each; "" is the default."""
+        site = self.site
+        lines = [f'memory = "{each}"\n' if each else "" for each in memory]
+        config_a = mtunnel_host(site, HOST_A, self.listen_a, site.pair_a, lines[0])
+        config_a += mtunnel_peer(HOST_B, site.link, ())
+        for entry, target, users in (
+            (site.entry, site.exit, ()),
+            (self.twin, self.twin_exit, ()),
+            (self.forbidden, site.exit, SEVERAL),
+            (self.forbidden_unix, site.exit, SEVERAL),
+            (self.permitted, self.busy, ("nobody",)),
+            (self.still, self.held, ()),
+        ):
+            config_a += mtunnel_ingress(HOST_B, entry, target, users)
+        config_b = mtunnel_host(site, HOST_B, site.link, site.pair_b, lines[1])
+        targets = [mtunnel_address(each) for each in (site.exit, self.twin_exit, self.busy, self.held)]
+        config_b += mtunnel_peer(HOST_A, self.listen_a, targets)
+        config_b += mtunnel_peer(HOST_C, free_tcp(ADDRESS_C), [mtunnel_address(self.held)])
+        return mtunnel_sides(site, config_a, config_b)
+
+
+def expose(directory: Path, congestion: str) -> Exposed:
+    """Lay everything out in ``directory``, into which other users may look for sockets from now on."""
+    os.chmod(directory, 0o711)  # noqa: PTH101, S103  the keys in it have modes of their own
+    site = lay_out(directory, congestion)
+    entries = [each for each in free_ports(ADDRESS_A, 5) if each != site.entry]
+    exits = [each for each in free_ports("127.0.0.1", 4) if each != site.exit]
+    return Exposed(
+        site=site,
+        pair_c=Authority.load(directory / "pki").issue(HOST_C),
+        listen_a=entries[0],
+        twin=entries[1],
+        twin_exit=exits[0],
+        forbidden=entries[2],
+        forbidden_unix=ProgramAddress(path=str(directory / "forbidden.sock")),
+        permitted=entries[3],
+        busy=exits[1],
+        still=ProgramAddress(path=str(directory / "still.sock")),
+        held=ProgramAddress(path=str(directory / "held.sock")),
+        plain=exits[2],
+        plain_unix=ProgramAddress(path=str(directory / "plain.sock")),
+    )

@@ -1,0 +1,56 @@
+"""The round trip of a small stream through a relay: idle, and while bulk streams fill it.
+
+A second source makes one request of 64 bytes after the other. First alone; then while the bulk source
+sends one transfer after the other over the streams of the case, so that the relay is never without work.
+Each answer is awaited before the next request, and a pause of 1 ms is made between them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tunnel.bench.measure.contestants import Contestant
+from tunnel.bench.measure.measurement import Case, Latency, Percentiles
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.rig import Rig, Source
+from tunnel.bench.measure.sides import start_sides
+from tunnel.bench.measure.site import lay_out
+from tunnel.units import MIB
+
+SAMPLES = 1000
+_BATCH = 10
+_BULK_MOST = 256 * MIB  # one transfer; when it has ended the next one begins
+_TIMEOUT = 60.0
+
+
+def measure(
+    contestant: Contestant, number: int, case: Case, size: int, network: Network, samples: int = SAMPLES
+) -> Latency:
+    """Measure ``samples`` round trips idle and as many under load. Raises BenchError.
+
+    ``size``: bytes of one bulk transfer, at most 256 MiB.
+    """
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion, unix_legs=case.unix_legs)
+        rig.start_sink(site.exit)
+        start_sides(rig, contestant, site)
+        entry = site.entry if contestant.sides else site.exit
+        probe = rig.start_source(entry)
+        bulk = rig.start_source(entry, streams=case.streams)
+        idle = probe.ping(samples, _TIMEOUT)
+        loaded = _under_load(probe, bulk, min(size, _BULK_MOST), samples)
+        return Latency(contestant.name, number, case, Percentiles.of(idle), Percentiles.of(loaded))
+
+
+def _under_load(probe: Source, bulk: Source, size: int, samples: int) -> list[float]:
+    bulk.transfer(size, _TIMEOUT)  # warms up: windows and buffers have their size
+    bulk.begin(size)
+    found: list[float] = []
+    while len(found) < samples:
+        found += probe.ping(min(_BATCH, samples - len(found)), _TIMEOUT)
+        if bulk.has_answered():
+            bulk.hear(_TIMEOUT)
+            bulk.begin(size)
+    bulk.hear(_TIMEOUT)
+    return found

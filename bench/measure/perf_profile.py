@@ -1,0 +1,111 @@
+"""Where the time goes: both sides of a relay under ``perf``, as flame graphs and as a table of costs.
+
+``perf record`` takes samples by the CPU clock, so that it works in virtual machines without counters too. It
+needs root or a low ``kernel.perf_event_paranoid``, and Debian's package linux-perf.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunnel.bench.lab.tools import path_of
+from tunnel.bench.measure import flame
+from tunnel.bench.measure.contestants import Contestant
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.program import BenchError, Program
+from tunnel.bench.measure.rig import Rig
+from tunnel.bench.measure.sides import start_sides
+from tunnel.bench.measure.site import lay_out
+from tunnel.units import GIB
+
+_FREQUENCY = 499  # samples a second: no multiple of the kernel's tick
+_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One side of a relay. ``cpu_per_gib``: seconds."""
+
+    side: str
+    cpu_per_gib: float
+    stacks: Counter[flame.Stack]
+
+    def as_record(self) -> dict[str, object]:
+        """``milliseconds``: of CPU time per GiB, by what they went into, the largest first."""
+        costs = {
+            cost.what: round(cost.share * self.cpu_per_gib * 1e3, 1)
+            for cost in flame.costs(self.stacks, self.side)
+        }
+        return {"side": self.side, "cpu_seconds_per_gib": self.cpu_per_gib, "milliseconds": costs}
+
+    def text(self) -> str:
+        """Return what the side's time went into, for people."""
+        lines = [f"side {self.side.upper()}: {self.cpu_per_gib:.2f} CPU seconds per GiB"]
+        lines.extend(
+            f"{cost.share * self.cpu_per_gib * 1e3:7.0f} ms {cost.share:6.1%}  {cost.what}"
+            for cost in flame.costs(self.stacks, self.side)
+        )
+        return "\n".join(lines)
+
+
+def measure(contestant: Contestant, size: int, network: Network) -> list[Profile]:
+    """Carry ``size`` bytes over one stream, after as many to warm up. Raises BenchError."""
+    perf = path_of("perf")
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion, unix_legs=False)
+        rig.start_sink(site.exit)
+        sides = start_sides(rig, contestant, site)
+        source = rig.start_source(site.entry)
+        source.transfer(size, _TIMEOUT)
+        before = {side: program.cpu_seconds() for side, program in sides.items()}
+        recorders = {side: Recorder(perf, rig, program, Path(scratch)) for side, program in sides.items()}
+        source.transfer(size, _TIMEOUT)
+        used = {side: program.cpu_seconds() - before[side] for side, program in sides.items()}
+        return [
+            Profile(side, used[side] / (size / GIB), recorder.stop()) for side, recorder in recorders.items()
+        ]
+
+
+class Recorder:
+    """``perf record`` of one program, once this is made. ``scratch`` is where its data goes."""
+
+    def __init__(self, perf: str, rig: Rig, program: Program, scratch: Path) -> None:
+        self._perf = perf
+        self._data = scratch / f"perf-{program.process.pid}.data"
+        options = ["-q", "-e", "cpu-clock", "-F", str(_FREQUENCY), "-g", "-p", str(program.process.pid)]
+        control, answer = (self._data.with_suffix(suffix) for suffix in (".control", ".answer"))
+        begin = ["-D", "-1", "--control", f"fifo:{control},{answer}"]  # perf-record(1): begins when told to
+        os.mkfifo(control)
+        os.mkfifo(answer)
+        self._program = rig.start("perf", [perf, "record", *options, *begin, "-o", str(self._data)])
+        self._begin(control, answer)
+
+    def _begin(self, control: Path, answer: Path) -> None:
+        """Wait until samples are taken: on a busy machine, perf needs longer than some transfers."""
+        deadline = time.monotonic() + _TIMEOUT
+        # For both directions, so that neither opening waits for perf to do the same.
+        with control.open("r+b", buffering=0) as orders, answer.open("r+b", buffering=0) as answers:
+            orders.write(b"enable\n")
+            while not select.select([answers], [], [], 0.1)[0]:
+                self._program.check()
+                if time.monotonic() > deadline:
+                    raise BenchError(f"perf does not begin{self._program.said()}")
+
+    def stop(self) -> Counter[flame.Stack]:
+        """End it; what it saw. Raises BenchError when that is nothing."""
+        self._program.process.send_signal(signal.SIGINT)
+        self._program.process.wait(_TIMEOUT)
+        command = [self._perf, "script", "-F", "comm,ip,sym,dso", "-i", str(self._data)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        stacks = flame.fold(done.stdout)
+        if not stacks:
+            raise BenchError(f"perf took no samples{self._program.said()}\n{done.stderr.strip()}")
+        return stacks

@@ -1,0 +1,56 @@
+"""The relay that does nothing but move bytes: half of the floor, and a contestant of its own.
+
+Two of these in a row cost what any pair of relays must pay for two more hops over loopback: each byte
+received once and sent once by either, in large pieces, by threads that
+block. A relay that encrypts pays AES-GCM twice on top of that (:mod:`tunnel.bench.measure.floor`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+from contextlib import suppress
+
+from tunnel.bench.measure.endpoint import ProgramAddress
+
+CHUNK = 256 << 10  # what the tuned contestants are given
+
+
+def relay(listen: ProgramAddress, connect: ProgramAddress) -> None:
+    """Carry every connection on ``listen`` to ``connect``, for ever."""
+    with listen.listen() as server:
+        while True:
+            near, _ = server.accept()
+            threading.Thread(target=_carry, args=(near, connect), daemon=True).start()
+
+
+def _carry(near: socket.socket, connect: ProgramAddress) -> None:
+    with near, suppress(OSError), connect.connect() as far:
+        far.settimeout(None)
+        back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+        back.start()
+        _pump(near, far)
+        back.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    buffer = memoryview(bytearray(CHUNK))
+    with suppress(OSError):  # a relay's ends may break at any time: the other end then learns it below
+        while received := source.recv_into(buffer):
+            sink.sendall(buffer[:received])
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def main() -> None:
+    """Run one side until killed."""
+    parser = argparse.ArgumentParser(prog="tunnel.bench.measure.plain_relay", description=__doc__)
+    parser.add_argument("listen", type=ProgramAddress.parse)
+    parser.add_argument("connect", type=ProgramAddress.parse)
+    arguments = parser.parse_args()
+    relay(arguments.listen, arguments.connect)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""A started program: what it costs, whether it listens, what it said, how it ends.
+
+A program is measured with all its children: several contestants fork one process for each connection.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tunnel.bench.measure.endpoint import ProgramAddress
+from tunnel.errors import TunnelError
+
+LISTEN_SECONDS = 20.0
+
+_ACCEPTS = "00010000"  # flags of a listening socket in /proc/net/unix
+
+
+class BenchError(TunnelError):
+    """A benchmark could not be run to its end; the message ends with what the failing program said."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident set of a program and its children, in bytes."""
+
+    now: int
+    peak: int
+
+
+class Program:
+    """One started program, leader of a process group of its own."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self._log = log
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time so far, of all threads and children, ended ones included."""
+        total = 0.0
+        for member in self._members():
+            with suppress(psutil.NoSuchProcess):
+                times = member.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+        return total
+
+    def memory(self) -> Memory:
+        """Return the resident set now and at its highest, summed over the program and its children."""
+        now = peak = 0
+        for member in self._members():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                now += _status_bytes(member.pid, "VmRSS")
+                peak += _status_bytes(member.pid, "VmHWM")
+        return Memory(now, peak)
+
+    def wait_listening(self, endpoint: ProgramAddress) -> None:
+        """Wait until this program listens on ``endpoint``. Raises BenchError when it ends, or after 20 s.
+
+        Looking at the socket table instead of connecting leaves the relay's first connection to the source.
+        """
+        deadline = time.monotonic() + LISTEN_SECONDS
+        while not self._is_listening(endpoint):
+            if time.monotonic() > deadline:
+                raise BenchError(f"{self.name} does not listen on {endpoint}{self.said()}")
+            time.sleep(0.02)
+
+    def check(self) -> None:
+        """Raise BenchError if the program has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise BenchError(f"{self.name} ended with status {code}{self.said()}")
+
+    def said(self) -> str:
+        """Return the end of the program's log, to end an error message with."""
+        lines = self._log.read_text(errors="replace").splitlines()[-15:]
+        return "".join(f"\n  {line}" for line in lines) or " and said nothing"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole process group, if any of it is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def reap(self, seconds: float) -> None:
+        """Wait up to ``seconds`` for the leader to end, then kill what is left of the group."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # what the program did not live to read
+                    pipe.close()
+
+    def _members(self) -> list[psutil.Process]:
+        self.check()
+        leader = psutil.Process(self.process.pid)
+        return [leader, *leader.children(recursive=True)]
+
+    def _is_listening(self, endpoint: ProgramAddress) -> bool:
+        members = self._members()
+        if endpoint.is_unix:
+            return Path(endpoint.path).is_socket() and _accepts(endpoint.path)
+        address = (endpoint.host, endpoint.port)
+        try:
+            found = [c for member in members for c in member.net_connections("tcp4")]
+            return any(c.status == psutil.CONN_LISTEN and c.laddr == address for c in found)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            # OpenSSH hides its sockets from all but root. We chose the port: only this program listens on it.
+            every = psutil.net_connections("tcp4")
+            return any(c.status == psutil.CONN_LISTEN and c.laddr == address for c in every)
+
+
+def _accepts(path: str) -> bool:
+    """Whether a socket that was bound to ``path``, or to what became it (HAProxy's ``.tmp``), listens."""
+    sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(len(each) > 7 and each[3] == _ACCEPTS and each[7].startswith(path) for each in sockets)
+
+
+def _status_bytes(pid: int, key: str) -> int:
+    # psutil knows the resident set, but not its peak.
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return 0  # a zombie has no memory

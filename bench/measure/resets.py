@@ -1,0 +1,99 @@
+"""Resets TCP connections of this network namespace from outside, as ``ss --kill`` does (sock_diag(7)).
+
+Whoever has the connection here hears ``ECONNABORTED`` at once, the other end gets RST. As a program it
+resets a lane of a daemon each time that so many bytes more have left through an interface; it writes a line
+for each, and ends after the last. A connection whose handshake is under way is no lane yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from tunnel.daemon.control_socket import ask
+from tunnel.net import netlink
+
+_BY_FAMILY, _DESTROY = 20, 21  # linux/sock_diag.h
+_REQUEST = struct.Struct("=BBBBI48s")  # family, protocol, extensions, padding, states, id: linux/inet_diag.h
+_ID = slice(4, 52)  # of an answer, the id
+_SOURCE = struct.Struct("!H")  # of an id: port
+_DESTINATION = struct.Struct("!2xH16x4s")  # of an id: port and IPv4 address
+_ESTABLISHED = 1 << 1
+_LOOK = 0.004  # seconds
+_DEVICES = Path("/proc/self/net/dev")
+_SENT = 8  # the column, of those behind the colon, with the bytes that were sent
+
+
+def connections(port: int, host: str = "") -> list[bytes]:
+    """The established connections over IPv4 to ``port`` of any address, or of ``host`` alone.
+
+    They are as ``reset`` takes them. Raises OSError.
+    """
+    asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, b"")
+    found = (answer[_ID] for answer in netlink.dump(netlink.SOCK_DIAG, _BY_FAMILY, asked))
+    return sorted(each for each in found if _leads_to(each, port, host))
+
+
+def reset(connection: bytes) -> bool:
+    """Reset a connection; whether it was still there. Raises OSError, also where we may not."""
+    asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, connection)
+    return netlink.ask(netlink.SOCK_DIAG, _DESTROY, asked, netlink.ACK) is not None
+
+
+def _leads_to(connection: bytes, port: int, host: str) -> bool:
+    its_port, its_host = _DESTINATION.unpack_from(connection)
+    return bool(its_port == port and host in ("", socket.inet_ntoa(its_host)))
+
+
+def lanes(control: Path, port: int) -> list[bytes]:
+    """Those of the connections to ``port`` that the daemon with this socket calls its lanes. As ``ask``."""
+    links = ask(control, "status")["links"]
+    ours = {int(lane["local"].rpartition(":")[2]) for link in links for lane in link["lanes"]}
+    return [each for each in connections(port) if _SOURCE.unpack_from(each)[0] in ours]
+
+
+def each_time(sent: Callable[[], int], every: int, among: Callable[[], list[bytes]]) -> Iterator[int]:
+    """Reset the first connection of ``among()`` each time that ``sent()`` has grown by ``every``.
+
+    Yields how many it were so far.
+    """
+    count, due = 0, sent() + every
+    while True:
+        if sent() >= due and any(map(reset, among()[:1])):
+            count, due = count + 1, sent() + every
+            yield count
+        time.sleep(_LOOK)
+
+
+def sent_by(interface: str) -> int:
+    """The bytes that left through ``interface``."""
+    for line in _DEVICES.read_text().splitlines():
+        name, _, figures = line.partition(":")
+        if name.strip() == interface:
+            return int(figures.split()[_SENT])
+    raise OSError(f"there is no interface {interface}")
+
+
+def main() -> None:
+    """Do as the command line says."""
+    parser = argparse.ArgumentParser(prog="tunnel.bench.measure.resets", description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("control", type=Path, help="the daemon's control socket")
+    parser.add_argument("--interface", required=True)
+    parser.add_argument("--every", type=int, required=True, help="bytes")
+    parser.add_argument("--count", type=int, required=True)
+    arguments = parser.parse_args()
+    sent, among = partial(sent_by, arguments.interface), partial(lanes, arguments.control, arguments.port)
+    for count in each_time(sent, arguments.every, among):
+        print(count, flush=True)
+        if count == arguments.count:
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""``bench rotate``: lanes that are replaced under bulk in both directions, and what streams notice of it.
+
+Each case runs fresh daemons, first with keys that last, then with keys that are replaced after ``records``;
+so a gap that the machine causes is told from one that a rotation causes. Every byte is compared
+(``duplex``). While it lasts, ``status`` of both daemons is asked twice a second what each key has protected.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import select
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tunnel.bench.measure.endpoint import ProgramAddress
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.program import BenchError, Program
+from tunnel.bench.measure.relay import Progress
+from tunnel.bench.measure.relay_commands import mtunnel
+from tunnel.bench.measure.results import Results
+from tunnel.bench.measure.rig import Rig
+from tunnel.bench.measure.sides import start
+from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
+from tunnel.daemon.control_socket import ask
+from tunnel.errors import TunnelError
+from tunnel.units import GIB, MIB
+
+LASTING = 1 << 24
+"""Records of a key that is not to be replaced: the most that a configuration may say."""
+
+Kinds = tuple[str, str]
+"""Who encrypts on side A and on side B: names in ``recipes.LANES``."""
+
+_SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
+_STEP = 0.5  # seconds between two looks
+_READY_SECONDS = 20.0
+_RECORDS = ("records_sent", "records_received")
+
+
+@dataclass(frozen=True)
+class RotateOptions:
+    """``size`` bytes each way in all, over ``streams``; for each number of ``lanes`` and each of ``kinds``.
+
+    ``records`` under one key, ``rounds`` times; ``compare``: run each case with lasting keys as well.
+    """
+
+    size: int
+    streams: int = 8
+    lanes: tuple[int, ...] = (1, 2)
+    records: int = 1024
+    rounds: int = 1
+    compare: bool = True
+    kinds: tuple[Kinds, ...] = (("userspace", "userspace"),)
+
+
+@dataclass(frozen=True)
+class RotateCase:
+    """What fresh daemons are started with."""
+
+    round: int
+    lanes: int
+    kinds: Kinds
+    records: int
+
+    def __str__(self) -> str:
+        many = "s" if self.lanes > 1 else ""
+        return f"{self.lanes} lane{many}, {'-'.join(self.kinds)}, {self.records} records a key"
+
+
+@dataclass(frozen=True)
+class RotateOutcome:
+    """One transfer in both directions. ``bytes`` are those of one; ``gap`` and ``silence`` are seconds.
+
+    ``rotations`` as side a counted them, ``resumes`` of both sides, ``most_records`` that a key protected.
+    """
+
+    round: int
+    lanes: int
+    kinds: str
+    streams: int
+    records: int
+    bytes: int
+    seconds: float
+    gap: float
+    silence: float
+    rotations: int
+    resumes: int
+    most_records: int
+
+    @property
+    def mib_per_s(self) -> float:
+        """Of each direction."""
+        return self.bytes / MIB / self.seconds
+
+
+def run(
+    options: RotateOptions, network: Network, results: Results, progress: Progress
+) -> list[RotateOutcome]:
+    """Measure every case into ``results``; failures are recorded there too."""
+    found = []
+    for case in _cases(options):
+        progress(f"round {case.round} of {options.rounds}: {case}")
+        try:
+            outcome = measure(options, case, network)
+        except BenchError as error:
+            results.add("failure", contestant=str(case), round=case.round, reason=str(error))
+            continue
+        found.append(outcome)
+        results.add("rotation", **asdict(outcome))
+    return found
+
+
+def _cases(options: RotateOptions) -> Iterator[RotateCase]:
+    keys = (LASTING, options.records) if options.compare else (options.records,)
+    rounds = range(1, options.rounds + 1)
+    return itertools.starmap(RotateCase, itertools.product(rounds, options.lanes, options.kinds, keys))
+
+
+def measure(options: RotateOptions, case: RotateCase, network: Network) -> RotateOutcome:
+    """Carry everything once. Raises BenchError when a process fails, a byte is wrong, or nothing moves."""
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion)
+        count = options.size // options.streams
+        called = _start(rig, "called", site.exit, options.streams, count)
+        called.wait_listening(site.exit)
+        start(rig, mtunnel(site, case.lanes, case.records, case.kinds), site)
+        watch = _Watch(site)
+        watch.wait_up(case.lanes)
+        caller = _start(rig, "caller", site.entry, options.streams, count)
+        deadline = time.monotonic() + 60 + options.size / _SLOWEST
+        while any(each.process.poll() is None for each in (caller, called)):
+            if time.monotonic() > deadline:
+                raise BenchError("nothing moves any more: it took too long")
+            with suppress(BenchError):  # a daemon that is kept from answering still carries, and still counts
+                watch.look()
+            time.sleep(_STEP)
+        ended = [figures(each) for each in (caller, called)]
+        watch.look()
+        return RotateOutcome(
+            round=case.round,
+            lanes=case.lanes,
+            kinds="-".join(case.kinds),
+            streams=options.streams,
+            records=case.records,
+            bytes=count * options.streams,
+            rotations=watch.rotations,
+            resumes=watch.resumes,
+            most_records=watch.most_records,
+            **{key: max(each[key] for each in ended) for key in ("seconds", "gap", "silence")},
+        )
+
+
+def _start(rig: Rig, role: str, endpoint: ProgramAddress, streams: int, count: int) -> Program:
+    return rig.start(
+        role, [*duplex_command(role, endpoint), f"--streams={streams}", f"--count={count}"], talks=True
+    )
+
+
+def duplex_command(role: str, endpoint: ProgramAddress) -> list[str]:
+    """Return the command that runs one end of the load."""
+    return [sys.executable, "-m", "tunnel.bench.measure.duplex", role, str(endpoint)]
+
+
+def figures(program: Program, timeout: float = 60.0) -> dict[str, float]:
+    """Return what one end of the load says at its end. Raises BenchError when it takes longer, in seconds."""
+    pipe = program.process.stdout
+    if pipe is not None and not select.select([pipe], [], [], timeout)[0]:
+        raise BenchError(f"{program.name} did not end in {timeout:.0f} s{program.said()}")
+    line = pipe.readline() if pipe is not None else ""
+    if not line:
+        raise BenchError(f"{program.name} failed{program.said()}")
+    found: dict[str, float] = json.loads(line)
+    return found
+
+
+class _Watch:
+    """What both daemons told of their links so far."""
+
+    def __init__(self, site: Site) -> None:
+        self.rotations = 0
+        self.resumes = 0
+        self.most_records = 0
+        self._sockets = [site.directory / f"{host}.control" for host in (HOST_A, HOST_B)]
+
+    def wait_up(self, lanes: int) -> None:
+        """Return when both links have all their lanes."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while any(len(link["lanes"]) < lanes for link in self._links()):
+            if time.monotonic() > deadline:
+                raise BenchError("the link is not up")
+            time.sleep(0.05)
+
+    def look(self) -> None:
+        """Take down what is new."""
+        links = self._links()
+        self.rotations = links[0]["rotation"]["rotations"]
+        self.resumes = sum(link["resumes"] for link in links)
+        used = [link["rotation"]["most_records"] for link in links]
+        used += [lane[key] for link in links for lane in link["lanes"] for key in _RECORDS]
+        self.most_records = max([self.most_records, *used])
+
+    def _links(self) -> list[dict[str, Any]]:
+        try:
+            return [ask(path, "status")["links"][0] for path in self._sockets]
+        except TunnelError as error:
+            raise BenchError(str(error)) from error
+
+
+def table(found: Sequence[RotateOutcome]) -> Table:
+    """Return the terminal's view."""
+    title = "bench rotate · bulk both ways, every byte compared"
+    view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    headings = ("lanes", "kinds", "records a key", "GiB each way", "MiB/s each way", "rotated")
+    for heading in (*headings, "resumed", "most records", "gap ms", "silence ms"):
+        view.add_column(
+            heading, justify="right", min_width=max(map(len, heading.split())), no_wrap=heading == "kinds"
+        )
+    for each in found:
+        view.add_row(
+            str(each.lanes),
+            each.kinds.replace("-", "\n"),
+            "lasting" if each.records == LASTING else str(each.records),
+            f"{each.bytes / GIB:.1f}",
+            f"{each.mib_per_s:.0f}",
+            str(each.rotations),
+            str(each.resumes),
+            str(each.most_records),
+            f"{each.gap * 1000:.0f}",
+            f"{each.silence * 1000:.0f}",
+        )
+    return view

@@ -1,0 +1,184 @@
+"""``bench scale``: several workers under several bulk streams, and what would bound a host with many cores.
+
+Each case runs fresh daemons. Of each thread of both daemons the CPU time is read around one transfer, while
+``perf`` samples what they do. What threads of one interpreter cannot do at the same time is to run Python:
+the time with its lock held. Calls of the kernel and of the compiled engine give the lock up; so it is the
+share of the samples that are in neither. It is told from above: whatever else gives it up is counted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tunnel.bench.lab.tools import path_of
+from tunnel.bench.measure.flame import Stack
+from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.perf_profile import Recorder
+from tunnel.bench.measure.program import BenchError, Program
+from tunnel.bench.measure.relay import Progress
+from tunnel.bench.measure.relay_commands import mtunnel
+from tunnel.bench.measure.results import Results
+from tunnel.bench.measure.rig import Rig
+from tunnel.bench.measure.sides import start
+from tunnel.bench.measure.site import HOST_A, Site, lay_out
+from tunnel.bench.measure.thread_cpu import ThreadTimes, threads_of, used
+from tunnel.daemon.control_socket import ask
+from tunnel.errors import TunnelError
+from tunnel.units import GIB, MIB
+
+_SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
+_WARM_UP_MOST = 256 * MIB
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """``size`` bytes in all, ``rounds`` times, for each number of ``workers`` and each of ``streams``."""
+
+    size: int
+    workers: tuple[int, ...] = (1, 2, 4, 8)
+    streams: tuple[int, ...] = (1, 2, 4, 8, 16)
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """One transfer.
+
+    By side, ``a`` that seals and ``b`` that opens: CPU seconds of all threads, of the busiest one, and with
+    the lock held, from above. ``share``: of the bytes, what the busiest session carried.
+    """
+
+    round: int
+    workers: int
+    streams: int
+    bytes: int
+    seconds: float
+    cpu: dict[str, float]
+    busiest: dict[str, float]
+    lock: dict[str, float]
+    share: float
+
+    @property
+    def gib(self) -> float:
+        """What was carried."""
+        return self.bytes / GIB
+
+    @property
+    def bound(self) -> float:
+        """GiB a second that a host could carry whose cores were never short: one side is another host."""
+        return self.gib / max(*self.busiest.values(), *self.lock.values())
+
+
+def run(options: ScaleOptions, network: Network, results: Results, progress: Progress) -> list[Scaled]:
+    """Measure every case into ``results``; failures are recorded there too."""
+    found = []
+    for number, workers, streams in _cases(options):
+        what = f"{workers} worker{'s' if workers > 1 else ''}, {streams} stream{'s' if streams > 1 else ''}"
+        progress(f"round {number} of {options.rounds}: {what}")
+        try:
+            scaled = measure(options.size, number, workers, streams, network)
+        except BenchError as error:
+            results.add("failure", contestant=what, round=number, reason=str(error))
+            continue
+        found.append(scaled)
+        results.add("scale", **asdict(scaled))
+    return found
+
+
+def _cases(options: ScaleOptions) -> Iterator[tuple[int, int, int]]:
+    for number in range(1, options.rounds + 1):
+        for streams in options.streams:
+            for workers in options.workers:
+                yield number, workers, streams
+
+
+def measure(size: int, number: int, workers: int, streams: int, network: Network) -> Scaled:
+    """Carry ``size`` bytes through two fresh daemons. Raises BenchError."""
+    perf = path_of("perf")
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        site = lay_out(Path(scratch), network.congestion)
+        rig.start_sink(site.exit)
+        sides = start(rig, mtunnel(site, workers=workers), site)
+        source = rig.start_source(site.entry, streams=streams)
+        timeout = 60 + size / _SLOWEST
+        source.transfer(min(size, _WARM_UP_MOST), timeout)
+        threads, carried = _threads(sides), _carried(site)
+        recorders = {side: Recorder(perf, rig, program, Path(scratch)) for side, program in sides.items()}
+        seconds = source.transfer(size, timeout)
+        spent = {side: used(threads[side], now) for side, now in _threads(sides).items()}
+        held = {side: lock_share(recorder.stop()) for side, recorder in recorders.items()}
+        moved = {name: count - carried.get(name, 0) for name, count in _carried(site).items()}
+    cpu = {side: sum(times.total for times in each) for side, each in spent.items()}
+    return Scaled(
+        round=number,
+        workers=workers,
+        streams=streams,
+        bytes=size,
+        seconds=seconds,
+        cpu=cpu,
+        busiest={side: each[0].total for side, each in spent.items()},
+        lock={side: held[side] * seconds_of for side, seconds_of in cpu.items()},
+        share=max(moved.values()) / max(1, sum(moved.values())),
+    )
+
+
+def lock_share(stacks: Counter[Stack]) -> float:
+    """The share of the samples that are neither in the kernel nor in the compiled engine."""
+    held = sum(count for stack, count in stacks.items() if not any(map(_gives_lock_up, _ends(stack))))
+    return held / max(1, stacks.total())
+
+
+def _ends(stack: Stack) -> Iterator[str]:
+    """The file of the innermost function, and those of all that is the engine's."""
+    files = [frame.rpartition(" [")[2].rstrip("]") for frame in stack]
+    yield files[-1]
+    yield from (file for file in files if file.startswith("engine-"))
+
+
+def _gives_lock_up(file: str) -> bool:
+    return file.startswith(("kernel", "engine-", "libcrypto.so", "libIPSec_MB"))
+
+
+def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, ThreadTimes]]:
+    return {side: threads_of(program.process.pid) for side, program in sides.items()}
+
+
+def _carried(site: Site) -> dict[str, int]:
+    """Bytes that side A has sent so far, by session."""
+    try:
+        facts: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")
+    except TunnelError as error:
+        raise BenchError(str(error)) from error
+    found: dict[str, int] = {}
+    for lane in facts["links"][0]["lanes"]:
+        name = lane.get("session", "standing")
+        found[name] = found.get(name, 0) + lane["bytes_sent"]
+    return found
+
+
+def table(found: Sequence[Scaled]) -> Table:
+    """Return the terminal's view. Seconds are per GiB; of two sides the one that has more."""
+    title = "bench scale · seconds per GiB of both sides, or of the side that has more"
+    view = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    headings = ("streams", "workers", "GiB/s", "CPU", "busiest thread", "lock held", "bound GiB/s", "share")
+    for heading in headings:
+        view.add_column(heading, justify="right")
+    for each in found:
+        view.add_row(
+            str(each.streams),
+            str(each.workers),
+            f"{each.gib / each.seconds:.2f}",
+            f"{sum(each.cpu.values()) / each.gib:.2f}",
+            f"{max(each.busiest.values()) / each.gib:.2f}",
+            f"{max(each.lock.values()) / each.gib:.2f}",
+            f"{each.bound:.1f}",
+            f"{each.share:.0%}",
+        )
+    return view

@@ -1,0 +1,8 @@
+"""Reports: from result files to tables, charts and verdicts.
+
+``result_file`` reads them, ``summary`` and ``summary_migrate`` draw conclusions, ``budget`` is what mtunnel
+is to reach; ``contents`` with its parts makes a ``document``, which ``html_page`` and ``markdown`` render;
+``readme`` writes the figures of README.md.
+
+Nothing here starts a program or measures.
+"""

@@ -1,0 +1,75 @@
+"""Where mtunnel loses: every rival that encrypts and did better in some figure, within the same rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from tunnel.bench.measure.guest_records import Setting
+from tunnel.bench.measure.measurement import OURS, Case, Latency, Measurement
+from tunnel.bench.measure.relay import Measured
+from tunnel.bench.measure.stats import Spread, ratio
+from tunnel.units import MIB
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``rival`` did better than ``ours``. ``ratio`` is its figure divided by ours, round by round."""
+
+    case: Case | Setting | str
+    figure: str
+    rival: str
+    ratio: Spread
+    ours: str = OURS
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it did better in every round."""
+        return not self.ratio.low <= 1.0 <= self.ratio.high
+
+    def __str__(self) -> str:
+        doubt = "" if self.is_clear else ", but not in every round"
+        return f"{self.case}: {self.figure} of {self.rival} is {self.ratio} times {self.ours}'s{doubt}."
+
+
+def losses(found: Measured, rivals: Collection[str]) -> list[Loss]:
+    """Return where one of ``rivals`` did better, in the order of the run's cases and of the figures."""
+    cases = dict.fromkeys(measurement.case for measurement in found.transfers)
+    return [loss for case in cases for rival in rivals for loss in _lost(case, rival, found)]
+
+
+def _lost(case: Case, rival: str, found: Measured) -> Iterator[Loss]:
+    transfers = [m for m in found.transfers if m.case == case]
+    trips = [trip for trip in found.latencies if trip.case == case]
+    compared = [
+        ("the throughput", _by_round(transfers, rival, lambda m: 1 / m.gib_per_s)),
+        ("the CPU time per GiB", _by_round(transfers, rival, lambda m: m.relay_cpu)),
+        ("the peak memory of the larger side", _by_round(transfers, rival, _larger_side)),
+        ("the idle p99 round trip", _by_round(trips, rival, lambda trip: trip.idle.p99)),
+        ("the p99 round trip under load", _by_round(trips, rival, lambda trip: trip.loaded.p99)),
+    ]
+    for figure, costs in compared:
+        if costs is not None and costs.median < 1.0:
+            shown = (
+                Spread(1 / costs.median, 1 / costs.high, 1 / costs.low) if "throughput" in figure else costs
+            )
+            yield Loss(case, figure, rival, shown)
+
+
+def _by_round(
+    measured: Sequence[Measurement] | Sequence[Latency], rival: str, cost: Callable[..., float]
+) -> Spread | None:
+    """Return the rival's cost as a multiple of ours; None when no round has both."""
+    own, other = (
+        {m.round: cost(m) for m in measured if m.contestant == name and _is_relay(m)}
+        for name in (OURS, rival)
+    )
+    return ratio(other, own)
+
+
+def _is_relay(measured: Measurement | Latency) -> bool:
+    return not isinstance(measured, Measurement) or measured.is_relay
+
+
+def _larger_side(measurement: Measurement) -> float:
+    return max(measurement.rss_peak["a"], measurement.rss_peak["b"]) / MIB

@@ -1,0 +1,49 @@
+"""The part of the report about resident memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tunnel.bench.measure.measurement import OURS
+from tunnel.bench.measure.stats import Spread
+from tunnel.bench.report.charts import Bar, Chart, Row
+from tunnel.bench.report.document import DataTable, Section
+from tunnel.bench.report.result_file import Fields, ResultFile
+from tunnel.units import MIB
+
+_STATES = {
+    "idle": "idle",
+    "bulk": "one bulk stream",
+    "filled": "stalled reader",
+    "many": "64 streams, 32 stalled",
+}
+
+
+def sections(file: ResultFile) -> Iterator[Section]:
+    """Return what ``bench memory`` found."""
+    records = file.of_kind("measurement")
+    states = {key: name for key, name in _STATES.items() if all(key in record for record in records)}
+    rows = [_row(record, side, list(states)) for record in records for side in ("a", "b")]
+    chart = Chart(
+        "Resident memory",
+        "MiB",
+        rows,
+        "Shorter is better; the highest that each side held in each state. Measured once: no spread. "
+        "It must not grow with time before a reader that stalls: the column growth of the table.",
+        series=tuple(states.values()),
+    )
+    headings = ["MiB, side A / B", *states.values(), "growth"]
+    grid = DataTable(
+        headings, [[r["contestant"], *(_sides(r[key]) for key in (*states, "growth"))] for r in records]
+    )
+    yield Section("Memory", [chart, grid] if records else ["Nothing was measured."])
+
+
+def _row(record: Fields, side: str, states: list[str]) -> Row:
+    sizes = [record[state][side] / MIB for state in states]
+    bars = [Bar.of(Spread(size, size, size)) for size in sizes]
+    return Row(f"{record['contestant']} {side.upper()}", bars, record["contestant"].startswith(OURS))
+
+
+def _sides(sizes: Fields) -> str:
+    return f"{sizes['a'] / MIB:.1f} / {sizes['b'] / MIB:.1f}"

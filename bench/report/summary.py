@@ -1,0 +1,257 @@
+"""What ``bench relay`` concludes: a line for each contestant and case, for people and for the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Group
+from rich.table import Table
+
+from tunnel.bench.measure import floor
+from tunnel.bench.measure.measurement import OURS, Case, Latency, Measurement
+from tunnel.bench.measure.relay import Measured
+from tunnel.bench.measure.results import Record, Results
+from tunnel.bench.measure.stats import Spread, ratio
+from tunnel.units import MIB
+
+BASE = "haproxy-tuned"  # the relay of others that the goals name
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One contestant in one case over all rounds.
+
+    Ratios are taken within a round: against ``BASE``, and of the CPU time to the contestant's own floor;
+    None without those. The figures of CPU time are None without a relay, those of latency where it was not
+    measured. Round trips are in seconds.
+    """
+
+    contestant: str
+    case: Case
+    rounds: int
+    gib_per_s: Spread
+    cpu_per_gib: Spread | None
+    cpu_a: Spread | None
+    cpu_b: Spread | None
+    load_cpu_per_gib: Spread
+    throughput_ratio: Spread | None
+    cpu_ratio: Spread | None
+    floor_ratio: Spread | None
+    idle_p50: Spread | None
+    idle_p99: Spread | None
+    loaded_p50: Spread | None
+    loaded_p99: Spread | None
+    rss_peak: dict[str, int]
+
+    def as_record(self) -> Record:
+        """Return what the result file holds."""
+        return _flat(self)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many times the CPU time per GiB at ``fewest`` streams a contestant needs at ``most`` of them."""
+
+    contestant: str
+    legs: str
+    fewest: int
+    most: int
+    cpu_ratio: Spread
+
+    def as_record(self) -> Record:
+        """Return what the result file holds."""
+        return _flat(self)
+
+
+def _flat(conclusion: Summary | Growth) -> Record:
+    record: Record = {}
+    for key, value in vars(conclusion).items():
+        if isinstance(value, Case):
+            record |= asdict(value)
+        else:
+            record[key] = value.as_dict() if isinstance(value, Spread) else value
+    return record
+
+
+def summarise(found: Measured) -> list[Summary]:
+    """Summarise each contestant in each case, both in the order of their first measurement."""
+    cases = list(dict.fromkeys(measurement.case for measurement in found.transfers))
+    names = list(dict.fromkeys(measurement.contestant for measurement in found.transfers))
+    return [
+        _summary(own, _of(BASE, case, found), _floors(name, case, found), _trips(name, case, found))
+        for case in cases
+        for name in names
+        if (own := _of(name, case, found))
+    ]
+
+
+def floor_of(case: Case, found: Measured, contestant: str = OURS) -> Spread | None:
+    """Return a contestant's floor in CPU seconds per GiB, None when it was not measured."""
+    floors = list(_floors(contestant, case, found).values())
+    return Spread.of(floors) if floors else None
+
+
+def floors_in_words(case: Case, found: Measured) -> list[str]:
+    """Return our floor in CPU seconds per GiB, then that of others, each with who encrypts."""
+    words = []
+    for contestant, whose in ((OURS, "mtunnel's"), (BASE, "that of programs of others")):
+        low, library = floor_of(case, found, contestant), floor.library_of(contestant, found.crypto)
+        if low is not None:
+            words.append(f"{whose} {low}, AES by {library}")
+    return words
+
+
+def _of(name: str, case: Case, found: Measured) -> list[Measurement]:
+    return [m for m in found.transfers if m.contestant == name and m.case == case]
+
+
+def _trips(name: str, case: Case, found: Measured) -> list[Latency]:
+    return [trips for trips in found.latencies if trips.contestant == name and trips.case == case]
+
+
+def _floors(contestant: str, case: Case, found: Measured) -> dict[int, float]:
+    known = floor.floors(found.transfers, found.crypto, contestant)
+    return {number: value for (where, number), value in known.items() if where == case}
+
+
+def _summary(
+    own: Sequence[Measurement],
+    base: Sequence[Measurement],
+    floors: dict[int, float],
+    trips: Sequence[Latency],
+) -> Summary:
+    relays = own[0].is_relay
+    cpu = _cpu(own) if relays else {}
+    return Summary(
+        contestant=own[0].contestant,
+        case=own[0].case,
+        rounds=len(own),
+        gib_per_s=Spread.of([m.gib_per_s for m in own]),
+        cpu_per_gib=Spread.of(list(cpu.values())) if relays else None,
+        cpu_a=Spread.of([m.cpu_per_gib("a") for m in own]) if relays else None,
+        cpu_b=Spread.of([m.cpu_per_gib("b") for m in own]) if relays else None,
+        load_cpu_per_gib=Spread.of([m.load_cpu for m in own]),
+        throughput_ratio=ratio({m.round: m.gib_per_s for m in own}, {m.round: m.gib_per_s for m in base}),
+        cpu_ratio=ratio(cpu, _cpu(base)),
+        floor_ratio=ratio(cpu, floors),
+        idle_p50=_spread(trips, lambda trip: trip.idle.p50),
+        idle_p99=_spread(trips, lambda trip: trip.idle.p99),
+        loaded_p50=_spread(trips, lambda trip: trip.loaded.p50),
+        loaded_p99=_spread(trips, lambda trip: trip.loaded.p99),
+        rss_peak={role: max(m.rss_peak[role] for m in own) for role in own[0].rss_peak},
+    )
+
+
+def _cpu(measured: Sequence[Measurement]) -> dict[int, float]:
+    return {m.round: m.relay_cpu for m in measured}
+
+
+def _spread(trips: Sequence[Latency], of: Callable[[Latency], float]) -> Spread | None:
+    return Spread.of([of(trip) for trip in trips]) if trips else None
+
+
+def growths(found: Measured) -> list[Growth]:
+    """Return how each relay's cost grows with the streams, for the legs with more than one number of them."""
+    relays = [m for m in found.transfers if m.is_relay]
+    return [
+        growth
+        for name, legs in dict.fromkeys((m.contestant, m.case.legs) for m in relays)
+        if (growth := _growth(name, legs, found))
+    ]
+
+
+def _growth(name: str, legs: str, found: Measured) -> Growth | None:
+    streams = [m.case.streams for m in found.transfers if m.contestant == name and m.case.legs == legs]
+    fewest, most = min(streams), max(streams)
+    few, many = (_cpu(_of(name, Case(legs, count), found)) for count in (fewest, most))
+    grown = ratio(many, few) if fewest != most else None
+    return Growth(name, legs, fewest, most, grown) if grown else None
+
+
+def table(found: Measured, results: Results) -> Group:
+    """Return the terminal's view: median (lowest-highest) of each figure, then who is missing, and why."""
+    summaries = summarise(found)
+    views: list[Table] = []
+    for case in dict.fromkeys(summary.case for summary in summaries):
+        own = [summary for summary in summaries if summary.case == case]
+        views += [_cost_table(case, own, floors_in_words(case, found)), _side_table(case, own)]
+    if grown := growths(found):
+        views.append(_growth_table(grown))
+    if gone := absent(results):
+        views.append(absent_table(gone))
+    return Group(*views)
+
+
+def _table(title: str, *headings: str) -> Table:
+    view = Table(title=title, title_justify="left")
+    view.add_column("contestant", no_wrap=True)
+    for heading in headings:
+        view.add_column(heading, justify="right")
+    return view
+
+
+def _cost_table(case: Case, summaries: Sequence[Summary], low: Sequence[str]) -> Table:
+    title = f"bench relay · {case} · ratios against {BASE}" + "".join(f"\nfloor: {line}" for line in low)
+    headings = ("GiB/s", "CPU s/GiB A+B", "GiB/s ratio", "CPU ratio", "CPU to floor")
+    view = _table(title, *headings)
+    for summary in summaries:
+        ratios = (summary.throughput_ratio, summary.cpu_ratio, summary.floor_ratio)
+        texts = [_text(spread) for spread in (summary.gib_per_s, summary.cpu_per_gib, *ratios)]
+        view.add_row(summary.contestant, *texts)
+    return view
+
+
+def _side_table(case: Case, summaries: Sequence[Summary]) -> Table:
+    headings = ("p99 ms idle", "p99 ms loaded", "peak MiB A / B", "load CPU s/GiB")
+    view = _table(f"{case} · round trip of a small stream, memory, load", *headings)
+    for summary in summaries:
+        peaks = [f"{summary.rss_peak[role] / MIB:.0f}" for role in ("a", "b") if role in summary.rss_peak]
+        view.add_row(
+            summary.contestant,
+            _text(summary.idle_p99, 1e3),
+            _text(summary.loaded_p99, 1e3),
+            " / ".join(peaks),
+            str(summary.load_cpu_per_gib),
+        )
+    return view
+
+
+def _growth_table(grown: Sequence[Growth]) -> Table:
+    view = Table(title="CPU s/GiB with many streams, as a ratio to few", title_justify="left")
+    for heading in ("contestant", "legs", "streams", "ratio"):
+        view.add_column(heading, justify="right" if heading == "ratio" else "left")
+    for growth in grown:
+        streams = f"{growth.most} against {growth.fewest}"
+        view.add_row(growth.contestant, growth.legs, streams, str(growth.cpu_ratio))
+    return view
+
+
+def absent_table(gone: Sequence[tuple[str, str]]) -> Table:
+    """Return who has no figures or not all of them, and why."""
+    view = Table(title="not measured, or not all of it", title_justify="left")
+    view.add_column("contestant")
+    view.add_column("reason")
+    for name, reason in gone:
+        view.add_row(name, reason, style="yellow")
+    return view
+
+
+def absent(results: Results) -> list[tuple[str, str]]:
+    """Return who has no figures or not all of them, with the first line of the reason."""
+    return absent_from(results.records)
+
+
+def absent_from(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return who is missing from, or failed in, a result file, with the first line of the reason."""
+    missing = [(str(r["name"]), str(r["missing"])) for r in records if "missing" in r]
+    failed = [
+        (str(r["contestant"]), f"failed: {str(r['reason']).splitlines()[0]}")
+        for r in records
+        if r["kind"] == "failure"
+    ]
+    return missing + failed
+
+
+def _text(spread: Spread | None, factor: float = 1.0) -> str:
+    return "-" if spread is None else str(spread.times(factor))

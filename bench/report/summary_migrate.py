@@ -1,0 +1,279 @@
+"""What ``bench migrate`` concludes: mtunnel against its rivals, and a line for each mode and setting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from tunnel.bench.measure.guest_moves import Moved
+from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration, Setting, link_text
+from tunnel.bench.measure.results import Record, Results
+from tunnel.bench.measure.stats import Spread, ratio
+from tunnel.bench.report.losses import Loss
+from tunnel.bench.report.summary import absent, absent_table
+from tunnel.units import GIB, MIB
+
+Columns = Sequence[tuple[str, Callable[[MeasuredMigration], float]]]
+
+
+BEST = "mtunnel's best way"
+WAYS = ("mtunnel", "mtunnel-multifd-4", "mtunnel-multifd-8")
+"""Of which ``BEST`` is one in each setting: the one with the best median of throughput."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How many times a rival's throughput a mode of ours must have, and what it aims at; None: no goal.
+
+    ``newest``: for two cores and the QEMU of Debian 13 or newer alone.
+    """
+
+    ours: str
+    rival: str
+    must: float | None = None
+    aim: float | None = None
+    newest: bool = False
+
+
+GOALS = (
+    Goal(BEST, "multifd-tls-4", 1.15, 1.35, newest=True),
+    Goal("mtunnel-multifd-4", "multifd-tls-4", 1.0, 1.25),
+    Goal("mtunnel-multifd-8", "multifd-tls-8"),
+    Goal("mtunnel", "native-tls", 2.3, 3.0),
+    Goal("mtunnel", "tunnelled-tls", 4.5, 5.5),
+)
+GUESTS = range(4 * GIB, 8 * GIB + 1)
+"""Bytes of memory of the guests that the goals are about."""
+NEWEST_QEMU = 10
+"""Debian 13's."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Our throughput as a multiple of a rival's in one setting, round by round.
+
+    ``ours`` is the mode, also where the goal is about the best. ``ratio`` is None when there is no round in
+    which both converged. ``given_up``: how many migrations of ours, and of the rival's, did not.
+    ``reserved``: why the goal is not about this machine, "" if it is.
+    """
+
+    setting: Setting
+    goal: Goal
+    ours: str
+    ratio: Spread | None
+    given_up: tuple[int, int]
+    reserved: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the median meets the goal. None is set where the link, or a guest's start, decides."""
+        if self.ratio is None:
+            return "not comparable"
+        must, aim = self.goal.must, self.goal.aim
+        if must is None or aim is None:
+            return "no goal"
+        if self.setting.guest_bytes not in GUESTS or self.setting.link_bits_per_s is not None:
+            return "no goal"
+        if self.reserved:
+            return f"no goal: {self.reserved}"
+        if self.ratio.median >= aim:
+            return "as aimed at"
+        return "met" if self.ratio.median >= must else "missed"
+
+    @property
+    def who(self) -> str:
+        """The mode of ours, in words."""
+        return self.ours if self.ours == self.goal.ours else f"{self.goal.ours}: {self.ours}"
+
+    def as_record(self) -> Record:
+        """Return what the result file holds."""
+        spread = self.ratio.as_dict() if self.ratio else None
+        measured = {"mode": self.ours, "ratio": spread, "given_up": self.given_up, "verdict": self.verdict}
+        return {**asdict(self.setting), **asdict(self.goal), **measured}
+
+
+def compare(
+    moved: Sequence[MeasuredMigration], records: Sequence[Mapping[str, Any]] = ()
+) -> list[Comparison]:
+    """Return our modes against their rivals, in each setting where both took part.
+
+    ``records`` are those of the run: they say which QEMU it was, and how many cores there were.
+    """
+    reservation = _reservation(records)
+    return [
+        _comparison(setting, goal, ours, own, reservation if goal.newest else "")
+        for setting in settings(moved)
+        for own in [in_setting(moved, setting)]
+        for goal in GOALS
+        if (ours := _way(goal, own)) and {ours, goal.rival} <= {m.mode for m in own}
+    ]
+
+
+def _way(goal: Goal, moved: Sequence[MeasuredMigration]) -> str:
+    """The mode that a goal is about; "" where none of several converged."""
+    if goal.ours != BEST:
+        return goal.ours
+    speeds = {mode: [m.mib_per_s for m in moved if m.mode == mode and m.converged] for mode in WAYS}
+    return max((mode for mode in WAYS if speeds[mode]), key=lambda mode: median(speeds[mode]), default="")
+
+
+def _reservation(records: Sequence[Mapping[str, Any]]) -> str:
+    """Why a run is not the one that goals of the newest QEMU are about: "" if it is, or nothing is said."""
+    said = " ".join(str(record.get("version")) for record in records if record["kind"] == "contestant")
+    qemu = re.search(r"QEMU emulator version ((\d+)\.\d+)", said)
+    if qemu and int(qemu[2]) < NEWEST_QEMU:
+        return f"QEMU is {qemu[1]} here"
+    cores = next((record["machine"]["cores"] for record in records if record["kind"] == "run"), 2)
+    return "" if cores == 2 else f"there are {cores} cores here"
+
+
+def _comparison(
+    setting: Setting, goal: Goal, ours: str, moved: Sequence[MeasuredMigration], reserved: str
+) -> Comparison:
+    own, other = (sum(m.mode == mode and not m.converged for m in moved) for mode in (ours, goal.rival))
+    found = _against(moved, ours, goal.rival, lambda m: m.mib_per_s)
+    return Comparison(setting, goal, ours, found, (own, other), reserved)
+
+
+def settings(moved: Sequence[MeasuredMigration]) -> list[Setting]:
+    """Return the settings of a run, in the order of their first migration."""
+    return list(dict.fromkeys(migration.setting for migration in moved))
+
+
+def in_setting(moved: Sequence[MeasuredMigration], setting: Setting) -> list[MeasuredMigration]:
+    """Return the migrations in one setting."""
+    return [migration for migration in moved if migration.setting == setting]
+
+
+def _against(
+    moved: Sequence[MeasuredMigration], ours: str, rival: str, of: Callable[[MeasuredMigration], float]
+) -> Spread | None:
+    """Return ours divided by the rival's."""
+    own, other = ({m.round: of(m) for m in moved if m.mode == name and m.converged} for name in (ours, rival))
+    return ratio(own, other)
+
+
+# -- where mtunnel loses -------------------------------------------------------------------------------------
+
+
+def losses(moved: Sequence[MeasuredMigration], limits: Sequence[Convergence]) -> list[Loss]:
+    """Return where a rival of a mode of ours did better, each once."""
+    found = [loss for s in settings(moved) for goal in GOALS for loss in _lost(in_setting(moved, s), goal)]
+    found += [loss for goal in GOALS if goal.ours != BEST for loss in _lost_limits(limits, goal)]
+    return list(dict.fromkeys(found))
+
+
+def _lost(moved: Sequence[MeasuredMigration], goal: Goal) -> Iterator[Loss]:
+    costs: Columns = [
+        ("the time", lambda m: m.seconds),
+        ("the CPU time per GiB", lambda m: m.cpu_per_gib("a") + m.cpu_per_gib("b")),
+        ("the downtime", lambda m: m.downtime_seconds or 0.0),
+    ]
+    mode = _way(goal, moved)
+    for figure, cost in costs:
+        ours = _against(moved, mode, goal.rival, cost)
+        if ours is not None and ours.median > 1.0:
+            yield Loss(moved[0].setting, figure, goal.rival, inverted(ours), mode)
+
+
+def _lost_limits(limits: Sequence[Convergence], goal: Goal) -> Iterator[Loss]:
+    for guest, link in dict.fromkeys((limit.guest_bytes, limit.link_bits_per_s) for limit in limits):
+        ours, rival = (
+            {
+                limit.round: float(limit.asked_bytes_per_s)
+                for limit in limits
+                if (limit.mode, limit.guest_bytes, limit.link_bits_per_s) == (name, guest, link)
+            }
+            for name in (goal.ours, goal.rival)
+        )
+        found = ratio(rival, ours)
+        if found is not None and found.median > 1.0:
+            where = f"{guest / MIB:.0f} MiB guest, {link_text(link)}"
+            yield Loss(where, "the highest dirty rate", goal.rival, found, goal.ours)
+
+
+def inverted(spread: Spread) -> Spread:
+    """Return the same comparison, seen from the other side."""
+    return Spread(1 / spread.median, 1 / spread.high, 1 / spread.low)
+
+
+# -- the terminal's view -------------------------------------------------------------------------------------
+
+
+def table(found: Moved, results: Results) -> Group:
+    """Return median (lowest-highest) of each figure, then the comparisons, and who is missing, and why."""
+    views = [_migrations(setting, found.migrations) for setting in settings(found.migrations)]
+    if compared := compare(found.migrations, results.records):
+        views.append(_comparisons(compared))
+    if found.limits:
+        views.append(_limits(found.limits))
+    if gone := absent(results):
+        views.append(absent_table(gone))
+    return Group(*views)
+
+
+_COLUMNS: Columns = (
+    ("MiB/s", lambda m: m.mib_per_s),
+    ("seconds", lambda m: m.seconds),
+    ("downtime ms", lambda m: (m.downtime_seconds or 0.0) * 1e3),
+    ("passes", lambda m: m.iterations),
+    ("CPU s/GiB A", lambda m: m.cpu_per_gib("a")),
+    ("B", lambda m: m.cpu_per_gib("b")),
+)
+
+
+def _migrations(setting: Setting, moved: Sequence[MeasuredMigration]) -> Table:
+    view = _view(f"bench migrate · {setting}", "mode", *(name for name, _ in _COLUMNS))
+    own = in_setting(moved, setting)
+    for mode in dict.fromkeys(migration.mode for migration in own):
+        done = [m for m in own if m.mode == mode and m.converged]
+        if done:
+            view.add_row(mode, *(str(Spread.of([of(m) for m in done])) for _, of in _COLUMNS))
+        given_up = [m for m in own if m.mode == mode and not m.converged]
+        if given_up:
+            view.add_row(mode, f"{len(given_up)} given up: {given_up[0].aborted}", style="yellow")
+    return view
+
+
+def _comparisons(compared: Sequence[Comparison]) -> Table:
+    headings = ("mode", "rival", "ratio", "given up", "must", "")
+    view = _view(
+        "throughput as a multiple of the rival's, and how often each was given up", "setting", *headings
+    )
+    for c in compared:
+        goal, given_up = c.goal, " / ".join(map(str, c.given_up))
+        found = str(c.ratio or "-")
+        view.add_row(str(c.setting), c.who, goal.rival, found, given_up, goal_text(goal.must), c.verdict)
+    return view
+
+
+def goal_text(goal: float | None) -> str:
+    """Return how people read what is to be reached."""
+    return "-" if goal is None else f"{goal:g}"
+
+
+def _limits(limits: Sequence[Convergence]) -> Table:
+    view = _view(
+        "the highest dirty rate that converges, MiB/s", "mode", "guest MiB", "link", "told to", "wrote"
+    )
+    for key in dict.fromkeys((limit.mode, limit.guest_bytes, limit.link_bits_per_s) for limit in limits):
+        own = [o for o in limits if (o.mode, o.guest_bytes, o.link_bits_per_s) == key]
+        asked = Spread.of([limit.asked_bytes_per_s / MIB for limit in own])
+        wrote = Spread.of([limit.dirty_bytes_per_s / MIB for limit in own])
+        more = " or more" if all(limit.is_open for limit in own) else ""
+        view.add_row(key[0], f"{key[1] / MIB:.0f}", link_text(key[2]), f"{asked}{more}", str(wrote))
+    return view
+
+
+def _view(title: str, first: str, *headings: str) -> Table:
+    view = Table(title=title, title_justify="left")
+    view.add_column(first)
+    for heading in headings:
+        view.add_column(heading, justify="right")
+    return view

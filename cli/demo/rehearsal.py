@@ -1,0 +1,129 @@
+"""What ``mtunnel demo`` does: move a guest between two daemons, prove that it arrived, count what it cost."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunnel.cli.demo.display import Display
+from tunnel.cli.demo.two_daemons import IngressKind, Stage
+from tunnel.errors import MigrationError, UsageError
+from tunnel.proof.accelerator import Accelerator, choose_accelerator
+from tunnel.proof.pattern_guest import Workload
+from tunnel.proof.verified_pair import Trial
+from tunnel.units import GIB, MIB, format_size
+from tunnel.virt.qmp_migration import Mode, QmpOptions, QmpOutcome
+
+_WORKING_SET = 64 * MIB
+_OVERHEAD = 512 * MIB  # two daemons, two QEMUs without their guest, this process
+_LONGEST_PLACE = 60  # of the 107 bytes that a unix socket's path may have
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsalPlan:
+    """What to rehearse: ``memory`` in bytes, ``dirty_rate`` in bytes a second."""
+
+    mode: Mode
+    memory: int
+    dirty_rate: int
+    ingress: IngressKind
+    channels: int
+
+    @property
+    def workload(self) -> Workload:
+        """What the guest does while it moves."""
+        return Workload(min(_WORKING_SET, self.memory // 4), self.dirty_rate)
+
+    @property
+    def options(self) -> QmpOptions:
+        """How QEMU is told to move it."""
+        if self.mode is Mode.POSTCOPY:
+            # Early and without patience: the guest would otherwise arrive before it was ever switched.
+            return QmpOptions(self.mode, downtime_limit=0.001, postcopy_after=0)
+        return QmpOptions(self.mode, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsalReport:
+    """A rehearsal that succeeded. ``cpu`` is in seconds, by daemon (``hosta``, ``hostb``) and QEMU."""
+
+    plan: RehearsalPlan
+    accelerator: Accelerator
+    lane: str
+    cipher: str
+    outcome: QmpOutcome
+    pages: int
+    cpu: Mapping[str, float]
+
+    def per_gib(self, process: str) -> float:
+        """CPU seconds of ``process`` for each GiB that QEMU sent."""
+        return self.cpu[process] / (self.outcome.transferred / GIB)
+
+
+async def rehearse(plan: RehearsalPlan, accelerator: Accelerator | None, display: Display) -> RehearsalReport:
+    """Run the whole demonstration; with no ``accelerator`` given, find out which one works.
+
+    Raises MigrationError when the guest did not arrive, VerificationError when it is not what it was. When
+    it returns, fails or is cancelled, every process has ended and every file is gone.
+    """
+    accelerator = accelerator or await choose_accelerator()
+    display.step("accelerator", f"{accelerator.name}: {accelerator.reason}")
+    with tempfile.TemporaryDirectory(prefix="mtunnel-demo-", dir=_short_place()) as name:
+        directory = Path(name)
+        async with await Stage.start(directory, plan.ingress) as stage:
+            lane = (await stage.status("hosta"))["links"][0]["lanes"][0]
+            display.step("daemons", f"hosta and hostb, one link: {lane['kind']} lane, {lane['cipher']}")
+            async with await _start_guest(plan, accelerator, directory, display) as trial:
+                outcome, cpu = await _move(plan, stage, trial, display)
+                display.step("moved", f"{outcome.transferred // MIB} MiB in {outcome.total_seconds:.2f} s")
+                with display.verification() as progress:
+                    verified = await trial.verify(progress)
+    return RehearsalReport(plan, accelerator, lane["kind"], lane["cipher"], outcome, verified.pages, cpu)
+
+
+def require_memory(memory: int) -> None:
+    """Raise UsageError when this machine has no room for two guests of ``memory`` bytes."""
+    needed = 2 * memory + _OVERHEAD
+    available = _available_memory()
+    if needed > available:
+        raise UsageError(
+            f"two guests of {format_size(memory)} need {needed // MIB} MiB with everything around them, "
+            f"and {available // MIB} MiB are available: pass a smaller --memory"
+        )
+
+
+def _available_memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _short_place() -> str | None:
+    """Where temporary files go: None is the usual place, unless its name leaves no room for sockets."""
+    return None if len(tempfile.gettempdir()) <= _LONGEST_PLACE else "/tmp"  # noqa: S108  mode 0700 inside
+
+
+async def _start_guest(
+    plan: RehearsalPlan, accelerator: Accelerator, directory: Path, display: Display
+) -> Trial:
+    with display.waiting(f"filling {format_size(plan.memory)} of guest memory"):
+        trial = await Trial.start(directory, plan.memory, plan.workload, accelerator=accelerator.name)
+    rate = f"{format_size(plan.dirty_rate)}/s" if plan.dirty_rate else "nothing"
+    display.step("guest", f"{format_size(plan.memory)} filled, now changing {rate}")
+    return trial
+
+
+async def _move(
+    plan: RehearsalPlan, stage: Stage, trial: Trial, display: Display
+) -> tuple[QmpOutcome, Mapping[str, float]]:
+    processes = {**stage.daemons, "source": trial.source.child, "destination": trial.destination.child}
+    before = {name: child.cpu_seconds() for name, child in processes.items()}
+    try:
+        with display.migration() as progress:
+            outcome = await trial.migrate(stage.route.ingress, stage.route.target, plan.options, progress)
+    except MigrationError as error:
+        raise MigrationError(f"{error}\n{stage.logs()}") from error
+    cpu = {name: round(child.cpu_seconds() - before[name], 2) for name, child in processes.items()}
+    return outcome, cpu

@@ -1,0 +1,169 @@
+"""Two hosts on one machine: real daemons on loopback addresses, with certificates made for the occasion."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tunnel.certs.authority import Authority
+from tunnel.daemon.control_socket import ask
+from tunnel.errors import TunnelError, UnreachableError
+from tunnel.virt.polling import until
+from tunnel.virt.process import Child
+
+ADDRESSES: Mapping[str, str] = {"hosta": "127.0.0.2", "hostb": "127.0.0.3"}
+PEER: Mapping[str, str] = {"hosta": "hostb", "hostb": "hosta"}
+_INGRESS_ADDRESS = "127.0.1.2"
+_START = 20.0  # seconds until both daemons run and their link is up
+
+
+class IngressKind(StrEnum):
+    """How the source's QEMU reaches its daemon."""
+
+    TCP = "tcp"
+    UNIX = "unix"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the source's QEMU connects and the destination's listens, as QEMU and mtunnel both write it."""
+
+    ingress: str
+    target: str
+
+    @classmethod
+    def through(cls, kind: IngressKind, directory: Path) -> Self:
+        """A route with a free port, or with sockets in ``directory``."""
+        if kind is IngressKind.UNIX:
+            return cls(f"unix:{directory}/ingress.sock", f"unix:{directory}/target.sock")
+        port = _free_port(_INGRESS_ADDRESS, "127.0.0.1")
+        return cls(f"tcp:{_INGRESS_ADDRESS}:{port}", f"tcp:127.0.0.1:{port}")
+
+
+class Stage:
+    """The daemons ``hosta`` and ``hostb``, and the link between them. Use as an async context manager."""
+
+    def __init__(self, directory: Path, route: Route) -> None:
+        self.route = route
+        self.daemons: dict[str, Child] = {}
+        self._directory = directory
+
+    @classmethod
+    async def start(cls, directory: Path, kind: IngressKind) -> Self:
+        """Make certificates and configurations in ``directory``, start both daemons, wait for their link.
+
+        Raises UnreachableError, with what the daemons logged, when there is no link after twenty seconds.
+        """
+        stage = cls(directory, Route.through(kind, directory))
+        try:
+            stage._write_files()
+            for host in ADDRESSES:
+                stage.daemons[host] = stage._spawn(host)
+            await stage._wait_up()
+        except BaseException:
+            await stage.stop()
+            raise
+        return stage
+
+    async def status(self, host: str) -> dict[str, Any]:
+        """What ``mtunnel status --json`` says of ``host``."""
+        answer: dict[str, Any] = await asyncio.to_thread(ask, self._control(host), "status")
+        return answer
+
+    def logs(self) -> str:
+        """The last lines that each daemon logged, for the message of a failure."""
+        lines = ((host, line) for host, daemon in self.daemons.items() for line in _tail(daemon))
+        return "\n".join(f"{host}: {line}" for host, line in lines)
+
+    async def stop(self) -> None:
+        """End both daemons and reap them. Safe to call twice."""
+        await asyncio.gather(*(daemon.stop() for daemon in self.daemons.values()))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _control(self, host: str) -> Path:
+        return self._directory / f"{host}.sock"
+
+    def _write_files(self) -> None:
+        authority = Authority.create(self._directory / "certs")
+        port = _free_port(*ADDRESSES.values())
+        for host in ADDRESSES:
+            authority.issue(host)
+            (self._directory / f"{host}.toml").write_text(self._config(host, port))
+
+    def _config(self, host: str, port: int) -> str:
+        tables: list[tuple[str, dict[str, object]]] = [
+            (
+                "[host]",
+                {"name": host, "listen": f"{ADDRESSES[host]}:{port}", "control": str(self._control(host))},
+            ),
+            ("[tls]", {"ca": "certs/ca.pem", "cert": f"certs/{host}.pem", "key": f"certs/{host}.key"}),
+        ]
+        peer: dict[str, object] = {"name": PEER[host], "address": f"{ADDRESSES[PEER[host]]}:{port}"}
+        tables.append(("[[peer]]", peer))
+        if host == "hosta":
+            ingress = {"peer": "hostb", "listen": self.route.ingress, "target": self.route.target}
+            tables.append(("[[ingress]]", {**ingress, "users": [str(os.getuid())]}))
+        else:
+            peer["egress"] = [self.route.target]
+        return "\n".join(_toml(*table) for table in tables)
+
+    def _spawn(self, host: str) -> Child:
+        config = str(self._directory / f"{host}.toml")
+        argv = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config", config]
+        return Child(f"the daemon of {host}", argv, self._directory / f"{host}.log")
+
+    async def _wait_up(self) -> None:
+        async def up() -> bool | None:
+            for host, daemon in self.daemons.items():
+                if not daemon.running:
+                    raise TunnelError(f"{daemon.name} ended at its start:\n{self.logs()}")
+                try:
+                    (link,) = (await self.status(host))["links"]
+                except UnreachableError:  # it is not that far yet
+                    return None
+                if link["state"] != "up":
+                    return None
+            return True
+
+        try:
+            await until(up, within=_START, every=0.05)
+        except TimeoutError:
+            raise UnreachableError(f"no link between the daemons in {_START:g} s:\n{self.logs()}") from None
+
+
+def _toml(header: str, values: Mapping[str, object]) -> str:
+    """One table. JSON strings and lists of them are TOML as well."""
+    return "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+
+
+def _tail(daemon: Child) -> list[str]:
+    return daemon.output().splitlines()[-5:]
+
+
+def _free_port(*addresses: str) -> int:
+    """A TCP port that is free on all these addresses now."""
+    while True:
+        with socket.create_server((addresses[0], 0)) as first:
+            port: int = first.getsockname()[1]
+            try:
+                for address in addresses[1:]:
+                    socket.create_server((address, port)).close()
+            except OSError:
+                continue
+            return port

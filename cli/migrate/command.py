@@ -1,0 +1,132 @@
+"""``mtunnel migrate``: move a guest to a peer, with everything looked at before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tunnel.cli.migrate.order import Order
+from tunnel.cli.migrate.output import Announcer, ForPeople, ForPrograms
+from tunnel.cli.migrate.run import UNVERIFIED, MigrationRun
+from tunnel.cli.options import DEFAULT_CONFIG, Config, duration, rate
+from tunnel.daemon.config import load
+from tunnel.errors import TunnelError
+from tunnel.names import folded
+from tunnel.virt.libvirt_request import Storage
+from tunnel.virt.move import Action
+from tunnel.virt.where import Where
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _option(name: str, text: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, **more)
+
+
+_Names = Annotated[
+    list[str], typer.Argument(metavar="[GUEST] PEER", help="GUEST may be left out with --qmp.")
+]
+_P2p = Annotated[bool, _option("--p2p/--direct", "Who leads: the source's libvirt, or this command.")]
+_Live = Annotated[bool, _option("--live/--no-live", "Let the guest run meanwhile.")]
+_Postcopy = Annotated[
+    bool, _option("--postcopy", "Switch to post-copy after the first pass, or at --timeout.")
+]
+_Resume = Annotated[
+    bool, _option("--postcopy-resume", "Take up a post-copy that broke off (with --postcopy).")
+]
+_Parallel = Annotated[int, _option("--parallel", "Connections (multifd).", min=0, max=255, metavar="N")]
+_Storage = Annotated[Storage | None, _option("--copy-storage", "Move disks too: all, or what differs.")]
+_Persist = Annotated[bool, _option("--persist", "Keep the guest defined at the destination.")]
+_Undefine = Annotated[bool, _option("--undefine-source", "Undefine the guest here afterwards.")]
+_Bandwidth = Annotated[
+    int | None, _option("--bandwidth", "At most so much a second.", parser=rate, metavar="RATE")
+]
+_Timeout = Annotated[
+    float | None, _option("--timeout", "Then act; such as 90s.", parser=duration, metavar="TIME")
+]
+_Action = Annotated[Action, _option("--timeout-action", "What to do then.")]
+_Converge = Annotated[bool, _option("--auto-converge", "Slow a guest down that changes its memory too fast.")]
+_Connect = Annotated[str, _option("--connect", "The libvirt of this host.", metavar="URI")]
+_Desturi = Annotated[
+    str | None, _option("--desturi", "The peer's libvirt, if not by the tunnel.", metavar="URI")
+]
+_Tls = Annotated[str | None, _option("--tls-destination", "Use QEMU's own TLS, too.", metavar="NAME")]
+_Via = Annotated[str | None, _option("--via", "Which ingress, if there are several.", metavar="ADDRESS")]
+_Qmp = Annotated[Path | None, _option("--qmp", "Without libvirt: the guest's QMP socket.", metavar="SOCKET")]
+_DestQmp = Annotated[Path | None, _option("--dest-qmp", "That of the QEMU that waits.", metavar="SOCKET")]
+_Preempt = Annotated[bool, _option("--postcopy-preempt", "A channel of its own for urgent pages (--qmp).")]
+_Return = Annotated[
+    bool, _option("--return-path/--no-return-path", "Wait for the destination's word (--qmp).")
+]
+_Json = Annotated[bool, _option("--json", "Tell events in JSON, one a line.")]
+
+
+def migrate(
+    names: _Names,
+    config: Config = DEFAULT_CONFIG,
+    p2p: _P2p = True,
+    live: _Live = True,
+    postcopy: _Postcopy = False,
+    postcopy_resume: _Resume = False,
+    parallel: _Parallel = 0,
+    copy_storage: _Storage = None,
+    persist: _Persist = False,
+    undefine_source: _Undefine = False,
+    bandwidth: _Bandwidth = None,
+    timeout: _Timeout = None,
+    timeout_action: _Action = Action.SUSPEND,
+    auto_converge: _Converge = False,
+    connect: _Connect = "qemu:///system",
+    desturi: _Desturi = None,
+    tls_destination: _Tls = None,
+    via: _Via = None,
+    qmp: _Qmp = None,
+    dest_qmp: _DestQmp = None,
+    postcopy_preempt: _Preempt = False,
+    return_path: _Return = True,
+    as_json: _Json = False,
+) -> None:
+    """Move a guest to a peer, through libvirt or (with --qmp) without.
+
+    Looks first whether that can work, and afterwards on which side the guest runs. ctrl-C aborts, and waits
+    until the guest is seen to run here. Exit code 5: it has left, and was not seen to run at the peer.
+    """
+    options = {**locals()}  # the parameters above are the fields of Order
+    del options["names"], options["as_json"]
+    guest, peer = _split(names)
+    order = Order(**{**options, "config": load(config), "guest": guest, "peer": peer})
+    order.check()
+    _run(order, ForPrograms() if as_json else ForPeople(Console(stderr=True)))
+
+
+def _split(names: list[str]) -> tuple[str | None, str]:
+    if len(names) > 2:
+        raise typer.BadParameter(f"expected GUEST PEER, got {len(names)} names: {' '.join(names)}")
+    return (names[0] if len(names) == 2 else None), folded(names[-1])
+
+
+def _run(order: Order, announcer: Announcer) -> None:
+    """Migrate to the end. The first signal stops that in order, and no further one disturbs it."""
+
+    async def interruptible() -> Where:
+        migration = MigrationRun(order, announcer)
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, migration.interrupt)
+        return await migration.run()
+
+    try:
+        where = asyncio.run(interruptible())
+    except TunnelError as error:
+        announcer.failed(error)
+        raise
+    except asyncio.CancelledError:
+        stopped = TunnelError("Stopped before anything was moved.")
+        announcer.failed(stopped)
+        raise stopped from None
+    if where is Where.LEFT:
+        raise typer.Exit(UNVERIFIED)

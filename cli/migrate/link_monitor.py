@@ -1,0 +1,144 @@
+"""What the running daemon tells of one link while a migration uses it: its rate, and what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tunnel.daemon.control_socket import ask
+from tunnel.errors import TunnelError, UsageError
+from tunnel.relay.incidents import CALLER_REFUSED
+from tunnel.virt.threads import in_thread
+from tunnel.wire.codes import Code
+
+PERIOD = 0.5
+_BY_PEER = "stream refused by the peer"
+_NOT_THERE = {Code.TARGET_UNREACHABLE.name, Code.DRAINING.name, Code.LINK_LOST.name}
+_REFUSALS = {_BY_PEER, CALLER_REFUSED}
+_SILENT = "the daemon of this host does not answer"
+_ANEW = "the daemon of this host was started anew"
+
+
+class TunnelWatch:
+    """The link with ``peer`` of the daemon whose control socket is ``control``. ``rate``: bytes a second."""
+
+    def __init__(self, control: Path, peer: str) -> None:
+        self.peer = peer
+        self.rate: float | None = None
+        self._control = control
+        self._known: list[Mapping[str, str]] | None = None  # None: not watching yet
+        self._pid = 0  # the daemon's: one that was started anew knows nothing of what the last one saw
+        self._since: str | None = None  # since when its link was in the state that it had then
+
+    async def link(self) -> dict[str, Any]:
+        """What ``status`` says of the link now.
+
+        Raises UnreachableError when no daemon answers, UsageError when it does not know the peer.
+        """
+        return (await self._ask())[1]
+
+    async def faults(self) -> list[tuple[str, str]]:
+        """The redirects on this host that do not work: where each listens, and why. Raises TunnelError."""
+        facts = await in_thread("status", lambda: ask(self._control, "status"))
+        redirects = [(each["listen"], each.get("redirect")) for each in facts["ingresses"]]
+        return [(listen, found["reason"]) for listen, found in redirects if found and not found["works"]]
+
+    async def probe(self, targets: Sequence[str]) -> list[dict[str, str]]:
+        """What the peer would say to streams to ``targets``; it is asked, and dials nothing.
+
+        Raises TunnelError when there is no answer.
+        """
+        answers: list[dict[str, str]] = await in_thread(
+            "probe", lambda: ask(self._control, "probe", peer=self.peer, targets=list(targets))
+        )
+        return answers
+
+    async def record(self, text: str) -> None:
+        """Have ``text`` logged on both hosts; without a daemon that can do so it is not."""
+        line = "".join(each if each.isprintable() else " " for each in text)
+        with contextlib.suppress(TunnelError):
+            await in_thread("record", lambda: ask(self._control, "record", peer=self.peer, text=line))
+
+    async def draining(self) -> bool:
+        """Whether the daemon of this host is stopping. Raises UnreachableError when none answers."""
+        return bool((await self._status())["draining"])
+
+    async def _ask(self) -> tuple[int, dict[str, Any]]:
+        """The daemon's process id, and what it says of the link."""
+        facts = await self._status()
+        for link in facts["links"]:
+            if link["peer"] == self.peer:
+                return facts["pid"], link
+        raise UsageError(f"the daemon that runs here does not know {self.peer}: restart it with this file")
+
+    async def _status(self) -> dict[str, Any]:
+        facts: dict[str, Any] = await in_thread("status", lambda: ask(self._control, "status"))
+        return facts
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keep ``rate`` fresh inside the context, and count as news what goes wrong from here on."""
+        self._pid, link = await self._ask()
+        self._known, self._since = link["incidents"], link["since"]
+        task = asyncio.create_task(self._run(), name="watch the tunnel")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def news(self) -> list[Mapping[str, str]]:
+        """What went wrong since ``watching`` began, the end of the daemon included; nothing before that."""
+        if self._known is None:
+            return []
+        try:
+            pid, link = await self._ask()
+        except TunnelError as error:
+            return [{"what": _SILENT, "reason": str(error)}]
+        news = [each for each in link["incidents"] if each not in self._known]
+        if pid != self._pid:
+            news.insert(0, {"what": _ANEW, "reason": "the streams of the one before ended with it"})
+        return news
+
+    async def held(self) -> bool:
+        """Whether the link has been up all the time since ``watching`` began.
+
+        A connection through it that has ended was then ended at its far end.
+        """
+        with contextlib.suppress(TunnelError):
+            pid, link = await self._ask()
+            return bool((pid, link["state"], link["since"]) == (self._pid, "up", self._since))
+        return False
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        before: tuple[float, int] | None = None
+        while True:
+            sent = None
+            with contextlib.suppress(TunnelError):
+                sent = sum(lane["bytes_sent"] for lane in (await self.link())["lanes"])
+            now = loop.time()
+            self.rate = rate_between(before, (now, sent)) if sent is not None else None
+            before = (now, sent) if sent is not None else None
+            await asyncio.sleep(PERIOD)
+
+
+def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> float | None:
+    """Bytes a second between two readings; None when there is no telling, as after a change of lanes."""
+    if before is None or now[1] < before[1] or now[0] <= before[0]:
+        return None
+    return (now[1] - before[1]) / (now[0] - before[0])
+
+
+def is_refusal(incident: Mapping[str, str]) -> bool:
+    """Whether the peer said no, or our own daemon did."""
+    return incident["what"] in _REFUSALS and not is_absence(incident)
+
+
+def is_absence(incident: Mapping[str, str]) -> bool:
+    """Whether nobody was at the target, there was no link, or one of the daemons was stopping."""
+    return incident["what"] in _REFUSALS and incident.get("code") in _NOT_THERE

@@ -1,0 +1,286 @@
+"""What ``mtunnel migrate`` does: look first, move the guest, see where it runs, name what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import TypeAlias
+
+from tunnel.cli.migrate.link_monitor import TunnelWatch, is_absence, is_refusal
+from tunnel.cli.migrate.order import Order
+from tunnel.cli.migrate.output import Announcer
+from tunnel.cli.migrate.readiness import (
+    Finding,
+    check_callers,
+    check_guest,
+    check_hosts,
+    check_link,
+    check_name_free,
+    check_redirects,
+    check_streams,
+    check_targets,
+)
+from tunnel.daemon import targets
+from tunnel.daemon.keepalives import SILENCE
+from tunnel.daemon.uris import Entry, find_entry, find_routes, known_peer
+from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
+from tunnel.relay import egress
+from tunnel.relay.address import TargetAddress
+from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
+from tunnel.virt.libvirt import LibvirtHost
+from tunnel.virt.libvirt_move import LibvirtMove
+from tunnel.virt.libvirt_request import Request
+from tunnel.virt.move import Conductor, Ending, settled
+from tunnel.virt.qmp import Monitor
+from tunnel.virt.qmp_migration import Mode, QmpOptions
+from tunnel.virt.qmp_move import QmpMove, require_capability, require_idle
+from tunnel.virt.where import Where, sentence
+
+UNVERIFIED = 5
+"""The exit code when the guest has left and nobody could see that it runs at the destination."""
+
+FAR_PATIENCE = egress.DEADLINE + 2.0
+"""Seconds until the far monitor must have answered: until then the tunnel knows why it does not."""
+
+_Prepared: TypeAlias = tuple[LibvirtMove | QmpMove, str]  # the move, and the route in words
+
+
+class MigrationRun:
+    """One order carried out. ``interrupt`` may be called at any time, also before and after ``run``."""
+
+    def __init__(self, order: Order, announcer: Announcer) -> None:
+        self._order = order
+        self._announcer = announcer
+        self._label = order.label
+        self._tunnel = TunnelWatch(order.config.host.control, order.peer)
+        self._conductor: Conductor | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def interrupt(self) -> None:
+        """Stop: at once while nothing moves, in order when something does."""
+        if self._conductor is not None:
+            self._conductor.interrupt()
+        elif self._task is not None and not self._stopped:
+            self._stopped = True  # cancelled twice, it could not put its things away
+            self._task.cancel()
+
+    async def run(self) -> Where:
+        """Carry it out: DESTINATION, or LEFT if the guest has gone and nobody could see that it arrived.
+
+        Raises TunnelError, whose exit code is the command's, when the guest has not moved. When interrupted
+        before anything moves: CancelledError.
+        """
+        self._task = asyncio.current_task()
+        async with AsyncExitStack() as stack:
+            move, route = await self._prepared(stack)
+            order = self._order
+            self._conductor = Conductor(move, self._announcer, order.timeout, order.timeout_action)
+            return await self._recorded(self._carry(self._conductor, move, route))
+
+    async def _prepared(self, stack: AsyncExitStack) -> _Prepared:
+        prepare = self._libvirt if self._order.qmp is None else self._qmp
+        try:
+            move, route = await prepare(stack)
+            await move.prepare()
+        except (HypervisorError, UnreachableError) as error:
+            raise await self._explained(error, type(error)) from error
+        return move, route
+
+    async def _recorded(self, carried: Coroutine[None, None, Where]) -> Where:
+        """Let both hosts' logs say what is done, and how it ended."""
+        what = f"migration of {self._label} from {self._order.config.host.name} to {self._order.peer}"
+        began = time.monotonic()
+        await self._tunnel.record(f"{what} begins")
+        outcome = "ended with a fault of mtunnel migrate"
+        try:
+            where = await carried
+            outcome = "done" if where is Where.DESTINATION else f"not verified, exit code {UNVERIFIED}"
+        except TunnelError as error:
+            outcome = f"failed: {error}"
+            raise
+        finally:
+            await self._tunnel.record(f"{what}, {time.monotonic() - began:.1f} s: {outcome}")
+        return where
+
+    async def _carry(self, conductor: Conductor, move: LibvirtMove | QmpMove, route: str) -> Where:
+        here, there = self._order.config.host.name, self._order.peer
+        try:
+            with self._announcer.moving(self._label, route, lambda: self._tunnel.rate):
+                ending = await conductor.run()
+        except HypervisorError as error:
+            words = sentence(await settled(move), here, there)
+            raise await self._explained(error, MigrationError, words) from error
+        where = await settled(move)
+        words = sentence(where, here, there)
+        if where in {Where.DESTINATION, Where.LEFT}:
+            result = "done" if where is Where.DESTINATION else "unverified"
+            self._announcer.ended(result, where, words, conductor.summary)
+            return where
+        if ending is Ending.ABORTED and where in {Where.SOURCE, Where.STAYED}:
+            raise MigrationError(f"Aborted. {words}")
+        raise await self._explained(HypervisorError(f"the migration {ending}, but"), MigrationError, words)
+
+    async def _explained(self, error: TunnelError, kind: type[TunnelError], where: str = "") -> TunnelError:
+        """The same with where the guest runs, and with what the tunnel knows about the cause.
+
+        It is of ``kind``, unless the tunnel knows better.
+        """
+        news = await self._tunnel.news()
+        lines = [str(error), where, *(f"The tunnel says: {each['what']}: {each['reason']}" for each in news)]
+        text = "\n".join(filter(None, lines))
+        if news and not await self._is_up():
+            return UnreachableError(text)
+        if any(map(is_refusal, news)):
+            return RefusedError(text)
+        return UnreachableError(text) if any(map(is_absence, news)) else kind(text)
+
+    async def _is_up(self) -> bool:
+        with contextlib.suppress(TunnelError):
+            return bool((await self._tunnel.link())["state"] == "up")
+        return False
+
+    async def _check_link(self, stack: AsyncExitStack, *uris: str) -> None:
+        """The link is up, and ``uris`` lead to it. What goes wrong from here on is told with any failure."""
+        self._announcer.check(await check_link(self._tunnel))
+        await check_redirects(self._tunnel, uris)
+        await stack.enter_async_context(self._tunnel.watching())
+
+    async def _check_targets(self, wanted: Sequence[TargetAddress]) -> None:
+        """The peer allows all that will be asked of it."""
+        self._announcer.check(await check_targets(self._tunnel, self._order.config.host.name, wanted))
+
+    async def _check_room(self, disks: int) -> None:
+        needed = self._order.streams(disks)
+        self._announcer.check(await check_streams(self._tunnel, needed, self._order.parallel))
+
+    # Through libvirt.
+
+    async def _libvirt(self, stack: AsyncExitStack) -> _Prepared:
+        order = self._order
+        name = order.guest or ""
+        routes = find_routes(order.config, order.peer, name, order.via)
+        disks = order.copy_storage is not None
+        way = routes.require_way(disks=disks)
+        uri = routes.require_libvirt(order.desturi)
+        request = Request(
+            migrate_uri=way.migrate_uri,
+            listen_address=way.listen_address,
+            disks_port=way.disks_port,
+            disks_uri=way.disks_uri,
+            p2p=order.p2p,
+            live=order.live,
+            postcopy=order.postcopy,
+            postcopy_resume=order.postcopy_resume,
+            parallel=order.parallel,
+            storage=order.copy_storage,
+            persist=order.persist,
+            undefine_source=order.undefine_source,
+            bandwidth=order.bandwidth,
+            auto_converge=order.auto_converge,
+            tls_destination=order.tls_destination,
+        )
+        request.check()
+        ram = targets.of_way(order.config, order.peer, way, disks=disks)
+        await self._check_link(stack, uri, way.migrate_uri)
+        await self._check_targets([*targets.of_libvirt(order.config, order.peer, uri), *ram])
+        source = await stack.enter_async_context(await LibvirtHost.connect(order.connect))
+        silence = order.config.transport.resume_window + SILENCE  # what the link bears, libvirt is to bear
+        destination = await stack.enter_async_context(await LibvirtHost.connect(uri, silence=silence))
+        self._announcer.check(await check_hosts(source, destination))
+        guest, finding = await check_guest(source, name, resume=order.postcopy_resume)
+        self._announcer.check(finding)
+        if not order.postcopy_resume:
+            self._announcer.check(await check_name_free(guest, destination))
+        if order.parallel or disks:
+            ingresses = targets.ingresses_of(order.config, order.peer, way, disks=disks)
+            await check_callers(guest, ingresses)
+        await self._check_room(await guest.disks() if disks else 0)
+        move = LibvirtMove(guest, destination, uri, request, switch_later=order.switch_later)
+        return move, way.migrate_uri
+
+    # Without it.
+
+    async def _qmp(self, stack: AsyncExitStack) -> _Prepared:
+        order = self._order
+        known_peer(order.config, order.peer)
+        # What is missing here is told before anybody is asked.
+        uris = [] if order.guest is None else [self._entry(order.guest).uri]
+        await self._check_link(stack, *uris)
+        source = await self._monitor(stack, "source")
+        found = await identify(source)
+        require_guest(order.guest, found, source.name)
+        await require_idle(source)  # before a far monitor is waited for, which a first command may hold
+        self._label = found.name or order.label
+        entry = self._entry(order.guest or found.name)
+        await check_redirects(self._tunnel, [entry.uri])
+        await self._check_targets(targets.of_qemu(order.config, order.peer, entry, self._far_monitor))
+        destination = await self._destination(stack, found, entry)
+        if order.postcopy_preempt:
+            for side in filter(None, (source, destination)):
+                await require_capability(side, "postcopy-preempt")
+        self._announcer.check(Finding("guest", f"{found} is {await source.status()}"))
+        await self._check_room(0)
+        options = qemu_options(order, blind=destination is None)
+        ended = self._tunnel.held if self._is_relayed else None
+        move = QmpMove(source, destination, entry.uri, entry.listen, options, destination_ended=ended)
+        return move, entry.uri
+
+    def _entry(self, guest: str | None) -> Entry:
+        order = self._order
+        return find_entry(order.config, order.peer, order.via, guest, self._far_monitor)
+
+    @property
+    def _far_monitor(self) -> str:
+        """The path of the destination's QMP socket, as an ingress would spell it."""
+        path = self._order.dest_qmp
+        return posixpath.normpath(path.absolute()) if path else ""
+
+    @property
+    def _is_relayed(self) -> bool:
+        """Whether that socket is an ingress, and no QEMU's."""
+        monitor = f"unix:{self._far_monitor}"
+        return any(str(ingress.listen) == monitor for ingress in self._order.config.ingresses)
+
+    async def _destination(self, stack: AsyncExitStack, source: Identity, entry: Entry) -> Monitor | None:
+        """The QEMU that waits, if it can be asked, and is found to wait for this guest."""
+        if self._order.dest_qmp is None:
+            self._announcer.notice(
+                f"without --dest-qmp the QEMU at {self._order.peer} must wait at {entry.listen} with the "
+                f"same capabilities, and nobody sees whether the guest runs there: exit code {UNVERIFIED}"
+            )
+            return None
+        destination = await self._monitor(stack, "destination")
+        waiting = await identify(destination)
+        require_same(source, waiting, destination.name)
+        if not comparable(source, waiting):
+            self._announcer.notice(
+                f"{destination.name} waits for {waiting}: that it is for {source} cannot be verified"
+            )
+        return destination
+
+    async def _monitor(self, stack: AsyncExitStack, side: str) -> Monitor:
+        path = self._order.qmp if side == "source" else self._order.dest_qmp
+        assert path is not None  # noqa: S101  asked for only where there is one
+        patience = FAR_PATIENCE if side == "destination" and self._is_relayed else 5.0
+        monitor = await Monitor.reach(path, f"{side} ({path})", within=patience)
+        return await stack.enter_async_context(monitor)
+
+
+def qemu_options(order: Order, *, blind: bool = False) -> QmpOptions:
+    """The same order in QEMU's terms. ``blind``: nobody has compared the UUIDs of both QEMUs."""
+    mode = Mode.POSTCOPY if order.postcopy else Mode.MULTIFD if order.parallel else Mode.PRECOPY
+    return QmpOptions(
+        mode=mode,
+        channels=order.parallel or 1,
+        max_bandwidth=order.bandwidth,
+        postcopy_after=None if order.switch_later else 1,
+        return_path=order.return_path,
+        preempt=order.postcopy_preempt,
+        auto_converge=order.auto_converge,
+        validate_uuid=blind,
+    )

@@ -1,0 +1,77 @@
+"""CPU time is that of real processes, children included, and is kept when a process ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tunnel.bench.measure.cpu_time import CpuMeter, spent
+
+BURN = """
+import sys, time
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+sys.stdin.readline()
+if "child" in sys.argv:
+    import subprocess
+    subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.3: pass"], check=True)
+else:
+    burn(0.3)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("who", ["itself", "child"])
+def test_what_a_process_used_between_two_readings_is_counted(who: str) -> None:
+    meter = CpuMeter()
+    command = [sys.executable, "-c", BURN, who]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        meter.watch("a", "qemu", process.pid)
+        before = meter.read()
+        print(file=process.stdin, flush=True)
+        assert process.stdout.readline() == "done\n"
+        used = spent(before, meter.read())
+        print(file=process.stdin, flush=True)
+    assert list(used) == ["a"]
+    assert 0.25 <= used["a"]["qemu"] <= 1.5  # the rest is the start of the interpreter
+
+
+def test_an_ended_process_keeps_what_was_last_read() -> None:
+    meter = CpuMeter()
+    command = [sys.executable, "-c", BURN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        meter.watch("b", "mtunnel", process.pid)
+        assert meter.watches("b", "mtunnel")
+        assert not meter.watches("a", "mtunnel")
+        print(file=process.stdin, flush=True)
+        process.stdout.readline()
+        last = meter.read()
+        print(file=process.stdin, flush=True)
+    assert not psutil.pid_exists(process.pid)
+    assert meter.read() == last
+    assert last["b", "mtunnel"] >= 0.25
+
+
+def test_a_process_that_is_no_more_takes_no_part() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    meter = CpuMeter()
+    meter.watch("a", "qemu", process.pid)
+    assert meter.read() == {}
+
+
+def test_who_came_later_counts_from_the_beginning() -> None:
+    assert spent({("a", "qemu"): 1.5}, {("a", "qemu"): 2.0, ("b", "qemu"): 0.25}) == {
+        "a": {"qemu": 0.5},
+        "b": {"qemu": 0.25},
+    }

@@ -1,0 +1,20 @@
+"""The parts of a report are values: two reports of the same files are equal."""
+
+from __future__ import annotations
+
+from tunnel.bench.report.charts import Chart
+from tunnel.bench.report.document import DataTable, Document, Section
+
+
+def _document() -> Document:
+    chart = Chart("Speed", "GiB/s", [], "Longer is better.")
+    return Document("title", [Section("one", ["words", ("a", "list"), DataTable(["x"], [["1"]]), chart])])
+
+
+def test_equal_parts_make_equal_documents() -> None:
+    assert _document() == _document()
+    assert _document() != Document("title", [])
+
+
+def test_a_table_is_of_figures_unless_it_says_words() -> None:
+    assert not DataTable(["x"], []).words

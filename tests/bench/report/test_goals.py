@@ -1,0 +1,49 @@
+"""``bench goals``: every goal has who it needs, and one file holds it all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench import samples
+from tunnel.bench.measure.contestants import choose
+from tunnel.bench.measure.migration_modes import choose as choose_modes
+from tunnel.bench.report import goals
+from tunnel.bench.report.reached import HEADINGS
+from tunnel.bench.report.report_goals import verdicts
+from tunnel.bench.report.result_file import read
+
+
+def test_all_who_have_to_take_part_are_known() -> None:
+    assert len(choose(goals.RELAYS)) == len(goals.RELAYS)
+    assert len(choose_modes(goals.MODES)) == len(goals.MODES)
+
+
+def test_a_person_gets_the_verdicts(tmp: Path) -> None:
+    table = goals.table(samples.memory(tmp))
+    assert [str(column.header) for column in table.columns] == [*HEADINGS]
+    assert table.row_count == len(verdicts(()).rows)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(480)
+def test_one_run_measures_all_that_is_to_be_reached(tmp: Path) -> None:
+    small = ["--rounds=1", "--size=64MiB", "--memory=64MiB", "--stall=1"]
+    quick = ["--samples=20", f"--results={tmp}"]
+    command = [sys.executable, "-m", "tunnel.bench", "goals", *small, *quick]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=460, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp.glob("*-goals.jsonl")
+    runs = read(path)
+    assert [run.benchmark for run in runs] == ["relay", "memory", "scale", "migrate"]
+    # Goals for migrations are about guests of 2 GiB and more: these are measured, and not judged.
+    judged = {what: verdict for what, *_, verdict in verdicts(runs).rows}
+    assert {what for what, verdict in judged.items() if verdict == "not measured"} == {
+        what for what in judged if what.startswith("migration")
+    }
+    assert {record["mode"] for record in runs[3].of_kind("migration")} == set(goals.MODES)
+    assert "What mtunnel is to reach" in done.stdout

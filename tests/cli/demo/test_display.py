@@ -1,0 +1,46 @@
+"""Progress for people: bars on a terminal, plain steps elsewhere, nothing when programs read."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from tunnel.cli.demo.display import Display
+from tunnel.units import MIB
+from tunnel.virt.qmp_sample import QemuPhase, Sample
+
+SAMPLE = Sample(QemuPhase.ACTIVE, 1.0, 300 * MIB, 724 * MIB, 1024 * MIB, 8192, 1, 300.0 * MIB, 0.3)
+
+
+def test_display_on_a_pipe_shows_steps_only() -> None:
+    written = io.StringIO()
+    display = Display(Console(file=written, force_terminal=False))
+    display.step("guest", "1GiB filled")
+    with display.waiting("filling"), display.migration() as migrating, display.verification() as verifying:
+        migrating(SAMPLE)
+        verifying(10, 20)
+    assert written.getvalue() == "guest        1GiB filled\n"
+
+
+def test_display_on_a_terminal_shows_where_the_migration_stands() -> None:
+    written = io.StringIO()
+    display = Display(
+        Console(file=written, force_terminal=True, width=120, color_system=None, _environ={"TERM": "xterm"})
+    )
+    with display.migration() as migrating:
+        migrating(SAMPLE)
+    with display.verification() as verifying:
+        verifying(10, 20)
+    assert "active, 300 MiB/s, pass 1" in written.getvalue()
+    assert " 29%" in written.getvalue()
+    assert "10 of 20 pages" in written.getvalue()
+
+
+def test_quiet_display_writes_nothing() -> None:
+    written = io.StringIO()
+    display = Display(Console(file=written, force_terminal=True, quiet=True))
+    display.step("guest", "1GiB filled")
+    with display.migration() as migrating:
+        migrating(SAMPLE)
+    assert written.getvalue() == ""

@@ -1,0 +1,61 @@
+"""What the demonstration asks of QEMU and of the machine, and how it ends when the guest does not arrive."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tempfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tunnel.cli.demo import rehearsal
+from tunnel.cli.demo.display import Display
+from tunnel.cli.demo.rehearsal import RehearsalPlan, rehearse
+from tunnel.cli.demo.two_daemons import IngressKind
+from tunnel.errors import MigrationError
+from tunnel.proof.accelerator import Accelerator
+from tunnel.proof.pattern_guest import Workload
+from tunnel.units import GIB, MIB
+from tunnel.virt.qmp_migration import Mode, QmpOptions
+
+PLAN = RehearsalPlan(Mode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
+TCG = Accelerator("tcg", "asked for")
+
+
+def files_in(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+def test_available_memory_is_what_the_kernel_says() -> None:
+    assert 0 < rehearsal._available_memory() < 1 << 50
+
+
+def test_plan_gives_qemu_its_options() -> None:
+    assert PLAN.options == QmpOptions(Mode.MULTIFD, channels=6)
+    postcopy = dataclasses.replace(PLAN, mode=Mode.POSTCOPY).options
+    assert (postcopy.mode, postcopy.postcopy_after, postcopy.downtime_limit) == (Mode.POSTCOPY, 0, 0.001)
+
+
+def test_working_set_never_exceeds_a_quarter_of_the_guest() -> None:
+    assert PLAN.workload == Workload(64 * MIB, 32 * MIB)
+    assert dataclasses.replace(PLAN, memory=64 * MIB).workload.working_set == 16 * MIB
+
+
+@pytest.mark.parametrize(("length", "place"), [(60, None), (61, "/tmp")])
+def test_sockets_find_room_whatever_the_temporary_directory(
+    monkeypatch: pytest.MonkeyPatch, length: int, place: str | None
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/".ljust(length, "x"))
+    assert rehearsal._short_place() == place
+
+
+async def test_failure_is_reported_with_the_logs_of_the_daemons_and_nothing_is_left(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+    impossible = dataclasses.replace(PLAN, memory=64 * MIB, channels=0)
+    with pytest.raises(MigrationError, match=r"(?s)multifd.channels.*\nhosta: .*\nhostb: "):
+        await rehearse(impossible, TCG, Display(Console(file=io.StringIO())))
+    assert files_in(tmp) == []

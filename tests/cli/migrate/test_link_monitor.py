@@ -1,0 +1,162 @@
+"""What a migration learns from the daemon of its host: its rate, and what went wrong meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import until
+from tunnel.cli.migrate import link_monitor as module
+from tunnel.cli.migrate.link_monitor import TunnelWatch, is_absence, is_refusal, rate_between
+from tunnel.errors import UnreachableError, UsageError
+
+OLD = {"at": "1", "what": "lane lost", "reason": "old"}
+NEW = {"at": "2", "what": "stream refused by the peer", "reason": "tcp:127.0.0.1:1 is not allowed"}
+
+
+class Daemon:
+    """One that answers with ``facts``, or not at all."""
+
+    def __init__(self) -> None:
+        self.link: dict[str, Any] = {
+            "peer": "hostb",
+            "state": "up",
+            "since": "1",
+            "lanes": [{"bytes_sent": 0}],
+            "incidents": [OLD],
+        }
+        self.gone = False
+        self.stopping = False
+        self.pid = 1
+        self.records: list[tuple[str, str]] = []
+
+    def ask(self, path: Path, command: str, **arguments: Any) -> Any:
+        assert path == Path("/control")
+        if command == "probe":
+            return [{"target": each, "peer": arguments["peer"]} for each in arguments["targets"]]
+        if self.gone:
+            raise UnreachableError("no daemon answers")
+        if command == "record":
+            self.records.append((arguments["peer"], arguments["text"]))
+            return None
+        assert (command, arguments) == ("status", {})
+        self.link["lanes"][0]["bytes_sent"] += 1000
+        return {"pid": self.pid, "draining": self.stopping, "links": [{"peer": "hosta"}, self.link]}
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    answering = Daemon()
+    monkeypatch.setattr(module, "ask", answering.ask)
+    monkeypatch.setattr(module, "PERIOD", 0.01)
+    return answering
+
+
+def test_rate_is_the_difference_over_the_time() -> None:
+    assert rate_between((1.0, 1000), (3.0, 5000)) == 2000
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(None, (1.0, 10)), ((1.0, 10), (2.0, 5)), ((1.0, 10), (1.0, 20))]
+)
+def test_rate_is_unknown_at_first_and_after_a_change_of_lanes(
+    before: tuple[float, int] | None, now: tuple[float, int]
+) -> None:
+    assert rate_between(before, now) is None
+
+
+async def test_daemon_says_when_it_is_stopping(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    assert await tunnel.draining() is False
+    daemon.stopping = True
+    assert await tunnel.draining() is True
+    daemon.gone = True
+    with pytest.raises(UnreachableError):
+        await tunnel.draining()
+
+
+async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    async with tunnel.watching():
+        await until(lambda: tunnel.rate)
+        daemon.gone = True
+        await until(lambda: tunnel.rate is None)
+
+
+async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    async with tunnel.watching():
+        daemon.gone = True
+        what = "the daemon of this host does not answer"
+        assert await tunnel.news() == [{"what": what, "reason": "no daemon answers"}]
+        daemon.gone, daemon.pid = False, 2
+        (news,) = await tunnel.news()
+        assert news["what"] == "the daemon of this host was started anew"
+
+
+async def test_link_has_held_if_it_is_the_same_and_was_never_down(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    assert not await tunnel.held(), "nobody has watched"
+    async with tunnel.watching():
+        assert await tunnel.held()
+        for key, value in (("state", "resuming"), ("since", "2")):
+            before = daemon.link[key]
+            daemon.link[key] = value
+            assert not await tunnel.held()
+            daemon.link[key] = before
+        daemon.pid = 2
+        assert not await tunnel.held()
+        daemon.pid, daemon.gone = 1, True
+        assert not await tunnel.held()
+
+
+async def test_there_is_no_news_before_it_is_watched_for(daemon: Daemon) -> None:
+    assert await TunnelWatch(Path("/control"), "hostb").news() == []
+
+
+async def test_news_is_what_came_since(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    async with tunnel.watching():
+        assert await tunnel.news() == []
+        daemon.link["incidents"] = [OLD, NEW]
+        assert await tunnel.news() == [NEW]
+
+
+async def test_peer_that_the_daemon_does_not_know_is_a_usage_error(daemon: Daemon) -> None:
+    with pytest.raises(UsageError, match="does not know hostc: restart it with this file"):
+        await TunnelWatch(Path("/control"), "hostc").link()
+
+
+async def test_peer_is_asked_by_the_daemon(daemon: Daemon) -> None:
+    answers = await TunnelWatch(Path("/control"), "hostb").probe(("tcp:127.0.0.1:1",))
+    assert answers == [{"target": "tcp:127.0.0.1:1", "peer": "hostb"}]
+
+
+async def test_a_record_is_one_line_and_needs_no_daemon(daemon: Daemon) -> None:
+    tunnel = TunnelWatch(Path("/control"), "hostb")
+    await tunnel.record("failed: no\nnext\tline")
+    assert daemon.records == [("hostb", "failed: no next line")]
+    daemon.gone = True
+    await tunnel.record("nobody takes it")
+    assert len(daemon.records) == 1
+
+
+async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:
+    daemon.gone = True
+    with pytest.raises(UnreachableError):
+        await TunnelWatch(Path("/control"), "hostb").link()
+
+
+def test_refusals_are_told_from_losses() -> None:
+    assert is_refusal(NEW)
+    assert is_refusal({"what": "connection refused", "reason": "user bin may not use this ingress"})
+    assert not is_refusal(OLD)
+    assert not is_absence(NEW)
+    ours = {"what": "connection refused", "reason": "this host is stopping", "code": "DRAINING"}
+    lost = {"what": "connection refused", "reason": "no link with hostb", "code": "LINK_LOST"}
+    for nobody in ({**NEW, "code": "TARGET_UNREACHABLE"}, {**NEW, "code": "DRAINING"}, ours, lost):
+        assert is_absence(nobody)
+        assert not is_refusal(nobody)
+    assert is_refusal({**NEW, "code": "TARGET_FORBIDDEN"})

@@ -1,0 +1,337 @@
+"""The writer of log lines: whatever happens to stderr, ``put`` returns, and what was lost is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import until
+from tunnel.daemon import log_writer as module
+from tunnel.daemon.log_writer import LogWriter
+
+FULL = "No space left on device"
+
+
+def tell(count: int, reason: str) -> str:
+    return f"lost {count}: {reason}"
+
+
+@contextmanager
+def writing(descriptor: int, tick: module.Tick = lambda last: None) -> Iterator[LogWriter]:
+    writer = LogWriter(descriptor, tell, tick)
+    try:
+        yield writer
+    finally:
+        writer.close(0)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The reading and the writing end of a pipe."""
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def leave(reader: int) -> None:
+    """Be no reader any more. The descriptor stays taken: the fixture closes it, and nobody else's."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, reader)
+    os.close(null)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_INTERVAL", 0.01)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for three lines of ten bytes."""
+    monkeypatch.setattr(module, "MOST_QUEUED", 30)
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[OSError | None], None]]:
+    """Sets what every write fails with; None for nothing."""
+    write = os.write
+    errors: list[OSError | None] = [None]
+
+    def failing(descriptor: int, data: bytes) -> int:
+        if threading.current_thread().name == "log" and (error := errors[0]):
+            raise error
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", failing)
+
+    def set_to(error: OSError | None) -> None:
+        errors[0] = error
+
+    yield set_to
+    set_to(None)
+
+
+def fill(descriptor: int) -> int:
+    """Write until a pipe takes nothing more; how much that was."""
+    os.set_blocking(descriptor, False)
+    count = 0
+    try:
+        while True:
+            count += os.write(descriptor, b"." * 4096)
+    except BlockingIOError:
+        os.set_blocking(descriptor, True)
+        return count
+
+
+def drain(descriptor: int, count: int) -> None:
+    while count:
+        count -= len(os.read(descriptor, count))
+
+
+def read_lines(descriptor: int, count: int) -> list[str]:
+    data = b""
+    while data.count(b"\n") < count:
+        data += os.read(descriptor, 65536)
+    return data.decode().splitlines()
+
+
+def test_lines_are_written_in_order(pipe: tuple[int, int]) -> None:
+    with writing(pipe[1]) as writer:
+        for number in range(1000):
+            writer.put(f"line {number}")
+        assert read_lines(pipe[0], 1000) == [f"line {number}" for number in range(1000)]
+
+
+def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file, writing(file.fileno()) as writer:
+        for number in range(1000):
+            writer.put(f"line {number}")
+        writer.close()
+    assert len((tmp_path / "log").read_text().splitlines()) == 1000
+
+
+def test_descriptor_that_is_reused_gets_no_line(tmp_path: Path) -> None:
+    mine = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    with writing(mine) as writer:
+        os.dup2(os.open(tmp_path / "another", os.O_WRONLY | os.O_CREAT), mine)
+        writer.put("line")
+        writer.close()
+    os.close(mine)
+    assert (tmp_path / "log").read_text() == "line\n"
+    assert (tmp_path / "another").read_text() == ""
+
+
+@pytest.mark.usefixtures("small")
+def test_pipe_that_nobody_reads_holds_up_nobody(pipe: tuple[int, int]) -> None:
+    stuffed = fill(pipe[1])
+    with writing(pipe[1]) as writer:
+        writer.put("first....")
+        until("the thread to wait in its write", lambda: not writer._queue)
+        for number in range(1000):
+            writer.put(f"line {number:04}")
+        drain(pipe[0], stuffed)
+        assert read_lines(pipe[0], 5) == [
+            *("first....", "line 0000", "line 0001", "line 0002"),
+            f"lost 997: {module.SLOW}",
+        ]
+        writer.put("again")
+        assert read_lines(pipe[0], 1) == ["again"]
+
+
+def test_pipe_of_which_another_made_the_writing_end_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
+    stuffed = fill(pipe[1])
+    os.set_blocking(pipe[1], False)
+    with writing(pipe[1]) as writer:
+        writer.put("line")
+        until("the thread to have tried", lambda: writer._blocked)
+        drain(pipe[0], stuffed)
+        assert read_lines(pipe[0], 1) == ["line"]
+        until("the thread to have noticed", lambda: not writer._trouble)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("number", [28, 5, 32, 9])
+def test_whatever_a_write_fails_with_is_told_when_writing_works_again(
+    pipe: tuple[int, int], fails: Callable[[OSError | None], None], number: int
+) -> None:
+    fails(OSError(number, os.strerror(number)))
+    with writing(pipe[1]) as writer:
+        writer.put("first....")
+        until("the first attempt", lambda: writer._trouble)
+        for each in range(5):
+            writer.put(f"line {each:04}")
+        fails(None)
+        assert read_lines(pipe[0], 5) == [
+            *("first....", "line 0000", "line 0001", "line 0002"),
+            f"lost 2: {os.strerror(number)}",
+        ]
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as file, writing(file.fileno()) as writer:
+        writer.put("line")
+        until("the attempt", lambda: writer._trouble == FULL)
+        writer.put("line")
+
+
+def test_pipe_whose_reader_is_gone(pipe: tuple[int, int]) -> None:
+    leave(pipe[0])
+    with writing(pipe[1]) as writer:
+        writer.put("line")
+        until("the attempt", lambda: writer._trouble == "Broken pipe")
+        writer.put("line")
+
+
+def test_reader_that_is_gone_is_replaced_where_another_can_be_had(pipe: tuple[int, int]) -> None:
+    """One after the other: nobody at first, then one that goes as well, then one that stays."""
+    leave(pipe[0])
+    readers: list[int] = []
+
+    def reopen() -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionRefusedError
+        reader, writing_end = os.pipe()
+        readers.append(reader)
+        if len(attempts) == 2:
+            os.close(reader)
+        return writing_end
+
+    attempts: list[int] = []
+    writer = LogWriter(pipe[1], tell, lambda last: None, reopen)
+    writer.put("line")
+    until("the third attempt", lambda: len(attempts) == 3)
+    assert read_lines(readers[-1], 1) == ["line"]
+    writer.close()
+    os.close(readers[-1])
+
+
+def test_full_disk_is_no_reason_for_another_descriptor() -> None:
+    def reopen() -> int:
+        raise AssertionError
+
+    with Path("/dev/full").open("wb") as file:
+        writer = LogWriter(file.fileno(), tell, lambda last: None, reopen)
+        writer.put("line")
+        until("the attempt", lambda: writer._trouble == FULL)
+        writer.close(10)
+        assert not writer._thread.is_alive()
+
+
+def test_fifo_whose_reader_comes_back_gets_what_was_kept(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(tmp_path / "fifo", os.O_WRONLY)
+    with writing(descriptor) as writer:
+        os.close(reader)
+        writer.put("line")
+        until("the attempt", lambda: writer._trouble)
+        reader = os.open(tmp_path / "fifo", os.O_RDONLY)
+        assert read_lines(reader, 1) == ["line"]
+    os.close(reader)
+    os.close(descriptor)
+
+
+@pytest.mark.root
+def test_line_of_which_a_disk_took_a_part_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(tmp_path)], check=True)
+    try:
+        (tmp_path / "other").write_bytes(b"." * 4096)
+        with (tmp_path / "log").open("wb") as file, writing(file.fileno()) as writer:
+            writer.put("a" * 4000)
+            writer.put("b" * 1000)
+            until("the disk to be full", lambda: writer._trouble == FULL)
+            (tmp_path / "other").unlink()
+            writer.put("c")
+            writer.close()
+        lines = (tmp_path / "log").read_text().splitlines()
+        assert lines == ["a" * 4000, "b" * 1000, "c"]
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_long_line_is_cut(pipe: tuple[int, int]) -> None:
+    with writing(pipe[1]) as writer:
+        writer.put("ü" * module.LONGEST_LINE)
+        [line] = read_lines(pipe[0], 1)
+    assert line.endswith("üü [cut off]")
+    assert len(line.encode()) < module.LONGEST_LINE
+
+
+def test_lines_that_could_not_be_worded_are_counted_in_their_place(pipe: tuple[int, int]) -> None:
+    with writing(pipe[1]) as writer:
+        writer.put("one")
+        writer.lost("no words")
+        writer.lost("no words")
+        writer.put("two")
+        lines = read_lines(pipe[0], 3)
+    assert lines[0] == "one"
+    assert lines[-1] == "two"
+    assert sum(int(line.split()[1].rstrip(":")) for line in lines[1:-1]) == 2
+
+
+def test_tick_is_called_when_it_wants_to_be_and_at_the_end(pipe: tuple[int, int]) -> None:
+    calls: list[bool] = []
+
+    def tick(last: bool) -> float | None:
+        calls.append(last)
+        if last:
+            writer.put("goodbye")
+        return 0.001 if len(calls) < 3 else None
+
+    writer: LogWriter
+    with writing(pipe[1], tick) as writer:
+        until("three calls", lambda: len(calls) == 3)
+        writer.wake()
+        until("one more", lambda: len(calls) == 4)
+        writer.close()
+        assert read_lines(pipe[0], 1) == ["goodbye"]
+    assert calls == [False, False, False, False, True]
+
+
+def test_closing_does_not_wait_for_a_reader_for_ever(pipe: tuple[int, int]) -> None:
+    stuffed = fill(pipe[1])
+    with writing(pipe[1]) as writer:
+        writer.put("line")
+        started = time.monotonic()
+        writer.close(0.05)
+        assert writer._thread.is_alive()
+        assert time.monotonic() - started < 5
+        drain(pipe[0], stuffed)
+        assert read_lines(pipe[0], 1) == ["line"]
+        writer._thread.join(60)
+        assert not writer._thread.is_alive()
+
+
+def test_closing_gives_up_what_cannot_be_written() -> None:
+    with Path("/dev/full").open("wb") as file, writing(file.fileno()) as writer:
+        writer.put("line")
+        writer.close(60)
+        assert not writer._thread.is_alive()
+
+
+def test_process_ends_although_its_thread_waits_for_a_reader(pipe: tuple[int, int]) -> None:
+    fill(pipe[1])
+    code = (
+        "import sys; from tunnel.daemon.logs import Log\n"
+        "import structlog\n"
+        "with Log(): structlog.get_logger().info('serving')\n"
+        "sys.exit(7)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=pipe[1])
+    try:
+        assert child.wait(60) == 7
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            child.wait()

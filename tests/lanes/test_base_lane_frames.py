@@ -1,0 +1,417 @@
+"""What lanes share, on one without a network: taking bytes apart, handing over, keepalive, the end.
+
+The contract as a whole is held, for every kind, by ``test_lane``.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import turns, until
+from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
+from tunnel.lanes import base_lane as module
+from tunnel.lanes.base_lane import BaseLane
+from tunnel.lanes.lane import KEY_LIMIT, Lane
+from tunnel.tls.lane_kinds import LaneKind
+from tunnel.wire import keepalive
+from tunnel.wire.codec import data_header, encode
+from tunnel.wire.codes import HEADER_SIZE, Code
+from tunnel.wire.decoder import Decoder
+from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Open, Ping, Pong
+from tunnel.wire.payload import Outgoing, Payload, copied
+from tunnel.wire.states import LaneState
+
+pytestmark = pytest.mark.usefixtures("quiet_loop")
+
+STREAM = (
+    encode(Open(1, 64, "unix:/run/qemu/a"), 0) + data_header(1, 0, 5) + b"hello" + encode(Credit(1, 3, 9))
+)
+HEARD = [("frame", "OPEN"), ("payload", 1, 0, b"hello"), ("frame", "CREDIT")]
+
+
+class DeafLane(BaseLane[bytes]):
+    """Sends nothing anywhere, and remembers it."""
+
+    kind = LaneKind.USERSPACE
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, "hostb", LaneState.ATTACHED)
+        self.sent = b""
+        self.lingering = False
+        self.released = 0
+        self.flushed = b""
+        self.breaks_on_flush = False
+
+    cipher = "none"
+    batch = 1 << 20
+    room = True
+    records_sent = records_received = 0  # likewise, to be set
+
+    def send_control(self, frames: bytes) -> None:
+        self.sent += frames
+
+    def send(self, outgoing: Outgoing) -> None:
+        self.sent += outgoing.header + copied(outgoing.piece.content)
+
+    def flush(self) -> None:
+        self.flushed = self.sent
+        if self.breaks_on_flush:
+            self._lost("it broke")
+
+    def _start_reading(self) -> None: ...
+
+    def _push(self) -> bool:
+        return True
+
+    def _read(self) -> bool:
+        return False
+
+    def _say_goodbye(self) -> None: ...
+
+    def _discard(self) -> None: ...
+
+    def _begin_linger(self) -> None:
+        self.lingering = True
+
+    def _release(self) -> None:
+        self.released += 1
+
+    def said(self) -> list[Frame]:
+        """The control frames that were sent."""
+        frames: list[Frame] = []
+        decoder, rest = Decoder(), memoryview(self.sent)
+        while rest:
+            taken, frame = decoder.feed(rest)
+            rest = rest[taken:]
+            frames += [frame] if frame else []
+        return frames
+
+
+class Recorder:
+    """Implements LaneHandler."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+        self.batches = 0
+        self.ticks = 0
+        self.ends: list[TunnelError] = []
+        self.fault: Exception | None = None
+        self.heir: Recorder | None = None
+
+    def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.heard.append(("frame", frame.type.name))
+        if self.heir is not None:
+            lane.hand_over(self.heir)
+
+    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
+        self.heard.append(("payload", stream, offset, copied(payload)))
+
+    def on_batch_end(self, lane: Lane) -> None:
+        self.batches += 1
+
+    def on_writable(self, lane: Lane) -> None: ...
+
+    def on_tick(self, lane: Lane) -> None:
+        self.ticks += 1
+
+    def on_worn(self, lane: Lane) -> None: ...
+
+    def on_end(self, lane: Lane, reason: TunnelError) -> None:
+        self.ends.append(reason)
+
+    @property
+    def joined(self) -> list[tuple[Any, ...]]:
+        """What was heard, with pieces of payload put together where they continue each other."""
+        found: list[tuple[Any, ...]] = []
+        for event in self.heard:
+            last = found[-1] if found else ("",)
+            if event[0] == last[0] == "payload" and event[2] == last[2] + len(last[3]):
+                found[-1] = (*last[:3], last[3] + event[3])
+            else:
+                found.append(event)
+        return found
+
+
+@pytest.fixture
+async def lane() -> AsyncIterator[DeafLane]:
+    one, other = socket.socketpair()
+    with one, other:
+        made = DeafLane(one)
+        yield made
+        made.abort()
+
+
+@pytest.fixture
+def handler(lane: DeafLane) -> Recorder:
+    recorder = Recorder()
+    lane.start(recorder)
+    return recorder
+
+
+def feed(lane: DeafLane, *chunks: bytes) -> None:
+    for chunk in chunks:
+        lane._received(memoryview(chunk))
+
+
+# Taking bytes apart.
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 19, 20, 21, 1000])
+async def test_frames_come_out_the_same_however_the_bytes_are_cut(
+    lane: DeafLane, handler: Recorder, size: int
+) -> None:
+    chunks = [STREAM[start : start + size] for start in range(0, len(STREAM), size)]
+    feed(lane, *chunks)
+    assert handler.joined == HEARD
+    assert handler.batches == len(chunks)
+
+
+async def test_frames_come_out_the_same_wherever_there_is_one_cut(lane: DeafLane, handler: Recorder) -> None:
+    frames = STREAM[: -len(encode(Credit(1, 3, 9)))]
+    for cut in range(1, len(frames)):
+        handler.heard.clear()
+        feed(lane, frames[:cut], frames[cut:])
+        assert handler.joined == HEARD[:2], cut
+
+
+async def test_payload_is_not_copied(lane: DeafLane, handler: Recorder) -> None:
+    memory = bytearray(data_header(1, 0, 5) + b"hello")
+    views: list[Payload] = []
+    handler.on_payload = lambda lane, stream, offset, payload: views.append(payload)  # type: ignore[method-assign]  # only here
+    lane._received(memoryview(memory))
+    memory[HEADER_SIZE] = ord("J")
+    assert copied(views[0]) == b"Jello"
+
+
+async def test_a_ping_is_answered_at_once(lane: DeafLane, handler: Recorder) -> None:
+    feed(lane, encode(Ping(4711)))
+    assert lane.flushed == encode(Pong(4711))
+    assert handler.heard == []
+
+
+# Who is told.
+
+
+async def test_a_handler_may_hand_the_lane_over_in_the_middle(lane: DeafLane, handler: Recorder) -> None:
+    handler.heir = Recorder()
+    feed(lane, STREAM)
+    assert handler.joined == HEARD[:1]
+    assert handler.heir.joined == HEARD[1:]
+    assert handler.heir.batches == 1
+
+
+async def test_nothing_behind_goaway_is_heard(lane: DeafLane, handler: Recorder) -> None:
+    feed(lane, STREAM + encode(GoAway(Code.DRAINING, "maintenance")) + STREAM, STREAM)
+    await until(lambda: handler.ends)
+    assert handler.joined == HEARD
+    assert isinstance(handler.ends[0], RefusedError)
+    assert handler.ends[0].code is Code.DRAINING
+    assert "maintenance" in str(handler.ends[0])
+    assert lane.lingering
+
+
+async def test_a_handlers_objection_is_told_to_the_peer(lane: DeafLane, handler: Recorder) -> None:
+    handler.fault = ProtocolError(Code.FLOW_CONTROL, "too much")
+    feed(lane, STREAM)
+    await until(lambda: handler.ends)
+    assert handler.ends == [handler.fault]
+    (goaway,) = lane.said()
+    assert isinstance(goaway, GoAway)
+    assert goaway.code is Code.FLOW_CONTROL
+    assert "too much" in goaway.reason
+    assert handler.batches == 1, "what came before is still to be written"
+
+
+async def test_a_fault_of_ours_at_the_end_of_a_batch_ends_the_lane(
+    lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else somebody might still hold views of memory that is about to be used again."""
+    monkeypatch.setattr(handler, "on_batch_end", {}.__getitem__)
+    with pytest.raises(KeyError):
+        feed(lane, STREAM)
+    await until(lambda: handler.ends)
+    assert "a fault of the daemon" in str(handler.ends[0])
+    (goaway,) = lane.said()
+    assert isinstance(goaway, GoAway)
+    assert goaway.code is Code.INTERNAL
+
+
+async def test_the_end_is_told_later_and_once(lane: DeafLane, handler: Recorder) -> None:
+    lane._lost("it broke")
+    assert handler.ends == [], "not from within the call"
+    lane._lost("it broke again")
+    lane.close(Code.NONE, "")
+    lane.abort()
+    await turns()
+    assert [str(end) for end in handler.ends] == [f"connection with hostb ({lane.remote}) lost: it broke"]
+    assert lane.state is LaneState.CLOSED
+
+
+async def test_close_says_goaway_once(lane: DeafLane, handler: Recorder) -> None:
+    lane.close(Code.DRAINING, "bye")
+    lane.close(Code.NONE, "again")
+    await turns()
+    assert lane.said() == [GoAway(Code.DRAINING, "bye")]
+    assert lane.lingering
+    assert handler.ends == []
+
+
+async def test_abort_says_nothing(lane: DeafLane, handler: Recorder) -> None:
+    lane.abort()
+    await turns()
+    assert lane.sent == b""
+    assert lane.released
+    assert handler.ends == []
+
+
+async def test_a_frame_that_the_state_forbids_is_not_heard(lane: DeafLane, handler: Recorder) -> None:
+    lane._protocol.state = LaneState.AWAIT_WELCOME
+    feed(lane, encode(Fin(1, 0)))
+    await until(lambda: handler.ends)
+    assert isinstance(handler.ends[0], ProtocolError)
+    assert handler.ends[0].code is Code.HANDSHAKE
+    assert handler.heard == []
+
+
+# Keepalive, on a clock of the test's own.
+
+
+@pytest.fixture
+def clock(lane: DeafLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the lane sees, in its only element. The test calls ``_tick`` instead of timers."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+async def test_a_peer_is_asked_at_regular_times(
+    lane: DeafLane, handler: Recorder, clock: list[float]
+) -> None:
+    for _ in range(2):
+        lane._tick()
+        clock[0] += keepalive.INTERVAL / 2
+        lane._tick()
+        clock[0] += keepalive.INTERVAL / 2
+    assert lane.said() == [Ping(1), Ping(2)]
+    assert handler.ticks == 2
+
+
+async def test_a_silent_peer_is_lost_after_the_timeout_and_not_before(
+    lane: DeafLane, handler: Recorder, clock: list[float]
+) -> None:
+    lane._tick()
+    clock[0] += keepalive.TIMEOUT - 0.01
+    lane._tick()
+    await turns()
+    assert handler.ends == []
+    clock[0] += 0.02
+    lane._tick()
+    await until(lambda: handler.ends)
+    assert isinstance(handler.ends[0], LaneLost)
+    assert lane.released
+
+
+async def test_the_round_trip_is_that_of_the_last_ping(
+    lane: DeafLane, handler: Recorder, clock: list[float]
+) -> None:
+    assert lane.round_trip == 0.0
+    lane._tick()
+    clock[0] += 0.25
+    feed(lane, encode(Pong(7)))
+    assert lane.round_trip == 0.0, "nobody asked with that token"
+    feed(lane, encode(Pong(1)))
+    assert lane.round_trip == 0.25
+    clock[0] += 1
+    feed(lane, encode(Pong(1)))
+    assert lane.round_trip == 0.25, "an answer counts once"
+
+
+async def test_the_distance_is_that_of_the_quickest_ping_lately(
+    lane: DeafLane, handler: Recorder, clock: list[float]
+) -> None:
+    assert lane.distance == 0.0
+    for number, seconds in enumerate((0.02, 0.01, 0.5), start=1):
+        lane._tick()
+        clock[0] += seconds
+        feed(lane, encode(Pong(number)))
+        clock[0] += keepalive.INTERVAL
+    assert lane.distance == pytest.approx(0.01)
+    assert lane.round_trip == pytest.approx(0.5)
+
+
+async def test_a_fault_of_ours_on_a_tick_ends_the_lane(
+    lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "on_tick", {}.__getitem__)
+    with pytest.raises(KeyError):
+        lane._tick()
+    await until(lambda: handler.ends)
+    assert "a fault of the daemon" in str(handler.ends[0])
+
+
+async def test_a_lane_that_its_own_ping_breaks_ends_in_order(
+    lane: DeafLane, handler: Recorder, clock: list[float]
+) -> None:
+    lane.breaks_on_flush = True
+    lane._tick()
+    await until(lambda: handler.ends)
+    assert handler.ticks == 0
+    assert isinstance(handler.ends[0], LaneLost)
+
+
+async def test_an_ended_lane_asks_nothing(lane: DeafLane, handler: Recorder, clock: list[float]) -> None:
+    lane.abort()
+    lane._tick()
+    assert lane.sent == b""
+
+
+async def test_attaching_tells_nobody_from_within(lane: DeafLane, handler: Recorder) -> None:
+    lane.attached(3)
+    assert (lane.epoch, lane.state, handler.ticks) == (3, LaneState.ATTACHED, 0)
+    await until(lambda: handler.ticks)
+
+
+# Keys wear.
+
+
+async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: DeafLane) -> None:
+    worn: list[Lane] = []
+    handler = Recorder()
+    handler.on_worn = worn.append  # type: ignore[method-assign, assignment]  # only this test looks
+    lane.start(handler)
+    lane.warn_at(5000)
+    assert lane._mark == 5000
+    lane._used(5000)
+    assert lane._mark == KEY_LIMIT
+    assert worn == [], "not from within a call of the owner"
+    await turns()
+    assert worn == [lane]
+    lane._used(KEY_LIMIT + 3)
+    await turns()
+    assert worn == [lane]
+    [reason] = handler.ends
+    assert isinstance(reason, LaneLost)
+    assert f"a TLS key has protected {KEY_LIMIT + 3} records" in str(reason)
+
+
+async def test_no_mark_is_above_the_limit(lane: DeafLane) -> None:
+    assert lane._mark == KEY_LIMIT < 2**24.5
+    lane.warn_at(1 << 30)
+    assert lane._mark == KEY_LIMIT
+
+
+async def test_a_lane_that_has_ended_tells_nothing_of_its_keys(lane: DeafLane) -> None:
+    handler = Recorder()
+    lane.start(handler)
+    lane._used(KEY_LIMIT)
+    lane.abort()
+    await turns()
+    assert handler.ends == []

@@ -1,0 +1,92 @@
+"""Descriptors on a local connection are noticed or refused, and never dropped without a word."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.network import tcp_pair
+from tunnel.net.passed_descriptors import SO_PASSRIGHTS, receiver, refuse
+
+OPEN = Path("/proc/self/fd")
+
+
+def send_descriptor(sock: socket.socket, data: bytes = b"x") -> None:
+    """As libvirt does."""
+    read, write = os.pipe()
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read, write]))
+    try:
+        sock.sendmsg([data], [rights])
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def taken(sock: socket.socket, size: int) -> bytes:
+    """What one call receives."""
+    memory = bytearray(size)
+    return bytes(memory[: receiver(sock)(memoryview(memory))])
+
+
+def test_bytes_alone_are_received_in_either_family() -> None:
+    for sender, taker in (socket.socketpair(), tcp_pair()):
+        with sender, taker:
+            taker.setblocking(True)
+            sender.send(b"hello")
+            assert taken(taker, 100) == b"hello"
+            sender.close()
+            assert taken(taker, 100) == b""
+
+
+def test_descriptors_are_noticed_and_do_not_stay_open() -> None:
+    sender, taker = socket.socketpair()
+    with sender, taker:
+        before = len(list(OPEN.iterdir()))
+        sender.send(b"first")
+        assert taken(taker, 5) == b"first"
+        send_descriptor(sender)
+        with pytest.raises(OSError, match="cannot go to another host") as caught:
+            taken(taker, 100)
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert len(list(OPEN.iterdir())) == before
+
+
+def test_nothing_to_receive_is_no_error_of_ours() -> None:
+    sender, taker = socket.socketpair()
+    with sender, taker:
+        taker.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            taken(taker, 100)
+
+
+def knows_passrights() -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 1)
+        except OSError:
+            return False
+    return True
+
+
+def test_sender_of_descriptors_is_refused_where_the_kernel_can_do_that() -> None:
+    sender, taker = socket.socketpair()
+    with sender, taker:
+        refuse(taker)
+        if knows_passrights():
+            with pytest.raises(PermissionError):
+                send_descriptor(sender)
+        else:
+            send_descriptor(sender)
+        sender.send(b"y")
+        assert taker.recv(100).endswith(b"y"), "bytes alone are still taken"
+
+
+def test_connection_by_tcp_needs_no_refusal() -> None:
+    sender, taker = tcp_pair()
+    with sender, taker:
+        refuse(taker)

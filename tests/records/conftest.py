@@ -1,0 +1,8 @@
+"""What the tests of records share."""
+
+from __future__ import annotations
+
+from tests.support.lanes import hosts, quiet_loop
+from tests.support.namespace import link_local, network
+
+__all__ = ["hosts", "link_local", "network", "quiet_loop"]

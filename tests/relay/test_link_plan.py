@@ -1,0 +1,26 @@
+"""What a link is made from: its defaults are those that docs/configuration.md promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunnel.daemon.config import Transport
+from tunnel.lanes.lane import KEY_LIMIT
+from tunnel.relay.address import AllowList
+from tunnel.relay.link_plan import LinkPlan, LinkState
+
+
+def test_defaults_are_those_of_the_configuration() -> None:
+    plan, transport = LinkPlan("hosta", "hostb", AllowList()), Transport()
+    assert (plan.resume_window, plan.settings.memory) == (transport.resume_window, transport.memory)
+    assert plan.rotation.records == transport.rotate_records
+    assert plan.rotation.after == transport.rotate_after
+
+
+def test_a_lane_is_replaced_long_before_it_would_be_lost() -> None:
+    assert 4 * LinkPlan("hosta", "hostb", AllowList()).rotation.records < KEY_LIMIT < 2**24.5
+
+
+@pytest.mark.parametrize("state", LinkState)
+def test_states_are_words_for_programs(state: LinkState) -> None:
+    assert state.value == state.name.lower()

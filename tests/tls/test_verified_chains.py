@@ -1,0 +1,61 @@
+"""What both ends of a lane proved is judged again, with the same words for either end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.signers import Signer, day
+from tunnel.tls.rejections import at
+from tunnel.tls.trust import Trust
+from tunnel.tls.verified_chains import Proof
+
+ROOT = Signer("root")
+A = ROOT.host("hosta", until=20)
+B = ROOT.host("hostb", until=10)
+
+
+@pytest.fixture
+def trust(tmp: Path) -> Trust:
+    return Trust.read(A.files(tmp / "before", ca=[ROOT]))
+
+
+def proof(trust: Trust, *, at_a: bool = True) -> Proof:
+    """A dialled b."""
+    a, b = ((each.certificate, ROOT.certificate) for each in (A, B))
+    return Proof("hostb", trust, b, a, True) if at_a else Proof("hosta", trust, a, b, False)
+
+
+def test_a_lane_ends_with_the_first_certificate(trust: Trust) -> None:
+    assert proof(trust).ends == day(10)
+    assert proof(trust).objection(trust, day(9.9), "hosta") == ""
+
+
+@pytest.mark.parametrize("at_a", [True, False])
+def test_both_ends_say_whose_certificate_has_expired(trust: Trust, at_a: bool) -> None:
+    words = proof(trust, at_a=at_a).objection(trust, day(10), "hosta" if at_a else "hostb")
+    assert words.startswith("hostb's certificate has expired: issue a new one")
+
+
+@pytest.mark.parametrize("revoked", [A, B])
+@pytest.mark.parametrize("at_a", [True, False])
+def test_both_ends_say_whose_certificate_is_revoked(
+    trust: Trust, tmp: Path, revoked: Signer, at_a: bool
+) -> None:
+    strict = Trust.read(A.files(tmp / "after", ca=[ROOT], crls=[ROOT.crl(revoked)]))
+    words = proof(trust, at_a=at_a).objection(strict, day(0), "hosta" if at_a else "hostb")
+    whose = "hosta" if revoked is A else "hostb"
+    crl = f"the CRL of CN=root in {strict.files.crl} (this update {at(day(-1))})"
+    assert words == f"{whose}'s certificate is revoked by {crl}"
+
+
+def test_what_ends_of_the_peer_is_told_without_our_own_authority(trust: Trust) -> None:
+    inter = Signer("inter", ROOT, until=7)
+    leaf = inter.host("hostb", until=5)
+    chain = tuple(each.certificate for each in (leaf, inter, ROOT))
+    found = Proof("hostb", trust, chain, chain, True).expiries()
+    assert [(each.what, each.ends) for each in found] == [
+        ("hostb's certificate", day(5)),
+        ("hostb's intermediate certificate CN=inter", day(7)),
+    ]

@@ -1,0 +1,72 @@
+"""Records by the compiled engine, where there is one: the same classes, whose work is done in C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunnel.engine.binding import Provider
+from tunnel.engine.compiled import BAD_RECORD_MAC, CompiledOpener, CompiledSealer, Control, Fault
+from tunnel.records.key_schedule import SUITES, Direction, key_and_iv
+from tunnel.records.record_opener import Aside, Breach, RecordOpener
+from tunnel.records.record_sealer import Content, RecordSealer
+from tunnel.records.tls_messages import DATA, OVERHEAD, SPOILT
+
+
+class CompiledRecordSealer(RecordSealer):
+    """See ``RecordSealer``. Pieces share records here, and none is changed; C may fail with a LaneError."""
+
+    def __init__(self, cipher: str, direction: Direction, provider: Provider) -> None:
+        self._provider = provider
+        super().__init__(cipher, direction)
+
+    def _take_key(self, secret: bytes, number: int) -> None:
+        key, iv = key_and_iv(self._cipher, secret)
+        self.key = CompiledSealer(self._provider, self._cipher, key, iv, number, self._most)
+        self._secret, self.records = secret, number
+
+    def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
+        """Write ``pieces`` as records of data to the start of ``out``; how many bytes they are."""
+        return self._seal(pieces, out, DATA)
+
+    def record(self, kind: int, content: bytes) -> bytes:
+        """Return one record of any type, and of no more than 16 KiB."""
+        out = bytearray(OVERHEAD + len(content))
+        return bytes(out[: self._seal([content], memoryview(out), kind)])
+
+    def _seal(self, pieces: Sequence[Content], out: memoryview, kind: int) -> int:
+        try:
+            return self.key.seal(pieces, out, kind)
+        finally:
+            self.records = self.key.number
+
+
+class CompiledRecordOpener(RecordOpener):
+    """See ``RecordOpener``."""
+
+    def __init__(self, cipher: str, direction: Direction, provider: Provider) -> None:
+        self._provider = provider
+        super().__init__(cipher, direction)
+
+    def _take_key(self, secret: bytes, number: int) -> None:
+        key, iv = key_and_iv(self._cipher, secret)
+        most = SUITES[self._cipher].most_records
+        self.key = CompiledOpener(self._provider, self._cipher, key, iv, number, most)
+        self._secret, self.records = secret, number
+
+    def open(
+        self, cipher: memoryview, size: int, plain: memoryview
+    ) -> tuple[int, int, Aside | Breach | None]:
+        """Open the whole records in the first ``size`` bytes of ``cipher``, up to a turn's worth of them."""
+        taken, filled, found = self.key.open(cipher, size, plain)
+        self.records = self.key.number
+        return taken, filled, finding(found)
+
+
+def finding(event: Control | Fault | None) -> Aside | Breach | None:
+    """What the engine found, in the words of the Python record layer."""
+    if event is None:
+        return None
+    if isinstance(event, Control):
+        return Aside(*event)
+    reason = SPOILT if event.alert == BAD_RECORD_MAC else f"the peer broke TLS: {event.reason}"
+    return Breach(event.alert, reason)

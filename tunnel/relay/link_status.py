@@ -1,0 +1,151 @@
+"""What ``status`` tells of a link. The keys are stable: programs read them. Bytes, seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from tunnel.lanes.lane import Lane
+from tunnel.relay.incidents import moment
+from tunnel.relay.ingress import Ingress
+from tunnel.relay.link import Link
+from tunnel.relay.pump import Pump
+from tunnel.relay.rotation import Rotation
+
+
+def link_facts(link: Link) -> dict[str, Any]:
+    """Everything about one link, its lanes and streams."""
+    session = link.session
+    return {
+        "peer": link.peer,
+        "state": link.state.value,
+        "since": moment(link.since),
+        "initiator": session.initiator if session else None,
+        "round_trip": session.round_trip if session else None,
+        "kept": session.kept if session else 0,
+        "resumes": link.resumes,
+        "rotation": rotation_facts(link.rotation),
+        "streams_opened": link.streams.opened,
+        "streams_vacant": session.places.vacant if session else None,
+        "lanes": [lane_facts(lane) for lane in link.lanes.values()],
+        "streams": [stream_facts(pump) for pump in link.streams.pumps.values()],
+        "incidents": [incident.facts() for incident in link.incidents],
+    }
+
+
+class Part(NamedTuple):
+    """One session of several with a peer: its name, its worker's number, and its ``link_facts``."""
+
+    name: str
+    worker: int
+    facts: dict[str, Any]
+
+
+def group_facts(parts: Sequence[Part], past: Mapping[str, int], vacant: int | None) -> dict[str, Any]:
+    """All sessions with a peer together, by the keys of ``link_facts``; the first one is the standing one.
+
+    ``past`` has counts of sessions that have ended. Each lane and stream says whose ``session`` it is.
+    """
+    first = parts[0].facts
+    if len(parts) == 1 and not any(past.values()):
+        return {**first, "sessions": _sessions(parts)}
+    every = [part.facts for part in parts]
+    incidents = sorted((each for facts in every for each in facts["incidents"]), key=lambda each: each["at"])
+    return {
+        **first,
+        "kept": sum(facts["kept"] for facts in every),
+        "resumes": past["resumes"] + sum(facts["resumes"] for facts in every),
+        "rotation": _rotations([facts["rotation"] for facts in every]),
+        "streams_opened": past["streams_opened"] + sum(facts["streams_opened"] for facts in every),
+        "streams_vacant": vacant,
+        "lanes": [lane | {"session": part.name} for part in parts for lane in part.facts["lanes"]],
+        "streams": [stream | {"session": part.name} for part in parts for stream in part.facts["streams"]],
+        "incidents": incidents,
+        "sessions": _sessions(parts),
+    }
+
+
+def _sessions(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    return [
+        {
+            "session": part.name,
+            "worker": part.worker,
+            "state": part.facts["state"],
+            "lanes": len(part.facts["lanes"]),
+            "streams": len(part.facts["streams"]),
+        }
+        for part in parts
+    ]
+
+
+def _rotations(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    last = [rotation["last"] for rotation in every if rotation["last"]]
+    return {
+        **every[0],
+        "rotations": sum(rotation["rotations"] for rotation in every),
+        "most_records": max(rotation["most_records"] for rotation in every),
+        "last": max(last, key=lambda rotated: rotated["at"]) if last else None,
+    }
+
+
+def rotation_facts(rotation: Rotation) -> dict[str, Any]:
+    """How lanes are replaced: when, how often that was, and which one last; ``last`` is None before any.
+
+    ``most_records``: what a key had protected, at most, when its lane was replaced or lost.
+    """
+    return {
+        "records": rotation.plan.records,
+        "after": rotation.plan.after,
+        "rotations": rotation.count,
+        "most_records": rotation.most_records,
+        "last": asdict(rotation.last) if rotation.last else None,
+    }
+
+
+def lane_facts(lane: Lane) -> dict[str, Any]:
+    """One TLS connection. ``bytes_*`` are of frames, ``records_*`` of TLS: one key each."""
+    return {
+        "epoch": lane.epoch,
+        "kind": lane.kind.value,
+        "cipher": lane.cipher,
+        "local": lane.local,
+        "remote": lane.remote,
+        "age": round(time.monotonic() - lane.since, 3),
+        "bytes_sent": lane.bytes_sent,
+        "bytes_received": lane.bytes_received,
+        "records_sent": lane.records_sent,
+        "records_received": lane.records_received,
+    }
+
+
+def stream_facts(pump: Pump) -> dict[str, Any]:
+    """One relayed connection. ``backlog`` waits for the local hypervisor to take it."""
+    return {
+        "stream": pump.number,
+        "target": pump.target,
+        "local": pump.caller,
+        "bytes_from_local": pump.bytes_read,
+        "bytes_to_local": pump.bytes_written,
+        "backlog": pump.backlog,
+    }
+
+
+def ingress_facts(ingress: Ingress, fault: str | None = None) -> dict[str, Any]:
+    """One listening address, and how many connections it let in or turned away.
+
+    ``port`` is the one that it really listens on, None for a unix socket; ``target`` is None where each
+    caller names its own port. ``redirect`` is None where callers need none; ``fault`` says why they are not
+    redirected. ``displaced`` says that nobody can come any more: a unix socket's file is gone.
+    """
+    return {
+        "listen": str(ingress.plan.listen),
+        "peer": ingress.peer,
+        "port": ingress.port,
+        "target": str(ingress.plan.target) if ingress.plan.target else None,
+        "redirect": {"works": fault is None, "reason": fault} if ingress.plan.alias else None,
+        "displaced": ingress.displaced,
+        "accepted": ingress.accepted,
+        "refused": ingress.refused,
+    }

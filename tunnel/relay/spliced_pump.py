@@ -1,0 +1,208 @@
+"""A pump whose bytes stay in the kernel: socket → pipe → lane, and lane → pipe → socket, by ``splice``.
+
+What is read becomes a frame in a pipe of its own, and is kept by the stream's keeper until it is delivered
+(see ``parcels``). A full keeper waits for the peer's next credit. That may be long in coming if what is kept
+is little; so after a moment it moves to memory, and only the window bounds what is under way. What arrived
+and does not fit into the socket moves to a pipe of this stream's own, and only what does not fit there either
+is copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from tunnel.lanes.kernel_payload import MOST_KEPT, PAYS, Keeper, Lent, Parcel
+from tunnel.net import passed_descriptors, pipes
+from tunnel.net.pipes import Pipe
+from tunnel.relay.pump import Pump, PumpOwner
+from tunnel.wire.payload import Memory, Payload, in_memory
+
+ROOM_PATIENCE = 0.01
+"""Seconds that a full keeper waits for credit before it makes room by a copy: then there is time for one."""
+
+
+class SplicedPump(Pump):
+    """A Pump for links of kernel lanes. Without pipes of the usual size it reads into memory."""
+
+    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpOwner) -> None:
+        super().__init__(sock, number, target, owner)
+        self._keeper: Keeper | None = None
+        self._intake: Pipe | None = None
+        with suppress(OSError):
+            intake, keeper = pipes.take(), Keeper()
+            if min(intake.size, keeper.size) >= pipes.SIZE:  # small ones would stop at every few bytes
+                self._intake, self._keeper = intake, keeper
+                passed_descriptors.refuse(sock)
+        self._ahead = 0  # bytes in the intake
+        self._relief: asyncio.TimerHandle | None = None  # while the keeper has no room for them
+        self._store: Pipe | None = None
+        self._stored = 0  # bytes in the store: they come before those that wait in memory
+        self._written = 0  # bytes that are in the socket since the last report
+        self._unwritten: OSError | None = None  # why the socket took no more, until that is told
+
+    # From the socket.
+
+    @property
+    def forwards(self) -> bool:
+        """Not so: what is read stays in the kernel."""
+        return False
+
+    @property
+    def sink(self) -> int:
+        """None: what arrives is to be delivered."""
+        return -1
+
+    def read(self, limit: int) -> Payload | None:
+        """See ``Pump``. None also while what was sent fills the keeper: ``release`` or time makes room."""
+        keeper, intake = self._keeper, self._intake
+        if keeper is None or intake is None:
+            return super().read(limit)
+        if not self._ahead:
+            if self._gathering():
+                return None
+            try:
+                self._ahead = intake.fill(self._sock.fileno(), limit)
+            except BlockingIOError:
+                self.start_reading()
+                return None
+            self._took(self._ahead, limit)
+            if not self._ahead:
+                return b""
+        kept = keeper.keep(intake, min(limit, self._ahead))
+        if not kept:
+            self._relieve_later(keeper)
+            return None
+        self._ahead -= kept
+        return self._parcel(keeper, intake, kept)
+
+    def _parcel(self, keeper: Keeper, intake: Pipe, size: int) -> Parcel | bytes:
+        """Take what the keeper has by now out of the intake, or put another in its place."""
+        load: Pipe | bytes = intake
+        if self._ahead:
+            load = pipes.cut(intake, size)
+        else:
+            try:
+                self._intake = pipes.take()
+            except OSError:
+                load = intake.read(size)
+        return load if isinstance(load, bytes) else Parcel(keeper, keeper.end - size, size, load)
+
+    def _relieve_later(self, keeper: Keeper) -> None:
+        if self._relief is None:
+            self._relief = self._loop.call_later(ROOM_PATIENCE, self._relieve, keeper)
+
+    def _relieve(self, keeper: Keeper) -> None:
+        keeper.relieve()
+        self._has_room()
+
+    def _has_room(self) -> None:
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+            self._owner.on_readable(self)
+
+    def release(self, offset: int) -> None:
+        """Everything before ``offset`` is delivered: forget it."""
+        super().release(offset)
+        if self._keeper is not None:
+            self._keeper.release(offset)
+        self._has_room()
+
+    # To the socket.
+
+    def flush(self) -> None:
+        """Write what was delivered: what a lane lends goes on in the kernel, as far as there is room."""
+        fresh, self._fresh = self._fresh, []
+        for data in fresh:
+            if isinstance(data, Lent):
+                self._pass_on(data)
+                if not data.left or self._unwritten is not None:
+                    continue
+            self._pass_copied(in_memory(data))
+        self._report_written()
+
+    def _pass_copied(self, data: Memory) -> None:
+        if not self.backlog and self._unwritten is None:
+            data = data[self._attempt(self._sock.send, data) :]
+        if len(data) and self._unwritten is None:
+            self._delay(0)
+            self._append(data)
+
+    def _pass_on(self, lent: Lent) -> None:
+        if not self.backlog and self._unwritten is None:
+            self._attempt(lent.send, self._sock.fileno())
+        if lent.left and not self._waiting and self._unwritten is None:
+            self._put_by(lent)
+
+    def _put_by(self, lent: Lent) -> None:
+        """Move what fits into the store, which grows only for as long as what it holds is worth its pages."""
+        if self._store is None:
+            try:
+                self._store = pipes.take()
+            except OSError:
+                return
+        store = self._store
+        moved = lent.move(store)
+        while lent.left and (self._stored + moved) * PAYS >= store.size < MOST_KEPT:
+            if not store.grow(2 * store.size):
+                break
+            moved += lent.move(store)
+        if moved:
+            self._delay(moved)
+            self._stored += moved
+
+    def _delay(self, count: int) -> None:
+        if not self.backlog:
+            self._loop.add_writer(self._sock, self._writable)
+        self.backlog += count
+
+    def _attempt(self, write: Callable[..., int], *arguments: object) -> int:
+        """How many bytes the socket took; a fault is told last of all, because that may close the pump."""
+        try:
+            count = write(*arguments)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._unwritten = error
+            return 0
+        self._written += count
+        return count
+
+    def _report_written(self) -> None:
+        count, self._written = self._written, 0
+        self._report(count)
+        if self._unwritten is not None and not self.broken:
+            self._give_up(self._unwritten)
+
+    def _writable(self) -> None:
+        if self._stored:
+            self._empty_store()
+        if self.broken or self._stored:
+            return
+        if self._waiting:
+            super()._writable()
+        else:
+            self._loop.remove_writer(self._sock)
+
+    def _empty_store(self) -> None:
+        while self._stored and self._store is not None and self._unwritten is None:
+            count = self._attempt(self._store.empty, self._sock.fileno(), self._stored)
+            if not count:
+                break
+            self._stored -= count
+            self.backlog -= count
+        self._report_written()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._store, self._stored, self._written, self._unwritten = None, 0, 0, None
+
+    def _unwatch(self) -> None:
+        super()._unwatch()
+        self._intake = self._keeper = None
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None

@@ -1,0 +1,86 @@
+"""What a byte costs on each kind of lane, and which kind that speaks for; in numbers and in words.
+
+docs/decisions/0060-auto-measures-both-lanes.md says why it is CPU time that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+Cost: TypeAlias = float | str
+"""CPU seconds per GiB, of both ends of a lane together; or why that is not known."""
+
+PLACES = {"kernel": "kernel", "userspace": "daemon"}
+"""Where lanes of a kind encrypt."""
+
+_OTHER = {"kernel": "userspace", "userspace": "kernel"}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCosts:
+    """What was measured on this host."""
+
+    kernel: Cost
+    userspace: Cost
+
+    @property
+    def kernel_wins(self) -> bool:
+        """Whether kernel lanes cost less. A kind that could not be measured loses to one that could.
+
+        Where neither could, it is userspace lanes: they need nothing of the kernel that is rarely used.
+        """
+        if isinstance(self.kernel, str):
+            return False
+        return isinstance(self.userspace, str) or self.kernel < self.userspace
+
+    @property
+    def faults(self) -> str:
+        """What could not be measured, as the end of a sentence; "" if all was."""
+        costs = {"kernel": self.kernel, "userspace": self.userspace}
+        faults = {kind: cost for kind, cost in costs.items() if isinstance(cost, str)}
+        return "".join(f"; {kind} lanes were not measured: {fault}" for kind, fault in faults.items())
+
+    def facts(self) -> dict[str, float | None]:
+        """CPU seconds per GiB by kind, for programs; None where they are not known."""
+        return {"kernel": _number(self.kernel), "userspace": _number(self.userspace)}
+
+
+def figures(facts: Mapping[str, float | None] | None, kind: str) -> str:
+    """Write what ``LaneCosts.facts`` says in brackets, first of the ``kind`` in use; "" for None."""
+    if facts is None:
+        return ""
+    own, other = facts[kind], facts[_OTHER[kind]]
+    if own is other is None:
+        return " (neither kind could be measured)"
+    first = "not measured" if own is None else f"{own:.2f} CPU s/GiB"
+    second = "not measured" if other is None else f"{other:.2f}"
+    return f" ({first}; in the {PLACES[_OTHER[kind]]} {second})"
+
+
+def _number(cost: Cost) -> float | None:
+    return None if isinstance(cost, str) else round(cost, 3)
+
+
+class LaneKind(StrEnum):
+    """Who encrypts."""
+
+    USERSPACE = "userspace"
+    KERNEL = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTlsSupport:
+    """What the kernel of this host can do: cipher suites, none for no kernel lanes; and why, in words.
+
+    ``costs`` are those of both kinds of lane, where they decided.
+    """
+
+    suites: tuple[str, ...]
+    reason: str
+    costs: LaneCosts | None = None
+
+
+UNASKED = KernelTlsSupport((), "kernel lanes were not asked for")

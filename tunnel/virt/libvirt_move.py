@@ -1,0 +1,219 @@
+"""A move through libvirt: the source's daemon leads ("p2p"), or we do with a connection to each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tunnel.errors import HypervisorError, TunnelError, UnreachableError
+from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
+from tunnel.virt.libvirt_request import Request, flags, parameters
+from tunnel.virt.move import PERIOD, MoveSummary
+from tunnel.virt.progress import Progress, of_libvirt
+from tunnel.virt.where import Side, Where, judge
+
+STANDSTILL = 20.0
+"""Seconds without a change on either side after which a post-copy that libvirt gave up has really ended.
+
+A link notices after 15 that a wire has gone silent.
+"""
+
+CRASHING = ((11, 2, 0), (11, 4, 0))
+"""The first libvirt that crashes as destination when post-copy is taken up, and the first that is mended.
+
+libvirt's NEWS, 11.4.0: "Fix virtqemud crash when resuming failed post-copy migration". Debian 13 has 11.3.0.
+"""
+
+T = TypeVar("T")
+
+_SECOND_PASS = 2
+_RESUMABLE = {State.POSTCOPY, State.POSTCOPY_BROKEN}
+
+
+class LibvirtMove:
+    """See ``move.Move``. ``destination`` is our own connection, ``uri`` how the source's libvirt finds it.
+
+    Unless ``switch_later``, a request for post-copy switches when the first pass over the memory is done.
+    """
+
+    def __init__(
+        self,
+        guest: LibvirtGuest,
+        destination: LibvirtHost,
+        uri: str,
+        request: Request,
+        *,
+        switch_later: bool = False,
+    ) -> None:
+        self._guest = guest
+        self._destination = destination
+        self._uri = uri
+        self._request = request
+        self._switch_at_pass = None if switch_later or not request.postcopy else _SECOND_PASS
+        self._switching: asyncio.Task[None] | None = None
+        self._before = State.RUNNING
+        self._last: Progress | None = None
+
+    async def prepare(self) -> None:
+        """Note how the guest is now.
+
+        Raises HypervisorError when there is nothing to move, or a job on it, and when the destination's
+        libvirt would crash.
+        """
+        self._before = await self._guest.state()
+        resumable = self._request.postcopy_resume and self._before in _RESUMABLE
+        if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
+            raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
+        if resumable:
+            await require_surviving(self._destination)
+        else:
+            await require_idle(self._guest)
+
+    async def run(self) -> MoveSummary:
+        """Migrate, with the destination set up for it."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        destination = self._uri if self._request.p2p else self._destination
+        try:
+            async with self._guest.iterations(self._passed):
+                await self._guest.migrate(destination, flags(self._request), parameters(self._request))
+        except HypervisorError:
+            if not (self._request.postcopy_resume and await self._arrives()):
+                raise
+        return await self._summary(loop.time() - started)
+
+    async def progress(self) -> Progress | None:
+        """Where it stands, by the source's figures."""
+        stats = await self._guest.job()
+        if stats is None:
+            return None
+        moved_over = self._request.postcopy and await self._guest.state() in _RESUMABLE
+        self._last = of_libvirt(stats, postcopy=moved_over)
+        return self._last
+
+    async def abort(self) -> None:
+        """Ask the source to give up."""
+        await self._guest.abort()
+
+    async def start_postcopy(self) -> None:
+        """Ask the source to switch."""
+        await self._guest.start_postcopy()
+
+    async def suspend(self) -> None:
+        """Hold the guest until it has arrived."""
+        await self._guest.suspend()
+
+    async def where(self) -> Where:
+        """On which side it is alive, as it was before."""
+        here, there = await self._state(self._guest.host), await self._state(self._destination)
+        side = self._side(here)
+        if side is Side.RUNS:
+            side = await self._side_of_running()
+        return judge(side, self._side(there))
+
+    async def _arrives(self) -> bool:
+        """Whether a guest arrives whose post-copy, taken up again, has failed by libvirt's word.
+
+        libvirt 9 may judge the destination by the old failure, if it asks before QEMU there has reported the
+        new start. QEMU does not know of that and goes on, and both libvirts see its end. So this waits until
+        the source has no guest any more, or until nothing has moved for ``STANDSTILL``.
+        """
+        loop = asyncio.get_running_loop()
+        last: tuple[object, ...] = ()
+        since = loop.time()
+        while loop.time() - since < STANDSTILL:
+            here, there = await self._state(self._guest.host), await self._state(self._destination)
+            if Side.GONE in {self._side(here), self._side(there)}:
+                return self._side(here) is Side.GONE and self._side(there) is Side.RUNS
+            if (seen := (here, there, await self._remaining())) != last:
+                last, since = seen, loop.time()
+            await asyncio.sleep(PERIOD)
+        return False
+
+    async def _remaining(self) -> int | None:
+        with contextlib.suppress(TunnelError):
+            progress = await self.progress()
+            return progress.remaining if progress is not None else None
+        return None
+
+    def _passed(self, number: int) -> None:
+        if self._switch_at_pass is not None and number >= self._switch_at_pass and self._switching is None:
+            self._switching = asyncio.create_task(self._switch(), name="switch to post-copy")
+
+    async def _switch(self) -> None:
+        # It may have arrived in this very moment.
+        with contextlib.suppress(HypervisorError):
+            await self._guest.start_postcopy()
+
+    async def _state(self, host: LibvirtHost) -> State | None:
+        return await self._asked(host, lambda connected: connected.state_of(self._guest.name))
+
+    async def _side_of_running(self) -> Side:
+        """Whether the guest, which runs at the source, is about to leave it."""
+
+        async def operation(host: LibvirtHost) -> str:
+            guest = await host.guest(self._guest.name)
+            return "" if guest is None else await guest.operation() or ""
+
+        found = await self._asked(self._guest.host, operation)
+        if found is None:
+            return Side.UNKNOWN
+        return Side.LEAVING if found == "migration out" else Side.RUNS
+
+    async def _asked(self, host: LibvirtHost, question: Callable[[LibvirtHost], Awaitable[T]]) -> T | None:
+        """The answer of a libvirt, which may have been started anew meanwhile; None when there is none."""
+        with contextlib.suppress(UnreachableError, HypervisorError):
+            return await question(host)
+        with contextlib.suppress(UnreachableError, HypervisorError):
+            async with await host.again() as anew:
+                return await question(anew)
+        return None
+
+    def _side(self, state: State | None) -> Side:
+        if state is None:
+            return Side.UNKNOWN
+        if state is State.POSTCOPY_BROKEN:
+            return Side.BROKEN
+        if state.gone:
+            return Side.GONE
+        paused = self._before is State.PAUSED and state is State.PAUSED
+        return Side.RUNS if state is State.RUNNING or paused else Side.HELD
+
+    async def _summary(self, seconds: float) -> MoveSummary:
+        """The destination keeps the figures of what it received."""
+        stats = {}
+        with contextlib.suppress(TunnelError):
+            arrived = await self._destination.guest(self._guest.name)
+            stats = await arrived.completed_job() if arrived else {}
+        final = of_libvirt(stats, postcopy=False) if stats else self._last
+        return MoveSummary(
+            seconds,
+            final.expected_downtime if stats and final else None,
+            final.sent if final else None,
+            final.iteration if final else None,
+            self._switching is not None or bool(self._last and self._last.postcopy),
+        )
+
+
+async def require_idle(guest: LibvirtGuest) -> None:
+    """Raise HypervisorError when libvirt has a job on ``guest``: it does one at a time."""
+    if operation := await guest.operation():
+        raise HypervisorError(
+            f"{guest.name}: libvirt is at another job with it already ({operation}): wait until virsh "
+            f"domjobinfo {shlex.quote(guest.name)} says that it has ended"
+        )
+
+
+async def require_surviving(destination: LibvirtHost) -> None:
+    """Raise HypervisorError when taking up post-copy would crash the libvirt of ``destination``."""
+    version = await destination.version()
+    if CRASHING[0] <= version < CRASHING[1]:
+        name = ".".join(map(str, version))
+        raise HypervisorError(
+            f"libvirt {name} at {destination.uri} crashes when post-copy is taken up: update it to 11.4 or "
+            'newer, or take post-copy up by hand (docs/libvirt.md, "Post-copy with libvirt 11.2 and 11.3"). '
+            "If your distribution has fixed its package, use virsh migrate --postcopy --postcopy-resume"
+        )

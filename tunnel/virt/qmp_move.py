@@ -1,0 +1,130 @@
+"""A move without libvirt: the source's QEMU is told by its monitor, the destination's too or by hand."""
+
+from __future__ import annotations
+
+from tunnel.errors import HypervisorError, UsageError
+from tunnel.virt.looks import HasEnded, look_at_destination, look_at_source, phase_of
+from tunnel.virt.move import MoveSummary
+from tunnel.virt.progress import Progress, of_qemu
+from tunnel.virt.qmp import Monitor
+from tunnel.virt.qmp_migration import QmpOptions, transfer
+from tunnel.virt.qmp_sample import Sample
+from tunnel.virt.where import Where, judge
+
+_LONGEST_DOWNTIME = 2_000_000  # milliseconds, QEMU's own limit
+
+
+class QmpMove:
+    """See ``move.Move``. ``listen`` is where the destination waits, or is told to if it waits for orders.
+
+    ``destination_ended``: see ``look_at_destination``.
+    """
+
+    def __init__(
+        self,
+        source: Monitor,
+        destination: Monitor | None,
+        uri: str,
+        listen: str,
+        options: QmpOptions,
+        *,
+        destination_ended: HasEnded | None = None,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._uri = uri
+        self._listen = listen
+        self._options = options
+        self._destination_ended = destination_ended
+        self._before = ""
+        self._last: Sample | None = None
+
+    async def prepare(self) -> None:
+        """Check that there is a guest here and a QEMU there that waits for one.
+
+        Raises HypervisorError when not.
+        """
+        await require_idle(self._source)
+        self._before = await self._source.status()
+        if self._before not in {"running", "paused"}:
+            raise HypervisorError(f"{self._source.name}: it is {self._before} and has no guest to move")
+        if self._destination is None:
+            return
+        waiting = await self._destination.status()
+        if waiting != "inmigrate":
+            name = self._destination.name
+            raise HypervisorError(
+                f"{name} is {waiting}, and waits for no guest: start it with -incoming defer"
+            )
+
+    async def run(self) -> MoveSummary:
+        """Migrate, with the destination set up for it."""
+        for monitor in filter(None, (self._source, self._destination)):
+            monitor.patience = None  # what moves is waited for, however long its host is busy
+        outcome = await transfer(
+            self._source,
+            self._uri,
+            self._options,
+            self._destination,
+            None if await self._listens() else self._listen,
+            self._keep,
+        )
+        return MoveSummary(
+            outcome.total_seconds,
+            outcome.downtime_seconds,
+            outcome.transferred,
+            outcome.iterations,
+            outcome.postcopied,
+        )
+
+    async def progress(self) -> Progress | None:
+        """Where it stands, by the source's figures."""
+        return of_qemu(self._last) if self._last is not None else None
+
+    async def abort(self) -> None:
+        """Ask the source to give up what ``run`` has started."""
+        if self._last is not None:
+            await self._source.execute("migrate_cancel")
+
+    async def start_postcopy(self) -> None:
+        """Ask the source to switch."""
+        await self._source.execute("migrate-start-postcopy")
+
+    async def suspend(self) -> None:
+        """Hold the guest until it has arrived."""
+        # QEMU then holds the guest itself for the rest of the way, and lets it run where it ends up.
+        await self._source.execute("migrate-set-parameters", {"downtime-limit": _LONGEST_DOWNTIME})
+
+    async def where(self) -> Where:
+        """On which side it is alive, as it was before."""
+        here = await look_at_source(self._source, self._before)
+        there = await look_at_destination(self._destination, self._before, self._destination_ended)
+        return judge(here, there)
+
+    def _keep(self, sample: Sample) -> None:
+        self._last = sample
+
+    async def _listens(self) -> bool:
+        """Whether the destination waits at a place already (``-incoming tcp:…``), and not for orders."""
+        if self._destination is None:
+            return True
+        return "socket-address" in await self._destination.execute("query-migrate")
+
+
+async def require_idle(source: Monitor) -> None:
+    """Raise HypervisorError when the QEMU behind ``source`` migrates already."""
+    phase = await phase_of(source)
+    if phase.under_way or phase.broken:
+        raise HypervisorError(
+            f"{source.name}: a migration of this guest is under way already ({phase}): wait until "
+            "query-migrate says that it has ended"
+        )
+
+
+async def require_capability(side: Monitor, name: str) -> None:
+    """Raise UsageError when the QEMU behind ``side`` does not know the migration capability ``name``."""
+    offered = {entry["capability"] for entry in await side.execute("query-migrate-capabilities")}
+    if name not in offered:
+        version = (await side.execute("query-version"))["qemu"]
+        number = f"{version['major']}.{version['minor']}.{version['micro']}"
+        raise UsageError(f"{side.name}: QEMU {number} has no {name}: use a newer one, or do without")

@@ -1,0 +1,83 @@
+"""What QEMU's ``query-migrate`` says, as a record. The names are those of ``qapi/migration.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class QemuPhase(StrEnum):
+    """QEMU's MigrationStatus."""
+
+    NONE = "none"
+    SETUP = "setup"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    ACTIVE = "active"
+    POSTCOPY_DEVICE = "postcopy-device"
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    POSTCOPY_RECOVER_SETUP = "postcopy-recover-setup"
+    POSTCOPY_RECOVER = "postcopy-recover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    FAILING = "failing"
+    COLO = "colo"
+    PRE_SWITCHOVER = "pre-switchover"
+    DEVICE = "device"
+    WAIT_UNPLUG = "wait-unplug"
+
+    @property
+    def ended(self) -> bool:
+        """Whether QEMU goes no further by itself."""
+        return self in {QemuPhase.COMPLETED, QemuPhase.FAILED, QemuPhase.CANCELLED, QemuPhase.POSTCOPY_PAUSED}
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a migration has begun and not ended."""
+        return self is not QemuPhase.NONE and not self.ended
+
+    @property
+    def broken(self) -> bool:
+        """Whether a post-copy broke off, and was not taken up again or not yet."""
+        return self in {
+            QemuPhase.POSTCOPY_PAUSED,
+            QemuPhase.POSTCOPY_RECOVER_SETUP,
+            QemuPhase.POSTCOPY_RECOVER,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Where a migration stands, by the source's figures: bytes, seconds, bytes a second, pages a second.
+
+    ``iteration`` counts the passes over the memory, from 1.
+    """
+
+    phase: QemuPhase
+    elapsed: float
+    transferred: int
+    remaining: int
+    total: int
+    dirty_pages_rate: int
+    iteration: int
+    throughput: float
+    expected_downtime: float
+
+
+def sample_of(answer: Mapping[str, Any]) -> Sample:
+    """Read a ``query-migrate`` answer; in the setup it holds no figures yet."""
+    ram = answer.get("ram", {})
+    return Sample(
+        phase=QemuPhase(answer.get("status", QemuPhase.NONE)),
+        elapsed=answer.get("total-time", 0) / 1000,
+        transferred=ram.get("transferred", 0),
+        remaining=ram.get("remaining", 0),
+        total=ram.get("total", 0),
+        dirty_pages_rate=ram.get("dirty-pages-rate", 0),
+        iteration=ram.get("dirty-sync-count", 0),
+        throughput=ram.get("mbps", 0.0) * 1e6 / 8,
+        expected_downtime=answer.get("expected-downtime", 0) / 1000,
+    )
