@@ -34,7 +34,7 @@ from tunnel.bench.report import contents as reports
 from tunnel.bench.report import goals as goals_bench
 from tunnel.bench.report import readme, summary, summary_migrate
 from tunnel.bench.report.result_file import newest, read_all
-from tunnel.daemon.values import MAX_WORKERS
+from tunnel.daemon.config_types import MAX_WORKERS
 from tunnel.errors import UsageError
 from tunnel.units import parse_duration, parse_size
 

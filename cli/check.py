@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from tunnel.cli import options
-from tunnel.daemon.advice import faults, warnings
 from tunnel.daemon.config import Config, IngressConfig, PeerConfig, load
+from tunnel.daemon.config_warnings import faults, warnings
 from tunnel.daemon.preflight import preflight
-from tunnel.daemon.processors import count_workers
+from tunnel.daemon.worker_count import count_workers
 from tunnel.engine.choice import Choice, choose
 from tunnel.errors import ConfigError
 from tunnel.host.users import user_name

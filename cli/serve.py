@@ -10,14 +10,14 @@ import uvloop
 
 from tunnel.cli import options
 from tunnel.daemon import logs
-from tunnel.daemon.claim import claimed
 from tunnel.daemon.config import load
-from tunnel.daemon.confinement import confine
+from tunnel.daemon.instance_lock import claimed
 from tunnel.daemon.preflight import preflight
+from tunnel.daemon.sandbox import confine
 from tunnel.daemon.service import Service
 from tunnel.engine.choice import choose
 from tunnel.host.descriptors import raise_limit
-from tunnel.host.malloc import keep_heap, spare_collector
+from tunnel.host.malloc import tune_collector, tune_malloc
 from tunnel.host.privileges import forbid_core_dumps
 
 log = structlog.get_logger()
@@ -41,8 +41,8 @@ def serve(
         contexts = preflight(checked, str(config), engine, starting=True)
         raise_limit()
         confined = confine(checked, config) if checked.host.confine else "off, as configured"
-        keep_heap()
-        spare_collector()
+        tune_malloc()
+        tune_collector()
 
         async def run() -> None:
             log.info("confined", to=str(confined))

@@ -19,7 +19,7 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Snippet:
     """How ``program`` does one thing: ``lines`` to copy, or the reason why it cannot be done as configured.
 
     ``place`` says where the lines belong, if that is not this host's shell.
@@ -42,7 +42,7 @@ class _Plan:
 
 def recipes(
     config: Config, peer: str, guest: str | None, desturi: str | None, via: str | None = None
-) -> list[Recipe]:
+) -> list[Snippet]:
     """Every recipe for ``peer``, over the ingress ``via`` if there are several.
 
     Raises UsageError when the configuration does not know one of them.
@@ -54,12 +54,12 @@ def recipes(
     ]
 
 
-def _with_libvirt(config: Config, routes: Routes, guest: str, desturi: str | None) -> Iterator[Recipe]:
+def _with_libvirt(config: Config, routes: Routes, guest: str, desturi: str | None) -> Iterator[Snippet]:
     try:
         plan = _Plan(routes, guest, routes.require_libvirt(desturi), routes.require_way())
     except UsageError as error:
         for program in ("virsh", "libvirt-python", "nova"):
-            yield Recipe(program, "all", reason=str(error))
+            yield Snippet(program, "all", reason=str(error))
         return
     yield from _virsh(plan)
     yield _python(plan)
@@ -69,7 +69,7 @@ def _with_libvirt(config: Config, routes: Routes, guest: str, desturi: str | Non
 # virsh.
 
 
-def _virsh(plan: _Plan) -> Iterator[Recipe]:
+def _virsh(plan: _Plan) -> Iterator[Snippet]:
     manners = {
         "managed direct": (),
         "peer to peer": ("--p2p",),
@@ -79,14 +79,14 @@ def _virsh(plan: _Plan) -> Iterator[Recipe]:
     }
     if _is_id(plan.guest):
         reason = f"virsh takes {plan.guest} for an id or UUID, not for a name: use mtunnel migrate"
-        yield Recipe("virsh", "all", reason=reason)
+        yield Snippet("virsh", "all", reason=reason)
         return
     for name, options in manners.items():
-        yield Recipe("virsh", name, (_virsh_line(plan, *options),))
+        yield Snippet("virsh", name, (_virsh_line(plan, *options),))
     if plan.way.no_disks:
-        yield Recipe("virsh", "storage", reason=plan.way.no_disks)
+        yield Snippet("virsh", "storage", reason=plan.way.no_disks)
     else:
-        yield Recipe(
+        yield Snippet(
             "virsh", "storage", (_virsh_line(plan, "--p2p", "--copy-storage-all", *_disks(plan.way)),)
         )
 
@@ -114,11 +114,11 @@ def _disks(way: Way) -> tuple[str, ...]:
 # libvirt-python.
 
 
-def _python(plan: _Plan) -> Recipe:
+def _python(plan: _Plan) -> Snippet:
     parameters = {"libvirt.VIR_MIGRATE_PARAM_URI": plan.way.migrate_uri}
     if plan.way.listen_address:
         parameters["libvirt.VIR_MIGRATE_PARAM_LISTEN_ADDRESS"] = plan.way.listen_address
-    return Recipe(
+    return Snippet(
         "libvirt-python",
         "peer to peer",
         (
@@ -143,10 +143,10 @@ def _quoted(text: str) -> str:
 # OpenStack Nova. It puts live_migration_inbound_addr of the destination into both URIs, and names no port.
 
 
-def _nova(config: Config, plan: _Plan, *, given: bool) -> Recipe:
+def _nova(config: Config, plan: _Plan, *, given: bool) -> Snippet:
     peer, way = plan.routes.peer, plan.way
     if not way.any_port:
-        return Recipe(
+        return Snippet(
             "nova", "all", reason="Nova names no port: it needs a redirect: ingress with port 49152"
         )
     alias = urlsplit(way.migrate_uri).hostname or ""
@@ -157,8 +157,8 @@ def _nova(config: Config, plan: _Plan, *, given: bool) -> Recipe:
             f"Nova fills {alias} into live_migration_uri (%s): {where} must contain it, as in "
             f"unix:/run/mtunnel/{alias}/libvirt-sock"
         )
-        return Recipe("nova", "all", reason=reason)
-    return Recipe(
+        return Snippet("nova", "all", reason=reason)
+    return Snippet(
         "nova",
         "all",
         (
@@ -187,12 +187,12 @@ def _nova_setting(uri: str, alias: str) -> str | None:
 # QEMU's own monitor.
 
 
-def _qemu(config: Config, peer: str, guest: str | None, via: str | None) -> Recipe:
+def _qemu(config: Config, peer: str, guest: str | None, via: str | None) -> Snippet:
     try:
         entry = find_entry(config, peer, via, guest)
     except UsageError as error:
-        return Recipe("qemu", "all", reason=str(error))
-    return Recipe(
+        return Snippet("qemu", "all", reason=str(error))
+    return Snippet(
         "qemu",
         "plain",
         (

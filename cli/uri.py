@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tunnel.cli import options
-from tunnel.cli.snippets import Recipe, recipes
+from tunnel.cli.snippets import Snippet, recipes
 from tunnel.daemon.config import load
 from tunnel.names import folded
 
@@ -44,7 +44,7 @@ def uri(
         typer.echo("\n".join(describe(found)))
 
 
-def describe(found: Sequence[Recipe]) -> Iterator[str]:
+def describe(found: Sequence[Snippet]) -> Iterator[str]:
     """The recipes for people: a part for each program."""
     for number, (program, group) in enumerate(groupby(found, lambda recipe: recipe.program)):
         if number:
@@ -54,7 +54,7 @@ def describe(found: Sequence[Recipe]) -> Iterator[str]:
             yield from _describe(recipe)
 
 
-def _describe(recipe: Recipe) -> Iterator[str]:
+def _describe(recipe: Snippet) -> Iterator[str]:
     name = "" if recipe.name == "all" else f"{recipe.name}: "
     if recipe.reason:
         yield f"# {name}not as configured: {recipe.reason}"

@@ -1,11 +1,11 @@
 """The two-host lab: two hypervisor hosts on this machine, to migrate guests between.
 
 ``lab`` is both hosts from start to end; ``host`` is one, in its ``namespaces``, with files laid out by
-``layout`` as ``plan`` says, certificates from ``pki``, and a ``firewall``. On it run ``libvirtd``,
-``daemons`` (mtunnel's, with ``configs``), ``programs`` and ``guests`` (``domain``, ``disks``). ``network``
-makes the wires, ``keeper`` keeps a lab up after its command, ``app`` is the command. End-to-end tests and
-``bench migrate`` stand on it; nothing that measures or reports may enter, and nothing of the product imports
-it.
+``layout`` as ``host_plan`` says, certificates from ``pki``, and a ``firewall``. On it run ``libvirtd``,
+``daemons`` (mtunnel's, with ``configs``), ``programs`` and ``guests`` (``domain``, ``disks``). ``wires``
+makes the wires, ``background`` keeps a lab up after its command, ``lab_app`` is the command. End-to-end tests
+and ``bench migrate`` stand on it; nothing that measures or reports may enter, and nothing of the product
+imports it.
 
 Each host has network, mount, UTS and PID namespaces of its own, and in them a libvirtd with its own
 ``host_uuid``, /etc, /run and certificates, and a firewall that leaves TCP port 16515 open and nothing else.

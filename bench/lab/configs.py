@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from tunnel.bench.lab.plan import PORT, LabHostPlan
+from tunnel.bench.lab.host_plan import PORT, LabHostPlan
 
 CONTROL = "/run/mtunnel/control.sock"
 MIGRATION_PORTS = "tcp:127.0.0.1:49152-49215"

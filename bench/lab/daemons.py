@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunnel.bench.lab.configs import CONTROL
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.daemon.control_socket import ask

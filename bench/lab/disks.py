@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import VerificationError

@@ -12,9 +12,9 @@ from tunnel.bench.lab import layout, programs, wires
 from tunnel.bench.lab.configs import LabConfig
 from tunnel.bench.lab.daemons import Daemon
 from tunnel.bench.lab.firewall import Firewall
+from tunnel.bench.lab.host_plan import PORT, LabHostPlan
 from tunnel.bench.lab.libvirtd import SOCKET, Libvirtd
 from tunnel.bench.lab.namespaces import Namespaces
-from tunnel.bench.lab.plan import PORT, LabHostPlan
 from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 

@@ -18,7 +18,7 @@ from tunnel.bench.lab.daemons import Daemon
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.host import LabHost
-from tunnel.bench.lab.plan import plan
+from tunnel.bench.lab.host_plan import plan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.certs.authority import Authority
 from tunnel.errors import UsageError

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tunnel.bench.lab import keeper
+from tunnel.bench.lab import background
+from tunnel.bench.lab.host_plan import plan
 from tunnel.bench.lab.libvirtd import SOCKET
-from tunnel.bench.lab.plan import plan
 from tunnel.bench.lab.programs import environment
 from tunnel.bench.lab.tools import path_of
 from tunnel.errors import UsageError
@@ -36,7 +36,7 @@ DEFAULT = Path(tempfile.gettempdir()) / "mtunnel-lab"
 def up(directory: Directory = DEFAULT, congestion: Congestion = "") -> None:
     """Bring the lab up, and leave it running in the background."""
     place = directory.absolute()
-    seconds = keeper.start(place, congestion or None)
+    seconds = background.start(place, congestion or None)
     typer.echo(f"the lab is up, in {seconds:.1f} s\n\n{next_steps(place)}")
 
 
@@ -44,7 +44,7 @@ def up(directory: Directory = DEFAULT, congestion: Congestion = "") -> None:
 def down(directory: Directory = DEFAULT) -> None:
     """End the lab, with everything that runs in it."""
     place = directory.absolute()
-    typer.echo("the lab is down" if keeper.stop(place) else f"no lab is up in {place}")
+    typer.echo("the lab is down" if background.stop(place) else f"no lab is up in {place}")
 
 
 @app.command()
@@ -54,7 +54,7 @@ def shell(
 ) -> None:
     """Open a shell on a host of the lab."""
     place, letter = directory.absolute(), host.upper()
-    lab = keeper.kept(place)
+    lab = background.kept(place)
     if lab is None:
         raise UsageError(f"no lab is up in {place}: type ./run lab up")
     if letter not in lab.hosts:
@@ -67,7 +67,7 @@ def shell(
 @app.command(hidden=True)
 def keep(directory: Directory, congestion: Congestion = "") -> None:
     """Be the process that keeps the lab; ``up`` starts it."""
-    keeper.keep(directory, congestion or None)
+    background.keep(directory, congestion or None)
 
 
 def next_steps(directory: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 
 MACHINE_ETC = "/run/machine-etc"
 """Where a host finds the machine's /etc; its own points there for everything that it does not have."""

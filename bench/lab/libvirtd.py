@@ -10,8 +10,8 @@ from contextlib import suppress
 import psutil
 
 from tunnel.bench.lab import layout
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.layout import Settings
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import PATIENCE, LabError, until
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.layout import MACHINE_ETC, NO_KVM
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 

@@ -9,7 +9,7 @@ import ipaddress
 import shutil
 from pathlib import Path
 
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.certs.authority import Authority
 
 

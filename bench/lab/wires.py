@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import subprocess
 
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 

@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from tunnel.bench.measure.endpoint import ProgramAddress
-from tunnel.host.malloc import keep_heap
+from tunnel.host.malloc import tune_malloc
 
 CHUNK = 256 << 10
 
@@ -108,7 +108,7 @@ def main() -> None:
     """Run one side until killed."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.asyncio_relay", description=__doc__)
     parser.add_argument("loop", choices=["asyncio", "uvloop"])
-    keep_heap()
+    tune_malloc()
     arguments = arguments_of_side(parser)
     factory = uvloop.new_event_loop if arguments.pop("loop") == "uvloop" else None
     side = RelaySide(**arguments)

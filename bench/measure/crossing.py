@@ -15,7 +15,7 @@ from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError
 from tunnel.bench.measure.cpu_time import CpuMeter, spent
 from tunnel.bench.measure.migration_modes import MigrationMode
-from tunnel.bench.measure.timeline import DESTINATION, EVENTS, SOURCE, Course
+from tunnel.bench.measure.timeline import DESTINATION, EVENTS, SOURCE, MigrationTimeline
 from tunnel.errors import HypervisorError
 from tunnel.proof.pattern_guest import PAGE
 from tunnel.proof.verify import read_state
@@ -65,7 +65,7 @@ class Crossing:
 
     def __init__(self, lab: Lab, guest: LabGuest, mode: MigrationMode, patience: Patience) -> None:
         self._lab, self._guest, self._mode, self._patience = lab, guest, mode, patience
-        self._course = Course()
+        self._course = MigrationTimeline()
         self._meter = CpuMeter()
         self._before: dict[tuple[str, str], float] = {}
         self._after: dict[tuple[str, str], float] = {}

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from tunnel.bench.lab.configs import CONTROL
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.tools import version_said
 from tunnel.bench.lab.waiting import LabError
 from tunnel.bench.lab.wires import INTERFACES

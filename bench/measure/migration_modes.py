@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
 from tunnel.bench.lab.firewall import Ports
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.libvirtd import SOCKET
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.errors import UsageError
 
 CHANNELS = (4, 8)

@@ -13,7 +13,7 @@ EVENTS = {
 """What to listen to on each side."""
 
 
-class Course:
+class MigrationTimeline:
     """When the stream began, the guest stopped here, ran there, and the last of its memory was there.
 
     Times are seconds since the epoch, None until it is so. ``passes`` counts the passes over the memory.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunnel.cli.demo.display import Display
-from tunnel.cli.demo.two_daemons import IngressKind, Stage
+from tunnel.cli.demo.two_daemons import IngressKind, TwoDaemons
 from tunnel.errors import MigrationError, UsageError
 from tunnel.proof.accelerator import Accelerator, choose_accelerator
 from tunnel.proof.pattern_guest import Workload
@@ -72,7 +72,7 @@ async def rehearse(plan: RehearsalPlan, accelerator: Accelerator | None, display
     display.step("accelerator", f"{accelerator.name}: {accelerator.reason}")
     with tempfile.TemporaryDirectory(prefix="mtunnel-demo-", dir=_short_place()) as name:
         directory = Path(name)
-        async with await Stage.start(directory, plan.ingress) as stage:
+        async with await TwoDaemons.start(directory, plan.ingress) as stage:
             lane = (await stage.status("hosta"))["links"][0]["lanes"][0]
             display.step("daemons", f"hosta and hostb, one link: {lane['kind']} lane, {lane['cipher']}")
             async with await _start_guest(plan, accelerator, directory, display) as trial:
@@ -116,7 +116,7 @@ async def _start_guest(
 
 
 async def _move(
-    plan: RehearsalPlan, stage: Stage, trial: Trial, display: Display
+    plan: RehearsalPlan, stage: TwoDaemons, trial: Trial, display: Display
 ) -> tuple[QmpOutcome, Mapping[str, float]]:
     processes = {**stage.daemons, "source": trial.source.child, "destination": trial.destination.child}
     before = {name: child.cpu_seconds() for name, child in processes.items()}

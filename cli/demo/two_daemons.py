@@ -49,7 +49,7 @@ class Route:
         return cls(f"tcp:{_INGRESS_ADDRESS}:{port}", f"tcp:127.0.0.1:{port}")
 
 
-class Stage:
+class TwoDaemons:
     """The daemons ``hosta`` and ``hostb``, and the link between them. Use as an async context manager."""
 
     def __init__(self, directory: Path, route: Route) -> None:

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tunnel.cli.migrate.order import Order
-from tunnel.cli.migrate.output import Announcer, ForPeople, ForPrograms
+from tunnel.cli.migrate.order import MigrateArguments
+from tunnel.cli.migrate.output import Announcer, HumanOutput, JsonOutput
 from tunnel.cli.migrate.run import UNVERIFIED, MigrationRun
 from tunnel.cli.options import DEFAULT_CONFIG, Config, duration, rate
 from tunnel.daemon.config import load
 from tunnel.errors import TunnelError
 from tunnel.names import folded
+from tunnel.virt.guest_location import Where
 from tunnel.virt.libvirt_request import Storage
 from tunnel.virt.move import Action
-from tunnel.virt.where import Where
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -99,9 +99,9 @@ def migrate(
     options = {**locals()}  # the parameters above are the fields of Order
     del options["names"], options["as_json"]
     guest, peer = _split(names)
-    order = Order(**{**options, "config": load(config), "guest": guest, "peer": peer})
+    order = MigrateArguments(**{**options, "config": load(config), "guest": guest, "peer": peer})
     order.check()
-    _run(order, ForPrograms() if as_json else ForPeople(Console(stderr=True)))
+    _run(order, JsonOutput() if as_json else HumanOutput(Console(stderr=True)))
 
 
 def _split(names: list[str]) -> tuple[str | None, str]:
@@ -110,7 +110,7 @@ def _split(names: list[str]) -> tuple[str | None, str]:
     return (names[0] if len(names) == 2 else None), folded(names[-1])
 
 
-def _run(order: Order, announcer: Announcer) -> None:
+def _run(order: MigrateArguments, announcer: Announcer) -> None:
     """Migrate to the end. The first signal stops that in order, and no further one disturbs it."""
 
     async def interruptible() -> Where:

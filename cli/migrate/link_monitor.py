@@ -23,7 +23,7 @@ _SILENT = "the daemon of this host does not answer"
 _ANEW = "the daemon of this host was started anew"
 
 
-class TunnelWatch:
+class LinkMonitor:
     """The link with ``peer`` of the daemon whose control socket is ``control``. ``rate``: bytes a second."""
 
     def __init__(self, control: Path, peer: str) -> None:

@@ -12,7 +12,7 @@ from tunnel.virt.move import Action
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class MigrateArguments:
     """One migration. ``bandwidth`` in bytes a second, ``timeout`` in seconds. ``qmp``: without libvirt."""
 
     config: Config

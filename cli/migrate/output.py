@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 
 from tunnel.cli.demo.display import Display, ShowMove
-from tunnel.cli.migrate.readiness import Finding
+from tunnel.cli.migrate.readiness import CheckResult
 from tunnel.errors import TunnelError
 from tunnel.units import MIB
+from tunnel.virt.guest_location import Where
 from tunnel.virt.move import MoveSummary
 from tunnel.virt.progress import Progress
-from tunnel.virt.where import Where
 
 Rate = Callable[[], float | None]
 """What the tunnel carries now, in bytes a second; None when that is not known."""
@@ -32,7 +32,7 @@ class Announcer(ABC):
     """Whoever tells. Serves as the conductor's ``Report``."""
 
     @abstractmethod
-    def check(self, finding: Finding) -> None:
+    def check(self, finding: CheckResult) -> None:
         """Tell what a check found."""
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Announcer(ABC):
         """Tell programs; people read the error itself, on stderr."""
 
 
-class ForPeople(Announcer):
+class HumanOutput(Announcer):
     """Steps and the bar go to ``console`` (stderr), the end to stdout."""
 
     def __init__(self, console: Console) -> None:
@@ -64,7 +64,7 @@ class ForPeople(Announcer):
         self._show: ShowMove | None = None
         self._rate: Rate = lambda: None
 
-    def check(self, finding: Finding) -> None:
+    def check(self, finding: CheckResult) -> None:
         """A line."""
         self._display.step(finding.check, finding.detail)
 
@@ -96,13 +96,13 @@ class ForPeople(Announcer):
         """Nothing: the command line writes errors."""
 
 
-class ForPrograms(Announcer):
+class JsonOutput(Announcer):
     """One JSON object a line on stdout, written at once."""
 
     def __init__(self) -> None:
         self._rate: Rate = lambda: None
 
-    def check(self, finding: Finding) -> None:
+    def check(self, finding: CheckResult) -> None:
         """``check``."""
         self._write("check", check=finding.check, detail=finding.detail)
 

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunnel.cli.migrate.link_monitor import TunnelWatch
+from tunnel.cli.migrate.link_monitor import LinkMonitor
 from tunnel.daemon.config import IngressConfig
 from tunnel.daemon.targets import spans
 from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
 from tunnel.host.users import user_name
 from tunnel.relay.address import TargetAddress, parse_target
 from tunnel.relay.incidents import CALLER_REFUSED
-from tunnel.relay.probing import TargetAnswer
+from tunnel.relay.target_check import TargetVerdict
 from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
 from tunnel.virt.libvirt_move import require_idle
 from tunnel.virt.polling import until
@@ -29,14 +29,14 @@ LINK_DEADLINE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """A check that passed."""
 
     check: str
     detail: str
 
 
-async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Finding:
+async def check_link(tunnel: LinkMonitor, within: float = LINK_DEADLINE) -> CheckResult:
     """The daemon of this host runs and is not stopping, and its link is up: the peer proved who it is.
 
     Raises UnreachableError, with the link's last trouble, when not.
@@ -56,7 +56,9 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
     with contextlib.suppress(TimeoutError):
         last = await until(up, within=within, every=0.1)
         lane = last["lanes"][0]
-        return Finding("link", f"{tunnel.peer} at {lane['remote']}, {lane['kind']} lane, {lane['cipher']}")
+        return CheckResult(
+            "link", f"{tunnel.peer} at {lane['remote']}, {lane['kind']} lane, {lane['cipher']}"
+        )
     causes = [each for each in last.get("incidents", ()) if each["what"] != CALLER_REFUSED]
     trouble = causes[-1] if causes else None
     reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
@@ -64,7 +66,7 @@ async def check_link(tunnel: TunnelWatch, within: float = LINK_DEADLINE) -> Find
     raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {state} ({reason})")
 
 
-async def check_redirects(tunnel: TunnelWatch, uris: Sequence[str]) -> None:
+async def check_redirects(tunnel: LinkMonitor, uris: Sequence[str]) -> None:
     """Connections to what ``uris`` name come out at the daemon, as one of its own has just shown.
 
     Raises UnreachableError when they do not.
@@ -78,13 +80,13 @@ async def check_redirects(tunnel: TunnelWatch, uris: Sequence[str]) -> None:
             )
 
 
-async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[TargetAddress]) -> Finding:
+async def check_targets(tunnel: LinkMonitor, host: str, targets: Sequence[TargetAddress]) -> CheckResult:
     """The peer allows us, ``host``, all of ``targets``. If not, RefusedError says what to write there.
 
     Raises UnreachableError when the peer is stopping.
     """
     answers = await tunnel.probe([str(target) for target in targets])
-    refused = [each for each in answers if each["verdict"] == TargetAnswer.REFUSED]
+    refused = [each for each in answers if each["verdict"] == TargetVerdict.REFUSED]
     if any(each["code"] == Code.DRAINING.name for each in refused):
         raise UnreachableError(
             f"{tunnel.peer} is stopping: its daemon takes no new streams; start it again before the next "
@@ -92,12 +94,14 @@ async def check_targets(tunnel: TunnelWatch, host: str, targets: Sequence[Target
         )
     if refused:
         raise RefusedError(_refusal(tunnel.peer, host, refused))
-    if any(each["verdict"] == TargetAnswer.NOT_ASKED for each in answers):
-        return Finding("targets", f"not asked: {tunnel.peer} runs an older version, which cannot be asked")
-    return Finding("targets", f"{tunnel.peer} allows {', '.join(spans(targets))}")
+    if any(each["verdict"] == TargetVerdict.NOT_ASKED for each in answers):
+        return CheckResult(
+            "targets", f"not asked: {tunnel.peer} runs an older version, which cannot be asked"
+        )
+    return CheckResult("targets", f"{tunnel.peer} allows {', '.join(spans(targets))}")
 
 
-async def check_streams(tunnel: TunnelWatch, needed: int, parallel: int) -> Finding:
+async def check_streams(tunnel: LinkMonitor, needed: int, parallel: int) -> CheckResult:
     """The link has room for the ``needed`` streams of a migration with ``parallel`` channels (0: none).
 
     Raises RefusedError, with the number of channels that fit, when not: a migration whose last channels find
@@ -105,9 +109,9 @@ async def check_streams(tunnel: TunnelWatch, needed: int, parallel: int) -> Find
     """
     vacant = (await tunnel.link()).get("streams_vacant")
     if vacant is None:
-        return Finding("streams", "not known: the link is down, or the daemon here runs an older version")
+        return CheckResult("streams", "not known: the link is down, or the daemon here runs an older version")
     if vacant >= needed:
-        return Finding("streams", f"{needed} needed, {vacant} free")
+        return CheckResult("streams", f"{needed} needed, {vacant} free")
     fitting = parallel - (needed - vacant)
     advice = f"--parallel {fitting} would fit" if fitting > 0 else "other migrations use them"
     raise RefusedError(
@@ -125,7 +129,7 @@ def _refusal(peer: str, host: str, refused: Sequence[dict[str, str]]) -> str:
     return f'{text}; add {line} to egress of [[peer]] name = "{host}" on {peer}, and restart its daemon'
 
 
-async def check_hosts(source: LibvirtHost, destination: LibvirtHost) -> Finding:
+async def check_hosts(source: LibvirtHost, destination: LibvirtHost) -> CheckResult:
     """Both libvirts answer, and are two. Raises UsageError when they are the same host."""
     here, there = await source.uuid(), await destination.uuid()
     names = await source.name(), await destination.name()
@@ -134,12 +138,12 @@ async def check_hosts(source: LibvirtHost, destination: LibvirtHost) -> Finding:
             f"{source.uri} and {destination.uri} are the same host to libvirt (UUID {here}): if they are "
             "two machines, give one another host_uuid in libvirtd.conf (or virtqemud.conf)"
         )
-    return Finding("libvirt", f"{names[0]} ({source.uri}) to {names[1]} ({destination.uri})")
+    return CheckResult("libvirt", f"{names[0]} ({source.uri}) to {names[1]} ({destination.uri})")
 
 
 async def check_guest(
     source: LibvirtHost, name: str, *, resume: bool = False
-) -> tuple[LibvirtGuest, Finding]:
+) -> tuple[LibvirtGuest, CheckResult]:
     """The guest is here and can be moved: it runs or is paused, and libvirt has no job on it.
 
     With ``resume`` its post-copy broke.
@@ -158,10 +162,10 @@ async def check_guest(
     if not resume:
         await require_idle(guest)
     await guest.migratable_xml()
-    return guest, Finding("guest", f"{name} is {state}")
+    return guest, CheckResult("guest", f"{name} is {state}")
 
 
-async def check_name_free(guest: LibvirtGuest, destination: LibvirtHost) -> Finding:
+async def check_name_free(guest: LibvirtGuest, destination: LibvirtHost) -> CheckResult:
     """The destination has no other guest of that name or UUID, and this one is not alive there.
 
     Raises HypervisorError, which names both UUIDs: somebody has to find out which of the two is which.
@@ -169,7 +173,7 @@ async def check_name_free(guest: LibvirtGuest, destination: LibvirtHost) -> Find
     name, uri = guest.name, destination.uri
     other = await destination.guest(name) or await destination.guest_with(guest.uuid)
     if other is None:
-        return Finding("destination", f"{name} does not run there")
+        return CheckResult("destination", f"{name} does not run there")
     state = await other.state()
     there, here = f"a guest named {other.name!r} is {state} at {uri} already (UUID {other.uuid})", guest.uuid
     if other.uuid != here:
@@ -183,7 +187,7 @@ async def check_name_free(guest: LibvirtGuest, destination: LibvirtHost) -> Find
             f"{there}, and here is the same guest (UUID {here}): both may have changed its disks. Find out "
             "which of them has the newer data before you end either"
         )
-    return Finding("destination", f"{name} is {state} there")
+    return CheckResult("destination", f"{name} is {state} there")
 
 
 async def check_callers(guest: LibvirtGuest, ingresses: Iterable[IngressConfig]) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
-from tunnel.cli.migrate.link_monitor import TunnelWatch, is_absence, is_refusal
-from tunnel.cli.migrate.order import Order
+from tunnel.cli.migrate.link_monitor import LinkMonitor, is_absence, is_refusal
+from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.cli.migrate.output import Announcer
 from tunnel.cli.migrate.readiness import (
-    Finding,
+    CheckResult,
     check_callers,
     check_guest,
     check_hosts,
@@ -25,20 +25,20 @@ from tunnel.cli.migrate.readiness import (
     check_targets,
 )
 from tunnel.daemon import targets
-from tunnel.daemon.keepalives import SILENCE
+from tunnel.daemon.libvirt_keepalives import SILENCE
 from tunnel.daemon.uris import Entry, find_entry, find_routes, known_peer
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
 from tunnel.relay import egress
 from tunnel.relay.address import TargetAddress
+from tunnel.virt.guest_location import Where, sentence
 from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
 from tunnel.virt.libvirt import LibvirtHost
 from tunnel.virt.libvirt_move import LibvirtMove
 from tunnel.virt.libvirt_request import Request
-from tunnel.virt.move import Conductor, Ending, settled
+from tunnel.virt.move import Ending, MigrationRunner, settled
 from tunnel.virt.qmp import Monitor
 from tunnel.virt.qmp_migration import Mode, QmpOptions
 from tunnel.virt.qmp_move import QmpMove, require_capability, require_idle
-from tunnel.virt.where import Where, sentence
 
 UNVERIFIED = 5
 """The exit code when the guest has left and nobody could see that it runs at the destination."""
@@ -52,12 +52,12 @@ _Prepared: TypeAlias = tuple[LibvirtMove | QmpMove, str]  # the move, and the ro
 class MigrationRun:
     """One order carried out. ``interrupt`` may be called at any time, also before and after ``run``."""
 
-    def __init__(self, order: Order, announcer: Announcer) -> None:
+    def __init__(self, order: MigrateArguments, announcer: Announcer) -> None:
         self._order = order
         self._announcer = announcer
         self._label = order.label
-        self._tunnel = TunnelWatch(order.config.host.control, order.peer)
-        self._conductor: Conductor | None = None
+        self._tunnel = LinkMonitor(order.config.host.control, order.peer)
+        self._conductor: MigrationRunner | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -79,7 +79,7 @@ class MigrationRun:
         async with AsyncExitStack() as stack:
             move, route = await self._prepared(stack)
             order = self._order
-            self._conductor = Conductor(move, self._announcer, order.timeout, order.timeout_action)
+            self._conductor = MigrationRunner(move, self._announcer, order.timeout, order.timeout_action)
             return await self._recorded(self._carry(self._conductor, move, route))
 
     async def _prepared(self, stack: AsyncExitStack) -> _Prepared:
@@ -107,7 +107,7 @@ class MigrationRun:
             await self._tunnel.record(f"{what}, {time.monotonic() - began:.1f} s: {outcome}")
         return where
 
-    async def _carry(self, conductor: Conductor, move: LibvirtMove | QmpMove, route: str) -> Where:
+    async def _carry(self, conductor: MigrationRunner, move: LibvirtMove | QmpMove, route: str) -> Where:
         here, there = self._order.config.host.name, self._order.peer
         try:
             with self._announcer.moving(self._label, route, lambda: self._tunnel.rate):
@@ -223,7 +223,7 @@ class MigrationRun:
         if order.postcopy_preempt:
             for side in filter(None, (source, destination)):
                 await require_capability(side, "postcopy-preempt")
-        self._announcer.check(Finding("guest", f"{found} is {await source.status()}"))
+        self._announcer.check(CheckResult("guest", f"{found} is {await source.status()}"))
         await self._check_room(0)
         options = qemu_options(order, blind=destination is None)
         ended = self._tunnel.held if self._is_relayed else None
@@ -271,7 +271,7 @@ class MigrationRun:
         return await stack.enter_async_context(monitor)
 
 
-def qemu_options(order: Order, *, blind: bool = False) -> QmpOptions:
+def qemu_options(order: MigrateArguments, *, blind: bool = False) -> QmpOptions:
     """The same order in QEMU's terms. ``blind``: nobody has compared the UUIDs of both QEMUs."""
     mode = Mode.POSTCOPY if order.postcopy else Mode.MULTIFD if order.parallel else Mode.PRECOPY
     return QmpOptions(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.configs import HOST, PEER, TLS, write_config
-from tunnel.cli.snippets import Recipe, recipes
+from tunnel.cli.snippets import Snippet, recipes
 from tunnel.daemon.config import Config, load
 
 ALIAS = "redirect:127.0.1.2:49152-49215"
@@ -22,12 +22,12 @@ def configuration(directory: Path, *listens: str) -> Config:
     return load(write_config(directory, HOST, TLS, PEER, *tables))
 
 
-def cook(directory: Path, *listens: str, desturi: str | None = None) -> dict[tuple[str, str], Recipe]:
+def cook(directory: Path, *listens: str, desturi: str | None = None) -> dict[tuple[str, str], Snippet]:
     found = recipes(configuration(directory, *listens), "hostb", "web1", desturi)
     return {(each.program, each.name): each for each in found}
 
 
-def virsh(found: dict[tuple[str, str], Recipe], name: str) -> list[str]:
+def virsh(found: dict[tuple[str, str], Snippet], name: str) -> list[str]:
     (line,) = found["virsh", name].lines
     return shlex.split(line)
 
@@ -117,7 +117,7 @@ def test_python_is_python(tmp_path: Path) -> None:
     }
 
 
-def settings(recipe: Recipe) -> dict[str, str]:
+def settings(recipe: Snippet) -> dict[str, str]:
     parted = (line.partition(" = ") for line in recipe.lines if not line.startswith("#"))
     return {key: value for key, _, value in parted}
 

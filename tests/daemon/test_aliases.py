@@ -152,11 +152,11 @@ def test_what_cannot_be_had_is_a_usage_error(tmp: Path, monkeypatch: pytest.Monk
     def fail(alias: str) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: None)
     monkeypatch.setattr(guard_route, "install", fail)
     config = configured(tmp, "redirect:127.0.1.2:1-5")
     with pytest.raises(UsageError, match=r"cannot guard 127\.0\.1\.2 by a route: Operation not permitted"):
         aliases.put_in_place(config)
-    monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: "there is no firewall here")
     with pytest.raises(UsageError, match="there is no firewall here"):
         aliases.put_in_place(config)

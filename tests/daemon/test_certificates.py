@@ -23,7 +23,7 @@ from tunnel.relay.link import Link, LinkState
 from tunnel.tls.contexts import TlsContexts, load
 from tunnel.tls.rejections import at
 from tunnel.tls.tls_files import TlsFiles
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 from tunnel.wire.codes import Code
 
 ROOT = Signer("root")
@@ -75,7 +75,7 @@ class World:
         contexts = self.certificates.current
         theirs = (B.certificate, ROOT.certificate)
         for lane in self.link.lanes.values():
-            lane.proof = Proof("hostb", contexts.trust, theirs, contexts.dialed, True)
+            lane.proof = VerifiedChains("hostb", contexts.trust, theirs, contexts.dialed, True)
 
     async def look(self) -> None:
         """Look twice, as time does: new files have settled by then."""
@@ -126,7 +126,7 @@ async def test_an_expired_peer_loses_its_link_and_both_sides_say_why(world: Worl
 async def test_our_own_expiry_ends_the_link_and_makes_no_more_lanes(world: World) -> None:
     for lane in world.link.lanes.values():
         assert lane.proof is not None
-        lane.proof = Proof("hostb", lane.proof.trust, lane.proof.ours, lane.proof.ours, True)
+        lane.proof = VerifiedChains("hostb", lane.proof.trust, lane.proof.ours, lane.proof.ours, True)
     world.write(crls=[ROOT.crl(until=200)])
     await world.look()
     world.clock.moment = day(100)
@@ -152,7 +152,7 @@ async def test_an_intermediate_ends_the_link_as_well(world: World) -> None:
     inter = Signer("inter", ROOT, until=30)
     chain = (inter.host("hostb").certificate, inter.certificate, ROOT.certificate)
     for lane in world.link.lanes.values():
-        lane.proof = Proof("hostb", world.certificates.current.trust, chain, chain, True)
+        lane.proof = VerifiedChains("hostb", world.certificates.current.trust, chain, chain, True)
     world.write(crls=[ROOT.crl(until=90), inter.crl(until=90)])
     await world.look()
     assert world.link.state is LinkState.UP

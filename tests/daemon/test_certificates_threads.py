@@ -10,7 +10,7 @@ from tests.support.links import Pair
 from tests.support.signers import Signer, day
 from tunnel.daemon.certificates import Certificates
 from tunnel.tls.contexts import load
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 
 ROOT = Signer("root")
 
@@ -33,7 +33,7 @@ async def test_lanes_may_come_while_they_are_looked_at(tmp: Path) -> None:
     theirs = (ROOT.host("hostb", until=100).certificate, ROOT.certificate)
     lanes: dict[int, Any] = dict(pair.a.lanes)  # of its own: the link sends on its lanes meanwhile
     for lane in pair.a.lanes.values():
-        lane.proof = Proof("hostb", contexts.trust, theirs, contexts.dialed, True)
+        lane.proof = VerifiedChains("hostb", contexts.trust, theirs, contexts.dialed, True)
     lanes[1000] = Restless(lanes)
     link: Any = SimpleNamespace(lanes=lanes, rotation=pair.a.rotation, post=pair.a.post, end=pair.a.end)
     certificates = Certificates(contexts, "hosta", [link], clock=lambda: day(0))

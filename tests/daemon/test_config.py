@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from tests.support import configs
 from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
-from tunnel.daemon import values
+from tunnel.daemon import config_types
 from tunnel.daemon.config import Config, HostConfig, IngressConfig, PeerConfig, Tls, Transport, load
 from tunnel.errors import ConfigError
 from tunnel.relay.address import Endpoint, RedirectAddress, TcpAddress, UnixAddress, parse_target
@@ -45,7 +45,7 @@ target = "tcp:hostb:49200"
 def manual_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The example of docs/configuration.md, loaded."""
     (tmp_path / "available").write_text("reno cubic\n")
-    monkeypatch.setattr(values, "CONGESTION_CONTROLS", tmp_path / "available")
+    monkeypatch.setattr(config_types, "CONGESTION_CONTROLS", tmp_path / "available")
     return load(write_config(tmp_path, configs.manual_example()))
 
 
@@ -106,14 +106,14 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     assert config.host.control == Path("/run/mtunnel/control.sock")
     assert (config.host.metrics, config.host.drain_timeout) == (None, 0.0)
     transport = config.transport
-    assert (transport.lane, transport.lanes, transport.congestion) == (values.LaneChoice.AUTO, 1, None)
+    assert (transport.lane, transport.lanes, transport.congestion) == (config_types.LaneChoice.AUTO, 1, None)
     assert transport.workers is None
     assert (transport.memory, transport.resume_window) == (2**28, 30.0)
     assert (transport.rotate_records, transport.rotate_after) == (4194304, 86400.0)
     assert config.peers[0].address == Endpoint("hostb.example", 16515)
     assert not config.peers[0].egress.rules
     assert config.ingresses[0].target == TcpAddress("127.0.0.1", 49152)
-    assert config.ingresses[0].uids == values.default_uids()
+    assert config.ingresses[0].uids == config_types.default_uids()
 
 
 def test_a_host_may_have_no_peers_yet(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tests.support.namespace import network
 from tunnel.daemon import listen_checks
-from tunnel.daemon.claim import claimed
 from tunnel.daemon.config import Config, load
+from tunnel.daemon.instance_lock import claimed
 
 __all__ = ["network"]
 
@@ -100,7 +100,7 @@ def test_every_port_must_be_free(tmp: Path) -> None:
 
 def test_what_the_running_daemon_has_itself_is_no_problem(tmp: Path) -> None:
     path = tmp / "web1.sock"
-    holding = "import sys; from pathlib import Path; from tunnel.daemon.claim import claimed\n"
+    holding = "import sys; from pathlib import Path; from tunnel.daemon.instance_lock import claimed\n"
     holding += f"with claimed(Path('{tmp}/control.sock')): print('held', flush=True); sys.stdin.read()"
     with (
         socket.create_server(("127.0.0.1", 0)) as server,

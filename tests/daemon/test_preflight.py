@@ -214,19 +214,19 @@ def test_every_redirect_that_cannot_be_is_named(directory: Path, monkeypatch: py
     listens = ("redirect:127.0.1.2:49152-49215", "tcp:127.0.1.3:49152", "redirect:127.0.1.4:49152-49215")
     ingresses = [INGRESS + f'"{listen}"' for listen in listens]
     config = load(write_config(directory, HOST, TLS, PEER, *ingresses))
-    monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: "there is no firewall here")
     assert problems(config) == {
         "ingress[0].listen": "there is no firewall here",
         "ingress[2].listen": "there is no firewall here",
     }
-    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: None)
     preflight(config, "mtunnel.toml")
 
 
 def test_without_a_redirect_nobody_asks_for_a_firewall(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nftables, "obstacle", lambda: "there is no firewall here")
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: "there is no firewall here")
     preflight(configured(directory, "tcp:127.0.1.3:49152"), "mtunnel.toml")
 
 
@@ -236,8 +236,8 @@ def test_every_ingress_whose_callers_cannot_be_known_is_named(
     listens = ("tcp:127.0.1.3:49152", f"unix:{directory}/guests", "redirect:127.0.1.4:49152-49215")
     ingresses = [INGRESS + f'"{listen}"' for listen in listens]
     config = load(write_config(directory, HOST, TLS, PEER, *ingresses))
-    monkeypatch.setattr(nftables, "obstacle", lambda: None)
-    monkeypatch.setattr(peer_credentials, "obstacle", lambda: "this kernel tells nothing")
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: None)
+    monkeypatch.setattr(peer_credentials, "unavailable_reason", lambda: "this kernel tells nothing")
     assert problems(config) == {
         "ingress[0].listen": "this kernel tells nothing",
         "ingress[2].listen": "this kernel tells nothing",
@@ -247,5 +247,5 @@ def test_every_ingress_whose_callers_cannot_be_known_is_named(
 def test_without_an_ingress_on_tcp_nobody_asks_who_calls(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_credentials, "obstacle", lambda: "this kernel tells nothing")
+    monkeypatch.setattr(peer_credentials, "unavailable_reason", lambda: "this kernel tells nothing")
     preflight(configured(directory, f"unix:{directory}/guests"), "mtunnel.toml")

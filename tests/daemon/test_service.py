@@ -224,9 +224,9 @@ async def test_redirect_that_cannot_be_had_leaves_nothing_behind(
 ) -> None:
     del hosts.a.ingresses[0]["target"]
     hosts.a.ingresses[0]["listen"] = "redirect:127.0.1.2:49152-49215"
-    monkeypatch.setattr(nftables, "obstacle", lambda: None)
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: None)
     serving = service(hosts.a)
-    monkeypatch.setattr(nftables, "obstacle", lambda: "the firewall has gone meanwhile")
+    monkeypatch.setattr(nftables, "unavailable_reason", lambda: "the firewall has gone meanwhile")
     with pytest.raises(UsageError, match="the firewall has gone meanwhile"):
         await serving.run()
     assert not hosts.a.control.exists()

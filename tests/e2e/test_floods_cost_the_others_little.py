@@ -16,7 +16,7 @@ from tests.support.floods import Flood
 from tests.support.streams import Target, connect, exchange
 from tunnel.bench.measure.callers import Says
 from tunnel.bench.measure.raw_peer import RawPeer, client_context
-from tunnel.relay.reception import MOST_LOOSE
+from tunnel.relay.lane_acceptor import MOST_LOOSE
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.frames import Credit, Open, Opened, Ping
 

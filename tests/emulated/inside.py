@@ -26,7 +26,7 @@ from tunnel.daemon import preflight as preflights
 from tunnel.daemon.preflight import preflight
 from tunnel.lanes import lane_meter
 from tunnel.lanes.kernel_tls import RECEIVE, SEND, enable, receive_record, record_number
-from tunnel.lanes.kernel_tls_selftest import examine
+from tunnel.lanes.kernel_tls_selftest import run_selftest
 from tunnel.lanes.lane_paths import KernelPath
 from tunnel.records.key_schedule import SUITES
 from tunnel.records.tls_messages import DATA, RECORD, explain_record
@@ -50,7 +50,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
 
 
 def test_the_self_test_passes_with_every_suite(tmp: Path) -> None:
-    found = examine(Pki(tmp).host("hosta"))
+    found = run_selftest(Pki(tmp).host("hosta"))
     assert found.suites == tuple(SUITES)
     assert "passed" in found.reason
 

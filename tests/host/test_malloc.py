@@ -1,4 +1,4 @@
-"""Neither batches nor the collector may hold up a loop: what ``heap`` promises, in processes of their own."""
+"""Neither batches nor the collector may hold up a loop: ``malloc``, in processes of their own."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from tunnel.host.nftables import (
     RedirectTable,
     generation,
     guarded_by,
-    obstacle,
     our_tables,
     table_name,
+    unavailable_reason,
 )
 
 RANGE = Redirect("127.0.1.2", 49152, 49215, 40121, "hostb")
@@ -127,14 +127,14 @@ def test_an_nft_that_cannot_be_executed(program: Path) -> None:
 
 def test_nothing_stands_in_the_way_of_who_may(program: Path) -> None:
     script(program, "exit 0")
-    assert obstacle() is None
+    assert unavailable_reason() is None
 
 
 def test_nft_must_be_there(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setattr(module, "_SBIN", "/nowhere")
     missing = "needs the program nft: install the package nftables"
-    assert missing in str(obstacle())
+    assert missing in str(unavailable_reason())
     with pytest.raises(UsageError, match=missing):
         RedirectTable("hosta").install([RANGE])
     with pytest.raises(UsageError, match="the program nft is gone"):
@@ -145,15 +145,15 @@ def test_nft_is_found_beside_the_path(monkeypatch: pytest.MonkeyPatch, program: 
     script(program, "exit 0")
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(module, "_SBIN", f"/nowhere:{program.parent}")
-    assert obstacle() is None
+    assert unavailable_reason() is None
 
 
 def test_the_capability_must_be_there(program: Path) -> None:
     script(program, "exit 0")
     privileges._PROCESS_STATUS.write_text("CapEff:\t000001fffefffbff\n")
-    assert "needs the capability CAP_NET_BIND_SERVICE" in str(obstacle())
+    assert "needs the capability CAP_NET_BIND_SERVICE" in str(unavailable_reason())
     privileges._PROCESS_STATUS.write_text("CapEff:\t000001fffeffefff\n")
-    assert "needs the capability CAP_NET_ADMIN" in str(obstacle())
+    assert "needs the capability CAP_NET_ADMIN" in str(unavailable_reason())
     with pytest.raises(UsageError, match="run it as root"):
         RedirectTable("hosta").install([RANGE])
 
@@ -161,7 +161,7 @@ def test_the_capability_must_be_there(program: Path) -> None:
 def test_where_capabilities_cannot_be_read_nft_decides(program: Path) -> None:
     script(program, "exit 0")
     privileges._PROCESS_STATUS.unlink()
-    assert obstacle() is None
+    assert unavailable_reason() is None
 
 
 def test_there_must_be_a_port_that_users_cannot_bind(
@@ -170,7 +170,7 @@ def test_there_must_be_a_port_that_users_cannot_bind(
     script(program, "exit 0")
     monkeypatch.setattr(reserved_ports, "_START", tmp / "start")
     (tmp / "start").write_text("0\n")
-    assert "any user could take the redirect over" in str(obstacle())
+    assert "any user could take the redirect over" in str(unavailable_reason())
 
 
 @pytest.mark.root

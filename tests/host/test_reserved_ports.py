@@ -11,7 +11,7 @@ import pytest
 from tests.support.users import NOBODY, acting_as
 from tunnel.errors import UsageError
 from tunnel.host import privileges, reserved_ports
-from tunnel.host.reserved_ports import bind_reserved, is_reserved, obstacle
+from tunnel.host.reserved_ports import bind_reserved, is_reserved, unavailable_reason
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_services_keep_their_ports(start: Path) -> None:
 
 def test_where_users_may_bind_everything_there_is_no_such_port(start: Path) -> None:
     start.write_text("0\n")
-    assert "ip_unprivileged_port_start is 0" in str(obstacle())
+    assert "ip_unprivileged_port_start is 0" in str(unavailable_reason())
     with pytest.raises(UsageError, match="any user could take the redirect over"):
         bind_reserved("127.0.0.1")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.lanes.batch_sizer import LARGEST, LINK_TIME, SMALLEST, WINDOW, Pace
+from tunnel.lanes.batch_sizer import LARGEST, LINK_TIME, SMALLEST, WINDOW, BatchSizer
 from tunnel.units import KIB, MIB
 
 
-def drain(pace: Pace, rate: float, *, now: float = 100.0, seconds: float = 2.0, step: float = 0.004) -> None:
+def drain(
+    pace: BatchSizer, rate: float, *, now: float = 100.0, seconds: float = 2.0, step: float = 0.004
+) -> None:
     """A link of ``rate`` bytes per second, whose socket is always full."""
     pace.sent(0, now, congested=True)
     for _ in range(round(seconds / step)):
@@ -17,12 +19,12 @@ def drain(pace: Pace, rate: float, *, now: float = 100.0, seconds: float = 2.0, 
 
 
 def test_it_starts_large() -> None:
-    assert Pace().batch == LARGEST
+    assert BatchSizer().batch == LARGEST
 
 
 @pytest.mark.parametrize("rate", [30 * MIB, 100 * MIB, 800 * MIB])
 def test_a_batch_is_a_millisecond_of_a_full_link(rate: int) -> None:
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, rate)
     assert pace.rate == pytest.approx(rate, rel=0.01)
     assert pace.batch == pytest.approx(rate * LINK_TIME, rel=0.01)
@@ -30,13 +32,13 @@ def test_a_batch_is_a_millisecond_of_a_full_link(rate: int) -> None:
 
 @pytest.mark.parametrize(("rate", "batch"), [(10 * KIB, SMALLEST), (MIB, SMALLEST), (64 << 30, LARGEST)])
 def test_a_batch_stays_within_bounds(rate: int, batch: int) -> None:
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, rate)
     assert pace.batch == batch
 
 
 def test_a_peer_without_a_processor_for_a_moment_is_no_slower_link() -> None:
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, 100 * MIB)
     before = pace.batch
     drain(pace, MIB, now=102.0, seconds=10 * WINDOW, step=WINDOW * 1.01)
@@ -44,21 +46,21 @@ def test_a_peer_without_a_processor_for_a_moment_is_no_slower_link() -> None:
 
 
 def test_a_changed_rate_is_learnt() -> None:
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, 800 * MIB)
     drain(pace, 50 * MIB, now=102.0)
     assert pace.batch == pytest.approx(50 * MIB * LINK_TIME, rel=0.05)
 
 
 def test_a_slow_source_says_nothing_about_the_link() -> None:
-    pace = Pace()
+    pace = BatchSizer()
     for number in range(1000):
         pace.sent(100, number * 0.01, congested=False)
     assert (pace.rate, pace.batch) == (0.0, LARGEST)
 
 
 def test_a_link_that_is_free_again_gets_large_batches_again() -> None:
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, MIB)
     assert pace.batch == SMALLEST
     now = 1000.0
@@ -83,14 +85,14 @@ class Socket:
         self.now += seconds
         self._unsent = max(0.0, self._unsent - self.rate * seconds)
 
-    def send(self, pace: Pace, count: int) -> int:
+    def send(self, pace: BatchSizer, count: int) -> int:
         """Take what there is room for of ``count`` bytes; how many."""
         took = min(count, int(self.HOLDS - self._unsent))
         self._unsent += took
         pace.sent(took, self.now, congested=took < count)
         return took
 
-    def send_all(self, pace: Pace, count: int) -> None:
+    def send_all(self, pace: BatchSizer, count: int) -> None:
         """Like a lane: after a refusal go on when half of the unsent is gone, or after ``wait`` seconds."""
         while count := count - self.send(pace, count):
             self.sleep(self._wait)
@@ -98,7 +100,7 @@ class Socket:
 
 def test_small_batches_do_not_stay_small() -> None:
     """The socket takes several of them once it has room, and the first fills none of it."""
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, MIB)
     assert pace.batch == SMALLEST
     sock = Socket(800 * MIB, wait=0.002)
@@ -109,7 +111,7 @@ def test_small_batches_do_not_stay_small() -> None:
 
 def test_a_source_that_pauses_says_nothing_about_the_link() -> None:
     """What the link did not have to carry it did not carry slowly."""
-    pace = Pace()
+    pace = BatchSizer()
     sock = Socket(400 * MIB)
     for _ in range(200):
         sock.send_all(pace, MIB)
@@ -119,7 +121,7 @@ def test_a_source_that_pauses_says_nothing_about_the_link() -> None:
 
 def test_bursts_that_fill_the_socket_once_do_not_keep_batches_small() -> None:
     """Full once says nothing about the rate: they grow until a burst is one batch."""
-    pace = Pace()
+    pace = BatchSizer()
     drain(pace, MIB)
     assert pace.batch == SMALLEST
     sock = Socket(800 * MIB)
@@ -134,7 +136,7 @@ def test_bursts_that_fill_the_socket_once_do_not_keep_batches_small() -> None:
 
 
 def test_a_clock_that_stands_still_does_no_harm() -> None:
-    pace = Pace()
+    pace = BatchSizer()
     for congested in (True, False, True, True, False):
         pace.sent(MIB, 5.0, congested=congested)
     assert pace.batch == LARGEST

@@ -23,7 +23,7 @@ from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
 from tunnel.lanes import base_lane, kernel_tls
 from tunnel.lanes.kernel_lane import MOST_RECORDS, PASSED_ON, KernelLane
-from tunnel.lanes.kernel_payload import Keeper, Lent, Parcel
+from tunnel.lanes.kernel_payload import PipeSegment, PipeSlice, RetransmitPipe
 from tunnel.lanes.lane import Lane
 from tunnel.lanes.read_turns import MOST_FRAMES, Turn
 from tunnel.net.pipes import Pipe
@@ -140,15 +140,15 @@ async def test_payload_is_lent_in_a_pipe_and_dropped_if_nobody_takes_it(
     monkeypatch.setattr(raw.host, "on_payload", lambda *call: kinds.add(type(call[-1])))
     await raw.say(raw.frame(300_000) + encode(Open(3, 4096, TARGET), 1))
     await until(lambda: 3 in raw.host.opened, "for the frame behind it")
-    assert kinds == {Lent}
+    assert kinds == {PipeSlice}
 
 
 async def test_a_parcel_leaves_from_its_pipe_behind_its_header(raw: Raw) -> None:
     payload = os.urandom(500_000)
-    pipe, keeper = Pipe(), Keeper()
+    pipe, keeper = Pipe(), RetransmitPipe()
     os.write(pipe.sink, payload)
     keeper.keep(pipe, len(payload))
-    parcel = Parcel(keeper, 0, len(payload), pipe)
+    parcel = PipeSegment(keeper, 0, len(payload), pipe)
     raw.host.kick()
     outgoing = raw.host.session.send(1, parcel, 1)
     raw.lane.send_control(encode(Open(2, 4096, TARGET)))
@@ -211,13 +211,13 @@ async def test_without_the_kernels_count_the_lanes_own_counts(
     assert raw.lane.records_received >= taken + 2
 
 
-def a_parcel(raw: Raw, size: int) -> tuple[Keeper, bytes, Outgoing]:
+def a_parcel(raw: Raw, size: int) -> tuple[RetransmitPipe, bytes, Outgoing]:
     """The first frame of stream 1, in a pipe."""
     payload = os.urandom(size)
-    pipe, keeper = Pipe(), Keeper()
+    pipe, keeper = Pipe(), RetransmitPipe()
     os.write(pipe.sink, payload)
     assert keeper.keep(pipe, size) == size
-    return keeper, payload, raw.host.session.send(1, Parcel(keeper, 0, size, pipe), 1)
+    return keeper, payload, raw.host.session.send(1, PipeSegment(keeper, 0, size, pipe), 1)
 
 
 async def heard(raw: Raw, end: bytes) -> bytes:
@@ -256,7 +256,7 @@ async def test_no_header_is_sent_without_its_payload(raw: Raw, monkeypatch: pyte
     raw.lane.send_control(mark)
     raw.lane.flush()
     await heard(raw, mark)
-    monkeypatch.setattr(Parcel, "take", fail)
+    monkeypatch.setattr(PipeSegment, "take", fail)
     with pytest.raises(OSError, match="no pipe"):
         raw.lane.send(outgoing)
     goaway = await heard(raw, CLOSE_NOTIFY)
@@ -334,7 +334,7 @@ class Records:
         monkeypatch.setattr(lane, "_take", self._next)
         monkeypatch.setattr(kernel_tls, "receive_record", self._record)
 
-    def _next(self) -> memoryview | Lent:
+    def _next(self) -> memoryview | PipeSlice:
         if self.waiting:
             raise OSError(errno.EIO, "")
         return self._take()

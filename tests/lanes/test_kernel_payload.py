@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.waiting import unexpected
 from tunnel.lanes import kernel_payload
-from tunnel.lanes.kernel_payload import Keeper, Lent, Parcel
+from tunnel.lanes.kernel_payload import PipeSegment, PipeSlice, RetransmitPipe
 from tunnel.net import pipes
 from tunnel.net.pipes import Pipe
 from tunnel.units import KIB
@@ -23,31 +23,31 @@ from tunnel.wire.payload import Piece, copied
 NOISE = random.Random(443).randbytes(3 << 20)
 
 
-def lent(content: bytes, behind: bytes = b"") -> tuple[Lent, Pipe]:
+def lent(content: bytes, behind: bytes = b"") -> tuple[PipeSlice, Pipe]:
     pipe = Pipe()
     assert os.write(pipe.sink, content + behind) == len(content + behind)
-    return Lent(pipe, len(content)), pipe
+    return PipeSlice(pipe, len(content)), pipe
 
 
 class Stream:
     """What a pump does with what it reads: parcels of ``NOISE``."""
 
     def __init__(self) -> None:
-        self.keeper = Keeper()
+        self.keeper = RetransmitPipe()
         self.sent = 0
 
-    def parcel(self, size: int) -> Parcel:
+    def parcel(self, size: int) -> PipeSegment:
         pipe = Pipe()
         assert os.write(pipe.sink, NOISE[self.sent : self.sent + size]) == size
         assert self.keeper.keep(pipe, size) == size
         self.sent += size
-        return Parcel(self.keeper, self.sent - size, size, pipe)
+        return PipeSegment(self.keeper, self.sent - size, size, pipe)
 
-    def parcels(self, *sizes: int) -> list[Parcel]:
+    def parcels(self, *sizes: int) -> list[PipeSegment]:
         return [self.parcel(size) for size in sizes]
 
 
-def content(parcel: Parcel, start: int = 0, stop: int | None = None) -> bytes:
+def content(parcel: PipeSegment, start: int = 0, stop: int | None = None) -> bytes:
     end = len(parcel) if stop is None else stop
     begin, load = parcel.take(start, end)
     assert begin == start
@@ -186,7 +186,7 @@ def test_delivered_twice_is_delivered_once() -> None:
 
 def test_a_keeper_takes_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_payload, "MOST_KEPT", 256 * KIB)
-    keeper, kept = Keeper(), 0
+    keeper, kept = RetransmitPipe(), 0
     keeper._pipe = Pipe(64 * KIB)
     while True:
         pipe = Pipe()

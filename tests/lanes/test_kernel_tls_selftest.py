@@ -10,7 +10,7 @@ from tests.support.lanes import Hosts
 from tests.support.network import tcp_pair
 from tunnel.errors import LaneError
 from tunnel.lanes import kernel_tls, kernel_tls_selftest
-from tunnel.lanes.kernel_tls_selftest import examine
+from tunnel.lanes.kernel_tls_selftest import run_selftest
 from tunnel.records.key_schedule import SUITES, Keys
 from tunnel.tls.contexts import client_context, server_context
 from tunnel.tls.lane_kinds import KernelTlsSupport
@@ -22,7 +22,7 @@ def no_tls(sock: socket.socket, keys: Keys) -> None:
 
 def test_a_kernel_without_tls_is_no_kernel_for_lanes(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_tls, "enable", no_tls)
-    found = examine(hosts.a.files)
+    found = run_selftest(hosts.a.files)
     assert found.suites == ()
     assert found.reason == "the self-test failed: the kernel does no TLS: Operation not supported"
 
@@ -37,7 +37,7 @@ def test_a_kernel_whose_module_is_not_loaded_has_failed_nothing(
         raise kernel_tls.NoModuleError("the kernel does no TLS: module tls not loaded")
 
     monkeypatch.setattr(kernel_tls, "enable", enable)
-    assert examine(hosts.a.files) == KernelTlsSupport((), "module tls not loaded")
+    assert run_selftest(hosts.a.files) == KernelTlsSupport((), "module tls not loaded")
     assert len(tried) == 1
 
 
@@ -46,7 +46,7 @@ def test_a_kernel_that_takes_an_alert_for_data_is_none_either(
 ) -> None:
     """Such as a plain socket: everything crosses it, and that is not enough."""
     monkeypatch.setattr(kernel_tls, "enable", lambda sock, keys: None)
-    found = examine(hosts.a.files)
+    found = run_selftest(hosts.a.files)
     assert found.suites == ()
     assert "the kernel takes an alert for data" in found.reason
 
@@ -57,7 +57,7 @@ def test_only_suites_that_work_are_used(hosts: Hosts, monkeypatch: pytest.Monkey
             raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(kernel_tls_selftest, "_try", choosy)
-    found = examine(hosts.a.files)
+    found = run_selftest(hosts.a.files)
     assert found.suites == ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256")
     assert found.reason == f"the self-test passed with {', '.join(found.suites)}"
 

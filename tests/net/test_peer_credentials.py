@@ -17,7 +17,7 @@ import pytest
 from tests.support.network import tcp_pair
 from tunnel.errors import RefusedError
 from tunnel.net import netlink
-from tunnel.net.peer_credentials import caller_uid, is_closed, obstacle
+from tunnel.net.peer_credentials import caller_uid, is_closed, unavailable_reason
 
 NOBODY = 65534
 HUNG_UP = "hung up before it could be identified"
@@ -166,19 +166,21 @@ def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
 
 
 def test_a_kernel_that_tells_who_calls_is_no_obstacle() -> None:
-    assert obstacle() is None
+    assert unavailable_reason() is None
 
 
 def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without tcp_diag there is no such connection to it; where netlink is forbidden it says so."""
     monkeypatch.setattr(netlink, "ask", lambda *question: None)
-    assert "does not tell who calls over TCP: load its module (modprobe tcp_diag)" in str(obstacle())
+    assert "does not tell who calls over TCP: load its module (modprobe tcp_diag)" in str(
+        unavailable_reason()
+    )
 
     def forbidden(*question: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(netlink, "ask", forbidden)
-    assert "(Operation not permitted)" in str(obstacle())
+    assert "(Operation not permitted)" in str(unavailable_reason())
 
 
 @pytest.mark.root

@@ -11,14 +11,14 @@ from tests.support.rfc8448 import CLIENT, CLIENT_CLOSE, CLIENT_DATA, CONTENT, SU
 from tunnel.errors import LaneError
 from tunnel.records.compiled_records import CompiledRecordOpener, CompiledRecordSealer
 from tunnel.records.key_schedule import SUITES, Direction
-from tunnel.records.record_opener import Aside, Breach, RecordOpener
+from tunnel.records.record_opener import NonDataRecord, RecordOpener, RecordViolation
 from tunnel.records.record_sealer import RecordSealer, sealed_size
 from tunnel.records.tls_messages import ALERT, CLOSE_NOTIFY, DATA, RECORD
 
 ENGINE = compiled_engine()
 SUITE_256 = "TLS_AES_256_GCM_SHA384"
 SECRET = bytes(range(48))
-Found = Aside | Breach | None
+Found = NonDataRecord | RecordViolation | None
 
 
 def start(cipher: str = SUITE_256, records: int = 0) -> Direction:
@@ -89,8 +89,8 @@ def test_what_is_no_record_is_refused_by_the_same_alert(spoil: str) -> None:
     cipher = good + bytes(bad)
     python = opened(RecordOpener(SUITE_256, start()), cipher)
     compiled = opened(CompiledRecordOpener(SUITE_256, start(), ENGINE), cipher)
-    assert isinstance(python[2], Breach)
-    assert isinstance(compiled[2], Breach)
+    assert isinstance(python[2], RecordViolation)
+    assert isinstance(compiled[2], RecordViolation)
     assert compiled[1] == python[1] == b"good"
     assert compiled[2].alert == python[2].alert
 

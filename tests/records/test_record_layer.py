@@ -10,7 +10,7 @@ from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.records.key_schedule import SUITES, Direction, Keys
 from tunnel.records.record_layer import MOST_MESSAGE, SPARE, RecordLayer, TlsEnd
-from tunnel.records.record_opener import Aside, RecordOpener
+from tunnel.records.record_opener import NonDataRecord, RecordOpener
 from tunnel.records.record_sealer import RecordSealer
 from tunnel.records.tls_messages import (
     ACCESS_DENIED,
@@ -55,21 +55,21 @@ class Far:
             cipher, got = cipher[taken:], got + plain[:filled]
         return got, over
 
-    def tell(self, *pieces: bytes) -> list[bytes | Aside]:
+    def tell(self, *pieces: bytes) -> list[bytes | NonDataRecord]:
         """What the peer hears when the layer seals ``pieces``: data, and what is none, in order."""
         out = memoryview(bytearray(1 << 17))
         return self.take(bytes(out[: self.layer.seal(pieces, out)]))
 
-    def take(self, cipher: bytes) -> list[bytes | Aside]:
+    def take(self, cipher: bytes) -> list[bytes | NonDataRecord]:
         """Let the peer open ``cipher``, following KeyUpdates."""
-        heard: list[bytes | Aside] = []
+        heard: list[bytes | NonDataRecord] = []
         while cipher:
             plain = bytearray(len(cipher))
             taken, filled, found = self.heard.open(memoryview(cipher), len(cipher), memoryview(plain))
             assert taken, found
             cipher = cipher[taken:]
             heard += [bytes(plain[:filled])] if filled else []
-            if isinstance(found, Aside):
+            if isinstance(found, NonDataRecord):
                 heard.append(found)
                 if found.kind == HANDSHAKE:
                     self.heard.update()
@@ -153,11 +153,11 @@ def test_a_key_update_that_is_asked_for_goes_before_the_next_data_and_once(far: 
     assert far.tell(b"old") == [b"old"]
     far.hear(far.said.update(asking=True), far.said.update(asking=True))
     assert far.layer.owes_update
-    assert far.tell(b"new") == [Aside(HANDSHAKE, UPDATE), b"new"]
+    assert far.tell(b"new") == [NonDataRecord(HANDSHAKE, UPDATE), b"new"]
     assert far.layer.records_sent == 1
     assert far.tell(b"and on") == [b"and on"]
     far.hear(far.said.update(asking=True))
-    assert far.tell() == [Aside(HANDSHAKE, UPDATE)], "also where there is nothing else to say"
+    assert far.tell() == [NonDataRecord(HANDSHAKE, UPDATE)], "also where there is nothing else to say"
 
 
 def test_what_seal_may_write_beside_its_pieces_is_bounded(far: Far) -> None:
@@ -177,7 +177,7 @@ def test_keys_may_change_any_number_of_times(far: Far) -> None:
 
 
 def test_our_end_is_said_once_and_nothing_behind_it(far: Far) -> None:
-    assert far.take(far.layer.end()) == [Aside(ALERT, CLOSE_NOTIFY)]
+    assert far.take(far.layer.end()) == [NonDataRecord(ALERT, CLOSE_NOTIFY)]
     assert far.layer.end() == far.layer.end(BAD_RECORD_MAC) == b""
     with pytest.raises(LaneError, match="behind the end"):
         far.tell(b"x")
@@ -186,14 +186,14 @@ def test_our_end_is_said_once_and_nothing_behind_it(far: Far) -> None:
 
 def test_behind_our_end_no_key_update_is_owed(far: Far) -> None:
     far.hear(far.said.update(asking=True))
-    assert far.take(far.layer.end()) == [Aside(ALERT, CLOSE_NOTIFY)]
+    assert far.take(far.layer.end()) == [NonDataRecord(ALERT, CLOSE_NOTIFY)]
     assert not far.layer.owes_update
     far.hear(far.said.update(asking=True))
     assert not far.layer.owes_update
 
 
 def test_an_end_may_be_an_alert(far: Far) -> None:
-    assert far.take(far.layer.end(BAD_RECORD_MAC)) == [Aside(ALERT, bytes([FATAL, BAD_RECORD_MAC]))]
+    assert far.take(far.layer.end(BAD_RECORD_MAC)) == [NonDataRecord(ALERT, bytes([FATAL, BAD_RECORD_MAC]))]
 
 
 def test_a_worn_key_protects_no_alert_either() -> None:

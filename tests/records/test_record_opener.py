@@ -20,7 +20,14 @@ from tests.support.rfc8448 import (
     SUITE,
 )
 from tunnel.records.key_schedule import SUITES, Direction
-from tunnel.records.record_opener import MOST_EXPANSION, MOST_READS, Aside, Breach, RecordOpener, ready
+from tunnel.records.record_opener import (
+    MOST_EXPANSION,
+    MOST_READS,
+    NonDataRecord,
+    RecordOpener,
+    RecordViolation,
+    ready,
+)
 from tunnel.records.record_sealer import RecordSealer
 from tunnel.records.tls_messages import (
     ALERT,
@@ -38,7 +45,7 @@ from tunnel.records.tls_messages import (
 GCM_256 = "TLS_AES_256_GCM_SHA384"
 SECRET = bytes(range(48))
 
-Found = Aside | Breach | None
+Found = NonDataRecord | RecordViolation | None
 
 
 def ends(cipher: str = GCM_256) -> tuple[RecordSealer, RecordOpener]:
@@ -65,7 +72,7 @@ def stream(opener: RecordOpener, cipher: bytes, cuts: list[int]) -> tuple[bytes,
             waiting, got = waiting[taken:], got + plain
             if found is not None:
                 others.append(found)
-            if isinstance(found, Breach):
+            if isinstance(found, RecordViolation):
                 return got, others
     assert not ready(memoryview(waiting))
     return got, others
@@ -83,10 +90,10 @@ def data(sealer: RecordSealer, content: bytes, padding: int = 0) -> bytes:
 def test_the_records_of_the_rfcs_trace() -> None:
     client = RecordOpener(SUITE, Direction(CLIENT, 0))
     assert opened(client, CLIENT_DATA + CLIENT_CLOSE[:-1]) == (len(CLIENT_DATA), CONTENT, None)
-    assert opened(client, CLIENT_CLOSE) == (len(CLIENT_CLOSE), b"", Aside(ALERT, CLOSE_NOTIFY))
+    assert opened(client, CLIENT_CLOSE) == (len(CLIENT_CLOSE), b"", NonDataRecord(ALERT, CLOSE_NOTIFY))
     server = RecordOpener(SUITE, Direction(SERVER, 1))
     whole = SERVER_DATA + SERVER_CLOSE
-    assert opened(server, whole) == (len(whole), CONTENT, Aside(ALERT, CLOSE_NOTIFY))
+    assert opened(server, whole) == (len(whole), CONTENT, NonDataRecord(ALERT, CLOSE_NOTIFY))
     assert server.records == 3
 
 
@@ -118,14 +125,14 @@ def test_a_record_that_comes_byte_by_byte() -> None:
     whole = (
         data(sealer, b"one") + data(sealer, b"") + data(sealer, b"two", 3) + sealer.record(HANDSHAKE, b"?")
     )
-    assert stream(opener, whole, list(range(1, len(whole)))) == (b"onetwo", [Aside(HANDSHAKE, b"?")])
+    assert stream(opener, whole, list(range(1, len(whole)))) == (b"onetwo", [NonDataRecord(HANDSHAKE, b"?")])
 
 
 def test_each_call_stops_behind_a_record_that_is_no_data() -> None:
     sealer, opener = ends()
     first = data(sealer, b"one") + sealer.record(HANDSHAKE, b"?")
     second = data(sealer, b"two")
-    assert opened(opener, first + second) == (len(first), b"one", Aside(HANDSHAKE, b"?"))
+    assert opened(opener, first + second) == (len(first), b"one", NonDataRecord(HANDSHAKE, b"?"))
     assert opened(opener, second) == (len(second), b"two", None)
 
 
@@ -150,7 +157,7 @@ def test_every_byte_of_a_record_is_authenticated() -> None:
             spoilt[position] ^= bit
             got, found = stream(opener, first + bytes(spoilt) + bytes(70_000), [])
             assert got == b"good"
-            assert isinstance(found[0], Breach)
+            assert isinstance(found[0], RecordViolation)
             expected = {0: {UNEXPECTED_MESSAGE}, 3: {BAD_RECORD_MAC, RECORD_OVERFLOW}}
             assert found[0].alert in expected.get(position, {BAD_RECORD_MAC})
             assert opener.records == 1
@@ -164,7 +171,7 @@ def test_records_count(way: str) -> None:
     whole = {"again": one + one, "left out": one + three, "exchanged": one + three + two}[way]
     got, found = stream(opener, whole, [])
     assert got == b"one"
-    assert [each.alert for each in found if isinstance(each, Breach)] == [BAD_RECORD_MAC]
+    assert [each.alert for each in found if isinstance(each, RecordViolation)] == [BAD_RECORD_MAC]
 
 
 def raw(kind: int, length: int) -> Callable[[RecordSealer], bytes]:
@@ -195,7 +202,7 @@ def test_what_is_no_record_is_a_breach(make: Callable[[RecordSealer], bytes], al
     assert ready(memoryview(bad))
     _, plain, found = opened(opener, good + bad)
     assert plain == b"good"
-    assert isinstance(found, Breach)
+    assert isinstance(found, RecordViolation)
     assert found.alert == alert
     assert found.reason.startswith(("the peer broke TLS: ", "TLS failed: "))
 
@@ -206,7 +213,7 @@ def test_a_length_that_cannot_be_is_told_before_its_bytes_come() -> None:
     assert ready(memoryview(header))
     assert not ready(memoryview(header[:4]))
     found = opened(opener, header)[2]
-    assert isinstance(found, Breach)
+    assert isinstance(found, RecordViolation)
     assert found.alert == RECORD_OVERFLOW
 
 
@@ -236,7 +243,7 @@ def test_content_lies_where_it_should_and_is_not_moved() -> None:
 def test_a_key_changes_when_it_is_told_to() -> None:
     sealer, opener = ends()
     update = sealer.update()
-    assert isinstance(opened(opener, update)[2], Aside)
+    assert isinstance(opened(opener, update)[2], NonDataRecord)
     assert opener.records == 1
     opener.update()
     assert opener.records == 0

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from tunnel.records import slabs
-from tunnel.records.slabs import LEAST, MOST_SPARE, SIZE, Intake, give_back, take_slab
+from tunnel.records.slabs import LEAST, MOST_SPARE, SIZE, ReadBuffers, give_back, take_slab
 
 ENOUGH = 4 * LEAST
 
@@ -21,7 +21,7 @@ def spare(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
     return own
 
 
-def read(intake: Intake, data: bytes, end: int, limit: int = SIZE) -> bytes | memoryview:
+def read(intake: ReadBuffers, data: bytes, end: int, limit: int = SIZE) -> bytes | memoryview:
     """What a socket with ``data`` does to it."""
     room = intake.room(limit)
     assert len(data) <= len(room) <= limit
@@ -60,7 +60,7 @@ def test_not_everything_is_held_back_from_malloc(spare: list[bytearray]) -> None
 
 
 def test_reads_fill_a_slab_and_then_the_next() -> None:
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     sizes = [ENOUGH, LEAST, SIZE - ENOUGH - LEAST - ENOUGH + 1, SIZE]
     pieces, end = [], 0
     for number, size in enumerate(sizes):
@@ -72,7 +72,7 @@ def test_reads_fill_a_slab_and_then_the_next() -> None:
 
 
 def test_no_more_room_is_given_than_is_asked_for() -> None:
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     assert len(intake.room(10)) == 10
     assert len(intake.room(SIZE)) == SIZE
     read(intake, bytes(SIZE - ENOUGH), SIZE - ENOUGH)
@@ -81,7 +81,7 @@ def test_no_more_room_is_given_than_is_asked_for() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, LEAST - 1])
 def test_little_is_copied_and_pins_nothing(spare: list[bytearray], count: int) -> None:
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     piece = read(intake, bytes(count), count)
     assert piece == bytes(count)
     assert isinstance(piece, bytes)
@@ -89,7 +89,7 @@ def test_little_is_copied_and_pins_nothing(spare: list[bytearray], count: int) -
 
 
 def test_what_is_delivered_is_used_again_and_nothing_before(spare: list[bytearray]) -> None:
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     kept = [read(intake, bytes([number]) * SIZE, (number + 1) * SIZE) for number in range(4)]
     intake.release(2 * SIZE - 1)
     assert spare == [], "the first one still has a view"
@@ -108,7 +108,7 @@ def test_what_is_delivered_is_used_again_and_nothing_before(spare: list[bytearra
 
 
 def test_a_stream_of_which_all_is_delivered_pins_nothing(spare: list[bytearray]) -> None:
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     read(intake, bytes(LEAST), LEAST)
     read(intake, b"few", LEAST + 3)
     assert spare == []
@@ -121,7 +121,7 @@ def test_a_stream_of_which_all_is_delivered_pins_nothing(spare: list[bytearray])
 def test_nothing_that_is_kept_changes_and_little_is_pinned(seed: int, spare: list[bytearray]) -> None:
     """As a stream does: read, keep, and drop what is delivered, with a lane that lets go of some late."""
     some = random.Random(seed)
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     kept: deque[tuple[int, bytes | memoryview, bytes]] = deque()
     late: deque[memoryview] = deque(maxlen=2)
     end = 0
@@ -146,7 +146,7 @@ def test_nothing_that_is_kept_changes_and_little_is_pinned(seed: int, spare: lis
     assert len(spare) <= MOST_SPARE
 
 
-def read_many(intake: Intake, data: bytes, end: int, limit: int) -> tuple[int, list[bytes | memoryview]]:
+def read_many(intake: ReadBuffers, data: bytes, end: int, limit: int) -> tuple[int, list[bytes | memoryview]]:
     """What a lane with ``data`` does to it: how many rooms it had, and what became of them."""
     rooms, left = intake.rooms(limit), memoryview(data)
     number = len(rooms)
@@ -160,7 +160,7 @@ def read_many(intake: Intake, data: bytes, end: int, limit: int) -> tuple[int, l
 
 
 def test_bulk_gets_more_rooms_than_one_and_each_slab_is_a_piece(spare: list[bytearray]) -> None:
-    intake, data = Intake(ENOUGH), random.Random(3).randbytes(3 * SIZE)
+    intake, data = ReadBuffers(ENOUGH), random.Random(3).randbytes(3 * SIZE)
     number, first = read_many(intake, data[:ENOUGH], ENOUGH, 4 * SIZE)
     assert number == 1, "nobody knows yet how much comes"
     number, rest = read_many(intake, data[ENOUGH:], len(data), 4 * SIZE)
@@ -174,7 +174,7 @@ def test_bulk_gets_more_rooms_than_one_and_each_slab_is_a_piece(spare: list[byte
 
 
 def test_nothing_read_is_no_piece(spare: list[bytearray]) -> None:
-    intake = Intake(ENOUGH)
+    intake = ReadBuffers(ENOUGH)
     assert read_many(intake, b"", 0, SIZE) == (1, [])
     assert read_many(intake, b"crumb", 5, SIZE) == (1, [b"crumb"])
     intake.release(5)

@@ -17,21 +17,21 @@ from tunnel.relay.admission import (
     STRANGER,
     STRANGERS,
     Admission,
-    Place,
-    Standing,
+    AdmissionSlot,
+    SourceClass,
     Table,
 )
 
 NOW = 1000.0
 
 
-def place(source: str, since: float = NOW) -> Place:
-    return Place(source, Standing.STRANGER, since)
+def place(source: str, since: float = NOW) -> AdmissionSlot:
+    return AdmissionSlot(source, SourceClass.STRANGER, since)
 
 
 def admit(
-    admitting: Admission, source: str, standing: Standing = Standing.STRANGER, now: float = NOW
-) -> Place:
+    admitting: Admission, source: str, standing: SourceClass = SourceClass.STRANGER, now: float = NOW
+) -> AdmissionSlot:
     admitted, _ = admitting.admit(source, standing, now)
     assert admitted is not None
     return admitted
@@ -41,7 +41,7 @@ def admit(
 def plenty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that no test meets: for those about places."""
     monkeypatch.setattr(admission, "STRANGERS", Rate(1e9, 0))
-    monkeypatch.setattr(admission, "_RATES", {each: Rate(1e9, 0) for each in Standing})
+    monkeypatch.setattr(admission, "_RATES", {each: Rate(1e9, 0) for each in SourceClass})
 
 
 # Places.
@@ -98,9 +98,9 @@ def test_who_left_counts_no_more(plenty: None) -> None:
 
 def test_strangers_take_no_place_of_a_peers(plenty: None) -> None:
     admitting = Admission(2, NOW)
-    peer = admit(admitting, "192.0.2.1", Standing.KNOWN)
+    peer = admit(admitting, "192.0.2.1", SourceClass.KNOWN)
     for number in range(1000):
-        _, gone = admitting.admit(f"198.51.100.{number % 250}", Standing.STRANGER, NOW)
+        _, gone = admitting.admit(f"198.51.100.{number % 250}", SourceClass.STRANGER, NOW)
         assert peer not in gone
     assert len(admitting) == MOST_STRANGERS + 1
 
@@ -108,13 +108,13 @@ def test_strangers_take_no_place_of_a_peers(plenty: None) -> None:
 def test_all_peers_may_come_at_once(plenty: None) -> None:
     admitting = Admission(1000, NOW)
     for number in range(1000):
-        assert admitting.admit(f"10.0.{number // 250}.{number % 250}", Standing.EXPECTED, NOW)[1] == []
+        assert admitting.admit(f"10.0.{number // 250}.{number % 250}", SourceClass.EXPECTED, NOW)[1] == []
 
 
 # Rates.
 
 
-def served(admitting: Admission, source: str, standing: Standing, seconds: float, per_second: int) -> int:
+def served(admitting: Admission, source: str, standing: SourceClass, seconds: float, per_second: int) -> int:
     """How many of ``per_second`` connections for ``seconds`` are admitted; each ends at once."""
     count = 0
     for number in range(int(seconds * per_second)):
@@ -128,28 +128,28 @@ def served(admitting: Admission, source: str, standing: Standing, seconds: float
 @pytest.mark.parametrize(
     ("standing", "rate"),
     [
-        (Standing.STRANGER, STRANGER),
-        (Standing.KNOWN, KNOWN),
-        (Standing.EXPECTED, EXPECTED),
-        (Standing.BESIDE, BESIDE),
+        (SourceClass.STRANGER, STRANGER),
+        (SourceClass.KNOWN, KNOWN),
+        (SourceClass.EXPECTED, EXPECTED),
+        (SourceClass.BESIDE, BESIDE),
     ],
 )
-def test_a_source_has_a_rate(standing: Standing, rate: Rate) -> None:
+def test_a_source_has_a_rate(standing: SourceClass, rate: Rate) -> None:
     count = served(Admission(1, NOW), "192.0.2.1", standing, 60, 1000)
     assert count == pytest.approx(rate.burst + 60 * rate.per_second, abs=2)
 
 
 def test_a_flood_of_ten_thousand_a_minute_does_not_keep_a_peer_out_that_is_expected() -> None:
     """Though it comes from the peer's own address."""
-    assert served(Admission(1, NOW), "192.0.2.1", Standing.EXPECTED, 60, 167) == 60 * 167
+    assert served(Admission(1, NOW), "192.0.2.1", SourceClass.EXPECTED, 60, 167) == 60 * 167
 
 
 def test_a_peer_whose_lane_was_cut_is_heard_at_once_beside_others_too() -> None:
     """What came before does not count: a flood from its address met another rate while it had its lanes."""
     admitting = Admission(2, NOW)
-    assert served(admitting, "192.0.2.1", Standing.KNOWN, 60, 167) < 60 * 167
-    assert served(admitting, "192.0.2.1", Standing.BESIDE, 0.3, 167) == 50
-    assert served(admitting, "192.0.2.1", Standing.BESIDE, 60, 167) < 60 * 167 / 2
+    assert served(admitting, "192.0.2.1", SourceClass.KNOWN, 60, 167) < 60 * 167
+    assert served(admitting, "192.0.2.1", SourceClass.BESIDE, 0.3, 167) == 50
+    assert served(admitting, "192.0.2.1", SourceClass.BESIDE, 60, 167) < 60 * 167 / 2
 
 
 def test_a_dialer_of_ours_is_heard_each_time_however_often_its_lanes_are_cut() -> None:
@@ -162,7 +162,7 @@ def test_the_address_of_a_peer_that_has_its_lanes_is_heard_as_seldom_as_a_strang
     minutes = 10
     known, stranger = (
         served(Admission(1, NOW), "192.0.2.1", standing, 60 * minutes, 167)
-        for standing in (Standing.KNOWN, Standing.STRANGER)
+        for standing in (SourceClass.KNOWN, SourceClass.STRANGER)
     )
     assert known <= stranger + KNOWN.burst
 
@@ -170,17 +170,17 @@ def test_the_address_of_a_peer_that_has_its_lanes_is_heard_as_seldom_as_a_strang
 def test_strangers_have_a_rate_together_and_peers_do_not_share_it() -> None:
     admitting, count = Admission(1, NOW), 0
     for number in range(10_000):
-        admitted, _ = admitting.admit(f"2001:db8:0:{number:x}::/64", Standing.STRANGER, NOW)
+        admitted, _ = admitting.admit(f"2001:db8:0:{number:x}::/64", SourceClass.STRANGER, NOW)
         count += admitted is not None
     assert count == STRANGERS.burst
-    admit(admitting, "192.0.2.1", Standing.KNOWN)
+    admit(admitting, "192.0.2.1", SourceClass.KNOWN)
 
 
 def test_what_a_stranger_did_says_nothing_against_a_peer_at_its_address() -> None:
     admitting = Admission(1, NOW)
-    while admitting.admit("192.0.2.1", Standing.STRANGER, NOW)[0] is not None:
+    while admitting.admit("192.0.2.1", SourceClass.STRANGER, NOW)[0] is not None:
         pass
-    admit(admitting, "192.0.2.1", Standing.EXPECTED)
+    admit(admitting, "192.0.2.1", SourceClass.EXPECTED)
 
 
 def test_a_connection_that_was_a_peers_does_not_count_against_its_source() -> None:
@@ -193,7 +193,7 @@ def test_a_peer_that_comes_too_often_is_a_stranger_again() -> None:
     admitting, count = Admission(1, NOW), 0
     assert admitting.may_expect("hosta", NOW)
     while admitting.may_expect("hosta", NOW):
-        admitting.proved(admit(admitting, "192.0.2.1", Standing.EXPECTED), "hosta", NOW)
+        admitting.proved(admit(admitting, "192.0.2.1", SourceClass.EXPECTED), "hosta", NOW)
         count += 1
     assert count == PROOFS.burst
     assert admitting.may_expect("hostb", NOW)
@@ -203,16 +203,16 @@ def test_a_peer_that_comes_too_often_is_a_stranger_again() -> None:
 def test_rates_of_any_number_of_sources_are_remembered_in_bounded_memory(plenty: None) -> None:
     admitting = Admission(1, NOW)
     for number in range(3 * MOST_SOURCES):
-        admitting.admit(f"source {number}", Standing.STRANGER, NOW)
+        admitting.admit(f"source {number}", SourceClass.STRANGER, NOW)
         assert len(admitting._sources) <= MOST_SOURCES
 
 
 def test_to_forget_begins_with_who_did_not_come_for_a_while() -> None:
     admitting = Admission(1, NOW)
-    while admitting.admit("198.51.100.1", Standing.KNOWN, NOW + 60)[0] is not None:
+    while admitting.admit("198.51.100.1", SourceClass.KNOWN, NOW + 60)[0] is not None:
         pass
     for number in range(MOST_SOURCES):
-        admitting._bucket(f"source {number}", Standing.KNOWN, NOW + 60)
-    assert admitting.admit("198.51.100.1", Standing.KNOWN, NOW + 60) == (None, []), (
+        admitting._bucket(f"source {number}", SourceClass.KNOWN, NOW + 60)
+    assert admitting.admit("198.51.100.1", SourceClass.KNOWN, NOW + 60) == (None, []), (
         "its rate is not forgotten"
     )

@@ -16,9 +16,9 @@ from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneStalled, ProtocolError, RefusedError
 from tunnel.relay import dialer as module
-from tunnel.relay.dialer import Dialer, DialPlan, _Applicant
+from tunnel.relay.dialer import Dialer, DialPlan, OutgoingLane
+from tunnel.relay.lane_acceptor import IncomingLane
 from tunnel.relay.link import Link, LinkState
-from tunnel.relay.reception import _Newcomer
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Limits, Ping, Resumed
@@ -76,9 +76,9 @@ def dial(a: Link, b: Link) -> Lane:
     resuming = a.wants_lane
     state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
     near, far = apart(a.plan.host, b.plan.host, state)
-    applicant = _Applicant(a)
+    applicant = OutgoingLane(a)
     applicant._done.add_done_callback(lambda done: done.exception())
-    far.start(_Newcomer(b))
+    far.start(IncomingLane(b))
     near.start(applicant)
     if resuming:
         a.ask_resume(near)
@@ -218,7 +218,7 @@ async def test_an_attempt_that_is_given_up_says_nothing(monkeypatch: pytest.Monk
     lane = dial(pair.a, pair.b)
     lane.deliver(lane.near)
     applicant = lane.near._handler
-    assert isinstance(applicant, _Applicant)
+    assert isinstance(applicant, OutgoingLane)
     with pytest.raises(LaneStalled, match="accepted the connection and then stayed silent"):
         await applicant.outcome(lane.near)
     assert not lane.near.said
@@ -254,8 +254,8 @@ async def renew(pair: Pair) -> None:
 async def begin(pair: Pair) -> PipeLane:
     """A new session of both, by a lane that works."""
     near, far = pipe("hosta", "hostb")
-    far.start(_Newcomer(pair.b))
-    near.start(_Applicant(pair.a))
+    far.start(IncomingLane(pair.b))
+    near.start(OutgoingLane(pair.a))
     pair.a.greet(near, b"N" * 16)
     await until(lambda: pair.a.lanes and pair.b.lanes, "for the new session")
     return near
@@ -323,7 +323,7 @@ async def test_offer_that_was_weighed_against_an_old_session_leaves_the_new_one_
     for link in (pair.a, pair.b):
         link.end(Code.LINK_LOST, "no lane came back")
     near, far = apart("hosta", "hostb", LaneState.AWAIT_WELCOME)
-    far.start(_Newcomer(pair.b))
+    far.start(IncomingLane(pair.b))
     offer = offered(pair.a.instance, b"N" * 16)
     pair.b._take(
         far, offer, welcome(offer, pair.b.instance, offer.limits), None

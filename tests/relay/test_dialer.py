@@ -23,8 +23,8 @@ from tunnel.net.sockets import reset
 from tunnel.relay import dialer as module
 from tunnel.relay.backoff import FIRST_PAUSE, Backoff
 from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkState
-from tunnel.relay.reception import Reception
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Resume, Welcome
@@ -139,7 +139,7 @@ async def test_answer_that_comes_with_the_timeout_counts(monkeypatch: pytest.Mon
     """The timer fires before the waiting task hears of the answer; the lane is the link's all the same."""
     monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0)
     a = make_link("hosta", "hostb")
-    applicant = module._Applicant(a)
+    applicant = module.OutgoingLane(a)
     lane, far = pipe("hosta", "hostb", LaneState.AWAIT_WELCOME)
     lane.start(applicant)
     a.greet(lane, b"S" * 16)
@@ -331,7 +331,7 @@ async def test_doubt_about_this_host_is_told_with_a_refusal_and_only_then(world:
     b = make_link("hostb", "hostc")
     async with dialling(a, plan):
         await until(lambda: a.incidents, "for the first attempt")
-        reception = Reception("127.0.0.1", world.port, lambda: world.b, None, {"hostc": b})
+        reception = LaneAcceptor("127.0.0.1", world.port, lambda: world.b, None, {"hostc": b})
         await until(lambda: len(a.incidents) > 1, "for the refusal")
         await reception.close()
     assert reasons(a)[0] == refused(world.port)
@@ -351,7 +351,7 @@ async def test_a_peer_on_the_same_link_is_reached_through_its_interface(
     world: World, link_local: str
 ) -> None:
     a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
-    reception = Reception(link_local, world.port, lambda: world.b, None, {"hosta": b})
+    reception = LaneAcceptor(link_local, world.port, lambda: world.b, None, {"hosta": b})
     plan = DialPlan(link_local, world.port, lambda: world.a, None, link_local)
     try:
         async with dialling(a, plan):

@@ -12,7 +12,7 @@ from tests.support.links import make_link
 from tests.support.waiting import until
 from tunnel.lanes.base_lane import BaseLane
 from tunnel.net import connect
-from tunnel.relay.reception import Reception
+from tunnel.relay.lane_acceptor import LaneAcceptor
 
 
 async def test_address_of_somebody_else_is_not_tried_for_ever(
@@ -25,7 +25,7 @@ async def test_address_of_somebody_else_is_not_tried_for_ever(
 
     monkeypatch.setattr(connect, "_resolve", resolve)
     a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
-    stranger = Reception("127.0.0.9", world.port, lambda: world.other, None, {"hosta": b})
+    stranger = LaneAcceptor("127.0.0.9", world.port, lambda: world.other, None, {"hosta": b})
     async with receiving(world, b), dialling(a, world.plan("peer.example")):
         await until(lambda: a.lanes and b.lanes, "for the link")
     await stranger.close()
@@ -43,7 +43,7 @@ async def test_another_daemon_of_the_peers_name_cannot_end_the_session(
 
     monkeypatch.setattr(connect, "_resolve", resolve)
     a, b, copy = make_link("hosta", "hostb"), make_link("hostb", "hosta"), make_link("hostb", "hosta")
-    second = Reception("127.0.0.9", world.port, lambda: world.b, None, {"hosta": copy})
+    second = LaneAcceptor("127.0.0.9", world.port, lambda: world.b, None, {"hosta": copy})
     async with receiving(world, b), dialling(a, world.plan("peer.example")):
         await until(lambda: a.lanes and b.lanes, "for the link")
         session, addresses[:] = a.session, [9, 1]

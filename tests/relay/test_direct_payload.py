@@ -18,7 +18,7 @@ from tests.support.relays import relaying, send, take
 from tests.support.waiting import until
 from tunnel.lanes.lane import Lane, SourceRead
 from tunnel.units import KIB, MIB
-from tunnel.wire.scheduler import LONG_TURN
+from tunnel.wire.scheduler import LONG_QUANTUM
 
 BULK = 32 * MIB
 
@@ -70,5 +70,5 @@ async def test_a_congested_link_gets_a_batch_at_a_time(batch: int, most: int) ->
         await until(lambda: session.expects(1)[1] > 0, "for the stream to be open")
         caller.send(bytes(100 * KIB))
         session.ready(1)
-        assert pair.a.streams.send_next(cast("Lane", Stub(batch)), LONG_TURN) == most
+        assert pair.a.streams.send_next(cast("Lane", Stub(batch)), LONG_QUANTUM) == most
     pair.close()

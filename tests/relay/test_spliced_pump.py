@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.waiting import until
 from tunnel.lanes import kernel_payload
-from tunnel.lanes.kernel_payload import LOOK, Keeper, Lent, Parcel
+from tunnel.lanes.kernel_payload import LOOK, PipeSegment, PipeSlice, RetransmitPipe
 from tunnel.net import pipes
 from tunnel.net.pipes import Pipe
 from tunnel.relay.pump import Pump
@@ -71,7 +71,7 @@ class Local:
         for start in range(0, CRUMB * count, CRUMB):
             self.hypervisor.send(NOISE[start : start + CRUMB])
 
-    def outgrow_keeper(self, monkeypatch: pytest.MonkeyPatch, size: int = 64 * KIB) -> Keeper:
+    def outgrow_keeper(self, monkeypatch: pytest.MonkeyPatch, size: int = 64 * KIB) -> RetransmitPipe:
         """Send more pieces than the pump's keeper has room for, with one pipe of ``size``."""
         monkeypatch.setattr(kernel_payload, "MOST_KEPT", 0)
         keeper = self.pump._keeper
@@ -83,7 +83,7 @@ class Local:
     def lend(self, content: bytes) -> None:
         pipe = Pipe()
         os.write(pipe.sink, content)
-        lent = Lent(pipe, len(content))
+        lent = PipeSlice(pipe, len(content))
         self.pump.deliver(lent)
         self.pump.flush()
         assert not lent.left, "everything that is lent is taken, so that nobody else waits"
@@ -129,8 +129,8 @@ def descriptors(spare: int) -> Iterator[None]:
 async def test_frames_do_not_share_a_pipe(local: Local) -> None:
     local.hypervisor.send(b"onetwo")
     one, two = local.pump.read(3), local.pump.read(3)
-    assert isinstance(one, Parcel)
-    assert isinstance(two, Parcel)
+    assert isinstance(one, PipeSegment)
+    assert isinstance(two, PipeSegment)
     assert copied(two) == b"two"
     assert copied(one) == b"one"
 
@@ -157,7 +157,7 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     keeper = local.outgrow_keeper(monkeypatch)
     got = b""
     while (frame := local.pump.read(4 * CRUMB)) is not None:
-        assert isinstance(frame, Parcel)
+        assert isinstance(frame, PipeSegment)
         got += copied(frame)
     assert len(got) == CRUMB * keeper._pipe.size // 4096
     assert local.pump.read(4 * CRUMB) is None
@@ -242,7 +242,7 @@ async def test_the_store_does_not_grow_for_crumbs(local: Local) -> None:
             if (start - sent) % 1000 == 990:
                 pipe = Pipe()
                 assert pipe.fill(one.fileno(), 1000) == 1000
-                lent = Lent(pipe, 1000)
+                lent = PipeSlice(pipe, 1000)
                 local.pump.deliver(lent)
                 local.pump.flush()
                 assert not lent.left

@@ -20,8 +20,8 @@ from tests.support.links import (
 )
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError, UnreachableError
-from tunnel.relay import silence
 from tunnel.relay import stream_table as module
+from tunnel.relay import stream_timeouts
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
 from tunnel.wire.codec import data_header
@@ -209,7 +209,7 @@ async def test_reset_while_dialling_takes_the_request_back(pair: Pair) -> None:
 
 
 async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
-    reap, limit = pair.a.streams.reap_silent, silence.HALF_CLOSED
+    reap, limit = pair.a.streams.reap_silent, stream_timeouts.HALF_CLOSED
     caller, called = await pair.stream()
     other_caller, other_called = await pair.stream()
     caller.shutdown(socket.SHUT_WR)
@@ -219,7 +219,7 @@ async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
         await receive(caller, 1)
         reap(time * limit)  # what still speaks is not given up
     for _ in range(1000):
-        reap(4 * limit - silence.LEFT)  # however often it is looked at: each lane has its ticks
+        reap(4 * limit - stream_timeouts.LEFT)  # however often it is looked at: each lane has its ticks
     await exchange(other_caller, other_called)
     assert not pair.a.incidents
     reap(4 * limit)

@@ -17,8 +17,8 @@ import pytest
 
 from tests.support.links import Pair, ending, exchange, last, pipes, receive, requests_of, reset
 from tests.support.waiting import until
-from tunnel.relay import silence
 from tunnel.relay import stream_table as module
+from tunnel.relay import stream_timeouts
 from tunnel.relay.pump import Pump
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.units import KIB
@@ -267,10 +267,10 @@ async def test_a_place_is_free_soon_after_the_caller_left_for_good(pair: Pair, u
     ends.doomed.close()
     await until(lambda: not pair.a.session or not pair.a.session.unconfirmed(1), "for the confirmation")
     await until(lambda: pair.a.streams.pumps[1].read_ended, "for the end")
-    for now in (0.0, silence.LEFT - 0.1):
+    for now in (0.0, stream_timeouts.LEFT - 0.1):
         pair.a.streams.reap_silent(now)
     assert ends.streams == 2
-    pair.a.streams.reap_silent(silence.LEFT)
+    pair.a.streams.reap_silent(stream_timeouts.LEFT)
     await until(lambda: ends.streams == 0, "for both ends")
     assert await receive(ends.survivor, 4) == b"last", "what was delivered stays so"
     assert await ending(ends.survivor) == "close"
@@ -280,7 +280,7 @@ async def test_a_caller_that_only_ended_its_direction_keeps_its_place(pair: Pair
     ends = await stream(pair, "caller")
     ends.doomed.shutdown(socket.SHUT_WR)
     await until(lambda: pair.a.streams.pumps[1].read_ended, "for the end")
-    for now in (0.0, silence.LEFT, silence.LEFT_UNDELIVERED):
+    for now in (0.0, stream_timeouts.LEFT, stream_timeouts.LEFT_UNDELIVERED):
         pair.a.streams.reap_silent(now)
     ends.survivor.send(b"answer")
     assert await receive(ends.doomed, 6) == b"answer"
@@ -291,10 +291,10 @@ async def test_a_caller_that_left_bytes_nobody_takes_loses_its_place_in_the_end(
     await ends.fill()
     ends.doomed.close()
     assert not pair.a.streams.pumps[1].hung_up, "the end is behind what its kernel cannot send"
-    for now in (0.0, silence.LEFT_UNDELIVERED - 0.1):
+    for now in (0.0, stream_timeouts.LEFT_UNDELIVERED - 0.1):
         pair.a.streams.reap_silent(now)
     assert ends.streams == 2
-    pair.a.streams.reap_silent(silence.LEFT_UNDELIVERED)
+    pair.a.streams.reap_silent(stream_timeouts.LEFT_UNDELIVERED)
     await until(lambda: ends.streams == 0, "for both ends")
     assert await ending(ends.survivor) == "reset", "not all of it was delivered"
 
@@ -327,7 +327,7 @@ async def test_a_target_that_has_not_accepted_yet_has_not_left(pair: Pair) -> No
         caller.send(b"hello")
         caller.shutdown(socket.SHUT_WR)
         await until(lambda: pair.b.streams.pumps[1].write_ended, "for the end")
-        for now in (0.0, silence.LEFT, silence.LEFT_UNDELIVERED):
+        for now in (0.0, stream_timeouts.LEFT, stream_timeouts.LEFT_UNDELIVERED):
             pair.b.streams.reap_silent(now)
         called, _ = server.accept()
         with called:

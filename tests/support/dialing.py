@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 
 from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link
-from tunnel.relay.reception import Reception
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 
@@ -46,8 +46,8 @@ async def running(dialer: Dialer, link: Link) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def receiving(world: World, link: Link) -> AsyncIterator[Reception]:
-    reception = Reception("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
+async def receiving(world: World, link: Link) -> AsyncIterator[LaneAcceptor]:
+    reception = LaneAcceptor("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
     try:
         yield reception
     finally:

@@ -20,8 +20,8 @@ from tunnel.bench.lab.configs import MIGRATION_PORTS
 from tunnel.bench.lab.disks import IMAGES
 from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.proof.pattern_guest import Workload

@@ -20,11 +20,11 @@ from tests.support.waiting import until
 from tunnel.lanes.lane_factory import LaneMaker
 from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
-from tunnel.relay.further import Further
+from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState
 from tunnel.relay.link_group import LinkGroup
-from tunnel.relay.reception import Reception
 from tunnel.relay.rotator import Rotator
+from tunnel.relay.worker_session import WorkerSession
 from tunnel.relay.workers import Workers
 from tunnel.wire.codes import Code
 
@@ -41,12 +41,12 @@ class Side:
     told: list[tuple[str, str]]
 
     @property
-    def ours(self) -> dict[int, Further]:
+    def ours(self) -> dict[int, WorkerSession]:
         """The further sessions that it has begun."""
         return self.group._own.sessions
 
     @property
-    def theirs(self) -> dict[int, Further]:
+    def theirs(self) -> dict[int, WorkerSession]:
         """Those that the other one has begun."""
         return self.group._theirs
 
@@ -67,7 +67,7 @@ class Stage:
     a: Side
     b: Side
     directory: Path
-    reception: Reception
+    reception: LaneAcceptor
     dials: asyncio.Event  # set: a dials b
     _stack: AsyncExitStack
     _servers: dict[str, socket.socket] = field(default_factory=dict)
@@ -126,7 +126,7 @@ async def staged(
     """Two hosts with so many workers, and a standing link if ``up``. ``plan`` is for both LinkPlans."""
     async with AsyncExitStack() as stack:
         b = await _side(stack, counts[1], _plan("hostb", "hosta", directory, plan), None)
-        reception = Reception("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b.group}, MAKERS[kind])
+        reception = LaneAcceptor("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b.group}, MAKERS[kind])
         stack.push_async_callback(reception.close)
         port = reception._listener._sock.getsockname()[1]
         dial = _dial(port, hosts, MAKERS[kind])

@@ -13,9 +13,9 @@ from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
 from tunnel.relay.address import AllowList, TargetAddress, parse_target
-from tunnel.relay.dialer import _Applicant
+from tunnel.relay.dialer import OutgoingLane
+from tunnel.relay.lane_acceptor import IncomingLane
 from tunnel.relay.link import Link, LinkPlan
-from tunnel.relay.reception import _Newcomer
 from tunnel.units import MIB
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Limits
@@ -69,8 +69,8 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
     """Let one link dial the other, for a session or a lane in place of a lost one; the dialing end."""
     state = LaneState.AWAIT_RESUMED if dialing.wants_lane else LaneState.AWAIT_WELCOME
     near, far = pipe(dialing.plan.host, accepting.plan.host, state)
-    far.start(_Newcomer(accepting))
-    applicant = _Applicant(dialing)
+    far.start(IncomingLane(accepting))
+    applicant = OutgoingLane(dialing)
     applicant._done.add_done_callback(lambda done: done.exception())
     near.start(applicant)
     if dialing.wants_lane:
@@ -83,8 +83,8 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
 def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
     """Let one link dial the other for a lane in the place of ``old``, which lives; the dialing end."""
     near, far = pipe(dialing.plan.host, accepting.plan.host, LaneState.AWAIT_RESUMED)
-    far.start(_Newcomer(accepting))
-    applicant = _Applicant(dialing)
+    far.start(IncomingLane(accepting))
+    applicant = OutgoingLane(dialing)
     applicant._done.add_done_callback(lambda done: done.exception())
     near.start(applicant)
     dialing.ask_resume(near, old)
@@ -199,7 +199,7 @@ def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
 def called_by(link: Link) -> PipeLane:
     """A lane from ``link``'s peer, in the test's own hands."""
     near, far = pipe(link.peer, link.plan.host)
-    far.start(_Newcomer(link))
+    far.start(IncomingLane(link))
     return near
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
 from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import until
 from tunnel.proof.pattern_guest import PAGE, Workload

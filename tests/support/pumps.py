@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from tests.support.network import tcp_pair
 from tests.support.waiting import until
-from tunnel.lanes.kernel_payload import Lent
+from tunnel.lanes.kernel_payload import PipeSlice
 from tunnel.net.pipes import Pipe
 from tunnel.relay.pump import Pump
 from tunnel.relay.spliced_pump import SplicedPump
@@ -70,7 +70,7 @@ class Local:
     def _lend_pipe(pump: SplicedPump, pieces: Sequence[bytes]) -> None:
         """Pieces in one pipe, one behind the other; the lane drops what nobody takes."""
         pipe = Pipe()
-        lent = [Lent(pipe, os.write(pipe.sink, piece)) for piece in pieces]
+        lent = [PipeSlice(pipe, os.write(pipe.sink, piece)) for piece in pieces]
         assert [*map(len, lent)] == [*map(len, pieces)]
         for each in lent:
             pump.deliver(each)

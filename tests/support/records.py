@@ -7,7 +7,7 @@ import socket
 
 from tests.support.waiting import PATIENCE
 from tunnel.records.key_schedule import Direction
-from tunnel.records.record_opener import Aside, Breach, RecordOpener
+from tunnel.records.record_opener import NonDataRecord, RecordOpener, RecordViolation
 from tunnel.records.record_sealer import RecordSealer
 from tunnel.records.tls_messages import KEY_UPDATE, NEW_SESSION_TICKET
 from tunnel.tls.contexts import TlsFiles, client_context
@@ -51,8 +51,8 @@ class RecordPeer:
                 cipher = memoryview(self._waiting)
                 taken, _, found = self._opener.open(cipher, len(cipher), plain)
                 self._waiting = self._waiting[taken:]
-                assert not isinstance(found, Breach), found
-                if isinstance(found, Aside):
+                assert not isinstance(found, RecordViolation), found
+                if isinstance(found, NonDataRecord):
                     if found.content[0] == KEY_UPDATE:
                         self._opener.update()
                     if found.kind == kind and found.content[0] != NEW_SESSION_TICKET:

@@ -19,9 +19,9 @@ from tests.support.lanes import KINDS, MAKERS, Hosts, Kinds
 from tests.support.waiting import until
 from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState
 from tunnel.relay.pump import Pump
-from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.spliced_pump import SplicedPump
@@ -88,7 +88,7 @@ async def relaying(
         )
         for host, peer, kind in (("hosta", "hostb", kinds[0]), ("hostb", "hosta", kinds[1]))
     )
-    reception = Reception("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b}, MAKERS[kinds[1]])
+    reception = LaneAcceptor("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b}, MAKERS[kinds[1]])
     port = reception._listener._sock.getsockname()[1]
     cutter = Cutter(f"127.0.0.1:{port}") if cut else None
     host, _, port_text = cutter.address.rpartition(":") if cutter else ("127.0.0.1", "", str(port))

@@ -23,11 +23,11 @@ from tunnel.errors import RefusedError, UnreachableError
 from tunnel.lanes.lane import Lane
 from tunnel.net.connect import TIMEOUT
 from tunnel.relay import dialer as dialer_module
-from tunnel.relay import reception as reception_module
+from tunnel.relay import lane_acceptor as reception_module
 from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
+from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan
-from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.wire.codes import Code, FrameType
@@ -265,7 +265,7 @@ class Daemon:
         link.streams._hangups = cast("Any", _NoHangups())
         make_lane, contexts = network.make_lane, cast("Any", lambda: None)
         self.stopping: asyncio.Task[None] | None = None
-        self.reception = Reception(
+        self.reception = LaneAcceptor(
             self.address, PORT, contexts, None, {peer: link}, make_lane, {peer: "192.0.2.1"}
         )
         self.tasks: list[asyncio.Task[None]] = []

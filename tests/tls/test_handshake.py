@@ -26,7 +26,7 @@ from tunnel.tls import handshake as module
 from tunnel.tls.contexts import TlsContexts, client_context, load
 from tunnel.tls.handshake import handshake
 from tunnel.tls.openssl import TlsConnection, WantRead
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 
 Act = Callable[[socket.socket], Coroutine[None, None, None]]
 
@@ -70,7 +70,7 @@ def saying(data: bytes, *, then_close: bool = False) -> Act:
 
 async def both(
     dialing: TlsContexts, accepting: TlsContexts, known: Collection[str] = KNOWN
-) -> Sequence[tuple[Keys, Proof] | BaseException]:
+) -> Sequence[tuple[Keys, VerifiedChains] | BaseException]:
     """What each side's handshake returns or raises; the dialing side's first."""
     one, other = tcp_pair()
     with one, other:

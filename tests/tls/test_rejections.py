@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tests.support.signers import Signer, day
 from tunnel.certs.profile import new_key
 from tunnel.tls.openssl import CertificateRejectedError
-from tunnel.tls.rejections import MOST_NAME, Verify, at, name_of, verdict
+from tunnel.tls.rejections import MOST_NAME, Verify, at, explain_rejection, name_of
 from tunnel.tls.tls_files import TlsFiles
 
 FILES = TlsFiles(Path("ca.pem"), Path("hosta.pem"), Path("hosta.key"), Path("crl.pem"))
@@ -35,14 +35,16 @@ CRL = x509.load_pem_x509_crl(ROOT.crl(until=5))
 )
 def test_the_certificate_at_fault_is_named(depth: int, trusted: bool, whose: str, subject: str) -> None:
     fault = CertificateRejectedError(Verify.CERT_REVOKED, depth, INTER.certificate, trusted=trusted, crl=CRL)
-    assert verdict(fault, FILES, whose, dialing=False) == (
+    assert explain_rejection(fault, FILES, whose, dialing=False) == (
         f"{subject} is revoked by the CRL of CN=root in crl.pem (this update {at(day(-1))})"
     )
 
 
 @pytest.mark.parametrize("code", [*Verify, 1])
 def test_every_fault_has_words(code: int) -> None:
-    words = verdict(CertificateRejectedError(code, 1, INTER.certificate), FILES, "hostb's", dialing=True)
+    words = explain_rejection(
+        CertificateRejectedError(code, 1, INTER.certificate), FILES, "hostb's", dialing=True
+    )
     assert "{" not in words
     assert "None" not in words
 
@@ -50,18 +52,18 @@ def test_every_fault_has_words(code: int) -> None:
 def test_dates_are_told_with_the_clock() -> None:
     """A certificate or a CRL that is not valid may mean a clock that is wrong."""
     expired = CertificateRejectedError(Verify.CERT_HAS_EXPIRED, 1, INTER.certificate)
-    assert f"(valid until {at(day(-1))}, it is {at(day(0))} here)" in verdict(
+    assert f"(valid until {at(day(-1))}, it is {at(day(0))} here)" in explain_rejection(
         expired, FILES, "", dialing=False, clock=lambda: day(0)
     )
     early = CertificateRejectedError(Verify.CERT_NOT_YET_VALID, 1, INTER.certificate)
-    assert f"(valid from {at(day(-3))}, it is {at(day(-9))} here)" in verdict(
+    assert f"(valid from {at(day(-3))}, it is {at(day(-9))} here)" in explain_rejection(
         early, FILES, "", dialing=False, clock=lambda: day(-9)
     )
     ended = CertificateRejectedError(Verify.CRL_HAS_EXPIRED, 1, INTER.certificate, crl=CRL)
-    words = verdict(ended, FILES, "", dialing=False, clock=lambda: day(6))
+    words = explain_rejection(ended, FILES, "", dialing=False, clock=lambda: day(6))
     assert f"(next update {at(day(5))}, it is {at(day(6))} here)" in words
     soon = CertificateRejectedError(Verify.CRL_NOT_YET_VALID, 1, INTER.certificate, crl=CRL)
-    words = verdict(soon, FILES, "", dialing=False, clock=lambda: day(-9))
+    words = explain_rejection(soon, FILES, "", dialing=False, clock=lambda: day(-9))
     assert (
         f"the CRL of CN=root in crl.pem is not valid yet: check the clocks (this update {at(day(-1))}"
         in words
@@ -70,14 +72,14 @@ def test_dates_are_told_with_the_clock() -> None:
 
 def test_a_missing_issuer_is_named() -> None:
     fault = CertificateRejectedError(Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY, 1, INTER.certificate)
-    assert verdict(fault, FILES, "", dialing=False).endswith(
+    assert explain_rejection(fault, FILES, "", dialing=False).endswith(
         "is not signed by an authority in ca.pem: its issuer CN=root is neither there nor sent with it"
     )
 
 
 def test_a_chain_that_leads_to_a_stranger_names_it() -> None:
     fault = CertificateRejectedError(Verify.SELF_SIGNED_CERT_IN_CHAIN, 1, ROOT.certificate)
-    assert verdict(fault, FILES, "the peer's", dialing=False) == (
+    assert explain_rejection(fault, FILES, "the peer's", dialing=False) == (
         "the peer's certificate is not signed by an authority in ca.pem: "
         "it leads to CN=root, which is not there"
     )
@@ -86,7 +88,7 @@ def test_a_chain_that_leads_to_a_stranger_names_it() -> None:
 @pytest.mark.parametrize(("dialing", "usage"), [(True, "clientAuth"), (False, "serverAuth")])
 def test_a_role_is_told_with_its_usage(dialing: bool, usage: str) -> None:
     fault = CertificateRejectedError(Verify.INVALID_PURPOSE, 0, INTER.certificate)
-    assert verdict(fault, FILES, "", dialing=dialing).endswith(f"extended key usage {usage}")
+    assert explain_rejection(fault, FILES, "", dialing=dialing).endswith(f"extended key usage {usage}")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_advice_is_not_what_is_so_already(extended: x509.ObjectIdentifier, missi
         .sign(key, hashes.SHA256())
     )
     fault = CertificateRejectedError(Verify.INVALID_PURPOSE, 0, certificate)
-    assert verdict(fault, FILES, "", dialing=True).endswith(f"issue one with {missing}")
+    assert explain_rejection(fault, FILES, "", dialing=True).endswith(f"issue one with {missing}")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_names_that_strangers_chose_drive_no_terminal(name: str, shown: str) -> 
     fault = CertificateRejectedError(
         Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY, 0, Signer("x", Signer(name)).certificate
     )
-    assert f"its issuer {shown} is neither" in verdict(fault, FILES, "the peer's", dialing=True)
+    assert f"its issuer {shown} is neither" in explain_rejection(fault, FILES, "the peer's", dialing=True)
 
 
 def test_names_that_strangers_chose_are_cut_off() -> None:
@@ -129,5 +131,5 @@ def test_names_that_strangers_chose_are_cut_off() -> None:
 
 @pytest.mark.parametrize("code", Verify)
 def test_a_certificate_that_cannot_be_read_is_refused_in_words(code: int) -> None:
-    words = verdict(CertificateRejectedError(code), FILES, "the peer's", dialing=True)
+    words = explain_rejection(CertificateRejectedError(code), FILES, "the peer's", dialing=True)
     assert words.startswith("the peer's certificate ")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.signers import Signer, day
 from tunnel.tls.rejections import at
 from tunnel.tls.trust import Trust
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 
 ROOT = Signer("root")
 A = ROOT.host("hosta", until=20)
@@ -21,10 +21,10 @@ def trust(tmp: Path) -> Trust:
     return Trust.read(A.files(tmp / "before", ca=[ROOT]))
 
 
-def proof(trust: Trust, *, at_a: bool = True) -> Proof:
+def proof(trust: Trust, *, at_a: bool = True) -> VerifiedChains:
     """A dialled b."""
     a, b = ((each.certificate, ROOT.certificate) for each in (A, B))
-    return Proof("hostb", trust, b, a, True) if at_a else Proof("hosta", trust, a, b, False)
+    return VerifiedChains("hostb", trust, b, a, True) if at_a else VerifiedChains("hosta", trust, a, b, False)
 
 
 def test_a_lane_ends_with_the_first_certificate(trust: Trust) -> None:
@@ -54,7 +54,7 @@ def test_what_ends_of_the_peer_is_told_without_our_own_authority(trust: Trust) -
     inter = Signer("inter", ROOT, until=7)
     leaf = inter.host("hostb", until=5)
     chain = tuple(each.certificate for each in (leaf, inter, ROOT))
-    found = Proof("hostb", trust, chain, chain, True).expiries()
+    found = VerifiedChains("hostb", trust, chain, chain, True).expiries()
     assert [(each.what, each.ends) for each in found] == [
         ("hostb's certificate", day(5)),
         ("hostb's intermediate certificate CN=inter", day(7)),

@@ -11,10 +11,10 @@ import pytest
 from tests.support.waiting import turns
 from tunnel.errors import HypervisorError, UnreachableError
 from tunnel.virt import libvirt_move as module
+from tunnel.virt.guest_location import Where
 from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
 from tunnel.virt.libvirt_move import LibvirtMove
 from tunnel.virt.libvirt_request import Request
-from tunnel.virt.where import Where
 
 PLAIN = Request("tcp://127.0.1.2")
 POSTCOPY = Request("tcp://127.0.1.2", postcopy=True)

@@ -10,9 +10,9 @@ import pytest
 from tests.support.waiting import until
 from tunnel.errors import HypervisorError, UnreachableError
 from tunnel.virt import move as module
-from tunnel.virt.move import Action, Conductor, Ending, MoveSummary, settled
+from tunnel.virt.guest_location import Where
+from tunnel.virt.move import Action, Ending, MigrationRunner, MoveSummary, settled
 from tunnel.virt.progress import Progress
-from tunnel.virt.where import Where
 
 DONE = MoveSummary(1.0, 0.1, 100, 1, postcopied=False)
 
@@ -85,9 +85,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def conduct(
     move: FakeMove, timeout: float | None = None, action: Action = Action.SUSPEND
-) -> tuple[Conductor, Told, asyncio.Task[Ending]]:
+) -> tuple[MigrationRunner, Told, asyncio.Task[Ending]]:
     told = Told()
-    conductor = Conductor(move, told, timeout, action)
+    conductor = MigrationRunner(move, told, timeout, action)
     return conductor, told, asyncio.create_task(conductor.run())
 
 

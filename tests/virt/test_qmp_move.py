@@ -12,10 +12,10 @@ from tunnel.errors import HypervisorError, UsageError
 from tunnel.proof.qemu import Qemu
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
+from tunnel.virt.guest_location import Where
 from tunnel.virt.qmp import Monitor
 from tunnel.virt.qmp_migration import QmpOptions
 from tunnel.virt.qmp_move import QmpMove, require_capability
-from tunnel.virt.where import Where
 
 
 def move_of(trial: Trial, *, blind: bool = False) -> QmpMove:

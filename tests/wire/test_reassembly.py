@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.wire.payload import Piece
-from tunnel.wire.reassembly import PAGE, Assembly
+from tunnel.wire.reassembly import PAGE, ReassemblyBuffer
 
 UNIT = PAGE
 """Pieces of so many bytes are held as they are; smaller ones are gathered in pages."""
@@ -19,7 +19,7 @@ STREAM = random.Random(5).randbytes(400)
 LONG = random.Random(6).randbytes(40 * UNIT)
 
 
-def insert(assembly: Assembly, start: int, stop: int) -> bytes:
+def insert(assembly: ReassemblyBuffer, start: int, stop: int) -> bytes:
     """Let bytes ``start`` to ``stop`` of STREAM arrive; what is in order now."""
     return b"".join(text(piece) for piece in assembly.insert(start, STREAM[start:stop]))
 
@@ -30,26 +30,26 @@ def text(piece: Piece) -> bytes:
     return piece.payload[piece.start : piece.stop]
 
 
-def insert_units(assembly: Assembly, start: int, stop: int) -> bytes:
+def insert_units(assembly: ReassemblyBuffer, start: int, stop: int) -> bytes:
     """The same with units of LONG."""
     pieces = assembly.insert(start * UNIT, LONG[start * UNIT : stop * UNIT])
     return b"".join(text(piece) for piece in pieces)
 
 
-def held(assembly: Assembly) -> list[tuple[int, int]]:
+def held(assembly: ReassemblyBuffer) -> list[tuple[int, int]]:
     """The pieces that are held as they are, in units."""
     return [(start // UNIT, end // UNIT) for start, end, _ in assembly._held]
 
 
 def test_in_order_at_once() -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     assert insert(assembly, 0, 10) == STREAM[:10]
     assert insert(assembly, 10, 30) == STREAM[10:30]
     assert (assembly.received, assembly.highest, assembly.held) == (30, 30, 0)
 
 
 def test_a_gap_is_waited_for() -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     assert insert(assembly, 20, 30) == b""
     assert insert(assembly, 10, 20) == b""
     assert (assembly.received, assembly.highest, assembly.held) == (0, 30, PAGE)
@@ -58,7 +58,7 @@ def test_a_gap_is_waited_for() -> None:
 
 
 def test_a_gap_of_pages_is_waited_for() -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     assert insert_units(assembly, 20, 30) == b""
     assert insert_units(assembly, 10, 20) == b""
     assert (assembly.received, assembly.highest, assembly.held) == (0, 30 * UNIT, 20 * UNIT)
@@ -67,7 +67,7 @@ def test_a_gap_of_pages_is_waited_for() -> None:
 
 
 def test_only_up_to_the_next_gap() -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     insert(assembly, 5, 6)
     insert(assembly, 8, 9)
     assert insert(assembly, 0, 5) == STREAM[:6]
@@ -76,7 +76,7 @@ def test_only_up_to_the_next_gap() -> None:
 
 def test_large_and_small_pieces_wait_together() -> None:
     """Beside each other, over each other, and across the bounds of pages."""
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     cuts = [
         (UNIT - 5, UNIT + 5),
         (UNIT + 5, 3 * UNIT + 1),
@@ -90,14 +90,14 @@ def test_large_and_small_pieces_wait_together() -> None:
 
 
 def test_what_waits_is_a_copy() -> None:
-    assembly, memory = Assembly(), bytearray(STREAM)
+    assembly, memory = ReassemblyBuffer(), bytearray(STREAM)
     assembly.insert(10, memoryview(memory)[10:20])
     memory[:] = bytes(len(memory))
     assert insert(assembly, 0, 10) == STREAM[:20]
 
 
 def test_a_duplicate_says_nothing() -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     insert(assembly, 0, 10)
     assert insert(assembly, 0, 10) == b""
     assert insert(assembly, 3, 7) == b""
@@ -105,7 +105,7 @@ def test_a_duplicate_says_nothing() -> None:
 
 
 def test_of_a_replay_only_what_is_new() -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     insert(assembly, 0, 10)
     (piece,) = assembly.insert(4, STREAM[4:16])
     assert (piece.start, piece.stop) == (6, 12)
@@ -113,7 +113,7 @@ def test_of_a_replay_only_what_is_new() -> None:
 
 
 def test_payload_need_not_be_bytes() -> None:
-    assembly, promise = Assembly(), range(10)
+    assembly, promise = ReassemblyBuffer(), range(10)
     assert assembly.insert(0, promise) == [Piece(promise, 0, 10)]
 
 
@@ -135,7 +135,7 @@ def test_payload_need_not_be_bytes() -> None:
     ],
 )
 def test_nothing_needless_is_held(pieces: list[tuple[int, int]], kept: list[tuple[int, int]]) -> None:
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     for start, stop in pieces:
         insert_units(assembly, start, stop)
     assert held(assembly) == kept
@@ -149,7 +149,7 @@ def test_any_pieces_in_any_order_give_every_byte_once(
     pieces: list[tuple[int, int]], size: int, unit: int
 ) -> None:
     """``unit`` makes small pieces, large ones, and both across pages of them."""
-    assembly, seen, out = Assembly(), set[int](), 0
+    assembly, seen, out = ReassemblyBuffer(), set[int](), 0
     stream = LONG[:PAGE] * (400 * unit // PAGE + 1)
     for start, stop in [*pieces, *((at, min(400, at + size)) for at in range(0, 400, size))]:
         seen.update(range(start, stop))
@@ -164,7 +164,7 @@ def test_any_pieces_in_any_order_give_every_byte_once(
     assert assembly.held == 0
 
 
-def check_held(assembly: Assembly, unit: int) -> None:
+def check_held(assembly: ReassemblyBuffer, unit: int) -> None:
     """No byte is held more than twice in pieces, and only pages that something waits in are there."""
     times = [0] * 401
     for start, stop, _ in assembly._held:
@@ -177,7 +177,7 @@ def check_held(assembly: Assembly, unit: int) -> None:
 
 def test_overlapping_pieces_do_not_add_up() -> None:
     """Each shifted by one byte, none inside another: all of them were kept once, 1 MiB for every byte."""
-    assembly = Assembly()
+    assembly = ReassemblyBuffer()
     for shift in range(1, 300):
         assembly.insert(shift, LONG[: 2 * PAGE])
     assert assembly.held <= 2 * 3 * PAGE
@@ -186,7 +186,7 @@ def test_overlapping_pieces_do_not_add_up() -> None:
 
 def test_small_pieces_cost_no_more_than_the_bytes_that_they_lie_in() -> None:
     """Every second byte of a window: an object for each took 200 times as much."""
-    assembly, window = Assembly(), 64 * PAGE
+    assembly, window = ReassemblyBuffer(), 64 * PAGE
     tracemalloc.start()
     for offset in range(1, window, 2):
         assembly.insert(offset, b"x")

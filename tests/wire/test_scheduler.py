@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.units import KIB, MIB
-from tunnel.wire.scheduler import ABOUT, CHANNELS, HEAD_START, LONG_TURN, SHORT_TURN, TURN, Scheduler
+from tunnel.wire.scheduler import (
+    CHANNELS,
+    HEAD_START,
+    LONG_QUANTUM,
+    QUANTUM,
+    SMALL_QUANTUM,
+    SPARSE_HORIZON,
+    Scheduler,
+)
 
 
 def turns(scheduler: Scheduler, count: int, sizes: dict[int, int]) -> list[int]:
@@ -112,45 +120,45 @@ def test_only_a_head_start_limits_a_turn() -> None:
 def test_turns_are_short_while_a_sparse_stream_is_about() -> None:
     """What it sends next waits for the turn that is under way."""
     scheduler = of(1)
-    turns(scheduler, 3, {1: TURN})
-    assert (scheduler.turn, scheduler.long_turn) == (TURN, LONG_TURN)
+    turns(scheduler, 3, {1: QUANTUM})
+    assert (scheduler.turn, scheduler.long_turn) == (QUANTUM, LONG_QUANTUM)
     scheduler.ready(9)
     turns(scheduler, 1, {9: 100})
     scheduler.idle(9)
-    assert (scheduler.turn, scheduler.long_turn) == (SHORT_TURN, TURN)
-    turns(scheduler, ABOUT // TURN - 1, {1: TURN})
-    assert scheduler.turn == SHORT_TURN
-    turns(scheduler, 1, {1: TURN})
-    assert (scheduler.turn, scheduler.long_turn) == (TURN, LONG_TURN)
+    assert (scheduler.turn, scheduler.long_turn) == (SMALL_QUANTUM, QUANTUM)
+    turns(scheduler, SPARSE_HORIZON // QUANTUM - 1, {1: QUANTUM})
+    assert scheduler.turn == SMALL_QUANTUM
+    turns(scheduler, 1, {1: QUANTUM})
+    assert (scheduler.turn, scheduler.long_turn) == (QUANTUM, LONG_QUANTUM)
 
 
-@pytest.mark.parametrize(("channels", "expected"), [(CHANNELS, TURN), (CHANNELS + 1, SHORT_TURN)])
+@pytest.mark.parametrize(("channels", "expected"), [(CHANNELS, QUANTUM), (CHANNELS + 1, SMALL_QUANTUM)])
 def test_channels_of_one_guest_keep_long_turns_beside_their_sparse_one(channels: int, expected: int) -> None:
     scheduler = of(*range(1, channels + 1))
-    turns(scheduler, 3 * channels, dict.fromkeys(range(1, channels + 1), TURN))
+    turns(scheduler, 3 * channels, dict.fromkeys(range(1, channels + 1), QUANTUM))
     scheduler.ready(99)
     turns(scheduler, 1, {99: 100})
     scheduler.idle(99)
-    assert (scheduler.turn, scheduler.long_turn) == (SHORT_TURN, expected)
+    assert (scheduler.turn, scheduler.long_turn) == (SMALL_QUANTUM, expected)
 
 
 def test_who_uses_its_head_start_up_is_not_sparse() -> None:
     """Bulk that begins, or that a slow hypervisor sends in pieces, makes no turn shorter."""
     scheduler = of(1)
-    turns(scheduler, 3, {1: TURN})
+    turns(scheduler, 3, {1: QUANTUM})
     for _ in range(3):
         scheduler.ready(2)
         assert turns(scheduler, 1, {2: HEAD_START}) == [2]
         scheduler.idle(2)
-        turns(scheduler, 1, {1: TURN})
-    assert scheduler.turn == TURN
+        turns(scheduler, 1, {1: QUANTUM})
+    assert scheduler.turn == QUANTUM
 
 
 def test_alone_no_stream_is_sparse() -> None:
     scheduler = of(1)
     turns(scheduler, 1, {1: HEAD_START})
     turns(scheduler, 10, {1: 100})
-    assert scheduler.turn == TURN
+    assert scheduler.turn == QUANTUM
 
 
 def test_idle_time_is_not_saved_up() -> None:

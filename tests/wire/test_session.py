@@ -22,7 +22,7 @@ from tunnel.wire.events import (
 )
 from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
 from tunnel.wire.retention import SLIVER, Retention
-from tunnel.wire.scheduler import HEAD_START, LONG_TURN, TURN
+from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
@@ -107,11 +107,11 @@ def test_turns_may_be_long_of_one_stream_while_it_alone_sends() -> None:
     for number in (1, 3):
         session.ready(number)
         for _ in range(2):  # the head start first
-            picked, size = session.pick(LONG_TURN) or (0, 0)
+            picked, size = session.pick(LONG_QUANTUM) or (0, 0)
             session.carried(picked, [range(size)], lane=1)
         most.append(size)
-    assert most == [min(WINDOW - HEAD_START, LONG_TURN), TURN]
-    assert (session.turn, session.long_turn) == (TURN, LONG_TURN)
+    assert most == [min(WINDOW - HEAD_START, LONG_QUANTUM), QUANTUM]
+    assert (session.turn, session.long_turn) == (QUANTUM, LONG_QUANTUM)
 
 
 def test_the_life_of_a_stream_as_the_other_side_sees_it() -> None:

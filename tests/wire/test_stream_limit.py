@@ -7,11 +7,11 @@ import pytest
 from tunnel.errors import ProtocolError, RefusedError
 from tunnel.wire.codec import MAX_STREAMS
 from tunnel.wire.codes import Code
-from tunnel.wire.stream_limit import Places
+from tunnel.wire.stream_limit import StreamLimit
 
 
 def test_ours_are_refused_beyond_what_the_peer_allows() -> None:
-    places = Places(2, 5)
+    places = StreamLimit(2, 5)
     for left in (1, 0):
         places.take_ours()
         assert places.vacant == left
@@ -23,7 +23,7 @@ def test_ours_are_refused_beyond_what_the_peer_allows() -> None:
 
 
 def test_the_peer_is_at_fault_beyond_what_it_was_granted() -> None:
-    places = Places(5, 2)
+    places = StreamLimit(5, 2)
     for full in (False, True):
         places.take_theirs()
         assert places.is_full is full
@@ -37,5 +37,5 @@ def test_the_peer_is_at_fault_beyond_what_it_was_granted() -> None:
 
 
 def test_no_side_has_more_than_a_position_in_resume() -> None:
-    places = Places(1 << 32, 1 << 32)
+    places = StreamLimit(1 << 32, 1 << 32)
     assert places.allowed == places.granted == MAX_STREAMS

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from tunnel.errors import ProtocolError
 from tunnel.units import KIB, MIB
 from tunnel.wire.codes import MAX_OFFSET, Code
-from tunnel.wire.window import FLOOR_WINDOW, STEP, Budget, ReceiveWindow, SendWindow
+from tunnel.wire.window import FLOOR_WINDOW, STEP, MemoryBudget, ReceiveWindow, SendWindow
 
 # The budget of a link.
 
 
 def test_an_early_stream_gets_what_it_wants_and_leaves_the_most_of_it() -> None:
-    budget = Budget(256 * MIB)
+    budget = MemoryBudget(256 * MIB)
     assert budget.take(4 * MIB) == 4 * MIB
     assert budget.take(1024 * MIB) == FLOOR_WINDOW + (192 - 3) * MIB // 4
 
 
 def test_a_late_stream_gets_the_floor_at_least() -> None:
-    budget = Budget(8 * MIB)
+    budget = MemoryBudget(8 * MIB)
     granted = [budget.take(4 * MIB) for _ in range(20)]
     assert granted[0] == FLOOR_WINDOW + 6 * MIB // 4
     assert granted == sorted(granted, reverse=True)
@@ -30,21 +30,21 @@ def test_a_late_stream_gets_the_floor_at_least() -> None:
 
 
 def test_nobody_gets_more_than_it_asked_for() -> None:
-    assert Budget(0).take(100) == 100
-    assert Budget(4 * MIB).grow(MIB, 100, carried=False) == 100
+    assert MemoryBudget(0).take(100) == 100
+    assert MemoryBudget(4 * MIB).grow(MIB, 100, carried=False) == 100
 
 
 def test_growth_takes_half_of_what_is_free_and_nothing_from_an_empty_budget() -> None:
-    budget = Budget(4 * MIB)
+    budget = MemoryBudget(4 * MIB)
     assert budget.grow(MIB, 8 * MIB, carried=False) == 3 * MIB // 2
     assert budget.grow(MIB, 8 * MIB, carried=False) == 3 * MIB // 4
-    assert Budget(0).grow(MIB, MIB, carried=True) == 0
-    assert Budget(0).grow(KIB, MIB, carried=True) == MIB - KIB, "the floor is beside it"
+    assert MemoryBudget(0).grow(MIB, MIB, carried=True) == 0
+    assert MemoryBudget(0).grow(KIB, MIB, carried=True) == MIB - KIB, "the floor is beside it"
     assert budget.grow(MIB, 0, carried=False) == 0
 
 
 def test_a_quarter_is_left_to_streams_that_have_carried_something() -> None:
-    budget = Budget(4 * MIB)
+    budget = MemoryBudget(4 * MIB)
     for _ in range(30):
         budget.take(64 * MIB)
     assert budget.grow(MIB, MIB, carried=False) < KIB
@@ -58,7 +58,7 @@ def test_a_quarter_is_left_to_streams_that_have_carried_something() -> None:
 def test_a_budget_is_exceeded_by_floors_only_and_comes_back(
     total: int, asks: list[tuple[int, int, bool]]
 ) -> None:
-    budget, windows = Budget(total), list[int]()
+    budget, windows = MemoryBudget(total), list[int]()
     for index, wanted, carried in asks:
         if 0 <= index < len(windows):
             granted = budget.grow(windows[index], wanted, carried=carried)

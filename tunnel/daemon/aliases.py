@@ -105,7 +105,7 @@ def put_in_place(config: Config) -> list[str]:
     """
     aliases = guarded(config)
     if aliases:
-        if problem := nftables.obstacle():
+        if problem := nftables.unavailable_reason():
             raise UsageError(problem)
         table = RedirectTable(config.host.name)
         if not _exists(table):  # before the routes: it tells other daemons whose they are

@@ -34,10 +34,10 @@ from tunnel.relay.link import Link
 from tunnel.tls.contexts import TlsContexts, load
 from tunnel.tls.expiry import LEVELS, Expiry, warnings
 from tunnel.tls.openssl import CertificateRejectedError
-from tunnel.tls.rejections import Clock, Verify, now, verdict
+from tunnel.tls.rejections import Clock, Verify, explain_rejection, now
 from tunnel.tls.tls_files import TlsFiles
 from tunnel.tls.trust import Trust
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 from tunnel.wire.codes import Code
 
 LOOK = 1.0
@@ -221,7 +221,7 @@ class Certificates:
         self._unfit = ""
         if fault is not None:
             error, dialing = fault
-            self._unfit = verdict(error, self.current.files, "", dialing=dialing, clock=self._clock)
+            self._unfit = explain_rejection(error, self.current.files, "", dialing=dialing, clock=self._clock)
         ends = [expiry.ends for expiry in self.current.expiries(moment)]
         self._fit_until = min((end for end in ends if end > moment), default=_NEVER)
 
@@ -270,7 +270,7 @@ class Certificates:
             if outdated:
                 link.post(link.rotation.rotate, "certificates renewed", outdated)
 
-    def _is_new(self, lane: Lane, proof: Proof) -> bool:
+    def _is_new(self, lane: Lane, proof: VerifiedChains) -> bool:
         """Whether the lane was not judged yet by what is believed now."""
         return self._approved.get(lane, proof.trust) is not self.current.trust
 

@@ -1,7 +1,7 @@
 """The configuration file: ``load`` reads it once, and nothing behind it parses anything again.
 
-The models are the file, table by table; docs/configuration.md explains every key. ``values`` reads each
-value, ``consistency`` compares them with each other, and ``load`` reports what both found at once. What lies
+The models are the file, table by table; docs/configuration.md explains every key. ``config_types`` reads each
+value, ``cross_checks`` compares them with each other, and ``load`` reports what both found at once. What lies
 outside the file (certificates, directories, ports) is the matter of ``preflight``.
 """
 
@@ -13,9 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from tunnel.daemon import toml_text
-from tunnel.daemon.consistency import contradictions
-from tunnel.daemon.mistakes import Problem, problems_of
-from tunnel.daemon.values import (
+from tunnel.daemon.config_errors import Problem, problems_of
+from tunnel.daemon.config_types import (
     Congestion,
     Duration,
     FilePath,
@@ -39,6 +38,7 @@ from tunnel.daemon.values import (
     WorkerCount,
     default_uids,
 )
+from tunnel.daemon.cross_checks import contradictions
 from tunnel.errors import ConfigError
 from tunnel.files import read_regular
 from tunnel.relay.address import AllowList, TargetAddress, default_target

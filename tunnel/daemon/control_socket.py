@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunnel.daemon.claim import holder
+from tunnel.daemon.instance_lock import holder
 from tunnel.errors import TunnelError, UnreachableError
 from tunnel.net.listener import Listener, bind_unix
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunnel.daemon import aliases
-from tunnel.daemon.claim import holder
 from tunnel.daemon.config import Config
-from tunnel.daemon.mistakes import Problem
+from tunnel.daemon.config_errors import Problem
+from tunnel.daemon.instance_lock import holder
 from tunnel.host.permissions import weakness_of_directory
 from tunnel.net.listener import is_served, occupy
 from tunnel.net.sockets import reason_of

@@ -6,8 +6,9 @@ the time by itself and takes each line's priority from a prefix (sd-daemon(3)).
 Take a logger with ``structlog.get_logger()`` and ``bind`` it to what it speaks about: on a bound logger, a
 level that is switched off costs one call of an empty function.
 
-Whoever logs neither waits nor fails: ``logwriter`` has a thread that writes. How often an event may be logged
-is bounded for each source of it (``lograte``): its ``peer``, ``uid`` and ``remote`` (an address with a port).
+Whoever logs neither waits nor fails: ``log_writer`` has a thread that writes. How often an event may be
+logged is bounded for each source of it (``log_rate``): its ``peer``, ``uid`` and ``remote`` (an address with
+a port).
 """
 
 from __future__ import annotations

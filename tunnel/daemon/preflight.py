@@ -15,15 +15,15 @@ from pathlib import Path
 
 from tunnel.daemon import listen_checks
 from tunnel.daemon.config import Config
-from tunnel.daemon.mistakes import Problem
-from tunnel.daemon.values import LaneChoice
+from tunnel.daemon.config_errors import Problem
+from tunnel.daemon.config_types import LaneChoice
 from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import CertificateError, ConfigError
 from tunnel.files import read_regular
 from tunnel.host import nftables
 from tunnel.host.permissions import weakness
 from tunnel.lanes.kernel_tls import NO_MODULE
-from tunnel.lanes.kernel_tls_selftest import examine
+from tunnel.lanes.kernel_tls_selftest import run_selftest
 from tunnel.lanes.lane_meter import measure
 from tunnel.net import peer_credentials, unix_path
 from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
@@ -62,7 +62,7 @@ def _for_lanes(config: Config, contexts: TlsContexts, engine: Choice) -> TlsCont
     """Fit the contexts for the lanes that the configuration wants and this host's kernel can do."""
     if config.transport.lane is LaneChoice.USERSPACE:
         return replace(contexts, kernel=KernelTlsSupport((), "the configuration says so"))
-    found = examine(contexts.files)
+    found = run_selftest(contexts.files)
     if config.transport.lane is LaneChoice.AUTO:
         found = _cheaper(found, engine)
     return load(contexts.files, found)
@@ -98,7 +98,7 @@ def _no_redirects(config: Config) -> Iterator[Problem]:
     redirects = [
         i for i, ingress in enumerate(config.ingresses) if isinstance(ingress.listen, RedirectAddress)
     ]
-    if redirects and (problem := nftables.obstacle()):
+    if redirects and (problem := nftables.unavailable_reason()):
         yield from ((f"ingress[{index}].listen", problem) for index in redirects)
 
 
@@ -116,7 +116,7 @@ def _no_callers(config: Config) -> Iterator[Problem]:
     on_tcp = [
         index for index, ingress in enumerate(config.ingresses) if not isinstance(ingress.listen, UnixAddress)
     ]
-    if on_tcp and (problem := peer_credentials.obstacle()):
+    if on_tcp and (problem := peer_credentials.unavailable_reason()):
         yield from ((f"ingress[{index}].listen", problem) for index in on_tcp)
 
 

@@ -155,7 +155,7 @@ class Redirects:
     # In the thread.
 
     def _install(self) -> None:
-        if problem := nftables.obstacle():
+        if problem := nftables.unavailable_reason():
             raise UsageError(problem)
         # The guard first, which tells other daemons whose the routes are; the way in when both are there.
         self._table.close(self._rules)

@@ -15,30 +15,30 @@ from typing import Any
 import structlog
 
 from tunnel import distribution
-from tunnel.daemon import aliases, keepalives
-from tunnel.daemon.advice import absent, shared_names
+from tunnel.daemon import aliases, libvirt_keepalives
 from tunnel.daemon.certificates import Certificates
 from tunnel.daemon.config import Config, PeerConfig
+from tunnel.daemon.config_warnings import absent, shared_names
 from tunnel.daemon.control_socket import Command, ControlSocket
 from tunnel.daemon.drain import Drain
-from tunnel.daemon.processors import count_workers
 from tunnel.daemon.redirects import Redirects
+from tunnel.daemon.worker_count import count_workers
 from tunnel.engine.choice import UNASKED, Choice
 from tunnel.errors import UsageError
 from tunnel.lanes.lane_factory import maker
 from tunnel.net.listener import is_configured
 from tunnel.relay.address import UnixAddress, parse_target
-from tunnel.relay.busyness import Busyness
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.ingress import Ingress, IngressPlan
+from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_group import EveryLink, LinkGroup
 from tunnel.relay.link_status import ingress_facts
 from tunnel.relay.pump import Pump
-from tunnel.relay.reception import Reception
 from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.relay.worker_load import WorkerLoad
 from tunnel.relay.workers import Workers
 from tunnel.tls.contexts import TlsContexts
 from tunnel.tls.lane_kinds import PLACES, LaneKind, figures
@@ -79,7 +79,7 @@ class Service:
         self._certificates = Certificates(contexts, config.host.name, self._every_link)
         self._make_links(os.urandom(ID_SIZE))
         self._ingresses: list[Ingress] = []
-        self._reception: Reception | None = None
+        self._reception: LaneAcceptor | None = None
         self._control: ControlSocket | None = None
         self._redirects: Redirects | None = None
 
@@ -104,7 +104,7 @@ class Service:
                 log.info("serving", host=self._config.host.name, listen=str(self._config.host.listen))
                 if not is_configured(self._config.host.listen.host):
                     log.warning("not reachable", reason=absent(self._config.host.listen.host))
-                if hasty := keepalives.warning(self._config):
+                if hasty := libvirt_keepalives.warning(self._config):
                     log.warning("libvirt gives up before links do", reason=hasty)
                 notify("READY=1")
                 await self._stopping.wait()
@@ -176,7 +176,7 @@ class Service:
     # Starting.
 
     def _make_links(self, instance: bytes) -> None:
-        busyness = Busyness()
+        busyness = WorkerLoad()
         for peer, plan in self._link_plans():
             dial = self._dial_plan(peer, self._certificates.as_known) if self._leads_to(peer) else None
             self._links[peer.name] = LinkGroup(plan, instance, self._workers, dial, busyness)
@@ -219,7 +219,7 @@ class Service:
         host, transport = self._config.host, self._config.transport
         commands: dict[str, Command] = {"status": self.status, "probe": self.probe, "record": self.record}
         self._control = ControlSocket(host.control, commands)
-        self._reception = Reception(
+        self._reception = LaneAcceptor(
             host.listen.host,
             host.listen.port,
             self._certificates.for_next_lane,

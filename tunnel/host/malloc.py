@@ -12,7 +12,7 @@ _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
 
 
-def keep_heap() -> bool:
+def tune_malloc() -> bool:
     """Tell malloc to serve batches from a heap that it keeps; whether it could be told (glibc only).
 
     What a hypervisor sends is read into one ``bytes`` per frame, kept until it is delivered. With the
@@ -27,7 +27,7 @@ def keep_heap() -> bool:
     return results == {1}
 
 
-def spare_collector() -> None:
+def tune_collector() -> None:
     """Let the garbage collector never look again at what is there now: it lasts as long as the process.
 
     A full collection visits every object that can be part of a cycle, and all streams wait for it: 35 ms for

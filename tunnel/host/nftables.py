@@ -84,7 +84,7 @@ class Redirect:
     exclusive: bool = True
 
 
-def obstacle() -> str | None:
+def unavailable_reason() -> str | None:
     """Say why this process cannot redirect ports. None when it should be able to."""
     if program() is None:
         return "redirect needs the program nft: install the package nftables, or use tcp: or unix:"
@@ -93,7 +93,7 @@ def obstacle() -> str | None:
             "redirect needs the capability CAP_NET_ADMIN, which this process does not have:"
             " run it as root, or use tcp: or unix:"
         )
-    return reserved_ports.obstacle()
+    return reserved_ports.unavailable_reason()
 
 
 def generation() -> bytes:
@@ -141,7 +141,7 @@ class RedirectTable:
 
     def install(self, redirects: Iterable[Redirect]) -> None:
         """Make the table, in place of what a predecessor left."""
-        if problem := obstacle():
+        if problem := unavailable_reason():
             raise UsageError(problem)
         wanted = list(redirects)
         self._apply([*self._without_table(), *self._filled(wanted, wanted)])

@@ -22,7 +22,7 @@ _UNASSIGNED = (*range(1002, 1010), *range(1011, 1021))
 _LOWEST = 512  # as bindresvport(3): below, nearly every port has a service
 
 
-def obstacle() -> str | None:
+def unavailable_reason() -> str | None:
     """Say why this process cannot listen on such a port. None when it should be able to."""
     if not any(_candidates()):
         return (
@@ -39,7 +39,7 @@ def obstacle() -> str | None:
 
 def bind_reserved(host: str) -> socket.socket:
     """Listen on a port of ``host`` that only root can bind. Raises UsageError when there is none."""
-    if problem := obstacle():
+    if problem := unavailable_reason():
         raise UsageError(problem)
     for port in _candidates():
         try:

@@ -24,7 +24,7 @@ from tunnel.errors import (
     TunnelError,
     WireError,
 )
-from tunnel.lanes.batch_sizer import Pace
+from tunnel.lanes.batch_sizer import BatchSizer
 from tunnel.lanes.lane import KEY_LIMIT, Lane, LaneHandler, Sinks
 from tunnel.lanes.read_turns import Turn
 from tunnel.net.sockets import caller_of, discard_unsent, name_of, stuck_for
@@ -69,7 +69,7 @@ class BaseLane(Lane, Generic[Item]):
         self._mark = KEY_LIMIT  # records of one direction, at which to call ``_used``
         # Sending.
         self._bytes_sent = 0
-        self._pace = Pace()
+        self._pace = BatchSizer()
         self._unsent: deque[Item] = deque()
         self._full = False  # the socket took no more: the loop watches for room
         self._unsendable = ""  # why nothing can be sent any more

@@ -27,7 +27,7 @@ _MEMORY = 16
 """Measurements of which the best counts: a peer that had no processor for a moment is no slower link."""
 
 
-class Pace:
+class BatchSizer:
     """Told of every ``send``. Times are seconds, rates bytes per second."""
 
     def __init__(self) -> None:

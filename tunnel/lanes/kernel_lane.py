@@ -17,7 +17,7 @@ import time
 
 from tunnel.lanes import kernel_tls
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.kernel_payload import Lent, Parcel
+from tunnel.lanes.kernel_payload import PipeSegment, PipeSlice
 from tunnel.net import pipes
 from tunnel.net.pipes import Pipe
 from tunnel.records.tls_messages import ALERT, CLOSE_NOTIFY, DATA, RECORD, explain_record
@@ -37,7 +37,7 @@ MOST_RECORDS = 16
 """Records other than payload that a peer may send on a lane: OpenSSL sends two, with session tickets."""
 
 
-class _Words:
+class _MemoryChunk:
     """Bytes of this process that wait to be sent."""
 
     __slots__ = ("_rest",)
@@ -56,7 +56,7 @@ class _Words:
         return count
 
 
-class _Load:
+class _PipeChunk:
     """Bytes in a pipe that wait to be sent."""
 
     __slots__ = ("_pipe", "left")
@@ -66,7 +66,7 @@ class _Load:
         self.left = left
 
     def send(self, sock: socket.socket, *, more: bool) -> int:
-        """See ``_Words``."""
+        """See ``_MemoryChunk``."""
         count = self._pipe.empty(sock.fileno(), self.left, more=more)
         self.left -= count
         if not self.left:
@@ -74,7 +74,7 @@ class _Load:
         return count
 
 
-class KernelLane(BaseLane[_Words | _Load]):
+class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
     """See the contract in ``lane``. ``sock`` encrypts already: see ``ktls.enable``."""
 
     kind = LaneKind.KERNEL
@@ -89,7 +89,7 @@ class KernelLane(BaseLane[_Words | _Load]):
         super().__init__(sock, peer, state)
         self._cipher = cipher
         self._pipe = Pipe()
-        self._lent = Lent(self._pipe, 0)
+        self._lent = PipeSlice(self._pipe, 0)
         self._records = 0  # other than payload
         # Records of data under the keys, at most: each call to the socket begins one. The kernel is asked for
         # its own number only when one of these reaches a mark.
@@ -120,7 +120,7 @@ class KernelLane(BaseLane[_Words | _Load]):
     def send_control(self, frames: bytes) -> None:
         """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
         if not (self.ended or self._unsendable):
-            self._unsent.append(_Words(frames))
+            self._unsent.append(_MemoryChunk(frames))
 
     def send(self, outgoing: Outgoing) -> None:
         """Send a DATA frame behind everything queued before it."""
@@ -132,7 +132,7 @@ class KernelLane(BaseLane[_Words | _Load]):
             self.fail(error)
             raise
         if load.left:
-            self._unsent.append(_Words(header))
+            self._unsent.append(_MemoryChunk(header))
             self._unsent.append(load)
         self.flush()
 
@@ -194,12 +194,12 @@ class KernelLane(BaseLane[_Words | _Load]):
             self._received(taken)
         return True
 
-    def _take(self) -> memoryview | Lent:
+    def _take(self) -> memoryview | PipeSlice:
         """Take what is missing of a header or a control frame, or else payload. Raises OSError."""
         if not self._decoder.payload_left:
             self._taken += 1
             return memoryview(self._sock.recv(self._decoder.wanted))
-        self._lent = Lent(self._pipe, self._fill(min(self._decoder.payload_left, PASSED_ON)))
+        self._lent = PipeSlice(self._pipe, self._fill(min(self._decoder.payload_left, PASSED_ON)))
         return self._lent
 
     def _fill(self, most: int) -> int:
@@ -267,14 +267,14 @@ class KernelLane(BaseLane[_Words | _Load]):
         self._release()
 
 
-def _loaded(outgoing: Outgoing) -> tuple[bytes, _Words | _Load]:
+def _loaded(outgoing: Outgoing) -> tuple[bytes, _MemoryChunk | _PipeChunk]:
     """A frame's header, and its payload in memory or in a pipe. What the peer has by now is left out."""
     header, piece = outgoing.header, outgoing.piece
-    if not isinstance(piece.payload, Parcel):
-        return header, _Words(in_memory(piece.content))
+    if not isinstance(piece.payload, PipeSegment):
+        return header, _MemoryChunk(in_memory(piece.content))
     begin, load = piece.payload.take(piece.start, piece.stop)
     size = piece.stop - begin
     if begin > piece.start:
         whole = parse_header(header)
         header = data_header(whole.stream, whole.offset + begin - piece.start, size)
-    return header, _Words(load) if isinstance(load, bytes) else _Load(load, size)
+    return header, _MemoryChunk(load) if isinstance(load, bytes) else _PipeChunk(load, size)

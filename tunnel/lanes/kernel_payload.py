@@ -3,10 +3,10 @@
 Like payload in memory it has a length and can be sliced, and ``bytes`` copies it out; that is all that lanes,
 sessions and pumps ask of payload whose kind does not matter to them.
 
-A ``Lent`` came on a lane and lies in the lane's pipe. A ``Parcel`` is to be sent, alone in a pipe of its own.
-Its stream's ``Keeper`` has the same bytes once more (tee(2): references, no copy) until they are delivered,
-because a pipe that was spliced into a lane is empty, and the lane may be lost. Where no pipe is to be had, or
-too small a one, the same bytes go through memory.
+A ``PipeSlice`` came on a lane and lies in the lane's pipe. A ``PipeSegment`` is to be sent, alone in a pipe
+of its own. Its stream's ``RetransmitPipe`` has the same bytes once more (tee(2): references, no copy) until
+they are delivered, because a pipe that was spliced into a lane is empty, and the lane may be lost. Where no
+pipe is available, or only a small one, the same bytes go through memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOK = 64
 """Frames after which a keeper looks whether its pipe pays: so many pages may be pinned by bytes."""
 
 
-class Lent:
+class PipeSlice:
     """``size`` bytes at the head of a lane's pipe, valid until the batch ends."""
 
     __slots__ = ("_pipe", "_size", "left")
@@ -43,7 +43,7 @@ class Lent:
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, part: slice) -> Lent | bytes:
+    def __getitem__(self, part: slice) -> PipeSlice | bytes:
         start, stop, _ = part.indices(self._size)
         return self if stop - start == self._size else bytes(self)[start:stop]
 
@@ -76,7 +76,7 @@ class Lent:
         self._pipe.discard(count)
 
 
-class Keeper:
+class RetransmitPipe:
     """What one stream sent and its peer has not delivered: bytes ``start`` to ``end``."""
 
     def __init__(self) -> None:
@@ -167,12 +167,12 @@ class Keeper:
         self._copied = self.start + self._pipe.duplicate(copy, self.end - self.start)
 
 
-class Parcel:
+class PipeSegment:
     """``size`` bytes from ``offset`` of a stream, in ``pipe`` and with its ``keeper``."""
 
     __slots__ = ("_keeper", "_offset", "_pipe", "_size")
 
-    def __init__(self, keeper: Keeper, offset: int, size: int, pipe: Pipe) -> None:
+    def __init__(self, keeper: RetransmitPipe, offset: int, size: int, pipe: Pipe) -> None:
         self._keeper = keeper
         self._offset = offset
         self._size = size

@@ -33,7 +33,7 @@ _SIZES = (1, 16_384, 100_001)
 _FLIGHTS = 4  # TLS 1.3 has three
 
 
-def examine(files: TlsFiles) -> KernelTlsSupport:
+def run_selftest(files: TlsFiles) -> KernelTlsSupport:
     """Try every suite that a lane may use, with this host's certificates."""
     suites, faults = [], []
     for suite in SUITES:

@@ -29,11 +29,11 @@ from typing import NamedTuple, Protocol
 
 from tunnel.errors import TunnelError
 from tunnel.tls.lane_kinds import LaneKind
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Outgoing, Payload
-from tunnel.wire.scheduler import TURN
+from tunnel.wire.scheduler import QUANTUM
 
 KEY_LIMIT = 5 << 22
 """Records after which a key is used no more. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more
@@ -109,7 +109,7 @@ class Lane(ABC):
     since: float  # time.monotonic() when it was made
     epoch: int  # its number in a session, 0 before it has one
     replaces: int  # the lost lane whose place it took, if it did
-    proof: Proof | None = None  # what both ends have proven, set by who made the lane
+    proof: VerifiedChains | None = None  # what both ends have proven, set by who made the lane
     gone: asyncio.Event  # set once the socket is closed, after whatever was left to say
 
     @property
@@ -149,7 +149,7 @@ class Lane(ABC):
 
     def next_turn(self) -> int:
         """How many bytes it may move in the turn that begins, before its loop serves others."""
-        return TURN
+        return QUANTUM
 
     @property
     @abstractmethod

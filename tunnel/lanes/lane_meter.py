@@ -1,7 +1,7 @@
 """What a byte costs on each kind of lane on this host: measured when a daemon starts, before it serves.
 
-Both kinds carry some MiB in turn, round by round, over a way of their own (``lanepaths``). What counts is the
-CPU time of this process, the kernel's on its behalf included, without that of the hypervisors' ends. The
+Both kinds carry some MiB in turn, round by round, over a way of their own (``lane_paths``). What counts is
+the CPU time of this process, the kernel's on its behalf included, without that of the hypervisors' ends. The
 median of a kind's rounds is its figure: of a busy machine it is the steadiest.
 """
 

@@ -1,8 +1,8 @@
 """A byte's way over either kind of lane: the system calls of a bulk stream, with nothing around them.
 
 From one unix socket, as a hypervisor's, over a loopback connection to another: what ``pump`` and
-``record_io``, or ``splicedpump`` and ``kernel``, do, both ends in one process, without session and loop.
-Those cost the same on either kind; ``lanemeter`` compares the rest. Keys are made up.
+``record_io``, or ``spliced_pump`` and ``kernel_lane``, do, both ends in one process, without session and
+loop. Those cost the same on either kind; ``lane_meter`` compares the rest. Keys are made up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.lanes import kernel_lane, kernel_tls
-from tunnel.lanes.kernel_payload import Keeper
+from tunnel.lanes.kernel_payload import RetransmitPipe
 from tunnel.net import sockets
 from tunnel.net.pipes import Pipe
 from tunnel.records.compiled_io import CompiledRecordIo
@@ -186,7 +186,7 @@ class KernelPath(LanePath):
     kind = LaneKind.KERNEL
 
     def __init__(self, suite: str) -> None:
-        self._intake, self._keeper, self._pipe = Pipe(), Keeper(), Pipe()
+        self._intake, self._keeper, self._pipe = Pipe(), RetransmitPipe(), Pipe()
         self._ahead = 0  # bytes in the intake
         self._left = 0  # those of them that belong to the frame that is being sent
         self._words = b""  # its header

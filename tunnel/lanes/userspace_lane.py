@@ -29,7 +29,7 @@ from tunnel.units import KIB, MIB
 from tunnel.wire.codes import HEADER_SIZE
 from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Outgoing, in_memory
-from tunnel.wire.scheduler import LONG_TURN, TURN
+from tunnel.wire.scheduler import LONG_QUANTUM, QUANTUM
 from tunnel.wire.states import LaneState
 
 OPENED = 1 * MIB
@@ -148,7 +148,7 @@ class UserspaceLane(BaseLane[Content]):
 
     def next_turn(self) -> int:
         """Longer while nothing else in the loop has anything to do, and the engine moves payload."""
-        return LONG_TURN if self._turn.alone() and self._io.direct else TURN
+        return LONG_QUANTUM if self._turn.alone() and self._io.direct else QUANTUM
 
     @property
     def carries(self) -> bool:
@@ -210,7 +210,7 @@ class UserspaceLane(BaseLane[Content]):
         """Open what a turn allows, and pass on what sinks take: from where to where the rest is at hand."""
         if not (targets := self._targets()):
             return 0, *self._io.receive(self._plain)
-        most = self.next_turn() if len(targets) == 1 else TURN
+        most = self.next_turn() if len(targets) == 1 else QUANTUM
         count, over, end, passed = self._io.pass_on(self._plain, targets, most)
         self._passed(targets, passed)
         return passed.start, count, over, end

@@ -83,7 +83,7 @@ def _is_of_this_host(theirs: tuple[str, int], ours: tuple[str, int]) -> bool:
     return theirs[0] == ours[0] or all(ipaddress.ip_address(a[0]).is_loopback for a in (theirs, ours))
 
 
-def obstacle() -> str | None:
+def unavailable_reason() -> str | None:
     """Say why nobody who calls over TCP can be identified here. None when they can.
 
     A kernel without tcp_diag answers as for a caller that is gone: so ask about a connection that is not.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tunnel.engine.binding import Provider
 from tunnel.engine.compiled import BAD_RECORD_MAC, CompiledOpener, CompiledSealer, Control, Fault
 from tunnel.records.key_schedule import SUITES, Direction, key_and_iv
-from tunnel.records.record_opener import Aside, Breach, RecordOpener
+from tunnel.records.record_opener import NonDataRecord, RecordOpener, RecordViolation
 from tunnel.records.record_sealer import Content, RecordSealer
 from tunnel.records.tls_messages import DATA, OVERHEAD, SPOILT
 
@@ -55,18 +55,18 @@ class CompiledRecordOpener(RecordOpener):
 
     def open(
         self, cipher: memoryview, size: int, plain: memoryview
-    ) -> tuple[int, int, Aside | Breach | None]:
+    ) -> tuple[int, int, NonDataRecord | RecordViolation | None]:
         """Open the whole records in the first ``size`` bytes of ``cipher``, up to a turn's worth of them."""
         taken, filled, found = self.key.open(cipher, size, plain)
         self.records = self.key.number
         return taken, filled, finding(found)
 
 
-def finding(event: Control | Fault | None) -> Aside | Breach | None:
+def finding(event: Control | Fault | None) -> NonDataRecord | RecordViolation | None:
     """What the engine found, in the words of the Python record layer."""
     if event is None:
         return None
     if isinstance(event, Control):
-        return Aside(*event)
+        return NonDataRecord(*event)
     reason = SPOILT if event.alert == BAD_RECORD_MAC else f"the peer broke TLS: {event.reason}"
-    return Breach(event.alert, reason)
+    return RecordViolation(event.alert, reason)

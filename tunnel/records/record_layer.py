@@ -14,7 +14,7 @@ from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.records.compiled_records import CompiledRecordOpener, CompiledRecordSealer
 from tunnel.records.key_schedule import Keys
-from tunnel.records.record_opener import Aside, Breach, RecordOpener
+from tunnel.records.record_opener import NonDataRecord, RecordOpener, RecordViolation
 from tunnel.records.record_sealer import Content, RecordSealer, sealed_size
 from tunnel.records.tls_messages import (
     ALERT,
@@ -128,13 +128,18 @@ class RecordLayer:
         taken, filled, found = self.opener.open(cipher, size, plain)
         return taken, *self.opened(self.opener.records - before, filled, found)
 
-    def opened(self, records: int, filled: int, found: Aside | Breach | None) -> tuple[int, TlsEnd | None]:
+    def opened(
+        self, records: int, filled: int, found: NonDataRecord | RecordViolation | None
+    ) -> tuple[int, TlsEnd | None]:
         """Take in that the opener opened so many records, with so much content, and what it ``found`` last.
 
         Returns how many bytes of content are good, and what ended the connection, if it is over.
         """
-        if self._partial and records > isinstance(found, Aside):
-            filled, found = 0, Breach(UNEXPECTED_MESSAGE, "the peer broke TLS: data within a message")
+        if self._partial and records > isinstance(found, NonDataRecord):
+            filled, found = (
+                0,
+                RecordViolation(UNEXPECTED_MESSAGE, "the peer broke TLS: data within a message"),
+            )
         if found is not None:
             self._over = self._judge(found)
         return filled, self._over
@@ -144,9 +149,9 @@ class RecordLayer:
         count, self._asides = self._asides, 0
         return count
 
-    def _judge(self, found: Aside | Breach) -> TlsEnd | None:
+    def _judge(self, found: NonDataRecord | RecordViolation) -> TlsEnd | None:
         """What to make of something that is no data; None if the connection goes on."""
-        if isinstance(found, Breach):
+        if isinstance(found, RecordViolation):
             return TlsEnd(found.reason, found.alert)
         kind, content = found
         if kind not in {ALERT, HANDSHAKE}:

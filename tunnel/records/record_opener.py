@@ -32,14 +32,14 @@ _WHOLE = RECORD + 1 + TAG
 _HEADER = b"\x17\x03\x03" + _WHOLE.to_bytes(2)
 
 
-class Aside(NamedTuple):
+class NonDataRecord(NamedTuple):
     """A record that is none of data: its type and content."""
 
     kind: int
     content: bytes
 
 
-class Breach(NamedTuple):
+class RecordViolation(NamedTuple):
     """What is no record of the peer's: the alert that says so (section 6.2), and why, in words."""
 
     alert: int
@@ -55,7 +55,7 @@ class RecordOpener(RecordKey):
 
     def open(
         self, cipher: memoryview, size: int, plain: memoryview
-    ) -> tuple[int, int, Aside | Breach | None]:
+    ) -> tuple[int, int, NonDataRecord | RecordViolation | None]:
         """Open the whole records in the first ``size`` bytes of ``cipher``, up to ``MOST_READS`` of them.
 
         Returns how many bytes these were; how many bytes of content, of data alone, are at the start of
@@ -64,7 +64,7 @@ class RecordOpener(RecordKey):
         """
         decrypt, iv, first = self._aead.decrypt_into, self._iv, self.records
         position = filled = 0
-        found: Aside | Breach | None = None
+        found: NonDataRecord | RecordViolation | None = None
         for number in range(first, first + MOST_READS):
             body = position + HEADER
             if body > size:
@@ -83,7 +83,7 @@ class RecordOpener(RecordKey):
                 nonce = (iv ^ number).to_bytes(IV)
                 decrypt(nonce, cipher[body:end], header, plain[filled : last + 1])
             except InvalidTag:
-                found = Breach(BAD_RECORD_MAC, SPOILT)
+                found = RecordViolation(BAD_RECORD_MAC, SPOILT)
                 break
             self.records = number + 1
             position = end
@@ -106,23 +106,25 @@ def ready(cipher: memoryview) -> bool:
     return len(cipher) >= HEADER + length or _objection(header, length) is not None
 
 
-def _objection(header: bytes, length: int) -> Breach | None:
+def _objection(header: bytes, length: int) -> RecordViolation | None:
     """Why a record of this header cannot be one; its version, which is authenticated, says nothing."""
     if header[0] != DATA:
-        return Breach(UNEXPECTED_MESSAGE, f"the peer broke TLS: a record of type {header[0]} in the clear")
+        return RecordViolation(
+            UNEXPECTED_MESSAGE, f"the peer broke TLS: a record of type {header[0]} in the clear"
+        )
     if length > RECORD + MOST_EXPANSION:
-        return Breach(RECORD_OVERFLOW, f"the peer broke TLS: a record of {length} bytes")
+        return RecordViolation(RECORD_OVERFLOW, f"the peer broke TLS: a record of {length} bytes")
     if length <= TAG:
-        return Breach(BAD_RECORD_MAC, SPOILT)
+        return RecordViolation(BAD_RECORD_MAC, SPOILT)
     return None
 
 
-def _content(inner: memoryview) -> tuple[int, Aside | Breach | None]:
+def _content(inner: memoryview) -> tuple[int, NonDataRecord | RecordViolation | None]:
     """Take padding and type off what was encrypted (section 5.4): bytes of data, or what else it is."""
     unpadded = bytes(inner).rstrip(b"\0")
     if not unpadded:
-        return 0, Breach(UNEXPECTED_MESSAGE, "the peer broke TLS: a record without a type")
+        return 0, RecordViolation(UNEXPECTED_MESSAGE, "the peer broke TLS: a record without a type")
     content, kind = unpadded[:-1], unpadded[-1]
     if len(content) > RECORD:
-        return 0, Breach(RECORD_OVERFLOW, f"the peer broke TLS: {len(content)} bytes in a record")
-    return (len(content), None) if kind == DATA else (0, Aside(kind, content))
+        return 0, RecordViolation(RECORD_OVERFLOW, f"the peer broke TLS: {len(content)} bytes in a record")
+    return (len(content), None) if kind == DATA else (0, NonDataRecord(kind, content))

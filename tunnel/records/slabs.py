@@ -42,7 +42,7 @@ def give_back(slab: bytearray) -> None:
         _spare.append(slab)
 
 
-class Intake:
+class ReadBuffers:
     """Where one stream reads to, piece behind piece of a slab, then of the next.
 
     Of all that its stream keeps, up to one slab at each end is pinned beside it; without any, none is.

@@ -42,7 +42,7 @@ MOST_SOURCES = 4096
 """Sources whose rate is remembered; full buckets are forgotten first."""
 
 
-class Standing(Enum):
+class SourceClass(Enum):
     """What is known of a source before a connection from it has proven anything."""
 
     STRANGER = "stranger"
@@ -52,19 +52,19 @@ class Standing(Enum):
 
 
 _RATES = {
-    Standing.STRANGER: STRANGER,
-    Standing.KNOWN: KNOWN,
-    Standing.EXPECTED: EXPECTED,
-    Standing.BESIDE: BESIDE,
+    SourceClass.STRANGER: STRANGER,
+    SourceClass.KNOWN: KNOWN,
+    SourceClass.EXPECTED: EXPECTED,
+    SourceClass.BESIDE: BESIDE,
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class AdmissionSlot:
     """One connection's, until it has proven to be a peer's, or ended."""
 
     source: str
-    standing: Standing
+    standing: SourceClass
     since: float
 
 
@@ -73,13 +73,13 @@ class Table:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._places: dict[Place, None] = {}  # oldest first
+        self._places: dict[AdmissionSlot, None] = {}  # oldest first
         self._counts: Counter[str] = Counter()  # by source
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, place: Place, now: float) -> list[Place]:
+    def add(self, place: AdmissionSlot, now: float) -> list[AdmissionSlot]:
         """Take it in; the places that have to go for it, which are taken out."""
         gone = self._late(now) if len(self._places) >= self._most // 2 else []
         for late in gone:
@@ -91,7 +91,7 @@ class Table:
         self._counts[place.source] += 1
         return gone
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: AdmissionSlot) -> None:
         """It is over, if it was not before."""
         if place in self._places:
             del self._places[place]
@@ -99,7 +99,7 @@ class Table:
             if not self._counts[place.source]:
                 del self._counts[place.source]
 
-    def _late(self, now: float) -> list[Place]:
+    def _late(self, now: float) -> list[AdmissionSlot]:
         late = []
         for place in self._places:
             if now - place.since < HASTE:
@@ -107,7 +107,7 @@ class Table:
             late.append(place)
         return late
 
-    def _oldest(self, count: int) -> Place:
+    def _oldest(self, count: int) -> AdmissionSlot:
         """The oldest place of a source that has ``count``."""
         return next(place for place in self._places if self._counts[place.source] == count)
 
@@ -118,7 +118,7 @@ class Admission:
     def __init__(self, peers: int, now: float) -> None:
         self._strangers = Table(MOST_STRANGERS)
         self._known = Table(max(LEAST_KNOWN, 2 * peers))
-        self._sources: dict[tuple[str, Standing], Bucket] = {}
+        self._sources: dict[tuple[str, SourceClass], Bucket] = {}
         self._together = Bucket(STRANGERS, now)
         self._proofs: dict[str, Bucket] = {}  # by peer
 
@@ -126,24 +126,26 @@ class Admission:
         """Connections that have proven nothing yet."""
         return len(self._strangers) + len(self._known)
 
-    def admit(self, source: str, standing: Standing, now: float) -> tuple[Place | None, list[Place]]:
+    def admit(
+        self, source: str, standing: SourceClass, now: float
+    ) -> tuple[AdmissionSlot | None, list[AdmissionSlot]]:
         """Give a new connection a place, or None when there were too many from its source lately.
 
         Returns as well the places of those that have to go for it: they are taken away already.
         """
         if not self._bucket(source, standing, now).take(now):
             return None, []
-        if standing is Standing.STRANGER and not self._together.take(now):
+        if standing is SourceClass.STRANGER and not self._together.take(now):
             return None, []
-        place = Place(source, standing, now)
+        place = AdmissionSlot(source, standing, now)
         return place, self._table(standing).add(place, now)
 
-    def proved(self, place: Place, peer: str, now: float) -> None:
+    def proved(self, place: AdmissionSlot, peer: str, now: float) -> None:
         """The connection is a peer's: what it took of its source's rate is given back, if not too often."""
         self.leave(place)
         if self._proofs.setdefault(peer, Bucket(PROOFS, now)).take(now):
             self._bucket(place.source, place.standing, now).give_back()
-            if place.standing is Standing.STRANGER:
+            if place.standing is SourceClass.STRANGER:
                 self._together.give_back()
 
     def may_expect(self, peer: str, now: float) -> bool:
@@ -151,14 +153,14 @@ class Admission:
         bucket = self._proofs.get(peer)
         return bucket is None or bucket.has(now)
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: AdmissionSlot) -> None:
         """The connection has ended, or is known; may be called again, to no effect."""
         self._table(place.standing).remove(place)
 
-    def _table(self, standing: Standing) -> Table:
-        return self._strangers if standing is Standing.STRANGER else self._known
+    def _table(self, standing: SourceClass) -> Table:
+        return self._strangers if standing is SourceClass.STRANGER else self._known
 
-    def _bucket(self, source: str, standing: Standing, now: float) -> Bucket:
+    def _bucket(self, source: str, standing: SourceClass, now: float) -> Bucket:
         key = source, standing
         if (bucket := self._sources.get(key)) is None:
             if len(self._sources) >= MOST_SOURCES:

@@ -20,7 +20,7 @@ from tunnel.net.connect import connect
 from tunnel.net.sockets import host_of, socket_address, tune_lane
 from tunnel.relay.backoff import Backoff
 from tunnel.relay.link import Link
-from tunnel.relay.segments import Segments
+from tunnel.relay.mss_fallback import MssFallback
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
@@ -55,7 +55,7 @@ class Dialer:
         self._backoff = Backoff(lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load
         self._address = ""  # of the peer, that the last attempt connected to
         self._failed: dict[str, float] = {}  # addresses that led to no lane, and when
-        self._segments = Segments()
+        self._segments = MssFallback()
         self._segment: int | None = None  # of the last attempt
         self._said = ""
 
@@ -127,7 +127,7 @@ class Dialer:
         if old not in self._link.lanes:
             lane.abort()  # it was lost meanwhile, and is to be resumed
             return
-        applicant = _Applicant(self._link)
+        applicant = OutgoingLane(self._link)
         lane.start(applicant)
         self._link.ask_resume(lane, old)
         await applicant.outcome(lane)
@@ -174,7 +174,7 @@ class Dialer:
             sock.bind(socket_address(self._plan.source, 0)[1])
 
     async def _begin(self, lane: Lane) -> None:
-        applicant = _Applicant(self._link)
+        applicant = OutgoingLane(self._link)
         lane.start(applicant)
         self._link.greet(lane, os.urandom(ID_SIZE))
         try:
@@ -183,7 +183,7 @@ class Dialer:
             self._link.offer = None
 
     async def _resume(self, lane: Lane) -> None:
-        applicant = _Applicant(self._link)
+        applicant = OutgoingLane(self._link)
         lane.start(applicant)
         session = self._link.ask_resume(lane)
         try:
@@ -210,7 +210,7 @@ def _can_reach(source: str, destination: str) -> bool:
     return theirs.is_link_local or not on_one_link
 
 
-class _Applicant:
+class OutgoingLane:
     """Owns a lane that we dialled until the peer has answered."""
 
     def __init__(self, link: Link) -> None:

@@ -35,7 +35,7 @@ _NOT_YET = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}  # EAGAIN: a full ba
 log = structlog.get_logger()
 
 
-class Requester(Protocol):
+class EgressHandler(Protocol):
     """The table of streams, as its egress sees it."""
 
     def on_dialled(self, number: int, sock: socket.socket) -> None:
@@ -48,7 +48,7 @@ class Requester(Protocol):
 class Egress:
     """One peer's way out, on one link."""
 
-    def __init__(self, allowed: AllowList, requester: Requester, host: str, peer: str) -> None:
+    def __init__(self, allowed: AllowList, requester: EgressHandler, host: str, peer: str) -> None:
         """``host`` and ``peer`` are names for reasons: those are read on both hosts."""
         self._allowed = allowed
         self._requester = requester

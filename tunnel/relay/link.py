@@ -32,14 +32,14 @@ from tunnel.errors import (
 )
 from tunnel.lanes.lane import Lane
 from tunnel.net.sockets import host_of, is_deserted
-from tunnel.relay import claims, incidents, notices
+from tunnel.relay import incidents, notices, resume_checks
+from tunnel.relay.duplicate_hosts import DuplicateHosts, DuplicateOutcome
 from tunnel.relay.link_plan import LinkPlan, LinkState
+from tunnel.relay.link_sender import LinkSender
 from tunnel.relay.loops import post
-from tunnel.relay.namesakes import NamesakeOutcome, Namesakes
-from tunnel.relay.probing import Answer, answer
 from tunnel.relay.rotation import Rotation
-from tunnel.relay.sending import Sending
-from tunnel.relay.stream_table import Answered, Streams
+from tunnel.relay.stream_table import Answered, StreamTable
+from tunnel.relay.target_check import TargetCheck, answer
 from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
@@ -77,14 +77,14 @@ class Link:
         self.sessions = 1  # that both sides have room for
         self.peer_instance = b""
         self._memory = plan.settings.memory  # bytes, for each direction
-        self.streams = Streams(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
+        self.streams = StreamTable(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
         self.rotation = Rotation(self, plan.rotation, self.log)
-        self._sending = Sending(self, plan.host)
+        self._sending = LinkSender(self, plan.host)
         self.kick = self._sending.kick  # see there; called so often that it is not called through
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
         self.places: set[str] = set()  # the hosts' addresses to which lanes of this session have led
-        self._namesakes = Namesakes(plan.peer, self.lanes, self.note)
+        self._namesakes = DuplicateHosts(plan.peer, self.lanes, self.note)
         self._wanted = 1  # lanes, as both sides allow
         self._asked = 0  # the newest lane that was asked for, whether or not it came to be
         self._replacing = 0  # the lost lane, or 0, whose place that one is to take
@@ -144,7 +144,7 @@ class Link:
                     raise
             waited = True
 
-    async def probe(self, target: str, deadline: float) -> Answer:
+    async def probe(self, target: str, deadline: float) -> TargetCheck:
         """Ask the peer whether it would admit a stream to ``target``, which is not opened.
 
         Raises UnreachableError when there is no answer at ``deadline`` (loop time), RefusedError when the
@@ -312,7 +312,7 @@ class Link:
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
         """The peer told us how far it is. Raises ProtocolError."""
-        claims.check_answer(self.session, answer, self._asked, self._replacing)
+        resume_checks.check_answer(self.session, answer, self._asked, self._replacing)
         if self.rotation.granted(lane, answer):
             return
         self._resumed_by(lane, answer)
@@ -322,7 +322,7 @@ class Link:
     def readmit(self, lane: Lane, claim: Resume) -> None:
         """The peer replaces a lane, or brings one more. Raises ProtocolError."""
         none = f"{self.plan.host} has no such session with {self.peer}"
-        session = claims.check(self.session, claim, self.features, self._asked, none)
+        session = resume_checks.check(self.session, claim, self.features, self._asked, none)
         self._asked = claim.epoch
         if isinstance(claim, Replace) and self.rotation.lives(claim.replaces):
             self.rotation.stand_by(lane, claim)
@@ -354,7 +354,7 @@ class Link:
             raise
         lane.replaces = peer.replaces
         self._carry(lane)
-        self._namesakes.settle(NamesakeOutcome.IS_REFUSED)
+        self._namesakes.settle(DuplicateOutcome.IS_REFUSED)
         self.streams.act(released)
         self.kick()
 
@@ -448,7 +448,7 @@ class Link:
             window = max(window, RESUME_GRACE)
         reason = f"no lane came back within {self.plan.resume_window:g} seconds"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
-        self._namesakes.settle(NamesakeOutcome.TAKES_OVER)
+        self._namesakes.settle(DuplicateOutcome.TAKES_OVER)
 
     # The end.
 
@@ -469,7 +469,7 @@ class Link:
         self.rotation.clear()
         self.streams.end()
         self._state_changed()
-        self._loop.call_soon(self._namesakes.settle, NamesakeOutcome.TAKES_OVER)
+        self._loop.call_soon(self._namesakes.settle, DuplicateOutcome.TAKES_OVER)
         if self.plan.number and code is Code.NONE:
             self.log.info("session ended", reason=reason)
         else:

@@ -1,7 +1,7 @@
 """All sessions with one peer: the standing one, and further ones that come when streams do and go when idle.
 
-The standing session is in the daemon's own loop, worker 0. Where both hosts have several workers, each
-begins further sessions as it needs them (``ownsessions``), and takes those that the peer begins. Whatever
+The standing session is in the daemon's own loop, worker 0. Where both hosts have several workers, each begins
+further sessions as it needs them (``initiated_sessions``), and takes those that the peer begins. Whatever
 belongs to the peer and not to a session is here: how much memory, how many streams, what ``status`` says.
 """
 
@@ -16,15 +16,15 @@ from typing import Any
 
 from tunnel.errors import ProtocolError, UnreachableError
 from tunnel.lanes.lane import Lane
-from tunnel.relay.busyness import Busyness
 from tunnel.relay.dialer import DialPlan
-from tunnel.relay.further import Further
+from tunnel.relay.initiated_sessions import InitiatedSessions
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_status import Part, group_facts, link_facts
 from tunnel.relay.loops import post
-from tunnel.relay.own_sessions import OwnSessions
-from tunnel.relay.probing import Answer
-from tunnel.relay.transfers import Transfers, TransfersElsewhere
+from tunnel.relay.target_check import TargetCheck
+from tunnel.relay.transfer_log import Transfers, TransfersElsewhere
+from tunnel.relay.worker_load import WorkerLoad
+from tunnel.relay.worker_session import WorkerSession
 from tunnel.relay.workers import Worker, Workers
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Hello, Resume
@@ -45,7 +45,7 @@ class LinkGroup:
         instance: bytes,
         workers: Workers,
         dial: DialPlan | None = None,
-        busyness: Busyness | None = None,
+        busyness: WorkerLoad | None = None,
     ) -> None:
         self.plan = replace(plan, sessions=len(workers))
         self.peer = plan.peer
@@ -53,9 +53,9 @@ class LinkGroup:
         self._instance = instance
         self._loop = asyncio.get_running_loop()
         self._workers = workers
-        self._busyness = busyness or Busyness()
-        self._own = OwnSessions(self, workers, dial, self._busyness)
-        self._theirs: dict[int, Further] = {}
+        self._busyness = busyness or WorkerLoad()
+        self._own = InitiatedSessions(self, workers, dial, self._busyness)
+        self._theirs: dict[int, WorkerSession] = {}
         self._draining = False
         self._transfers = Transfers(self.standing.log)
         self._past = {"resumes": 0, "streams_opened": 0}  # of sessions that have ended
@@ -80,7 +80,7 @@ class LinkGroup:
         others = [further.link for further in self._others()]
         return [self.standing, *(link for link in others if link is not None)]
 
-    def _others(self) -> list[Further]:
+    def _others(self) -> list[WorkerSession]:
         return [*self._own.sessions.values(), *self._theirs.values()]
 
     # What the daemon asks of a peer's link.
@@ -89,7 +89,7 @@ class LinkGroup:
         """Log something that an operator should know, and remember it for ``status``."""
         self.standing.note(what, reason, **details)
 
-    async def probe(self, target: str, deadline: float) -> Answer:
+    async def probe(self, target: str, deadline: float) -> TargetCheck:
         """See ``Link.probe``."""
         return await self.standing.probe(target, deadline)
 
@@ -134,11 +134,11 @@ class LinkGroup:
 
     # What sessions have in common: SessionsOwner.
 
-    def make_further(self, number: int, worker: Worker) -> Further:
+    def make_further(self, number: int, worker: Worker) -> WorkerSession:
         """Make session ``number`` in ``worker``, not begun yet."""
-        over: Callable[[Further], None] = partial(post, self._loop, self.forget)
+        over: Callable[[WorkerSession], None] = partial(post, self._loop, self.forget)
         plan = replace(self.plan, number=number)
-        return Further(plan, self._instance, worker, self._prepare, over)
+        return WorkerSession(plan, self._instance, worker, self._prepare, over)
 
     def _prepare(self, link: Link) -> None:
         """A link is made, in its worker."""
@@ -167,7 +167,7 @@ class LinkGroup:
         sessions = [link.session for link in self.links]
         return sum(session.places.theirs for session in sessions if session is not None)
 
-    def forget(self, further: Further) -> None:
+    def forget(self, further: WorkerSession) -> None:
         """A session has ended, or is about to."""
         for table in (self._own.sessions, self._theirs):
             if table.get(further.plan.number) is further:
@@ -214,7 +214,7 @@ class LinkGroup:
         further = self._meant(frame)
         return None if further is None else partial(self._pass_on, further, frame)
 
-    def _meant(self, claim: Resume) -> Further | None:
+    def _meant(self, claim: Resume) -> WorkerSession | None:
         """The further session that the peer means, if there is one."""
         for further in self._theirs.values():
             session = further.link.session if further.link is not None else None
@@ -245,7 +245,7 @@ class LinkGroup:
         self.settle()
         self._pass_on(further, offer, lane)
 
-    def _pass_on(self, further: Further, frame: Hello | Resume, lane: Lane) -> None:
+    def _pass_on(self, further: WorkerSession, frame: Hello | Resume, lane: Lane) -> None:
         lane.leave()
         post(further.worker.loop, further.accept, lane, frame)
 

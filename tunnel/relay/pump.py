@@ -22,7 +22,7 @@ from tunnel.lanes.lane import SourceRead
 from tunnel.net.passed_descriptors import receiver
 from tunnel.net.peer_credentials import is_closed
 from tunnel.net.sockets import caller_of, reset, tune_local
-from tunnel.records.slabs import Intake
+from tunnel.records.slabs import ReadBuffers
 from tunnel.units import KIB
 from tunnel.wire.payload import Memory, Payload, in_memory
 
@@ -41,7 +41,7 @@ _CHUNK = 64 * KIB
 more, and of a piece that is not all written yet, what is written stays in memory."""
 
 
-class PumpOwner(Protocol):
+class PumpHandler(Protocol):
     """The table of streams, as its pumps see it."""
 
     def on_readable(self, pump: Pump) -> None:
@@ -60,7 +60,7 @@ class PumpOwner(Protocol):
 class Pump:
     """Owns ``sock``, a connected socket of the hypervisor, on behalf of stream ``number``."""
 
-    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpOwner) -> None:
+    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpHandler) -> None:
         tune_local(sock)
         self.number = number
         self.target = target
@@ -78,7 +78,7 @@ class Pump:
         self.fault: OSError | None = None  # the socket was reset: no end of it is a clean one any more
         self._sock = sock
         self._receive = receiver(sock)
-        self._memory = Intake(ENOUGH)
+        self._memory = ReadBuffers(ENOUGH)
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0

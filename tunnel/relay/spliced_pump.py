@@ -1,10 +1,11 @@
 """A pump whose bytes stay in the kernel: socket → pipe → lane, and lane → pipe → socket, by ``splice``.
 
 What is read becomes a frame in a pipe of its own, and is kept by the stream's keeper until it is delivered
-(see ``parcels``). A full keeper waits for the peer's next credit. That may be long in coming if what is kept
-is little; so after a moment it moves to memory, and only the window bounds what is under way. What arrived
-and does not fit into the socket moves to a pipe of this stream's own, and only what does not fit there either
-is copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls no other.
+(see ``kernel_payload``). A full keeper waits for the peer's next credit. That may be long in coming if what
+is kept is little; so after a moment it moves to memory, and only the window bounds what is under way. What
+arrived and does not fit into the socket moves to a pipe of this stream's own, and only what does not fit
+there either is copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls
+no other.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from tunnel.lanes.kernel_payload import MOST_KEPT, PAYS, Keeper, Lent, Parcel
+from tunnel.lanes.kernel_payload import MOST_KEPT, PAYS, PipeSegment, PipeSlice, RetransmitPipe
 from tunnel.net import passed_descriptors, pipes
 from tunnel.net.pipes import Pipe
-from tunnel.relay.pump import Pump, PumpOwner
+from tunnel.relay.pump import Pump, PumpHandler
 from tunnel.wire.payload import Memory, Payload, in_memory
 
 ROOM_PATIENCE = 0.01
@@ -27,12 +28,12 @@ ROOM_PATIENCE = 0.01
 class SplicedPump(Pump):
     """A Pump for links of kernel lanes. Without pipes of the usual size it reads into memory."""
 
-    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpOwner) -> None:
+    def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpHandler) -> None:
         super().__init__(sock, number, target, owner)
-        self._keeper: Keeper | None = None
+        self._keeper: RetransmitPipe | None = None
         self._intake: Pipe | None = None
         with suppress(OSError):
-            intake, keeper = pipes.take(), Keeper()
+            intake, keeper = pipes.take(), RetransmitPipe()
             if min(intake.size, keeper.size) >= pipes.SIZE:  # small ones would stop at every few bytes
                 self._intake, self._keeper = intake, keeper
                 passed_descriptors.refuse(sock)
@@ -78,7 +79,7 @@ class SplicedPump(Pump):
         self._ahead -= kept
         return self._parcel(keeper, intake, kept)
 
-    def _parcel(self, keeper: Keeper, intake: Pipe, size: int) -> Parcel | bytes:
+    def _parcel(self, keeper: RetransmitPipe, intake: Pipe, size: int) -> PipeSegment | bytes:
         """Take what the keeper has by now out of the intake, or put another in its place."""
         load: Pipe | bytes = intake
         if self._ahead:
@@ -88,13 +89,13 @@ class SplicedPump(Pump):
                 self._intake = pipes.take()
             except OSError:
                 load = intake.read(size)
-        return load if isinstance(load, bytes) else Parcel(keeper, keeper.end - size, size, load)
+        return load if isinstance(load, bytes) else PipeSegment(keeper, keeper.end - size, size, load)
 
-    def _relieve_later(self, keeper: Keeper) -> None:
+    def _relieve_later(self, keeper: RetransmitPipe) -> None:
         if self._relief is None:
             self._relief = self._loop.call_later(ROOM_PATIENCE, self._relieve, keeper)
 
-    def _relieve(self, keeper: Keeper) -> None:
+    def _relieve(self, keeper: RetransmitPipe) -> None:
         keeper.relieve()
         self._has_room()
 
@@ -117,7 +118,7 @@ class SplicedPump(Pump):
         """Write what was delivered: what a lane lends goes on in the kernel, as far as there is room."""
         fresh, self._fresh = self._fresh, []
         for data in fresh:
-            if isinstance(data, Lent):
+            if isinstance(data, PipeSlice):
                 self._pass_on(data)
                 if not data.left or self._unwritten is not None:
                     continue
@@ -131,13 +132,13 @@ class SplicedPump(Pump):
             self._delay(0)
             self._append(data)
 
-    def _pass_on(self, lent: Lent) -> None:
+    def _pass_on(self, lent: PipeSlice) -> None:
         if not self.backlog and self._unwritten is None:
             self._attempt(lent.send, self._sock.fileno())
         if lent.left and not self._waiting and self._unwritten is None:
             self._put_by(lent)
 
-    def _put_by(self, lent: Lent) -> None:
+    def _put_by(self, lent: PipeSlice) -> None:
         """Move what fits into the store, which grows only for as long as what it holds is worth its pages."""
         if self._store is None:
             try:

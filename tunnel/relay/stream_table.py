@@ -22,9 +22,8 @@ from tunnel.lanes.lane import Lane, Sink
 from tunnel.net.hangup import HangupWatch
 from tunnel.relay.address import AllowList
 from tunnel.relay.egress import Egress
-from tunnel.relay.probing import Probing
 from tunnel.relay.pump import Pump
-from tunnel.relay.silence import (
+from tunnel.relay.stream_timeouts import (
     HALF_CLOSED,
     LAST_WORDS,
     LEFT,
@@ -32,14 +31,15 @@ from tunnel.relay.silence import (
     LEFT_UNDELIVERED,
     RECLAIM_EVERY,
     UNHEARD,
-    Silence,
+    StreamTimeouts,
 )
-from tunnel.relay.transfers import COMPLETE, TransferLog, Transfers
+from tunnel.relay.target_check import TargetChecks
+from tunnel.relay.transfer_log import COMPLETE, TransferLog, Transfers
 from tunnel.wire import events
 from tunnel.wire.codes import Code
 from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.payload import Payload
-from tunnel.wire.scheduler import TURN
+from tunnel.wire.scheduler import QUANTUM
 from tunnel.wire.session import Session
 
 Answered = Callable[[], None]
@@ -51,7 +51,7 @@ MOST_SINKS = 16
 _UNDELIVERED = "the local socket was closed with bytes under way to it"
 
 
-class StreamsOwner(Protocol):
+class StreamTableHandler(Protocol):
     """The link, as its streams see it."""
 
     def kick(self) -> None:
@@ -61,13 +61,13 @@ class StreamsOwner(Protocol):
         """Something happened that an operator should know."""
 
 
-class Streams:
+class StreamTable:
     """See the module. Implements PumpOwner and Requester."""
 
     def __init__(
         self,
         allowed: AllowList,
-        owner: StreamsOwner,
+        owner: StreamTableHandler,
         log: structlog.typing.FilteringBoundLogger,
         host: str,
         peer: str,
@@ -78,7 +78,7 @@ class Streams:
         self.draining = False
         self.count_theirs: Callable[[], int] | None = None  # that the peer has open, over all sessions
         self._answered: dict[int, Answered] = {}  # of streams that are not
-        self.probing = Probing(self._admit)
+        self.probing = TargetChecks(self._admit)
         self._egress = Egress(allowed, self, host, peer)
         self._host = host
         self._owner = owner
@@ -90,7 +90,7 @@ class Streams:
         self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
         self._vacated = asyncio.Event()  # set whenever a stream ends
         self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
-        self._silence = Silence()
+        self._silence = StreamTimeouts()
         self.transfers: TransferLog = Transfers(log)
 
     def begin(self, session: Session) -> None:
@@ -299,7 +299,7 @@ class Streams:
         what holds it up.
         """
         session = self._living()
-        most = turn if lane.carries and lane.batch >= TURN else min(turn, lane.batch)
+        most = turn if lane.carries and lane.batch >= QUANTUM else min(turn, lane.batch)
         while lane.room and (picked := session.pick(most)) is not None:
             number, allowance = picked
             pump = self.pumps[number]

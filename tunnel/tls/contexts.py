@@ -36,12 +36,12 @@ from tunnel.tls.openssl import (
     NoProtocolError,
     TlsConnection,
     WantRead,
+    enable_keylog,
     explain,
     is_alert,
     limit_groups,
-    log_secrets,
 )
-from tunnel.tls.rejections import MOST_NAME, verdict
+from tunnel.tls.rejections import MOST_NAME, explain_rejection
 from tunnel.tls.tls_files import KeyPair, TlsFiles, read_pair
 from tunnel.tls.trust import Chain, Trust
 from tunnel.wire.text import quoted
@@ -191,7 +191,7 @@ def handshake_fault(
     after that side's handshake is over: then the error comes with the first read.
     """
     if isinstance(error, CertificateRejectedError):
-        return IdentityError(verdict(error, files, "the peer's", dialing=not dialing))
+        return IdentityError(explain_rejection(error, files, "the peer's", dialing=not dialing))
     if isinstance(error, NoProtocolError):
         return foreign(error.offered)
     reason = explain(error)
@@ -211,7 +211,7 @@ def _context(trust: Trust, pair: KeyPair, kernel: Collection[str]) -> SSL.Contex
     context.set_alpn_protos([ALPN.encode()])
     context.set_alpn_select_callback(_choose)
     limit_groups(context)
-    log_secrets(context)
+    enable_keylog(context)
     if kernel:
         context.set_tls13_ciphersuites(":".join(kernel).encode())
     store = context.get_cert_store()
@@ -282,7 +282,7 @@ def _prove(server: SSL.Context, client: SSL.Context, files: TlsFiles) -> tuple[C
 
 def _unfit(error: CertificateRejectedError, files: TlsFiles, *, dialing: bool) -> CertificateError:
     """Say what one of our own certificates lacks; the end that it was shown to has refused it."""
-    fault = verdict(error, files, "", dialing=dialing)
+    fault = explain_rejection(error, files, "", dialing=dialing)
     sibling, cert = files.client_sibling(), files.dialing()[0]
     if dialing and error.depth == 0 and sibling not in {None, cert}:
         fault = f"{fault}, or put one at {sibling}"

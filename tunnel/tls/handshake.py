@@ -37,7 +37,7 @@ from tunnel.tls.openssl import (
     WantRead,
     explain,
 )
-from tunnel.tls.verified_chains import Proof
+from tunnel.tls.verified_chains import VerifiedChains
 from tunnel.units import KIB
 
 TIMEOUT = 10.0
@@ -56,7 +56,7 @@ _HUNG_UP = "the peer closed the connection in the TLS handshake"
 
 async def handshake(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[Keys, Proof]:
+) -> tuple[Keys, VerifiedChains]:
     """Shake hands on a non-blocking ``sock``; return what to go on with, and who of ``expected`` is the peer.
 
     ``sock`` stays the caller's, to be closed if this does not return. Raises LaneError, or its IdentityError
@@ -69,7 +69,7 @@ async def handshake(
 
 async def _shake_hands(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
-) -> tuple[_ByRecords, Proof]:
+) -> tuple[_ByRecords, VerifiedChains]:
     """Shake hands for a bounded time; put into words why that failed."""
     records = _ByRecords(
         TlsConnection(contexts.client if dialing else contexts.server, dialing=dialing),
@@ -91,7 +91,7 @@ async def _shake_hands(
         records.refuse()
         raise
     ours, theirs = contexts.own_chain(dialing=dialing), records.tls.verified_chain
-    return records, Proof(peer, contexts.trust, theirs, ours, dialing)
+    return records, VerifiedChains(peer, contexts.trust, theirs, ours, dialing)
 
 
 def _stalled(sock: socket.socket, *, heard: bool) -> LaneStalled:

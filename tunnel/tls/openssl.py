@@ -1,7 +1,7 @@
 """The handshakes of lanes, by pyOpenSSL: on the OpenSSL that ``cryptography`` brings, not on Python's.
 
-Certificates and files are looked at in ``tls`` and ``keyfiles``; here is what one connection does, all of it
-in memory: whoever owns the socket moves the bytes. What follows the handshake is not OpenSSL's: see
+Certificates and files are looked at in ``contexts`` and ``tls_files``; here is what one connection does, all
+of it in memory: whoever owns the socket moves the bytes. What follows the handshake is not OpenSSL's: see
 ``record_layer``.
 
 The functions that set up a context, ``set_purpose`` and the words of a VerificationError are what is used
@@ -90,7 +90,7 @@ def limit_groups(context: SSL.Context) -> None:
         _lib.ERR_clear_error()
 
 
-def log_secrets(context: SSL.Context) -> None:
+def enable_keylog(context: SSL.Context) -> None:
     """Let connections of ``context`` keep their ``secrets``: records are made without OpenSSL."""
     context.set_keylog_callback(_keep_secret)
 

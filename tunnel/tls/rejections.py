@@ -95,7 +95,7 @@ _WORDS: dict[int, str] = {
 }
 
 
-def verdict(
+def explain_rejection(
     fault: CertificateRejectedError, files: TlsFiles, whose: str, *, dialing: bool, clock: Clock = now
 ) -> str:
     """Say what is wrong with which certificate: "the peer's certificate has expired: …".

@@ -2,7 +2,7 @@
 
 OpenSSL reports most faults of a file as "PEM lib", and asks for a passphrase on the terminal. So each file is
 looked at first, with Python's ``ssl``, which tells more about files; nothing is ever sent with it. What only
-a verification can find out, ``verdicts`` puts into words.
+a verification can find out, ``rejections`` puts into words.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from datetime import datetime
 
 from tunnel.tls.expiry import Expiry
 from tunnel.tls.openssl import CertificateRejectedError
-from tunnel.tls.rejections import name_of, verdict
+from tunnel.tls.rejections import explain_rejection, name_of
 from tunnel.tls.trust import Chain, Trust
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class VerifiedChains:
     """``peer`` is the name that was proven; ``dialing`` says that this end dialled.
 
     ``theirs`` was verified by ``trust``; ``ours`` is what the peer was shown.
@@ -51,5 +51,7 @@ class Proof:
             try:
                 trust.judge(chain, moment, dialing=dialing)
             except CertificateRejectedError as fault:
-                return verdict(fault, trust.files, f"{whose}'s", dialing=dialing, clock=lambda: moment)
+                return explain_rejection(
+                    fault, trust.files, f"{whose}'s", dialing=dialing, clock=lambda: moment
+                )
         return ""

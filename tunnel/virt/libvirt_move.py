@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from tunnel.errors import HypervisorError, TunnelError, UnreachableError
+from tunnel.virt.guest_location import Side, Where, judge
 from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
 from tunnel.virt.libvirt_request import Request, flags, parameters
 from tunnel.virt.move import PERIOD, MoveSummary
 from tunnel.virt.progress import Progress, of_libvirt
-from tunnel.virt.where import Side, Where, judge
 
 STANDSTILL = 20.0
 """Seconds without a change on either side after which a post-copy that libvirt gave up has really ended.

@@ -1,6 +1,6 @@
 """One migration from its start to its end, whoever does it: followed, held to its timeout, aborted in order.
 
-A ``Move`` is what libvirt and QEMU's monitor have in common. The ``Conductor`` watches one: it reports
+A ``Move`` is what libvirt and QEMU's monitor have in common. The ``MigrationRunner`` watches one: it reports
 progress, acts when time is up, and turns an interruption into an abort that has been seen to work.
 """
 
@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from tunnel.errors import HypervisorError, TunnelError
+from tunnel.virt.guest_location import FINAL, Where
 from tunnel.virt.polling import until
 from tunnel.virt.progress import Progress
-from tunnel.virt.where import FINAL, Where
 
 PERIOD = 0.25
 """Seconds between two looks at a migration."""
@@ -88,7 +88,7 @@ class MoveHandler(Protocol):
         """Take something that the operator should know."""
 
 
-class Conductor:
+class MigrationRunner:
     """Runs one ``move``. ``timeout`` in seconds, None = no limit."""
 
     def __init__(

@@ -14,11 +14,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from tunnel.errors import HypervisorError, MigrationError
-from tunnel.virt.looks import phase_of, whereabouts
+from tunnel.virt.guest_location import sentence
+from tunnel.virt.location_probe import phase_of, whereabouts
 from tunnel.virt.polling import until
 from tunnel.virt.qmp import Monitor, MonitorLost
 from tunnel.virt.qmp_sample import QemuPhase, Sample, sample_of
-from tunnel.virt.where import sentence
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener

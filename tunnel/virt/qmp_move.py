@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tunnel.errors import HypervisorError, UsageError
-from tunnel.virt.looks import HasEnded, look_at_destination, look_at_source, phase_of
+from tunnel.virt.guest_location import Where, judge
+from tunnel.virt.location_probe import HasEnded, look_at_destination, look_at_source, phase_of
 from tunnel.virt.move import MoveSummary
 from tunnel.virt.progress import Progress, of_qemu
 from tunnel.virt.qmp import Monitor
 from tunnel.virt.qmp_migration import QmpOptions, transfer
 from tunnel.virt.qmp_sample import Sample
-from tunnel.virt.where import Where, judge
 
 _LONGEST_DOWNTIME = 2_000_000  # milliseconds, QEMU's own limit
 

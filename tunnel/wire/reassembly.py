@@ -38,7 +38,7 @@ class _Page:
         return memoryview(self._data)[at : at + count].tobytes()
 
 
-class Assembly:
+class ReassemblyBuffer:
     """One stream's incoming direction. ``received`` counts the bytes that came without a gap."""
 
     def __init__(self) -> None:

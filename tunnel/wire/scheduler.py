@@ -21,21 +21,21 @@ from tunnel.units import KIB, MIB
 HEAD_START = 64 * KIB
 """Bytes that a stream which was idle may send before those that were not: some pages, or an RPC call."""
 
-TURN = 1 * MIB
+QUANTUM = 1 * MIB
 """Bytes that leave before the owner's loop serves others."""
 
-LONG_TURN = 4 * MIB
+LONG_QUANTUM = 4 * MIB
 """The same where somebody moves payload who prefers long turns."""
 
-SHORT_TURN = 256 * KIB
+SMALL_QUANTUM = 256 * KIB
 """The same while a sparse stream is about: smaller turns cost more for each byte."""
 
 CHANNELS = 8
 """Streams that one guest may send in bulk, such as multifd's, whose main channel is sparse. Beside no more of
-them who prefers long turns has ``TURN``, which takes less than a millisecond there; beside more, short ones.
+them a lane that prefers long turns gets ``QUANTUM``, which takes less than a millisecond; beside more, less.
 """
 
-ABOUT = 64 * MIB
+SPARSE_HORIZON = 64 * MIB
 """Bytes of others that leave until a sparse stream is thought to be gone: tens of milliseconds."""
 
 
@@ -43,7 +43,7 @@ class Scheduler:
     """The streams that have something to send."""
 
     def __init__(self) -> None:
-        self.turn = TURN
+        self.turn = QUANTUM
         self._about = 0  # bytes that are to leave in short turns
         self._now = 0  # virtual time: bytes of one fair share
         self._tags: dict[int, int] = {}
@@ -83,14 +83,14 @@ class Scheduler:
     def long_turn(self) -> int:
         """As ``turn``, for who prefers long ones."""
         if not self._about:
-            return LONG_TURN
-        return TURN if len(self._order) <= CHANNELS else SHORT_TURN
+            return LONG_QUANTUM
+        return QUANTUM if len(self._order) <= CHANNELS else SMALL_QUANTUM
 
     def share(self, stream: int, allowance: int) -> int:
         """Return how many bytes of its ``allowance`` the stream whose turn it is may send in that turn."""
         if self._tags[stream] < self._now:
             return min(allowance, HEAD_START)
-        return min(allowance, TURN) if len(self._order) > 1 else allowance
+        return min(allowance, QUANTUM) if len(self._order) > 1 else allowance
 
     def sent(self, stream: int, count: int) -> None:
         """``count`` bytes of ``stream`` left."""
@@ -100,8 +100,8 @@ class Scheduler:
             del order[bisect_left(order, (self._tags[stream], stream))]
             insort(order, (tag, stream))
         self._tags[stream] = tag
-        self._about = ABOUT if tag < self._now else max(0, self._about - count)
-        self.turn = SHORT_TURN if self._about else TURN
+        self._about = SPARSE_HORIZON if tag < self._now else max(0, self._about - count)
+        self.turn = SMALL_QUANTUM if self._about else QUANTUM
 
     def _due(self, stream: int) -> int:
         return max(self._now - HEAD_START, self._tags.get(stream, -HEAD_START))

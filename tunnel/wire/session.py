@@ -1,7 +1,7 @@
 """A session: everything that two hosts say to each other, over one lane or several, without I/O.
 
 The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on what
-comes back; it asks ``control``, ``replay`` and ``pick`` + ``send`` what a lane is to send next, in that order.
+comes back; ``control``, ``replay`` and ``pick`` + ``send`` say what a lane is to send next, in that order.
 It raises ProtocolError when the peer is at fault (send GOAWAY, drop the session), MisuseError when we are.
 
 A lane has a number, its *epoch*, never used again. When one is lost, the initiator sends ``resume``; the side
@@ -49,11 +49,11 @@ from tunnel.wire.frames import (
 )
 from tunnel.wire.payload import Outgoing, Payload, Piece
 from tunnel.wire.probes import Probes
-from tunnel.wire.senders import Senders
+from tunnel.wire.send_queue import SendQueue
 from tunnel.wire.states import Call, Input, Receiving, SendState, StreamPhase
 from tunnel.wire.stream import Stream
-from tunnel.wire.stream_limit import Places
-from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Budget
+from tunnel.wire.stream_limit import StreamLimit
+from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, MemoryBudget
 
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
 
@@ -85,13 +85,13 @@ class Session:
         self.id = session
         self.initiator = initiator
         self.round_trip = 0.0  # seconds; the owner keeps it up to date
-        self.places = Places(peer.streams, settings.limits.streams)
+        self.places = StreamLimit(peer.streams, settings.limits.streams)
         self._settings = settings
-        self._budget = Budget(settings.memory)
+        self._budget = MemoryBudget(settings.memory)
         self._control = ControlChannel(settings.limits.control, peer.control)
         self.probes = Probes(self._control, features)
         self._streams: dict[int, Stream] = {}
-        self._senders = Senders(settings.memory, self._streams)
+        self._senders = SendQueue(settings.memory, self._streams)
         self._credits = Credits()
         self._again: dict[int, None] = {}  # streams that have something to replay
         self._picked = 0, 0  # what ``pick`` said last: stream, bytes

@@ -11,7 +11,7 @@ from tunnel.wire.codec import data_header
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.frames import Position
 from tunnel.wire.payload import Outgoing, Payload, Piece
-from tunnel.wire.reassembly import Assembly
+from tunnel.wire.reassembly import ReassemblyBuffer
 from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Receiving, SendState, StreamPhase, step
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
@@ -49,7 +49,7 @@ class Stream:
         self.into = ReceiveWindow(window)
         self.asking = False  # we asked the peer for credit, and it told us nothing new since
         self._final: int | None = None
-        self._assembly = Assembly()
+        self._assembly = ReassemblyBuffer()
         self._kept: deque[SentChunk] = deque()
         self._again: deque[SentChunk] = deque()
         self._peer_received = 0
@@ -159,7 +159,7 @@ class Stream:
     # What we receive.
 
     def arrived(self, offset: int, payload: Payload) -> list[Piece]:
-        """Take DATA in; what is to be delivered now, in order. Raises ProtocolError. See ``Assembly``."""
+        """Take DATA in; return what is to be delivered now, in order. Raises ProtocolError."""
         if (
             self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY
         ):  # else the tables stay put

@@ -7,7 +7,7 @@ from tunnel.wire.codec import MAX_STREAMS
 from tunnel.wire.codes import Code
 
 
-class Places:
+class StreamLimit:
     """Of one session. ``allowed`` is what the peer allows us, ``granted`` what we allow the peer."""
 
     def __init__(self, allowed: int, granted: int) -> None:

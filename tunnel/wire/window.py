@@ -30,7 +30,7 @@ STEP = 256 * KIB
 """What is told to a sender that asks: its memory, and not the window, bounds what it has under way."""
 
 
-class Budget:
+class MemoryBudget:
     """The bytes that all windows of one link may promise together, beside a floor for each."""
 
     def __init__(self, total: int) -> None:

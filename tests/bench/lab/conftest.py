@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab import lab, module_lab
-from tunnel.bench.lab.plan import LabHostPlan, plan
+from tunnel.bench.lab.host_plan import LabHostPlan, plan
 
 __all__ = ["lab", "module_lab"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from tunnel.bench.lab.configs import CONTROL, MIGRATION_PORTS, LabConfig, LabIngress, LabPeer
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 
 
 def test_a_config_says_what_it_was_given(plans: tuple[LabHostPlan, LabHostPlan]) -> None:

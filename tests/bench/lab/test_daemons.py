@@ -15,8 +15,8 @@ from tests.bench.lab.test_programs import HERE
 from tunnel.bench.lab import daemons
 from tunnel.bench.lab.configs import LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.daemons import CONFIG, Daemon
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import UnreachableError

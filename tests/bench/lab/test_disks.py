@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench.lab.disks import IMAGES, Disk, Volume
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import VerificationError
 from tunnel.units import MIB

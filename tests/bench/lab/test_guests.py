@@ -13,8 +13,8 @@ from tests.bench.lab.test_programs import HERE
 from tunnel.bench.lab.disks import IMAGES, Disk
 from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.errors import VerificationError

@@ -13,8 +13,8 @@ from tests.bench.lab.test_programs import Nowhere
 from tests.support.lab import Listener, reaches
 from tunnel.bench.lab import layout, programs
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import LabError, until
 from tunnel.units import MIB

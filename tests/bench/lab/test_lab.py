@@ -13,8 +13,8 @@ from tests.support.lab import open_directory
 from tunnel.bench.lab.configs import LabConfig, LabIngress
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab, claim
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import UsageError
 from tunnel.proof.pattern_guest import Workload

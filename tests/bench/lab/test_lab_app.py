@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab import open_directory
-from tunnel.bench.lab import keeper, lab_app
-from tunnel.bench.lab.plan import plan
+from tunnel.bench.lab import background, lab_app
+from tunnel.bench.lab.host_plan import plan
 from tunnel.errors import UsageError
 
 LAB = (sys.executable, "-m", "tunnel.bench.lab")
@@ -30,7 +30,7 @@ def test_what_to_type_next_names_this_lab(tmp: Path) -> None:
 
 
 def test_a_host_that_is_none_is_refused(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "kept", lambda directory: keeper.BackgroundLab(1, {"A": 2, "B": 3}))
+    monkeypatch.setattr(background, "kept", lambda directory: background.BackgroundLab(1, {"A": 2, "B": 3}))
     with pytest.raises(UsageError, match="the lab's hosts are A and B, not 'C'"):
         lab_app.shell("C", tmp)
 
@@ -39,7 +39,7 @@ def test_a_host_that_is_none_is_refused(tmp: Path, monkeypatch: pytest.MonkeyPat
 def test_a_shell_enters_the_namespaces_of_its_host(
     tmp: Path, monkeypatch: pytest.MonkeyPatch, host: str, pid: int
 ) -> None:
-    monkeypatch.setattr(keeper, "kept", lambda directory: keeper.BackgroundLab(1, {"A": 2, "B": 3}))
+    monkeypatch.setattr(background, "kept", lambda directory: background.BackgroundLab(1, {"A": 2, "B": 3}))
     asked: list[list[str]] = []
     monkeypatch.setattr("os.execve", lambda program, argv, env: asked.append(argv))
     lab_app.shell(host, tmp)
@@ -51,7 +51,7 @@ def place() -> Iterator[Path]:
     """Where a lab may be; none is there any more afterwards."""
     with open_directory() as home:
         yield home / "lab"
-        keeper.stop(home / "lab")
+        background.stop(home / "lab")
 
 
 @pytest.mark.root

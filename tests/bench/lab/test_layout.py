@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench.lab import layout
-from tunnel.bench.lab.plan import LabHostPlan
+from tunnel.bench.lab.host_plan import LabHostPlan
 
 
 @pytest.fixture

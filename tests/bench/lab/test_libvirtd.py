@@ -7,9 +7,9 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.libvirtd import Libvirtd
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import LabError
 

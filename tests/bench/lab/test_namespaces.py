@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.namespaces import Namespaces, script
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError, until
 
 OWNER = """
@@ -22,7 +22,7 @@ import signal, sys
 from pathlib import Path
 from tunnel.bench.lab import layout
 from tunnel.bench.lab.namespaces import Namespaces
-from tunnel.bench.lab.plan import plan
+from tunnel.bench.lab.host_plan import plan
 plans = plan(Path(sys.argv[1]))
 layout.lay_out(plans[0], plans)
 namespaces = Namespaces(plans[0])

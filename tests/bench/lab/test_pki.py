@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tunnel.bench.lab import pki
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.certs.authority import Authority
 from tunnel.tls.contexts import TlsFiles, load
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.lab import Listener, reaches
 from tunnel.bench.lab import wires
+from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import LabHostPlan
 from tunnel.bench.lab.waiting import LabError, until
 
 CONGESTION_OF = """

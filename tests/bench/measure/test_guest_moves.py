@@ -12,8 +12,8 @@ import pytest
 
 from tests.bench.measure.test_guest_options import options
 from tests.support.lab import lab, module_lab
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.waiting import LabError
 from tunnel.bench.measure import guest_moves
 from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration, Setting

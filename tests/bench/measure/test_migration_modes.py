@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunnel.bench.lab.plan import PORT, plan
+from tunnel.bench.lab.host_plan import PORT, plan
 from tunnel.bench.measure.migration_modes import INGRESSES, MODES, MigrationMode, choose
 from tunnel.errors import UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.bench.measure.timeline import DESTINATION, SOURCE, Course
+from tunnel.bench.measure.timeline import DESTINATION, SOURCE, MigrationTimeline
 
 
 def event(name: str, seconds: float, **data: object) -> dict[str, object]:
@@ -35,7 +35,7 @@ POSTCOPY = [
 def test_a_course_is_over_when_the_guest_runs_and_is_whole(
     told: list[tuple[str, dict[str, object]]], seconds: float, downtime: float
 ) -> None:
-    course = Course()
+    course = MigrationTimeline()
     for side, what in told:
         assert not course.is_over
         assert course.seconds is None
@@ -47,7 +47,7 @@ def test_a_course_is_over_when_the_guest_runs_and_is_whole(
 
 
 def test_a_guest_that_was_held_before_has_not_stopped_for_this() -> None:
-    course = Course()
+    course = MigrationTimeline()
     course.note(SOURCE, event("STOP", 1.0))
     course.note(SOURCE, event("RESUME", 2.0))
     for side, what in PRECOPY:
@@ -56,7 +56,7 @@ def test_a_guest_that_was_held_before_has_not_stopped_for_this() -> None:
 
 
 def test_one_that_was_given_up_is_never_over() -> None:
-    course = Course()
+    course = MigrationTimeline()
     for side, what in PRECOPY[:5]:
         course.note(side, what)
     course.note(SOURCE, event("MIGRATION", 12.0, status="cancelled"))

@@ -9,13 +9,13 @@ import psutil
 import pytest
 
 from tests.support.waiting import until
-from tunnel.cli.demo.two_daemons import IngressKind, Route, Stage
+from tunnel.cli.demo.two_daemons import IngressKind, Route, TwoDaemons
 from tunnel.errors import TunnelError
 
 
 @pytest.mark.parametrize("kind", IngressKind)
 async def test_both_daemons_are_up_with_one_link(tmp: Path, kind: IngressKind) -> None:
-    async with await Stage.start(tmp, kind) as stage:
+    async with await TwoDaemons.start(tmp, kind) as stage:
         here, there = await asyncio.gather(stage.status("hosta"), stage.status("hostb"))
         assert [link["peer"] for link in here["links"]] == ["hostb"]
         assert [link["peer"] for link in there["links"]] == ["hosta"]
@@ -30,8 +30,8 @@ async def test_two_stages_stand_beside_each_other(tmp: Path) -> None:
     for name in ("one", "two"):
         (tmp / name).mkdir()
     async with (
-        await Stage.start(tmp / "one", IngressKind.TCP) as one,
-        await Stage.start(tmp / "two", IngressKind.TCP) as two,
+        await TwoDaemons.start(tmp / "one", IngressKind.TCP) as one,
+        await TwoDaemons.start(tmp / "two", IngressKind.TCP) as two,
     ):
         assert one.route != two.route
 
@@ -39,13 +39,13 @@ async def test_two_stages_stand_beside_each_other(tmp: Path) -> None:
 async def test_daemon_that_refuses_to_start_is_quoted(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Route, "through", lambda kind, directory: Route("udp:nonsense", "tcp:127.0.0.1:1"))
     with pytest.raises(TunnelError, match=r"(?s)daemon of hosta ended at its start:.*hosta: .*udp:nonsense"):
-        await Stage.start(tmp, IngressKind.TCP)
+        await TwoDaemons.start(tmp, IngressKind.TCP)
 
 
 async def test_cancelled_start_leaves_no_daemon(tmp: Path) -> None:
     us = psutil.Process()
     before = set(us.children())
-    start = asyncio.create_task(Stage.start(tmp, IngressKind.UNIX))
+    start = asyncio.create_task(TwoDaemons.start(tmp, IngressKind.UNIX))
     await until(lambda: set(us.children()) - before, "for a daemon to start")
     started = set(us.children()) - before
     start.cancel()

@@ -11,17 +11,17 @@ import pytest
 from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
 from tunnel.cli.main import main
 from tunnel.cli.migrate import command as module
-from tunnel.cli.migrate.order import Order
-from tunnel.cli.migrate.output import Announcer, ForPeople, ForPrograms
+from tunnel.cli.migrate.order import MigrateArguments
+from tunnel.cli.migrate.output import Announcer, HumanOutput, JsonOutput
 from tunnel.cli.migrate.run import MigrationRun
 from tunnel.daemon.config import load
 from tunnel.errors import ConfigError
 from tunnel.units import MIB
+from tunnel.virt.guest_location import Where
 from tunnel.virt.libvirt_request import Storage
 from tunnel.virt.move import Action
-from tunnel.virt.where import Where
 
-Called = list[tuple[Order, Announcer]]
+Called = list[tuple[MigrateArguments, Announcer]]
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def migrate(config: Path, *arguments: str) -> int:
 def test_the_least(config: Path, called: Called) -> None:
     assert migrate(config, "web1", "HOSTB") == 0
     ((order, announcer),) = called
-    assert order == Order(load(config), "web1", "hostb")
-    assert isinstance(announcer, ForPeople)
+    assert order == MigrateArguments(load(config), "web1", "hostb")
+    assert isinstance(announcer, HumanOutput)
 
 
 def test_every_option_for_libvirt_reaches_the_order(config: Path, called: Called) -> None:
@@ -58,7 +58,7 @@ def test_every_option_for_libvirt_reaches_the_order(config: Path, called: Called
     )
     assert migrate(config, "web1", "hostb", *text.split()) == 0
     ((order, announcer),) = called
-    assert order == Order(
+    assert order == MigrateArguments(
         load(config),
         "web1",
         "hostb",
@@ -78,7 +78,7 @@ def test_every_option_for_libvirt_reaches_the_order(config: Path, called: Called
         desturi="test:///b",
         tls_destination="hostb.lab",
     )
-    assert isinstance(announcer, ForPrograms)
+    assert isinstance(announcer, JsonOutput)
 
 
 def test_every_option_for_qemu_reaches_the_order(config: Path, called: Called) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import until
 from tunnel.cli.migrate import link_monitor as module
-from tunnel.cli.migrate.link_monitor import TunnelWatch, is_absence, is_refusal, rate_between
+from tunnel.cli.migrate.link_monitor import LinkMonitor, is_absence, is_refusal, rate_between
 from tunnel.errors import UnreachableError, UsageError
 
 OLD = {"at": "1", "what": "lane lost", "reason": "old"}
@@ -68,7 +68,7 @@ def test_rate_is_unknown_at_first_and_after_a_change_of_lanes(
 
 
 async def test_daemon_says_when_it_is_stopping(daemon: Daemon) -> None:
-    tunnel = TunnelWatch(Path("/control"), "hostb")
+    tunnel = LinkMonitor(Path("/control"), "hostb")
     assert await tunnel.draining() is False
     daemon.stopping = True
     assert await tunnel.draining() is True
@@ -78,7 +78,7 @@ async def test_daemon_says_when_it_is_stopping(daemon: Daemon) -> None:
 
 
 async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> None:
-    tunnel = TunnelWatch(Path("/control"), "hostb")
+    tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         await until(lambda: tunnel.rate)
         daemon.gone = True
@@ -86,7 +86,7 @@ async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> No
 
 
 async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
-    tunnel = TunnelWatch(Path("/control"), "hostb")
+    tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         daemon.gone = True
         what = "the daemon of this host does not answer"
@@ -97,7 +97,7 @@ async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
 
 
 async def test_link_has_held_if_it_is_the_same_and_was_never_down(daemon: Daemon) -> None:
-    tunnel = TunnelWatch(Path("/control"), "hostb")
+    tunnel = LinkMonitor(Path("/control"), "hostb")
     assert not await tunnel.held(), "nobody has watched"
     async with tunnel.watching():
         assert await tunnel.held()
@@ -113,11 +113,11 @@ async def test_link_has_held_if_it_is_the_same_and_was_never_down(daemon: Daemon
 
 
 async def test_there_is_no_news_before_it_is_watched_for(daemon: Daemon) -> None:
-    assert await TunnelWatch(Path("/control"), "hostb").news() == []
+    assert await LinkMonitor(Path("/control"), "hostb").news() == []
 
 
 async def test_news_is_what_came_since(daemon: Daemon) -> None:
-    tunnel = TunnelWatch(Path("/control"), "hostb")
+    tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         assert await tunnel.news() == []
         daemon.link["incidents"] = [OLD, NEW]
@@ -126,16 +126,16 @@ async def test_news_is_what_came_since(daemon: Daemon) -> None:
 
 async def test_peer_that_the_daemon_does_not_know_is_a_usage_error(daemon: Daemon) -> None:
     with pytest.raises(UsageError, match="does not know hostc: restart it with this file"):
-        await TunnelWatch(Path("/control"), "hostc").link()
+        await LinkMonitor(Path("/control"), "hostc").link()
 
 
 async def test_peer_is_asked_by_the_daemon(daemon: Daemon) -> None:
-    answers = await TunnelWatch(Path("/control"), "hostb").probe(("tcp:127.0.0.1:1",))
+    answers = await LinkMonitor(Path("/control"), "hostb").probe(("tcp:127.0.0.1:1",))
     assert answers == [{"target": "tcp:127.0.0.1:1", "peer": "hostb"}]
 
 
 async def test_a_record_is_one_line_and_needs_no_daemon(daemon: Daemon) -> None:
-    tunnel = TunnelWatch(Path("/control"), "hostb")
+    tunnel = LinkMonitor(Path("/control"), "hostb")
     await tunnel.record("failed: no\nnext\tline")
     assert daemon.records == [("hostb", "failed: no next line")]
     daemon.gone = True
@@ -146,7 +146,7 @@ async def test_a_record_is_one_line_and_needs_no_daemon(daemon: Daemon) -> None:
 async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:
     daemon.gone = True
     with pytest.raises(UnreachableError):
-        await TunnelWatch(Path("/control"), "hostb").link()
+        await LinkMonitor(Path("/control"), "hostb").link()
 
 
 def test_refusals_are_told_from_losses() -> None:

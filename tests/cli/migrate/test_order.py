@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.configs import HOST, PEER, TLS, write_config
-from tunnel.cli.migrate.order import Order
+from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.daemon.config import load
 from tunnel.errors import UsageError
 from tunnel.virt.libvirt_request import Storage
@@ -16,16 +16,16 @@ from tunnel.virt.move import Action
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Order:
+def order(tmp_path: Path) -> MigrateArguments:
     """The least: through libvirt."""
-    return Order(load(write_config(tmp_path, HOST, TLS, PEER)), "web1", "hostb")
+    return MigrateArguments(load(write_config(tmp_path, HOST, TLS, PEER)), "web1", "hostb")
 
 
-def change(order: Order, **changes: object) -> Order:
+def change(order: MigrateArguments, **changes: object) -> MigrateArguments:
     return dataclasses.replace(order, **changes)  # type: ignore[arg-type]  # fields of several types
 
 
-def test_the_least_is_fine_both_ways(order: Order) -> None:
+def test_the_least_is_fine_both_ways(order: MigrateArguments) -> None:
     order.check()
     change(order, qmp=Path("/run/web1.qmp"), guest=None).check()
 
@@ -42,7 +42,7 @@ def test_the_least_is_fine_both_ways(order: Order) -> None:
         ({"timeout_action": Action.ABORT}, "needs --timeout"),
     ],
 )
-def test_through_libvirt(order: Order, changes: dict[str, object], complaint: str) -> None:
+def test_through_libvirt(order: MigrateArguments, changes: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         change(order, **changes).check()
 
@@ -62,7 +62,7 @@ def test_through_libvirt(order: Order, changes: dict[str, object], complaint: st
         ({"postcopy": True, "return_path": False}, "needs the return path"),
     ],
 )
-def test_without_libvirt(order: Order, changes: dict[str, object], complaint: str) -> None:
+def test_without_libvirt(order: MigrateArguments, changes: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         change(order, qmp=Path("/run/web1.qmp"), **changes).check()
 
@@ -78,17 +78,19 @@ def test_without_libvirt(order: Order, changes: dict[str, object], complaint: st
         ({"qmp": Path("/run/web1.qmp"), "postcopy": True, "postcopy_preempt": True}, 0, 2),
     ],
 )
-def test_streams_that_it_opens(order: Order, changes: dict[str, object], disks: int, streams: int) -> None:
+def test_streams_that_it_opens(
+    order: MigrateArguments, changes: dict[str, object], disks: int, streams: int
+) -> None:
     assert change(order, **changes).streams(disks) == streams
 
 
-def test_switch_comes_late_only_if_time_decides_it(order: Order) -> None:
+def test_switch_comes_late_only_if_time_decides_it(order: MigrateArguments) -> None:
     late = change(order, postcopy=True, timeout=5.0, timeout_action=Action.POSTCOPY)
     late.check()
     assert late.switch_later
     assert not change(order, postcopy=True, timeout=5.0).switch_later
 
 
-def test_guest_without_a_name_is_called_by_its_socket(order: Order) -> None:
+def test_guest_without_a_name_is_called_by_its_socket(order: MigrateArguments) -> None:
     assert order.label == "web1"
     assert change(order, guest=None, qmp=Path("/run/db.qmp")).label == "db"

@@ -10,21 +10,21 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from tunnel.cli.migrate.output import ForPeople, ForPrograms, describe
-from tunnel.cli.migrate.readiness import Finding
+from tunnel.cli.migrate.output import HumanOutput, JsonOutput, describe
+from tunnel.cli.migrate.readiness import CheckResult
 from tunnel.errors import UnreachableError
 from tunnel.units import MIB
+from tunnel.virt.guest_location import Where
 from tunnel.virt.move import MoveSummary
 from tunnel.virt.progress import Progress
-from tunnel.virt.where import Where
 
 STANDING = Progress("active", 1.0, 1024 * MIB, 300 * MIB, 256 * MIB, 32 * MIB, 2, 200 * MIB, 0.25)
 SUMMARY = MoveSummary(2.5, 0.04, 300 * MIB, 2, postcopied=True)
 
 
 def test_programs_get_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    announcer = ForPrograms()
-    announcer.check(Finding("link", "up"))
+    announcer = JsonOutput()
+    announcer.check(CheckResult("link", "up"))
     with announcer.moving("web1", "tcp://127.0.1.2", lambda: 1000.4):
         announcer.progress(STANDING)
         announcer.notice("aborting")
@@ -52,8 +52,8 @@ def test_programs_get_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_people_get_steps_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     written = io.StringIO()
-    announcer = ForPeople(Console(file=written, force_terminal=False))
-    announcer.check(Finding("link", "up"))
+    announcer = HumanOutput(Console(file=written, force_terminal=False))
+    announcer.check(CheckResult("link", "up"))
     announcer.progress(STANDING)  # nothing moves yet
     with announcer.moving("web1", "tcp://127.0.1.2", lambda: None):
         announcer.progress(STANDING)
@@ -74,7 +74,7 @@ def test_people_on_a_terminal_see_where_it_stands() -> None:
     console = Console(
         file=written, force_terminal=True, width=200, color_system=None, _environ={"TERM": "xterm"}
     )
-    announcer = ForPeople(console)
+    announcer = HumanOutput(console)
     with announcer.moving("web1", "tcp://127.0.1.2", lambda: 180.0 * MIB):
         announcer.progress(STANDING)
     shown = written.getvalue()

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from tunnel.cli.migrate.link_monitor import TunnelWatch
+from tunnel.cli.migrate.link_monitor import LinkMonitor
 from tunnel.cli.migrate.readiness import (
-    Finding,
+    CheckResult,
     check_callers,
     check_guest,
     check_hosts,
@@ -50,8 +50,8 @@ class Links:
         return self._links.pop(0) if len(self._links) > 1 else self._links[0]
 
 
-def tunnel(*links: dict[str, Any]) -> TunnelWatch:
-    return cast("TunnelWatch", Links(*links))
+def tunnel(*links: dict[str, Any]) -> LinkMonitor:
+    return cast("LinkMonitor", Links(*links))
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ async def host() -> AsyncIterator[LibvirtHost]:
 
 async def test_link_that_is_up_names_its_lane() -> None:
     found = await check_link(tunnel(UP))
-    assert found == Finding("link", "hostb at 192.0.2.2:16515, userspace lane, TLS_AES_256_GCM_SHA384")
+    assert found == CheckResult("link", "hostb at 192.0.2.2:16515, userspace lane, TLS_AES_256_GCM_SHA384")
 
 
 async def test_daemon_that_is_stopping_is_said_to_be() -> None:
     links = Links(UP)
     links.stopping = True
     with pytest.raises(UnreachableError, match=r"^this host is stopping: its daemon takes no new streams"):
-        await check_link(cast("TunnelWatch", links))
+        await check_link(cast("LinkMonitor", links))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_link_that_nothing_is_known_about_in_time() -> None:
             return UP
 
     with pytest.raises(UnreachableError, match="unknown: the daemon has not answered"):
-        await check_link(cast("TunnelWatch", Silent()), within=0.02)
+        await check_link(cast("LinkMonitor", Silent()), within=0.02)
 
 
 class Asked:
@@ -131,12 +131,12 @@ PORTS = [TcpAddress("127.0.0.1", port) for port in range(49152, 49156)]
 
 
 async def test_targets_that_are_allowed_are_named() -> None:
-    found = await check_targets(cast("TunnelWatch", Asked("admitted")), "hosta", PORTS)
-    assert found == Finding("targets", "hostb allows tcp:127.0.0.1:49152-49155")
+    found = await check_targets(cast("LinkMonitor", Asked("admitted")), "hosta", PORTS)
+    assert found == CheckResult("targets", "hostb allows tcp:127.0.0.1:49152-49155")
 
 
 async def test_target_that_is_not_allowed_is_told_with_what_to_write() -> None:
-    asked = cast("TunnelWatch", Asked("refused", "TARGET_FORBIDDEN", but=49153))
+    asked = cast("LinkMonitor", Asked("refused", "TARGET_FORBIDDEN", but=49153))
     with pytest.raises(RefusedError) as caught:
         await check_targets(asked, "hosta", PORTS)
     assert str(caught.value) == (
@@ -148,22 +148,22 @@ async def test_target_that_is_not_allowed_is_told_with_what_to_write() -> None:
 
 async def test_peer_that_refuses_for_another_reason_is_believed() -> None:
     with pytest.raises(RefusedError, match=r"reach tcp:127\.0\.0\.1:49152-49155: not in the list$"):
-        await check_targets(cast("TunnelWatch", Asked("refused", "INTERNAL")), "hosta", PORTS)
+        await check_targets(cast("LinkMonitor", Asked("refused", "INTERNAL")), "hosta", PORTS)
 
 
 async def test_peer_that_is_stopping_is_said_to_be() -> None:
     with pytest.raises(UnreachableError, match=r"^hostb is stopping: its daemon takes no new streams"):
-        await check_targets(cast("TunnelWatch", Asked("refused", "DRAINING")), "hosta", PORTS)
+        await check_targets(cast("LinkMonitor", Asked("refused", "DRAINING")), "hosta", PORTS)
 
 
 async def test_peer_that_cannot_be_asked_is_no_hindrance() -> None:
-    found = await check_targets(cast("TunnelWatch", Asked("not asked")), "hosta", PORTS)
+    found = await check_targets(cast("LinkMonitor", Asked("not asked")), "hosta", PORTS)
     assert found.detail == "not asked: hostb runs an older version, which cannot be asked"
 
 
 async def test_room_for_all_streams_is_fine() -> None:
     found = await check_streams(tunnel({**UP, "streams_vacant": 257}), 257, 255)
-    assert found == Finding("streams", "257 needed, 257 free")
+    assert found == CheckResult("streams", "257 needed, 257 free")
 
 
 @pytest.mark.parametrize(
@@ -207,13 +207,13 @@ async def test_same_host_is_refused() -> None:
 @pytest.mark.parametrize(("here", "there"), [("1", "2"), (None, None)])
 async def test_two_hosts_are_fine(here: str | None, there: str | None) -> None:
     found = await check_hosts(twin("x:///a", here), twin("x:///b", there))
-    assert found == Finding("libvirt", "a (x:///a) to b (x:///b)")
+    assert found == CheckResult("libvirt", "a (x:///a) to b (x:///b)")
 
 
 async def test_guest_that_runs_is_fine(host: LibvirtHost) -> None:
     guest, found = await check_guest(host, "test")
     assert guest.name == "test"
-    assert found == Finding("guest", "test is running")
+    assert found == CheckResult("guest", "test is running")
 
 
 async def test_disks_of_a_guest_are_counted(host: LibvirtHost) -> None:
@@ -290,14 +290,14 @@ class FarHost:
         return next((each for each in self._guests if each.uuid == uuid), None)
 
 
-async def free(*there: FakeGuest) -> Finding:
+async def free(*there: FakeGuest) -> CheckResult:
     return await check_name_free(
         cast("LibvirtGuest", FakeGuest("web1", "u-1")), cast("LibvirtHost", FarHost(*there))
     )
 
 
 async def test_name_that_is_free_is_fine() -> None:
-    assert await free(FakeGuest("web2", "u-2")) == Finding("destination", "web1 does not run there")
+    assert await free(FakeGuest("web2", "u-2")) == CheckResult("destination", "web1 does not run there")
     assert (await free(FakeGuest("web1", "u-1", State.OFF))).detail == "web1 is shut off there"
     assert (await free(FakeGuest("web1", "u-1", State.SAVED))).detail == "web1 is saved there"
 

@@ -15,16 +15,16 @@ import pytest
 from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
 from tests.support.waiting import until
 from tunnel.cli.migrate import run as module
-from tunnel.cli.migrate.order import Order
-from tunnel.cli.migrate.output import ForPrograms
+from tunnel.cli.migrate.order import MigrateArguments
+from tunnel.cli.migrate.output import JsonOutput
 from tunnel.cli.migrate.run import MigrationRun, qemu_options
 from tunnel.daemon.config import load
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
+from tunnel.virt.guest_location import Where
 from tunnel.virt.libvirt_move import LibvirtMove
 from tunnel.virt.move import Action, MoveSummary, settled
 from tunnel.virt.progress import Progress
 from tunnel.virt.qmp_migration import Mode
-from tunnel.virt.where import Where
 
 REFUSED = {"what": "stream refused by the peer", "reason": "tcp:127.0.0.1:49152 is not allowed"}
 ABSENT = {
@@ -95,8 +95,8 @@ class FakeTunnel:
 class Prepared(MigrationRun):
     """Whose move is given."""
 
-    def __init__(self, order: Order, move: FakeMove, tunnel: FakeTunnel) -> None:
-        super().__init__(order, ForPrograms())
+    def __init__(self, order: MigrateArguments, move: FakeMove, tunnel: FakeTunnel) -> None:
+        super().__init__(order, JsonOutput())
         self._tunnel = cast("Any", tunnel)
         self._move = move
         self.preparing = asyncio.Event()
@@ -110,8 +110,8 @@ class Prepared(MigrationRun):
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Order:
-    return Order(load(write_config(tmp_path, HOST, TLS, PEER, INGRESS)), "web1", "hostb")
+def order(tmp_path: Path) -> MigrateArguments:
+    return MigrateArguments(load(write_config(tmp_path, HOST, TLS, PEER, INGRESS)), "web1", "hostb")
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "settled", lambda move: settled(move, within=0.05))
 
 
-async def test_guest_that_arrived_is_announced(order: Order, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_guest_that_arrived_is_announced(
+    order: MigrateArguments, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert await Prepared(order, FakeMove(Where.DESTINATION, None), FakeTunnel()).run() is Where.DESTINATION
     said = capsys.readouterr().out
     assert "The guest runs at hostb, the destination, and nowhere else." in said
@@ -134,7 +136,9 @@ async def test_guest_that_arrived_is_announced(order: Order, capsys: pytest.Capt
         (FakeMove(Where.SOURCE, HypervisorError("it broke")), "failed: it broke"),
     ],
 )
-async def test_both_hosts_logs_get_its_begin_and_its_end(order: Order, move: FakeMove, outcome: str) -> None:
+async def test_both_hosts_logs_get_its_begin_and_its_end(
+    order: MigrateArguments, move: FakeMove, outcome: str
+) -> None:
     tunnel = FakeTunnel()
     with suppress(TunnelError):
         await Prepared(order, move, tunnel).run()
@@ -145,7 +149,7 @@ async def test_both_hosts_logs_get_its_begin_and_its_end(order: Order, move: Fak
 
 
 async def test_guest_that_left_and_was_not_seen_there_is_another_end(
-    order: Order, capsys: pytest.CaptureFixture[str]
+    order: MigrateArguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await Prepared(order, FakeMove(Where.LEFT, None), FakeTunnel()).run() is Where.LEFT
     said = capsys.readouterr().out
@@ -157,7 +161,7 @@ async def test_guest_that_left_and_was_not_seen_there_is_another_end(
     "where",
     [Where.SOURCE, Where.STAYED, Where.MOVING, Where.BOTH, Where.NEITHER, Where.HALTED, Where.UNKNOWN],
 )
-async def test_success_that_is_none_is_not_believed(order: Order, where: Where) -> None:
+async def test_success_that_is_none_is_not_believed(order: MigrateArguments, where: Where) -> None:
     with pytest.raises(MigrationError, match="the migration done, but"):
         await Prepared(order, FakeMove(where, None), FakeTunnel()).run()
 
@@ -174,7 +178,7 @@ async def test_success_that_is_none_is_not_believed(order: Order, where: Where) 
     ],
 )
 async def test_failure_names_the_place_and_the_cause(
-    order: Order, tunnel: FakeTunnel, kind: type[TunnelError]
+    order: MigrateArguments, tunnel: FakeTunnel, kind: type[TunnelError]
 ) -> None:
     move = FakeMove(Where.SOURCE, HypervisorError("unable to connect"))
     with pytest.raises(kind) as caught:
@@ -198,7 +202,7 @@ async def test_failure_names_the_place_and_the_cause(
     ],
 )
 async def test_failure_before_anything_moves_names_the_tunnels_reason_and_no_place(
-    order: Order, error: TunnelError, tunnel: FakeTunnel, kind: type[TunnelError]
+    order: MigrateArguments, error: TunnelError, tunnel: FakeTunnel, kind: type[TunnelError]
 ) -> None:
     move = FakeMove(Where.SOURCE, None)
     move.unfit = error
@@ -209,7 +213,7 @@ async def test_failure_before_anything_moves_names_the_tunnels_reason_and_no_pla
     assert str(caught.value).splitlines() == [str(error), *told]
 
 
-async def test_interruption_aborts_and_says_where_the_guest_is(order: Order) -> None:
+async def test_interruption_aborts_and_says_where_the_guest_is(order: MigrateArguments) -> None:
     migration = Prepared(order, FakeMove(Where.SOURCE, "endless"), FakeTunnel())
     running = asyncio.create_task(migration.run())
     await until(lambda: migration._conductor)
@@ -219,7 +223,7 @@ async def test_interruption_aborts_and_says_where_the_guest_is(order: Order) -> 
         await running
 
 
-async def test_abort_is_not_said_to_have_left_the_guest_where_nobody_looked(order: Order) -> None:
+async def test_abort_is_not_said_to_have_left_the_guest_where_nobody_looked(order: MigrateArguments) -> None:
     migration = Prepared(order, FakeMove(Where.STAYED, "endless"), FakeTunnel())
     running = asyncio.create_task(migration.run())
     await until(lambda: migration._conductor)
@@ -228,7 +232,7 @@ async def test_abort_is_not_said_to_have_left_the_guest_where_nobody_looked(orde
         await running
 
 
-async def test_interruption_before_anything_moves_is_at_once(order: Order) -> None:
+async def test_interruption_before_anything_moves_is_at_once(order: MigrateArguments) -> None:
     migration = Prepared(order, FakeMove(Where.SOURCE, None), FakeTunnel())
     migration.hold.clear()
     running = asyncio.create_task(migration.run())
@@ -239,14 +243,14 @@ async def test_interruption_before_anything_moves_is_at_once(order: Order) -> No
         await running
 
 
-def test_interruption_before_it_runs_is_nothing(order: Order) -> None:
+def test_interruption_before_it_runs_is_nothing(order: MigrateArguments) -> None:
     async def idle() -> None:
-        MigrationRun(order, ForPrograms()).interrupt()
+        MigrationRun(order, JsonOutput()).interrupt()
 
     asyncio.run(idle())
 
 
-def test_orders_in_qemus_terms(order: Order) -> None:
+def test_orders_in_qemus_terms(order: MigrateArguments) -> None:
     plain = qemu_options(order)
     assert (plain.mode, plain.max_bandwidth, plain.return_path) == (Mode.PRECOPY, None, True)
     parallel = qemu_options(dataclasses.replace(order, parallel=4, bandwidth=1000, auto_converge=True))

@@ -11,8 +11,8 @@ from tests.support.faults import FLOWS, RESTLESS, hasten, slow_lab
 from tests.support.migrations import LIBVIRT, LIBVIRT_AT, begin, finished, redirect, rpc, wait_moving
 from tunnel.bench.lab.configs import CONTROL, MIGRATION_PORTS
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.waiting import until
 from tunnel.bench.lab.wires import INTERFACES
 

@@ -14,8 +14,8 @@ from tests.support.migrations import (
     migrate,
     nobody_else_was_let_in,
 )
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.faults import Phase, ends_on, hasten, hold, slow_lab, told, words
 from tests.support.migrations import finished, migration
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 
 __all__ = ["slow_lab"]
 

@@ -7,8 +7,8 @@ import pytest
 from tests.support.migrations import LIBVIRT, arrived, both_ways, migrate
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabConfig, LabPeer
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import PORT, LabHostPlan
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT, LabHostPlan
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -24,8 +24,8 @@ from tunnel.bench.lab import layout
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]

@@ -16,8 +16,8 @@ from tests.support.lab import reaches
 from tests.support.migrations import SMALL, arrived, no_lane_was_lost, nobody_else_was_let_in
 from tunnel.bench.lab.daemons import CONFIG
 from tunnel.bench.lab.host import LabHost
+from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
-from tunnel.bench.lab.plan import PORT
 from tunnel.bench.lab.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]

@@ -1,0 +1,86 @@
+"""When a link sends, and on which lane first: once per iteration of the loop that has something to send."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from tunnel.lanes.lane import Lane
+from tunnel.relay.stream_table import StreamTable
+from tunnel.units import KIB
+from tunnel.wire.codes import Code
+from tunnel.wire.session import Session
+
+FRAME_COST = 4 * KIB
+"""What a frame counts for in a turn besides its bytes: very small ones must not hold the loop either."""
+
+
+class LinkSenderOwner(Protocol):
+    """The link."""
+
+    session: Session | None
+    lanes: dict[int, Lane]
+    streams: StreamTable
+
+    def end(self, code: Code, reason: str, session: Session | None = None) -> None:
+        """End the session, for a fault of ours."""
+
+
+class LinkSender:
+    """Hands a link's lanes what there is to send. ``host`` is this host's name."""
+
+    def __init__(self, owner: LinkSenderOwner, host: str) -> None:
+        self._owner = owner
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._kicked = False
+        self._turns = 0
+
+    def kick(self) -> None:
+        """Send what there is, once this turn of the loop is over."""
+        if not self._kicked:
+            self._kicked = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._kicked = False
+        session = self._owner.session
+        try:
+            for lane in self._in_turn():
+                self.fill(lane)
+        except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
+            self._owner.end(Code.INTERNAL, f"a fault of the daemon on {self._host}: {error!r}", session)
+            raise
+
+    def _in_turn(self) -> list[Lane]:
+        """All lanes, each time another one first: whoever is first finds the most to send."""
+        lanes = list(self._owner.lanes.values())
+        if len(lanes) > 1:
+            self._turns += 1
+            first = self._turns % len(lanes)
+            return lanes[first:] + lanes[:first]
+        return lanes
+
+    def _turn_of(self, lane: Lane, session: Session) -> int:
+        """Bytes that ``lane`` is handed before the loop serves others."""
+        return min(session.long_turn, lane.next_turn()) if lane.carries else session.turn
+
+    def fill(self, lane: Lane) -> None:
+        """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
+        session, streams = self._owner.session, self._owner.streams
+        left = turn = self._turn_of(lane, session) if session is not None else 0
+        while session is not None and lane.room:
+            if left <= 0:
+                self.kick()
+                return
+            if control := session.control():
+                lane.send_control(control)
+            if (again := session.replay(lane.epoch)) is not None:
+                lane.send(again)
+                count = len(again.piece)
+            else:
+                count = streams.send_next(lane, turn)
+            if not (count or session.has_control):
+                lane.flush()
+                return
+            left -= count + FRAME_COST

@@ -1,0 +1,56 @@
+"""How much a worker has to do: what its streams have moved lately, and those too new to tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
+
+from tunnel.relay.link import Link
+from tunnel.relay.pump import Pump
+from tunnel.relay.workers import Worker
+from tunnel.units import MIB
+
+PERIOD = 1.0
+"""Seconds over which bytes are counted."""
+
+BUSY = MIB
+"""Bytes in a period: a stream that moves less hardly costs anything."""
+
+YOUNG = 2.0
+"""Seconds for which a stream counts as busy: channels of one migration come at once, before any byte."""
+
+IDLE = 1 / 16
+"""What a stream counts for that is not busy. As much as sixteen of them does one that is."""
+
+EXPECTED = 0.5
+"""What a session counts for that was begun for a stream to come."""
+
+
+class WorkerLoad:
+    """Looks at counters of other threads, which only grow. ``clock`` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked: WeakKeyDictionary[Pump, tuple[float, int, bool]] = WeakKeyDictionary()
+
+    def of(self, worker: Worker) -> float:
+        """How busy ``worker`` is: about the number of its streams that move bulk."""
+        return sum(map(self._of_link, list(worker.links)))
+
+    def _of_link(self, link: Link) -> float:
+        streams = sum(map(self._of_stream, list(link.streams.pumps.values())))
+        return max(streams, EXPECTED if link.plan.number else 0.0)
+
+    def _of_stream(self, pump: Pump) -> float:
+        now, moved = self._clock(), pump.bytes_read + pump.bytes_written
+        since, before, busy = self._looked.setdefault(pump, (now, moved, True))
+        if now - since >= PERIOD:
+            busy = moved - before >= BUSY * (now - since) / PERIOD
+            self._looked[pump] = now, moved, busy
+        young = now - pump.since < YOUNG
+        return 1.0 if busy or young else IDLE
+
+    def least(self, workers: Iterable[Worker]) -> Worker:
+        """Return who has least to do; of several the first that is not the daemon's own loop."""
+        return min(workers, key=lambda worker: (self.of(worker), worker.number == 0, worker.number))
