@@ -1,4 +1,4 @@
-"""``python -m tunnel.bench``: the benchmarks without the rest of the command line."""
+"""``python -m tunnel.bench``: the benchmarks as a separate command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tunnel.errors import TunnelError
 
 
 def main() -> None:
-    """Run the command. An error on purpose becomes one message and its exit code."""
-    # The rig stops its programs while the stack unwinds, so a polite kill must unwind it.
+    """Run the command; print a TunnelError as one message and exit with its code."""
+    # The rig stops its programs while the stack unwinds, so SIGTERM must unwind it.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         app(prog_name="bench")

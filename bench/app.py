@@ -1,4 +1,4 @@
-"""The ``bench`` command: its options, and what it prints."""
+"""The ``bench`` command: its options and its output."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def _size(text: str) -> int:
     return size
 
 
-Size = Annotated[str, typer.Option(help="Bytes to carry, for example 512MiB.")]
+Size = Annotated[str, typer.Option(help="Bytes to transfer, for example 512MiB.")]
 
 
 def _kinds(text: str) -> tuple[rotate_bench.Kinds, ...]:
     pairs = tuple(tuple(word.split("-")) for word in text.split(","))
     if not all(len(pair) == 2 and set(pair) <= LANES.keys() for pair in pairs):
         raise UsageError(
-            f"--kinds is a list of pairs of {', '.join(LANES)}, such as kernel-userspace: not {text!r}"
+            f"--kinds must be a list of pairs of {', '.join(LANES)}, such as kernel-userspace, not {text!r}"
         )
     return cast("tuple[rotate_bench.Kinds, ...]", pairs)
 
@@ -74,7 +74,7 @@ def _streams(text: str) -> tuple[int, ...]:
 
 
 def _counts(option: str, text: str, most: int, example: str) -> tuple[int, ...]:
-    wrong = UsageError(f"{option} is a list of numbers from 1 to {most}, such as {example}: not {text!r}")
+    wrong = UsageError(f"{option} must be a list of numbers from 1 to {most}, like {example}, not {text!r}")
     try:
         counts = tuple(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
@@ -87,7 +87,7 @@ def _counts(option: str, text: str, most: int, example: str) -> tuple[int, ...]:
 def _legs(text: str) -> tuple[str, ...]:
     legs = tuple(dict.fromkeys(_names(text)))
     if not legs or not set(legs) <= {"tcp", "unix"}:
-        raise UsageError(f"--legs is tcp, unix or tcp,unix: not {text!r}")
+        raise UsageError(f"--legs must be tcp, unix or tcp,unix, not {text!r}")
     return legs
 
 
@@ -98,10 +98,10 @@ def _durations(option: str, text: str) -> tuple[float, ...]:
         raise UsageError(f"{option}: {error}") from error
 
 
-Stall = Annotated[float, typer.Option(min=1, help="Seconds before the stalled reader.")]
-Samples = Annotated[int, typer.Option(min=0, help="Round trips of each latency; 0: none.")]
+Stall = Annotated[float, typer.Option(min=1, help="Seconds with a stalled reader.")]
+Samples = Annotated[int, typer.Option(min=0, help="Round trips per latency measurement; 0: none.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds.")]
-Only = Annotated[str, typer.Option(help="Contestants, separated by commas; all of them if empty.")]
+Only = Annotated[str, typer.Option(help="Contestants, comma-separated; default: all.")]
 Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
 Directory = Annotated[Path, typer.Option("--results", help="Directory of the result files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result file instead of a table.")]
@@ -121,7 +121,7 @@ def relay(
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Carry bulk bytes through every relay: GiB/s, and CPU seconds per GiB."""
+    """Transfer bulk data through every relay: GiB/s, and CPU seconds per GiB."""
     chosen = choose(_names(only))
     options = relay_bench.RelayOptions(_size(size), repeat, _streams(streams), _legs(legs), samples)
     session = _Session("relay", asdict(options), congestion, results, json=json)
@@ -151,11 +151,11 @@ def memory(
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Resident memory of a relay: idle, under a bulk stream, and before a reader of one byte a second."""
+    """Resident memory of a relay: idle, under a bulk stream, and with a reader of one byte a second."""
     chosen = choose(_names(only))
     bare = [contestant.name for contestant in chosen if contestant.sides is None]
     if bare:
-        raise UsageError(f"{', '.join(bare)} is not a relay: it has no memory to measure")
+        raise UsageError(f"{', '.join(bare)} is not a relay: there is no relay process to measure")
     count = _size(size)
     session = _Session("memory", {"size": count, "stall_seconds": stall}, congestion, results, json=json)
     _close(_memory(session, chosen, count, stall), session)
@@ -169,27 +169,35 @@ def _memory(session: _Session, chosen: Sequence[Contestant], size: int, stall: f
 
 @app.command()
 def migrate(
-    memory: Annotated[str, typer.Option(help="Guests' memory; a list such as 1GiB,4GiB.")] = "1GiB",
-    dirty_rate: Annotated[str, typer.Option(help="Bytes a second that guests write: 0,64MiB.")] = "0",
-    modes: Annotated[str, typer.Option(help="Ways to migrate, by commas; all of them if empty.")] = "",
+    memory: Annotated[str, typer.Option(help="Guest memory; a list such as 1GiB,4GiB.")] = "1GiB",
+    dirty_rate: Annotated[
+        str, typer.Option(help="Dirty rates of guests per second; a list such as 0,64MiB.")
+    ] = "0",
+    modes: Annotated[str, typer.Option(help="Migration modes, comma-separated; default: all.")] = "",
     rounds: Rounds = 3,
-    link: Annotated[str, typer.Option(help="Links between the hosts: none,1Gbit,10Gbit.")] = "none",
-    downtime: Annotated[str, typer.Option(help="How long a guest may stand still.")] = "300ms",
+    link: Annotated[
+        str, typer.Option(help="Bandwidth between the hosts; a list such as none,1Gbit.")
+    ] = "none",
+    downtime: Annotated[str, typer.Option(help="Downtime limit of QEMU.")] = "300ms",
     converge: Annotated[
         bool, typer.Option("--converge", help="Search for the highest dirty rate that converges.")
     ] = False,
-    highest: Annotated[str, typer.Option(help="Where that search ends, in bytes a second.")] = "1GiB",
-    steps: Annotated[int, typer.Option(min=1, max=4096, help="Rates that it may try.")] = 32,
+    highest: Annotated[str, typer.Option(help="Highest rate of that search, in bytes per second.")] = "1GiB",
+    steps: Annotated[int, typer.Option(min=1, max=4096, help="Number of rates up to it.")] = 32,
     patience: Annotated[
-        str, typer.Option(help="When a migration is given up; 0: after five slow passes.")
+        str, typer.Option(help="Abort a migration after this time; 0: the time of five slow passes.")
     ] = "0",
-    passes: Annotated[int, typer.Option(min=1, help="Or after more passes over the memory.")] = 20,
+    passes: Annotated[
+        int, typer.Option(min=1, help="Abort a migration after more passes over the memory.")
+    ] = 20,
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
-    output: Annotated[Path | None, typer.Option(help="The result file, if --results is not to do.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Path of the result file, instead of --results.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Move real guests between two hosts in every mode: MiB/s, downtime, CPU time, convergence (root)."""
+    """Migrate real guests between two hosts in every mode: MiB/s, downtime, CPU time, convergence (root)."""
     options = guest_options.parse(
         memory=memory,
         dirty_rate=dirty_rate,
@@ -223,12 +231,12 @@ def goals(
     size: Size = "4GiB",
     samples: Samples = SAMPLES,
     stall: Stall = 60.0,
-    memory: Annotated[str, typer.Option(help="The guests' memory.")] = "8GiB",
+    memory: Annotated[str, typer.Option(help="Guest memory.")] = "8GiB",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Measure all that mtunnel is to reach, into one file, and say what it reaches (root)."""
+    """Measure every goal of mtunnel, into one file, and print the verdicts (root)."""
     carried = relay_bench.RelayOptions(_size(size), rounds, goals_bench.STREAMS, samples=samples)
     guests = guest_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
     requirements.check()
@@ -255,18 +263,18 @@ def rotate(
     streams: Annotated[int, typer.Option(min=1, max=_MOST_STREAMS, help="Connections.")] = 8,
     lanes: Annotated[str, typer.Option(help="TLS connections of the link; a list such as 1,2.")] = "1,2",
     kinds: Annotated[
-        str, typer.Option(help="Who encrypts on both sides: a list of pairs of userspace, kernel.")
+        str, typer.Option(help="Lane kinds of both sides: a list of pairs of userspace, kernel.")
     ] = "userspace-userspace",
     records: Annotated[
-        int, typer.Option(min=1024, max=rotate_bench.LASTING, help="Records that a key may protect.")
+        int, typer.Option(min=1024, max=rotate_bench.LASTING, help="Limit of records per key.")
     ] = 1024,
     rounds: Rounds = 1,
-    compare: Annotated[bool, typer.Option(help="Measure with keys that last, too.")] = True,
+    compare: Annotated[bool, typer.Option(help="Also measure without key rotation.")] = True,
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Replace lanes under bulk in both directions: gaps that streams notice, every byte compared."""
+    """Replace lanes under bulk in both directions: gaps in the streams, every byte verified."""
     options = rotate_bench.RotateOptions(
         _size(size), streams, _streams(lanes), records, rounds, compare, _kinds(kinds)
     )
@@ -285,7 +293,7 @@ def scale(
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Several workers under several bulk streams: CPU per thread, what bounds a host (root, perf)."""
+    """Several workers under several bulk streams: CPU per thread, limits of a host (root, perf)."""
     several = _counts("--workers", workers, MAX_WORKERS, "1,2,4,8")
     options = scale_bench.ScaleOptions(_size(size), several, _streams(streams), rounds)
     session = _Session("scale", asdict(options), congestion, results, json=json)
@@ -295,7 +303,7 @@ def scale(
 
 @app.command()
 def cuts(
-    count: Annotated[int, typer.Option("--cuts", min=2, help="Lanes that are reset in each case.")] = 100,
+    count: Annotated[int, typer.Option("--cuts", min=2, help="Lane resets in each case.")] = 100,
     lanes: Annotated[str, typer.Option(help="TLS connections of the link; a list such as 1,2.")] = "1,2",
     round_trips: Annotated[str, typer.Option(help="Round trips of the link; a list.")] = "0ms,20ms",
     rounds: Rounds = 1,
@@ -303,7 +311,7 @@ def cuts(
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Reset lanes under a steady stream: how long it stands still, every byte compared (root)."""
+    """Reset lanes under a steady stream: how long it stalls, every byte verified (root)."""
     distances = _durations("--round-trips", round_trips)
     options = cuts_bench.CutsOptions(count, _streams(lanes), distances, rounds)
     session = _Session("cuts", asdict(options), congestion, results, json=json)
@@ -316,17 +324,20 @@ def abuse(
     size: Size = "2GiB",
     rounds: Rounds = 5,
     only: Annotated[
-        str, typer.Option(help="Kinds of abuse by commas: strangers, users, peers, streams, or single ones.")
+        str,
+        typer.Option(
+            help="Kinds of abuse, comma-separated: strangers, users, peers, streams, or single ones."
+        ),
     ] = "",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Let strangers, local users and a hostile peer at the daemons: what bulk and cut lanes notice (root)."""
+    """Flood the daemons as strangers, local users and a hostile peer: effect on bulk and cut lanes (root)."""
     chosen, cases = beside.choose(_names(only))
     if os.geteuid() != 0:
         raise UsageError(
-            "bench abuse needs root: it acts as other users, and lets the kernel cut connections"
+            "bench abuse needs root: it runs as other users, and has the kernel reset connections"
         )
     options = abuse_bench.AbuseOptions(_size(size), rounds)
     session = _Session("abuse", asdict(options), congestion, results, json=json)
@@ -340,15 +351,15 @@ def abuse(
 @app.command()
 def profile(
     size: Size = "4GiB",
-    only: Annotated[str, typer.Option(help="The relay to look into.")] = "mtunnel",
+    only: Annotated[str, typer.Option(help="The relay to profile.")] = "mtunnel",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/results"),
     json: AsJson = False,
 ) -> None:
-    """Flame graphs of both sides under a bulk stream, and what their time goes into (root, perf)."""
+    """Flame graphs of both sides under a bulk stream, and their CPU time by kind (root, perf)."""
     [contestant] = choose([only])
     if contestant.sides is None:
-        raise UsageError(f"{only} is not a relay: it has no sides to look into")
+        raise UsageError(f"{only} is not a relay: there is no relay process to profile")
     count = _size(size)
     session = _Session("profile", {"size": count}, congestion, results, json=json)
     session.announce([contestant])
@@ -364,14 +375,14 @@ def profile(
 @app.command()
 def report(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Result files; default: the newest of each.")
+        list[Path] | None, typer.Argument(help="Result files; default: the newest of each benchmark.")
     ] = None,
     results: Directory = Path("bench/results"),
     output: Annotated[
         Path | None, typer.Option(help="Directory to write to; default: that of --results.")
     ] = None,
 ) -> None:
-    """Write a page with charts (report.html) and a summary (report.md) of result files."""
+    """Write report.html, with charts, and report.md from result files."""
     chosen = read_all(files or newest(results))
     for path in reports.write(chosen, output or results):
         typer.echo(path)
@@ -379,7 +390,7 @@ def report(
 
 @app.command("readme")
 def write_readme() -> None:
-    """Write the figures of README.md and its chart anew, from the files that report/readme.py names."""
+    """Regenerate the figures of README.md and its chart, from the files that report/readme.py names."""
     for path in readme.write(readme.ROOT):
         typer.echo(path)
 
@@ -389,7 +400,7 @@ def _names(text: str) -> list[str]:
 
 
 class _Session:
-    """One run: its network, its result file, and what a person sees of it."""
+    """One run: its network, its result file, and its messages on the terminal."""
 
     def __init__(
         self,
@@ -410,23 +421,23 @@ class _Session:
         self._explain(self.network)
 
     def announce(self, contestants: Sequence[Contestant]) -> list[Contestant]:
-        """Record the contestants; return those that can take part."""
+        """Record the contestants; return those that can run here."""
         return self.results.announce(contestants)
 
     def progress(self, text: str) -> None:
-        """Tell a person what happens now."""
+        """Print a progress message."""
         self._notes.print(text, style="dim", highlight=False)
 
     def _explain(self, network: Network) -> None:
         if network.pinned:
-            self.progress(f"congestion control: {network.congestion}, in a network namespace of our own")
+            self.progress(f"congestion control: {network.congestion}, in a separate network namespace")
         else:
-            warning = f"not root: congestion control is the system's {network.congestion}, not pinned"
+            warning = f"not root: using the system's congestion control, {network.congestion}, not pinned"
             self._notes.print(warning, style="yellow", highlight=False)
 
 
 def _close(view: RenderableType, *sessions: _Session) -> None:
-    """Print what was found. Exits with status 1 when a contestant failed."""
+    """Print the results; exit with status 1 when a contestant failed."""
     last = sessions[-1]
     if last.json:
         for session in sessions:

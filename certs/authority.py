@@ -1,8 +1,7 @@
-"""A private certificate authority that lives in one directory.
+"""A private certificate authority in one directory.
 
-``ca.pem`` goes to every host; ``ca.key`` stays where it is. Beside them stand ``NAME.pem`` and ``NAME.key``
-of each host. All keys are EC P-256 and written without a passphrase: a daemon starts with nobody there to
-type one.
+``ca.pem`` is copied to every host; ``ca.key`` stays in the directory, with ``NAME.pem`` and ``NAME.key`` of
+each host. All keys are EC P-256 and written without a passphrase: a daemon starts unattended.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _NEEDED = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CL
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A CA with its key. Make one with ``create``, open one with ``load``."""
+    """A CA with its key. ``create`` makes one, ``load`` opens one."""
 
     files: Pair
     certificate: x509.Certificate
@@ -49,10 +48,10 @@ class Authority:
 
     @classmethod
     def create(cls, directory: Path, *, validity: Validity | None = None, force: bool = False) -> Authority:
-        """Make a CA in ``directory``, which is created with mode 0700 when it is missing.
+        """Create a CA in ``directory``, which is created with mode 0700 when it is missing.
 
-        Raises ``CertificateError`` when there is one already (``force`` replaces it, and every certificate
-        that the old one signed is then worthless), or when the files cannot be written.
+        Raises ``CertificateError`` when a CA already exists (``force`` replaces it, which invalidates every
+        certificate that the old one signed), or when the files cannot be written.
         """
         _make_directory(directory)
         files = Pair.named(directory, _CA)
@@ -67,7 +66,9 @@ class Authority:
         files = Pair.named(directory, _CA)
         certificate, key = _read_certificate(files.cert), _read_key(files.key)
         if certificate.public_key() != key.public_key():
-            raise CertificateError(f"{files.key} is not the key of {files.cert}: restore both from a backup")
+            raise CertificateError(
+                f"the private key {files.key} does not match {files.cert}: restore both from a backup"
+            )
         return cls(files, certificate, key)
 
     def issue(
@@ -80,15 +81,15 @@ class Authority:
         usages: Sequence[x509.ObjectIdentifier] = HOST_USAGES,
         force: bool = False,
     ) -> Pair:
-        """Make a key and a certificate for the host ``name``, beside the CA's files.
+        """Create a key and a certificate for the host ``name``, in the CA's directory.
 
-        ``dns`` and ``ips`` are further names. Raises ``UsageError`` for a name that no host can have, and
-        ``CertificateError`` when the certificate would outlive the CA or be refused, when the files exist and
-        ``force`` is not given, or when they cannot be written.
+        ``dns`` and ``ips`` are additional names. Raises ``UsageError`` for an invalid host name, and
+        ``CertificateError`` when the certificate would outlive the CA or be rejected, when the files exist
+        and ``force`` is not given, or when they cannot be written.
         """
         names = list(dict.fromkeys(map(dns_name, [name, *dns])))
         if names[0] == _CA:
-            raise UsageError(f"a host cannot be called {_CA!r}: that is the authority's own name")
+            raise UsageError(f"a host cannot be named {_CA!r}: the name is reserved for the CA")
         validity = validity or Validity.lasting(HOST_DAYS)
         self._require_outliving(validity)
         key = new_key()
@@ -111,18 +112,18 @@ class Authority:
         if validity.not_after <= end:
             return
         days = (end - datetime.now(UTC)).days
-        remedy = f"pass --days {days} at most, or make a new CA" if days > 0 else "make a new CA"
-        raise CertificateError(f"the CA {self.files.cert} is valid only until {end:%Y-%m-%d}: {remedy}")
+        remedy = f"use --days {days} or less, or create a new CA" if days > 0 else "create a new CA"
+        raise CertificateError(f"the CA certificate {self.files.cert} expires on {end:%Y-%m-%d}: {remedy}")
 
     def _require_acceptance(self, certificate: x509.Certificate) -> None:
-        """Let OpenSSL judge what was just made, as every host will, but for its dates."""
+        """Verify the new certificate with OpenSSL, as every host will, except for its dates."""
         store = crypto.X509Store()
         store.add_cert(crypto.X509.from_cryptography(self.certificate))
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
         try:
             crypto.X509StoreContext(store, crypto.X509.from_cryptography(certificate)).verify_certificate()
         except crypto.X509StoreContextError as error:
-            fault = f"what {self.files.cert} signs would be refused by every host: {error}"
+            fault = f"certificates signed by {self.files.cert} would be rejected by every host: {error}"
             raise CertificateError(fault) from error
 
 
@@ -150,7 +151,7 @@ def _read(path: Path) -> bytes:
         return read_regular(path)
     except FileNotFoundError as error:
         remedy = f"run `mtunnel certs init {path.parent}` first"
-        raise CertificateError(f"no authority in {path.parent}: {path.name} is missing; {remedy}") from error
+        raise CertificateError(f"no CA in {path.parent}: {path.name} is missing; {remedy}") from error
     except OSError as error:
         raise CertificateError(f"cannot read {path}: {error.strerror}") from error
 
@@ -162,27 +163,25 @@ def _read_certificate(path: Path) -> x509.Certificate:
         extensions = {extension.oid: extension.value for extension in certificate.extensions}
         certificate.public_key()
     except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{path} is not the certificate of an authority: {error}") from error
+        raise CertificateError(f"{path} is not a CA certificate: {error}") from error
     if fault := _unfit(extensions):
-        raise CertificateError(f"{path} is not the certificate of an authority: {fault}")
+        raise CertificateError(f"{path} is not a CA certificate: {fault}")
     return certificate
 
 
 def _unfit(extensions: Mapping[x509.ObjectIdentifier, x509.ExtensionType]) -> str:
-    """Say why what this authority signs would be refused (RFC 5280 section 4.2.1); empty if it would not."""
+    """Return why certificates signed by this CA would be rejected (RFC 5280 section 4.2.1), or ""."""
     constraints = extensions.get(x509.BasicConstraints.oid)
     if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
-        return "it may not sign others (basicConstraints CA:TRUE is missing)"
+        return "basicConstraints lacks CA:TRUE"
     key_usage = extensions.get(x509.KeyUsage.oid)
     if isinstance(key_usage, x509.KeyUsage) and not key_usage.key_cert_sign:
-        return "its key may not sign others (keyUsage without keyCertSign)"
+        return "keyUsage lacks keyCertSign"
     usages = extensions.get(x509.ExtendedKeyUsage.oid)
     if isinstance(usages, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usages:
         missing = [name for usage, name in _NEEDED.items() if usage not in usages]
         if missing:
-            return (
-                f"it may not sign for every use of a host (its extended key usage lacks {', '.join(missing)})"
-            )
+            return f"extendedKeyUsage lacks {', '.join(missing)}"
     return ""
 
 
@@ -191,7 +190,7 @@ def _read_key(path: Path) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
-        raise CertificateError(f"{path} is not a private key that can be used: {error}") from error
+        raise CertificateError(f"{path} is not a usable private key: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise CertificateError(f"{path} is neither an EC nor an RSA key")
     return key

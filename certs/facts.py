@@ -1,4 +1,4 @@
-"""What a certificate file says, for people and programs: ``mtunnel certs show``."""
+"""The contents of a certificate file, as text or JSON: ``mtunnel certs show``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _USAGE_NAMES = {
 
 
 class KeyState(StrEnum):
-    """How the private key beside a certificate file relates to it."""
+    """Whether the private key next to a certificate file belongs to it."""
 
     MATCHES = "matches"
     MISSING = "missing"
@@ -83,11 +83,11 @@ class Facts:
 def read(path: Path) -> list[Facts]:
     """Return the facts of every certificate in the PEM file ``path``, in the file's order.
 
-    Raises ``CertificateError`` when the file cannot be read or holds no certificate.
+    Raises ``CertificateError`` when the file cannot be read or contains no certificate.
     """
     try:
         certificates = x509.load_pem_x509_certificates(read_regular(path))
-        # The key beside a file belongs to its first certificate; those after it are the issuers'.
+        # The key next to a file belongs to its first certificate; the others are issuers.
         first, *others = certificates
         key_file = _key_beside(path)
         state = _key_state(first, key_file)
@@ -98,7 +98,7 @@ def read(path: Path) -> list[Facts]:
     except OSError as error:
         raise CertificateError(f"cannot read the certificate {path}: {error.strerror}") from error
     except ValueError as error:
-        raise CertificateError(f"{path} holds no certificate in PEM form: {error}") from error
+        raise CertificateError(f"{path} contains no PEM certificate: {error}") from error
 
 
 def _facts(path: Path, certificate: x509.Certificate, key_file: Path | None, key: KeyState) -> Facts:
@@ -134,7 +134,7 @@ def _key_type(certificate: x509.Certificate) -> str:
     try:
         public_key = certificate.public_key()
     except UnsupportedAlgorithm:
-        return "of a kind unknown here"
+        return "unknown"
     match public_key:
         case ec.EllipticCurvePublicKey() as key:
             return f"EC {key.curve.name}"
@@ -145,7 +145,7 @@ def _key_type(certificate: x509.Certificate) -> str:
 
 
 def _key_beside(path: Path) -> Path | None:
-    """Find the private key by the names that mtunnel, QEMU and libvirt give it."""
+    """Find the private key under the file names that mtunnel, QEMU and libvirt use."""
     stem = path.stem.removesuffix("cert").removesuffix("-")
     candidates = (
         path.with_suffix(".key"),
@@ -162,7 +162,7 @@ def _key_state(certificate: x509.Certificate, key_file: Path | None) -> KeyState
     try:
         key = serialization.load_pem_private_key(read_regular(key_file), password=None)
         belongs = key.public_key() == certificate.public_key()
-    except TypeError:  # how cryptography says that a passphrase is needed
+    except TypeError:  # raised by cryptography when a passphrase is needed
         return KeyState.ENCRYPTED
     except (OSError, ValueError, UnsupportedAlgorithm):
         return KeyState.UNREADABLE

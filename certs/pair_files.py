@@ -1,7 +1,7 @@
-"""Putting a certificate and its key on disk: both or neither, and the key never readable by others.
+"""Writing a certificate and its key to disk: both or neither, the key never readable by others.
 
-Each file is written under a hidden name in its own directory and synced, then given its real name with a hard
-link: unlike a rename, that cannot replace what is there.
+Each file is written and synced under a hidden name in its own directory, then linked to its final name:
+unlike rename(2), link(2) cannot replace an existing file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Pair:
 
     @classmethod
     def named(cls, directory: Path, name: str) -> Pair:
-        """Return the pair that is called ``name`` in ``directory``."""
+        """Return the pair ``name`` in ``directory``."""
         return cls(directory / f"{name}.pem", directory / f"{name}.key")
 
 
@@ -35,7 +35,7 @@ def write_pair(pair: Pair, cert: bytes, key: bytes, *, force: bool) -> None:
     """Write both files of ``pair``, the key with mode 0600.
 
     Raises ``CertificateError`` when a file exists and ``force`` is not given, or when one cannot be written;
-    then both names hold what they held before.
+    the previous files are then unchanged.
     """
     try:
         with ExitStack() as scratch, ExitStack() as undo:
@@ -46,7 +46,7 @@ def write_pair(pair: Pair, cert: bytes, key: bytes, *, force: bool) -> None:
             undo.pop_all()
         _sync_directory(pair.cert.parent)
     except FileExistsError as error:
-        raise CertificateError(f"{error.filename2} exists already; --force would replace it") from error
+        raise CertificateError(f"{error.filename2} already exists; use --force to replace it") from error
     except OSError as error:
         where = f"{pair.cert.name} and {pair.key.name} in {pair.cert.parent}"
         raise CertificateError(f"cannot write {where}: {error.strerror}") from error
@@ -57,7 +57,7 @@ def _hidden(path: Path) -> Path:
 
 
 def _stage(path: Path, content: bytes, mode: int, scratch: ExitStack) -> Path:
-    """Write ``content`` beside ``path`` under a hidden name that ``scratch`` removes."""
+    """Write ``content`` to a hidden file next to ``path``, which ``scratch`` removes."""
     staged = _hidden(path)
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     scratch.callback(staged.unlink, missing_ok=True)
@@ -69,7 +69,7 @@ def _stage(path: Path, content: bytes, mode: int, scratch: ExitStack) -> Path:
 
 
 def _publish(staged: Path, path: Path, scratch: ExitStack, undo: ExitStack, *, force: bool) -> None:
-    """Give the staged file its real name; ``undo`` brings back what had that name."""
+    """Link the staged file to its final name; ``undo`` restores the previous file."""
     if not (force and os.path.lexists(path)):
         os.link(staged, path)
         undo.callback(path.unlink)

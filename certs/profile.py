@@ -1,6 +1,6 @@
-"""The two certificate profiles of an mtunnel network: its CA, and a host.
+"""The two certificate profiles of an mtunnel network: the CA and a host.
 
-Pure construction: keys and dates in, certificates out, no files. The extensions follow RFC 5280 section 4.2.
+Keys and dates in, certificates out, no file access. The extensions follow RFC 5280 section 4.2.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tunnel.certs.subject_names import IpAddress
 CA_DAYS = 3650
 HOST_DAYS = 365
 
-# A hypervisor dials and is dialed, so one certificate serves both roles.
+# A hypervisor is TLS client and TLS server, so one certificate serves both roles.
 HOST_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
-# Hosts whose clocks run behind must accept a certificate that was made a moment ago.
+# Hosts whose clocks are slow must accept a certificate that was just issued.
 _CLOCK_SKEW = timedelta(hours=1)
 
-# RFC 5280 appendix A.1, ub-common-name. A longer name stands in the SAN alone.
+# RFC 5280 appendix A.1, ub-common-name. A longer name is in the SAN only.
 _COMMON_NAME_MAX = 64
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -34,27 +34,27 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """When a certificate is valid; both ends are aware UTC times."""
+    """The validity period of a certificate; both ends are aware UTC times."""
 
     not_before: datetime
     not_after: datetime
 
     @classmethod
     def lasting(cls, days: int) -> Validity:
-        """Return the validity of a certificate made now for ``days`` days."""
+        """Return a validity of ``days`` days from now."""
         now = datetime.now(UTC).replace(microsecond=0)
         return cls(now - _CLOCK_SKEW, now + timedelta(days=days))
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """Make a private key of the kind that mtunnel uses: EC P-256."""
+    """Generate an EC P-256 private key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def ca_certificate(key: PrivateKey, validity: Validity) -> x509.Certificate:
-    """Make the self-signed certificate of a CA that signs hosts only (path length 0)."""
+    """Return the self-signed certificate of a CA that signs hosts only (path length 0)."""
     key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    # Two CAs are told apart in messages by a piece of their key's identifier.
+    # Messages distinguish CAs by the beginning of their key identifier.
     name = _common_name(f"mtunnel CA {key_id.digest.hex()[:8]}")
     builder = (
         _builder(name, name, key.public_key(), validity)
@@ -75,17 +75,17 @@ def host_certificate(
     validity: Validity,
     usages: Sequence[x509.ObjectIdentifier] = HOST_USAGES,
 ) -> x509.Certificate:
-    """Make a host's certificate, signed by ``issuer_key``.
+    """Return a host certificate, signed by ``issuer_key``.
 
-    ``names`` are its DNS names, the first of them the host's own; ``usages`` are its extended key usages.
+    ``names`` are its DNS names, the first one that of the host; ``usages`` are its extended key usages.
     """
     subject = _common_name(names[0]) if len(names[0]) <= _COMMON_NAME_MAX else x509.Name([])
     sans = [*map(x509.DNSName, names), *map(x509.IPAddress, ips)]
     builder = (
         _builder(subject, issuer.subject, public_key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        # TLS 1.3 has no use for key encipherment, but libvirt and QEMU do not start without it: so one
-        # certificate serves them as well.
+        # TLS 1.3 does not use key encipherment, but libvirt and QEMU require it: the certificate can be
+        # used by them too.
         .add_extension(_key_usage(digital_signature=True, key_encipherment=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         # RFC 5280 section 4.2.1.6: critical when the subject is empty.
@@ -96,7 +96,7 @@ def host_certificate(
 
 
 def _authority_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Name the key that signs, as the issuer's certificate names it; one that does not, by its hash."""
+    """Return the issuer's key identifier: its subject key identifier, else the hash of its key."""
     try:
         key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:

@@ -1,6 +1,6 @@
-"""What a host certificate may name: DNS host names and IP addresses.
+"""The names that a host certificate may have: DNS host names and IP addresses.
 
-Nothing here needs ``cryptography``, so the command line can check its arguments before loading it.
+Does not import ``cryptography``, so that the command line can check its arguments before loading it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def dns_name(text: str) -> str:
-    """Return ``text`` as a host's name (``tunnel.names``), or raise ``UsageError``."""
+    """Return ``text`` as a host name (``tunnel.names``). Raises ``UsageError``."""
     try:
         return host_name(text)
     except ValueError as error:
-        advice = "; an address goes into --san" if ip_address(text) else ""
+        advice = "; use --san for an address" if ip_address(text) else ""
         raise UsageError(f"{error}{advice}") from None
 
 
@@ -32,7 +32,7 @@ def ip_address(text: str) -> IpAddress | None:
 
 
 def split_sans(sans: Iterable[str]) -> tuple[list[str], list[IpAddress]]:
-    """Sort subject alternative names into DNS names and IP addresses; raise ``UsageError`` for neither."""
+    """Split subject alternative names into DNS names and IP addresses. Raises ``UsageError`` for neither."""
     dns: list[str] = []
     ips: list[IpAddress] = []
     for san in sans:

@@ -1,4 +1,4 @@
-"""``mtunnel certs``: make a certificate authority and host certificates, and look at certificate files."""
+"""``mtunnel certs``: create a certificate authority and host certificates, and show certificate files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tunnel.certs.subject_names import split_sans
 if TYPE_CHECKING:
     from tunnel.certs.facts import Facts
 
-# Loading cryptography takes about 80 ms and 13 MiB: only the commands that need it do, and never the daemon.
+# Importing cryptography takes about 80 ms and 13 MiB: only commands that need it do, never the daemon.
 
-app = typer.Typer(name="certs", no_args_is_help=True, help="Make and inspect the certificates of the hosts.")
+app = typer.Typer(name="certs", no_args_is_help=True, help="Create and inspect host certificates.")
 
-_DIRECTORY = typer.Argument(metavar="DIR", help="Directory of the authority.", file_okay=False)
-_FORCE = typer.Option("--force", help="Replace files that exist.")
+_DIRECTORY = typer.Argument(metavar="DIR", help="Directory of the CA.", file_okay=False)
+_FORCE = typer.Option("--force", help="Overwrite existing files.")
 _MAX_DAYS = 36500
 
 _KEY_WORDS = {
     "matches": "{file} matches",
-    "missing": "no private key beside it",
-    "mismatch": "{file} does NOT belong to it",
-    "of another": "{file} belongs to another certificate of this file: put that first, its issuers behind it",
+    "missing": "no private key next to it",
+    "mismatch": "{file} does NOT match this certificate",
+    "of another": "{file} matches another certificate in this file: put that first, followed by its issuers",
     "encrypted": "{file} is encrypted: the daemon cannot use it",
-    "unreadable": "{file} cannot be read",
+    "unreadable": "cannot read {file}",
 }
 
 
@@ -40,15 +40,17 @@ def init(
     days: Annotated[int, typer.Option(min=1, max=_MAX_DAYS, help="Days until the authority expires.")] = 3650,
     force: Annotated[bool, _FORCE] = False,
 ) -> None:
-    """Make a certificate authority: one for all hosts."""
+    """Create a certificate authority for all hosts."""
     from tunnel.certs.authority import Authority  # noqa: PLC0415  loads cryptography
     from tunnel.certs.profile import Validity  # noqa: PLC0415  loads cryptography
 
     authority = Authority.create(directory, validity=Validity.lasting(days), force=force)
     files = authority.files
-    typer.echo(f"Made an authority, valid until {_day(authority.certificate.not_valid_after_utc)}:")
+    typer.echo(
+        f"Created a certificate authority, valid until {_day(authority.certificate.not_valid_after_utc)}:"
+    )
     _list_files([files.cert, files.key])
-    typer.echo(f"Keep {files.key} secret and on this machine: whoever has it can pose as any host.")
+    typer.echo(f"Keep {files.key} secret and on this machine: anyone who has it can impersonate any host.")
     typer.echo(f"Next, for each host: mtunnel certs issue {directory} NAME")
 
 
@@ -56,15 +58,17 @@ def init(
 def issue(
     directory: Annotated[Path, _DIRECTORY],
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="DNS name of the host: the name in its configuration.")
+        str, typer.Argument(metavar="NAME", help="DNS name of the host, as in its configuration.")
     ],
-    san: Annotated[list[str] | None, typer.Option(help="Further DNS name or IP address; repeatable.")] = None,
+    san: Annotated[
+        list[str] | None, typer.Option(help="Additional DNS name or IP address; may be repeated.")
+    ] = None,
     days: Annotated[
         int, typer.Option(min=1, max=_MAX_DAYS, help="Days until the certificate expires.")
     ] = 365,
     force: Annotated[bool, _FORCE] = False,
 ) -> None:
-    """Make a key and a certificate for one host."""
+    """Create a key and a certificate for one host."""
     dns, ips = split_sans(san or [])
     from tunnel.certs.authority import Authority  # noqa: PLC0415  loads cryptography
     from tunnel.certs.profile import Validity  # noqa: PLC0415  loads cryptography
@@ -73,12 +77,12 @@ def issue(
     validity = Validity.lasting(days)
     pair = authority.issue(name, dns=dns, ips=ips, validity=validity, force=force)
     host, ca = pair.cert.stem, authority.files
-    typer.echo(f"Made a certificate for {host}, valid until {_day(validity.not_after)}:")
+    typer.echo(f"Created a certificate for {host}, valid until {_day(validity.not_after)}:")
     _list_files([pair.cert, pair.key])
-    typer.echo(f"Next, copy these three to {host}, beside its configuration, and keep the key's mode:")
+    typer.echo(f"Next, copy these three files to {host}, next to its configuration, keeping the key's mode:")
     typer.echo(f"  {ca.cert} {pair.cert} {pair.key}")
     typer.echo(f'  [tls]\n  ca = "{ca.cert.name}"\n  cert = "{pair.cert.name}"\n  key = "{pair.key.name}"')
-    typer.echo(f"{ca.key} stays here.")
+    typer.echo(f"Do not copy {ca.key}.")
 
 
 @app.command()
@@ -88,7 +92,7 @@ def show(
         bool, typer.Option("--json", help="Print a JSON array, one object for each certificate.")
     ] = False,
 ) -> None:
-    """Say what certificate files hold: names, dates, usages, and whether the key beside them fits."""
+    """Show certificate files: names, validity, usages, and whether the private key next to them matches."""
     from tunnel.certs.facts import read  # noqa: PLC0415  loads cryptography
 
     certificates = [facts for file in files for facts in read(file)]

@@ -1,4 +1,4 @@
-"""``mtunnel check``: says whether a configuration is right, and what it comes to."""
+"""``mtunnel check``: validate a configuration and summarize it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tunnel.units import format_duration, format_size
 
 def check(
     config: options.Config = options.DEFAULT_CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, problems included.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, including problems.")] = False,
 ) -> None:
-    """Validate a configuration and what it refers to; start nothing.
+    """Validate a configuration and what it refers to, without starting anything.
 
-    Looks at the whole file, the certificates, and the places of the sockets, asks the daemon, if one runs,
-    whether connections are redirected, and names every problem at once.
+    Checks the whole file, the certificates and the socket paths, asks the daemon, if it is running, whether
+    connections are redirected, and reports all problems together.
     """
     try:
         checked, engine = load(config), choose()
@@ -45,15 +45,15 @@ def check(
         typer.echo(json.dumps({"ok": False, "file": str(config), "problems": problems}, indent=2))
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        told = [{"key": key, "message": message} for key, message in warnings(checked, contexts)]
-        facts = {"ok": True, "file": str(config), "warnings": told, **_facts(checked, contexts, engine)}
+        notes = [{"key": key, "message": message} for key, message in warnings(checked, contexts)]
+        facts = {"ok": True, "file": str(config), "warnings": notes, **_facts(checked, contexts, engine)}
         typer.echo(json.dumps(facts, indent=2))
     else:
         typer.echo("\n".join(_summary(config, checked, contexts, engine)))
 
 
 def _facts(config: Config, contexts: TlsContexts, engine: Choice) -> dict[str, Any]:
-    """All that the file says, defaults filled in. The keys are stable; sizes in bytes, times in seconds."""
+    """Return the configuration with defaults filled in. Keys are stable; sizes in bytes, times in seconds."""
     host, transport = config.host, config.transport
     first = contexts.expiries(now())[0]
     return {
@@ -97,40 +97,42 @@ def _summary(path: Path, config: Config, contexts: TlsContexts, engine: Choice) 
     host, transport = config.host, config.transport
     lanes = f"{transport.lanes} lane" + ("s" if transport.lanes > 1 else "")
     resume = (
-        f"resume for {format_duration(transport.resume_window)}" if transport.resume_window else "no resume"
+        f"resume window {format_duration(transport.resume_window)}"
+        if transport.resume_window
+        else "no resume"
     )
     yield f"{path} is valid."
     yield ""
-    yield f"host {host.name}, peers reach it on {host.listen}"
-    yield f"  identity    {', '.join(contexts.names)}: {_validity(contexts)}"
+    yield f"host {host.name}, listening on {host.listen}"
+    yield f"  certificate {', '.join(contexts.names)}: {_validity(contexts)}"
     yield (
-        f"  links       {lanes} ({transport.lane}), {transport.streams} streams from each peer,"
-        f" {format_size(transport.memory)} of memory, {resume}"
+        f"  links       {lanes} ({transport.lane}), {transport.streams} streams per peer,"
+        f" {format_size(transport.memory)} memory, {resume}"
     )
     lane = contexts.lane_facts()
     costs = figures(lane["cpu_seconds_per_gib"], lane["kind"])
     yield f"  encryption  {lane['kind']} lanes{costs}: {lane['reason']}"
-    yield f"  engine      of userspace lanes: {engine.reason}"
+    yield f"  engine      userspace lanes: {engine.reason}"
     yield f"  workers     {count_workers(transport, compiled=engine.provider is not None)}"
     for peer in config.peers:
         yield ""
         yield f"peer {peer.name} at {peer.address}"
-        yield from _column("may reach", [str(rule) for rule in peer.rules] or ["nothing here"])
+        yield from _column("egress", [str(rule) for rule in peer.rules] or ["none"])
         ingresses = [_route(ingress) for ingress in config.ingresses if ingress.peer == peer.name]
-        yield from _column("reached by", ingresses or ["nothing here: it has no [[ingress]]"])
+        yield from _column("ingress", ingresses or ["none"])
     if not config.peers:
         yield ""
-        yield "no peers: nobody can connect"
+        yield "no peers configured"
     for key, message in warnings(config, contexts):
         yield ""
         yield f"warning: {key}: {message}"
 
 
 def _validity(contexts: TlsContexts) -> str:
-    """Until when all of this host's certificates hold, and which of them, or what behind them, ends first."""
+    """Return how long all certificates of this host are valid, and which one of the chain expires first."""
     moment = now()
     first = contexts.expiries(moment)[0]
-    which = "" if first.what == f"the certificate {contexts.files.cert}" else f" ({first.what} ends first)"
+    which = "" if first.what == f"the certificate {contexts.files.cert}" else f" ({first.what} expires first)"
     return f"valid until {first.ends:%Y-%m-%d}, {first.days_left(moment)} days{which}"
 
 

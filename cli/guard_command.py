@@ -1,4 +1,4 @@
-"""``mtunnel guard``: keeps other programs off the addresses of redirect ingresses while no daemon runs."""
+"""``mtunnel guard``: keep other programs off the addresses of redirect ingresses while no daemon runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from tunnel.daemon.config import load
 
 def guard(
     config: options.Config = options.DEFAULT_CONFIG,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the guard away, after the daemon.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the guard, after stopping the daemon.")
+    ] = False,
 ) -> None:
-    """Guard the addresses of redirect: ingresses, as the daemon does from its first start on: run it at boot.
+    """Guard the addresses of redirect: ingresses, as the daemon does once started: run this at boot.
 
-    Until then such an address is one like any other of 127.0.0.0/8, and any program of this host may answer.
+    Until then, any program on this host can accept connections to such an address, as to all of 127.0.0.0/8.
     """
     checked = load(config)
     if remove:
         aliases.take_away(checked)
         return
     guarded = aliases.put_in_place(checked)
-    typer.echo(f"guarded: {', '.join(guarded)}" if guarded else "there is nothing to guard")
+    typer.echo(f"guarded: {', '.join(guarded)}" if guarded else "nothing to guard")

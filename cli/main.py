@@ -1,10 +1,10 @@
-"""The command ``mtunnel``: finds the subcommand, runs it, and turns failure into a message and exit code.
+"""The command ``mtunnel``: dispatches the subcommand, and turns failures into a message and an exit code.
 
-Subcommands are imported by name, when they are called: the daemon never loads what only ``certs`` or
-``demo`` needs, and ``mtunnel --help`` loads none of them.
+Subcommands are imported lazily: the daemon never loads what only ``certs`` or ``demo`` needs, and
+``mtunnel --help`` loads none of them.
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused, 4 not reachable, 5 moved, but not verified
-(``migrate``), 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 usage or configuration, 3 refused, 4 unreachable, 5 migrated but not
+verified (``migrate``), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tunnel.host.descriptors import occupy_standard_descriptors
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 INTERRUPTED = 130
-"""What a shell reports for SIGINT: 128 + 2."""
+"""The shell's exit status for SIGINT: 128 + 2."""
 
 
 class Subcommand(NamedTuple):
-    """Where a subcommand lives, as ``module:attribute`` (a function or a Typer), and what it is for."""
+    """The location of a subcommand, as ``module:attribute`` (a function or a Typer), and its help text."""
 
     location: str
     help: str
@@ -42,13 +42,13 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand("tunnel.cli.check:check", "Validate a configuration and what it refers to."),
     "status": Subcommand("tunnel.cli.status:status", "Show links, lanes and streams of the running daemon."),
     "migrate": Subcommand(
-        "tunnel.cli.migrate.command:migrate", "Move a guest to a peer, through libvirt or without."
+        "tunnel.cli.migrate.command:migrate", "Migrate a guest to a peer, through libvirt or QMP."
     ),
-    "uri": Subcommand("tunnel.cli.uri:uri", "Print the lines for virsh, libvirt and Nova for a peer."),
+    "uri": Subcommand("tunnel.cli.uri:uri", "Print virsh, libvirt and Nova commands for a peer."),
     "guard": Subcommand(
         "tunnel.cli.guard_command:guard", "Keep other programs off the addresses of redirect ingresses."
     ),
-    "certs": Subcommand("tunnel.cli.certs:app", "Make and inspect the certificates of the hosts."),
+    "certs": Subcommand("tunnel.cli.certs:app", "Create and inspect host certificates."),
     "demo": Subcommand(
         "tunnel.cli.demo.demonstration:demo", "Migrate a real QEMU guest on this machine, and verify it."
     ),
@@ -56,13 +56,13 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
 
 
 class Subcommands(TyperGroup):
-    """A group that knows its subcommands' names and help by heart, and imports one only to run it.
+    """A command group that lists subcommands from a static table, and imports one only to run it.
 
-    The arguments are Any because older typer takes them from click, newer typer from its own copy of it.
+    Arguments are Any because older typer uses click's types, newer typer those of its own copy of click.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Name all subcommands."""
+        """Return the names of all subcommands."""
         return list(SUBCOMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -70,7 +70,7 @@ class Subcommands(TyperGroup):
         if cmd_name not in SUBCOMMANDS:
             nearest = get_close_matches(cmd_name, SUBCOMMANDS, n=1)
             hint = f": did you mean {nearest[0]!r}?" if nearest else ""
-            ctx.fail(f"there is no command {cmd_name!r}{hint}")
+            ctx.fail(f"unknown command {cmd_name!r}{hint}")
         return _load(cmd_name, SUBCOMMANDS[cmd_name].location)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -113,7 +113,7 @@ def _load(name: str, location: str) -> Any:
     module, _, attribute = location.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     if isinstance(found, typer.Typer):
-        found.rich_markup_mode = None  # one look for the help of all subcommands
+        found.rich_markup_mode = None  # the same help format for all subcommands
         return typer.main.get_command(found)
     single = _typer()
     single.command(name)(found)
@@ -121,7 +121,7 @@ def _load(name: str, location: str) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run ``mtunnel`` with ``arguments``, or those of the process. Ends with SystemExit."""
+    """Run ``mtunnel`` with ``arguments``, by default sys.argv. Always raises SystemExit."""
     occupy_standard_descriptors()
     try:
         sys.exit(typer.main.get_command(app).main(arguments, prog_name="mtunnel"))
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(INTERRUPTED)
     except OSError as error:
         if not _lost_output():
-            what = "the output cannot be written" if error.errno in _FULL else "the system says"
+            what = "cannot write output" if error.errno in _FULL else "system error"
             _complain(f"{error.filename or what}: {error.strerror or error}")
         sys.exit(TunnelError.exit_code)
     finally:
@@ -141,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _complain(message: str) -> None:
-    """Write an error to stderr, its first word red on a terminal (no-color.org).
+    """Write an error to stderr, with a red prefix on a terminal (no-color.org).
 
-    Where that cannot be written, the exit code still says what kind of error it was.
+    If stderr cannot be written, the exit code still reports the kind of error.
     """
     color = False if os.environ.get("NO_COLOR") else None
     with suppress(OSError):
@@ -152,27 +152,26 @@ def _complain(message: str) -> None:
 
 
 def _lost_output() -> bool:
-    """Write what is buffered, and complain where that cannot be; whether it could not."""
+    """Flush the output; print an error and return True when stdout cannot be written."""
     fault = _flush()
     if fault is not None:
-        _complain(f"the output cannot be written: {fault.strerror or fault}")
+        _complain(f"cannot write output: {fault.strerror or fault}")
     return fault is not None
 
 
 def _flush() -> OSError | None:
-    """Write what is buffered; why stdout cannot be written, if that is so and matters.
+    """Flush stdout and stderr; return the error when stdout cannot be written.
 
-    It does not where the reader went away (``| head``). Nor does a stderr that cannot be written: the exit
-    code says what it would have said.
+    A closed pipe (``| head``) is no error. Nor is an unwritable stderr: the exit code carries the result.
     """
     fault = None
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:  # it was closed from the start
+        if stream is None:  # closed at startup
             continue
         try:
             stream.flush()
         except OSError as error:
-            # The interpreter flushes once more at its end: give it a place (Python docs, "Note on SIGPIPE").
+            # The interpreter flushes again at exit: redirect to /dev/null (Python docs, "Note on SIGPIPE").
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and not isinstance(error, BrokenPipeError):
                 fault = error

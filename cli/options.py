@@ -1,4 +1,4 @@
-"""Options that several commands share, and how values on the command line are read."""
+"""Shared command-line options, and parsers for option values."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from tunnel.units import parse_duration, parse_size
 
 DEFAULT_CONFIG = Path("/etc/mtunnel/mtunnel.toml")
 
-Config = Annotated[
-    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration of this host.")
-]
-"""The option that every command has which reads the configuration; its default is ``DEFAULT_CONFIG``."""
+Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file.")]
+"""The ``--config`` option of every command that reads the configuration; default: ``DEFAULT_CONFIG``."""
 
 
 def rate(value: str | int) -> int:
-    """Bytes a second, ``/s`` may be left out. Raises typer.BadParameter."""
+    """Parse a rate as bytes per second; ``/s`` is optional. Raises typer.BadParameter."""
     try:
         return parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
     except ValueError as error:
@@ -26,7 +24,7 @@ def rate(value: str | int) -> int:
 
 
 def duration(value: str | float) -> float:
-    """Seconds, with a unit. Raises typer.BadParameter."""
+    """Parse a duration with a unit as seconds. Raises typer.BadParameter."""
     try:
         return parse_duration(value)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""``mtunnel serve``: the daemon."""
+"""``mtunnel serve``: run the daemon."""
 
 from __future__ import annotations
 
@@ -25,19 +25,17 @@ log = structlog.get_logger()
 
 def serve(
     config: options.Config = options.DEFAULT_CONFIG,
-    log_level: Annotated[
-        logs.Level, typer.Option(help="The least important event to log.")
-    ] = logs.Level.INFO,
-    log_format: Annotated[logs.Format, typer.Option(help="How to log.")] = logs.Format.AUTO,
+    log_level: Annotated[logs.Level, typer.Option(help="Minimum level to log.")] = logs.Level.INFO,
+    log_format: Annotated[logs.Format, typer.Option(help="Log format.")] = logs.Format.AUTO,
 ) -> None:
-    """Run the daemon of this host, until SIGTERM (lets streams end, host.drain_timeout) or SIGINT (at once).
+    """Run the daemon until SIGTERM (drains streams, see host.drain_timeout) or SIGINT (immediate).
 
-    SIGHUP reads certificates and CRLs, and puts the firewall rules of redirect ingresses in place, again.
+    SIGHUP reloads certificates and CRLs, and reinstalls the firewall rules of redirect ingresses.
     """
     forbid_core_dumps()
     checked = load(config)
     with claimed(checked.host.control):
-        engine = choose()  # its libraries may be out of reach once we are confined
+        engine = choose()  # its libraries may be inaccessible once confined
         contexts = preflight(checked, str(config), engine, starting=True)
         raise_limit()
         confined = confine(checked, config) if checked.host.confine else "off, as configured"
@@ -48,5 +46,5 @@ def serve(
             log.info("confined", to=str(confined))
             await Service(checked, contexts, engine).run()
 
-        with logs.Log(log_level, log_format):  # has a thread: from here on nothing more can be given up
+        with logs.Log(log_level, log_format):  # starts a thread: privileges must be dropped before
             uvloop.run(run())

@@ -1,4 +1,4 @@
-"""The lines that lead to a peer, for each program that can move a guest, and why some of them are missing."""
+"""Commands and settings that migrate a guest to a peer, per program, or the reason why one is unavailable."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """How ``program`` does one thing: ``lines`` to copy, or the reason why it cannot be done as configured.
+    """A recipe for ``program``: ``lines`` to copy, or the reason why the configuration does not allow it.
 
-    ``place`` says where the lines belong, if that is not this host's shell.
+    ``place`` is where the lines belong, if not in this host's shell.
     """
 
     program: str
@@ -43,9 +43,9 @@ class _Plan:
 def recipes(
     config: Config, peer: str, guest: str | None, desturi: str | None, via: str | None = None
 ) -> list[Snippet]:
-    """Every recipe for ``peer``, over the ingress ``via`` if there are several.
+    """Return all recipes for ``peer``, through the ingress ``via`` if there are several.
 
-    Raises UsageError when the configuration does not know one of them.
+    Raises UsageError when the configuration does not contain one of them.
     """
     routes = find_routes(config, peer, guest, via)
     return [
@@ -78,7 +78,7 @@ def _virsh(plan: _Plan) -> Iterator[Snippet]:
         "post-copy recovery": ("--p2p", "--postcopy", "--postcopy-resume"),
     }
     if _is_id(plan.guest):
-        reason = f"virsh takes {plan.guest} for an id or UUID, not for a name: use mtunnel migrate"
+        reason = f"virsh interprets {plan.guest} as an id or UUID, not a name: use mtunnel migrate"
         yield Snippet("virsh", "all", reason=reason)
         return
     for name, options in manners.items():
@@ -95,13 +95,13 @@ def _virsh_line(plan: _Plan, *options: str) -> str:
     listen = ("--listen-address", plan.way.listen_address) if plan.way.listen_address else ()
     route = ("--migrateuri", plan.way.migrate_uri, *listen)
     which = (plan.guest, plan.libvirt)
-    if plan.guest.startswith("-"):  # behind "--" nothing is an option
+    if plan.guest.startswith("-"):  # end of options
         return shlex.join(["virsh", "migrate", "--live", *options, *route, "--", *which])
     return shlex.join(["virsh", "migrate", "--live", *options, *which, *route])
 
 
 def _is_id(guest: str) -> bool:
-    """Whether virsh, which tries ids and UUIDs first, may find another guest by this name."""
+    """Return whether virsh, which tries ids and UUIDs first, may find another guest by this name."""
     return guest.isdecimal() or _UUID.fullmatch(guest) is not None
 
 
@@ -140,21 +140,21 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# OpenStack Nova. It puts live_migration_inbound_addr of the destination into both URIs, and names no port.
+# OpenStack Nova. It puts live_migration_inbound_addr of the destination into both URIs, without a port.
 
 
 def _nova(config: Config, plan: _Plan, *, given: bool) -> Snippet:
     peer, way = plan.routes.peer, plan.way
     if not way.any_port:
         return Snippet(
-            "nova", "all", reason="Nova names no port: it needs a redirect: ingress with port 49152"
+            "nova", "all", reason="Nova specifies no port: it needs a redirect: ingress with port 49152"
         )
     alias = urlsplit(way.migrate_uri).hostname or ""
     template = _nova_setting(plan.libvirt, alias)
     if template is None:
         where = "--desturi" if given else "the libvirt ingress"
         reason = (
-            f"Nova fills {alias} into live_migration_uri (%s): {where} must contain it, as in "
+            f"Nova inserts {alias} into live_migration_uri (%s): {where} must contain it, as in "
             f"unix:/run/mtunnel/{alias}/libvirt-sock"
         )
         return Snippet("nova", "all", reason=reason)
@@ -162,20 +162,20 @@ def _nova(config: Config, plan: _Plan, *, given: bool) -> Snippet:
         "nova",
         "all",
         (
-            f"# nova.conf, [libvirt], on {peer}; {alias} must stand for {peer} on every source",
+            f"# nova.conf, [libvirt], on {peer}; {alias} must lead to {peer} on every source",
             f"live_migration_inbound_addr = {alias}",
             f"# nova.conf, [libvirt], on {config.host.name} and every other source",
             template,
-            f"# qemu.conf on {peer}: Nova does not say where to listen",
+            f"# qemu.conf on {peer}: Nova does not set the listen address",
             'migration_address = "127.0.0.1"',
         ),
     )
 
 
 def _nova_setting(uri: str, alias: str) -> str | None:
-    """What makes Nova come to ``uri`` when it starts from ``alias``; None if nothing does.
+    """Return the setting that makes Nova build ``uri`` from ``alias``; None if that is impossible.
 
-    Its formatting fails without a %s, and any other % must be doubled.
+    Nova's formatting fails without a %s, and any other % must be doubled.
     """
     if uri == f"qemu+tcp://{alias}:{LIBVIRT_PORT}/system":
         return "live_migration_scheme = tcp"
@@ -200,5 +200,5 @@ def _qemu(config: Config, peer: str, guest: str | None, via: str | None) -> Snip
             "migrate_set_capability return-path on",
             f"migrate -d {entry.uri}",
         ),
-        place=f"an option of the QEMU on {peer}, then the monitor of the one here",
+        place=f"option of QEMU on {peer}, then monitor commands on this host",
     )

@@ -1,4 +1,4 @@
-"""``mtunnel status``: what the running daemon of this host is doing."""
+"""``mtunnel status``: show the state of the running daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunnel.daemon.control_socket import ask
 from tunnel.tls.lane_kinds import figures
 
 NOT_UP = 1
-"""The exit code of ``--check`` when something is wrong that the daemon knows of."""
+"""The exit code of ``--check`` when the daemon reports a problem."""
 
 _MOST_INCIDENTS = 3
 _SERVING = "serving"
@@ -25,15 +25,15 @@ _DISPLACED = "its socket was removed or replaced: restart the daemon"
 
 def status(
     config: options.Config = options.DEFAULT_CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="For monitors: say what is wrong, and exit with 1 then.")
+        bool, typer.Option("--check", help="For monitoring: print problems, and exit with 1 if any.")
     ] = False,
 ) -> None:
     """Show links, lanes and streams of the running daemon.
 
-    Exit codes with --check: 0 all links are up, 1 a link is not up or something else is wrong, 2 the
-    configuration cannot be read, 4 no daemon answers. Without it: 0 whenever a daemon answers.
+    Exit codes with --check: 0 all links are up, 1 a link is not up or there is another problem, 2 the
+    configuration is invalid, 4 no daemon answers. Without --check: 0 whenever a daemon answers.
     """
     facts = ask(load(config).host.control, "status")
     problems = list(_problems(facts, _now()))
@@ -86,7 +86,7 @@ def _all_well(facts: dict[str, Any]) -> str:
 
 def _describe(facts: dict[str, Any]) -> Iterator[str]:
     draining = ", draining" if facts["draining"] else ""
-    where = facts["listen"] if facts["listen_configured"] else f"{facts['listen']} (on no interface now)"
+    where = facts["listen"] if facts["listen_configured"] else f"{facts['listen']} (not on any interface)"
     yield f"host {facts['host']} on {where}, up {facts['uptime']:.0f} s{draining}"
     yield _certificate(facts["certificate"], _now())
     yield from _about_certificates(facts["certificate"])
@@ -103,7 +103,7 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _workers(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Where there are several, which of them has how much to do."""
+    """Yield the load of each worker, if there are several."""
     if len(workers) > 1:
         for worker in workers:
             has = f"{_count(worker, 'session')}, {_count(worker, 'stream')}"
@@ -116,12 +116,12 @@ def _count(worker: dict[str, Any], what: str) -> str:
 
 
 def _session(part: dict[str, Any]) -> str:
-    """Which of several sessions a lane or stream belongs to."""
+    """Return the session of a lane or stream, if not the primary one."""
     return "" if part.get("session", "standing") == "standing" else f" ({part['session']})"
 
 
 def _certificate(certificate: dict[str, Any], now: datetime) -> str:
-    """Until when all certificates and CRLs hold, and which of them ends first."""
+    """Return how long all certificates and CRLs are valid, and which of them expires first."""
     end = datetime.fromisoformat(certificate["not_after"])
     which = f" ({certificate['ends_first']})"
     if end <= now:
@@ -131,7 +131,7 @@ def _certificate(certificate: dict[str, Any], now: datetime) -> str:
 
 
 def _about_certificates(certificate: dict[str, Any]) -> Iterator[str]:
-    """What ends soon, and what is wrong with the files."""
+    """Yield expiry warnings and problems of the files."""
     for warning in certificate["warnings"]:
         yield f"  warning: {warning}"
     if certificate["problem"]:
@@ -139,7 +139,7 @@ def _about_certificates(certificate: dict[str, Any]) -> Iterator[str]:
 
 
 def _unusable(certificate: dict[str, Any]) -> str:
-    return f"certificate files cannot be used: {certificate['problem']}"
+    return f"unusable certificate files: {certificate['problem']}"
 
 
 def _ingress(ingress: dict[str, Any]) -> str:
@@ -158,13 +158,15 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
     rotation = link["rotation"]
     for lane in link["lanes"]:
         sent, received = decimal(lane["bytes_sent"]), decimal(lane["bytes_received"])
-        records = f"{lane['records_sent']} and {lane['records_received']} of {rotation['records']} records"
+        records = (
+            f"{lane['records_sent']} out and {lane['records_received']} in of {rotation['records']} records"
+        )
         route = f"{lane['local']} - {lane['remote']}"
         carried = f"{sent} out, {received} in, {records}"
         yield f"  lane {lane['epoch']}{_session(lane)}: {lane['kind']}, {lane['cipher']}, {route}, {carried}"
     if last := rotation["last"]:
         count, lane = rotation["rotations"], last["lane"]
-        yield f"  lanes replaced: {count}, the last one was lane {lane} at {last['at']}: {last['reason']}"
+        yield f"  lanes replaced: {count}, last: lane {lane} at {last['at']}: {last['reason']}"
     for stream in link["streams"]:
         out, into = decimal(stream["bytes_from_local"]), decimal(stream["bytes_to_local"])
         name = f"{stream['stream']}{_session(stream)}"
@@ -173,15 +175,15 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
     for incident in current[-_MOST_INCIDENTS:]:
         yield f"  {_incident(incident)}"
     if before:
-        yield "  before that:"
+        yield "  earlier:"
         for incident in before[-_MOST_INCIDENTS:]:
             yield f"    {_incident(incident)}"
 
 
 def _parted(link: dict[str, Any]) -> tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
-    """The incidents that tell of the link's present state, and those from before it came up.
+    """Split the incidents into those of the link's present state and those from before it came up.
 
-    Times are ISO 8601 in UTC, all in the same form, so that their order is that of their text.
+    Times are ISO 8601 in UTC, all in the same format, so that they compare as text.
     """
     incidents = link["incidents"]
     if link["state"] != "up":

@@ -1,4 +1,4 @@
-"""``mtunnel uri``: the lines for virsh, libvirt-python, Nova and QEMU that lead to a peer as configured."""
+"""``mtunnel uri``: print commands for virsh, libvirt-python, Nova and QEMU that migrate guests to a peer."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tunnel.cli.snippets import Snippet, recipes
 from tunnel.daemon.config import load
 from tunnel.names import folded
 
-_DESTURI_HELP = "The peer's libvirt, if the tunnel does not lead there."
+_DESTURI_HELP = "libvirt URI of the peer, if not through the tunnel."
 
 
 def uri(
-    peer: Annotated[str, typer.Argument(help="A [[peer]] of the configuration.")],
-    guest: Annotated[str | None, typer.Argument(help="The guest to move.", show_default=False)] = None,
+    peer: Annotated[str, typer.Argument(help="Name of a [[peer]].")],
+    guest: Annotated[str | None, typer.Argument(help="Guest to migrate.", show_default=False)] = None,
     config: options.Config = options.DEFAULT_CONFIG,
     desturi: Annotated[str | None, typer.Option(metavar="URI", help=_DESTURI_HELP)] = None,
     via: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Which ingress, if there are several.")
+        str | None, typer.Option(metavar="ADDRESS", help="Ingress to use, if there are several.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print copy-and-paste lines that move guests to a peer, for virsh, libvirt-python, Nova and QEMU.
+    """Print commands to migrate guests to a peer with virsh, libvirt-python, Nova or QEMU.
 
-    What the configuration does not allow is left out, with the reason.
+    Commands that the configuration does not allow are replaced by the reason.
     """
     found = recipes(load(config), folded(peer), guest, desturi, via)
     if as_json:
@@ -45,7 +45,7 @@ def uri(
 
 
 def describe(found: Sequence[Snippet]) -> Iterator[str]:
-    """The recipes for people: a part for each program."""
+    """Yield the recipes as text, one section per program."""
     for number, (program, group) in enumerate(groupby(found, lambda recipe: recipe.program)):
         if number:
             yield ""
@@ -57,7 +57,7 @@ def describe(found: Sequence[Snippet]) -> Iterator[str]:
 def _describe(recipe: Snippet) -> Iterator[str]:
     name = "" if recipe.name == "all" else f"{recipe.name}: "
     if recipe.reason:
-        yield f"# {name}not as configured: {recipe.reason}"
+        yield f"# {name}not available: {recipe.reason}"
         return
     if recipe.name != "all":
         yield f"# {recipe.name}{f' ({recipe.place})' if recipe.place else ''}"

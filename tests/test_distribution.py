@@ -1,4 +1,4 @@
-"""What the package is called, and the command that installs what is missing."""
+"""The name of the package, and the command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHERS_PACKAGES = re.compile(r"pip3? install (-U )?['\"]?(mtunnel|tunnel)\b(?!-)
 
 
 class Installed:
-    """A distribution whose direct_url.json says ``url``; None: installed from an index."""
+    """A distribution with ``url`` in its direct_url.json; None: installed from an index."""
 
     def __init__(self, url: str | None) -> None:
         self._record = json.dumps({"url": url}) if url else None
@@ -49,13 +49,13 @@ def test_the_command_names_the_checkout(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("url", [None, "file:///gone", "git+ssh://example/x"])
-def test_without_one_it_says_where_to_type_it(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkout_the_command_names_one(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     installed_from(url, monkeypatch)
     expected = f"{sys.executable} -m pip install '.[libvirt]'   (in a checkout of mtunnel)"
     assert distribution.install_command("libvirt") == expected
 
 
-def test_nothing_advises_to_install_somebody_elses_package() -> None:
+def test_nothing_suggests_to_install_another_projects_package() -> None:
     texts = [
         path
         for folder in ("tunnel", "cli", "certs", "bench", "docs")
@@ -70,6 +70,6 @@ def test_nothing_advises_to_install_somebody_elses_package() -> None:
 @pytest.mark.parametrize(
     "text", ["pip install mtunnel", "pip install 'mtunnel[libvirt]'", "pip install tunnel"]
 )
-def test_such_advice_would_be_found(text: str) -> None:
+def test_such_a_suggestion_would_be_found(text: str) -> None:
     assert OTHERS_PACKAGES.search(text)
     assert not OTHERS_PACKAGES.search(f"pip install {distribution.NAME}")

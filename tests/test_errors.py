@@ -1,4 +1,4 @@
-"""The error tree: what a command exits with, and that its picture in the module docstring is the truth."""
+"""The exception tree: exit codes, and that the picture in the module docstring is correct."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = {
 
 
 def _drawn() -> dict[str, tuple[str, int | None]]:
-    """Read the picture: each name with its parent and, where one is drawn, its exit code."""
+    """Parse the picture: each name with its parent and, where one is drawn, its exit code."""
     tree = dict[str, tuple[str, int | None]]()
     parents = list[tuple[int, str]]()
     for line in (errors.__doc__ or "").splitlines():
@@ -42,7 +42,7 @@ def test_the_picture_shows_the_exit_code(name: str, code: int) -> None:
     assert CLASSES[name].exit_code == code
 
 
-def test_no_error_exits_as_if_all_were_well() -> None:
+def test_no_error_exits_with_0() -> None:
     assert {found.exit_code for found in CLASSES.values()} == {1, 2, 3, 4}
 
 

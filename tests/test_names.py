@@ -1,4 +1,4 @@
-"""What a host may be called: the same in certificates and in the configuration."""
+"""Host names: the same rule in certificates and in the configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_host_names_are_accepted(name: str) -> None:
     ("text", "name"),
     [("HostA.Example", "hosta.example"), ("hosta.", "hosta"), ("HostA.Example.", "hosta.example")],
 )
-def test_case_and_a_final_dot_make_no_other_name(text: str, name: str) -> None:
+def test_case_and_a_final_dot_do_not_matter(text: str, name: str) -> None:
     assert host_name(text) == folded(text) == name
 
 
@@ -41,7 +41,7 @@ def test_case_and_a_final_dot_make_no_other_name(text: str, name: str) -> None:
         ("-hosta", "inner hyphens"),
         ("hosta-", "inner hyphens"),
         ("a" * 64, "at most 63"),
-        (".".join(["a" * 63] * 4), "253 in all"),
+        (".".join(["a" * 63] * 4), "253 in total"),
         ("*.example", "wildcard"),
         ("höst", "letters, digits"),
         ("hos\u212a", "letters, digits"),  # the Kelvin sign, which becomes a "k" in lower case
@@ -61,7 +61,7 @@ def test_other_names_are_refused_with_the_reason(text: str, fault: str) -> None:
 
 
 def accepted(parse: Callable[[str], object], text: str) -> object:
-    """What ``parse`` makes of ``text``; None where it refuses it."""
+    """Return what ``parse`` makes of ``text``; None where it refuses it."""
     try:
         return parse(text)
     except (ValueError, UsageError):
@@ -70,7 +70,7 @@ def accepted(parse: Callable[[str], object], text: str) -> object:
 
 @given(st.text(st.sampled_from("aB7-_.*% é"), min_size=1, max_size=12))
 def test_certificates_and_configuration_have_one_rule(text: str) -> None:
-    """Whatever ``certs issue`` takes, host.name and peer.name take, as the same name, and the other way."""
+    """What ``certs issue`` accepts, host.name and peer.name accept, as the same name, and vice versa."""
     assert accepted(dns_name, text) == accepted(parse_name, text) == accepted(host_name, text)
 
 

@@ -1,7 +1,7 @@
-"""The installed package: the name it has for pip, its version, and how its extras are installed.
+"""The installed package: its name for pip, its version, and how to install its extras.
 
-On the public index the names ``mtunnel`` and ``tunnel`` belong to other people's packages. So no message
-tells anybody to install by such a name: it names the directory that this installation was made from.
+On the public index the names ``mtunnel`` and ``tunnel`` belong to other projects' packages. So no message
+suggests to install by such a name: it names the directory that this installation was made from.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 NAME = "mtunnel-migration"
-"""What ``pip`` calls it. The command is ``mtunnel``, the import name ``tunnel``."""
+"""The name for ``pip``. The command is ``mtunnel``, the import name ``tunnel``."""
 
 
 def version() -> str:
-    """Return the version that is installed."""
+    """Return the installed version."""
     return importlib.metadata.version(NAME)
 
 

@@ -1,25 +1,25 @@
-"""Every error that mtunnel raises on purpose.
+"""Every error that mtunnel raises deliberately.
 
 ::
 
-    TunnelError                 the root; the command line turns it into one clear message and an exit code
-    ├── ConfigError             what the operator wrote is wrong: every mistake at once      exit 2
+    TunnelError                 the base class; the command line prints its message and exits with its code
+    ├── ConfigError             the configuration is invalid: lists every mistake            exit 2
     ├── CertificateError        a certificate or key file is missing, unreadable, unsuitable exit 2
-    ├── UsageError              the command or its surroundings are wrong (tool missing)     exit 2
-    ├── RefusedError            the peer, or our own policy for it, said no                  exit 3
-    ├── UnreachableError        nobody answered: link, lane or target                        exit 4
-    ├── WireError               the protocol; carries its code
-    │   ├── ProtocolError       the PEER broke a rule: its link is closed with the code
+    ├── UsageError              wrong arguments or environment (tool missing)                exit 2
+    ├── RefusedError            the peer, or our own policy for it, refused                  exit 3
+    ├── UnreachableError        no answer: link, lane or target                              exit 4
+    ├── WireError               a protocol error; carries its code
+    │   ├── ProtocolError       the PEER violated the protocol: its link is closed with the code
     │   └── MisuseError         WE called the protocol core wrongly: a bug of ours
-    ├── LaneError               a TLS connection
+    ├── LaneError               a TLS connection failed
     │   ├── LaneLost            it ended without GOAWAY: the link may resume
-    │   │   └── LaneStalled     it came up, and then nothing got through: an MTU too large, or a dead host
-    │   └── IdentityError       TLS worked, but this is not a peer that we know
+    │   │   └── LaneStalled     it connected, then nothing got through: an MTU too large, or a host down
+    │   └── IdentityError       TLS succeeded, but the certificate is not that of a configured peer
     └── HypervisorError         QEMU or libvirt
         ├── MigrationError      the migration itself failed
-        └── VerificationError   it succeeded, but the memory is not what it was
+        └── VerificationError   it succeeded, but the guest's memory has changed
 
-A peer or a user can cause any of these; none is ever an ``assert``.
+A peer or a user can cause any of these; so none is ever an ``assert``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 class TunnelError(Exception):
-    """The root of everything that mtunnel raises on purpose. ``exit_code`` is the command's."""
+    """The base class of mtunnel's exceptions. ``exit_code`` is the exit status of the command."""
 
     exit_code: ClassVar[int] = 1
 
 
 class ConfigError(TunnelError):
-    """The configuration is wrong. ``problems`` names every mistake as ``(key, message)``."""
+    """The configuration is invalid. ``problems`` lists every mistake as ``(key, message)``."""
 
     exit_code = 2
 
@@ -52,19 +52,19 @@ class ConfigError(TunnelError):
 
 
 class CertificateError(TunnelError):
-    """A certificate, key or CA file is missing, unreadable, or not fit for its purpose."""
+    """A certificate, key or CA file is missing, unreadable or unsuitable."""
 
     exit_code = 2
 
 
 class UsageError(TunnelError):
-    """The command cannot run as it was called, or something that it needs is not installed."""
+    """The command cannot run as called, or something that it needs is not installed."""
 
     exit_code = 2
 
 
 class RefusedError(TunnelError):
-    """The peer, or our policy for that peer, said no. ``reason`` is for people."""
+    """The peer, or our policy for that peer, refused. ``reason`` is text for people."""
 
     exit_code = 3
 
@@ -75,13 +75,13 @@ class RefusedError(TunnelError):
 
 
 class UnreachableError(TunnelError):
-    """Nobody answered in time: a peer's port, or a local target."""
+    """No answer in time from a peer's port, or from a local target."""
 
     exit_code = 4
 
 
 class WireError(TunnelError):
-    """A fault of the protocol. ``code`` is the one that goes into GOAWAY or RESET (SPEC.md section 10)."""
+    """A protocol error. ``code`` is the one that goes into GOAWAY or RESET (SPEC.md section 10)."""
 
     def __init__(self, code: Code, message: str) -> None:
         self.code = code
@@ -89,7 +89,7 @@ class WireError(TunnelError):
 
 
 class ProtocolError(WireError):
-    """The peer broke a rule: the lane is closed with GOAWAY and this code."""
+    """The peer violated the protocol: the lane is closed with GOAWAY and this code."""
 
 
 class MisuseError(WireError):
@@ -100,15 +100,15 @@ class LaneError(TunnelError):
     """A TLS connection failed."""
 
 
-class LaneLost(LaneError):  # noqa: N818  "lost" is the design's word
+class LaneLost(LaneError):  # noqa: N818  "lost" is the protocol's term
     """The lane ended without GOAWAY. The link may resume on another lane."""
 
 
 class LaneStalled(LaneLost):
-    """It came up, and what was sent was not acknowledged, or nothing came, for too long.
+    """The lane connected, but then data was not acknowledged, or none was received, for too long.
 
-    ``seconds``: for how long. ``proven``: while small packets arrived, full ones did not; otherwise the peer
-    may as well be hung.
+    ``seconds``: for how long. ``proven``: while small packets arrived, full-sized ones did not; otherwise the
+    peer may just as well hang.
     """
 
     def __init__(self, reason: str, seconds: float, *, proven: bool = False) -> None:
@@ -128,12 +128,12 @@ class IdentityError(LaneError):
 
 
 class HypervisorError(TunnelError):
-    """QEMU or libvirt failed, or answered what we cannot work with."""
+    """QEMU or libvirt failed, or returned something unusable."""
 
 
 class MigrationError(HypervisorError):
-    """The migration failed; the message says on which side the guest runs now."""
+    """The migration failed; the message names the side on which the guest runs now."""
 
 
 class VerificationError(HypervisorError):
-    """The guest arrived, but its memory is not what it was."""
+    """The migration succeeded, but the memory of the guest has changed."""

@@ -1,4 +1,4 @@
-"""``python -m tunnel.bench.lab``: the lab without the rest of the command line."""
+"""``python -m tunnel.bench.lab``: the lab as a separate command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunnel.errors import TunnelError
 
 
 def main() -> None:
-    """Run the command. An error on purpose becomes one message and its exit code."""
+    """Run the command; print a TunnelError as one message and exit with its code."""
     try:
         app(prog_name="lab")
     except TunnelError as error:

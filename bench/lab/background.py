@@ -1,6 +1,6 @@
-"""A lab that outlives the command that brought it up: a small process in the background keeps it.
+"""A lab that outlives the command that started it: a background process, the keeper, owns it.
 
-The lab's directory says who keeps it (``lab.json``) and whether he still does (a lock that ends with him).
+``lab.json`` in the lab's directory holds the process ids; a lock there is held while the keeper runs.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _READY = "ready"
 
 @dataclass(frozen=True, slots=True)
 class BackgroundLab:
-    """A lab that is up: its owner's process id, and those of its hosts' first processes, by letter."""
+    """A running lab: the process id of its owner, and those of its hosts' init processes, by letter."""
 
     owner: int
     hosts: dict[str, int]
 
 
 def start(directory: Path, congestion: str | None = None) -> float:
-    """Bring a lab up in the background; the seconds that it took.
+    """Bring up a lab in the background; return how many seconds it took.
 
-    Raises what ``Lab.up`` raises, and LabError when it does not come up in a minute.
+    Raises the errors of ``Lab.up``, and LabError when it is not up after a minute.
     """
     command = [sys.executable, "-m", "tunnel.bench.lab", "keep", f"--directory={directory}"]
     began = time.monotonic()
-    # setsid ends at once, so that the keeper is nobody's child.
+    # setsid exits immediately, so that the keeper is not a child of this process.
     with subprocess.Popen(
         [path_of("setsid"), "--fork", *command, *([f"--congestion={congestion}"] if congestion else [])],
         stdin=subprocess.DEVNULL,
@@ -57,14 +57,14 @@ def start(directory: Path, congestion: str | None = None) -> float:
     answer = json.loads(line or "{}")
     if answer.get("state") == _READY:
         return time.monotonic() - began
-    # A keeper that is too late finds nobody to tell, and goes down again.
-    message = answer.get("error", f"the lab did not come up in {_UP_SECONDS:g} s")
+    # A keeper that is too slow gets EPIPE on its reply, and shuts the lab down.
+    message = answer.get("error", f"the lab did not come up within {_UP_SECONDS:g} s")
     raise UsageError(message) if answer.get("usage") else LabError(message)
 
 
 def keep(directory: Path, congestion: str | None = None) -> None:
-    """Be the keeper: bring the lab up, say so in one line of JSON, and stay until SIGTERM."""
-    # From now on a polite kill unwinds the stack, and the lab goes down with it.
+    """Run as the keeper: bring up the lab, report it in one line of JSON, and run until SIGTERM."""
+    # SIGTERM unwinds the stack from now on, which shuts the lab down.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     lab = Lab(directory, congestion=congestion)
     try:
@@ -82,7 +82,7 @@ def keep(directory: Path, congestion: str | None = None) -> None:
 
 
 def kept(directory: Path) -> BackgroundLab | None:
-    """The lab that is up in ``directory``, or None."""
+    """Return the lab that is up in ``directory``, or None. Raises LabError when its state is unreadable."""
     if not (directory / LOCK).exists():
         return None
     lock = lock_of(directory)
@@ -95,11 +95,11 @@ def kept(directory: Path) -> BackgroundLab | None:
             int(state["owner"]), {letter: int(pid) for letter, pid in state["hosts"].items()}
         )
     except (OSError, ValueError, KeyError) as error:
-        raise LabError(f"the lab in {directory} is still coming up, or going down: {error}") from error
+        raise LabError(f"the lab in {directory} is starting or stopping: {error}; try again") from error
 
 
 def stop(directory: Path) -> bool:
-    """End the lab in ``directory`` and remove what is left of it; whether one was up."""
+    """Stop the lab in ``directory`` and remove its files; return whether one was up."""
     lab = kept(directory)
     if lab is not None:
         _end(lab)
@@ -114,10 +114,10 @@ def _end(lab: BackgroundLab) -> None:
     if owner is not None:
         owner.terminate()
         with suppress(LabError):
-            until("the keeper to end", lambda: not _lives(owner), _DOWN_SECONDS)
+            until("the keeper to exit", lambda: not _lives(owner), _DOWN_SECONDS)
         with suppress(psutil.NoSuchProcess):
             owner.kill()
-    until("the lab's processes to end", lambda: not any(_lives(process) for process in processes))
+    until("the lab's processes to exit", lambda: not any(_lives(process) for process in processes))
 
 
 def _process(pid: int) -> psutil.Process | None:
@@ -137,7 +137,7 @@ def _say(answer: dict[str, object]) -> None:
 
 
 def _turn_to(log: Path) -> None:
-    """Let go of the terminal: from now on everything is written to ``log``."""
+    """Detach from the terminal: redirect stdout and stderr to ``log``."""
     with log.open("a") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

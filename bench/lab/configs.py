@@ -14,7 +14,7 @@ MIGRATION_PORTS = "tcp:127.0.0.1:49152-49215"
 
 @dataclass(frozen=True, slots=True)
 class LabIngress:
-    """An ``[[ingress]]`` that leads to ``peer``; what is None is left to mtunnel's defaults."""
+    """An ``[[ingress]]`` to ``peer``; None leaves mtunnel's default."""
 
     peer: str
     listen: str
@@ -32,13 +32,13 @@ class LabPeer:
 
     @classmethod
     def of(cls, host: LabHostPlan, egress: Sequence[str] = (MIGRATION_PORTS,)) -> LabPeer:
-        """The host of the lab as a peer, at its first address."""
+        """Return a lab host as a peer, at its first address."""
         return cls(host.name, f"{host.address}:{PORT}", egress)
 
 
 @dataclass(frozen=True, slots=True)
 class LabConfig:
-    """A whole configuration. ``host``, ``tls`` and ``transport`` go over what the lab says by itself."""
+    """A complete configuration. ``host``, ``tls`` and ``transport`` override the lab's settings."""
 
     plan: LabHostPlan
     peers: Sequence[LabPeer]
@@ -48,7 +48,7 @@ class LabConfig:
     transport: Mapping[str, object] = field(default_factory=dict)
 
     def text(self) -> str:
-        """The file's text."""
+        """Return the text of the file."""
         name = self.plan.name
         host = {"name": name, "listen": f"0.0.0.0:{PORT}", "control": CONTROL} | dict(self.host)
         tls = {"ca": "ca.pem", "cert": f"{name}.pem", "key": f"{name}.key"} | dict(self.tls)
@@ -68,5 +68,5 @@ def _stated(ingress: LabIngress) -> dict[str, object]:
 
 
 def _table(head: str, values: Mapping[str, object]) -> str:
-    """One table; JSON's texts, numbers and lists of texts are TOML's too."""
+    """Return one table; JSON strings, numbers and lists of strings are valid TOML."""
     return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])

@@ -1,4 +1,4 @@
-"""mtunnel's daemon on a host of the lab."""
+"""The mtunnel daemon on a host of the lab."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from tunnel.errors import UnreachableError
 
 CONFIG = "/etc/mtunnel/mtunnel.toml"
 MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
-"""The command ``mtunnel`` of this very checkout, inside a host."""
+"""The ``mtunnel`` command of this checkout, inside a host."""
 
 
 class Daemon:
-    """The daemon of one host, with the configuration that it was started with."""
+    """The daemon of one host and its configuration."""
 
     def __init__(self, host: LabHostPlan, text: str, start: Callable[[Sequence[str]], Started]) -> None:
-        """Write the configuration and start the daemon; it need not serve yet."""
+        """Write the configuration and start the daemon, without waiting until it serves."""
         self._host = host
         self._start = start
         self.configure(text)
         self.process = self._begin()
 
     def configure(self, text: str) -> None:
-        """Write another configuration; the running daemon does not know it yet."""
+        """Write another configuration; the running daemon does not reload it."""
         self._host.outside(CONFIG).write_text(text)
 
     @property
     def pid(self) -> int:
-        """Its process id, as seen from outside of the host."""
+        """Its process id outside of the host."""
         return self.process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is running."""
         return self.process.running
 
     @property
     def log(self) -> str:
-        """Everything that it has logged since it was last started."""
+        """Its log since its last start."""
         return self.process.output()
 
     def status(self) -> dict[str, Any]:
-        """What ``mtunnel status --json`` prints. Raises UnreachableError when it does not serve."""
+        """Return what ``mtunnel status --json`` prints. Raises UnreachableError when it does not serve."""
         facts: dict[str, Any] = ask(self._host.outside(CONTROL), "status")
         return facts
 
     def link(self, peer: str) -> dict[str, Any]:
-        """The part of ``status`` about ``peer``."""
+        """Return the part of ``status`` on ``peer``. Raises LabError when there is no such peer."""
         for link in self.status()["links"]:
             if link["peer"] == peer:
                 return dict(link)
         raise LabError(f"{self._host.name} has no peer {peer}")
 
     def wait_serving(self) -> None:
-        """Wait until it answers. Raises LabError, with its log, when it ends or is silent."""
-        until(f"mtunnel of {self._host.name} to serve", self._serves)
+        """Wait until it replies. Raises LabError, with its log, when it exits or does not reply."""
+        until(f"mtunnel on {self._host.name} to serve", self._serves)
 
     def wait_linked(self, peer: str) -> None:
         """Wait until its link with ``peer`` is up. Raises LabError when it does not come up."""
@@ -77,11 +77,11 @@ class Daemon:
         self.process.signal(number)
 
     def stop(self) -> int:
-        """End it in order; its exit code. Safe to call twice."""
+        """Stop it with SIGTERM; return its exit code. Safe to call twice."""
         return self.process.stop(grace=10.0)
 
     def kill(self) -> None:
-        """End it with SIGKILL. Safe to call twice."""
+        """Kill it with SIGKILL. Safe to call twice."""
         self.process.kill()
 
     def restart(self) -> None:
@@ -95,7 +95,7 @@ class Daemon:
 
     def _serves(self) -> bool:
         if not self.running:
-            raise LabError(f"mtunnel of {self._host.name} ended{self.process.said()}")
+            raise LabError(f"mtunnel on {self._host.name} exited{self.process.said()}")
         try:
             self.status()
         except UnreachableError:

@@ -1,4 +1,4 @@
-"""Disks of the lab's guests: random on one host, empty images on the other, and their comparison."""
+"""Disks of the lab's guests: random content on one host, empty images on the other, and their comparison."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunnel.bench.lab.waiting import LabError
 from tunnel.errors import VerificationError
 
 IMAGES = "/var/lib/libvirt/images"
-"""Where a host keeps the images of its guests: each host has its own, under the same name."""
+"""Directory of the guests' images: each host has its own, under the same path."""
 
 _SECONDS = 120.0
 _SAME, _DIFFERENT = 0, 1  # qemu-img compare's exit codes
@@ -23,8 +23,8 @@ _SAME, _DIFFERENT = 0, 1  # qemu-img compare's exit codes
 class Disk:
     """A disk of ``size`` bytes, its first three quarters random and the rest never written.
 
-    ``image`` is ``raw`` or ``qcow2``. With ``backing``, for ``--copy-storage-inc``, the first half of it
-    stands in a file that both hosts see, and the guest's own image holds what differs from it.
+    ``image`` is ``raw`` or ``qcow2``. With ``backing``, for ``--copy-storage-inc``, the first half of the
+    content is in a file that both hosts see, and the guest's own image holds the difference.
     """
 
     size: int
@@ -33,15 +33,15 @@ class Disk:
 
     def __post_init__(self) -> None:
         if self.image not in {"raw", "qcow2"}:
-            raise LabError(f"a disk's image is raw or qcow2, not {self.image!r}")
+            raise LabError(f"the image format of a disk must be raw or qcow2, not {self.image!r}")
         if self.backing and self.image != "qcow2":
             raise LabError("only a qcow2 image can have a backing file")
         if self.size <= 0 or self.size % 65536:
-            raise LabError(f"a disk's size is a multiple of 64 KiB, not {self.size} bytes")
+            raise LabError(f"the size of a disk must be a multiple of 64 KiB, not {self.size} bytes")
 
 
 class Volume:
-    """One disk of one guest: the content that it must have for ever, and its images on the hosts."""
+    """One disk of one guest: its expected content, and its images on the hosts."""
 
     def __init__(self, disk: Disk, name: str, shared: Path) -> None:
         """``name`` is unique in the lab; ``shared`` is a directory that both hosts see."""
@@ -51,13 +51,13 @@ class Volume:
         self._base = shared / f"{name}.base"
 
     def create(self, host: LabHostPlan) -> None:
-        """Make the content, and the image on ``host`` that holds it."""
+        """Create the content, and the image on ``host`` that holds it."""
         size, image = self.disk.size, str(self._outside(host))
         content = os.urandom(size // 4 * 3)
         shared = content[: size // 2] if self.disk.backing else b""
         _write_sparse(self._reference, size, content)
         _write_sparse(self._base, size, shared)
-        # The part that is not shared alone; what is left out is read from the backing file later.
+        # Only the part that is not shared; the rest is read from the backing file.
         own = self._base.with_suffix(".own")
         _write_sparse(own, size, content[len(shared) :], start=len(shared))
         _qemu_img("convert", "-f", "raw", "-O", self.disk.image, str(own), image)
@@ -66,21 +66,21 @@ class Volume:
             _qemu_img("rebase", "-u", "-f", self.disk.image, "-b", str(self._base), "-F", "raw", image)
 
     def prepare(self, host: LabHostPlan) -> None:
-        """Make an empty image on ``host``, for a migration to fill."""
+        """Create an empty image on ``host``, for a migration to fill."""
         backing = ["-b", str(self._base), "-F", "raw"] if self.disk.backing else []
         image = str(self._outside(host))
         _qemu_img("create", "-q", "-f", self.disk.image, *backing, image, str(self.disk.size))
 
     def compare(self, host: LabHostPlan) -> None:
-        """Compare the image on ``host``, whose guest must be stopped, with what it must hold.
+        """Compare the image on ``host``, whose guest must be stopped, with its expected content.
 
-        Raises VerificationError, with the first place that differs.
+        Raises VerificationError, with the first offset that differs.
         """
         image = str(self._outside(host))
         formats = ["-f", "raw", "-F", self.disk.image]
         done = _qemu_img("compare", "-U", *formats, str(self._reference), image, fine=(_SAME, _DIFFERENT))
         if done.returncode == _DIFFERENT:
-            raise VerificationError(f"{self.path} on {host.name} is not what it was: {done.stdout.strip()}")
+            raise VerificationError(f"{self.path} on {host.name} has changed: {done.stdout.strip()}")
 
     def remove(self, hosts: tuple[LabHostPlan, ...]) -> None:
         """Remove the images from the hosts, and the content."""

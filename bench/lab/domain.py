@@ -13,7 +13,7 @@ from tunnel.bench.lab.waiting import LabError
 from tunnel.units import MIB
 
 MONITORS = "/run/lab"
-"""Where, on each host, the guests' second monitors are: sockets that speak QMP beside libvirt's own."""
+"""Directory of the guests' second monitors on each host: QMP sockets beside libvirt's own."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _LEAST_MEMORY = 16 * MIB
@@ -22,9 +22,9 @@ _TOUCHED = '  <memoryBacking><allocation mode="immediate"/></memoryBacking>\n'
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What libvirt is told of a guest. ``memory`` in bytes; both hosts see ``kernel`` under its path.
+    """The libvirt definition of a guest. ``memory`` in bytes; both hosts see ``kernel`` under its path.
 
-    ``touched``: QEMU touches all memory before the guest, or the stream of a migration, begins.
+    ``touched``: QEMU touches all memory before the guest, or the stream of a migration, starts.
     """
 
     name: str
@@ -35,17 +35,17 @@ class Domain:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise LabError(f"a guest's name is lower-case letters, digits and hyphens, not {self.name!r}")
+            raise LabError(f"a guest name must be lower-case letters, digits, hyphens, not {self.name!r}")
         if self.memory < _LEAST_MEMORY or self.memory % MIB:
-            raise LabError(f"a guest's memory is 16 MiB or more, in whole MiB, not {self.memory} bytes")
+            raise LabError(f"guest memory must be at least 16 MiB, in whole MiB, not {self.memory} bytes")
 
     @property
     def monitor(self) -> str:
-        """The guest's second monitor, as its host calls it."""
+        """The path of the guest's second monitor inside its host."""
         return f"{MONITORS}/{self.name}.qmp"
 
     def xml(self) -> str:
-        """The XML for ``virsh define`` or ``create``."""
+        """Return the XML for ``virsh define`` or ``create``."""
         return f"""\
 <domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
   <name>{self.name}</name>

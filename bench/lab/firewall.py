@@ -1,6 +1,6 @@
-"""A host's firewall: closed but for named TCP ports, and it counts whom it sent away.
+"""A host's firewall: closed except for given TCP ports, with counters of refused connections.
 
-It is a table of its own, ``inet lab_firewall``: other tables in the host, mtunnel's too, are not touched.
+It is the nftables table ``inet lab_firewall``: other tables in the host, such as mtunnel's, are not touched.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ _HIGHEST = 65535
 
 
 class Firewall:
-    """The firewall of one host. ``nft`` runs the program with options and an input; it returns the output."""
+    """The firewall of one host. ``nft`` runs nft(8) with options and an input, and returns its output."""
 
     def __init__(self, nft: Callable[[Sequence[str], str], str]) -> None:
         self._nft = nft
 
     def close(self, *, but: tuple[Ports, ...] = (), reject: bool = False) -> None:
-        """Let nothing in but TCP to the ports ``but``, loopback, ICMP and what belongs to open connections.
+        """Accept only TCP to the ports ``but``, loopback, ICMP and packets of open connections.
 
-        Whoever comes to another port hears nothing, or, with ``reject``, is told so. Counters start at zero.
+        Packets to other ports are dropped, or, with ``reject``, answered with RST. Counters start at zero.
         """
         self._do(ruleset(but, reject=reject))
 
     def open(self, *ports: Ports) -> None:
-        """Let TCP to these ports in as well."""
+        """Accept TCP to these ports as well."""
         self._do(f"add element inet {TABLE} open {_elements(ports)}")
 
     def shut(self, *ports: Ports) -> None:
-        """Take these ports back; open connections stay. They must have been opened in just this form."""
+        """Close these ports; open connections stay. They must have been opened in the same form."""
         self._do(f"delete element inet {TABLE} open {_elements(ports)}")
 
     def cut(self) -> None:
-        """Drop everything from other hosts from now on, open connections too: as if a wire was cut."""
+        """Drop everything from other hosts from now on, also of open connections: like a cut cable."""
         self._do(f"insert rule inet {TABLE} input iif != lo drop")
 
     def remove(self) -> None:
-        """Take the firewall away: everything is let in."""
+        """Remove the firewall: everything is accepted."""
         self._do(_absent())
 
     def opened(self) -> list[Ports]:
-        """The ports that are let in."""
+        """Return the open ports."""
         found = self._elements_of("open")
         return [port if isinstance(port, int) else "{}-{}".format(*port["range"]) for port in found]
 
     def refused(self) -> dict[int, int]:
-        """How many packets that would open a connection were sent away, by destination port."""
+        """Return how many SYN packets were refused, by destination port."""
         counted = (entry["elem"] for entry in self._elements_of("refused"))
         return {int(entry["val"]): int(entry["counter"]["packets"]) for entry in counted}
 
@@ -68,7 +68,7 @@ class Firewall:
 
 
 def ruleset(ports: tuple[Ports, ...], *, reject: bool) -> str:
-    """The whole table, replacing the one that may be there. Raises LabError when a port is none."""
+    """Return the table, replacing an existing one. Raises LabError when a port is invalid."""
     elements = f"elements = {_elements(ports)}" if ports else ""
     verdict = "reject with tcp reset" if reject else "drop"
     return f"""\
@@ -90,7 +90,7 @@ table inet {TABLE} {{
 
 
 def _absent() -> str:
-    # Deleting fails when there is none; adding never does.
+    # Deleting fails when the table does not exist; adding never does.
     return f"add table inet {TABLE}\ndelete table inet {TABLE}"
 
 

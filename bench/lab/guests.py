@@ -1,4 +1,4 @@
-"""Guests of the lab: started by libvirt, watched through a monitor of our own, and proved page by page."""
+"""Guests of the lab: started by libvirt, watched through a second monitor, and verified page by page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tunnel.virt.qmp import Monitor
 if TYPE_CHECKING:
     from tunnel.bench.lab.host import LabHost
 
-_FILL_RATE = 8 * MIB  # bytes a second, the slowest that is waited for: emulated, memory never touched before
+_FILL_RATE = 8 * MIB  # bytes per second, the slowest expected: emulated, memory never touched before
 
 
 class LabGuest:
-    """A pattern guest, which may be on any host of the lab. Its methods name the host that they mean.
+    """A pattern guest, which may be on any host of the lab; its methods take the host as an argument.
 
-    The methods wait on an event loop of their own: call them from plain functions, not from coroutines.
+    The methods run their own event loop: call them from plain functions, not from coroutines.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class LabGuest:
         persistent: bool = True,
         touched: bool = False,
     ) -> None:
-        """``shared`` is a directory that both hosts see; its ``memory`` belongs to the user of QEMU."""
+        """``shared`` is a directory that both hosts see; QEMU's user can write to its ``memory``."""
         self.name = name
         self.persistent = persistent
         self.volumes = [Volume(disk, f"{name}-{number}", shared) for number, disk in enumerate(disks)]
@@ -49,7 +49,7 @@ class LabGuest:
         self._since: GuestState | None = None
 
     def start(self, host: LabHost) -> None:
-        """Make its disks, start it on ``host`` and wait until it has filled its memory. Raises LabError."""
+        """Create its disks, start it on ``host`` and wait until it has filled its memory. Raises LabError."""
         self._kernel.write_bytes(build_image(self._workload))
         for volume in self.volumes:
             volume.create(host.plan)
@@ -63,33 +63,33 @@ class LabGuest:
         asyncio.run(self._wait_filled(host))
 
     def prepare_disks(self, host: LabHost) -> None:
-        """Make empty images for its disks on ``host``, which a migration with storage needs to find there."""
+        """Create empty images for its disks on ``host``, as a migration with storage requires."""
         for volume in self.volumes:
             volume.prepare(host.plan)
 
     def read_state(self, host: LabHost) -> GuestState:
-        """What the guest on ``host`` says of itself now; it may be running, or paused."""
+        """Return the current state of the guest on ``host``, which may be running or paused."""
         return asyncio.run(self._read_state(host))
 
     def verify(self, host: LabHost) -> Verified:
-        """Prove that the guest on ``host`` is the one that was started, whole and alive.
+        """Verify that the guest on ``host`` is the one that was started, complete and running.
 
-        It is stopped, every page of its memory and every disk is compared, and, if it ran before, it is let
-        run on and its heartbeat is waited for. Raises VerificationError, HypervisorError when the heartbeat
-        stands still, and LabError when the guest is not there.
+        It is stopped, every page of its memory and every disk is compared, and, if it ran before, it is
+        resumed and must continue its heartbeat. Raises VerificationError, HypervisorError when the heartbeat
+        has stopped, and LabError when the guest is not there.
         """
         verified, ran = asyncio.run(self._verify(host))
         if ran and host.libvirtd.running:
-            until(f"libvirt on {host.name} to see that {self.name} runs", lambda: self._runs_on(host))
+            until(f"libvirt on {host.name} to report {self.name} as running", lambda: self._runs_on(host))
         return verified
 
     def remove(self, hosts: Sequence[LabHost]) -> None:
-        """End it wherever it is, and remove its files."""
+        """Destroy it on all ``hosts``, and remove its files."""
         for host in hosts:
             host.virsh("destroy", self.name, check=False)
             host.virsh("undefine", self.name, check=False)
             (host.plan.directory / f"{self.name}.xml").unlink(missing_ok=True)
-            # A QEMU that was killed leaves its socket, which one of another user cannot replace.
+            # A killed QEMU leaves its socket, which a QEMU of another user cannot replace.
             host.plan.outside(self.domain.monitor).unlink(missing_ok=True)
         for volume in self.volumes:
             volume.remove(tuple(host.plan for host in hosts))
@@ -104,8 +104,8 @@ class LabGuest:
 
     async def _monitor(self, host: LabHost) -> Monitor:
         socket = host.plan.outside(self.domain.monitor)
-        if not socket.is_socket():  # QEMU makes it before libvirt says that the guest is started
-            raise LabError(f"no QEMU has {self.name} on {host.name}")
+        if not socket.is_socket():  # QEMU creates it before libvirt reports the guest as started
+            raise LabError(f"no QEMU for {self.name} on {host.name}")
         return await Monitor.connect(socket, f"{self.name} on {host.name}")
 
     async def _wait_filled(self, host: LabHost) -> None:

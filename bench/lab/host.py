@@ -1,4 +1,4 @@
-"""A host of the lab: its namespaces, and everything that runs in them."""
+"""A host of the lab: its namespaces, and the programs that run in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 
 ABSENT = "absent"
-# virsh domstate looks a guest up by its name, then asks for its state; it may vanish before either.
+# virsh domstate looks up a guest by name, then queries its state; the guest may vanish before either.
 _NO_SUCH_GUEST = ("failed to get domain", "Domain not found")
 _QEMU_PIDS = "/run/libvirt/qemu"
 
@@ -28,7 +28,7 @@ class LabHost:
     """One of the two hosts. Paths in its arguments are the host's own, unless they are ``Path``."""
 
     def __init__(self, plan: LabHostPlan, peer: LabHostPlan, congestion: str | None = None) -> None:
-        """Begin to start it; its directories are laid out already."""
+        """Start its namespaces, without waiting; its directories must exist."""
         self.plan = plan
         self.peer = peer
         self._congestion = congestion
@@ -43,7 +43,7 @@ class LabHost:
 
     @property
     def name(self) -> str:
-        """Its short name, which is also mtunnel's name for it."""
+        """Its short name, which is also its mtunnel host name."""
         return self.plan.name
 
     # Programs.
@@ -55,13 +55,13 @@ class LabHost:
         timeout: float = PATIENCE,
         check: bool = True,
         env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002  subprocess.run's own word for it
+        input: str | None = None,  # noqa: A002  as in subprocess.run
     ) -> Done:
-        """Run a program in the host, as root, and return what it printed. Raises LabError when it fails."""
+        """Run a program in the host, as root; return its output. Raises LabError when it fails."""
         return programs.run(self.namespaces, argv, timeout=timeout, check=check, env=env, input=input)
 
     def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Started:
-        """Start a program in the host, as root. ``Lab.reset`` ends it, if nobody did before."""
+        """Start a program in the host, as root. ``Lab.reset`` kills it if it still runs."""
         program = Started(self.namespaces, argv, self._logs, env)
         self.started.append(program)
         return program
@@ -73,7 +73,7 @@ class LabHost:
         return self.run(["nft", *options], input=script).stdout
 
     def find(self, pid_file: str) -> int | None:
-        """The process that a file of the host names, as seen from outside; None if it is no more."""
+        """Return the outside process id of the process in a PID file of the host; None if it has exited."""
         try:
             inside = int(self.plan.outside(pid_file).read_text())
         except (OSError, ValueError):
@@ -81,7 +81,7 @@ class LabHost:
         return self.namespaces.outside_pid(inside)
 
     def shape(self, bits_per_s: int | None) -> None:
-        """Let its first interface send no more than this, or, with None, as much as it can."""
+        """Limit the rate at which its first interface sends; None removes the limit."""
         self.run(wires.shaping(bits_per_s))
         self._shaped = bits_per_s is not None
 
@@ -93,20 +93,20 @@ class LabHost:
 
     @property
     def libvirt_socket(self) -> Path:
-        """The socket of its libvirtd, as reached from outside of the host."""
+        """The path of its libvirtd's socket outside of the host."""
         return self.plan.outside(SOCKET)
 
     def state(self, guest: str) -> str:
-        """What its libvirtd says of a guest: ``running``, ``paused``, ``shut off``, … or ``absent``."""
+        """Return the state of a guest in libvirtd: ``running``, ``paused``, ``shut off``, … ``absent``."""
         done = self.virsh("domstate", guest, check=False)
         if done.returncode == 0:
             return done.stdout.strip()
-        if any(words in done.stderr for words in _NO_SUCH_GUEST):
+        if any(text in done.stderr for text in _NO_SUCH_GUEST):
             return ABSENT
-        raise LabError(f"{self.name} does not say how {guest} is: {done.stderr.strip()}")
+        raise LabError(f"cannot get the state of {guest} on {self.name}: {done.stderr.strip()}")
 
     def job(self, guest: str, *, completed: bool = False) -> dict[str, str]:
-        """The lines of ``virsh domjobinfo``, of the running job or of the last one that completed."""
+        """Return the lines of ``virsh domjobinfo``, of the running or the last completed job."""
         options = ["--completed"] if completed else []
         text = self.virsh("domjobinfo", guest, *options).stdout
         return {
@@ -115,30 +115,30 @@ class LabHost:
         }
 
     def guests(self) -> list[str]:
-        """The names of all guests that its libvirtd knows."""
+        """Return the names of all guests that are defined in its libvirtd."""
         return self.virsh("list", "--all", "--name").stdout.split()
 
     def has_qemu(self, guest: str) -> bool:
-        """Whether libvirt says that it has started a QEMU for this guest: cheap to ask again and again."""
+        """Return whether libvirt has started a QEMU for this guest: cheap enough for polling."""
         return self.plan.outside(f"{_QEMU_PIDS}/{guest}.pid").exists()
 
     def qemu_pid(self, guest: str) -> int:
-        """The process id of a guest's QEMU, as seen from outside. Raises LabError when it has none."""
+        """Return the outside process id of a guest's QEMU. Raises LabError when there is none."""
         pid = self.find(f"{_QEMU_PIDS}/{guest}.pid")
         if pid is None:
-            raise LabError(f"no QEMU of {guest} runs on {self.name}")
+            raise LabError(f"no QEMU for {guest} is running on {self.name}")
         return pid
 
     def kill_qemu(self, guest: str) -> None:
-        """End a guest's QEMU with SIGKILL."""
+        """Kill a guest's QEMU with SIGKILL."""
         os.kill(self.qemu_pid(guest), signal.SIGKILL)
 
     # mtunnel.
 
     def start_daemon(self, config: LabConfig | str, *, wait: bool = True) -> Daemon:
-        """Start mtunnel with this configuration, and wait until it serves. Raises LabError if it does not.
+        """Start mtunnel with this configuration and wait until it serves. Raises LabError if it does not.
 
-        Without ``wait`` it need not serve yet.
+        Without ``wait`` it returns immediately.
         """
         text = config if isinstance(config, str) else config.text()
         daemon = Daemon(self.plan, text, self._start_service)
@@ -147,10 +147,10 @@ class LabHost:
             daemon.wait_serving()
         return daemon
 
-    # As it was.
+    # Restoring it.
 
     def boot(self) -> None:
-        """Give it its addresses, its firewall and its libvirtd."""
+        """Configure its addresses and its firewall, and start its libvirtd."""
         enter = tuple(self.namespaces.enter)
         wires.batch(wires.addresses(self.plan), enter)
         if self._congestion:
@@ -159,7 +159,7 @@ class LabHost:
         self.libvirtd.start()
 
     def reset(self) -> None:
-        """End what was started in it, and restore names, firewall and libvirtd. Guests are left alone."""
+        """Stop all programs in it, and restore names, firewall and libvirtd. Guests are not touched."""
         for daemon in self.daemons:
             daemon.stop()
         for program in self.started:
@@ -167,14 +167,14 @@ class LabHost:
         self.daemons.clear()
         self.started.clear()
         layout.write_hosts(self.plan, (self.plan, self.peer))
-        self._nft(["flush", "ruleset"], "")  # a daemon that was killed leaves its table
+        self._nft(["flush", "ruleset"], "")  # a killed daemon leaves its table
         self.firewall.close(but=(PORT,))
         if self._shaped:
             self.shape(None)
         self.libvirtd.restore()
 
     def forget(self) -> None:
-        """Collect what the end of the namespaces has killed."""
+        """Reap the processes that ended with the namespaces."""
         for daemon in self.daemons:
             daemon.kill()
         for program in self.started:

@@ -1,4 +1,4 @@
-"""The two hosts on paper: names, addresses, and where their files are below the lab's directory."""
+"""The definition of the two hosts: names, addresses, and their files below the lab's directory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PORT = 16515
-"""mtunnel's one port, which the firewalls leave open."""
+"""The port of mtunnel, which the firewalls leave open."""
 
 DOMAIN = "lab"
 
 
 @dataclass(frozen=True, slots=True)
 class LabHostPlan:
-    """One host. ``address`` is on its first interface (eth0), ``second_address`` on its second (eth1).
+    """The definition of one host. ``address`` is on its first interface (eth0), ``second_address`` on eth1.
 
-    ``directory`` is the host's part of the lab's directory. Of what the host sees, ``/run``, ``/etc``,
+    ``directory`` is the host's part of the lab's directory. In the host, ``/run``, ``/etc``,
     ``/var/lib/libvirt``, ``/var/cache/libvirt`` and ``/var/log/libvirt`` are its own; they can be reached
-    from outside the host below ``directory``. All else is the machine's, the lab's directory included.
+    from outside the host below ``directory``. All else, the lab's directory included, is the machine's.
     """
 
     letter: str
@@ -30,12 +30,12 @@ class LabHostPlan:
 
     @property
     def fqdn(self) -> str:
-        """The host's full name, which is also its hostname and stands in its certificates."""
+        """The host's fully qualified name, which is its hostname and is in its certificates."""
         return f"{self.name}.{DOMAIN}"
 
     @property
     def own(self) -> dict[str, Path]:
-        """The directories that are the host's own: what it calls them, and where they are outside."""
+        """The directories of the host's own: paths inside, and paths outside."""
         places = {
             "/run": "run",
             "/etc": "etc",
@@ -46,7 +46,7 @@ class LabHostPlan:
         return {inside: self.directory / outside for inside, outside in places.items()}
 
     def outside(self, path: str) -> Path:
-        """Where a path of this host is for those outside of it."""
+        """Return the path outside for a path inside of the host."""
         for inside, place in self.own.items():
             if path == inside or path.startswith(f"{inside}/"):
                 return place / path[len(inside) :].lstrip("/")
@@ -54,7 +54,7 @@ class LabHostPlan:
 
 
 def plan(directory: Path) -> tuple[LabHostPlan, LabHostPlan]:
-    """The hosts A and B of a lab in ``directory``."""
+    """Return the hosts A and B of a lab in ``directory``."""
     return (
         LabHostPlan(
             letter="A",

@@ -1,4 +1,4 @@
-"""The lab: two hosts side by side, from nothing to nothing."""
+"""The lab: two hosts side by side, from setup to teardown."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _HIDDEN_BY_HOSTS = ("/run", "/var/run", "/etc", "/proc", "/sys", "/var/lib/libvi
 
 
 class Lab:
-    """Two hosts, ``a`` and ``b``, for as long as the context lasts or this process lives.
+    """Two hosts, ``a`` and ``b``, for as long as the context or this process lasts.
 
-    The main thread must make it, and no other: its hosts die with the thread that started them.
+    Only the main thread may create it: its hosts end with the thread that started them.
     """
 
     def __init__(self, directory: Path, *, congestion: str | None = None) -> None:
-        """``directory`` takes all of the lab's files: an absolute, short path, which is made and removed.
+        """``directory`` holds all of the lab's files: an absolute, short path, which is created and removed.
 
-        Every socket in the hosts uses TCP's ``congestion`` control; None leaves the machine's default.
+        Every TCP socket in the hosts uses ``congestion`` as congestion control; None: the machine's default.
         """
         self.directory = directory
         self.guests: dict[str, LabGuest] = {}
@@ -50,7 +50,7 @@ class Lab:
         self._lock: IO[str] | None = None
         self._hosts: tuple[LabHost, LabHost] | None = None
 
-    # From nothing to nothing.
+    # Setup and teardown.
 
     def __enter__(self) -> Self:
         self.up()
@@ -64,8 +64,8 @@ class Lab:
     def up(self) -> None:
         """Bring both hosts up, with libvirtd running and only port 16515 open.
 
-        Raises UsageError when something is missing on this machine, or the directory is unfit or has a lab
-        already; LabError when a host does not start.
+        Raises UsageError when this machine lacks a requirement, when the directory is unsuitable, or when it
+        already has a lab; LabError when a host does not start.
         """
         requirements.check()
         self._lock = claim(self.directory)
@@ -76,7 +76,7 @@ class Lab:
             undo.pop_all()
 
     def down(self) -> None:
-        """End everything in both hosts and remove the directory. Safe to call twice."""
+        """Stop everything in both hosts and remove the directory. Safe to call twice."""
         for host in self._hosts or ():
             host.namespaces.close()
         for host in self._hosts or ():
@@ -93,13 +93,13 @@ class Lab:
         shared = self.directory / "shared"
         shared.mkdir(mode=0o711)
         (shared / "memory").mkdir()
-        (shared / "memory").chmod(0o1777)  # for QEMU, as whoever it runs
+        (shared / "memory").chmod(0o1777)  # for QEMU, whichever user it runs as
         authority = Authority.create(self.directory / "pki")
         for one in plans:
             layout.lay_out(one, plans)
             pki.lay_out(authority, one)
         a, b = plans
-        # Known before they are ready, so that down() finds them whatever happens next.
+        # Set before they are ready, so that down() finds them if the following steps fail.
         first = LabHost(a, b, self._congestion)
         self._hosts = (first, first)
         self._hosts = hosts = (first, LabHost(b, a, self._congestion))
@@ -138,7 +138,7 @@ class Lab:
 
     @property
     def shared(self) -> Path:
-        """A directory that both hosts see, under this very path."""
+        """A directory that both hosts see, under this path."""
         return self.directory / "shared"
 
     # What runs in them.
@@ -154,13 +154,13 @@ class Lab:
         persistent: bool = True,
         touched: bool = False,
     ) -> LabGuest:
-        """Start a guest on ``host`` (A, if none is given) and wait until it has filled its memory.
+        """Start a guest on ``host`` (default: A) and wait until it has filled its memory.
 
-        ``memory`` in bytes, in whole MiB. Without ``workload`` it dirties 1 MiB a second. ``touched``: its
-        QEMUs touch their memory when they start, so that it is not the machine's memory that is measured.
+        ``memory`` in bytes, in whole MiB. Without ``workload`` it dirties 1 MiB per second. ``touched``: its
+        QEMUs touch their memory when they start, so that page faults of the machine are not measured.
         """
         if name in self.guests:
-            raise LabError(f"the lab has a guest {name} already")
+            raise LabError(f"guest {name} already exists in the lab")
         guest = LabGuest(
             name,
             self.shared,
@@ -175,20 +175,20 @@ class Lab:
         return guest
 
     def end_guest(self, name: str) -> None:
-        """End a guest wherever it is, and forget it: its name is free again."""
+        """Destroy a guest and free its name."""
         self.guests[name].remove(self.hosts)
         del self.guests[name]
 
     def states(self, guest: str) -> tuple[str, str]:
-        """What A and B say of a guest: ``("absent", "running")``, for example."""
+        """Return the state of a guest on A and B, such as ``("absent", "running")``."""
         return self.a.state(guest), self.b.state(guest)
 
     def runner(self, guest: str) -> LabHost:
-        """The one host that runs a guest. Raises LabError when that is none, or both."""
+        """Return the one host that runs a guest. Raises LabError when none does, or both."""
         running = [host for host in self.hosts if host.state(guest) == "running"]
         if len(running) != 1:
             raise LabError(
-                f"{guest} should run on one host; hosta, hostb say {', '.join(self.states(guest))}"
+                f"{guest} must run on exactly one host; on hosta, hostb it is {', '.join(self.states(guest))}"
             )
         return running[0]
 
@@ -201,12 +201,12 @@ class Lab:
     ) -> tuple[Daemon, Daemon]:
         """Start mtunnel on both hosts and wait until they are linked.
 
-        Each ingress is made on the host that its peer is not; both hosts allow the same ``egress``, where
-        ``{host}`` is each one's own name. Without an ingress nobody dials: they serve, and are not linked.
+        Each ingress is created on the host opposite to its peer; both hosts allow the same ``egress``, where
+        ``{host}`` is the name of the host. Without an ingress no host dials: they serve, but are not linked.
         """
         for ingress in ingresses:
             if ingress.peer not in {host.name for host in self.hosts}:
-                raise LabError(f"{ingress.peer} is no host of the lab: an ingress leads to hosta or hostb")
+                raise LabError(f"{ingress.peer} is not a host of the lab: the peer must be hosta or hostb")
         for host in self.hosts:
             mine = [ingress for ingress in ingresses if ingress.peer == host.peer.name]
             allowed = [rule.format(host=host.name) for rule in egress]
@@ -221,22 +221,22 @@ class Lab:
         return first, second
 
     def shape(self, bits_per_s: int | None) -> None:
-        """Let the first wire carry this much each way, or as much as it can; until ``reset``."""
+        """Limit the first link to this rate each way until ``reset``; None removes the limit."""
         for host in self.hosts:
             host.shape(bits_per_s)
 
     def allow_postcopy(self) -> None:
-        """Let guests that are started from now on, until ``reset``, migrate in post-copy mode.
+        """Allow guests that are started until the next ``reset`` to migrate in post-copy mode.
 
-        A QEMU that is not root may only if the machine says so for all programs
-        (``vm.unprivileged_userfaultfd``). Where it does not, QEMU runs as root.
+        An unprivileged QEMU needs ``vm.unprivileged_userfaultfd = 1``, which applies to the whole machine.
+        Where that is not set, QEMU runs as root.
         """
         if _UNPRIVILEGED.exists() and _UNPRIVILEGED.read_text().strip() != "1":
             for host in self.hosts:
                 host.libvirtd.configure(qemu={"user": "root", "group": "root"})
 
     def reset(self) -> None:
-        """End every guest, daemon and program; restore the firewall, names and libvirtd of both hosts."""
+        """Stop every guest, daemon and program; restore the firewall, names and libvirtd of both hosts."""
         for host in self.hosts:
             host.reset()
         for guest in self.guests.values():
@@ -249,29 +249,29 @@ class Lab:
 
 
 def claim(directory: Path) -> IO[str]:
-    """Make ``directory`` ours and empty, until the returned file is closed, however that happens.
+    """Lock ``directory`` and empty it; the lock lasts until the returned file is closed.
 
-    Raises UsageError when it has a lab that is up, when it holds what is not a lab's, or is in a bad place.
+    Raises UsageError when a lab is up in it, when it holds other files, or when its path is unsuitable.
     """
     _check_place(directory)
     directory.mkdir(mode=0o711, exist_ok=True)
-    directory.chmod(0o711)  # QEMU, which is not root, must come through
+    directory.chmod(0o711)  # QEMU, which is not root, must be able to traverse it
     strange = {entry.name for entry in directory.iterdir()} - _OURS
     if strange or directory.stat().st_uid != os.geteuid():
         raise UsageError(
-            f"{directory} is not a lab's: {', '.join(sorted(strange)) or 'it belongs to another'}"
+            f"{directory} is not a lab directory: {', '.join(sorted(strange)) or 'it has another owner'}"
         )
     lock = lock_of(directory)
     if lock is None:
         raise UsageError(
-            f"a lab is up in {directory} already: end it with './run lab down', or choose another"
+            f"a lab is already up in {directory}: stop it with './run lab down', or choose another directory"
         )
     empty(directory)
     return lock
 
 
 def lock_of(directory: Path) -> IO[str] | None:
-    """Take the lock of a lab's directory; None if its lab is up."""
+    """Take the lock of a lab's directory; return None if its lab is up."""
     lock = (directory / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -282,7 +282,7 @@ def lock_of(directory: Path) -> IO[str] | None:
 
 
 def empty(directory: Path) -> None:
-    """Remove what a killed lab left in its directory."""
+    """Remove the files of a killed lab from its directory."""
     for entry in directory.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -292,13 +292,13 @@ def empty(directory: Path) -> None:
 
 def _check_place(directory: Path) -> None:
     if not directory.is_absolute() or directory.is_symlink():
-        raise UsageError(f"the lab's directory must be an absolute path and no link, not {directory}")
+        raise UsageError(f"the lab directory must be an absolute path and not a symlink: {directory}")
     if any(directory.is_relative_to(hidden) for hidden in _HIDDEN_BY_HOSTS):
         raise UsageError(
-            f"{directory} would not be visible in the hosts, which have directories of their own there"
+            f"{directory} would not be visible in the hosts, which mount their own directories there"
         )
     for parent in directory.parents:
         if not parent.is_dir():
             raise UsageError(f"{parent} is not a directory")
         if not parent.stat().st_mode & 0o001:
-            raise UsageError(f"{parent} is closed to other users; QEMU, which runs as one, must come through")
+            raise UsageError(f"{parent} is not accessible to other users; QEMU needs it: chmod o+x {parent}")

@@ -8,13 +8,13 @@ from pathlib import Path
 from tunnel.bench.lab.host_plan import LabHostPlan
 
 MACHINE_ETC = "/run/machine-etc"
-"""Where a host finds the machine's /etc; its own points there for everything that it does not have."""
+"""Mount point of the machine's /etc in a host; the host's own /etc links there for all other entries."""
 
 QEMU_USER, QEMU_GROUP = "libvirt-qemu", "kvm"
-"""As whom libvirt runs QEMU: Debian's choice."""
+"""The user and group of QEMU, as on Debian."""
 
 NO_KVM = "no-kvm"
-"""A file of the host's directory that nobody may open; it lies over /dev/kvm."""
+"""A file without permissions in the host's directory; it is mounted over /dev/kvm."""
 
 _OWN_ETC = {"hostname", "hosts", "libvirt", "mtunnel", "pki"}
 
@@ -22,14 +22,14 @@ Settings = Mapping[str, str | int]
 
 
 def lay_out(host: LabHostPlan, hosts: tuple[LabHostPlan, LabHostPlan]) -> None:
-    """Make the directories of ``host`` and the files in its /etc; certificates come from ``pki``."""
+    """Create the directories of ``host`` and the files in its /etc; certificates come from ``pki``."""
     for place in host.own.values():
         place.mkdir(parents=True)
     (host.directory / NO_KVM).touch(mode=0o000)
     etc, run = host.outside("/etc"), host.outside("/run")
     for entry in Path("/etc").iterdir():
         if entry.name not in _OWN_ETC:
-            # A link of the machine's is kept as it is: it may be relative to its place.
+            # A symlink of the machine is copied unchanged: it may be relative to its location.
             target = entry.readlink() if entry.is_symlink() else f"{MACHINE_ETC}/{entry.name}"
             (etc / entry.name).symlink_to(target)
     (etc / "libvirt").mkdir()
@@ -41,20 +41,20 @@ def lay_out(host: LabHostPlan, hosts: tuple[LabHostPlan, LabHostPlan]) -> None:
     for name in ("lock", "user", "machine-etc", "lab", "mtunnel"):
         (run / name).mkdir()
     (host.outside("/var/lib/libvirt") / "images").mkdir(mode=0o711)
-    # The guests' monitors; QEMU itself makes the sockets, as whoever it runs.
+    # The guests' monitors; QEMU creates the sockets, as its own user.
     (run / "lab").chmod(0o1777)
 
 
 def write_hosts(host: LabHostPlan, known: tuple[LabHostPlan, ...]) -> None:
-    """Write /etc/hosts, the lab's only source of names. A host that is not in ``known`` has no address."""
+    """Write /etc/hosts, the lab's only source of names. Hosts that are not in ``known`` do not resolve."""
     lines = ["127.0.0.1 localhost", "::1 localhost"]
     lines += [f"{one.address} {one.fqdn} {one.name}" for one in known]
-    # In place: replacing the file would do as well, but keeps what others have open apart from it.
+    # In place: replacing the file would leave programs that have it open with the old one.
     (host.outside("/etc") / "hosts").write_text("\n".join(lines) + "\n")
 
 
 def write_libvirtd_conf(host: LabHostPlan, changes: Settings | None = None) -> None:
-    """Write libvirtd.conf, with ``changes`` over the lab's own settings."""
+    """Write libvirtd.conf, with ``changes`` overriding the lab's settings."""
     settings: dict[str, str | int] = {
         "host_uuid": host.uuid,
         "unix_sock_group": "root",
@@ -72,16 +72,16 @@ def write_libvirtd_conf(host: LabHostPlan, changes: Settings | None = None) -> N
 
 
 def write_qemu_conf(host: LabHostPlan, changes: Settings | None = None) -> None:
-    """Write qemu.conf, with ``changes`` over the lab's own settings."""
+    """Write qemu.conf, with ``changes`` overriding the lab's settings."""
     settings: dict[str, str | int] = {
         "user": QEMU_USER,
         "group": QEMU_GROUP,
         "security_driver": "none",
         "remember_owner": 0,
-        "stdio_handler": "file",  # else a virtlogd would be needed
+        "stdio_handler": "file",  # otherwise virtlogd would be needed
         "default_tls_x509_verify": 1,
     }
-    # No cgroups and no /dev of QEMU's own: this machine may have neither to give.
+    # No cgroups and no private /dev for QEMU: this machine may support neither.
     lists = "namespaces = []\ncgroup_controllers = []\n"
     _write(host.outside("/etc/libvirt/qemu.conf"), settings | dict(changes or {}), lists)
 

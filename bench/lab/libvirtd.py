@@ -1,4 +1,4 @@
-"""A host's libvirtd: started, stopped, killed, and configured anew."""
+"""A host's libvirtd: start, stop, kill and reconfigure it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tunnel.bench.lab.programs import Done
 from tunnel.bench.lab.waiting import PATIENCE, LabError, until
 
 SOCKET = "/run/libvirt/libvirt-sock"
-"""Where a host's libvirtd listens. It also listens on TCP 16509 (plain) and 16514 (TLS)."""
+"""The socket of a host's libvirtd. It also listens on TCP 16509 (plain) and 16514 (TLS)."""
 
 _PID_FILE = "/run/libvirtd.pid"
 _ENDING = 60.0
-"""Seconds that it may take to end: its threads have 30 (virNetDaemonRun), and 11.3 sometimes needs them."""
+"""Seconds that it may take to exit: its threads get 30 (virNetDaemonRun), and 11.3 sometimes needs them."""
 _START = ("libvirtd", "--listen", "--daemon", "--pid-file", _PID_FILE)
 
 
 class Libvirtd:
-    """The libvirtd of one host. Its guests outlive it, and are found again by the next one.
+    """The libvirtd of one host. Its guests outlive it, and the next one finds them again.
 
-    It belongs to the host and not to whoever started it, so that a test may leave a new one behind.
+    It belongs to the host, not to the process that started it, so a test may leave a new one running.
     """
 
     def __init__(
         self, host: LabHostPlan, run: Callable[[tuple[str, ...]], Done], find: Callable[[str], int | None]
     ) -> None:
-        """``run`` runs a program in the host, ``find`` finds the process id that a file there names."""
+        """``run`` runs a program in the host, ``find`` returns the process id in a PID file of the host."""
         self._host = host
         self._run = run
         self._find = find
@@ -41,32 +41,32 @@ class Libvirtd:
 
     @property
     def running(self) -> bool:
-        """Whether there is one."""
+        """Whether it is running."""
         return self._find(_PID_FILE) is not None
 
     @property
     def pid(self) -> int:
-        """Its process id, as seen from outside of the host. Raises LabError when it does not run."""
+        """Its process id outside of the host. Raises LabError when it is not running."""
         pid = self._find(_PID_FILE)
         if pid is None:
-            raise LabError(f"libvirtd of {self._host.name} does not run{self._said()}")
+            raise LabError(f"libvirtd on {self._host.name} is not running{self._said()}")
         return pid
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers. Raises LabError when it does not."""
+        """Start it, unless it is running, and wait until it replies. Raises LabError when it does not."""
         if not self.running:
             done = self._run(_START)
             if done.returncode != 0:
-                said = (done.stderr + done.stdout).strip() or "nothing"
-                raise LabError(f"libvirtd of {self._host.name} does not start and says: {said}{self._said()}")
-        until(f"libvirtd of {self._host.name} to answer", self._answers, PATIENCE)
+                output = (done.stderr + done.stdout).strip() or "no output"
+                raise LabError(f"libvirtd on {self._host.name} failed to start: {output}{self._said()}")
+        until(f"libvirtd on {self._host.name} to reply", self._answers, PATIENCE)
 
     def stop(self) -> None:
-        """End it as a service manager would. Raises LabError when it does not end."""
+        """Stop it with SIGTERM. Raises LabError when it does not exit."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """Kill it with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -75,14 +75,14 @@ class Libvirtd:
         self.start()
 
     def configure(self, *, libvirtd: Settings | None = None, qemu: Settings | None = None) -> None:
-        """Restart it with these settings over the lab's own, in libvirtd.conf and qemu.conf."""
+        """Restart it with these settings overriding the lab's, in libvirtd.conf and qemu.conf."""
         layout.write_libvirtd_conf(self._host, libvirtd)
         layout.write_qemu_conf(self._host, qemu)
         self._changed = bool(libvirtd or qemu)
         self.restart()
 
     def restore(self) -> None:
-        """Have it running again with the lab's own settings."""
+        """Make sure that it runs with the lab's own settings."""
         if self._changed:
             self.configure()
         else:
@@ -93,11 +93,11 @@ class Libvirtd:
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-            # Not until nobody is "running": while a zombie is waited for, its threads may hold its files yet.
-            until(f"libvirtd of {self._host.name} to end", lambda: not psutil.pid_exists(pid), _ENDING)
+            # Checking ``running`` is not enough: until a zombie is reaped, its threads may hold files open.
+            until(f"libvirtd on {self._host.name} to exit", lambda: not psutil.pid_exists(pid), _ENDING)
 
     def _answers(self) -> bool:
-        _ = self.pid  # raises when it has ended meanwhile
+        _ = self.pid  # raises when it has exited meanwhile
         return self._run(("virsh", "--quiet", "list")).returncode == 0
 
     def _said(self) -> str:

@@ -1,9 +1,9 @@
-"""The namespaces of a host: unnamed, and gone with the process that made them, however that ends.
+"""The namespaces of a host: unnamed, and removed with the process that created them, however that ends.
 
-The first process of a host's PID namespace holds all of them. It is a child of ``unshare``, which is a child
-of ours; each dies with its parent (``PDEATHSIG``), and when the first process of a PID namespace dies, the
-kernel kills the rest of it: libvirtd, QEMU, daemons. With the last of them go the network and the mounts. So
-a lab whose owner was killed with SIGKILL leaves nothing but a directory.
+The init process of a host's PID namespace holds all of them. It is a child of ``unshare``, which is a child
+of this process; each is killed with its parent (``PDEATHSIG``), and when the init process of a PID namespace
+ends, the kernel kills the rest of it: libvirtd, QEMU, daemons. The network and the mounts end with the last
+of them. So a lab whose owner was killed with SIGKILL leaves only a directory.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tunnel.bench.lab.waiting import PATIENCE, LabError
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READY = b"ready\n"
 
-# The death signal is armed after the fork: who was orphaned before that must not start at all.
+# PDEATHSIG is set after the fork: a child that was orphaned before must not start.
 _ORPHAN_CHECK = '[ "$PPID" = "$0" ] && exec "$@"'
 
 
 class Namespaces:
-    """Network, mount, UTS and PID namespaces of one host. Make them in the main thread: they die with it."""
+    """Network, mount, UTS and PID namespaces of one host. They end with the thread that creates them."""
 
     def __init__(self, host: LabHostPlan) -> None:
-        """Begin to make them; ``wait_ready`` must be called next."""
+        """Start to create them; ``wait_ready`` must be called next."""
         self._name = host.name
         self._log = host.directory / "init.log"
         self.pid = 0
@@ -50,29 +50,29 @@ class Namespaces:
             )
 
     def wait_ready(self) -> None:
-        """Wait until the host has its directories and its name. Raises LabError when it does not get them."""
+        """Wait until the host has its directories and its name. Raises LabError when that fails."""
         pipe = self._process.stdout
         if pipe is None or not select.select([pipe], [], [], PATIENCE)[0] or pipe.readline() != _READY:
-            raise LabError(f"{self._name} does not start: {_text(self._log) or 'and says nothing'}")
+            raise LabError(f"{self._name} failed to start: {_text(self._log) or 'no output'}")
         (first,) = psutil.Process(self._process.pid).children()
         self.pid = first.pid
 
     @property
     def enter(self) -> list[str]:
-        """The command that runs another one inside. Who kills it kills that one too."""
+        """The command prefix that runs a program inside. Killing it kills that program too."""
         kinds = ["--mount", "--uts", "--net", "--pid"]
         inside = [path_of("setpriv"), "--pdeathsig", "KILL", "--"]
         return [path_of("nsenter"), f"--target={self.pid}", *kinds, "--", *inside]
 
     def members(self) -> list[psutil.Process]:
-        """Every process in the PID namespace, its first one included."""
+        """Return every process in the PID namespace, its init process included."""
         with suppress(psutil.NoSuchProcess):
             mine = _pid_namespace(psutil.Process(self.pid))
             return [one for one in psutil.process_iter() if mine and _pid_namespace(one) == mine]
         return []
 
     def outside_pid(self, inside: int) -> int | None:
-        """What a process that is ``inside`` to the host is called outside; None if it is no more."""
+        """Return the outside process id of the process ``inside``; None if it has exited."""
         for process in self.members():
             with suppress(OSError, psutil.NoSuchProcess):
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -82,9 +82,9 @@ class Namespaces:
         return None
 
     def close(self) -> None:
-        """End everything inside, at once. Safe to call twice."""
+        """Kill everything inside. Safe to call twice."""
         members = self.members() if self.pid else []
-        # Its first process alone: unshare then collects it, ahead of a machine's init that may take its time.
+        # Only the init process: unshare then reaps it, before the machine's init, which may be slow.
         if self.pid and self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -99,14 +99,14 @@ class Namespaces:
 
 
 def script(host: LabHostPlan) -> str:
-    """What the first process of ``host`` does: its mounts, its name, then wait and collect the orphans."""
+    """Return the script of the init process of ``host``: mounts, hostname, then wait and reap orphans."""
     own = dict(host.own)
     run, etc = shlex.quote(str(own.pop("/run"))), shlex.quote(str(own.pop("/etc")))
     lines = [
         "set -e",
-        # libvirt would find the machine's cgroups here, and two hosts share one tree of them.
+        # libvirt would find the machine's cgroups here, which both hosts share.
         "mount -t sysfs sysfs /sys",
-        # Guests are emulated. A KVM that is there and does not work makes libvirt probe QEMU at each call.
+        # Guests are emulated. If /dev/kvm exists but does not work, libvirt probes QEMU at each call.
         f"! [ -e /dev/kvm ] || mount --bind {shlex.quote(str(host.directory / NO_KVM))} /dev/kvm",
         f"mount --bind {run} /run",
         f"mount --bind /etc {MACHINE_ETC}",

@@ -1,6 +1,6 @@
-"""Certificates of the lab: what ``mtunnel certs issue`` makes, where mtunnel, libvirt and QEMU look for it.
+"""Certificates of the lab, as ``mtunnel certs issue`` makes them, in the paths of mtunnel, libvirt and QEMU.
 
-Each host has one, which serves them all, both to be called and to call.
+Each host has one certificate for all three, as server and as client.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def lay_out(authority: Authority, host: LabHostPlan) -> None:
     for kind in ("server", "client"):
         _copy(own.cert, etc / f"pki/libvirt/{kind}cert.pem")
         _copy(own.key, etc / f"pki/libvirt/private/{kind}key.pem")
-        # QEMU reads these itself, and is not root.
+        # QEMU reads these, and is not root.
         _copy(own.cert, etc / f"pki/qemu/{kind}-cert.pem")
         _copy(own.key, etc / f"pki/qemu/{kind}-key.pem", mode=0o644)
     _copy(own.cert, etc / f"mtunnel/{host.name}.pem")

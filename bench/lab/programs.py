@@ -1,4 +1,4 @@
-"""Programs inside a host: run to their end, or started and watched."""
+"""Programs inside a host: run to completion, or started in the background."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What programs in a host find: of the caller's shell only where libraries are, and ``changes``."""
+    """Return the environment of programs in a host: only LD_LIBRARY_PATH is inherited, plus ``changes``."""
     own = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **own, **(changes or {})}
 
@@ -34,12 +34,12 @@ def run(
     timeout: float = PATIENCE,
     check: bool = True,
     env: Mapping[str, str] | None = None,
-    input: str | None = None,  # noqa: A002  subprocess.run's own word for it
+    input: str | None = None,  # noqa: A002  as in subprocess.run
 ) -> Done:
-    """Run ``argv`` inside and return what it printed.
+    """Run ``argv`` inside and return its output.
 
-    Raises LabError when it does not end in ``timeout`` seconds (it is killed then), and, with ``check``, when
-    it fails, with what it said.
+    Raises LabError when it does not exit within ``timeout`` seconds (it is killed then), and, with ``check``,
+    when it fails, with its output.
     """
     try:
         done = subprocess.run(
@@ -54,15 +54,15 @@ def run(
             input=input,
         )
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"{shlex.join(argv)} did not end in {timeout:g} s") from error
+        raise LabError(f"{shlex.join(argv)} timed out after {timeout:g} s") from error
     if check and done.returncode != 0:
-        said = (done.stderr + done.stdout).strip() or "nothing"
-        raise LabError(f"{shlex.join(argv)} failed with status {done.returncode} and said: {said}")
+        output = (done.stderr + done.stdout).strip() or "no output"
+        raise LabError(f"{shlex.join(argv)} failed with status {done.returncode}: {output}")
     return done
 
 
 class Started:
-    """A program that runs inside a host, its output going to ``log``. ``stop`` or ``kill`` it."""
+    """A program that runs inside a host, with its output in ``log``. ``stop`` or ``kill`` it."""
 
     def __init__(
         self, inside: Namespaces, argv: Sequence[str], logs: Path, env: Mapping[str, str] | None = None
@@ -81,7 +81,7 @@ class Started:
         self._program = until(f"{self.name} to start", self._find)
 
     def _find(self) -> int | None:
-        """The program is the one child of the process that entered the namespaces."""
+        """Return the process id of the only child of the process that entered the namespaces."""
         if self._enter.poll() is not None:
             return -1
         with suppress(psutil.NoSuchProcess, IndexError):
@@ -90,48 +90,48 @@ class Started:
 
     @property
     def pid(self) -> int:
-        """The program's process id as seen from outside of the host; -1 if it ended before it was seen."""
+        """The process id of the program outside of the host; -1 if it exited before it was found."""
         return self._program
 
     @property
     def running(self) -> bool:
-        """Whether the program has not ended yet."""
+        """Whether the program is running."""
         return self._enter.poll() is None
 
     def output(self) -> str:
-        """Everything that it has printed."""
+        """Return its output so far."""
         return self.log.read_text(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the program a signal, if it still runs."""
-        # While the process that entered has not ended, it has not collected its child: the id is still its.
+        """Send a signal to the program, if it is running."""
+        # As long as its parent has not exited, it has not reaped the program: the id is still valid.
         if self.running:
             with suppress(ProcessLookupError):
                 os.kill(self._program, number)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit code, once it has ended; minus the signal, if one ended it.
+        """Wait for it; return its exit code, or minus the signal that killed it.
 
-        Raises LabError when it has not ended after ``timeout`` seconds.
+        Raises LabError when it has not exited after ``timeout`` seconds.
         """
         try:
             return self._enter.wait(timeout)
         except subprocess.TimeoutExpired as error:
-            raise LabError(f"{self.name} did not end in {timeout:g} s{self.said()}") from error
+            raise LabError(f"{self.name} timed out after {timeout:g} s{self.said()}") from error
 
     def stop(self, grace: float = 5.0) -> int:
-        """End it: SIGTERM, and SIGKILL after ``grace`` seconds. Its exit code; safe to call twice."""
+        """Stop it: SIGTERM, SIGKILL after ``grace`` seconds; return its exit code. Safe to call twice."""
         self.signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._enter.wait(grace)
         return self.kill()
 
     def kill(self) -> int:
-        """End it with SIGKILL. Its exit code; safe to call twice."""
+        """Kill it with SIGKILL; return its exit code. Safe to call twice."""
         self.signal(signal.SIGKILL)
         return self.wait()
 
     def said(self) -> str:
-        """The end of its output, to end an error message with."""
+        """Return the output tail, for an error message."""
         lines = self.output().splitlines()[-15:]
-        return "".join(f"\n  {line}" for line in lines) or " and said nothing"
+        return "".join(f"\n  {line}" for line in lines) or " (no output)"

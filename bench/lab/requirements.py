@@ -1,4 +1,4 @@
-"""What a machine must have before a lab can stand on it; everything that is missing is said at once."""
+"""The requirements of a lab on this machine; everything that is missing is reported together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunnel import distribution
 from tunnel.bench.lab.tools import find
 from tunnel.errors import UsageError
 
-# Program, and the Debian package that brings it.
+# Program, and its Debian package.
 PROGRAMS = {
     "libvirtd": "libvirt-daemon-system",
     "virsh": "libvirt-clients",
@@ -29,7 +29,7 @@ LIBRARIES = ("psutil", "qemu.qmp")
 
 
 def missing(find_program: Callable[[str], str | None] = find, uid: int | None = None) -> list[str]:
-    """Return one line for each thing that is missing; none if a lab can be made here."""
+    """Return one line for each missing requirement; none if a lab can be set up here."""
     lines = []
     if (os.geteuid() if uid is None else uid) != 0:
         lines.append("root: namespaces, virtual network interfaces and libvirtd need it (sudo ./run lab up)")
@@ -44,12 +44,10 @@ def missing(find_program: Callable[[str], str | None] = find, uid: int | None = 
 
 
 def check() -> None:
-    """Raise UsageError, with everything that is missing, when a lab cannot be made here."""
+    """Raise UsageError, listing everything that is missing, when a lab cannot be set up here."""
     lines = missing()
     if lines:
-        raise UsageError(
-            "\n".join(["the lab cannot be set up; this is missing:", *(f"  {x}" for x in lines)])
-        )
+        raise UsageError("\n".join(["cannot set up the lab; missing:", *(f"  {x}" for x in lines)]))
 
 
 def _is_installed(library: str) -> bool:

@@ -1,4 +1,4 @@
-"""The programs of others: where they are, and which version."""
+"""Third-party programs: their paths and versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 
 from tunnel.errors import UsageError
 
-_SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"  # where an unprivileged PATH does not look
+_SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"  # not in the PATH of unprivileged users
 
 
 def find(program: str) -> str | None:
@@ -25,9 +25,9 @@ def path_of(program: str) -> str:
 
 
 def running_on(program: str, option: str) -> str:
-    """Return the version that ``program option`` prints, and the TLS library that it says it is running on.
+    """Return the version that ``program option`` prints, and the TLS library that it reports to run on.
 
-    HAProxy names the one that it was built with as well; what it runs on is what encrypts.
+    HAProxy also prints the library that it was built with; the one that it runs on encrypts.
     """
     version = version_said(program, option)
     found = re.search(r"^Running on .*\bversion : (.+)$", _said(program, option), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The lab's own error, and waiting for a condition with a deadline."""
+"""The lab's error class, and waiting for a condition with a deadline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from tunnel.errors import TunnelError
 
 PATIENCE = 30.0
-"""Seconds that anything may take which ought to happen soon: the machine may be busy."""
+"""Timeout in seconds for anything that should take milliseconds: the machine may be busy."""
 
 _PAUSE = 0.02
 
@@ -17,17 +17,17 @@ _T = TypeVar("_T")
 
 
 class LabError(TunnelError):
-    """The lab, or something in it, does not do what it was asked for. The message quotes who knows why."""
+    """An operation of the lab, or of a program in it, failed. The message includes the program's output."""
 
 
 def until(what: str, found: Callable[[], _T | None], within: float = PATIENCE) -> _T:
-    """Return what ``found`` returns as soon as that is true.
+    """Poll ``found`` until it returns a true value, and return that.
 
-    Raises LabError, naming ``what`` was waited for, after ``within`` seconds.
+    Raises LabError, naming ``what``, after ``within`` seconds.
     """
     deadline = time.monotonic() + within
     while not (result := found()):
         if time.monotonic() > deadline:
-            raise LabError(f"waited {within:g} s in vain for {what}")
+            raise LabError(f"timed out after {within:g} s waiting for {what}")
         time.sleep(_PAUSE)
     return result

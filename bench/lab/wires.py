@@ -1,4 +1,4 @@
-"""The wires between the hosts: two pairs of virtual interfaces, eth0 (IPv4 and IPv6) and eth1 (IPv4)."""
+"""The links between the hosts: two veth pairs, eth0 (IPv4 and IPv6) and eth1 (IPv4)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import PATIENCE, LabError
 
 INTERFACES = ("eth0", "eth1")
-_LEAST_BURST = 128 * 1024  # two of the packets that the interface takes, which are up to 64 KiB
+_LEAST_BURST = 128 * 1024  # two GSO packets of the interface, which are up to 64 KiB
 
 
 def connect(pids: tuple[int, int]) -> None:
-    """Lay both wires between the network namespaces of these two processes."""
+    """Create both veth pairs between the network namespaces of these two processes."""
     a, b = pids
     batch("".join(f"link add {name} netns {a} type veth peer name {name} netns {b}\n" for name in INTERFACES))
 
 
 def addresses(host: LabHostPlan) -> str:
-    """The commands, for ``ip -batch``, that give ``host`` its addresses."""
+    """Return the commands, for ``ip -batch``, that configure the addresses of ``host``."""
     return f"""\
 addr add {host.address}/24 dev eth0
 addr add {host.address6}/64 dev eth0 nodad
@@ -31,9 +31,9 @@ link set eth1 up
 
 
 def routes(host: LabHostPlan, congestion: str) -> str:
-    """The commands that make every socket of ``host`` use a congestion control.
+    """Return the commands that make every socket of ``host`` use a congestion control.
 
-    A network namespace's default can only be one that the kernel does not restrict; a route's can be any.
+    The default of a network namespace must be an unrestricted algorithm; that of a route can be any.
     """
     local = f"dev lo table local proto kernel scope host src 127.0.0.1 congctl {congestion}"
     lines = [f"route replace local 127.0.0.0/8 {local}", f"route replace local 127.0.0.1 {local}"]
@@ -47,9 +47,9 @@ def routes(host: LabHostPlan, congestion: str) -> str:
 
 
 def shaping(bits_per_s: int | None) -> list[str]:
-    """The command of ``tc`` that bounds what a host sends on its first interface, or takes the bound away.
+    """Return the ``tc`` command that limits the rate of a host's first interface, or removes the limit.
 
-    A bucket of 4 ms lets the timer's ticks pass unnoticed; 20 ms of queue is what a switch might have.
+    A bucket of 4 ms covers timer ticks; a queue of 20 ms is typical of a switch.
     """
     change = ["tc", "qdisc", "replace", "dev", INTERFACES[0], "root"]
     if bits_per_s is None:
@@ -59,7 +59,7 @@ def shaping(bits_per_s: int | None) -> list[str]:
 
 
 def batch(commands: str, enter: tuple[str, ...] = ()) -> None:
-    """Run ``ip`` commands, one to a line, behind the command ``enter``. Raises LabError with ip's words."""
+    """Run ``ip`` commands, one per line, with the prefix ``enter``. Raises LabError with ip's error text."""
     done = subprocess.run(
         [*enter, path_of("ip"), "-batch", "-"],
         input=commands,
@@ -69,4 +69,4 @@ def batch(commands: str, enter: tuple[str, ...] = ()) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise LabError(f"ip refused: {done.stderr.strip()}\n{commands}")
+        raise LabError(f"ip failed: {done.stderr.strip()}\n{commands}")

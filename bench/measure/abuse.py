@@ -1,8 +1,8 @@
-"""``bench abuse``: what bulk keeps, and how soon a cut lane is replaced, while the daemons are abused.
+"""``bench abuse``: throughput of bulk, and the time until a cut lane is replaced, while daemons are abused.
 
-In each round the same connection carries the bytes alone, during the abuse, and, where there is such a thing,
-while the same is done to a plain listener beside the daemons: an attacker takes time of the machine's
-processors whatever it attacks. Then lanes are cut during the abuse, under bulk whose every byte is compared.
+In each round the same connection carries the bytes alone, during the abuse, and, where applicable, during the
+same abuse of a plain listener beside the daemons: an attacker uses CPU of the machine whatever it attacks.
+Then lanes are cut during the abuse, under bulk whose every byte is compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tunnel.units import MIB
 CUTS = 3
 
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
-_FELT = 1.5  # seconds of abuse before anything is measured: what a source may do at first is used up
+_FELT = 1.5  # seconds of abuse before measuring: uses up the burst that a source is allowed
 _REST = 0.3  # seconds after it
 _BETWEEN_CUTS = 0.3
 
@@ -50,7 +50,7 @@ class AbuseOptions:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Seconds of one, CPU seconds in it by program, and what the abuser did meanwhile, in its own words."""
+    """Duration of one transfer, CPU seconds by program, and the counters of the abuser meanwhile."""
 
     seconds: float
     cpu: Mapping[str, float]
@@ -59,9 +59,9 @@ class Transfer:
 
 @dataclass(frozen=True)
 class AbuseOutcome:
-    """One round: ``plain`` is beside a plain listener that is abused, None where there is none.
+    """One round: ``plain`` is the transfer during abuse of a plain listener, None where not applicable.
 
-    ``lost``: lanes of the link that were lost meanwhile, at either side.
+    ``lost``: lanes of the link that were lost meanwhile, on both sides.
     """
 
     abuser: str
@@ -74,12 +74,12 @@ class AbuseOutcome:
 
     @property
     def ratio(self) -> float:
-        """The part of its throughput that bulk keeps."""
+        """Throughput of bulk under abuse, as a fraction of that alone."""
         return self.alone.seconds / self.abused.seconds
 
     @property
     def plain_ratio(self) -> float | None:
-        """The same where the daemon is not what is abused."""
+        """The same while the plain listener is abused."""
         return self.alone.seconds / self.plain.seconds if self.plain else None
 
 
@@ -87,8 +87,8 @@ class AbuseOutcome:
 class Cuts:
     """Lanes that were cut during the abuse.
 
-    ``slowest``: the longest time until one was replaced; ``gap``: until bytes came again; seconds. All of
-    ``bytes`` each way arrived as they were sent.
+    ``slowest``: the longest time until one was replaced; ``gap``: until bytes arrived again; in seconds. All
+    ``bytes`` in each direction arrived unchanged.
     """
 
     abuser: str
@@ -100,7 +100,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class AbuseVerdict:
-    """All rounds of one abuse. ``attacker``: its share of a core; ``per_second``: what it did."""
+    """All rounds of one abuse. ``attacker``: its share of a core; ``per_second``: its counters."""
 
     abuser: str
     goal: float
@@ -115,12 +115,12 @@ class AbuseVerdict:
 
     @property
     def reached(self) -> bool:
-        """Whether it is as it is to be."""
+        """Whether the goals are met."""
         in_time = self.slowest is not None and max(self.slowest, self.gap or 0.0) <= RESUMED_WITHIN
         return self.ratio.median >= self.goal and not self.lost and in_time
 
     def as_record(self) -> Record:
-        """Return what the result file holds."""
+        """Return the fields of the record in the result file."""
         fields = {
             key: value.as_dict() if isinstance(value, Spread) else value for key, value in vars(self).items()
         }
@@ -130,7 +130,7 @@ class AbuseVerdict:
 def run(
     abusers: Sequence[Abuser], options: AbuseOptions, network: Network, results: Results, progress: Progress
 ) -> list[AbuseVerdict]:
-    """Measure each into ``results``; failures are recorded there too."""
+    """Measure each abuser; add records to ``results``, also of failures."""
     found = []
     for abuser in abusers:
         progress(f"{abuser.name}: {abuser.what}")
@@ -151,7 +151,7 @@ def run(
 
 
 def judge(abuser: Abuser, outcomes: Sequence[AbuseOutcome], cuts: Cuts | None) -> AbuseVerdict:
-    """Conclude from at least one round."""
+    """Return the verdict on one round or more."""
     plain = [each.plain_ratio for each in outcomes if each.plain_ratio is not None]
     seconds = sum(each.abused.seconds for each in outcomes)
     return AbuseVerdict(
@@ -175,7 +175,7 @@ def judge(abuser: Abuser, outcomes: Sequence[AbuseOutcome], cuts: Cuts | None) -
 
 
 def measure(abuser: Abuser, options: AbuseOptions, network: Network) -> Iterator[AbuseOutcome]:
-    """Carry bulk alone and beside the abuse, in turn, through two daemons. Raises BenchError."""
+    """Carry bulk through two daemons, alternately alone and under abuse. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         exposed = expose(Path(scratch), network.congestion)
         site = exposed.site
@@ -185,7 +185,7 @@ def measure(abuser: Abuser, options: AbuseOptions, network: Network) -> Iterator
         source = rig.start_source(site.entry)
         programs = {**daemons, "sink": sink, "source": source.program}
         bulk = _Bulk(rig, source, programs, options.size)
-        bulk.carry()  # not measured: it warms everything up
+        bulk.carry()  # warm-up
         for number in range(1, options.rounds + 1):
             before = lost_lanes(exposed)
             alone = bulk.carry()
@@ -201,7 +201,7 @@ def start_daemons(rig: Rig, exposed: Exposed, memory: tuple[str, str] = ("", "")
 
 
 def _start_listeners(rig: Rig, exposed: Exposed) -> None:
-    """Start what the abused reach, and what is abused in their place."""
+    """Start the targets of the abused ingresses, and the plain listeners."""
     for name, role, endpoint in (
         ("callers", "listen", exposed.busy),
         ("callers", "listen", exposed.plain),
@@ -212,7 +212,7 @@ def _start_listeners(rig: Rig, exposed: Exposed) -> None:
 
 
 def lost_lanes(exposed: Exposed) -> int:
-    """Lanes of the link of hosta and hostb that were lost so far. Raises BenchError when there is none."""
+    """Return the lost lanes of the link of hosta and hostb so far. Raises BenchError when it is down."""
     links = [link(exposed.site.directory / f"{HOST_A}.control", HOST_B)]
     links.append(link(exposed.site.directory / f"{HOST_B}.control", HOST_A))
     if any(each["state"] != "up" for each in links):
@@ -221,7 +221,7 @@ def lost_lanes(exposed: Exposed) -> int:
 
 
 class _Bulk:
-    """The stream whose throughput counts."""
+    """The stream whose throughput is measured."""
 
     def __init__(self, rig: Rig, source: Source, programs: Mapping[str, Program], size: int) -> None:
         self._rig = rig
@@ -230,7 +230,7 @@ class _Bulk:
         self._size = size
 
     def carry(self, abuse: Command | None = None) -> Transfer:
-        """Carry the bytes once, while ``abuse`` runs if there is any."""
+        """Carry the bytes once, while ``abuse`` runs if given."""
         if abuse is None:
             return self._measure({}, None)
         with abusing(self._rig, abuse) as attacker:
@@ -250,10 +250,10 @@ class _Bulk:
 
 @contextmanager
 def abusing(rig: Rig, command: Command) -> Iterator[Source]:
-    """Let the abuser at it for the block, which begins when the abuse is felt."""
+    """Run the abuser during the block, which starts once the abuse has an effect."""
     attacker = Source(rig.start("abuser", command, talks=True))
     try:
-        _ask(attacker)  # it has begun when it answers
+        _ask(attacker)  # it has started when it replies
         time.sleep(_FELT)
         yield attacker
     finally:
@@ -271,7 +271,7 @@ def _ask(attacker: Source | None) -> dict[str, float]:
 
 
 def measure_cuts(abuser: Abuser, options: AbuseOptions, network: Network) -> Cuts:
-    """Cut lanes while bulk goes both ways and the abuse goes on. Raises BenchError, also for a wrong byte."""
+    """Cut lanes under bulk in both directions and abuse. Raises BenchError, also for a wrong byte."""
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         exposed = expose(Path(scratch), network.congestion)
         rig.start_sink(exposed.site.exit)
@@ -305,21 +305,21 @@ def measure_cuts(abuser: Abuser, options: AbuseOptions, network: Network) -> Cut
 
 
 def _wait_flowing(control: Path, caller: Program) -> None:
-    """Return when bytes of the caller are under way."""
+    """Wait until bytes of the caller are in transit."""
     while not any(stream["bytes_from_local"] > MIB for stream in link(control, HOST_B)["streams"]):
         caller.check()
         time.sleep(0.02)
 
 
-# -- for people -------------------------------------------------------------------------------------------
+# -- terminal output --------------------------------------------------------------------------------------
 
 
 def table(found: Sequence[AbuseVerdict]) -> Table:
-    """Return the terminal's view."""
-    view = Table(title="bench abuse · bulk beside abuse, against bulk alone", title_justify="left")
+    """Return the terminal output."""
+    view = Table(title="bench abuse · bulk under abuse, compared with bulk alone", title_justify="left")
     view.add_column("abuse")
-    headings = ("ratio", "goal", "plain listener", "MiB/s", "attacker's core", "a second", "lanes lost")
-    for heading in (*headings, "cut replaced ms", "bytes again ms"):
+    headings = ("ratio", "goal", "plain listener", "MiB/s", "attacker CPU", "per second", "lanes lost")
+    for heading in (*headings, "lane replaced ms", "data gap ms"):
         view.add_column(heading, justify="right")
     for each in found:
         view.add_row(

@@ -1,4 +1,4 @@
-"""Whom ``bench abuse`` lets at the daemons: strangers, local users, a hostile peer; what bulk is to keep."""
+"""The abusers of ``bench abuse``: strangers, local users and a hostile peer, with goals for bulk."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tunnel.bench.measure.testbed import ADDRESS_A
 STRANGE_ADDRESS = "127.0.0.9"
 NOBODY = 65534
 RESUMED_WITHIN = 5.0
-"""Seconds within which a lane that was cut is to be replaced, whoever else comes."""
+"""Seconds within which a cut lane must be replaced, also under abuse."""
 
 
 @dataclass(frozen=True)
 class Abuser:
-    """One kind of abuse. ``goal``: the part of its throughput that bulk of others is to keep.
+    """One kind of abuse. ``goal``: throughput of other bulk under it, as a fraction of that without.
 
-    ``command`` runs it, and ``plain`` runs the same against a plain listener, so that what it costs the
-    machine is told from what it costs the daemon; None where there is no such thing.
+    ``command`` runs it, and ``plain`` runs the same against a plain listener, to separate the cost for the
+    machine from that for the daemon; None where not applicable.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Abuser:
 
 
 def _module(name: str, *arguments: object) -> Command:
-    return [sys.executable, "-m", f"tunnel.bench.{name}", *map(str, arguments)]
+    return [sys.executable, "-m", f"tunnel.bench.measure.{name}", *map(str, arguments)]
 
 
 def _call(endpoint: ProgramAddress, *options: str) -> Command:
@@ -72,7 +72,7 @@ def _user(name: str, what: str, where: Callable[[Exposed], ProgramAddress], *opt
 
 
 def hostile_command(kind: Kind, exposed: Exposed) -> Command:
-    """Return the command of the hostile peer."""
+    """Return the command that runs the hostile peer."""
     return _module(
         "hostile",
         kind,
@@ -95,14 +95,16 @@ _ENDLESS = "--per-second=0"
 ABUSERS: tuple[Abuser, ...] = (
     *(_stranger(says, STRANGE_ADDRESS, says, "from one address") for says in Says),
     *(_stranger(says, ADDRESS_A, f"{says}-as-peer", "from the address of the other host") for says in Says),
-    _stranger(Says.HELLO, ADDRESS_C, "hello-as-absent", "from the address of a third host that is away"),
-    _user("user-tcp", "10,000 a minute by a user who may not, tcp", lambda e: e.forbidden),
-    _user("user-unix", "10,000 a minute by a user who may not, unix", lambda e: e.forbidden_unix),
-    _user("user-permitted", "10,000 a minute by a user who may, tcp", lambda e: e.permitted),
-    _user("user-tcp-endless", "as many as go, by a user who may not, tcp", lambda e: e.forbidden, _ENDLESS),
+    _stranger(Says.HELLO, ADDRESS_C, "hello-as-absent", "from the address of a third host that is down"),
+    _user("user-tcp", "10,000 a minute by a user without permission, tcp", lambda e: e.forbidden),
+    _user("user-unix", "10,000 a minute by a user without permission, unix", lambda e: e.forbidden_unix),
+    _user("user-permitted", "10,000 a minute by a permitted user, tcp", lambda e: e.permitted),
+    _user(
+        "user-tcp-endless", "unlimited, by a user without permission, tcp", lambda e: e.forbidden, _ENDLESS
+    ),
     _user(
         "user-unix-endless",
-        "as many as go, by a user who may not, unix",
+        "unlimited, by a user without permission, unix",
         lambda e: e.forbidden_unix,
         _ENDLESS,
     ),

@@ -1,8 +1,8 @@
-"""The relay that one would write first: asyncio streams with TLS, on asyncio's own loop or on uvloop.
+"""The obvious relay: asyncio streams with TLS, on asyncio's own loop or on uvloop.
 
 A contestant, not part of the product: two of these processes carry plaintext from one side to the other
 over mutual TLS 1.3. Tuned as far as streams allow: of 64, 128, 256 KiB and 1 MiB, chunks of 256 KiB cost
-the least CPU with both loops, and freed memory is kept, as mtunnel does.
+the least CPU with both loops, and freed memory is kept, as in mtunnel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None,
 
 @dataclass(frozen=True)
 class RelaySide:
-    """One end of the link: where it listens, where it connects, and on which of the two it speaks TLS."""
+    """One side of the relay: its listen and connect addresses, and which of the two uses TLS."""
 
     encrypts: bool
     listen: ProgramAddress
@@ -49,7 +49,7 @@ class RelaySide:
 
 
 async def relay(side: RelaySide) -> None:
-    """Accept for ever and carry each connection to ``side.connect``."""
+    """Accept connections forever and relay each to ``side.connect``."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await _connect(side)
@@ -93,7 +93,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def arguments_of_side(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Read the command line of a side: the fields of ``RelaySide``, beside what ``parser`` has already."""
+    """Parse the command line of a side: the fields of ``RelaySide`` and the arguments of ``parser``."""
     parser.add_argument("role", choices=["encrypt", "decrypt"])
     parser.add_argument("listen", type=ProgramAddress.parse)
     parser.add_argument("connect", type=ProgramAddress.parse)

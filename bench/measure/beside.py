@@ -1,8 +1,8 @@
-"""One bulk stream beside 255 that stand still, and what both daemons hold in memory then.
+"""One bulk stream beside 255 stalled ones, and the memory of both daemons meanwhile.
 
-The streams that stand still are of the same link, and full: their callers have sent all that is taken of
-them, or single bytes, each of which is a frame. In one case they are of another peer, which leaves gaps in
-front of single bytes. What memory a link may take beyond what it takes anyway says SPEC.md, section 11.
+The stalled streams belong to the same link, and are full: their callers have sent as much as was accepted, or
+single bytes, each of which is a frame. In one case they belong to another peer, which leaves gaps before
+single bytes. SPEC.md, section 11, bounds the additional memory of a link.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from tunnel.wire.window import FLOOR_WINDOW
 
 GROUP = "streams"
 GOAL = 0.8
-"""The part of its throughput that the stream is to keep."""
+"""Throughput of the stream beside the others, as a fraction of that alone."""
 
 _SLOWEST = 20 * MIB
 _PATIENCE = 120.0
 _SETTLED = 1.0  # seconds
-_AROUND = 1.1  # the objects around payload, and what the allocator cannot give back
-_SINGLE_BYTES = 1200  # on each stream: with what a frame counts beside its payload, more than 64 MiB together
+_AROUND = 1.1  # objects around payload, and memory that the allocator cannot return
+_SINGLE_BYTES = 1200  # on each stream: with the cost of a frame beside its payload, over 64 MiB in total
 
 
 @dataclass(frozen=True)
 class BesideCase:
-    """Daemons with so much ``memory``, "" for the default. ``singly``: bytes one by one; ``gaps``: above."""
+    """Daemons with this ``memory``, "" for the default. ``singly``: single bytes; ``gaps``: see above."""
 
     name: str
     memory: tuple[str, str]
@@ -56,7 +56,7 @@ class BesideCase:
 
     @property
     def bounds(self) -> dict[str, int]:
-        """Bytes that a link may hold in one direction, with all these streams and the one, by side."""
+        """Bytes that a link may hold in one direction, with the stalled streams and the bulk one, by side."""
         sizes = [parse_size(each) if each else int(Transport().memory) for each in self.memory]
         return dict(zip("ab", (size + (STREAMS + 1) * FLOOR_WINDOW for size in sizes), strict=True))
 
@@ -75,9 +75,9 @@ CASES = (
 class BesideOutcome:
     """All rounds of one case: the ratio of the throughput beside the others to that alone, by round.
 
-    Resident bytes by side, ``rss_before`` after a transfer alone and ``rss_peak`` the highest of all; payload
-    may have taken ``bounds`` in between. ``held``: what the streams that stand still had taken, in bytes, or
-    in frames of the other peer.
+    Resident bytes by side: ``rss_before`` after a transfer alone, ``rss_peak`` the highest of all; payload
+    may account for ``bounds`` of the difference. ``held``: bytes that the stalled streams had accepted, or
+    frames of the other peer.
     """
 
     case: str
@@ -92,32 +92,32 @@ class BesideOutcome:
 
     @property
     def ratio(self) -> Spread:
-        """The part of its throughput that the stream keeps."""
+        """Throughput of the stream beside the others, as a fraction of that alone."""
         pairs = zip(self.alone_seconds, self.beside_seconds, strict=True)
         return Spread.of([alone / beside for alone, beside in pairs])
 
     @property
     def growth(self) -> dict[str, int]:
-        """Resident bytes that came with the streams that stand still, by side."""
+        """Additional resident bytes with the stalled streams, by side."""
         return {side: max(0, self.rss_peak[side] - self.rss_before[side]) for side in self.rss_peak}
 
     @property
     def reached(self) -> bool:
-        """Whether it is as it is to be."""
+        """Whether the goals are met."""
         in_bounds = all(self.growth[side] <= _AROUND * self.bounds[side] for side in self.bounds)
         return self.ratio.median >= GOAL and in_bounds
 
     def as_record(self) -> Record:
-        """Return what the result file holds."""
+        """Return the fields of the record in the result file."""
         return {**asdict(self), "ratio": self.ratio.as_dict(), "growth": self.growth, "reached": self.reached}
 
 
 def choose(names: Sequence[str]) -> tuple[list[Abuser], list[BesideCase]]:
-    """Return what is called ``names``, or is of these groups; all if empty. Raises UsageError for another."""
+    """Return the abusers and cases of these names or groups; default: all. Raises UsageError for others."""
     groups = [*dict.fromkeys(each.group for each in ABUSERS), GROUP]
     known = [*groups, *(each.name for each in ABUSERS), *(each.name for each in CASES)]
     if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"no abuse is called {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown abuse: {', '.join(unknown)}; known: {', '.join(known)}")
     wanted = set(names) or set(groups)
     return (
         [each for each in ABUSERS if wanted & {each.name, each.group}],
@@ -133,10 +133,10 @@ def run(
     results: Results,
     progress: Progress,
 ) -> list[BesideOutcome]:
-    """Measure each into ``results``; failures are recorded there too."""
+    """Measure each case; add records to ``results``, also of failures."""
     found = []
     for case in cases:
-        progress(f"{case.name}: a stream beside {STREAMS} that stand still")
+        progress(f"{case.name}: a stream beside {STREAMS} stalled ones")
         try:
             outcome = measure(case, size, rounds, network)
         except BenchError as error:
@@ -148,7 +148,7 @@ def run(
 
 
 def measure(case: BesideCase, size: int, rounds: int, network: Network) -> BesideOutcome:
-    """Carry the bytes alone and beside the others, in turn. Raises BenchError."""
+    """Carry the bytes alternately alone and beside the others. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         exposed = expose(Path(scratch), network.congestion)
         rig.start_sink(exposed.site.exit)
@@ -188,7 +188,7 @@ def _fill_command(exposed: Exposed, case: BesideCase) -> Command:
 
 
 def _all_sent(peer: Source) -> int:
-    """Wait until the peer sends no more frames; how many there were."""
+    """Wait until the peer sends no more frames; return their number."""
     frames, deadline = -1, time.monotonic() + _PATIENCE
     while True:
         peer.say({})
@@ -196,27 +196,27 @@ def _all_sent(peer: Source) -> int:
         if now == frames:
             return frames
         if time.monotonic() > deadline:
-            raise BenchError("the peer still sends")
+            raise BenchError(f"the peer is still sending after {_PATIENCE:g} s")
         frames = now
         time.sleep(_SETTLED)
 
 
 def _wait_alone(exposed: Exposed) -> None:
-    """Return when both daemons are rid of the others."""
+    """Wait until both daemons have closed the other streams."""
     deadline = time.monotonic() + _PATIENCE
     for host, peer in ((HOST_A, HOST_B), (HOST_B, HOST_A)):
         control = exposed.site.directory / f"{host}.control"
         while len(link(control, peer)["streams"]) > 1:
             if time.monotonic() > deadline:
-                raise BenchError("streams whose callers have gone are still there")
+                raise BenchError("streams whose callers have disconnected are still open")
             time.sleep(0.05)
 
 
 def table(found: Sequence[BesideOutcome]) -> Table:
-    """Return the terminal's view."""
-    view = Table(title=f"one stream beside {STREAMS} that stand still", title_justify="left")
+    """Return the terminal output."""
+    view = Table(title=f"one stream beside {STREAMS} stalled ones", title_justify="left")
     view.add_column("case")
-    for heading in ("ratio", "goal", "MiB/s alone", "resident MiB more, A / B", "may be, A / B"):
+    for heading in ("ratio", "goal", "MiB/s alone", "added resident MiB, A / B", "bound, A / B"):
         view.add_column(heading, justify="right")
     for each in found:
         speeds = Spread.of([each.bytes / MIB / seconds for seconds in each.alone_seconds])

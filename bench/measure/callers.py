@@ -1,9 +1,9 @@
-"""Connections in numbers, at a steady rate: whoever has no certificate, or may not use an ingress.
+"""A flood of connections at a steady rate, by clients without a certificate or without permission.
 
-One process and one loop, and what a connection says is made once: so little of the machine is the attacker's.
-Connections stay open until a thousand others have come, or the other side ends them. Each line on standard
-input is answered by one JSON object: connections ``made`` so far, and those that ``failed`` because nobody
-took them; its end ends the process. ``listen`` is the other role: a plain listener, which accepts and closes.
+One process and one loop, and the bytes to send are prepared once, so the attacker uses little CPU.
+Connections stay open until a thousand newer ones exist, or the other side closes them. The reply to each line
+on standard input is one JSON object: connections ``made`` so far, and those that ``failed`` because they were
+not accepted; EOF ends the process. ``listen`` is the other role: a plain listener, which accepts and closes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
 
 class Says(StrEnum):
-    """What each connection says."""
+    """What each connection sends."""
 
     SILENT = "silent"
     GARBAGE = "garbage"
@@ -45,14 +45,14 @@ class Says(StrEnum):
 
 
 def words(says: Says) -> bytes:
-    """The bytes for it."""
+    """Return the bytes that each connection sends."""
     if says is Says.HELLO:
         return _hello()
     return b"GET / HTTP/1.0\r\n\r\n" if says is Says.GARBAGE else b""
 
 
 def _hello() -> bytes:
-    """A ClientHello as anybody may record one, and send it again and again."""
+    """Return a ClientHello, which is sent on every connection, like a recorded one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -64,9 +64,9 @@ def _hello() -> bytes:
 
 
 class Callers:
-    """Connects to ``endpoint``, ``per_second`` times a second, 0 for as often as it can.
+    """Connects to ``endpoint``, ``per_second`` times a second; 0: without limit.
 
-    ``source``: the IP address that all come from; "" leaves it to the kernel.
+    ``source``: the source IP address; "" leaves it to the kernel.
     """
 
     def __init__(self, endpoint: ProgramAddress, says: bytes, per_second: float, source: str = "") -> None:
@@ -78,11 +78,11 @@ class Callers:
         self._source = source
         self._tried = 0
         self._began = 0.0
-        self._fresh: list[socket.socket] = []  # not known to be taken yet
+        self._fresh: list[socket.socket] = []  # not known to be accepted yet
         self._open: deque[socket.socket] = deque()
 
     def run(self, over: Callable[[float], bool]) -> None:
-        """Connect until ``over``, which may wait for so many seconds, says so; may be called again."""
+        """Connect until ``over(seconds)``, which may wait that long, returns true; may be called again."""
         self._began = self._began or time.monotonic()
         while not over(_TICK if self._per_second else 0):
             self._judge_fresh()
@@ -93,7 +93,7 @@ class Callers:
                 self._connect()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open connections."""
         for sock in (*self._fresh, *self._open):
             sock.close()
 
@@ -109,7 +109,7 @@ class Callers:
             self._fresh.append(sock)
 
     def _judge_fresh(self) -> None:
-        """Look once more at those that were not taken at once; by now they are, or not at all."""
+        """Check connections again that were not accepted immediately: by now they are, or have failed."""
         fresh, self._fresh = self._fresh, []
         for sock in fresh:
             if not self._is_taken(sock):
@@ -120,7 +120,7 @@ class Callers:
         if not _was_taken(sock):
             return False
         self.made += 1
-        with suppress(OSError):  # the other side has ended it already
+        with suppress(OSError):  # the other side has already closed it
             sock.send(self._says)
         self._open.append(sock)
         while len(self._open) > _KEPT:
@@ -137,10 +137,10 @@ def _was_taken(sock: socket.socket) -> bool:
 
 
 def listen(endpoint: ProgramAddress) -> None:
-    """Accept and close, for ever: the least that any server must do."""
+    """Accept and close, forever: the minimum work of a server."""
     with endpoint.listen() as server:
         if endpoint.is_unix:
-            os.chmod(endpoint.path, 0o666)  # noqa: PTH101, S103  for whoever comes
+            os.chmod(endpoint.path, 0o666)  # noqa: PTH101, S103  for all users
         while True:
             reset(server.accept()[0])
 
@@ -150,7 +150,7 @@ def _asked(seconds: float) -> bool:
 
 
 def call(callers: Callers) -> None:
-    """Connect until standard input ends, and answer what is asked there."""
+    """Connect until EOF on standard input, and reply to each line there."""
     while True:
         callers.run(_asked)
         if not sys.stdin.readline():
@@ -160,14 +160,14 @@ def call(callers: Callers) -> None:
 
 
 def main() -> None:
-    """Be one of the two, as the command line says."""
+    """Run the role that the command line selects."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.callers", description=__doc__)
     parser.add_argument("role", choices=["call", "listen"])
     parser.add_argument("endpoint", type=ProgramAddress.parse)
     parser.add_argument("--says", type=Says, default=Says.SILENT)
-    parser.add_argument("--per-second", type=float, default=PER_MINUTE / 60, help="0: as often as it can")
-    parser.add_argument("--source", default="", help="the IP address that all come from")
-    parser.add_argument("--uid", type=int, help="whom the connections are by; needs root")
+    parser.add_argument("--per-second", type=float, default=PER_MINUTE / 60, help="0: without limit")
+    parser.add_argument("--source", default="", help="source IP address")
+    parser.add_argument("--uid", type=int, help="user id of the connections; needs root")
     arguments = parser.parse_args()
     raise_limit()
     if arguments.uid is not None:

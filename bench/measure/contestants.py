@@ -1,8 +1,8 @@
-"""The contestants: ways to carry a stream from one host to another, each with the best settings that we know.
+"""The contestants: programs that carry a stream from one host to another, each with the best known settings.
 
-Those that encrypt use TLS 1.3 with TLS_AES_256_GCM_SHA384 and demand a certificate from both sides;
-OpenSSH uses the same AES-256-GCM and a key on both sides. Adding one means a recipe and an entry in
-``CONTESTANTS``.
+Those that encrypt use TLS 1.3 with TLS_AES_256_GCM_SHA384 and require a certificate from both sides;
+OpenSSH uses the same AES-256-GCM and a key on both sides. To add one: its commands in ``relay_commands`` and
+an entry in ``CONTESTANTS``.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from tunnel.lanes.lane_paths import KernelPath
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to carry a stream; ``settings`` are for readers.
+    """One way to carry a stream; ``settings`` is a description for reports.
 
-    ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts`` says whether
-    it can be compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP alone.
-    ``lack`` says what else this machine does not have.
+    ``sides`` is None for the bare connection. ``programs`` must be installed. ``encrypts``: whether it can be
+    compared with mtunnel. ``own_load``: it is source and sink as well (iperf3), over TCP only. ``lack``
+    returns any other missing requirement.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Contestant:
     lack: Callable[[], str | None] = lambda: None
 
     def missing(self) -> str | None:
-        """Return why this contestant cannot take part on this machine, or None when it can."""
+        """Return why this contestant cannot run on this machine, or None when it can."""
         absent = [program for program in self.programs if not find(program)]
         return f"{' and '.join(absent)} not installed" if absent else self.lack()
 
@@ -65,16 +65,16 @@ def _not_importable(module: str) -> str | None:
     try:
         import_module(module)
     except ImportError as error:
-        return f"not to be had with this Python: {error}"
+        return f"not available with this Python: {error}"
     return None
 
 
 def choose(names: Sequence[str]) -> list[Contestant]:
-    """Return the contestants called ``names``, or all. Raises UsageError for an unknown name."""
+    """Return the contestants with these ``names``, or all. Raises UsageError for an unknown name."""
     known = {contestant.name: contestant for contestant in CONTESTANTS}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"no contestant is called {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown contestant: {', '.join(unknown)}; known: {', '.join(known)}")
     return [known[name] for name in names] if names else list(CONTESTANTS)
 
 
@@ -84,7 +84,7 @@ def _python(*packages: str) -> str:
 
 
 def _mtunnel_versions(*, asked: str = "") -> str:
-    """What it is, and what makes the records of its userspace lanes; ``asked`` stands in MTUNNEL_ENGINE."""
+    """Return the versions of mtunnel and of its record engine; ``asked`` is the value of MTUNNEL_ENGINE."""
     engine = "Python (asked for)" if asked else engines.choose().reason
     packages = [f"{package} {version(package)}" for package in ("uvloop", "pyOpenSSL", "cryptography")]
     return ", ".join(
@@ -99,7 +99,7 @@ def _mtunnel_versions(*, asked: str = "") -> str:
 
 
 def _no_kernel_lanes() -> str | None:
-    """Why the kernel of this host encrypts no lane, or None."""
+    """Return why kernel lanes are not available on this host, or None."""
     try:
         KernelPath(CIPHERSUITE).close()
     except (LaneError, OSError) as error:

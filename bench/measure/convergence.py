@@ -1,4 +1,4 @@
-"""The search for the highest dirty rate that a mode still converges at, by bisection over a grid."""
+"""Search for the highest dirty rate at which a mode still converges, by bisection over a grid."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RateSteps:
-    """The rates that may be tried, in bytes a second: each multiple of ``step`` up to ``highest``."""
+    """The rates that may be tried, in bytes per second: each multiple of ``step`` up to ``highest``."""
 
     step: int
     highest: int
 
     @property
     def size(self) -> int:
-        """How many rates there are."""
+        """The number of rates."""
         return self.highest // self.step
 
     @property
     def most_probes(self) -> int:
-        """How many migrations a search needs at most."""
+        """The maximum number of migrations of a search."""
         return self.size.bit_length()
 
 
 class Search:
-    """One search. Ask for ``next_rate``, try it, say whether it converged, until there is none.
+    """One search: get ``next_rate``, try it, report the result with ``tried``, until it is None.
 
-    A mode that converges at a rate is taken to converge at every lower one.
+    A mode that converges at a rate is assumed to converge at every lower one.
     """
 
     def __init__(self, grid: RateSteps) -> None:
@@ -35,13 +35,13 @@ class Search:
 
     @property
     def next_rate(self) -> int | None:
-        """The rate to try next; None when the answer is known."""
+        """The rate to try next; None when the search has ended."""
         if self._failed - self._converged == 1:
             return None
         return (self._converged + self._failed) // 2 * self._grid.step
 
     def tried(self, rate: int, *, converged: bool) -> None:
-        """Take in what became of a rate."""
+        """Record whether a migration at this rate converged."""
         number = rate // self._grid.step
         if converged:
             self._converged = max(self._converged, number)
@@ -50,5 +50,5 @@ class Search:
 
     @property
     def limit(self) -> int:
-        """The highest rate that converged so far; 0 when none did."""
+        """The highest rate that converged so far; 0 if none did."""
         return self._converged * self._grid.step

@@ -1,4 +1,4 @@
-"""CPU time of programs that somebody else started, by the names that a reader knows them by."""
+"""CPU time of running programs, by side and program name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import psutil
 
 
 class CpuMeter:
-    """Reads user and system time of processes, with what their ended children have used.
+    """Reads user and system time of processes, including that of their exited children.
 
-    A process that has ended keeps the last time that was read: call ``read`` often where one may end.
+    An exited process keeps the last time that was read: call ``read`` often where one may exit.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class CpuMeter:
         self._seconds: dict[tuple[str, str], float] = {}
 
     def watch(self, side: str, program: str, pid: int) -> None:
-        """Take part of ``side`` what ``pid`` does as ``program``. One that has ended already is not."""
+        """Watch process ``pid`` as ``program`` on ``side``, unless it has already exited."""
         try:
             self._processes[side, program] = psutil.Process(pid)
         except psutil.NoSuchProcess:
@@ -27,18 +27,18 @@ class CpuMeter:
         self.read()
 
     def watches(self, side: str, program: str) -> bool:
-        """Whether somebody takes part as ``program``."""
+        """Return whether ``program`` on ``side`` is watched."""
         return (side, program) in self._processes
 
     def read(self) -> dict[tuple[str, str], float]:
-        """Return the seconds of each so far, by side and program."""
+        """Return the seconds used so far, by side and program."""
         for key, process in self._processes.items():
             try:
                 times = process.cpu_times()
             except psutil.NoSuchProcess:
                 continue
             used = times.user + times.system + times.children_user + times.children_system
-            # A process that is being taken down says nothing any more before it is gone.
+            # A process that is exiting reports zero before it is removed.
             self._seconds[key] = max(used, self._seconds[key])
         return dict(self._seconds)
 
@@ -46,7 +46,7 @@ class CpuMeter:
 def spent(
     before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float]
 ) -> dict[str, dict[str, float]]:
-    """Return what was used between two readings, by side, then by program."""
+    """Return the seconds used between two readings, by side, then by program."""
     used: dict[str, dict[str, float]] = {}
     for (side, program), seconds in after.items():
         used.setdefault(side, {})[program] = round(seconds - before.get((side, program), 0.0), 3)

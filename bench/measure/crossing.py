@@ -1,4 +1,4 @@
-"""One guest moved once: followed in the events of both QEMUs, measured, and given up when it does not end."""
+"""One migration of one guest: tracked by the events of both QEMUs, measured, and aborted after a timeout."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tunnel.virt.qmp import Monitor
 if TYPE_CHECKING:
     from qemu.qmp import EventListener
 
-_LOOK = 0.02  # seconds between two looks at processes and limits
-_SAMPLE = 0.25  # seconds between two looks at how much the guest has written
-_PREPARATION = 60.0  # seconds that the destination may take before the stream begins, and as many per GiB
-_LAST_WORDS = 10.0  # seconds in which the events of what libvirt says is done arrive
+_LOOK = 0.02  # polling interval of processes and limits, in seconds
+_SAMPLE = 0.25  # sampling interval of the guest's writes, in seconds
+_PREPARATION = 60.0  # seconds allowed to the destination before the stream starts, and as many per GiB
+_LAST_WORDS = 10.0  # seconds to wait for the remaining events after virsh has exited
 
 
 @dataclass(frozen=True)
 class Patience:
-    """When a migration is given up: after so many seconds of its stream, or passes over the memory."""
+    """When a migration is aborted: after so many seconds of its stream, or passes over the memory."""
 
     seconds: float
     passes: int
@@ -42,11 +42,11 @@ class Patience:
 
 @dataclass(frozen=True)
 class CrossingOutcome:
-    """What became of one migration. ``aborted`` says why it was given up; then the rest is what was so far.
+    """The result of one migration. ``aborted``: why it was aborted; then the rest is up to that point.
 
-    ``seconds`` from the first of the stream until the guest ran whole on the other side; ``wall_seconds``
-    those of virsh, with what libvirt prepares and cleans up. ``stream_bytes_per_s`` is QEMU's own figure,
-    None where it has none; ``written_bytes_per_s`` what the guest really wrote meanwhile.
+    ``seconds``: from the start of the stream until the guest ran on the destination with all of its memory;
+    ``wall_seconds``: of virsh, with libvirt's preparation and cleanup. ``stream_bytes_per_s`` is QEMU's
+    figure, None where it has none; ``written_bytes_per_s`` is the guest's actual write rate meanwhile.
     """
 
     aborted: str
@@ -61,7 +61,7 @@ class CrossingOutcome:
 
 
 class Crossing:
-    """Moves ``guest`` from A to B of ``lab``. Use it once, from a plain function: it runs its own loop."""
+    """Migrates ``guest`` from A to B of ``lab``, once. Not for coroutines: it runs its own event loop."""
 
     def __init__(self, lab: Lab, guest: LabGuest, mode: MigrationMode, patience: Patience) -> None:
         self._lab, self._guest, self._mode, self._patience = lab, guest, mode, patience
@@ -69,13 +69,13 @@ class Crossing:
         self._meter = CpuMeter()
         self._before: dict[tuple[str, str], float] = {}
         self._after: dict[tuple[str, str], float] = {}
-        self._written: list[tuple[float, int]] = []  # when, and increments by then
+        self._written: list[tuple[float, int]] = []  # time, and increments so far
         self._began_at = 0.0
         self._aborted = ""
         self._sent = 0
 
     def run(self) -> CrossingOutcome:
-        """Move it. Raises LabError, with virsh's words, when it fails other than by being given up."""
+        """Migrate it. Raises LabError, with virsh's output, when it fails other than by being aborted."""
         started = time.monotonic()
         asyncio.run(self._run())
         return self._outcome(time.monotonic() - started)
@@ -101,7 +101,7 @@ class Crossing:
         path = host.plan.outside(self._guest.domain.monitor)
         return await Monitor.connect(path, f"{self._guest.name} on {host.name}", within=within)
 
-    # What is going on.
+    # Progress.
 
     async def _watch_destination(self) -> None:
         async with await self._monitor(self._lab.b, within=self._hard_limit) as destination:
@@ -124,24 +124,24 @@ class Crossing:
                 self._meter.watch(side, "mtunnel", host.daemons[-1].pid)
 
     def _find_destination(self) -> None:
-        """Look for the waiting QEMU before the stream begins: then that costs the measurement nothing."""
+        """Look for the waiting QEMU before the stream starts, so that the search is not measured."""
         if not self._meter.watches(DESTINATION, "qemu") and self._lab.b.has_qemu(self._guest.name):
-            with suppress(LabError):  # libvirt is about to write its process id
+            with suppress(LabError):  # libvirt has not written its process id yet
                 self._meter.watch(DESTINATION, "qemu", self._lab.b.qemu_pid(self._guest.name))
 
     def _begin(self) -> None:
-        """The stream begins: what came before, such as the start of the waiting QEMU, does not count."""
+        """Start measuring with the stream: earlier work, such as the start of QEMU, does not count."""
         self._began_at = time.monotonic()
         self._before = self._meter.read()
         self._find_destination()
         self._before = self._meter.read() | self._before
 
     async def _sample(self, source: Monitor) -> None:
-        with suppress(HypervisorError):  # it has gone to the other side
+        with suppress(HypervisorError):  # it has moved to the destination
             state = await read_state(source, self._guest.dumps)
             self._written.append((time.monotonic(), state.dirtied))
 
-    # Its end.
+    # Completion and abort.
 
     @property
     def _hard_limit(self) -> float:
@@ -160,15 +160,15 @@ class Crossing:
                 await self._abort(why, source)
             if time.monotonic() > deadline:
                 virsh.kill()
-                raise LabError(f"{self._mode.name} did not end in {self._hard_limit:.0f} s{virsh.said()}")
+                raise LabError(f"{self._mode.name} timed out after {self._hard_limit:.0f} s{virsh.said()}")
         code = virsh.wait()
         if code != 0 and not self._aborted:
             raise LabError(f"{self._mode.name} failed{virsh.said()}")
         if code == 0:
-            self._aborted = ""  # it ended before it could be given up
+            self._aborted = ""  # it completed before the abort
             await self._wait_over()
             if not self._meter.watches(DESTINATION, "qemu"):
-                raise LabError(f"{self._mode.name}: the QEMU on {self._lab.b.name} was not found in time")
+                raise LabError(f"{self._mode.name}: no QEMU was found on {self._lab.b.name} in time")
 
     def _why_give_up(self) -> str:
         if not self._began_at:
@@ -181,9 +181,9 @@ class Crossing:
 
     async def _abort(self, why: str, source: Monitor) -> None:
         with suppress(HypervisorError):
-            said = await source.execute("query-migrate")
-            self._sent = int(said.get("ram", {}).get("transferred", 0))
-        # Refused when it is done, or in post-copy, where nobody can go back: then it goes on to its end.
+            answer = await source.execute("query-migrate")
+            self._sent = int(answer.get("ram", {}).get("transferred", 0))
+        # Refused when it has completed, or in post-copy, which cannot be undone: then it continues.
         done = self._lab.a.virsh("domjobabort", self._guest.name, check=False)
         if done.returncode == 0:
             self._aborted = why
@@ -195,14 +195,14 @@ class Crossing:
         try:
             await until(over, within=_LAST_WORDS, every=_LOOK)
         except TimeoutError:
-            raise LabError(f"{self._mode.name}: the QEMUs did not tell when the guest went over") from None
+            raise LabError(f"{self._mode.name}: no events of QEMU for the switch-over") from None
 
-    # What it came to.
+    # Results.
 
     def _outcome(self, wall: float) -> CrossingOutcome:
         job = {} if self._aborted else _completed(self._lab.a, self._guest.name)
         seconds = self._course.seconds
-        if seconds is None:  # given up
+        if seconds is None:  # aborted
             seconds = time.monotonic() - self._began_at
         stood = self._course.downtime
         return CrossingOutcome(
@@ -219,9 +219,9 @@ class Crossing:
 
 
 def written_rate(samples: list[tuple[float, int]], began_at: float) -> int:
-    """Return the bytes a second that a guest wrote since its stream ``began_at``.
+    """Return the bytes per second that a guest wrote since its stream ``began_at``.
 
-    A stream that was too short to tell is taken together with what came right before it.
+    For a stream that was too short, the samples before it are included.
     """
     during = [sample for sample in samples if sample[0] >= began_at]
     if len(during) < 2:
@@ -231,7 +231,7 @@ def written_rate(samples: list[tuple[float, int]], began_at: float) -> int:
 
 
 def _completed(host: LabHost, guest: str) -> dict[str, int]:
-    """What libvirt keeps of QEMU's own figures."""
-    said = host.virsh("domjobinfo", guest, "--completed", "--rawstats").stdout
-    pairs = (line.partition(":") for line in said.splitlines())
+    """Return QEMU's figures of the completed job, as stored by libvirt."""
+    text = host.virsh("domjobinfo", guest, "--completed", "--rawstats").stdout
+    pairs = (line.partition(":") for line in text.splitlines())
     return {key.strip(): int(value) for key, _, value in pairs if value.strip().isdigit()}

@@ -1,4 +1,4 @@
-"""Cuts the lane of a link by RST on both hosts, and says when it was replaced (root)."""
+"""Cut the lane of a link by RST on both hosts, and measure the time until it is replaced (root)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STEP = 0.005
 
 
 def link(control: Path, peer: str) -> dict[str, Any]:
-    """What the daemon tells of its link with ``peer``. Raises BenchError."""
+    """Return the daemon's status of its link with ``peer``. Raises BenchError."""
     try:
         links = {each["peer"]: each for each in ask(control, "status")["links"]}
     except TunnelError as error:
@@ -26,20 +26,20 @@ def link(control: Path, peer: str) -> dict[str, Any]:
 
 
 def cut(control: Path, peer: str) -> float:
-    """Cut the first lane; the seconds until the host that dialled it says that it has another.
+    """Cut the first lane; return the seconds until the host that dialled it reports a replacement.
 
-    The kernel ends both sockets as if a router had sent RST to both (``ss -K``), without anything between
-    that would slow them down. Raises BenchError when nothing is cut, or never replaced.
+    The kernel closes both sockets as if a router had sent RST to both (``ss -K``), without a proxy in between
+    that would slow them down. Raises BenchError when no lane is cut, or it is not replaced.
     """
     before = link(control, peer)
     if not before["lanes"]:
-        raise BenchError("there is no lane to cut")
+        raise BenchError("no lane to cut")
     host, _, port = before["lanes"][0]["local"].rpartition(":")
     began = time.monotonic()
     command = ["ss", "-K", "-H", "-t", "state", "established", "src", host, "sport", "=", f":{port}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     if port not in done.stdout:
-        raise BenchError(f"nothing was cut: {done.stderr.strip() or 'ss knows no such connection'}")
+        raise BenchError(f"no lane was cut: {done.stderr.strip() or 'ss found no such connection'}")
     while (now := link(control, peer))["resumes"] == before["resumes"] or not now["lanes"]:
         if time.monotonic() - began > _PATIENCE:
             raise BenchError(f"the lane was not replaced: the link is {now['state']}")

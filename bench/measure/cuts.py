@@ -1,9 +1,9 @@
-"""``bench cuts``: how long a stream stands still when a lane is reset, and gets going on the next.
+"""``bench cuts``: how long a stream stalls when a lane is reset, until it continues on the next.
 
-A stream of a steady rate goes through two daemons while one of its lanes is reset again and again. Its stall
-is the longest time in which nothing arrived, from the reset to shortly before the next one. Every byte is
-compared. With a round trip the lanes go through a relay that delays (``distance``): it is no network, since
-congestion control sees only the two short ways to it.
+A stream with a steady rate passes through two daemons while its lanes are reset repeatedly. Its stall is the
+longest time in which nothing arrived, from the reset to shortly before the next one. Every byte is compared.
+With a round trip the lanes pass through a delaying relay (``distance``): this is not a real network, since
+congestion control sees only the short paths to the relay.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError
 
 PACE = 32 << 20
-"""Bytes a second of the stream: little enough that the machine is idle."""
+"""Bytes per second of the stream: low enough that the machine is idle."""
 
-_TICK = 0.001  # seconds between two pieces
+_TICK = 0.001  # seconds between two sends
 _PAUSE = (0.25, 0.4)  # seconds between two resets, without round trips
 _BUFFER = 1 << 20
 _PATIENCE = 20.0  # seconds
@@ -60,9 +60,9 @@ class CutsOptions:
 
 @dataclass(frozen=True)
 class CutsOutcome:
-    """One case. ``stalls``, one for each cut in its order, and ``uncut`` are seconds.
+    """One case. ``stalls``, one for each cut in order, and ``uncut`` are seconds.
 
-    ``uncut`` is the longest time without an arrival before the first cut: what the machine causes by itself.
+    ``uncut`` is the longest time without an arrival before the first cut: the stalls of the machine alone.
     ``resumes`` are those of the side that dials.
     """
 
@@ -76,12 +76,12 @@ class CutsOutcome:
 
     @property
     def percentiles(self) -> tuple[float, float, float, float]:
-        """The least, the median, the 95th percentile and the longest stall, in seconds."""
+        """The shortest, the median, the 95th percentile and the longest stall, in seconds."""
         return min(self.stalls), median(self.stalls), quantiles(self.stalls, n=20)[-1], max(self.stalls)
 
 
 def run(options: CutsOptions, network: Network, results: Results, progress: Progress) -> list[CutsOutcome]:
-    """Measure every case into ``results``; failures are recorded there too."""
+    """Measure every case; add records to ``results``, also of failures."""
     found = []
     cases = product(range(1, options.rounds + 1), options.round_trips, options.lanes)
     for number, round_trip, lanes in cases:
@@ -98,7 +98,7 @@ def run(options: CutsOptions, network: Network, results: Results, progress: Prog
 
 
 def measure(cuts: int, number: int, lanes: int, round_trip: float, network: Network) -> CutsOutcome:
-    """Cut so often. Raises BenchError when a process fails, or a byte is wrong or late."""
+    """Cut lanes ``cuts`` times. Raises BenchError when a process fails, or a byte is wrong or late."""
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         site = lay_out(Path(scratch), network.congestion)
         dialed = _go_far(rig, site, round_trip) if round_trip else site.link
@@ -124,7 +124,7 @@ def measure(cuts: int, number: int, lanes: int, round_trip: float, network: Netw
 
 
 def stalls(arrivals: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """The longest time between two ``arrivals`` that ended behind each of ``moments`` and before the next."""
+    """Return, for each of ``moments``, the longest gap of ``arrivals`` that ended before the next moment."""
     found = [0.0] * len(moments)
     for at, later in pairwise(arrivals):
         number = bisect_left(moments, later) - 1
@@ -146,16 +146,16 @@ def _wait_lanes(dialed: ProgramAddress, lanes: int) -> None:
     deadline = time.monotonic() + _PATIENCE
     while len(resets.connections(dialed.port, dialed.host)) < lanes:
         if time.monotonic() > deadline:
-            raise BenchError(f"the link does not have its {lanes} lanes")
+            raise BenchError(f"timed out after {_PATIENCE:g} s waiting for {lanes} lanes")
         time.sleep(0.005)
 
 
 def _wait_resumes(site: Testbed, cuts: int) -> int:
-    """How many lanes have taken a lost one's place, when that is one for each cut. Raises BenchError."""
+    """Wait until a lane has been replaced for each cut; return the resumes. Raises BenchError."""
     deadline = time.monotonic() + _PATIENCE
     while (resumes := int(_link(site)["resumes"])) < cuts:
         if time.monotonic() > deadline:
-            raise BenchError(f"{cuts} lanes were reset, and {resumes} resumed")
+            raise BenchError(f"{cuts} lanes were reset, but only {resumes} resumed")
         time.sleep(0.05)
     return resumes
 
@@ -163,7 +163,7 @@ def _wait_resumes(site: Testbed, cuts: int) -> int:
 def _cut(
     stream: _Stream, dialed: ProgramAddress, lanes: int, cuts: int, round_trip: float
 ) -> Iterator[float]:
-    """Reset one of the lanes again and again, when all are there and have had some time; when it was."""
+    """Repeatedly reset a lane, once all have been up for some time; yield the time of each reset."""
     chance = random.Random(16515)  # noqa: S311  not for secrets
     for _ in range(cuts):
         _wait_lanes(dialed, lanes)
@@ -184,7 +184,7 @@ def _link(site: Testbed) -> dict[str, Any]:
 
 
 class _Stream:
-    """A stream of a steady rate through the relay, sent and received on threads of ours."""
+    """A stream with a steady rate through the relay, sent and received by threads of this process."""
 
     def __init__(self, site: Testbed) -> None:
         self.arrivals: list[float] = []
@@ -213,7 +213,7 @@ class _Stream:
             sock.close()
 
     def check(self) -> None:
-        """Raise BenchError when the stream has ended, or brought a wrong byte."""
+        """Raise BenchError when the stream has ended, or a wrong byte arrived."""
         if self._wrong:
             raise BenchError(self._wrong)
 
@@ -226,7 +226,7 @@ class _Stream:
                 self._near.sendall(content(0, sent, size, called=False))
                 sent, due = sent + size, due + _TICK
                 time.sleep(max(0.0, due - time.monotonic()))
-                due = max(due, time.monotonic() - _TICK)  # what was missed in a stall is not made up for
+                due = max(due, time.monotonic() - _TICK)  # no catching up after a stall
 
     def _receive(self) -> None:
         buffer = memoryview(bytearray(_BUFFER))
@@ -235,7 +235,7 @@ class _Stream:
             while size := self._far.recv_into(buffer, PACE // 1000):
                 self.arrivals.append(time.monotonic())
                 if buffer[:size] != content(0, self.received, size, called=False):
-                    self._wrong = f"other bytes arrive than were sent, at {self.received}"
+                    self._wrong = f"wrong data at offset {self.received}"
                     return
                 self.received += size
             self._wrong = "the stream ended"
@@ -244,14 +244,14 @@ class _Stream:
 
 
 def table(found: Sequence[CutsOutcome]) -> Table:
-    """Return the terminal's view."""
+    """Return the terminal output."""
     view = Table(title="bench cuts · a stream's stall when a lane is reset", title_justify="left")
     for heading in (
         "lanes",
         "round trip ms",
         "cuts",
         "uncut ms",
-        "least ms",
+        "shortest ms",
         "median ms",
         "p95 ms",
         "longest ms",

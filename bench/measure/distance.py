@@ -1,7 +1,7 @@
-"""A relay of TCP connections that makes two hosts seem far from each other.
+"""A TCP relay that adds a round trip time between two hosts.
 
-For kernels without netem. Each byte takes half a round trip; what a new connection carries first takes a
-whole one more, as long as its handshake would. A reset is passed on as late as a byte.
+For kernels without netem. Each byte is delayed by half a round trip; the first data of a new connection by
+one more, the time of its handshake. A reset is delayed like a byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 async def relay(entry: ProgramAddress, towards: ProgramAddress, round_trip: float) -> None:
-    """Listen at ``entry`` and carry on to ``towards``, ``round_trip`` seconds there and back, for ever."""
+    """Relay connections from ``entry`` to ``towards`` forever; ``round_trip`` in seconds."""
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
     with entry.listen() as server:
         server.setblocking(False)
@@ -52,7 +52,7 @@ async def _connection(near: socket.socket, towards: ProgramAddress, round_trip: 
 
 
 async def _way(source: socket.socket, sink: socket.socket, delay: float, ready: float) -> None:
-    """Carry one direction, in which nothing arrives before ``ready`` and ``delay``."""
+    """Relay one direction, in which nothing arrives before ``ready`` plus ``delay``."""
     queue = asyncio.Queue[tuple[float, bytes | OSError]](_UNDER_WAY)
     async with asyncio.TaskGroup() as group:
         group.create_task(_take(source, queue, delay, ready))
@@ -86,7 +86,7 @@ async def _give(sink: socket.socket, queue: asyncio.Queue[tuple[float, bytes | O
 
 
 def main() -> None:
-    """Relay as the command line says, until a signal comes."""
+    """Run the relay of the command line until a signal arrives."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.distance", description=__doc__)
     parser.add_argument("entry", type=ProgramAddress.parse)
     parser.add_argument("towards", type=ProgramAddress.parse)

@@ -1,10 +1,10 @@
-"""Bulk in both directions at once, on several connections: two small processes that check every byte.
+"""Bulk in both directions, on several connections: two small processes that check every byte.
 
-What a stream carries is a function of its number, its direction and the offset, with a period that no size of
-a record or a frame divides. So whatever is lost, doubled or in another place is seen where it arrives. One
-process has the callers' ends and connects, the other is called; each prints one JSON object at the end:
-``seconds``, ``gap`` (the longest time in which nothing arrived on a stream that was to bring more) and
-``silence`` (the same on all streams together), both in seconds, from the first byte on.
+The content of a stream is a function of its number, its direction and the offset, with a period that no size
+of a record or a frame divides. So lost, duplicated or misplaced data is detected where it arrives. One
+process connects, the other accepts; each prints one JSON object at the end: ``seconds``, ``gap`` (the longest
+time in which nothing arrived on a stream that was not complete) and ``silence`` (the same on all streams
+together), both in seconds, from the first byte on.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _READY_SECONDS = 20.0
 
 
 def content(stream: int, offset: int, size: int, *, called: bool) -> memoryview:
-    """What the caller's end of ``stream``, or the one that is ``called``, sends: at most ``PIECE`` bytes."""
+    """Return what the caller's end of ``stream``, or the ``called`` one, sends: at most ``PIECE`` bytes."""
     first = _first(stream, offset, called=called)
     return _VIEW[first : first + size]
 
 
 def is_content(data: memoryview, stream: int, offset: int, *, called: bool) -> bool:
-    """Whether ``data`` is what ``content`` returns. Views are compared byte by byte, this is a memcmp."""
+    """Return whether ``data`` equals ``content``. Views are compared bytewise; this is a memcmp."""
     return _NOISE.startswith(data, _first(stream, offset, called=called))
 
 
@@ -46,7 +46,7 @@ def _first(stream: int, offset: int, *, called: bool) -> int:
 
 @dataclass
 class End:
-    """One end of a stream: ``count`` bytes are to leave and as many to arrive."""
+    """One end of a stream, which sends ``count`` bytes and receives as many."""
 
     sock: socket.socket
     stream: int
@@ -54,32 +54,32 @@ class End:
     count: int
     sent: int = 0
     received: int = 0
-    last: float = 0.0  # when something arrived
+    last: float = 0.0  # time of the last arrival
     gap: float = 0.0
 
     def send(self) -> None:
-        """Send what the socket takes, a piece at most."""
+        """Send as much as the socket accepts, at most ``PIECE`` bytes."""
         size = min(PIECE, self.count - self.sent)
         self.sent += self.sock.send(content(self.stream, self.sent, size, called=self.called))
 
     def receive(self, buffer: memoryview, now: float) -> None:
-        """Take what came, a piece at most. Raises ConnectionError when it is not what was sent."""
+        """Receive at most ``PIECE`` bytes. Raises ConnectionError when they are wrong."""
         size = self.sock.recv_into(buffer)
         if not size:
             raise ConnectionError(f"stream {self.stream} ended {self.count - self.received} bytes early")
         if not is_content(buffer[:size], self.stream, self.received, called=not self.called):
-            raise ConnectionError(f"stream {self.stream} brings other bytes than were sent: {self.received}")
+            raise ConnectionError(f"stream {self.stream}: wrong data at offset {self.received}")
         self.gap = max(self.gap, now - self.last if self.last else 0.0)
         self.received, self.last = self.received + size, now
 
     @property
     def done(self) -> bool:
-        """Whether everything has left and everything has arrived."""
+        """Whether everything was sent and received."""
         return self.sent == self.received == self.count
 
 
 def exchange(ends: list[End]) -> dict[str, float]:
-    """Carry everything, and close; the figures of this process. Raises OSError."""
+    """Transfer everything and close; return the figures of this process. Raises OSError."""
     buffer, started, silence, last = memoryview(bytearray(PIECE)), time.monotonic(), 0.0, 0.0
     with selectors.DefaultSelector() as selector, ExitStack() as sockets:
         for end in ends:
@@ -100,7 +100,7 @@ def exchange(ends: list[End]) -> dict[str, float]:
 
 
 def _watch(selector: selectors.BaseSelector, end: End) -> None:
-    """Wait for what an end still has to do."""
+    """Register the events that an end still needs."""
     events = selectors.EVENT_READ * (end.received < end.count)
     events |= selectors.EVENT_WRITE * (end.sent < end.count)
     if not events:
@@ -110,7 +110,7 @@ def _watch(selector: selectors.BaseSelector, end: End) -> None:
 
 
 def call(endpoint: ProgramAddress, streams: int, count: int) -> list[End]:
-    """Open the connections, each with its number as its first bytes."""
+    """Open the connections; each sends its number first."""
     ends = []
     for stream in range(streams):
         sock = endpoint.connect()
@@ -121,7 +121,7 @@ def call(endpoint: ProgramAddress, streams: int, count: int) -> list[End]:
 
 
 def be_called(endpoint: ProgramAddress, streams: int, count: int) -> list[End]:
-    """Accept the connections; relays may open them in another order."""
+    """Accept the connections, which relays may open in a different order."""
     ends = []
     with endpoint.listen() as server:
         for _ in range(streams):
@@ -132,12 +132,12 @@ def be_called(endpoint: ProgramAddress, streams: int, count: int) -> list[End]:
 
 
 def main() -> None:
-    """Be one of the two, as the command line says."""
+    """Run the role that the command line selects."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.duplex", description=__doc__)
     parser.add_argument("role", choices=["caller", "called"])
     parser.add_argument("endpoint", type=ProgramAddress.parse)
     parser.add_argument("--streams", type=int, required=True)
-    parser.add_argument("--count", type=int, required=True, help="bytes on each stream, each way")
+    parser.add_argument("--count", type=int, required=True, help="bytes on each stream, in each direction")
     arguments = parser.parse_args()
     meet = call if arguments.role == "caller" else be_called
     ends = meet(arguments.endpoint, arguments.streams, arguments.count)

@@ -1,4 +1,4 @@
-"""Where a program listens: a TCP port on a loopback address, or a unix socket path."""
+"""The listen address of a program: a TCP port on a loopback address, or a unix socket path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProgramAddress:
-    """An address in the form that each contestant wants it. Exactly one of ``path`` and ``port`` is set."""
+    """An address of a contestant. Exactly one of ``path`` and ``port`` is set."""
 
     host: str = ""
     port: int = 0
@@ -17,7 +17,7 @@ class ProgramAddress:
 
     @classmethod
     def parse(cls, text: str) -> ProgramAddress:
-        """Read what ``str()`` wrote: ``HOST:PORT``, or a path that begins with a slash."""
+        """Parse the form of ``str()``: ``HOST:PORT``, or a path that begins with a slash."""
         if text.startswith("/"):
             return cls(path=text)
         host, _, port = text.rpartition(":")
@@ -32,7 +32,7 @@ class ProgramAddress:
         return bool(self.path)
 
     def listen(self) -> socket.socket:
-        """Open a listening socket here."""
+        """Return a listening socket at this address."""
         if not self.is_unix:
             return socket.create_server((self.host, self.port), backlog=128)
         server = socket.socket(socket.AF_UNIX)
@@ -41,7 +41,7 @@ class ProgramAddress:
         return server
 
     def connect(self) -> socket.socket:
-        """Connect to here, blocking. Raises OSError."""
+        """Return a blocking connection to this address. Raises OSError."""
         if not self.is_unix:
             return socket.create_connection((self.host, self.port), timeout=10)
         client = socket.socket(socket.AF_UNIX)
@@ -55,13 +55,13 @@ class ProgramAddress:
 
 
 def free_ports(host: str, count: int) -> list[ProgramAddress]:
-    """Return so many TCP endpoints on ``host``, all different, whose ports nobody uses at this moment."""
+    """Return ``count`` different TCP endpoints on ``host`` whose ports are currently free."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server((host, 0))) for _ in range(count)]
         return [ProgramAddress(host, probe.getsockname()[1]) for probe in probes]
 
 
 def free_tcp(host: str) -> ProgramAddress:
-    """Return a TCP endpoint on ``host`` whose port nobody uses at this moment."""
+    """Return a TCP endpoint on ``host`` whose port is currently free."""
     [endpoint] = free_ports(host, 1)
     return endpoint

@@ -1,8 +1,8 @@
-"""What TLS records cost, by each engine that can run here: ``python -m tunnel.bench.measure.engines``.
+"""The cost of TLS records with each engine that can run here: ``python -m tunnel.bench.measure.engines``.
 
 CPU seconds per GiB and direction, records of 16 KiB in batches of 256 KiB, from and to memory that stays in
-the caches; the best of several rounds, since what disturbs a round only adds. Beside it, what a call costs
-that has nothing to do. libipsec-mb is measured if the dynamic linker finds it.
+the caches; the best of several rounds, since disturbances only add time. Also the cost of an empty call.
+libipsec-mb is measured if the dynamic linker finds it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS, TURNS = 5, 200
 
 
 class EngineCost(NamedTuple):
-    """CPU seconds per GiB; microseconds of a call without content, None where there is none to make."""
+    """CPU seconds per GiB; microseconds of an empty call, None where not applicable."""
 
     engine: str
     suite: str
@@ -36,7 +36,7 @@ class EngineCost(NamedTuple):
 
 
 def measure(turns: int = TURNS) -> Iterator[EngineCost]:
-    """Measure every engine with every suite. LibraryError if the compiled one is not there."""
+    """Measure every engine with every suite. Raises LibraryError when the compiled one is missing."""
     library = load(HERE / file_name())
     providers = [Provider(library, LIBCRYPTO), Provider(library, LIBCRYPTO)]
     try:
@@ -65,7 +65,7 @@ def compiled_cost(provider: Provider, suite: str, turns: int = TURNS) -> EngineC
 
 
 def python_cost(suite: str, turns: int = TURNS) -> EngineCost:
-    """Measure AEADs of cryptography, as a loop over whole records calls them; without nonces and headers."""
+    """Measure the AEADs of cryptography in a loop over whole records, without nonces and headers."""
     aead = (ChaCha20Poly1305 if "CHACHA20" in suite else AESGCM)(bytes(_key_size(suite)))
     nonce, header = bytes(12), bytes(5)
     inner, record = bytearray(RECORD + 1), bytearray(RECORD + OVERHEAD - len(header))
@@ -87,7 +87,7 @@ def _key_size(suite: str) -> int:
 
 
 def _cost(work: Callable[[], object], turns: int) -> float:
-    """CPU seconds per GiB of work that handles ``BATCH`` bytes."""
+    """Return the CPU seconds per GiB of ``work``, which handles ``BATCH`` bytes."""
     rounds = []
     for _ in range(ROUNDS):
         start = time.thread_time()
@@ -98,7 +98,7 @@ def _cost(work: Callable[[], object], turns: int) -> float:
 
 
 def show(costs: Iterator[EngineCost]) -> Table:
-    """Make a table of what was measured."""
+    """Return a table of the costs."""
     table = Table("engine", "suite", "seal, s/GiB", "open, s/GiB", "empty call, µs")
     for cost in costs:
         call = "" if cost.call is None else f"{cost.call:.2f}"

@@ -1,12 +1,12 @@
-"""Two daemons with all that ``bench abuse`` lets others at: a port, ingresses, a third host's certificate.
+"""Two daemons with everything that ``bench abuse`` attacks: a port, ingresses, a third host's certificate.
 
 ::
 
     entry ──► [ side a ] ══ link ══► [ side b ] ──► exit            bulk
     twin  ──►                                   ──► twin_exit       bulk whose every byte is compared
-    forbidden, forbidden_unix ──►               ──► exit            nobody may not use them
-    permitted ──►                               ──► busy            nobody may
-    still ──►                                   ──► held            whose target never reads; unix sockets
+    forbidden, forbidden_unix ──►               ──► exit            user nobody is not allowed
+    permitted ──►                               ──► busy            user nobody is allowed
+    still ──►                                   ──► held            the target never reads; unix sockets
                          hostc, at 127.0.0.5 ══►                ──► held
 """
 
@@ -32,12 +32,12 @@ from tunnel.certs.pair_files import Pair
 HOST_C = "hostc"
 ADDRESS_C = "127.0.0.5"
 SEVERAL = ("root", "daemon", "bin")
-"""More users than the mode of a unix socket can name, so that each who comes is judged."""
+"""More users than the mode of a unix socket can express, so that the daemon checks each connection."""
 
 
 @dataclass(frozen=True)
 class Exposed:
-    """See the module. ``pair_c`` is the third host's; at ``plain`` and ``plain_unix`` is a plain listener."""
+    """Addresses and certificates of the setup above; plain listeners are at ``plain`` and ``plain_unix``."""
 
     site: Testbed
     pair_c: Pair
@@ -54,7 +54,7 @@ class Exposed:
     plain_unix: ProgramAddress
 
     def sides(self, memory: tuple[str, str] = ("", "")) -> Sides:
-        """Return the commands of the two daemons, with so much ``memory`` each; "" is the default."""
+        """Return the commands of the two daemons, with this ``memory`` each; "" is the default."""
         site = self.site
         lines = [f'memory = "{each}"\n' if each else "" for each in memory]
         config_a = mtunnel_host(site, HOST_A, self.listen_a, site.pair_a, lines[0])
@@ -76,8 +76,8 @@ class Exposed:
 
 
 def expose(directory: Path, congestion: str) -> Exposed:
-    """Lay everything out in ``directory``, into which other users may look for sockets from now on."""
-    os.chmod(directory, 0o711)  # noqa: PTH101, S103  the keys in it have modes of their own
+    """Create everything in ``directory``, which other users may traverse from now on to reach sockets."""
+    os.chmod(directory, 0o711)  # noqa: PTH101, S103  the keys in it have their own modes
     site = lay_out(directory, congestion)
     entries = [each for each in free_ports(ADDRESS_A, 5) if each != site.entry]
     exits = [each for each in free_ports("127.0.0.1", 4) if each != site.exit]

@@ -1,9 +1,9 @@
-"""A relay on aiofastnet: asyncio's transports and protocols made anew in C, with TLS by OpenSSL itself.
+"""A relay on aiofastnet: asyncio's transports and protocols reimplemented in C, with TLS by OpenSSL.
 
-A contestant, not part of the product: the cheapest relay in Python that we know of beside our own. Written as
-its documentation has it, with protocols and flow control of asyncio. Each protocol reads into one buffer of
-its own, and the other transport copies only what its socket did not take. Of turns of 128 KiB,
-256 KiB and 1 MiB, those of 128 KiB cost the least CPU.
+A contestant, not part of the product: the cheapest known relay in Python beside mtunnel. Written as in its
+documentation, with asyncio's protocols and flow control. Each protocol reads into its own buffer, and the
+other transport copies only data that its socket did not accept. Of reads of 128 KiB, 256 KiB and 1 MiB,
+those of 128 KiB cost the least CPU.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import uvloop
 from tunnel.bench.measure.asyncio_relay import RelaySide, arguments_of_side
 
 TURN = 128 << 10
-"""Bytes that are read, and handed on, at once."""
+"""Bytes per read, passed to the other transport in one call."""
 
 _RECORD = 16 << 10
 _RECORDS = TURN // _RECORD * (_RECORD + 64)
-"""Bytes of a turn's TLS records; 64 more for each, as aiofastnet has it."""
+"""Bytes of the TLS records of one read, with 64 more for each, as in aiofastnet."""
 
 
 class FastnetEnd(asyncio.BufferedProtocol):
-    """One of the two connections of a stream: what it reads, its ``other`` sends."""
+    """One of the two connections of a stream: data that it reads is sent by its ``other``."""
 
     def __init__(self) -> None:
         self.other: FastnetEnd
@@ -36,41 +36,41 @@ class FastnetEnd(asyncio.BufferedProtocol):
         self._buffer = memoryview(bytearray(TURN))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Have what waits here stop the other one at once: nothing is to be copied twice."""
+        """Make any buffered data pause the other connection, so that nothing is copied twice."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=1)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the other one as well."""
+        """Close the other connection as well."""
         if self.other.transport is not None:
             self.other.transport.close()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to read to: the whole buffer, as what was in it has been sent or copied."""
+        """Return the whole buffer: its previous content has been sent or copied."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Send what came."""
+        """Send the received data on the other connection."""
         if self.other.transport is not None:
             self.other.transport.write(self._buffer[:nbytes])
 
     def eof_received(self) -> bool:
-        """End both: TLS connections have no half of them closed."""
+        """Close both: TLS connections here have no half-close."""
         return False
 
     def pause_writing(self) -> None:
-        """Let the other one read no more."""
+        """Pause reading on the other connection."""
         if self.other.transport is not None:
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Let it read again."""
+        """Resume reading on the other connection."""
         if self.other.transport is not None:
             resume(self.other.transport)
 
 
 class FastnetEntry(FastnetEnd):
-    """The connection that was accepted; it reads nothing before the other one is there."""
+    """The accepted connection; it does not read before the other one is established."""
 
     def __init__(self, side: RelaySide) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class FastnetEntry(FastnetEnd):
         self.dialing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connect to where the side connects."""
+        """Dial the connect address of the side."""
         super().connection_made(transport)
         accepted = cast("asyncio.Transport", transport)
         accepted.pause_reading()
@@ -96,10 +96,10 @@ class FastnetEntry(FastnetEnd):
 
 
 def resume(transport: asyncio.Transport) -> None:
-    """Let a transport read again, also what it has read from its socket already.
+    """Resume reading of a transport, including data that it has already read from its socket.
 
-    aiofastnet 1.2.0 reads on when its socket has more, and forgets records that it had not opened when it was
-    paused: without this a stream stands still whose last bytes are among them.
+    aiofastnet 1.2.0 resumes only when its socket becomes readable, and leaves records that were not decrypted
+    when it was paused: without this a stream stalls whose last bytes are among them.
     """
     transport.resume_reading()
     if open_what_is_left := getattr(transport, "_retry_ssl_read", None):  # of TLS transports
@@ -111,7 +111,7 @@ def _tls(side: RelaySide, **more: str) -> dict[str, Any]:
 
 
 async def connect(side: RelaySide, protocol: FastnetEnd) -> None:
-    """Connect ``protocol`` to where ``side`` connects. Raises OSError."""
+    """Connect ``protocol`` to the connect address of ``side``. Raises OSError."""
     loop, where = asyncio.get_running_loop(), side.connect
     if where.is_unix:
         await aiofastnet.create_unix_connection(loop, lambda: protocol, where.path)
@@ -121,7 +121,7 @@ async def connect(side: RelaySide, protocol: FastnetEnd) -> None:
 
 
 async def serve(side: RelaySide) -> None:
-    """Accept for ever and carry each connection to where ``side`` connects."""
+    """Accept connections forever and relay each to the connect address of ``side``."""
     loop, where = asyncio.get_running_loop(), side.listen
     accept = partial(FastnetEntry, side)
     if where.is_unix:

@@ -1,8 +1,7 @@
-"""Flame graphs: where a process spends its time, drawn from what ``perf script`` says.
+"""Flame graphs: where a process spends its time, drawn from the output of ``perf script``.
 
-A box is a function, as wide as the share of samples in which it was on the stack; what it called stands on
-top of it. Boxes stand in the order of their names: neighbours say nothing about time. (Gregg: The Flame
-Graph, CACM 59(6), 2016.)
+A box is a function, as wide as its share of the samples; its callees are on top of it. Boxes are sorted by
+name: the x axis is not time. (Gregg: The Flame Graph, CACM 59(6), 2016.)
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from html import escape
 from pathlib import PurePath
 
 Stack = tuple[str, ...]
-"""Functions from the outermost to the one that ran, each ``name [file]``."""
+"""Functions from the outermost to the innermost, each ``name [file]``."""
 
 WIDTH = 1200
 _ROW = 17
-_LEAST = 0.4  # pixels of a box that is still drawn
+_LEAST = 0.4  # minimum width of a box in pixels
 _LETTER = 6.6
 
 
@@ -43,7 +42,7 @@ def _frame(line: str) -> str:
 
 @dataclass
 class _Box:
-    """A function on a stack: how many samples, and what it called."""
+    """A function on a stack: its number of samples, and its callees."""
 
     count: int = 0
     called: dict[str, _Box] = field(default_factory=dict)
@@ -65,10 +64,10 @@ def _grow(stacks: Counter[Stack]) -> _Box:
 
 
 def svg(stacks: Counter[Stack], title: str) -> str:
-    """Draw a flame graph as an SVG file that needs nothing else. Raises ValueError when there is no stack."""
+    """Return a flame graph as a standalone SVG file. Raises ValueError when there are no samples."""
     root = _grow(stacks)
     if not root.count:
-        raise ValueError("there are no samples to draw")
+        raise ValueError("no samples to draw")
     height = (root.depth + 2) * _ROW
     boxes = "\n".join(_draw("all", root, 0.0, float(WIDTH), height - _ROW, root.count))
     return (
@@ -95,7 +94,7 @@ def _draw(name: str, box: _Box, left: float, width: float, top: int, total: int)
 
 
 def _colour(name: str) -> str:
-    """The kernel is orange, Python blue, what encrypts green, the rest grey."""
+    """Return the colour: the kernel is orange, Python blue, TLS green, the rest grey."""
     if name.endswith("[kernel]"):
         return "#f2a65a"
     if _is_tls(name):
@@ -110,7 +109,7 @@ def _is_tls(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a share of the time, from 0 to 1, went into."""
+    """One kind of work, and its share of the time from 0 to 1."""
 
     what: str
     share: float
@@ -122,11 +121,11 @@ _WAYS = {
     "a": ("kernel: receive from the hypervisor", "kernel: send on the lane"),
     "b": ("kernel: receive on the lane", "kernel: send to the hypervisor"),
 }
-"""Bulk goes one way, from A to B: so a side's system calls tell the data path's parts."""
+"""Bulk flows from A to B only, so the system calls of a side identify the parts of the data path."""
 
 
 def costs(stacks: Counter[Stack], side: str) -> list[Cost]:
-    """Return what the samples of a ``side``, a or b, went into, the largest first."""
+    """Return the samples of a ``side``, a or b, by kind of work, the largest first."""
     found: Counter[str] = Counter()
     for stack, count in stacks.items():
         found[_kind(stack, side)] += count

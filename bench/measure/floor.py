@@ -1,11 +1,11 @@
-"""The floor: what no encrypted relay in user space can undercut, measured in the same run and round.
+"""The floor: the minimum CPU cost of an encrypted relay in user space, measured in the same run and round.
 
 It has two parts. Two plain hops are a contestant, ``plain-relay`` (``plain_relay``), measured like every
 other. AES-256-GCM once each way is measured here, for each contestant with the library that it uses: the
 engine of mtunnel's daemons (``tunnel/engine/choice.py``), ``cryptography`` where Python makes the records,
 and the system's libcrypto for all others, by ``openssl speed``. They differ by a factor of two where that
-libcrypto has no VAES, so a floor always says whose it is. All handle records of 16 KiB, the largest that TLS
-has, in memory that never leaves the cache, and nothing else.
+libcrypto has no VAES, so a floor always names its library. All process only records of 16 KiB, the largest in
+TLS, in memory that stays in the cache.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from tunnel.units import GIB
 
 HOPS = "plain-relay"
 CRYPTO, PYTHON_CRYPTO, SYSTEM_CRYPTO = "aes-256-gcm", "aes-256-gcm-python", "aes-256-gcm-system"
-"""Names of the three costs in result files: our engine's, that of Python's records, the system's."""
+"""Names of the three costs in result files: of our engine, of records made in Python, of the system."""
 
 RECORD = 16384
-_TURNS = 500  # batches of 256 KiB in each of five tries
+_TURNS = 500  # batches of 256 KiB in each of five rounds
 _SPEED = f"openssl speed -evp aes-256-gcm -aead -bytes {RECORD}, once each way; user CPU time"
 _BARE = "records of 16 KiB, once each way, best of five; CPU time of the thread"
 
@@ -41,8 +41,8 @@ _BARE = "records of 16 KiB, once each way, best of five; CPU time of the thread"
 class CryptoCost:
     """CPU seconds per GiB of AES-256-GCM, each way, as measured in ``round``.
 
-    ``by`` is one of the names above, "" in files of before there were three: the system's, for everybody.
-    ``library`` says with versions who encrypted.
+    ``by`` is one of the names above; "" in older files, which have only the system's, for all contestants.
+    ``library`` is the name and version of the library.
     """
 
     round: int
@@ -53,13 +53,13 @@ class CryptoCost:
 
     @property
     def both(self) -> float:
-        """What side A and side B pay together."""
+        """The cost of side A and side B together."""
         return self.encrypt + self.decrypt
 
 
 @dataclass(frozen=True)
 class Cipher:
-    """A library that encrypts: ``measure`` returns CPU seconds per GiB each way. BenchError if it fails."""
+    """A cipher library: ``measure`` returns CPU seconds per GiB each way, or raises BenchError."""
 
     name: str
     settings: str
@@ -74,7 +74,7 @@ class Cipher:
 
 
 def ciphers(chosen: Choice | None = None) -> list[Cipher]:
-    """Return who is measured on this machine, our engine's first. ``chosen``: by default what daemons use."""
+    """Return the libraries to measure here, our engine first. ``chosen``: default: as daemons choose."""
     provider = (chosen or choose()).provider
     bindings = f"cryptography {version('cryptography')} with {python_openssl()}"
     loop = partial(_of, python_cost, SUITES[0], _TURNS)
@@ -89,15 +89,15 @@ def ciphers(chosen: Choice | None = None) -> list[Cipher]:
 
 
 def python_openssl() -> str:
-    """Return the version of the OpenSSL that ``cryptography`` brings."""
+    """Return the version of the OpenSSL that is bundled with ``cryptography``."""
     return SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
 
 
 def system_openssl() -> str:
     """Return the version of the libcrypto that the program openssl uses. Raises BenchError."""
-    said = _openssl("version").strip()
-    library = re.search(r"\(Library: (.*)\)", said)
-    return library[1] if library else said
+    text = _openssl("version").strip()
+    library = re.search(r"\(Library: (.*)\)", text)
+    return library[1] if library else text
 
 
 def _of(measure: Callable[..., EngineCost], *arguments: object) -> tuple[float, float]:
@@ -111,11 +111,11 @@ def _speed(seconds: int = 1) -> tuple[float, float]:
 
 def _rate(seconds: int, *direction: str) -> float:
     options = ["-mr", "-evp", "aes-256-gcm", "-aead", "-bytes", str(RECORD), "-seconds", str(seconds)]
-    said = _openssl("speed", *direction, *options)
-    found = re.search(r"^\+F:[^:]*:AES-256-GCM:([\d.]+)$", said, re.MULTILINE)
-    rate = float(found[1]) if found else 0.0  # bytes for each second of user time
+    output = _openssl("speed", *direction, *options)
+    found = re.search(r"^\+F:[^:]*:AES-256-GCM:([\d.]+)$", output, re.MULTILINE)
+    rate = float(found[1]) if found else 0.0  # bytes per second of user time
     if not rate:
-        raise BenchError(f"openssl speed gave no rate for AES-256-GCM, but said:\n{said}")
+        raise BenchError(f"openssl speed printed no rate for AES-256-GCM:\n{output}")
     return GIB / rate
 
 
@@ -130,7 +130,7 @@ def _openssl(*arguments: str) -> str:
 
 
 def paid_by(contestant: str) -> str:
-    """Return whose AES a contestant uses: one of the three names."""
+    """Return which AES library a contestant uses: one of the three names."""
     if contestant == OURS_IN_PYTHON:
         return PYTHON_CRYPTO
     return CRYPTO if contestant.startswith(OURS) else SYSTEM_CRYPTO
@@ -149,6 +149,6 @@ def floors(
 
 
 def library_of(contestant: str, costs: Sequence[CryptoCost]) -> str:
-    """Return in words which library a contestant's floor is priced by."""
-    said = [cost.library for cost in costs if cost.by in {"", paid_by(contestant)}]
-    return next(filter(None, said), "the system's libcrypto")
+    """Return the library of a contestant's floor as text."""
+    libraries = [cost.library for cost in costs if cost.by in {"", paid_by(contestant)}]
+    return next(filter(None, libraries), "the system's libcrypto")

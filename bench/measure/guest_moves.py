@@ -1,8 +1,8 @@
-"""``bench migrate``: real guests moved between the two hosts of the lab, in every mode, side by side.
+"""``bench migrate``: real guests migrated between the two hosts of the lab, in every mode, side by side.
 
-Rounds alternate between the modes (A B C, A B C, …) so that a slow minute of the machine hits everybody.
-Each migration has a guest of its own, which has just filled its memory; both QEMUs have touched theirs
-before the stream begins. A figure counts only when every page was verified on the other side.
+Rounds alternate between the modes (A B C, A B C, …) so that a slow minute of the machine affects all of them.
+Each migration has a new guest, which has just filled its memory; both QEMUs have touched theirs before the
+stream starts. A figure counts only when every page was verified on the destination.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Moved:
-    """All that one run has found so far."""
+    """The results of one run so far."""
 
     migrations: list[MeasuredMigration] = field(default_factory=list)
     limits: list[Convergence] = field(default_factory=list)
 
 
 def announce(options: MigrateOptions, results: Results) -> None:
-    """Write a record for each mode, and one for each that cannot be measured over a link, with the reason."""
+    """Write a record for each mode, and one with the reason for each that cannot be measured on a link."""
     libvirt = (
         f"libvirt {version_said('virsh', '--version')}, {version_said('qemu-system-x86_64', '--version')}"
     )
@@ -65,9 +65,9 @@ def announce(options: MigrateOptions, results: Results) -> None:
 
 
 def run(options: MigrateOptions, congestion: str, results: Results, progress: Progress) -> Moved:
-    """Measure all, round by round, into ``results``.
+    """Measure all modes, round by round; add records to ``results``.
 
-    A mode that fails in a setting is recorded, and left out of that setting from then on.
+    A mode that fails in a setting is recorded, and skipped in that setting from then on.
     """
     with _directory() as home, Lab(home / "lab", congestion=congestion) as lab:
         if any(mode.postcopy for mode in options.modes):
@@ -79,7 +79,7 @@ def run(options: MigrateOptions, congestion: str, results: Results, progress: Pr
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """A directory with a short path that QEMU, which need not be root, can come through."""
+    """A directory with a short path that QEMU, which may not be root, can traverse."""
     with tempfile.TemporaryDirectory(prefix="mt-") as name:
         home = Path(name)
         home.chmod(0o711)
@@ -89,11 +89,11 @@ def _directory() -> Iterator[Path]:
 def move(
     lab: Lab, mode: MigrationMode, setting: Setting, number: int, options: MigrateOptions
 ) -> MeasuredMigration:
-    """Start a guest on A, move it to B, and verify it wherever it is then.
+    """Start a guest on A, migrate it to B, and verify it where it then runs.
 
-    Raises LabError when it cannot be moved, VerificationError when it did not arrive whole.
+    Raises LabError when the migration fails, VerificationError when a page is wrong.
     """
-    # It goes round all of its memory: a smaller part may be sent within the downtime, however fast it writes.
+    # It writes to all of its memory: a smaller part could be sent within the downtime at any write rate.
     workload = Workload(setting.guest_bytes, setting.dirty_bytes_per_s)
     guest = lab.start_guest(GUEST, memory=setting.guest_bytes, workload=workload, touched=True)
     lab.a.virsh("migrate-setmaxdowntime", GUEST, str(round(options.downtime * 1000)))
@@ -115,7 +115,7 @@ def move(
 
 @contextmanager
 def _holes(lab: Lab, mode: MigrationMode) -> Iterator[None]:
-    """Open B's firewall as the mode needs it, and close it again."""
+    """Open the ports of the mode in B's firewall, and close them again."""
     if mode.ports:
         lab.b.firewall.open(*mode.ports)
     try:
@@ -127,7 +127,7 @@ def _holes(lab: Lab, mode: MigrationMode) -> Iterator[None]:
 
 @contextmanager
 def _resets(lab: Lab, mode: MigrationMode, setting: Setting) -> Iterator[None]:
-    """Have the lane reset as often as the mode says. Raises LabError when it was not, or did not resume."""
+    """Reset the lane ``mode.cuts`` times. Raises LabError when it was not, or did not resume."""
     if not mode.cuts:
         yield
         return
@@ -143,7 +143,7 @@ def _resets(lab: Lab, mode: MigrationMode, setting: Setting) -> Iterator[None]:
         resetting.kill()
     done, resumed = len(resetting.output().splitlines()), link()["resumes"] - before
     if (done, resumed) != (mode.cuts, mode.cuts):
-        raise LabError(f"the lane was reset {done} times, not {mode.cuts}, and resumed {resumed} times")
+        raise LabError(f"the lane was reset {done} times instead of {mode.cuts}, and resumed {resumed} times")
 
 
 class _MigrateRun:
@@ -166,7 +166,7 @@ class _MigrateRun:
         return self._found
 
     def _present(self, setting: Setting) -> Sequence[MigrationMode]:
-        """The modes that take part in a setting, over a link that is made to be what it says."""
+        """Shape the link for a setting, and return the modes to measure in it."""
         self._lab.shape(setting.link_bits_per_s)
         possible = (mode for mode in self._options.modes if not mode.missing(setting.link_bits_per_s))
         return [mode for mode in possible if (mode.name, setting) not in self._failed]
@@ -180,7 +180,7 @@ class _MigrateRun:
         self._results.add("migration", **asdict(moved))
 
     def _try(self, mode: MigrationMode, setting: Setting, number: int) -> MeasuredMigration | None:
-        """Move a guest, and leave none behind; None, with a record of why, when that failed."""
+        """Migrate a guest and remove it; return None, and record the reason, when that failed."""
         try:
             return move(self._lab, mode, setting, number, self._options)
         except TunnelError as error:

@@ -1,4 +1,4 @@
-"""What ``bench migrate`` is asked for, read from the words of its command line."""
+"""The options of ``bench migrate``, parsed from its command line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tunnel.proof.pattern_guest import PAGE
 from tunnel.units import GIB, MIB, parse_duration, parse_size
 
 _LEAST_GUEST = 32 * MIB
-_MOST_GUEST = 60 * GIB  # what the pattern guest maps
+_MOST_GUEST = 60 * GIB  # mapped by the pattern guest
 _SPARE = GIB  # for everything but the two QEMUs of a guest
-_SLOWEST = 150 * MIB  # bytes a second of a pass over the memory, below which a mode counts as stuck
+_SLOWEST = 150 * MIB  # bytes per second of a pass over the memory, below which a mode counts as stuck
 _LINK = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>[MG])bit")
 
 T = TypeVar("T")
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MigrateOptions:
-    """Sizes in bytes, rates in bytes a second, ``links`` in bits a second (None: not shaped).
+    """Sizes in bytes, rates in bytes per second, ``links`` in bits per second (None: not shaped).
 
-    ``downtime`` is the limit that QEMU is given, in seconds. ``converge``: search, too, for the highest rate
-    that converges, among ``steps`` of them up to ``highest``. A migration is given up after ``patience`` in
-    seconds (None: as long as five slow passes take), or when it has made more ``passes``.
+    ``downtime`` is QEMU's downtime limit, in seconds. ``converge``: also search for the highest rate that
+    converges, among ``steps`` rates up to ``highest``. A migration is aborted after ``patience`` in seconds
+    (None: the time of five slow passes), or after more than ``passes``.
     """
 
     memory: tuple[int, ...]
@@ -58,23 +58,23 @@ class MigrateOptions:
         ]
 
     def patience_of(self, memory: int, link: int | None) -> Patience:
-        """When a migration of a guest of ``memory`` bytes is given up."""
+        """Return when a migration of a guest of ``memory`` bytes is aborted."""
         slowest = _SLOWEST if link is None else min(_SLOWEST, link // 10)
         return Patience(self.patience or 20 + 5 * memory / slowest, self.passes)
 
     def grid(self, link: int | None) -> RateSteps:
-        """The rates that a search tries: no guest can write faster than its link for long."""
+        """Return the rates of a search: no guest that writes faster than its link converges."""
         highest = self.highest if link is None else min(self.highest, link // 8)
         step = max(highest // self.steps // PAGE, 1) * PAGE
         return RateSteps(step, highest)
 
     def as_record(self) -> dict[str, object]:
-        """What the result file says of them."""
+        """Return the options for the result file."""
         chosen = {**asdict(self), "modes": [mode.name for mode in self.modes]}
         return {**chosen, "downtime_tolerance": TOLERANCE}
 
     def check_machine(self) -> None:
-        """Raise UsageError when this machine has no room for the largest guest twice."""
+        """Raise UsageError when this machine lacks memory for the largest guest twice."""
         needed = 2 * max(self.memory) + _SPARE
         available = psutil.virtual_memory().available
         if available < needed:
@@ -98,10 +98,10 @@ def parse(
     patience: str = "0",
     passes: int = 20,
 ) -> MigrateOptions:
-    """Read the words of the command line. Raises UsageError, naming the option that is wrong."""
+    """Parse the command line. Raises UsageError, naming the invalid option."""
     sizes = _list("--memory", memory, parse_size)
     if wrong := [size for size in sizes if not _LEAST_GUEST <= size <= _MOST_GUEST or size % MIB]:
-        raise UsageError(f"--memory is 32MiB to 60GiB, in whole MiB: not {wrong[0]} bytes")
+        raise UsageError(f"--memory must be 32MiB to 60GiB, in whole MiB, not {wrong[0]} bytes")
     limit, waits = _duration("--downtime", downtime), _duration("--patience", patience)
     if not limit:
         raise UsageError("--downtime must be above zero")
@@ -124,13 +124,13 @@ def parse(
 
 
 def parse_link(text: str) -> int | None:
-    """Read ``none``, ``1Gbit`` or ``500Mbit``. Raises ValueError."""
+    """Parse ``none``, ``1Gbit`` or ``500Mbit``. Raises ValueError."""
     if text == "none":
         return None
     found = _LINK.fullmatch(text)
     bits = round(float(found["number"]) * {"M": 1e6, "G": 1e9}[found["unit"]]) if found else 0
     if bits < 10**7:
-        raise ValueError(f"{text!r} is no link: write none, 1Gbit or 500Mbit; 10Mbit is the least")
+        raise ValueError(f"{text!r} is not a bandwidth: use none, 1Gbit or 500Mbit; the minimum is 10Mbit")
     return bits
 
 

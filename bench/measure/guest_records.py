@@ -1,4 +1,4 @@
-"""What ``bench migrate`` measures: guests moved in different modes, and how fast a guest may write meanwhile.
+"""Records of ``bench migrate``: guests migrated in different modes, and how fast a guest may write meanwhile.
 
 These are the records ``migration``, ``probe`` and ``convergence`` of a result file; ``contestant`` records
 name the modes and their settings. Sizes are bytes, times seconds, rates per second. ``link_bits_per_s`` is
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from tunnel.units import GIB, MIB
 
 TOLERANCE = 1.5
-"""QEMU aims at the downtime limit and misses it by some: so many times the limit still counts as within."""
+"""QEMU aims at the downtime limit and may exceed it: up to this factor counts as within the limit."""
 
 
 @dataclass(frozen=True)
 class MeasuredMigration:
-    """One guest moved once, in one mode, and every page of it verified where it then was.
+    """One migration of one guest in one mode, with every page verified where the guest then ran.
 
-    ``seconds``: from the first of the stream until the guest ran whole on the other side; ``wall_seconds``
-    those of virsh, with all that libvirt prepares. ``bytes``: what QEMU says it transferred, and
-    ``stream_bytes_per_s`` its own figure of how fast. ``downtime_seconds``: how long the guest ran nowhere.
-    ``dirty_bytes_per_s`` is what the guest was told to write, ``written_bytes_per_s`` what it did.
-    ``converged``: whether it ended by itself; ``aborted`` says why it was given up, and the figures are
-    then what was so far.
+    ``seconds``: from the start of the stream until the guest ran on the destination with all of its memory;
+    ``wall_seconds``: of virsh, with libvirt's preparation. ``bytes``: transferred, as reported by QEMU, and
+    ``stream_bytes_per_s``: its rate. ``downtime_seconds``: how long the guest was stopped on both sides.
+    ``dirty_bytes_per_s`` is the configured write rate of the guest, ``written_bytes_per_s`` the actual one.
+    ``converged``: whether it completed; ``aborted``: why it was aborted, and the figures are then up to that
+    point.
     """
 
     mode: str
@@ -47,7 +47,7 @@ class MeasuredMigration:
 
     @property
     def setting(self) -> Setting:
-        """What was moved, over which link."""
+        """The guest and the link."""
         return Setting(self.guest_bytes, self.dirty_bytes_per_s, self.link_bits_per_s)
 
     @property
@@ -57,25 +57,25 @@ class MeasuredMigration:
 
     @property
     def sent_per_byte(self) -> float:
-        """How many times its memory was sent."""
+        """Bytes sent as a multiple of the guest's memory."""
         return self.bytes / self.guest_bytes
 
     def cpu_per_gib(self, side: str, *programs: str) -> float:
-        """CPU seconds per GiB transferred, of ``programs`` on one side, or of all."""
+        """Return the CPU seconds per GiB transferred, of ``programs`` on one side, or of all."""
         used = self.cpu_seconds.get(side, {})
         return sum(used.get(program, 0.0) for program in programs or used) / (self.bytes / GIB)
 
     def is_within(self, downtime_limit: float) -> bool:
-        """Whether it converged, with the guest standing still for no longer than may be."""
+        """Return whether it converged within the downtime limit, times ``TOLERANCE``."""
         stood = self.downtime_seconds
         return self.converged and stood is not None and stood <= TOLERANCE * downtime_limit
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """The highest rate at which a guest may write so that a mode still converges, as found in one round.
+    """The highest write rate of a guest at which a mode still converges, as found in one round.
 
-    ``dirty_bytes_per_s`` is what the guest really wrote there, ``asked_bytes_per_s`` what it was told to;
+    ``dirty_bytes_per_s`` is the guest's actual write rate there, ``asked_bytes_per_s`` the configured one;
     the next rate, ``step_bytes_per_s`` more, did not converge, unless it would have been above
     ``highest_bytes_per_s``. Both are 0 when the lowest rate did not.
     """
@@ -93,13 +93,13 @@ class Convergence:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing was tried that did not converge: the limit is at least this."""
+        """Whether every tried rate converged: the limit is at least this."""
         return self.asked_bytes_per_s + self.step_bytes_per_s > self.highest_bytes_per_s
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A guest, the rate at which it writes, and the link."""
+    """The memory of a guest, its write rate, and the link."""
 
     guest_bytes: int
     dirty_bytes_per_s: int
@@ -111,5 +111,5 @@ class Setting:
 
 
 def link_text(bits_per_s: int | None) -> str:
-    """Return how people call a link."""
+    """Return a link as text."""
     return "unshaped link" if bits_per_s is None else f"link of {bits_per_s / 1e9:g} Gbit/s"

@@ -1,9 +1,9 @@
-"""A peer that was taken over: it has a valid certificate, and floods its link with what the protocol allows.
+"""A compromised peer: it has a valid certificate, and floods its link with frames that the protocol allows.
 
-One process; when the daemon ends its lane, or refuses it, it comes again, as often as the strangers of
-:mod:`tunnel.bench.measure.callers`. What can be made beforehand is. Each line on
-standard input is answered by one JSON object: ``frames`` that were sent so far, and ``lanes`` that were made;
-its end ends the process.
+One process; when the daemon closes its lane, or refuses it, it reconnects, at the rate of
+:mod:`tunnel.bench.measure.callers`. Data is prepared in advance where possible. The reply to each line on
+standard input is one JSON object: ``frames`` that were sent so far, and ``lanes`` that were made; EOF ends
+the process.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from tunnel.wire.frames import (
 from tunnel.wire.reassembly import PAGE
 
 STREAMS = 255
-"""Streams over which ``SPARSE`` goes."""
+"""Number of streams of ``SPARSE``."""
 
 _AT_ONCE = 20_000  # frames of a block
-_UPDATES = 40  # a lane ends at 33
+_UPDATES = 40  # the daemon closes a lane at 33
 _MUCH = 1 << 30
-_LATE = 0.1  # seconds of connections that are made up for
+_LATE = 0.1  # seconds of delayed connections to catch up
 
 
 class Kind(StrEnum):
-    """What it floods with."""
+    """The kind of flood."""
 
     PING = "ping"
     DATA = "tiny-data"
@@ -76,7 +76,7 @@ class Kind(StrEnum):
 
 @dataclass
 class Tally:
-    """What was sent so far."""
+    """Counters of frames and lanes so far."""
 
     frames: int = 0
     lanes: int = 0
@@ -84,7 +84,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class PeerAccess:
-    """How the daemon is reached: ``address`` (``IP:PORT``), from ``source``, as the peer of ``files``."""
+    """Access to the daemon: ``address`` (``IP:PORT``), from ``source``, as the peer of ``files``."""
 
     address: str
     files: TlsFiles
@@ -92,7 +92,7 @@ class PeerAccess:
     source: str = ""
 
     def connect(self) -> RawPeer:
-        """Make a lane. Raises OSError."""
+        """Open a lane. Raises OSError."""
         return RawPeer(self.address, self._context, self.source)
 
     @cached_property
@@ -101,18 +101,18 @@ class PeerAccess:
 
     @cached_property
     def plain_records(self) -> SSL.Context:
-        """For a connection whose records are made by hand."""
+        """The TLS context for a connection whose records are built here."""
         return contexts.client_context(self.files)
 
 
 def greeting() -> Hello:
-    """Return a HELLO as of a daemon that has just started."""
+    """Return the HELLO of a daemon that has just started."""
     features = Feature.RESUME | Feature.PROBE
     return Hello(VERSION, VERSION, features, os.urandom(16), os.urandom(16), Limits(16, _MUCH))
 
 
 def run(kind: Kind, way: PeerAccess, tally: Tally) -> None:
-    """Flood without end."""
+    """Flood forever."""
     due = time.monotonic()
     while True:
         time.sleep(max(0.0, due - time.monotonic()))
@@ -126,7 +126,7 @@ def run(kind: Kind, way: PeerAccess, tally: Tally) -> None:
                 _FLOODS[kind](peer, way.target, tally)
 
 
-# -- over a lane that lasts -------------------------------------------------------------------------------
+# -- over a permanent lane --------------------------------------------------------------------------------
 
 
 def _pings(peer: RawPeer, _: str, tally: Tally) -> None:
@@ -141,7 +141,7 @@ def _credits(peer: RawPeer, target: str, tally: Tally) -> None:
 
 
 def _tiny_data(peer: RawPeer, target: str, tally: Tally) -> None:
-    """Frames of one byte, once as new ones and then as after a replay, which the daemon drops one by one."""
+    """Send frames of one byte, first as new data, then as in a replay, which the daemon drops one by one."""
     peer.greet(greeting())
     most = min(_AT_ONCE, _open(peer, 1, target))
     _repeat(peer, b"".join(data_header(1, at, 1) + b"x" for at in range(most)), tally, most)
@@ -154,11 +154,11 @@ def _repeat(peer: RawPeer, block: bytes, tally: Tally, frames: int = _AT_ONCE) -
 
 
 def _open(peer: RawPeer, stream: int, target: str) -> int:
-    """Open a stream; how many bytes may be sent."""
+    """Open a stream; return its initial credit in bytes."""
     peer.send(Open(stream, 1 << 40, target))
     answer = peer.receive()
     if not isinstance(answer, Opened):
-        raise ConnectionError(f"not opened: {answer}")
+        raise ConnectionError(f"expected OPENED, received {answer}")
     return answer.limit
 
 
@@ -176,7 +176,7 @@ def _probes(peer: RawPeer, target: str, tally: Tally) -> None:
 
 
 def _as_credited(peer: RawPeer, frames: Iterator[ControlFrame], tally: Tally) -> None:
-    """Send as many as the daemon lets, acknowledging what it answers."""
+    """Send as many as the credit allows, acknowledging the replies."""
     limit, obeyed = peer.greet(greeting()).limits.control, 0
     while True:
         batch = list(islice(frames, limit - peer.sequence))
@@ -190,7 +190,7 @@ def _as_credited(peer: RawPeer, frames: Iterator[ControlFrame], tally: Tally) ->
 
 
 def _sparse_data(peer: RawPeer, target: str, tally: Tally) -> None:
-    """One byte in each page of all windows, all behind a gap, so that none is delivered. Then wait."""
+    """Send one byte in each page of all windows, all after a gap, so that none is delivered; then wait."""
     peer.greet(greeting())
     for stream in range(1, 2 * STREAMS, 2):
         places = range(1, _open(peer, stream, target), PAGE)
@@ -201,7 +201,7 @@ def _sparse_data(peer: RawPeer, target: str, tally: Tally) -> None:
         peer.send(Ping(7))
 
 
-# -- a lane for each --------------------------------------------------------------------------------------
+# -- a new lane for each frame ----------------------------------------------------------------------------
 
 
 def _hellos(peer: RawPeer, _: str, tally: Tally) -> None:
@@ -217,7 +217,7 @@ def _resumes(peer: RawPeer, _: str, tally: Tally) -> None:
 
 
 def _update_keys(way: PeerAccess, tally: Tally) -> None:
-    """KeyUpdates that ask for one in return, more than any lane takes."""
+    """Send more KeyUpdates that request one in return than a lane accepts."""
     host, _, port = way.address.rpartition(":")
     with socket.create_connection((host, int(port)), PATIENCE, (way.source, 0)) as sock:
         connection = _shake_hands(sock, way.plain_records)
@@ -263,12 +263,12 @@ _FLOODS: dict[Kind, Callable[[RawPeer, str, Tally], None]] = {
 
 
 def main() -> None:
-    """Flood as the command line says, until standard input ends."""
+    """Run the flood of the command line until EOF on standard input."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.hostile", description=__doc__)
     parser.add_argument("kind", type=Kind)
     parser.add_argument("address", help="IP:PORT of the daemon")
-    parser.add_argument("--source", default="", help="the IP address to come from")
-    parser.add_argument("--target", required=True, help="what the daemon lets this peer reach")
+    parser.add_argument("--source", default="", help="source IP address")
+    parser.add_argument("--target", required=True, help="a target that the daemon allows for this peer")
     for file in ("ca", "cert", "key"):
         parser.add_argument(f"--{file}", type=Path, required=True)
     arguments = parser.parse_args()

@@ -1,9 +1,8 @@
-"""The bare network as iperf3 sees it: its own load and its own figures, through libiperf.
+"""The bare network with iperf3: its own load and its own figures, through libiperf.
 
-A contestant without a relay, to check our own load against (``direct``): when the two differ much, the
-load is what is being measured. Two processes of this module are its client and its server, so that the
-rig counts their CPU time like everybody's. The client waits for a line on its standard input before it
-begins.
+A contestant without a relay, to check our own load (``direct``): when the two differ much, the load is being
+measured. Two processes of this module are its client and its server, so that the rig counts their CPU time
+like that of other contestants. The client waits for a line on its standard input before it starts.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.rig import Rig, Source
 
 NAME = "iperf3"
-_BLOCK = 1 << 20  # what our own source sends at once
-_PIPE = 1 << 20  # libiperf prints the result into a pipe that nobody reads meanwhile: it must hold all of it
+_BLOCK = 1 << 20  # as our own source sends
+_PIPE = 1 << 20  # libiperf prints the result into a pipe that is read afterwards: it must hold all of it
 
 
 def serve(endpoint: ProgramAddress) -> None:
@@ -44,8 +43,8 @@ def send(endpoint: ProgramAddress, streams: int, count: int) -> dict[str, object
     client.num_streams = streams
     client.blksize = _BLOCK
     client.duration = 0
-    # The binding offers a duration only; the library knows a number of bytes too.
-    test = ctypes.c_void_p(client._test)  # noqa: SLF001  the handle that the library's functions want
+    # The binding supports only a duration; the library also supports a number of bytes.
+    test = ctypes.c_void_p(client._test)  # noqa: SLF001  the handle for the library's functions
     client.lib.iperf_set_test_bytes(test, ctypes.c_uint64(count))
     fcntl.fcntl(client._pipe_in, fcntl.F_SETPIPE_SZ, _PIPE)  # noqa: SLF001  see _PIPE
     result = client.run()
@@ -81,7 +80,7 @@ def measure(rig: Rig, endpoint: ProgramAddress, number: int, case: Case, count: 
 
 
 def main() -> None:
-    """Be the client or the server, as the command line says."""
+    """Run the client or the server, as selected on the command line."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.iperf", description=__doc__)
     parser.add_argument("role", choices=["client", "server"])
     parser.add_argument("endpoint", type=ProgramAddress.parse)
@@ -89,12 +88,12 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=1 << 20)
     arguments = parser.parse_args()
     if arguments.role == "server":
-        while True:  # until killed: the rig still wants to look at us after the test
+        while True:  # until killed: the rig reads CPU time and memory after the test
             serve(arguments.endpoint)
     print(json.dumps({"ready": 1}), flush=True)
     sys.stdin.readline()
     print(json.dumps(send(arguments.endpoint, arguments.streams, arguments.bytes)), flush=True)
-    sys.stdin.readline()  # until the rig has looked at us
+    sys.stdin.readline()  # until the rig has read CPU time and memory
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The round trip of a small stream through a relay: idle, and while bulk streams fill it.
 
-A second source makes one request of 64 bytes after the other. First alone; then while the bulk source
-sends one transfer after the other over the streams of the case, so that the relay is never without work.
-Each answer is awaited before the next request, and a pause of 1 ms is made between them.
+A second source makes sequential requests of 64 bytes: first alone, then while the bulk source sends one
+transfer after the other over the streams of the case, so that the relay is always busy. Each reply is awaited
+before the next request, with a pause of 1 ms in between.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tunnel.units import MIB
 
 SAMPLES = 1000
 _BATCH = 10
-_BULK_MOST = 256 * MIB  # one transfer; when it has ended the next one begins
+_BULK_MOST = 256 * MIB  # of one transfer; the next one follows immediately
 _TIMEOUT = 60.0
 
 
@@ -44,7 +44,7 @@ def measure(
 
 
 def _under_load(probe: Source, bulk: Source, size: int, samples: int) -> list[float]:
-    bulk.transfer(size, _TIMEOUT)  # warms up: windows and buffers have their size
+    bulk.transfer(size, _TIMEOUT)  # warm-up: windows and buffers reach their size
     bulk.begin(size)
     found: list[float] = []
     while len(found) < samples:

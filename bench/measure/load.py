@@ -1,15 +1,15 @@
-"""The load: a source and a sink, two small processes that do nothing but move bytes.
+"""The load: a source and a sink, two small processes that only move bytes.
 
 One transfer on one connection is a big-endian u64 count, that many bytes, and one byte back from the sink
-when it has received the last of them. So the time includes delivery, the count is checked at the far end,
-and nothing depends on half-close, which several relays do not have. A connection carries many transfers:
-the warm-up and the timed one use the same.
+when it has received the last of them. So the time includes delivery, the count is checked by the sink, and
+nothing depends on half-close, which several relays do not support. A connection carries many transfers: the
+warm-up and the timed one use the same.
 
-The rig drives the source through its standard input, one JSON object a line (``rig.Source`` is the rig's
-half): ``{"transfer": BYTES}`` answers ``{"seconds": S}``; ``{"flood": SECONDS}`` sends as much as is taken
-in that time, on every connection, and answers ``{"accepted": BYTES}``; ``{"ping": COUNT}`` makes that many
-small requests on the first connection, one after the other, and answers ``{"round_trips": [SECONDS, …]}``.
-A request is a transfer too: 64 bytes, sent at once, and one byte back. The end of its input ends the source.
+The rig controls the source through its standard input, one JSON object a line (``rig.Source`` is the other
+end): ``{"transfer": BYTES}`` returns ``{"seconds": S}``; ``{"flood": SECONDS}`` sends as much as is accepted
+in that time, on every connection, and returns ``{"accepted": BYTES}``; ``{"ping": COUNT}`` makes that many
+small requests on the first connection, one after the other, and returns ``{"round_trips": [SECONDS, …]}``.
+A request is also a transfer: 64 bytes in one send, and one byte back. EOF on standard input ends the source.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _ACK = b"\x06"
 _ENDLESS = (1 << 64) - 1
 _REQUEST = _COUNT.pack(64 - _COUNT.size) + bytes(64 - _COUNT.size)
 _PING_PAUSE = 0.001  # seconds between two requests, so that even a fast relay is idle before each
-_READY_SECONDS = 20.0  # how long a freshly started relay may take until it carries a byte
+_READY_SECONDS = 20.0  # timeout until a freshly started relay carries a byte
 _ATTEMPT_SECONDS = 5.0
 
 
 def run_sink(endpoint: ProgramAddress, pace: float, stalled: int | None = None) -> None:
-    """Receive from every connection, for ever.
+    """Receive from every connection, forever.
 
-    With ``pace`` above 0 the first ``stalled`` connections, or all, are given only one byte every ``pace``
-    seconds.
+    With ``pace`` above 0 only one byte every ``pace`` seconds is read from the first ``stalled`` connections,
+    or from all.
     """
     slowly = partial(_receive_slowly, pace=pace)
     with endpoint.listen() as server:
@@ -56,7 +56,7 @@ def run_sink(endpoint: ProgramAddress, pace: float, stalled: int | None = None) 
 
 
 def _serve(connection: socket.socket, receive: Callable[[socket.socket], None]) -> None:
-    # A relay that is stopped resets its connections: that is the end of the load, not a fault of the sink.
+    # A relay that is stopped resets its connections: this ends the load and is not an error.
     with connection, suppress(ConnectionError):
         receive(connection)
 
@@ -69,7 +69,7 @@ def _receive_transfers(connection: socket.socket) -> None:
 
 
 def _receive_count(connection: socket.socket) -> int | None:
-    """Return the announced number of bytes, or None when the source has closed."""
+    """Return the announced number of bytes, or None when the source has closed the connection."""
     header = connection.recv(_COUNT.size, socket.MSG_WAITALL)
     return int(_COUNT.unpack(header)[0]) if len(header) == _COUNT.size else None
 
@@ -89,14 +89,14 @@ def _receive_slowly(connection: socket.socket, *, pace: float) -> None:
 
 
 def _receive_first_transfer(connection: socket.socket) -> None:
-    # The source proves the way through the relay with a transfer of one byte before anything is measured.
+    # The source tests the path through the relay with a transfer of one byte before any measurement.
     if count := _receive_count(connection):
         _receive_exactly(connection, memoryview(bytearray(BUFFER_SIZE)), count)
         connection.sendall(_ACK)
 
 
 def run_source(endpoint: ProgramAddress, streams: int) -> None:
-    """Open ``streams`` connections, prove each, then obey the commands on standard input until it ends."""
+    """Open ``streams`` connections, test each, then execute the commands on standard input until EOF."""
     buffer = memoryview(os.urandom(BUFFER_SIZE))
     connections = [_connect(endpoint) for _ in range(streams)]
     _answer({"streams": streams})
@@ -113,7 +113,7 @@ def run_source(endpoint: ProgramAddress, streams: int) -> None:
 
 
 def _connect(endpoint: ProgramAddress) -> socket.socket:
-    """Connect until a transfer of one byte was acknowledged from the far end: then the relay is ready."""
+    """Retry to connect until the sink acknowledges a transfer of one byte: then the relay is ready."""
     deadline = time.monotonic() + _READY_SECONDS
     while True:
         connection = None
@@ -149,11 +149,11 @@ def _send_transfer(connection: socket.socket, buffer: memoryview, count: int) ->
     while count:
         count -= connection.send(buffer[: min(count, len(buffer))])
     if connection.recv(1) != _ACK:
-        raise ConnectionError("the connection ended before the sink acknowledged the last byte")
+        raise ConnectionError("connection closed before the sink acknowledged the last byte")
 
 
 def _ping(connection: socket.socket, count: int) -> list[float]:
-    """Make ``count`` requests, one after the other; return the seconds that each took."""
+    """Make ``count`` sequential requests; return the seconds that each took."""
     if connection.family != socket.AF_UNIX:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     round_trips = []
@@ -162,13 +162,13 @@ def _ping(connection: socket.socket, count: int) -> list[float]:
         started = time.monotonic()
         connection.sendall(_REQUEST)
         if connection.recv(1) != _ACK:
-            raise ConnectionError("the connection ended before the sink answered a request")
+            raise ConnectionError("connection closed before the sink replied to a request")
         round_trips.append(time.monotonic() - started)
     return round_trips
 
 
 def _flood(connection: socket.socket, buffer: memoryview, seconds: float) -> int:
-    """Send an endless transfer for ``seconds``; return how many bytes were accepted from us."""
+    """Send an endless transfer for ``seconds``; return how many bytes were accepted."""
     connection.sendall(_COUNT.pack(_ENDLESS))
     accepted = 0
     deadline = time.monotonic() + seconds
@@ -184,7 +184,7 @@ def _answer(message: Mapping[str, float | list[float]]) -> None:
 
 
 def main() -> None:
-    """Be the source or the sink, as the command line says."""
+    """Run the source or the sink, as selected on the command line."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.load", description=__doc__)
     parser.add_argument("role", choices=["source", "sink"])
     parser.add_argument("endpoint", type=ProgramAddress.parse)

@@ -1,4 +1,4 @@
-"""What a reader must know about the machine to understand a figure."""
+"""The properties of the machine that are needed to interpret a figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 
 
 def describe() -> dict[str, object]:
-    """Return the facts of this machine and this checkout, with stable keys."""
+    """Return the properties of this machine and this checkout, with stable keys."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

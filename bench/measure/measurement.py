@@ -1,4 +1,4 @@
-"""What was measured: the case, one transfer in it, and the round trips of a small stream beside it."""
+"""Measurements: the case, one transfer in it, and the round trips of a small stream beside it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from tunnel.units import GIB
 
 OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS = "mtunnel", "mtunnel-python", "mtunnel-2-workers"
-"""Contestants: our daemons as they come, without the compiled engine, and with two workers each."""
+"""Contestants: our daemons with default settings, without the compiled engine, and with two workers each."""
 
 
 @dataclass(frozen=True, order=True)
 class Case:
-    """How the bytes travel: over ``legs`` (local sides: ``tcp``, ``unix``) and ``streams`` connections."""
+    """The path of the bytes: ``legs`` (local sides: ``tcp``, ``unix``) and number of ``streams``."""
 
     legs: str
     streams: int
@@ -46,12 +46,12 @@ class Measurement:
 
     @property
     def is_relay(self) -> bool:
-        """Whether anything stood between source and sink."""
+        """Whether there was a relay between source and sink."""
         return bool(self.cpu_seconds.keys() & {"a", "b"})
 
     @property
     def relay_cpu(self) -> float:
-        """CPU seconds per GiB of both sides of the relay; 0 when there is none."""
+        """CPU seconds per GiB of both sides of the relay; 0 without a relay."""
         return self.cpu_per_gib("a", "b")
 
     @property
@@ -60,11 +60,11 @@ class Measurement:
         return self.cpu_per_gib("source", "sink")
 
     def cpu_per_gib(self, *roles: str) -> float:
-        """CPU seconds per GiB of the processes in ``roles``."""
+        """Return the CPU seconds per GiB of the processes in ``roles``."""
         return sum(self.cpu_seconds.get(role, 0.0) for role in roles) / (self.bytes / GIB)
 
     def as_record(self) -> dict[str, object]:
-        """Return what a result file holds: ``case`` as its two fields."""
+        """Return the fields of the record in the result file: ``case`` as its two fields."""
         fields = asdict(self)
         return {"contestant": fields.pop("contestant"), **fields.pop("case"), **fields}
 
@@ -79,7 +79,7 @@ class Percentiles:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Percentiles:
-        """Summarise at least one round trip."""
+        """Return the percentiles of one round trip or more."""
         ordered = sorted(seconds)
         last = len(ordered) - 1
         return cls(len(ordered), ordered[round(last * 0.5)], ordered[round(last * 0.99)])
@@ -96,6 +96,6 @@ class Latency:
     loaded: Percentiles
 
     def as_record(self) -> dict[str, object]:
-        """Return what a result file holds: ``case`` as its two fields."""
+        """Return the fields of the record in the result file: ``case`` as its two fields."""
         fields = asdict(self)
         return {"contestant": fields.pop("contestant"), **fields.pop("case"), **fields}

@@ -1,9 +1,8 @@
-"""``bench memory``: what a relay holds when idle, under bulk streams, and before stalled readers.
+"""``bench memory``: memory of a relay when idle, under bulk streams, and with stalled readers.
 
-The test of back-pressure: a sink that reads one byte a second lets nothing through, so a relay may fill
-its window and must then stop taking from the source. ``growth`` is what it took after that. And with 64
-streams, 32 of them before such readers, it may fill as many windows and no more, while the other 32 go on
-at full speed.
+This tests back-pressure: with a sink that reads one byte a second, a relay may fill its window and must then
+stop reading from the source. ``growth`` is what it took after that. With 64 streams, 32 of them with such
+readers, it may fill that many windows and no more, while the other 32 continue at full speed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tunnel.bench.measure.sides import start_sides
 from tunnel.bench.measure.testbed import lay_out
 from tunnel.units import MIB
 
-FILL_SECONDS = 5.0  # by then every window and socket buffer on the way is full
+FILL_SECONDS = 5.0  # by then every window and socket buffer on the path is full
 _SETTLE_SECONDS = 1.0
 _SLOW_READER_PACE = 1.0  # seconds for each byte
 _SAMPLE_SECONDS = 0.2
@@ -40,11 +39,11 @@ Sizes = dict[str, int]
 class Footprint:
     """Resident bytes by side, ``a`` and ``b``.
 
-    ``idle``: one stream was opened and closed. ``bulk``: the peak while ``size`` bytes passed. ``filled``
-    and ``stalled``: the highest in the first five seconds before a stalled reader, and in all the time
-    after them. ``accepted``: bytes that the source could send towards the stalled reader, kernel buffers
-    included. ``many``: the highest of ten seconds with 64 streams, 32 of which stalled; ``passed`` is
-    what the source could send meanwhile.
+    ``idle``: after one stream was opened and closed. ``bulk``: the peak while ``size`` bytes passed.
+    ``filled`` and ``stalled``: the highest in the first five seconds with a stalled reader, and in the time
+    after that. ``accepted``: bytes that the source could send to the stalled reader, kernel buffers included.
+    ``many``: the highest in ten seconds with 64 streams, 32 of which stalled; ``passed``: bytes that the
+    source could send meanwhile.
     """
 
     contestant: str
@@ -58,7 +57,7 @@ class Footprint:
 
     @property
     def growth(self) -> Sizes:
-        """Return how much each side grew after its windows were full; 0 when it did not."""
+        """Return how much each side grew after its windows were full; 0 if it did not."""
         return {side: max(0, self.stalled[side] - self.filled[side]) for side in self.filled}
 
 
@@ -70,7 +69,7 @@ def run(
     results: Results,
     progress: Progress,
 ) -> list[Footprint]:
-    """Measure each contestant that is a relay, into ``results``; failures are recorded there too."""
+    """Measure each contestant that is a relay; add records to ``results``, also of failures."""
     measured = []
     for contestant in contestants:
         progress(
@@ -87,7 +86,7 @@ def run(
 
 
 def measure(contestant: Contestant, size: int, stall_seconds: float, network: Network) -> Footprint:
-    """Run ``contestant`` three times: bulk, before a stalled reader, with many streams. Raises BenchError."""
+    """Run ``contestant`` three times: bulk, with a stalled reader, with many streams. Raises BenchError."""
     idle, bulk = _idle_and_bulk(contestant, size, network)
     filled, stalled, accepted = _stalled(contestant, stall_seconds, network)
     many, passed = _many(contestant, network)
@@ -141,7 +140,7 @@ def _highest(sides: dict[str, Program], seconds: float) -> Sizes:
 
 
 def table(measured: Sequence[Footprint], absent: Sequence[tuple[str, str]]) -> Table:
-    """Return the terminal's view, in MiB of side A / side B."""
+    """Return the terminal output, in MiB of side A / side B."""
     view = Table(title="bench memory · resident MiB of side A / side B", title_justify="left")
     view.add_column("contestant")
     for heading in ("idle", "bulk peak", "stalled reader", "growth", f"{MANY} streams", "taken when stalled"):

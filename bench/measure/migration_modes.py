@@ -1,7 +1,7 @@
-"""The modes of ``bench migrate``: ways to move a guest from host A of the lab to host B.
+"""The modes of ``bench migrate``: methods to migrate a guest from host A of the lab to host B.
 
-All are led by A's libvirt (``--p2p``), natively through a firewall with the holes that each needs, and with
-mtunnel through its one port. Encrypted ones demand a certificate from both sides.
+All are controlled by A's libvirt (``--p2p``), natively with additional ports open in the firewall, and with
+mtunnel through its single port. Encrypted ones require a certificate from both sides.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tunnel.bench.lab.libvirtd import SOCKET
 from tunnel.errors import UsageError
 
 CHANNELS = (4, 8)
-"""Numbers of channels of multifd: what most who use it choose, and twice as many."""
+"""Numbers of multifd channels: the most common choice, and twice as many."""
 
 FORMER = {"multifd": "multifd-4", "multifd-tls": "multifd-tls-4", "mtunnel-multifd": "mtunnel-multifd-4"}
-"""What modes were called when there was one number of channels: in older result files."""
+"""Former names of modes, in older result files: those with one number of channels."""
 
 CUTS = 100
 TUNNELLED_UNIX = "tunnelled-unix"
@@ -34,18 +34,18 @@ INGRESSES = (
     LabIngress("hostb", f"redirect:{_ALIAS}:{_PORTS}"),
     LabIngress("hostb", f"unix:{_RPC}", f"unix:{SOCKET}", users=["root"]),
 )
-"""What mtunnel on A offers; ``EGRESS`` is what B allows it."""
+"""The ingresses of mtunnel on A; ``EGRESS`` is the allow list on B."""
 EGRESS = (MIGRATION_PORTS, f"unix:{SOCKET}")
 
 
 @dataclass(frozen=True)
 class MigrationMode:
-    """One way to migrate.
+    """One migration method.
 
     ``options`` follow ``virsh migrate --live --p2p GUEST``; in them ``{b}`` is host B's full name and
-    ``{socket}`` its libvirt's socket as A can open it. ``ports`` are the holes in B's firewall.
-    ``on_network``: whether its bytes cross the wire between the hosts. ``cuts``: how many times the lane is
-    reset meanwhile, evenly by bytes.
+    ``{socket}`` the path of its libvirt socket for A. ``ports``: to open in B's firewall. ``on_network``:
+    whether its bytes cross the link between the hosts. ``cuts``: number of lane resets meanwhile, evenly by
+    bytes.
     """
 
     name: str
@@ -60,17 +60,17 @@ class MigrationMode:
 
     @property
     def settings(self) -> str:
-        """What a reader must know to repeat it."""
+        """The settings to reproduce it."""
         options = " ".join(self.options).format(b="HOST", socket="SOCKET")
         return f"{self.about}: virsh migrate --live --p2p GUEST {options}"
 
     def command(self, guest: str, b: LabHostPlan) -> list[str]:
-        """The command that host A runs to move ``guest``."""
+        """Return the command that host A runs to migrate ``guest``."""
         where = {"b": b.fqdn, "socket": str(b.outside(SOCKET))}
         return ["virsh", "migrate", "--live", "--p2p", guest, *(o.format(**where) for o in self.options)]
 
     def missing(self, link: int | None) -> str | None:
-        """Return why this mode cannot be measured over a link of ``link`` bits a second, or None."""
+        """Return why this mode cannot be measured over a link of ``link`` bits per second, or None."""
         if link is not None and not self.on_network:
             return f"a unix socket between the hosts is not slowed by a link of {link / 1e9:g} Gbit/s"
         return None
@@ -149,17 +149,17 @@ MODES: tuple[MigrationMode, ...] = (
 ON_REQUEST = (
     _mtunnel("mtunnel-cut", f"one stream through mtunnel, whose lane is reset {CUTS} times", cuts=CUTS),
 )
-"""Modes that take part only where they are named."""
+"""Modes that are measured only if named."""
 
 
 def choose(names: Sequence[str]) -> list[MigrationMode]:
-    """Return the modes called ``names``, or all of ``MODES``. Raises UsageError for an unknown name.
+    """Return the modes with these ``names``, or all of ``MODES``. Raises UsageError for an unknown name.
 
-    Their former names are known as well.
+    Former names are accepted as well.
     """
     names = [FORMER.get(name, name) for name in names]
     known = {mode.name: mode for mode in (*MODES, *ON_REQUEST)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"no mode is called {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown mode: {', '.join(unknown)}; known: {', '.join(known)}")
     return [known[name] for name in dict.fromkeys(names)] if names else list(MODES)

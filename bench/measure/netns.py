@@ -1,9 +1,9 @@
-"""A network namespace of the benchmark's own, where every TCP socket uses the same congestion control.
+"""A separate network namespace, where every TCP socket uses the same congestion control.
 
-A system default of BBR paces even on loopback, and would measure itself instead of the relays. A program of
-somebody else cannot be told which algorithm to use, so its sockets take it from the route: inside a fresh
-namespace the loopback routes carry a ``congctl`` metric (``ip-route(8)``). The machine outside is never
-changed, and the namespace ends with the last process in it, however that ends.
+A system default of BBR paces even on loopback, and would dominate the measurement. Third-party programs have
+no option for the algorithm, so their sockets take it from the route: inside a new namespace the loopback
+routes have a ``congctl`` metric (``ip-route(8)``). The machine outside is never changed, and the namespace
+ends with the last process in it, however that ends.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _PROTO_KERNEL = 2
 
 @dataclass(frozen=True)
 class Network:
-    """Where the contestants run: which congestion control their sockets get, and whether it is pinned."""
+    """The network of the contestants: the congestion control of their sockets, and whether it is pinned."""
 
     congestion: str
     pinned: bool
 
 
 def enter(congestion: str) -> Network:
-    """Move this process, and all it starts from now on, into its own namespace with ``congestion`` pinned.
+    """Move this process, and its future children, into a new namespace with ``congestion`` pinned.
 
-    Without root that is impossible: then the system default stays, and the answer says so. Raises
-    UsageError when the kernel does not know ``congestion``.
+    Without root that is impossible: then the system default stays, and ``pinned`` is False. Raises UsageError
+    when the kernel does not support ``congestion``.
     """
     if os.geteuid() != 0:
         return Network(effective_congestion(), pinned=False)
@@ -44,12 +44,12 @@ def enter(congestion: str) -> Network:
     _pin(congestion)
     found = effective_congestion()
     if found != congestion:
-        raise UsageError(f"sockets use congestion control {found} although the routes say {congestion}")
+        raise UsageError(f"sockets use congestion control {found}, but the routes have {congestion}")
     return Network(congestion, pinned=True)
 
 
 def effective_congestion() -> str:
-    """Return the congestion control that a loopback TCP connection opened now gets."""
+    """Return the congestion control of a new loopback TCP connection."""
     with (
         socket.create_server(("127.0.0.3", 0)) as server,
         socket.create_connection(server.getsockname(), timeout=5) as client,
@@ -59,9 +59,9 @@ def effective_congestion() -> str:
 
 
 def _unshare_network() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)  # os.unshare() came only with Python 3.12
+    libc = ctypes.CDLL(None, use_errno=True)  # os.unshare() is new in Python 3.12
     if libc.unshare(_CLONE_NEWNET) != 0:
-        raise UsageError(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}")
+        raise UsageError(f"cannot create a network namespace: {os.strerror(ctypes.get_errno())}")
 
 
 def _pin(congestion: str) -> None:

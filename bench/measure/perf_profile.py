@@ -1,7 +1,7 @@
-"""Where the time goes: both sides of a relay under ``perf``, as flame graphs and as a table of costs.
+"""CPU profiles: both sides of a relay under ``perf``, as flame graphs and as a table of costs.
 
-``perf record`` takes samples by the CPU clock, so that it works in virtual machines without counters too. It
-needs root or a low ``kernel.perf_event_paranoid``, and Debian's package linux-perf.
+``perf record`` samples by the CPU clock, so that it also works in virtual machines without counters. It needs
+root or a low ``kernel.perf_event_paranoid``, and Debian's package linux-perf.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from tunnel.bench.measure.sides import start_sides
 from tunnel.bench.measure.testbed import lay_out
 from tunnel.units import GIB
 
-_FREQUENCY = 499  # samples a second: no multiple of the kernel's tick
+_FREQUENCY = 499  # samples per second: not a multiple of the kernel's tick
 _TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One side of a relay. ``cpu_per_gib``: seconds."""
+    """The profile of one side of a relay. ``cpu_per_gib``: seconds."""
 
     side: str
     cpu_per_gib: float
     stacks: Counter[flame.Stack]
 
     def as_record(self) -> dict[str, object]:
-        """``milliseconds``: of CPU time per GiB, by what they went into, the largest first."""
+        """Return the record; ``milliseconds`` of CPU time per GiB are by kind of work, the largest first."""
         costs = {
             cost.what: round(cost.share * self.cpu_per_gib * 1e3, 1)
             for cost in flame.costs(self.stacks, self.side)
@@ -47,7 +47,7 @@ class Profile:
         return {"side": self.side, "cpu_seconds_per_gib": self.cpu_per_gib, "milliseconds": costs}
 
     def text(self) -> str:
-        """Return what the side's time went into, for people."""
+        """Return the time of the side by kind of work, as text."""
         lines = [f"side {self.side.upper()}: {self.cpu_per_gib:.2f} CPU seconds per GiB"]
         lines.extend(
             f"{cost.share * self.cpu_per_gib * 1e3:7.0f} ms {cost.share:6.1%}  {cost.what}"
@@ -57,7 +57,7 @@ class Profile:
 
 
 def measure(contestant: Contestant, size: int, network: Network) -> list[Profile]:
-    """Carry ``size`` bytes over one stream, after as many to warm up. Raises BenchError."""
+    """Transfer ``size`` bytes over one stream, after a warm-up of the same size. Raises BenchError."""
     perf = path_of("perf")
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         site = lay_out(Path(scratch), network.congestion, unix_legs=False)
@@ -75,32 +75,32 @@ def measure(contestant: Contestant, size: int, network: Network) -> list[Profile
 
 
 class Recorder:
-    """``perf record`` of one program, once this is made. ``scratch`` is where its data goes."""
+    """A running ``perf record`` of one program, with its data in ``scratch``."""
 
     def __init__(self, perf: str, rig: Rig, program: Program, scratch: Path) -> None:
         self._perf = perf
         self._data = scratch / f"perf-{program.process.pid}.data"
         options = ["-q", "-e", "cpu-clock", "-F", str(_FREQUENCY), "-g", "-p", str(program.process.pid)]
         control, answer = (self._data.with_suffix(suffix) for suffix in (".control", ".answer"))
-        begin = ["-D", "-1", "--control", f"fifo:{control},{answer}"]  # perf-record(1): begins when told to
+        begin = ["-D", "-1", "--control", f"fifo:{control},{answer}"]  # perf-record(1): starts on command
         os.mkfifo(control)
         os.mkfifo(answer)
         self._program = rig.start("perf", [perf, "record", *options, *begin, "-o", str(self._data)])
         self._begin(control, answer)
 
     def _begin(self, control: Path, answer: Path) -> None:
-        """Wait until samples are taken: on a busy machine, perf needs longer than some transfers."""
+        """Wait until perf takes samples: on a busy machine it needs longer than some transfers."""
         deadline = time.monotonic() + _TIMEOUT
-        # For both directions, so that neither opening waits for perf to do the same.
+        # Opened for both directions, so that open() does not block until perf opens the other end.
         with control.open("r+b", buffering=0) as orders, answer.open("r+b", buffering=0) as answers:
             orders.write(b"enable\n")
             while not select.select([answers], [], [], 0.1)[0]:
                 self._program.check()
                 if time.monotonic() > deadline:
-                    raise BenchError(f"perf does not begin{self._program.said()}")
+                    raise BenchError(f"timed out waiting for perf to start{self._program.said()}")
 
     def stop(self) -> Counter[flame.Stack]:
-        """End it; what it saw. Raises BenchError when that is nothing."""
+        """Stop it; return the stacks. Raises BenchError when there are none."""
         self._program.process.send_signal(signal.SIGINT)
         self._program.process.wait(_TIMEOUT)
         command = [self._perf, "script", "-F", "comm,ip,sym,dso", "-i", str(self._data)]

@@ -1,8 +1,8 @@
-"""The relay that does nothing but move bytes: half of the floor, and a contestant of its own.
+"""A relay that only moves bytes: half of the floor, and a contestant.
 
-Two of these in a row cost what any pair of relays must pay for two more hops over loopback: each byte
-received once and sent once by either, in large pieces, by threads that
-block. A relay that encrypts pays AES-GCM twice on top of that (:mod:`tunnel.bench.measure.floor`).
+Two of these in a row have the minimum cost of two more hops over loopback: each byte is received once and
+sent once by either, in large pieces, by blocking threads. A relay that encrypts additionally pays for AES-GCM
+twice (:mod:`tunnel.bench.measure.floor`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import suppress
 
 from tunnel.bench.measure.endpoint import ProgramAddress
 
-CHUNK = 256 << 10  # what the tuned contestants are given
+CHUNK = 256 << 10  # as for the tuned contestants
 
 
 def relay(listen: ProgramAddress, connect: ProgramAddress) -> None:
-    """Carry every connection on ``listen`` to ``connect``, for ever."""
+    """Relay every connection from ``listen`` to ``connect``, forever."""
     with listen.listen() as server:
         while True:
             near, _ = server.accept()
@@ -36,7 +36,7 @@ def _carry(near: socket.socket, connect: ProgramAddress) -> None:
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
     buffer = memoryview(bytearray(CHUNK))
-    with suppress(OSError):  # a relay's ends may break at any time: the other end then learns it below
+    with suppress(OSError):  # either connection may break at any time: the other is then shut down below
         while received := source.recv_into(buffer):
             sink.sendall(buffer[:received])
     with suppress(OSError):

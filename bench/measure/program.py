@@ -1,4 +1,4 @@
-"""A started program: what it costs, whether it listens, what it said, how it ends.
+"""A started program: its CPU time and memory, its listening sockets, its output and its exit.
 
 A program is measured with all its children: several contestants fork one process for each connection.
 """
@@ -24,7 +24,7 @@ _ACCEPTS = "00010000"  # flags of a listening socket in /proc/net/unix
 
 
 class BenchError(TunnelError):
-    """A benchmark could not be run to its end; the message ends with what the failing program said."""
+    """A benchmark failed; the message ends with the output tail of the failed program."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Memory:
 
 
 class Program:
-    """One started program, leader of a process group of its own."""
+    """One started program, the leader of its own process group."""
 
     def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Program:
         self._log = log
 
     def cpu_seconds(self) -> float:
-        """Return user and system time so far, of all threads and children, ended ones included."""
+        """Return user and system time so far, of all threads and children, including exited ones."""
         total = 0.0
         for member in self._members():
             with suppress(psutil.NoSuchProcess):
@@ -53,7 +53,7 @@ class Program:
         return total
 
     def memory(self) -> Memory:
-        """Return the resident set now and at its highest, summed over the program and its children."""
+        """Return the current and peak resident set, summed over the program and its children."""
         now = peak = 0
         for member in self._members():
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -62,41 +62,41 @@ class Program:
         return Memory(now, peak)
 
     def wait_listening(self, endpoint: ProgramAddress) -> None:
-        """Wait until this program listens on ``endpoint``. Raises BenchError when it ends, or after 20 s.
+        """Wait until this program listens on ``endpoint``. Raises BenchError when it exits, or after 20 s.
 
-        Looking at the socket table instead of connecting leaves the relay's first connection to the source.
+        Reading the socket table instead of connecting leaves the relay's first connection to the source.
         """
         deadline = time.monotonic() + LISTEN_SECONDS
         while not self._is_listening(endpoint):
             if time.monotonic() > deadline:
-                raise BenchError(f"{self.name} does not listen on {endpoint}{self.said()}")
+                raise BenchError(f"{self.name} is not listening on {endpoint}{self.said()}")
             time.sleep(0.02)
 
     def check(self) -> None:
-        """Raise BenchError if the program has ended."""
+        """Raise BenchError if the program has exited."""
         code = self.process.poll()
         if code is not None:
-            raise BenchError(f"{self.name} ended with status {code}{self.said()}")
+            raise BenchError(f"{self.name} exited with status {code}{self.said()}")
 
     def said(self) -> str:
-        """Return the end of the program's log, to end an error message with."""
+        """Return the output tail, for an error message."""
         lines = self._log.read_text(errors="replace").splitlines()[-15:]
-        return "".join(f"\n  {line}" for line in lines) or " and said nothing"
+        return "".join(f"\n  {line}" for line in lines) or " (no output)"
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the whole process group, if any of it is left."""
+        """Send a signal to the process group, if it still exists."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
     def reap(self, seconds: float) -> None:
-        """Wait up to ``seconds`` for the leader to end, then kill what is left of the group."""
+        """Wait up to ``seconds`` for the leader to exit, then kill the rest of the group."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=seconds)
         self.signal(signal.SIGKILL)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                with suppress(BrokenPipeError):  # what the program did not live to read
+                with suppress(BrokenPipeError):  # data that the program did not read before it exited
                     pipe.close()
 
     def _members(self) -> list[psutil.Process]:
@@ -115,19 +115,19 @@ class Program:
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:
-            # OpenSSH hides its sockets from all but root. We chose the port: only this program listens on it.
+            # OpenSSH hides its sockets from all but root. The port was chosen here: no other program has it.
             every = psutil.net_connections("tcp4")
             return any(c.status == psutil.CONN_LISTEN and c.laddr == address for c in every)
 
 
 def _accepts(path: str) -> bool:
-    """Whether a socket that was bound to ``path``, or to what became it (HAProxy's ``.tmp``), listens."""
+    """Return whether a socket bound to ``path``, or to a name renamed to it (HAProxy's ``.tmp``), listens."""
     sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
     return any(len(each) > 7 and each[3] == _ACCEPTS and each[7].startswith(path) for each in sockets)
 
 
 def _status_bytes(pid: int, key: str) -> int:
-    # psutil knows the resident set, but not its peak.
+    # psutil has the resident set, but not its peak.
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

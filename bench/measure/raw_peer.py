@@ -1,4 +1,4 @@
-"""A peer that may break every rule: valid TLS by hand, and whatever frames or bytes one wants to send."""
+"""A peer that may violate the protocol: valid TLS, and arbitrary frames or bytes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tunnel.wire.codes import ALPN, HEADER_SIZE, VERSION, Feature, FrameType
 from tunnel.wire.frames import ControlFrame, Credit, Data, Frame, GoAway, Hello, Limits, Ping, Pong, Welcome
 
 PATIENCE = 30.0
-"""Seconds after which a connection here gives up."""
+"""Timeout in seconds of a connection here."""
 
 HELLO = Hello(VERSION, VERSION, Feature.RESUME, b"s" * 16, b"i" * 16, Limits(16, 1024))
 
 
-class HungUp(Exception):  # noqa: N818  that is what it did
+class HungUp(Exception):  # noqa: N818  it names the event
     """The daemon closed the connection without GOAWAY."""
 
 
 def client_context(files: TlsFiles | None, alpn: str | None = ALPN) -> ssl.SSLContext:
-    """Return a context that trusts anybody: it is the daemon's judgement that counts, not ours."""
+    """Return a context without verification: only the verification by the daemon is tested."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -48,7 +48,7 @@ class RawPeer:
         self.sequence = 0  # of the next frame of the control channel
 
     def send(self, *frames: Frame) -> None:
-        """Send frames as they should be sent: those of the control channel get the next number."""
+        """Send frames; those of the control channel get the next sequence number."""
         self.send_raw(b"".join(map(self._encode, frames)))
 
     def _encode(self, frame: Frame) -> bytes:
@@ -57,11 +57,11 @@ class RawPeer:
         return data
 
     def send_raw(self, data: bytes) -> None:
-        """Send any bytes."""
+        """Send arbitrary bytes."""
         self._tls.sendall(data)
 
     def next_frame(self) -> Frame:
-        """Return the next frame. Of DATA only the header; its payload is dropped."""
+        """Return the next frame; for DATA only the header, its payload is dropped."""
         header = parse_header(self._exactly(HEADER_SIZE))
         payload = self._exactly(header.length)
         if header.type is FrameType.DATA:
@@ -75,19 +75,19 @@ class RawPeer:
         return frame
 
     def greet(self, hello: Hello = HELLO) -> Welcome:
-        """Begin a session."""
+        """Start a session with HELLO; return the WELCOME."""
         self.send(hello)
         answer = self.receive()
         if not isinstance(answer, Welcome):
-            raise ConnectionError(f"no WELCOME: {answer}")
+            raise ConnectionError(f"expected WELCOME, received {answer}")
         return answer
 
     def goodbye(self) -> GoAway:
-        """Receive up to GOAWAY, and the end of the connection behind it."""
+        """Receive up to GOAWAY, and the end of the connection after it; return the GOAWAY."""
         while not isinstance(frame := self.receive(), GoAway):
             pass
         if self._tls.recv(1):
-            raise ConnectionError("more came behind GOAWAY")
+            raise ConnectionError("received data after GOAWAY")
         return frame
 
     def _exactly(self, count: int) -> bytes:
@@ -100,12 +100,12 @@ class RawPeer:
         return data
 
     def hang_up(self) -> None:
-        """End the connection for another thread that is sending as well."""
+        """Shut the connection down, also for another thread that is sending."""
         with suppress(OSError):
             self._tls.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._tls.close()
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
-"""``bench relay``: what each contestant needs to carry bulk streams, side by side.
+"""``bench relay``: throughput and CPU time of each contestant under bulk streams, side by side.
 
-Rounds alternate (A B C, A B C, …) so that a slow minute of the machine hits everybody. Each measurement
-starts fresh processes, warms them up on the same connections, then times one transfer and reads the CPU
-time around it. The latency of a small stream is measured apart, so that neither disturbs the other.
+Rounds alternate (A B C, A B C, …) so that a slow minute of the machine affects all contestants. Each
+measurement starts new processes, warms them up on the same connections, then times one transfer and reads the
+CPU time before and after it. The latency of a small stream is measured separately.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WARM_UP_MOST = 256 * MIB
 
 @dataclass(frozen=True)
 class RelayOptions:
-    """What is carried: ``size`` bytes in all, ``repeat`` times, over each of ``streams`` and ``legs``.
+    """The transfers: ``size`` bytes in total, ``repeat`` times, over each of ``streams`` and ``legs``.
 
     ``samples``: round trips of each latency, 0 for none.
     """
@@ -49,7 +49,7 @@ class RelayOptions:
 
 @dataclass
 class Measured:
-    """All that one run has found so far."""
+    """The results of one run so far."""
 
     transfers: list[Measurement] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
@@ -66,9 +66,9 @@ def run(
     results: Results,
     progress: Progress,
 ) -> Measured:
-    """Measure all, round by round, into ``results``.
+    """Measure all contestants, round by round; add records to ``results``.
 
-    Whoever fails in a case is recorded, and left out of that case from then on.
+    A contestant that fails in a case is recorded, and skipped in that case from then on.
     """
     return _RelayRun(options, network, results, progress).measure(contestants)
 
@@ -137,7 +137,7 @@ class _RelayRun:
 
 
 def measure(contestant: Contestant, number: int, case: Case, size: int, network: Network) -> Measurement:
-    """Carry ``size`` bytes through ``contestant`` once.
+    """Transfer ``size`` bytes through ``contestant`` once.
 
     Raises BenchError when one of its processes fails, or hangs.
     """

@@ -1,4 +1,4 @@
-"""How each contestant is started: the configuration files and the commands of its two sides."""
+"""The commands and configuration files of the two sides of each contestant."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CIPHERSUITE = "TLS_AES_256_GCM_SHA384"
 
 @dataclass(frozen=True)
 class Sides:
-    """The commands of a relay's two processes: ``a`` takes plaintext in, ``b`` gives it out."""
+    """The commands of the two processes of a relay: plaintext enters at ``a`` and leaves at ``b``."""
 
     a: Command
     b: Command
@@ -37,7 +37,7 @@ LANES = {
     "userspace": 'lane = "userspace"\n',
     "kernel": 'lane = "kernel"\n',
 }
-"""Lines of a configuration, by who encrypts."""
+"""Configuration lines, by lane kind."""
 
 
 def mtunnel(
@@ -49,10 +49,10 @@ def mtunnel(
     engine: str = "",
     workers: int = 0,
 ) -> Sides:
-    """Two daemons, one link of ``lanes`` lanes, one ingress; so many ``workers`` each, if not the default.
+    """Return two daemons with one link of ``lanes`` lanes, one ingress and ``workers`` each; 0: the default.
 
-    ``records`` a key, and the ``kinds`` (of LANES) of both sides' lanes, if not the defaults.
-    ``dialed`` is what A connects to, if not B itself. ``engine``: what MTUNNEL_ENGINE says, if anything.
+    ``records``: limit per key, ``kinds`` (of LANES): of the lanes of both sides, if not the defaults.
+    ``dialed``: the address that A dials, if not that of B. ``engine``: the value of MTUNNEL_ENGINE, if any.
     """
     common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
     common += f"workers = {workers}\n" if workers else ""
@@ -67,7 +67,7 @@ def mtunnel(
 
 
 def mtunnel_sides(site: Testbed, config_a: str, config_b: str, engine: str = "") -> Sides:
-    """Two daemons with these configurations, and with ``engine`` in MTUNNEL_ENGINE, if not empty."""
+    """Return two daemons with these configurations, and with ``engine`` in MTUNNEL_ENGINE, if not empty."""
     asked = ["env", f"{ENGINE}={engine}"] if engine else []
     serve = [*asked, sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
@@ -77,7 +77,7 @@ def mtunnel_sides(site: Testbed, config_a: str, config_b: str, engine: str = "")
 
 
 def mtunnel_host(site: Testbed, name: str, listen: ProgramAddress, pair: Pair, transport: str) -> str:
-    """Begin a configuration; ``transport`` are more lines of that section."""
+    """Return the start of a configuration; ``transport``: more lines of that section."""
     return f"""\
 [host]
 name = "{name}"
@@ -95,7 +95,7 @@ congestion = "{site.congestion}"
 
 
 def mtunnel_peer(name: str, address: ProgramAddress, egress: Sequence[str]) -> str:
-    """Add a peer, and what it may reach."""
+    """Return the section of a peer, with its egress rules."""
     allowed = ", ".join(f'"{target}"' for target in egress)
     return f"""
 [[peer]]
@@ -108,7 +108,7 @@ egress = [{allowed}]
 def mtunnel_ingress(
     peer: str, listen: ProgramAddress, target: ProgramAddress, users: Sequence[str] = ()
 ) -> str:
-    """Add an ingress for ``users``, by default whoever runs this."""
+    """Return the section of an ingress for ``users``, by default the current user."""
     allowed = ", ".join(f'"{user}"' for user in users or [pwd.getpwuid(os.geteuid()).pw_name])
     return f"""
 [[ingress]]
@@ -120,20 +120,20 @@ users = [{allowed}]
 
 
 def mtunnel_address(endpoint: ProgramAddress) -> str:
-    """Return an endpoint as configurations have it."""
+    """Return an endpoint in the syntax of configurations."""
     return f"unix:{endpoint}" if endpoint.is_unix else f"tcp:{endpoint}"
 
 
-# -- relays of ours for comparison ---------------------------------------------------------------------------
+# -- our own relays, for comparison --------------------------------------------------------------------------
 
 
 def streams(site: Testbed, *, loop: str) -> Sides:
-    """Two processes of :mod:`tunnel.bench.measure.asyncio_relay`."""
+    """Return two processes of :mod:`tunnel.bench.measure.asyncio_relay`."""
     return _python_sides(site, "tunnel.bench.measure.asyncio_relay", loop)
 
 
 def fastnet(site: Testbed) -> Sides:
-    """Two processes of :mod:`tunnel.bench.measure.fastnet`."""
+    """Return two processes of :mod:`tunnel.bench.measure.fastnet`."""
     return _python_sides(site, "tunnel.bench.measure.fastnet")
 
 
@@ -149,17 +149,17 @@ def _python_sides(site: Testbed, *module: str) -> Sides:
 
 
 def plain(site: Testbed) -> Sides:
-    """Two processes of :mod:`tunnel.bench.measure.plain_relay`, which do not encrypt."""
+    """Return two processes of :mod:`tunnel.bench.measure.plain_relay`, which do not encrypt."""
     run = [sys.executable, "-m", "tunnel.bench.measure.plain_relay"]
     entry, link, out = str(site.entry), str(site.link), str(site.exit)
     return Sides(a=[*run, entry, link], b=[*run, link, out])
 
 
-# -- programs of others --------------------------------------------------------------------------------------
+# -- third-party programs ------------------------------------------------------------------------------------
 
 
 def socat(site: Testbed) -> Sides:
-    """Two socat processes, each forking a child for every connection."""
+    """Return two socat processes, each forking a child for every connection."""
     run = [path_of("socat"), "-b", "262144"]
     common = f"cafile={site.ca},verify=1,openssl-min-proto-version=TLS1.3"
     listen_a = _socat_plain(site.entry, listen=True)
@@ -186,7 +186,7 @@ def _socat_plain(endpoint: ProgramAddress, *, listen: bool) -> str:
 
 
 def haproxy(site: Testbed, *, bufsize: int | None = None) -> Sides:
-    """Two HAProxy processes with one thread each; ``bufsize`` in bytes, None for its default of 16 KiB."""
+    """Return two HAProxy processes with one thread each; ``bufsize`` in bytes, None: the default, 16 KiB."""
     tls = f"ca-file {site.ca} verify required ssl-min-ver TLSv1.3 ciphersuites {CIPHERSUITE}"
     bundle_a, bundle_b = _bundle(site, HOST_A, site.pair_a), _bundle(site, HOST_B, site.pair_b)
     entry, out = _haproxy_address(site.entry), _haproxy_address(site.exit)
@@ -221,7 +221,7 @@ def _haproxy_address(endpoint: ProgramAddress) -> str:
 
 
 def stunnel(site: Testbed) -> Sides:
-    """Two stunnel processes, each with a thread for every connection."""
+    """Return two stunnel processes, each with a thread for every connection."""
     config_a = _stunnel_config(
         site, site.pair_a, site.entry, site.link, f"client = yes\ncheckHost = {HOST_B}"
     )
@@ -252,7 +252,7 @@ verifyChain = yes
 
 
 def ssh(site: Testbed) -> Sides:
-    """A client with one forwarding, and a server of our own, with keys made for this run and one user."""
+    """Return an ssh client with one forwarding, and a separate sshd, with keys made for this run and user."""
     host_key, user_key = _ssh_key(site, "ssh-host"), _ssh_key(site, "ssh-user")
     known = site.write("ssh-known-hosts", f"{HOST_B} {_public(host_key)}")
     server = {
@@ -260,7 +260,7 @@ def ssh(site: Testbed) -> Sides:
         "HostKey": host_key,
         "AuthorizedKeysFile": site.write("ssh-authorized", _public(user_key)),
         "AuthenticationMethods": "publickey",
-        "StrictModes": "no",  # which dislikes /tmp above the directory, but that is readable by us alone
+        "StrictModes": "no",  # it rejects /tmp as a parent, but only this user can read the directory
         "UsePAM": "no",
         "PidFile": "none",
         "Subsystem": "none none",
@@ -295,9 +295,9 @@ def _ssh_key(site: Testbed, name: str) -> Path:
             make, check=True, timeout=_KEY_SECONDS, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
     except subprocess.CalledProcessError as error:
-        raise BenchError(f"ssh-keygen ended with status {error.returncode}: {error.stderr}") from error
+        raise BenchError(f"ssh-keygen exited with status {error.returncode}: {error.stderr}") from error
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"ssh-keygen did not end in {_KEY_SECONDS:.0f} s") from error
+        raise BenchError(f"ssh-keygen timed out after {_KEY_SECONDS:.0f} s") from error
     return path
 
 
@@ -306,7 +306,7 @@ def _public(key: Path) -> str:
 
 
 def _with_privsep() -> Command:
-    """Return what root starts the server under: it insists on a directory, which it alone then sees."""
+    """Return the command prefix of sshd as root: it requires /run/sshd, made in a private mount namespace."""
     if os.geteuid() != 0:
         return []
     script = 'mount -t tmpfs -o mode=755 none /run && mkdir -m 755 /run/sshd && exec "$@"'
@@ -314,5 +314,5 @@ def _with_privsep() -> Command:
 
 
 def _bundle(site: Testbed, name: str, pair: Pair) -> str:
-    # HAProxy wants the certificate and its key in one file.
+    # HAProxy requires the certificate and its key in one file.
     return str(site.write(f"{name}.bundle.pem", pair.cert.read_text() + pair.key.read_text()))

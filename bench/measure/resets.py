@@ -1,8 +1,8 @@
-"""Resets TCP connections of this network namespace from outside, as ``ss --kill`` does (sock_diag(7)).
+"""Reset TCP connections of this network namespace from outside, like ``ss --kill`` (sock_diag(7)).
 
-Whoever has the connection here hears ``ECONNABORTED`` at once, the other end gets RST. As a program it
-resets a lane of a daemon each time that so many bytes more have left through an interface; it writes a line
-for each, and ends after the last. A connection whose handshake is under way is no lane yet.
+The local owner of the connection gets ``ECONNABORTED``, the peer RST. As a program it resets a lane of a
+daemon each time that a given number of bytes has left through an interface; it prints a line for each, and
+exits after the last. A connection in its handshake is not a lane yet.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from tunnel.net import netlink
 
 _BY_FAMILY, _DESTROY = 20, 21  # linux/sock_diag.h
 _REQUEST = struct.Struct("=BBBBI48s")  # family, protocol, extensions, padding, states, id: linux/inet_diag.h
-_ID = slice(4, 52)  # of an answer, the id
-_SOURCE = struct.Struct("!H")  # of an id: port
-_DESTINATION = struct.Struct("!2xH16x4s")  # of an id: port and IPv4 address
+_ID = slice(4, 52)  # the id in a reply
+_SOURCE = struct.Struct("!H")  # port in an id
+_DESTINATION = struct.Struct("!2xH16x4s")  # port and IPv4 address in an id
 _ESTABLISHED = 1 << 1
 _LOOK = 0.004  # seconds
 _DEVICES = Path("/proc/self/net/dev")
-_SENT = 8  # the column, of those behind the colon, with the bytes that were sent
+_SENT = 8  # index of the column after the colon with the bytes sent
 
 
 def connections(port: int, host: str = "") -> list[bytes]:
-    """The established connections over IPv4 to ``port`` of any address, or of ``host`` alone.
+    """Return the established IPv4 connections to ``port`` of any address, or of ``host``.
 
-    They are as ``reset`` takes them. Raises OSError.
+    Each is an argument for ``reset``. Raises OSError.
     """
     asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, b"")
     found = (answer[_ID] for answer in netlink.dump(netlink.SOCK_DIAG, _BY_FAMILY, asked))
@@ -40,7 +40,7 @@ def connections(port: int, host: str = "") -> list[bytes]:
 
 
 def reset(connection: bytes) -> bool:
-    """Reset a connection; whether it was still there. Raises OSError, also where we may not."""
+    """Reset a connection; return whether it still existed. Raises OSError, also without permission."""
     asked = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ESTABLISHED, connection)
     return netlink.ask(netlink.SOCK_DIAG, _DESTROY, asked, netlink.ACK) is not None
 
@@ -51,16 +51,16 @@ def _leads_to(connection: bytes, port: int, host: str) -> bool:
 
 
 def lanes(control: Path, port: int) -> list[bytes]:
-    """Those of the connections to ``port`` that the daemon with this socket calls its lanes. As ``ask``."""
+    """Return the connections to ``port`` that are lanes of the daemon with this socket. Raises as ``ask``."""
     links = ask(control, "status")["links"]
     ours = {int(lane["local"].rpartition(":")[2]) for link in links for lane in link["lanes"]}
     return [each for each in connections(port) if _SOURCE.unpack_from(each)[0] in ours]
 
 
 def each_time(sent: Callable[[], int], every: int, among: Callable[[], list[bytes]]) -> Iterator[int]:
-    """Reset the first connection of ``among()`` each time that ``sent()`` has grown by ``every``.
+    """Reset the first connection of ``among()`` each time ``sent()`` has grown by ``every``.
 
-    Yields how many it were so far.
+    Yields the number of resets so far.
     """
     count, due = 0, sent() + every
     while True:
@@ -71,16 +71,16 @@ def each_time(sent: Callable[[], int], every: int, among: Callable[[], list[byte
 
 
 def sent_by(interface: str) -> int:
-    """The bytes that left through ``interface``."""
+    """Return the bytes sent by ``interface``. Raises OSError when there is no such interface."""
     for line in _DEVICES.read_text().splitlines():
         name, _, figures = line.partition(":")
         if name.strip() == interface:
             return int(figures.split()[_SENT])
-    raise OSError(f"there is no interface {interface}")
+    raise OSError(f"no such interface: {interface}")
 
 
 def main() -> None:
-    """Do as the command line says."""
+    """Reset lanes as given on the command line."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.resets", description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("control", type=Path, help="the daemon's control socket")

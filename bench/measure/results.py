@@ -1,16 +1,16 @@
-"""A result file: JSON lines, one object a line, told apart by ``kind``.
+"""A result file: JSON lines, one object per line, distinguished by ``kind``.
 
 ================  =======================================================================================
 ``run``           first, once for each run: benchmark, time, command line, options, network, machine
 ``contestant``    one each: version and settings, or why it is ``missing``
 ``floor``         ``relay``: CPU seconds per GiB of AES-256-GCM, in each round by each library
                   (``measure.floor.CryptoCost``; one in each round in older files)
-``measurement``   one for each contestant, case (``legs``, ``streams``) and round, as it was measured
+``measurement``   one for each contestant, case (``legs``, ``streams``) and round
 ``latency``       ``relay``: round trips of a small stream, likewise; seconds
-``failure``       a contestant that could not finish, and why
+``failure``       a contestant that failed, and why
 ``summary``       one for each contestant and case, last
-``migration``     ``migrate``: one guest moved once, in one mode (``measure.guest_records.MeasuredMigration``)
-``probe``         ``migrate``: likewise, in the search for the highest rate; ``within`` is its answer
+``migration``     ``migrate``: one guest migrated in one mode (``measure.guest_records.MeasuredMigration``)
+``probe``         ``migrate``: likewise, in the search for the highest rate; ``within`` is its result
 ``convergence``   ``migrate``: how fast a guest may write (``measure.guest_records.Convergence``)
 ``comparison``    ``migrate``: how a mode of mtunnel's compares with its rival, in each setting
 ``absent``        ``migrate``: a mode that cannot be measured over a link, and why
@@ -18,12 +18,12 @@
 ``cuts``          ``cuts``: lanes that were reset in one case (``measure.cuts.CutsOutcome``)
 ``abuse``         ``abuse``: one round of one abuse (``measure.abuse.AbuseOutcome``)
 ``abuse_cuts``    ``abuse``: lanes cut meanwhile (``measure.abuse.Cuts``)
-``verdict``       ``abuse``: what follows from both (``measure.abuse.AbuseVerdict``)
-``beside``        ``abuse``: a stream beside others that stand still (``measure.beside.BesideOutcome``)
+``verdict``       ``abuse``: the verdict on both (``measure.abuse.AbuseVerdict``)
+``beside``        ``abuse``: a stream beside stalled ones (``measure.beside.BesideOutcome``)
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 
-Each line is written at once, so that an interrupted run keeps what it had measured.
+Each line is written immediately, so that an interrupted run keeps its measurements.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ Record = dict[str, object]
 
 
 def named(benchmark: str, started: datetime) -> str:
-    """Return the name of the file of a run, which sorts by date."""
+    """Return the name of a run's result file, which sorts by date."""
     return f"{started:%Y%m%dT%H%M%SZ}-{benchmark}.jsonl"
 
 
 class Results:
-    """The results of one run, in memory and in a file of its own in ``directory``.
+    """The results of one run, in memory and in a new file in ``directory``.
 
-    What ``bench goals`` runs shares a file: each run's records follow those of the one before.
+    The runs of ``bench goals`` share a file: the records of each run follow those of the previous one.
     """
 
     def __init__(
         self, directory: Path, benchmark: str, *, path: Path | None = None, behind: Results | None = None
     ) -> None:
-        """``path``: write to this file instead; ``behind``: to the one that these results are in.
+        """``path``: write to this file instead; ``behind``: append to the file of these results.
 
-        Raises UsageError when the file exists, unless it is theirs, or cannot be made.
+        Raises UsageError when the file exists, unless it is that of ``behind``, or cannot be created.
         """
         self._benchmark = benchmark
         self._started = datetime.now(UTC)
@@ -70,34 +70,34 @@ class Results:
         if behind is not None:
             self.path = behind.path
         elif self.path.exists():
-            raise UsageError(f"{self.path} exists: results are never mixed with those of another run")
+            raise UsageError(f"{self.path} already exists: choose another file, runs are not mixed in one")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write results to {self.path.parent}: {error.strerror}") from error
 
     def add(self, kind: str, **fields: object) -> None:
-        """Append one record and write it."""
+        """Append one record, also to the file."""
         record: Record = {"kind": kind, **fields}
         self.records.append(record)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def open_run(self, options: Record, network: Network) -> None:
-        """Write the first record: everything that a reader needs to judge or repeat the run."""
+        """Write the first record: everything that is needed to interpret or repeat the run."""
         self.add(
             "run",
             schema=SCHEMA,
             benchmark=self._benchmark,
             started=self._started.isoformat(timespec="seconds"),
-            command=["bench", *sys.argv[1:]],  # not where this checkout happens to stand
+            command=["bench", *sys.argv[1:]],  # without the path of this checkout
             options=options,
             network=asdict(network),
             machine=machine.describe(),
         )
 
     def announce(self, contestants: Sequence[Contestant]) -> list[Contestant]:
-        """Write a record for each contestant; return those that can take part."""
+        """Write a record for each contestant; return those that can run here."""
         present = []
         for contestant in contestants:
             missing = contestant.missing()
@@ -115,7 +115,7 @@ class Results:
         return present
 
     def announce_crypto(self) -> None:
-        """Write a record for each library that floors are priced by, or why it is missing."""
+        """Write a record for each library that a floor is computed with, or why it is missing."""
         for cipher in floor.ciphers():
             known = {"missing": cipher.missing} if cipher.missing else {"version": cipher.library}
             settings = cipher.settings

@@ -1,4 +1,4 @@
-"""The rig: starts programs, talks to the source of the load, and leaves nothing running behind."""
+"""The rig: starts programs, controls the source of the load, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _READY_SECONDS = 60.0
 
 
 class Rig:
-    """Starts programs and, as a context manager, stops every one of them on any way out.
+    """Starts programs and, as a context manager, stops all of them on exit.
 
-    ``directory`` takes their logs. Leaving the block sends SIGTERM to all, then SIGKILL to whatever still
-    runs five seconds later. Should the rig itself be killed, the kernel kills what it had started
+    ``directory`` holds their logs. Leaving the block sends SIGTERM to all, then SIGKILL to those that still
+    run five seconds later. If the rig itself is killed, the kernel kills its programs
     (``setpriv --pdeathsig``).
     """
 
@@ -53,10 +53,10 @@ class Rig:
         *,
         talks: bool = False,
     ) -> Program:
-        """Start ``command`` in a process group of its own, its output going to a log.
+        """Start ``command`` in its own process group, with its output in a log.
 
-        With ``talks`` its standard input and output are pipes of ours. Raises BenchError when it cannot
-        start.
+        With ``talks`` its standard input and output are pipes to this process. Raises BenchError when it
+        cannot start.
         """
         path = self._directory / f"{len(self.programs)}-{name}.log"
         with path.open("w") as log:
@@ -76,19 +76,19 @@ class Rig:
         return program
 
     def start_module(self, name: str, module: str, role: str, endpoint: ProgramAddress) -> Program:
-        """Start ``role`` of one of our modules at ``endpoint``, and wait until it listens there."""
+        """Start ``role`` of a benchmark module at ``endpoint``, and wait until it listens there."""
         program = self.start(name, self.module(module, role, endpoint))
         program.wait_listening(endpoint)
         return program
 
     @staticmethod
     def module(name: str, *arguments: object) -> list[str]:
-        """Return the command that runs one of our modules."""
-        return [sys.executable, "-m", f"tunnel.bench.{name}", *map(str, arguments)]
+        """Return the command that runs a benchmark module."""
+        return [sys.executable, "-m", f"tunnel.bench.measure.{name}", *map(str, arguments)]
 
     @staticmethod
     def stop(program: Program) -> None:
-        """End one of them before the others."""
+        """Stop one program before the others."""
         program.signal(signal.SIGTERM)
         program.reap(_STOP_SECONDS)
 
@@ -106,7 +106,7 @@ class Rig:
         return sink
 
     def start_source(self, endpoint: ProgramAddress, *, streams: int = 1) -> Source:
-        """Start a source and wait until each of its streams was proven end to end, through the relay."""
+        """Start a source and wait until each of its streams has been tested end to end, through the relay."""
         command = [*load_command("source", endpoint), f"--streams={streams}"]
         source = Source(self.start("source", command, talks=True))
         source.hear(_READY_SECONDS)
@@ -114,7 +114,7 @@ class Rig:
 
 
 class Source:
-    """The rig's half of the conversation with a running source (the other half: ``load.run_source``)."""
+    """The rig's end of the control pipes of a running source (the other end: ``load.run_source``)."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -125,56 +125,56 @@ class Source:
         return self.hear(timeout)["seconds"]
 
     def begin(self, count: int) -> None:
-        """Begin to send ``count`` bytes; ``hear()`` then says how many ``seconds`` that took."""
+        """Start to send ``count`` bytes; ``hear()`` then returns the ``seconds`` that it took."""
         self.say({"transfer": count})
 
     def has_answered(self) -> bool:
-        """Whether ``hear()`` would return at once."""
+        """Return whether ``hear()`` would return without waiting."""
         return bool(select.select([self._answers()], [], [], 0)[0])
 
     def ping(self, count: int, timeout: float) -> list[float]:
-        """Make ``count`` small requests on one connection; return the seconds until each was answered."""
+        """Make ``count`` small requests on one connection; return the seconds until the reply of each."""
         self.say({"ping": count})
         round_trips: list[float] = json.loads(self._line(timeout))["round_trips"]
         return round_trips
 
     def flood(self, seconds: float) -> None:
-        """Begin to send as much as is taken for ``seconds``; ``hear()`` then says what was ``accepted``."""
+        """Start to send as much as is accepted in ``seconds``; ``hear()`` then returns ``accepted`` bytes."""
         self.say({"flood": seconds})
 
     def hear(self, timeout: float) -> dict[str, float]:
-        """Wait for the next answer. Raises BenchError when there is none in ``timeout`` seconds."""
+        """Wait for the next reply and return it. Raises BenchError after ``timeout`` seconds."""
         answer: dict[str, float] = json.loads(self._line(timeout))
         return answer
 
     def close(self) -> None:
-        """End the source and its connections. Raises BenchError when it does not end."""
+        """Stop the source and close its connections. Raises BenchError when it does not exit."""
         pipe = self.program.process.stdin
         if pipe is not None:
-            with suppress(BrokenPipeError):  # what the program did not live to read
+            with suppress(BrokenPipeError):  # data that the program did not read before it exited
                 pipe.close()
         try:
             self.program.process.wait(timeout=_STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise BenchError(f"{self.program.name} does not end{self.program.said()}") from error
+            raise BenchError(f"{self.program.name} does not exit{self.program.said()}") from error
 
     def say(self, command: dict[str, float]) -> None:
-        """Send one command. Raises BenchError when the program has ended."""
+        """Send one command. Raises BenchError when the program has exited."""
         pipe = self.program.process.stdin
         if pipe is None:
             raise BenchError(f"{self.program.name} was started without pipes")
         try:
             print(json.dumps(command), file=pipe, flush=True)
         except BrokenPipeError as error:
-            raise BenchError(f"{self.program.name} has ended{self.program.said()}") from error
+            raise BenchError(f"{self.program.name} has exited{self.program.said()}") from error
 
     def _line(self, timeout: float) -> str:
         pipe = self._answers()
         if not select.select([pipe], [], [], timeout)[0]:
-            raise BenchError(f"{self.program.name} did not answer in {timeout:.0f} s{self.program.said()}")
+            raise BenchError(f"{self.program.name}: no reply after {timeout:.0f} s{self.program.said()}")
         line = pipe.readline()
         if not line:
-            raise BenchError(f"{self.program.name} ended{self.program.said()}")
+            raise BenchError(f"{self.program.name} exited{self.program.said()}")
         return line
 
     def _answers(self) -> IO[str]:

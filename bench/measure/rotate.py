@@ -1,8 +1,8 @@
-"""``bench rotate``: lanes that are replaced under bulk in both directions, and what streams notice of it.
+"""``bench rotate``: lane rotation under bulk in both directions, and the gaps that it causes in streams.
 
-Each case runs fresh daemons, first with keys that last, then with keys that are replaced after ``records``;
-so a gap that the machine causes is told from one that a rotation causes. Every byte is compared
-(``duplex``). While it lasts, ``status`` of both daemons is asked twice a second what each key has protected.
+Each case runs new daemons, first without rotation, then with keys that are limited to ``records``, to
+distinguish gaps caused by the machine from gaps caused by rotation. Every byte is compared (``duplex``).
+Meanwhile ``status`` of both daemons is polled twice a second for the records of each key.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from tunnel.errors import TunnelError
 from tunnel.units import GIB, MIB
 
 LASTING = 1 << 24
-"""Records of a key that is not to be replaced: the most that a configuration may say."""
+"""Key limit in records without rotation: the maximum of a configuration."""
 
 Kinds = tuple[str, str]
-"""Who encrypts on side A and on side B: names in ``recipes.LANES``."""
+"""Lane kinds of side A and side B: names in ``relay_commands.LANES``."""
 
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
-_STEP = 0.5  # seconds between two looks
+_STEP = 0.5  # polling interval in seconds
 _READY_SECONDS = 20.0
 _RECORDS = ("records_sent", "records_received")
 
 
 @dataclass(frozen=True)
 class RotateOptions:
-    """``size`` bytes each way in all, over ``streams``; for each number of ``lanes`` and each of ``kinds``.
+    """``size`` bytes in total each way, over ``streams``; for each number of ``lanes`` and each of ``kinds``.
 
-    ``records`` under one key, ``rounds`` times; ``compare``: run each case with lasting keys as well.
+    ``records``: key limit; ``rounds``: repetitions; ``compare``: also run each case without rotation.
     """
 
     size: int
@@ -64,7 +64,7 @@ class RotateOptions:
 
 @dataclass(frozen=True)
 class RotateCase:
-    """What fresh daemons are started with."""
+    """The settings of the daemons in one case."""
 
     round: int
     lanes: int
@@ -78,9 +78,9 @@ class RotateCase:
 
 @dataclass(frozen=True)
 class RotateOutcome:
-    """One transfer in both directions. ``bytes`` are those of one; ``gap`` and ``silence`` are seconds.
+    """One transfer in both directions. ``bytes``: of one direction; ``gap`` and ``silence`` in seconds.
 
-    ``rotations`` as side a counted them, ``resumes`` of both sides, ``most_records`` that a key protected.
+    ``rotations``: as counted by side a; ``resumes``: of both sides; ``most_records``: maximum of a key.
     """
 
     round: int
@@ -98,14 +98,14 @@ class RotateOutcome:
 
     @property
     def mib_per_s(self) -> float:
-        """Of each direction."""
+        """Throughput of each direction."""
         return self.bytes / MIB / self.seconds
 
 
 def run(
     options: RotateOptions, network: Network, results: Results, progress: Progress
 ) -> list[RotateOutcome]:
-    """Measure every case into ``results``; failures are recorded there too."""
+    """Measure every case; add records to ``results``, also of failures."""
     found = []
     for case in _cases(options):
         progress(f"round {case.round} of {options.rounds}: {case}")
@@ -126,7 +126,7 @@ def _cases(options: RotateOptions) -> Iterator[RotateCase]:
 
 
 def measure(options: RotateOptions, case: RotateCase, network: Network) -> RotateOutcome:
-    """Carry everything once. Raises BenchError when a process fails, a byte is wrong, or nothing moves."""
+    """Run one transfer. Raises BenchError when a process fails, a byte is wrong, or after a timeout."""
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         site = lay_out(Path(scratch), network.congestion)
         count = options.size // options.streams
@@ -139,8 +139,8 @@ def measure(options: RotateOptions, case: RotateCase, network: Network) -> Rotat
         deadline = time.monotonic() + 60 + options.size / _SLOWEST
         while any(each.process.poll() is None for each in (caller, called)):
             if time.monotonic() > deadline:
-                raise BenchError("nothing moves any more: it took too long")
-            with suppress(BenchError):  # a daemon that is kept from answering still carries, and still counts
+                raise BenchError("the transfer timed out")
+            with suppress(BenchError):  # a daemon that is too busy to reply still carries and counts
                 watch.look()
             time.sleep(_STEP)
         ended = [figures(each) for each in (caller, called)]
@@ -171,10 +171,10 @@ def duplex_command(role: str, endpoint: ProgramAddress) -> list[str]:
 
 
 def figures(program: Program, timeout: float = 60.0) -> dict[str, float]:
-    """Return what one end of the load says at its end. Raises BenchError when it takes longer, in seconds."""
+    """Return the figures that one end of the load prints. Raises BenchError after ``timeout`` seconds."""
     pipe = program.process.stdout
     if pipe is not None and not select.select([pipe], [], [], timeout)[0]:
-        raise BenchError(f"{program.name} did not end in {timeout:.0f} s{program.said()}")
+        raise BenchError(f"{program.name} timed out after {timeout:.0f} s{program.said()}")
     line = pipe.readline() if pipe is not None else ""
     if not line:
         raise BenchError(f"{program.name} failed{program.said()}")
@@ -183,7 +183,7 @@ def figures(program: Program, timeout: float = 60.0) -> dict[str, float]:
 
 
 class _Watch:
-    """What both daemons told of their links so far."""
+    """Counters of the links of both daemons so far."""
 
     def __init__(self, site: Testbed) -> None:
         self.rotations = 0
@@ -192,15 +192,15 @@ class _Watch:
         self._sockets = [site.directory / f"{host}.control" for host in (HOST_A, HOST_B)]
 
     def wait_up(self, lanes: int) -> None:
-        """Return when both links have all their lanes."""
+        """Wait until both links have all their lanes."""
         deadline = time.monotonic() + _READY_SECONDS
         while any(len(link["lanes"]) < lanes for link in self._links()):
             if time.monotonic() > deadline:
-                raise BenchError("the link is not up")
+                raise BenchError(f"timed out after {_READY_SECONDS:g} s waiting for the link")
             time.sleep(0.05)
 
     def look(self) -> None:
-        """Take down what is new."""
+        """Update the counters."""
         links = self._links()
         self.rotations = links[0]["rotation"]["rotations"]
         self.resumes = sum(link["resumes"] for link in links)
@@ -216,10 +216,10 @@ class _Watch:
 
 
 def table(found: Sequence[RotateOutcome]) -> Table:
-    """Return the terminal's view."""
+    """Return the terminal output."""
     title = "bench rotate · bulk both ways, every byte compared"
     view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    headings = ("lanes", "kinds", "records a key", "GiB each way", "MiB/s each way", "rotated")
+    headings = ("lanes", "kinds", "records per key", "GiB each way", "MiB/s each way", "rotated")
     for heading in (*headings, "resumed", "most records", "gap ms", "silence ms"):
         view.add_column(
             heading, justify="right", min_width=max(map(len, heading.split())), no_wrap=heading == "kinds"
@@ -228,7 +228,7 @@ def table(found: Sequence[RotateOutcome]) -> Table:
         view.add_row(
             str(each.lanes),
             each.kinds.replace("-", "\n"),
-            "lasting" if each.records == LASTING else str(each.records),
+            "no limit" if each.records == LASTING else str(each.records),
             f"{each.bytes / GIB:.1f}",
             f"{each.mib_per_s:.0f}",
             str(each.rotations),

@@ -1,9 +1,9 @@
-"""``bench scale``: several workers under several bulk streams, and what would bound a host with many cores.
+"""``bench scale``: several workers under several bulk streams, and the limits of a host with many cores.
 
-Each case runs fresh daemons. Of each thread of both daemons the CPU time is read around one transfer, while
-``perf`` samples what they do. What threads of one interpreter cannot do at the same time is to run Python:
-the time with its lock held. Calls of the kernel and of the compiled engine give the lock up; so it is the
-share of the samples that are in neither. It is told from above: whatever else gives it up is counted.
+Each case runs new daemons. The CPU time of each thread of both daemons is read before and after one transfer,
+while ``perf`` takes samples. Threads of one interpreter cannot run Python in parallel: this is the time with
+the GIL held. System calls and calls of the compiled engine release the GIL, so it is the share of samples in
+neither. This is an upper bound: other code that releases the GIL is counted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WARM_UP_MOST = 256 * MIB
 
 @dataclass(frozen=True)
 class ScaleOptions:
-    """``size`` bytes in all, ``rounds`` times, for each number of ``workers`` and each of ``streams``."""
+    """``size`` bytes in total, ``rounds`` times, for each number of ``workers`` and of ``streams``."""
 
     size: int
     workers: tuple[int, ...] = (1, 2, 4, 8)
@@ -51,8 +51,8 @@ class ScaleOptions:
 class Scaled:
     """One transfer.
 
-    By side, ``a`` that seals and ``b`` that opens: CPU seconds of all threads, of the busiest one, and with
-    the lock held, from above. ``share``: of the bytes, what the busiest session carried.
+    By side, ``a`` encrypts and ``b`` decrypts: CPU seconds of all threads, of the busiest one, and with the
+    GIL held (upper bound). ``share``: fraction of the bytes that the busiest session carried.
     """
 
     round: int
@@ -67,17 +67,17 @@ class Scaled:
 
     @property
     def gib(self) -> float:
-        """What was carried."""
+        """GiB transferred."""
         return self.bytes / GIB
 
     @property
     def bound(self) -> float:
-        """GiB a second that a host could carry whose cores were never short: one side is another host."""
+        """GiB per second of a host with enough cores, when the other side runs on another host."""
         return self.gib / max(*self.busiest.values(), *self.lock.values())
 
 
 def run(options: ScaleOptions, network: Network, results: Results, progress: Progress) -> list[Scaled]:
-    """Measure every case into ``results``; failures are recorded there too."""
+    """Measure every case; add records to ``results``, also of failures."""
     found = []
     for number, workers, streams in _cases(options):
         what = f"{workers} worker{'s' if workers > 1 else ''}, {streams} stream{'s' if streams > 1 else ''}"
@@ -100,7 +100,7 @@ def _cases(options: ScaleOptions) -> Iterator[tuple[int, int, int]]:
 
 
 def measure(size: int, number: int, workers: int, streams: int, network: Network) -> Scaled:
-    """Carry ``size`` bytes through two fresh daemons. Raises BenchError."""
+    """Transfer ``size`` bytes through two new daemons. Raises BenchError."""
     perf = path_of("perf")
     with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
         site = lay_out(Path(scratch), network.congestion)
@@ -130,13 +130,13 @@ def measure(size: int, number: int, workers: int, streams: int, network: Network
 
 
 def lock_share(stacks: Counter[Stack]) -> float:
-    """The share of the samples that are neither in the kernel nor in the compiled engine."""
+    """Return the share of samples that are neither in the kernel nor in the compiled engine."""
     held = sum(count for stack, count in stacks.items() if not any(map(_gives_lock_up, _ends(stack))))
     return held / max(1, stacks.total())
 
 
 def _ends(stack: Stack) -> Iterator[str]:
-    """The file of the innermost function, and those of all that is the engine's."""
+    """Yield the file of the innermost function, and those of functions of the engine."""
     files = [frame.rpartition(" [")[2].rstrip("]") for frame in stack]
     yield files[-1]
     yield from (file for file in files if file.startswith("engine-"))
@@ -151,7 +151,7 @@ def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, ThreadTimes]]:
 
 
 def _carried(site: Testbed) -> dict[str, int]:
-    """Bytes that side A has sent so far, by session."""
+    """Return the bytes that side A has sent so far, by session."""
     try:
         facts: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")
     except TunnelError as error:
@@ -164,8 +164,8 @@ def _carried(site: Testbed) -> dict[str, int]:
 
 
 def table(found: Sequence[Scaled]) -> Table:
-    """Return the terminal's view. Seconds are per GiB; of two sides the one that has more."""
-    title = "bench scale · seconds per GiB of both sides, or of the side that has more"
+    """Return the terminal output. Seconds are per GiB, of the side with the higher figure."""
+    title = "bench scale · seconds per GiB of both sides, or of the side with the higher figure"
     view = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     headings = ("streams", "workers", "GiB/s", "CPU", "busiest thread", "lock held", "bound GiB/s", "share")
     for heading in headings:

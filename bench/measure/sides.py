@@ -1,4 +1,4 @@
-"""Starts the two sides of a contestant."""
+"""Start the two sides of a contestant."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tunnel.bench.measure.testbed import Testbed
 
 
 def start_sides(rig: Rig, contestant: Contestant, site: Testbed) -> dict[str, Program]:
-    """Start side b, then side a, each until it listens; return them by role (none without a relay)."""
+    """Start side b, then side a, and wait until each listens; return them by role (none without a relay)."""
     if contestant.sides is None:
         return {}
     return start(rig, contestant.sides(site), site)
 
 
 def start(rig: Rig, sides: Sides, site: Testbed) -> dict[str, Program]:
-    """Start side b, then side a, each until it listens; return them by role."""
+    """Start side b, then side a, and wait until each listens; return them by role."""
     b = rig.start("b", sides.b)
     b.wait_listening(site.link)
     a = rig.start("a", sides.a)

@@ -1,7 +1,7 @@
-"""Streams that stand still: callers who send all that is taken of them, and a target that never reads.
+"""Stalled streams: clients that send as much as is accepted, and a target that never reads.
 
-``fill`` opens its connections, sends until nothing is taken for a second (or so many single bytes on each),
-and says what was taken (one JSON object: ``sent``). It then waits for the end of its standard input.
+``fill`` opens its connections, sends until nothing is accepted for a second (or a number of single bytes on
+each), and prints the accepted bytes (one JSON object: ``sent``). It then waits for EOF on standard input.
 ``hold`` is the target.
 """
 
@@ -18,14 +18,14 @@ from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.host.descriptors import raise_limit
 
 QUIET = 1.0
-"""Seconds without a byte taken after which all stand still."""
+"""Seconds without an accepted byte after which all streams count as stalled."""
 
 _PIECE = memoryview(bytes(1 << 20))
-_PAUSE = 0.003  # seconds between two bytes of a stream: a pump gathers what comes within 1 ms
+_PAUSE = 0.003  # seconds between two bytes of a stream: a pump coalesces data within 1 ms
 
 
 def fill(socks: list[socket.socket]) -> int:
-    """Send on all of them until none takes anything; how many bytes they took."""
+    """Send on all sockets until none accepts more; return how many bytes they accepted."""
     sent, last = 0, time.monotonic()
     while time.monotonic() - last < QUIET:
         before = sent
@@ -40,7 +40,7 @@ def fill(socks: list[socket.socket]) -> int:
 
 
 def drip(socks: list[socket.socket], bytes_each: int) -> int:
-    """Send single bytes on all of them in turn, so that each becomes a frame; how many bytes they took."""
+    """Send single bytes on all sockets in turn, so that each becomes a frame; return the accepted bytes."""
     sent = 0
     for _ in range(bytes_each):
         due = time.monotonic() + _PAUSE
@@ -52,7 +52,7 @@ def drip(socks: list[socket.socket], bytes_each: int) -> int:
 
 
 def call(endpoint: ProgramAddress, streams: int) -> list[socket.socket]:
-    """Open the connections, which do not block."""
+    """Open non-blocking connections."""
     socks = []
     for _ in range(streams):
         sock = endpoint.connect()
@@ -64,7 +64,7 @@ def call(endpoint: ProgramAddress, streams: int) -> list[socket.socket]:
 
 
 def hold(endpoint: ProgramAddress) -> None:
-    """Accept, and read nothing, for ever."""
+    """Accept connections forever, without reading."""
     with endpoint.listen() as server:
         held = []
         while True:
@@ -72,12 +72,12 @@ def hold(endpoint: ProgramAddress) -> None:
 
 
 def main() -> None:
-    """Be one of the two, as the command line says."""
+    """Run the role that the command line selects."""
     parser = argparse.ArgumentParser(prog="tunnel.bench.measure.stalls", description=__doc__)
     parser.add_argument("role", choices=["fill", "hold"])
     parser.add_argument("endpoint", type=ProgramAddress.parse)
     parser.add_argument("--streams", type=int, default=255)
-    parser.add_argument("--bytes", type=int, default=0, help="on each, one by one; 0: all that goes in")
+    parser.add_argument("--bytes", type=int, default=0, help="single bytes on each stream; 0: until full")
     arguments = parser.parse_args()
     raise_limit()
     if arguments.role == "hold":

@@ -1,4 +1,4 @@
-"""Where one measurement takes place: addresses, certificates and a directory, all fresh.
+"""The setup of one measurement: addresses, certificates and a directory, all new.
 
 ::
 
@@ -23,7 +23,7 @@ ADDRESS_B = "127.0.0.3"
 
 @dataclass(frozen=True)
 class Testbed:
-    """What a contestant needs to know. ``congestion`` is what every socket of this run uses."""
+    """The setup for a contestant. ``congestion`` is the congestion control of every socket of this run."""
 
     directory: Path
     ca: Path
@@ -35,7 +35,7 @@ class Testbed:
     congestion: str
 
     def write(self, name: str, text: str) -> Path:
-        """Write a configuration file into the directory, readable by us alone; return its path."""
+        """Write a configuration file with mode 0600 into the directory; return its path."""
         path = self.directory / name
         path.touch(mode=0o600)
         path.write_text(text)
@@ -43,7 +43,7 @@ class Testbed:
 
 
 def lay_out(directory: Path, congestion: str, *, unix_legs: bool = False) -> Testbed:
-    """Make certificates and choose addresses. With ``unix_legs`` entry and exit are unix sockets."""
+    """Create certificates and choose addresses. With ``unix_legs`` entry and exit are unix sockets."""
     authority = Authority.create(directory / "pki")
     return Testbed(
         directory=directory,

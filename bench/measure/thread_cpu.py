@@ -1,4 +1,4 @@
-"""CPU time of each thread of a process, in the process's own code and in the kernel."""
+"""User and system CPU time of each thread of a process."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_USER, _SYSTEM = 11, 12  # behind the name, in /proc/PID/task/TID/stat: see proc(5)
+_USER, _SYSTEM = 11, 12  # index after the name in /proc/PID/task/TID/stat, see proc(5)
 
 
 class ThreadTimes(NamedTuple):
-    """Seconds."""
+    """CPU time in seconds."""
 
     user: float
     system: float
 
     @property
     def total(self) -> float:
-        """Both."""
+        """The sum of both."""
         return self.user + self.system
 
     def since(self, before: ThreadTimes) -> ThreadTimes:
-        """What was used after ``before``."""
+        """Return the time used since ``before``."""
         return ThreadTimes(self.user - before.user, self.system - before.system)
 
 
@@ -31,12 +31,12 @@ NOTHING = ThreadTimes(0.0, 0.0)
 
 
 def threads_of(pid: int) -> dict[int, ThreadTimes]:
-    """Read the times of all threads that ``pid`` has now, by their numbers."""
+    """Return the times of all current threads of ``pid``, by thread id."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
             text = (task / "stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        except (FileNotFoundError, ProcessLookupError):  # it has just exited
             continue
         fields = text.rpartition(")")[2].split()
         found[int(task.name)] = ThreadTimes(int(fields[_USER]) / _TICKS, int(fields[_SYSTEM]) / _TICKS)
@@ -44,6 +44,6 @@ def threads_of(pid: int) -> dict[int, ThreadTimes]:
 
 
 def used(before: Mapping[int, ThreadTimes], after: Mapping[int, ThreadTimes]) -> list[ThreadTimes]:
-    """What each thread used between two readings, the busiest first."""
+    """Return the time that each thread used between two readings, the busiest first."""
     found = [times.since(before.get(number, NOTHING)) for number, times in after.items()]
     return sorted(found, key=lambda times: times.total, reverse=True)

@@ -1,4 +1,4 @@
-"""The course of one migration, as both QEMUs tell it in their events, which bear the time of one clock."""
+"""The timeline of one migration, from the events of both QEMUs, whose timestamps are of the same clock."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ EVENTS = {
     SOURCE: ("MIGRATION", "MIGRATION_PASS", "STOP"),
     DESTINATION: ("MIGRATION", "RESUME"),
 }
-"""What to listen to on each side."""
+"""The events to listen to on each side."""
 
 
 class MigrationTimeline:
-    """When the stream began, the guest stopped here, ran there, and the last of its memory was there.
+    """When the stream started, the guest stopped on the source, resumed on the destination, and was complete.
 
-    Times are seconds since the epoch, None until it is so. ``passes`` counts the passes over the memory.
+    Times are seconds since the epoch, None before that. ``passes`` counts the passes over the memory.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class MigrationTimeline:
         self.passes = 0
 
     def note(self, side: str, event: Mapping[str, Any]) -> None:
-        """Take in one event of the QEMU on ``side``."""
+        """Record one event of the QEMU on ``side``."""
         name, when = event["event"], _seconds(event["timestamp"])
         data = event.get("data", {})
         if name == "MIGRATION":
@@ -47,19 +47,19 @@ class MigrationTimeline:
 
     @property
     def is_over(self) -> bool:
-        """Whether the guest runs on the other side and nothing of it is missing there."""
+        """Whether the guest runs on the destination with all of its memory."""
         return None not in {self.began, self.stopped, self.resumed, self.whole}
 
     @property
     def seconds(self) -> float | None:
-        """From the first of the stream until it ``is_over``; None before."""
+        """Time from the start of the stream until it ``is_over``; None before that."""
         if self.began is None or self.resumed is None or self.whole is None:
             return None
         return max(self.resumed, self.whole) - self.began
 
     @property
     def downtime(self) -> float | None:
-        """How long the guest ran on neither side; None before it runs on the other."""
+        """How long the guest was stopped on both sides; None before it runs on the destination."""
         return self.resumed - self.stopped if self.resumed and self.stopped else None
 
 

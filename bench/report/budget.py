@@ -1,7 +1,7 @@
-"""What mtunnel is to reach, row by row, with what a result file holds of it.
+"""The goals of mtunnel, row by row, with the figures that a result file has for them.
 
-Rivals are those that a user can install today: HAProxy on OpenSSL 3.5 or newer, whose AES uses VAES, and the
-one that Debian 12 has; QEMU's TLS with multifd. A row whose rival is not the one of this machine says so.
+Rivals are those that a user can install today: HAProxy on OpenSSL 3.5 or newer, whose AES uses VAES, and that
+of Debian 12; QEMU's TLS with multifd. A row whose rival did not run on the measured machine says why.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ _HAPROXY_BUDGETS = (
     (OURS_IN_PYTHON, _NEW, 1.10, 1.0),
     (OURS_IN_PYTHON, _OLD, 0.95, 0.85),
 )
-"""Whose CPU time per GiB of one stream is to be at most, and aims at, so many times whose."""
+"""Contestant, rival, and its CPU time per GiB of one stream as a multiple of the rival's: bound and aim."""
 
-SYSTEM_PRICED = "this floor was priced by the system's OpenSSL, not by what mtunnel uses"
-NO_WORKERS, NO_LINKS = "no benchmark counts workers' memory", "no benchmark makes so many links"
+SYSTEM_PRICED = "this floor was measured with the system's OpenSSL, not with mtunnel's library"
+NO_WORKERS, NO_LINKS = "no benchmark measures the memory of workers", "no benchmark has that many links"
 
 ELSEWHERE = (
-    Reached("resident memory, each further worker's own", None, 10, None, " MiB", reason=NO_WORKERS),
+    Reached("resident memory, each additional worker", None, 10, None, " MiB", reason=NO_WORKERS),
     Reached("1,000 idle links, CPU time", None, 2, None, " % of a core", reason=NO_LINKS),
     Reached("1,000 idle links, resident memory", None, 300, None, " MiB", reason=NO_LINKS),
 )
-"""What no benchmark measures."""
+"""Goals that no benchmark measures."""
 
 
 def openssl_of(file: ResultFile) -> Version | None:
-    """Return which OpenSSL the HAProxy of a run was on; None without it, or where it was on another library.
+    """Return the OpenSSL version that HAProxy used in a run; None without HAProxy, or with another library.
 
-    Files of before HAProxy was asked for it have that of Python's ssl, which is the system's as well.
+    Older files lack it: there the version of Python's ssl is used, which is the system's as well.
     """
-    said = [str(r["version"]) for r in file.of_kind("contestant") if r["name"] == BASE and "version" in r]
-    if not said:
+    versions = [str(r["version"]) for r in file.of_kind("contestant") if r["name"] == BASE and "version" in r]
+    if not versions:
         return None
-    _, asked, library = said[0].partition("running on ")
-    found = re.match(r"OpenSSL (\d+)\.(\d+)", library if asked else str(file.run["machine"]["openssl"]))
+    _, named, library = versions[0].partition("running on ")
+    found = re.match(r"OpenSSL (\d+)\.(\d+)", library if named else str(file.run["machine"]["openssl"]))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def relay(file: ResultFile | None) -> Iterator[Reached]:
-    """What ``bench relay`` measures of it."""
+    """Yield the goals that ``bench relay`` measures."""
     found = measured(file) if file else Measured()
     summaries = {(s.contestant, s.case): s for s in summarise(found)}
     for name, rival, must, aim in _HAPROXY_BUDGETS:
@@ -81,7 +81,7 @@ def relay(file: ResultFile | None) -> Iterator[Reached]:
 
 
 def _other_rival(file: ResultFile | None, rival: str) -> str:
-    """Why the HAProxy of this run is not the one that a row is about; "" if it is."""
+    """Return why the HAProxy of this run is not the rival of a row; "" if it is."""
     if file is None:
         return ""
     for record in file.of_kind("contestant"):
@@ -89,7 +89,7 @@ def _other_rival(file: ResultFile | None, rival: str) -> str:
             return str(record["missing"])
     openssl = openssl_of(file)
     if openssl is None:
-        return f"no {BASE} on OpenSSL took part"
+        return f"no {BASE} on OpenSSL in this run"
     wanted = openssl >= (3, 5) if rival == _NEW else openssl == (3, 0)
     return "" if wanted else f"HAProxy is on OpenSSL {openssl[0]}.{openssl[1]} here"
 
@@ -100,7 +100,7 @@ def _waiting(found: Measured, case: Case, contestant: str) -> Spread | None:
 
 
 def migrate(file: ResultFile | None) -> Iterator[Reached]:
-    """What ``bench migrate`` does: idle guests, as the goals are about the path, over an unshaped link."""
+    """Yield those of ``bench migrate``: idle guests over an unshaped link, as the goals concern the path."""
     moved = file.build("migration", MeasuredMigration) if file else []
     counted = [
         m for m in moved if m.guest_bytes in GUESTS and not m.dirty_bytes_per_s and not m.link_bits_per_s
@@ -119,7 +119,7 @@ def migrate(file: ResultFile | None) -> Iterator[Reached]:
 
 
 def scale(file: ResultFile | None) -> Iterator[Reached]:
-    """What ``bench scale`` does: of the side that has more."""
+    """Yield those of ``bench scale``, for the side with the higher figure."""
     found = file.build("scale", Scaled) if file else []
     cases = {(each.round, each.workers, each.streams): each for each in found}
     ratios = [
@@ -133,7 +133,7 @@ def scale(file: ResultFile | None) -> Iterator[Reached]:
     of_eight = "eight workers, eight streams"
     yield Reached("CPU time of two workers to that of one, four streams", _spread(ratios), 1.05, 1.0)
     yield Reached(f"{of_eight}: the busiest one's share", _spread(share), 1 / 6, 1 / 7)
-    yield Reached(f"{of_eight}: time with the interpreter's lock", _spread(lock), 0.08, 0.04, " s/GiB")
+    yield Reached(f"{of_eight}: time with the GIL held", _spread(lock), 0.08, 0.04, " s/GiB")
 
 
 def _spread(values: list[float]) -> Spread | None:
@@ -141,7 +141,7 @@ def _spread(values: list[float]) -> Spread | None:
 
 
 def memory(file: ResultFile | None) -> Iterator[Reached]:
-    """What ``bench memory`` does: of the larger side."""
+    """Yield those of ``bench memory``, for the larger side."""
     records = file.of_kind("measurement") if file else []
     own = [record for record in records if record["contestant"] == OURS]
     budget = Settings().memory / MIB

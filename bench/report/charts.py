@@ -1,8 +1,8 @@
-"""Bar charts as small inline SVG, drawn by hand.
+"""Bar charts as small inline SVG, without a drawing library.
 
-A drawing library would bring thirty megabytes for bars, and its text shrinks with the picture. Here one
+A library would add thirty megabytes, and its text shrinks with the picture. Here one
 unit is one pixel at 360 px, the width of a telephone, and a page never shows a chart narrower than that;
-colours come from the page's style sheet, so that they follow a dark theme. The name of a row stands above its
+colours come from the page's style sheet, so they follow a dark theme. The name of a row is above its
 bars, its median behind them, and a thin line over each bar spans the lowest to the highest round.
 """
 
@@ -33,11 +33,11 @@ svg .band { fill: #cf222e; opacity: .15; }
 .s2 { fill: var(--c2); background: var(--c2); } .s3 { fill: var(--c3); background: var(--c3); }
 .s4 { fill: var(--c4); background: var(--c4); } .s5 { fill: var(--c5); background: var(--c5); }
 """
-"""The colours of charts, for a page and for a picture alone."""
+"""The colours of charts, in a page and in a picture."""
 
 WIDTH = 360
-_LEFT = 8  # where bars begin: half of the tick 0 fits before
-_RIGHT = 304  # where the longest ends: its figure fits behind
+_LEFT = 8  # start of the bars: half of tick label 0 fits before it
+_RIGHT = 304  # end of the longest bar: its figure fits behind it
 _TOP = 2
 _NAME = 16
 _BAR = 14
@@ -60,7 +60,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """What one contestant shows: a bar for each series, None for one that was not measured."""
+    """The bars of one contestant, one for each series; None where it was not measured."""
 
     label: str
     bars: Sequence[Bar | None]
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def drawn(self) -> list[Bar]:
-        """The bars that there are."""
+        """The bars that were measured."""
         return [bar for bar in self.bars if bar is not None]
 
 
@@ -86,7 +86,7 @@ class Chart:
 
     @property
     def height(self) -> int:
-        """Of the picture, in its own units."""
+        """The height of the picture, in its own units."""
         return _TOP + sum(map(_height, self.rows)) + _AXIS
 
     def svg(self) -> str:
@@ -117,7 +117,7 @@ class Chart:
 
 
 def picture(chart: Chart) -> str:
-    """Return an SVG file of its own: title, key and chart, in colours that follow a dark theme."""
+    """Return a standalone SVG file: title, key and chart, in colours that follow a dark theme."""
     title = f'<text class="ours" x="{_LEFT}" y="16">{escape(f"{chart.title}, {chart.unit}")}</text>'
     top = 24 + _NAME * len(chart.series)
     key = "".join(
@@ -189,7 +189,7 @@ def _nice(value: float) -> float:
 
 
 def figure(value: float) -> str:
-    """Return a number with three digits that count, as long as it fits at the right of a bar."""
+    """Return a number with three significant digits, short enough to fit to the right of a bar."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

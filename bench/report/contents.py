@@ -1,7 +1,7 @@
-"""``bench report``: what the result files say, as one document with charts, tables and their reading.
+"""``bench report``: the result files as one document with charts, tables and notes on how to read them.
 
-All is computed anew from the measurements, not copied from the summaries, so that a file can be read with
-what was learned since. What no file holds is named as not measured.
+All figures are computed from the measurements, not copied from the summaries, so older files benefit from
+later fixes. Benchmarks that no file covers are listed as not measured.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write(files: Sequence[ResultFile], directory: Path) -> list[Path]:
 def build(files: Sequence[ResultFile]) -> Document:
     """Return the report of ``files``: relays first, then migrations and memory."""
     blocks: list[Block] = [
-        "Figures may be compared within one run, in which the contestants took turns, never between two."
+        "Compare figures only within one run, in which the contestants alternate, never between two runs."
     ]
     benchmarks = [file.benchmark for file in files]
     if not_measured := [name for name in _BENCHMARKS if name not in benchmarks]:
@@ -106,7 +106,7 @@ def _relay_blocks(
         f"Throughput, {first.legs} legs",
         "GiB/s",
         _rows(names, cases, by_case, lambda summary: summary.gib_per_s),
-        f"Longer is better. {_SPREAD} direct and iperf3 show what the network gives without any relay.",
+        f"Longer is better. {_SPREAD} direct and iperf3 show the network without a relay.",
         series=streams if len(cases) > 1 else (),
     )
     yield _stacked(first, by_case[first], found)
@@ -123,7 +123,7 @@ def _relay_blocks(
         yield f"All figures with {case}: median (lowest-highest); ratios within the same round."
         yield _grid(by_case[case])
     if grown := [growth for growth in growths(found) if growth.legs == first.legs]:
-        yield "How many times the CPU time per GiB many streams need:"
+        yield "CPU time per GiB with many streams, as a multiple of that with few:"
         yield DataTable(
             ["contestant", "streams", "ratio"],
             [[g.contestant, f"{g.most} against {g.fewest}", str(g.cpu_ratio)] for g in grown],
@@ -185,7 +185,7 @@ def _latency_chart(case: Case, summaries: Sequence[Summary]) -> Iterator[Chart]:
             f"Round trip of a small stream (p99), {case}",
             "ms",
             rows,
-            "Shorter is better: 99 of 100 requests of 64 bytes were answered within this time, alone and "
+            "Shorter is better: 99 of 100 requests of 64 bytes got their reply within this time, alone and "
             f"beside bulk in the same relay. {_SPREAD}",
             series=("idle", "under load"),
         )
@@ -216,7 +216,7 @@ def _text(spread: Spread | None, factor: float = 1.0) -> str:
     return "-" if spread is None else str(spread.times(factor))
 
 
-# -- where the figures come from -----------------------------------------------------------------------------
+# -- origin of the figures -----------------------------------------------------------------------------------
 
 
 def _origin(file: ResultFile) -> Section:
@@ -243,7 +243,7 @@ def _origin(file: ResultFile) -> Section:
     if contestants:
         blocks.append(DataTable(["contestant", "settings", "version"], contestants, words=True))
     if gone := absent_from(list(map(dict, file.records))):
-        blocks.append("Not measured, or not all of it:")
+        blocks.append("Not measured, or incomplete:")
         blocks.append(tuple(f"{name}: {reason}" for name, reason in gone))
     return Section(f"The run of bench {file.benchmark}, {file.when}", blocks)
 

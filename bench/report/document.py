@@ -1,4 +1,4 @@
-"""What a report consists of, before it is HTML or Markdown."""
+"""The parts of a report, before it is rendered as HTML or Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunnel.bench.report.charts import Chart
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table of text. The first column is words, the others are figures unless ``words``."""
+    """A table of text. The first column is text, the others are figures unless ``words`` is set."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -22,7 +22,7 @@ Block = str | DataTable | Chart | tuple[str, ...]  # a paragraph, a table, a cha
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]

@@ -1,7 +1,7 @@
-"""``bench goals``: who has to take part so that every goal can be judged, and the verdicts.
+"""``bench goals``: the contestants that are needed to evaluate every goal, and the verdicts.
 
-Relays, memory, workers and migrations are measured one after the other, by what measures them anyway, into
-one file.
+Relays, memory, workers and migrations are measured one after the other by their own benchmarks, into one
+file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MODES = tuple(dict.fromkeys([*WAYS, *(goal.rival for goal in GOALS)]))
 
 
 def table(file: Path) -> Table:
-    """Return what a result file says of each goal. Raises UsageError when it is none."""
+    """Return the verdict of a result file on each goal. Raises UsageError when it is not a result file."""
     verdicts = report_goals.verdicts(read(file))
-    view = Table(title="What mtunnel is to reach", title_justify="left")
+    view = Table(title="Goals of mtunnel", title_justify="left")
     for heading in verdicts.headings:
         view.add_column(heading)
     for row in verdicts.rows:

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+"""A report as one self-contained HTML page: no script, no font, no external image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ th:first-child, td:first-child, .words th, .words td { text-align: left; } .word
 
 
 def render(document: Document) -> str:
-    """Return the text of the page."""
+    """Return the HTML text."""
     title = escape(document.title)
     return f"""<!DOCTYPE html>
 <html lang="en">

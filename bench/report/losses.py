@@ -1,4 +1,4 @@
-"""Where mtunnel loses: every rival that encrypts and did better in some figure, within the same rounds."""
+"""Where mtunnel loses: every rival that encrypts and was better in some figure, within the same rounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.units import MIB
 
 @dataclass(frozen=True)
 class Loss:
-    """``rival`` did better than ``ours``. ``ratio`` is its figure divided by ours, round by round."""
+    """A figure in which ``rival`` was better than ``ours``; ``ratio`` is its figure by ours, by round."""
 
     case: Case | Setting | str
     figure: str
@@ -24,7 +24,7 @@ class Loss:
 
     @property
     def is_clear(self) -> bool:
-        """Whether it did better in every round."""
+        """Whether it was better in every round."""
         return not self.ratio.low <= 1.0 <= self.ratio.high
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Loss:
 
 
 def losses(found: Measured, rivals: Collection[str]) -> list[Loss]:
-    """Return where one of ``rivals`` did better, in the order of the run's cases and of the figures."""
+    """Return where one of ``rivals`` was better, in the order of the run's cases and of the figures."""
     cases = dict.fromkeys(measurement.case for measurement in found.transfers)
     return [loss for case in cases for rival in rivals for loss in _lost(case, rival, found)]
 

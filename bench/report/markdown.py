@@ -1,4 +1,4 @@
-"""A report as Markdown: the words and tables of the page; of its charts the figures and their reading."""
+"""A report as Markdown: the text and tables of the page; charts become tables of figures with their notes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunnel.bench.report.document import Block, DataTable, Document
 
 
 def render(document: Document) -> str:
-    """Return the text of the file."""
+    """Return the Markdown text."""
     return "\n\n".join(_parts(document)) + "\n"
 
 

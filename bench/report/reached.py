@@ -1,4 +1,4 @@
-"""One figure against what it is to reach, and the verdict."""
+"""One figure compared with its goal, and the verdict."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ HEADINGS = ("figure", "release", "found", "must", "aim", "verdict")
 
 @dataclass(frozen=True)
 class Reached:
-    """One figure, None where no file holds it. ``at_most``: a cost. ``aim`` None: simply better.
+    """One figure and its goal; ``found`` None: in no file. ``at_most``: a cost. ``aim`` None: "better".
 
-    ``reason``: why it does not count here, although there may be a figure: a rival is not the one that is
-    meant, or nothing measures it. ``when``: of which run, where there are several; ``release`` of the system.
+    ``reason``: why the figure, if any, does not count: a different rival ran, or no benchmark measures it.
+    ``when``: date of the run, if there are several; ``release``: of the system that it ran on.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Reached:
 
     @property
     def verdict(self) -> str:
-        """Whether the median reaches what it is to."""
+        """The verdict on the median: "met", "as aimed at", "missed", or "not measured" with the reason."""
         if self.reason:
             return f"not measured: {self.reason}"
         if self.found is None:
@@ -42,7 +42,7 @@ class Reached:
         return value <= goal if self.at_most else value >= goal
 
     def cells(self) -> list[str]:
-        """Return the row of the table, as ``HEADINGS`` has it."""
+        """Return the table row, in the order of ``HEADINGS``."""
         bound = "at most" if self.at_most else "at least"
         must, aim = (f"{bound} {goal:.3g}{self.unit}" if goal else "better" for goal in (self.must, self.aim))
         what = f"{self.what} ({self.when})" if self.when else self.what

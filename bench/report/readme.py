@@ -1,7 +1,7 @@
 """``bench readme``: the table, the chart and the relays of README.md, from committed result files.
 
-Only what stands in these files is said, so that nobody copies a figure by hand; a test compares README.md
-with them. A new comparison: measure, commit the file, name it here, run ``./run bench readme``.
+All figures come from these files, none is copied by hand; a test compares README.md with them. To publish a
+new comparison: measure, commit the file, name it here, run ``./run bench readme``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunnel.bench.report.summary import BASE
 from tunnel.errors import UsageError
 from tunnel.units import GIB
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 RESULTS = ROOT / "bench" / "results"
 MIGRATIONS = ("20261130T212925Z-migrate.jsonl", "20261130T213448Z-migrate.jsonl")
@@ -47,14 +47,14 @@ def write(root: Path) -> list[Path]:
     before, begin, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise UsageError(f"{page} has not the lines {_BEGIN.strip()} and {_END.strip()}")
+        raise UsageError(f"{page} lacks the lines {_BEGIN.strip()} and {_END.strip()}; add both")
     page.write_text(before + begin + text() + end + after)
     chart.write_text(svg())
     return [page, chart]
 
 
 def text() -> str:
-    """Return what stands between the markers."""
+    """Return the text between the markers."""
     moved, relays = [_single(name) for name in MIGRATIONS], [_single(name) for name in RELAYS]
     table = markdown.render(Document("", [Section("", [_table(moved)])])).partition("|")
     parts = [f"![Throughput by way and release]({CHART})", _heading(moved), "".join(table[1:]).strip()]
@@ -63,7 +63,7 @@ def text() -> str:
 
 
 def svg() -> str:
-    """Return the chart: throughput of each way, a bar for each release."""
+    """Return the chart: throughput of each migration method, one bar for each release."""
     moved = [_single(name) for name in MIGRATIONS]
     rows = [
         Row(label, [Bar.of(_throughput(file, mode)) for file in moved], mode.startswith(OURS))
@@ -116,14 +116,14 @@ def _heading(files: Sequence[ResultFile]) -> str:
 
 
 def _machine(file: ResultFile) -> str:
-    """For example: 2 cores of an AMD EPYC."""
+    """Return the number of cores and the CPU, for example ``2 cores of an AMD EPYC``."""
     machine = file.run["machine"]
     cpu = re.sub(r"\((R|TM)\)|\s+(CPU|Processor).*", "", str(machine["cpu"])).strip()
     return f"{machine['cores']} cores of an {cpu}"
 
 
 def _table(files: Sequence[ResultFile]) -> DataTable:
-    """Columns of each release: throughput and CPU time, the best median of each in bold."""
+    """Return the table: throughput and CPU time of each release, the best median of each in bold."""
     columns = [
         (f"{unit}, {_release(file)}", [of(file, mode) for mode in WAYS], best, digits)
         for file in files
@@ -148,7 +148,7 @@ def _cell(spread: Spread, digits: int, *, is_best: bool) -> str:
 
 
 def _against_rivals(file: ResultFile) -> str:
-    """Who moves a guest faster, in a sentence: our best way against the best of others, by round."""
+    """Return a sentence that compares mtunnel's fastest method with the fastest of its rivals, by round."""
     ours, theirs = (
         max(
             (mode for mode in WAYS if mode.startswith(OURS) is own), key=lambda m: _throughput(file, m).median
@@ -169,14 +169,14 @@ def _by_round(file: ResultFile, mode: str) -> dict[int, float]:
 
 
 def _verdict(advantage: Spread) -> str:
-    """``advantage`` above 1 is ours. A spread that holds 1 decides nothing."""
+    """Return the verdict: ``advantage`` above 1 favours mtunnel; a spread that includes 1 decides nothing."""
     if advantage.low <= 1 <= advantage.high:
         return "is level"
     return "wins" if advantage.low > 1 else "**loses**"
 
 
 def _against_haproxy(file: ResultFile) -> str:
-    """The cheapest relay of others: bare bytes of one stream through two relays, without QEMU."""
+    """Return a sentence that compares mtunnel with HAProxy: one stream through two relays, without QEMU."""
     spread = ratio(_relay_cpu(file, BASE), _relay_cpu(file, OURS))
     (record,) = (r for r in file.of_kind("contestant") if r["name"] == BASE)
     release, openssl = re.search(r"\d+\.\d+", str(record["version"])), openssl_of(file)

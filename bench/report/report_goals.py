@@ -1,4 +1,4 @@
-"""The part of the report that holds the figures of all files against what mtunnel is to reach."""
+"""The section of the report that compares the figures of all files with the goals of mtunnel."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tunnel.bench.report.reached import HEADINGS, Reached
 from tunnel.bench.report.result_file import ResultFile
 
 _READING = (
-    "Medians, with the lowest and the highest round; ratios within a round. A figure is as aimed at, met or "
-    "missed by its median, on the release that it was measured on. That no payload enters a kernel lane's "
-    "process is shown by tests, not measured."
+    "Medians, with the lowest and the highest round; ratios within a round. The median decides whether a "
+    "figure is as aimed at, met or missed, on the release that it was measured on. That no payload enters "
+    "the process of a kernel lane is checked by tests, not measured."
 )
 
 
 def section(files: Sequence[ResultFile]) -> Section:
-    """Return the verdicts with how to read them."""
-    return Section("What mtunnel is to reach", [_READING, verdicts(files)])
+    """Return the verdicts with a note on how to read them."""
+    return Section("Goals of mtunnel", [_READING, verdicts(files)])
 
 
 def verdicts(files: Sequence[ResultFile]) -> DataTable:
-    """Return what ``files`` say of each goal; several of one benchmark have rows of their own."""
+    """Return the verdict of ``files`` on each goal; several files of one benchmark have separate rows."""
     rows: list[Reached] = []
     for benchmark, reached in _BENCHMARKS.items():
         of_it = [file for file in files if file.benchmark == benchmark]

@@ -1,4 +1,4 @@
-"""The part of the report about resident memory."""
+"""The section of the report on resident memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATES = {
 
 
 def sections(file: ResultFile) -> Iterator[Section]:
-    """Return what ``bench memory`` found."""
+    """Return the results of ``bench memory``."""
     records = file.of_kind("measurement")
     states = {key: name for key, name in _STATES.items() if all(key in record for record in records)}
     rows = [_row(record, side, list(states)) for record in records for side in ("a", "b")]
@@ -28,8 +28,8 @@ def sections(file: ResultFile) -> Iterator[Section]:
         "Resident memory",
         "MiB",
         rows,
-        "Shorter is better; the highest that each side held in each state. Measured once: no spread. "
-        "It must not grow with time before a reader that stalls: the column growth of the table.",
+        "Shorter is better; the peak of each side in each state. Measured once: no spread. "
+        "It must not grow over time while a reader stalls: the column growth of the table.",
         series=tuple(states.values()),
     )
     headings = ["MiB, side A / B", *states.values(), "growth"]

@@ -1,4 +1,4 @@
-"""The part of the report about guests that migrate, as far as a file of ``bench migrate`` exists."""
+"""The sections of the report on migrations of guests, from a file of ``bench migrate``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPREAD = "The thin line spans the lowest and the highest round, the number is t
 
 
 def sections(file: ResultFile) -> Iterator[Section]:
-    """Return what ``bench migrate`` found: rivals, each setting, and how fast guests may write."""
+    """Return the results of ``bench migrate``: rivals, each setting, and how fast guests may write."""
     moved, limits = file.build("migration", MeasuredMigration), file.build("convergence", Convergence)
     if moved or limits:
         rivalry = list(_rivalry(compare(moved, file.records), losses(moved, limits)))
@@ -38,10 +38,10 @@ def sections(file: ResultFile) -> Iterator[Section]:
 def _rivalry(compared: Sequence[Comparison], lost: Sequence[Loss]) -> Iterator[Block]:
     if compared:
         yield (
-            "Throughput as a multiple of the rival's in the rounds in which both converged, what it must be "
-            "at least, and how many migrations of ours / of the rival's were given up:"
+            "Throughput as a multiple of the rival's in the rounds in which both converged, the required "
+            "minimum, and how many migrations of ours / of the rival's were aborted:"
         )
-        headings = ["setting", "mode", "rival", "ratio", "must", "aim", "verdict", "given up"]
+        headings = ["setting", "mode", "rival", "ratio", "must", "aim", "verdict", "aborted"]
         yield DataTable(headings, [_compared(comparison) for comparison in compared])
     else:
         yield "No mode of mtunnel's was measured beside one of its rivals."
@@ -65,19 +65,19 @@ def _migration_blocks(moved: Sequence[MeasuredMigration]) -> Iterator[Block]:
             "Throughput",
             "MiB/s",
             _rows(done, lambda migration: migration.mib_per_s),
-            f"Longer is better: what QEMU transferred, by the time of the whole migration. {_SPREAD}",
+            f"Longer is better: bytes that QEMU transferred, by the time of the whole migration. {_SPREAD}",
         )
         yield _stacked(done)
         yield Chart(
             "Downtime",
             "ms",
             _rows(done, _downtime_ms),
-            "Shorter is better: how long the guest ran nowhere. QEMU uses what it is allowed, so that modes "
-            f"differ less here than in how fast they are. {_SPREAD} Only migrations that converged.",
+            "Shorter is better: how long the guest was stopped. QEMU uses up its downtime limit, so modes "
+            f"differ less here than in throughput. {_SPREAD} Only migrations that converged.",
         )
     headings = ["mode", "rounds", "converged", "seconds", "downtime ms", "iterations", "sent / memory"]
     headings += ["MiB/s by QEMU", "guest wrote MiB/s", *(f"CPU s/GiB {part}" for part in _PARTS)]
-    yield "Every page of every guest was verified where it then was. All figures, median (lowest-highest):"
+    yield "Every page of every guest was verified after the migration. All figures, median (lowest-highest):"
     yield DataTable(headings, [_cells(mode, own) for mode, own in _by_mode(moved).items()])
 
 
@@ -124,7 +124,7 @@ def _cells(mode: str, own: Sequence[MeasuredMigration]) -> list[str]:
 
 
 def _part(own: Sequence[MeasuredMigration], side: str, program: str) -> str:
-    """The median alone: the table is wide."""
+    """Return the median alone: the table is wide."""
     known = [m.cpu_per_gib(side, program) for m in own if m.bytes and program in m.cpu_seconds.get(side, {})]
     return f"{Spread.of(known).median:.2f}" if known else "-"
 
@@ -142,22 +142,22 @@ def _convergence_blocks(found: Sequence[Convergence]) -> Iterator[Block]:
             f"Convergence limit, {guest / GIB:g} GiB, {link_text(link)}",
             "MiB/s",
             [Row(mode, [Bar.of(rate)], mode.startswith(OURS)) for mode, rate in rates.items()],
-            "Longer is better: a guest told to write this fast migrates, and that ends by itself, "
-            f"standing still for at most {limit * 1e3:.0f} ms, or {TOLERANCE:g} times that, as QEMU "
-            f"misses its aim. Found by bisection in steps of {own[0].step_bytes_per_s / MIB:.0f} MiB/s up to "
+            "Longer is better: with this configured write rate the migration of a guest converges, with a "
+            f"downtime of at most {limit * 1e3:.0f} ms, or {TOLERANCE:g} times that, as QEMU overshoots its "
+            f"limit. Found by bisection in steps of {own[0].step_bytes_per_s / MIB:.0f} MiB/s up to "
             f"{own[0].highest_bytes_per_s / MIB:.0f}; a guest that competes with its migration for the "
-            f"processor writes less than it is told to, see the table. {_SPREAD}",
+            f"processor writes less than configured, see the table. {_SPREAD}",
         )
         yield DataTable(
-            ["mode", "told to, MiB/s", "wrote, MiB/s", ""], list(map(_limit_cells, modes.values()))
+            ["mode", "configured, MiB/s", "wrote, MiB/s", ""], list(map(_limit_cells, modes.values()))
         )
 
 
 def _limit_cells(own: Sequence[Convergence]) -> list[str]:
-    told = Spread.of([limit.asked_bytes_per_s / MIB for limit in own])
+    asked = Spread.of([limit.asked_bytes_per_s / MIB for limit in own])
     wrote = Spread.of([limit.dirty_bytes_per_s / MIB for limit in own])
-    note = "the highest that was tried" if all(limit.is_open for limit in own) else ""
-    return [own[0].mode, str(told), str(wrote), note]
+    note = "the highest rate tried" if all(limit.is_open for limit in own) else ""
+    return [own[0].mode, str(asked), str(wrote), note]
 
 
 def _limits(found: Convergence) -> tuple[int, int | None, float]:

@@ -1,4 +1,4 @@
-"""Reads result files back: which there are, what a file holds, and its measurements as they were taken."""
+"""Reading result files: which exist, the records of a file, and its measurements as they were taken."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tunnel.errors import UsageError
 
 _MODE_KEYS = {"mode", "name", "contestant", "ours", "rival"}  # where records name modes of ``bench migrate``
 
-Fields = Mapping[str, Any]  # what a line of JSON holds: read by key, at the places that know the key's type
+Fields = Mapping[str, Any]  # a line of JSON: read by key, where the type of the key is known
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class ResultFile:
-    """What one run wrote into a result file. ``records`` are its lines, the ``run`` record first."""
+    """The records that one run wrote into a result file; the ``run`` record is first."""
 
     path: Path
     records: Sequence[Fields]
 
     @property
     def run(self) -> Fields:
-        """What was run, when, on which machine."""
+        """The ``run`` record: command, options, date and machine."""
         return self.records[0]
 
     @property
@@ -41,7 +41,7 @@ class ResultFile:
 
     @property
     def when(self) -> str:
-        """Date and time, to the minute, that tell it from other runs."""
+        """Date and time to the minute, to distinguish it from other runs."""
         return str(self.run.get("started", ""))[:16].replace("T", " ")
 
     def of_kind(self, kind: str) -> list[Fields]:
@@ -50,7 +50,7 @@ class ResultFile:
 
     def build(self, kind: str, shape: type[_T]) -> list[_T]:
         """Return the records of one kind as objects of the dataclass ``shape``, by its fields."""
-        names = [field.name for field in fields(shape)]  # type: ignore[arg-type]  # a dataclass, as said above
+        names = [field.name for field in fields(shape)]  # type: ignore[arg-type]  # a dataclass, see above
         try:
             return [shape(**{name: record[name] for name in names}) for record in self.of_kind(kind)]
         except KeyError as error:
@@ -58,9 +58,9 @@ class ResultFile:
 
 
 def read(path: Path) -> list[ResultFile]:
-    """Read one file: a run, or the several of ``bench goals``.
+    """Read one file: one run, or the several runs of ``bench goals``.
 
-    Raises UsageError when it cannot be read, or is no result file of a version we know.
+    Raises UsageError when it cannot be read, or is not a result file of a supported schema.
     """
     try:
         lines = path.read_text().splitlines()
@@ -76,7 +76,7 @@ def read(path: Path) -> list[ResultFile]:
 def _run(path: Path, records: Sequence[Fields]) -> ResultFile:
     schema = records[0].get("schema")
     if schema not in range(1, SCHEMA + 1):
-        raise UsageError(f"{path}: schema {schema} is not known; measure again with this version")
+        raise UsageError(f"{path}: schema {schema} is not supported; measure again with this version")
     return ResultFile(path, records)
 
 
@@ -86,27 +86,27 @@ def _record(path: Path, number: int, line: str) -> Fields:
     except ValueError as error:
         raise UsageError(f"{path}:{number}: not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-        raise UsageError(f"{path}:{number}: not a record with a kind")
+        raise UsageError(f"{path}:{number}: not a JSON object with a kind")
     renamed = {key: FORMER[record[key]] for key in _MODE_KEYS & record.keys() if str(record[key]) in FORMER}
     return record | renamed
 
 
 def newest(directory: Path) -> list[Path]:
-    """Return the newest file of each benchmark in ``directory``: their names begin with the date."""
+    """Return the newest file of each benchmark in ``directory``, by the date that begins its name."""
     found = {path.stem.partition("-")[2]: path for path in sorted(directory.glob("*-*.jsonl"))}
     if not found:
-        raise UsageError(f"there is no result file in {directory}; ./run bench relay makes one")
+        raise UsageError(f"no result file in {directory}; run ./run bench relay to make one")
     return list(found.values())
 
 
 def read_all(paths: Iterable[Path]) -> list[ResultFile]:
-    """Read files, each once however often it is named; the oldest run first. Raises UsageError."""
+    """Read files, each once even if named repeatedly; the oldest run first. Raises UsageError."""
     runs = [run for path in dict.fromkeys(paths) for run in read(path)]
     return sorted(runs, key=lambda run: run.when)
 
 
 def measured(file: ResultFile) -> Measured:
-    """Return what ``bench relay`` had measured. Raises UsageError when a record lacks something."""
+    """Return the measurements of ``bench relay``. Raises UsageError when a record lacks a key."""
     try:
         return Measured(
             transfers=[_measurement(file, record) for record in file.of_kind("measurement")],
@@ -114,7 +114,7 @@ def measured(file: ResultFile) -> Measured:
             crypto=[_crypto(record) for record in file.of_kind("floor")],
         )
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{file.path}: a record lacks, or has wrong, {error}") from error
+        raise UsageError(f"{file.path}: a record has a missing or invalid key: {error}") from error
 
 
 def _crypto(record: Fields) -> CryptoCost:

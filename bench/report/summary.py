@@ -1,4 +1,4 @@
-"""What ``bench relay`` concludes: a line for each contestant and case, for people and for the file."""
+"""Summary of ``bench relay``: a line for each contestant and case, for the terminal and for the file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tunnel.bench.measure.results import Record, Results
 from tunnel.bench.measure.stats import Spread, ratio
 from tunnel.units import MIB
 
-BASE = "haproxy-tuned"  # the relay of others that the goals name
+BASE = "haproxy-tuned"  # the third-party relay that the goals name
 
 
 @dataclass(frozen=True)
 class Summary:
     """One contestant in one case over all rounds.
 
-    Ratios are taken within a round: against ``BASE``, and of the CPU time to the contestant's own floor;
-    None without those. The figures of CPU time are None without a relay, those of latency where it was not
-    measured. Round trips are in seconds.
+    Ratios are taken within a round: to ``BASE``, and of the CPU time to the contestant's own floor; None
+    without them. CPU time is None without a relay, latency where it was not measured. Round trips are in
+    seconds.
     """
 
     contestant: str
@@ -45,13 +45,13 @@ class Summary:
     rss_peak: dict[str, int]
 
     def as_record(self) -> Record:
-        """Return what the result file holds."""
+        """Return the fields of the record in the result file."""
         return _flat(self)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How many times the CPU time per GiB at ``fewest`` streams a contestant needs at ``most`` of them."""
+    """CPU time per GiB of a contestant at ``most`` streams, as a multiple of that at ``fewest``."""
 
     contestant: str
     legs: str
@@ -60,7 +60,7 @@ class Growth:
     cpu_ratio: Spread
 
     def as_record(self) -> Record:
-        """Return what the result file holds."""
+        """Return the fields of the record in the result file."""
         return _flat(self)
 
 
@@ -87,15 +87,15 @@ def summarise(found: Measured) -> list[Summary]:
 
 
 def floor_of(case: Case, found: Measured, contestant: str = OURS) -> Spread | None:
-    """Return a contestant's floor in CPU seconds per GiB, None when it was not measured."""
+    """Return a contestant's floor in CPU seconds per GiB; None when it was not measured."""
     floors = list(_floors(contestant, case, found).values())
     return Spread.of(floors) if floors else None
 
 
 def floors_in_words(case: Case, found: Measured) -> list[str]:
-    """Return our floor in CPU seconds per GiB, then that of others, each with who encrypts."""
+    """Return our floor in CPU seconds per GiB, then that of others, each with its AES library, as text."""
     words = []
-    for contestant, whose in ((OURS, "mtunnel's"), (BASE, "that of programs of others")):
+    for contestant, whose in ((OURS, "mtunnel's"), (BASE, "that of other programs")):
         low, library = floor_of(case, found, contestant), floor.library_of(contestant, found.crypto)
         if low is not None:
             words.append(f"{whose} {low}, AES by {library}")
@@ -152,7 +152,7 @@ def _spread(trips: Sequence[Latency], of: Callable[[Latency], float]) -> Spread 
 
 
 def growths(found: Measured) -> list[Growth]:
-    """Return how each relay's cost grows with the streams, for the legs with more than one number of them."""
+    """Return how each relay's cost grows with the streams, for legs measured with several numbers of them."""
     relays = [m for m in found.transfers if m.is_relay]
     return [
         growth
@@ -170,7 +170,7 @@ def _growth(name: str, legs: str, found: Measured) -> Growth | None:
 
 
 def table(found: Measured, results: Results) -> Group:
-    """Return the terminal's view: median (lowest-highest) of each figure, then who is missing, and why."""
+    """Return the terminal output: median (lowest-highest) of each figure, then missing contestants."""
     summaries = summarise(found)
     views: list[Table] = []
     for case in dict.fromkeys(summary.case for summary in summaries):
@@ -228,8 +228,8 @@ def _growth_table(grown: Sequence[Growth]) -> Table:
 
 
 def absent_table(gone: Sequence[tuple[str, str]]) -> Table:
-    """Return who has no figures or not all of them, and why."""
-    view = Table(title="not measured, or not all of it", title_justify="left")
+    """Return a table of contestants without figures, or with incomplete ones, and the reason."""
+    view = Table(title="not measured, or incomplete", title_justify="left")
     view.add_column("contestant")
     view.add_column("reason")
     for name, reason in gone:
@@ -238,12 +238,12 @@ def absent_table(gone: Sequence[tuple[str, str]]) -> Table:
 
 
 def absent(results: Results) -> list[tuple[str, str]]:
-    """Return who has no figures or not all of them, with the first line of the reason."""
+    """Return contestants without figures, or with incomplete ones, with the first line of the reason."""
     return absent_from(results.records)
 
 
 def absent_from(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return who is missing from, or failed in, a result file, with the first line of the reason."""
+    """Return contestants that are missing from, or failed in, a file, with the first line of the reason."""
     missing = [(str(r["name"]), str(r["missing"])) for r in records if "missing" in r]
     failed = [
         (str(r["contestant"]), f"failed: {str(r['reason']).splitlines()[0]}")

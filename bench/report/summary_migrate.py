@@ -1,4 +1,4 @@
-"""What ``bench migrate`` concludes: mtunnel against its rivals, and a line for each mode and setting."""
+"""Summary of ``bench migrate``: mtunnel against its rivals, and a line for each mode and setting."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Columns = Sequence[tuple[str, Callable[[MeasuredMigration], float]]]
 
 BEST = "mtunnel's best way"
 WAYS = ("mtunnel", "mtunnel-multifd-4", "mtunnel-multifd-8")
-"""Of which ``BEST`` is one in each setting: the one with the best median of throughput."""
+"""The modes from which ``BEST`` is chosen in each setting, by the median of throughput."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """How many times a rival's throughput a mode of ours must have, and what it aims at; None: no goal.
+    """Throughput that a mode of ours must reach, and aims at, as a multiple of a rival's; None: no goal.
 
-    ``newest``: for two cores and the QEMU of Debian 13 or newer alone.
+    ``newest``: applies only to two cores and the QEMU of Debian 13 or newer.
     """
 
     ours: str
@@ -49,18 +49,18 @@ GOALS = (
     Goal("mtunnel", "tunnelled-tls", 4.5, 5.5),
 )
 GUESTS = range(4 * GIB, 8 * GIB + 1)
-"""Bytes of memory of the guests that the goals are about."""
+"""Memory in bytes of the guests that the goals apply to."""
 NEWEST_QEMU = 10
-"""Debian 13's."""
+"""Major version of QEMU in Debian 13."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Our throughput as a multiple of a rival's in one setting, round by round.
 
-    ``ours`` is the mode, also where the goal is about the best. ``ratio`` is None when there is no round in
-    which both converged. ``given_up``: how many migrations of ours, and of the rival's, did not.
-    ``reserved``: why the goal is not about this machine, "" if it is.
+    ``ours`` is the mode, also where the goal names ``BEST``. ``ratio`` is None when there is no round in
+    which both converged. ``given_up``: how many migrations of ours, and of the rival's, did not converge.
+    ``reserved``: why the goal does not apply to this machine, "" if it does.
     """
 
     setting: Setting
@@ -72,7 +72,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the median meets the goal. None is set where the link, or a guest's start, decides."""
+        """Whether the median meets the goal; no goal where the link, or a guest's start, is the limit."""
         if self.ratio is None:
             return "not comparable"
         must, aim = self.goal.must, self.goal.aim
@@ -88,11 +88,11 @@ class Comparison:
 
     @property
     def who(self) -> str:
-        """The mode of ours, in words."""
+        """The mode of ours as text."""
         return self.ours if self.ours == self.goal.ours else f"{self.goal.ours}: {self.ours}"
 
     def as_record(self) -> Record:
-        """Return what the result file holds."""
+        """Return the fields of the record in the result file."""
         spread = self.ratio.as_dict() if self.ratio else None
         measured = {"mode": self.ours, "ratio": spread, "given_up": self.given_up, "verdict": self.verdict}
         return {**asdict(self.setting), **asdict(self.goal), **measured}
@@ -101,9 +101,9 @@ class Comparison:
 def compare(
     moved: Sequence[MeasuredMigration], records: Sequence[Mapping[str, Any]] = ()
 ) -> list[Comparison]:
-    """Return our modes against their rivals, in each setting where both took part.
+    """Compare our modes with their rivals, in each setting where both took part.
 
-    ``records`` are those of the run: they say which QEMU it was, and how many cores there were.
+    ``records`` are those of the run: they contain the version of QEMU and the number of cores.
     """
     reservation = _reservation(records)
     return [
@@ -116,7 +116,7 @@ def compare(
 
 
 def _way(goal: Goal, moved: Sequence[MeasuredMigration]) -> str:
-    """The mode that a goal is about; "" where none of several converged."""
+    """Return the mode that a goal applies to; "" where none of several converged."""
     if goal.ours != BEST:
         return goal.ours
     speeds = {mode: [m.mib_per_s for m in moved if m.mode == mode and m.converged] for mode in WAYS}
@@ -124,9 +124,9 @@ def _way(goal: Goal, moved: Sequence[MeasuredMigration]) -> str:
 
 
 def _reservation(records: Sequence[Mapping[str, Any]]) -> str:
-    """Why a run is not the one that goals of the newest QEMU are about: "" if it is, or nothing is said."""
-    said = " ".join(str(record.get("version")) for record in records if record["kind"] == "contestant")
-    qemu = re.search(r"QEMU emulator version ((\d+)\.\d+)", said)
+    """Return why goals of the newest QEMU do not apply to a run; "" if they do, or if it is unknown."""
+    versions = " ".join(str(record.get("version")) for record in records if record["kind"] == "contestant")
+    qemu = re.search(r"QEMU emulator version ((\d+)\.\d+)", versions)
     if qemu and int(qemu[2]) < NEWEST_QEMU:
         return f"QEMU is {qemu[1]} here"
     cores = next((record["machine"]["cores"] for record in records if record["kind"] == "run"), 2)
@@ -154,7 +154,7 @@ def in_setting(moved: Sequence[MeasuredMigration], setting: Setting) -> list[Mea
 def _against(
     moved: Sequence[MeasuredMigration], ours: str, rival: str, of: Callable[[MeasuredMigration], float]
 ) -> Spread | None:
-    """Return ours divided by the rival's."""
+    """Return our figure divided by the rival's, by round."""
     own, other = ({m.round: of(m) for m in moved if m.mode == name and m.converged} for name in (ours, rival))
     return ratio(own, other)
 
@@ -163,7 +163,7 @@ def _against(
 
 
 def losses(moved: Sequence[MeasuredMigration], limits: Sequence[Convergence]) -> list[Loss]:
-    """Return where a rival of a mode of ours did better, each once."""
+    """Return where a rival of a mode of ours was better, each once."""
     found = [loss for s in settings(moved) for goal in GOALS for loss in _lost(in_setting(moved, s), goal)]
     found += [loss for goal in GOALS if goal.ours != BEST for loss in _lost_limits(limits, goal)]
     return list(dict.fromkeys(found))
@@ -199,15 +199,15 @@ def _lost_limits(limits: Sequence[Convergence], goal: Goal) -> Iterator[Loss]:
 
 
 def inverted(spread: Spread) -> Spread:
-    """Return the same comparison, seen from the other side."""
+    """Return the inverse of a ratio."""
     return Spread(1 / spread.median, 1 / spread.high, 1 / spread.low)
 
 
-# -- the terminal's view -------------------------------------------------------------------------------------
+# -- terminal output -----------------------------------------------------------------------------------------
 
 
 def table(found: Moved, results: Results) -> Group:
-    """Return median (lowest-highest) of each figure, then the comparisons, and who is missing, and why."""
+    """Return median (lowest-highest) of each figure, the comparisons, and missing modes with the reason."""
     views = [_migrations(setting, found.migrations) for setting in settings(found.migrations)]
     if compared := compare(found.migrations, results.records):
         views.append(_comparisons(compared))
@@ -237,14 +237,14 @@ def _migrations(setting: Setting, moved: Sequence[MeasuredMigration]) -> Table:
             view.add_row(mode, *(str(Spread.of([of(m) for m in done])) for _, of in _COLUMNS))
         given_up = [m for m in own if m.mode == mode and not m.converged]
         if given_up:
-            view.add_row(mode, f"{len(given_up)} given up: {given_up[0].aborted}", style="yellow")
+            view.add_row(mode, f"{len(given_up)} aborted: {given_up[0].aborted}", style="yellow")
     return view
 
 
 def _comparisons(compared: Sequence[Comparison]) -> Table:
-    headings = ("mode", "rival", "ratio", "given up", "must", "")
+    headings = ("mode", "rival", "ratio", "aborted", "must", "")
     view = _view(
-        "throughput as a multiple of the rival's, and how often each was given up", "setting", *headings
+        "throughput as a multiple of the rival's, and how often each was aborted", "setting", *headings
     )
     for c in compared:
         goal, given_up = c.goal, " / ".join(map(str, c.given_up))
@@ -254,13 +254,13 @@ def _comparisons(compared: Sequence[Comparison]) -> Table:
 
 
 def goal_text(goal: float | None) -> str:
-    """Return how people read what is to be reached."""
+    """Return a goal as text."""
     return "-" if goal is None else f"{goal:g}"
 
 
 def _limits(limits: Sequence[Convergence]) -> Table:
     view = _view(
-        "the highest dirty rate that converges, MiB/s", "mode", "guest MiB", "link", "told to", "wrote"
+        "the highest dirty rate that converges, MiB/s", "mode", "guest MiB", "link", "configured", "wrote"
     )
     for key in dict.fromkeys((limit.mode, limit.guest_bytes, limit.link_bits_per_s) for limit in limits):
         own = [o for o in limits if (o.mode, o.guest_bytes, o.link_bits_per_s) == key]

@@ -1,7 +1,7 @@
-"""``mtunnel demo``: moves a real guest through two daemons on this machine, and verifies that it arrived.
+"""``mtunnel demo``: migrate a real guest through two daemons on this machine, and verify that it arrived.
 
-``demonstration`` has the command's options, ``rehearsal`` does it, ``two_daemons`` starts the hosts,
+``demonstration`` defines the options, ``rehearsal`` runs the migration, ``two_daemons`` starts the daemons,
 ``display`` shows progress.
 
-What other commands need does not belong here.
+Code that other commands need does not belong here.
 """

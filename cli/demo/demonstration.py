@@ -1,4 +1,4 @@
-"""``mtunnel demo``: move a real QEMU guest through two daemons on this machine, and prove that it arrived."""
+"""``mtunnel demo``: migrate a QEMU guest through two daemons on this machine, and verify its memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tunnel.virt.qmp import require_library
 from tunnel.virt.qmp_migration import Mode
 
 _LEAST_MEMORY, _MOST_MEMORY = 32 * MIB, 60 << 30
-_MEMORY_HELP = "Memory of the guest; it is needed twice.  [default: 1GiB]"
-_RATE_HELP = "How fast the guest changes its memory.  [default: 32MiB/s]"
+_MEMORY_HELP = "Guest memory, allocated twice.  [default: 1GiB]"
+_RATE_HELP = "Rate at which the guest dirties its memory.  [default: 32MiB/s]"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = 130  # what a shell reports for SIGINT
 
 
 class AcceleratorChoice(StrEnum):
-    """What the guest runs on."""
+    """The accelerator to run the guest with."""
 
     AUTO = "auto"
     KVM = "kvm"
@@ -48,7 +48,7 @@ def _memory(value: str | int) -> int:
 
 
 def demo(
-    mode: Annotated[Mode, typer.Option(help="How the memory moves.")] = Mode.PRECOPY,
+    mode: Annotated[Mode, typer.Option(help="Migration mode.")] = Mode.PRECOPY,
     memory: Annotated[
         int, typer.Option(parser=_memory, metavar="SIZE", show_default=False, help=_MEMORY_HELP)
     ] = 1024 * MIB,
@@ -56,29 +56,31 @@ def demo(
         int, typer.Option(parser=rate, metavar="RATE", show_default=False, help=_RATE_HELP)
     ] = 32 * MIB,
     ingress: Annotated[
-        IngressKind, typer.Option(help="How the source's QEMU reaches its daemon.")
+        IngressKind, typer.Option(help="How the source's QEMU connects to its daemon.")
     ] = IngressKind.UNIX,
     accel: Annotated[
-        AcceleratorChoice, typer.Option(help="What the guest runs on; auto tries KVM, then takes TCG.")
+        AcceleratorChoice, typer.Option(help="QEMU accelerator; auto: KVM if it works, else TCG.")
     ] = AcceleratorChoice.AUTO,
-    channels: Annotated[int, typer.Option(min=1, max=255, help="Connections, with --mode multifd.")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    channels: Annotated[
+        int, typer.Option(min=1, max=255, help="Number of connections with --mode multifd.")
+    ] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Migrate a real QEMU guest through two daemons on this machine, and verify every page of it.
 
-    Nothing stays behind, also after ctrl-C: no process, no socket, no file.
+    All processes, sockets and files are removed afterwards, also after ctrl-C.
     """
     require_qemu()
     require_library()
     require_memory(memory)
-    chosen = None if accel is AcceleratorChoice.AUTO else Accelerator(accel.value, "as you asked")
+    chosen = None if accel is AcceleratorChoice.AUTO else Accelerator(accel.value, "requested with --accel")
     display = Display(Console(stderr=True, quiet=as_json))
     report = _run(RehearsalPlan(mode, memory, dirty_rate, ingress, channels), chosen, display)
     typer.echo(json.dumps(as_object(report), indent=2) if as_json else "\n".join(describe(report)))
 
 
 def _run(plan: RehearsalPlan, accelerator: Accelerator | None, display: Display) -> RehearsalReport:
-    """Rehearse until the end or the first signal; signals that follow do not disturb the cleaning up."""
+    """Run until the end or the first signal; later signals do not interrupt the cleanup."""
     received: list[signal.Signals] = []
 
     async def interruptible() -> RehearsalReport:
@@ -96,12 +98,12 @@ def _run(plan: RehearsalPlan, accelerator: Accelerator | None, display: Display)
     try:
         return asyncio.run(interruptible())
     except asyncio.CancelledError:
-        typer.echo(f"Stopped by {received[0].name}: everything was ended and removed.", err=True)
+        typer.echo(f"Stopped by {received[0].name}: all processes ended, all files removed", err=True)
         raise typer.Exit(_INTERRUPTED if received[0] is signal.SIGINT else 1) from None
 
 
 def as_object(report: RehearsalReport) -> dict[str, Any]:
-    """The report for programs: bytes, seconds, bytes a second. The keys are stable."""
+    """Return the report as a JSON object: bytes, seconds, bytes per second. The keys are stable."""
     plan, outcome = report.plan, report.outcome
     return {
         "verified": True,
@@ -127,9 +129,9 @@ def as_object(report: RehearsalReport) -> dict[str, Any]:
 
 
 def describe(report: RehearsalReport) -> Iterator[str]:
-    """The report for people, line by line."""
+    """Yield the lines of the report as text."""
     plan, outcome = report.plan, report.outcome
-    yield f"Verified: all {report.pages} pages arrived right, and the guest runs on at hostb."
+    yield f"Verified: all {report.pages} pages match, and the guest is running on hostb."
     yield (
         f"  moved      {outcome.transferred / MIB:.0f} MiB in {outcome.total_seconds:.2f} s, "
         f"{outcome.throughput / MIB:.0f} MiB/s; downtime {outcome.downtime_seconds * 1000:.0f} ms"
@@ -138,7 +140,7 @@ def describe(report: RehearsalReport) -> Iterator[str]:
     yield f"  encrypted  {report.lane} lane, {report.cipher}"
     yield f"  guest      {format_size(plan.memory)}, run by {report.accelerator.name}"
     costs = ", ".join(f"{label} {report.per_gib(name):.2f}" for name, label in _PROCESSES.items())
-    yield f"  CPU s/GiB  {costs} (QEMU's run the guest too)"
+    yield f"  CPU s/GiB  {costs} (QEMU's includes running the guest)"
 
 
 def _manner(report: RehearsalReport) -> str:
@@ -146,7 +148,7 @@ def _manner(report: RehearsalReport) -> str:
         case Mode.MULTIFD:
             return f"multifd over {report.plan.channels} channels"
         case Mode.POSTCOPY if not report.outcome.postcopied:
-            return "postcopy, but it arrived before QEMU switched"
+            return "postcopy, but it completed before the switch"
         case mode:
             return mode.value
 

@@ -1,4 +1,4 @@
-"""Progress of a migration for people: a line for each step, and bars that vanish when their work is done."""
+"""Progress of a migration on a terminal: a line for each step, and transient progress bars."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from tunnel.virt import progress as figures
 from tunnel.virt.qmp_sample import Sample
 
 ShowMove = Callable[[figures.Progress, float | None], None]
-"""Takes where a migration stands, and the bytes a second that the tunnel carries, if they are known."""
+"""Called with the progress of a migration and the throughput of the tunnel in bytes per second, if known."""
 
 
 class Display:
-    """Writes to one console; on one that is no terminal only the steps appear."""
+    """Writes progress to one console; bars are shown only on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def step(self, name: str, text: str) -> None:
-        """Report that something is in place."""
+        """Print a completed step."""
         self._console.print(f"{name:<12} {text}", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """A bar without an end, for what cannot be counted."""
+        """Show an indeterminate bar."""
         with self._progress() as progress:
             progress.add_task(text, total=None, note="")
             yield
 
     @contextmanager
     def migration(self) -> Iterator[Callable[[Sample], None]]:
-        """A bar over the memory that is still to move; it may go back when the guest dirties it again."""
+        """Show a bar of the memory sent; it may go back when the guest dirties memory."""
         with self._progress() as progress:
             task = progress.add_task("migrating", total=None, note="")
 
@@ -48,7 +48,7 @@ class Display:
 
     @contextmanager
     def move(self) -> Iterator[ShowMove]:
-        """A bar over memory and disks, with everything that tells whether it will come to an end."""
+        """Show a bar of the memory and disks sent, with the figures that indicate convergence."""
         with self._progress() as progress:
             task = progress.add_task("moving", total=1.0, note="")
 
@@ -59,7 +59,7 @@ class Display:
 
     @contextmanager
     def verification(self) -> Iterator[Callable[[int, int], None]]:
-        """A bar over the pages that are compared."""
+        """Show a bar of the pages compared."""
         with self._progress() as progress:
             task = progress.add_task("verifying", total=None, note="")
 
@@ -82,7 +82,7 @@ class Display:
 
 
 def describe(now: figures.Progress, tunnel: float | None) -> str:
-    """Where a migration stands, in one line."""
+    """Return the progress of a migration in one line."""
     parts = [
         f"{now.phase}, pass {now.iteration}",
         f"{now.sent / MIB:.0f} MiB sent, {(now.remaining + now.disk_remaining) / MIB:.0f} left",

@@ -1,4 +1,4 @@
-"""What ``mtunnel demo`` does: move a guest between two daemons, prove that it arrived, count what it cost."""
+"""The run of ``mtunnel demo``: migrate a guest through two daemons, verify it, and measure the CPU cost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tunnel.virt.qmp_migration import Mode, QmpOptions, QmpOutcome
 
 _WORKING_SET = 64 * MIB
 _OVERHEAD = 512 * MIB  # two daemons, two QEMUs without their guest, this process
-_LONGEST_PLACE = 60  # of the 107 bytes that a unix socket's path may have
+_LONGEST_PLACE = 60  # of the 107 bytes of a unix socket's path
 
 
 @dataclass(frozen=True, slots=True)
 class RehearsalPlan:
-    """What to rehearse: ``memory`` in bytes, ``dirty_rate`` in bytes a second."""
+    """The parameters of one run: ``memory`` in bytes, ``dirty_rate`` in bytes per second."""
 
     mode: Mode
     memory: int
@@ -33,21 +33,21 @@ class RehearsalPlan:
 
     @property
     def workload(self) -> Workload:
-        """What the guest does while it moves."""
+        """What the guest does during the migration."""
         return Workload(min(_WORKING_SET, self.memory // 4), self.dirty_rate)
 
     @property
     def options(self) -> QmpOptions:
-        """How QEMU is told to move it."""
+        """The migration options for QEMU."""
         if self.mode is Mode.POSTCOPY:
-            # Early and without patience: the guest would otherwise arrive before it was ever switched.
+            # Switch early, with a low downtime limit: pre-copy would otherwise complete first.
             return QmpOptions(self.mode, downtime_limit=0.001, postcopy_after=0)
         return QmpOptions(self.mode, self.channels)
 
 
 @dataclass(frozen=True, slots=True)
 class RehearsalReport:
-    """A rehearsal that succeeded. ``cpu`` is in seconds, by daemon (``hosta``, ``hostb``) and QEMU."""
+    """The result of a successful run. ``cpu`` is in seconds, by daemon (``hosta``, ``hostb``) and QEMU."""
 
     plan: RehearsalPlan
     accelerator: Accelerator
@@ -58,15 +58,15 @@ class RehearsalReport:
     cpu: Mapping[str, float]
 
     def per_gib(self, process: str) -> float:
-        """CPU seconds of ``process`` for each GiB that QEMU sent."""
+        """Return the CPU seconds of ``process`` per GiB that QEMU sent."""
         return self.cpu[process] / (self.outcome.transferred / GIB)
 
 
 async def rehearse(plan: RehearsalPlan, accelerator: Accelerator | None, display: Display) -> RehearsalReport:
-    """Run the whole demonstration; with no ``accelerator`` given, find out which one works.
+    """Run the whole demonstration; without ``accelerator``, detect one that works.
 
-    Raises MigrationError when the guest did not arrive, VerificationError when it is not what it was. When
-    it returns, fails or is cancelled, every process has ended and every file is gone.
+    Raises MigrationError when the migration failed, VerificationError when the guest's memory differs. On
+    return, failure or cancellation, every process has ended and every file has been removed.
     """
     accelerator = accelerator or await choose_accelerator()
     display.step("accelerator", f"{accelerator.name}: {accelerator.reason}")
@@ -84,13 +84,13 @@ async def rehearse(plan: RehearsalPlan, accelerator: Accelerator | None, display
 
 
 def require_memory(memory: int) -> None:
-    """Raise UsageError when this machine has no room for two guests of ``memory`` bytes."""
+    """Raise UsageError when this machine has too little memory for two guests of ``memory`` bytes."""
     needed = 2 * memory + _OVERHEAD
     available = _available_memory()
     if needed > available:
         raise UsageError(
-            f"two guests of {format_size(memory)} need {needed // MIB} MiB with everything around them, "
-            f"and {available // MIB} MiB are available: pass a smaller --memory"
+            f"two guests of {format_size(memory)} need {needed // MIB} MiB including overhead, "
+            f"but only {available // MIB} MiB are available: use a smaller --memory"
         )
 
 
@@ -101,7 +101,7 @@ def _available_memory() -> int:
 
 
 def _short_place() -> str | None:
-    """Where temporary files go: None is the usual place, unless its name leaves no room for sockets."""
+    """Return the directory for temporary files: None for the default, /tmp if its path is too long."""
     return None if len(tempfile.gettempdir()) <= _LONGEST_PLACE else "/tmp"  # noqa: S108  mode 0700 inside
 
 
@@ -111,7 +111,7 @@ async def _start_guest(
     with display.waiting(f"filling {format_size(plan.memory)} of guest memory"):
         trial = await Trial.start(directory, plan.memory, plan.workload, accelerator=accelerator.name)
     rate = f"{format_size(plan.dirty_rate)}/s" if plan.dirty_rate else "nothing"
-    display.step("guest", f"{format_size(plan.memory)} filled, now changing {rate}")
+    display.step("guest", f"{format_size(plan.memory)} filled, now dirtying {rate}")
     return trial
 
 

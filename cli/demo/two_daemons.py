@@ -1,4 +1,4 @@
-"""Two hosts on one machine: real daemons on loopback addresses, with certificates made for the occasion."""
+"""Two hosts on one machine: real daemons on loopback addresses, with temporary certificates."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tunnel.virt.process import Child
 ADDRESSES: Mapping[str, str] = {"hosta": "127.0.0.2", "hostb": "127.0.0.3"}
 PEER: Mapping[str, str] = {"hosta": "hostb", "hostb": "hosta"}
 _INGRESS_ADDRESS = "127.0.1.2"
-_START = 20.0  # seconds until both daemons run and their link is up
+_START = 20.0  # seconds for both daemons to start and their link to come up
 
 
 class IngressKind(StrEnum):
-    """How the source's QEMU reaches its daemon."""
+    """How the source's QEMU connects to its daemon."""
 
     TCP = "tcp"
     UNIX = "unix"
@@ -35,14 +35,14 @@ class IngressKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the source's QEMU connects and the destination's listens, as QEMU and mtunnel both write it."""
+    """Where the source's QEMU connects and the destination's listens, in the syntax of QEMU and mtunnel."""
 
     ingress: str
     target: str
 
     @classmethod
     def through(cls, kind: IngressKind, directory: Path) -> Self:
-        """A route with a free port, or with sockets in ``directory``."""
+        """Return a route with a free port, or with sockets in ``directory``."""
         if kind is IngressKind.UNIX:
             return cls(f"unix:{directory}/ingress.sock", f"unix:{directory}/target.sock")
         port = _free_port(_INGRESS_ADDRESS, "127.0.0.1")
@@ -59,9 +59,9 @@ class TwoDaemons:
 
     @classmethod
     async def start(cls, directory: Path, kind: IngressKind) -> Self:
-        """Make certificates and configurations in ``directory``, start both daemons, wait for their link.
+        """Create certificates and configurations in ``directory``, start both daemons, wait for their link.
 
-        Raises UnreachableError, with what the daemons logged, when there is no link after twenty seconds.
+        Raises UnreachableError, with the log tails of both daemons, when the link is not up in 20 seconds.
         """
         stage = cls(directory, Route.through(kind, directory))
         try:
@@ -75,12 +75,12 @@ class TwoDaemons:
         return stage
 
     async def status(self, host: str) -> dict[str, Any]:
-        """What ``mtunnel status --json`` says of ``host``."""
+        """Return the ``mtunnel status --json`` of ``host``."""
         answer: dict[str, Any] = await asyncio.to_thread(ask, self._control(host), "status")
         return answer
 
     def logs(self) -> str:
-        """The last lines that each daemon logged, for the message of a failure."""
+        """Return the last log lines of each daemon, for error messages."""
         lines = ((host, line) for host, daemon in self.daemons.items() for line in _tail(daemon))
         return "\n".join(f"{host}: {line}" for host, line in lines)
 
@@ -132,10 +132,10 @@ class TwoDaemons:
         async def up() -> bool | None:
             for host, daemon in self.daemons.items():
                 if not daemon.running:
-                    raise TunnelError(f"{daemon.name} ended at its start:\n{self.logs()}")
+                    raise TunnelError(f"{daemon.name} exited during startup:\n{self.logs()}")
                 try:
                     (link,) = (await self.status(host))["links"]
-                except UnreachableError:  # it is not that far yet
+                except UnreachableError:  # the control socket is not up yet
                     return None
                 if link["state"] != "up":
                     return None
@@ -144,11 +144,13 @@ class TwoDaemons:
         try:
             await until(up, within=_START, every=0.05)
         except TimeoutError:
-            raise UnreachableError(f"no link between the daemons in {_START:g} s:\n{self.logs()}") from None
+            raise UnreachableError(
+                f"timed out after {_START:g} s waiting for the link between the daemons:\n{self.logs()}"
+            ) from None
 
 
 def _toml(header: str, values: Mapping[str, object]) -> str:
-    """One table. JSON strings and lists of them are TOML as well."""
+    """Return one TOML table. JSON strings and lists of them are valid TOML."""
     return "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
@@ -157,7 +159,7 @@ def _tail(daemon: Child) -> list[str]:
 
 
 def _free_port(*addresses: str) -> int:
-    """A TCP port that is free on all these addresses now."""
+    """Return a TCP port that is currently free on all these addresses."""
     while True:
         with socket.create_server((addresses[0], 0)) as first:
             port: int = first.getsockname()[1]

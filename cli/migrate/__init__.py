@@ -1,8 +1,8 @@
-"""``mtunnel migrate``: moves a guest to a peer, with checks before and after.
+"""``mtunnel migrate``: migrate a guest to a peer, with checks before and after.
 
-``command`` has the options, ``order`` what was asked for, ``run`` does it. ``readiness`` holds the checks
-before, ``output`` the lines for people and programs, ``link_monitor`` the daemon's view of the link
-meanwhile.
+``command`` defines the options, ``order`` holds their values, ``run`` executes the migration. ``readiness``
+contains the checks before it, ``output`` the text and JSON output, ``link_monitor`` the state of the link as
+the daemon reports it meanwhile.
 
-What other commands need does not belong here, nor calls to hypervisors.
+Code that other commands need does not belong here, nor calls to hypervisors.
 """

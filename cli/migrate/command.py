@@ -1,4 +1,4 @@
-"""``mtunnel migrate``: move a guest to a peer, with everything looked at before and after."""
+"""``mtunnel migrate``: migrate a guest to a peer, with checks before and after."""
 
 from __future__ import annotations
 
@@ -28,42 +28,40 @@ def _option(name: str, text: str, **more: Any) -> Any:
     return typer.Option(name, help=text, **more)
 
 
-_Names = Annotated[
-    list[str], typer.Argument(metavar="[GUEST] PEER", help="GUEST may be left out with --qmp.")
-]
-_P2p = Annotated[bool, _option("--p2p/--direct", "Who leads: the source's libvirt, or this command.")]
-_Live = Annotated[bool, _option("--live/--no-live", "Let the guest run meanwhile.")]
+_Names = Annotated[list[str], typer.Argument(metavar="[GUEST] PEER", help="GUEST is optional with --qmp.")]
+_P2p = Annotated[bool, _option("--p2p/--direct", "Managed by the source's libvirt, or by this command.")]
+_Live = Annotated[bool, _option("--live/--no-live", "Keep the guest running during the migration.")]
 _Postcopy = Annotated[
     bool, _option("--postcopy", "Switch to post-copy after the first pass, or at --timeout.")
 ]
-_Resume = Annotated[
-    bool, _option("--postcopy-resume", "Take up a post-copy that broke off (with --postcopy).")
+_Resume = Annotated[bool, _option("--postcopy-resume", "Resume a failed post-copy (with --postcopy).")]
+_Parallel = Annotated[
+    int, _option("--parallel", "Number of multifd connections.", min=0, max=255, metavar="N")
 ]
-_Parallel = Annotated[int, _option("--parallel", "Connections (multifd).", min=0, max=255, metavar="N")]
-_Storage = Annotated[Storage | None, _option("--copy-storage", "Move disks too: all, or what differs.")]
-_Persist = Annotated[bool, _option("--persist", "Keep the guest defined at the destination.")]
-_Undefine = Annotated[bool, _option("--undefine-source", "Undefine the guest here afterwards.")]
-_Bandwidth = Annotated[
-    int | None, _option("--bandwidth", "At most so much a second.", parser=rate, metavar="RATE")
-]
+_Storage = Annotated[Storage | None, _option("--copy-storage", "Copy disks too: all, or differences only.")]
+_Persist = Annotated[bool, _option("--persist", "Define the guest persistently at the destination.")]
+_Undefine = Annotated[bool, _option("--undefine-source", "Undefine the guest at the source afterwards.")]
+_Bandwidth = Annotated[int | None, _option("--bandwidth", "Bandwidth limit.", parser=rate, metavar="RATE")]
 _Timeout = Annotated[
-    float | None, _option("--timeout", "Then act; such as 90s.", parser=duration, metavar="TIME")
+    float | None, _option("--timeout", "Time limit, such as 90s.", parser=duration, metavar="TIME")
 ]
-_Action = Annotated[Action, _option("--timeout-action", "What to do then.")]
-_Converge = Annotated[bool, _option("--auto-converge", "Slow a guest down that changes its memory too fast.")]
-_Connect = Annotated[str, _option("--connect", "The libvirt of this host.", metavar="URI")]
+_Action = Annotated[Action, _option("--timeout-action", "Action at --timeout.")]
+_Converge = Annotated[bool, _option("--auto-converge", "Throttle a guest that dirties memory too fast.")]
+_Connect = Annotated[str, _option("--connect", "libvirt URI of this host.", metavar="URI")]
 _Desturi = Annotated[
-    str | None, _option("--desturi", "The peer's libvirt, if not by the tunnel.", metavar="URI")
+    str | None, _option("--desturi", "libvirt URI of the peer, if not through the tunnel.", metavar="URI")
 ]
-_Tls = Annotated[str | None, _option("--tls-destination", "Use QEMU's own TLS, too.", metavar="NAME")]
-_Via = Annotated[str | None, _option("--via", "Which ingress, if there are several.", metavar="ADDRESS")]
+_Tls = Annotated[str | None, _option("--tls-destination", "Also use QEMU's native TLS.", metavar="NAME")]
+_Via = Annotated[str | None, _option("--via", "Ingress to use, if there are several.", metavar="ADDRESS")]
 _Qmp = Annotated[Path | None, _option("--qmp", "Without libvirt: the guest's QMP socket.", metavar="SOCKET")]
-_DestQmp = Annotated[Path | None, _option("--dest-qmp", "That of the QEMU that waits.", metavar="SOCKET")]
-_Preempt = Annotated[bool, _option("--postcopy-preempt", "A channel of its own for urgent pages (--qmp).")]
-_Return = Annotated[
-    bool, _option("--return-path/--no-return-path", "Wait for the destination's word (--qmp).")
+_DestQmp = Annotated[
+    Path | None, _option("--dest-qmp", "QMP socket of the destination's QEMU.", metavar="SOCKET")
 ]
-_Json = Annotated[bool, _option("--json", "Tell events in JSON, one a line.")]
+_Preempt = Annotated[bool, _option("--postcopy-preempt", "Separate channel for urgent pages (--qmp).")]
+_Return = Annotated[
+    bool, _option("--return-path/--no-return-path", "Wait for the destination to confirm (--qmp).")
+]
+_Json = Annotated[bool, _option("--json", "Print events as JSON, one per line.")]
 
 
 def migrate(
@@ -91,10 +89,10 @@ def migrate(
     return_path: _Return = True,
     as_json: _Json = False,
 ) -> None:
-    """Move a guest to a peer, through libvirt or (with --qmp) without.
+    """Migrate a guest to a peer, through libvirt or (with --qmp) through QEMU's monitor.
 
-    Looks first whether that can work, and afterwards on which side the guest runs. ctrl-C aborts, and waits
-    until the guest is seen to run here. Exit code 5: it has left, and was not seen to run at the peer.
+    Checks the prerequisites first, and afterwards on which host the guest runs. ctrl-C aborts, and waits
+    until the guest is verified to run here. Exit code 5: it has left, but could not be verified at the peer.
     """
     options = {**locals()}  # the parameters above are the fields of Order
     del options["names"], options["as_json"]
@@ -111,7 +109,7 @@ def _split(names: list[str]) -> tuple[str | None, str]:
 
 
 def _run(order: MigrateArguments, announcer: Announcer) -> None:
-    """Migrate to the end. The first signal stops that in order, and no further one disturbs it."""
+    """Run the migration. The first signal aborts it in order; later ones do not interrupt that."""
 
     async def interruptible() -> Where:
         migration = MigrationRun(order, announcer)
@@ -125,7 +123,7 @@ def _run(order: MigrateArguments, announcer: Announcer) -> None:
         announcer.failed(error)
         raise
     except asyncio.CancelledError:
-        stopped = TunnelError("Stopped before anything was moved.")
+        stopped = TunnelError("interrupted before anything was moved")
         announcer.failed(stopped)
         raise stopped from None
     if where is Where.LEFT:

@@ -1,4 +1,4 @@
-"""What the running daemon tells of one link while a migration uses it: its rate, and what went wrong."""
+"""The state of one link during a migration, as the daemon reports it: throughput and incidents."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _BY_PEER = "stream refused by the peer"
 _NOT_THERE = {Code.TARGET_UNREACHABLE.name, Code.DRAINING.name, Code.LINK_LOST.name}
 _REFUSALS = {_BY_PEER, CALLER_REFUSED}
 _SILENT = "the daemon of this host does not answer"
-_ANEW = "the daemon of this host was started anew"
+_ANEW = "the daemon of this host was restarted"
 
 
 class LinkMonitor:
-    """The link with ``peer`` of the daemon whose control socket is ``control``. ``rate``: bytes a second."""
+    """Monitors the link with ``peer`` through the daemon's ``control`` socket. ``rate``: bytes per second."""
 
     def __init__(self, control: Path, peer: str) -> None:
         self.peer = peer
         self.rate: float | None = None
         self._control = control
         self._known: list[Mapping[str, str]] | None = None  # None: not watching yet
-        self._pid = 0  # the daemon's: one that was started anew knows nothing of what the last one saw
-        self._since: str | None = None  # since when its link was in the state that it had then
+        self._pid = 0  # the daemon's; incidents are lost with a restart
+        self._since: str | None = None  # the start of the link's state at that time
 
     async def link(self) -> dict[str, Any]:
-        """What ``status`` says of the link now.
+        """Return the link's current entry in ``status``.
 
-        Raises UnreachableError when no daemon answers, UsageError when it does not know the peer.
+        Raises UnreachableError when no daemon answers, UsageError when it has no such peer.
         """
         return (await self._ask())[1]
 
     async def faults(self) -> list[tuple[str, str]]:
-        """The redirects on this host that do not work: where each listens, and why. Raises TunnelError."""
+        """Return the redirects on this host that do not work, as (listen, reason). Raises TunnelError."""
         facts = await in_thread("status", lambda: ask(self._control, "status"))
         redirects = [(each["listen"], each.get("redirect")) for each in facts["ingresses"]]
         return [(listen, found["reason"]) for listen, found in redirects if found and not found["works"]]
 
     async def probe(self, targets: Sequence[str]) -> list[dict[str, str]]:
-        """What the peer would say to streams to ``targets``; it is asked, and dials nothing.
+        """Ask the peer whether it would accept streams to ``targets``; it dials nothing.
 
-        Raises TunnelError when there is no answer.
+        Raises TunnelError when there is no reply.
         """
         answers: list[dict[str, str]] = await in_thread(
             "probe", lambda: ask(self._control, "probe", peer=self.peer, targets=list(targets))
@@ -58,22 +58,22 @@ class LinkMonitor:
         return answers
 
     async def record(self, text: str) -> None:
-        """Have ``text`` logged on both hosts; without a daemon that can do so it is not."""
+        """Log ``text`` on both hosts, if the daemons are reachable."""
         line = "".join(each if each.isprintable() else " " for each in text)
         with contextlib.suppress(TunnelError):
             await in_thread("record", lambda: ask(self._control, "record", peer=self.peer, text=line))
 
     async def draining(self) -> bool:
-        """Whether the daemon of this host is stopping. Raises UnreachableError when none answers."""
+        """Return whether the local daemon is stopping. Raises UnreachableError when none answers."""
         return bool((await self._status())["draining"])
 
     async def _ask(self) -> tuple[int, dict[str, Any]]:
-        """The daemon's process id, and what it says of the link."""
+        """Return the daemon's process id and the link's entry in its status."""
         facts = await self._status()
         for link in facts["links"]:
             if link["peer"] == self.peer:
                 return facts["pid"], link
-        raise UsageError(f"the daemon that runs here does not know {self.peer}: restart it with this file")
+        raise UsageError(f"the running daemon has no peer {self.peer}: restart it with this configuration")
 
     async def _status(self) -> dict[str, Any]:
         facts: dict[str, Any] = await in_thread("status", lambda: ask(self._control, "status"))
@@ -81,7 +81,7 @@ class LinkMonitor:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Keep ``rate`` fresh inside the context, and count as news what goes wrong from here on."""
+        """Keep ``rate`` current inside the context; ``news`` returns the incidents from here on."""
         self._pid, link = await self._ask()
         self._known, self._since = link["incidents"], link["since"]
         task = asyncio.create_task(self._run(), name="watch the tunnel")
@@ -92,7 +92,7 @@ class LinkMonitor:
             await asyncio.gather(task, return_exceptions=True)
 
     async def news(self) -> list[Mapping[str, str]]:
-        """What went wrong since ``watching`` began, the end of the daemon included; nothing before that."""
+        """Return the incidents since ``watching`` began, including the end of the daemon; none before."""
         if self._known is None:
             return []
         try:
@@ -101,13 +101,13 @@ class LinkMonitor:
             return [{"what": _SILENT, "reason": str(error)}]
         news = [each for each in link["incidents"] if each not in self._known]
         if pid != self._pid:
-            news.insert(0, {"what": _ANEW, "reason": "the streams of the one before ended with it"})
+            news.insert(0, {"what": _ANEW, "reason": "the streams of the previous one ended with it"})
         return news
 
     async def held(self) -> bool:
-        """Whether the link has been up all the time since ``watching`` began.
+        """Return whether the link has been up without interruption since ``watching`` began.
 
-        A connection through it that has ended was then ended at its far end.
+        If so, a connection through it that has ended was closed by its target.
         """
         with contextlib.suppress(TunnelError):
             pid, link = await self._ask()
@@ -128,17 +128,17 @@ class LinkMonitor:
 
 
 def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> float | None:
-    """Bytes a second between two readings; None when there is no telling, as after a change of lanes."""
+    """Return bytes per second between two readings; None when unknown, such as after a change of lanes."""
     if before is None or now[1] < before[1] or now[0] <= before[0]:
         return None
     return (now[1] - before[1]) / (now[0] - before[0])
 
 
 def is_refusal(incident: Mapping[str, str]) -> bool:
-    """Whether the peer said no, or our own daemon did."""
+    """Return whether the peer or the local daemon refused the stream."""
     return incident["what"] in _REFUSALS and not is_absence(incident)
 
 
 def is_absence(incident: Mapping[str, str]) -> bool:
-    """Whether nobody was at the target, there was no link, or one of the daemons was stopping."""
+    """Return whether the target was unreachable, the link was down, or one of the daemons was stopping."""
     return incident["what"] in _REFUSALS and incident.get("code") in _NOT_THERE

@@ -1,4 +1,4 @@
-"""What ``mtunnel migrate`` was asked to do, checked for what does not go together."""
+"""The arguments of ``mtunnel migrate``, checked for options that conflict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunnel.virt.move import Action
 
 @dataclass(frozen=True, slots=True)
 class MigrateArguments:
-    """One migration. ``bandwidth`` in bytes a second, ``timeout`` in seconds. ``qmp``: without libvirt."""
+    """One migration. ``bandwidth`` in bytes per second, ``timeout`` in seconds. ``qmp``: without libvirt."""
 
     config: Config
     guest: str | None
@@ -42,13 +42,13 @@ class MigrateArguments:
     return_path: bool = True
 
     def check(self) -> None:
-        """Raise UsageError for options that do not go together."""
+        """Raise UsageError for options that conflict."""
         if self.qmp is None:
             self._check_libvirt()
         else:
             self._check_qmp()
         if self.postcopy and self.parallel:
-            raise UsageError("--postcopy and --parallel do not go together: QEMU's multifd has no post-copy")
+            raise UsageError("--postcopy and --parallel cannot be combined: QEMU's multifd has no post-copy")
         if self.timeout_action is Action.POSTCOPY and not self.postcopy:
             raise UsageError("--timeout-action postcopy needs --postcopy")
         if self.timeout is None and self.timeout_action is not Action.SUSPEND:
@@ -56,21 +56,21 @@ class MigrateArguments:
 
     @property
     def switch_later(self) -> bool:
-        """Whether post-copy begins when time is up, not after the first pass."""
+        """Whether post-copy begins at the timeout instead of after the first pass."""
         return self.timeout is not None and self.timeout_action is Action.POSTCOPY
 
     def streams(self, disks: int = 0) -> int:
-        """How many connections it opens through the tunnel once it moves, with so many disks to copy.
+        """Return the number of connections that it opens through the tunnel, with ``disks`` to copy.
 
-        QEMU has a main channel beside those of multifd, one for urgent pages, one for each disk (NBD); with
-        ``p2p`` the source's libvirt calls that of the destination.
+        QEMU opens a main channel in addition to those of multifd, one for urgent pages, one per disk (NBD);
+        with ``p2p`` the source's libvirt connects to the destination's.
         """
         libvirts = self.qmp is None and self.p2p
         return 1 + self.parallel + self.postcopy_preempt + disks + libvirts
 
     @property
     def label(self) -> str:
-        """What to call the guest."""
+        """The guest's name for messages."""
         return self.guest or (self.qmp.stem if self.qmp else "the guest")
 
     def _check_libvirt(self) -> None:
@@ -81,7 +81,7 @@ class MigrateArguments:
             "--postcopy-preempt": self.postcopy_preempt,
             "--no-return-path": not self.return_path,
         }
-        _refuse(foreign, "needs --qmp: libvirt decides that itself")
+        _refuse(foreign, "needs --qmp: libvirt controls this itself")
 
     def _check_qmp(self) -> None:
         foreign = {
@@ -94,11 +94,11 @@ class MigrateArguments:
             "--desturi": self.desturi is not None,
             "--tls-destination": self.tls_destination is not None,
         }
-        _refuse(foreign, "is libvirt's: it does not go with --qmp")
+        _refuse(foreign, "is a libvirt option: it cannot be combined with --qmp")
         if self.postcopy_preempt and not self.postcopy:
             raise UsageError("--postcopy-preempt needs --postcopy")
         if self.postcopy and not self.return_path:
-            raise UsageError("--postcopy needs the return path: leave --no-return-path out")
+            raise UsageError("--postcopy needs the return path: remove --no-return-path")
 
 
 def _refuse(given: dict[str, bool], why: str) -> None:

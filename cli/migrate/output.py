@@ -1,7 +1,7 @@
-"""A migration as it is told: lines and a bar for people, one JSON object a line for programs.
+"""The output of a migration: text with a progress bar, or JSON lines.
 
-The keys of the objects are stable. Every one has ``event`` and ``time`` (UTC, ISO 8601); bytes, seconds,
-bytes a second.
+The keys of the JSON objects are stable. Each has ``event`` and ``time`` (UTC, ISO 8601); units are bytes,
+seconds and bytes per second.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from tunnel.virt.move import MoveSummary
 from tunnel.virt.progress import Progress
 
 Rate = Callable[[], float | None]
-"""What the tunnel carries now, in bytes a second; None when that is not known."""
+"""Returns the throughput of the tunnel in bytes per second; None when unknown."""
 
 
 class Announcer(ABC):
-    """Whoever tells. Serves as the conductor's ``Report``."""
+    """The interface for output; implements ``tunnel.virt.move.MoveHandler``."""
 
     @abstractmethod
     def check(self, finding: CheckResult) -> None:
-        """Tell what a check found."""
+        """Report a passed check."""
 
     @abstractmethod
     def moving(self, guest: str, route: str, rate: Rate) -> AbstractContextManager[None]:
-        """Tell that it begins; ``progress`` is for inside this context."""
+        """Report the start; ``progress`` may be called inside this context."""
 
     @abstractmethod
     def progress(self, progress: Progress) -> None:
-        """Tell where it stands."""
+        """Report progress."""
 
     @abstractmethod
     def notice(self, text: str) -> None:
-        """Tell something that the operator should know."""
+        """Report a notice for the operator."""
 
     @abstractmethod
     def ended(self, result: str, where: Where, words: str, summary: MoveSummary | None) -> None:
-        """Tell the end."""
+        """Report the result."""
 
     @abstractmethod
     def failed(self, error: TunnelError) -> None:
-        """Tell programs; people read the error itself, on stderr."""
+        """Report an error in JSON; in text mode ``main`` writes it to stderr."""
 
 
 class HumanOutput(Announcer):
-    """Steps and the bar go to ``console`` (stderr), the end to stdout."""
+    """Text output: steps and the bar go to ``console`` (stderr), the result to stdout."""
 
     def __init__(self, console: Console) -> None:
         self._display = Display(console)
@@ -65,12 +65,12 @@ class HumanOutput(Announcer):
         self._rate: Rate = lambda: None
 
     def check(self, finding: CheckResult) -> None:
-        """A line."""
+        """Print a line."""
         self._display.step(finding.check, finding.detail)
 
     @contextmanager
     def moving(self, guest: str, route: str, rate: Rate) -> Iterator[None]:
-        """A line and a bar."""
+        """Print a line and show a bar."""
         self._display.step("moving", f"{guest} over {route}; ctrl-C aborts")
         self._rate = rate
         with self._display.move() as self._show:
@@ -78,58 +78,58 @@ class HumanOutput(Announcer):
         self._show = None
 
     def progress(self, progress: Progress) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if self._show is not None:
             self._show(progress, self._rate())
 
     def notice(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._display.step("note", text)
 
     def ended(self, result: str, where: Where, words: str, summary: MoveSummary | None) -> None:
-        """The verdict, and the figures if there are any."""
+        """Print the result, and the figures if available."""
         typer.echo(words)
         if summary is not None:
             typer.echo(f"  {describe(summary)}")
 
     def failed(self, error: TunnelError) -> None:
-        """Nothing: the command line writes errors."""
+        """Do nothing: ``main`` writes errors."""
 
 
 class JsonOutput(Announcer):
-    """One JSON object a line on stdout, written at once."""
+    """JSON output: one object per line on stdout."""
 
     def __init__(self) -> None:
         self._rate: Rate = lambda: None
 
     def check(self, finding: CheckResult) -> None:
-        """``check``."""
+        """Write a ``check`` event."""
         self._write("check", check=finding.check, detail=finding.detail)
 
     @contextmanager
     def moving(self, guest: str, route: str, rate: Rate) -> Iterator[None]:
-        """``started``."""
+        """Write a ``started`` event."""
         self._rate = rate
         self._write("started", guest=guest, route=route)
         yield
 
     def progress(self, progress: Progress) -> None:
-        """``progress``."""
+        """Write a ``progress`` event."""
         rate = self._rate()
         tunnel = None if rate is None else round(rate)
         self._write("progress", **dataclasses.asdict(progress), tunnel_throughput=tunnel)
 
     def notice(self, text: str) -> None:
-        """``notice``."""
+        """Write a ``notice`` event."""
         self._write("notice", text=text)
 
     def ended(self, result: str, where: Where, words: str, summary: MoveSummary | None) -> None:
-        """``ended``."""
+        """Write an ``ended`` event."""
         figures = dataclasses.asdict(summary) if summary is not None else None
         self._write("ended", result=result, runs_at=where.value, text=words, summary=figures)
 
     def failed(self, error: TunnelError) -> None:
-        """``failed``."""
+        """Write a ``failed`` event."""
         self._write("failed", error=str(error), exit_code=error.exit_code)
 
     def _write(self, event: str, **facts: object) -> None:
@@ -138,7 +138,7 @@ class JsonOutput(Announcer):
 
 
 def describe(summary: MoveSummary) -> str:
-    """The figures in one line."""
+    """Return the figures in one line."""
     parts = [f"{summary.seconds:.1f} s"]
     if summary.sent is not None:
         parts.append(f"{summary.sent / MIB:.0f} MiB sent")

@@ -1,6 +1,6 @@
-"""What must be right before a migration: each check says what it found, or raises what is wrong.
+"""The checks before a migration: each returns its finding, or raises an error.
 
-Nothing moves while these run, and nothing is dialled at the peer but its libvirt.
+They move nothing, and dial nothing at the peer except its libvirt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tunnel.virt.polling import until
 from tunnel.wire.codes import Code
 
 LINK_DEADLINE = 10.0
-"""Seconds that a link may take to come up: the peer's daemon may have just been restarted."""
+"""Seconds for a link to come up: the peer's daemon may have just been restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class CheckResult:
 
 
 async def check_link(tunnel: LinkMonitor, within: float = LINK_DEADLINE) -> CheckResult:
-    """The daemon of this host runs and is not stopping, and its link is up: the peer proved who it is.
+    """Check that the daemon of this host runs, is not stopping, and has an authenticated link to the peer.
 
-    Raises UnreachableError, with the link's last trouble, when not.
+    Raises UnreachableError, with the link's last incident, when not.
     """
     if await tunnel.draining():
         raise UnreachableError(
-            "this host is stopping: its daemon takes no new streams, and ends with those that run; start it "
-            "again before the next migration"
+            "this host is stopping: its daemon is draining and accepts no new streams; start it again before "
+            "the next migration"
         )
     last: dict[str, Any] = {}
 
@@ -62,67 +62,67 @@ async def check_link(tunnel: LinkMonitor, within: float = LINK_DEADLINE) -> Chec
     causes = [each for each in last.get("incidents", ()) if each["what"] != CALLER_REFUSED]
     trouble = causes[-1] if causes else None
     reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
-    state = last.get("state", "unknown: the daemon has not answered")
-    raise UnreachableError(f"{tunnel.peer} is not reachable, its link is {state} ({reason})")
+    state = last.get("state", "unknown: no reply from the daemon")
+    raise UnreachableError(f"{tunnel.peer} is not reachable: the link is {state} ({reason})")
 
 
 async def check_redirects(tunnel: LinkMonitor, uris: Sequence[str]) -> None:
-    """Connections to what ``uris`` name come out at the daemon, as one of its own has just shown.
+    """Check that connections to ``uris`` are redirected to the daemon, by its latest test connection.
 
-    Raises UnreachableError when they do not.
+    Raises UnreachableError when they are not.
     """
     hosts = {part for uri in uris for part in re.split("[:/?=]+", uri)}
     for listen, reason in await tunnel.faults():
         if listen.split(":")[1] in hosts:
             raise UnreachableError(
-                f"{listen} does not lead to {tunnel.peer} now: connections are not redirected ({reason});"
-                " see what other rules the firewall has (nft list ruleset), for example notrack"
+                f"{listen} does not lead to {tunnel.peer}: connections are not redirected ({reason});"
+                " check the other firewall rules (nft list ruleset), for example notrack"
             )
 
 
 async def check_targets(tunnel: LinkMonitor, host: str, targets: Sequence[TargetAddress]) -> CheckResult:
-    """The peer allows us, ``host``, all of ``targets``. If not, RefusedError says what to write there.
+    """Check that the peer allows this ``host`` all of ``targets``.
 
-    Raises UnreachableError when the peer is stopping.
+    Raises RefusedError, with the rule to add there, when not, UnreachableError when the peer is stopping.
     """
     answers = await tunnel.probe([str(target) for target in targets])
     refused = [each for each in answers if each["verdict"] == TargetVerdict.REFUSED]
     if any(each["code"] == Code.DRAINING.name for each in refused):
         raise UnreachableError(
-            f"{tunnel.peer} is stopping: its daemon takes no new streams; start it again before the next "
-            "migration"
+            f"{tunnel.peer} is stopping: its daemon is draining and accepts no new streams; start it again "
+            "before the next migration"
         )
     if refused:
         raise RefusedError(_refusal(tunnel.peer, host, refused))
     if any(each["verdict"] == TargetVerdict.NOT_ASKED for each in answers):
         return CheckResult(
-            "targets", f"not asked: {tunnel.peer} runs an older version, which cannot be asked"
+            "targets", f"not checked: {tunnel.peer} runs an older version that cannot be asked"
         )
     return CheckResult("targets", f"{tunnel.peer} allows {', '.join(spans(targets))}")
 
 
 async def check_streams(tunnel: LinkMonitor, needed: int, parallel: int) -> CheckResult:
-    """The link has room for the ``needed`` streams of a migration with ``parallel`` channels (0: none).
+    """Check that the link has ``needed`` free streams for a migration with ``parallel`` channels (0: none).
 
-    Raises RefusedError, with the number of channels that fit, when not: a migration whose last channels find
-    no place would neither go on nor end.
+    Raises RefusedError, with the number of channels that fit, when not: a migration whose last channels are
+    refused would hang.
     """
     vacant = (await tunnel.link()).get("streams_vacant")
     if vacant is None:
-        return CheckResult("streams", "not known: the link is down, or the daemon here runs an older version")
+        return CheckResult("streams", "unknown: the link is down, or the local daemon runs an older version")
     if vacant >= needed:
         return CheckResult("streams", f"{needed} needed, {vacant} free")
     fitting = parallel - (needed - vacant)
     advice = f"--parallel {fitting} would fit" if fitting > 0 else "other migrations use them"
     raise RefusedError(
         f"the migration needs {needed} streams, {vacant} are free on the link with {tunnel.peer}: {advice};"
-        f" transport.streams on {tunnel.peer} allows more"
+        f" raise transport.streams on {tunnel.peer} to allow more"
     )
 
 
 def _refusal(peer: str, host: str, refused: Sequence[dict[str, str]]) -> str:
     rules = spans([parse_target(each["target"]) for each in refused])
-    text = f"{peer} does not let {host} reach {', '.join(rules)}: {refused[0]['reason']}"
+    text = f"{peer} does not allow {host} to reach {', '.join(rules)}: {refused[0]['reason']}"
     if any(each["code"] != Code.TARGET_FORBIDDEN.name for each in refused):
         return text
     line = ", ".join(f'"{rule}"' for rule in rules)
@@ -130,13 +130,13 @@ def _refusal(peer: str, host: str, refused: Sequence[dict[str, str]]) -> str:
 
 
 async def check_hosts(source: LibvirtHost, destination: LibvirtHost) -> CheckResult:
-    """Both libvirts answer, and are two. Raises UsageError when they are the same host."""
+    """Check that both libvirts answer and are different hosts. Raises UsageError when they are the same."""
     here, there = await source.uuid(), await destination.uuid()
     names = await source.name(), await destination.name()
     if here is not None and here == there:
         raise UsageError(
-            f"{source.uri} and {destination.uri} are the same host to libvirt (UUID {here}): if they are "
-            "two machines, give one another host_uuid in libvirtd.conf (or virtqemud.conf)"
+            f"{source.uri} and {destination.uri} have the same host UUID ({here}): if they are different "
+            "machines, set a different host_uuid on one, in libvirtd.conf (or virtqemud.conf)"
         )
     return CheckResult("libvirt", f"{names[0]} ({source.uri}) to {names[1]} ({destination.uri})")
 
@@ -144,20 +144,18 @@ async def check_hosts(source: LibvirtHost, destination: LibvirtHost) -> CheckRes
 async def check_guest(
     source: LibvirtHost, name: str, *, resume: bool = False
 ) -> tuple[LibvirtGuest, CheckResult]:
-    """The guest is here and can be moved: it runs or is paused, and libvirt has no job on it.
+    """Check that the guest is here and can be migrated: running or paused, and without a libvirt job.
 
-    With ``resume`` its post-copy broke.
-
-    Raises HypervisorError when not.
+    With ``resume``, that it is in post-copy or its post-copy failed. Raises HypervisorError when not.
     """
     guest = await source.guest(name)
     if guest is None:
         running = ", ".join(await source.running()) or "none"
-        raise HypervisorError(f"there is no guest {name!r} at {source.uri}; running are: {running}")
+        raise HypervisorError(f"no guest {name!r} at {source.uri}; running guests: {running}")
     state = await guest.state()
     wanted = {State.POSTCOPY, State.POSTCOPY_BROKEN} if resume else {State.RUNNING, State.PAUSED}
     if state not in wanted:
-        hint = "; its next start there goes on from what was saved" if state is State.SAVED else ""
+        hint = "; starting it there restores the saved memory" if state is State.SAVED else ""
         raise HypervisorError(f"{name} is {state} at {source.uri}, not {' or '.join(sorted(wanted))}{hint}")
     if not resume:
         await require_idle(guest)
@@ -166,40 +164,42 @@ async def check_guest(
 
 
 async def check_name_free(guest: LibvirtGuest, destination: LibvirtHost) -> CheckResult:
-    """The destination has no other guest of that name or UUID, and this one is not alive there.
+    """Check that the destination has no other guest of that name or UUID, and that this one is not active.
 
-    Raises HypervisorError, which names both UUIDs: somebody has to find out which of the two is which.
+    Raises HypervisorError with both UUIDs, so that the operator can identify the two guests.
     """
     name, uri = guest.name, destination.uri
     other = await destination.guest(name) or await destination.guest_with(guest.uuid)
     if other is None:
-        return CheckResult("destination", f"{name} does not run there")
+        return CheckResult("destination", f"{name} does not exist there")
     state = await other.state()
-    there, here = f"a guest named {other.name!r} is {state} at {uri} already (UUID {other.uuid})", guest.uuid
+    there, here = f"a guest named {other.name!r} is already {state} at {uri} (UUID {other.uuid})", guest.uuid
     if other.uuid != here:
         raise HypervisorError(
-            f"{there}, and the {name} to move is another guest (UUID {here}): rename one of the two"
+            f"{there}, and the {name} to migrate is a different guest (UUID {here}): rename one of them"
         )
     if other.name != name:
-        raise HypervisorError(f"{there}, and {name} has the same UUID ({here}): one guest under two names?")
+        raise HypervisorError(
+            f"{there}, and {name} has the same UUID ({here}): is it one guest under two names?"
+        )
     if not state.gone:
         raise HypervisorError(
-            f"{there}, and here is the same guest (UUID {here}): both may have changed its disks. Find out "
-            "which of them has the newer data before you end either"
+            f"{there}, and the same guest is on this host (UUID {here}): both may have written to its disks; "
+            "find out which has the newer data before shutting down either"
         )
     return CheckResult("destination", f"{name} is {state} there")
 
 
 async def check_callers(guest: LibvirtGuest, ingresses: Iterable[IngressConfig]) -> None:
-    """The user that the guest's QEMU runs as may use ``ingresses``, where it connects itself.
+    """Check that the user of the guest's QEMU may use ``ingresses``, to which QEMU itself connects.
 
-    Raises RefusedError when not. Where libvirt does not tell that user, nothing is wrong.
+    Raises RefusedError when not. Passes when libvirt does not report that user.
     """
     uid = await guest.uid()
     for ingress in ingresses:
         if uid is not None and uid not in ingress.uids:
             raise RefusedError(
-                f"the QEMU of {guest.name} runs as user {user_name(uid)}, who may not use the ingress "
-                f"{ingress.listen}, and for --parallel and disks it connects itself: add that user to the "
+                f"the QEMU of {guest.name} runs as user {user_name(uid)}, which may not use the ingress "
+                f"{ingress.listen}, and with --parallel or disks QEMU itself connects: add the user to the "
                 "ingress's users, and restart the daemon"
             )

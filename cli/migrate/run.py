@@ -1,4 +1,4 @@
-"""What ``mtunnel migrate`` does: look first, move the guest, see where it runs, name what went wrong."""
+"""The run of ``mtunnel migrate``: check, migrate, verify where the guest runs, report causes of failure."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from tunnel.virt.qmp_migration import Mode, QmpOptions
 from tunnel.virt.qmp_move import QmpMove, require_capability, require_idle
 
 UNVERIFIED = 5
-"""The exit code when the guest has left and nobody could see that it runs at the destination."""
+"""The exit code when the guest has left the source but could not be verified at the destination."""
 
 FAR_PATIENCE = egress.DEADLINE + 2.0
-"""Seconds until the far monitor must have answered: until then the tunnel knows why it does not."""
+"""Timeout for the destination's monitor in seconds: long enough for the tunnel to report a failed dial."""
 
-_Prepared: TypeAlias = tuple[LibvirtMove | QmpMove, str]  # the move, and the route in words
+_Prepared: TypeAlias = tuple[LibvirtMove | QmpMove, str]  # the move, and the route as text
 
 
 class MigrationRun:
-    """One order carried out. ``interrupt`` may be called at any time, also before and after ``run``."""
+    """Executes one migration. ``interrupt`` may be called at any time, also before and after ``run``."""
 
     def __init__(self, order: MigrateArguments, announcer: Announcer) -> None:
         self._order = order
@@ -62,18 +62,18 @@ class MigrationRun:
         self._stopped = False
 
     def interrupt(self) -> None:
-        """Stop: at once while nothing moves, in order when something does."""
+        """Stop: immediately before the migration starts, with an orderly abort afterwards."""
         if self._conductor is not None:
             self._conductor.interrupt()
         elif self._task is not None and not self._stopped:
-            self._stopped = True  # cancelled twice, it could not put its things away
+            self._stopped = True  # a second cancellation would interrupt the cleanup
             self._task.cancel()
 
     async def run(self) -> Where:
-        """Carry it out: DESTINATION, or LEFT if the guest has gone and nobody could see that it arrived.
+        """Migrate; return DESTINATION, or LEFT when the guest has left and its arrival cannot be verified.
 
-        Raises TunnelError, whose exit code is the command's, when the guest has not moved. When interrupted
-        before anything moves: CancelledError.
+        Raises TunnelError, with the exit code of the command, when the guest has not moved, CancelledError
+        when interrupted before anything moves.
         """
         self._task = asyncio.current_task()
         async with AsyncExitStack() as stack:
@@ -92,11 +92,11 @@ class MigrationRun:
         return move, route
 
     async def _recorded(self, carried: Coroutine[None, None, Where]) -> Where:
-        """Let both hosts' logs say what is done, and how it ended."""
+        """Log the start and the outcome on both hosts."""
         what = f"migration of {self._label} from {self._order.config.host.name} to {self._order.peer}"
         began = time.monotonic()
-        await self._tunnel.record(f"{what} begins")
-        outcome = "ended with a fault of mtunnel migrate"
+        await self._tunnel.record(f"{what} started")
+        outcome = "internal error of mtunnel migrate"
         try:
             where = await carried
             outcome = "done" if where is Where.DESTINATION else f"not verified, exit code {UNVERIFIED}"
@@ -113,25 +113,31 @@ class MigrationRun:
             with self._announcer.moving(self._label, route, lambda: self._tunnel.rate):
                 ending = await conductor.run()
         except HypervisorError as error:
-            words = sentence(await settled(move), here, there)
-            raise await self._explained(error, MigrationError, words) from error
+            text = sentence(await settled(move), here, there)
+            raise await self._explained(error, MigrationError, text) from error
         where = await settled(move)
-        words = sentence(where, here, there)
+        text = sentence(where, here, there)
         if where in {Where.DESTINATION, Where.LEFT}:
             result = "done" if where is Where.DESTINATION else "unverified"
-            self._announcer.ended(result, where, words, conductor.summary)
+            self._announcer.ended(result, where, text, conductor.summary)
             return where
         if ending is Ending.ABORTED and where in {Where.SOURCE, Where.STAYED}:
-            raise MigrationError(f"Aborted. {words}")
-        raise await self._explained(HypervisorError(f"the migration {ending}, but"), MigrationError, words)
+            raise MigrationError(f"Aborted. {text}")
+        raise await self._explained(
+            HypervisorError(f"migration {ending}, but not verified"), MigrationError, text
+        )
 
     async def _explained(self, error: TunnelError, kind: type[TunnelError], where: str = "") -> TunnelError:
-        """The same with where the guest runs, and with what the tunnel knows about the cause.
+        """Return ``error`` with the location of the guest and the incidents of the link.
 
-        It is of ``kind``, unless the tunnel knows better.
+        It is of ``kind``, unless the incidents show that a refusal or the link was the cause.
         """
         news = await self._tunnel.news()
-        lines = [str(error), where, *(f"The tunnel says: {each['what']}: {each['reason']}" for each in news)]
+        lines = [
+            str(error),
+            where,
+            *(f"The tunnel reports: {each['what']}: {each['reason']}" for each in news),
+        ]
         text = "\n".join(filter(None, lines))
         if news and not await self._is_up():
             return UnreachableError(text)
@@ -145,13 +151,13 @@ class MigrationRun:
         return False
 
     async def _check_link(self, stack: AsyncExitStack, *uris: str) -> None:
-        """The link is up, and ``uris`` lead to it. What goes wrong from here on is told with any failure."""
+        """Check that the link is up and ``uris`` lead to it; later errors include its incidents."""
         self._announcer.check(await check_link(self._tunnel))
         await check_redirects(self._tunnel, uris)
         await stack.enter_async_context(self._tunnel.watching())
 
     async def _check_targets(self, wanted: Sequence[TargetAddress]) -> None:
-        """The peer allows all that will be asked of it."""
+        """Check that the peer allows all targets of the migration."""
         self._announcer.check(await check_targets(self._tunnel, self._order.config.host.name, wanted))
 
     async def _check_room(self, disks: int) -> None:
@@ -165,13 +171,13 @@ class MigrationRun:
         name = order.guest or ""
         routes = find_routes(order.config, order.peer, name, order.via)
         disks = order.copy_storage is not None
-        way = routes.require_way(disks=disks)
+        route = routes.require_way(disks=disks)
         uri = routes.require_libvirt(order.desturi)
         request = Request(
-            migrate_uri=way.migrate_uri,
-            listen_address=way.listen_address,
-            disks_port=way.disks_port,
-            disks_uri=way.disks_uri,
+            migrate_uri=route.migrate_uri,
+            listen_address=route.listen_address,
+            disks_port=route.disks_port,
+            disks_uri=route.disks_uri,
             p2p=order.p2p,
             live=order.live,
             postcopy=order.postcopy,
@@ -185,11 +191,11 @@ class MigrationRun:
             tls_destination=order.tls_destination,
         )
         request.check()
-        ram = targets.of_way(order.config, order.peer, way, disks=disks)
-        await self._check_link(stack, uri, way.migrate_uri)
+        ram = targets.of_way(order.config, order.peer, route, disks=disks)
+        await self._check_link(stack, uri, route.migrate_uri)
         await self._check_targets([*targets.of_libvirt(order.config, order.peer, uri), *ram])
         source = await stack.enter_async_context(await LibvirtHost.connect(order.connect))
-        silence = order.config.transport.resume_window + SILENCE  # what the link bears, libvirt is to bear
+        silence = order.config.transport.resume_window + SILENCE  # libvirt must tolerate as much as the link
         destination = await stack.enter_async_context(await LibvirtHost.connect(uri, silence=silence))
         self._announcer.check(await check_hosts(source, destination))
         guest, finding = await check_guest(source, name, resume=order.postcopy_resume)
@@ -197,24 +203,24 @@ class MigrationRun:
         if not order.postcopy_resume:
             self._announcer.check(await check_name_free(guest, destination))
         if order.parallel or disks:
-            ingresses = targets.ingresses_of(order.config, order.peer, way, disks=disks)
+            ingresses = targets.ingresses_of(order.config, order.peer, route, disks=disks)
             await check_callers(guest, ingresses)
         await self._check_room(await guest.disks() if disks else 0)
         move = LibvirtMove(guest, destination, uri, request, switch_later=order.switch_later)
-        return move, way.migrate_uri
+        return move, route.migrate_uri
 
     # Without it.
 
     async def _qmp(self, stack: AsyncExitStack) -> _Prepared:
         order = self._order
         known_peer(order.config, order.peer)
-        # What is missing here is told before anybody is asked.
+        # Local mistakes are reported before anything is contacted.
         uris = [] if order.guest is None else [self._entry(order.guest).uri]
         await self._check_link(stack, *uris)
         source = await self._monitor(stack, "source")
         found = await identify(source)
         require_guest(order.guest, found, source.name)
-        await require_idle(source)  # before a far monitor is waited for, which a first command may hold
+        await require_idle(source)  # before the destination's monitor, which another migration may hold
         self._label = found.name or order.label
         entry = self._entry(order.guest or found.name)
         await check_redirects(self._tunnel, [entry.uri])
@@ -236,22 +242,22 @@ class MigrationRun:
 
     @property
     def _far_monitor(self) -> str:
-        """The path of the destination's QMP socket, as an ingress would spell it."""
+        """The path of the destination's QMP socket, normalized as in an ingress."""
         path = self._order.dest_qmp
         return posixpath.normpath(path.absolute()) if path else ""
 
     @property
     def _is_relayed(self) -> bool:
-        """Whether that socket is an ingress, and no QEMU's."""
+        """Whether that socket is an ingress instead of a QEMU's own."""
         monitor = f"unix:{self._far_monitor}"
         return any(str(ingress.listen) == monitor for ingress in self._order.config.ingresses)
 
     async def _destination(self, stack: AsyncExitStack, source: Identity, entry: Entry) -> Monitor | None:
-        """The QEMU that waits, if it can be asked, and is found to wait for this guest."""
+        """Return the monitor of the waiting QEMU, if given, after checking that it waits for this guest."""
         if self._order.dest_qmp is None:
             self._announcer.notice(
-                f"without --dest-qmp the QEMU at {self._order.peer} must wait at {entry.listen} with the "
-                f"same capabilities, and nobody sees whether the guest runs there: exit code {UNVERIFIED}"
+                f"without --dest-qmp, the QEMU on {self._order.peer} must listen on {entry.listen} with the "
+                f"same capabilities, and the guest cannot be verified there: exit code {UNVERIFIED}"
             )
             return None
         destination = await self._monitor(stack, "destination")
@@ -259,20 +265,20 @@ class MigrationRun:
         require_same(source, waiting, destination.name)
         if not comparable(source, waiting):
             self._announcer.notice(
-                f"{destination.name} waits for {waiting}: that it is for {source} cannot be verified"
+                f"{destination.name} is waiting for {waiting}: cannot verify that it is for {source}"
             )
         return destination
 
     async def _monitor(self, stack: AsyncExitStack, side: str) -> Monitor:
         path = self._order.qmp if side == "source" else self._order.dest_qmp
-        assert path is not None  # noqa: S101  asked for only where there is one
+        assert path is not None  # noqa: S101  called only if given
         patience = FAR_PATIENCE if side == "destination" and self._is_relayed else 5.0
         monitor = await Monitor.reach(path, f"{side} ({path})", within=patience)
         return await stack.enter_async_context(monitor)
 
 
 def qemu_options(order: MigrateArguments, *, blind: bool = False) -> QmpOptions:
-    """The same order in QEMU's terms. ``blind``: nobody has compared the UUIDs of both QEMUs."""
+    """Return the order as QEMU's options. ``blind``: the UUIDs of the two QEMUs were not compared."""
     mode = Mode.POSTCOPY if order.postcopy else Mode.MULTIFD if order.parallel else Mode.PRECOPY
     return QmpOptions(
         mode=mode,

@@ -1,4 +1,4 @@
-"""A page in headless Chromium: what it complains about, and what a script finds in it."""
+"""A page in headless Chromium: its console messages, and what a script measures in it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ addEventListener("load", () => {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the browser made of a page. ``complaints``: what it wrote to the console."""
+    """The result of loading a page. ``complaints``: the console messages."""
 
     found: dict[str, Any]
     complaints: list[str]

@@ -1,4 +1,4 @@
-"""Result files as the benchmarks write them, with invented figures: material for the tests of the report."""
+"""Result files in the format of the benchmarks, with invented figures, for the tests of reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOORS = (
     ("aes-256-gcm-python", "cryptography 50", 0.15),
     ("aes-256-gcm-system", "OpenSSL 3.0.19", 0.2),
 )
-"""By whom the floors are priced, and CPU seconds per GiB to encrypt."""
+"""Libraries of the floors, and their CPU seconds per GiB to encrypt."""
 
 
 def relay(directory: Path, cases: Sequence[Case] = CASES, rounds: int = 3) -> Path:
@@ -40,7 +40,7 @@ def relay(directory: Path, cases: Sequence[Case] = CASES, rounds: int = 3) -> Pa
                 if contestant.own_load and case.unix_legs:
                     continue
                 if contestant.name == "stunnel" and case == Case("tcp", 4):
-                    continue  # where it failed, see below
+                    continue  # it failed in this case, see below
                 cost = 0.5 + place / 4 + number / 20
                 _add_relay(results, contestant.name, number, case, cost if contestant.sides else 0.0)
     results.add("failure", contestant="stunnel", round=1, legs="tcp", streams=4, reason="a ended\n  long")

@@ -1,4 +1,4 @@
-"""Whether a relay's far side serves a client over TLS: one transfer of one byte, acknowledged."""
+"""Check whether side B of a relay serves a TLS client: one transfer of one byte, acknowledged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tunnel.bench.measure.testbed import Testbed
 
 
 def client_context(site: Testbed, *, certificate: bool = True) -> ssl.SSLContext:
-    """Return a context for a client that has host A's certificate, or none."""
+    """Return a context for a client with host A's certificate, or with none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if certificate:
         context.load_cert_chain(site.pair_a.cert, site.pair_a.key)
@@ -16,11 +16,11 @@ def client_context(site: Testbed, *, certificate: bool = True) -> ssl.SSLContext
 
 
 def is_served(site: Testbed, context: ssl.SSLContext) -> bool:
-    """Whether a transfer of one byte over the link is acknowledged."""
+    """Return whether a transfer of one byte over the link is acknowledged."""
     context.load_verify_locations(site.ca)
     try:
         with site.link.connect() as raw, context.wrap_socket(raw, server_hostname="hostb") as connection:
             connection.sendall(b"\0" * 7 + b"\1x")
             return connection.recv(1) == b"\x06"
-    except (ssl.SSLError, ConnectionError):  # asyncio says no with an alert, an end or a reset
+    except (ssl.SSLError, ConnectionError):  # asyncio refuses with an alert, a close or a reset
         return False

@@ -1,4 +1,4 @@
-"""The ``bench`` command as a person or a program runs it."""
+"""The ``bench`` command, with output for terminals and for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _bench(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_program_gets_the_result_file(tmp: Path) -> None:
+def test_json_output_is_the_result_file(tmp: Path) -> None:
     done = _bench(tmp, *RELAY, "--only=direct", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     (file,) = tmp.glob("*-relay.jsonl")
@@ -56,7 +56,7 @@ def test_one_run_measures_every_combination_and_how_the_cost_grows(tmp: Path) ->
     assert [r["round"] for r in records if r["kind"] == "floor"] == [1, 1, 1]
 
 
-def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
+def test_terminal_output_is_a_table_and_the_path_of_the_file(tmp: Path) -> None:
     done = _bench(tmp, *RELAY, "--only=direct")
     assert done.returncode == 0
     assert "GiB/s" in done.stdout
@@ -70,20 +70,20 @@ def test_a_person_gets_a_table_and_the_place_of_the_file(tmp: Path) -> None:
     [
         (["relay", "--size=big"], "--size: 'big' is not a number with a unit"),
         (["relay", "--size=0MiB"], "--size must be above zero"),
-        (["relay", "--legs=tcp,rdma"], "--legs is tcp, unix or tcp,unix: not 'tcp,rdma'"),
-        (["relay", "--legs="], "--legs is tcp, unix or tcp,unix: not ''"),
-        (["relay", "--streams=1,many"], "--streams is a list of numbers from 1 to 256"),
-        (["relay", "--streams=1,999"], "--streams is a list of numbers from 1 to 256"),
-        (["relay", "--only=nginx"], "no contestant is called nginx"),
-        (["rotate", "--kinds=kernel"], "--kinds is a list of pairs of userspace, kernel"),
-        (["report"], "there is no result file in"),
+        (["relay", "--legs=tcp,rdma"], "--legs must be tcp, unix or tcp,unix, not 'tcp,rdma'"),
+        (["relay", "--legs="], "--legs must be tcp, unix or tcp,unix, not ''"),
+        (["relay", "--streams=1,many"], "--streams must be a list of numbers from 1 to 256"),
+        (["relay", "--streams=1,999"], "--streams must be a list of numbers from 1 to 256"),
+        (["relay", "--only=nginx"], "unknown contestant: nginx"),
+        (["rotate", "--kinds=kernel"], "--kinds must be a list of pairs of userspace, kernel"),
+        (["report"], "no result file in"),
         (["memory", "--only=direct"], "direct is not a relay"),
-        (["migrate", "--modes=rdma"], "no mode is called rdma; there are: native, native-tls"),
-        (["migrate", "--link=fast"], "--link: 'fast' is no link"),
-        (["migrate", "--memory=1MiB"], "--memory is 32MiB to 60GiB"),
+        (["migrate", "--modes=rdma"], "unknown mode: rdma; known: native, native-tls"),
+        (["migrate", "--link=fast"], "--link: 'fast' is not a bandwidth"),
+        (["migrate", "--memory=1MiB"], "--memory must be 32MiB to 60GiB"),
     ],
 )
-def test_a_wrong_option_is_explained_and_nothing_is_run(
+def test_an_invalid_option_is_explained_and_nothing_is_run(
     tmp: Path, arguments: list[str], complaint: str
 ) -> None:
     done = _bench(tmp, *arguments)
@@ -99,7 +99,7 @@ def test_a_report_is_written_from_the_newest_results(tmp: Path) -> None:
     assert done.stdout.split() == [str(tmp / "report.html"), str(tmp / "report.md")]
 
 
-def test_a_report_of_a_named_file_goes_where_it_is_told(tmp: Path) -> None:
+def test_a_report_of_a_named_file_is_written_to_the_output_directory(tmp: Path) -> None:
     file = samples.memory(tmp)
     done = _bench(tmp, "report", str(file), f"--output={tmp}/new")
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""``python -m tunnel.bench``: a polite kill in the middle leaves no process and no scratch directory."""
+"""``python -m tunnel.bench``: SIGTERM and SIGINT leave no process and no scratch directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_benchmark_that_is_stopped_leaves_nothing_behind(tmp: Path, number: si
         programs = _wait_for_programs(bench.pid, count=4)
         bench.send_signal(number)
         assert bench.wait(timeout=20) == 128 + number
-    # One that was being started just then is ended by the kernel, a moment after the benchmark.
+    # The kernel kills a program that was just being started, shortly after the benchmark.
     _, alive = psutil.wait_procs(programs, timeout=10)
     assert [program for program in alive if program.status() != psutil.STATUS_ZOMBIE] == []
     assert list(tmp.glob("mtunnel-bench-*")) == []

@@ -1,4 +1,4 @@
-"""What ``show`` says about certificate files."""
+"""The facts that ``show`` reports of certificate files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_facts_of_each_certificate_in_a_chain(pki: Pki) -> None:
     assert (issuer.is_ca, issuer.key) == (True, KeyState.MISSING)
 
 
-def test_key_of_another_certificate_of_the_file_is_told(pki: Pki) -> None:
+def test_key_of_another_certificate_of_the_file_is_reported(pki: Pki) -> None:
     host = pki.host("hosta")
     host.cert.write_bytes(host.ca.read_bytes() + host.cert.read_bytes())
     issuer, leaf = read(host.cert)
@@ -105,7 +105,7 @@ def encrypted_key() -> bytes:
     ],
     ids=lambda value: str(value) if isinstance(value, KeyState) else "",
 )
-def test_a_key_that_does_not_serve_is_told(pki: Pki, content: bytes, state: KeyState) -> None:
+def test_an_unusable_key_is_reported(pki: Pki, content: bytes, state: KeyState) -> None:
     host = pki.host("hosta")
     host.key.write_bytes(content)
     assert read(host.cert)[0].key is state
@@ -140,5 +140,5 @@ def test_a_missing_file_is_named(tmp: Path) -> None:
 
 def test_a_file_without_a_certificate_is_named(tmp: Path) -> None:
     (tmp / "junk.pem").write_text("junk")
-    with pytest.raises(CertificateError, match=r"junk\.pem holds no certificate"):
+    with pytest.raises(CertificateError, match=r"junk\.pem contains no PEM certificate"):
         read(tmp / "junk.pem")

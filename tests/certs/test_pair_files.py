@@ -1,4 +1,4 @@
-"""Both files or neither, and never a readable key."""
+"""Writing a pair: both files or neither, and a key that others can never read."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_key_is_private_from_its_first_byte(pair: Pair, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", ["hosta.pem", "hosta.key"])
 def test_never_overwrites_either_file(pair: Pair, tmp: Path, name: str) -> None:
     (tmp / name).write_bytes(b"precious")
-    with pytest.raises(CertificateError, match=f"{name} exists already"):
+    with pytest.raises(CertificateError, match=f"{name} already exists"):
         write_pair(pair, b"certificate", b"key", force=False)
     assert contents(tmp) == {name: b"precious"}
 
@@ -100,12 +100,12 @@ def test_force_does_not_write_through_a_symbolic_link(pair: Pair, tmp: Path) -> 
 
 def test_a_second_file_that_fails_leaves_no_first(pair: Pair, tmp: Path) -> None:
     pair.cert.mkdir()
-    with pytest.raises(CertificateError, match="exists already"):
+    with pytest.raises(CertificateError, match="already exists"):
         write_pair(pair, b"certificate", b"key", force=False)
     assert contents(tmp) == {}
 
 
-def test_a_second_file_that_fails_under_force_brings_the_old_first_back(pair: Pair, tmp: Path) -> None:
+def test_a_second_file_that_fails_with_force_restores_the_first(pair: Pair, tmp: Path) -> None:
     pair.key.write_bytes(b"old key")
     pair.cert.mkdir()
     with pytest.raises(CertificateError, match=r"cannot write hosta\.pem and hosta\.key"):

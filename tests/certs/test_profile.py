@@ -32,7 +32,7 @@ def test_keys_are_p256() -> None:
     assert isinstance(new_key().curve, ec.SECP256R1)
 
 
-def test_ca_may_sign_certificates_and_crls_but_no_further_ca() -> None:
+def test_ca_may_sign_certificates_and_crls_but_no_other_ca() -> None:
     constraints = CA.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.critical
     assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
@@ -50,7 +50,7 @@ def test_two_cas_have_different_names() -> None:
     assert ca_certificate(new_key(), Validity.lasting(10)).subject != CA.subject
 
 
-def test_host_certificate_is_signed_by_the_ca_and_points_to_its_key() -> None:
+def test_host_certificate_is_signed_by_the_ca_and_has_its_key_identifier() -> None:
     certificate = host("hosta")
     certificate.verify_directly_issued_by(CA)
     ca_id = CA.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -59,8 +59,8 @@ def test_host_certificate_is_signed_by_the_ca_and_points_to_its_key() -> None:
     assert certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value != ca_id
 
 
-def test_an_authority_that_does_not_name_its_key_is_named_by_it() -> None:
-    """RFC 5280 makes such an authority wrong; ``openssl req -x509`` with a bare configuration makes it."""
+def test_issuer_without_a_key_identifier_is_identified_by_the_hash_of_its_key() -> None:
+    """RFC 5280 forbids such a CA; ``openssl req -x509`` with a minimal configuration creates one."""
     bare = (
         x509.CertificateBuilder()
         .subject_name(CA.subject)
@@ -85,7 +85,7 @@ def test_host_certificate_serves_both_roles_and_signs_nothing() -> None:
     assert extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     usage = extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.digital_signature
-    assert usage.key_encipherment, "libvirt and QEMU insist on it"
+    assert usage.key_encipherment, "libvirt and QEMU require it"
     assert not usage.key_cert_sign
     assert set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == {
         ExtendedKeyUsageOID.SERVER_AUTH,
@@ -102,7 +102,7 @@ def test_host_certificate_names_its_host() -> None:
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "hosta"
 
 
-def test_a_name_too_long_for_the_subject_stands_in_a_critical_san() -> None:
+def test_a_name_too_long_for_the_subject_is_in_a_critical_san() -> None:
     name = ".".join(["a" * 40, "b" * 40])
     certificate = host(name)
     assert not list(certificate.subject)

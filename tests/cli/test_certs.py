@@ -1,4 +1,4 @@
-"""``mtunnel certs``: what people see, what programs get, which errors reach the command line."""
+"""``mtunnel certs``: text output, JSON output, errors."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def output(*arguments: str | Path) -> str:
     return result.output
 
 
-def test_init_says_what_it_wrote_and_what_comes_next(tmp: Path) -> None:
+def test_init_prints_files_and_the_next_step(tmp: Path) -> None:
     text = output("init", tmp / "pki")
     assert f"{tmp}/pki/ca.pem  mode 0644" in text
     assert f"{tmp}/pki/ca.key  mode 0600" in text
     assert f"mtunnel certs issue {tmp}/pki NAME" in text
 
 
-def test_issue_says_which_files_go_to_which_host(tmp: Path) -> None:
+def test_issue_prints_which_files_to_copy(tmp: Path) -> None:
     output("init", tmp)
     text = output("issue", tmp, "HostA", "--san", "hosta.example", "--san", "192.0.2.1")
     assert f"{tmp}/hosta.key  mode 0600" in text
-    assert "copy these three to hosta" in text
+    assert "copy these three files to hosta" in text
     assert f"{tmp}/ca.pem {tmp}/hosta.pem {tmp}/hosta.key\n" in text
     assert 'cert = "hosta.pem"' in text
     (facts,) = read(tmp / "hosta.pem")
@@ -46,7 +46,7 @@ def test_issue_says_which_files_go_to_which_host(tmp: Path) -> None:
     assert facts.ip_addresses == ("192.0.2.1",)
 
 
-def test_what_the_commands_make_is_what_a_lane_accepts(tmp: Path) -> None:
+def test_created_files_are_accepted_by_a_lane(tmp: Path) -> None:
     output("init", tmp)
     output("issue", tmp, "hosta")
     assert load(TlsFiles(tmp / "ca.pem", tmp / "hosta.pem", tmp / "hosta.key")).names == ("hosta",)
@@ -73,7 +73,7 @@ def test_force_is_needed_to_replace(tmp: Path) -> None:
     output("init", tmp, "--force")
 
 
-def test_issue_without_an_authority_says_how_to_make_one(tmp: Path) -> None:
+def test_issue_without_an_authority_suggests_init(tmp: Path) -> None:
     error = run("issue", tmp, "hosta").exception
     assert isinstance(error, CertificateError)
     assert "mtunnel certs init" in str(error)
@@ -96,7 +96,7 @@ def test_show_describes_each_file(tmp: Path) -> None:
     assert "signing certificates" in text
 
 
-def test_show_shouts_about_what_will_not_work(tmp: Path) -> None:
+def test_show_marks_unusable_certificates(tmp: Path) -> None:
     pki = Pki(tmp)
     old, early, good = (
         pki.host("old", validity=expired()),
@@ -106,23 +106,23 @@ def test_show_shouts_about_what_will_not_work(tmp: Path) -> None:
     good.key.write_bytes(old.key.read_bytes())
     assert "EXPIRED 1 days ago" in output("show", old.cert)
     assert "NOT VALID YET" in output("show", early.cert)
-    assert f"{good.key} does NOT belong to it" in output("show", good.cert)
+    assert f"{good.key} does NOT match this certificate" in output("show", good.cert)
 
 
-def test_show_prints_json_for_programs(tmp: Path) -> None:
+def test_show_prints_json(tmp: Path) -> None:
     host = Pki(tmp).host("hosta")
     answer = json.loads(output("show", "--json", host.cert, host.ca))
     assert [facts["file"] for facts in answer] == [str(host.cert), str(host.ca)]
     assert [facts["is_ca"] for facts in answer] == [False, True]
 
 
-def test_show_of_a_bad_file_prints_nothing_but_the_error(tmp: Path) -> None:
+def test_show_of_a_bad_file_prints_only_the_error(tmp: Path) -> None:
     host = Pki(tmp).host("hosta")
     result = run("show", host.cert, tmp / "absent.pem")
     assert isinstance(result.exception, CertificateError)
     assert result.output == ""
 
 
-def test_the_command_line_does_not_load_cryptography_before_it_is_needed() -> None:
+def test_the_module_does_not_import_cryptography() -> None:
     script = "import sys, tunnel.cli.certs; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""``mtunnel guard``: guards what the configuration redirects, and takes that back."""
+"""``mtunnel guard``: guards the addresses that the configuration redirects, and removes the guard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def guard(path: Path, *options: str) -> int:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_guard_comes_and_goes(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_guard_is_installed_and_removed(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(tmp, HOST, TLS, PEER, INGRESS)
     for _ in range(2):
         assert guard(path) == 0
@@ -37,9 +37,9 @@ def test_guard_comes_and_goes(tmp: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_without_a_redirect_there_is_nothing_to_do(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert guard(write_config(tmp, HOST, TLS, PEER)) == 0
-    assert capsys.readouterr().out == "there is nothing to guard\n"
+    assert capsys.readouterr().out == "nothing to guard\n"
 
 
-def test_mistakes_in_the_file_are_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_in_the_file_are_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert guard(write_config(tmp, HOST, PEER)) == 2
     assert "tls: is missing" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The frame of the command line: lazy subcommands, one message per failure, the right exit code."""
+"""The command line: lazy subcommands, one message per failure, exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Install = Callable[[Callable[..., None] | typer.Typer], None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Make a function or a Typer the subcommand ``act``, in a module of its own."""
+    """Install a function or a Typer as the subcommand ``act``, in a separate module."""
 
     def put(act: Callable[..., None] | typer.Typer) -> None:
         module = ModuleType("acting")
@@ -69,7 +69,7 @@ def failing(error: BaseException) -> Callable[[], None]:
     return act
 
 
-def test_help_lists_every_subcommand_and_loads_none() -> None:
+def test_help_lists_every_subcommand_and_imports_none() -> None:
     done = in_a_process(
         "import sys\n"
         "from tunnel.cli.main import main\n"
@@ -83,7 +83,7 @@ def test_help_lists_every_subcommand_and_loads_none() -> None:
     assert not HEAVY & set(done.stderr.split())
 
 
-def test_only_what_is_called_is_imported(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_called_subcommand_is_imported(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install(failing(typer.Exit()))
     others = {"broken": Subcommand("tunnel.cli.there_is_none:act", "Fail.")}
     monkeypatch.setattr(frame, "SUBCOMMANDS", {**frame.SUBCOMMANDS, **others})
@@ -105,7 +105,7 @@ def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_function_becomes_a_subcommand(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     def act(name: str, loud: Annotated[bool, typer.Option(help="Shout.")] = False) -> None:
-        """Greet somebody."""
+        """Greet a host."""
         typer.echo(f"hello {name}{'!' * loud}")
 
     install(act)
@@ -114,7 +114,7 @@ def test_a_function_becomes_a_subcommand(install: Install, capsys: pytest.Captur
     assert run("act", "-h") == 0
     usage = capsys.readouterr().out
     assert usage.startswith("Usage: mtunnel act [OPTIONS]")
-    assert "\n  Greet somebody.\n" in usage
+    assert "\n  Greet a host.\n" in usage
 
 
 def test_a_typer_becomes_a_group(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,7 @@ def test_failures_are_one_message_and_their_code(
     assert capsys.readouterr() == ("", "error: no\n")
 
 
-def test_all_mistakes_of_a_file_are_shown(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_of_a_file_are_shown(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install(failing(ConfigError("a.toml", [("host.name", "is missing"), ("tls", "is missing")])))
     assert run("act") == 2
     assert capsys.readouterr().err == (
@@ -158,8 +158,8 @@ def test_all_mistakes_of_a_file_are_shown(install: Install, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["chekc"], "there is no command 'chekc': did you mean 'check'?"),
-        (["xyzzy"], "there is no command 'xyzzy'"),
+        (["chekc"], "unknown command 'chekc': did you mean 'check'?"),
+        (["xyzzy"], "unknown command 'xyzzy'"),
         (["--colour"], "No such option"),
         ([], "Usage: mtunnel"),
     ],
@@ -214,7 +214,7 @@ def test_a_bug_shows_its_whole_plain_traceback() -> None:
 
 
 @pytest.mark.parametrize(("lines", "status"), [(1, 0), (100_000, 1)])  # within the buffer, and beyond it
-def test_a_reader_that_went_away_is_no_drama(lines: int, status: int) -> None:
+def test_a_closed_pipe_is_not_reported(lines: int, status: int) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     code = (
@@ -235,24 +235,22 @@ def test_a_reader_that_went_away_is_no_drama(lines: int, status: int) -> None:
 
 @pytest.mark.parametrize("options", [["--version"], ["check", "--json", "-c", "/none"]])
 @pytest.mark.parametrize("buffered", [True, False])
-def test_output_that_is_lost_is_a_failure(options: list[str], buffered: bool) -> None:
+def test_lost_output_is_a_failure(options: list[str], buffered: bool) -> None:
     code = f"import sys; sys.stdout.reconfigure(write_through={not buffered})\n"
     code += f"from tunnel.cli.main import main; main({options})"
     with Path("/dev/full").open("w") as full:
         done = in_a_process(code, stdout=full.fileno())
     assert done.returncode == 1
-    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert done.stderr == "error: cannot write output: No space left on device\n"
 
 
-def test_what_the_system_refuses_is_told_in_a_line(
-    install: Install, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_system_errors_are_one_line(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install(failing(OSError(errno.EMFILE, "Too many open files")))
     assert run("act") == 1
     install(failing(PermissionError(errno.EACCES, "Permission denied", "/srv/file")))
     assert run("act") == 1
     assert capsys.readouterr().err.splitlines() == [
-        "error: the system says: Too many open files",
+        "error: system error: Too many open files",
         "error: /srv/file: Permission denied",
     ]
 
@@ -276,7 +274,7 @@ def test_errors_are_red_on_a_terminal_only(
 
 
 @pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", ">&- 2>&-"])
-def test_error_that_cannot_be_written_keeps_its_exit_code(tmp_path: Path, redirected: str) -> None:
+def test_unwritable_error_keeps_its_exit_code(tmp_path: Path, redirected: str) -> None:
     command = f'exec "$0" -m tunnel.cli.main check --config "$1" {redirected}'
     argv = ["/bin/sh", "-c", command, sys.executable, str(tmp_path / "none.toml")]
     assert subprocess.run(argv, check=False, timeout=60).returncode == ConfigError.exit_code

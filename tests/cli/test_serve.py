@@ -1,4 +1,4 @@
-"""``mtunnel serve``: what happens before the service runs, and what it is given."""
+"""``mtunnel serve``: startup before the service runs, and the arguments of the service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts
 
 
 class FakeService:
-    """Keeps what it is given, and that it ran on uvloop."""
+    """Records its arguments, and that it ran on uvloop."""
 
     ran: tuple[str, tuple[str, ...], bool]
     engine: Choice
@@ -47,7 +47,7 @@ class FakeService:
 
 
 given_up: list[str] = []
-"""What the daemon has given up: for the tests' own process that would be for good."""
+"""The privileges that the daemon would have dropped; in the test process that would be permanent."""
 
 settled: list[str] = []
 
@@ -59,18 +59,18 @@ def confine(config: Config, source: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The fake in place of the service; logging is as before afterwards."""
+    """Replace the service with the fake; restore logging afterwards."""
     FakeService.error = None
     FakeService.ran = ("nobody", (), False)
     monkeypatch.setattr(module, "Service", FakeService)
     monkeypatch.setattr(module, "forbid_core_dumps", lambda: given_up.append("cores"))
-    monkeypatch.setattr(module, "spare_collector", lambda: settled.append("collector"))
+    monkeypatch.setattr(module, "tune_collector", lambda: settled.append("collector"))
     monkeypatch.setattr(module, "confine", confine)
     given_up.clear()
     settled.clear()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    root.handlers = []  # pytest's own would be closed
+    root.handlers = []  # otherwise pytest's handlers would be closed
     yield
     root.handlers, root.level = handlers, level
     structlog.reset_defaults()
@@ -78,7 +78,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def config(tmp: Path) -> Path:
-    """A right configuration of hosta."""
+    """A valid configuration of hosta."""
     Pki(tmp).host("hosta")
     return write_config(tmp, HOST.replace("16515", str(free_port("127.0.0.1"))), TLS, PEER)
 
@@ -89,12 +89,12 @@ def serve(path: Path, *options: str) -> int:
     return int(caught.value.code or 0)
 
 
-def test_service_runs_on_uvloop_with_what_was_checked(config: Path) -> None:
+def test_service_runs_on_uvloop_with_the_checked_configuration(config: Path) -> None:
     assert serve(config) == 0
     assert FakeService.ran == ("hosta", ("hosta",), True)
 
 
-def test_log_goes_to_stderr_from_info_up(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_goes_to_stderr_at_level_info(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config) == 0
     output = capfd.readouterr()
     assert output.out == ""
@@ -102,12 +102,12 @@ def test_log_goes_to_stderr_from_info_up(config: Path, capfd: pytest.CaptureFixt
     assert "in detail" not in output.err
 
 
-def test_log_may_be_detailed_json(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_level_and_format_are_options(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config, "--log-level", "debug", "--log-format", "json") == 0
     assert '"event": "in detail"' in capfd.readouterr().err
 
 
-def test_lanes_are_measured_with_the_engine_before_anything_is_given_up_or_served(
+def test_lanes_are_measured_with_the_engine_before_confinement(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
@@ -120,48 +120,50 @@ def test_lanes_are_measured_with_the_engine_before_anything_is_given_up_or_serve
 
     engine = Choice(cast("Provider", object()), "an engine")
     monkeypatch.setattr(module, "choose", lambda: engine)
-    monkeypatch.setattr(preflights, "examine", lambda files: KernelTlsSupport(tuple(SUITES), "it passed"))
+    monkeypatch.setattr(
+        preflights, "run_selftest", lambda files: KernelTlsSupport(tuple(SUITES), "it passed")
+    )
     monkeypatch.setattr(preflights, "measure", measure)
     assert serve(config) == 0
     assert asked == [engine.provider]
     assert FakeService.ran[0] == "hosta"
 
 
-def test_it_gives_up_what_it_does_not_need(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_privileges_are_dropped(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(config) == 0
     assert given_up == ["cores", "hosta mtunnel.toml"]
     assert 'event=confined to="the least"' in capfd.readouterr().err
 
 
-def test_confinement_can_be_switched_off(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_confinement_can_be_disabled(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config.write_text(config.read_text().replace("[host]\n", "[host]\nconfine = false\n"))
     assert serve(config) == 0
     assert given_up == ["cores"]
     assert 'event=confined to="off, as configured"' in capfd.readouterr().err
 
 
-def test_heap_is_kept_and_the_collector_spared(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "keep_heap", lambda: settled.append("heap"))
+def test_malloc_and_collector_are_tuned(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "tune_malloc", lambda: settled.append("heap"))
     assert serve(config) == 0
     assert settled == ["heap", "collector"]
 
 
-def test_the_engine_is_the_one_that_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_is_the_requested_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTUNNEL_ENGINE", "python")
     assert serve(config) == 0
-    assert FakeService.engine == Choice(None, "Python (asked for by MTUNNEL_ENGINE)")
+    assert FakeService.engine == Choice(None, "Python (set by MTUNNEL_ENGINE)")
 
 
-def test_an_engine_that_cannot_be_asked_for_is_2(
+def test_an_invalid_engine_is_2(
     config: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MTUNNEL_ENGINE", "pyhton")
     assert serve(config) == 2
-    assert "MTUNNEL_ENGINE is 'pyhton': it may be 'python', or not be set" in capfd.readouterr().err
+    assert "invalid MTUNNEL_ENGINE='pyhton': set it to 'python', or unset it" in capfd.readouterr().err
     assert FakeService.ran[0] == "nobody"
 
 
-def test_mistakes_are_2_and_nothing_runs(tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_2_and_nothing_runs(tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(write_config(tmp, HOST, TLS)) == 2
     assert capfd.readouterr().err.splitlines()[1].startswith("  tls.ca: ")
     assert FakeService.ran[0] == "nobody"

@@ -1,4 +1,4 @@
-"""The lines that lead to a peer are right for what is configured, and missing ones say why."""
+"""Commands that migrate a guest to a peer match the configuration; unavailable ones have a reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def virsh(found: dict[tuple[str, str], Snippet], name: str) -> list[str]:
     return shlex.split(line)
 
 
-def test_managed_direct_in_full(tmp_path: Path) -> None:
+def test_managed_direct_command(tmp_path: Path) -> None:
     expected = f"virsh migrate --live web1 {URI} --migrateuri tcp://127.0.1.2 --listen-address 127.0.0.1"
     assert virsh(cook(tmp_path, ALIAS, RPC), "managed direct") == expected.split()
 
@@ -47,14 +47,14 @@ def test_managed_direct_in_full(tmp_path: Path) -> None:
         ("storage", "--p2p --copy-storage-all"),
     ],
 )
-def test_other_manners_add_their_options(tmp_path: Path, name: str, options: str) -> None:
+def test_other_modes_add_their_options(tmp_path: Path, name: str, options: str) -> None:
     words = virsh(cook(tmp_path, ALIAS, RPC), name)
     assert words[:3] == ["virsh", "migrate", "--live"]
     assert words[3 : words.index("web1")] == options.split()
 
 
 @pytest.mark.parametrize("guest", ["-web1", "--web1", "--live"])
-def test_name_that_begins_with_a_dash_is_no_option(tmp_path: Path, guest: str) -> None:
+def test_name_with_a_leading_dash_is_no_option(tmp_path: Path, guest: str) -> None:
     found = recipes(configuration(tmp_path, ALIAS, RPC), "hostb", guest, None)
     lines = [recipe.lines[0] for recipe in found if recipe.program == "virsh" and recipe.lines]
     assert len(lines) == 6
@@ -65,18 +65,18 @@ def test_name_that_begins_with_a_dash_is_no_option(tmp_path: Path, guest: str) -
 
 
 @pytest.mark.parametrize("guest", ["1", "007", "c7a5fdbd-edaf-9455-926a-d65c16db1809"])
-def test_name_that_virsh_takes_for_another_guests_id_is_not_given_to_it(tmp_path: Path, guest: str) -> None:
+def test_name_that_looks_like_an_id_is_not_passed_to_virsh(tmp_path: Path, guest: str) -> None:
     found = {
         each.program: each for each in recipes(configuration(tmp_path, ALIAS, RPC), "hostb", guest, None)
     }
     assert (found["virsh"].lines, found["virsh"].name) == ((), "all")
-    assert f"virsh takes {guest} for an id or UUID" in found["virsh"].reason
+    assert f"virsh interprets {guest} as an id or UUID" in found["virsh"].reason
     assert f'lookupByName("{guest}")' in "\n".join(found["libvirt-python"].lines)
 
 
 def test_lines_survive_the_shell(tmp_path: Path) -> None:
     (line,) = cook(tmp_path, ALIAS, RPC)["virsh", "peer to peer"].lines
-    assert f"'{URI}'" in line  # the question mark would be a pattern
+    assert f"'{URI}'" in line  # the question mark is a glob pattern
 
 
 @pytest.mark.parametrize(
@@ -89,19 +89,19 @@ def test_lines_survive_the_shell(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_disks_are_told_their_way(tmp_path: Path, listens: tuple[str, ...], options: str) -> None:
+def test_disks_have_their_own_route(tmp_path: Path, listens: tuple[str, ...], options: str) -> None:
     words = virsh(cook(tmp_path, RPC, *listens), "storage")
     assert options in " ".join(words)
 
 
-def test_storage_without_a_way_is_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_storage_without_a_route_has_a_reason(tmp_path: Path) -> None:
     found = cook(tmp_path, RPC, "tcp:127.0.1.2:49152")
     assert found["virsh", "storage"].lines == ()
     assert "49153" in found["virsh", "storage"].reason
     assert found["virsh", "peer to peer"].lines
 
 
-def test_python_is_python(tmp_path: Path) -> None:
+def test_python_lines_parse(tmp_path: Path) -> None:
     text = "\n".join(cook(tmp_path, ALIAS, RPC)["libvirt-python", "peer to peer"].lines)
     call = ast.parse(text).body[-1]
     assert isinstance(call, ast.Expr)
@@ -122,7 +122,7 @@ def settings(recipe: Snippet) -> dict[str, str]:
     return {key: value for key, _, value in parted}
 
 
-def test_nova_gets_the_alias_on_the_peer_and_a_template_here(tmp_path: Path) -> None:
+def test_nova_settings_for_both_hosts(tmp_path: Path) -> None:
     found = settings(cook(tmp_path, ALIAS, RPC)["nova", "all"])
     assert found == {
         "live_migration_inbound_addr": "127.0.1.2",
@@ -132,7 +132,7 @@ def test_nova_gets_the_alias_on_the_peer_and_a_template_here(tmp_path: Path) -> 
     assert found["live_migration_uri"] % found["live_migration_inbound_addr"] == URI  # as Nova does it
 
 
-def test_nova_over_libvirts_own_port_needs_only_the_scheme(tmp_path: Path) -> None:
+def test_nova_over_the_default_libvirt_port_needs_only_the_scheme(tmp_path: Path) -> None:
     found = settings(cook(tmp_path, ALIAS, "tcp:127.0.1.2:16509")["nova", "all"])
     assert found["live_migration_scheme"] == "tcp"
     assert "live_migration_uri" not in found
@@ -141,14 +141,14 @@ def test_nova_over_libvirts_own_port_needs_only_the_scheme(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("listens", "desturi", "reason"),
     [
-        (("tcp:127.0.1.2:49152", RPC), None, "names no port"),
-        (("unix:/run/m/web1.sock", RPC), None, "names no port"),
+        (("tcp:127.0.1.2:49152", RPC), None, "specifies no port"),
+        (("unix:/run/m/web1.sock", RPC), None, "specifies no port"),
         ((ALIAS, "unix:/run/mtunnel/hostb/libvirt-sock"), None, "the libvirt ingress must contain it"),
         ((ALIAS,), "qemu+tls://hostb/system", "--desturi must contain it"),
         ((ALIAS,), None, "give --desturi"),
     ],
 )
-def test_nova_that_cannot_work_is_left_out(
+def test_unavailable_nova_has_a_reason(
     tmp_path: Path, listens: tuple[str, ...], desturi: str | None, reason: str
 ) -> None:
     found = cook(tmp_path, *listens, desturi=desturi)["nova", "all"]

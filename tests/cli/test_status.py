@@ -1,4 +1,4 @@
-"""``mtunnel status``: what people read, what programs read, and what there is to say without a daemon."""
+"""``mtunnel status``: text output, JSON output, ``--check``, and no daemon."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ FACTS: dict[str, Any] = {
         "warnings": [f"{CRL} is valid until …: renew it"],
         "problem": None,
     },
-    "lane": {"kind": "userspace", "reason": "the configuration says so"},
+    "lane": {"kind": "userspace", "reason": "set in the configuration"},
     "links": [LINK],
     "ingresses": [
         {
@@ -126,7 +126,7 @@ def status(path: Path, *options: str) -> int:
 
 @pytest.fixture
 def config(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration whose daemon answers with FACTS."""
+    """A configuration whose daemon replies with FACTS."""
 
     def answer(path: Path, command: str) -> dict[str, Any]:
         assert (path, command) == (tmp / "control.sock", "status")
@@ -148,7 +148,7 @@ def config(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (None, "kernel lanes: tried"),
     ],
 )
-def test_people_read_what_lanes_cost(
+def test_text_has_the_lane_costs(
     config: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -160,26 +160,23 @@ def test_people_read_what_lanes_cost(
     assert line in capsys.readouterr().out.splitlines()
 
 
-def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_summary(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(config) == 0
     assert capsys.readouterr().out.splitlines() == [
         "host hosta on 192.0.2.1:16515, up 61 s",
         f"certificate valid until 2027-01-01, 31 days left ({CRL})",
         f"  warning: {CRL} is valid until …: renew it",
-        "userspace lanes: the configuration says so",
+        "userspace lanes: set in the configuration",
         "link hostb: up since 2026-01-01T00:00:03.000+00:00",
         (
             f"  lane 2: userspace, {CIPHER}, 192.0.2.1:40000 - 192.0.2.2:16515, "
-            "5.0 MB out, 700 bytes in, 310 and 12 of 4194304 records"
+            "5.0 MB out, 700 bytes in, 310 out and 12 in of 4194304 records"
         ),
-        (
-            "  lanes replaced: 3, the last one was lane 1 at 2026-01-01T00:00:09.000+00:00: "
-            "4194304 records with one key"
-        ),
+        ("  lanes replaced: 3, last: lane 1 at 2026-01-01T00:00:09.000+00:00: 4194304 records with one key"),
         "  stream 3: tcp:127.0.0.1:49152, 4.0 MB sent, 10 bytes received",
         "  2026-01-01T00:00:03.000+00:00 lane lost: cause 3",
         "  2026-01-01T00:00:04.000+00:00 lane lost: cause 4 (345 times since 2026-01-01T00:00:00.000+00:00)",
-        "  before that:",
+        "  earlier:",
         "    2026-01-01T00:00:00.000+00:00 lane lost: cause 0",
         "    2026-01-01T00:00:01.000+00:00 lane lost: cause 1",
         "    2026-01-01T00:00:02.000+00:00 lane lost: cause 2",
@@ -196,22 +193,22 @@ def test_people_read_a_summary(config: Path, capsys: pytest.CaptureFixture[str])
         ("2026-11-30T12:00:00+00:00", "certificate expired on 2026-11-30"),
     ],
 )
-def test_certificate_is_told_with_its_days(end: str, words: str) -> None:
+def test_certificate_has_its_days(end: str, words: str) -> None:
     assert module._certificate({"not_after": end, "ends_first": CRL}, NOW) == f"{words} ({CRL})"
 
 
-def test_link_that_is_not_up_is_told_with_what_led_there(
+def test_link_that_is_not_up_shows_its_incidents(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LINK, "state", "down")
     assert status(config) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "link hostb: down since 2026-01-01T00:00:03.000+00:00" in lines
-    assert "  before that:" not in lines
+    assert "  earlier:" not in lines
     assert "  2026-01-01T00:00:02.000+00:00 lane lost: cause 2" in lines
 
 
-# For monitors.
+# For monitoring.
 
 
 def test_check_of_a_daemon_whose_links_are_up_is_0(
@@ -239,7 +236,7 @@ def test_check_of_a_link_that_is_not_up_is_1(
     ]
     assert status(config, "--check", "--json") == 1
     assert json.loads(capsys.readouterr().out) == FACTS
-    assert status(config) == 0, "only monitors asked"
+    assert status(config) == 0, "only --check fails"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +251,7 @@ def test_check_of_a_link_that_is_not_up_is_1(
         (
             "certificate",
             FACTS["certificate"] | {"problem": "ca.pem is damaged"},
-            "certificate files cannot be used: ca.pem is damaged",
+            "unusable certificate files: ca.pem is damaged",
         ),
         (
             "ingresses",
@@ -268,7 +265,7 @@ def test_check_of_a_link_that_is_not_up_is_1(
         ),
     ],
 )
-def test_check_of_a_daemon_that_will_lose_its_links_is_1(
+def test_check_of_a_daemon_with_another_problem_is_1(
     config: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -290,15 +287,15 @@ def test_check_with_a_bad_configuration_is_2(tmp: Path) -> None:
     assert status(write_config(tmp, HOST), "--check") == 2
 
 
-def test_files_that_cannot_be_used_are_told(
+def test_unusable_files_are_reported(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FACTS, "certificate", FACTS["certificate"] | {"problem": "ca.pem is damaged"})
     assert status(config) == 0
-    assert "  certificate files cannot be used: ca.pem is damaged" in capsys.readouterr().out.splitlines()
+    assert "  unusable certificate files: ca.pem is damaged" in capsys.readouterr().out.splitlines()
 
 
-def test_a_draining_daemon_says_so(
+def test_a_draining_daemon_is_reported(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FACTS, "draining", True)
@@ -306,7 +303,7 @@ def test_a_draining_daemon_says_so(
     assert capsys.readouterr().out.splitlines()[0].endswith("up 61 s, draining")
 
 
-def test_programs_read_everything(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_everything(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(config, "--json") == 0
     assert json.loads(capsys.readouterr().out) == FACTS
 
@@ -316,7 +313,8 @@ def test_no_daemon_is_4(tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == (
-        f"error: no daemon answers at {tmp}/control.sock: No such file or directory; is the daemon running?\n"
+        f"error: cannot reach the daemon at {tmp}/control.sock: No such file or directory;"
+        " is the daemon running?\n"
     )
 
 
@@ -325,18 +323,20 @@ def test_bad_configuration_is_2(tmp: Path, capsys: pytest.CaptureFixture[str]) -
     assert "tls: is missing" in capsys.readouterr().err
 
 
-def test_what_keeps_peers_and_callers_away_is_told(monkeypatch: pytest.MonkeyPatch, tmp: Path) -> None:
+def test_unassigned_address_and_broken_redirect_are_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp: Path
+) -> None:
     broken = {**FACTS["ingresses"][1], "redirect": {"works": False, "reason": "Connection refused"}}
     facts = {**FACTS, "listen_configured": False, "ingresses": [broken]}
     lines = list(module._describe(facts))
-    assert lines[0].startswith("host hosta on 192.0.2.1:16515 (on no interface now), up ")
+    assert lines[0].startswith("host hosta on 192.0.2.1:16515 (not on any interface), up ")
     assert lines[-1].endswith("0 refused; NOT REDIRECTED: Connection refused")
     problems = list(module._problems(facts, datetime(2026, 1, 1, tzinfo=UTC)))
     where = "redirect:127.0.1.2:49152-49215"
     assert f"ingress {where} is not redirected: Connection refused" in problems
 
 
-def test_several_workers_are_told(
+def test_several_workers_are_reported(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = {"worker": 0, "state": "serving", "sessions": 2, "streams": 1}

@@ -1,4 +1,4 @@
-"""What the tests of the daemon share."""
+"""Fixtures of the daemon tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which aliases are guarded, which cannot be, and what is left of a guard that nobody wants."""
+"""Which aliases are guarded, which cannot be, and the removal of stale guards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ in_network = pytest.mark.usefixtures("network")
 
 @pytest.fixture
 def names(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In place of /etc/hosts."""
+    """A replacement for /etc/hosts."""
     file = tmp / "hosts"
     file.write_text("127.0.0.1 localhost\n")
     monkeypatch.setattr(aliases, "HOSTS", file)
@@ -45,7 +45,7 @@ def configured(directory: Path, *listens: str) -> Config:
         "127.0.1.2\thosta.example\thosta",
     ],
 )
-def test_hosts_own_name_is_known(names: Path, line: str) -> None:
+def test_hosts_own_name_is_recognized(names: Path, line: str) -> None:
     names.write_text(f"# a comment\n\n127.0.0.1 localhost\n{line}\n")
     own = aliases.own_names(line.split(maxsplit=1)[0], "hosta")
     assert own == line.partition("#")[0].split()[1:]
@@ -54,7 +54,7 @@ def test_hosts_own_name_is_known(names: Path, line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["127.0.1.2 hostb", "#127.0.1.2 compute7", "127.0.1.22 compute7", "::1 hosta"]
 )
-def test_other_names_are_the_operators(names: Path, line: str) -> None:
+def test_other_names_are_ignored(names: Path, line: str) -> None:
     names.write_text(f"{line}\n")
     assert aliases.own_names("127.0.1.2", "hosta") == []
 
@@ -72,12 +72,12 @@ def test_aliases_of_redirects_are_guarded_unless_they_are_the_host_itself(names:
 
 @pytest.mark.root
 @in_network
-def test_what_is_not_guarded_is_told_with_its_reason() -> None:
+def test_unguarded_alias_is_reported_with_its_reason() -> None:
     aliases.install(["127.0.1.2", "127.0.1.3"])
     subprocess.run(["ip", "address", "add", "127.0.1.3/8", "dev", "lo"], check=True, timeout=60)
     found = dict(aliases.unguarded(["127.0.1.2", "127.0.1.3", "127.0.1.4"]))
     assert found.keys() == {"127.0.1.3", "127.0.1.4"}
-    assert "is the address of an interface" in found["127.0.1.3"]
+    assert "127.0.1.3 is assigned to an interface" in found["127.0.1.3"]
     assert found["127.0.1.4"].startswith("no route guards 127.0.1.4")
 
 
@@ -97,7 +97,7 @@ def test_guard_without_a_daemon_is_a_route_and_a_rejection(names: Path, tmp: Pat
 
 @pytest.mark.root
 @in_network
-def test_table_that_is_there_is_left_to_its_daemon(tmp: Path) -> None:
+def test_existing_table_is_left_to_its_daemon(tmp: Path) -> None:
     RedirectTable("hosta").install([Redirect("127.0.1.2", 1, 5, 1002)])
     before = nft("list", "ruleset")
     aliases.put_in_place(configured(tmp, "redirect:127.0.1.2:1-5"))
@@ -106,11 +106,11 @@ def test_table_that_is_there_is_left_to_its_daemon(tmp: Path) -> None:
 
 @pytest.mark.root
 @in_network
-def test_address_that_a_former_configuration_guards_can_be_listened_at_again(tmp: Path) -> None:
+def test_address_guarded_for_a_previous_configuration_is_released(tmp: Path) -> None:
     aliases.put_in_place(configured(tmp, "redirect:127.0.1.2:1-5", "redirect:127.0.1.3:1-5"))
     RedirectTable("hostb").close([Redirect("127.0.1.3", 1, 5, 0)])
     config = configured(tmp, "tcp:127.0.1.2:49152", "tcp:127.0.1.3:49152", "tcp:127.0.1.4:49152")
-    assert aliases.left_behind(config) == {"127.0.1.2"}, "the other one is another daemon's, too"
+    assert aliases.left_behind(config) == {"127.0.1.2"}, "the other one also belongs to another daemon"
     assert [key for key, _ in listen_checks.ports(config, starting=False)] == ["ingress[1].listen"]
     problems = list(listen_checks.ports(config, starting=True))
     assert [key for key, _ in problems] == ["ingress[1].listen"]
@@ -127,7 +127,7 @@ def test_address_that_is_still_redirected_stays_guarded(tmp: Path) -> None:
     assert guard_route.installed() == {"127.0.1.2"}
 
 
-def test_nothing_is_left_behind_where_that_cannot_be_found_out(
+def test_nothing_is_released_if_the_routes_cannot_be_listed(
     tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> set[str]:
@@ -148,14 +148,16 @@ def test_guards_of_other_daemons_stay() -> None:
     assert guard_route.installed() == {"127.0.1.3", "127.0.1.4"}
 
 
-def test_what_cannot_be_had_is_a_usage_error(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_guard_is_a_usage_error(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(alias: str) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(nftables, "unavailable_reason", lambda: None)
     monkeypatch.setattr(guard_route, "install", fail)
     config = configured(tmp, "redirect:127.0.1.2:1-5")
-    with pytest.raises(UsageError, match=r"cannot guard 127\.0\.1\.2 by a route: Operation not permitted"):
+    with pytest.raises(
+        UsageError, match=r"cannot add a guard route for 127\.0\.1\.2: Operation not permitted"
+    ):
         aliases.put_in_place(config)
     monkeypatch.setattr(nftables, "unavailable_reason", lambda: "there is no firewall here")
     with pytest.raises(UsageError, match="there is no firewall here"):

@@ -1,4 +1,4 @@
-"""Certificates in use: judged again while lanes live by them, renewed from disk, and warned of."""
+"""Certificates in use: verified again during the lifetime of lanes, reloaded from disk, and warned of."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ B = ROOT.host("hostb", until=50)
 
 
 class Clock:
-    """Says what a test wants."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.moment = day(0)
@@ -42,7 +42,7 @@ class Clock:
 
 
 class World:
-    """Host a with its files on disk and a link with host b, whose lane both sides have proven."""
+    """Host a with its files on disk and a link to host b, with a mutually authenticated lane."""
 
     def __init__(self, directory: Path, pair: Pair) -> None:
         self.directory = directory
@@ -63,7 +63,7 @@ class World:
         ca: Sequence[Signer] = (ROOT,),
         crls: Sequence[bytes] = (ROOT.crl(until=90),),
     ) -> TlsFiles:
-        """Put files on disk in place of those that are there."""
+        """Replace the files on disk."""
         self.files = host.files(self.directory, *behind, ca=ca, crls=crls)
         return self.files
 
@@ -71,20 +71,20 @@ class World:
         return Certificates(contexts, "hosta", [self.link], clock=self.clock)
 
     def prove(self) -> None:
-        """Let the link's lanes be made with what is in use now."""
+        """Set the chains of the link's lanes to the certificates in use."""
         contexts = self.certificates.current
         theirs = (B.certificate, ROOT.certificate)
         for lane in self.link.lanes.values():
             lane.proof = VerifiedChains("hostb", contexts.trust, theirs, contexts.dialed, True)
 
     async def look(self) -> None:
-        """Look twice, as time does: new files have settled by then."""
+        """Check twice: new files count as stable then."""
         await self.certificates.look()
         await self.certificates.look()
 
     @property
     def outdated(self) -> list[int]:
-        """The lanes that are to be replaced."""
+        """The lanes whose rotation is pending."""
         return list(self.link.rotation._due)
 
     @property
@@ -99,7 +99,7 @@ async def world(tmp: Path) -> AsyncIterator[World]:
     pair.close()
 
 
-# A link ends with what it lives by.
+# A link is closed when its certificates are no longer valid.
 
 
 def revoked_by(world: World) -> str:
@@ -113,17 +113,17 @@ async def test_nothing_ends_before_its_time(world: World) -> None:
     assert world.reasons == []
 
 
-async def test_an_expired_peer_loses_its_link_and_both_sides_say_why(world: World) -> None:
+async def test_expiry_of_the_peer_closes_the_link_with_the_reason_on_both_sides(world: World) -> None:
     world.clock.moment = day(50)
     await world.certificates.look()
     assert world.link.state is LinkState.DOWN
     assert world.reasons[0].startswith("hostb's certificate has expired: issue a new one")
-    await until(lambda: world.pair.b.session is None, "for the peer to hear of it")
+    await until(lambda: world.pair.b.session is None, "for the peer to receive GOAWAY")
     told = world.pair.b.incidents[-1]
-    assert told.reason.startswith("hosta ended the link: hostb's certificate has expired")
+    assert told.reason.startswith("hosta closed the link: hostb's certificate has expired")
 
 
-async def test_our_own_expiry_ends_the_link_and_makes_no_more_lanes(world: World) -> None:
+async def test_our_own_expiry_closes_the_link_and_allows_no_more_lanes(world: World) -> None:
     for lane in world.link.lanes.values():
         assert lane.proof is not None
         lane.proof = VerifiedChains("hostb", lane.proof.trust, lane.proof.ours, lane.proof.ours, True)
@@ -132,12 +132,12 @@ async def test_our_own_expiry_ends_the_link_and_makes_no_more_lanes(world: World
     world.clock.moment = day(100)
     await world.certificates.look()
     assert "certificate has expired: issue a new one" in world.reasons[0]
-    assert "has expired" in world.certificates.facts()["problem"], "also where nobody makes a lane"
+    assert "has expired" in world.certificates.facts()["problem"], "also when no lane is opened"
     with pytest.raises(CertificateError, match=r"host\.pem has expired: issue a new one"):
         world.certificates.for_next_lane()
 
 
-async def test_a_renewed_certificate_makes_lanes_again(world: World) -> None:
+async def test_a_renewed_certificate_allows_lanes_again(world: World) -> None:
     world.write(crls=[ROOT.crl(until=200)])
     world.clock.moment = day(100)
     with pytest.raises(CertificateError):
@@ -148,7 +148,7 @@ async def test_a_renewed_certificate_makes_lanes_again(world: World) -> None:
     assert world.certificates.facts()["problem"] is None
 
 
-async def test_an_intermediate_ends_the_link_as_well(world: World) -> None:
+async def test_expiry_of_an_intermediate_closes_the_link_as_well(world: World) -> None:
     inter = Signer("inter", ROOT, until=30)
     chain = (inter.host("hostb").certificate, inter.certificate, ROOT.certificate)
     for lane in world.link.lanes.values():
@@ -165,16 +165,16 @@ async def test_a_revoked_peer_loses_its_link(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     await world.look()
     assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
-    await until(lambda: world.pair.b.session is None, "for the peer to hear of it")
+    await until(lambda: world.pair.b.session is None, "for the peer to receive GOAWAY")
 
 
-async def test_a_reload_judges_at_once(world: World) -> None:
+async def test_a_reload_verifies_immediately(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     await world.certificates.look(asked=True)
     assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
 
 
-async def test_the_code_says_that_it_is_about_certificates(world: World) -> None:
+async def test_the_error_code_is_credentials(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     with capture_logs() as logs:
         world.link.log = structlog.get_logger()
@@ -182,7 +182,7 @@ async def test_the_code_says_that_it_is_about_certificates(world: World) -> None
     assert Code.CREDENTIALS.name in {event.get("code") for event in logs}
 
 
-async def test_revocation_of_this_host_ends_its_links_and_makes_no_more_lanes(world: World) -> None:
+async def test_revocation_of_this_host_closes_its_links_and_allows_no_more_lanes(world: World) -> None:
     world.write(crls=[ROOT.crl(A, until=90)])
     await world.look()
     assert world.reasons == [f"hosta's certificate {revoked_by(world)}"]
@@ -190,7 +190,7 @@ async def test_revocation_of_this_host_ends_its_links_and_makes_no_more_lanes(wo
         world.certificates.for_next_lane()
 
 
-async def test_a_crl_that_ended_judges_nobody_well(world: World) -> None:
+async def test_an_expired_crl_closes_the_link(world: World) -> None:
     world.write(crls=[ROOT.crl(until=5)])
     await world.look()
     assert world.link.state is LinkState.UP
@@ -198,18 +198,18 @@ async def test_a_crl_that_ended_judges_nobody_well(world: World) -> None:
     await world.certificates.look()
     fault = f"the CRL of CN=root in {world.files.crl} has expired: install the current one"
     dates = f"next update {at(day(5))}, it is {at(day(5))} here"
-    assert world.reasons == [f"hostb's certificate cannot be judged: {fault} ({dates})"]
+    assert world.reasons == [f"hostb's certificate cannot be verified: {fault} ({dates})"]
 
 
-async def test_an_authority_that_was_removed_ends_the_link(world: World) -> None:
+async def test_removal_of_a_ca_closes_the_link(world: World) -> None:
     successor = Signer("successor")
     world.write(successor.host("hosta"), ca=[successor], crls=[successor.crl(until=90)])
     await world.look()
     assert "hostb's certificate is not signed by an authority in" in world.reasons[0]
 
 
-async def test_a_lane_that_was_under_way_meanwhile_is_judged_too(world: World) -> None:
-    """Its handshake was judged by the old CRL, and it became the link's after everybody was judged."""
+async def test_a_lane_that_was_in_its_handshake_is_verified_too(world: World) -> None:
+    """It was verified against the old CRL, and joined the link after the other lanes were verified again."""
     before = world.certificates.current.trust
     lanes = dict(world.link.lanes)
     world.link.lanes.clear()
@@ -230,14 +230,14 @@ async def test_unchanged_files_are_not_read_again(world: World) -> None:
     assert world.certificates.for_next_lane() is before
 
 
-async def test_the_next_lane_uses_the_files_as_they_are(world: World) -> None:
+async def test_the_next_lane_uses_the_current_files(world: World) -> None:
     renewed = ROOT.host("hosta")
     world.write(renewed)
     contexts = world.certificates.for_next_lane()
     assert contexts.accepted[0] == contexts.dialed[0] == renewed.certificate
     await world.look()
-    assert world.outdated == [1], "it is to be replaced"
-    assert world.link.state is LinkState.UP, "what it was made with is valid still"
+    assert world.outdated == [1], "it is replaced"
+    assert world.link.state is LinkState.UP, "its certificate is still valid"
 
 
 async def test_a_new_crl_is_no_new_certificate(world: World) -> None:
@@ -246,8 +246,8 @@ async def test_a_new_crl_is_no_new_certificate(world: World) -> None:
     assert world.outdated == []
 
 
-async def test_a_lane_that_was_under_way_at_a_renewal_is_replaced_too(world: World) -> None:
-    """It would live until the old certificate ends, and the link would end with it."""
+async def test_a_lane_that_was_in_its_handshake_at_a_renewal_is_replaced_too(world: World) -> None:
+    """Otherwise it would keep the old certificate, whose expiry would close the link."""
     lanes = dict(world.link.lanes)
     world.link.lanes.clear()
     world.write(ROOT.host("hosta"))
@@ -258,7 +258,7 @@ async def test_a_lane_that_was_under_way_at_a_renewal_is_replaced_too(world: Wor
     assert world.outdated == [1]
 
 
-async def test_a_clock_that_was_far_ahead_for_a_moment_leaves_nothing_behind(world: World) -> None:
+async def test_a_clock_that_was_temporarily_far_ahead_has_no_lasting_effect(world: World) -> None:
     world.clock.moment = day(9999)
     with pytest.raises(CertificateError, match="has expired"):
         world.certificates.for_next_lane()
@@ -269,14 +269,14 @@ async def test_a_clock_that_was_far_ahead_for_a_moment_leaves_nothing_behind(wor
         await world.certificates.look()
         world.clock.moment = day(89)
         await world.certificates.look()
-    assert len(warned(logs)) == 2, "and warns as it would have"
+    assert len(warned(logs)) == 2, "and warnings are logged as usual"
 
 
 @pytest.mark.parametrize("patience", [0.0, 3600.0])
-async def test_files_that_could_not_be_read_for_a_moment_are_read_again(
+async def test_files_that_were_temporarily_unreadable_are_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    """Nothing of them changes when a disk, a descriptor or a certificate's first second is there at last."""
+    """The files do not change when a disk or a descriptor becomes available, or a certificate valid."""
     monkeypatch.setattr(module, "TRY_AGAIN", patience)
     renewed = ROOT.host("hosta")
     world.write(renewed)
@@ -290,7 +290,7 @@ async def test_files_that_could_not_be_read_for_a_moment_are_read_again(
 
 
 def spoil(files: TlsFiles, name: str) -> None:
-    """Damage one file, or take it away."""
+    """Damage or remove one file."""
     path: Path = getattr(files, name)
     if name == "cert":
         path.unlink()
@@ -301,7 +301,7 @@ def spoil(files: TlsFiles, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ca", "cert", "key", "crl"])
-async def test_files_that_cannot_be_used_leave_the_old_and_are_told_once(world: World, name: str) -> None:
+async def test_unusable_files_leave_the_old_ones_in_use_and_are_logged_once(world: World, name: str) -> None:
     before = world.certificates.current.accepted
     spoil(world.files, name)
     with capture_logs() as logs:
@@ -316,8 +316,8 @@ async def test_files_that_cannot_be_used_leave_the_old_and_are_told_once(world: 
     assert world.certificates.facts()["problem"] is None
 
 
-async def test_files_that_are_being_written_are_not_complained_of(world: World) -> None:
-    """Certificate and key come one after the other: only what stays so is a mistake."""
+async def test_files_that_are_being_written_are_not_reported(world: World) -> None:
+    """Certificate and key are written one after the other: only a lasting mismatch is a problem."""
     with capture_logs() as logs:
         world.files.key.write_bytes(key_pem(B.key))
         await world.certificates.look()
@@ -327,15 +327,15 @@ async def test_files_that_are_being_written_are_not_complained_of(world: World) 
     assert complaints(logs) == []
 
 
-async def test_a_crl_counts_beside_a_damaged_certificate(world: World) -> None:
+async def test_a_crl_is_used_despite_a_damaged_certificate(world: World) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     world.files.cert.write_text("junk")
     await world.look()
     assert world.reasons == [f"hostb's certificate {revoked_by(world)}"]
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["alone", "beside a damaged certificate"])
-async def test_an_older_crl_brings_nobody_back(world: World, damaged: bool) -> None:
+@pytest.mark.parametrize("damaged", [False, True], ids=["alone", "with a damaged certificate"])
+async def test_an_older_crl_reinstates_no_certificate(world: World, damaged: bool) -> None:
     world.write(crls=[ROOT.crl(B, until=90)])
     await world.look()
     world.write(crls=[ROOT.crl(until=90, since=-2)])
@@ -347,15 +347,15 @@ async def test_an_older_crl_brings_nobody_back(world: World, damaged: bool) -> N
     assert crl.get_revoked_certificate_by_serial_number(B.certificate.serial_number)
 
 
-async def test_a_crl_of_an_authority_that_stays_does_not_go(world: World) -> None:
-    """Its intermediates would count as not revoked."""
+async def test_the_crl_of_a_remaining_ca_cannot_be_removed(world: World) -> None:
+    """Otherwise its intermediates would count as not revoked."""
     other = Signer("other")
     world.write(ca=[ROOT, other], crls=[ROOT.crl(until=90), other.crl(until=90)])
     await world.look()
     assert world.certificates.facts()["problem"] is None
     world.write(ca=[ROOT, other])
     await world.look()
-    assert "has no CRL of CN=other any more" in str(world.certificates.facts()["problem"])
+    assert "no longer has a CRL of CN=other" in str(world.certificates.facts()["problem"])
     assert len(world.certificates.current.trust.crls) == 2
     world.write()
     await world.look()
@@ -363,8 +363,8 @@ async def test_a_crl_of_an_authority_that_stays_does_not_go(world: World) -> Non
     assert len(world.certificates.current.trust.crls) == 1
 
 
-async def test_an_authority_that_is_not_ours_yet_waits_for_its_certificate(world: World) -> None:
-    """The files of a new authority are copied one by one; by the first alone this host would be nobody."""
+async def test_a_new_ca_is_not_used_before_its_certificate_is_there(world: World) -> None:
+    """The files of a new CA are copied one by one; the first one alone would reject this host."""
     successor = Signer("successor")
     world.files.ca.write_bytes(successor.files(world.directory / "new", ca=[successor]).ca.read_bytes())
     await world.look()
@@ -375,11 +375,11 @@ async def test_an_authority_that_is_not_ours_yet_waits_for_its_certificate(world
 async def test_a_certificate_of_another_host_is_not_used(world: World) -> None:
     world.write(ROOT.host("hostz"))
     await world.look()
-    assert "hosta is not a DNS name of" in str(world.certificates.facts()["problem"])
+    assert "hosta is not a DNS name in" in str(world.certificates.facts()["problem"])
     assert world.certificates.current.names == ("hosta",)
 
 
-async def test_a_reload_says_what_it_did(world: World) -> None:
+async def test_a_reload_logs_its_result(world: World) -> None:
     with capture_logs() as logs:
         await world.certificates.look(asked=True)
     assert [event["event"] for event in logs] == ["certificates and CRLs were read again"]
@@ -387,7 +387,7 @@ async def test_a_reload_says_what_it_did(world: World) -> None:
     with capture_logs() as logs:
         await world.certificates.look(asked=True)
         await world.certificates.look(asked=True)
-    assert len(complaints(logs)) == 2, "whoever asks is answered each time"
+    assert len(complaints(logs)) == 2, "each reload is answered"
 
 
 def complaints(logs: Sequence[EventDict]) -> list[EventDict]:
@@ -401,7 +401,7 @@ def warned(logs: Sequence[EventDict]) -> list[str]:
     return [event["reason"] for event in logs if event["event"] == "certificates end"]
 
 
-async def test_ends_are_warned_of_30_7_and_1_days_before(world: World) -> None:
+async def test_expiry_is_warned_of_30_7_and_1_days_before(world: World) -> None:
     world.write(crls=[ROOT.crl(until=1000)])
     await world.look()
     said: list[tuple[int, str]] = []
@@ -415,7 +415,7 @@ async def test_ends_are_warned_of_30_7_and_1_days_before(world: World) -> None:
     assert all(words.startswith(f"the certificate {world.files.cert} is valid until") for _, words in said)
 
 
-async def test_what_ends_soon_is_warned_of_at_the_start(world: World) -> None:
+async def test_near_expiry_is_warned_of_at_the_start(world: World) -> None:
     world.write(ROOT.host("hosta", until=3))
     starting = world.start(load(world.files))
     with capture_logs() as logs:
@@ -426,18 +426,18 @@ async def test_what_ends_soon_is_warned_of_at_the_start(world: World) -> None:
     assert starting.facts()["days_left"] in {2, 3}
 
 
-async def test_status_warns_of_a_peer_as_well(world: World) -> None:
+async def test_status_warns_of_peer_certificates_as_well(world: World) -> None:
     assert world.certificates.facts()["warnings"] == []
     world.clock.moment = day(44)
     with capture_logs() as logs:
         await world.look()
-    assert warned(logs) == [], "the peer's own log does"
+    assert warned(logs) == [], "the peer's own log has the warning"
     [warning] = world.certificates.facts()["warnings"]
     assert warning.startswith("hostb's certificate is valid until")
 
 
-async def test_a_renewal_is_no_warning_however_short_it_is(world: World) -> None:
-    """A CRL that is issued every day for a week is always about to end."""
+async def test_a_renewal_causes_no_warning_however_short_its_validity(world: World) -> None:
+    """A CRL that is issued every day for a week is always about to expire."""
     world.write(crls=[ROOT.crl(until=6)])
     with capture_logs() as logs:
         await world.look()
@@ -447,22 +447,22 @@ async def test_a_renewal_is_no_warning_however_short_it_is(world: World) -> None
         assert len(warned(logs)) == 1
         world.write(crls=[ROOT.crl(until=0.5)])
         await world.look()
-    assert len(warned(logs)) == 2, "one that ends sooner than the last is worth a word"
+    assert len(warned(logs)) == 2, "one that expires sooner than the previous one is reported"
 
 
-async def test_a_reload_is_a_look_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reload_triggers_a_check_immediately(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.daemon.certificates.LOOK", 3600)
     task = asyncio.create_task(world.certificates.run())
     world.write(crls=[ROOT.crl(B, until=90)])
     world.certificates.reload()
-    await until(lambda: world.reasons, "for the end of the link")
+    await until(lambda: world.reasons, "for the link to close")
     task.cancel()
 
 
-async def test_what_a_lane_has_taken_meanwhile_is_not_undone(
+async def test_files_loaded_for_a_lane_meanwhile_are_not_replaced_by_older_ones(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files change again while a thread reads them, and a lane is made with the newer ones."""
+    """The files change again while a thread reads them, and a lane is opened with the newer ones."""
     older, newer = ROOT.host("hosta"), ROOT.host("hosta")
     world.write(older)
 
@@ -479,7 +479,7 @@ async def test_what_a_lane_has_taken_meanwhile_is_not_undone(
     assert world.certificates.current.accepted[0] == newer.certificate
 
 
-async def test_a_fault_of_ours_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*, asked: bool) -> None:
         raise RuntimeError("a bug")
 
@@ -487,7 +487,7 @@ async def test_a_fault_of_ours_ends_nothing(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr("tunnel.daemon.certificates.LOOK", 0)
     with capture_logs() as logs:
         task = asyncio.create_task(world.certificates.run())
-        await until(lambda: len(logs) > 2, "for more than one look")
+        await until(lambda: len(logs) > 2, "for more than one check")
         assert not task.done()
         task.cancel()
     assert logs[0]["event"] == "certificates could not be judged"

@@ -1,4 +1,4 @@
-"""Certificates in use, judged while lanes of other workers come and go in their threads."""
+"""Certificates in use, verified while other workers add and remove lanes on their threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Signer("root")
 
 
 class Restless:
-    """In the place of a lane: whenever it is asked for its proof, another one has come."""
+    """A fake lane that adds another lane whenever its ``proof`` is read."""
 
     def __init__(self, lanes: dict[int, Any]) -> None:
         self._lanes = lanes
@@ -26,21 +26,21 @@ class Restless:
         self._lanes[1000 + len(self._lanes)] = Restless(self._lanes)
 
 
-async def test_lanes_may_come_while_they_are_looked_at(tmp: Path) -> None:
+async def test_lanes_may_be_added_during_a_check(tmp: Path) -> None:
     pair = await Pair().up()
     crls = (ROOT.crl(until=90),)
     contexts = load(ROOT.host("hosta", until=100).files(tmp / "etc", ca=(ROOT,), crls=crls))
     theirs = (ROOT.host("hostb", until=100).certificate, ROOT.certificate)
-    lanes: dict[int, Any] = dict(pair.a.lanes)  # of its own: the link sends on its lanes meanwhile
+    lanes: dict[int, Any] = dict(pair.a.lanes)  # a copy: the link sends on its lanes meanwhile
     for lane in pair.a.lanes.values():
         lane.proof = VerifiedChains("hostb", contexts.trust, theirs, contexts.dialed, True)
     lanes[1000] = Restless(lanes)
     link: Any = SimpleNamespace(lanes=lanes, rotation=pair.a.rotation, post=pair.a.post, end=pair.a.end)
     certificates = Certificates(contexts, "hosta", [link], clock=lambda: day(0))
     ROOT.host("hosta", until=200).files(tmp / "etc", ca=(ROOT,), crls=crls)
-    for _ in range(2):  # new files have settled by then
+    for _ in range(2):  # new files count as stable then
         await certificates.look()
     assert list(pair.a.rotation._due) == list(pair.a.lanes)
-    assert len(lanes) > len(pair.a.lanes) + 1  # some came while they were looked at
+    assert len(lanes) > len(pair.a.lanes) + 1  # some were added during the check
     assert certificates.facts()["problem"] is None
     pair.close()

@@ -1,4 +1,4 @@
-"""The configuration file: everything typed when it is right, every mistake at once when it is not."""
+"""The configuration file: typed values if it is valid, otherwise all problems in one error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def problems(path: Path) -> dict[str, str]:
     return dict(caught.value.problems)
 
 
-def test_the_manuals_example_is_right(manual_example: Config, tmp_path: Path) -> None:
+def test_the_manuals_example_is_valid(manual_example: Config, tmp_path: Path) -> None:
     assert manual_example.tls.crl == tmp_path / "crl.pem"
     assert manual_example.peers[0].egress.allows(parse_target("unix:/run/qemu/web1.sock"))
     assert not manual_example.peers[0].egress.allows(parse_target("tcp:127.0.0.1:16509"))
@@ -82,7 +82,7 @@ def test_the_manual_explains_every_key(table: type[BaseModel]) -> None:
     assert {field.alias or name for name, field in table.model_fields.items()} <= rows
 
 
-def test_everything_arrives_typed(tmp_path: Path) -> None:
+def test_all_values_are_typed(tmp_path: Path) -> None:
     config = load(write_config(tmp_path))
     assert config.host.name == "hosta"
     assert config.host.control == tmp_path / "control.sock"
@@ -120,13 +120,15 @@ def test_a_host_may_have_no_peers_yet(tmp_path: Path) -> None:
     assert load(write_config(tmp_path, HOST, TLS)).peers == ()
 
 
-def test_nothing_can_be_changed_later(tmp_path: Path) -> None:
+def test_a_configuration_is_immutable(tmp_path: Path) -> None:
     config = load(write_config(tmp_path))
     with pytest.raises(ValidationError, match="frozen"):
-        config.transport.lanes = 4  # type: ignore[misc]  # what the test is about
+        config.transport.lanes = 4  # type: ignore[misc]  # the tested operation
 
 
-def test_relative_paths_do_not_follow_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_do_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_config(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = load(Path("mtunnel.toml"))
@@ -134,7 +136,7 @@ def test_relative_paths_do_not_follow_the_process(tmp_path: Path, monkeypatch: p
     assert config.tls.ca == tmp_path / "ca.pem"
 
 
-def test_ten_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+def test_ten_mistakes_are_reported_together(tmp_path: Path) -> None:
     path = write_config(tmp_path, TEN_MISTAKES)
     with pytest.raises(ConfigError) as caught:
         load(path)
@@ -168,29 +170,29 @@ def test_a_contradiction_alone_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"[host]\na = 1\na = 2\n", "is not a TOML file: line 3: a is given a second time"),
-        (b'[host]\nname = "\xff"', "is not a TOML file: line 2: byte 0xff is not UTF-8"),
-        (b"a = " + b"[" * 100_000, "is not a TOML file: brackets are nested too deeply"),
+        (b"[host]\na = 1\na = 2\n", "is not valid TOML: line 3: duplicate key a"),
+        (b'[host]\nname = "\xff"', "is not valid TOML: line 2: byte 0xff is not UTF-8"),
+        (b"a = " + b"[" * 100_000, "is not valid TOML: brackets are nested too deeply"),
     ],
 )
-def test_what_is_not_toml_says_where(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_invalid_toml_is_reported_with_its_line(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "mtunnel.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=complaint):
         load(path)
 
 
-def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     plain = load(path)
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert load(path) == plain
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    assert problems(tmp_path / "none.toml") == {"": "does not exist; --config FILE names another"}
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
+    assert problems(tmp_path / "none.toml") == {"": "does not exist; use --config FILE for another file"}
     assert problems(tmp_path) == {"": "cannot be read: Is a directory"}
-    assert problems(Path("/dev/zero")) == {"": "cannot be read: it is a device, not a file"}
+    assert problems(Path("/dev/zero")) == {"": "cannot be read: it is a device, not a regular file"}
 
 
 def test_wrong_brackets_are_one_mistake_and_hide_no_other(tmp_path: Path) -> None:

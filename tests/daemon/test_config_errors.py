@@ -1,4 +1,4 @@
-"""Validation errors as an operator reads them."""
+"""Validation errors as messages for the operator."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def test_keys_are_written_as_in_the_file() -> None:
         ({"host": {"name": "bad"}}, ("host.name", "'bad' is no name")),
         ({"host": {"name": "a", "size": 17}}, ("host.size", "must be less than or equal to 16")),
         ({"host": {"name": "a", "nmae": 1}}, ("host.nmae", "unknown key: did you mean 'name'?")),
-        ({"host": {"name": "a", "zzz": 1}}, ("host.zzz", "unknown key: known are name, size")),
+        ({"host": {"name": "a", "zzz": 1}}, ("host.zzz", "unknown key: expected one of name, size")),
         (
             {"host": {"name": "a", "lane_threads": True}},
-            ("host.lane_threads", "is no key any more: workers use several processors now: see `workers`"),
+            ("host.lane_threads", "is no longer supported: use `workers` to run on several CPUs"),
         ),
         ({"host": {"name": "a"}, "peers": []}, ("peers", "unknown key: did you mean 'peer'?")),
         ({"host": {"name": "a"}, "peer": {}}, ("peer", "must be a list in square brackets")),
         ({"host": {"name": "a"}, "peer": [1]}, ("peer[0]", "must be a table")),
         (
             {"host": {"name": "a"}, "peer": [{"users": []}]},
-            ("peer[0].users", "must not be empty: nobody could connect"),
+            ("peer[0].users", "must not be empty: no user could connect"),
         ),
         (
             {"host": {"name": "a"}, "peer": [{"live": "true"}]},
@@ -87,11 +87,11 @@ def test_keys_are_written_as_in_the_file() -> None:
         ),
     ],
 )
-def test_texts_say_what_to_do(tables: dict[str, Any], problem: Problem) -> None:
+def test_messages_contain_the_remedy(tables: dict[str, Any], problem: Problem) -> None:
     assert problems(**tables) == [problem]
 
 
-def test_entries_are_called_by_their_peer() -> None:
+def test_entries_are_identified_by_their_peer() -> None:
     found = problems(
         host={"name": "a"},
         peer=[{"name": "hostb", "egress": 1}, {"name": 5, "egress": 1}],

@@ -1,4 +1,4 @@
-"""The control socket: one question, one answer, and nobody can make it stop."""
+"""The control socket: one request, one reply, and no client can make it fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def add(one: int, other: int) -> int:
 
 @pytest.fixture
 async def path(tmp: Path) -> AsyncIterator[Path]:
-    """A control socket that knows three commands."""
+    """A control socket with three commands."""
     commands: dict[str, Command] = {"status": lambda: {"up": True}, "fail": fail, "add": add}
     with unexpected() as faults:
         served = ControlSocket(tmp / "control.sock", commands)
@@ -45,7 +45,7 @@ def mode_of(path: Path) -> int:
 
 
 async def asked(path: Path, request: bytes) -> dict[str, Any]:
-    """Send raw bytes; the answer."""
+    """Send raw bytes; return the reply."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
@@ -63,24 +63,24 @@ async def test_command_is_answered(path: Path) -> None:
     assert await asyncio.to_thread(ask, path, "status") == {"up": True}
 
 
-async def test_command_that_takes_its_time_gets_its_arguments(path: Path) -> None:
+async def test_asynchronous_command_gets_its_arguments(path: Path) -> None:
     assert await asyncio.to_thread(ask, path, "add", one=3, other=4) == 7
 
 
 @pytest.mark.parametrize("arguments", [{}, {"one": 1}, {"one": 1, "other": 2, "more": 3}])
-async def test_arguments_that_do_not_fit_are_answered_with_those_that_do(
+async def test_wrong_arguments_are_answered_with_the_expected_ones(
     path: Path, arguments: dict[str, int]
 ) -> None:
     with pytest.raises(TunnelError, match=r"add \(with one, other\)"):
         await asyncio.to_thread(ask, path, "add", **arguments)
 
 
-async def test_failure_is_told(path: Path) -> None:
-    with pytest.raises(TunnelError, match=f"the daemon at {path} says: not today"):
+async def test_failure_is_reported(path: Path) -> None:
+    with pytest.raises(TunnelError, match=f"the daemon at {path} reported: not today"):
         await asyncio.to_thread(ask, path, "fail")
 
 
-async def test_unknown_command_names_those_there_are(path: Path) -> None:
+async def test_unknown_command_is_answered_with_the_known_ones(path: Path) -> None:
     with pytest.raises(TunnelError, match=r'\{"command": one of: status, fail, add \(with one, other\)\}'):
         await asyncio.to_thread(ask, path, "explode")
 
@@ -96,7 +96,7 @@ async def test_nonsense_is_answered(path: Path, request_: bytes) -> None:
     assert await asyncio.to_thread(ask, path, "status") == {"up": True}
 
 
-async def test_request_in_pieces_is_put_together(path: Path) -> None:
+async def test_fragmented_request_is_reassembled(path: Path) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
@@ -116,7 +116,7 @@ async def test_silent_client_is_dropped(path: Path, monkeypatch: pytest.MonkeyPa
         assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 60) == b""
 
 
-async def test_client_that_leaves_is_forgotten(path: Path) -> None:
+async def test_client_that_disconnects_is_ignored(path: Path) -> None:
     for _ in range(3):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
@@ -124,11 +124,11 @@ async def test_client_that_leaves_is_forgotten(path: Path) -> None:
     assert await asyncio.to_thread(ask, path, "status") == {"up": True}
 
 
-async def test_only_the_owner_may_command(path: Path) -> None:
+async def test_only_the_owner_has_access(path: Path) -> None:
     assert mode_of(path) == 0o600
 
 
-async def test_closing_hangs_up_and_removes_the_socket(tmp: Path) -> None:
+async def test_close_disconnects_clients_and_removes_the_socket(tmp: Path) -> None:
     served = ControlSocket(tmp / "control.sock", {})
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
@@ -147,14 +147,14 @@ def test_no_daemon_is_unreachable(tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (b"", "closed the connection without an answer"),
-        (b'{"ok": true, "res', "closed the connection without an answer"),
-        (b"HTTP/1.1 400 Bad Request\n", "what answers at .*control is no mtunnel serve"),
-        (b"[]\n", "what answers at .*control is no mtunnel serve"),
-        (b'{"ok": true}\n', "what answers at .*control is no mtunnel serve"),
+        (b"", "closed the connection without a reply"),
+        (b'{"ok": true, "res', "closed the connection without a reply"),
+        (b"HTTP/1.1 400 Bad Request\n", "invalid reply from .*control: not an mtunnel daemon"),
+        (b"[]\n", "invalid reply from .*control: not an mtunnel daemon"),
+        (b'{"ok": true}\n', "invalid reply from .*control: not an mtunnel daemon"),
     ],
 )
-def test_what_is_no_answer_is_told(tmp: Path, answer: bytes, told: str) -> None:
+def test_invalid_reply_is_reported(tmp: Path, answer: bytes, told: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp / "control"))
         server.listen()
@@ -172,27 +172,27 @@ def test_what_is_no_answer_is_told(tmp: Path, answer: bytes, told: str) -> None:
         thread.join(60)
 
 
-def test_daemon_whose_socket_is_gone_is_told_from_none(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds its lock: to ask whether it runs would send the operator the wrong way."""
+def test_daemon_whose_socket_is_gone_is_distinguished_from_none(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds its lock: the hint "is the daemon running?" would mislead the operator."""
     monkeypatch.setattr(module, "holder", lambda path: 4711)
     with pytest.raises(
-        UnreachableError, match=r"process 4711 .* its socket was removed or replaced: restart"
+        UnreachableError, match=r"the daemon is process 4711, and its socket was removed or replaced: restart"
     ):
         ask(tmp / "none", "status")
     monkeypatch.setattr(module, "TIMEOUT", 0.1)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp / "control"))
         server.listen()
-        with pytest.raises(
-            UnreachableError, match=r"timed out; process 4711 is that daemon: is it stopped\?"
-        ):
+        with pytest.raises(UnreachableError, match=r"timed out; the daemon is process 4711: is it stopped\?"):
             ask(tmp / "control", "status")
         (tmp / "control").chmod(0)
         if os.geteuid() == 0:
             tmp.chmod(0o755)
             with (
                 acting_as(NOBODY),
-                pytest.raises(UnreachableError, match="Permission denied; root may ask it"),
+                pytest.raises(UnreachableError, match="Permission denied; run this as root"),
             ):
                 ask(tmp / "control", "status")
 
@@ -206,7 +206,7 @@ def test_daemon_that_hangs(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ask(tmp / "control", "status")
 
 
-async def test_connection_that_came_just_before_the_end_is_closed(tmp: Path) -> None:
+async def test_connection_accepted_just_before_close_is_closed(tmp: Path) -> None:
     served = ControlSocket(tmp / "another.sock", {"status": dict})
     ours, theirs = socket.socketpair()
     ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""What contradicts what in a configuration file, however much else is wrong in it."""
+"""Contradictions in a configuration file, whatever other problems it has."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def ingresses(*listens: str, host: dict[str, Any] | None = None) -> dict[str, An
     return {"host": host or {}, "peer": [{"name": "hostb"}], "ingress": entries}
 
 
-def test_peers_are_told_apart_by_their_names() -> None:
+def test_names_of_peers_are_unique() -> None:
     tables = {"host": {"name": "hosta"}, "peer": [{"name": "hostb"}, {"name": "HOSTB"}, {"name": "HostA"}]}
     assert list(contradictions(tables, CONTROL)) == [
-        ("peer[1].name", "hostb is already described by peer[0].name"),
-        ("peer[2].name", "hosta is this host's own name (host.name): a host is not its own peer"),
+        ("peer[1].name", "hostb is already defined by peer[0].name"),
+        ("peer[2].name", "hosta is this host (host.name): a host cannot be its own peer"),
     ]
 
 
@@ -57,7 +57,7 @@ def test_a_redirect_has_no_target() -> None:
 def test_two_ingresses_cannot_share_an_address(first: str, second: str) -> None:
     ((key, text),) = contradictions(ingresses(first, second), CONTROL)
     assert key == "ingress[1].listen"
-    assert text.endswith(f"is already taken by ingress[0].listen ({first})")
+    assert text.endswith(f"is already used by ingress[0].listen ({first})")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_two_ingresses_cannot_share_an_address(first: str, second: str) -> None:
         ("redirect:127.0.1.2:1-9", "tcp:127.0.1.2:10"),
     ],
 )
-def test_neighbours_get_on(first: str, second: str) -> None:
+def test_adjacent_addresses_do_not_collide(first: str, second: str) -> None:
     assert keys(ingresses(first, second)) == []
 
 
@@ -91,7 +91,7 @@ def test_neighbours_get_on(first: str, second: str) -> None:
         ({}, f"unix:{CONTROL}", True),
     ],
 )
-def test_the_daemons_own_addresses_are_taken_too(host: dict[str, Any], listen: str, collides: bool) -> None:
+def test_the_daemons_own_addresses_collide_too(host: dict[str, Any], listen: str, collides: bool) -> None:
     assert keys(ingresses(listen, host=host)) == (["ingress[0].listen"] if collides else [])
 
 
@@ -102,7 +102,7 @@ def test_metrics_and_links_need_two_ports() -> None:
 @pytest.mark.parametrize(
     "nonsense", [None, 3, "x", [], {}, [3], [[]], [{"name": 3, "peer": [], "listen": {}}]]
 )
-def test_nonsense_is_passed_over(nonsense: object) -> None:
+def test_invalid_values_are_skipped(nonsense: object) -> None:
     assert keys({"host": nonsense, "peer": nonsense, "ingress": nonsense}) == []
 
 
@@ -118,7 +118,7 @@ def test_nonsense_is_passed_over(nonsense: object) -> None:
         ("tcp:[::1]:1-9", "tcp:[::1]:9"),
     ],
 )
-def test_peer_may_not_reach_what_leads_back_to_a_peer(rule: str, listen: str) -> None:
+def test_peer_may_not_reach_an_ingress(rule: str, listen: str) -> None:
     tables = ingresses(listen)
     tables["peer"][0]["egress"] = [5, "unix:/elsewhere", rule]
     ((key, text),) = contradictions(tables, CONTROL)
@@ -136,13 +136,13 @@ def test_peer_may_not_reach_what_leads_back_to_a_peer(rule: str, listen: str) ->
         ("nonsense", "tcp:127.0.0.1:49216"),
     ],
 )
-def test_peer_may_reach_what_is_beside_it(rule: str, listen: str) -> None:
+def test_peer_may_reach_other_addresses(rule: str, listen: str) -> None:
     tables = ingresses(listen)
     tables["peer"][0]["egress"] = [rule]
     assert keys(tables) == []
 
 
-def test_peer_may_not_command_the_daemon() -> None:
+def test_peer_may_not_reach_the_control_socket() -> None:
     tables = {"peer": [{"name": "hostb", "egress": ["unix:/run/mtunnel/*"]}]}
     ((key, text),) = contradictions(tables, CONTROL)
     assert key == "peer[0].egress[0]"

@@ -1,4 +1,4 @@
-"""The drain: what is waited for, how long, and what the log says of it."""
+"""Draining: what it waits for, how long, and what it logs."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def reports(said: Events) -> list[tuple[str, int, str]]:
 WAITING = "stopping: waiting for streams to end"
 
 
-async def test_without_streams_there_is_nothing_to_wait_for_or_to_say(said: Events) -> None:
+async def test_without_streams_drain_ends_immediately_and_logs_nothing(said: Events) -> None:
     pair = await Pair().up()
     await Draining(pair).over()
     assert reports(said) == []
     pair.close()
 
 
-async def test_streams_are_named_at_once_by_peer_and_target_and_waited_for(said: Events) -> None:
+async def test_streams_are_logged_by_peer_and_target_and_waited_for(said: Events) -> None:
     pair = await Pair().up()
     for _ in range(2):
         await pair.stream(pair.a)
@@ -71,7 +71,7 @@ async def test_streams_are_named_at_once_by_peer_and_target_and_waited_for(said:
     pair.close()
 
 
-async def test_what_is_waited_for_is_said_again(said: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_active_streams_are_logged_periodically(said: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPORT_INTERVAL", 0.0)
     monkeypatch.setattr(module, "_STEP", 0.001)
     pair = await Pair().up()
@@ -84,7 +84,7 @@ async def test_what_is_waited_for_is_said_again(said: Events, monkeypatch: pytes
     pair.close()
 
 
-async def test_signal_ends_the_waiting_and_is_told(said: Events) -> None:
+async def test_signal_ends_the_drain_and_is_logged(said: Events) -> None:
     pair = await Pair().up()
     await pair.stream()
     draining = Draining(pair)
@@ -95,7 +95,7 @@ async def test_signal_ends_the_waiting_and_is_told(said: Events) -> None:
     pair.close()
 
 
-async def test_timeout_ends_the_waiting_and_is_told(said: Events) -> None:
+async def test_timeout_ends_the_drain_and_is_logged(said: Events) -> None:
     pair = await Pair().up()
     await pair.stream()
     await Draining(pair, 0.01).over()
@@ -105,7 +105,7 @@ async def test_timeout_ends_the_waiting_and_is_told(said: Events) -> None:
     pair.close()
 
 
-async def test_many_kinds_are_named_in_part(said: Events) -> None:
+async def test_of_many_kinds_some_are_logged_by_name(said: Events) -> None:
     pair = await Pair().up()
     for number in range(10):
         here, _ = pair.local()
@@ -120,7 +120,7 @@ async def test_many_kinds_are_named_in_part(said: Events) -> None:
     pair.close()
 
 
-async def test_stream_whose_target_is_being_dialled_is_waited_for() -> None:
+async def test_stream_with_a_pending_connect_is_waited_for() -> None:
     pair = await Pair().up()
     requests_of(pair.a).dialling = True
     draining = Draining(pair)
@@ -134,7 +134,7 @@ async def test_stream_whose_target_is_being_dialled_is_waited_for() -> None:
 async def test_a_table_of_streams_may_grow_while_it_is_read(
     said: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of another worker does, in its thread."""
+    """Another worker modifies its table on its own thread."""
     pair = await Pair().up()
     for _ in range(2):
         await pair.stream(pair.a)

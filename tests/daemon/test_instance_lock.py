@@ -1,4 +1,4 @@
-"""Who starts first is the daemon; a second one is told so, and a killed one leaves nothing in the way."""
+"""The first daemon holds the lock; a second one is refused, and a killed one releases it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOLD += "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.r
 
 @contextmanager
 def daemon(control: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has the control socket."""
+    """A process that holds the lock of the control socket."""
     argv = [sys.executable, "-c", HOLD, str(control)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -28,7 +28,7 @@ def daemon(control: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_second_daemon_is_told_who_the_first_is(tmp: Path) -> None:
+def test_second_daemon_is_refused_with_the_process_id_of_the_first(tmp: Path) -> None:
     control = tmp / "run" / "control.sock"
     assert holder(control) is None
     with daemon(control) as first:
@@ -36,15 +36,15 @@ def test_second_daemon_is_told_who_the_first_is(tmp: Path) -> None:
         with pytest.raises(UsageError) as caught, claimed(control):
             pass
         assert str(caught.value) == (
-            f"another mtunnel serve (process {first.pid}) has the control socket {control}:"
-            " is this daemon running already?"
+            f"another mtunnel daemon (process {first.pid}) holds the control socket {control}:"
+            " is this daemon already running?"
         )
         with claimed(tmp / "run" / "other.sock"):
             pass
     assert holder(control) is None
 
 
-def test_killed_daemon_leaves_nothing_in_the_way(tmp: Path) -> None:
+def test_killed_daemon_releases_the_lock(tmp: Path) -> None:
     control = tmp / "control.sock"
     with daemon(control) as first:
         first.kill()
@@ -54,7 +54,7 @@ def test_killed_daemon_leaves_nothing_in_the_way(tmp: Path) -> None:
     assert oct(control.with_name("control.sock.lock").stat().st_mode & 0o777) == "0o600"
 
 
-def test_link_in_the_place_of_the_lock_is_not_followed(tmp: Path) -> None:
+def test_symbolic_link_in_place_of_the_lock_file_is_not_followed(tmp: Path) -> None:
     (tmp / "precious").write_text("precious")
     (tmp / "control.sock.lock").symlink_to(tmp / "precious")
     before = (tmp / "precious").stat()
@@ -63,6 +63,6 @@ def test_link_in_the_place_of_the_lock_is_not_followed(tmp: Path) -> None:
     assert (tmp / "precious").stat() == before
 
 
-def test_where_no_lock_can_be_preflight_says_why() -> None:
+def test_missing_lock_file_is_no_error() -> None:
     with claimed(Path("/proc/none/control.sock")):
         assert holder(Path("/proc/none/control.sock")) is None

@@ -1,4 +1,4 @@
-"""The journal: what leads there, and a log that goes on after it was stopped and started again."""
+"""The journal: detection of its socket, and reconnection after the journal was stopped and started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER = "mtunnel\n\n6\n1\n0\n0\n0\n"
 
 @pytest.fixture
 def place(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the journal of the test listens."""
+    """The socket path of a fake journal."""
     monkeypatch.setattr(module, "SOCKET", tmp / "stdout")
     return tmp / "stdout"
 
@@ -33,12 +33,12 @@ def listening(place: Path) -> socket.socket:
 
 
 def received(sock: socket.socket, count: int) -> list[str]:
-    """The first ``count`` lines."""
+    """Return the first ``count`` lines."""
     with sock.makefile("r") as lines:
         return [lines.readline().rstrip("\n") for _ in range(count)]
 
 
-def test_descriptor_is_told_by_device_and_inode(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptor_is_recognized_by_device_and_inode(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp / "file").open("w") as file:
         status = os.fstat(file.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
@@ -57,12 +57,12 @@ def test_stream_begins_with_the_header_that_the_journal_expects(place: Path) -> 
             assert text.read() == HEADER + "<4>line\n"
 
 
-def test_journal_that_is_not_there_is_an_error(place: Path) -> None:
+def test_missing_journal_is_an_error(place: Path) -> None:
     with pytest.raises(FileNotFoundError):
         connect()
 
 
-def test_log_goes_on_when_the_journal_was_stopped_and_started(
+def test_log_continues_after_the_journal_was_stopped_and_started(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""Whether a libvirt gives up before a link does is read from the files that this libvirt reads."""
+"""libvirt's keepalive settings are read from its configuration files and compared to the resume window."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def configured(
         (MEMORY, "unix:/run/libvirt/virtqemud-sock", "virtqemud.conf"),
     ],
 )
-def test_each_side_of_a_call_has_its_file(tmp: Path, ingress: str, egress: str, name: str) -> None:
+def test_client_and_server_have_separate_files(tmp: Path, ingress: str, egress: str, name: str) -> None:
     config = configured(tmp, "2min", ingress=ingress, egress=egress)
     text = warning(config, tmp)
     assert text.startswith(
-        "libvirt's calls cross links here, and libvirt gives up a connection on which nothing"
+        "libvirt connections go through links, and libvirt closes a connection that is silent"
     )
-    assert f"came for 30s (keepalive_interval * (keepalive_count + 1) in {tmp}/{name})" in text
+    assert f"silent for 30s (keepalive_interval * (keepalive_count + 1) in {tmp}/{name})" in text
     assert "resume_window (120s)" in text
-    assert "Write keepalive_count = 28 there" in text
+    assert "Set keepalive_count = 28 there" in text
     assert text.endswith('resume_window = "30s"')
     (tmp / name).write_text("keepalive_count = 28\n")
     assert warning(config, tmp) == ""
 
 
-def test_the_name_of_the_daemon_may_be_another(tmp: Path) -> None:
+def test_alternative_file_of_the_daemon_is_found(tmp: Path) -> None:
     (tmp / "virtproxyd.conf").write_text("")
     config = configured(tmp, "2min", ingress=CALLS, egress="unix:/run/libvirt/libvirt-sock")
     assert f"in {tmp}/qemu.conf and {tmp}/virtproxyd.conf)" in warning(config, tmp)
@@ -65,27 +65,29 @@ def test_the_name_of_the_daemon_may_be_another(tmp: Path) -> None:
         ("0s", "keepalive_count = 0", False),
     ],
 )
-def test_only_who_gives_up_first_is_told_of(tmp: Path, window: str, text: str, told: bool) -> None:
+def test_only_a_keepalive_shorter_than_the_window_is_reported(
+    tmp: Path, window: str, text: str, told: bool
+) -> None:
     (tmp / "qemu.conf").write_text(text)
     assert bool(warning(configured(tmp, window, ingress=CALLS), tmp)) is told
 
 
-def test_nothing_is_said_of_a_host_without_calls_or_of_what_cannot_be_read(tmp: Path) -> None:
+def test_no_warning_without_libvirt_connections_or_with_an_unreadable_file(tmp: Path) -> None:
     assert warning(configured(tmp, "1h"), tmp) == ""
     (tmp / "qemu.conf").mkdir()
     assert LibvirtKeepalive.read(tmp / "qemu.conf") is None
     assert warning(configured(tmp, "1h", ingress=CALLS), tmp) == ""
 
 
-def test_a_file_that_is_none_is_not_waited_for_and_a_number_without_end_is_none(tmp: Path) -> None:
+def test_a_fifo_does_not_block_and_an_oversized_number_is_ignored(tmp: Path) -> None:
     os.mkfifo(tmp / "pipe.conf")
     assert LibvirtKeepalive.read(tmp / "pipe.conf") is None
     (tmp / "qemu.conf").write_text(f"keepalive_count = {'9' * 5000}\nkeepalive_interval = 7\n")
     assert LibvirtKeepalive.read(tmp / "qemu.conf") == LibvirtKeepalive(tmp / "qemu.conf", interval=7)
 
 
-def test_what_is_advised_is_enough_whenever_the_silence_begins(tmp: Path) -> None:
-    """The last message may be as old as an interval then."""
+def test_recommended_count_is_sufficient_whenever_the_silence_starts(tmp: Path) -> None:
+    """The last message may be one interval old by then."""
     for interval in (1, 3, 5, 60):
         keepalive = LibvirtKeepalive(tmp, interval)
         advised = LibvirtKeepalive(tmp, interval, keepalive.count_for(100.0 + SILENCE))

@@ -1,4 +1,4 @@
-"""Places to listen: what is missing, taken, full, or open to others, for each at once."""
+"""Listen addresses: missing, taken, full, or open to other users; all are reported together."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_a_missing_directory_is_made_only_at_the_start(tmp: Path) -> None:
+def test_a_missing_directory_is_created_only_at_the_start(tmp: Path) -> None:
     config = configured(tmp, f"unix:{tmp}/run/hostb/web1.sock")
     assert problems(config) == {}
     assert not (tmp / "run").exists()
@@ -54,35 +54,35 @@ def test_a_file_is_no_directory(tmp: Path) -> None:
 
 def test_a_directory_must_be_writable(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(tmp, "unix:/run/none/web1.sock")
-    # Root may write everywhere: take the kernel's answer from a host where it may not.
+    # Root may write everywhere: simulate a user who may not.
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and Path(path).exists())
     uid = os.getuid()
     assert problems(config) == {
         "host.control": f"the directory {tmp} is not writable for uid {uid}",
-        "ingress[0].listen": f"the directory /run is not writable for uid {uid}: /run/none cannot be made",
+        "ingress[0].listen": f"the directory /run is not writable for uid {uid}: cannot create /run/none",
     }
 
 
-def test_a_directory_that_cannot_be_made_is_reported(tmp: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_reported(tmp: Path) -> None:
     config = configured(tmp, "unix:/proc/none/web1.sock")
     found = problems(config, starting=True)
     assert list(found) == ["ingress[0].listen"]
 
 
-def test_a_socket_left_behind_is_no_problem_but_a_served_one_is(tmp: Path) -> None:
+def test_a_stale_socket_is_no_problem_but_a_served_one_is(tmp: Path) -> None:
     path = tmp / "web1.sock"
     config = configured(tmp, f"unix:{path}")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.fspath(path))
         server.listen(0)
         expected = {
-            "ingress[0].listen": f"another process listens on {path}: is this daemon running already?"
+            "ingress[0].listen": f"another process is listening on {path}: is this daemon already running?"
         }
         for starting in (True, False):
             assert problems(config, starting=starting) == expected
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
-            server.accept()  # nobody has connected to find that out
+            server.accept()  # the check made no connection
     assert problems(config, starting=True) == {}
 
 
@@ -98,7 +98,7 @@ def test_every_port_must_be_free(tmp: Path) -> None:
     assert problems(config, starting=True) == {}
 
 
-def test_what_the_running_daemon_has_itself_is_no_problem(tmp: Path) -> None:
+def test_addresses_of_the_running_daemon_are_no_problem(tmp: Path) -> None:
     path = tmp / "web1.sock"
     holding = "import sys; from pathlib import Path; from tunnel.daemon.instance_lock import claimed\n"
     holding += f"with claimed(Path('{tmp}/control.sock')): print('held', flush=True); sys.stdin.read()"
@@ -119,13 +119,13 @@ def test_what_the_running_daemon_has_itself_is_no_problem(tmp: Path) -> None:
         daemon.stdin.close()
 
 
-def test_daemon_of_an_older_version_is_known_by_its_control_socket(tmp: Path) -> None:
+def test_daemon_of_an_older_version_is_detected_by_its_control_socket(tmp: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as control:
         control.bind(f"{tmp}/control.sock")
         assert problems(configured(tmp, port=server.getsockname()[1])) == {}
 
 
-def test_ipv6_is_tried_as_such(tmp: Path) -> None:
+def test_ipv6_addresses_are_checked(tmp: Path) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         port = server.getsockname()[1]
         host = HOST.replace("127.0.0.1:16515", f"[::1]:{port}")
@@ -135,14 +135,14 @@ def test_ipv6_is_tried_as_such(tmp: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_address_that_is_not_there_yet_is_no_problem(tmp: Path) -> None:
+def test_address_that_is_not_configured_yet_is_no_problem(tmp: Path) -> None:
     host = HOST.replace("127.0.0.1:16515", "192.0.2.1:16515")
     assert problems(load(write_config(tmp, host, TLS)), starting=True) == {}
 
 
 @pytest.fixture
 def full(tmp: Path) -> Iterator[Path]:
-    """A file system on which nothing more can be made."""
+    """A full file system."""
     place = tmp / "full"
     place.mkdir()
     options = ["-t", "tmpfs", "-o", "nr_inodes=1,mode=0755", "tmpfs"]
@@ -172,7 +172,7 @@ def test_directory_that_others_may_write_is_a_problem(tmp: Path, mode: int) -> N
 
 @pytest.mark.root
 def test_directory_may_belong_to_a_user_of_the_ingress(tmp: Path) -> None:
-    """Who may use the ingress gains nothing by exchanging its socket; the control socket is root's."""
+    """A user of the ingress gains nothing by replacing its socket; the control socket belongs to root."""
     place = tmp / "his"
     place.mkdir()
     os.chown(place, 65534, 65534)
@@ -187,8 +187,8 @@ def test_directory_may_belong_to_a_user_of_the_ingress(tmp: Path) -> None:
 
 
 @pytest.mark.root
-def test_nothing_is_made_where_others_could_lead_it_elsewhere(tmp: Path) -> None:
-    """Its owner may have put a link there, to any directory of root's."""
+def test_nothing_is_created_in_a_directory_of_another_user(tmp: Path) -> None:
+    """The owner may have placed a symbolic link to any directory of root there."""
     tmp.chmod(0o755)
     place, elsewhere = tmp / "his", tmp / "roots"
     place.mkdir()

@@ -1,4 +1,4 @@
-"""How many lines an event may have: bounded for each source, for all of them, and in memory."""
+"""Rate limits of log lines: per source and for all sources, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_source_has_a_burst_and_then_a_rate() -> None:
     assert admitted(limiter, "refused", "uid 1", 10_000.0, 1000) == TROUBLE.burst
 
 
-def test_neither_another_source_nor_another_event_is_held_back() -> None:
+def test_neither_another_source_nor_another_event_is_suppressed() -> None:
     limiter = Limiter()
     admitted(limiter, "refused", "uid 1", 0.0, 1000)
     assert admitted(limiter, "refused", "uid 2", 0.0, 1) == 1
@@ -33,14 +33,14 @@ def test_neither_another_source_nor_another_event_is_held_back() -> None:
 
 
 @pytest.mark.parametrize("order", [("warning", "info"), ("info", "warning")])
-def test_warnings_of_an_event_and_its_routine_lines_are_limited_apart(order: tuple[str, str]) -> None:
+def test_warnings_of_an_event_and_its_routine_lines_are_limited_separately(order: tuple[str, str]) -> None:
     rates = {"warning": TROUBLE, "info": ROUTINE}
     limiter = Limiter()
     for level in order:
         assert admitted(limiter, "redirects changed", "", 0.0, 5000, level) == rates[level].burst
 
 
-def test_migration_of_255_channels_is_told_channel_by_channel() -> None:
+def test_migration_of_255_channels_is_logged_channel_by_channel() -> None:
     limiter = Limiter()
     for event in ("stream opened", "stream closed"):
         assert admitted(limiter, event, "peer hostb", 0.0, 512, "info") == 512
@@ -52,7 +52,7 @@ def test_many_sources_together_are_bounded() -> None:
     assert everywhere == TROUBLE.burst * ALL_SOURCES
 
 
-def test_flood_from_more_sources_than_are_remembered_is_bounded_in_lines_and_memory() -> None:
+def test_flood_from_more_sources_than_buckets_is_bounded_in_lines_and_memory() -> None:
     for level, rate in (("warning", TROUBLE), ("info", ROUTINE)):
         limiter = Limiter()
         sources = (f"uid {n % 5000}" for n in itertools.count())
@@ -65,7 +65,7 @@ def test_flood_from_more_sources_than_are_remembered_is_bounded_in_lines_and_mem
         assert len(limiter._buckets) == log_rate.MOST_SOURCES
 
 
-def test_what_was_held_back_is_counted_by_source_and_told_once() -> None:
+def test_suppressed_lines_are_counted_by_source_and_summarized_once() -> None:
     limiter = Limiter(TROUBLE)
     assert limiter.due(0.0) is None
     admitted(limiter, "refused", "uid 1", 0.0, 12_365)
@@ -105,7 +105,7 @@ def test_event_without_a_source_names_none() -> None:
     assert facts == {"event": "and 1 more", "of": "a fault", "count": 1, "seconds": 0}
 
 
-def test_the_first_one_held_back_is_reported_as_such() -> None:
+def test_the_first_suppressed_line_is_reported_as_such() -> None:
     limiter = Limiter()
     found = [limiter.admits("refused", "warning", "", 0.0) for _ in range(22)]
     assert found[19:] == [(True, False), (False, True), (False, False)]
@@ -126,5 +126,5 @@ def test_the_first_one_held_back_is_reported_as_such() -> None:
         ({"remote": "[no:address]:1"}, "no:address"),
     ],
 )
-def test_source_is_who_caused_it(facts: dict[str, object], source: str) -> None:
+def test_source_is_peer_user_and_network(facts: dict[str, object], source: str) -> None:
     assert source_of(facts) == source

@@ -1,4 +1,4 @@
-"""The writer of log lines: whatever happens to stderr, ``put`` returns, and what was lost is told."""
+"""The writer of log lines: whatever happens to stderr, ``put`` returns, and lost lines are reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def leave(reader: int) -> None:
-    """Be no reader any more. The descriptor stays taken: the fixture closes it, and nobody else's."""
+    """Close the reading end. Its number stays in use, so that the fixture closes no other descriptor."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, reader)
     os.close(null)
@@ -57,13 +57,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for three lines of ten bytes."""
+    """A queue limit of three lines of ten bytes."""
     monkeypatch.setattr(module, "MOST_QUEUED", 30)
 
 
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[OSError | None], None]]:
-    """Sets what every write fails with; None for nothing."""
+    """Set the error of every write; None for success."""
     write = os.write
     errors: list[OSError | None] = [None]
 
@@ -82,7 +82,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[OSError | None]
 
 
 def fill(descriptor: int) -> int:
-    """Write until a pipe takes nothing more; how much that was."""
+    """Fill a pipe; return the number of bytes."""
     os.set_blocking(descriptor, False)
     count = 0
     try:
@@ -112,7 +112,7 @@ def test_lines_are_written_in_order(pipe: tuple[int, int]) -> None:
         assert read_lines(pipe[0], 1000) == [f"line {number}" for number in range(1000)]
 
 
-def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
+def test_close_writes_the_queued_lines(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file, writing(file.fileno()) as writer:
         for number in range(1000):
             writer.put(f"line {number}")
@@ -132,11 +132,11 @@ def test_descriptor_that_is_reused_gets_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_pipe_that_nobody_reads_holds_up_nobody(pipe: tuple[int, int]) -> None:
+def test_pipe_that_is_not_read_does_not_block_callers(pipe: tuple[int, int]) -> None:
     stuffed = fill(pipe[1])
     with writing(pipe[1]) as writer:
         writer.put("first....")
-        until("the thread to wait in its write", lambda: not writer._queue)
+        until("the thread to block in its write", lambda: not writer._queue)
         for number in range(1000):
             writer.put(f"line {number:04}")
         drain(pipe[0], stuffed)
@@ -148,7 +148,7 @@ def test_pipe_that_nobody_reads_holds_up_nobody(pipe: tuple[int, int]) -> None:
         assert read_lines(pipe[0], 1) == ["again"]
 
 
-def test_pipe_of_which_another_made_the_writing_end_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
+def test_pipe_made_non_blocking_by_another_process_is_waited_for(pipe: tuple[int, int]) -> None:
     stuffed = fill(pipe[1])
     os.set_blocking(pipe[1], False)
     with writing(pipe[1]) as writer:
@@ -161,7 +161,7 @@ def test_pipe_of_which_another_made_the_writing_end_non_blocking_is_waited_for(p
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("number", [28, 5, 32, 9])
-def test_whatever_a_write_fails_with_is_told_when_writing_works_again(
+def test_error_of_a_write_is_reported_when_writing_works_again(
     pipe: tuple[int, int], fails: Callable[[OSError | None], None], number: int
 ) -> None:
     fails(OSError(number, os.strerror(number)))
@@ -184,7 +184,7 @@ def test_full_disk(tmp_path: Path) -> None:
         writer.put("line")
 
 
-def test_pipe_whose_reader_is_gone(pipe: tuple[int, int]) -> None:
+def test_pipe_whose_reader_has_closed(pipe: tuple[int, int]) -> None:
     leave(pipe[0])
     with writing(pipe[1]) as writer:
         writer.put("line")
@@ -192,8 +192,8 @@ def test_pipe_whose_reader_is_gone(pipe: tuple[int, int]) -> None:
         writer.put("line")
 
 
-def test_reader_that_is_gone_is_replaced_where_another_can_be_had(pipe: tuple[int, int]) -> None:
-    """One after the other: nobody at first, then one that goes as well, then one that stays."""
+def test_descriptor_whose_reader_has_closed_is_reopened(pipe: tuple[int, int]) -> None:
+    """The first attempt fails, the second reader closes as well, the third one stays."""
     leave(pipe[0])
     readers: list[int] = []
 
@@ -216,7 +216,7 @@ def test_reader_that_is_gone_is_replaced_where_another_can_be_had(pipe: tuple[in
     os.close(readers[-1])
 
 
-def test_full_disk_is_no_reason_for_another_descriptor() -> None:
+def test_full_disk_does_not_reopen_the_descriptor() -> None:
     def reopen() -> int:
         raise AssertionError
 
@@ -228,7 +228,7 @@ def test_full_disk_is_no_reason_for_another_descriptor() -> None:
         assert not writer._thread.is_alive()
 
 
-def test_fifo_whose_reader_comes_back_gets_what_was_kept(tmp_path: Path) -> None:
+def test_fifo_with_a_new_reader_gets_the_kept_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     descriptor = os.open(tmp_path / "fifo", os.O_WRONLY)
@@ -243,7 +243,7 @@ def test_fifo_whose_reader_comes_back_gets_what_was_kept(tmp_path: Path) -> None
 
 
 @pytest.mark.root
-def test_line_of_which_a_disk_took_a_part_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_partially_written_line_is_completed(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(tmp_path)], check=True)
     try:
         (tmp_path / "other").write_bytes(b"." * 4096)
@@ -260,19 +260,19 @@ def test_line_of_which_a_disk_took_a_part_goes_on_where_it_stopped(tmp_path: Pat
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_long_line_is_cut(pipe: tuple[int, int]) -> None:
+def test_long_line_is_truncated(pipe: tuple[int, int]) -> None:
     with writing(pipe[1]) as writer:
         writer.put("ü" * module.LONGEST_LINE)
         [line] = read_lines(pipe[0], 1)
-    assert line.endswith("üü [cut off]")
+    assert line.endswith("üü [truncated]")
     assert len(line.encode()) < module.LONGEST_LINE
 
 
-def test_lines_that_could_not_be_worded_are_counted_in_their_place(pipe: tuple[int, int]) -> None:
+def test_lines_that_could_not_be_formatted_are_counted_in_their_place(pipe: tuple[int, int]) -> None:
     with writing(pipe[1]) as writer:
         writer.put("one")
-        writer.lost("no words")
-        writer.lost("no words")
+        writer.lost("formatting failed")
+        writer.lost("formatting failed")
         writer.put("two")
         lines = read_lines(pipe[0], 3)
     assert lines[0] == "one"
@@ -280,13 +280,13 @@ def test_lines_that_could_not_be_worded_are_counted_in_their_place(pipe: tuple[i
     assert sum(int(line.split()[1].rstrip(":")) for line in lines[1:-1]) == 2
 
 
-def test_tick_is_called_when_it_wants_to_be_and_at_the_end(pipe: tuple[int, int]) -> None:
+def test_tick_is_called_after_its_interval_and_at_the_end(pipe: tuple[int, int]) -> None:
     calls: list[bool] = []
 
     def tick(last: bool) -> float | None:
         calls.append(last)
         if last:
-            writer.put("goodbye")
+            writer.put("last line")
         return 0.001 if len(calls) < 3 else None
 
     writer: LogWriter
@@ -295,11 +295,11 @@ def test_tick_is_called_when_it_wants_to_be_and_at_the_end(pipe: tuple[int, int]
         writer.wake()
         until("one more", lambda: len(calls) == 4)
         writer.close()
-        assert read_lines(pipe[0], 1) == ["goodbye"]
+        assert read_lines(pipe[0], 1) == ["last line"]
     assert calls == [False, False, False, False, True]
 
 
-def test_closing_does_not_wait_for_a_reader_for_ever(pipe: tuple[int, int]) -> None:
+def test_close_does_not_wait_for_a_reader_forever(pipe: tuple[int, int]) -> None:
     stuffed = fill(pipe[1])
     with writing(pipe[1]) as writer:
         writer.put("line")
@@ -313,14 +313,14 @@ def test_closing_does_not_wait_for_a_reader_for_ever(pipe: tuple[int, int]) -> N
         assert not writer._thread.is_alive()
 
 
-def test_closing_gives_up_what_cannot_be_written() -> None:
+def test_close_drops_lines_that_cannot_be_written() -> None:
     with Path("/dev/full").open("wb") as file, writing(file.fileno()) as writer:
         writer.put("line")
         writer.close(60)
         assert not writer._thread.is_alive()
 
 
-def test_process_ends_although_its_thread_waits_for_a_reader(pipe: tuple[int, int]) -> None:
+def test_process_exits_although_its_thread_is_blocked(pipe: tuple[int, int]) -> None:
     fill(pipe[1])
     code = (
         "import sys; from tunnel.daemon.logs import Log\n"

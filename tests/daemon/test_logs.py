@@ -1,4 +1,4 @@
-"""Logs: the same events for people, files, the journal and programs; and who logs neither waits nor fails."""
+"""Logs: the same events for terminals, files, the journal and programs; logging neither blocks nor fails."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def fail() -> None:
 
 
 def file_gets(path: Path, say: Callable[[], object], level: Level = Level.INFO, **how: Any) -> list[str]:
-    """The lines in a file when ``say`` has logged."""
+    """Return the lines in a file after ``say`` has logged."""
     with path.open("wb") as file, Log(level, descriptor=file.fileno(), **how):
         say()
     return path.read_text().splitlines()
 
 
 def terminal_gets(say: Callable[[], object], **how: Any) -> str:
-    """The text on a terminal when ``say`` has logged."""
+    """Return the text on a terminal after ``say`` has logged."""
     ours, theirs = pty.openpty()
     try:
         with Log(descriptor=theirs, **how):
@@ -70,7 +70,7 @@ def test_a_file_gets_keys_and_values(tmp_path: Path) -> None:
     assert rest == 'level=info event="link up" peer=hostb lanes=2 resumed=false'
 
 
-def test_a_terminal_gets_colour_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_colour_unless_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     def say() -> None:
         logger().warning("link lost")
 
@@ -79,7 +79,7 @@ def test_a_terminal_gets_colour_unless_told_otherwise(monkeypatch: pytest.Monkey
     assert terminal_gets(say).split(" ", 1)[1] == "[warning  ] link lost peer=hostb\n"
 
 
-def test_no_fact_drives_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_in_facts_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
     def say() -> None:
@@ -92,7 +92,7 @@ def test_no_fact_drives_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def say_twice() -> None:
     logger().info("link up", path=Path("/run/x"))
-    logging.getLogger("asyncio").error("task %s died", "pump")
+    logging.getLogger("asyncio").error("task %s failed", "pump")
 
 
 def test_programs_get_one_object_per_line(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_programs_get_one_object_per_line(tmp_path: Path) -> None:
         assert first.pop("timestamp")
         assert first == {"level": "info", "event": "link up", "peer": "hostb", "path": "/run/x"}
         assert second.pop("timestamp")
-        assert second == {"level": "error", "event": "task pump died", "logger": "asyncio"}
+        assert second == {"level": "error", "event": "task pump failed", "logger": "asyncio"}
 
 
 def test_the_journal_gets_priorities_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_output_that_was_redirected_away_from_the_journal_has_times(
         (Level.ERROR, ["error"]),
     ],
 )
-def test_levels_hold_for_both_kinds_of_logger(level: Level, heard: list[str], tmp_path: Path) -> None:
+def test_levels_apply_to_both_kinds_of_logger(level: Level, heard: list[str], tmp_path: Path) -> None:
     def say() -> None:
         for name in ("debug", "info", "warning", "error"):
             getattr(logger(), name)("ours")
@@ -176,10 +176,10 @@ def test_a_second_log_replaces_the_first(tmp_path: Path) -> None:
     assert len(second) == 2
 
 
-# How much.
+# Rate limits.
 
 
-def test_what_one_source_repeats_is_counted_and_told_at_the_end(tmp_path: Path) -> None:
+def test_repeated_lines_of_one_source_are_summarized_at_the_end(tmp_path: Path) -> None:
     def say() -> None:
         for _ in range(1000):
             logger().warning("connection refused", uid=1000)
@@ -188,12 +188,12 @@ def test_what_one_source_repeats_is_counted_and_told_at_the_end(tmp_path: Path) 
     lines = file_gets(tmp_path / "log", say, style=Format.JSON)
     *told, last = map(json.loads, lines)
     assert len(told) == log_rate.TROUBLE.burst + 1
-    assert told[-1]["uid"] == 0, "another source is not held back"
+    assert told[-1]["uid"] == 0, "another source is not suppressed"
     assert (last["level"], last["event"], last["of"]) == ("warning", "and 980 more", "connection refused")
     assert (last["count"], last["sources"]) == (980, "peer hostb, uid 1000: 980")
 
 
-def test_what_one_source_repeats_is_told_while_it_goes_on(
+def test_repeated_lines_of_one_source_are_summarized_periodically(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_rate, "SUMMARY_INTERVAL", 0.05)
@@ -216,7 +216,7 @@ def test_records_of_the_standard_library_are_bounded_too(tmp_path: Path) -> None
     assert 'event="and 80 more" of="records of asyncio"' in lines[-1]
 
 
-# Nothing of it fails, and all of it goes this way.
+# Logging never fails, and handles everything that is written to stderr.
 
 
 class Sick:
@@ -227,30 +227,28 @@ class Sick:
 
 
 @pytest.mark.parametrize("style", list(Format))
-def test_fact_that_cannot_be_worded_is_counted_and_never_raised(tmp_path: Path, style: Format) -> None:
+def test_fact_that_cannot_be_formatted_is_counted_and_never_raised(tmp_path: Path, style: Format) -> None:
     def say() -> None:
         logger().info("link up", lane=Sick())
-        logging.getLogger("asyncio").error("task %s died", Sick())
-        logging.getLogger("asyncio").error("task %s of %s died", "one")  # noqa: PLE1206  that is the mistake
+        logging.getLogger("asyncio").error("task %s failed", Sick())
+        logging.getLogger("asyncio").error("task %s of %s failed", "one")  # noqa: PLE1206  on purpose
         logger().info("link down")
 
-    *lost, last = file_gets(tmp_path / "log", say, style=style)  # in one line, or as they are found
+    *lost, last = file_gets(tmp_path / "log", say, style=style)  # in one line or several
     assert lost
     assert all("log lines lost" in line for line in lost)
     assert "ZeroDivisionError" in lost[0]
     assert "link down" in last
 
 
-def test_text_that_is_no_unicode_is_escaped(tmp_path: Path) -> None:
+def test_text_with_surrogates_is_escaped(tmp_path: Path) -> None:
     path = os.fsdecode(b"/run/\xff")
     [line] = file_gets(tmp_path / "log", lambda: logger().info("serving", path=path))
     assert line.endswith("path=/run/\\udcff")
 
 
 @pytest.mark.filterwarnings("default")
-def test_what_the_interpreter_would_write_goes_the_same_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_of_the_interpreter_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Mortal:
         def __del__(self) -> None:
             raise ValueError("in a finalizer")

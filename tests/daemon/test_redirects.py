@@ -1,4 +1,4 @@
-"""The rules of a daemon's ingresses: put in place, watched, put right, and taken away in two steps."""
+"""The redirects of a daemon's ingresses: installed, monitored, repaired, and removed in two steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
 
 class Table(RedirectTable):
-    """In place of the firewall: what was done to it, and by whom."""
+    """A fake of the firewall that records the operations and their threads."""
 
     def __init__(self, host: str) -> None:
         self.name = f"table of {host}"
@@ -76,7 +76,7 @@ class Table(RedirectTable):
 
 @asynccontextmanager
 async def made(monkeypatch: pytest.MonkeyPatch, *listens: str) -> AsyncIterator[tuple[Redirects, Table]]:
-    """Redirects for ingresses that listen so, whose table is in the test's hands; somebody keeps them."""
+    """Redirects for ingresses on ``listens`` with a fake table, and a running ``keep`` task."""
     monkeypatch.setattr(module, "RedirectTable", Table)
     ingresses = []
     for listen in map(parse_listen, listens):
@@ -109,7 +109,7 @@ async def test_each_range_leads_to_its_ingress(monkeypatch: pytest.MonkeyPatch) 
     async with made(monkeypatch, *TWO) as (redirects, table):
         await redirects.install()
         [(first, _), (second, rules)] = table.done
-        assert (first, second) == ("close", "install"), "the guard first, then the way in"
+        assert (first, second) == ("close", "install"), "the guard first, then the redirects"
         assert [(each.host, each.first_port, each.last_port) for each in rules] == [
             ("127.0.1.2", 49152, 49215),
             ("127.0.1.3", 7, 7),
@@ -121,7 +121,7 @@ async def test_each_range_leads_to_its_ingress(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("left", [False, True])
-async def test_without_a_redirect_only_what_a_predecessor_left_is_removed(
+async def test_without_a_redirect_only_stale_rules_are_removed(
     monkeypatch: pytest.MonkeyPatch, left: bool
 ) -> None:
     guard_route.install("127.0.1.2")
@@ -129,7 +129,7 @@ async def test_without_a_redirect_only_what_a_predecessor_left_is_removed(
         table.left = left
         await redirects.install()
         redirects.repair()
-        await until(lambda: not redirects._asked.is_set(), "for the request to be heard")
+        await until(lambda: not redirects._asked.is_set(), "for the request to be processed")
         await redirects.clear()
         await redirects.close()
         assert table.steps == ["remove"] * left
@@ -164,14 +164,14 @@ async def test_failed_repair_is_an_error_in_the_log_and_the_next_is_tried(
         table.fault = UsageError("the firewall is gone")
         with structlog.testing.capture_logs() as said:
             redirects.repair()
-            await until(lambda: said, "for the failure to be told")
+            await until(lambda: said, "for the failure to be logged")
         assert (said[0]["log_level"], said[0]["error"]) == ("error", "the firewall is gone")
         table.fault = None
         redirects.repair()
         await until(lambda: "repair" in table.steps, "for the repair")
 
 
-async def test_repair_that_is_under_way_does_not_overtake_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repair_in_progress_completes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async with made(monkeypatch, *TWO) as (redirects, table):
         await redirects.install()
         table.may_go_on.clear()
@@ -184,10 +184,10 @@ async def test_repair_that_is_under_way_does_not_overtake_the_end(monkeypatch: p
         await redirects.close()
         assert table.steps == ["close", "install", "repair", "clear", "close"]
         assert len(table.threads) == 1
-        assert threading.current_thread().name not in table.threads, "the loop does not wait for nft"
+        assert threading.current_thread().name not in table.threads, "nft does not block the loop"
 
 
-async def test_failure_at_the_end_does_not_keep_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failure_at_the_end_does_not_stop_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     async with made(monkeypatch, *TWO) as (redirects, table):
         await redirects.install()
         table.fault = UsageError("no firewall")
@@ -196,7 +196,7 @@ async def test_failure_at_the_end_does_not_keep_the_daemon(monkeypatch: pytest.M
         assert table.steps == ["close", "install"]
 
 
-# With the firewall itself.
+# With the real firewall.
 
 ALIAS, PORT = "127.0.1.2", 49152
 LISTEN = f"redirect:{ALIAS}:{PORT}-{PORT + 1}"
@@ -239,7 +239,7 @@ async def real(*listens: str, guarded: bool = True) -> AsyncIterator[Redirects]:
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=str)
-async def test_whatever_somebody_does_to_the_table_is_undone(damage: str) -> None:
+async def test_external_change_of_the_table_is_undone(damage: str) -> None:
     async with real(LISTEN):
         before = sorted(ruleset().splitlines())
         nft(damage)
@@ -247,19 +247,19 @@ async def test_whatever_somebody_does_to_the_table_is_undone(damage: str) -> Non
         await until(lambda: sorted(ruleset().splitlines()) == before, "for the table")
 
 
-async def test_removed_route_comes_back() -> None:
+async def test_removed_route_is_restored() -> None:
     async with real(LISTEN):
         assert guard_route.is_guarded(ALIAS)
         guard_route.remove(ALIAS)
         await until(lambda: guard_route.is_guarded(ALIAS), "for the route")
 
 
-async def test_change_elsewhere_is_no_damage() -> None:
+async def test_change_of_another_table_is_ignored() -> None:
     async with real(LISTEN) as redirects:
         with structlog.testing.capture_logs() as said:
             nft("add table ip other")
             seen = nftables.generation()
-            await until(lambda: redirects._seen[0] == seen, "for it to be seen")
+            await until(lambda: redirects._seen[0] == seen, "for it to be detected")
         assert said == []
 
 
@@ -271,7 +271,7 @@ async def test_examination_repairs_first() -> None:
         assert "redirect to" in ruleset()
 
 
-async def test_what_keeps_connections_from_being_redirected_is_told_once_and_when_it_is_over() -> None:
+async def test_fault_of_a_redirect_is_logged_once_and_so_is_its_end() -> None:
     async with real(LISTEN) as redirects:
         reason = f"a probe connection to {ALIAS}:{PORT} did not arrive: Connection refused"
         with structlog.testing.capture_logs() as said:
@@ -302,7 +302,7 @@ async def test_another_daemon_that_starts_meanwhile_removes_no_route(monkeypatch
         await until(lambda: guard_route.is_guarded(ALIAS), "for the route")
 
 
-async def test_at_the_end_the_guard_stays() -> None:
+async def test_guard_remains_after_the_end() -> None:
     async with real(LISTEN):
         pass
     assert "redirect" not in ruleset()
@@ -310,22 +310,22 @@ async def test_at_the_end_the_guard_stays() -> None:
     assert guard_route.is_guarded(ALIAS)
 
 
-async def test_names_own_address_is_not_taken_off_the_host() -> None:
+async def test_address_of_the_hosts_own_name_gets_no_guard_route() -> None:
     async with real(LISTEN, guarded=False):
         assert not guard_route.is_guarded(ALIAS)
         assert f"tcp dport {PORT}-{PORT + 1} reject" in ruleset()
 
 
-async def test_address_on_an_interface_is_told() -> None:
+async def test_address_on_an_interface_is_reported() -> None:
     add_to_loopback(ALIAS)
     with structlog.testing.capture_logs() as said:
         async with real(LISTEN):
             pass
     [warning] = [each for each in said if each["event"] == "not redirected"]
-    assert "is the address of an interface" in warning["reason"]
+    assert f"{ALIAS} is assigned to an interface" in warning["reason"]
 
 
-async def test_guards_of_a_configuration_that_was_changed_go_and_those_of_other_daemons_stay() -> None:
+async def test_guards_of_a_previous_configuration_are_removed_and_those_of_other_daemons_kept() -> None:
     async with real(LISTEN):
         pass
     aliases.install(["127.0.1.7"])

@@ -1,4 +1,4 @@
-"""What leads to a libvirt is known by its socket or port, and is no way for a guest's memory."""
+"""A libvirt endpoint is recognized by its socket or port, and carries no guest memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ingress(listen: str, target: str | None = None) -> IngressConfig:
         ("unix:/run/qemu/web1.sock", False, False),
     ],
 )
-def test_libvirt_is_known_by_where_it_listens(target: str, libvirt: bool, root: bool) -> None:
+def test_libvirt_is_recognized_by_its_address(target: str, libvirt: bool, root: bool) -> None:
     assert is_libvirt(parse_target(target)) == libvirt
     assert reaches_libvirt(ingress("unix:/run/m/x", target)) == (libvirt and root)
 
@@ -55,13 +55,15 @@ def test_range_that_covers_a_port_of_libvirt_reaches_it(ports: str, reaches: boo
         ("tcp:127.0.1.2:1000", SOCKET, "qemu+tcp://127.0.1.2:1000/system"),
         ("tcp:[::1]:16509", None, "qemu+tcp://[::1]:16509/system"),
         ("tcp:127.0.1.2:16514", None, "qemu+tls://127.0.1.2:16514/system"),
-        ("unix:/run/m/v", "tcp:127.0.0.1:16514", None),  # no transport speaks TLS over a unix socket
+        ("unix:/run/m/v", "tcp:127.0.0.1:16514", None),  # no transport has TLS over a unix socket
         ("unix:/run/m/v", "unix:/run/libvirt/libvirt-sock-ro", None),
         ("unix:/run/m/v", "unix:/run/libvirt/libvirt-admin-sock", None),
         ("tcp:127.0.1.2:49152", None, None),
     ],
 )
-def test_uri_of_a_libvirt_speaks_what_listens_there(listen: str, target: str | None, uri: str | None) -> None:
+def test_uri_of_a_libvirt_has_the_transport_of_the_target(
+    listen: str, target: str | None, uri: str | None
+) -> None:
     assert libvirt_uri(ingress(listen, target)) == uri
 
 

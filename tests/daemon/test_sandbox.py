@@ -1,4 +1,4 @@
-"""What a daemon keeps is what its configuration needs: by the configuration, and tried in a process."""
+"""The sandbox keeps what the configuration requires: computed, and enforced in a process."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_files_follow_the_configuration(tmp_path: Path) -> None:
     config = configured(tmp_path, TCP_PEER, ingress("unix:/run/mtunnel/hostb/web1.sock"))
     allowed = files(config, tmp_path / "mtunnel.toml")
     assert allowed[Path("/run/mtunnel/hostb")] == SOCKETS
-    assert allowed[tmp_path] == SOCKETS  # the control socket is there, beside the certificates
+    assert allowed[tmp_path] == SOCKETS  # the control socket is there, with the certificates
     assert allowed[Path("/etc")] == READ
-    assert allowed[Path("/usr")] == RUN  # of which nft is a part
+    assert allowed[Path("/usr")] == RUN  # contains nft
     assert not {Path("/"), Path("/root"), Path("/home"), Path("/var"), Path("/var/lib")} & allowed.keys()
 
 
-@pytest.mark.root  # gives a file away
+@pytest.mark.root  # changes the owner of a file
 @pytest.mark.parametrize(
     ("mode", "private", "hidden"),
     [(0o600, 0o755, True), (0o640, 0o755, True), (0o644, 0o755, False), (0o644, 0o700, True)],
@@ -85,7 +85,7 @@ def test_a_key_of_our_own_needs_no_capability(tmp_path: Path) -> None:
     assert capabilities(config) == {Capability.NET_ADMIN}
 
 
-def test_certificates_may_be_links_that_lead_elsewhere_later(tmp_path: Path) -> None:
+def test_certificates_may_be_links_whose_target_changes(tmp_path: Path) -> None:
     own, live = tmp_path / "own", tmp_path / "live"
     own.mkdir()
     live.mkdir()
@@ -100,12 +100,12 @@ def test_without_nft_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.Mon
     assert not any(access & Access.EXECUTE for access in allowed.values())
 
 
-def test_it_is_told_in_words() -> None:
+def test_confinement_is_described_as_text() -> None:
     assert str(Confinement((Capability.NET_ADMIN,), 3)) == "capabilities: CAP_NET_ADMIN; files: confined"
     assert "not confined: this kernel has no Landlock" in str(Confinement((), 0))
 
 
-def test_a_confined_process_reads_its_certificates_and_nobodys_disks(tmp_path: Path) -> None:
+def test_a_confined_process_reads_its_certificates_and_no_guest_disks(tmp_path: Path) -> None:
     own, image = tmp_path / "own", tmp_path / "images" / "web1.qcow2"
     own.mkdir()
     image.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The service in this process: what it starts, what it tells, and how each signal ends it."""
+"""The service in this process: what it starts, what it reports, and its shutdown on each signal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts, LaneKind
 
 
 async def turned_away(entry: Path) -> bool:
-    """Whether a caller's connection ends."""
+    """Whether the connection of a caller is closed."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.setblocking(False)
         caller.connect(str(entry))
@@ -49,7 +49,7 @@ async def turned_away(entry: Path) -> bool:
 
 @pytest.fixture
 def hosts(tmp: Path) -> TwoHosts:
-    """Two configurations; a has an ingress that leads to b, and nothing leads back."""
+    """Two configurations; a has an ingress that leads to b, b has none."""
     pair = TwoHosts(tmp)
     pair.a.leads_to(pair.b, "tcp:127.0.0.1:49152", f"unix:{tmp}/entry")
     return pair
@@ -75,7 +75,7 @@ async def running(*services: Service) -> AsyncIterator[list[asyncio.Task[None]]]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
+async def test_status_has_all_facts(hosts: TwoHosts) -> None:
     async with running(service(hosts.a)):
         facts = await asyncio.to_thread(ask, hosts.a.control, "status")
         assert facts.pop("uptime") >= 0
@@ -86,7 +86,7 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         assert (certificate["names"], certificate["problem"]) == (["hosta"], None)
         lane = facts.pop("lane")
         assert lane["kind"] in set(LaneKind)
-        assert re.search("self-test|module tls", lane["reason"]), "auto says how it chose"
+        assert re.search("self-test|module tls", lane["reason"]), "auto reports its choice"
         serving = {"worker": 0, "state": "serving", "sessions": 0, "streams": 0}
         assert facts.pop("workers") == [serving]
         [link] = facts.pop("links")
@@ -103,7 +103,7 @@ async def test_status_tells_of_everything(hosts: TwoHosts) -> None:
         }
 
 
-async def test_there_are_as_many_workers_as_are_configured(hosts: TwoHosts) -> None:
+async def test_number_of_workers_is_as_configured(hosts: TwoHosts) -> None:
     hosts.a.workers = hosts.b.workers = 2
     a, b = service(hosts.a), service(hosts.b)
     async with running(a, b):
@@ -111,7 +111,7 @@ async def test_there_are_as_many_workers_as_are_configured(hosts: TwoHosts) -> N
         facts = await asyncio.to_thread(ask, hosts.a.control, "status")
         assert [worker["state"] for worker in facts["workers"]] == ["serving", "serving"]
         assert a._links["hostb"].parallel
-        assert not b._links["hosta"].parallel, "nothing leads there"
+        assert not b._links["hosta"].parallel, "no ingress leads to hosta"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
 
 
@@ -125,7 +125,7 @@ async def test_only_the_host_with_an_ingress_dials(hosts: TwoHosts) -> None:
         assert b._links["hosta"].standing.session.initiator is False
 
 
-async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
+async def test_configured_parameters_reach_the_links(hosts: TwoHosts) -> None:
     hosts.a.transport = {"memory": "64MiB", "resume_window": "7s", "congestion": "reno"}
     hosts.a.transport |= {"rotate_records": 2048, "rotate_after": "1h"}
     hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
@@ -140,17 +140,17 @@ async def test_configured_figures_reach_the_links(hosts: TwoHosts) -> None:
     assert [str(rule) for rule in plan.egress.rules] == ["unix:/run/qemu/*"]
 
 
-async def test_log_says_where_encryption_happens_and_why(
+async def test_log_reports_where_encryption_happens_and_why(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel, none = KernelTlsSupport(tuple(SUITES), "tried"), KernelTlsSupport((), "module tls not loaded")
     cheap, dear = LaneCosts(0.61, 0.74), LaneCosts(0.74, 0.61)
     for found, costs, where, reason in (
         (kernel, cheap, "kernel (0.61 CPU s/GiB; in the daemon 0.74)", "tried"),
-        (kernel, dear, "daemon (0.61 CPU s/GiB; in the kernel 0.74)", "kernel lanes work here, and"),
+        (kernel, dear, "daemon (0.61 CPU s/GiB; in the kernel 0.74)", "kernel lanes work on this host, but"),
         (none, None, "daemon", "module tls not loaded; optional"),
     ):
-        monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
+        monkeypatch.setattr(preflights, "run_selftest", lambda files, found=found: found)
         monkeypatch.setattr(preflights, "measure", lambda *_, costs=costs: costs)
         with structlog.testing.capture_logs() as said:
             async with running(service(hosts.a)):
@@ -171,7 +171,7 @@ async def test_signal_ends_an_idle_service(hosts: TwoHosts, number: signal.Signa
     assert not (hosts.directory / "entry").exists()
 
 
-async def test_drain_waits_for_streams_as_long_as_the_configuration_says(hosts: TwoHosts) -> None:
+async def test_drain_waits_for_streams_for_the_configured_timeout(hosts: TwoHosts) -> None:
     with Target() as target:
         hosts.a.ingresses[0]["target"] = target.address
         hosts.b.egress["hosta"] = [target.address]
@@ -189,10 +189,10 @@ async def test_drain_waits_for_streams_as_long_as_the_configuration_says(hosts: 
                 assert not task.done(), "it waits for the stream"
                 await asyncio.wait_for(asyncio.shield(task), 10)
                 assert asyncio.get_running_loop().time() - started >= 2.0
-            await until(lambda: not b._links["hosta"].standing.streams.pumps, "for b to give the stream up")
+            await until(lambda: not b._links["hosta"].standing.streams.pumps, "for b to drop the stream")
 
 
-async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
+async def test_sigint_does_not_wait_for_streams(hosts: TwoHosts) -> None:
     with Target() as target:
         hosts.a.ingresses[0]["target"] = target.address
         hosts.b.egress["hosta"] = [target.address]
@@ -202,12 +202,12 @@ async def test_sigint_waits_for_no_stream(hosts: TwoHosts) -> None:
             with socket.socket(socket.AF_UNIX) as caller:
                 caller.connect(str(hosts.directory / "entry"))
                 await until(lambda: b._links["hosta"].standing.streams.pumps, "for the stream")
-                os.kill(os.getpid(), signal.SIGINT)  # only the service that began last hears it
+                os.kill(os.getpid(), signal.SIGINT)  # only the service that started last receives it
                 await asyncio.wait({task, other}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
                 assert other.done()
 
 
-async def test_sighup_asks_for_the_redirects_and_ends_nothing(hosts: TwoHosts) -> None:
+async def test_sighup_repairs_the_redirects_and_ends_nothing(hosts: TwoHosts) -> None:
     serving = service(hosts.a)
     async with running(serving) as [task]:
         assert serving._redirects is not None
@@ -219,7 +219,7 @@ async def test_sighup_asks_for_the_redirects_and_ends_nothing(hosts: TwoHosts) -
         assert (await asyncio.to_thread(ask, hosts.a.control, "status"))["host"] == "hosta"
 
 
-async def test_redirect_that_cannot_be_had_leaves_nothing_behind(
+async def test_failed_redirect_leaves_nothing_behind(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del hosts.a.ingresses[0]["target"]
@@ -234,7 +234,7 @@ async def test_redirect_that_cannot_be_had_leaves_nothing_behind(
     socket.create_server((host, int(port))).close()
 
 
-async def test_address_that_cannot_be_had_leaves_nothing_behind(hosts: TwoHosts) -> None:
+async def test_unavailable_address_leaves_nothing_behind(hosts: TwoHosts) -> None:
     serving = service(hosts.a)
     host, _, port = hosts.a.address.rpartition(":")
     with socket.create_server((host, int(port))), pytest.raises(UsageError, match="is mtunnel running"):
@@ -242,7 +242,7 @@ async def test_address_that_cannot_be_had_leaves_nothing_behind(hosts: TwoHosts)
     assert not hosts.a.control.exists()
 
 
-async def test_systemd_is_told(hosts: TwoHosts, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_systemd_is_notified(hosts: TwoHosts, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp / "notify"))
         systemd.settimeout(60)
@@ -263,12 +263,12 @@ def test_systemds_socket_may_be_abstract(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("path", ["", "/nobody/listens/here"])
-def test_without_systemd_nothing_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_nothing_is_sent(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     notify("READY=1")
 
 
-async def test_peer_is_asked_what_it_would_admit(hosts: TwoHosts) -> None:
+async def test_probe_returns_what_the_peer_would_admit(hosts: TwoHosts) -> None:
     hosts.b.egress["hosta"] = ["tcp:127.0.0.1:49152-49153"]
     a, b = service(hosts.a), service(hosts.b)
     async with running(a, b):
@@ -278,29 +278,29 @@ async def test_peer_is_asked_what_it_would_admit(hosts: TwoHosts) -> None:
         )
         assert [each["target"] for each in answers] == ports
         assert [each["verdict"] for each in answers] == ["admitted", "refused"]
-        assert answers[1]["reason"] == f"{ports[1]} is not in the egress list that hostb has for hosta"
+        assert answers[1]["reason"] == f"{ports[1]} is not in the egress list for hosta on hostb"
         assert b._links["hosta"].standing.streams.opened == 0
 
 
 @pytest.mark.parametrize(
     ("peer", "targets", "message"),
     [
-        ("hostx", [], "there is no peer 'hostx'; there are: hostb"),
-        (["hostb"], [], r"there is no peer \['hostb'\]"),
+        ("hostx", [], "no peer 'hostx'; configured peers: hostb"),
+        (["hostb"], [], r"no peer \['hostb'\]; configured peers: hostb"),
         ("hostb", "tcp:127.0.0.1:1", "expected a list"),
         ("hostb", ["tcp:127.0.0.1:1"] * 2000, "at most 1024"),
-        ("hostb", ["here"], "'here' is no target"),
-        ("hostb", [22], "'22' is no target"),
+        ("hostb", ["here"], "'here' is not a target address"),
+        ("hostb", [22], "'22' is not a target address"),
     ],
 )
-async def test_nobody_is_asked_what_cannot_be(hosts: TwoHosts, peer: Any, targets: Any, message: str) -> None:
+async def test_invalid_probe_is_refused(hosts: TwoHosts, peer: Any, targets: Any, message: str) -> None:
     serving = service(hosts.a)
     async with running(serving):
         with pytest.raises(TunnelError, match=message):
             await asyncio.to_thread(ask, hosts.a.control, "probe", peer=peer, targets=targets)
 
 
-async def test_a_record_goes_into_the_logs_of_both_hosts(hosts: TwoHosts) -> None:
+async def test_a_record_is_logged_on_both_hosts(hosts: TwoHosts) -> None:
     hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:49152")  # so that it dials
     with structlog.testing.capture_logs() as said:
         a, b = service(hosts.a), service(hosts.b)
@@ -316,7 +316,7 @@ async def test_a_record_goes_into_the_logs_of_both_hosts(hosts: TwoHosts) -> Non
     assert [each["peer"] for each in said if each.get("reason") == "web1 has gone"] == ["hostb"]
 
 
-async def test_peer_that_is_not_there_is_waited_for_no_longer_than_a_command_may_take(
+async def test_probe_of_an_unreachable_peer_times_out_before_the_command(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert module.PROBE_DEADLINE < TIMEOUT
@@ -327,7 +327,7 @@ async def test_peer_that_is_not_there_is_waited_for_no_longer_than_a_command_may
 
 
 async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this host's kernel can do."""
+    """Whatever this host's kernel supports."""
     made: list[LaneKind] = []
 
     def maker(kind: LaneKind, provider: Provider | None) -> LaneMaker:
@@ -339,7 +339,7 @@ async def test_links_of_kernel_lanes_splice(hosts: TwoHosts, monkeypatch: pytest
         (KernelTlsSupport(tuple(SUITES), "tried"), SplicedPump),
         (KernelTlsSupport((), "tried"), Pump),
     ):
-        monkeypatch.setattr(preflights, "examine", lambda files, found=found: found)
+        monkeypatch.setattr(preflights, "run_selftest", lambda files, found=found: found)
         monkeypatch.setattr(preflights, "measure", lambda *_: LaneCosts(0.6149, 0.7352))
         one = service(hosts.a)
         assert one._links["hostb"].plan.pump is pump

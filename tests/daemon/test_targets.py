@@ -1,4 +1,4 @@
-"""What a migration will ask its peer for: every connection that goes through the tunnel, and no other."""
+"""The targets that a migration requests from its peer: those of its connections through the tunnel."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_libvirt_may_take_any_port_of_a_range(configure: Configure, disks: bool)
     assert ram(configure(RANGE), disks=disks) == ["tcp:127.0.0.1:49152-49215"]
 
 
-def test_one_port_of_a_range_is_enough_if_it_is_named(configure: Configure) -> None:
+def test_named_port_of_a_range_is_the_only_target(configure: Configure) -> None:
     assert ram(configure(RANGE), via="tcp:127.0.1.2:49160") == ["tcp:127.0.0.1:49160"]
     assert ram(configure(RANGE), via="tcp:127.0.1.2:49160", disks=True) == [
         "tcp:127.0.0.1:49152",
@@ -59,7 +59,7 @@ def test_one_port_of_a_range_is_enough_if_it_is_named(configure: Configure) -> N
     ]
 
 
-def test_of_a_large_range_the_ends_are_asked_about(
+def test_of_a_large_range_the_first_ports_and_the_last_are_probed(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_PORTS", 8)
@@ -72,13 +72,13 @@ def test_fixed_ports_are_their_ingresses_targets(configure: Configure) -> None:
     assert ram(config, disks=True) == ["tcp:127.0.0.1:49153", "tcp:127.0.0.5:49152"]
 
 
-def test_fixed_ports_of_ipv6_are_asked_about_as_those_of_ipv4(configure: Configure) -> None:
+def test_fixed_ports_of_ipv6_are_probed_as_those_of_ipv4(configure: Configure) -> None:
     config = configure("tcp:[::1]:49200", ("tcp:[::1]:49201", "tcp:[::1]:49201"))
     assert ram(config, disks=True) == ["tcp:127.0.0.1:49200", "tcp:[::1]:49201"]
     assert qemu(config) == ["tcp:127.0.0.1:49200"]
 
 
-def test_ingresses_of_a_way_are_those_that_its_connections_enter(configure: Configure) -> None:
+def test_ingresses_of_a_route_are_those_of_its_connections(configure: Configure) -> None:
     def entered(*listens: str, disks: bool) -> list[str]:
         config = configure(*listens)
         way = find_routes(config, "hostb", "web1").require_way()
@@ -113,7 +113,7 @@ def test_sockets_are_the_same_paths(configure: Configure) -> None:
         ("qemu:///system", []),
     ],
 )
-def test_libvirts_calls_are_asked_for_where_they_go_through_the_tunnel(
+def test_libvirts_rpc_is_a_target_if_it_uses_the_tunnel(
     configure: Configure, uri: str, targets: list[str]
 ) -> None:
     rpc = ("unix:/run/mtunnel/hostb/libvirt-sock", "unix:/run/libvirt/libvirt-sock")
@@ -123,21 +123,21 @@ def test_libvirts_calls_are_asked_for_where_they_go_through_the_tunnel(
     assert spans(of_libvirt(config, "hostb", uri)) == targets
 
 
-def test_another_peers_ingress_is_none(configure: Configure) -> None:
+def test_another_peers_ingress_does_not_count(configure: Configure) -> None:
     assert of_libvirt(configure("tcp:127.0.1.2:16509"), "hostc", "qemu+tcp://127.0.1.2/system") == []
 
 
-def test_qemu_alone_goes_wherever_its_ingress_leads(configure: Configure) -> None:
+def test_qemu_without_libvirt_uses_the_target_of_its_ingress(configure: Configure) -> None:
     assert qemu(configure(RANGE)) == ["tcp:127.0.0.1:49152"]
     assert qemu(configure(("tcp:127.0.1.2:1", "unix:/run/qemu/a"))) == ["unix:/run/qemu/a"]
 
 
 @pytest.mark.parametrize("monitor", ["", "/run/elsewhere.qmp", "relative.qmp", "/run/../odd"])
-def test_a_monitor_past_the_tunnel_is_not_asked_for(configure: Configure, monitor: str) -> None:
+def test_a_monitor_outside_the_tunnel_is_no_target(configure: Configure, monitor: str) -> None:
     assert qemu(configure(RANGE), monitor) == ["tcp:127.0.0.1:49152"]
 
 
-def test_a_monitor_through_the_tunnel_is(configure: Configure) -> None:
+def test_a_monitor_through_the_tunnel_is_a_target(configure: Configure) -> None:
     config = configure(RANGE, ("unix:/run/b.qmp", "unix:/run/web1.qmp"))
     assert qemu(config, "/run/b.qmp") == ["tcp:127.0.0.1:49152", "unix:/run/web1.qmp"]
 

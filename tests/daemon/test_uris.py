@@ -1,4 +1,4 @@
-"""Which URIs a configuration comes to, and what it says where there are none."""
+"""The URIs that a configuration yields, and the errors when there are none."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_redirected_range_without_libvirts_first_port_is_given_one(configure: Co
     assert not found.any_port
 
 
-def test_redirected_single_port_has_none_for_disks(configure: Configure) -> None:
+def test_redirected_single_port_has_no_port_for_disks(configure: Configure) -> None:
     routes = find_routes(configure("redirect:127.0.1.2:50000"), "hostb")
     assert routes.require_way().disks_port is None
-    with pytest.raises(UsageError, match="one port only"):
+    with pytest.raises(UsageError, match="a single port, and disks need another one"):
         routes.require_way(disks=True)
 
 
@@ -59,7 +59,7 @@ def test_fixed_port_is_named(configure: Configure) -> None:
     assert (found.migrate_uri, found.listen_address) == ("tcp://127.0.1.2:49152", "127.0.0.1")
 
 
-def test_fixed_port_of_ipv6_is_bracketed(configure: Configure) -> None:
+def test_fixed_port_of_ipv6_has_brackets(configure: Configure) -> None:
     found = way(configure(("tcp:[::1]:49152", "tcp:[::1]:49152")))
     assert (found.migrate_uri, found.listen_address) == ("tcp://[::1]:49152", "::1")
     routes = find_routes(configure("tcp:[::1]:65535"), "hostb")
@@ -67,18 +67,18 @@ def test_fixed_port_of_ipv6_is_bracketed(configure: Configure) -> None:
         routes.require_way(disks=True)
 
 
-def test_disks_take_another_port_of_the_same_address(configure: Configure) -> None:
+def test_disks_use_another_port_of_the_same_address(configure: Configure) -> None:
     config = configure("tcp:127.0.1.2:49152", "tcp:127.0.1.3:49160", "tcp:127.0.1.2:49153")
     assert find_routes(config, "hostb").require_way(disks=True).disks_port == 49153
 
 
-def test_disks_without_a_port_are_told_what_to_add(configure: Configure) -> None:
+def test_missing_port_for_disks_is_reported_with_the_remedy(configure: Configure) -> None:
     routes = find_routes(configure("tcp:127.0.1.2:49152", "tcp:127.0.1.3:49153"), "hostb")
     with pytest.raises(UsageError, match=r'listen = "tcp:127\.0\.1\.2:49153"'):
         routes.require_way(disks=True)
 
 
-def test_sockets_go_by_the_guests_name(configure: Configure) -> None:
+def test_sockets_are_chosen_by_the_guests_name(configure: Configure) -> None:
     names = ("db.sock", "db-disks.sock", "web1.sock", "web1-disks.sock")
     config = configure(*(f"unix:/run/m/{name}" for name in names))
     found = way(config, "web1")
@@ -87,7 +87,7 @@ def test_sockets_go_by_the_guests_name(configure: Configure) -> None:
         "unix:///run/m/web1-disks.sock",
     )
     assert found.listen_address is None
-    with pytest.raises(UsageError, match=r"\(/run/m/db\.sock, /run/m/web1\.sock\) name the guest"):
+    with pytest.raises(UsageError, match=r"\(/run/m/db\.sock, /run/m/web1\.sock\): name the guest"):
         way(config)
 
 
@@ -100,7 +100,7 @@ def test_sockets_go_by_the_guests_name(configure: Configure) -> None:
         ("web9", "web9.sock", None),
     ],
 )
-def test_sockets_of_other_guests_are_not_taken(
+def test_sockets_of_other_guests_are_not_used(
     configure: Configure, guest: str, memory: str, disks: str | None
 ) -> None:
     names = ("web-db.sock", "web9.sock", "nbdkit-disks.sock", "web.sock", "nbdkit.sock")
@@ -124,7 +124,7 @@ def test_guest_without_a_socket_of_its_own_gets_no_other_guests(
     assert way(config, "web", via=f"unix:/run/m/{names[0]}").migrate_uri == f"unix:///run/m/{names[0]}"
 
 
-def test_only_socket_of_another_kind_of_name_serves_every_guest(configure: Configure) -> None:
+def test_single_socket_with_a_generic_name_serves_every_guest(configure: Configure) -> None:
     config = configure("unix:/run/m/migrate.sock", "unix:/run/m/migrate-disks.sock", "unix:/run/m/web1.qmp")
     found = way(config, "web1")
     assert (found.migrate_uri, found.disks_uri) == (
@@ -137,7 +137,7 @@ def test_only_socket_of_another_kind_of_name_serves_every_guest(configure: Confi
     )
 
 
-def test_lonely_socket_leaves_disks_without_a_way(configure: Configure) -> None:
+def test_single_socket_leaves_disks_without_a_route(configure: Configure) -> None:
     routes = find_routes(configure("unix:/run/m/web1.sock"), "hostb")
     with pytest.raises(UsageError, match=r"unix:/run/m/web1-disks\.sock"):
         routes.require_way(disks=True)
@@ -164,11 +164,11 @@ def test_via_chooses(configure: Configure, via: str, uri: str) -> None:
 @pytest.mark.parametrize(
     ("via", "complaint"),
     [
-        ("tcp:127.0.1.2:50000", "is no ingress to this peer for migrations; there is redirect:127"),
-        ("udp:1", "--via: 'udp:1' is no address to listen on"),
+        ("tcp:127.0.1.2:50000", "is not a migration ingress of this peer; available: redirect:127"),
+        ("udp:1", "--via: 'udp:1' is not a listen address"),
     ],
 )
-def test_via_that_leads_nowhere_is_a_usage_error(configure: Configure, via: str, complaint: str) -> None:
+def test_via_that_is_no_ingress_is_a_usage_error(configure: Configure, via: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         find_routes(configure(ALIAS), "hostb", via=via)
 
@@ -176,9 +176,9 @@ def test_via_that_leads_nowhere_is_a_usage_error(configure: Configure, via: str,
 @pytest.mark.parametrize(
     ("addresses", "complaint"),
     [
-        (("tcp:127.0.1.2:49152", "tcp:127.0.0.1:50000"), "make both the same"),
+        (("tcp:127.0.1.2:49152", "tcp:127.0.0.1:50000"), "use the same port for both"),
         (("tcp:127.0.1.2:49152", "unix:/run/qemu/web1"), "leads to a socket"),
-        (("unix:/run/m/web1.sock", "unix:/run/qemu/web1"), "leave target out"),
+        (("unix:/run/m/web1.sock", "unix:/run/qemu/web1"), "in the migration URI: remove target"),
     ],
 )
 def test_what_libvirt_cannot_use_is_explained(
@@ -188,7 +188,7 @@ def test_what_libvirt_cannot_use_is_explained(
         way(configure(addresses))
 
 
-def test_no_ingress_at_all_says_what_to_add(configure: Configure) -> None:
+def test_missing_ingress_is_reported_with_the_remedy(configure: Configure) -> None:
     with pytest.raises(UsageError, match=r"redirect:127\.0\.1\.2:49152-49215"):
         way(configure())
 
@@ -212,7 +212,7 @@ def test_libvirt_is_reached_through_the_tunnel(
     assert routes.way is None  # it carries no migration
 
 
-def test_libvirts_tls_is_taken_where_nothing_else_leads_there(configure: Configure) -> None:
+def test_libvirts_tls_is_the_last_choice(configure: Configure) -> None:
     config = configure("tcp:127.0.1.2:16514", "tcp:127.0.1.2:16509", RPC)
     assert (
         find_routes(config, "hostb").libvirt_uri
@@ -222,7 +222,7 @@ def test_libvirts_tls_is_taken_where_nothing_else_leads_there(configure: Configu
         find_entry(config, "hostb")
 
 
-def test_no_way_to_libvirt_says_what_to_add(configure: Configure) -> None:
+def test_missing_route_to_libvirt_is_reported_with_the_remedy(configure: Configure) -> None:
     with pytest.raises(UsageError, match=r"--desturi.*/run/mtunnel/hostb/libvirt-sock"):
         find_routes(configure(ALIAS), "hostb").require_libvirt(None)
 
@@ -260,7 +260,7 @@ def test_qemu_itself_has_no_such_rules(
     assert find_entry(configure(addresses, RPC), "hostb", via) == entry
 
 
-def test_the_far_monitor_is_no_entry(configure: Configure) -> None:
+def test_the_socket_of_the_remote_monitor_is_no_entry(configure: Configure) -> None:
     config = configure("unix:/run/m/far", "unix:/run/m/web1.sock")
     for spelling in ("/run/m/far", "/run/m//./far"):
         assert find_entry(config, "hostb", not_this=spelling).uri == "unix:/run/m/web1.sock"

@@ -1,4 +1,4 @@
-"""How many workers a daemon has."""
+"""The number of workers of a daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.daemon.worker_count import count_workers
     ("processors", "compiled", "expected"),
     [(1, True, 1), (2, True, 1), (3, True, 3), (8, True, 8), (64, True, 8), (64, False, 1)],
 )
-def test_by_itself(monkeypatch: pytest.MonkeyPatch, processors: int, compiled: bool, expected: int) -> None:
+def test_auto(monkeypatch: pytest.MonkeyPatch, processors: int, compiled: bool, expected: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
     assert count_workers(Transport(), compiled=compiled) == expected
 

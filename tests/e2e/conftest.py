@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: two hosts, and threads that move bytes beside the test."""
+"""Fixtures of the end-to-end tests: two hosts, and threads that transfer bytes in the background."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ WITH_WORKERS = {
     "test_streams_of_a_target_arrive_in_order",
     "test_targets_outside_the_allow_list_are_refused",
 }
-"""What is tested with one worker and with three; ``--workers N`` does so with all end-to-end tests."""
+"""Modules tested with one worker and with three; ``--workers N`` applies to all end-to-end tests."""
 
 WITH_THREE = {"test_trust_ends_with_certificates"}
-"""What is tested with three alone: it waits long, and what it asserts is about the standing session, which
-hosts with one worker have as well, and about a further one."""
+"""Modules tested with three workers only: slow ones. Three cover the primary session, which hosts with one
+worker have as well, and an additional one."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let ``hosts`` have one worker and three where that is worth its time."""
+    """Parametrize ``workers`` for the modules above."""
     module = metafunc.module.__name__.rpartition(".")[2]
     given = metafunc.config.getoption("--workers") is not None
     if "workers" not in metafunc.fixturenames or given:
@@ -45,13 +45,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def workers() -> int | None:
-    """How many the daemons of ``hosts`` have; None: as ``--workers`` says, or one."""
+    """The number of workers of the daemons of ``hosts``; None: from ``--workers``, or one."""
     return None
 
 
 @pytest.fixture
 def hosts(tmp: Path, workers: int | None) -> Iterator[TwoHosts]:
-    """Two hosts that know each other; not started yet."""
+    """Two hosts, configured as peers; not started yet."""
     with TwoHosts(tmp) as pair:
         if workers is not None:
             pair.a.workers = pair.b.workers = workers
@@ -60,13 +60,13 @@ def hosts(tmp: Path, workers: int | None) -> Iterator[TwoHosts]:
 
 @pytest.fixture
 def target() -> Iterator[Target]:
-    """Somebody who listens where an egress may dial."""
+    """A listener that an egress may connect to."""
     with Target() as listening:
         yield listening
 
 
 @pytest.fixture
 def background() -> Iterator[ThreadPoolExecutor]:
-    """Threads; what runs on them gives up by itself, as all sockets have timeouts."""
+    """A thread pool; its tasks always end, as all sockets have timeouts."""
     with ThreadPoolExecutor(16) as executor:
         yield executor

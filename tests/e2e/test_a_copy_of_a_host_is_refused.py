@@ -1,4 +1,4 @@
-"""A second daemon with a host's name and certificate does not disturb the first, and everybody says so."""
+"""A duplicate host, with the same name and certificate, does not disturb the first; all hosts log it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.streams import Target, connect, exchange
 
 @pytest.fixture
 def copy(hosts: TwoHosts) -> Host:
-    """A clone of host a: its name, its certificate, another address. Not started yet."""
+    """A duplicate of host a: same name and certificate, another address. Not started yet."""
     clone = Host("hosta", "127.0.0.6", hosts.a.files, hosts.directory / "clone")
     clone.knows(hosts.b)
     clone.leads_to(hosts.b, "tcp:127.0.0.1:9")
@@ -18,7 +18,7 @@ def copy(hosts: TwoHosts) -> Host:
 
 
 @pytest.mark.parametrize("dials", ["the host", "its peer"])
-def test_streams_of_the_host_go_on_and_the_copy_is_told(
+def test_streams_of_the_host_continue_and_the_duplicate_is_refused(
     hosts: TwoHosts, copy: Host, target: Target, dials: str
 ) -> None:
     one, other = (hosts.a, hosts.b) if dials == "the host" else (hosts.b, hosts.a)
@@ -27,16 +27,14 @@ def test_streams_of_the_host_go_on_and_the_copy_is_told(
     try:
         with connect(entry) as caller, target.accept() as called:
             copy.start()
-            copy.wait_log("another daemon that calls itself hosta has this link, from 127.0.0.2:")
-            hosts.b.wait_log(
-                "two daemons call themselves hosta: the one at 127.0.0.2:.* the one at 127.0.0.6 "
-            )
-            hosts.a.wait_log("hostb says: another daemon that calls itself hosta .* from 127.0.0.6 ")
+            copy.wait_log("another daemon named hosta has this link, from 127.0.0.2:")
+            hosts.b.wait_log("two daemons are named hosta: the one at 127.0.0.2:.* the one at 127.0.0.6 ")
+            hosts.a.wait_log("hostb reports: another daemon named hosta .* from 127.0.0.6 ")
             exchange(caller, called)
         for host in (copy, hosts.b):
             peer = hosts.b if host is copy else hosts.a
-            assert any("calls itself" in each or "call themselves" in each for each in host.reasons(peer))
-        assert any("hostb says: " in each for each in hosts.a.reasons(hosts.b))
+            assert any("daemon named" in each or "daemons are named" in each for each in host.reasons(peer))
+        assert any("hostb reports: " in each for each in hosts.a.reasons(hosts.b))
         assert copy.link(hosts.b)["state"] == "down"
         assert hosts.b.link(hosts.a)["state"] == "up"
         assert hosts.a.link(hosts.b)["resumes"] == 0
@@ -45,12 +43,12 @@ def test_streams_of_the_host_go_on_and_the_copy_is_told(
         copy.kill()
 
 
-def test_a_host_that_was_killed_is_linked_again_though_a_copy_waits(hosts: TwoHosts, copy: Host) -> None:
+def test_a_killed_host_links_again_although_a_duplicate_keeps_trying(hosts: TwoHosts, copy: Host) -> None:
     hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:9")
     hosts.start()
     try:
         copy.start()
-        hosts.b.wait_log("two daemons call themselves hosta")
+        hosts.b.wait_log("two daemons are named hosta")
         hosts.a.kill()
         hosts.a.start()
         hosts.wait_up()

@@ -1,7 +1,7 @@
-"""A guest arrives whole although its link is cut again and again, in every way, and QEMU notices nothing.
+"""A guest arrives intact although its link is cut repeatedly, in every way, and QEMU sees no error.
 
-The long tests cut a thousand times, one and two lanes. The seed is in the test's name: the same seed gives
-the same schedule.
+The long tests cut a thousand times, with one and two lanes. The seed is in the test's name: the same seed
+gives the same schedule.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ RESTLESS = Workload(working_set=32 * MIB, dirty_rate=48 * MIB)
 
 
 def held(options: QmpOptions) -> QmpOptions:
-    """Options with which a restless guest does not arrive.
+    """Return options with which the migration of a busy guest does not converge.
 
-    With no downtime at all QEMU 7.2 does not look again what is dirty when a pass is over, and is done.
+    With a downtime limit of 0 QEMU 7.2 does not sync the dirty bitmap again after a pass, and completes.
     """
     return replace(options, max_bandwidth=8 * MIB, downtime_limit=0.1)
 
 
 @pytest.fixture
 def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
-    """What host a believes to be host b's address."""
+    """A proxy whose address host a has configured for host b."""
     with Cutter(hosts.b.address) as between:
         hosts.a.knows(hosts.b, between.address)
         yield between
 
 
 def handshake_of(hosts: TwoHosts, target: Target, entry: str, cutter: Cutter, lanes: int) -> int:
-    """How many bytes a lane that replaces another carries, both ways, until it is one."""
+    """Return how many bytes a replacement lane takes to be established, in both directions."""
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         before = cutter.carried
@@ -54,7 +54,7 @@ def handshake_of(hosts: TwoHosts, target: Target, entry: str, cutter: Cutter, la
 
 
 async def let_arrive(monitor: Monitor) -> None:
-    """Let a migration that was held come to its end."""
+    """Lift the limits, so that the migration completes."""
     await monitor.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40, "downtime-limit": 300})
     await monitor.execute("migrate-set-parameters", {"max-postcopy-bandwidth": 1 << 40})
 
@@ -68,7 +68,7 @@ async def arrives_although_cut(
     lanes: int,
     **how: float,
 ) -> None:
-    """Move a guest while ``cuts`` of its connections are cut, by ``seed``; holes last ``longest`` at most."""
+    """Migrate a guest while ``cuts`` connections are cut, by ``seed``; outages last ``longest`` at most."""
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry, other = hosts.a.leads_to(hosts.b, listen), hosts.a.leads_to(hosts.b, target.address)
     for host in (hosts.a, hosts.b):
@@ -82,7 +82,7 @@ async def arrives_although_cut(
         try:
             cutting = asyncio.create_task(abuse.until_cut(int(how["cuts"])))
             await asyncio.wait({moving, cutting}, return_when=asyncio.FIRST_COMPLETED)
-            assert cutting.done(), f"the guest was there, or had failed, after {abuse}: {moving}"
+            assert cutting.done(), f"the migration ended or failed after {abuse}: {moving}"
             cutting.result()
             await let_arrive(trial.source.monitor)
             outcome = await moving
@@ -111,7 +111,7 @@ WAYS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "lanes"), WAYS)
 @pytest.mark.parametrize("seed", [1])
-async def test_guest_arrives_although_its_link_is_cut_again_and_again(
+async def test_guest_arrives_although_its_link_is_cut_repeatedly(
     hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: QmpOptions, lanes: int, seed: int
 ) -> None:
     await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, cuts=50, longest=0.5, seed=seed)
@@ -124,6 +124,6 @@ async def test_guest_arrives_although_its_link_is_cut_again_and_again(
 async def test_guest_arrives_although_its_link_is_cut_a_thousand_times(
     hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: QmpOptions, lanes: int, seed: int
 ) -> None:
-    memory = 512 * MIB if options.mode is Mode.POSTCOPY else MEMORY  # of which each page is sent once
+    memory = 512 * MIB if options.mode is Mode.POSTCOPY else MEMORY  # as each page is sent only once
     how = {"cuts": 1000, "longest": 10.0, "seed": seed, "memory": memory}
     await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, **how)

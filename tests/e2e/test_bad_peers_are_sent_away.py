@@ -1,4 +1,4 @@
-"""A configured peer that breaks the protocol hears why, and nobody else is disturbed."""
+"""A configured peer that violates the protocol gets GOAWAY with the reason, and no other peer is affected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType
 from tunnel.wire.frames import Credit, Fin, Hello, Limits, Open, Opened, Position, Resume, Resumed
 
 STREAMS = Transport.model_fields["streams"].default
-"""How many a peer may have at once, where the configuration does not say."""
+"""The default limit of open streams per peer."""
 
 Misdeed = Callable[[RawPeer, str], None]
 
@@ -147,14 +147,14 @@ DURING: dict[str, tuple[Misdeed, Code]] = {
 
 @pytest.fixture
 def culprit(hosts: TwoHosts) -> Host:
-    """A third host that b knows; it runs no daemon."""
+    """A third host, a configured peer of b; it runs no daemon."""
     third = hosts.another("hostc", "127.0.0.5")
     hosts.b.knows(third)
     hosts.b.egress["hostc"] += ["unix:/nobody/listens/here"]
     return third
 
 
-def test_each_misdeed_ends_in_goaway_and_disturbs_nobody_else(
+def test_each_violation_ends_in_goaway_and_affects_no_other_peer(
     hosts: TwoHosts, culprit: Host, target: Target, tmp: Path
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -180,7 +180,7 @@ def test_each_misdeed_ends_in_goaway_and_disturbs_nobody_else(
         hosts.b.wait_log(f"peer=hostc.*{reason}")
 
 
-def test_a_culprit_that_behaves_again_is_served_again(hosts: TwoHosts, culprit: Host, tmp: Path) -> None:
+def test_a_culprit_is_served_again_without_violations(hosts: TwoHosts, culprit: Host, tmp: Path) -> None:
     with Target(tmp / "culprit.sock") as reachable:
         hosts.b.egress["hostc"] += [reachable.address]
         hosts.b.start()

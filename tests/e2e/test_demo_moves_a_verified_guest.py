@@ -1,4 +1,4 @@
-"""``mtunnel demo`` moves a real guest through two real daemons, proves it, and leaves nothing behind."""
+"""``mtunnel demo`` migrates a real guest through two real daemons, verifies it, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 SMALL = ("--accel", "tcg", "--memory", "64MiB", "--dirty-rate", "16MiB/s")
-STEPS = ("accelerator", "daemons", "guest", "moved")  # what it has reached, as it says on stderr
+STEPS = ("accelerator", "daemons", "guest", "moved")  # its progress on stderr
 
 
 def command(*options: str) -> list[str]:
@@ -28,7 +28,7 @@ def environment(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def running_demo(directory: Path, step: str) -> Iterator[subprocess.Popen[str]]:
-    """A demo of a guest that takes a while to move, right after it has reached ``step``."""
+    """A demo with a guest that takes some time to migrate, right after it has reached ``step``."""
     options = ("--memory", "256MiB")
     with subprocess.Popen(
         command(*options), env=environment(directory), stderr=subprocess.PIPE, text=True
@@ -44,7 +44,7 @@ def running_demo(directory: Path, step: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [254, 255])
-def test_guest_is_moved_over_as_many_channels_as_there_can_be(tmp: Path, channels: int) -> None:
+def test_guest_is_moved_over_the_maximum_number_of_channels(tmp: Path, channels: int) -> None:
     options = ("--mode", "multifd", "--channels", str(channels), "--dirty-rate", "1MiB/s", "--json")
     done = subprocess.run(
         command(*options), env=environment(tmp), capture_output=True, text=True, timeout=110, check=False
@@ -83,10 +83,10 @@ def test_guest_is_moved_and_verified(tmp: Path, mode: str, ingress: str) -> None
 def test_interrupted_demo_leaves_nothing(tmp: Path, step: str, number: signal.Signals, code: int) -> None:
     with running_demo(tmp, step) as demo:
         demo.send_signal(number)
-        demo.send_signal(number)  # an impatient second one does not disturb the cleaning up
+        demo.send_signal(number)  # a second one does not interrupt the cleanup
         _, words = demo.communicate(timeout=30)
     assert demo.returncode == code
-    assert words.splitlines()[-1] == f"Stopped by {number.name}: everything was ended and removed."
+    assert words.splitlines()[-1] == f"Stopped by {number.name}: all processes ended, all files removed"
     assert list(tmp.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The daemon's table redirects while the daemon runs, comes back by itself, and no other ever changes."""
+"""The daemon's table redirects while the daemon runs, and is restored if damaged; no other table changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-
 
 @pytest.fixture
 def pair(network: None, hosts: TwoHosts) -> TwoHosts:
-    """Two hosts beside a firewall of the operator's; host a has the range for b."""
+    """Two hosts and a firewall of the operator; host a has the range for b."""
     nft("add table ip operator; add chain ip operator out { type nat hook output priority -100; }")
     nft("add rule ip operator out ip daddr 127.0.9.9 tcp dport 80 redirect to :8080")
     nft("add table inet mtunnel; add set inet mtunnel hosts { type ipv4_addr; }")
@@ -41,14 +41,14 @@ def works() -> None:
 
 
 def guard(host: Host, *options: str) -> str:
-    """What ``mtunnel guard`` says."""
+    """Run ``mtunnel guard``; return its output."""
     argv = [*MTUNNEL, "guard", "--config", str(host.write_config()), *options]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
     return done.stdout
 
 
 def refused(host: Host, command: str, *prefix: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a command that must end with exit code 2; what it says."""
+    """Run a command that must exit with code 2; return its error output."""
     argv = [*prefix, *MTUNNEL, command, "--config", str(host.write_config())]
     ended = subprocess.run(
         argv, check=False, capture_output=True, text=True, timeout=30, env=environment, cwd=host.directory
@@ -60,7 +60,7 @@ def refused(host: Host, command: str, *prefix: str, environment: Mapping[str, st
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_redirect_lives_as_long_as_the_daemon(pair: TwoHosts, number: signal.Signals) -> None:
+def test_redirect_exists_as_long_as_the_daemon(pair: TwoHosts, number: signal.Signals) -> None:
     before = ruleset()
     pair.start()
     assert tables() == ["operator", "mtunnel", TABLE]
@@ -76,7 +76,7 @@ def test_redirect_lives_as_long_as_the_daemon(pair: TwoHosts, number: signal.Sig
     assert ruleset() == before
 
 
-def test_killed_daemon_leaves_a_closed_door_and_the_next_one_opens_it(pair: TwoHosts) -> None:
+def test_killed_daemon_leaves_the_guard_and_the_next_one_redirects_again(pair: TwoHosts) -> None:
     pair.start()
     [first] = pair.a.status()["ingresses"]
     pair.a.kill()
@@ -84,9 +84,7 @@ def test_killed_daemon_leaves_a_closed_door_and_the_next_one_opens_it(pair: TwoH
     with pytest.raises(ConnectionRefusedError):
         connect(ENTRY)
     nft("add", "chain", "ip", TABLE, "stray")
-    with socket.create_server(
-        ("127.0.0.1", first["port"])
-    ):  # as root may, so that the next one gets another port
+    with socket.create_server(("127.0.0.1", first["port"])):  # so that the next daemon gets another port
         pair.a.start()
         pair.wait_up()
         ours = nft("list", "table", "ip", TABLE)
@@ -98,7 +96,7 @@ def test_killed_daemon_leaves_a_closed_door_and_the_next_one_opens_it(pair: TwoH
 @pytest.mark.parametrize(
     "damage", [f"delete table ip {TABLE}", f"flush table ip {TABLE}", "flush ruleset"], ids=lambda each: each
 )
-def test_what_somebody_took_away_comes_back_by_itself(pair: TwoHosts, damage: str) -> None:
+def test_removed_rules_are_restored(pair: TwoHosts, damage: str) -> None:
     pair.start()
     before = nft("list", "table", "ip", TABLE)
     nft(damage)
@@ -107,7 +105,7 @@ def test_what_somebody_took_away_comes_back_by_itself(pair: TwoHosts, damage: st
     works()
 
 
-def test_reload_puts_everything_in_place_again(pair: TwoHosts) -> None:
+def test_reload_reinstalls_the_rules(pair: TwoHosts) -> None:
     pair.start()
     before = nft("list", "table", "ip", TABLE)
     pair.a.signal(signal.SIGHUP)
@@ -131,13 +129,13 @@ def test_daemons_on_one_machine_have_a_table_each(pair: TwoHosts) -> None:
 def test_failed_start_leaves_the_running_daemons_table_alone(pair: TwoHosts) -> None:
     pair.start()
     before = ruleset()
-    assert "is this daemon running already?" in refused(pair.a, "serve")
+    assert "is this daemon already running?" in refused(pair.a, "serve")
     assert ruleset() == before
     works()
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
-def test_without_the_capability_there_is_one_clear_line(pair: TwoHosts, command: str) -> None:
+def test_missing_capability_is_reported_in_one_line(pair: TwoHosts, command: str) -> None:
     head, line = refused(pair.a, command, *WITHOUT_NET_ADMIN).splitlines()
     assert head == f"error: {pair.a.config}: 1 problem"
     assert line == (
@@ -147,19 +145,19 @@ def test_without_the_capability_there_is_one_clear_line(pair: TwoHosts, command:
     assert TABLE not in tables()
 
 
-def test_kernel_that_cannot_ends_the_start(pair: TwoHosts, tmp: Path) -> None:
+def test_kernel_without_nftables_ends_the_start(pair: TwoHosts, tmp: Path) -> None:
     (tmp / "nft").write_text("#!/bin/sh\necho 'Error: Could not process rule: Not supported' >&2\nexit 1\n")
     (tmp / "nft").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp}:{os.environ['PATH']}"}
     lines = refused(pair.a, "serve", environment=environment).splitlines()
     assert lines[-1] == (
         f"error: cannot change the nftables table {TABLE}: Error: Could not process rule: Not supported"
-        " (redirect needs CAP_NET_ADMIN and a kernel that has nftables with nat)"
+        " (redirect needs CAP_NET_ADMIN and a kernel with nftables and NAT)"
     )
     assert not pair.a.control.exists()
 
 
-def test_check_says_that_it_would_work_and_changes_nothing(pair: TwoHosts) -> None:
+def test_check_reports_success_and_changes_nothing(pair: TwoHosts) -> None:
     before = ruleset()
     argv = [*MTUNNEL, "check", "--config", str(pair.a.write_config())]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)

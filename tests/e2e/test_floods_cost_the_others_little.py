@@ -1,4 +1,4 @@
-"""Strangers without number, and a peer that floods its own link: the links of others do not suffer."""
+"""Floods of unauthenticated connections, and a peer that floods its link, do not affect other links."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tunnel.wire.codec import data_header, encode
 from tunnel.wire.frames import Credit, Open, Opened, Ping
 
 SOON = 5.0
-"""Seconds within which a lane that was cut is replaced, whoever else connects."""
+"""Seconds within which a lane that was cut is replaced, even during a flood."""
 
 
 def has_resumed(hosts: TwoHosts, times: int) -> bool:
@@ -29,7 +29,7 @@ def has_resumed(hosts: TwoHosts, times: int) -> bool:
 
 
 @pytest.mark.parametrize("says", Says)
-def test_lane_is_replaced_while_strangers_connect_from_the_peers_own_address(
+def test_lane_is_replaced_during_a_flood_from_the_peers_own_address(
     hosts: TwoHosts, target: Target, says: Says
 ) -> None:
     with Cutter(hosts.b.address) as between:
@@ -37,7 +37,7 @@ def test_lane_is_replaced_while_strangers_connect_from_the_peers_own_address(
         entry = hosts.a.leads_to(hosts.b, target.address)
         hosts.start()
         with connect(entry) as caller, target.accept() as called, Flood(hosts.b.address, says) as flood:
-            until("the flood to be felt", lambda: hosts.b.status()["rejected"] > 100)
+            until("the flood to be rejected", lambda: hosts.b.status()["rejected"] > 100)
             for count in (1, 2, 3):
                 between.cut()
                 began = time.monotonic()
@@ -47,19 +47,19 @@ def test_lane_is_replaced_while_strangers_connect_from_the_peers_own_address(
             assert flood.made > 100
 
 
-def test_host_can_link_while_strangers_connect(hosts: TwoHosts, target: Target) -> None:
+def test_host_can_link_during_a_flood(hosts: TwoHosts, target: Target) -> None:
     hosts.a.leads_to(hosts.b, target.address)
     hosts.b.start()
     hosts.b.wait_serving()
     with Flood(hosts.b.address, Says.SILENT):
-        until("the flood to be felt", lambda: hosts.b.status()["rejected"] > 100)
+        until("the flood to be rejected", lambda: hosts.b.status()["rejected"] > 100)
         hosts.a.start()
         hosts.wait_up()
 
 
 @pytest.fixture
 def culprit(hosts: TwoHosts) -> Host:
-    """A third host that b knows; it runs no daemon."""
+    """A third host, a configured peer of b; it runs no daemon."""
     third = hosts.another("hostc", "127.0.0.5")
     hosts.b.knows(third)
     return third
@@ -80,7 +80,7 @@ def credits_(peer: RawPeer, target: str) -> Callable[[], bytes]:
 
 
 def bytes_(peer: RawPeer, target: str) -> Callable[[], bytes]:
-    """DATA frames of one byte each; nobody reads them at the target, so the window ends it."""
+    """DATA frames of one byte each; the target does not read, so the window ends them."""
     limit, offset = _opened(peer, target).limit, 0
 
     def block() -> bytes:
@@ -100,7 +100,7 @@ def _opened(peer: RawPeer, target: str) -> Opened:
 
 @contextmanager
 def flooding(address: str, culprit: Host, flood: Block, target: str) -> Iterator[None]:
-    """Let ``culprit`` send what ``flood`` makes, without end, on a lane of its own."""
+    """Let ``culprit`` send the frames of ``flood`` continuously on its own lane."""
     over = threading.Event()
     with RawPeer(address, client_context(culprit.files)) as peer:
         peer.greet()
@@ -122,7 +122,7 @@ def flooding(address: str, culprit: Host, flood: Block, target: str) -> Iterator
 
 
 @pytest.mark.parametrize("flood", [pings, credits_, bytes_], ids=["PING", "CREDIT", "DATA"])
-def test_tiny_frames_of_one_peer_hold_nobody_up(
+def test_tiny_frames_of_one_peer_do_not_delay_others(
     hosts: TwoHosts, culprit: Host, target: Target, flood: Block
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -140,7 +140,9 @@ def test_tiny_frames_of_one_peer_hold_nobody_up(
     assert not [line for line in hosts.b.log.splitlines() if "peer=hosta" in line and "lost" in line]
 
 
-def test_lanes_that_a_peer_lets_pile_up_are_bounded(hosts: TwoHosts, culprit: Host, target: Target) -> None:
+def test_refused_lanes_that_a_peer_does_not_close_are_bounded(
+    hosts: TwoHosts, culprit: Host, target: Target
+) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.start()
     with connect(entry) as caller, target.accept() as called:
@@ -149,7 +151,7 @@ def test_lanes_that_a_peer_lets_pile_up_are_bounded(hosts: TwoHosts, culprit: Ho
         for _ in range(4 * MOST_LOOSE):
             with suppress(OSError):
                 held.append(RawPeer(hosts.b.address, client_context(culprit.files)))
-                held[-1].send_raw(b"\xff" * 20)  # refused with GOAWAY, which nobody reads
+                held[-1].send_raw(b"\xff" * 20)  # refused with GOAWAY, which is not read
             assert hosts.b.descriptors - before <= 3 * (MOST_LOOSE + 1)
         exchange(caller, called)
         for peer in held:

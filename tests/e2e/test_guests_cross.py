@@ -1,4 +1,4 @@
-"""Real guests cross, over every kind of ingress and in every mode, with every word of their memory."""
+"""Real guests migrate over every kind of ingress and in every mode, with all of their memory intact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each_mode = pytest.mark.parametrize("options", [PRECOPY, MULTIFD_4, POSTCOPY], i
 
 
 def place(kind: str, directory: Path, name: str) -> str:
-    """An address where nobody listens yet."""
+    """Return an unused address."""
     return f"unix:{directory}/{name}" if kind == "unix" else f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
 
 

@@ -1,4 +1,4 @@
-"""Each direction of a stream ends by itself; what comes late the other way still arrives."""
+"""The directions of a stream close independently: after a half-close data still flows the other way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunnel.units import MIB
 
 @pytest.fixture(params=["tcp", "unix"])
 def pair(request: pytest.FixtureRequest, hosts: TwoHosts, tmp: Path) -> Iterator[tuple[str, Target]]:
-    """An ingress, and the target that it leads to."""
+    """An ingress and its target."""
     unix = request.param == "unix"
     with Target(tmp / "target" if unix else None) as target:
         entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry" if unix else "")
@@ -54,8 +54,8 @@ def test_empty_stream_ends(hosts: TwoHosts, pair: tuple[str, Target]) -> None:
         until("the stream to end", partial(is_idle, host, peer))
 
 
-def test_last_words_of_a_caller_arrive_though_nobody_takes_the_answer(hosts: TwoHosts, tmp: Path) -> None:
-    """It fills the window and closes while the target still talks to it: nothing that it said is lost."""
+def test_last_bytes_of_a_caller_arrive_though_it_reads_no_reply(hosts: TwoHosts, tmp: Path) -> None:
+    """It fills the window and closes while the target still sends: none of its bytes are lost."""
     with Target(tmp / "target") as target:
         entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
         hosts.start()
@@ -63,16 +63,16 @@ def test_last_words_of_a_caller_arrive_though_nobody_takes_the_answer(hosts: Two
             sent = fill(caller)
             caller.close()
             called.sendall(b"are you there?")
-            until("b to hear it", lambda: hosts.b.link(hosts.a)["streams"][0]["bytes_from_local"] == 14)
+            until("b to receive it", lambda: hosts.b.link(hosts.a)["streams"][0]["bytes_from_local"] == 14)
             assert len(receive(called, sent)) == sent
             assert called.recv(1) == b""
         hosts.a.wait_log("LOCAL_RESET")
 
 
-def test_reset_gets_through(hosts: TwoHosts, pair: tuple[str, Target]) -> None:
+def test_reset_is_forwarded(hosts: TwoHosts, pair: tuple[str, Target]) -> None:
     entry, target = pair
     with connect(entry) as caller, target.accept() as called:
         called.sendall(b"unread")
         receive(caller, 1)
-        caller.close()  # with bytes unread: the kernel makes a reset of it
+        caller.close()  # with unread bytes: the kernel sends a reset
         assert ends_in_reset(called)

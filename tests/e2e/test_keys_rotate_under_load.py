@@ -1,4 +1,4 @@
-"""Lanes are replaced while they carry bulk both ways: nothing is lost, nothing is sent twice, none stays."""
+"""Lanes are rotated under load in both directions: no byte is lost or duplicated, no old lane remains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFTEN = {"rotate_records": 1024}  # 16 MiB each way
 
 @pytest.fixture
 def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
-    """What host a believes to be host b's address."""
+    """A proxy whose address host a has configured for host b."""
     with Cutter(hosts.b.address) as between:
         hosts.a.knows(hosts.b, between.address)
         yield between
@@ -38,7 +38,7 @@ def rotations(hosts: TwoHosts) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_bulk_in_both_directions_crosses_whole_while_lanes_are_replaced(
+def test_bulk_in_both_directions_is_intact_while_lanes_are_rotated(
     hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, lanes: int
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -47,7 +47,7 @@ def test_bulk_in_both_directions_crosses_whole_while_lanes_are_replaced(
     hosts.start()
     until("every lane", lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes)
     least = STREAMS * SIZE // (16 * MIB) // lanes // 2
-    while min(rotations(hosts)) < least:  # it may be through before so many: rotations take time, too
+    while min(rotations(hosts)) < least:  # rotations take time: the bulk may end before
         with ExitStack() as stack:
             ends = [
                 (stack.enter_context(connect(entry)), stack.enter_context(target.accept()))
@@ -61,13 +61,13 @@ def test_bulk_in_both_directions_crosses_whole_while_lanes_are_replaced(
     for host, peer in hosts.both_ways:
         assert host.link(peer)["resumes"] == 0
         assert {each["what"] for each in host.link(peer)["incidents"]} <= {"cannot connect"}, "at the start"
-        until("every lane", lambda: len(standing_lanes(host, peer)) == lanes)  # noqa: B023  called at once
+        until("every lane", lambda: len(standing_lanes(host, peer)) == lanes)  # noqa: B023  called here
 
 
-def test_the_host_that_does_not_dial_asks(
+def test_the_host_that_does_not_dial_requests_a_rotation(
     hosts: TwoHosts, target: Target, background: ThreadPoolExecutor
 ) -> None:
-    """Only its keys are to be short-lived."""
+    """Only its keys have a low limit."""
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.b.transport = dict(OFTEN)
     hosts.start()
@@ -76,11 +76,11 @@ def test_the_host_that_does_not_dial_asks(
         receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
         assert [each.result() for each in sending] == [each.result() for each in receiving]
     until("a rotation", lambda: min(rotations(hosts)) >= 1)
-    assert hosts.a.link(hosts.b)["rotation"]["last"]["reason"] == "the peer asked for it"
+    assert hosts.a.link(hosts.b)["rotation"]["last"]["reason"] == "requested by the peer"
     assert hosts.a.link(hosts.b)["resumes"] == 0
 
 
-def test_where_nothing_new_gets_through_the_old_lane_goes_on(
+def test_old_lane_continues_if_no_new_one_can_connect(
     hosts: TwoHosts, target: Target, cutter: Cutter, background: ThreadPoolExecutor
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -126,7 +126,7 @@ async def test_guest_crosses_while_lanes_are_replaced(
 async def test_large_guest_and_bulk_beside_it_cross_during_hundreds_of_rotations(
     hosts: TwoHosts, tmp: Path, target: Target, background: ThreadPoolExecutor, options: QmpOptions
 ) -> None:
-    """The slower a machine, the more goes through a lane before the next has taken its place."""
+    """The slower a machine, the more bytes a lane carries before its replacement is up."""
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry, disk = (hosts.a.leads_to(hosts.b, address) for address in (listen, target.address))
     for host in (hosts.a, hosts.b):

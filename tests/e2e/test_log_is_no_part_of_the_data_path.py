@@ -1,4 +1,4 @@
-"""Whatever happens to stderr, a daemon starts, carries streams and ends; what it had to say is kept."""
+"""Whatever happens to stderr, a daemon starts, carries streams and exits; its log lines are kept."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.support.daemons import TwoHosts, until
 from tests.support.streams import Target, connect, exchange, turned_away
 
 AT_ONCE = 8.0
-"""Seconds, on a busy machine. The end of a log that nobody reads is waited for two of them."""
+"""Seconds, on a busy machine. The daemon waits two of them for a log that is not read."""
 
 TROUBLE = {
     "closed": "2>&-",
     "disk full": "2>/dev/full",
-    "nobody reads": "2>fifo",
+    "not read": "2>fifo",
     "reader gone": "2>fifo",
 }
 
 
 @pytest.fixture
 def fifo(hosts: TwoHosts) -> Iterator[int]:
-    """Both ends of a full pipe in the directory of host a, which nobody reads."""
+    """Both ends of a full pipe in the directory of host a, which is not read."""
     path = hosts.a.directory / "fifo"
     os.mkfifo(path)
     ends = os.open(path, os.O_RDWR | os.O_NONBLOCK)
@@ -34,7 +34,7 @@ def fifo(hosts: TwoHosts) -> Iterator[int]:
 
 
 def fill(ends: int) -> None:
-    """Leave no room, not even for a line that is shorter than a page."""
+    """Fill the pipe completely: no room even for a line shorter than a page."""
     for size in (4096, 1):
         try:
             while True:
@@ -44,14 +44,14 @@ def fill(ends: int) -> None:
 
 
 def leave(ends: int) -> None:
-    """Close both ends; the descriptor stays, for the fixture to close."""
+    """Close both ends; the descriptor number stays open for the fixture to close."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, ends)
     os.close(null)
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_migrations_do_not_notice(hosts: TwoHosts, target: Target, fifo: int, trouble: str) -> None:
+def test_migrations_are_not_affected(hosts: TwoHosts, target: Target, fifo: int, trouble: str) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.a.start(redirected=TROUBLE[trouble])
     hosts.b.start()
@@ -72,9 +72,7 @@ def test_migrations_do_not_notice(hosts: TwoHosts, target: Target, fifo: int, tr
     assert hosts.a.wait(AT_ONCE) == 0
 
 
-def test_reader_that_comes_back_is_told_what_happened_meanwhile(
-    hosts: TwoHosts, target: Target, fifo: int
-) -> None:
+def test_reader_that_comes_back_gets_all_lines(hosts: TwoHosts, target: Target, fifo: int) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.a.start(redirected="2>fifo")
     hosts.b.start()

@@ -1,4 +1,4 @@
-"""A lane that is cut is replaced by another, and no stream notices."""
+"""A lane that is cut is replaced, and no stream is affected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = 24 * MIB
 
 @pytest.fixture
 def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
-    """What host a believes to be host b's address."""
+    """A proxy whose address host a has configured for host b."""
     with Cutter(hosts.b.address) as between:
         hosts.a.knows(hosts.b, between.address)
         yield between
@@ -56,7 +56,7 @@ def test_bulk_in_both_directions_survives_cuts(
     assert min(resumes(hosts)) >= 1
 
 
-def test_cut_while_idle_is_not_noticed(hosts: TwoHosts, target: Target, cutter: Cutter) -> None:
+def test_cut_while_idle_has_no_effect(hosts: TwoHosts, target: Target, cutter: Cutter) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.start()
     with connect(entry) as caller, target.accept() as called:
@@ -75,30 +75,30 @@ def test_stream_opened_while_the_lane_is_lost_waits_for_the_next(
     hosts.start()
     cutter.stall()
     cutter.cut()
-    until("the loss to be noticed", lambda: hosts.a.link(hosts.b)["state"] == "resuming")
+    until("the loss to be detected", lambda: hosts.a.link(hosts.b)["state"] == "resuming")
     with connect(entry) as caller:
         cutter.flow()
         with target.accept() as called:
             exchange(caller, called)
 
 
-def test_end_of_a_stream_gets_through_a_cut(hosts: TwoHosts, target: Target, cutter: Cutter) -> None:
+def test_end_of_a_stream_survives_a_cut(hosts: TwoHosts, target: Target, cutter: Cutter) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.start()
-    for after in range(30, 400, 45):  # an end takes a FIN and a DELIVERED each way: 28 bytes and TLS
+    for after in range(30, 400, 45):  # an end is a FIN and a DELIVERED each way: 28 bytes and TLS
         with connect(entry) as caller, target.accept() as called:
             exchange(caller, called)
             cutter.cut_after(after)
             for sock in (caller, called):
-                sock.sendall(b"last words")
+                sock.sendall(b"last bytes")
                 sock.shutdown(socket.SHUT_WR)
-            assert [receive(sock, 10) + sock.recv(1) for sock in (called, caller)] == [b"last words"] * 2
+            assert [receive(sock, 10) + sock.recv(1) for sock in (called, caller)] == [b"last bytes"] * 2
         for host, peer in hosts.both_ways:
             until("the stream to end", partial(is_idle, host, peer))
     assert min(resumes(hosts)) >= 5
 
 
-def test_lane_that_is_lost_before_it_could_answer_is_replaced_too(
+def test_lane_that_is_lost_in_its_handshake_is_replaced_too(
     hosts: TwoHosts, target: Target, cutter: Cutter
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -110,7 +110,7 @@ def test_lane_that_is_lost_before_it_could_answer_is_replaced_too(
         until("the link to resume", lambda: resumes(hosts) == (1, 1))
         whole = cutter.carried - before  # a handshake, RESUME and RESUMED
         cutter.cut_after(1, *range(whole - 400, whole + 80, 60))
-        while cutter.cuts_left:  # the last may be some bytes further than a lane gets by itself
+        while cutter.cuts_left:  # the last may be some bytes beyond a handshake
             exchange(caller, called)
         exchange(caller, called)
 

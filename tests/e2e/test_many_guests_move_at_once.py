@@ -1,4 +1,4 @@
-"""Many guests with many channels each, all at once: they arrive, wait, or are refused with a reason."""
+"""Many guests with many channels each, simultaneously: they arrive, wait, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ def test_more_connections_than_streams_wait_for_one_to_end(hosts: TwoHosts, targ
         first[0].close()
         called[0].close()
         exchange(late, stack.enter_context(target.accept()))
-    hosts.b.wait_log("stream limit reached.*16 streams open, as many as transport.streams allows here")
+    hosts.b.wait_log(r"stream limit reached.*16 streams open, the limit here \(transport\.streams\)")

@@ -1,4 +1,4 @@
-"""Many real guests with many channels of multifd each, all at once over one link: every one arrives whole."""
+"""Many real guests with many multifd channels each, simultaneously over one link: all arrive intact."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ UNLIMITED = 1 << 40
 
 
 class Together:
-    """Holds ``count`` guests back, so that none arrives before all of them move, and then lets them go."""
+    """A barrier for ``count`` migrations: throttles them until all have started."""
 
     def __init__(self, count: int) -> None:
         self._missing = set(range(count))
         self._all = asyncio.Event()
 
     async def move(self, number: int, trial: Trial, way: tuple[str, str], channels: int) -> None:
-        """Move one; it arrives when all are let go."""
+        """Migrate one guest; it is throttled until all have started."""
         slowly = QmpOptions(Mode.MULTIFD, channels=channels, max_bandwidth=MIB // 2)
         moving = asyncio.create_task(trial.migrate(*way, slowly, lambda _: self._begun(number)))
         waiting = asyncio.create_task(self._all.wait())
@@ -37,7 +37,7 @@ class Together:
             await trial.source.monitor.execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
         waiting.cancel()
         await moving
-        assert not self._missing, "it has arrived before the others began"
+        assert not self._missing, "it has arrived before the others started"
 
     def _begun(self, number: int) -> None:
         self._missing.discard(number)

@@ -1,4 +1,4 @@
-"""A daemon that drains is named as the reason why a migration cannot begin, before libvirt is asked."""
+"""A draining daemon is reported as the reason why a migration cannot start, before libvirt is called."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ ANSWERS = {"query-name": {"name": "web1"}, "query-uuid": {"UUID": "00000000-0000
 
 
 def serve_monitor(server: socket.socket, asked: Callable[[], None]) -> None:
-    """Be the QMP socket of a QEMU that runs web1, for one client; ``asked``: it has asked for the name."""
+    """Serve one client as the QMP socket of a QEMU that runs web1; call ``asked`` on query-name."""
     client, _ = server.accept()
     with client:
         version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
         say(client, {"QMP": {"version": version, "capabilities": []}})
-        while text := client.recv(65536):  # one command, without a line's end; the next waits for the answer
+        while text := client.recv(65536):  # one command, without a newline; the next waits for the reply
             command = json.loads(text)
             if (name := command.pop("execute")) == "query-name":
                 asked()
@@ -58,10 +58,10 @@ def say(client: socket.socket, answer: dict[str, object]) -> None:
     client.sendall(json.dumps(answer).encode() + b"\r\n")
 
 
-def test_a_drain_that_begins_behind_the_check_of_the_link_is_named(
+def test_a_drain_that_begins_after_the_check_of_the_link_is_reported(
     hosts: TwoHosts, target: Target, tmp: Path
 ) -> None:
-    """By then the connection to the far monitor is refused, by the daemon of this host."""
+    """The connection to the destination's monitor is then refused by the daemon of this host."""
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.a.leads_to(hosts.b, f"unix:{tmp}/waiting.qmp", f"unix:{tmp}/far.qmp")
     hosts.start()
@@ -80,6 +80,6 @@ def test_a_drain_that_begins_behind_the_check_of_the_link_is_named(
         argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", str(hosts.a.config)]
         argv += ["--qmp", f"{tmp}/source.qmp", "--dest-qmp", f"{tmp}/far.qmp"]
         ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-        assert "The tunnel says: connection refused: this host is stopping" in ended.stderr
+        assert "The tunnel reports: connection refused: this host is stopping" in ended.stderr
         assert ended.returncode == UnreachableError.exit_code, ended.stderr
         exchange(caller, called)

@@ -1,4 +1,4 @@
-"""What is wrong is said before anything is served: every mistake at once, one clear line each, exit 2."""
+"""Configuration errors are reported before anything is served: all together, one line each, exit code 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.streams import Target
 
 
 def refused(config: Path) -> list[str]:
-    """Try to serve; the lines that say why not."""
+    """Try to serve; return the lines with the problems."""
     ended = subprocess.run(
         [*MTUNNEL, "serve", "--config", str(config)], check=False, capture_output=True, text=True, timeout=30
     )
@@ -23,7 +23,7 @@ def refused(config: Path) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def test_every_mistake_is_named_at_once(hosts: TwoHosts, target: Target) -> None:
+def test_all_mistakes_are_reported_together(hosts: TwoHosts, target: Target) -> None:
     hosts.a.leads_to(hosts.b, target.address, users=("root", "no-such-user"))
     hosts.a.leads_to(hosts.b, target.address, "tcp:0.0.0.0:49152")
     hosts.a.transport = {"memory": "1MiB", "resume_window": "30", "lanes": 0, "window": "4MiB"}
@@ -60,11 +60,11 @@ def test_second_daemon_of_the_same_configuration(hosts: TwoHosts, target: Target
     argv = [*MTUNNEL, "serve", "--config", str(hosts.a.config)]
     ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
-    who = f"another mtunnel serve (process {hosts.a.pid}) has the control socket {hosts.a.control}"
-    assert f"{who}: is this daemon running already?" in ended.stderr
+    who = f"another mtunnel daemon (process {hosts.a.pid}) holds the control socket {hosts.a.control}"
+    assert f"{who}: is this daemon already running?" in ended.stderr
     assert hosts.a.serving
     [ingress] = hosts.a.status()["ingresses"]
-    assert (ingress["accepted"], ingress["refused"]) == (0, 0), "a hypervisor that waits is called by nobody"
+    assert (ingress["accepted"], ingress["refused"]) == (0, 0), "the check does not connect to a hypervisor"
     assert not target.called
 
 
@@ -73,7 +73,7 @@ def test_key_of_another_host(hosts: TwoHosts) -> None:
     [line] = refused(hosts.a.write_config())
     assert (
         line
-        == f"tls: the private key {hosts.a.files.key} does not belong to the certificate {hosts.a.files.cert}"
+        == f"tls: the private key {hosts.a.files.key} does not match the certificate {hosts.a.files.cert}"
     )
 
 
@@ -95,10 +95,10 @@ def test_key_that_everybody_can_read(hosts: TwoHosts, tmp: Path) -> None:
 def test_certificate_of_another_name(hosts: TwoHosts) -> None:
     hosts.a.files = hosts.b.files
     [line] = refused(hosts.a.write_config())
-    assert line == f"host.name: hosta is not a DNS name of {hosts.b.files.cert}: that is hostb"
+    assert line == f"host.name: hosta is not a DNS name in {hosts.b.files.cert}, which names hostb"
 
 
-def test_unix_socket_where_none_can_be(hosts: TwoHosts, target: Target, tmp: Path) -> None:
+def test_unix_socket_in_an_unusable_place(hosts: TwoHosts, target: Target, tmp: Path) -> None:
     (tmp / "file").touch()
     hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/file/entry")
     hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/file")
@@ -108,17 +108,17 @@ def test_unix_socket_where_none_can_be(hosts: TwoHosts, target: Target, tmp: Pat
         f"ingress[0].listen: {tmp}/file is not a directory",
         f"ingress[1].listen: {tmp}/file exists and is not a socket: remove it",
     ]
-    assert lines[2].startswith("ingress[2].listen: the directory /proc/none cannot be made: ")
+    assert lines[2].startswith("ingress[2].listen: cannot create the directory /proc/none: ")
 
 
-def test_missing_directory_of_a_unix_socket_is_made(hosts: TwoHosts, target: Target, tmp: Path) -> None:
+def test_missing_directory_of_a_unix_socket_is_created(hosts: TwoHosts, target: Target, tmp: Path) -> None:
     hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/run/hostb/entry")
     hosts.a.start()
     hosts.a.wait_serving()
     assert (tmp / "run" / "hostb" / "entry").is_socket()
 
 
-def test_what_this_version_cannot_do_does_not_seem_to_be_done(hosts: TwoHosts) -> None:
+def test_key_that_is_not_implemented_is_refused(hosts: TwoHosts) -> None:
     path = hosts.a.write_config()
     path.write_text(path.read_text().replace("[host]\n", '[host]\nmetrics = "127.0.0.1:9516"\n'))
     [line] = refused(path)
@@ -126,7 +126,7 @@ def test_what_this_version_cannot_do_does_not_seem_to_be_done(hosts: TwoHosts) -
 
 
 def test_missing_file(tmp: Path) -> None:
-    assert refused(tmp / "none.toml") == ["does not exist; --config FILE names another"]
+    assert refused(tmp / "none.toml") == ["does not exist; use --config FILE for another file"]
 
 
 def test_no_file_at_all() -> None:

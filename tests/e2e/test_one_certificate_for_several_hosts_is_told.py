@@ -1,4 +1,4 @@
-"""A certificate with the names of several hosts proves none of them, and both sides say so."""
+"""A certificate with the names of several hosts authenticates none of them, and both sides report it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.support.daemons import TwoHosts, until
 from tunnel.tls.tls_files import TlsFiles
 
 
-def test_one_certificate_for_three_hosts_is_told_on_both_sides(hosts: TwoHosts) -> None:
+def test_one_certificate_for_three_hosts_is_reported_on_both_sides(hosts: TwoHosts) -> None:
     c = hosts.another("hostc", "127.0.0.4")
     pair = hosts.pki.authority.issue("shared", dns=["hosta", "hostb", "hostc"])
     for host in (hosts.a, hosts.b, c):
@@ -17,9 +17,9 @@ def test_one_certificate_for_three_hosts_is_told_on_both_sides(hosts: TwoHosts) 
     for host in (hosts.b, hosts.a):
         host.start()
         host.wait_serving()
-    until("a to tell it", lambda: "also names hostb, hostc" in " ".join(hosts.a.reasons(hosts.b)))
+    until("a to report it", lambda: "also names hostb, hostc" in " ".join(hosts.a.reasons(hosts.b)))
     [reason] = hosts.b.reasons(hosts.a)
     assert reason == (
         "the peer's certificate names more than one configured peer: hosta, hostc; "
-        "make a certificate for each host, with its own name alone"
+        "issue one certificate per host, with its own name only"
     )

@@ -1,4 +1,4 @@
-"""An ingress is open to the users that it names, and to nobody who cannot be told apart from them."""
+"""An ingress is open to its allowed users only; callers that cannot be identified are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.users import NOBODY, acting_as
 pytestmark = pytest.mark.root
 
 SEVERAL = ("root", "daemon", "bin")
-"""More users than the mode of a unix socket can name, so that whoever comes is judged by uid."""
+"""More users than the mode of a unix socket can express, so that callers are checked by uid."""
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -32,7 +32,7 @@ def test_another_user_is_refused(hosts: TwoHosts, target: Target, listen: str) -
     hosts.start()
     with acting_as(NOBODY):
         assert turned_away(entry)
-    hosts.a.wait_log(re.escape("user nobody may not use this ingress (bin, daemon, root may)"))
+    hosts.a.wait_log(re.escape("user nobody may not use this ingress (allowed: bin, daemon, root)"))
     assert not target.called
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
@@ -53,7 +53,7 @@ def test_unix_socket_that_one_user_may_use_cannot_be_opened_by_others(
         exchange(caller, called)
 
 
-def test_root_has_no_right_of_its_own(hosts: TwoHosts, target: Target, listen: str) -> None:
+def test_root_is_not_allowed_unless_listed(hosts: TwoHosts, target: Target, listen: str) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address, listen, users=("nobody",))
     hosts.start()
     assert turned_away(entry)
@@ -61,23 +61,23 @@ def test_root_has_no_right_of_its_own(hosts: TwoHosts, target: Target, listen: s
         exchange(caller, called)
 
 
-def test_caller_who_hangs_up_at_once_is_never_taken_for_root(
+def test_caller_who_closes_immediately_is_never_taken_for_root(
     hosts: TwoHosts, target: Target, listen: str
 ) -> None:
-    """The kernel reports a socket that nobody holds any more as owned by uid 0."""
+    """The kernel reports uid 0 as the owner of a socket that is closed."""
     entry = hosts.a.leads_to(hosts.b, target.address, listen, users=SEVERAL)
     hosts.start()
     with acting_as(NOBODY):
         for _ in range(60):
-            with suppress(ConnectionResetError):  # the daemon was faster, which is as good
+            with suppress(ConnectionResetError):  # the daemon closed it first
                 connect(entry).close()
-    with connect(entry) as caller, target.accept() as called:  # the first that comes through at all
+    with connect(entry) as caller, target.accept() as called:  # the first connection that is admitted
         exchange(caller, called)
     [ingress] = hosts.a.status()["ingresses"]
     assert (ingress["accepted"], ingress["refused"]) == (1, 60)
 
 
-def test_user_who_may_not_enter_and_comes_all_the_time_costs_a_few_lines_and_no_stream(
+def test_flood_of_a_refused_user_costs_few_lines_and_no_stream(
     hosts: TwoHosts, target: Target, listen: str
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address, listen, users=SEVERAL)

@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.slow]
 
 CHECKS = 1000
 MOST_WARNINGS = 100
-"""In one log: each of a few events may be told twenty times in a row, and then every five seconds."""
+"""In one log: each of a few events may be logged twenty times in a burst, and then every five seconds."""
 
 
 @pytest.fixture
 def checked() -> Iterator[Target]:
-    """What is listening behind the ingress that is checked, if anything is."""
+    """The target of the ingress that is checked, if it is used."""
     with Target() as made:
         yield made
 
@@ -34,7 +34,7 @@ def test_port_checks_fill_no_log(hosts: TwoHosts, target: Target, checked: Targe
     hosts.wait_up()
     for _ in range(CHECKS):
         connect(ingress).close()
-        while checked.called:  # and is hung up on
+        while checked.called:  # closes the connection
             continue
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)

@@ -1,4 +1,4 @@
-"""README's installation, typed in with other directories, can run every command that README shows."""
+"""README's installation commands, run with other directories, install every command that README shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(command: str, cwd: Path, path: str = PATH) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what README's first step makes; the packages are only simulated, ./run has them."""
+    """A directory with the result of README's first step; apt-get is simulated: ./run has the packages."""
     home = tmp_path_factory.mktemp("readme")
     checkout = home / "checkout"
     for name in run("git -c safe.directory='*' ls-files -z", ROOT).split("\0")[:-1]:
@@ -53,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_everything_that_it_names_is_there(home: Path) -> None:
+def test_all_subcommands_are_installed(home: Path) -> None:
     assert (home / "etc/mtunnel").is_dir()
     for command in SUBCOMMANDS:
         assert f"Usage: mtunnel {command}" in run(f"{home}/bin/mtunnel {command} --help", home)

@@ -1,4 +1,4 @@
-"""No unprivileged process of the source host ever receives a byte that is meant for a redirect's peer."""
+"""No unprivileged process on the source host ever receives a byte meant for the peer of a redirect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TABLE = "mtunnel-hosta"
 
 @pytest.fixture
 def thief(network: None) -> Iterator[socket.socket]:
-    """A user who listened before anybody else, on all addresses."""
+    """A listener of an unprivileged user on all addresses, bound before the daemon starts."""
     with acting_as(NOBODY):
         listener = socket.create_server(("0.0.0.0", PORT))
     with listener:
@@ -44,7 +44,7 @@ def pair(network: None, hosts: TwoHosts) -> TwoHosts:
 
 
 def stolen(thief: socket.socket) -> bool:
-    """What QEMU does, with root's rights, when it is told to migrate: whether the thief got it."""
+    """Connect as QEMU would, as root, and return whether the thief received the connection."""
     try:
         with socket.create_connection((ALIAS, PORT), 0.5) as caller:
             caller.sendall(b"QEVM")
@@ -84,12 +84,12 @@ def untrack(pair: TwoHosts) -> None:
 DAMAGES = [kill, kill_and_flush, stop, stop_and_flush, untrack]
 
 
-def test_without_us_whoever_listens_gets_it(thief: socket.socket) -> None:
-    assert stolen(thief), "or the other tests would show nothing"
+def test_without_the_daemon_any_listener_gets_it(thief: socket.socket) -> None:
+    assert stolen(thief), "otherwise the other tests would be meaningless"
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
-def test_nobody_else_gets_it(
+def test_no_other_user_gets_it(
     pair: TwoHosts, thief: socket.socket, damage: Callable[[TwoHosts], None]
 ) -> None:
     pair.start()
@@ -97,15 +97,15 @@ def test_nobody_else_gets_it(
     assert not stolen(thief)
 
 
-def test_not_in_the_moment_after_a_flush_either(pair: TwoHosts, thief: socket.socket) -> None:
+def test_not_even_immediately_after_a_flush(pair: TwoHosts, thief: socket.socket) -> None:
     pair.start()
     for _ in range(5):
         nft("flush", "ruleset")
         assert not stolen(thief)
-    until("the table to be back", lambda: TABLE in tables())
+    until("the table to be restored", lambda: TABLE in tables())
 
 
-def test_port_behind_the_redirect_is_not_to_be_had_after_kill(pair: TwoHosts) -> None:
+def test_port_behind_the_redirect_is_not_available_to_users_after_kill(pair: TwoHosts) -> None:
     pair.start()
     [ingress] = pair.a.status()["ingresses"]
     pair.a.kill()
@@ -114,7 +114,7 @@ def test_port_behind_the_redirect_is_not_to_be_had_after_kill(pair: TwoHosts) ->
         socket.create_server(("127.0.0.1", ingress["port"]))
 
 
-def test_guard_of_its_own_command_holds_before_the_first_start(pair: TwoHosts, thief: socket.socket) -> None:
+def test_guard_command_protects_before_the_first_start(pair: TwoHosts, thief: socket.socket) -> None:
     argv = [*MTUNNEL, "guard", "--config", str(pair.a.write_config())]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == f"guarded: {ALIAS}\n"
@@ -127,7 +127,7 @@ def test_guard_of_its_own_command_holds_before_the_first_start(pair: TwoHosts, t
         exchange(caller, called)
 
 
-def test_guard_while_the_daemon_runs_disturbs_nothing(pair: TwoHosts) -> None:
+def test_guard_while_the_daemon_runs_changes_nothing(pair: TwoHosts) -> None:
     pair.start()
     before = nft("list", "table", "ip", TABLE)
     argv = [*MTUNNEL, "guard", "--config", str(pair.a.config)]
@@ -135,16 +135,16 @@ def test_guard_while_the_daemon_runs_disturbs_nothing(pair: TwoHosts) -> None:
     assert nft("list", "table", "ip", TABLE) == before
 
 
-def test_next_configuration_without_a_redirect_leaves_nothing_of_it(pair: TwoHosts) -> None:
+def test_configuration_without_a_redirect_removes_its_rules(pair: TwoHosts) -> None:
     pair.start()
     pair.a.kill()
     pair.a.ingresses.clear()
     pair.a.start()
     pair.a.wait_serving()
-    until("nothing of it to be left", lambda: not tables() and not guard_route.installed())
+    until("the rules to be removed", lambda: not tables() and not guard_route.installed())
 
 
-def test_every_command_says_that_connections_are_not_redirected(pair: TwoHosts) -> None:
+def test_every_command_reports_that_connections_are_not_redirected(pair: TwoHosts) -> None:
     pair.start()
     untrack(pair)
     reason = f"a probe connection to {ALIAS}:49152 did not arrive: Connection refused"
@@ -157,7 +157,7 @@ def test_every_command_says_that_connections_are_not_redirected(pair: TwoHosts) 
     assert f"ingress[0].listen: connections are not redirected: {reason}" in said.stderr
     said = run(pair, "migrate", "web1", "hostb", "--qmp", "/nowhere")
     assert said.returncode == 4
-    assert re.search(f"{re.escape(LISTEN)} does not lead to hostb now: .*{re.escape(reason)}", said.stderr)
+    assert re.search(f"{re.escape(LISTEN)} does not lead to hostb: .*{re.escape(reason)}", said.stderr)
     nft("delete table ip x")
     [ingress] = pair.a.status()["ingresses"]
     assert ingress["redirect"] == {"works": True, "reason": None}
@@ -176,7 +176,7 @@ def test_ingress_with_one_port_at_the_same_alias_is_guarded_too(pair: TwoHosts) 
         assert ingress["redirect"] == {"works": True, "reason": None}
 
 
-def test_check_says_what_is_not_guarded_yet(pair: TwoHosts) -> None:
+def test_check_reports_what_is_not_guarded_yet(pair: TwoHosts) -> None:
     pair.a.leads_to(pair.b, "tcp:127.0.0.1:1", "tcp:127.0.1.9:49152", users=("root",))
     pair.a.write_config()
     facts = json.loads(run(pair, "check", "--json").stdout)

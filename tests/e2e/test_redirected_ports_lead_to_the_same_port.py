@@ -1,4 +1,4 @@
-"""A redirected range leads, port by port, to the same ports of the peer, through one listening socket."""
+"""Each port of a redirected range leads to the same port of the peer, through one listening socket."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SAME = f"tcp:127.0.0.1:{RANGE[0]}-{RANGE[-1]}"
 
 @pytest.fixture
 def pair(network: None, hosts: TwoHosts) -> TwoHosts:
-    """Two hosts that serve, in a network of their own; host a has the range for b."""
+    """Two running hosts in a separate network namespace; host a has the range for b."""
     hosts.a.leads_to(hosts.b, SAME, LISTEN)
     hosts.start()
     return hosts
@@ -54,7 +54,7 @@ def entry(port: int) -> str:
     return f"tcp:{ALIAS}:{port}"
 
 
-def test_every_caller_reaches_the_port_that_it_wanted(pair: TwoHosts) -> None:
+def test_every_caller_reaches_its_destination_port(pair: TwoHosts) -> None:
     with ExitStack() as stack:
         for port in (RANGE[0], RANGE[31], RANGE[-1]):
             target = stack.enter_context(Target(port=port))
@@ -96,7 +96,7 @@ def test_no_port_of_the_range_is_taken(pair: TwoHosts) -> None:
         exchange(caller, called)
 
 
-def test_listening_port_itself_is_no_way_in(pair: TwoHosts) -> None:
+def test_listening_port_itself_refuses_connections(pair: TwoHosts) -> None:
     [ingress] = pair.a.status()["ingresses"]
     assert turned_away(f"tcp:127.0.0.1:{ingress['port']}")
     reason = f"a connection to 127.0.0.1:{ingress['port']} was not redirected from {LISTEN}"
@@ -109,7 +109,7 @@ def test_another_user_is_refused(network: None, hosts: TwoHosts) -> None:
     with Target(port=RANGE[0]) as target:
         with acting_as(NOBODY):
             assert turned_away(entry(RANGE[0]))
-        hosts.a.wait_log(re.escape("user nobody may not use this ingress (root may)"))
+        hosts.a.wait_log(re.escape("user nobody may not use this ingress (allowed: root)"))
         assert not target.called
         with connect(entry(RANGE[0])) as caller, target.accept() as called:
             exchange(caller, called)
@@ -123,7 +123,7 @@ def test_port_that_the_peer_does_not_allow_is_refused(network: None, hosts: TwoH
         assert not target.called
 
 
-def test_reload_in_mid_transfer_harms_no_byte(pair: TwoHosts, background: ThreadPoolExecutor) -> None:
+def test_reload_in_mid_transfer_corrupts_no_byte(pair: TwoHosts, background: ThreadPoolExecutor) -> None:
     with Target(port=RANGE[5]) as target, connect(entry(RANGE[5])) as caller, target.accept() as called:
         sending = background.submit(send_bulk, caller, 512 * MIB)
         receiving = background.submit(receive_all, called)
@@ -146,16 +146,16 @@ def test_drain_lets_redirected_streams_end_and_takes_no_more(pair: TwoHosts) -> 
             exchange(caller, called)
             caller.shutdown(socket.SHUT_WR)
             assert called.recv(1) == b""
-            called.sendall(b"last words")
+            called.sendall(b"last bytes")
             called.shutdown(socket.SHUT_WR)
-            assert receive(caller, 10) == b"last words"
+            assert receive(caller, 10) == b"last bytes"
             assert caller.recv(1) == b""
         assert pair.a.wait() == 0
 
 
 @pytest.mark.parametrize("role", ["caller", "called"])
-def test_idle_caller_hears_of_the_end_at_once(pair: TwoHosts, role: str) -> None:
-    """Its connection must still be translated when the reset is sent, or it would wait for ever."""
+def test_idle_caller_is_reset_immediately_at_shutdown(pair: TwoHosts, role: str) -> None:
+    """Its connection must still be translated when the reset is sent, or it would wait forever."""
     with Target(port=RANGE[0]) as target, connect(entry(RANGE[0])) as caller, target.accept() as called:
         exchange(caller, called)
         pair.a.signal(signal.SIGINT)
@@ -163,8 +163,8 @@ def test_idle_caller_hears_of_the_end_at_once(pair: TwoHosts, role: str) -> None
         assert pair.a.wait() == 0
 
 
-def test_silence_longer_than_connections_are_tracked_ends_nothing(pair: TwoHosts) -> None:
-    """Post-copy's channel may be silent for long, and then the destination speaks first."""
+def test_silence_longer_than_the_conntrack_timeout_ends_nothing(pair: TwoHosts) -> None:
+    """The post-copy channel may be silent for long, and then the destination sends first."""
     Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established").write_text("3")
     with Target(port=RANGE[0]) as target, connect(entry(RANGE[0])) as caller, target.accept() as called:
         exchange(caller, called)

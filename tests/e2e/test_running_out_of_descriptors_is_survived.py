@@ -1,4 +1,4 @@
-"""A flood that takes every descriptor is refused, and does not take the daemon with it."""
+"""A flood that exhausts all descriptors is refused, and the daemon survives it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLOOD = 120
 
 
 def has_ebbed(hosts: TwoHosts, target: Target) -> bool:
-    """Whether no stream is left; the target hangs up on whoever got through."""
+    """Whether no stream is left; the target closes the connections that arrived."""
     while target.called:
         pass
     return all(host.serving and is_idle(host, peer) for host, peer in hosts.both_ways)
@@ -43,7 +43,7 @@ def test_flood_of_an_ingress(hosts: TwoHosts, target: Target) -> None:
     hosts.wait_up()
     with ExitStack() as flood:
         for _ in range(FLOOD):
-            with suppress(ConnectionResetError):  # turned away before connect() saw that it was accepted
+            with suppress(ConnectionResetError):  # refused before connect() returned
                 flood.enter_context(connect(entry))
         hosts.a.wait_log("cannot accept, trying again|Too many open files")
     until("the flood to ebb", partial(has_ebbed, hosts, target))
@@ -58,7 +58,7 @@ def test_flood_that_exhausts_the_destination(hosts: TwoHosts, target: Target) ->
     hosts.wait_up()
     with ExitStack() as flood:
         for _ in range(FLOOD):
-            with suppress(ConnectionResetError):  # turned away before connect() saw that it was accepted
+            with suppress(ConnectionResetError):  # refused before connect() returned
                 flood.enter_context(connect(entry))
         hosts.a.wait_log("stream refused by the peer.*Too many open files")
     until("the flood to ebb", partial(has_ebbed, hosts, target))

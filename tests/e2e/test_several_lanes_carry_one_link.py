@@ -1,4 +1,4 @@
-"""Several lanes carry one link through one port: a guest crosses over them, and losing some harms nothing."""
+"""A link of several lanes through one port: a guest migrates over them, and loses nothing if some fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 48 * MIB
 
 @pytest.fixture
 def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
-    """What host a believes to be host b's address."""
+    """A proxy whose address host a has configured for host b."""
     with Cutter(hosts.b.address) as between:
         hosts.a.knows(hosts.b, between.address)
         yield between
@@ -39,7 +39,7 @@ def lanes(hosts: TwoHosts) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(4, 4), (3, 16), (2, 1)])
-def test_bulk_in_both_directions_takes_every_lane_that_both_hosts_grant(
+def test_bulk_in_both_directions_uses_every_lane_that_both_hosts_allow(
     hosts: TwoHosts, target: Target, background: ThreadPoolExecutor, ours: int, theirs: int
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -53,10 +53,10 @@ def test_bulk_in_both_directions_takes_every_lane_that_both_hosts_grant(
         assert host.link(peer)["resumes"] == 0
 
 
-def test_lanes_that_are_cut_take_nothing_with_them(
+def test_lanes_that_are_cut_lose_no_bytes(
     hosts: TwoHosts, target: Target, cutter: Cutter, background: ThreadPoolExecutor
 ) -> None:
-    """The cutter cuts whatever lane carries the byte, while the others go on."""
+    """The cutter cuts the lane that carries the byte, while the others continue."""
     entry = hosts.a.leads_to(hosts.b, target.address)
     start(hosts, 3, 3)
     with connect(entry) as caller, target.accept() as called:

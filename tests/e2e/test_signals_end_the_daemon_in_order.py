@@ -1,4 +1,4 @@
-"""SIGTERM lets streams end, SIGINT does not, SIGKILL leaves nothing that a restart cannot deal with."""
+"""SIGTERM drains streams, SIGINT does not, and a restart recovers from SIGKILL."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tunnel.units import MIB
 from tunnel.wire.window import INITIAL_WINDOW
 
 AT_ONCE = 8.0
-"""Seconds, on a busy machine; a drain waits for ever, and a link that hopes to resume for 30."""
+"""Seconds, on a busy machine; a drain waits without limit, and a link waits 30 seconds to resume."""
 
 
 @pytest.fixture
 def entry(hosts: TwoHosts, target: Target, tmp: Path) -> str:
-    """An ingress of host a, whose daemon serves."""
+    """An ingress of host a, whose daemon is running."""
     where = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
     hosts.start()
     return where
@@ -71,7 +71,7 @@ def test_sigterm_of_the_destination_lets_streams_end_and_refuses_new_ones(
     assert hosts.b.wait(AT_ONCE) == 0
 
 
-def test_second_sigterm_is_obeyed_at_once(hosts: TwoHosts, target: Target, entry: str) -> None:
+def test_second_sigterm_ends_the_drain_immediately(hosts: TwoHosts, target: Target, entry: str) -> None:
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         hosts.a.signal(signal.SIGTERM)
@@ -83,16 +83,16 @@ def test_second_sigterm_is_obeyed_at_once(hosts: TwoHosts, target: Target, entry
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_idle_daemon_ends_at_once(hosts: TwoHosts, entry: str, number: signal.Signals) -> None:
+def test_idle_daemon_ends_immediately(hosts: TwoHosts, entry: str, number: signal.Signals) -> None:
     hosts.a.signal(number)
     assert hosts.a.wait(AT_ONCE) == 0
     assert sockets_of(hosts.a, entry) == []
-    until("b to know", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
+    until("b to detect it", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
     assert "resuming" not in hosts.b.log
 
 
 @pytest.mark.parametrize("sender", ["a", "b"])
-def test_sigint_in_mid_transfer_ends_both_sides_at_once(
+def test_sigint_in_mid_transfer_ends_both_sides_immediately(
     hosts: TwoHosts, target: Target, entry: str, background: ThreadPoolExecutor, sender: str
 ) -> None:
     with connect(entry) as caller, target.accept() as called:
@@ -106,13 +106,15 @@ def test_sigint_in_mid_transfer_ends_both_sides_at_once(
         assert draining.result()
         with pytest.raises(ConnectionError):
             sending.result()
-        until("b to know", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
+        until("b to detect it", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
         assert time.monotonic() - interrupted < AT_ONCE
     hosts.b.wait_log("hosta is stopping")
     assert sockets_of(hosts.a, entry) == []
 
 
-def test_killed_daemon_starts_again_over_what_it_left(hosts: TwoHosts, target: Target, entry: str) -> None:
+def test_killed_daemon_starts_again_despite_stale_sockets(
+    hosts: TwoHosts, target: Target, entry: str
+) -> None:
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         hosts.a.kill()
@@ -136,10 +138,10 @@ def test_restart_in_order_links_again(hosts: TwoHosts, target: Target, entry: st
             exchange(caller, called)
 
 
-def test_goodbye_waits_for_a_slow_link(
+def test_shutdown_waits_for_goaway_on_a_slow_link(
     hosts: TwoHosts, target: Target, background: ThreadPoolExecutor
 ) -> None:
-    """With the link's buffers full GOAWAY cannot leave at once; without it, b would hope for 30 seconds."""
+    """With full buffers GOAWAY cannot be sent immediately; without it b would wait 30 seconds to resume."""
     with Cutter(hosts.b.address) as cutter:
         hosts.a.knows(hosts.b, cutter.address)
         entry = hosts.a.leads_to(hosts.b, target.address)

@@ -1,4 +1,4 @@
-"""A target that does not read holds its own caller back, and neither another stream nor much memory."""
+"""A target that does not read blocks only its own caller, no other stream, and memory use stays bounded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_memory_stays_within_the_window(hosts: TwoHosts, tmp: Path) -> None:
 
 
 def fill_all(callers: list[socket.socket], most: int) -> None:
-    """Send on all of them until none takes anything any more: at most ``most`` bytes."""
+    """Send on all callers until all are blocked: at most ``most`` bytes."""
     poll, piece, sent = select.poll(), bytes(MIB), 0
     by_descriptor = {caller.fileno(): caller for caller in callers}
     for caller in callers:
@@ -63,7 +63,7 @@ def fill_all(callers: list[socket.socket], most: int) -> None:
 
 @contextmanager
 def stalled(entry: str, target: Target, count: int, most: int) -> Iterator[None]:
-    """``count`` streams whose target does not read, and which have sent all that they may."""
+    """``count`` streams whose target does not read, with all windows filled."""
     with ExitStack() as stack:
         callers = []
         for _ in range(count):
@@ -79,7 +79,7 @@ def test_many_stalled_streams_stay_within_the_budget(hosts: TwoHosts, tmp: Path)
         entry = hosts.a.leads_to(hosts.b, target.address, f"unix:{tmp}/entry")
         hosts.start()
         with stalled(entry, target, 32, 256 * MIB):
-            # Beside the budget: a daemon (75), 32 floors of a MiB, slabs that are kept in part (32 to 64).
+            # Beyond the budget, in MiB: a daemon (75), 32 minimum windows of 1, partial slabs (32 to 64).
             assert max(hosts.a.rss, hosts.b.rss) < 64 * MIB + 150 * MIB
             with connect(entry) as caller, target.accept() as called:
                 exchange(caller, called)
@@ -89,10 +89,10 @@ def test_many_stalled_streams_stay_within_the_budget(hosts: TwoHosts, tmp: Path)
     ("ours", "theirs"), [("64MiB", "64MiB"), ("256MiB", "256MiB"), ("64MiB", "1GiB"), ("256MiB", "64MiB")]
 )
 @pytest.mark.parametrize("count", [16, 255])
-def test_a_stream_flows_as_ever_beside_many_that_stand_still(
+def test_a_stream_is_not_slowed_down_by_many_stalled_ones(
     hosts: TwoHosts, tmp: Path, background: ThreadPoolExecutor, count: int, ours: str, theirs: str
 ) -> None:
-    """Whatever their memory. (How fast exactly is for ``tests/wire/test_starvation.py``, and benchmarks.)"""
+    """For any memory limits. (``tests/wire/test_starvation.py`` and benchmarks measure the exact rate.)"""
 
     def crossing(size: int) -> float:
         began = time.monotonic()

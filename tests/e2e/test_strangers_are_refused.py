@@ -1,4 +1,4 @@
-"""Who cannot prove to be a configured peer is refused: nothing is dialled, and the log says why."""
+"""A client that is not a verified peer is refused: no target is dialled, and the log has the reason."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ STRANGERS: dict[Stranger, str] = {
     itself: "the peer's certificate names hostb; expected hosta",
     nameless: "peer did not return a certificate",
     old_tls: "unsupported protocol",
-    no_alpn: "the peer does not speak mtunnel/1",
-    other_alpn: "the peer does not speak mtunnel/1",
+    no_alpn: "the peer does not support mtunnel/1",
+    other_alpn: "the peer does not support mtunnel/1",
 }
 
 
 def is_answered(address: str, context: ssl.SSLContext, target: str) -> bool:
-    """Whether a peer that asks for a stream at once gets any answer."""
+    """Whether a peer that opens a stream immediately gets any reply."""
     try:
         with RawPeer(address, context) as peer:
             peer.send(HELLO, Open(1, 0, target))
@@ -90,7 +90,7 @@ def test_stranger_is_refused(hosts: TwoHosts, target: Target, stranger: Stranger
     hosts.b.egress["hosta"] += [target.address]
     hosts.b.start()
     hosts.b.wait_serving()
-    # It may send at once, and be believed too early: in TLS 1.3 its side of the handshake is over first.
+    # It may send immediately, before it is verified: in TLS 1.3 the client completes its handshake first.
     assert not is_answered(hosts.b.address, stranger(hosts), target.address)
     hosts.b.wait_log(f'event="connection rejected".*{STRANGERS[stranger]}')
     assert hosts.b.status()["rejected"] == 1
@@ -107,7 +107,7 @@ def test_noise_is_refused(hosts: TwoHosts, noise: bytes) -> None:
         hosts.b.wait_log('event="connection rejected"')
 
 
-def test_peer_whose_name_is_not_the_dialled_one_is_refused(hosts: TwoHosts, target: Target) -> None:
+def test_peer_with_another_name_than_the_dialled_one_is_refused(hosts: TwoHosts, target: Target) -> None:
     impostor = hosts.another("hostc", "127.0.0.5")
     impostor.knows(hosts.a)
     hosts.a.knows(hosts.b, impostor.address)
@@ -126,7 +126,7 @@ def test_peer_whose_name_is_not_the_dialled_one_is_refused(hosts: TwoHosts, targ
         exchange(caller, called)
 
 
-def test_peer_that_lists_us_not_is_named_as_such(hosts: TwoHosts, target: Target) -> None:
+def test_peer_that_does_not_list_this_host_is_reported(hosts: TwoHosts, target: Target) -> None:
     hosts.a.leads_to(hosts.b, target.address)
     hosts.b.peers.clear()
     hosts.b.start()
@@ -142,5 +142,5 @@ def test_revoked_peer_is_refused(hosts: TwoHosts, target: Target) -> None:
     hosts.b.start()
     hosts.a.start()
     hosts.b.wait_log("the peer's certificate is revoked by ")
-    hosts.a.wait_log("the peer refused it: .*certificate_revoked.*; its log says more")
+    hosts.a.wait_log("the peer refused the connection: .*certificate_revoked.*; see its log")
     assert hosts.a.link(hosts.b)["state"] == "down"

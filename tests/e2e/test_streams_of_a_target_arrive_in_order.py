@@ -1,4 +1,4 @@
-"""The k-th connection that a caller makes is the k-th that the target accepts: QEMU's channels rely on it."""
+"""The k-th connection of a caller is the k-th that the target accepts: QEMU's channels depend on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_many_at_once(hosts: TwoHosts, tmp: Path, kind: str) -> None:
         assert [int.from_bytes(each) for each in arrived] == list(range(COUNT))
 
 
-def test_callers_that_come_before_the_link(hosts: TwoHosts, target: Target) -> None:
+def test_callers_that_connect_before_the_link_is_up(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.a.start()
     hosts.a.wait_serving()
@@ -41,7 +41,7 @@ def test_callers_that_come_before_the_link(hosts: TwoHosts, target: Target) -> N
 
 
 def test_target_that_listens_late(hosts: TwoHosts, tmp: Path) -> None:
-    """With several workers each stream waits for the one before it to be answered."""
+    """With several workers each stream waits for the reply to the previous one."""
     path = tmp / "late"
     entry = hosts.a.leads_to(hosts.b, f"unix:{path}")
     hosts.start()
@@ -50,7 +50,7 @@ def test_target_that_listens_late(hosts: TwoHosts, tmp: Path) -> None:
             caller = stack.enter_context(connect(entry))
             caller.sendall(bytes([number]))
         asked = 1 if hosts.a.workers > 1 else 8
-        until("the callers to be let in", lambda: hosts.a.link(hosts.b)["streams_opened"] == asked)
+        until("the callers to be admitted", lambda: hosts.a.link(hosts.b)["streams_opened"] == asked)
         with Target(path) as target:
             arrived = [receive(stack.enter_context(target.accept()), 1) for _ in range(8)]
     assert arrived == [bytes([number]) for number in range(8)]

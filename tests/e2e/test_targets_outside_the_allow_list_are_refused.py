@@ -1,4 +1,4 @@
-"""The destination decides what may be reached there, and its refusal is told at the source."""
+"""The destination decides which targets are allowed, and its refusal is reported at the source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_refusal_reaches_the_source(hosts: TwoHosts, target: Target) -> None:
         hosts.start()
         assert turned_away(other)
         assert not forbidden.called
-        reason = f"{forbidden.address} is not in the egress list that hostb has for hosta"
+        reason = f"{forbidden.address} is not in the egress list for hosta on hostb"
         hosts.a.wait_log(f"stream refused by the peer.*{reason}.*TARGET_FORBIDDEN")
         hosts.b.wait_log(f"stream refused.*{reason}")
         status = subprocess.run(
@@ -37,11 +37,11 @@ def test_path_outside_a_pattern_is_refused(hosts: TwoHosts) -> None:
     hosts.b.egress["hosta"] = ["unix:/run/qemu/*"]
     hosts.start()
     assert turned_away(entry)
-    hosts.a.wait_log("unix:/run/qemu/etc/shadow is not in the egress list that hostb has for hosta")
+    hosts.a.wait_log("unix:/run/qemu/etc/shadow is not in the egress list for hosta on hostb")
 
 
-def test_peers_have_lists_of_their_own(hosts: TwoHosts, target: Target) -> None:
-    """What one peer may reach is no other's: here b's list for a third host names the target."""
+def test_peers_have_separate_lists(hosts: TwoHosts, target: Target) -> None:
+    """A target in the list of one peer is forbidden to others: here it is in b's list for a third host."""
     third = hosts.another("hostc", "127.0.0.5")
     hosts.b.knows(third)
     entry = hosts.a.leads_to(hosts.b, target.address)

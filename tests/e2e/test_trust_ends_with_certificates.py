@@ -1,4 +1,4 @@
-"""A link lives as long as the certificates that it was made with, and renewed ones need no restart."""
+"""A link is closed when its certificates expire or are revoked, and renewed ones need no restart."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tunnel.certs.profile import Validity
 pytestmark = pytest.mark.timeout(600)
 
 SOON = 8.0
-"""Seconds that a certificate lives which is to end: no more than a test may wait."""
+"""Lifetime in seconds of a certificate that expires during a test."""
 
 STARTS = 6
-"""Or as long as so many daemons take to start one after the other, where a machine is busy."""
+"""On a busy machine, the lifetime as a multiple of the start time of a daemon."""
 
 
 def issue(hosts: TwoHosts, host: Host, validity: Validity) -> None:
-    """Put a new certificate in place of the one that ``host`` has."""
+    """Replace the certificate of ``host``."""
     hosts.pki.authority.issue(host.name, validity=validity, force=True)
 
 
@@ -31,9 +31,9 @@ def owner_and_other(hosts: TwoHosts, name: str) -> tuple[Host, Host]:
 
 
 def start(hosts: TwoHosts, name: str, times: int = 1) -> float:
-    """Start both daemons, that of host ``name`` with a certificate that ends soon, or ``times`` as late.
+    """Start both daemons, that of host ``name`` with a short-lived certificate, or ``times`` as long.
 
-    Returns within how many seconds it does: the longer, the longer the other daemon took to start.
+    Returns its lifetime in seconds, which depends on the start time of the other daemon.
     """
     owner, other = owner_and_other(hosts, name)
     began = time.monotonic()
@@ -48,7 +48,9 @@ def start(hosts: TwoHosts, name: str, times: int = 1) -> float:
 
 
 @pytest.mark.parametrize("name", ["hosta", "hostb"])
-def test_expiry_ends_the_link_and_both_sides_say_whose(hosts: TwoHosts, target: Target, name: str) -> None:
+def test_expiry_closes_the_link_with_the_reason_on_both_sides(
+    hosts: TwoHosts, target: Target, name: str
+) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     lasting = start(hosts, name)
     with connect(entry) as caller, target.accept() as called:
@@ -70,7 +72,7 @@ def test_expiry_ends_the_link_and_both_sides_say_whose(hosts: TwoHosts, target: 
 def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
     hosts: TwoHosts, target: Target, name: str
 ) -> None:
-    """Lanes are replaced by ones with the new one: by the host that dialed, or as the other asks it to."""
+    """Lanes are rotated to the new certificate, by the host that dials or at the request of the other."""
     entry = hosts.a.leads_to(hosts.b, target.address)
     owner, _ = owner_and_other(hosts, name)
     lasting = start(hosts, name, times=2)
@@ -78,31 +80,31 @@ def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
     with connect(entry) as caller, target.accept() as called:
         issue(hosts, owner, Validity.lasting(90))
         owner.wait_log("this host's certificate was renewed")
-        until("that to be told", lambda: owner.status()["certificate"]["not_after"] > ends)
+        until("it to be reported", lambda: owner.status()["certificate"]["not_after"] > ends)
         owner.wait_log("lane replaced.*certificates renewed", lasting)
-        until("the end of the old one", lambda: datetime.now(UTC).isoformat() > ends, lasting + PATIENCE)
-        until("the lanes to be judged", lambda: owner.status()["certificate"]["problem"] is None)
+        until("the expiry of the old one", lambda: datetime.now(UTC).isoformat() > ends, lasting + PATIENCE)
+        until("the lanes to be verified", lambda: owner.status()["certificate"]["problem"] is None)
         exchange(caller, called)
     for host, peer in hosts.both_ways:
         link = host.link(peer)
         assert link["resumes"] == 0
-        assert link["rotation"]["rotations"] == len(link["sessions"]), "each has one lane, and another now"
+        assert link["rotation"]["rotations"] == len(link["sessions"]), "each had one lane, which was replaced"
         assert "link down" not in host.log
 
 
-def test_a_certificate_that_is_renewed_too_late_brings_the_link_back(hosts: TwoHosts, target: Target) -> None:
+def test_a_certificate_that_is_renewed_too_late_restores_the_link(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     lasting = start(hosts, "hosta")
     hosts.b.wait_log("link down", lasting + PATIENCE)
     issue(hosts, hosts.a, Validity.lasting(90))
     hosts.a.wait_log("this host's certificate was renewed")
-    until("the link to be back", lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a))
+    until("the link to be up again", lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a))
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
 
 
 @pytest.mark.parametrize("notified", [True, False], ids=["by SIGHUP", "by the file alone"])
-def test_revocation_ends_the_link_of_a_peer(hosts: TwoHosts, target: Target, notified: bool) -> None:
+def test_revocation_closes_the_link_of_a_peer(hosts: TwoHosts, target: Target, notified: bool) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.b.crl = hosts.pki.revoke(lasting=timedelta(days=60))
     hosts.start()
@@ -115,12 +117,12 @@ def test_revocation_ends_the_link_of_a_peer(hosts: TwoHosts, target: Target, not
         assert ends_in_reset(called)
     words = f"hosta's certificate is revoked by the CRL of .* in {hosts.b.crl}"
     hosts.b.wait_log(f"link down.*{words}")
-    hosts.a.wait_log(f"link down.*hostb ended the link: {words}")
+    hosts.a.wait_log(f"link down.*hostb closed the link: {words}")
     hosts.b.wait_log(r"connection rejected.*is revoked by")
     assert not is_up(hosts.a, hosts.b)
 
 
-def test_a_damaged_file_leaves_the_certificate_that_is_in_use(hosts: TwoHosts, target: Target) -> None:
+def test_a_damaged_file_leaves_the_old_certificate_in_use(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.start()
     hosts.a.files.cert.write_text("junk")
@@ -133,7 +135,7 @@ def test_a_damaged_file_leaves_the_certificate_that_is_in_use(hosts: TwoHosts, t
     assert "holds no PEM block" in hosts.a.status()["certificate"]["problem"]
 
 
-def test_what_ends_soon_is_warned_of(hosts: TwoHosts) -> None:
+def test_near_expiry_is_warned_of(hosts: TwoHosts) -> None:
     issue(hosts, hosts.a, Validity.lasting(5))
     hosts.a.leads_to(hosts.b, "tcp:127.0.0.1:49152")
     hosts.start()

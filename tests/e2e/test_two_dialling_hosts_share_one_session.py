@@ -1,4 +1,4 @@
-"""Hosts that dial each other at the same moment agree on one session, whatever the timing."""
+"""Hosts that dial each other simultaneously agree on one session, whatever the timing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_simultaneous_starts(hosts: TwoHosts, target: Target) -> None:
             assert lane_of(hosts.a, hosts.b) == lane_of(hosts.b, hosts.a)[::-1]
             assert {host.link(peer)["initiator"] for host, peer in hosts.both_ways} == {True, False}
             for host in (hosts.a, hosts.b):
-                assert host.log.count('event="link up"') == round_, "no session is made only to be dropped"
+                assert host.log.count('event="link up"') == round_, "no session is created only to be dropped"
                 host.kill()
 
 

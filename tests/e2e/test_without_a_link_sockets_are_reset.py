@@ -1,4 +1,4 @@
-"""A link that does not come back ends both local connections with a reset, never with a clean close."""
+"""A link that does not resume ends both local connections with a reset, never with a clean close."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_lane_lost_for_longer_than_the_window(hosts: TwoHosts, target: Target) -
             lost = time.monotonic()
             assert ends_in_reset(caller)
             assert time.monotonic() - lost < 15  # not after the usual 30
-            assert ends_in_reset(called)  # it waits a few seconds longer than the other side tries
+            assert ends_in_reset(called)  # the acceptor waits a few seconds longer
             assert time.monotonic() - lost < 25
-        assert any("no lane came back within 1 seconds" in reason for reason in hosts.a.reasons(hosts.b))
+        assert any("no lane resumed within 1 s" in reason for reason in hosts.a.reasons(hosts.b))
         cutter.flow()
         until("a new link", lambda: is_up(hosts.a, hosts.b))
         with connect(entry) as caller, target.accept() as called:
@@ -88,7 +88,7 @@ def test_peer_killed_in_mid_transfer(hosts: TwoHosts, target: Target, background
         exchange(caller, called)
 
 
-def test_restarted_peer_gets_a_new_session_at_once(hosts: TwoHosts, target: Target) -> None:
+def test_restarted_peer_gets_a_new_session_immediately(hosts: TwoHosts, target: Target) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.start()
     with connect(entry) as caller, target.accept() as called:

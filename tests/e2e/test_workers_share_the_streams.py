@@ -1,4 +1,4 @@
-"""Several workers: streams are spread over them, through one port, and each is carried as with one."""
+"""Several workers: streams are distributed over them, through one port, and behave as with one worker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SIZE = 64 << 20
 
 @pytest.fixture
 def workers() -> int:
-    """As many as the tests here are about."""
+    """The number of workers in these tests."""
     return 3
 
 
-def test_streams_are_spread_and_their_bytes_are_whole(
+def test_streams_are_distributed_and_their_bytes_are_intact(
     hosts: TwoHosts, target: Target, background: ThreadPoolExecutor
 ) -> None:
     entry = hosts.a.leads_to(hosts.b, target.address)
@@ -61,7 +61,7 @@ def test_a_host_with_one_worker_has_one_connection(hosts: TwoHosts, target: Targ
         assert len(hosts.a.link(hosts.b)["lanes"]) == 1
 
 
-def test_both_directions_have_sessions_of_their_own(hosts: TwoHosts, target: Target) -> None:
+def test_each_direction_has_separate_sessions(hosts: TwoHosts, target: Target) -> None:
     there = hosts.a.leads_to(hosts.b, target.address)
     with Target() as other, ExitStack() as stack:
         back = hosts.b.leads_to(hosts.a, other.address)
@@ -74,11 +74,11 @@ def test_both_directions_have_sessions_of_their_own(hosts: TwoHosts, target: Tar
         assert {"standing", "ours 1", "theirs 1"} <= names
         stack.close()
         for host, peer in hosts.both_ways:
-            until(f"{host.name} to be idle", lambda: is_idle(host, peer))  # noqa: B023  awaited at once
+            until(f"{host.name} to be idle", lambda: is_idle(host, peer))  # noqa: B023  awaited here
 
 
 def test_a_migration_is_one_line_in_the_log(hosts: TwoHosts, target: Target) -> None:
-    """Whichever workers its streams are in: operators read one line for each."""
+    """Whichever workers have its streams: operators get one line per migration."""
     entry = hosts.a.leads_to(hosts.b, target.address)
     hosts.start()
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""Two daemons on a kernel that has TLS: ``test_emulated_kernel`` runs this in an emulated machine.
+"""Two daemons on a kernel that has TLS: ``test_emulated_kernel`` runs this in a virtual machine.
 
-Nothing of theirs is in this process: they are ``mtunnel serve``, with configurations and certificates of
-their own. What is claimed of them is what ``mtunnel status`` and ``mtunnel check`` say, and what came out.
+They are separate processes, ``mtunnel serve``, with their own configurations and certificates. Tests check
+the output of ``mtunnel status`` and ``mtunnel check``, and the bytes that arrive.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SIZE = 2 * MIB
 
 REASONS = {
     "kernel": f"the self-test passed with {', '.join(SUITES)}",
-    "userspace": "the configuration says so",
+    "userspace": "set in the configuration",
 }
-"""What a daemon says of its lanes, by ``lane`` in its configuration."""
+"""The reason that a daemon reports for its lane kind, by ``lane`` in its configuration."""
 
 
 @dataclass
 class Pair:
-    """Two linked daemons, a cutter between them, and where their streams begin and end."""
+    """Two linked daemons, a cutter between them, and the endpoints of their streams."""
 
     hosts: TwoHosts
     cutter: Cutter
@@ -54,7 +54,7 @@ class Pair:
 
     @contextmanager
     def stream(self) -> Iterator[tuple[socket.socket, socket.socket]]:
-        """Open a stream; its ends at last, on both sides and in both daemons."""
+        """Open a stream, and end it in both directions and both daemons afterwards."""
         with connect(self.entry) as caller, self.target.accept() as called:
             yield caller, called
             for sock in (caller, called):
@@ -64,17 +64,17 @@ class Pair:
             until("the stream to end", partial(is_idle, host, peer))
 
     def resumes(self) -> tuple[int, ...]:
-        """How often each daemon has seen its lane replaced."""
+        """Number of lost lanes that each daemon has replaced."""
         return tuple(host.link(peer)["resumes"] for host, peer in self.hosts.both_ways)
 
     def rotations(self) -> tuple[int, ...]:
-        """How often each daemon has seen a living lane replaced."""
+        """Number of rotations of each daemon."""
         return tuple(host.link(peer)["rotation"]["rotations"] for host, peer in self.hosts.both_ways)
 
 
 @contextmanager
 def linked(directory: Path, ours: str, theirs: str) -> Iterator[Pair]:
-    """Run two daemons with these values of ``lane``."""
+    """Run two daemons with ``lane`` set to ``ours`` and ``theirs``."""
     with TwoHosts(directory) as hosts, Target() as target, Cutter(hosts.b.address) as cutter:
         hosts.a.knows(hosts.b, cutter.address)
         hosts.a.transport, hosts.b.transport = {"lane": ours}, {"lane": theirs}
@@ -85,20 +85,20 @@ def linked(directory: Path, ours: str, theirs: str) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Daemons that were both told to use kernel lanes."""
+    """Two daemons configured for kernel lanes."""
     with linked(tmp_path_factory.mktemp("kernels"), "kernel", "kernel") as pair:
         yield pair
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Daemons of which the first was told to use kernel lanes, the other one not to."""
+    """Two daemons, the first configured for kernel lanes, the other for userspace lanes."""
     with linked(tmp_path_factory.mktemp("mixed"), "kernel", "userspace") as pair:
         yield pair
 
 
 def carry(*ends: socket.socket) -> None:
-    """Let ``SIZE`` bytes go each way at once, and see that they arrive as they were sent."""
+    """Send ``SIZE`` bytes in both directions simultaneously, and check that they arrive unchanged."""
     with ThreadPoolExecutor(4) as threads:
         sending = [threads.submit(send_bulk, end, SIZE, end=False) for end in ends]
         receiving = [threads.submit(digest, end, SIZE) for end in reversed(ends)]
@@ -106,7 +106,7 @@ def carry(*ends: socket.socket) -> None:
 
 
 def digest(sock: socket.socket, count: int) -> str:
-    """Receive ``count`` bytes, or fewer if it ends early; their digest."""
+    """Receive ``count`` bytes, or fewer if it ends early; return their digest."""
     found = hashlib.blake2b()
     while count and (chunk := sock.recv(min(count, 256 * 1024))):
         found.update(chunk)
@@ -115,7 +115,7 @@ def digest(sock: socket.socket, count: int) -> str:
 
 
 def says(command: str, config: Path, *options: str) -> str:
-    """What ``mtunnel`` prints with this configuration; it takes seconds to start."""
+    """Return what ``mtunnel`` prints with this configuration; it takes seconds to start."""
     argv = [*MTUNNEL, command, "--config", str(config), *options]
     answer = subprocess.run(argv, capture_output=True, text=True, timeout=WITHIN, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -123,12 +123,12 @@ def says(command: str, config: Path, *options: str) -> str:
 
 
 def is_as_told(facts: dict[str, Any], choice: str) -> str:
-    """See that a daemon's lanes are what ``lane`` = ``choice`` means, and why; the kind that they are."""
+    """Check the kind of a daemon's lanes, and its reason, for ``lane`` = ``choice``; return the kind."""
     lane = facts["lane"]
     costs, kind = lane["cpu_seconds_per_gib"], str(lane["kind"])
     if choice != "auto":
         assert (kind, lane["reason"], costs) == (choice, REASONS[choice], None)
-    elif costs["kernel"] is None:  # an emulated processor may be too slow for that
+    elif costs["kernel"] is None:  # an emulated CPU may be too slow
         assert kind == "userspace"
         assert "kernel lanes were not measured: only" in lane["reason"]
     else:
@@ -137,14 +137,14 @@ def is_as_told(facts: dict[str, Any], choice: str) -> str:
 
 
 def has_carried(facts: dict[str, Any], kind: str) -> None:
-    """See in ``status`` that one lane of this kind carried one stream's ``SIZE`` bytes each way."""
+    """Check in ``status`` that one lane of this kind carried ``SIZE`` bytes each way, of one stream."""
     (link,) = facts["links"]
     (lane,), (stream,) = link["lanes"], link["streams"]
     assert (lane["kind"], lane["cipher"]) == (kind, next(iter(SUITES)))
     assert (stream["bytes_from_local"], stream["bytes_to_local"], stream["backlog"]) == (SIZE, SIZE, 0)
 
 
-def test_daemons_told_to_use_kernel_lanes_do_and_count_all_that_they_deliver(kernels: Pair) -> None:
+def test_daemons_configured_for_kernel_lanes_use_them_and_count_delivered_bytes(kernels: Pair) -> None:
     hosts = kernels.hosts
     with kernels.stream() as ends:
         carry(*ends)
@@ -175,17 +175,17 @@ def understand_each_other(pair: Pair, ours: str, theirs: str) -> None:
             has_carried(facts, is_as_told(facts, choice))
 
 
-def test_daemons_with_other_lanes_understand_each_other(mixed: Pair) -> None:
+def test_kernel_and_userspace_lanes_interoperate(mixed: Pair) -> None:
     understand_each_other(mixed, "kernel", "userspace")
 
 
-def test_a_daemon_that_measures_understands_the_other(tmp: Path) -> None:
+def test_a_daemon_with_lane_auto_interoperates(tmp: Path) -> None:
     with linked(tmp, "userspace", "auto") as pair:
         understand_each_other(pair, "userspace", "auto")
 
 
 def lane_is_replaced(pair: Pair, ours: str, theirs: str) -> None:
-    """Renew a certificate while a stream runs, and see what became of both."""
+    """Renew a certificate while a stream is active, and check stream and lane."""
     with pair.stream() as ends:
         pair.hosts.pki.authority.issue("hosta", validity=Validity.lasting(90), force=True)
         pair.hosts.a.signal(signal.SIGHUP)
@@ -197,26 +197,26 @@ def lane_is_replaced(pair: Pair, ours: str, theirs: str) -> None:
         assert pair.resumes() == (0, 0)
 
 
-def test_a_lane_with_the_kernel_at_the_dialling_end_is_replaced_while_streams_run(mixed: Pair) -> None:
+def test_a_lane_with_the_kernel_at_the_dialing_end_is_rotated_while_streams_are_active(mixed: Pair) -> None:
     lane_is_replaced(mixed, "kernel", "userspace")
 
 
-def test_a_lane_with_the_kernel_at_the_dialled_end_is_replaced_while_streams_run(tmp: Path) -> None:
+def test_a_lane_with_the_kernel_at_the_accepting_end_is_rotated_while_streams_are_active(tmp: Path) -> None:
     with linked(tmp, "userspace", "kernel") as pair:
         lane_is_replaced(pair, "userspace", "kernel")
 
 
-def test_check_tells_that_the_kernel_has_lanes(tmp: Path) -> None:
+def test_check_reports_kernel_lanes(tmp: Path) -> None:
     Pki(tmp).host("hosta")
     config = write_config(tmp, HOST, TLS, '[transport]\nlane = "kernel"\n')
     assert f"kernel lanes: {REASONS['kernel']}\n" in says("check", config)
 
 
-def test_check_tells_both_figures(tmp: Path) -> None:
+def test_check_reports_both_costs(tmp: Path) -> None:
     Pki(tmp).host("hosta")
     config = write_config(tmp, HOST, TLS)
-    said = says("check", config)
+    output = says("check", config)
     assert re.search(
-        r"^  encryption  \w+ lanes \((neither kind|\d+\.\d\d CPU s/GiB; in the )", said, re.MULTILINE
+        r"^  encryption  \w+ lanes \((neither kind|\d+\.\d\d CPU s/GiB; in the )", output, re.MULTILINE
     )
     is_as_told(json.loads(says("check", config, "--json")), "auto")

@@ -1,4 +1,4 @@
-"""What only a kernel with TLS can show: ``test_emulated_kernel`` runs this in an emulated machine."""
+"""Tests that need a kernel with TLS: ``test_emulated_kernel`` runs this in a virtual machine."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_the_self_test_passes_with_every_suite(tmp: Path) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "accepting"])
-async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing: bool) -> None:
-    """Python's own ssl, which neither knows this code nor its OpenSSL, and sends session tickets as well."""
+async def test_each_suite_interoperates_with_another_tls(tmp: Path, suite: str, dialing: bool) -> None:
+    """Python's ssl, with another OpenSSL, which sends session tickets too."""
     pki = Pki(tmp)
     ours, theirs = tcp_pair()
     with ours, theirs:
@@ -82,7 +82,7 @@ async def test_another_tls_understands_each_suite(tmp: Path, suite: str, dialing
 
 
 def hypervisors(directory: Path) -> None:
-    """The other process: a QEMU at each end of a stream, which sends to itself, both ways."""
+    """The other process: both ends of a stream, as two QEMUs, with payload in both directions."""
     signal.alarm(60)
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as caller:
         server.bind(str(directory / "target"))
@@ -104,7 +104,7 @@ def hypervisors(directory: Path) -> None:
 
 @contextmanager
 def other_process(directory: Path) -> Iterator[None]:
-    """Run ``hypervisors`` in a process of its own, which must succeed."""
+    """Run ``hypervisors`` in another process, which must succeed."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -125,7 +125,7 @@ def other_process(directory: Path) -> Iterator[None]:
 
 
 async def carry(hosts: Hosts, kind: str, directory: Path) -> None:
-    """Relay what the other process says, from its first byte to its last."""
+    """Relay the stream of the other process, from its first byte to its last."""
     loop = asyncio.get_running_loop()
     async with relaying(hosts, (kind, kind), directory) as relay, asyncio.timeout(60):
         with socket.socket(socket.AF_UNIX) as server:
@@ -145,7 +145,7 @@ async def carry(hosts: Hosts, kind: str, directory: Path) -> None:
 def test_no_byte_of_payload_enters_the_process(
     hosts: Hosts, tmp: Path, kind: str, least: int, most: int
 ) -> None:
-    """Both ends of the relay are this process, both ways: on userspace lanes each byte enters it twice."""
+    """Both ends of the relay are in this process: on userspace lanes each byte enters it twice."""
     events = [f"syscalls/sys_exit_{name}" for name in READS]
     with other_process(tmp), tracing(*events) as lines:
         asyncio.run(carry(hosts, kind, tmp))
@@ -156,9 +156,9 @@ def test_no_byte_of_payload_enters_the_process(
 
 @pytest.mark.parametrize(("kind", "most"), [("kernel", 10), ("userspace", 6)])
 def test_system_calls_are_few(hosts: Hosts, tmp: Path, kind: str, most: int) -> None:
-    """Of both ends, for each record of 16 KiB: they say what a lane costs where a clock is of no use.
+    """Of both ends, per record of 16 KiB: a measure of cost where time cannot be measured.
 
-    The kernel's lanes make more of them, 6.2 against 3.7: it splices record by record.
+    Kernel lanes make more of them, 6.2 against 3.7: they splice record by record.
     """
     with other_process(tmp), tracing(*CALLS) as lines:
         asyncio.run(carry(hosts, kind, tmp))
@@ -168,7 +168,7 @@ def test_system_calls_are_few(hosts: Hosts, tmp: Path, kind: str, most: int) -> 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure for as long as an emulated processor takes."""
+    """Raise the time limit of the measurement, for an emulated CPU."""
     monkeypatch.setattr(lane_meter, "PATIENCE", 60.0)
     monkeypatch.setattr(lane_meter, "ROUNDS", 2)
 
@@ -188,7 +188,7 @@ def test_auto_measures_both_kinds_and_takes_the_one_that_costs_less(tmp: Path) -
 
 
 @pytest.mark.parametrize("lane", ["kernel", "userspace"])
-def test_who_says_what_lanes_to_use_has_nothing_measured(
+def test_nothing_is_measured_if_the_kind_is_configured(
     tmp: Path, lane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(preflights, "measure")
@@ -199,14 +199,14 @@ def test_who_says_what_lanes_to_use_has_nothing_measured(
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_what_is_measured_is_what_lanes_do(suite: str) -> None:
-    """Bytes go the whole way, encrypted, and come out as they were."""
+def test_the_measured_path_carries_payload_from_end_to_end(suite: str) -> None:
+    """Encrypted, and unchanged."""
     payload = b"".join(content(start, MIB) for start in range(0, 3 * MIB, MIB))
     carried(KernelPath(suite), payload)
 
 
-def test_a_kernel_that_is_slow_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measurement_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_meter, "PATIENCE", 0.0)
     costs = lane_meter.measure(next(iter(SUITES)), None)
-    assert costs.kernel == costs.userspace == "only 0 KiB went through in 0 s"
+    assert costs.kernel == costs.userspace == "only 0 KiB transferred in 0 s"
     assert not costs.kernel_wins

@@ -1,7 +1,7 @@
-"""What the loop of kernel lanes waits for: ``test_emulated_kernel`` runs this in an emulated machine.
+"""Kernel lanes must not block the event loop: ``test_emulated_kernel`` runs this in a virtual machine.
 
-All at once: a hypervisor that writes small pieces, one that does not read, so that pipes fill up, and two
-whose bulk fills the lane, so that splices find a socket that waits for acknowledgements.
+The load, simultaneously: a hypervisor that writes small pieces, one that does not read, so that pipes fill
+up, and two whose bulk fills the lane, so that splices find a full socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tunnel.units import KIB, MIB
 TRIPS = 15
 QUESTION = 64
 STUCK = 5
-"""The number of the stream whose reader does not read: each begins two after the one before."""
+"""The number of the stream whose receiver does not read: numbers increase by two."""
 
 ENDLESS = 1 << 40
 EPOLL = {"epoll_wait", "epoll_pwait"}
@@ -46,7 +46,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
 
 
 async def crumbs(sock: socket.socket) -> None:
-    """Say a few bytes at a time, for ever."""
+    """Send a few bytes at a time, forever."""
     loop, sent = asyncio.get_running_loop(), 0
     while True:
         piece = content(sent, 1 + sent % 300)
@@ -56,7 +56,7 @@ async def crumbs(sock: socket.socket) -> None:
 
 
 async def swallow(sock: socket.socket) -> None:
-    """Read for ever."""
+    """Read forever."""
     loop = asyncio.get_running_loop()
     while await loop.sock_recv(sock, 64 * KIB):
         pass
@@ -64,7 +64,7 @@ async def swallow(sock: socket.socket) -> None:
 
 @asynccontextmanager
 async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Let these go on meanwhile; none may end by itself."""
+    """Run coroutines in the background; none may end early."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield
@@ -78,7 +78,7 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def loaded(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """All that this module's first lines say, and the pipes of the one who does not read are full."""
+    """Apply the load described above; the pipes of the hypervisor that does not read are full."""
     pieces, stuck, bulk = [await relay.stream() for _ in range(3)]
     pump = relay.b.streams.pumps[STUCK]
     work = [crumbs(pieces[0]), swallow(pieces[1])]
@@ -86,10 +86,10 @@ async def loaded(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     try:
         async with running(send(stuck[0], ENDLESS)):
             await standstill(lambda: (pump.backlog, pump.bytes_written))
-            assert pump.backlog > MIB, "what its hypervisor does not read fills the pump's pipe"
+            assert pump.backlog > MIB, "unread payload fills the pump's pipe"
             waits = narrow(relay, monkeypatch)
             async with running(*work):
-                await until(lambda: len(waits) > 10, "for splices that find no room")
+                await until(lambda: len(waits) > 10, "for splices to a full socket")
                 yield
     finally:
         for end in (*pieces, *stuck, *bulk):
@@ -98,7 +98,7 @@ async def loaded(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 def narrow(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
-    """Let the kernel hold little that is not acknowledged; the lanes that found no room, each time."""
+    """Shrink the send buffers of all lanes; return a list that gets a lane each time its socket is full."""
     waits: list[Lane] = []
     push = KernelLane._push
 
@@ -114,7 +114,7 @@ def narrow(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> list[Lane]:
 
 
 async def standstill(look: Callable[[], tuple[int, int]]) -> None:
-    """Wait until something is there and does not change any more, for hundreds of turns."""
+    """Wait until the values are nonzero and do not change for hundreds of loop iterations."""
     before = (0, 0)
     while not all(before) or before != look():
         before = look()
@@ -122,7 +122,7 @@ async def standstill(look: Callable[[], tuple[int, int]]) -> None:
 
 
 class Turns:
-    """Counts turns of the loop, and keeps it from sleeping."""
+    """Counts loop iterations, and keeps the loop from sleeping."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -138,7 +138,7 @@ class Turns:
 
 
 async def round_trips(relay: Relay, ends: tuple[socket.socket, socket.socket]) -> tuple[list[int], list[int]]:
-    """Of a small stream, each: turns of the loop that it took, and bytes that the lane sent meanwhile."""
+    """Return, per round trip of a small stream, loop iterations and bytes that the lane sent meanwhile."""
     loop, (caller, called), counter = asyncio.get_running_loop(), ends, Turns()
     (lane,) = relay.a.lanes.values()
     counts, carried = [], []
@@ -156,7 +156,7 @@ async def round_trips(relay: Relay, ends: tuple[socket.socket, socket.socket]) -
     return counts, carried
 
 
-async def test_a_small_streams_round_trip_takes_few_turns_beside_others(
+async def test_a_round_trip_of_a_small_stream_takes_few_loop_iterations_under_load(
     hosts: Hosts, tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with relaying(hosts, ("kernel", "kernel"), tmp) as relay, asyncio.timeout(200):
@@ -165,14 +165,14 @@ async def test_a_small_streams_round_trip_takes_few_turns_beside_others(
             idle, alone = await round_trips(relay, small)
             async with loaded(relay, monkeypatch):
                 busy, beside = await round_trips(relay, small)
-        assert max(alone) < KIB, "nothing else is carried"
-        assert statistics.median(beside) > 64 * KIB, "much else is carried"
+        assert max(alone) < KIB, "no other traffic"
+        assert statistics.median(beside) > 64 * KIB, "much other traffic"
         assert statistics.median(busy) <= 2 * statistics.median(idle)
         assert max(busy) <= 4 * max(idle)
         assert max(beside) <= 4 * MIB
 
 
-async def test_the_loop_sleeps_nowhere_but_where_it_waits_for_events(
+async def test_the_loop_sleeps_only_in_epoll_wait(
     hosts: Hosts, tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with relaying(hosts, ("kernel", "kernel"), tmp) as relay, asyncio.timeout(200):
@@ -189,8 +189,8 @@ async def test_the_loop_sleeps_nowhere_but_where_it_waits_for_events(
     assert not elsewhere, "\n".join(lines[max(0, elsewhere[0] - 5) : elsewhere[0] + 15])
 
 
-def test_a_sleep_is_noticed() -> None:
-    """As control of the test before."""
+def test_a_sleep_is_detected() -> None:
+    """Control of the previous test."""
     ours, theirs = socket.socketpair()
     with ours, theirs, tracing(*CALLS, *RETURNS, "sched/sched_switch") as lines:
         timer = threading.Timer(0.01, theirs.send, (b"x",))
@@ -201,7 +201,7 @@ def test_a_sleep_is_noticed() -> None:
 
 
 def sleeps(lines: list[str]) -> list[tuple[int, str]]:
-    """The traced system calls in which this process let others run because it had to wait: line, and name."""
+    """Return line number and name of the traced system calls in which this process slept."""
     call, found = "", []
     for at, line in enumerate(lines):
         if made := CALL.search(line):

@@ -1,4 +1,4 @@
-"""What a kernel without TLS shows: ``test_emulated_kernel`` runs this in a machine without the module."""
+"""Tests of a kernel without TLS: ``test_emulated_kernel`` runs this in a machine without the module."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def directory(tmp: Path) -> Path:
     return tmp
 
 
-def test_auto_takes_userspace_lanes_and_knows_why(directory: Path) -> None:
+def test_auto_takes_userspace_lanes_with_the_reason(directory: Path) -> None:
     contexts = preflight(load(write_config(directory, HOST, TLS)), "mtunnel.toml")
     assert contexts.lane is LaneKind.USERSPACE
     assert contexts.kernel.reason == "module tls not loaded; optional"
 
 
-def test_whoever_insists_on_kernel_lanes_is_told_why_not(directory: Path) -> None:
+def test_configured_kernel_lanes_are_refused_with_the_reason(directory: Path) -> None:
     config = load(write_config(directory, HOST, TLS, '[transport]\nlane = "kernel"\n'))
     with pytest.raises(ConfigError) as caught:
         preflight(config, "mtunnel.toml")
-    problem = "no kernel lanes here: module tls not loaded (modprobe tls); or use auto or userspace"
+    problem = "kernel lanes are not available: module tls not loaded (modprobe tls); or use auto or userspace"
     assert caught.value.problems == (("transport.lane", problem),)
     assert caught.value.exit_code == 2

@@ -1,6 +1,6 @@
 """The compiled engine for tests: built from these sources, with every warning an error.
 
-What has no C compiler fails. ``provider`` is each of those that may encrypt on this machine.
+Without a C compiler tests fail. ``provider`` is each set of crypto libraries available on this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tunnel.engine.choice import LIBCRYPTO
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library's file, in a folder of its own."""
+    """The library's file, in its own folder."""
     return build_strictly(tmp_path_factory.mktemp("engine"))
 
 
@@ -35,13 +35,13 @@ def provider(request: pytest.FixtureRequest, library: Any) -> Provider:
 
 @pytest.fixture(scope="session")
 def libcrypto(library: Any) -> Provider:
-    """For what does not depend on who encrypts."""
+    """For tests that do not depend on the crypto library."""
     return Provider(library, LIBCRYPTO)
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A local connection that holds little; its ends do not block."""
+    """A local connection with small buffers; its ends do not block."""
     ends = socket.socketpair()
     for end in ends:
         end.setblocking(False)

@@ -1,9 +1,9 @@
 /* Damaged records for the engine, without Python: fuzz SEED ROUNDS LIBCRYPTO [IPSEC_MB]
  *
  * Each round seals records of random shape under a random key, damages them in most cases, and opens them again, in
- * parts, from memory and from a socket. Whatever was done to them: what comes out is the beginning of what went in,
- * and nothing is read or written beyond a buffer, which ends where memory does. Built with AddressSanitizer and
- * UndefinedBehaviorSanitizer by test_fuzz.py, which says how.
+ * parts, from memory and from a socket. However they are damaged, the output must be a prefix of the input, and
+ * nothing may be read or written beyond a buffer, which ends at a guard page. Built with AddressSanitizer and
+ * UndefinedBehaviorSanitizer by test_fuzz.py.
  */
 #define _GNU_SOURCE
 #include "../../tunnel/engine/engine.h"
@@ -43,7 +43,7 @@ static void scatter(uint8_t *to, size_t size)
         to[i] = (uint8_t)draw(256);
 }
 
-/* Memory of `size` bytes behind which there is none: a read or write beyond it is a fault, in libraries as well. */
+/* Return `size` bytes that end at a guard page: a read or write beyond them is a fault, in libraries as well. */
 static uint8_t *edge(int which, size_t size)
 {
     static uint8_t *ends[3];
@@ -65,7 +65,7 @@ static size_t draw_size(void)
     return draw(2) ? sizes[draw(sizeof sizes / sizeof *sizes)] : draw(2) ? draw(300) : draw(RECORD + 1);
 }
 
-/* One record of any inner plaintext, which mt_seal would not make: padding, other types, none at all. */
+/* Seal one record of any inner plaintext, such as mt_seal would not: padding, other types, empty ones. */
 static size_t craft(struct direction *direction, uint8_t *inner, size_t size, uint8_t *out)
 {
     uint8_t nonce[NONCE], header[HEADER] = {DATA, 3, 3, (uint8_t)((size + TAG) >> 8), (uint8_t)(size + TAG)};
@@ -81,7 +81,7 @@ static size_t craft(struct direction *direction, uint8_t *inner, size_t size, ui
     return HEADER + size + TAG;
 }
 
-/* Add a record to the stream; what it gives goes to `content`. */
+/* Add a record to the stream, and its data to `content`. */
 static void add(struct direction *sealer, size_t *size, size_t *plain)
 {
     static uint8_t inner[RECORD + 300];
@@ -118,11 +118,11 @@ static size_t damage(size_t size)
     case 1:
         scatter(stream + at, length < size - at ? length : size - at);
         break;
-    case 2: /* a part is lost */
+    case 2: /* drop a part */
         length = length < size - at ? length : size - at;
         memmove(stream + at, stream + at + length, size - at - length);
         return size - length;
-    case 3: /* strange bytes between */
+    case 3: /* insert random bytes */
         memmove(stream + at + length, stream + at, size - at);
         scatter(stream + at, length);
         return size + length;
@@ -134,13 +134,13 @@ static size_t damage(size_t size)
             stream[at + 4] = (uint8_t)draw(256);
         }
         break;
-    default: /* the end is lost */
+    default: /* truncate */
         return at;
     }
     return size;
 }
 
-/* What every outcome has to be like. */
+/* Check the invariants of every outcome. */
 static void judge(const struct direction *opener, const struct opened *opened, int stop, size_t size, size_t room)
 {
     CHECK(opened->consumed <= size && opened->filled + opened->content <= room && opened->filled <= MOST_BYTES);
@@ -150,7 +150,7 @@ static void judge(const struct direction *opener, const struct opened *opened, i
     CHECK((opener->failed != 0) == (stop < 0 && stop != ROOM));
 }
 
-/* Open the stream from memory in parts; how many bytes of content came. */
+/* Open the stream from memory in parts; return the number of bytes of content. */
 static size_t open_all(struct direction *opener, size_t size)
 {
     size_t start = 0, end = 0, got = 0;
@@ -211,7 +211,7 @@ static size_t receive_all(struct direction *opener, size_t size)
     return got;
 }
 
-/* What mt_send gives to a socket is the same as what mt_seal would make, however often the socket is full. */
+/* mt_send produces the same as mt_seal, however often the socket is full. */
 static void send_and_open(struct direction *sealer, struct direction *opener)
 {
     struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
@@ -219,7 +219,7 @@ static void send_and_open(struct direction *sealer, struct direction *opener)
     int ends[2], space = 4096 << draw(9);
 
     CHECK(outgoing != NULL && incoming != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-    if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUFFORCE, &space, sizeof space) != 0) /* it needs privileges */
+    if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUFFORCE, &space, sizeof space) != 0) /* needs privileges */
         setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &space, sizeof space);
     scatter(content, size);
     while (got < size) {
@@ -247,7 +247,7 @@ static void send_and_open(struct direction *sealer, struct direction *opener)
     mt_buffer_free(incoming);
 }
 
-/* Frames of stream 5, one behind another, some of them not what they should be; how many bytes. */
+/* Write consecutive frames of stream 5, some of them invalid; return their size in bytes. */
 static size_t write_frames(uint8_t *to, size_t size)
 {
     uint64_t offset = 0;
@@ -274,7 +274,7 @@ static size_t write_frames(uint8_t *to, size_t size)
     return at;
 }
 
-/* What went to targets is the payload that begins at `at`, headers of frames left out; where that ends. */
+/* Check that targets received the payload that begins at `at`, without frame headers; return where it ends. */
 static size_t compare_passed(size_t at, const struct sink *before, const struct sink *after, size_t frames,
                              const int *others)
 {
@@ -305,7 +305,7 @@ static size_t compare_passed(size_t at, const struct sink *before, const struct 
     return at;
 }
 
-/* All that comes is passed on or left over, once and in order, whatever the frames are like, and however full a target. */
+/* All data is passed on or left over, once and in order, whatever the frames, and however full a target. */
 static void send_and_pass(struct direction *sealer, struct direction *opener)
 {
     struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
@@ -353,7 +353,7 @@ static void send_and_pass(struct direction *sealer, struct direction *opener)
             sinks[0] = sinks[1];
             sinks[1] = other;
         }
-        if (rest > 0) { /* whose are the bytes behind it? Python would say; here any guess is good */
+        if (rest > 0) { /* Python would parse the left-over bytes; here any position will do */
             for (int i = 0; i < 2; i++) {
                 uint64_t most = size - at < 1000 ? size - at : 1000;
 
@@ -370,7 +370,7 @@ static void send_and_pass(struct direction *sealer, struct direction *opener)
     mt_buffer_free(incoming);
 }
 
-/* What a hypervisor says is read into rooms that end where memory does, and arrives at the other one. */
+/* Data of a hypervisor is read into rooms that end at a guard page, and is received by the other one. */
 static void carry_and_pass(struct direction *sealer, struct direction *opener)
 {
     struct buffer *outgoing = mt_buffer_new(), *incoming = mt_buffer_new();
@@ -412,7 +412,7 @@ static void carry_and_pass(struct direction *sealer, struct direction *opener)
                 CHECK(memcmp(seen, content + got, (size_t)count) == 0);
                 got += (size_t)count;
             }
-            over = passed.start < passed.opened.filled; /* Python would go on with what is left over */
+            over = passed.start < passed.opened.filled; /* Python would continue with the left-over data */
             CHECK(!over || sink.full || passed.frames == MOST_FRAMES || passed.opened.filled - passed.start < FRAME);
         } while (sink.passed > 0 && !over);
     }
@@ -458,7 +458,7 @@ static void play(const struct provider *provider)
 
 int main(int count, char **arguments)
 {
-    static struct provider *provider; /* never freed: that is no leak */
+    static struct provider *provider; /* never freed: not a leak */
     char why[512] = "";
     uint64_t seed, rounds;
 

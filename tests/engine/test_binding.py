@@ -1,4 +1,4 @@
-"""What is declared to Python is what the C files have, and a library that is not ours is refused."""
+"""The declarations for Python match the C files, and a library that is not ours is refused."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BINDING = Path(binding.__file__).read_text()
 
 
 def declared(text: str) -> set[str]:
-    """Every function and struct with members, without white space."""
+    """Return every function and struct with members, without white space."""
     found = re.findall(
         r"^ *[\w *]+\bmt_\w+\([^)]*\);|struct (?:piece|opened|sent) \{[^}]*\}", text, re.MULTILINE
     )
     return {re.sub(r"\s+", "", item) for item in found}
 
 
-def test_the_declarations_are_those_of_the_header() -> None:
+def test_the_declarations_match_the_header() -> None:
     assert len(declared(BINDING)) == 19
     assert declared(BINDING) == declared(HEADER)
 
@@ -38,7 +38,7 @@ def constants() -> dict[str, int]:
     return values
 
 
-def test_the_numbers_are_those_of_the_header() -> None:
+def test_the_constants_match_the_header() -> None:
     found = constants()
     assert (found["RECORD"], found["MOST_BYTES"]) == (compiled.RECORD, compiled.MOST_BYTES)
     assert found["HEADER"] + 1 + found["TAG"] == compiled.OVERHEAD
@@ -59,7 +59,7 @@ def test_suites_are_in_the_order_of_the_header() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100)])
-def test_what_is_no_library(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_library(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "engine-1.so"
     path.write_bytes(content)
     with pytest.raises(LibraryError, match=r"engine-1\.so"):
@@ -67,21 +67,21 @@ def test_what_is_no_library(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.9, 0.999])
-def test_a_library_whose_end_is_missing_is_not_opened(tmp_path: Path, part: float) -> None:
-    """The dynamic linker would end the process by SIGBUS."""
+def test_a_truncated_library_is_not_opened(tmp_path: Path, part: float) -> None:
+    """The dynamic linker would kill the process by SIGBUS."""
     whole = (build.HERE / build.file_name()).read_bytes()
     path = tmp_path / "engine-1.so"
     path.write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(LibraryError, match=r"engine-1\.so is not whole: install mtunnel again"):
+    with pytest.raises(LibraryError, match=r"engine-1\.so is truncated: reinstall mtunnel"):
         load(path)
 
 
-def test_a_library_of_others(tmp_path: Path) -> None:
+def test_a_library_without_our_functions(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="mt_provider"):
         load(Path(stub(tmp_path, "(void)table;")))
 
 
-def test_libraries_that_are_not_there(library: Any) -> None:
+def test_missing_crypto_libraries(library: Any) -> None:
     with pytest.raises(LibraryError, match=r"libnone\.so"):
         Provider(library, "libnone.so")
     provider = Provider(library, LIBCRYPTO)
@@ -90,7 +90,7 @@ def test_libraries_that_are_not_there(library: Any) -> None:
     assert provider.ipsec_mb == ""
 
 
-def test_libraries_that_are_others(library: Any) -> None:
+def test_wrong_crypto_libraries(library: Any) -> None:
     with pytest.raises(LibraryError, match=r"libc\.so\.6 lacks functions of OpenSSL 3"):
         Provider(library, "libc.so.6")
     with pytest.raises(LibraryError, match=r"libc\.so\.6 is not libipsec-mb 1"):
@@ -98,7 +98,7 @@ def test_libraries_that_are_others(library: Any) -> None:
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_provider_says_who_encrypts(library: Any, name: str) -> None:
+def test_a_provider_names_its_libraries(library: Any, name: str) -> None:
     provider = open_provider(library, name)
     assert provider.version[0] == 3
     crypto = f"libcrypto 3.{provider.version[1]}.{provider.version[2]}"
@@ -109,7 +109,7 @@ def test_a_provider_says_who_encrypts(library: Any, name: str) -> None:
 
 
 def stub(folder: Path, body: str) -> str:
-    """Compile a library that claims to be libipsec-mb."""
+    """Compile a library that pretends to be libipsec-mb."""
     source, target = folder / "stub.c", folder / "stub.so"
     source.write_text(
         "const char *imb_get_version_str(void) { return \"1.9.0\"; }\n"
@@ -134,6 +134,6 @@ def stub(folder: Path, body: str) -> str:
     ],
 )
 def test_another_table_of_functions_is_never_called(tmp_path: Path, library: Any, body: str) -> None:
-    """libipsec-mb may change it: each function has to be the one that is meant, by its name."""
+    """libipsec-mb may change it: the symbol name of each function is verified."""
     with pytest.raises(LibraryError, match=r"1\.9\.0 has another table of functions"):
         Provider(library, LIBCRYPTO).use_ipsec_mb(stub(tmp_path, body))

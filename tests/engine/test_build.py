@@ -1,4 +1,4 @@
-"""The library is named by its sources, and a compiler that fails leaves nothing behind."""
+"""The library is named by a digest of its sources, and a failed compiler leaves no files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.compiled_engine import run
 from tunnel.engine import build
 
 
-def test_the_name_says_which_sources_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_depends_on_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = build.file_name()
     assert name == build.file_name()
     assert (name[:7], name[-5:]) == ("engine-", ".so.1")
@@ -29,7 +29,7 @@ def test_every_c_file_is_built() -> None:
     assert set(build.SOURCES) == set(build.HERE.glob("*.c"))
 
 
-def test_it_is_hardened_and_needs_no_library_of_openssl(built: Path) -> None:
+def test_it_is_hardened_and_not_linked_to_openssl(built: Path) -> None:
     dynamic = run(["readelf", "-dW", built])
     assert "BIND_NOW" in dynamic
     needed = {line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "NEEDED" in line}
@@ -41,14 +41,14 @@ def test_it_is_hardened_and_needs_no_library_of_openssl(built: Path) -> None:
     assert "__stack_chk_fail" in symbols
 
 
-def test_only_what_python_calls_is_exported(built: Path) -> None:
+def test_only_functions_for_python_are_exported(built: Path) -> None:
     symbols = run(["nm", "-D", "--defined-only", built]).split()[2::3]
     assert symbols
     assert {name for name in symbols if not name.startswith("mt_")} == set()
 
 
 @pytest.mark.parametrize("command", ["/nonexistent/cc", "false", "sh -c 'echo no such flag >&2; exit 1'"])
-def test_a_compiler_that_fails_says_why(
+def test_the_error_of_the_compiler_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("CC", command)
@@ -57,7 +57,7 @@ def test_a_compiler_that_fails_says_why(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_flags_of_packagers_are_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flags_of_the_environment_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CFLAGS", "-fno-such-option")
     with pytest.raises(build.BuildError, match="no-such-option"):
         build.build(tmp_path / "engine.so")

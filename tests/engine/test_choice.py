@@ -1,4 +1,4 @@
-"""Which engine is used, and that the reason says what an operator can do about it."""
+"""Selection of the engine, and a reason from which an operator can see what to do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tunnel.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def _nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have asked for Python."""
+    """The environment of the tests may have it set."""
     monkeypatch.delenv(ENGINE, raising=False)
 
 
 def with_version(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], vaes: bool = True) -> None:
-    """Let libcrypto seem to be of another version, on a processor with or without VAES."""
+    """Make libcrypto appear to have another version, on a processor with or without VAES."""
     made = Provider.__init__
 
     def make(self: Provider, library: object, libcrypto: str) -> None:
@@ -31,7 +31,7 @@ def with_version(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int],
     monkeypatch.setattr(choice, "has_vector_aes", lambda: vaes)
 
 
-def test_a_new_libcrypto_is_enough(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_libcrypto_is_sufficient(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_version(monkeypatch, (3, 1, 4))
     chosen = choose(built.parent, ipsec_mb="libnone.so")
     assert chosen.provider
@@ -43,27 +43,27 @@ def test_an_old_libcrypto_is_slower_than_python(built: Path, monkeypatch: pytest
     chosen = choose(built.parent, ipsec_mb="libnone.so")
     assert chosen.provider is None
     assert chosen.reason.startswith(
-        "Python (libcrypto 3.0.99 is slower than the OpenSSL of cryptography here; "
+        "Python (libcrypto 3.0.99 is slower than cryptography's OpenSSL on this CPU; "
     )
     expected = "would help (Debian: libipsec-mb1): libnone.so: cannot open shared object file"
     assert expected in chosen.reason
 
 
-def test_an_old_libcrypto_does_on_an_older_processor(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_libcrypto_is_used_on_an_older_processor(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_version(monkeypatch, (3, 0, 99), vaes=False)
     chosen = choose(built.parent, ipsec_mb="libnone.so")
     assert chosen.reason == "compiled, with libcrypto 3.0.99"
 
 
-def test_ipsec_mb_takes_its_place(built: Path) -> None:
-    """On this machine, if its libcrypto is old."""
+def test_ipsec_mb_replaces_an_old_libcrypto(built: Path) -> None:
+    """On a machine with an old libcrypto."""
     chosen = choose(built.parent, ipsec_mb=ipsec_mb())
     assert chosen.provider
     assert bool(chosen.provider.ipsec_mb) == NEEDS_IPSEC_MB
     assert chosen.reason == f"compiled, with {chosen.provider.name}"
 
 
-def test_a_wrong_answer_is_the_reason(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_self_test_is_the_reason(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_version(monkeypatch, (3, 2, 0))
     monkeypatch.setattr(choice, "fault", lambda provider: "it makes nonsense")
     chosen = choose(built.parent)
@@ -76,14 +76,14 @@ def test_a_wrong_answer_is_the_reason(built: Path, monkeypatch: pytest.MonkeyPat
 def test_without_the_library(tmp_path: Path) -> None:
     chosen = choose(tmp_path)
     assert chosen.provider is None
-    assert "was not built: there was no C compiler when mtunnel was installed" in chosen.reason
+    assert "was not built: no C compiler was found when mtunnel was installed" in chosen.reason
 
 
 def test_with_a_library_of_other_sources(tmp_path: Path) -> None:
     (tmp_path / "engine-0123456789abcdef.so.1").touch()
     chosen = choose(tmp_path)
     assert chosen.provider is None
-    assert "is of other sources than these: install mtunnel again" in chosen.reason
+    assert "was built from other sources: reinstall mtunnel" in chosen.reason
 
 
 def test_with_a_library_that_does_not_load(built: Path, tmp_path: Path) -> None:
@@ -97,27 +97,29 @@ def test_without_libcrypto(built: Path) -> None:
     assert "cannot be used: libnone.so.3: cannot open shared object file" in chosen.reason
 
 
-def test_python_is_used_where_it_is_asked_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no library of the system is opened."""
+def test_python_is_used_when_requested(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library of the system is opened then."""
     opened: list[Path] = []
     monkeypatch.setattr(choice, "load", opened.append)
     monkeypatch.setenv(ENGINE, "python")
     chosen = choose(built.parent)
-    assert (chosen.provider, chosen.reason) == (None, "Python (asked for by MTUNNEL_ENGINE)")
+    assert (chosen.provider, chosen.reason) == (None, "Python (set by MTUNNEL_ENGINE)")
     assert opened == []
 
 
-def test_an_empty_variable_asks_for_nothing(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_ignored(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_version(monkeypatch, (3, 1, 4))
     monkeypatch.setenv(ENGINE, "")
     assert choose(built.parent).provider
 
 
 @pytest.mark.parametrize("asked", ["Python", "compiled", "pyhton", "0"])
-def test_nothing_else_can_be_asked_for(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who mistypes it must not get the engine that was to be kept out."""
+def test_other_values_are_errors(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typo must not enable the engine that was to be disabled."""
     monkeypatch.setenv(ENGINE, asked)
-    with pytest.raises(UsageError, match=f"MTUNNEL_ENGINE is '{asked}': it may be 'python', or not be set"):
+    with pytest.raises(
+        UsageError, match=f"invalid MTUNNEL_ENGINE='{asked}': set it to 'python', or unset it"
+    ):
         choose()
 
 
@@ -135,11 +137,11 @@ def test_the_names_are_those_of_the_system() -> None:
         ("", False),
     ],
 )
-def test_what_a_processor_can(tmp_path: Path, text: str, expected: bool) -> None:
+def test_vaes_is_read_from_the_flags_of_the_processor(tmp_path: Path, text: str, expected: bool) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(text)
     assert has_vector_aes(path) is expected
 
 
-def test_a_processor_that_says_nothing(tmp_path: Path) -> None:
+def test_a_processor_without_information(tmp_path: Path) -> None:
     assert not has_vector_aes(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Records by the compiled library: what RFC 8446 prescribes, and what it refuses."""
+"""Records by the compiled library: as RFC 8446 prescribes, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def open_all(opener: CompiledOpener, cipher: bytes) -> tuple[int, bytes, Control
 
 
 @pytest.mark.parametrize("seed", range(0, 1000, 100))
-def test_it_does_what_the_reference_does(provider: Provider, seed: int) -> None:
+def test_it_agrees_with_the_reference(provider: Provider, seed: int) -> None:
     engine_cases.check(provider, seed, 100)
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_content_crosses_pieces_and_records(provider: Provider, suite: str) -> None:
+def test_content_spans_pieces_and_records(provider: Provider, suite: str) -> None:
     key, iv = bytes(16 if "AES_128" in suite else 32), bytes(12)
     content = random.Random(7).randbytes(3 * RECORD + 5)
     cuts = (0, 1, 20, RECORD - 1, RECORD, 2 * RECORD + 3, len(content))
@@ -74,7 +74,7 @@ def test_no_content_is_no_record(libcrypto: Provider) -> None:
 
 
 @pytest.mark.parametrize("kind", [ALERT, HANDSHAKE])
-def test_what_is_no_data_stops_opening(provider: Provider, kind: int) -> None:
+def test_a_record_that_is_not_data_stops_opening(provider: Provider, kind: int) -> None:
     sealer, opener = CompiledSealer(provider, *SECRET), CompiledOpener(provider, *SECRET)
     first, second, third = (
         seal(sealer, b"before"),
@@ -87,7 +87,7 @@ def test_what_is_no_data_stops_opening(provider: Provider, kind: int) -> None:
     assert open_all(opener, cipher[used:]) == (len(third), b"behind", None)
 
 
-def test_the_beginning_of_a_record_waits_for_its_end(libcrypto: Provider) -> None:
+def test_an_incomplete_record_is_not_consumed(libcrypto: Provider) -> None:
     sealer, opener = CompiledSealer(libcrypto, *SECRET), CompiledOpener(libcrypto, *SECRET)
     first, second = seal(sealer, b"first"), seal(sealer, b"second")
     for size in range(len(second)):
@@ -97,7 +97,7 @@ def test_the_beginning_of_a_record_waits_for_its_end(libcrypto: Provider) -> Non
     assert open_all(opener, second) == (len(second), b"second", None)
 
 
-def test_only_the_bytes_that_came_are_read(libcrypto: Provider) -> None:
+def test_only_received_bytes_are_read(libcrypto: Provider) -> None:
     cipher = seal(CompiledSealer(libcrypto, *SECRET), b"content")
     opener, plain = CompiledOpener(libcrypto, *SECRET), bytearray(RECORD)
     assert opener.open(cipher, len(cipher) - 1, plain) == (0, 0, None)
@@ -108,15 +108,17 @@ def test_only_the_bytes_that_came_are_read(libcrypto: Provider) -> None:
 
 FAULTS = [
     pytest.param(b"\x16\x03\x03\x00\x20" + bytes(32), UNEXPECTED_MESSAGE, id="in the clear"),
-    pytest.param(b"\x17\x03\x03\x41\x01", RECORD_OVERFLOW, id="too long, of which only the header came"),
+    pytest.param(b"\x17\x03\x03\x41\x01", RECORD_OVERFLOW, id="too long, only its header received"),
     pytest.param(b"\x17\x03\x03\x00\x10" + bytes(16), BAD_RECORD_MAC, id="no room for a type"),
     pytest.param(b"\x17\x03\x03\x00\x00", BAD_RECORD_MAC, id="empty"),
-    pytest.param(b"\x17\x03\x03\x00\x20" + bytes(32), BAD_RECORD_MAC, id="of somebody else"),
+    pytest.param(b"\x17\x03\x03\x00\x20" + bytes(32), BAD_RECORD_MAC, id="of another key"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "alert"), FAULTS)
-def test_a_fault_ends_it_and_what_came_before_is_good(provider: Provider, bad: bytes, alert: int) -> None:
+def test_data_before_a_fault_is_valid_and_nothing_follows_it(
+    provider: Provider, bad: bytes, alert: int
+) -> None:
     good = seal(CompiledSealer(provider, *SECRET), b"good")
     opener = CompiledOpener(provider, *SECRET)
     used, content, event = open_all(opener, good + bad)
@@ -136,7 +138,7 @@ def test_a_fault_ends_it_and_what_came_before_is_good(provider: Provider, bad: b
         (bytes(RECORD + 1) + bytes([HANDSHAKE, 0, 0]), RECORD_OVERFLOW),
     ],
 )
-def test_what_no_record_may_hold(provider: Provider, inner: bytes, alert: int) -> None:
+def test_invalid_inner_plaintexts(provider: Provider, inner: bytes, alert: int) -> None:
     used, content, event = open_all(
         CompiledOpener(provider, *SECRET), ReferenceRecords(SECRET).protect(inner)
     )
@@ -145,17 +147,17 @@ def test_what_no_record_may_hold(provider: Provider, inner: bytes, alert: int) -
     assert event.alert == alert
 
 
-def test_every_bit_of_a_record_counts(provider: Provider) -> None:
+def test_every_bit_of_a_record_is_authenticated(provider: Provider) -> None:
     cipher = seal(CompiledSealer(provider, *SECRET), b"content of a record")
     for bit in range(8 * len(cipher)):
         changed = bytearray(cipher)
         changed[bit // 8] ^= 1 << bit % 8
         _, content, event = open_all(CompiledOpener(provider, *SECRET), bytes(changed))
         assert content == b""
-        assert isinstance(event, Fault) or changed[3:5] > cipher[3:5]  # longer: it waits for more
+        assert isinstance(event, Fault) or changed[3:5] > cipher[3:5]  # longer: incomplete
 
 
-def test_nothing_of_a_refused_record_is_left(provider: Provider) -> None:
+def test_the_plaintext_of_a_refused_record_is_cleared(provider: Provider) -> None:
     cipher = bytearray(seal(CompiledSealer(provider, *SECRET), b"secret content"))
     cipher[-1] ^= 1
     plain = bytearray(b"\xee" * RECORD)
@@ -171,31 +173,31 @@ def test_many_tiny_records_are_bounded(libcrypto: Provider) -> None:
     assert open_all(opener, cipher[used:]) == (44 * 23, b"x" * 44, None)
 
 
-def test_a_mebibyte_is_as_much_as_a_call_does(libcrypto: Provider) -> None:
+def test_a_call_is_limited_to_a_mebibyte(libcrypto: Provider) -> None:
     sealer, opener = CompiledSealer(libcrypto, *SECRET), CompiledOpener(libcrypto, *SECRET)
-    with pytest.raises(ValueError, match="more than one call takes"):
+    with pytest.raises(ValueError, match="more data than one call takes"):
         sealer.seal([bytes(MOST_BYTES), b"x"], bytearray(sealed_size(MOST_BYTES + 1)))
     assert sealer.number == 0
     cipher = seal(sealer, bytes(MOST_BYTES)) + seal(sealer, b"rest")
     used, content, event = open_all(opener, cipher)
-    assert (len(content), event) == (MOST_BYTES - RECORD, None)  # one that was padded might have not fitted
+    assert (len(content), event) == (MOST_BYTES - RECORD, None)  # a padded record might not have fitted
     assert open_all(opener, cipher[used:])[1] == bytes(RECORD) + b"rest"
 
 
-def test_an_output_without_room(libcrypto: Provider) -> None:
+def test_an_output_that_is_too_small(libcrypto: Provider) -> None:
     sealer, opener = CompiledSealer(libcrypto, *SECRET), CompiledOpener(libcrypto, *SECRET)
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="output buffer is too small"):
         sealer.seal([b"content"], bytearray(sealed_size(7) - 1))
     assert sealer.number == 0
     cipher = seal(sealer, b"content") + seal(sealer, bytes(100))
     plain = bytearray(50)
     assert opener.open(cipher, len(cipher), plain) == (sealed_size(7), 7, None)
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="output buffer is too small"):
         opener.open(cipher[sealed_size(7) :], sealed_size(100), plain)
     assert open_all(opener, cipher[sealed_size(7) :]) == (sealed_size(100), bytes(100), None)
 
 
-def test_only_memory_that_may_be_written_is_written(libcrypto: Provider) -> None:
+def test_read_only_memory_is_not_written(libcrypto: Provider) -> None:
     out: Sequence[object] = (bytes(100), memoryview(bytes(100)))
     for readonly in out:
         with pytest.raises((BufferError, TypeError, ValueError)):
@@ -204,21 +206,21 @@ def test_only_memory_that_may_be_written_is_written(libcrypto: Provider) -> None
             CompiledOpener(libcrypto, *SECRET).open(b"", 0, readonly)  # type: ignore[arg-type]
 
 
-def test_a_record_needs_a_type_and_what_is_no_data_a_content(libcrypto: Provider) -> None:
+def test_types_must_be_valid_and_only_data_may_be_empty(libcrypto: Provider) -> None:
     sealer = CompiledSealer(libcrypto, *SECRET)
     for kind, content in ((0, b"x"), (20, b"x"), (24, b"x"), (ALERT, b""), (HANDSHAKE, b"")):
-        with pytest.raises(ValueError, match="wrong arguments"):
+        with pytest.raises(ValueError, match="invalid arguments"):
             sealer.seal([content], bytearray(100), kind)
     assert sealer.number == 0
 
 
-def test_a_key_may_protect_so_many_records(provider: Provider) -> None:
+def test_a_key_has_a_limit_of_records(provider: Provider) -> None:
     sealer, opener = CompiledSealer(provider, *SECRET, 3), CompiledOpener(provider, *SECRET, 2)
     cipher = seal(sealer, bytes(RECORD))
-    with pytest.raises(EngineError, match="as many records as it may"):
+    with pytest.raises(EngineError, match="key limit reached"):
         seal(sealer, bytes(2 * RECORD + 1))
     cipher += seal(sealer, bytes(RECORD), b"x")
-    with pytest.raises(EngineError, match="as many records as it may"):
+    with pytest.raises(EngineError, match="key limit reached"):
         seal(sealer, b"x")
     assert sealer.number == 3
     _, content, event = open_all(opener, cipher)
@@ -238,18 +240,18 @@ def test_the_last_number_is_never_used(provider: Provider) -> None:
     assert sealer.number == NO_LIMIT
     assert open_all(opener, cipher)[1] == b"the last one"
     assert isinstance(open_all(opener, cipher)[2], Fault)
-    with pytest.raises(ValueError, match="no key"):
+    with pytest.raises(ValueError, match="invalid key"):
         CompiledSealer(provider, *SECRET[:3], NO_LIMIT + 1)
 
 
 @pytest.mark.parametrize("wrong", [{"key": bytes(16)}, {"iv": bytes(11)}, {"number": -1}])
-def test_a_key_that_cannot_be_one(libcrypto: Provider, wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="no key for TLS_AES_256_GCM_SHA384"):
+def test_invalid_keys(libcrypto: Provider, wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="invalid key for TLS_AES_256_GCM_SHA384"):
         CompiledSealer(libcrypto, *SECRET._replace(**wrong))  # type: ignore[arg-type]
 
 
-def test_two_threads_have_a_key_each(provider: Provider) -> None:
-    """The GIL is free during a call: both are in C at a time, over and over."""
+def test_two_threads_with_a_key_each(provider: Provider) -> None:
+    """Calls release the GIL: both threads run in C in parallel."""
     problems = list[BaseException]()
     meeting = threading.Barrier(2)
 
@@ -270,7 +272,7 @@ def test_two_threads_have_a_key_each(provider: Provider) -> None:
 
 
 def test_two_threads_with_one_key_never_use_a_number_twice(provider: Provider) -> None:
-    """One of them may hear that the other is at it; then nothing was done."""
+    """A concurrent call may be refused; then nothing was done."""
     sealer = CompiledSealer(provider, *SECRET)
     records, refused = list[bytes](), list[ValueError]()
     meeting = threading.Barrier(2)

@@ -1,6 +1,6 @@
 """The C under AddressSanitizer and UndefinedBehaviorSanitizer: damaged records, and the cases of Python.
 
-Longer, by hand: ``./run fuzz``. ``fuzz.c`` says how to repeat one round.
+Longer, by hand: ``./run fuzz``. ``fuzz.c`` explains how to repeat one round.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def fuzz(program: Path, name: str, seed: int, rounds: int, seconds: float) -> No
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_damaged_records_do_no_harm(fuzzer: Path, name: str) -> None:
+def test_damaged_records_cause_no_fault(fuzzer: Path, name: str) -> None:
     fuzz(fuzzer, name, 1, 10_000, 100)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_million_damaged_streams_do_no_harm(fuzzer: Path, name: str) -> None:
+def test_a_million_damaged_streams_cause_no_fault(fuzzer: Path, name: str) -> None:
     fuzz(fuzzer, name, 1_000_000, 1_000_000, 3000)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_the_reference_agrees_with_a_sanitized_library(tmp_path: Path, name: str) -> None:
-    """The sanitizers' own library has to be there before Python's first allocation."""
+    """The sanitizers' libraries must be loaded before Python's first allocation."""
     target = tmp_path / build.file_name()
     build.build(target, (*SANITIZERS, "-Werror"))
     libraries = [
@@ -56,8 +56,8 @@ def test_the_reference_agrees_with_a_sanitized_library(tmp_path: Path, name: str
     assert printed == "300 cases agree\n"
 
 
-def test_the_sanitizers_are_at_work(tmp_path: Path) -> None:
-    """An engine that reads one byte too many is found out."""
+def test_the_sanitizers_are_active(tmp_path: Path) -> None:
+    """An engine that reads one byte too many is detected."""
     for path in (build.HEADER, *build.SOURCES):
         text = path.read_text()
         changed = text.replace("if (left < HEADER)", "if (left + 1 < HEADER)")

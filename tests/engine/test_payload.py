@@ -1,4 +1,4 @@
-"""Payload between a hypervisor's socket and a lane's: in frames, in order, none that is another's."""
+"""Payload between a hypervisor's socket and a lane's: in frames, in order, each to its own stream."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOISE = random.Random(7).randbytes(3 * MIB)
 
 @pytest.fixture
 def local() -> Iterator[Pair]:
-    """A hypervisor's connection: its end, and ours, which does not block."""
+    """A hypervisor's connection: its end, and ours; neither blocks."""
     ends = socket.socketpair()
     for end in ends:
         end.setblocking(False)
@@ -51,7 +51,7 @@ def tcp() -> Pair:
 
 
 def frames_of(plain: bytes) -> list[tuple[int, int, bytes]]:
-    """Stream, offset and payload of each DATA frame."""
+    """Return stream, offset and payload of each DATA frame."""
     decoder, found, position = Decoder(), list[tuple[int, int, bytes]](), 0
     while position < len(plain):
         taken, frame = decoder.feed(memoryview(plain)[position:])
@@ -72,7 +72,7 @@ def carry(here: KeyedEnd, source: int, rooms: list[bytearray], offset: int = 0) 
     return here.records.carry(here.sealer, source, 5, offset, views)
 
 
-def test_what_a_hypervisor_says_arrives_in_frames(provider: Provider, local: Pair) -> None:
+def test_data_of_a_hypervisor_is_sent_in_frames(provider: Provider, local: Pair) -> None:
     lane = tcp()
     here, there = (KeyedEnd(provider, sock) for sock in lane)
     size = local[0].send(NOISE[: 700 * KIB])
@@ -80,7 +80,7 @@ def test_what_a_hypervisor_says_arrives_in_frames(provider: Provider, local: Pai
     rooms, plain = [bytearray(300 * KIB), bytearray(0), bytearray(MIB)], b""
     done = carry(here, local[1].fileno(), rooms, offset=77)
     assert (done.read, done.sent.stop, done.error, done.fault) == (size, Stop.SOURCE_EMPTY, 0, None)
-    assert (rooms[0] + rooms[2])[:size] == NOISE[:size], "it is kept"
+    assert (rooms[0] + rooms[2])[:size] == NOISE[:size], "it is retained"
     while len(plain) < done.sent.gone:
         plain += there.receive()[0]
     frames = frames_of(plain)
@@ -92,14 +92,14 @@ def test_what_a_hypervisor_says_arrives_in_frames(provider: Provider, local: Pai
         end.close()
 
 
-def test_why_it_stops(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+def test_reasons_to_stop(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     here, room = KeyedEnd(libcrypto, pair[0]), [bytearray(MIB)]
     source = local[1].fileno()
     assert carry(here, source, room)[1:] == (0, 0, None)
     assert carry(here, source, [])[0].stop is Stop.BUDGET
     local[0].send(b"x")
     assert carry(here, source, [bytearray(1)])[:2] == ((0, HEADER_SIZE + 1, 43, 0, Stop.BUDGET), 1)
-    local[0].send(b"last words")
+    local[0].send(b"last bytes")
     local[0].shutdown(socket.SHUT_WR)
     done = carry(here, source, room)
     assert (done.read, done.sent.stop) == (10, Stop.SOURCE_ENDED)
@@ -107,7 +107,9 @@ def test_why_it_stops(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     assert (done.read, done.sent.stop, done.error) == (0, Stop.SOURCE_FAILED, errno.EBADF)
 
 
-def test_a_full_lane_ends_it_and_what_was_read_is_sealed(provider: Provider, pair: Pair, local: Pair) -> None:
+def test_a_full_lane_stops_it_and_data_that_was_read_is_sealed(
+    provider: Provider, pair: Pair, local: Pair
+) -> None:
     here, there = (KeyedEnd(provider, sock) for sock in pair)
     local[0].send(NOISE[:MIB])
     room, read, plain = bytearray(MIB), 0, b""
@@ -121,7 +123,7 @@ def test_a_full_lane_ends_it_and_what_was_read_is_sealed(provider: Provider, pai
     assert read == MIB
 
 
-def test_descriptors_that_come_along_fail_it(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+def test_passed_descriptors_are_an_error(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     here = KeyedEnd(libcrypto, pair[0])
     rights = array.array("i", [pair[1].fileno()])
     local[0].send(b"before")
@@ -130,24 +132,24 @@ def test_descriptors_that_come_along_fail_it(libcrypto: Provider, pair: Pair, lo
     assert (done.read, done.sent.stop, done.error) == (0, Stop.SOURCE_FAILED, errno.EOPNOTSUPP)
 
 
-def test_a_reset_comes_behind_what_was_said(libcrypto: Provider, pair: Pair) -> None:
+def test_a_reset_is_reported_after_received_data(libcrypto: Provider, pair: Pair) -> None:
     here, (there, ours) = KeyedEnd(libcrypto, pair[0]), tcp()
     with ours:
-        there.send(b"last words")
+        there.send(b"last bytes")
         there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         there.close()
         done = carry(here, ours.fileno(), [bytearray(100)])
         assert (done.read, done.sent.stop, done.error) == (10, Stop.SOURCE_FAILED, errno.ECONNRESET)
 
 
-def test_nothing_is_read_that_could_not_be_sealed(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+def test_nothing_is_read_beyond_the_key_limit(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     here = KeyedEnd(libcrypto, pair[0])
     here.sealer = CompiledSealer(libcrypto, *SECRET, 16)
     local[0].send(b"still there")
     done = carry(here, local[1].fileno(), [bytearray(100)])
     assert isinstance(done.fault, EngineError)
     assert (done.read, local[1].recv(100)) == (0, b"still there")
-    with pytest.raises(ValueError, match="wrong arguments"):
+    with pytest.raises(ValueError, match="invalid arguments"):
         raise carry_by_opener(here, local[1]) or AssertionError
 
 
@@ -156,11 +158,13 @@ def carry_by_opener(here: KeyedEnd, source: socket.socket) -> Exception | None:
     return carry(here, source.fileno(), []).fault
 
 
-def test_a_broken_lane_is_told_and_what_was_read_is_kept(libcrypto: Provider, local: Pair) -> None:
+def test_a_broken_lane_is_reported_and_data_that_was_read_is_retained(
+    libcrypto: Provider, local: Pair
+) -> None:
     one, two = tcp()
     here = KeyedEnd(libcrypto, one)
     two.close()
-    one.send(b"x")  # answered by a reset
+    one.send(b"x")  # the reply is a reset
     with one:
         local[0].send(NOISE[:MIB])
         room = bytearray(MIB)
@@ -230,9 +234,7 @@ def test_payload_of_several_streams_reaches_each_its_own(provider: Provider, pai
     ],
     ids=["stream", "before", "gap", "window", "size", "empty", "flags", "reserved", "control", "incomplete"],
 )
-def test_what_python_has_to_judge_is_left_to_it(
-    libcrypto: Provider, pair: Pair, local: Pair, header: bytes
-) -> None:
+def test_other_frames_are_left_to_python(libcrypto: Provider, pair: Pair, local: Pair, header: bytes) -> None:
     here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
     here.records.seal_send(here.sealer, [b"first" + header])
     number = local[1].fileno()
@@ -269,7 +271,7 @@ def test_a_target_that_failed(libcrypto: Provider, pair: Pair, local: Pair) -> N
     assert rest(there, done) == b"payload"
 
 
-def test_a_record_beside_the_frames_stops_it(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+def test_a_record_that_is_not_data_stops_it(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
     here.records.seal_send(here.sealer, [b"pay"])
     here.records.seal_send(here.sealer, [b"KeyUpdate"], HANDSHAKE)
@@ -281,7 +283,7 @@ def test_a_record_beside_the_frames_stops_it(libcrypto: Provider, pair: Pair, lo
     assert local[0].recv(100) == b"payload"
 
 
-def test_a_call_takes_about_as_much_as_it_may(libcrypto: Provider, pair: Pair, local: Pair) -> None:
+def test_a_call_is_bounded(libcrypto: Provider, pair: Pair, local: Pair) -> None:
     here, there = (KeyedEnd(libcrypto, sock) for sock in pair)
     number = local[1].fileno()
     tiny = [b"x", *(data_header(5, offset, 1) + b"x" for offset in range(1, 200))]
@@ -298,22 +300,22 @@ def test_a_call_takes_about_as_much_as_it_may(libcrypto: Provider, pair: Pair, l
         [Target(5, number, 0, 10), Target(7, number, 0, 10, 1)],
     )
     for targets in wrong:
-        with pytest.raises(ValueError, match="wrong arguments"):
+        with pytest.raises(ValueError, match="invalid arguments"):
             pass_on(there, *targets)
     there.opener = there.sealer  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="wrong arguments"):
+    with pytest.raises(ValueError, match="invalid arguments"):
         pass_on(there, Target(5, number, 0, 10))
 
 
-# Against what Python makes of the same bytes.
+# Compared with Python's decoder on the same bytes.
 
 Heard = list[tuple[int, int, bytes]]
-"""Payload by stream and offset, in the order in which it came."""
+"""Payload by stream and offset, in order of arrival."""
 
 
 @st.composite
 def scripts(draw: st.DrawFn) -> bytes:
-    """What a peer sends: DATA frames, most of them of streams 5 and 7, and in order."""
+    """Data from a peer: DATA frames, most of them of streams 5 and 7, and in order."""
     offsets, plain = {5: 0, 7: 0, 9: 0}, b""
     for _ in range(draw(st.integers(1, 12))):
         length = draw(st.integers(1, 40_000) | st.integers(1, 30))
@@ -326,7 +328,7 @@ def scripts(draw: st.DrawFn) -> bytes:
 
 @given(plain=scripts(), cuts=st.lists(st.integers(1, 50_000), min_size=1, max_size=6), full=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_a_decoder_that_goes_on_with_the_rest_misses_nothing(
+def test_a_decoder_that_continues_with_the_rest_misses_nothing(
     libcrypto: Provider, plain: bytes, cuts: list[int], full: bool
 ) -> None:
     with ExitStack() as stack:
@@ -346,7 +348,7 @@ def test_a_decoder_that_goes_on_with_the_rest_misses_nothing(
 
 
 class Listener:
-    """Takes what comes as a lane does: payload of streams 5 and 7 goes to targets wherever that can be."""
+    """Receives as a lane does: payload of streams 5 and 7 goes to targets where possible."""
 
     def __init__(self, there: KeyedEnd, locals_: Sequence[Pair]) -> None:
         self.heard: Heard = []
@@ -395,7 +397,7 @@ class Listener:
 
 
 def by_stream(heard: Heard) -> dict[int, list[tuple[int, bytes]]]:
-    """Offset and payload in the order in which they came, what follows one another put together."""
+    """Return offset and payload by stream, in order of arrival, with contiguous payload joined."""
     found: dict[int, list[tuple[int, bytes]]] = {}
     for stream, offset, payload in heard:
         pieces = found.setdefault(stream, [])

@@ -1,4 +1,4 @@
-"""A library that encrypts in another way is found out before it is used."""
+"""A library that encrypts incorrectly is detected before it is used."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def test_the_record_of_the_server_in_the_rfcs_trace(provider: Provider) -> None:
 
 CHANGES = {
     "another version": ("out[2] = 3;", "out[2] = 4;", "RFC 8448"),
-    "another nonce": ("nonce[NONCE - 1 - i] ^=", "nonce[NONCE - 1 - i] |=", "other records"),
-    "half a number": ("i < 8; i++)", "i < 4; i++)", "other records"),
-    "a number twice": ("number = direction->number++", "number = direction->number", "other records"),
-    "no authentication": ("aead_verify(aead, in + HEADER + size - TAG))", "1)", "was changed"),
+    "another nonce": ("nonce[NONCE - 1 - i] ^=", "nonce[NONCE - 1 - i] |=", "records differ"),
+    "half a number": ("i < 8; i++)", "i < 4; i++)", "records differ"),
+    "a number twice": ("number = direction->number++", "number = direction->number", "records differ"),
+    "no authentication": ("aead_verify(aead, in + HEADER + size - TAG))", "1)", "modified record"),
     "a byte too many": ("opened->filled += size - 1", "opened->filled += size", "does not open"),
-    "a byte twice": ("from->offset += part", "from->offset += part - (part == 17)", "other records"),
+    "a byte twice": ("from->offset += part", "from->offset += part - (part == 17)", "records differ"),
 }
-"""Of records.c: what is there, what to write instead, and what has to be found."""
+"""For records.c: the original text, its replacement, and the expected finding."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_library_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_an_incorrect_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     right, wrong, found = CHANGES[change]
     for path in (build.HEADER, *build.SOURCES):
         text = path.read_text()
@@ -64,7 +64,7 @@ def test_a_library_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def wrong_libcrypto(folder: Path, replaced: str) -> str:
-    """A libcrypto that is the real one, but for one function."""
+    """Compile a libcrypto that is the real one, except for one function."""
     source, target = folder / "wrong.c", folder / "wrong.so"
     source.write_text(f"#include <string.h>\n#include <dlfcn.h>\n{replaced}\n")
     real = Path(next(iter(re.findall(r"/\S*libcrypto\.so\.3\S*", Path("/proc/self/maps").read_text()))))
@@ -80,6 +80,6 @@ REPLACED = {
 
 
 @pytest.mark.parametrize("replaced", REPLACED)
-def test_a_libcrypto_that_is_wrong(tmp_path: Path, library: Any, replaced: str) -> None:
+def test_an_incorrect_libcrypto(tmp_path: Path, library: Any, replaced: str) -> None:
     provider = Provider(library, wrong_libcrypto(tmp_path, REPLACED[replaced]))
     assert selftest.fault(provider) != ""

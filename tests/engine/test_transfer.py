@@ -1,4 +1,4 @@
-"""One call between a socket and memory: all that fits, in order, and nothing twice."""
+"""One call between a socket and memory: all data that fits, in order, and no byte twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tunnel.engine.compiled import (
 from tunnel.engine.transfer import RecordSocket, Stop
 
 
-def test_what_is_sent_arrives(provider: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_sent_data_is_received(provider: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = (KeyedEnd(provider, sock) for sock in pair)
     done = here.records.seal_send(here.sealer, [b"some", b"", b"thing"])
     assert (done.taken, done.unsent, done.stop) == (9, 0, Stop.DONE)
@@ -44,7 +44,7 @@ def test_what_is_sent_arrives(provider: Provider, pair: tuple[socket.socket, soc
     assert there.receive() == (b"", None, Stop.EMPTY)
 
 
-def test_a_full_socket_gets_the_rest_later(
+def test_the_rest_is_sent_when_a_full_socket_is_writable(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     here, there = (KeyedEnd(provider, sock) for sock in pair)
@@ -65,7 +65,7 @@ def test_a_full_socket_gets_the_rest_later(
     assert here.sealer.number == there.opener.number
 
 
-def test_a_call_takes_no_more_than_a_turn(libcrypto: Provider) -> None:
+def test_a_call_is_bounded(libcrypto: Provider) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = socket.create_connection(server.getsockname())
         there, _ = server.accept()
@@ -86,7 +86,7 @@ def test_a_call_takes_no_more_than_a_turn(libcrypto: Provider) -> None:
         assert total == len(content)
 
 
-def test_reading_stops_for_others_after_many_tiny_records(
+def test_reading_is_bounded_with_many_tiny_records(
     libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     reference = ReferenceRecords(SECRET)
@@ -97,7 +97,9 @@ def test_reading_stops_for_others_after_many_tiny_records(
     assert there.receive() == (b"x" * 44, None, Stop.EMPTY)
 
 
-def test_what_does_not_fit_in_waits(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_record_that_does_not_fit_stays_buffered(
+    libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
     reference = ReferenceRecords(SECRET)
     pair[0].sendall(reference.seal(bytes(RECORD)) + reference.seal(b"second"))
     there = KeyedEnd(libcrypto, pair[1])
@@ -106,11 +108,11 @@ def test_what_does_not_fit_in_waits(libcrypto: Provider, pair: tuple[socket.sock
     assert there.receive() == (b"second", None, Stop.EMPTY)
     pair[0].sendall(reference.seal(bytes(RECORD)))
     there.plain = bytearray(RECORD)
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="output buffer is too small"):
         there.receive()
 
 
-def test_records_of_other_types_stop_it_and_keys_change_behind_one(
+def test_records_of_other_types_stop_it_and_keys_may_change_after_one(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     here, there = (KeyedEnd(provider, sock) for sock in pair)
@@ -125,10 +127,10 @@ def test_records_of_other_types_stop_it_and_keys_change_behind_one(
     assert there.receive() == (b"new key", None, Stop.EMPTY)
 
 
-def test_records_that_wait_keep_their_key(
+def test_buffered_records_keep_their_key(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """What the socket did not take is sealed already."""
+    """Records that the socket did not accept are sealed already."""
     here, there = (KeyedEnd(provider, sock) for sock in pair)
     content = bytes(1 << 18)
     assert here.records.seal_send(here.sealer, [content]).stop is Stop.FULL
@@ -143,9 +145,7 @@ def test_records_that_wait_keep_their_key(
     assert there.receive()[0] == b"new"
 
 
-def test_a_fault_comes_behind_what_is_good(
-    provider: Provider, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_fault_follows_valid_data(provider: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
     good = ReferenceRecords(SECRET).seal(b"good")
     pair[0].sendall(good + good)  # the second has the number of the first
     there = KeyedEnd(provider, pair[1])
@@ -156,7 +156,9 @@ def test_a_fault_comes_behind_what_is_good(
     assert there.receive() == (b"", event, Stop.EVENT)
 
 
-def test_the_peer_ends_its_direction(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_peer_closes_its_direction(
+    libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
     reference = ReferenceRecords(SECRET)
     pair[0].sendall(reference.seal(b"last") + reference.seal(b"cut")[:-1])
     pair[0].shutdown(socket.SHUT_WR)
@@ -201,7 +203,7 @@ def test_the_descriptor_of_a_closed_socket_may_be_anothers(
         pair[1].recv(1)
 
 
-def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
+def test_a_queued_record_is_sent_after_buffered_ones(
     provider: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     here, there = (KeyedEnd(provider, sock) for sock in pair)
@@ -211,7 +213,7 @@ def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
     last = bytearray(sealed_size(2))
     here.sealer.seal([b"\1\0"], last, ALERT)
     here.records.put(bytes(last))
-    with pytest.raises(ValueError, match="more than may wait"):
+    with pytest.raises(ValueError, match="no room for 128 bytes in the send buffer"):
         here.records.put(bytes(128))
     arrived, gone, event = 0, 0, None
     while event is None:
@@ -221,31 +223,31 @@ def test_a_record_that_was_made_otherwise_leaves_behind_what_waits(
     assert (arrived, gone, event) == (len(content), len(content), Control(ALERT, b"\1\0"))
 
 
-def test_mistakes_and_spent_keys(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_misuse_and_key_limits(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
     here = KeyedEnd(libcrypto, pair[0])
-    with pytest.raises(ValueError, match="wrong arguments"):
+    with pytest.raises(ValueError, match="invalid arguments"):
         here.records.seal_send(here.sealer, [b"x"], 0)
-    with pytest.raises(ValueError, match="wrong arguments"):
+    with pytest.raises(ValueError, match="invalid arguments"):
         here.records.seal_send(here.sealer, [b""], ALERT)
-    with pytest.raises(ValueError, match="wrong arguments"):
+    with pytest.raises(ValueError, match="invalid arguments"):
         here.records.seal_send(here.opener, [b"x"])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="wrong arguments"):
+    with pytest.raises(ValueError, match="invalid arguments"):
         here.records.recv_open(here.sealer, here.plain)  # type: ignore[arg-type]
-    with pytest.raises(EngineError, match="as many records"):
+    with pytest.raises(EngineError, match="key limit reached"):
         here.records.seal_send(CompiledSealer(libcrypto, *SECRET, 0), [b"x"])
     with pytest.raises(BlockingIOError):
         pair[1].recv(1)
 
 
 def test_without_memory(pair: tuple[socket.socket, socket.socket]) -> None:
-    with pytest.raises(EngineError, match="no memory"):
+    with pytest.raises(EngineError, match="out of memory"):
         RecordSocket(SimpleNamespace(mt_buffer_new=lambda: ffi.NULL), pair[0])
 
 
 def test_an_exception_keeps_no_view_of_the_memory(
     libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """CPython crashes when its garbage collector finds a memoryview that somebody has a view of."""
+    """CPython crashes when its garbage collector finds a memoryview with a view of it."""
     end, views = KeyedEnd(libcrypto, pair[0]), [memoryview(bytearray(100)) for _ in range(5)]
     spent = CompiledSealer(libcrypto, *SECRET, 0)
     calls: list[Callable[[], object]] = [
@@ -264,7 +266,9 @@ def test_an_exception_keeps_no_view_of_the_memory(
         view.release()  # a BufferError if there is a view of it
 
 
-def test_a_failed_send_is_no_cycle(libcrypto: Provider, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_failed_send_leaves_no_cycle(
+    libcrypto: Provider, pair: tuple[socket.socket, socket.socket]
+) -> None:
     end = KeyedEnd(libcrypto, pair[0])
     pair[1].close()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Open files of a process, in one of its own."""
+"""File descriptors of a process, tested in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ assert raise_limit() == 64
 """
 
 
-def test_the_hard_limit_counts_from_then_on() -> None:
+def test_the_soft_limit_is_raised_to_the_hard_limit() -> None:
     subprocess.run([sys.executable, "-c", RAISE], check=True, timeout=60)
 
 
-def test_a_limit_that_the_kernel_does_not_grant_stays() -> None:
+def test_the_limit_is_unchanged_when_the_kernel_refuses() -> None:
     subprocess.run([sys.executable, "-c", REFUSED], check=True, timeout=60)
 
 

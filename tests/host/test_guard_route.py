@@ -1,4 +1,4 @@
-"""A guarded alias can be redirected, and nobody can answer from it, whoever listens and however."""
+"""A guarded alias can be redirected, and no listening socket can reply from it."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def answered(port: int) -> bool:
     return True
 
 
-def test_without_a_guard_whoever_listens_answers(thieves: list[socket.socket]) -> None:
+def test_without_a_guard_any_listener_replies(thieves: list[socket.socket]) -> None:
     assert not guard_route.is_guarded(ALIAS)
-    assert all(answered(PORT + number) for number in range(3)), "or the next test would show nothing"
+    assert all(answered(PORT + number) for number in range(3)), "or the next test would prove nothing"
 
 
-def test_behind_a_guard_nobody_answers(thieves: list[socket.socket]) -> None:
+def test_with_a_guard_no_listener_replies(thieves: list[socket.socket]) -> None:
     guard_route.install(ALIAS)
     assert guard_route.is_guarded(ALIAS)
     assert not any(answered(PORT + number) for number in range(3))
@@ -77,7 +77,7 @@ def test_a_guard_outlives_every_change_of_the_firewall(thieves: list[socket.sock
     assert not answered(PORT)
 
 
-def test_what_is_redirected_arrives_behind_a_guard() -> None:
+def test_redirected_connections_work_with_a_guard() -> None:
     guard_route.install(ALIAS)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         RedirectTable("hosta").install([Redirect(ALIAS, PORT, PORT, listener.getsockname()[1])])
@@ -90,7 +90,7 @@ def test_what_is_redirected_arrives_behind_a_guard() -> None:
                     assert other.recv(5) == b"there"
 
 
-def test_an_address_that_is_on_an_interface_is_no_guarded_one() -> None:
+def test_an_address_of_an_interface_is_not_guarded() -> None:
     guard_route.install(ALIAS)
     ip("address", "add", f"{ALIAS}/8", "dev", "lo")
     assert not guard_route.is_guarded(ALIAS)
@@ -98,7 +98,7 @@ def test_an_address_that_is_on_an_interface_is_no_guarded_one() -> None:
     assert guard_route.is_guarded(ALIAS)
 
 
-def test_twice_is_as_good_as_once_and_so_is_removing() -> None:
+def test_install_and_remove_are_idempotent() -> None:
     for _ in range(2):
         guard_route.install(ALIAS)
     guard_route.install("127.0.1.3")
@@ -110,10 +110,10 @@ def test_twice_is_as_good_as_once_and_so_is_removing() -> None:
     assert not guard_route.is_guarded(ALIAS)
 
 
-def test_only_who_may_change_routes_can_lift_a_guard() -> None:
+def test_only_users_who_may_change_routes_can_remove_a_guard() -> None:
     guard_route.install(ALIAS)
     with acting_as(NOBODY):
-        assert guard_route.is_guarded(ALIAS), "to ask is anybody's right"
+        assert guard_route.is_guarded(ALIAS), "queries need no privilege"
         for change in (guard_route.remove, guard_route.install):
             with pytest.raises(PermissionError):
                 change(ALIAS)

@@ -1,4 +1,4 @@
-"""Files that a process has given up stay closed, also for what it starts; the others open as before."""
+"""Restricted files cannot be opened, also by child processes; others can be opened as before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print(told.removeprefix("/usr/bin/"))  # newer ones name themselves without it
 """
 
 
-def test_only_what_is_allowed_can_be_done(tmp_path: Path) -> None:
+def test_only_allowed_access_succeeds(tmp_path: Path) -> None:
     mine, readable, other = (tmp_path / name for name in ("mine", "readable", "other"))
     for directory in (mine, readable, other):
         directory.mkdir()
@@ -49,15 +49,15 @@ def test_only_what_is_allowed_can_be_done(tmp_path: Path) -> None:
     ]
 
 
-def test_the_kernel_has_it_where_tests_run() -> None:
-    """Debian's kernels have had it since 12; without it the tests here would show nothing."""
+def test_the_kernel_supports_landlock() -> None:
+    """Debian's kernels support it since 12; without it these tests would prove nothing."""
     assert landlock.version() >= 2
 
 
-def test_without_it_nothing_is_restricted() -> None:
+def test_without_landlock_nothing_is_restricted() -> None:
     code = """
         import os
-        from tunnel.transport import landlock
+        from tunnel.host import landlock
         landlock.version = lambda: 0
         print(landlock.restrict({}), len(os.listdir("/")) > 0)
     """

@@ -1,11 +1,11 @@
-"""Neither batches nor the collector may hold up a loop: ``malloc``, in processes of their own."""
+"""Neither batches nor the garbage collector may stall a loop: tested in separate processes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-KEEP = "from tunnel.host.malloc import keep_heap\nassert keep_heap()\n"
+KEEP = "from tunnel.host.malloc import tune_malloc\nassert tune_malloc()\n"
 
 CYCLES = """
 import resource
@@ -21,16 +21,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 COLLECTED = """
 import asyncio, gc
-from tunnel.host.malloc import spare_collector
+from tunnel.host.malloc import tune_collector
 before = len(gc.get_objects())
-spare_collector()
+tune_collector()
 assert before > 10_000
 print(len(gc.get_objects()))
 """
 
 
 def faults(prologue: str) -> int:
-    """Page faults of a process that takes and frees 16 MiB of batches twenty times."""
+    """Return the page faults of a process that allocates and frees 16 MiB of batches twenty times."""
     return printed(prologue + CYCLES)
 
 
@@ -40,11 +40,11 @@ def printed(program: str) -> int:
     return int(done.stdout)
 
 
-def test_freed_batches_are_used_again_without_page_faults() -> None:
+def test_freed_batches_are_reused_without_page_faults() -> None:
     by_default = faults("")
-    assert by_default > 10_000  # otherwise this system says nothing about the promise
+    assert by_default > 10_000  # or this test proves nothing on this system
     assert faults(KEEP) < by_default / 50
 
 
-def test_what_a_daemon_starts_with_is_never_looked_at_again() -> None:
+def test_initial_objects_are_excluded_from_collection() -> None:
     assert printed(COLLECTED) < 100

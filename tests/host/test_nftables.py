@@ -1,4 +1,4 @@
-"""The daemon's table: what it says, that it is all or nothing, and that no other table is touched."""
+"""The daemon's table: its rules, atomic changes, and that no other table is changed."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ in_network = pytest.mark.usefixtures("network")
 
 def rules(name: str = "mtunnel-hosta") -> list[str]:
     lines = [line.strip() for line in nft("list", "table", "ip", name).splitlines()]
-    # What the kind of the reset implies is printed by some versions, and left out by others.
+    # The match that the kind of the reset implies is printed by some versions only.
     return [line.replace(" meta l4proto tcp", "") for line in lines if line.startswith("ip ")]
 
 
 @pytest.fixture
 def program(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of an ``nft`` that is found before any other; this process has the capability."""
+    """The path of an ``nft`` that is found before any other; this process has the capability."""
     status = tmp / "status"
     status.write_text("Name:\tmtunnel\nCapEff:\t0000000000001400\n")
     monkeypatch.setattr(privileges, "_PROCESS_STATUS", status)
@@ -65,14 +65,14 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_the_table_belongs_to_one_host() -> None:
+def test_each_host_has_its_own_table_name() -> None:
     assert table_name("hosta.example") == "mtunnel-hosta.example"
     first, second = (table_name(".".join(["a" * 61] * 4) + f".{end}") for end in "xy")
     assert first != second
     assert max(len(first), len(second)) <= 255
 
 
-def test_a_transaction_says_everything_at_once(program: Path, tmp: Path) -> None:
+def test_a_change_is_one_transaction(program: Path, tmp: Path) -> None:
     script(program, f'cat > {tmp}/said; echo "$@" > {tmp}/words')
     RedirectTable("hosta").install([RANGE, SINGLE])
     assert (tmp / "words").read_text() == "-j -f -\n"
@@ -93,7 +93,7 @@ def test_a_transaction_says_everything_at_once(program: Path, tmp: Path) -> None
     } == {"mtunnel-hosta"}
 
 
-def test_what_nft_has_against_it_is_told(program: Path) -> None:
+def test_the_error_of_nft_is_reported(program: Path) -> None:
     script(program, "echo 'internal:0:0-0: Error: No such file or directory; ' >&2; echo more >&2; exit 1")
     table = RedirectTable("hosta")
     for change in (table.remove, partial(table.clear, [RANGE]), partial(table.close, [RANGE])):
@@ -101,20 +101,20 @@ def test_what_nft_has_against_it_is_told(program: Path) -> None:
             change()
         assert str(caught.value) == (
             "cannot change the nftables table mtunnel-hosta: internal:0:0-0: Error: No such file or directory"
-            " (redirect needs CAP_NET_ADMIN and a kernel that has nftables with nat)"
+            " (redirect needs CAP_NET_ADMIN and a kernel with nftables and NAT)"
         )
 
 
-def test_an_nft_without_words(program: Path) -> None:
+def test_an_nft_that_fails_without_output(program: Path) -> None:
     script(program, "exit 3")
-    with pytest.raises(UsageError, match=r"table mtunnel-hosta: nft ended with 3 \("):
+    with pytest.raises(UsageError, match=r"table mtunnel-hosta: nft exited with status 3 \("):
         RedirectTable("hosta").install([RANGE])
 
 
-def test_an_nft_that_hangs_is_not_waited_for(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_nft_that_hangs_times_out(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     script(program, "exec sleep 60")
-    with pytest.raises(UsageError, match=r"nft did not end within 0\.2 seconds"):
+    with pytest.raises(UsageError, match=r"timed out after 0\.2 s waiting for nft"):
         RedirectTable("hosta").install([RANGE])
 
 
@@ -125,30 +125,30 @@ def test_an_nft_that_cannot_be_executed(program: Path) -> None:
         RedirectTable("hosta").install([RANGE])
 
 
-def test_nothing_stands_in_the_way_of_who_may(program: Path) -> None:
+def test_redirect_is_available_with_nft_and_capabilities(program: Path) -> None:
     script(program, "exit 0")
     assert unavailable_reason() is None
 
 
-def test_nft_must_be_there(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nft_must_be_installed(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setattr(module, "_SBIN", "/nowhere")
     missing = "needs the program nft: install the package nftables"
     assert missing in str(unavailable_reason())
     with pytest.raises(UsageError, match=missing):
         RedirectTable("hosta").install([RANGE])
-    with pytest.raises(UsageError, match="the program nft is gone"):
+    with pytest.raises(UsageError, match="nft is not installed"):
         RedirectTable("hosta").remove()
 
 
-def test_nft_is_found_beside_the_path(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
+def test_nft_is_found_outside_of_path(monkeypatch: pytest.MonkeyPatch, program: Path) -> None:
     script(program, "exit 0")
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(module, "_SBIN", f"/nowhere:{program.parent}")
     assert unavailable_reason() is None
 
 
-def test_the_capability_must_be_there(program: Path) -> None:
+def test_the_capabilities_are_required(program: Path) -> None:
     script(program, "exit 0")
     privileges._PROCESS_STATUS.write_text("CapEff:\t000001fffefffbff\n")
     assert "needs the capability CAP_NET_BIND_SERVICE" in str(unavailable_reason())
@@ -158,24 +158,22 @@ def test_the_capability_must_be_there(program: Path) -> None:
         RedirectTable("hosta").install([RANGE])
 
 
-def test_where_capabilities_cannot_be_read_nft_decides(program: Path) -> None:
+def test_unreadable_capabilities_are_left_to_nft(program: Path) -> None:
     script(program, "exit 0")
     privileges._PROCESS_STATUS.unlink()
     assert unavailable_reason() is None
 
 
-def test_there_must_be_a_port_that_users_cannot_bind(
-    program: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_privileged_port_is_required(program: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(program, "exit 0")
     monkeypatch.setattr(reserved_ports, "_START", tmp / "start")
     (tmp / "start").write_text("0\n")
-    assert "any user could take the redirect over" in str(unavailable_reason())
+    assert "any user could take over the redirect" in str(unavailable_reason())
 
 
 @pytest.mark.root
 @in_network
-def test_rules_are_as_the_operator_would_write_them() -> None:
+def test_rules_are_as_an_operator_would_write_them() -> None:
     RedirectTable("hosta").install([RANGE, SINGLE])
     assert rules() == [*REJECTED, *RULES]
     priorities = ("-100", "dstnat")  # newer releases of nft print its name
@@ -184,7 +182,7 @@ def test_rules_are_as_the_operator_would_write_them() -> None:
 
 @pytest.mark.root
 @in_network
-def test_what_a_predecessor_left_is_replaced() -> None:
+def test_a_table_of_an_earlier_process_is_replaced() -> None:
     RedirectTable("hosta").install([SINGLE])
     nft("add chain ip mtunnel-hosta more")
     RedirectTable("hosta").install([RANGE])
@@ -194,7 +192,7 @@ def test_what_a_predecessor_left_is_replaced() -> None:
 
 @pytest.mark.root
 @in_network
-def test_other_tables_are_left_alone() -> None:
+def test_other_tables_are_not_changed() -> None:
     nft(FOREIGN)
     RedirectTable("hostb").install([SINGLE])
     before = ruleset()
@@ -224,20 +222,20 @@ def test_other_tables_are_left_alone() -> None:
         ANOTHER_CHAIN,
     ],
 )
-def test_whatever_was_damaged_is_repaired(damage: str) -> None:
+def test_every_damage_is_repaired(damage: str) -> None:
     table = RedirectTable("hosta")
     table.install([RANGE, SINGLE])
     before, seen, number = sorted(ruleset().splitlines()), table.fingerprint(), generation()
     nft(damage)
     assert generation() != number
-    assert table.fingerprint() != seen, "what the daemon looks at"
+    assert table.fingerprint() != seen, "which the daemon compares"
     table.repair([RANGE, SINGLE])
     assert sorted(ruleset().splitlines()) == before
 
 
 @pytest.mark.root
 @in_network
-def test_a_change_elsewhere_leaves_the_fingerprint_alone() -> None:
+def test_a_change_of_another_table_does_not_change_the_fingerprint() -> None:
     table = RedirectTable("hosta")
     assert not table.exists()
     nothing = table.fingerprint()
@@ -253,8 +251,8 @@ def test_a_change_elsewhere_leaves_the_fingerprint_alone() -> None:
 
 @pytest.mark.root
 @in_network
-def test_what_is_not_redirected_is_rejected() -> None:
-    """A listener on all addresses stands for any program of this host."""
+def test_connections_that_are_not_redirected_are_rejected() -> None:
+    """A listener on all addresses represents any program of this host."""
     with socket.create_server(("0.0.0.0", 0)) as anybody:
         port = anybody.getsockname()[1]
         alias = Redirect("127.0.1.2", port, port, 1)
@@ -280,7 +278,7 @@ def test_untracked_connections_are_rejected_too() -> None:
 
 @pytest.mark.root
 @in_network
-def test_tables_of_other_daemons_are_known_with_what_they_guard() -> None:
+def test_tables_of_all_daemons_are_listed_with_guarded_addresses() -> None:
     nft(FOREIGN)
     RedirectTable("hosta").install([RANGE, SHARED])
     RedirectTable("hostb").close([SINGLE])
@@ -291,7 +289,7 @@ def test_tables_of_other_daemons_are_known_with_what_they_guard() -> None:
 
 @pytest.mark.root
 @in_network
-def test_removing_what_is_gone_is_no_error() -> None:
+def test_removing_a_missing_table_is_no_error() -> None:
     table = RedirectTable("hosta")
     table.remove()
     assert tables() == []

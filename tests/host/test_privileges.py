@@ -1,4 +1,4 @@
-"""Capabilities that were given up do not come back, and no core is left behind."""
+"""Dropped capabilities cannot be regained, and core dumps are disabled."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ for argv in (["/usr/bin/cat", "/proc/self/status"],):
 
 
 @pytest.mark.root
-def test_what_is_kept_is_all_that_root_has_left() -> None:
-    """In this process, and in a program that it starts as root."""
+def test_root_keeps_only_the_given_capabilities() -> None:
+    """In this process, and in programs that it starts as root."""
     kept, masks = confined.run(STATUS).splitlines()
     assert kept == "CAP_CHOWN CAP_NET_ADMIN"
     assert set(masks.split()) == {f"{1 << 0 | 1 << 12:016x}"}
 
 
-def test_nothing_is_gained() -> None:
+def test_no_capability_is_gained() -> None:
     code = """
         import os
         from tunnel.host.privileges import Capability, keep_only, permitted
@@ -40,7 +40,7 @@ def test_nothing_is_gained() -> None:
     assert confined.run(code) == "0 [] 0\n"
 
 
-def test_no_core_is_left_and_nobody_looks_in() -> None:
+def test_core_dumps_and_ptrace_are_disabled() -> None:
     code = """
         import ctypes, resource
         from tunnel.host.privileges import forbid_core_dumps
@@ -53,7 +53,7 @@ def test_no_core_is_left_and_nobody_looks_in() -> None:
 @pytest.mark.parametrize(
     ("mask", "admin", "bind"), [("1400", True, True), ("1000", True, False), ("0", False, False)]
 )
-def test_effective_ones_count(
+def test_effective_capabilities_are_checked(
     tmp: Path, monkeypatch: pytest.MonkeyPatch, mask: str, admin: bool, bind: bool
 ) -> None:
     status = tmp / "status"
@@ -63,7 +63,7 @@ def test_effective_ones_count(
 
 
 @pytest.mark.parametrize("content", [None, "Name:\tmtunnel\n"])
-def test_where_nothing_can_be_read_the_system_call_will_tell(
+def test_unreadable_capabilities_are_left_to_the_system_call(
     tmp: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     status = tmp / "status"

@@ -1,4 +1,4 @@
-"""The port behind a redirect is one that no user can bind, whatever the system keeps to root."""
+"""The port behind a redirect is a privileged one, which no user can bind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunnel.host.reserved_ports import bind_reserved, is_reserved, unavailable_r
 
 @pytest.fixture
 def start(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In place of net.ipv4.ip_unprivileged_port_start."""
+    """Replaces net.ipv4.ip_unprivileged_port_start."""
     file = tmp / "start"
     file.write_text("1024\n")
     monkeypatch.setattr(reserved_ports, "_START", file)
@@ -36,7 +36,7 @@ def test_no_user_can_bind_the_port_again() -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_ports_in_use_are_passed_over() -> None:
+def test_ports_in_use_are_skipped() -> None:
     with ExitStack() as stack:
         found = [stack.enter_context(bind_reserved("127.0.0.1")).getsockname()[1] for _ in range(100)]
     assert len(set(found)) == 100
@@ -47,7 +47,11 @@ def test_ports_in_use_are_passed_over() -> None:
 @pytest.mark.usefixtures("network")
 def test_every_port_in_use_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reserved_ports, "_candidates", lambda: iter([1002, 1003]))
-    with bind_reserved("127.0.0.1"), bind_reserved("127.0.0.1"), pytest.raises(UsageError, match="is in use"):
+    with (
+        bind_reserved("127.0.0.1"),
+        bind_reserved("127.0.0.1"),
+        pytest.raises(UsageError, match="all privileged ports are in use"),
+    ):
         bind_reserved("127.0.0.1")
 
 
@@ -58,25 +62,25 @@ def test_only_ports_below_the_start_are_tried(start: Path) -> None:
     assert not is_reserved(600)
 
 
-def test_services_keep_their_ports(start: Path) -> None:
+def test_ports_of_services_are_not_used(start: Path) -> None:
     assert socket.getservbyname("ldaps") == 636
     assert 636 not in set(reserved_ports._candidates())
 
 
-def test_where_users_may_bind_everything_there_is_no_such_port(start: Path) -> None:
+def test_without_privileged_ports_there_is_none(start: Path) -> None:
     start.write_text("0\n")
     assert "ip_unprivileged_port_start is 0" in str(unavailable_reason())
-    with pytest.raises(UsageError, match="any user could take the redirect over"):
+    with pytest.raises(UsageError, match="any user could take over the redirect"):
         bind_reserved("127.0.0.1")
 
 
-def test_an_old_kernel_keeps_what_is_usual(start: Path) -> None:
+def test_an_old_kernel_has_the_default(start: Path) -> None:
     start.unlink()
     assert is_reserved(1023)
     assert not is_reserved(1024)
 
 
-def test_the_capability_must_be_there(start: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_capability_is_required(start: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privileges, "_PROCESS_STATUS", tmp / "status")
     (tmp / "status").write_text("CapEff:\t0000000000001000\n")
     with pytest.raises(UsageError, match="needs the capability CAP_NET_BIND_SERVICE"):
@@ -85,6 +89,6 @@ def test_the_capability_must_be_there(start: Path, tmp: Path, monkeypatch: pytes
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_another_fault_ends_the_search() -> None:
+def test_another_error_ends_the_search() -> None:
     with pytest.raises(UsageError, match="this host has no such address"):
         bind_reserved("192.0.2.1")

@@ -1,4 +1,4 @@
-"""Names of users are at hand when a message needs one, whatever NSS does."""
+"""Names of users are cached for messages, independent of NSS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.host.users import local_names, uid_of, user_name
 
 @pytest.fixture
 def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An /etc/passwd of the test, read by nobody yet."""
+    """An /etc/passwd of the test, not read yet."""
     monkeypatch.setattr(users, "PASSWD", tmp_path / "passwd")
     monkeypatch.setattr(users, "_looked_up", {})
     local_names.cache_clear()
@@ -22,7 +22,7 @@ def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     local_names.cache_clear()
 
 
-def test_local_accounts_have_names_without_a_look_up(accounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_accounts_have_names_without_a_lookup(accounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(pwd, "getpwuid")
     monkeypatch.delattr(pwd, "getpwnam")
     accounts.write_bytes(
@@ -33,11 +33,11 @@ def test_local_accounts_have_names_without_a_look_up(accounts: Path, monkeypatch
     assert user_name(4_000_000_000) == "4000000000"
 
 
-def test_without_the_file_there_are_numbers(accounts: Path) -> None:
+def test_without_the_file_uids_are_shown_as_numbers(accounts: Path) -> None:
     assert user_name(0) == "0"
 
 
-def test_user_whom_a_configuration_names_is_known_by_that_name(
+def test_user_of_a_configuration_has_the_name_given_there(
     accounts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = pwd.struct_passwd(("alice", "x", 70_000, 70_000, "", "/", "/bin/sh"))

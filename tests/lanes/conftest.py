@@ -1,4 +1,4 @@
-"""What the tests of lanes share."""
+"""Shared fixtures of the lane tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lanes in the loop share, on one that does not encrypt; the conformance suite holds each kind to it."""
+"""The base class of lanes, on one without encryption; the conformance suite tests each kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quiet_loop")
 
 
 class PlainLane(BaseLane[bytes]):
-    """Sends and takes bytes as they are."""
+    """Sends and receives bytes without TLS."""
 
     kind = LaneKind.USERSPACE
     cipher = "none"
@@ -70,7 +70,7 @@ class PlainLane(BaseLane[bytes]):
 
 
 class Ends:
-    """A lane whose handler only remembers, and the socket at the other end."""
+    """A lane whose handler only records calls, and the socket at the other end."""
 
     def __init__(self) -> None:
         ours, self.peer = tcp_pair()
@@ -79,7 +79,7 @@ class Ends:
         self.host.own(self.lane)
 
     async def fill(self) -> int:
-        """Queue until the socket takes no more; how much that was."""
+        """Queue until the socket is full; return how much."""
         queued = 0
         while self.lane.room:
             self.lane.send_control(bytes(MIB))
@@ -97,7 +97,7 @@ class Ends:
                 taken += len(self.peer.recv(size - taken))
             return taken == size
 
-        await until(more, "for what was queued")
+        await until(more, "for the queue")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ async def ends() -> AsyncIterator[Ends]:
     made.peer.close()
 
 
-async def test_nothing_leaves_before_it_is_flushed(ends: Ends) -> None:
+async def test_nothing_is_sent_before_flush(ends: Ends) -> None:
     ends.lane.send_control(b"early")
     await turns()
     with pytest.raises(BlockingIOError):
@@ -118,7 +118,7 @@ async def test_nothing_leaves_before_it_is_flushed(ends: Ends) -> None:
     assert ends.lane.batch == LARGEST
 
 
-async def test_what_does_not_fit_follows_and_then_there_is_room(ends: Ends) -> None:
+async def test_bytes_left_by_a_full_socket_are_sent_and_then_there_is_room(ends: Ends) -> None:
     queued = await ends.fill()
     assert not ends.lane.room
     await ends.drain(queued)
@@ -126,7 +126,7 @@ async def test_what_does_not_fit_follows_and_then_there_is_room(ends: Ends) -> N
     assert "on_writable" in ends.host.calls
 
 
-async def test_a_broken_socket_takes_nothing_and_is_lost(ends: Ends) -> None:
+async def test_a_socket_error_on_sending_is_a_loss(ends: Ends) -> None:
     ends.lane._sock.shutdown(socket.SHUT_WR)
     ends.lane.send_control(b"late")
     ends.lane.flush()
@@ -137,7 +137,7 @@ async def test_a_broken_socket_takes_nothing_and_is_lost(ends: Ends) -> None:
     assert ends.lane.gone.is_set()
 
 
-async def test_a_closing_lane_sends_what_is_queued_and_waits_for_the_peer(
+async def test_a_closing_lane_sends_its_queue_and_waits_for_the_peer(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_lane, "LINGER", 60.0)

@@ -1,6 +1,6 @@
-"""What lanes share, on one without a network: taking bytes apart, handing over, keepalive, the end.
+"""The base class of lanes, without a network: parsing, change of handler, keepalive, closing.
 
-The contract as a whole is held, for every kind, by ``test_lane``.
+``test_lane`` tests the whole contract for every kind.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEARD = [("frame", "OPEN"), ("payload", 1, 0, b"hello"), ("frame", "CREDIT")]
 
 
 class DeafLane(BaseLane[bytes]):
-    """Sends nothing anywhere, and remembers it."""
+    """Records what it would send."""
 
     kind = LaneKind.USERSPACE
 
@@ -51,7 +51,7 @@ class DeafLane(BaseLane[bytes]):
     cipher = "none"
     batch = 1 << 20
     room = True
-    records_sent = records_received = 0  # likewise, to be set
+    records_sent = records_received = 0  # to be set by tests
 
     def send_control(self, frames: bytes) -> None:
         self.sent += frames
@@ -62,7 +62,7 @@ class DeafLane(BaseLane[bytes]):
     def flush(self) -> None:
         self.flushed = self.sent
         if self.breaks_on_flush:
-            self._lost("it broke")
+            self._lost("Broken pipe")
 
     def _start_reading(self) -> None: ...
 
@@ -129,7 +129,7 @@ class Recorder:
 
     @property
     def joined(self) -> list[tuple[Any, ...]]:
-        """What was heard, with pieces of payload put together where they continue each other."""
+        """The recorded events, with consecutive pieces of payload joined."""
         found: list[tuple[Any, ...]] = []
         for event in self.heard:
             last = found[-1] if found else ("",)
@@ -161,11 +161,11 @@ def feed(lane: DeafLane, *chunks: bytes) -> None:
         lane._received(memoryview(chunk))
 
 
-# Taking bytes apart.
+# Parsing.
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 19, 20, 21, 1000])
-async def test_frames_come_out_the_same_however_the_bytes_are_cut(
+async def test_frames_are_the_same_however_the_bytes_are_split(
     lane: DeafLane, handler: Recorder, size: int
 ) -> None:
     chunks = [STREAM[start : start + size] for start in range(0, len(STREAM), size)]
@@ -174,7 +174,7 @@ async def test_frames_come_out_the_same_however_the_bytes_are_cut(
     assert handler.batches == len(chunks)
 
 
-async def test_frames_come_out_the_same_wherever_there_is_one_cut(lane: DeafLane, handler: Recorder) -> None:
+async def test_frames_are_the_same_wherever_the_bytes_are_split(lane: DeafLane, handler: Recorder) -> None:
     frames = STREAM[: -len(encode(Credit(1, 3, 9)))]
     for cut in range(1, len(frames)):
         handler.heard.clear()
@@ -191,16 +191,18 @@ async def test_payload_is_not_copied(lane: DeafLane, handler: Recorder) -> None:
     assert copied(views[0]) == b"Jello"
 
 
-async def test_a_ping_is_answered_at_once(lane: DeafLane, handler: Recorder) -> None:
+async def test_a_ping_is_answered_immediately(lane: DeafLane, handler: Recorder) -> None:
     feed(lane, encode(Ping(4711)))
     assert lane.flushed == encode(Pong(4711))
     assert handler.heard == []
 
 
-# Who is told.
+# Handlers.
 
 
-async def test_a_handler_may_hand_the_lane_over_in_the_middle(lane: DeafLane, handler: Recorder) -> None:
+async def test_a_handler_may_pass_the_lane_to_another_between_two_frames(
+    lane: DeafLane, handler: Recorder
+) -> None:
     handler.heir = Recorder()
     feed(lane, STREAM)
     assert handler.joined == HEARD[:1]
@@ -208,7 +210,7 @@ async def test_a_handler_may_hand_the_lane_over_in_the_middle(lane: DeafLane, ha
     assert handler.heir.batches == 1
 
 
-async def test_nothing_behind_goaway_is_heard(lane: DeafLane, handler: Recorder) -> None:
+async def test_nothing_after_goaway_is_delivered(lane: DeafLane, handler: Recorder) -> None:
     feed(lane, STREAM + encode(GoAway(Code.DRAINING, "maintenance")) + STREAM, STREAM)
     await until(lambda: handler.ends)
     assert handler.joined == HEARD
@@ -218,7 +220,7 @@ async def test_nothing_behind_goaway_is_heard(lane: DeafLane, handler: Recorder)
     assert lane.lingering
 
 
-async def test_a_handlers_objection_is_told_to_the_peer(lane: DeafLane, handler: Recorder) -> None:
+async def test_an_error_of_the_handler_is_sent_as_goaway(lane: DeafLane, handler: Recorder) -> None:
     handler.fault = ProtocolError(Code.FLOW_CONTROL, "too much")
     feed(lane, STREAM)
     await until(lambda: handler.ends)
@@ -227,35 +229,35 @@ async def test_a_handlers_objection_is_told_to_the_peer(lane: DeafLane, handler:
     assert isinstance(goaway, GoAway)
     assert goaway.code is Code.FLOW_CONTROL
     assert "too much" in goaway.reason
-    assert handler.batches == 1, "what came before is still to be written"
+    assert handler.batches == 1, "earlier payload has still to be written"
 
 
-async def test_a_fault_of_ours_at_the_end_of_a_batch_ends_the_lane(
+async def test_an_exception_at_the_end_of_a_batch_ends_the_lane(
     lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else somebody might still hold views of memory that is about to be used again."""
+    """Otherwise there might still be views of memory that is about to be reused."""
     monkeypatch.setattr(handler, "on_batch_end", {}.__getitem__)
     with pytest.raises(KeyError):
         feed(lane, STREAM)
     await until(lambda: handler.ends)
-    assert "a fault of the daemon" in str(handler.ends[0])
+    assert "internal error: " in str(handler.ends[0])
     (goaway,) = lane.said()
     assert isinstance(goaway, GoAway)
     assert goaway.code is Code.INTERNAL
 
 
-async def test_the_end_is_told_later_and_once(lane: DeafLane, handler: Recorder) -> None:
-    lane._lost("it broke")
+async def test_on_end_is_called_later_and_once(lane: DeafLane, handler: Recorder) -> None:
+    lane._lost("Broken pipe")
     assert handler.ends == [], "not from within the call"
-    lane._lost("it broke again")
+    lane._lost("lost again")
     lane.close(Code.NONE, "")
     lane.abort()
     await turns()
-    assert [str(end) for end in handler.ends] == [f"connection with hostb ({lane.remote}) lost: it broke"]
+    assert [str(end) for end in handler.ends] == [f"connection with hostb ({lane.remote}) lost: Broken pipe"]
     assert lane.state is LaneState.CLOSED
 
 
-async def test_close_says_goaway_once(lane: DeafLane, handler: Recorder) -> None:
+async def test_close_sends_goaway_once(lane: DeafLane, handler: Recorder) -> None:
     lane.close(Code.DRAINING, "bye")
     lane.close(Code.NONE, "again")
     await turns()
@@ -264,7 +266,7 @@ async def test_close_says_goaway_once(lane: DeafLane, handler: Recorder) -> None
     assert handler.ends == []
 
 
-async def test_abort_says_nothing(lane: DeafLane, handler: Recorder) -> None:
+async def test_abort_sends_nothing(lane: DeafLane, handler: Recorder) -> None:
     lane.abort()
     await turns()
     assert lane.sent == b""
@@ -272,7 +274,7 @@ async def test_abort_says_nothing(lane: DeafLane, handler: Recorder) -> None:
     assert handler.ends == []
 
 
-async def test_a_frame_that_the_state_forbids_is_not_heard(lane: DeafLane, handler: Recorder) -> None:
+async def test_a_frame_that_the_state_forbids_is_not_delivered(lane: DeafLane, handler: Recorder) -> None:
     lane._protocol.state = LaneState.AWAIT_WELCOME
     feed(lane, encode(Fin(1, 0)))
     await until(lambda: handler.ends)
@@ -281,18 +283,18 @@ async def test_a_frame_that_the_state_forbids_is_not_heard(lane: DeafLane, handl
     assert handler.heard == []
 
 
-# Keepalive, on a clock of the test's own.
+# Keepalive, on a fake clock.
 
 
 @pytest.fixture
 def clock(lane: DeafLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the lane sees, in its only element. The test calls ``_tick`` instead of timers."""
+    """The time of the lane, as the only element. Tests call ``_tick`` instead of timers."""
     now = [time.monotonic()]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
-async def test_a_peer_is_asked_at_regular_times(
+async def test_pings_are_sent_at_regular_intervals(
     lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     for _ in range(2):
@@ -304,7 +306,7 @@ async def test_a_peer_is_asked_at_regular_times(
     assert handler.ticks == 2
 
 
-async def test_a_silent_peer_is_lost_after_the_timeout_and_not_before(
+async def test_a_peer_that_sends_nothing_is_lost_after_the_timeout_and_not_before(
     lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     lane._tick()
@@ -326,15 +328,15 @@ async def test_the_round_trip_is_that_of_the_last_ping(
     lane._tick()
     clock[0] += 0.25
     feed(lane, encode(Pong(7)))
-    assert lane.round_trip == 0.0, "nobody asked with that token"
+    assert lane.round_trip == 0.0, "no PING had that token"
     feed(lane, encode(Pong(1)))
     assert lane.round_trip == 0.25
     clock[0] += 1
     feed(lane, encode(Pong(1)))
-    assert lane.round_trip == 0.25, "an answer counts once"
+    assert lane.round_trip == 0.25, "a reply counts once"
 
 
-async def test_the_distance_is_that_of_the_quickest_ping_lately(
+async def test_the_distance_is_the_minimum_of_recent_round_trips(
     lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     assert lane.distance == 0.0
@@ -347,17 +349,17 @@ async def test_the_distance_is_that_of_the_quickest_ping_lately(
     assert lane.round_trip == pytest.approx(0.5)
 
 
-async def test_a_fault_of_ours_on_a_tick_ends_the_lane(
+async def test_an_exception_in_on_tick_ends_the_lane(
     lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler, "on_tick", {}.__getitem__)
     with pytest.raises(KeyError):
         lane._tick()
     await until(lambda: handler.ends)
-    assert "a fault of the daemon" in str(handler.ends[0])
+    assert "internal error: " in str(handler.ends[0])
 
 
-async def test_a_lane_that_its_own_ping_breaks_ends_in_order(
+async def test_a_failure_while_sending_a_ping_ends_the_lane(
     lane: DeafLane, handler: Recorder, clock: list[float]
 ) -> None:
     lane.breaks_on_flush = True
@@ -367,25 +369,25 @@ async def test_a_lane_that_its_own_ping_breaks_ends_in_order(
     assert isinstance(handler.ends[0], LaneLost)
 
 
-async def test_an_ended_lane_asks_nothing(lane: DeafLane, handler: Recorder, clock: list[float]) -> None:
+async def test_an_ended_lane_sends_no_ping(lane: DeafLane, handler: Recorder, clock: list[float]) -> None:
     lane.abort()
     lane._tick()
     assert lane.sent == b""
 
 
-async def test_attaching_tells_nobody_from_within(lane: DeafLane, handler: Recorder) -> None:
+async def test_attaching_does_not_call_the_handler_synchronously(lane: DeafLane, handler: Recorder) -> None:
     lane.attached(3)
     assert (lane.epoch, lane.state, handler.ticks) == (3, LaneState.ATTACHED, 0)
     await until(lambda: handler.ticks)
 
 
-# Keys wear.
+# Key limits.
 
 
-async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: DeafLane) -> None:
+async def test_on_worn_is_called_once_and_the_key_limit_is_a_loss(lane: DeafLane) -> None:
     worn: list[Lane] = []
     handler = Recorder()
-    handler.on_worn = worn.append  # type: ignore[method-assign, assignment]  # only this test looks
+    handler.on_worn = worn.append  # type: ignore[method-assign, assignment]  # only in this test
     lane.start(handler)
     lane.warn_at(5000)
     assert lane._mark == 5000
@@ -399,7 +401,7 @@ async def test_a_worn_key_is_told_once_and_its_limit_is_a_loss(lane: DeafLane) -
     assert worn == [lane]
     [reason] = handler.ends
     assert isinstance(reason, LaneLost)
-    assert f"a TLS key has protected {KEY_LIMIT + 3} records" in str(reason)
+    assert f"TLS key limit reached: {KEY_LIMIT + 3} records" in str(reason)
 
 
 async def test_no_mark_is_above_the_limit(lane: DeafLane) -> None:
@@ -408,7 +410,7 @@ async def test_no_mark_is_above_the_limit(lane: DeafLane) -> None:
     assert lane._mark == KEY_LIMIT
 
 
-async def test_a_lane_that_has_ended_tells_nothing_of_its_keys(lane: DeafLane) -> None:
+async def test_an_ended_lane_does_not_report_key_limits(lane: DeafLane) -> None:
     handler = Recorder()
     lane.start(handler)
     lane._used(KEY_LIMIT)

@@ -1,4 +1,4 @@
-"""How the batch follows the link: about a millisecond of it, within bounds, and back up when it is free."""
+"""The batch size follows the link rate: a millisecond of it, bounded, and grows when the link is free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunnel.units import KIB, MIB
 def drain(
     pace: BatchSizer, rate: float, *, now: float = 100.0, seconds: float = 2.0, step: float = 0.004
 ) -> None:
-    """A link of ``rate`` bytes per second, whose socket is always full."""
+    """Simulate a link of ``rate`` bytes per second whose socket is always full."""
     pace.sent(0, now, congested=True)
     for _ in range(round(seconds / step)):
         now += step
@@ -37,7 +37,7 @@ def test_a_batch_stays_within_bounds(rate: int, batch: int) -> None:
     assert pace.batch == batch
 
 
-def test_a_peer_without_a_processor_for_a_moment_is_no_slower_link() -> None:
+def test_a_peer_that_is_not_scheduled_for_a_moment_is_not_a_slow_link() -> None:
     pace = BatchSizer()
     drain(pace, 100 * MIB)
     before = pace.batch
@@ -45,14 +45,14 @@ def test_a_peer_without_a_processor_for_a_moment_is_no_slower_link() -> None:
     assert pace.batch == before
 
 
-def test_a_changed_rate_is_learnt() -> None:
+def test_the_batch_follows_a_changed_rate() -> None:
     pace = BatchSizer()
     drain(pace, 800 * MIB)
     drain(pace, 50 * MIB, now=102.0)
     assert pace.batch == pytest.approx(50 * MIB * LINK_TIME, rel=0.05)
 
 
-def test_a_slow_source_says_nothing_about_the_link() -> None:
+def test_a_slow_source_is_not_a_slow_link() -> None:
     pace = BatchSizer()
     for number in range(1000):
         pace.sent(100, number * 0.01, congested=False)
@@ -71,7 +71,7 @@ def test_a_link_that_is_free_again_gets_large_batches_again() -> None:
 
 
 class Socket:
-    """Before a link of ``rate`` bytes per second; full when it holds ``HOLDS`` unsent ones."""
+    """A socket on a link of ``rate`` bytes per second; full with ``HOLDS`` unsent bytes."""
 
     HOLDS = 128 * KIB
 
@@ -86,20 +86,20 @@ class Socket:
         self._unsent = max(0.0, self._unsent - self.rate * seconds)
 
     def send(self, pace: BatchSizer, count: int) -> int:
-        """Take what there is room for of ``count`` bytes; how many."""
+        """Take up to ``count`` bytes, as far as there is room; return how many."""
         took = min(count, int(self.HOLDS - self._unsent))
         self._unsent += took
         pace.sent(took, self.now, congested=took < count)
         return took
 
     def send_all(self, pace: BatchSizer, count: int) -> None:
-        """Like a lane: after a refusal go on when half of the unsent is gone, or after ``wait`` seconds."""
+        """Send like a lane: when full, retry after half of the buffer has drained, or ``wait`` seconds."""
         while count := count - self.send(pace, count):
             self.sleep(self._wait)
 
 
 def test_small_batches_do_not_stay_small() -> None:
-    """The socket takes several of them once it has room, and the first fills none of it."""
+    """The socket takes several of them once it has room: a single one does not fill it."""
     pace = BatchSizer()
     drain(pace, MIB)
     assert pace.batch == SMALLEST
@@ -109,8 +109,8 @@ def test_small_batches_do_not_stay_small() -> None:
     assert pace.batch == pytest.approx(sock.HOLDS * LINK_TIME / 0.002, rel=0.1)
 
 
-def test_a_source_that_pauses_says_nothing_about_the_link() -> None:
-    """What the link did not have to carry it did not carry slowly."""
+def test_a_source_that_pauses_does_not_lower_the_rate() -> None:
+    """Idle time is not counted."""
     pace = BatchSizer()
     sock = Socket(400 * MIB)
     for _ in range(200):
@@ -120,7 +120,7 @@ def test_a_source_that_pauses_says_nothing_about_the_link() -> None:
 
 
 def test_bursts_that_fill_the_socket_once_do_not_keep_batches_small() -> None:
-    """Full once says nothing about the rate: they grow until a burst is one batch."""
+    """A socket that is full once gives no rate: batches grow until a burst is one batch."""
     pace = BatchSizer()
     drain(pace, MIB)
     assert pace.batch == SMALLEST

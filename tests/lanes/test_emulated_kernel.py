@@ -1,7 +1,7 @@
-"""Kernel lanes on a kernel that has TLS: Debian's, in an emulated machine, because this one's may have none.
+"""Kernel lanes on a kernel that has TLS: Debian's, in a virtual machine, because the host may have none.
 
-Two machines run at a time, which takes two to five minutes. What runs inside stands in the tests that are
-named here; ``tests/emulated`` has those that make sense only there.
+Two machines run at a time, for two to five minutes. They run the test files named here; ``tests/emulated``
+has those that make sense only there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.emulated import Outcome, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
-PATIENCE = 900.0  # a bound for what hangs: slow cores take a third of that
+PATIENCE = 900.0  # a timeout for hangs: slow cores take a third of it
 WITH_TLS = {"EMULATED": "1"}
 KERNEL_LANES = ("-k", "kernel", "-m", "not long")
 BOTH = ("-k", "kernel-kernel")
@@ -47,12 +47,12 @@ LEAST = {
     "streams": 18,
     "packets": 6,
 }
-"""How many tests each run has at least: one that found none would pass as well."""
+"""Minimum number of tests of each run: one that collected none would pass as well."""
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """What the machines had to say, once all are through."""
+    """The outcomes of all machines, after all have finished."""
     boot = partial(emulated.boot, environment=WITH_TLS, patience=PATIENCE)
     directories = [tmp_path_factory.mktemp("machine") for _ in MACHINES]
     with ThreadPoolExecutor(len(MACHINES)) as pool:
@@ -68,14 +68,14 @@ def passed(outcomes: dict[str, Outcome], name: str) -> None:
     assert int(counted[1]) >= LEAST[name], outcome.output
 
 
-def test_kernel_lanes_keep_the_contract_with_either_kind_at_the_other_end(
+def test_kernel_lanes_conform_with_either_kind_at_the_other_end(
     outcomes: dict[str, Outcome],
 ) -> None:
     passed(outcomes, "lanes")
     passed(outcomes, "endings")
 
 
-def test_streams_cross_kernel_lanes_whole_through_resets_stalls_losses_and_rotations(
+def test_streams_over_kernel_lanes_survive_resets_stalls_losses_and_rotations(
     outcomes: dict[str, Outcome],
 ) -> None:
     passed(outcomes, "streams")
@@ -99,11 +99,11 @@ def test_two_daemons_carry_streams_with_the_kernel_at_both_ends_or_at_one(
     passed(outcomes, "daemons")
 
 
-def test_streams_cross_packets_of_an_ethernet(outcomes: dict[str, Outcome]) -> None:
+def test_streams_with_an_mtu_of_1500(outcomes: dict[str, Outcome]) -> None:
     passed(outcomes, "packets")
 
 
-def test_without_its_module_the_kernel_is_refused_with_the_reason(
+def test_without_its_module_kernel_tls_is_refused_with_the_reason(
     outcomes: dict[str, Outcome],
 ) -> None:
     passed(outcomes, "without")

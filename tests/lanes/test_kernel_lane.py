@@ -1,7 +1,7 @@
-"""The kernel lane without TLS under it: how it cuts frames out of what comes, and lets payload pass in pipes.
+"""The kernel lane without TLS: how it parses frames, and splices payload through pipes.
 
-Everything but encryption and control records is the same on a plain socket. With a kernel that encrypts, the
-conformance suite runs over it in an emulated machine: ``test_emulated_kernel``.
+Everything but encryption and control records is the same on a plain socket. With kernel TLS, the conformance
+suite runs in a virtual machine: ``test_emulated_kernel``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 
 class Raw:
-    """A host whose lane another socket speaks to as it likes; stream 1 is open."""
+    """A host whose lane receives arbitrary bytes from another socket; stream 1 is open."""
 
     def __init__(self) -> None:
         ours, self.sock = tcp_pair()
@@ -112,14 +112,14 @@ async def test_a_stalled_stream_stalls_no_other(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 19, 20, 21, 4093])
-async def test_frames_may_come_in_any_pieces(raw: Raw, cut: int) -> None:
+async def test_frames_may_arrive_in_any_pieces(raw: Raw, cut: int) -> None:
     stream = b"".join(raw.frame(size) for size in (1, 5000, 20, 3))
     for start in range(0, len(stream), cut):
         await raw.say(stream[start : start + cut])
     await until(lambda: raw.host.sinks[1].received == raw.sent)
 
 
-async def test_a_turn_passes_on_what_a_cache_holds(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pieces_passed_on_fit_into_a_cache(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     take = raw.host.on_payload
 
@@ -133,17 +133,17 @@ async def test_a_turn_passes_on_what_a_cache_holds(raw: Raw, monkeypatch: pytest
     assert max(sizes) <= PASSED_ON
 
 
-async def test_payload_is_lent_in_a_pipe_and_dropped_if_nobody_takes_it(
+async def test_payload_is_passed_in_a_pipe_and_dropped_if_the_handler_does_not_take_it(
     raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: set[type] = set()
     monkeypatch.setattr(raw.host, "on_payload", lambda *call: kinds.add(type(call[-1])))
     await raw.say(raw.frame(300_000) + encode(Open(3, 4096, TARGET), 1))
-    await until(lambda: 3 in raw.host.opened, "for the frame behind it")
+    await until(lambda: 3 in raw.host.opened, "for the next frame")
     assert kinds == {PipeSlice}
 
 
-async def test_a_parcel_leaves_from_its_pipe_behind_its_header(raw: Raw) -> None:
+async def test_a_segment_is_sent_from_its_pipe_behind_its_header(raw: Raw) -> None:
     payload = os.urandom(500_000)
     pipe, keeper = Pipe(), RetransmitPipe()
     os.write(pipe.sink, payload)
@@ -164,14 +164,14 @@ async def test_a_parcel_leaves_from_its_pipe_behind_its_header(raw: Raw) -> None
             return False
         return got.endswith(wanted)
 
-    await until(arrived, "for the parcel")
+    await until(arrived, "for the segment")
 
 
 @pytest.mark.parametrize("sends", [True, False])
-async def test_the_kernel_is_asked_for_its_count_only_at_a_mark(
+async def test_the_kernels_record_count_is_read_only_at_a_mark(
     raw: Raw, monkeypatch: pytest.MonkeyPatch, sends: bool
 ) -> None:
-    """The lane's own count is never too small; the kernel's is exact."""
+    """The lane's own count is an upper bound; the kernel's is exact."""
     asked: list[int] = []
 
     def count(sock: socket.socket, cipher: str, direction: int) -> int:
@@ -195,7 +195,7 @@ async def test_the_kernel_is_asked_for_its_count_only_at_a_mark(
     assert len(asked) == 3, "3, 6 and 9 records"
 
 
-async def test_without_the_kernels_count_the_lanes_own_counts(
+async def test_without_the_kernels_record_count_the_lanes_own_is_used(
     raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:
@@ -212,7 +212,7 @@ async def test_without_the_kernels_count_the_lanes_own_counts(
 
 
 def a_parcel(raw: Raw, size: int) -> tuple[RetransmitPipe, bytes, Outgoing]:
-    """The first frame of stream 1, in a pipe."""
+    """Return the first frame of stream 1, as a PipeSegment."""
     payload = os.urandom(size)
     pipe, keeper = Pipe(), RetransmitPipe()
     os.write(pipe.sink, payload)
@@ -221,7 +221,7 @@ def a_parcel(raw: Raw, size: int) -> tuple[RetransmitPipe, bytes, Outgoing]:
 
 
 async def heard(raw: Raw, end: bytes) -> bytes:
-    """What the lane said since the last call, up to ``end``."""
+    """Return what the lane sent since the last call, up to ``end``."""
     got = b""
     async with asyncio.timeout(60):
         while not got.endswith(end):
@@ -231,7 +231,7 @@ async def heard(raw: Raw, end: bytes) -> bytes:
     return got
 
 
-async def test_what_the_peer_has_by_now_is_left_out_of_a_frame_that_is_sent_again(raw: Raw) -> None:
+async def test_delivered_bytes_are_left_out_of_a_retransmitted_frame(raw: Raw) -> None:
     raw.host.kick()
     keeper, payload, outgoing = a_parcel(raw, 100_000)
     mark = encode(Open(2, 4096, TARGET))
@@ -262,10 +262,10 @@ async def test_no_header_is_sent_without_its_payload(raw: Raw, monkeypatch: pyte
     goaway = await heard(raw, CLOSE_NOTIFY)
     assert parse_header(goaway).type is FrameType.GOAWAY
     await until(lambda: raw.host.ends)
-    assert "a fault of the daemon" in str(raw.host.ends[0])
+    assert "internal error: " in str(raw.host.ends[0])
 
 
-async def test_what_a_full_socket_does_not_take_follows(raw: Raw) -> None:
+async def test_bytes_left_by_a_full_socket_are_sent_later(raw: Raw) -> None:
     raw.host.send(1, 1 << 40)
     await until(lambda: not raw.lane.room)
     raw.host.sources[1].total = raw.host.sources[1].sent + 3 * MIB
@@ -293,7 +293,7 @@ async def test_an_end_without_goaway_is_a_loss(raw: Raw) -> None:
     assert "closed without GOAWAY" in str(raw.host.ends[0])
 
 
-async def test_a_reset_amid_payload_is_told_although_the_kernel_says_it_once(raw: Raw) -> None:
+async def test_a_reset_amid_payload_is_reported_although_the_kernel_reports_it_once(raw: Raw) -> None:
     with unread_for_now(raw.lane):
         await raw.say(raw.frame(5000)[:-1])
         raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -304,7 +304,7 @@ async def test_a_reset_amid_payload_is_told_although_the_kernel_says_it_once(raw
     assert raw.host.sinks[1].received == 4999
 
 
-async def test_a_broken_socket_is_a_loss_with_its_reason(raw: Raw) -> None:
+async def test_a_socket_error_is_a_loss_with_its_reason(raw: Raw) -> None:
     raw.lane._sock.shutdown(socket.SHUT_WR)
     raw.lane.send_control(b"late")
     raw.lane.flush()
@@ -312,7 +312,7 @@ async def test_a_broken_socket_is_a_loss_with_its_reason(raw: Raw) -> None:
     assert "Broken pipe" in str(raw.host.ends[0])
 
 
-async def test_a_closing_lane_says_goodbye_and_waits_for_the_peer(raw: Raw) -> None:
+async def test_a_closing_lane_sends_goaway_and_close_notify_and_waits_for_the_peer(raw: Raw) -> None:
     raw.lane.close(Code.DRAINING, "maintenance")
     await raw.say(b"\xff" * 100_000)
     heard = b""
@@ -326,7 +326,7 @@ async def test_a_closing_lane_says_goodbye_and_waits_for_the_peer(raw: Raw) -> N
 
 
 class Records:
-    """What a kernel with TLS would say when the next record is one of control."""
+    """Simulates a kernel with TLS whose next records are not data."""
 
     def __init__(self, lane: KernelLane, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waiting: list[tuple[int, bytes] | OSError] = []
@@ -346,7 +346,7 @@ class Records:
         return record
 
 
-async def test_session_tickets_between_frames_mean_nothing(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_tickets_between_frames_are_ignored(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(raw.lane, monkeypatch)
     records.waiting += [(HANDSHAKE, b"\4\0\0\1x")] * 2
     await raw.say(raw.frame(10))
@@ -358,12 +358,12 @@ async def test_session_tickets_between_frames_mean_nothing(raw: Raw, monkeypatch
     ("record", "reason"),
     [
         ((ALERT, CLOSE_NOTIFY), "closed without GOAWAY"),
-        ((HANDSHAKE, b"\x18\0\0\1\0"), "changed its keys"),
-        ((DATA, b"payload"), "did not splice 7 bytes that are payload"),
-        (OSError(errno.EBADMSG, ""), "a record is not what the peer sent"),
+        ((HANDSHAKE, b"\x18\0\0\1\0"), "the peer sent KeyUpdate"),
+        ((DATA, b"payload"), "did not splice 7 bytes of payload"),
+        (OSError(errno.EBADMSG, ""), "a record failed authentication"),
     ],
 )
-async def test_other_records_end_the_lane(
+async def test_other_non_data_records_end_the_lane(
     raw: Raw, monkeypatch: pytest.MonkeyPatch, record: tuple[int, bytes] | OSError, reason: str
 ) -> None:
     Records(raw.lane, monkeypatch).waiting.append(record)
@@ -376,18 +376,18 @@ async def test_other_records_end_the_lane(
 
 
 @pytest.mark.parametrize("content", [b"\4\0\0\1x", b""], ids=["tickets", "empty records"])
-async def test_records_beside_payload_may_not_go_on_for_ever(
+async def test_the_number_of_non_data_records_is_bounded(
     raw: Raw, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     records = Records(raw.lane, monkeypatch)
     records.waiting += [(HANDSHAKE, content)] * 3 * MOST_RECORDS
     await raw.say(raw.frame(10))
     await until(lambda: raw.host.ends)
-    assert f"more than {MOST_RECORDS} records" in str(raw.host.ends[0])
+    assert f"more than {MOST_RECORDS} non-data records" in str(raw.host.ends[0])
     assert len(records.waiting) == 2 * MOST_RECORDS - 1
 
 
-async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
+async def test_a_peer_that_never_stops_sending_cannot_hold_a_closing_lane(
     raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless()
@@ -396,13 +396,13 @@ async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
     raw.lane.close(Code.DRAINING, "maintenance")
     await raw.say(b"x")
     await until(raw.lane.gone.is_set)
-    assert endless.left, "the loop had its turn, and the time was over"
+    assert endless.left, "the loop was not blocked, and LINGER ended"
 
 
-async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(
+async def test_a_flood_of_frames_is_processed_in_quanta_and_in_order(
     raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[int] = []  # frames, by turn
+    taken: list[int] = []  # frames, by quantum
     begin = Turn.begin
 
     def begin_counted(turn: Turn) -> None:
@@ -418,7 +418,9 @@ async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(
     assert max(after - before for before, after in pairwise(taken)) <= MOST_FRAMES
 
 
-async def test_beside_others_a_flood_waits_and_is_not_lost(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_waits_for_other_lanes_and_is_not_lost(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
 
     def pause(turn: Turn) -> float:

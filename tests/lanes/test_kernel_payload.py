@@ -1,4 +1,4 @@
-"""Payload in pipes: lent by a lane, sent in a parcel, kept until it is delivered, sent again from there."""
+"""Payload in pipes: received as a PipeSlice, sent as a PipeSegment, retransmitted from a RetransmitPipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lent(content: bytes, behind: bytes = b"") -> tuple[PipeSlice, Pipe]:
 
 
 class Stream:
-    """What a pump does with what it reads: parcels of ``NOISE``."""
+    """Makes PipeSegments of ``NOISE``, as a pump does of what it reads."""
 
     def __init__(self) -> None:
         self.keeper = RetransmitPipe()
@@ -62,31 +62,31 @@ def small_pipe(*_: object) -> Pipe:
     return Pipe(4096)
 
 
-# Lent.
+# PipeSlice.
 
 
-def test_what_is_lent_can_be_copied_and_leaves_what_is_behind_it() -> None:
+def test_a_slice_can_be_copied_and_leaves_what_follows_it() -> None:
     payload, pipe = lent(b"payload", b"header")
     assert len(payload) == 7
     assert copied(payload) == b"payload"
-    assert len(payload) == 7, "its length is that of the frame, whoever took it"
+    assert len(payload) == 7, "its length does not change"
     assert payload.left == 0
     assert pipe.read(6) == b"header"
 
 
-def test_the_whole_of_what_is_lent_stays_where_it_is() -> None:
+def test_a_whole_slice_stays_in_the_pipe() -> None:
     payload, _ = lent(b"payload")
     assert Piece(payload, 0, 7).content is payload
     assert payload.left == 7
 
 
-def test_a_part_of_what_is_lent_is_copied() -> None:
+def test_a_part_of_a_slice_is_copied() -> None:
     payload, pipe = lent(b"payload", b"header")
     assert Piece(payload, 3, 7).content == b"load"
     assert pipe.read(6) == b"header"
 
 
-def test_what_is_lent_goes_into_a_socket_as_far_as_that_takes_it() -> None:
+def test_a_slice_is_spliced_to_a_socket_until_that_is_full() -> None:
     one, other = socket.socketpair()
     with one, other:
         one.setblocking(False)
@@ -106,7 +106,7 @@ def test_what_is_lent_goes_into_a_socket_as_far_as_that_takes_it() -> None:
         assert taken[total:] == NOISE[:500_000]
 
 
-def test_what_is_lent_moves_as_far_as_there_is_room_and_the_rest_is_copied() -> None:
+def test_a_slice_moves_as_far_as_there_is_room_and_the_rest_is_copied() -> None:
     payload, _ = lent(NOISE[:200_000])
     small = Pipe(4096)
     moved = payload.move(small)
@@ -114,30 +114,30 @@ def test_what_is_lent_moves_as_far_as_there_is_room_and_the_rest_is_copied() -> 
     assert small.read(moved) + bytes(payload) == NOISE[:200_000]
 
 
-def test_what_nobody_took_is_dropped() -> None:
+def test_drop_discards_the_rest_of_a_slice() -> None:
     payload, pipe = lent(b"payload", b"header")
     payload.drop()
     payload.drop()
     assert pipe.read(6) == b"header"
 
 
-# Parcels.
+# PipeSegment and RetransmitPipe.
 
 
-def test_a_parcel_is_sent_from_its_own_pipe_and_again_from_the_keepers() -> None:
+def test_a_segment_is_sent_from_its_own_pipe_and_retransmitted_from_the_other() -> None:
     (parcel,) = Stream().parcels(100_000)
     for _ in range(3):
         assert content(parcel) == NOISE[:100_000]
 
 
-def test_a_parcel_can_be_read_like_bytes() -> None:
+def test_a_segment_can_be_read_like_bytes() -> None:
     first, second = Stream().parcels(10, 20)
     assert copied(second) == NOISE[10:30]
     assert Piece(second, 5, 20).content == NOISE[15:30]
     assert Piece(first, 0, 10).content is first
 
 
-def test_after_a_loss_parcels_are_sent_again_in_order_without_what_was_received() -> None:
+def test_after_a_loss_segments_are_retransmitted_in_order_without_what_is_delivered() -> None:
     stream = Stream()
     first, second, third, _ = stream.parcels(300_000, 250_000, 1, 70_000)
     for parcel in (first, second, third):
@@ -146,11 +146,11 @@ def test_after_a_loss_parcels_are_sent_again_in_order_without_what_was_received(
     assert content(first, 240_000) == NOISE[240_000:300_000]
     assert content(second) == NOISE[300_000:550_000]
     assert content(third) == NOISE[550_000:550_001]
-    assert content(second, 100) == NOISE[300_100:550_000], "and once more: another lane was lost"
+    assert content(second, 100) == NOISE[300_100:550_000], "again: another lane was lost"
 
 
 def test_gaps_between_lost_frames_are_left_out() -> None:
-    """The frames between went over a lane that lives."""
+    """The frames between were sent on a lane that is up."""
     stream = Stream()
     sent = stream.parcels(*[50_000] * 10)
     for parcel in sent:
@@ -159,7 +159,7 @@ def test_gaps_between_lost_frames_are_left_out() -> None:
         assert content(sent[index]) == NOISE[50_000 * index : 50_000 * (index + 1)]
 
 
-def test_what_is_delivered_while_it_is_sent_again_is_forgotten() -> None:
+def test_bytes_delivered_during_a_retransmission_are_released() -> None:
     stream = Stream()
     sent = stream.parcels(*[50_000] * 4)
     for parcel in sent:
@@ -171,10 +171,10 @@ def test_what_is_delivered_while_it_is_sent_again_is_forgotten() -> None:
     content(later)
     assert content(later) == NOISE[200_000:210_000]
     stream.keeper.release(210_000)
-    assert stream.keeper._again is None, "nothing is left to send again"
+    assert stream.keeper._again is None, "nothing is left to retransmit"
 
 
-def test_delivered_twice_is_delivered_once() -> None:
+def test_release_of_an_older_offset_is_ignored() -> None:
     stream = Stream()
     (parcel,) = stream.parcels(1000)
     stream.keeper.release(400)
@@ -184,7 +184,7 @@ def test_delivered_twice_is_delivered_once() -> None:
     assert (stream.keeper.start, stream.keeper.end) == (400, 1000)
 
 
-def test_a_keeper_takes_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retransmit_pipe_keeps_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_payload, "MOST_KEPT", 256 * KIB)
     keeper, kept = RetransmitPipe(), 0
     keeper._pipe = Pipe(64 * KIB)
@@ -205,10 +205,10 @@ def test_a_keeper_takes_no_more_than_it_has_room_for(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("pipe", [small_pipe, no_pipe])
 @pytest.mark.parametrize("which", [(pipes, "take"), (kernel_payload, "Pipe")], ids=["frame's", "copy's"])
-def test_where_no_pipe_will_do_bytes_are_sent_again_from_memory(
+def test_without_a_pipe_bytes_are_retransmitted_from_memory(
     pipe: Callable[..., Pipe], which: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel makes them small for a user who has very many."""
+    """The kernel makes pipes small for a user who has very many."""
     stream = Stream()
     first, second, third = stream.parcels(100_000, 70_000, 50_000)
     for parcel in (first, second, third):
@@ -227,8 +227,8 @@ def test_where_no_pipe_will_do_bytes_are_sent_again_from_memory(
     assert (stream.keeper.start, stream.keeper.end) == (310_000, 310_010)
 
 
-def test_what_the_peer_has_by_now_is_not_sent_again() -> None:
-    """A frame may wait on its lane's thread while another lane brings the news."""
+def test_delivered_bytes_are_not_retransmitted() -> None:
+    """A frame may wait on its lane's thread while another lane receives the confirmation."""
     stream = Stream()
     first, second = stream.parcels(100_000, 100_000)
     content(first)
@@ -244,7 +244,7 @@ def test_what_the_peer_has_by_now_is_not_sent_again() -> None:
         bytes(second)
 
 
-def test_a_full_keeper_has_room_again_once_it_moved_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_retransmit_pipe_has_room_again_after_relieve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_payload, "MOST_KEPT", 0)
     stream = Stream()
     stream.keeper._pipe = Pipe(64 * KIB)
@@ -265,7 +265,7 @@ def test_a_full_keeper_has_room_again_once_it_moved_to_memory(monkeypatch: pytes
     assert not stream.keeper._memory
 
 
-async def test_nothing_is_said_when_payload_is_forgotten() -> None:
+async def test_dropped_payload_causes_no_warnings() -> None:
     with unexpected() as surprises:
         stream = Stream()
         stream.parcels(10, 20)

@@ -1,6 +1,6 @@
-"""Keys for a kernel, against the examples of RFC 8448; and records that are none of data.
+"""Keys for kernel TLS, against the examples of RFC 8448, and non-data records.
 
-What a kernel does with them is shown where there is one with TLS: ``test_emulated_kernel``.
+``test_emulated_kernel`` tests them with a kernel that has TLS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def test_a_struct_has_the_iv_in_two_parts_and_the_number_of_the_next_record() ->
     raw = crypto_info(SUITE, Direction(SERVER, 2))
     assert raw == b"".join(
         [
-            b"\x04\x03\x33\x00",  # TLS 1.3, TLS_CIPHER_AES_GCM_128, in the order of this machine
+            b"\x04\x03\x33\x00",  # TLS 1.3, TLS_CIPHER_AES_GCM_128, in native byte order
             bytes.fromhex("dd83549aadf1e984"),  # iv
             bytes.fromhex("9f02283b6c9c07efc26bb9f2ac92e356"),  # key
             bytes.fromhex("cf782b88"),  # salt
@@ -66,7 +66,7 @@ def test_a_socket_without_kernel_tls_gives_bytes_as_data() -> None:
         (errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT)),
     ],
 )
-def test_a_kernel_without_tls_says_so(number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_tls_is_reported(number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing(socket.socket):
         def setsockopt(self, *_: object) -> None:
             raise OSError(number, os.strerror(number))
@@ -78,7 +78,7 @@ def test_a_kernel_without_tls_says_so(number: int, words: str, monkeypatch: pyte
     assert isinstance(caught.value, kernel_tls.NoModuleError) is (number == errno.ENOENT)
 
 
-def test_a_cipher_that_the_kernel_does_not_know_is_named() -> None:
+def test_a_cipher_that_the_kernel_does_not_support_is_named() -> None:
     options: list[tuple[int, int]] = []
 
     class Choosy(socket.socket):
@@ -99,6 +99,9 @@ def test_a_record_that_is_not_data_fails_reading(number: int) -> None:
     assert not kernel_tls.is_control(OSError(errno.ECONNRESET, ""))
 
 
-def test_a_spoilt_record_is_the_fault_of_tls_and_the_rest_of_the_systems() -> None:
-    assert kernel_tls.describe(OSError(errno.EBADMSG, "")) == "TLS failed: a record is not what the peer sent"
+def test_ebadmsg_is_a_failure_of_tls_and_other_errors_of_the_system() -> None:
+    assert (
+        kernel_tls.describe(OSError(errno.EBADMSG, ""))
+        == "TLS failed: a record failed authentication (bad_record_mac)"
+    )
     assert kernel_tls.describe(OSError(errno.ECONNRESET, "")) == "Connection reset by peer"

@@ -1,4 +1,4 @@
-"""The self-test of kernel lanes where they cannot be; where they can be: ``test_emulated_kernel``."""
+"""The self-test of kernel TLS where it has to fail; where it passes: ``test_emulated_kernel``."""
 
 from __future__ import annotations
 
@@ -17,38 +17,34 @@ from tunnel.tls.lane_kinds import KernelTlsSupport
 
 
 def no_tls(sock: socket.socket, keys: Keys) -> None:
-    raise LaneError("the kernel does no TLS: Operation not supported")
+    raise LaneError("kernel TLS is not available: Operation not supported")
 
 
-def test_a_kernel_without_tls_is_no_kernel_for_lanes(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_tls_fails(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_tls, "enable", no_tls)
     found = run_selftest(hosts.a.files)
     assert found.suites == ()
-    assert found.reason == "the self-test failed: the kernel does no TLS: Operation not supported"
+    assert found.reason == "the self-test failed: kernel TLS is not available: Operation not supported"
 
 
-def test_a_kernel_whose_module_is_not_loaded_has_failed_nothing(
-    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_that_is_not_loaded_is_not_a_failure(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
     def enable(sock: socket.socket, keys: Keys) -> None:
         tried.append(keys.cipher)
-        raise kernel_tls.NoModuleError("the kernel does no TLS: module tls not loaded")
+        raise kernel_tls.NoModuleError("kernel TLS is not available: module tls not loaded")
 
     monkeypatch.setattr(kernel_tls, "enable", enable)
     assert run_selftest(hosts.a.files) == KernelTlsSupport((), "module tls not loaded")
     assert len(tried) == 1
 
 
-def test_a_kernel_that_takes_an_alert_for_data_is_none_either(
-    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as a plain socket: everything crosses it, and that is not enough."""
+def test_a_kernel_that_delivers_an_alert_as_data_fails(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a plain socket: payload crosses it, which is not enough."""
     monkeypatch.setattr(kernel_tls, "enable", lambda sock, keys: None)
     found = run_selftest(hosts.a.files)
     assert found.suites == ()
-    assert "the kernel takes an alert for data" in found.reason
+    assert "the kernel delivers an alert as data" in found.reason
 
 
 def test_only_suites_that_work_are_used(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +59,7 @@ def test_only_suites_that_work_are_used(hosts: Hosts, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_both_ends_know_the_same_secrets_and_records(hosts: Hosts, suite: str) -> None:
+def test_both_ends_have_the_same_secrets_and_record_numbers(hosts: Hosts, suite: str) -> None:
     server = server_context(hosts.b.files, (suite,))
     client = client_context(hosts.b.files, (suite,))
     ours, theirs = kernel_tls_selftest._shake_hands(server, client)
@@ -75,18 +71,24 @@ def test_both_ends_know_the_same_secrets_and_records(hosts: Hosts, suite: str) -
     assert theirs.send.records == 0
 
 
-def test_bytes_that_change_on_the_way_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_bytes_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = tcp_pair()
     with one, other:
         kernel_tls_selftest._cross(one, other, b"payload")
         one.send(b"?" * 27)
-        with pytest.raises(LaneError, match="does not decrypt what it encrypted"):
+        with pytest.raises(LaneError, match="the decrypted header differs from the one sent"):
             kernel_tls_selftest._cross(one, other, b"payload")
 
 
-def test_bytes_that_never_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_never_arrive_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_tls_selftest, "PATIENCE", 0.05)
     one, other = tcp_pair()
     third, fourth = tcp_pair()
-    with one, other, third, fourth, pytest.raises(LaneError, match=r"nothing moved for 0\.05 seconds"):
+    with (
+        one,
+        other,
+        third,
+        fourth,
+        pytest.raises(LaneError, match=r"timed out after 0\.05 seconds waiting for a loopback socket"),
+    ):
         kernel_tls_selftest._cross(one, third, b"payload")

@@ -1,7 +1,7 @@
-"""What every kind of lane must do, in every pairing: the contract at the top of ``tunnel/lanes/lane.py``.
+"""Conformance suite of lanes, for every pairing of kinds: the contract in ``tunnel/lanes/lane.py``.
 
-A new kind joins by a line in ``tests.support.lanes.MAKERS``. Nothing here knows how a lane encrypts. How
-lanes end is the other half of the suite: ``test_lane_endings``.
+A new kind is added in ``tests.support.lanes.MAKERS``. Nothing here depends on how a lane encrypts. The second
+half, how lanes end, is ``test_lane_endings``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tunnel.wire.window import INITIAL_WINDOW
 BULK = 3 * MIB // 2 if EMULATED else 48 * MIB  # emulated, encryption is about 70 times slower
 STALLING = INITIAL_WINDOW + BULK // 3
 MORE = 5 << 30
-"""More bytes than 32 bits count."""
+"""More bytes than fit in 32 bits."""
 
 SINGLES = 400 if EMULATED else 2000
 ODD_SIZES = (1, 7, 4093, 16383, 16384, 16385, 65537, 262147, 1048573, 1048576)
@@ -48,7 +48,7 @@ ODD_SIZES = (1, 7, 4093, 16383, 16384, 16385, 65537, 262147, 1048573, 1048576)
 
 
 @each_pairing
-async def test_bulk_goes_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
+async def test_bulk_in_both_directions_simultaneously(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
         pair.a.send(number, BULK)
@@ -60,7 +60,7 @@ async def test_bulk_goes_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kinds", [("userspace", "compiled")], ids="-".join)
-async def test_more_bytes_than_32_bits_count_go_both_ways_at_once(hosts: Hosts, kinds: Kinds) -> None:
+async def test_more_than_4_gib_in_both_directions_simultaneously(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
         pair.a.send(number, MORE)
@@ -88,7 +88,7 @@ async def test_single_bytes_arrive(hosts: Hosts, kinds: Kinds) -> None:
 
 
 @each_pairing
-async def test_many_streams_of_both_sides_share_the_lane(hosts: Hosts, kinds: Kinds) -> None:
+async def test_many_streams_of_both_sides_share_a_lane(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         numbers = [*await pair.opened(32), *await pair.opened(32, by=pair.b)]
         totals = {}
@@ -147,7 +147,7 @@ async def test_a_reset_in_the_middle_of_bulk_harms_no_other_stream(hosts: Hosts,
 @each_kind
 @pytest.mark.parametrize("record", [1, 19, 1 << 20], ids=["bytewise", "19 bytes", "whole"])
 async def test_frames_arrive_whole_and_in_order(hosts: Hosts, kind: str, record: int) -> None:
-    """However they are cut into TLS records."""
+    """However they are split into TLS records."""
     wanted: list[Frame] = [Open(number, 4096, TARGET) for number in range(1, 40, 2)]
     wanted += [Credit(0, 0, 4096), Fin(1, 0)]
     raw = b"".join(encode(frame, sequence) for sequence, frame in enumerate(wanted[:-2]))
@@ -159,11 +159,11 @@ async def test_frames_arrive_whole_and_in_order(hosts: Hosts, kind: str, record:
         await peer.read_until(lambda: peer.count(Opened) == 20)
 
 
-# Order and back-pressure, against a peer that does not read.
+# Order and backpressure, with a peer that does not read.
 
 
 @each_kind
-async def test_a_full_lane_bounds_what_it_holds(hosts: Hosts, kind: str) -> None:
+async def test_the_queue_of_a_full_lane_is_bounded(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         taken = await stuffed(host, peer)
         assert taken - host.lane.bytes_sent <= 2 * MAX_DATA
@@ -174,22 +174,24 @@ async def test_a_full_lane_bounds_what_it_holds(hosts: Hosts, kind: str) -> None
 
 
 @each_kind
-async def test_control_frames_overtake_bulk_that_the_lane_does_not_have_yet(hosts: Hosts, kind: str) -> None:
+async def test_control_frames_overtake_bulk_that_is_not_queued_yet(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         taken = await stuffed(host, peer)
         host.open()
         await peer.read_until(lambda: peer.count(Open))
         position = next(i for i, frame in enumerate(peer.frames) if isinstance(frame, Open))
-        # Behind it is what the lane was given before, and at most the one frame that was framed with it.
+        # Before it are only the frames queued earlier, and at most one frame that was framed with it.
         assert peer.payload_before[position] <= taken + MAX_DATA
-        await until(lambda: host.sources[1].sent > taken + 4 * MAX_DATA or not host.lane.room)  # bulk goes on
+        await until(
+            lambda: host.sources[1].sent > taken + 4 * MAX_DATA or not host.lane.room
+        )  # bulk continues
 
 
 # The rest of the interface.
 
 
 @each_pairing
-async def test_a_lane_knows_what_it_is(hosts: Hosts, kinds: Kinds) -> None:
+async def test_the_attributes_of_a_lane(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         a, b = pair.a.lane, pair.b.lane
         assert (a.kind, b.kind) == tuple(KINDS[kind] for kind in kinds)
@@ -206,7 +208,7 @@ async def test_a_lane_knows_what_it_is(hosts: Hosts, kinds: Kinds) -> None:
 
 
 @each_pairing
-async def test_records_are_counted_and_a_worn_key_is_told_once(hosts: Hosts, kinds: Kinds) -> None:
+async def test_records_are_counted_and_a_key_limit_is_reported_once(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
         for host in (pair.a, pair.b):
@@ -214,7 +216,9 @@ async def test_records_are_counted_and_a_worn_key_is_told_once(hosts: Hosts, kin
         pair.a.send(number, 2 * MIB)
         pair.b.send(number, 0)
         await pair.closed([number])
-        await until(lambda: all("on_worn" in host.calls for host in (pair.a, pair.b)), "for both to be told")
+        await until(
+            lambda: all("on_worn" in host.calls for host in (pair.a, pair.b)), "for on_worn on both sides"
+        )
         await turns()
         assert [host.calls.count("on_worn") for host in (pair.a, pair.b)] == [1, 1]
         sent, received = pair.a.lane.records_sent, pair.b.lane.records_received
@@ -224,7 +228,7 @@ async def test_records_are_counted_and_a_worn_key_is_told_once(hosts: Hosts, kin
 
 
 @each_pairing
-async def test_a_lane_is_lost_before_a_key_protects_too_much(
+async def test_a_lane_is_lost_before_a_key_exceeds_its_limit(
     hosts: Hosts, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_lane, "KEY_LIMIT", 60)
@@ -234,14 +238,14 @@ async def test_a_lane_is_lost_before_a_key_protects_too_much(
         await until(lambda: pair.a.ends and pair.b.ends, "for the end on both sides")
         ends = [*pair.a.ends, *pair.b.ends]
         assert all(isinstance(end, LaneLost) for end in ends)
-        assert any("a TLS key has protected" in str(end) for end in ends), "who counted says so"
+        assert any("TLS key limit reached" in str(end) for end in ends), "the reason on the side that counted"
         assert pair.a.lane.records_sent < 60 + 2 * TURN // RECORD, (
-            "what a turn of the owner sends comes on top"
+            "plus what the owner sends in one loop iteration"
         )
 
 
 @each_kind
-async def test_a_new_handler_gets_what_comes_after_it(hosts: Hosts, kind: str) -> None:
+async def test_a_new_handler_gets_the_following_frames(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (first, peer):
         heir = Host(initiator=False)
 
@@ -275,9 +279,7 @@ async def test_a_lane_can_be_aborted_before_its_session(hosts: Hosts, kind: str)
 
 
 @each_pairing
-async def test_a_sign_of_life_comes_once_for_each_time_that_it_was_asked_for(
-    hosts: Hosts, kinds: Kinds
-) -> None:
+async def test_each_ping_is_answered_once(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         for host in (pair.a, pair.b):
             signs: list[int] = []
@@ -289,8 +291,8 @@ async def test_a_sign_of_life_comes_once_for_each_time_that_it_was_asked_for(
 
 
 @each_kind
-async def test_the_answer_to_a_later_ping_is_a_sign_of_life_too(hosts: Hosts, kind: str) -> None:
-    """Of PINGs that come together the peer answers the newest, and one of keepalive's may be that."""
+async def test_the_reply_to_a_later_ping_counts_too(hosts: Hosts, kind: str) -> None:
+    """Of several PINGs the peer may reply only to the newest, which may be one of keepalive's."""
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         signs: list[int] = []
         await peer.read_until(lambda: peer.count(Ping) == 1)
@@ -306,7 +308,7 @@ async def test_the_answer_to_a_later_ping_is_a_sign_of_life_too(hosts: Hosts, ki
 
 
 @each_kind
-async def test_a_lane_that_has_ended_gives_no_sign_of_life(hosts: Hosts, kind: str) -> None:
+async def test_an_ended_lane_calls_no_ping_callback(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         signs: list[int] = []
         host.lane.ping(lambda: signs.append(1))
@@ -318,7 +320,7 @@ async def test_a_lane_that_has_ended_gives_no_sign_of_life(hosts: Hosts, kind: s
 
 
 @each_kind
-async def test_a_flood_that_has_to_wait_for_others_is_taken_to_its_end(
+async def test_a_flood_that_has_to_wait_for_others_is_processed_completely(
     hosts: Hosts, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []

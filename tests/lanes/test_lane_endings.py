@@ -1,6 +1,6 @@
-"""How every kind of lane ends: said, lost, broken, silent. The other half of the conformance suite.
+"""The end of a lane of every kind: GOAWAY, loss, violations, timeouts. Second half of the conformance suite.
 
-See ``test_lane``. Nothing here knows how a lane encrypts.
+See ``test_lane``. Nothing here depends on how a lane encrypts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tunnel.wire.negotiation import hello, welcome
 
 STEP = MIB // 4 if EMULATED else MIB  # emulated, encryption is about 70 times slower
 
-# Said, or lost.
+# GOAWAY or loss.
 
 
 @each_pairing
@@ -56,15 +56,17 @@ async def test_goaway_is_a_refusal_with_its_code(hosts: Hosts, kinds: Kinds) -> 
 
 
 @each_kind
-@pytest.mark.parametrize("heard", [False, True], ids=["without the answer", "with the answer"])
-async def test_goaway_of_who_may_not_have_our_answer_is_a_loss(hosts: Hosts, kind: str, heard: bool) -> None:
+@pytest.mark.parametrize("heard", [False, True], ids=["before our reply", "after our reply"])
+async def test_goaway_of_a_peer_that_may_lack_our_reply_is_a_loss(
+    hosts: Hosts, kind: str, heard: bool
+) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await peer.send((encode(Ping(1)) if heard else b"") + encode(GoAway(Code.TIMEOUT, "no answer")))
         assert isinstance(await only_end(host), RefusedError if heard else LaneLost)
 
 
 @each_kind
-async def test_goaway_of_who_answered_is_a_refusal(hosts: Hosts, kind: str) -> None:
+async def test_goaway_of_a_peer_that_replied_is_a_refusal(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=True) as (host, peer):
         await peer.send(encode(GoAway(Code.NONE, "the host stops")))
         assert isinstance(await only_end(host), RefusedError)
@@ -72,23 +74,25 @@ async def test_goaway_of_who_answered_is_a_refusal(hosts: Hosts, kind: str) -> N
 
 @each_kind
 @each_role
-async def test_an_end_is_said_so_that_it_ends_the_session(hosts: Hosts, kind: str, dialing: bool) -> None:
-    """However soon: an attached lane is a session's to the peer as soon as it has a frame before GOAWAY."""
+async def test_goaway_is_sent_after_a_frame_so_that_it_ends_the_session(
+    hosts: Hosts, kind: str, dialing: bool
+) -> None:
+    """However early: the peer attaches the lane with the first frame that it receives before GOAWAY."""
     async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
         host.lane.close(Code.NONE, "the host stops")
         await peer.read_to_end()
-        said = [type(frame) for frame in peer.frames]
-        assert said[-1] is GoAway
-        assert Ping in said
+        types = [type(frame) for frame in peer.frames]
+        assert types[-1] is GoAway
+        assert Ping in types
 
 
 @each_kind
-async def test_an_aborted_lane_is_reset_without_a_word(hosts: Hosts, kind: str) -> None:
+async def test_an_aborted_lane_is_reset_without_goaway(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await stuffed(host, peer)
         host.lane.abort()
         await peer.read_to_end()
-        assert peer.ending == "reset", "what was not sent must not come later"
+        assert peer.ending == "reset", "unsent frames must not arrive later"
         assert peer.count(GoAway) == 0
 
 
@@ -107,11 +111,11 @@ async def test_goaway_arrives_through_bulk_in_both_directions(
         ended = await only_end(pair.b)
         assert isinstance(ended, RefusedError)
         assert ended.code is Code.INTERNAL
-        assert pair.b.sinks[number].received == sent, "what was queued goes before GOAWAY"
+        assert pair.b.sinks[number].received == sent, "the queue is sent before GOAWAY"
 
 
 @each_pairing
-async def test_both_may_close_at_once(hosts: Hosts, kinds: Kinds) -> None:
+async def test_both_may_close_simultaneously(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         pair.a.lane.close(Code.NONE, "")
         pair.b.lane.close(Code.NONE, "")
@@ -120,19 +124,19 @@ async def test_both_may_close_at_once(hosts: Hosts, kinds: Kinds) -> None:
 
 
 @each_pairing
-async def test_closing_and_aborting_may_be_said_again(hosts: Hosts, kinds: Kinds) -> None:
+async def test_close_and_abort_are_idempotent(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         for _ in range(2):
             pair.a.lane.close(Code.NONE, "")
         for _ in range(2):
             pair.a.lane.abort()
         pair.a.lane.close(Code.NONE, "")
-        await until(lambda: fileno(pair.a) == -1, "for the lane to give its socket up")
+        await until(lambda: fileno(pair.a) == -1, "for the lane to close its socket")
 
 
 @each_pairing
 @pytest.mark.parametrize("way", ["close", "abort"])
-async def test_nothing_is_called_once_we_ended_the_lane(hosts: Hosts, kinds: Kinds, way: str) -> None:
+async def test_no_handler_is_called_after_we_ended_the_lane(hosts: Hosts, kinds: Kinds, way: str) -> None:
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
         pair.a.send(number, 1 << 40)
@@ -150,8 +154,8 @@ async def test_nothing_is_called_once_we_ended_the_lane(hosts: Hosts, kinds: Kin
 
 
 @each_pairing
-async def test_an_ended_lane_takes_frames_and_drops_them(hosts: Hosts, kinds: Kinds) -> None:
-    """Its owner may be in the middle of sending when the end comes."""
+async def test_an_ended_lane_accepts_frames_and_drops_them(hosts: Hosts, kinds: Kinds) -> None:
+    """Its owner may be sending when it ends."""
     async with joined(hosts, kinds) as pair:
         (number,) = await pair.opened()
         pair.a.session.ready(number)
@@ -176,7 +180,7 @@ async def test_a_peer_that_does_not_read_cannot_hold_a_closing_lane(
         monkeypatch.setattr(base_lane, "LINGER", 0.2)
         host.lane.close(Code.NONE, "")
         assert fileno(host) >= 0
-        await until(lambda: fileno(host) == -1, "for the lane to give up", patience=5)
+        await until(lambda: fileno(host) == -1, "for LINGER to end", patience=5)
         assert host.ends == []
 
 
@@ -195,7 +199,7 @@ async def test_an_end_without_goaway_is_a_loss(hosts: Hosts, kind: str, dialing:
 
 
 @each_kind
-async def test_a_loss_is_noticed_while_sending(hosts: Hosts, kind: str) -> None:
+async def test_a_loss_is_detected_while_sending(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await stuffed(host, peer)
         peer.reset()
@@ -203,7 +207,7 @@ async def test_a_loss_is_noticed_while_sending(hosts: Hosts, kind: str) -> None:
 
 
 @each_kind
-async def test_a_reset_is_noticed_at_once_however_much_is_unread(hosts: Hosts, kind: str) -> None:
+async def test_a_reset_is_detected_immediately_however_much_is_unread(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await peer.send(encode(Open(1, 4096, TARGET)))
         await until(lambda: host.opened == {1})
@@ -214,7 +218,7 @@ async def test_a_reset_is_noticed_at_once_however_much_is_unread(hosts: Hosts, k
 
 
 @each_kind
-async def test_what_arrived_before_a_loss_counts(hosts: Hosts, kind: str) -> None:
+async def test_frames_received_before_a_loss_are_processed(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await peer.send(encode(Open(1, 4096, TARGET)) + encode(Open(3, 4096, TARGET), 1)[:-1])
         await peer.say_close_notify()
@@ -247,16 +251,16 @@ async def test_a_changed_bit_ends_the_lane_and_delivers_nothing_wrong(hosts: Hos
         assert isinstance(await only_end(pair.a), LaneLost)
 
 
-# A peer that breaks rules.
+# Protocol violations of the peer.
 
 
 def raw_header(kind: int, stream: int, length: int, flags: int = 0) -> bytes:
-    """A header with fields that ``encode`` would never write."""
+    """Return a header with fields that ``encode`` would never write."""
     return struct.pack("!BBHIIQ", kind, flags, 0, stream, length, 0)
 
 
 class Crime(NamedTuple):
-    """What the peer does once there is a session, and the code that it is told."""
+    """A protocol violation: bytes that the peer sends, and the code of our GOAWAY."""
 
     raw: bytes
     code: Code
@@ -284,7 +288,7 @@ FIRST_CRIMES = {
 
 
 async def convicted(host: Host, peer: TlsPeer, code: Code) -> None:
-    """Both sides know: our handler by a ProtocolError, the peer by GOAWAY."""
+    """Check that our handler gets a ProtocolError and the peer GOAWAY."""
     await peer.read_to_end()
     assert [frame.code for frame in peer.frames if isinstance(frame, GoAway)] == [code]
     assert peer.ending == "close_notify"
@@ -296,7 +300,7 @@ async def convicted(host: Host, peer: TlsPeer, code: Code) -> None:
 @each_kind
 @each_role
 @pytest.mark.parametrize("crime", CRIMES.values(), ids=CRIMES)
-async def test_a_broken_rule_ends_the_lane_with_its_code(
+async def test_a_violation_ends_the_lane_with_its_code(
     hosts: Hosts, kind: str, dialing: bool, crime: Crime
 ) -> None:
     async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
@@ -307,9 +311,7 @@ async def test_a_broken_rule_ends_the_lane_with_its_code(
 @each_kind
 @each_role
 @pytest.mark.parametrize("crime", FIRST_CRIMES.values(), ids=FIRST_CRIMES)
-async def test_nothing_but_a_greeting_may_come_first(
-    hosts: Hosts, kind: str, dialing: bool, crime: Crime
-) -> None:
+async def test_only_hello_may_come_first(hosts: Hosts, kind: str, dialing: bool, crime: Crime) -> None:
     async with against_raw(hosts, kind, dialing=dialing, greeted=False) as (host, peer):
         await peer.send(crime.raw)
         await convicted(host, peer, crime.code)
@@ -317,7 +319,7 @@ async def test_nothing_but_a_greeting_may_come_first(
 
 
 @each_kind
-async def test_nothing_behind_a_broken_rule_is_obeyed(hosts: Hosts, kind: str) -> None:
+async def test_nothing_after_a_violation_is_processed(hosts: Hosts, kind: str) -> None:
     async with against_raw(hosts, kind, dialing=False) as (host, peer):
         await peer.send(encode(Open(1, 4096, TARGET)) + raw_header(99, 0, 0) + encode(Open(3, 1, TARGET), 1))
         await convicted(host, peer, Code.FRAME_TYPE)
@@ -325,7 +327,7 @@ async def test_nothing_behind_a_broken_rule_is_obeyed(hosts: Hosts, kind: str) -
 
 
 @each_kind
-async def test_a_fault_of_our_own_is_told_as_one(hosts: Hosts, kind: str) -> None:
+async def test_a_bug_of_ours_is_reported_as_internal(hosts: Hosts, kind: str) -> None:
     def blunder(frame: Frame) -> None:
         raise MisuseError(Code.STREAM_STATE, "a bug")
 
@@ -343,19 +345,17 @@ async def test_a_fault_of_our_own_is_told_as_one(hosts: Hosts, kind: str) -> Non
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepalive, "INTERVAL", 0.1)
-    monkeypatch.setattr(
-        keepalive, "TIMEOUT", 2.0
-    )  # a busy machine may stand still for a good part of a second
+    monkeypatch.setattr(keepalive, "TIMEOUT", 2.0)  # a busy machine may stall for most of a second
 
 
 @each_kind
 @each_role
 @pytest.mark.usefixtures("impatient")
-async def test_a_silent_peer_is_lost(hosts: Hosts, kind: str, dialing: bool) -> None:
+async def test_a_peer_that_sends_nothing_is_lost(hosts: Hosts, kind: str, dialing: bool) -> None:
     async with against_raw(hosts, kind, dialing=dialing) as (host, peer):
         ended = await only_end(host)
         assert isinstance(ended, LaneLost)
-        assert "silent" in str(ended)
+        assert "keepalive timeout" in str(ended)
         await peer.read_to_end()
         assert peer.count(Ping) > 2
 
@@ -375,7 +375,7 @@ async def test_a_frozen_network_is_a_loss_on_both_sides(hosts: Hosts, kinds: Kin
 
 @each_pairing
 @pytest.mark.usefixtures("impatient")
-async def test_an_idle_lane_lives(hosts: Hosts, kinds: Kinds) -> None:
+async def test_an_idle_lane_stays_up(hosts: Hosts, kinds: Kinds) -> None:
     async with joined(hosts, kinds) as pair:
         await until(lambda: min(host.calls.count("on_tick") for host in (pair.a, pair.b)) > 30)
         assert pair.a.ends == pair.b.ends == []
@@ -390,7 +390,7 @@ async def test_the_round_trip_is_measured(
     poll = Keepalive.poll
 
     def noted(self: Keepalive, now: float) -> Ping | None:
-        """Note the last question that a lane asks for long: one that was asked on the frozen cable."""
+        """Record PINGs after which no other follows for long: those sent on the frozen cable."""
         ping = poll(self, now)
         if ping is not None and self.wake_at - now > 30:
             asked.append(now)

@@ -1,4 +1,4 @@
-"""Which lanes a host makes."""
+"""Creating lanes of both kinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tunnel.wire.states import LaneState
 
 
 async def made_by(make: LaneMaker, hosts: Hosts) -> tuple[Lane, Lane]:
-    """The two ends of a lane: whose peer is hostb, and whose peer is hosta."""
+    """Return both ends of a lane: the one with peer hostb, and the one with peer hosta."""
     dialing, accepting = tcp_pair()
     return await asyncio.gather(
         make(dialing, hosts.a, ["hostb"], LaneState.AWAIT_WELCOME, dialing=True),
@@ -39,7 +39,7 @@ async def test_lanes_are_made_with_the_engine_of_the_host(hosts: Hosts, provider
         await gone(lane)
 
 
-async def test_whoever_is_somebody_else_gets_no_lane(hosts: Hosts) -> None:
+async def test_a_peer_with_another_name_gets_no_lane(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     make = maker(LaneKind.USERSPACE)
     with dialing, accepting:
@@ -66,11 +66,11 @@ async def test_kernel_lanes_are_made_of_sockets_that_encrypt(
         await gone(lane)
 
 
-async def test_a_kernel_that_does_not_encrypt_makes_no_lane(
+async def test_without_kernel_tls_no_kernel_lane_is_made(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(sock: object, keys: Keys) -> None:
-        raise LaneError("the kernel does no TLS")
+        raise LaneError("kernel TLS is not available")
 
     monkeypatch.setattr(kernel_tls, "enable", refuse)
     dialing, accepting = tcp_pair()
@@ -81,4 +81,4 @@ async def test_a_kernel_that_does_not_encrypt_makes_no_lane(
             make(accepting, hosts.b, NAMES, LaneState.AWAIT_FIRST, dialing=False),
             return_exceptions=True,
         )
-    assert [str(result) for result in results] == ["the kernel does no TLS"] * 2
+    assert [str(result) for result in results] == ["kernel TLS is not available"] * 2

@@ -1,4 +1,4 @@
-"""How both kinds of lane are measured: in turn, within bounds, and whatever goes wrong."""
+"""Measuring the cost of both kinds of lane: alternately, within bounds, and with errors."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TURN = 1024 // (ROUND // MIB)
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let kernel lanes be plain sockets."""
+    """Use plain sockets for kernel lanes."""
     monkeypatch.setattr(kernel_tls, "enable", lambda sock, keys: None)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is."""
+    """Raise the time limit, for a busy machine."""
     monkeypatch.setattr(lane_meter, "PATIENCE", 60.0)
 
 
 class Counted(UserspacePath):
-    """Counts what is called."""
+    """Counts calls."""
 
     def __init__(self) -> None:
         super().__init__(SUITE)
@@ -64,7 +64,7 @@ class Broken(Counted):
 
 
 class Stuck(Counted):
-    """Takes bytes, and never has them arrive."""
+    """Sends bytes that never arrive."""
 
     def receive(self) -> bool:
         return False
@@ -74,7 +74,7 @@ class Stuck(Counted):
 
 
 def ticking(*seconds: float) -> Callable[[], float]:
-    """A clock of CPU time by which each look at both ends takes as long as that, in turn, again and again."""
+    """Return a CPU clock by which each iteration of both ends takes the next of ``seconds``, cyclically."""
     now, steps = 0.0, itertools.chain.from_iterable((0.0, step) for step in itertools.cycle(seconds))
 
     def look() -> float:
@@ -86,7 +86,7 @@ def ticking(*seconds: float) -> Callable[[], float]:
 
 
 @pytest.mark.usefixtures("patient")
-def test_both_kinds_are_measured_to_the_end() -> None:
+def test_both_kinds_are_measured_completely() -> None:
     costs = measure(SUITE, None)
     assert isinstance(costs.kernel, float)
     assert isinstance(costs.userspace, float)
@@ -94,7 +94,7 @@ def test_both_kinds_are_measured_to_the_end() -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_kinds_take_turns_so_that_a_slow_moment_hits_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_alternate_so_that_a_slow_moment_affects_both(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
     carry = LaneMeter._carry
 
@@ -109,7 +109,7 @@ def test_kinds_take_turns_so_that_a_slow_moment_hits_both(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("patient")
-def test_the_cost_is_cpu_time_by_bytes_and_only_of_both_ends() -> None:
+def test_the_cost_is_cpu_time_per_byte_of_both_ends_only() -> None:
     paths: list[Counted] = []
 
     def make() -> Counted:
@@ -133,7 +133,7 @@ def test_the_median_of_all_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert meter.cost == pytest.approx(0.005 * TURN)
 
 
-def test_who_has_used_up_the_time_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_that_used_up_its_time_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
     def carry(self: LaneMeter, path: LanePath, begin: float, patience: float) -> tuple[int, float]:
@@ -151,27 +151,27 @@ def test_who_has_used_up_the_time_is_not_asked_again(monkeypatch: pytest.MonkeyP
     assert meter.cost == pytest.approx(0.001 * 1024)
 
 
-def test_a_round_that_carried_too_little_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_that_carried_too_little_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LaneMeter, "_carry", lambda *_: (300 << 10, 0.3))
     meter = LaneMeter(Counted)
     meter.turn()
     meter.close()
-    assert meter.cost == "only 300 KiB went through in 0.25 s"
+    assert meter.cost == "only 300 KiB transferred in 0.25 s"
 
 
 def test_without_time_nothing_is_measured_and_the_daemon_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_meter, "PATIENCE", 0.0)
     costs = measure(SUITE, None)
-    assert costs.kernel == costs.userspace == "only 0 KiB went through in 0 s"
+    assert costs.kernel == costs.userspace == "only 0 KiB transferred in 0 s"
     assert not costs.kernel_wins
 
 
-def test_at_the_deadline_what_is_under_way_arrives_and_no_more_is_sent() -> None:
+def test_at_the_deadline_bytes_in_flight_arrive_and_no_more_are_sent() -> None:
     clock = itertools.count(0.0, 0.08)
     path = Counted()
     meter = LaneMeter(lambda: path, clock=lambda: next(clock))
     meter.turn()
-    assert meter.cost == f"only {path.taken >> 10} KiB went through in 0.25 s"
+    assert meter.cost == f"only {path.taken >> 10} KiB transferred in 0.25 s"
     assert 0 < path.taken == path.delivered <= 4 * FRAME
     meter.turn()
     meter.close()
@@ -181,11 +181,11 @@ def test_at_the_deadline_what_is_under_way_arrives_and_no_more_is_sent() -> None
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (LaneError("the kernel does no TLS"), "the kernel does no TLS"),
+        (LaneError("kernel TLS is not available"), "kernel TLS is not available"),
         (BrokenPipeError(32, "whatever"), "Broken pipe"),
     ],
 )
-def test_what_goes_wrong_is_the_cost(error: Exception, words: str) -> None:
+def test_an_error_is_the_cost(error: Exception, words: str) -> None:
     path = Broken(error)
     meter = LaneMeter(lambda: path)
     meter.turn()
@@ -195,28 +195,30 @@ def test_what_goes_wrong_is_the_cost(error: Exception, words: str) -> None:
     assert meter.cost == words
 
 
-def test_bytes_that_never_arrive_are_not_waited_for() -> None:
+def test_bytes_that_never_arrive_time_out() -> None:
     clock = itertools.count(0.0, 0.1)
     path = Stuck()
     meter = LaneMeter(lambda: path, clock=lambda: next(clock))
     meter.turn()
-    assert meter.cost == "bytes did not arrive within 1 s"
+    assert meter.cost == "timed out after 1 s waiting for bytes in flight"
     assert path.closed
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_kind_that_this_host_does_not_have_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_kind_does_not_affect_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(sock: socket.socket, keys: Keys) -> None:
-        raise LaneError("the kernel does not encrypt")
+        raise LaneError("kernel TLS does not support it")
 
     monkeypatch.setattr(kernel_tls, "enable", refuse)
     costs = measure(SUITE, None)
-    assert costs.kernel == "the kernel does not encrypt"
+    assert costs.kernel == "kernel TLS does not support it"
     assert isinstance(costs.userspace, float)
 
 
 @pytest.mark.usefixtures("patient")
-def test_each_kind_has_the_suite_and_the_engine_that_its_lanes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_is_measured_with_the_suite_and_engine_of_its_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made: list[tuple[str, object]] = []
 
     def userspace(suite: str, provider: object) -> LanePath:

@@ -1,4 +1,4 @@
-"""A lane that goes from one loop to another when its first frame has come, of every kind that can.
+"""Moving a lane of each kind from one event loop to another after its first frame.
 
 Part of the conformance suite: see ``test_lane``.
 """
@@ -30,7 +30,7 @@ OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
 
 
 class Owner:
-    """Whom a lane tells what comes, and in which thread; ``error`` is what it raises then."""
+    """A handler that records calls and their threads, and raises ``error`` for a frame."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.told: list[tuple[str, int]] = []
@@ -51,16 +51,16 @@ class Owner:
         self._tell("payload")
 
     def on_batch_end(self, lane: Lane) -> None:
-        """Nothing is kept."""
+        """Ignore."""
 
     def on_writable(self, lane: Lane) -> None:
-        """Nothing waits."""
+        """Ignore."""
 
     def on_tick(self, lane: Lane) -> None:
         self._tell("tick")
 
     def on_worn(self, lane: Lane) -> None:
-        """No key is."""
+        """Ignore."""
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         self._tell("end")
@@ -69,7 +69,7 @@ class Owner:
 
 @pytest.fixture
 async def worker() -> AsyncIterator[Worker]:
-    """Another loop, in another thread."""
+    """A worker: another loop in another thread."""
     workers = Workers(2)
     await workers.start()
     yield workers.all[1]
@@ -77,7 +77,7 @@ async def worker() -> AsyncIterator[Worker]:
 
 
 class Moving:
-    """An accepted lane whose HELLO has come, and the peer."""
+    """An accepted lane that receives HELLO, and the peer."""
 
     def __init__(self, lane: Lane, peer: TlsPeer) -> None:
         self.lane = lane
@@ -91,7 +91,7 @@ class Moving:
 
 
 async def enter(lane: Lane, owner: Owner) -> None:
-    """Go on here with a lane that has left another loop."""
+    """Add a lane that has left another loop to this one."""
     lane.enter(owner, OFFER)
 
 
@@ -105,7 +105,7 @@ async def accepted(hosts: Hosts, kind: str) -> tuple[Moving, Any]:
 
 
 @each_kind
-async def test_it_goes_on_in_the_other_thread(hosts: Hosts, kind: str, worker: Worker) -> None:
+async def test_it_continues_in_the_other_thread(hosts: Hosts, kind: str, worker: Worker) -> None:
     moving, sock = await accepted(hosts, kind)
     await moving.heard()
     lane, owner = moving.lane, Owner()
@@ -126,30 +126,32 @@ async def test_it_goes_on_in_the_other_thread(hosts: Hosts, kind: str, worker: W
     await moving.peer.send(encode(GoAway(Code.NONE, "over")))
     await until(lambda: owner.reason, "for the end")
     assert {thread for _, thread in owner.told} == {there}
-    assert moving.first.frames == [OFFER], "who had it before hears no more"
+    assert moving.first.frames == [OFFER], "the previous handler receives nothing more"
     assert moving.first.reason is None
     await worker.call(gone, lane)
     sock.close()
 
 
 @each_kind
-async def test_what_came_before_it_was_watched_again_is_read(hosts: Hosts, kind: str, worker: Worker) -> None:
+async def test_input_received_between_leave_and_enter_is_read(
+    hosts: Hosts, kind: str, worker: Worker
+) -> None:
     moving, sock = await accepted(hosts, kind)
     await moving.heard()
     lane, owner = moving.lane, Owner()
     lane.leave()
-    await moving.peer.send(encode(GoAway(Code.NONE, "it does not wait")))
-    await until(lambda: unread(lane._sock) > 0, "for it to be there")  # type: ignore[attr-defined]
+    await moving.peer.send(encode(GoAway(Code.NONE, "not waiting")))
+    await until(lambda: unread(lane._sock) > 0, "for it to arrive")  # type: ignore[attr-defined]
 
     await worker.call(enter, lane, owner)
     await until(lambda: owner.reason, "for the end")
-    assert "it does not wait" in str(owner.reason)
+    assert "not waiting" in str(owner.reason)
     await worker.call(gone, lane)
     sock.close()
 
 
 @each_kind
-async def test_a_first_frame_that_is_refused_there_is_answered(
+async def test_a_first_frame_that_the_new_handler_refuses_is_answered(
     hosts: Hosts, kind: str, worker: Worker
 ) -> None:
     moving, sock = await accepted(hosts, kind)
@@ -165,7 +167,7 @@ async def test_a_first_frame_that_is_refused_there_is_answered(
 
 
 @each_kind
-async def test_a_bug_there_ends_the_lane(hosts: Hosts, kind: str, worker: Worker) -> None:
+async def test_an_exception_in_the_new_handler_ends_the_lane(hosts: Hosts, kind: str, worker: Worker) -> None:
     moving, sock = await accepted(hosts, kind)
     await moving.heard()
     lane, owner = moving.lane, Owner(ValueError("a bug"))

@@ -1,6 +1,6 @@
-"""What is measured is what lanes do: bytes go the whole way, and come out as they were.
+"""Measured paths carry payload from end to end unchanged, as lanes do.
 
-That of the kernel runs here on plain sockets; ``test_emulated_kernel`` has it with encryption.
+The kernel path runs here on plain sockets; ``test_emulated_kernel`` runs it with encryption.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ each_path = pytest.mark.parametrize("kind", MAKERS)
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> list[Keys]:
-    """Let kernel lanes be plain sockets; the keys that they would have had."""
+    """Use plain sockets for kernel lanes; return the keys that they would use."""
     keys: list[Keys] = []
     monkeypatch.setattr(kernel_tls, "enable", lambda sock, given: keys.append(given))
     return keys
 
 
 @each_path
-def test_payload_comes_out_as_it_was(kind: str) -> None:
+def test_payload_arrives_unchanged(kind: str) -> None:
     carried(MAKERS[kind](), PAYLOAD)
 
 
@@ -67,7 +67,7 @@ def test_without_bytes_nothing_moves(kind: str) -> None:
 
 
 @each_path
-def test_a_sink_that_does_not_read_stops_all_and_nothing_is_lost(kind: str) -> None:
+def test_a_sink_that_does_not_read_stops_everything_and_nothing_is_lost(kind: str) -> None:
     path, written, got, still = MAKERS[kind](), 0, b"", 0
     content = PAYLOAD * 8
     while still < 100:
@@ -87,13 +87,13 @@ def test_a_sink_that_does_not_read_stops_all_and_nothing_is_lost(kind: str) -> N
 
 
 def descriptors() -> set[Path]:
-    pipes._nowhere()  # is opened once, and stays
+    pipes._nowhere()  # opened once, and stays open
     return set(Path("/proc/self/fd").iterdir())
 
 
 @each_path
-def test_closing_gives_every_descriptor_back(kind: str) -> None:
-    gc.collect()  # what earlier tests left is not to be closed meanwhile
+def test_closing_releases_every_descriptor(kind: str) -> None:
+    gc.collect()  # descriptors of earlier tests must not be closed meanwhile
     before = descriptors()
     path = MAKERS[kind]()
     assert len(descriptors()) > len(before)
@@ -104,17 +104,17 @@ def test_closing_gives_every_descriptor_back(kind: str) -> None:
 
 def test_a_lane_that_cannot_encrypt_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(sock: socket.socket, keys: Keys) -> None:
-        raise LaneError("the kernel does no TLS")
+        raise LaneError("kernel TLS is not available")
 
     monkeypatch.setattr(kernel_tls, "enable", refuse)
     before = descriptors()
-    with pytest.raises(LaneError, match="the kernel does no TLS"):
+    with pytest.raises(LaneError, match="kernel TLS is not available"):
         KernelPath(SUITE)
     assert descriptors() == before
 
 
 @each_path
-def test_a_lane_that_is_cut_is_an_error(kind: str) -> None:
+def test_a_closed_connection_is_an_error(kind: str) -> None:
     path = MAKERS[kind]()
     path._out.shutdown(socket.SHUT_WR)
     path.wait(5)
@@ -124,7 +124,7 @@ def test_a_lane_that_is_cut_is_an_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["python", "compiled"])
-def test_bytes_that_change_on_the_way_are_an_error(kind: str) -> None:
+def test_changed_bytes_are_an_error(kind: str) -> None:
     path = MAKERS[kind]()
     path._out.send(b"\x17\x03\x03\x00\x20" + bytes(32))
     path.wait(5)
@@ -145,7 +145,7 @@ def test_a_header_may_come_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_both_ends_have_the_same_keys_and_no_others_have(suite: str) -> None:
+def test_both_ends_have_the_same_keys_and_each_connection_its_own(suite: str) -> None:
     one, other = made_up_keys(suite)
     assert one.cipher == other.cipher == suite
     assert (one.send, one.receive) == (other.receive, other.send)

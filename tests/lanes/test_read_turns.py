@@ -1,4 +1,4 @@
-"""Turns of reading, with a clock in the test's hand."""
+"""The read quantum, on a fake clock."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frames(turn: Turn, most: int = 10_000) -> int:
-    """Take frames until the turn is over; how many there were."""
+    """Process frames until the quantum is used up; return how many."""
     for taken in range(most):
         if turn.spent():
             return taken
     return most
 
 
-def test_a_turn_is_over_after_so_many_frames(clock: Clock) -> None:
+def test_the_quantum_is_bounded_in_frames(clock: Clock) -> None:
     turn = Turn(clock)
     for _ in range(3):
         turn.begin()
         assert frames(turn) == MOST_FRAMES
 
 
-def test_a_turn_is_over_after_some_time_and_takes_a_frame_all_the_same(clock: Clock) -> None:
+def test_the_quantum_is_bounded_in_time_but_has_at_least_one_frame(clock: Clock) -> None:
     turn = Turn(clock)
     turn.begin()
     clock.now += LONGEST
     assert 1 <= frames(turn) < MOST_FRAMES
 
 
-def test_without_a_beginning_there_is_no_bound(clock: Clock) -> None:
+def test_before_the_first_begin_there_is_no_bound(clock: Clock) -> None:
     assert frames(Turn(clock)) == 10_000
 
 
 def flood(turn: Turn, clock: Clock, seconds: float = 0.001, size: int = 20 * MOST_FRAMES) -> float:
-    """Take a turn of tiny frames that is cut off; how long the lane has to wait."""
+    """Use up the quantum with tiny frames; return how long the lane has to wait."""
     turn.begin()
     frames(turn)
     turn.took(size)
@@ -55,13 +55,13 @@ def flood(turn: Turn, clock: Clock, seconds: float = 0.001, size: int = 20 * MOS
     return turn.pause()
 
 
-def test_alone_it_goes_on_at_once(clock: Clock) -> None:
+def test_a_lane_alone_does_not_wait(clock: Clock) -> None:
     turn = Turn(clock)
     for _ in range(5):
         assert flood(turn, clock) == 0.0
 
 
-def test_its_own_sending_does_not_count_as_somebody_elses(clock: Clock) -> None:
+def test_its_own_sending_does_not_count_as_activity_of_others(clock: Clock) -> None:
     turn = Turn(clock)
     flood(turn, clock)
     turn.count()
@@ -69,13 +69,13 @@ def test_its_own_sending_does_not_count_as_somebody_elses(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("what", ["reads", "sends"])
-def test_beside_others_a_flood_waits_many_times_as_long_as_it_took(clock: Clock, what: str) -> None:
+def test_with_other_lanes_active_a_flood_waits_a_multiple_of_its_time(clock: Clock, what: str) -> None:
     turn, other = Turn(clock), Turn(clock)
     flood(turn, clock)
     other.begin() if what == "reads" else other.count()
     assert flood(turn, clock, 0.001) == pytest.approx(WAIT * 0.001)
     clock.now += WAIT * 0.001
-    assert flood(turn, clock) == 0.0, "the other one has nothing to do any more"
+    assert flood(turn, clock) == 0.0, "the other lane is not active any more"
 
 
 def test_floods_of_several_lanes_wait_for_each_other(clock: Clock) -> None:
@@ -98,8 +98,8 @@ def test_bulk_never_waits(clock: Clock) -> None:
         assert turn.pause() == 0.0
 
 
-def test_large_frames_are_cut_off_in_time_and_do_not_wait(clock: Clock) -> None:
-    """Where a machine is slow, or the process was not running for a while."""
+def test_large_frames_are_bounded_in_time_and_do_not_wait(clock: Clock) -> None:
+    """On a slow machine, or after the process was not scheduled for a while."""
     turn, other = Turn(clock), Turn(clock)
     other.begin()
     turn.begin()
@@ -109,11 +109,11 @@ def test_large_frames_are_cut_off_in_time_and_do_not_wait(clock: Clock) -> None:
     assert turn.pause() == 0.0
 
 
-def test_a_lane_is_alone_while_no_other_has_anything_to_do(clock: Clock) -> None:
+def test_a_lane_is_alone_while_no_other_is_active(clock: Clock) -> None:
     one, two = Turn(clock), Turn(clock)
     one.alone()
     one.count()
-    assert one.alone(), "its own turns are none of others"
+    assert one.alone(), "its own activity does not count"
     two.begin()
     assert not one.alone()
-    assert one.alone(), "nothing since it was asked"
+    assert one.alone(), "no activity since the last call"

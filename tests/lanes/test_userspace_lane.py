@@ -1,4 +1,4 @@
-"""What is particular to the userspace lane: records, buffers, and the socket that it shares with nobody."""
+"""Specific to the userspace lane: records, buffers, and its socket."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 def shut(lane: UserspaceLane) -> None:
-    """Let every send fail from now on."""
+    """Make every later send fail."""
     lane._sock.shutdown(socket.SHUT_WR)
 
 
 def records(size: int) -> int:
-    """Bytes on the wire that ``size`` plain bytes take: 22 more for each record (header, type, tag)."""
+    """Bytes on the wire of ``size`` plain bytes: 22 more for each record (header, type, tag)."""
     return size + 22 * -(-size // RECORD)
 
 
@@ -42,7 +42,7 @@ def records(size: int) -> int:
 async def test_small_payload_shares_a_record_with_its_header(
     hosts: Hosts, each_engine: str, size: int
 ) -> None:
-    """The compiled engine makes records of all that is queued, whatever pieces it is in."""
+    """The compiled engine makes records of the whole queue, whatever the pieces."""
     apart = each_engine == "python" and size > SMALL
     wire = records(HEADER_SIZE) + records(size) if apart else records(HEADER_SIZE + size)
     async with lane_and_peer(hosts) as (host, lane, peer):
@@ -55,7 +55,7 @@ async def test_small_payload_shares_a_record_with_its_header(
         assert lane.bytes_sent - sent_before == HEADER_SIZE + size
 
 
-async def test_what_the_socket_does_not_take_waits_in_order(hosts: Hosts) -> None:
+async def test_unsent_bytes_stay_queued_in_order(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         sent = fill(host, lane)
         for number in range(5):
@@ -86,7 +86,7 @@ async def test_goaway_waits_for_a_full_socket(hosts: Hosts, monkeypatch: pytest.
         await until(lane.gone.is_set)
 
 
-async def test_what_comes_after_our_goaway_is_of_no_use(hosts: Hosts) -> None:
+async def test_input_after_our_goaway_is_discarded(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         lane.close(Code.DRAINING, "maintenance")
         await peer.send(b"\xff" * 100_000)
@@ -98,7 +98,7 @@ async def test_what_comes_after_our_goaway_is_of_no_use(hosts: Hosts) -> None:
 
 
 class EndlessSocket:
-    """A lane's socket, from which something can always be read."""
+    """A lane's socket that is always readable."""
 
     def __init__(self, sock: socket.socket, endless: Endless) -> None:
         self._sock, self._endless = sock, endless
@@ -110,7 +110,7 @@ class EndlessSocket:
         return getattr(self._sock, name)
 
 
-async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
+async def test_a_peer_that_never_stops_sending_cannot_hold_a_closing_lane(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = Endless()
@@ -120,10 +120,10 @@ async def test_a_peer_that_never_ends_cannot_hold_a_closing_lane(
         monkeypatch.setattr(lane, "_sock", EndlessSocket(lane._sock, endless))
         await peer.send(b"x")
         await until(lane.gone.is_set)
-    assert endless.left, "the loop had its turn, and the time was over"
+    assert endless.left, "the loop was not blocked, and LINGER ended"
 
 
-@pytest.mark.parametrize("waiting", [False, True], ids=["at once", "while bytes wait"])
+@pytest.mark.parametrize("waiting", [False, True], ids=["immediately", "with a full queue"])
 async def test_a_failing_send_ends_the_lane_without_raising(hosts: Hosts, waiting: bool) -> None:
     async with lane_and_peer(hosts) as (host, lane, _):
         if waiting:
@@ -138,22 +138,22 @@ async def test_a_failing_send_ends_the_lane_without_raising(hosts: Hosts, waitin
         assert str(host.ends[0]).endswith("lost: Broken pipe")
 
 
-async def test_a_cut_is_no_end(hosts: Hosts) -> None:
-    """FIN without close_notify: the last bytes still count, and the lane is lost."""
+async def test_fin_without_close_notify_is_a_loss(hosts: Hosts) -> None:
+    """The last bytes are still processed."""
     async with lane_and_peer(hosts) as (host, lane, peer):
         with unread_for_now(lane):
             before, last = lane.bytes_received, encode(Open(3, 1 << 40, TARGET))
             await peer.send(last)
             peer.close()
         await until(lambda: host.ends)
-        assert lane.bytes_received - before == len(last), "what came before the cut"
+        assert lane.bytes_received - before == len(last), "received before the FIN"
         assert host.calls[-3:] == ["on_frame", "on_batch_end", "on_end"]
         assert [type(end) for end in host.ends] == [LaneLost]
-        assert str(host.ends[0]).endswith("lost: it was closed without GOAWAY")
+        assert str(host.ends[0]).endswith("lost: closed without GOAWAY")
 
 
-async def test_a_reset_is_named_though_an_answer_fails_because_of_it(hosts: Hosts) -> None:
-    """Both come with one read: the question, and the end of who asked it."""
+async def test_a_reset_is_the_reason_even_if_a_reply_fails_because_of_it(hosts: Hosts) -> None:
+    """One read returns both the PING and the reset."""
     async with lane_and_peer(hosts) as (host, lane, peer):
         with unread_for_now(lane):
             await peer.send(encode(Ping(7)))
@@ -162,7 +162,7 @@ async def test_a_reset_is_named_though_an_answer_fails_because_of_it(hosts: Host
         assert str(host.ends[0]).endswith("lost: Connection reset by peer")
 
 
-async def test_the_loop_is_told_of_no_crumbs_inside_a_large_frame(hosts: Hosts) -> None:
+async def test_the_loop_is_not_woken_for_small_pieces_of_a_large_frame(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (_, lane, peer):
         frame = data_header(1, 0, MAX_DATA) + bytes(MAX_DATA)
         await peer.send(frame[: EXPECTED // 2])
@@ -173,15 +173,15 @@ async def test_the_loop_is_told_of_no_crumbs_inside_a_large_frame(hosts: Hosts) 
         assert lane._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
-async def test_a_frame_is_read_to_its_end_though_a_part_of_it_is_taken(hosts: Hosts) -> None:
-    """The beginning of a record that is out of the socket must not be waited for there."""
+async def test_a_frame_is_read_to_its_end_although_part_of_it_was_read(hosts: Hosts) -> None:
+    """SO_RCVLOWAT must not count the part of a record that was read from the socket already."""
     async with lane_and_peer(hosts) as (_, lane, peer):
         whole = 17 * RECORD
         size = whole + EXPECTED + 4 * KIB
         frame = peer.encrypt(data_header(1, 0, size)) + peer.encrypt(bytes(size))
         torn = records(HEADER_SIZE) + records(whole) + 12 * KIB
         lane._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        with unread_for_now(lane):  # until all of that is there: it is to be read at once
+        with unread_for_now(lane):  # until everything is there, so that it is read in one call
             await peer.send_raw(frame[:torn])
             await until(lambda: unread(lane._sock) == torn)
         await until(lambda: lane._decoder.payload_left == size - whole)
@@ -189,10 +189,10 @@ async def test_a_frame_is_read_to_its_end_though_a_part_of_it_is_taken(hosts: Ho
         await until(lambda: not lane._decoder.payload_left)
 
 
-# Many small things at once.
+# Floods of small frames and records.
 
 
-async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(hosts: Hosts) -> None:
+async def test_a_flood_of_frames_is_processed_in_quanta_and_in_order(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         with unread_for_now(lane):
             flood = b"".join(encode(Credit(1, 0, (1 << 40) + number)) for number in range(5 * MOST_FRAMES))
@@ -205,7 +205,7 @@ async def test_a_flood_of_frames_is_taken_in_turns_and_in_order(hosts: Hosts) ->
         assert max(map(len, batches)) <= MOST_FRAMES
 
 
-async def test_a_flood_of_pings_is_answered_once_a_turn(hosts: Hosts) -> None:
+async def test_a_flood_of_pings_is_answered_once_per_quantum(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (_, lane, peer):
         with unread_for_now(lane):
             flood = pings(10 * MOST_FRAMES)
@@ -215,7 +215,7 @@ async def test_a_flood_of_pings_is_answered_once_a_turn(hosts: Hosts) -> None:
         assert peer.count(Pong) < 10 * MOST_FRAMES / 7
 
 
-async def test_tiny_records_are_opened_in_turns(hosts: Hosts) -> None:
+async def test_tiny_records_are_opened_in_quanta(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         with unread_for_now(lane):
             flood = peer.encrypt(pings(200) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
@@ -226,7 +226,7 @@ async def test_tiny_records_are_opened_in_turns(hosts: Hosts) -> None:
         assert host.calls.count("on_batch_end") >= 200 * HEADER_SIZE // MOST_READS
 
 
-async def test_a_cut_waits_until_all_that_came_before_it_is_taken(hosts: Hosts) -> None:
+async def test_a_reset_is_reported_after_everything_received_before_it(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         with unread_for_now(lane):
             flood = pings(10 * MOST_FRAMES) + encode(Open(3, 1 << 40, TARGET), 1)
@@ -238,10 +238,10 @@ async def test_a_cut_waits_until_all_that_came_before_it_is_taken(hosts: Hosts) 
         assert str(host.ends[0]).endswith("lost: Connection reset by peer")
 
 
-async def test_beside_others_a_flood_waits_and_is_not_lost(
+async def test_a_flood_waits_for_other_lanes_and_is_not_lost(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it waits, the loop is not told that the socket is readable; what is left comes all the same."""
+    """While it waits, the loop does not watch the socket; the rest is processed all the same."""
     waits: list[float] = []
 
     def pause(turn: Turn) -> float:
@@ -260,14 +260,16 @@ async def test_beside_others_a_flood_waits_and_is_not_lost(
         await until(lambda: 5 in host.opened)
 
 
-async def test_many_crumbs_leave_in_order(hosts: Hosts) -> None:
-    """Their headers and tags are more than they are: more than one batch of ciphertext."""
+async def test_many_tiny_frames_are_sent_in_order(hosts: Hosts) -> None:
+    """Headers and tags are larger than their content: more than one batch of ciphertext."""
     async with lane_and_peer(hosts) as (host, lane, peer):
         pings = [Ping(number) for number in range(1 << 40, (1 << 40) + 30_000)]
         for ping in pings:
             lane.send_control(encode(ping))
-        lane.send(host.session.send(1, b"behind them", 1))
+        lane.send(host.session.send(1, b"after them", 1))
         await peer.read_until(lambda: peer.payload)
         sent = set(pings)
-        assert [ping for ping in peer.all(Ping) if ping in sent] == pings  # the lane asks as well, in between
-        assert peer.payload == b"behind them"
+        assert [
+            ping for ping in peer.all(Ping) if ping in sent
+        ] == pings  # the lane's own PINGs are in between
+        assert peer.payload == b"after them"

@@ -1,4 +1,4 @@
-"""The records of a userspace lane: keys that change, alerts both ways, memory that others use as well."""
+"""Records of a userspace lane: key updates, alerts in both directions, shared buffers."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ __all__ = ["each_engine"]
 pytestmark = pytest.mark.usefixtures("each_engine")
 
 
-@pytest.mark.parametrize("asking", [False, True], ids=["telling", "asking"])
-async def test_key_updates_are_taken_one_by_one_and_end_a_lane_when_they_are_a_flood(
-    hosts: Hosts, asking: bool
-) -> None:
+@pytest.mark.parametrize("asking", [False, True], ids=["not requested", "requested"])
+async def test_a_few_key_updates_are_applied_and_a_flood_ends_the_lane(hosts: Hosts, asking: bool) -> None:
     async with lane_and_records(hosts) as (host, lane, peer):
         few, before = int(ASIDES.burst) // 2, lane.bytes_received
         await peer.send(*(peer.sealer.update(asking=asking) for _ in range(few)))
@@ -52,12 +50,10 @@ async def test_key_updates_are_taken_one_by_one_and_end_a_lane_when_they_are_a_f
         )
         await until(lambda: host.ends)
         assert isinstance(host.ends[0], LaneLost)
-        assert "more than 32 messages beside its frames" in str(host.ends[0])
+        assert "more than 32 non-data messages" in str(host.ends[0])
 
 
-async def test_a_key_that_may_protect_no_more_ends_the_lane(
-    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reaching_the_key_limit_ends_the_lane(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, suite in SUITES.items():
         monkeypatch.setitem(SUITES, name, replace(suite, most_records=40))
     async with lane_and_peer(hosts) as (host, lane, _):
@@ -66,27 +62,27 @@ async def test_a_key_that_may_protect_no_more_ends_the_lane(
         lane.send(host.session.send(1, b"lost", 1))
         await until(lambda: host.ends)
         assert [type(end) for end in host.ends] == [LaneLost]
-        assert re.search("key has protected (40|as many) records", str(host.ends[0]))
+        assert re.search("key limit reached: (the key has protected 40|no more) records", str(host.ends[0]))
         assert lane.records_sent == 40
 
 
-async def test_the_peer_is_told_why_its_bytes_are_refused(hosts: Hosts) -> None:
+async def test_an_alert_is_sent_for_an_invalid_record(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, _, peer):
         await peer.send_raw(b"\x17\x03\x03\x00\x20" + bytes(32))
         with pytest.raises(ssl.SSLError, match="bad record mac"):
             await peer.read_to_end()
         await until(lambda: host.ends)
-        assert "TLS failed: a record is not what the peer sent" in str(host.ends[0])
+        assert "TLS failed: a record failed authentication (bad_record_mac)" in str(host.ends[0])
 
 
-async def test_a_peer_that_does_not_list_this_host_says_so(hosts: Hosts) -> None:
+async def test_access_denied_means_that_the_peer_does_not_list_this_host(hosts: Hosts) -> None:
     async with lane_and_records(hosts) as (host, _, peer):
         await peer.send(peer.sealer.record(ALERT, bytes([FATAL, ACCESS_DENIED])))
         await until(lambda: host.ends)
         assert "the peer does not list this host in its configuration" in str(host.ends[0])
 
 
-async def test_a_key_update_that_is_asked_for_is_answered_at_once(hosts: Hosts) -> None:
+async def test_a_requested_key_update_is_answered_immediately(hosts: Hosts) -> None:
     async with lane_and_records(hosts) as (host, lane, peer):
         for _ in range(3):
             await peer.send(peer.sealer.update(asking=True))
@@ -97,7 +93,7 @@ async def test_a_key_update_that_is_asked_for_is_answered_at_once(hosts: Hosts) 
         assert host.ends == []
 
 
-async def test_a_key_update_is_answered_by_a_full_lane_when_there_is_room(hosts: Hosts) -> None:
+async def test_a_full_lane_answers_a_key_update_when_there_is_room(hosts: Hosts) -> None:
     async with lane_and_records(hosts) as (host, lane, peer):
         await peer.send(peer.sealer.record(DATA, encode(Open(1, 1 << 40, TARGET))))
         await until(lambda: host.opened)
@@ -117,7 +113,7 @@ async def test_a_key_update_is_answered_by_a_full_lane_when_there_is_room(hosts:
         (DATA, bytes(RECORD + 1), RECORD_OVERFLOW),
     ],
 )
-async def test_what_tls_does_not_allow_is_answered_by_its_alert(
+async def test_a_tls_violation_is_answered_with_its_alert(
     hosts: Hosts, kind: int, content: bytes, alert: int
 ) -> None:
     async with lane_and_records(hosts) as (host, _, peer):
@@ -127,8 +123,8 @@ async def test_what_tls_does_not_allow_is_answered_by_its_alert(
         assert isinstance(host.ends[0], LaneLost)
 
 
-async def test_what_one_lane_has_not_opened_is_safe_from_the_next(hosts: Hosts) -> None:
-    """They share the memory that they read into."""
+async def test_unopened_bytes_of_one_lane_are_safe_from_another(hosts: Hosts) -> None:
+    """They share the receive buffer."""
     async with lane_and_peer(hosts) as (one, lane, torn), lane_and_peer(hosts) as (_, other, whole):
         record = torn.encrypt(encode(Open(3, 1 << 40, TARGET), 1))
         await torn.send_raw(record[:-1])
@@ -140,7 +136,7 @@ async def test_what_one_lane_has_not_opened_is_safe_from_the_next(hosts: Hosts) 
         await until(lambda: 3 in one.opened)
 
 
-async def test_many_tiny_records_of_one_lane_are_safe_from_the_next(hosts: Hosts) -> None:
+async def test_many_tiny_records_of_one_lane_are_safe_from_another(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (one, lane, flood), lane_and_peer(hosts) as (_, other, whole):
         with unread_for_now(lane):
             raw = flood.encrypt(pings(100) + encode(Open(3, 1 << 40, TARGET), 1), record=1)
@@ -152,7 +148,7 @@ async def test_many_tiny_records_of_one_lane_are_safe_from_the_next(hosts: Hosts
         assert not other.ended
 
 
-async def test_payload_that_is_ours_to_change_is_as_it_was_when_it_is_sent(hosts: Hosts) -> None:
+async def test_writable_payload_is_unchanged_after_it_is_sent(hosts: Hosts) -> None:
     async with lane_and_peer(hosts) as (host, lane, peer):
         memory = bytearray(range(256)) * 3000
         before = bytes(memory)

@@ -1,4 +1,4 @@
-"""What the tests of sockets share."""
+"""Fixtures of the tests of sockets."""
 
 from __future__ import annotations
 

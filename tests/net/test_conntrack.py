@@ -1,4 +1,4 @@
-"""Where a redirected connection came from and meant to go, also when its source port had to change."""
+"""The original source and destination of a redirected connection, also when NAT changed its source port."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLAIMED = 45_000
 
 @contextmanager
 def redirected() -> Iterator[socket.socket]:
-    """A listener to which ports 49152 and 49153 of the alias lead."""
+    """A listener to which ports 49152 and 49153 of the alias are redirected."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(60)
         table = RedirectTable("hosta")
@@ -33,7 +33,7 @@ def redirected() -> Iterator[socket.socket]:
 def called(
     listener: socket.socket, address: tuple[str, int], source: int = 0
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A caller, perhaps from a certain port, and the accepted end."""
+    """A client, perhaps from a given port, and the accepted end."""
     with socket.socket() as caller:
         caller.settimeout(60)
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +46,7 @@ def called(
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_both_ends_are_known_by_their_own_names() -> None:
+def test_both_original_addresses_are_returned() -> None:
     with redirected() as listener, called(listener, (ALIAS, 49153)) as (caller, accepted):
         assert accepted.getsockname() == listener.getsockname()
         assert original_destination(accepted) == caller.getpeername() == (ALIAS, 49153)
@@ -56,8 +56,8 @@ def test_both_ends_are_known_by_their_own_names() -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_a_source_port_that_the_kernel_changed_vouches_for_nobody_else() -> None:
-    """One port towards two ports of the range: after the redirect these would be one connection."""
+def test_a_source_port_that_nat_changed_does_not_identify_another_client() -> None:
+    """One source port to two ports of the range: after the redirect both tuples would be equal."""
     with (
         redirected() as listener,
         called(listener, (ALIAS, 49152), CLAIMED) as (_, first),
@@ -69,7 +69,7 @@ def test_a_source_port_that_the_kernel_changed_vouches_for_nobody_else() -> None
         assert changed != CLAIMED
         assert original_source(second) == ("127.0.0.1", CLAIMED)
         assert caller_uid(first, (ALIAS, 49152)) == 0
-        # A caller of root's that has the very port that the kernel gave to the other.
+        # A client of root's from the port that NAT gave to the other.
         with called(listener, (ALIAS, 49153), changed) as (_, third):
             assert caller_uid(second, (ALIAS, 49153)) == NOBODY
             assert caller_uid(third, (ALIAS, 49153)) == 0
@@ -77,10 +77,10 @@ def test_a_source_port_that_the_kernel_changed_vouches_for_nobody_else() -> None
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_a_caller_that_hung_up_is_nobody() -> None:
+def test_a_client_that_disconnected_is_refused() -> None:
     with redirected() as listener, called(listener, (ALIAS, 49152)) as (caller, accepted):
         caller.close()
-        with pytest.raises(RefusedError, match="hung up before it could be identified"):
+        with pytest.raises(RefusedError, match="the client disconnected before it could be identified"):
             caller_uid(accepted, (ALIAS, 49152))
 
 
@@ -93,7 +93,7 @@ def test_a_direct_connection_keeps_its_destination() -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_what_the_kernel_does_not_track_has_no_original() -> None:
+def test_an_untracked_connection_has_no_original_addresses() -> None:
     nft("add table ip other; add chain ip other out { type filter hook output priority raw; }")
     nft("add rule ip other out notrack")
     with (
@@ -101,17 +101,17 @@ def test_what_the_kernel_does_not_track_has_no_original() -> None:
         called(listener, listener.getsockname()) as (_, accepted),
     ):
         assert original_destination(accepted) is None
-        with pytest.raises(RefusedError, match="the kernel knows nothing of this redirected connection"):
+        with pytest.raises(RefusedError, match="no connection tracking entry for this redirected connection"):
             original_source(accepted)
 
 
 @pytest.mark.root
 @pytest.mark.usefixtures("network")
-def test_who_may_not_ask_is_told_so() -> None:
+def test_a_query_without_permission_is_refused() -> None:
     with (
         redirected() as listener,
         called(listener, (ALIAS, 49152)) as (_, accepted),
         acting_as(NOBODY),
-        pytest.raises(RefusedError, match=r"cannot ask the kernel .*: Operation not permitted"),
+        pytest.raises(RefusedError, match=r"cannot query connection tracking: Operation not permitted"),
     ):
         original_source(accepted)

@@ -1,4 +1,4 @@
-"""Ends and resets of sockets that nobody reads from or writes to."""
+"""Ends and resets of sockets that are neither read nor written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunnel.net.sockets import reset
 
 @dataclass
 class Watched:
-    """A socket under watch, and its other end."""
+    """A watched socket, and its peer."""
 
     ours: socket.socket
     theirs: socket.socket
@@ -47,7 +47,7 @@ def forget(watch: HangupWatch, *all_watched: Watched) -> None:
         watched.theirs.close()
 
 
-async def test_bytes_are_nothing_to_tell(watch: HangupWatch, make: Callable[[], Watched]) -> None:
+async def test_bytes_are_not_reported(watch: HangupWatch, make: Callable[[], Watched]) -> None:
     one = make()
     one.theirs.send(b"hello")
     one.ours.send(b"back")
@@ -57,7 +57,7 @@ async def test_bytes_are_nothing_to_tell(watch: HangupWatch, make: Callable[[], 
     forget(watch, one)
 
 
-async def test_an_end_is_told_once_also_behind_bytes_that_nobody_reads(
+async def test_an_end_is_reported_once_also_after_unread_bytes(
     watch: HangupWatch, make: Callable[[], Watched]
 ) -> None:
     one = make()
@@ -69,20 +69,18 @@ async def test_an_end_is_told_once_also_behind_bytes_that_nobody_reads(
     forget(watch, one)
 
 
-async def test_a_reset_is_told_as_a_failure(watch: HangupWatch, make: Callable[[], Watched]) -> None:
+async def test_a_reset_is_reported_as_a_failure(watch: HangupWatch, make: Callable[[], Watched]) -> None:
     one, other = make(), make()
     one.ours.send(b"never read")
     one.theirs.send(b"never read either")
-    reset(one.theirs)  # over unix sockets the unread bytes make it one
+    reset(one.theirs)  # on unix sockets, because of the unread bytes
     await until(lambda: True in one.told)
     await turns()
     assert other.told == []
     forget(watch, one, other)
 
 
-async def test_a_watcher_may_remove_any_while_it_is_told(
-    watch: HangupWatch, make: Callable[[], Watched]
-) -> None:
+async def test_a_callback_may_remove_any_socket(watch: HangupWatch, make: Callable[[], Watched]) -> None:
     one, other = make(), make()
     called: list[Watched] = []
 

@@ -1,4 +1,4 @@
-"""One caller an iteration, whatever else the loop has to do."""
+"""One caller per loop iteration, with other work in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.waiting import turns, until
 from tunnel.net.iterations import own_iteration
 
 
-async def test_each_caller_has_an_iteration_and_other_work_comes_between() -> None:
+async def test_each_caller_has_its_own_iteration_with_other_work_in_between() -> None:
     order: list[str] = []
 
     async def work(name: str) -> None:
@@ -31,7 +31,7 @@ async def test_each_caller_has_an_iteration_and_other_work_comes_between() -> No
         assert "other" in order[order.index(one) : order.index(next_one)]
 
 
-async def test_who_was_cancelled_keeps_nobody_waiting() -> None:
+async def test_cancelled_callers_are_skipped() -> None:
     three, two, one = (asyncio.create_task(own_iteration()) for _ in range(3))
     await asyncio.sleep(0)
     one.cancel()

@@ -1,4 +1,4 @@
-"""Listening sockets: what binding refuses, what it cleans up, and accepting that never dies."""
+"""Listening sockets: errors of binding, stale sockets, and accepting that continues after errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def leave_stale(path: Path) -> None:
 
 
 class Accepted:
-    """Takes connections in, and closes them all in the end."""
+    """Keeps accepted connections, and closes them all in the end."""
 
     def __init__(self) -> None:
         self.socks: list[socket.socket] = []
@@ -65,13 +65,13 @@ class Faulty(socket.socket):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_bound_port_takes_connections(host: str) -> None:
+def test_a_bound_port_accepts_connections(host: str) -> None:
     with bind_tcp(host, 0) as sock, socket.create_connection(sock.getsockname()[:2], 5):
         accepted, _ = sock.accept()
         accepted.close()
 
 
-def test_the_unspecified_ipv6_address_takes_ipv4_too() -> None:
+def test_the_unspecified_ipv6_address_accepts_ipv4_too() -> None:
     with bind_tcp("::", 0) as sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1]), 5):
         accepted, _ = sock.accept()
         accepted.close()
@@ -88,15 +88,15 @@ def test_a_link_local_address_is_bound_on_its_interface(link_local: str) -> None
             accepted.close()
 
 
-def test_an_interface_that_is_not_there_is_named() -> None:
+def test_a_missing_interface_is_named() -> None:
     with pytest.raises(UsageError, match=r"cannot listen on fe80::7%none9 .*: this host has no network int"):
         bind_tcp("fe80::7%none9", 0)
 
 
-def test_a_taken_port_is_named_with_what_to_do() -> None:
+def test_a_port_in_use_is_named_with_what_to_check() -> None:
     with bind_tcp("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
-        with pytest.raises(UsageError, match=f"127.0.0.1 port {port}.*another process.*running already"):
+        with pytest.raises(UsageError, match=f"127.0.0.1 port {port}.*another process.*already running"):
             bind_tcp("127.0.0.1", port)
 
 
@@ -106,7 +106,7 @@ def test_an_address_of_another_host_is_refused() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
-def test_an_address_may_come_later(host: str) -> None:
+def test_an_address_may_be_configured_later(host: str) -> None:
     with bind_tcp(host, 0, absent=True) as sock:
         assert sock.getsockname()[0] == host
     assert not is_configured(host)
@@ -133,10 +133,8 @@ def test_a_unix_socket_has_its_mode(tmp: Path, mode: int) -> None:
         assert stat.S_IMODE((tmp / "s").stat().st_mode) == mode
 
 
-def test_a_unix_socket_has_its_mode_before_anybody_can_see_it(
-    tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A change by its path could hit what somebody has put there meanwhile."""
+def test_a_unix_socket_has_its_mode_before_it_is_visible(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change by path could apply to a file that another user has put there meanwhile."""
     for name in ("chmod", "lchmod", "fchmodat"):
         monkeypatch.setattr(os, name, pytest.fail, raising=False)
     with bind_unix(str(tmp / "s"), 0o666):
@@ -144,12 +142,12 @@ def test_a_unix_socket_has_its_mode_before_anybody_can_see_it(
 
 
 @pytest.mark.root
-def test_a_unix_socket_may_be_given_away(tmp: Path) -> None:
+def test_a_unix_socket_may_have_another_owner(tmp: Path) -> None:
     with bind_unix(str(tmp / "s"), 0o600, 4001):
         assert (tmp / "s").stat().st_uid == 4001
 
 
-def test_a_link_in_the_place_of_a_socket_is_no_stale_one(tmp: Path) -> None:
+def test_a_symbolic_link_is_no_stale_socket(tmp: Path) -> None:
     leave_stale(tmp / "real")
     (tmp / "s").symlink_to(tmp / "real")
     with pytest.raises(UsageError, match="cannot listen on"):
@@ -157,7 +155,7 @@ def test_a_link_in_the_place_of_a_socket_is_no_stale_one(tmp: Path) -> None:
     assert (tmp / "real").exists()
 
 
-def test_who_asks_whether_a_socket_is_served_is_no_caller(tmp: Path) -> None:
+def test_checking_whether_a_socket_is_served_does_not_connect(tmp: Path) -> None:
     assert not is_served(str(tmp / "s"))
     with listening(tmp / "s") as server:
         assert is_served(str(tmp / "s"))
@@ -182,7 +180,7 @@ def test_a_stale_socket_is_replaced(tmp: Path) -> None:
         client.connect(str(tmp / "s"))
 
 
-def test_a_live_socket_is_not_replaced(tmp: Path) -> None:
+def test_a_socket_in_use_is_not_replaced(tmp: Path) -> None:
     with listening(tmp / "s") as first:
         inode = (tmp / "s").stat().st_ino
         with pytest.raises(UsageError, match="in use by another process"):
@@ -193,8 +191,8 @@ def test_a_live_socket_is_not_replaced(tmp: Path) -> None:
             client.connect(str(tmp / "s"))
 
 
-def test_a_busy_socket_is_live_too(tmp: Path) -> None:
-    """With a full backlog connecting says EAGAIN: that is no sign of death."""
+def test_a_socket_with_a_full_backlog_is_not_replaced(tmp: Path) -> None:
+    """With a full backlog connecting fails with EAGAIN: the socket is not stale."""
     with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as waiting:
         sock.bind(str(tmp / "s"))
         sock.listen(0)
@@ -205,7 +203,7 @@ def test_a_busy_socket_is_live_too(tmp: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link to a file"])
-def test_what_is_no_socket_is_never_removed(tmp: Path, kind: str) -> None:
+def test_other_files_are_never_removed(tmp: Path, kind: str) -> None:
     path, real = tmp / "s", tmp / "real"
     real.write_text("precious")
     if kind == "file":
@@ -233,7 +231,7 @@ def test_a_path_that_is_too_long_is_refused(tmp: Path) -> None:
 # Accepting.
 
 
-async def test_connections_come_in_their_order(tmp: Path) -> None:
+async def test_connections_are_passed_in_order_of_arrival(tmp: Path) -> None:
     sink = Accepted()
     bound = bind_tcp("127.0.0.1", 0)
     address = bound.getsockname()
@@ -249,7 +247,7 @@ async def test_connections_come_in_their_order(tmp: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [*EXHAUSTED, errno.EPROTO, errno.EPERM])
-async def test_a_failing_accept_is_a_pause_and_not_an_end(
+async def test_accepting_continues_after_an_error(
     tmp: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(listener, "PAUSE", 0.02)
@@ -266,7 +264,7 @@ async def test_a_failing_accept_is_a_pause_and_not_an_end(
     sink.close()
 
 
-async def test_descriptors_that_run_out_really_are_survived(
+async def test_accepting_continues_after_descriptors_ran_out(
     tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "PAUSE", 0.02)
@@ -290,7 +288,7 @@ async def test_descriptors_that_run_out_really_are_survived(
 
 
 def _fill(into: Accepted) -> None:
-    """Take every descriptor that is left."""
+    """Use up all descriptors."""
     with suppress(OSError):
         while True:
             into(socket.socket(socket.AF_UNIX))
@@ -315,8 +313,10 @@ def connected(path: Path, count: int) -> list[socket.socket]:
     return clients
 
 
-async def test_turn_with_a_refusal_is_followed_by_a_rest(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that refusals take their share of the time and no more; those who come meanwhile wait."""
+async def test_iteration_with_a_refusal_is_followed_by_a_pause(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So refusals take a bounded share of the time; meanwhile clients wait in the backlog."""
     monkeypatch.setattr(listener, "SHORTEST_REST", 1000.0)
     sink = Accepted()
 
@@ -329,16 +329,16 @@ async def test_turn_with_a_refusal_is_followed_by_a_rest(tmp: Path, monkeypatch:
     clients = connected(tmp / "s", 1)
     await until(lambda: len(sink.socks) == 1, "for the one before")
     clients += connected(tmp / "s", 3)
-    await until(lambda: len(sink.socks) == 4, "for all of that turn")
+    await until(lambda: len(sink.socks) == 4, "for all of that iteration")
     clients += connected(tmp / "s", 1)
     await turns()
-    assert len(sink.socks) == 4, "it rests"
+    assert len(sink.socks) == 4, "it pauses"
     served.close()
     for sock in (*clients, *sink.socks):
         sock.close()
 
 
-async def test_rest_is_as_long_as_the_share_demands_and_then_over(
+async def test_pause_is_proportional_to_the_time_of_refusals(
     tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[float] = []
@@ -363,7 +363,9 @@ async def test_rest_is_as_long_as_the_share_demands_and_then_over(
         sock.close()
 
 
-async def test_refusals_in_great_number_are_all_taken(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_refused_connections_are_all_accepted_first(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listener, "SHORTEST_REST", 0.001)
     sink = Accepted()
 
@@ -379,7 +381,7 @@ async def test_refusals_in_great_number_are_all_taken(tmp: Path, monkeypatch: py
         sock.close()
 
 
-async def test_refusing_listener_that_closes_is_at_rest(tmp: Path) -> None:
+async def test_refusing_and_closing_in_a_callback_schedules_no_pause(tmp: Path) -> None:
     def end(sock: socket.socket) -> None:
         sock.close()
         served.refused()
@@ -392,7 +394,7 @@ async def test_refusing_listener_that_closes_is_at_rest(tmp: Path) -> None:
     client.close()
 
 
-async def test_closing_during_the_pause_is_the_end(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_during_the_pause(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "PAUSE", 0.02)
     faulty = Faulty(socket.AF_UNIX)
     faulty.bind(str(tmp / "s"))
@@ -409,7 +411,7 @@ async def test_closing_during_the_pause_is_the_end(tmp: Path, monkeypatch: pytes
             client.recv(1)
 
 
-async def test_closing_from_within_a_connection_is_possible(tmp: Path) -> None:
+async def test_closing_in_a_callback(tmp: Path) -> None:
     taken: list[socket.socket] = []
 
     def once(sock: socket.socket) -> None:
@@ -424,10 +426,10 @@ async def test_closing_from_within_a_connection_is_possible(tmp: Path) -> None:
     assert not (tmp / "s").exists()
 
 
-# The end.
+# Closing.
 
 
-async def test_a_socket_file_goes_with_its_listener(tmp: Path) -> None:
+async def test_a_socket_file_is_removed_with_its_listener(tmp: Path) -> None:
     served = Listener(listening(tmp / "s"), Accepted())
     assert (tmp / "s").exists()
     served.close()
@@ -435,7 +437,7 @@ async def test_a_socket_file_goes_with_its_listener(tmp: Path) -> None:
     assert not (tmp / "s").exists()
 
 
-async def test_a_socket_file_of_another_stays(tmp: Path) -> None:
+async def test_a_replaced_socket_file_stays(tmp: Path) -> None:
     served = Listener(listening(tmp / "s"), Accepted())
     (tmp / "s").unlink()
     with listening(tmp / "s"):
@@ -443,7 +445,7 @@ async def test_a_socket_file_of_another_stays(tmp: Path) -> None:
         assert (tmp / "s").exists()
 
 
-async def test_a_socket_file_that_is_gone_already_is_no_matter(tmp: Path) -> None:
+async def test_closing_without_a_socket_file(tmp: Path) -> None:
     served = Listener(listening(tmp / "s"), Accepted())
     (tmp / "s").unlink()
     served.close()

@@ -1,4 +1,4 @@
-"""Where somebody listens on a port is read from the kernel's tables, and nothing is connected to."""
+"""Listening sockets are read from the kernel's tables, without a connection."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def test_addresses_of_both_families_are_found() -> None:
         with socket.create_server(("::1", port), family=socket.AF_INET6):
             assert listening_at(port) == ["127.0.0.9", "::1"]
         with socket.create_connection(("127.0.0.9", port)) as caller:
-            assert listening_at(caller.getsockname()[1]) == [], "a connection is no listener"
+            assert listening_at(caller.getsockname()[1]) == [], "a connection is not a listening socket"
         four.setblocking(False)
         four.accept()[0].close()
-        with pytest.raises(BlockingIOError):  # looking did not connect
+        with pytest.raises(BlockingIOError):  # no connection was made
             four.accept()
     assert listening_at(port) == []
 
 
-def test_tables_that_cannot_be_read_tell_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_tables_yield_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TABLES", ((tmp_path / "none", socket.AF_INET),))
     assert listening_at(1) == []
 
 
-def test_reading_ends_with_the_listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_after_the_listening_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "tcp"
     row = "   {}: {}:0016 00000000:0000 {} 00000000:00000000 00:00000000 00000000 0 0 1 1\n"
     address = f"{int.from_bytes(socket.inet_aton('127.0.0.5'), sys.byteorder):08X}"

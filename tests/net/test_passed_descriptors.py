@@ -1,4 +1,4 @@
-"""Descriptors on a local connection are noticed or refused, and never dropped without a word."""
+"""Descriptors sent on a local connection are detected or refused, and never dropped silently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPEN = Path("/proc/self/fd")
 
 
 def send_descriptor(sock: socket.socket, data: bytes = b"x") -> None:
-    """As libvirt does."""
+    """Send descriptors as libvirt does."""
     read, write = os.pipe()
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read, write]))
     try:
@@ -28,12 +28,12 @@ def send_descriptor(sock: socket.socket, data: bytes = b"x") -> None:
 
 
 def taken(sock: socket.socket, size: int) -> bytes:
-    """What one call receives."""
+    """Return what one call receives."""
     memory = bytearray(size)
     return bytes(memory[: receiver(sock)(memoryview(memory))])
 
 
-def test_bytes_alone_are_received_in_either_family() -> None:
+def test_bytes_are_received_in_both_families() -> None:
     for sender, taker in (socket.socketpair(), tcp_pair()):
         with sender, taker:
             taker.setblocking(True)
@@ -43,20 +43,20 @@ def test_bytes_alone_are_received_in_either_family() -> None:
             assert taken(taker, 100) == b""
 
 
-def test_descriptors_are_noticed_and_do_not_stay_open() -> None:
+def test_descriptors_are_detected_and_closed() -> None:
     sender, taker = socket.socketpair()
     with sender, taker:
         before = len(list(OPEN.iterdir()))
         sender.send(b"first")
         assert taken(taker, 5) == b"first"
         send_descriptor(sender)
-        with pytest.raises(OSError, match="cannot go to another host") as caught:
+        with pytest.raises(OSError, match="file descriptors cannot be passed to another host") as caught:
             taken(taker, 100)
         assert caught.value.errno == errno.EOPNOTSUPP
         assert len(list(OPEN.iterdir())) == before
 
 
-def test_nothing_to_receive_is_no_error_of_ours() -> None:
+def test_receiving_without_data_raises_blocking_io_error() -> None:
     sender, taker = socket.socketpair()
     with sender, taker:
         taker.setblocking(False)
@@ -73,7 +73,7 @@ def knows_passrights() -> bool:
     return True
 
 
-def test_sender_of_descriptors_is_refused_where_the_kernel_can_do_that() -> None:
+def test_sending_descriptors_is_refused_where_the_kernel_supports_it() -> None:
     sender, taker = socket.socketpair()
     with sender, taker:
         refuse(taker)
@@ -83,10 +83,10 @@ def test_sender_of_descriptors_is_refused_where_the_kernel_can_do_that() -> None
         else:
             send_descriptor(sender)
         sender.send(b"y")
-        assert taker.recv(100).endswith(b"y"), "bytes alone are still taken"
+        assert taker.recv(100).endswith(b"y"), "bytes alone are still accepted"
 
 
-def test_connection_by_tcp_needs_no_refusal() -> None:
+def test_refuse_ignores_tcp_connections() -> None:
     sender, taker = tcp_pair()
     with sender, taker:
         refuse(taker)

@@ -1,4 +1,4 @@
-"""Who is calling: the uid behind a local connection, and never root's by mistake."""
+"""The uid of the client of a local connection, which is never root's by mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunnel.net import netlink
 from tunnel.net.peer_credentials import caller_uid, is_closed, unavailable_reason
 
 NOBODY = 65534
-HUNG_UP = "hung up before it could be identified"
+HUNG_UP = "the client disconnected before it could be identified"
 
 CALL = """
 import os, socket, struct, sys
@@ -44,7 +44,7 @@ if sys.argv[4] == "stay":
 def caller(
     listener: socket.socket, *, uid: int, way: str = "stay", source: object = None
 ) -> Iterator[socket.socket]:
-    """The accepted end of a connection from a process with ``uid``, which may be over already."""
+    """The accepted end of a connection from a process with ``uid``, which may have exited already."""
     arguments = [str(int(listener.family)), repr(source), repr(listener.getsockname()), way, str(uid)]
     with subprocess.Popen(
         [sys.executable, "-I", "-c", CALL, *arguments],
@@ -82,7 +82,7 @@ def unix(tmp: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def test_our_own_connection_is_ours(tcp: socket.socket, unix: socket.socket) -> None:
+def test_our_own_connection_has_our_uid(tcp: socket.socket, unix: socket.socket) -> None:
     for listener in (tcp, unix):
         with socket.socket(listener.family) as client:
             client.connect(listener.getsockname())
@@ -91,7 +91,7 @@ def test_our_own_connection_is_ours(tcp: socket.socket, unix: socket.socket) -> 
                 assert caller_uid(accepted) == os.geteuid()
 
 
-def test_ipv6_callers_are_known_too() -> None:
+def test_ipv6_clients_are_identified() -> None:
     with (
         socket.create_server(("::1", 0), family=socket.AF_INET6) as listener,
         socket.create_connection(listener.getsockname()[:2], 5),
@@ -101,7 +101,7 @@ def test_ipv6_callers_are_known_too() -> None:
             assert caller_uid(accepted) == os.geteuid()
 
 
-def test_ipv4_callers_may_write_their_address_as_ipv6(tcp: socket.socket) -> None:
+def test_clients_with_an_ipv4_mapped_address_are_identified(tcp: socket.socket) -> None:
     with socket.socket(socket.AF_INET6) as client:
         client.connect(("::ffff:127.0.0.1", tcp.getsockname()[1]))
         accepted, _ = tcp.accept()
@@ -111,32 +111,32 @@ def test_ipv4_callers_may_write_their_address_as_ipv6(tcp: socket.socket) -> Non
 
 
 @pytest.mark.root
-def test_another_user_is_known_over_tcp(tcp: socket.socket) -> None:
+def test_another_user_is_identified_over_tcp(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY) as sock:
         assert caller_uid(sock) == NOBODY
 
 
 @pytest.mark.root
-def test_another_user_is_known_over_a_unix_socket(unix: socket.socket) -> None:
+def test_another_user_is_identified_over_a_unix_socket(unix: socket.socket) -> None:
     with caller(unix, uid=NOBODY) as sock:
         assert caller_uid(sock) == NOBODY
 
 
 @pytest.mark.root
-def test_a_unix_caller_stays_known_after_it_hung_up(unix: socket.socket) -> None:
+def test_a_unix_client_is_identified_after_it_disconnected(unix: socket.socket) -> None:
     with caller(unix, uid=NOBODY, way="close") as sock:
         assert caller_uid(sock) == NOBODY
 
 
 @pytest.mark.root
-def test_a_tcp_caller_that_hung_up_is_nobody(tcp: socket.socket) -> None:
-    """Its socket lives on in the kernel without an owner, reported as uid 0."""
+def test_a_tcp_client_that_disconnected_is_refused(tcp: socket.socket) -> None:
+    """The kernel keeps its socket without an owner, and reports it with uid 0."""
     with caller(tcp, uid=NOBODY, way="close") as sock, pytest.raises(RefusedError, match=HUNG_UP):
         caller_uid(sock)
 
 
 @pytest.mark.root
-def test_a_tcp_caller_in_time_wait_is_nobody(tcp: socket.socket) -> None:
+def test_a_tcp_client_in_time_wait_is_refused(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY, way="close") as sock:
         sock.settimeout(60)
         assert sock.recv(1) == b""
@@ -146,14 +146,14 @@ def test_a_tcp_caller_in_time_wait_is_nobody(tcp: socket.socket) -> None:
 
 
 @pytest.mark.root
-def test_a_tcp_caller_that_reset_is_nobody(tcp: socket.socket) -> None:
+def test_a_tcp_client_that_reset_is_refused(tcp: socket.socket) -> None:
     with caller(tcp, uid=NOBODY, way="reset") as sock, pytest.raises(RefusedError, match=HUNG_UP):
         caller_uid(sock)
 
 
 @pytest.mark.root
-def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
-    """Root's connection from 127.0.0.2 must not vouch for another user's from 127.0.0.1."""
+def test_one_port_on_two_addresses_is_two_clients(tcp: socket.socket) -> None:
+    """Another user's connection from 127.0.0.1 must not pass for root's from 127.0.0.2."""
     with socket.socket() as root:
         root.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         root.bind(("127.0.0.2", 0))
@@ -165,14 +165,14 @@ def test_one_port_on_two_addresses_is_two_callers(tcp: socket.socket) -> None:
             assert caller_uid(other) == NOBODY
 
 
-def test_a_kernel_that_tells_who_calls_is_no_obstacle() -> None:
+def test_available_where_the_kernel_identifies_tcp_clients() -> None:
     assert unavailable_reason() is None
 
 
-def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without tcp_diag there is no such connection to it; where netlink is forbidden it says so."""
+def test_unavailable_reason_names_the_module_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tcp_diag the kernel finds no connection; where netlink is forbidden it returns an error."""
     monkeypatch.setattr(netlink, "ask", lambda *question: None)
-    assert "does not tell who calls over TCP: load its module (modprobe tcp_diag)" in str(
+    assert "cannot identify TCP clients: load the module tcp_diag (modprobe tcp_diag)" in str(
         unavailable_reason()
     )
 
@@ -184,29 +184,29 @@ def test_a_kernel_that_tells_nothing_is_named_with_what_to_load(monkeypatch: pyt
 
 
 @pytest.mark.root
-def test_a_host_that_cannot_call_itself_is_told_why() -> None:
-    """A network without loopback yet, as early in a boot or in a container."""
-    asking = "from tunnel.net.peer_credentials import obstacle; print(obstacle())"
+def test_unavailable_without_loopback() -> None:
+    """As early in a boot, or in a container."""
+    asking = "from tunnel.net.peer_credentials import unavailable_reason; print(unavailable_reason())"
     told = subprocess.check_output(["unshare", "-n", sys.executable, "-c", asking], text=True, timeout=60)
     assert told == (
-        "this host cannot connect to itself (Network is unreachable): ip link set lo up, or use unix:\n"
+        "cannot connect over loopback (Network is unreachable): run 'ip link set lo up', or use unix:\n"
     )
 
 
-# Whether the other end is still somebody's.
+# Whether a process still holds the other end.
 
 
 FAMILIES = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
 
 
 @pytest.mark.parametrize(("family", "host"), FAMILIES, ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("accepted", [True, False], ids=["their caller", "their target"])
-def test_a_tcp_socket_that_its_process_closed_is_told_from_one_that_only_ended(
+@pytest.mark.parametrize("accepted", [True, False], ids=["of a client", "to a target"])
+def test_a_closed_tcp_socket_is_distinguished_from_a_half_closed_one(
     family: socket.AddressFamily, host: str, accepted: bool
 ) -> None:
     with socket.create_server((host, 0), family=family) as server:
         caller = socket.create_connection(server.getsockname()[:2])
-        assert not is_closed(caller), "nobody has accepted it yet"
+        assert not is_closed(caller), "it is not accepted yet"
         called, _ = server.accept()
     ours, theirs = (called, caller) if accepted else (caller, called)
     with ours:
@@ -217,7 +217,7 @@ def test_a_tcp_socket_that_its_process_closed_is_told_from_one_that_only_ended(
         assert is_closed(ours)
 
 
-def test_a_tcp_socket_closed_behind_bytes_that_wait_counts_as_closed() -> None:
+def test_a_tcp_socket_closed_with_unread_bytes_counts_as_closed() -> None:
     ours, theirs = tcp_pair()
     theirs.setblocking(False)
     with ours:
@@ -229,7 +229,7 @@ def test_a_tcp_socket_closed_behind_bytes_that_wait_counts_as_closed() -> None:
         assert is_closed(ours)
 
 
-def test_a_unix_socket_that_its_process_closed_is_told_from_one_that_only_ended() -> None:
+def test_a_closed_unix_socket_is_distinguished_from_a_half_closed_one() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         assert not is_closed(ours)
@@ -239,7 +239,7 @@ def test_a_unix_socket_that_its_process_closed_is_told_from_one_that_only_ended(
         assert is_closed(ours)
 
 
-def test_an_end_that_this_kernel_does_not_know_may_be_on_another_host(
+def test_an_end_unknown_to_this_kernel_may_be_on_another_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(netlink, "ask", lambda *_: None)
@@ -252,7 +252,7 @@ def test_an_end_that_this_kernel_does_not_know_may_be_on_another_host(
         assert is_closed(sock) is closed  # type: ignore[arg-type]
 
 
-def test_a_kernel_that_does_not_tell_leaves_everybody_where_they_are(
+def test_without_a_reply_of_the_kernel_no_socket_counts_as_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object) -> bytes:

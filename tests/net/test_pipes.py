@@ -1,4 +1,4 @@
-"""Pipes that bytes pass through without being copied, and what the kernel makes of their size."""
+"""Pipes that move bytes without copying, and their capacity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def filled(content: bytes) -> Pipe:
     return pipe
 
 
-def test_bytes_go_from_socket_to_socket() -> None:
+def test_bytes_are_moved_from_socket_to_socket() -> None:
     one, other = socket.socketpair()
     with one, other:
         one.send(NOISE[:5000])
@@ -54,7 +54,7 @@ def test_a_copy_leaves_the_original() -> None:
     assert pipe.read(100_000) == NOISE
 
 
-def test_as_much_is_copied_and_moved_as_fits() -> None:
+def test_copying_and_moving_stop_when_the_pipe_is_full() -> None:
     pipe, small = filled(NOISE), Pipe(4096)
     room = small.size
     assert room < 100_000
@@ -66,14 +66,14 @@ def test_as_much_is_copied_and_moved_as_fits() -> None:
     assert small.read(room) + pipe.read(100_000 - room) == NOISE
 
 
-def test_a_part_is_cut_off_into_a_pipe_of_its_own() -> None:
+def test_a_part_is_cut_into_a_new_pipe() -> None:
     pipe = filled(NOISE)
     part = pipes.cut(pipe, 60_000)
     assert isinstance(part, Pipe)
     assert part.read(60_000) + pipe.read(40_000) == NOISE
 
 
-def test_a_part_for_which_no_pipe_will_do_is_cut_off_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_cut_into_memory_without_a_suitable_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> Pipe:
         raise OSError(errno.EMFILE, "none left")
 
@@ -86,8 +86,8 @@ def test_a_part_for_which_no_pipe_will_do_is_cut_off_into_memory(monkeypatch: py
     assert pipe.read(10_000) == NOISE[90_000:]
 
 
-def test_slots_are_what_counts_not_bytes() -> None:
-    """A slot holds what came at once, however little that was."""
+def test_capacity_is_in_slots_not_bytes() -> None:
+    """A slot holds one segment, however small that is."""
     one, other = socket.socketpair()
     pipe = Pipe(1)
     slots = pipe.size // 4096
@@ -100,7 +100,7 @@ def test_slots_are_what_counts_not_bytes() -> None:
             pipe.fill(other.fileno(), 1)
 
 
-def test_a_pipe_grows_with_what_is_in_it() -> None:
+def test_a_pipe_with_data_in_it_grows() -> None:
     pipe = Pipe(65536)
     os.write(pipe.sink, NOISE[:65536])
     assert pipe.grow(131072)
@@ -110,8 +110,8 @@ def test_a_pipe_grows_with_what_is_in_it() -> None:
     assert pipe.read(100_000) == NOISE
 
 
-def test_the_kernel_may_refuse_to_let_it_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root is let: so it is told here what others are."""
+def test_the_kernel_may_refuse_to_enlarge_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is never refused, so the refusal is simulated."""
 
     def refuse(descriptor: int, command: int, size: int) -> int:
         raise PermissionError
@@ -122,20 +122,20 @@ def test_the_kernel_may_refuse_to_let_it_grow(monkeypatch: pytest.MonkeyPatch) -
     assert pipe.size == SIZE
 
 
-def test_what_is_discarded_is_gone() -> None:
+def test_discarded_bytes_are_removed() -> None:
     pipe = filled(NOISE)
     pipe.discard(99_990)
     assert pipe.read(10) == NOISE[99_990:]
 
 
-def test_copying_into_what_is_no_pipe_is_an_error() -> None:
+def test_copying_to_a_closed_pipe_is_an_error() -> None:
     pipe, closed = filled(b"x"), Pipe()
     closed.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         pipe.duplicate(closed, 1)
 
 
-def test_a_pipe_that_nobody_holds_is_closed() -> None:
+def test_a_pipe_is_closed_with_its_last_reference() -> None:
     pipe = Pipe()
     descriptors = pipe.source, pipe.sink
     del pipe
@@ -144,7 +144,7 @@ def test_a_pipe_that_nobody_holds_is_closed() -> None:
             os.fstat(descriptor)
 
 
-def test_an_emptied_pipe_is_used_again_and_few_are_kept() -> None:
+def test_an_empty_pipe_is_reused_and_spares_are_bounded() -> None:
     pipe = pipes.take()
     pipes.give_back(pipe)
     assert pipes.take() is pipe
@@ -163,8 +163,8 @@ def no_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_what_a_pipe_holds_can_be_forgotten_without_descriptors(request: pytest.FixtureRequest) -> None:
-    """It is what the peer has confirmed, as it is for all streams of the link."""
+def test_discarding_works_without_free_descriptors(request: pytest.FixtureRequest) -> None:
+    """Bytes that the peer has acknowledged must be discarded, for all streams of the link."""
     pipes._nowhere.cache_clear()
     pipe = filled(NOISE[:5000])
     request.getfixturevalue("no_descriptors")
@@ -173,6 +173,6 @@ def test_what_a_pipe_holds_can_be_forgotten_without_descriptors(request: pytest.
 
 
 @pytest.mark.usefixtures("no_descriptors")
-def test_without_descriptors_there_is_no_pipe() -> None:
+def test_without_descriptors_no_pipe_is_created() -> None:
     with pytest.raises(OSError, match="Too many open files"):
         pipes.take()

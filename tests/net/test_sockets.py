@@ -1,4 +1,4 @@
-"""Socket options that lanes and local legs depend on, and what the other side sees of a reset."""
+"""Options of sockets of lanes and local connections, and resets as the peer sees them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def congestion_of(sock: socket.socket) -> str:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
 
 
-def test_who_hung_up_without_a_byte_has_deserted() -> None:
+def test_a_socket_is_deserted_when_closed_without_unread_bytes() -> None:
     for last, deserted in ((b"", True), (b"a whole migration", False)):
         one, other = socket.socketpair()
         with one, other:
@@ -69,7 +69,7 @@ def test_who_hung_up_without_a_byte_has_deserted() -> None:
                 assert one.recv(1) == b"x"
             other.close()
             assert is_deserted(one) is deserted
-            assert one.recv(100) == last, "nothing is taken away"
+            assert one.recv(100) == last, "no byte is consumed"
     ours, theirs = tcp_pair()
     with ours:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -77,7 +77,7 @@ def test_who_hung_up_without_a_byte_has_deserted() -> None:
         assert is_deserted(ours)
 
 
-def test_a_segment_size_binds_both_directions() -> None:
+def test_a_segment_size_applies_to_both_directions() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as dialing:
         tune_lane(dialing, None, 700)
         dialing.setblocking(True)
@@ -90,7 +90,7 @@ def test_a_segment_size_binds_both_directions() -> None:
             }
 
 
-def test_a_connection_whose_bytes_are_answered_is_not_stuck() -> None:
+def test_a_connection_with_acknowledged_bytes_is_not_stuck() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         dialing = socket.create_connection(server.getsockname())
         with dialing:
@@ -106,10 +106,10 @@ def test_a_connection_whose_bytes_are_answered_is_not_stuck() -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("rto_min", [200, 20], ids=lambda each: f"rto_min {each} ms")
-def test_bytes_that_nobody_answers_are_stuck_for_no_longer_than_they_are_sent(
+def test_unacknowledged_bytes_are_stuck_for_no_longer_than_since_they_were_sent(
     network: None, rto_min: int
 ) -> None:
-    """Also where the administrator let TCP be more impatient (ip-route(8), rto_min)."""
+    """Also with a shorter minimum RTO (ip-route(8), rto_min)."""
     route = f"ip route replace local 127.0.0.1 dev lo table local rto_min {rto_min}ms"
     subprocess.run(route.split(), check=True, timeout=60)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -126,7 +126,7 @@ def test_bytes_that_nobody_answers_are_stuck_for_no_longer_than_they_are_sent(
             assert seconds > rto_min / 1000
 
 
-def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:
+def test_a_lane_has_its_options_and_the_kernels_buffer_sizes() -> None:
     with socket.socket() as sock:
         before = [sock.getsockopt(socket.SOL_SOCKET, which) for which in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
         tune_lane(sock, "reno")
@@ -140,18 +140,18 @@ def test_a_lane_is_tuned_and_its_buffers_are_left_to_the_kernel() -> None:
 
 
 def unread_bound(sock: socket.socket) -> int:
-    """What SO_RCVBUF was set to: the kernel doubles that, for its own needs (socket(7))."""
+    """The value that SO_RCVBUF was set to: the kernel doubles it for bookkeeping (socket(7))."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 
 @pytest.mark.root
-def test_on_a_short_link_little_stays_unread(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_receive_buffer_is_limited_at_a_short_rtt(pair: tuple[socket.socket, socket.socket]) -> None:
     bound_unread(pair[0])
     assert LEAST_UNREAD <= unread_bound(pair[0]) <= sockets.MOST_UNREAD
 
 
 @pytest.mark.root
-async def test_the_window_opens_as_far_as_the_bound(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_the_window_grows_to_the_limit(pair: tuple[socket.socket, socket.socket]) -> None:
     reader, writer = pair
     writer.setblocking(False)
     bound_unread(reader)
@@ -164,11 +164,11 @@ async def test_the_window_opens_as_far_as_the_bound(pair: tuple[socket.socket, s
         (unread,) = struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))
         return int(unread) > unread_bound(reader) // 2
 
-    await until(filled, "for what a window of a new connection would not admit")
+    await until(filled, "for more than the window of a new connection")
 
 
 @pytest.mark.root
-def test_on_a_long_link_the_kernel_decides(
+def test_the_receive_buffer_is_not_limited_at_a_long_rtt(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = unread_bound(pair[0])
@@ -177,7 +177,7 @@ def test_on_a_long_link_the_kernel_decides(
     assert unread_bound(pair[0]) == before
 
 
-def test_who_may_not_set_buffers_leaves_them() -> None:
+def test_without_permission_buffers_are_unchanged() -> None:
     class Bare:
         def getsockopt(self, _level: int, _option: int, size: int) -> bytes:
             return bytes(size)
@@ -185,10 +185,10 @@ def test_who_may_not_set_buffers_leaves_them() -> None:
         def setsockopt(self, *_option: int) -> None:
             raise PermissionError
 
-    bound_unread(Bare())  # type: ignore[arg-type]  # all that is used of a socket
+    bound_unread(Bare())  # type: ignore[arg-type]  # only these methods are used
 
 
-def test_a_lane_keeps_the_systems_congestion_control_unless_told_otherwise() -> None:
+def test_a_lane_keeps_the_systems_congestion_control_by_default() -> None:
     with socket.socket() as sock:
         before = congestion_of(sock)
         tune_lane(sock, None)
@@ -200,7 +200,7 @@ def test_a_congestion_control_that_the_kernel_lacks_is_an_error() -> None:
         tune_lane(sock, "nonesuch")
 
 
-def test_local_legs_are_tuned_whatever_they_are() -> None:
+def test_local_connections_of_both_families_have_their_options() -> None:
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tune_local(tcp)
         tune_local(unix)
@@ -210,7 +210,7 @@ def test_local_legs_are_tuned_whatever_they_are() -> None:
 
 
 @pytest.mark.root
-def test_of_a_hypervisor_that_is_not_read_the_kernel_keeps_little(
+def test_the_receive_buffer_of_a_local_connection_is_limited(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     tune_local(pair[0])
@@ -219,7 +219,7 @@ def test_of_a_hypervisor_that_is_not_read_the_kernel_keeps_little(
 
 
 @pytest.mark.root
-def test_a_unix_leg_takes_a_whole_batch_at_once() -> None:
+def test_a_unix_connection_accepts_a_whole_batch_in_one_call() -> None:
     one, other = socket.socketpair()
     with one, other:
         tune_local(one)
@@ -227,7 +227,7 @@ def test_a_unix_leg_takes_a_whole_batch_at_once() -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.AF_UNIX, socket.AF_INET])
-def test_without_the_right_to_it_a_local_leg_keeps_its_buffers(kind: socket.AddressFamily) -> None:
+def test_without_permission_a_local_connection_keeps_its_buffers(kind: socket.AddressFamily) -> None:
     class Bare:
         family = kind
 
@@ -241,10 +241,10 @@ def test_without_the_right_to_it_a_local_leg_keeps_its_buffers(kind: socket.Addr
             if option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
                 raise PermissionError
 
-    tune_local(Bare())  # type: ignore[arg-type]  # all that is used of a socket
+    tune_local(Bare())  # type: ignore[arg-type]  # only these methods are used
 
 
-def test_reset_reaches_the_other_side_as_one(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_reset_reaches_the_peer(pair: tuple[socket.socket, socket.socket]) -> None:
     one, other = pair
     reset(one)
     assert one.fileno() == -1
@@ -263,7 +263,7 @@ def test_reset_of_a_unix_socket_ends_it() -> None:
             other.send(b"x")
 
 
-def test_reset_may_be_said_again() -> None:
+def test_reset_may_be_repeated() -> None:
     one, other = socket.socketpair()
     with other:
         reset(one)
@@ -281,11 +281,13 @@ def test_reset_may_be_said_again() -> None:
         ("", "unnamed socket"),
     ],
 )
-def test_addresses_are_written_for_people(address: object, text: str) -> None:
+def test_addresses_are_formatted(address: object, text: str) -> None:
     assert name_of(address) == text
 
 
-def test_a_caller_has_a_name_until_it_is_gone(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_peers_address_is_returned_until_it_disconnects(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     one, other = pair
     assert caller_of(one) == name_of(other.getsockname())
     reset(other)
@@ -295,7 +297,7 @@ def test_a_caller_has_a_name_until_it_is_gone(pair: tuple[socket.socket, socket.
     assert caller_of(one) == "gone"
 
 
-def test_a_reason_is_in_the_systems_words() -> None:
+def test_a_reason_is_the_systems_text() -> None:
     by_loop = OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)")
     assert reason_of(by_loop) == os.strerror(errno.ECONNREFUSED)
     assert reason_of(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) == (
@@ -320,7 +322,7 @@ def test_an_address_keeps_its_interface_for_the_kernel(
     assert (sockaddr[0].partition("%")[0], *sockaddr[1:]) == address
 
 
-def test_an_interface_that_is_not_there_is_named() -> None:
+def test_a_missing_interface_is_named() -> None:
     with pytest.raises(OSError, match="no network interface none9") as caught:
         socket_address("fe80::1%none9", 7)
     assert caught.value.errno == errno.ENODEV
@@ -330,7 +332,7 @@ def test_an_interface_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("tracked", "silence"), [("432000", 20), ("60", 20), ("30", 10), ("5", 1), ("1", 1), ("", 20), (None, 20)]
 )
-def test_silence_is_broken_before_a_firewall_forgets(
+def test_keepalives_are_sent_before_connection_tracking_times_out(
     tmp: Path,
     monkeypatch: pytest.MonkeyPatch,
     pair: tuple[socket.socket, socket.socket],
@@ -361,7 +363,7 @@ def test_an_address_without_its_port(name: str, host: str) -> None:
     assert host_of(name) == host
 
 
-def test_who_else_connects_is_not_taken_for_the_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_connections_to_a_loopback_pair_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     connect, strangers = socket.create_connection, list[socket.socket]()
 
     def come_late(address: tuple[str, int], patience: float) -> socket.socket:
@@ -376,7 +378,7 @@ def test_who_else_connects_is_not_taken_for_the_other_end(monkeypatch: pytest.Mo
         assert stranger.recv(1) == b""
 
 
-def test_a_connection_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loopback_pair_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as nobody:
         monkeypatch.setattr(socket, "create_connection", lambda *_: nobody)
         with pytest.raises(TimeoutError):

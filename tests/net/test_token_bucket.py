@@ -1,4 +1,4 @@
-"""Token buckets, with a clock in the test's hand."""
+"""Token buckets, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def test_a_burst_and_then_the_rate() -> None:
     assert not bucket.take(100.5)
 
 
-def test_no_more_than_the_burst_is_saved() -> None:
+def test_tokens_do_not_exceed_the_burst() -> None:
     bucket = Bucket(Rate(2, 1.0), 0.0)
     assert [bucket.take(1e6) for _ in range(3)] == [True, True, False]
 
 
-def test_many_are_taken_all_or_none() -> None:
+def test_several_tokens_are_taken_all_or_none() -> None:
     bucket = Bucket(Rate(4, 1.0), 0.0)
     assert not bucket.take(0.0, 5)
     assert bucket.take(0.0, 4)
     assert not bucket.take(0.0)
 
 
-def test_what_is_given_back_can_be_taken_again() -> None:
+def test_a_token_that_is_put_back_can_be_taken_again() -> None:
     bucket = Bucket(Rate(1, 1.0), 0.0)
     bucket.give_back()
     assert [bucket.take(0.0), bucket.has(0.0), bucket.take(0.0)] == [True, False, False]
@@ -41,7 +41,7 @@ def test_it_is_full_again_after_a_while() -> None:
     assert bucket.full(2.0)
 
 
-def test_what_is_borrowed_has_to_be_waited_for() -> None:
+def test_borrowing_returns_the_time_to_wait() -> None:
     bucket = Bucket(Rate(2, 4.0), 0.0)
     assert [bucket.borrow(0.0) for _ in range(4)] == [0.0, 0.0, 0.25, 0.5]
     assert not bucket.has(0.5)

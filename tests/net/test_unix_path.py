@@ -1,4 +1,4 @@
-"""What a path names is what is connected to, whatever others put in its way."""
+"""Connecting by path is not redirected by symbolic links of other users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.net.unix_path import ForbiddenSocketError, LinkedPathError, connect,
 
 @pytest.fixture
 def listener(tmp: Path) -> Iterator[socket.socket]:
-    """Somebody who listens at ``real/sock``."""
+    """A listening socket at ``real/sock``."""
     (tmp / "real").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{tmp}/real/sock")
@@ -48,14 +48,14 @@ def test_link_is_named_and_not_followed(tmp: Path, listener: socket.socket, path
         listener.accept()
 
 
-def test_link_that_leads_nowhere_is_one_too(tmp: Path) -> None:
+def test_dangling_link_is_found_too(tmp: Path) -> None:
     (tmp / "link").symlink_to("nowhere")
     assert first_link(f"{tmp}/link/x/y") == f"{tmp}/link"
     assert first_link(f"{tmp}/nothing/x") is None
     assert first_link(f"{tmp}") is None
 
 
-def test_forbidden_socket_is_known_under_every_name(tmp: Path, listener: socket.socket) -> None:
+def test_forbidden_socket_is_refused_by_any_path(tmp: Path, listener: socket.socket) -> None:
     os.link(f"{tmp}/real/sock", f"{tmp}/other")
     with pytest.raises(ForbiddenSocketError):
         reached(f"{tmp}/other", [f"{tmp}/nothing", f"{tmp}/real/sock"])

@@ -1,4 +1,4 @@
-"""The comparison finds every kind of damage, names it, and accepts what is right."""
+"""The comparison detects and names every kind of damage, and accepts correct memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tunnel.proof.pattern import BadPage, Pattern
 from tunnel.proof.pattern_guest import PAGE, Region
 from tunnel.units import MIB
 
-LOW = Region(2 * MIB, 3 * MIB - 3 * PAGE)  # no multiple of a block
+LOW = Region(2 * MIB, 3 * MIB - 3 * PAGE)  # not a multiple of a block
 HIGH = Region((1 << 32) + 5 * PAGE, (1 << 32) + MIB)
-STATE = filled_state(LOW, HIGH, working_set=300, dirtied=3 * 300 + 270)  # the cursor stands in HIGH
+STATE = filled_state(LOW, HIGH, working_set=300, dirtied=3 * 300 + 270)  # the cursor is in HIGH
 LOW_MEMORY = bytes(filled_memory(STATE, LOW))
 
 
@@ -26,7 +26,7 @@ def page(memory: bytearray, number: int) -> bytes:
 
 
 @pytest.mark.parametrize("region", [LOW, HIGH])
-def test_right_memory_has_no_bad_page(region: Region) -> None:
+def test_correct_memory_has_no_bad_page(region: Region) -> None:
     assert bad_pages(filled_memory(STATE, region), region) == []
 
 
@@ -114,6 +114,6 @@ def test_page_beyond_the_working_set_is_never_counted() -> None:
     assert (bad.address, bad.expected, bad.found) == (LOW.start + 10 * PAGE, 0, 1)
 
 
-def test_address_outside_every_region_is_our_mistake() -> None:
+def test_address_outside_every_region_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="in no region"):
         Pattern(STATE).bad_pages(LOW.end, memoryview(bytes(PAGE)))

@@ -1,4 +1,4 @@
-"""The image that we ship, its workload, and the state block."""
+"""The shipped image, its workload, and the state block."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def parameters(image: bytes) -> tuple[int, ...]:
     return struct.unpack_from("<QQQ", image, image.index(b"MTGPARAM") + 8)
 
 
-def test_shipped_image_is_what_nasm_makes_of_the_source(tmp: Path) -> None:
+def test_shipped_image_is_assembled_from_the_source(tmp: Path) -> None:
     made = tmp / "guest.bin"
-    # Warnings that some releases of nasm do not know, or that only say what -f bin is about.
+    # Ignored: warnings unknown to some releases of nasm, and relocations, which -f bin always has.
     warnings = ("-Wall", "-Werror", "-w-unknown-warning", "-w-reloc-abs")
     subprocess.run(["nasm", *warnings, "-f", "bin", "-o", made, SOURCE], check=True, timeout=30)
     assert made.read_bytes() == SHIPPED
@@ -72,11 +72,11 @@ def test_workload_is_patched_in_pages_and_nothing_else_changes() -> None:
     ("rate", "patched"),
     [(0, (0, 0)), (PAGE - 1, (0, 0)), (PAGE, (256, 1)), (None, (256, (1 << 64) - 1))],
 )
-def test_rate_zero_dirties_nothing_and_none_is_flat_out(rate: int | None, patched: tuple[int, int]) -> None:
+def test_rate_zero_dirties_nothing_and_none_is_full_speed(rate: int | None, patched: tuple[int, int]) -> None:
     assert parameters(build_image(Workload(working_set=MIB, dirty_rate=rate)))[:2] == patched
 
 
-def test_state_block_is_read() -> None:
+def test_state_block_is_parsed() -> None:
     assert parse_state(state_block()) == GuestState(
         phase=GuestPhase.FILLED,
         filled=768,
@@ -120,5 +120,5 @@ def test_damaged_state_block_is_refused(block: bytes) -> None:
         parse_state(block)
 
 
-def test_guest_that_still_fills_has_fewer_pages_than_its_regions() -> None:
+def test_guest_that_is_filling_has_fewer_pages_than_its_regions() -> None:
     assert parse_state(state_block(phase=1, filled=3, working_set=0)).filled == 3

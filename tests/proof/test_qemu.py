@@ -1,4 +1,4 @@
-"""QEMU starts and leaves nothing behind; its failures arrive in its own words."""
+"""QEMU starts and leaves nothing behind; errors include its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.proof.qemu import Qemu
 from tunnel.virt.polling import until
 
 
-async def test_guest_says_on_its_serial_port_how_far_it_is(qemu: Qemu) -> None:
+async def test_guest_reports_progress_on_its_serial_port(qemu: Qemu) -> None:
     async def ready() -> bool | None:
         return qemu.serial.read_bytes() == SERIAL_READY or None
 
@@ -32,8 +32,8 @@ async def test_stop_reaps_and_may_be_repeated(qemu: Qemu) -> None:
     await qemu.stop()
 
 
-async def test_qemu_that_does_not_start_says_why(tmp: Path) -> None:
-    with pytest.raises(HypervisorError, match=r"guest: QEMU ended with 1: .*no-such-device"):
+async def test_failed_start_includes_the_output_of_qemu(tmp: Path) -> None:
+    with pytest.raises(HypervisorError, match=r"guest: QEMU exited with 1: .*no-such-device"):
         await Qemu.start("guest", small_machine(tmp, "-device", "no-such-device"), tmp)
 
 
@@ -49,7 +49,7 @@ async def test_cancelled_start_leaves_no_process(tmp: Path) -> None:
         await starting
 
 
-async def test_missing_qemu_says_how_to_install_it(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_qemu_has_install_instructions(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp))
     with pytest.raises(UsageError, match="apt install qemu-system-x86"):
         await Qemu.start("guest", small_machine(tmp), tmp)

@@ -1,4 +1,4 @@
-"""The proof of a move: what it accepts, and what it does not let pass."""
+"""The verification of a migration: what it accepts and rejects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_guest_has_filled_its_memory_when_the_trial_starts(trial: Trial) -
     assert await trial.destination.monitor.status() == "inmigrate"
 
 
-async def test_moved_guest_runs_on_after_the_proof(trial: Trial) -> None:
+async def test_moved_guest_runs_after_the_verification(trial: Trial) -> None:
     uri = local(trial.directory)
     await trial.migrate(uri, uri)
     verified = await trial.verify()
@@ -34,7 +34,7 @@ async def test_moved_guest_runs_on_after_the_proof(trial: Trial) -> None:
 
 
 async def test_guest_that_never_left_is_not_verified(trial: Trial) -> None:
-    with pytest.raises(VerificationError, match="still runs at the source"):
+    with pytest.raises(VerificationError, match="is still running at the source"):
         await trial.verify()
 
 
@@ -42,7 +42,7 @@ async def test_guest_that_runs_on_both_sides_is_not_verified(trial: Trial) -> No
     uri = local(trial.directory)
     await trial.migrate(uri, uri)
     await trial.source.monitor.execute("cont")
-    with pytest.raises(VerificationError, match="still runs at the source"):
+    with pytest.raises(VerificationError, match="is still running at the source"):
         await trial.verify()
 
 
@@ -56,12 +56,12 @@ async def test_another_guest_at_the_destination_is_not_verified(tmp: Path) -> No
         await two.migrate(local(tmp), local(tmp))
         await one.source.monitor.execute("stop")
         mixed = Trial(one.source, two.destination, tmp)
-        with pytest.raises(VerificationError, match="this is another guest"):
+        with pytest.raises(VerificationError, match="this is a different guest"):
             await mixed.verify()
 
 
-async def test_failed_migration_quotes_the_qemu_that_was_to_receive_it(trial: Trial) -> None:
-    with pytest.raises(MigrationError, match="The destination's QEMU wrote: nothing"):
+async def test_failed_migration_includes_the_output_of_the_destination(trial: Trial) -> None:
+    with pytest.raises(MigrationError, match="Output of the destination's QEMU: none"):
         await trial.migrate("unix:/nonexistent", local(trial.directory))
 
 

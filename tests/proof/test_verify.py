@@ -73,7 +73,7 @@ async def test_guest_fills_and_dirties_all_its_memory(tmp: Path, model: str) -> 
 
 
 async def test_working_set_may_span_regions(tmp: Path) -> None:
-    workload = Workload(working_set=1 << 40, dirty_rate=None)  # everything there is
+    workload = Workload(working_set=1 << 40, dirty_rate=None)  # all memory
     async with await Qemu.start("guest", machine(tmp, workload, "pc,max-ram-below-4g=32M"), tmp) as qemu:
         filled = await wait_filled(qemu.monitor, tmp, within=30)
         assert filled.working_set == filled.filled
@@ -95,7 +95,7 @@ async def test_stopped_guest_has_no_heartbeat(tmp: Path) -> None:
         await wait_filled(qemu.monitor, tmp, within=30)
         await qemu.monitor.execute("stop")
         stopped = await read_state(qemu.monitor, tmp)
-        with pytest.raises(HypervisorError, match=r"heartbeat stood still for 0\.2 s"):
+        with pytest.raises(HypervisorError, match=r"no heartbeat of the guest for 0\.2 s"):
             await wait_heartbeat(qemu.monitor, tmp, stopped, within=0.2)
 
 
@@ -108,7 +108,7 @@ async def test_running_guest_is_not_verified(tmp: Path) -> None:
 
 @pytest.mark.parametrize("wake", [None, True, False])
 @pytest.mark.parametrize("paused", [False, True])
-async def test_guest_is_held_while_it_is_compared_and_then_as_it_was_or_as_wished(
+async def test_guest_is_stopped_for_the_comparison_and_then_resumed_as_requested(
     tmp: Path, paused: bool, wake: bool | None
 ) -> None:
     held = list[Path]()
@@ -143,7 +143,7 @@ async def test_one_flipped_bit_in_a_real_guest_is_found(tmp: Path) -> None:
             await verify_memory(qemu.monitor, tmp, filled)
 
 
-# -- a monitor that hands out memory of our making -----------------------------------------------------------
+# -- a fake monitor with generated memory --------------------------------------------------------------------
 
 REGION = Region(2 * MIB, 12 * MIB)
 STATE = filled_state(REGION, working_set=64, dirtied=200)
@@ -197,13 +197,13 @@ async def test_untouched_memory_verifies_and_leaves_no_file(tmp: Path) -> None:
     ("change", "complaint"),
     [
         ({"phase": GuestPhase.BOOTED}, "has not filled its memory yet"),
-        ({"ticks": STATE.ticks - 1}, "went back in time"),
-        ({"dirtied": STATE.dirtied - 1}, "went back in time"),
-        ({"tag": 5 << 48}, "another guest"),
-        ({"working_set": 65}, "another guest"),
+        ({"ticks": STATE.ticks - 1}, "counters went backwards"),
+        ({"dirtied": STATE.dirtied - 1}, "counters went backwards"),
+        ({"tag": 5 << 48}, "a different guest"),
+        ({"working_set": 65}, "a different guest"),
     ],
 )
-async def test_guest_that_is_no_successor_of_the_earlier_state_is_refused(
+async def test_state_that_does_not_follow_the_earlier_one_is_refused(
     tmp: Path, change: dict[str, Any], complaint: str
 ) -> None:
     now = dataclasses.replace(STATE, **change)
@@ -211,6 +211,6 @@ async def test_guest_that_is_no_successor_of_the_earlier_state_is_refused(
         await verify_memory(FakeMonitor(now, filled_memory(STATE, REGION)), tmp, STATE)
 
 
-async def test_memory_that_qemu_did_not_write_is_reported(tmp: Path) -> None:
-    with pytest.raises(HypervisorError, match="cannot be read"):
+async def test_missing_memory_dump_is_reported(tmp: Path) -> None:
+    with pytest.raises(HypervisorError, match="cannot read the memory that QEMU wrote to"):
         await verify_memory(FakeMonitor(STATE, bytearray()), tmp, STATE)

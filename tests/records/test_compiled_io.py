@@ -1,4 +1,4 @@
-"""Records by the compiled engine between a queue and a socket: what is taken of a queue, and what waits."""
+"""Record I/O on the compiled engine: what is taken from the queue, and what stays pending."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ends = tuple[CompiledRecordIo, PythonRecordIo]
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """One end by the engine, the other by Python, over a connection that holds little."""
+    """One end on the engine, the other in Python, over a connection with small buffers."""
     engine = compiled_engine()
     near, far = socket.socketpair()
     with near, far:
@@ -37,7 +37,7 @@ def ends() -> Iterator[Ends]:
 
 
 def received(io: CompiledRecordIo | PythonRecordIo) -> bytes:
-    """What came so far, without an end."""
+    """Return what was received so far; there must be no end."""
     plain, got = memoryview(bytearray(BATCH)), b""
     while True:
         count, over, cut = io.receive(plain)
@@ -58,7 +58,7 @@ def test_a_queue_of_many_pieces_is_taken_in_order(ends: Ends) -> None:
     assert near.content_sent == sum(map(len, pieces))
 
 
-def test_what_a_full_socket_leaves_is_not_counted_and_comes_later(ends: Ends) -> None:
+def test_bytes_left_by_a_full_socket_are_not_counted_and_sent_later(ends: Ends) -> None:
     near, far = ends
     content = bytes(range(256)) * 5000
     unsent: deque[Content] = deque([content[:7], memoryview(content)[7:]])
@@ -74,7 +74,7 @@ def test_what_a_full_socket_leaves_is_not_counted_and_comes_later(ends: Ends) ->
     assert (near.full, near.content_sent) == (False, len(content))
 
 
-def test_a_key_update_that_is_owed_waits_for_what_is_sealed(ends: Ends) -> None:
+def test_a_pending_key_update_waits_for_sealed_records(ends: Ends) -> None:
     near, far = ends
     unsent: deque[Content] = deque([bytes(200_000)])
     near.send(unsent)
@@ -85,7 +85,7 @@ def test_a_key_update_that_is_owed_waits_for_what_is_sealed(ends: Ends) -> None:
         arrived += len(received(far))
         near.send(unsent)
         owed.append(near.layer.owes_update)
-    assert len(owed) > 1, "while records of the old key wait it is owed"
+    assert len(owed) > 1, "it is pending while records of the old key are unsent"
     unsent.append(b"under the new key")
     near.send(unsent)
     arrived += len(received(far))
@@ -93,18 +93,18 @@ def test_a_key_update_that_is_owed_waits_for_what_is_sealed(ends: Ends) -> None:
     assert near.layer.records_sent == 1
 
 
-def test_nothing_is_sealed_behind_the_end(ends: Ends) -> None:
+def test_nothing_is_sealed_after_the_end(ends: Ends) -> None:
     near, far = ends
     near.end()
     near.send(deque())
     plain = memoryview(bytearray(BATCH))
     _, over, _ = far.receive(plain)
     assert over is not None
-    with pytest.raises(LaneError, match="behind the end"):
+    with pytest.raises(LaneError, match="after the end"):
         near.send(deque([b"x"]))
 
 
-def test_nothing_is_taken_behind_the_peers_end(ends: Ends) -> None:
+def test_nothing_is_opened_after_the_peers_end(ends: Ends) -> None:
     near, far = ends
     far.send(deque([b"last"]))
     far.end()

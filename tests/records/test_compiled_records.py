@@ -1,4 +1,4 @@
-"""Records by the compiled engine are those that Python makes; what Python refuses, it refuses as well."""
+"""The compiled engine makes the same records as Python, and refuses the same invalid ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_records_of_the_rfcs_trace() -> None:
     sizes=some.lists(some.sampled_from([1, 20, RECORD - 1, RECORD, RECORD + 1, 40_000]), max_size=4),
     first=some.sampled_from([0, 7, 1 << 20]),
 )
-def test_python_opens_what_it_seals_and_the_reverse(cipher: str, sizes: list[int], first: int) -> None:
+def test_python_and_the_engine_open_each_others_records(cipher: str, sizes: list[int], first: int) -> None:
     pieces = [bytes([size % 251]) * size for size in sizes]
     direction = start(cipher, first)
     records = sealed(CompiledRecordSealer(cipher, direction, ENGINE), *pieces)
@@ -71,7 +71,7 @@ def test_keys_are_updated_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("spoil", ["tag", "type", "length", "short", "padding", "long"])
-def test_what_is_no_record_is_refused_by_the_same_alert(spoil: str) -> None:
+def test_an_invalid_record_is_refused_with_the_same_alert(spoil: str) -> None:
     sealer = RecordSealer(SUITE_256, start())
     good, bad = sealed(sealer, b"good"), bytearray(sealer.record(DATA, b"bad"))
     if spoil == "tag":
@@ -95,7 +95,7 @@ def test_what_is_no_record_is_refused_by_the_same_alert(spoil: str) -> None:
     assert compiled[2].alert == python[2].alert
 
 
-def test_a_key_protects_no_more_than_it_may() -> None:
+def test_the_key_limit_is_enforced() -> None:
     most = SUITES[SUITE_256].most_records
     sealer = CompiledRecordSealer(SUITE_256, start(records=most - 1), ENGINE)
     with pytest.raises(LaneError):

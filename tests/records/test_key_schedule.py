@@ -1,4 +1,4 @@
-"""Keys from secrets: against the examples of RFC 8448."""
+"""The key schedule, against the examples of RFC 8448."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_each_suite_has_keys_of_its_size_and_secrets_of_its_hash(cipher: str, ke
 
 
 @pytest.mark.parametrize("cipher", SUITES)
-def test_a_lane_is_given_up_before_its_suite_is_worn(cipher: str) -> None:
+def test_the_key_limit_of_lanes_is_below_that_of_each_suite(cipher: str) -> None:
     most = SUITES[cipher].most_records
     assert most > KEY_LIMIT
     assert most <= (2**24.5 if "GCM" in cipher else 2**64)

@@ -1,4 +1,4 @@
-"""What TLS says beside data: taken where it is allowed, and answered; anything else is named by its alert."""
+"""Non-data records: allowed ones are processed and answered; any other ends the connection with its alert."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PART = (HANDSHAKE, TICKET[:9])
 
 
 class Far:
-    """A layer, and a peer of it that says anything."""
+    """A record layer, and a peer that sends arbitrary records."""
 
     def __init__(self, provider: Provider | None = None) -> None:
         self.layer = RecordLayer(Keys(SUITE, OURS, THEIRS), provider)
@@ -46,22 +46,22 @@ class Far:
         self.heard = RecordOpener(SUITE, OURS)
 
     def hear(self, *records: bytes) -> tuple[bytes, TlsEnd | None]:
-        """Let the layer take ``records``, as a lane does: all it makes of them."""
+        """Let the layer open ``records``, as a lane does; return data and the end."""
         cipher = memoryview(b"".join(records))
         plain, got, over = memoryview(bytearray(len(cipher))), b"", None
         while cipher and over is None:
             taken, filled, over = self.layer.open(cipher, len(cipher), plain)
-            assert taken or over, "every call takes something"
+            assert taken or over, "every call makes progress"
             cipher, got = cipher[taken:], got + plain[:filled]
         return got, over
 
     def tell(self, *pieces: bytes) -> list[bytes | NonDataRecord]:
-        """What the peer hears when the layer seals ``pieces``: data, and what is none, in order."""
+        """Seal ``pieces``; return what the peer receives: data and non-data records, in order."""
         out = memoryview(bytearray(1 << 17))
         return self.take(bytes(out[: self.layer.seal(pieces, out)]))
 
     def take(self, cipher: bytes) -> list[bytes | NonDataRecord]:
-        """Let the peer open ``cipher``, following KeyUpdates."""
+        """Let the peer open ``cipher``, applying KeyUpdates."""
         heard: list[bytes | NonDataRecord] = []
         while cipher:
             plain = bytearray(len(cipher))
@@ -78,7 +78,7 @@ class Far:
 
 @pytest.fixture(params=["python", "compiled"])
 def far(request: pytest.FixtureRequest) -> Far:
-    """By each engine."""
+    """With each engine."""
     return Far(compiled_engine() if request.param == "compiled" else None)
 
 
@@ -91,7 +91,7 @@ def test_data_goes_both_ways(far: Far) -> None:
 
 
 @pytest.mark.parametrize("cipher", SUITES)
-def test_two_layers_understand_each_other(cipher: str) -> None:
+def test_two_layers_interoperate(cipher: str) -> None:
     one, other = (Direction(bytes([number]) * SUITES[cipher].hash.digest_size, number) for number in (1, 2))
     dialer, acceptor = (
         RecordLayer(Keys(cipher, one, other)),
@@ -109,7 +109,7 @@ def test_two_layers_understand_each_other(cipher: str) -> None:
 # Tickets.
 
 
-def test_tickets_are_of_no_use_and_end_nothing(far: Far) -> None:
+def test_tickets_are_ignored(far: Far) -> None:
     record = far.said.record(HANDSHAKE, TICKET)
     got = far.hear(record, far.said.record(HANDSHAKE, TICKET * 3), far.said.record(DATA, b"x"))
     assert got == (b"x", None)
@@ -125,7 +125,7 @@ def test_tickets_may_be_split_over_records(far: Far, size: int) -> None:
     assert far.layer.take_asides() == max(len(pieces), 2), "each record counts, and each message"
 
 
-def test_a_message_waits_in_bounded_memory(far: Far) -> None:
+def test_the_size_of_a_message_is_bounded(far: Far) -> None:
     header = bytes([NEW_SESSION_TICKET]) + MOST_MESSAGE.to_bytes(3)
     assert far.hear(far.said.record(HANDSHAKE, header + bytes(RECORD - 4))) == (b"", None)
     assert (
@@ -134,22 +134,24 @@ def test_a_message_waits_in_bounded_memory(far: Far) -> None:
     assert far.hear(far.said.record(DATA, b"x")) == (b"x", None)
     header = bytes([NEW_SESSION_TICKET]) + (MOST_MESSAGE + 1).to_bytes(3)
     over = far.hear(far.said.record(HANDSHAKE, header))[1]
-    assert over == TlsEnd(f"the peer broke TLS: a message 4 of {MOST_MESSAGE + 1} bytes", DECODE_ERROR)
+    assert over == TlsEnd(
+        f"the peer violated the TLS protocol: handshake message 4 of {MOST_MESSAGE + 1} bytes", DECODE_ERROR
+    )
 
 
 # KeyUpdate.
 
 
-def test_a_key_update_is_followed(far: Far) -> None:
+def test_a_key_update_is_applied(far: Far) -> None:
     before = far.said.record(DATA, b"old, ")
     assert far.hear(before, far.said.update(), far.said.record(DATA, b"new")) == (b"old, new", None)
-    assert far.layer.records_received == 1, "of the present key"
+    assert far.layer.records_received == 1, "with the current key"
     assert not far.layer.owes_update
     assert far.tell(b"x") == [b"x"]
     assert far.layer.take_asides() == 1
 
 
-def test_a_key_update_that_is_asked_for_goes_before_the_next_data_and_once(far: Far) -> None:
+def test_a_requested_key_update_is_sent_once_before_the_next_data(far: Far) -> None:
     assert far.tell(b"old") == [b"old"]
     far.hear(far.said.update(asking=True), far.said.update(asking=True))
     assert far.layer.owes_update
@@ -157,10 +159,10 @@ def test_a_key_update_that_is_asked_for_goes_before_the_next_data_and_once(far: 
     assert far.layer.records_sent == 1
     assert far.tell(b"and on") == [b"and on"]
     far.hear(far.said.update(asking=True))
-    assert far.tell() == [NonDataRecord(HANDSHAKE, UPDATE)], "also where there is nothing else to say"
+    assert far.tell() == [NonDataRecord(HANDSHAKE, UPDATE)], "also if there is nothing else to send"
 
 
-def test_what_seal_may_write_beside_its_pieces_is_bounded(far: Far) -> None:
+def test_the_extra_output_of_seal_is_bounded(far: Far) -> None:
     far.hear(far.said.update(asking=True))
     out = memoryview(bytearray(SPARE + OVERHEAD + 1))
     assert far.layer.seal([b"x"], out) == len(out)
@@ -176,15 +178,15 @@ def test_keys_may_change_any_number_of_times(far: Far) -> None:
 # Ends.
 
 
-def test_our_end_is_said_once_and_nothing_behind_it(far: Far) -> None:
+def test_our_end_is_sent_once_and_nothing_after_it(far: Far) -> None:
     assert far.take(far.layer.end()) == [NonDataRecord(ALERT, CLOSE_NOTIFY)]
     assert far.layer.end() == far.layer.end(BAD_RECORD_MAC) == b""
-    with pytest.raises(LaneError, match="behind the end"):
+    with pytest.raises(LaneError, match="after the end"):
         far.tell(b"x")
-    assert far.hear(far.said.record(DATA, b"x")) == (b"x", None), "the peer may go on"
+    assert far.hear(far.said.record(DATA, b"x")) == (b"x", None), "the peer may continue"
 
 
-def test_behind_our_end_no_key_update_is_owed(far: Far) -> None:
+def test_after_our_end_no_key_update_is_pending(far: Far) -> None:
     far.hear(far.said.update(asking=True))
     assert far.take(far.layer.end()) == [NonDataRecord(ALERT, CLOSE_NOTIFY)]
     assert not far.layer.owes_update
@@ -196,7 +198,7 @@ def test_an_end_may_be_an_alert(far: Far) -> None:
     assert far.take(far.layer.end(BAD_RECORD_MAC)) == [NonDataRecord(ALERT, bytes([FATAL, BAD_RECORD_MAC]))]
 
 
-def test_a_worn_key_protects_no_alert_either() -> None:
+def test_at_the_key_limit_no_alert_is_made() -> None:
     layer = RecordLayer(Keys(SUITE, Direction(CLIENT, SUITES[SUITE].most_records), THEIRS))
     assert layer.end() == b""
 
@@ -206,10 +208,10 @@ def test_a_worn_key_protects_no_alert_either() -> None:
     [
         (CLOSE_NOTIFY, CLOSED, None),
         (bytes([FATAL, ACCESS_DENIED]), NOT_LISTED, None),
-        (bytes([1, 90]), "the peer refused it: TLS alert 90; its log says more", None),
-        (b"\2", "the peer broke TLS: an alert of 1 bytes", DECODE_ERROR),
-        (CLOSE_NOTIFY * 2, "the peer broke TLS: an alert of 4 bytes", DECODE_ERROR),
-        (b"", "the peer broke TLS: a record of type 21 out of place", UNEXPECTED_MESSAGE),
+        (bytes([1, 90]), "the peer refused the connection: TLS alert 90; see its log", None),
+        (b"\2", "the peer violated the TLS protocol: alert of 1 bytes", DECODE_ERROR),
+        (CLOSE_NOTIFY * 2, "the peer violated the TLS protocol: alert of 4 bytes", DECODE_ERROR),
+        (b"", "the peer violated the TLS protocol: unexpected record of type 21", UNEXPECTED_MESSAGE),
     ],
 )
 def test_an_alert_is_the_end(far: Far, content: bytes, reason: str, answer: int | None) -> None:
@@ -221,7 +223,7 @@ BREACHES: dict[str, tuple[list[tuple[int, bytes]], int]] = {
     "a ClientHello": ([(HANDSHAKE, b"\1\0\0\2ab")], UNEXPECTED_MESSAGE),
     "the type of one": ([(HANDSHAKE, b"\1")], UNEXPECTED_MESSAGE),
     "a CertificateRequest": ([(HANDSHAKE, b"\x0d\0\0\0")], UNEXPECTED_MESSAGE),
-    "another message behind a ticket": ([(HANDSHAKE, TICKET + b"\x14")], UNEXPECTED_MESSAGE),
+    "another message after a ticket": ([(HANDSHAKE, TICKET + b"\x14")], UNEXPECTED_MESSAGE),
     "KeyUpdate, and more": ([(HANDSHAKE, UPDATE + TICKET)], UNEXPECTED_MESSAGE),
     "KeyUpdate, and the start of more": ([(HANDSHAKE, UPDATE + b"\4")], UNEXPECTED_MESSAGE),
     "KeyUpdate of no byte": ([(HANDSHAKE, UPDATE[:3] + b"\0")], DECODE_ERROR),
@@ -233,23 +235,30 @@ BREACHES: dict[str, tuple[list[tuple[int, bytes]], int]] = {
     "an alert in a ticket": ([PART, (ALERT, CLOSE_NOTIFY)], UNEXPECTED_MESSAGE),
     "change_cipher_spec": ([(20, b"\1")], UNEXPECTED_MESSAGE),
     "a heartbeat": ([(24, b"\1\0\0")], UNEXPECTED_MESSAGE),
-    "a type of nobody's": ([(255, b"?")], UNEXPECTED_MESSAGE),
+    "an undefined type": ([(255, b"?")], UNEXPECTED_MESSAGE),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("records", "alert"), BREACHES.values(), ids=BREACHES)
-def test_a_breach_ends_it_with_its_alert(far: Far, records: list[tuple[int, bytes]], alert: int) -> None:
+def test_a_violation_ends_the_connection_with_its_alert(
+    far: Far, records: list[tuple[int, bytes]], alert: int
+) -> None:
     good = far.said.record(DATA, b"good")
     bad = [far.said.record(kind, content) for kind, content in records]
     got, over = far.hear(good, *bad)
     assert got == b"good"
     assert over is not None
     assert over.alert == alert
-    assert over.reason.startswith(("the peer broke TLS: ", "the peer began another handshake"))
-    assert far.hear(far.said.record(DATA, b"behind")) == (b"", over), "nothing behind it is taken"
+    assert over.reason.startswith(
+        ("the peer violated the TLS protocol: ", "the peer started another TLS handshake")
+    )
+    assert far.hear(far.said.record(DATA, b"after")) == (b"", over), "nothing after it is opened"
 
 
-def test_a_record_of_somebody_elses_is_a_breach(far: Far) -> None:
+def test_a_record_under_another_key_is_a_violation(far: Far) -> None:
     foreign = RecordSealer(SUITE, OURS).record(DATA, b"x")
     got, over = far.hear(foreign)
-    assert (got, over) == (b"", TlsEnd("TLS failed: a record is not what the peer sent", BAD_RECORD_MAC))
+    assert (got, over) == (
+        b"",
+        TlsEnd("TLS failed: a record failed authentication (bad_record_mac)", BAD_RECORD_MAC),
+    )

@@ -1,6 +1,6 @@
-"""Our records and an unmodified OpenSSL at the other end, in both roles.
+"""Interoperability of our records with an unmodified OpenSSL, in both roles.
 
-First the program of the system's, with every suite; then that of ``cryptography``, in memory.
+First with the system's openssl program, with every suite; then with that of ``cryptography``, in memory.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ class OurEnd:
         await self.send(bytes(out[: self.layer.seal(pieces, out)]))
 
     async def send(self, records: bytes) -> None:
-        """Send bytes as they are."""
+        """Send raw bytes."""
         await self._loop.sock_sendall(self._sock, records)
 
     async def hears(self, wanted: bytes) -> None:
-        """Read on until ``wanted`` came."""
+        """Read until ``wanted`` was received."""
         async with asyncio.timeout(PATIENCE):
             while wanted not in self.got:
                 await self._read()
 
     async def ends(self) -> TlsEnd:
-        """Read on until the connection ends."""
+        """Read until the connection ends."""
         async with asyncio.timeout(PATIENCE):
             while self.over is None:
                 await self._read()
         return self.over
 
     async def asides(self, count: int) -> None:
-        """Read on until so many records came that are none of data."""
+        """Read until ``count`` non-data records were received."""
         async with asyncio.timeout(PATIENCE):
             while count > 0:
                 await self._read()
@@ -83,7 +83,7 @@ class OurEnd:
 async def ends(
     hosts: Hosts, suite: str, *options: str, dialing: bool
 ) -> AsyncIterator[tuple[OurEnd, OpensslProgram]]:
-    """Our end and the program, behind their handshake; ``dialing`` is ours."""
+    """Our end and the program, after their handshake; ``dialing`` is our role."""
     ours, theirs = (hosts.a, hosts.b) if dialing else (hosts.b, hosts.a)
     async with connected(theirs.files, suite, *options, dialing=dialing) as (program, sock):
         keys, _ = await handshake(sock, ours, NAMES, dialing=dialing)
@@ -122,16 +122,16 @@ async def test_keys_are_updated_by_either_end(hosts: Hosts, suite: str, dialing:
             await program.type(b"k")
             await ours.asides(1)
             assert (ours.layer.owes_update, ours.layer.records_received) == (False, 0)
-            await program.type(b"behind theirs " + word)
-            await ours.hears(b"behind theirs " + word)
+            await program.type(b"after theirs " + word)
+            await ours.hears(b"after theirs " + word)
             await program.type(b"K")
             await ours.asides(1)
             assert ours.layer.owes_update
-            await ours.say(b"behind ours " + word + b"\n")
-            await program.says(b"behind ours " + word + b"\n")
+            await ours.say(b"after ours " + word + b"\n")
+            await program.says(b"after ours " + word + b"\n")
             assert ours.layer.records_sent == 1
-            await program.type(b"behind both " + word)
-            await ours.hears(b"behind both " + word)
+            await program.type(b"after both " + word)
+            await ours.hears(b"after both " + word)
         assert b"rror" not in program.said
 
 
@@ -145,7 +145,7 @@ async def test_a_clients_end_is_close_notify(hosts: Hosts) -> None:
 
 
 async def test_a_servers_end_is_close_notify(hosts: Hosts) -> None:
-    """Typing an end there cuts the connection; one that answers lines in reverse says it in order."""
+    """On stdin Q closes without close_notify; with -rev the program sends it after the line CLOSE."""
     async with ends(hosts, GCM_256, "-rev", dialing=True) as (ours, program):
         await ours.say(b"before\n")
         await ours.hears(b"erofeb\n")
@@ -165,17 +165,19 @@ async def test_our_end_is_close_notify(hosts: Hosts, dialing: bool) -> None:
 
 
 @each_role
-async def test_it_names_a_record_that_is_not_ours(hosts: Hosts, dialing: bool) -> None:
+async def test_it_sends_an_alert_for_a_record_that_is_not_ours(hosts: Hosts, dialing: bool) -> None:
     async with ends(hosts, GCM_256, dialing=dialing) as (ours, program):
         await ours.say(b"good\n")
         await program.says(b"good\n")
         await ours.send(b"\x17\x03\x03\0\x40" + bytes(64))
         over = await ours.ends()
-        assert over == TlsEnd("the peer refused it: TLS alert 20 (bad_record_mac); its log says more", None)
+        assert over == TlsEnd(
+            "the peer refused the connection: TLS alert 20 (bad_record_mac); see its log", None
+        )
 
 
 @each_role
-async def test_it_understands_our_alert(hosts: Hosts, dialing: bool) -> None:
+async def test_it_accepts_our_alert(hosts: Hosts, dialing: bool) -> None:
     async with ends(hosts, GCM_256, dialing=dialing) as (ours, program):
         await ours.send(ours.layer.end(BAD_RECORD_MAC))
         await program.says(b"alert bad record mac")
@@ -185,7 +187,7 @@ async def test_it_understands_our_alert(hosts: Hosts, dialing: bool) -> None:
 
 
 def opened(layer: RecordLayer, cipher: bytes) -> tuple[bytes, TlsEnd | None]:
-    """All that the layer makes of ``cipher``."""
+    """Open ``cipher`` completely; return data and the end."""
     view, got, over = memoryview(cipher), b"", None
     while view and over is None:
         plain = bytearray(len(view))
@@ -195,7 +197,7 @@ def opened(layer: RecordLayer, cipher: bytes) -> tuple[bytes, TlsEnd | None]:
 
 
 def sealed(layer: RecordLayer, *pieces: bytes | memoryview) -> bytes:
-    """The records of ``pieces``."""
+    """Return the records of ``pieces``."""
     out = memoryview(bytearray(1 << 19))
     return bytes(out[: layer.seal(pieces, out)])
 
@@ -212,7 +214,7 @@ def test_data_of_any_size_goes_both_ways_in_memory(hosts: Hosts, dialing: bool, 
 
 
 @each_role
-def test_each_end_understands_the_others_in_memory(hosts: Hosts, dialing: bool) -> None:
+def test_both_ends_accept_the_others_close_notify_in_memory(hosts: Hosts, dialing: bool) -> None:
     ours, theirs = shaken(hosts, dialing=dialing)
     assert theirs.decrypt(ours.end()) == b""
     assert theirs.ended == "close_notify"
@@ -220,12 +222,12 @@ def test_each_end_understands_the_others_in_memory(hosts: Hosts, dialing: bool) 
 
 
 @each_role
-def test_each_end_refuses_what_the_other_did_not_say_in_memory(hosts: Hosts, dialing: bool) -> None:
+def test_both_ends_refuse_a_changed_record_in_memory(hosts: Hosts, dialing: bool) -> None:
     ours, theirs = shaken(hosts, dialing=dialing)
     spoilt = bytearray(theirs.encrypt(b"x"))
     spoilt[-1] ^= 1
     _, over = opened(ours, bytes(spoilt))
-    assert over == TlsEnd("TLS failed: a record is not what the peer sent", BAD_RECORD_MAC)
+    assert over == TlsEnd("TLS failed: a record failed authentication (bad_record_mac)", BAD_RECORD_MAC)
     theirs.decrypt(ours.end(over.alert))
     assert "bad record mac" in theirs.ended
     ours, theirs = shaken(hosts, dialing=dialing)
@@ -234,4 +236,6 @@ def test_each_end_refuses_what_the_other_did_not_say_in_memory(hosts: Hosts, dia
     assert theirs.decrypt(bytes(spoilt)) == b""
     assert "bad record mac" in theirs.ended
     alert = opened(ours, theirs.encrypt(b""))[1]
-    assert alert == TlsEnd("the peer refused it: TLS alert 20 (bad_record_mac); its log says more", None)
+    assert alert == TlsEnd(
+        "the peer refused the connection: TLS alert 20 (bad_record_mac); see its log", None
+    )

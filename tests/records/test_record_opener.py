@@ -1,4 +1,4 @@
-"""Records that come: torn anywhere, padded, empty, none of data, changed in any byte."""
+"""Opening records: split anywhere, padded, empty, non-data, changed in any byte."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ Found = NonDataRecord | RecordViolation | None
 
 
 def ends(cipher: str = GCM_256) -> tuple[RecordSealer, RecordOpener]:
-    """Two ends of a direction."""
+    """Return both ends of one direction."""
     secret = SECRET[: SUITES[cipher].hash.digest_size]
     return RecordSealer(cipher, Direction(secret, 0)), RecordOpener(cipher, Direction(secret, 0))
 
 
 def opened(opener: RecordOpener, cipher: bytes) -> tuple[int, bytes, Found]:
-    """What one call makes of ``cipher``. The plain buffer is no larger than it has to be."""
+    """Open ``cipher`` in one call. The plaintext buffer has the minimum size."""
     plain = bytearray(len(cipher))
     taken, filled, found = opener.open(memoryview(bytearray(cipher)), len(cipher), memoryview(plain))
     return taken, bytes(plain[:filled]), found
 
 
 def stream(opener: RecordOpener, cipher: bytes, cuts: list[int]) -> tuple[bytes, list[Found]]:
-    """Let ``cipher`` come in pieces, cut at ``cuts``: all content, and whatever else was found."""
+    """Open ``cipher`` in pieces, split at ``cuts``; return content, and other findings."""
     waiting, got = b"", b""
     others: list[Found] = []
     for start, stop in zip([0, *cuts], [*cuts, len(cipher)], strict=True):
@@ -79,7 +79,7 @@ def stream(opener: RecordOpener, cipher: bytes, cuts: list[int]) -> tuple[bytes,
 
 
 def data(sealer: RecordSealer, content: bytes, padding: int = 0) -> bytes:
-    """One record of data."""
+    """Return one data record."""
     return (
         sealer.record(0, content + bytes([DATA]) + bytes(padding - 1))
         if padding
@@ -108,7 +108,7 @@ def test_the_records_of_the_rfcs_trace() -> None:
     seed=some.randoms(use_true_random=False),
     cipher=some.sampled_from(list(SUITES)),
 )
-def test_records_of_any_size_and_padding_torn_anywhere(
+def test_records_of_any_size_and_padding_split_anywhere(
     contents: list[tuple[int, int]], seed: random.Random, cipher: str
 ) -> None:
     sealer, opener = ends(cipher)
@@ -120,7 +120,7 @@ def test_records_of_any_size_and_padding_torn_anywhere(
     assert opener.records == len(records)
 
 
-def test_a_record_that_comes_byte_by_byte() -> None:
+def test_records_received_byte_by_byte() -> None:
     sealer, opener = ends()
     whole = (
         data(sealer, b"one") + data(sealer, b"") + data(sealer, b"two", 3) + sealer.record(HANDSHAKE, b"?")
@@ -128,7 +128,7 @@ def test_a_record_that_comes_byte_by_byte() -> None:
     assert stream(opener, whole, list(range(1, len(whole)))) == (b"onetwo", [NonDataRecord(HANDSHAKE, b"?")])
 
 
-def test_each_call_stops_behind_a_record_that_is_no_data() -> None:
+def test_each_call_stops_after_a_non_data_record() -> None:
     sealer, opener = ends()
     first = data(sealer, b"one") + sealer.record(HANDSHAKE, b"?")
     second = data(sealer, b"two")
@@ -136,7 +136,7 @@ def test_each_call_stops_behind_a_record_that_is_no_data() -> None:
     assert opened(opener, second) == (len(second), b"two", None)
 
 
-def test_a_call_opens_no_more_than_so_many_records() -> None:
+def test_a_call_opens_a_bounded_number_of_records() -> None:
     sealer, opener = ends()
     records = [data(sealer, content) for content in [b"x", b""] * MOST_READS]
     whole = b"".join(records)
@@ -147,7 +147,7 @@ def test_a_call_opens_no_more_than_so_many_records() -> None:
 
 
 def test_every_byte_of_a_record_is_authenticated() -> None:
-    """Header, content and tag: nothing comes out of a changed record, and all before it does."""
+    """Header, content and tag: a changed record returns no data, those before it do."""
     sealer, _ = ends()
     first, second = data(sealer, b"good"), data(sealer, b"content", 3)
     for position in range(len(second)):
@@ -164,8 +164,8 @@ def test_every_byte_of_a_record_is_authenticated() -> None:
 
 
 @pytest.mark.parametrize("way", ["again", "left out", "exchanged"])
-def test_records_count(way: str) -> None:
-    """One that comes again, is missing, or in another order, is none of this connection's."""
+def test_the_order_of_records_is_authenticated(way: str) -> None:
+    """A record that is repeated, missing, or out of order fails."""
     sealer, opener = ends()
     one, two, three = (data(sealer, word) for word in (b"one", b"two", b"three"))
     whole = {"again": one + one, "left out": one + three, "exchanged": one + three + two}[way]
@@ -195,7 +195,7 @@ BREACHES: dict[str, tuple[Callable[[RecordSealer], bytes], int]] = {
 
 
 @pytest.mark.parametrize(("make", "alert"), BREACHES.values(), ids=BREACHES)
-def test_what_is_no_record_is_a_breach(make: Callable[[RecordSealer], bytes], alert: int) -> None:
+def test_an_invalid_record_is_a_violation(make: Callable[[RecordSealer], bytes], alert: int) -> None:
     sealer, opener = ends()
     good = data(sealer, b"good")
     bad = make(sealer)
@@ -204,10 +204,10 @@ def test_what_is_no_record_is_a_breach(make: Callable[[RecordSealer], bytes], al
     assert plain == b"good"
     assert isinstance(found, RecordViolation)
     assert found.alert == alert
-    assert found.reason.startswith(("the peer broke TLS: ", "TLS failed: "))
+    assert found.reason.startswith(("the peer violated the TLS protocol: ", "TLS failed: "))
 
 
-def test_a_length_that_cannot_be_is_told_before_its_bytes_come() -> None:
+def test_an_invalid_length_is_reported_before_the_body_is_received() -> None:
     _, opener = ends()
     header = b"\x17\x03\x03\xff\xff"
     assert ready(memoryview(header))
@@ -217,7 +217,7 @@ def test_a_length_that_cannot_be_is_told_before_its_bytes_come() -> None:
     assert found.alert == RECORD_OVERFLOW
 
 
-def test_the_most_of_padding_is_no_breach() -> None:
+def test_maximum_padding_is_allowed() -> None:
     sealer, opener = ends()
     for size in (RECORD, RECORD - 5, 0):
         record = sealer.record(
@@ -227,7 +227,7 @@ def test_the_most_of_padding_is_no_breach() -> None:
         assert opened(opener, record)[1:] == (bytes(size), None)
 
 
-def test_content_lies_where_it_should_and_is_not_moved() -> None:
+def test_content_is_contiguous_and_ciphertext_unchanged() -> None:
     sealer, opener = ends()
     cipher = (
         data(sealer, b"one", 50) + data(sealer, b"two") + sealer.record(ALERT, b"?!") + data(sealer, b"three")
@@ -240,7 +240,7 @@ def test_content_lies_where_it_should_and_is_not_moved() -> None:
     assert incoming == cipher
 
 
-def test_a_key_changes_when_it_is_told_to() -> None:
+def test_update_switches_to_the_next_key() -> None:
     sealer, opener = ends()
     update = sealer.update()
     assert isinstance(opened(opener, update)[2], NonDataRecord)

@@ -1,4 +1,4 @@
-"""Records that we make: those of RFC 8448, never a number twice, from memory that stays as it was."""
+"""Sealing records: as in RFC 8448, no number twice, without changing the memory of the content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Sizes = some.lists(
 
 
 def sealed(sealer: RecordSealer, pieces: Sequence[Content]) -> bytes:
-    """What the sealer writes, and nothing beside it."""
+    """Return what the sealer writes; check that it writes nothing else."""
     out = bytearray(b"\xee" * (sum(sealed_size(len(piece)) for piece in pieces) + 7))
     size = sealer.seal(pieces, memoryview(out))
     assert out[size:] == b"\xee" * 7
@@ -42,7 +42,7 @@ def sealed(sealer: RecordSealer, pieces: Sequence[Content]) -> bytes:
 
 
 def decrypted(records: bytes, cipher: str = GCM_256, secret: bytes = SECRET, first: int = 0) -> list[bytes]:
-    """The insides of records, by another way to decrypt than the product's."""
+    """Decrypt records, independently of the product's code."""
     key, iv = key_and_iv(cipher, secret)
     aead, position = SUITES[cipher].aead(key), 0
     insides: list[bytes] = []
@@ -71,7 +71,7 @@ def test_pieces_of_any_size_become_records(cipher: str, sizes: list[int], first:
     before = [bytes(each) for each in memory]
     sealer = RecordSealer(cipher, Direction(secret, first))
     records = sealed(sealer, pieces)
-    assert [bytes(each) for each in memory] == before, "memory is as it was"
+    assert [bytes(each) for each in memory] == before, "memory is unchanged"
     assert len(records) == sum(map(sealed_size, sizes))
     insides = decrypted(records, cipher, secret, first)
     expected = [
@@ -83,7 +83,7 @@ def test_pieces_of_any_size_become_records(cipher: str, sizes: list[int], first:
     assert sealer.records == first + len(insides) == first + count_records(records)
 
 
-def test_a_part_of_a_piece_leaves_what_is_behind_it_alone() -> None:
+def test_a_part_of_a_piece_leaves_the_following_bytes_unchanged() -> None:
     memory = bytearray(range(256)) * 256
     before = bytes(memory)
     sealer = RecordSealer(GCM_256, Direction(SECRET, 0))
@@ -102,7 +102,7 @@ def test_records_that_do_not_fit_take_no_numbers() -> None:
 
 
 class Failing:
-    """Encrypts until its patience is at an end, and notes every nonce that it is asked to use."""
+    """Fails after ``patience`` records, and notes every nonce."""
 
     def __init__(self, patience: int) -> None:
         self.left = patience
@@ -145,7 +145,7 @@ def test_a_record_of_any_type(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("asking", [False, True])
-def test_a_key_update_is_under_the_old_key_and_all_behind_it_under_the_next(asking: bool) -> None:
+def test_a_key_update_uses_the_old_key_and_everything_after_it_the_next(asking: bool) -> None:
     sealer = RecordSealer(GCM_256, Direction(SECRET, 5))
     update = sealer.update(asking=asking)
     assert decrypted(update, first=5) == [bytes([KEY_UPDATE, 0, 0, 1, asking, HANDSHAKE])]
@@ -154,11 +154,11 @@ def test_a_key_update_is_under_the_old_key_and_all_behind_it_under_the_next(aski
     assert decrypted(behind, secret=next_secret(GCM_256, SECRET)) == [b"one\x17", b"two\x17"]
 
 
-def test_a_key_protects_no_more_records_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_limit_is_enforced(monkeypatch: pytest.MonkeyPatch) -> None:
     most = SUITES[GCM_256].most_records
     sealer = RecordSealer(GCM_256, Direction(SECRET, most - 3))
     out = memoryview(bytearray(1 << 17))
-    with pytest.raises(LaneError, match="may not protect more"):
+    with pytest.raises(LaneError, match="TLS key limit reached"):
         sealer.seal([bytes(4 * RECORD)], out)
     sealer.seal([bytes(3 * RECORD)], out)
     for refused in (

@@ -1,4 +1,4 @@
-"""Memory that is kept until it is delivered: never used again too soon, and little of it pinned."""
+"""The buffer pool: never reused too early, and little memory pinned."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ENOUGH = 4 * LEAST
 
 @pytest.fixture(autouse=True)
 def spare(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
-    """A pool of the test's own, which is empty."""
+    """An empty pool for the test."""
     own: list[bytearray] = []
     monkeypatch.setattr(slabs, "_spare", own)
     return own
 
 
 def read(intake: ReadBuffers, data: bytes, end: int, limit: int = SIZE) -> bytes | memoryview:
-    """What a socket with ``data`` does to it."""
+    """Read ``data`` into a room, as from a socket."""
     room = intake.room(limit)
     assert len(data) <= len(room) <= limit
     room[: len(data)] = data
@@ -30,7 +30,7 @@ def read(intake: ReadBuffers, data: bytes, end: int, limit: int = SIZE) -> bytes
     return intake.take(len(data), end)
 
 
-def test_what_was_given_up_last_is_used_first() -> None:
+def test_the_slab_released_last_is_used_first() -> None:
     taken = [take_slab() for _ in range(3)]
     assert [len(slab) for slab in taken] == [SIZE] * 3
     for slab in taken:
@@ -39,21 +39,21 @@ def test_what_was_given_up_last_is_used_first() -> None:
     assert all(take_slab() is not slab for slab in taken), "each only once"
 
 
-def test_a_slab_with_a_view_is_not_used_again(spare: list[bytearray]) -> None:
+def test_a_slab_with_a_view_is_not_reused(spare: list[bytearray]) -> None:
     slab = take_slab()
     whole = memoryview(slab)
     part = whole[100:200]
     give_back(slab)
     whole.release()
     give_back(slab)
-    assert spare == [], "a part of a view is one"
+    assert spare == [], "a slice of a view counts"
     part.release()
     give_back(slab)
     assert spare == [slab]
     assert len(slab) == SIZE
 
 
-def test_not_everything_is_held_back_from_malloc(spare: list[bytearray]) -> None:
+def test_the_pool_is_bounded(spare: list[bytearray]) -> None:
     for slab in [take_slab() for _ in range(MOST_SPARE + 3)]:
         give_back(slab)
     assert len(spare) == MOST_SPARE
@@ -68,10 +68,10 @@ def test_reads_fill_a_slab_and_then_the_next() -> None:
         pieces.append(read(intake, bytes([number]) * size, end))
     assert [bytes(piece) for piece in pieces] == [bytes([number]) * size for number, size in enumerate(sizes)]
     first, *others = (piece.obj for piece in pieces if isinstance(piece, memoryview))
-    assert [other is first for other in others] == [True, True, False], "there was not room for enough"
+    assert [other is first for other in others] == [True, True, False], "there was too little room"
 
 
-def test_no_more_room_is_given_than_is_asked_for() -> None:
+def test_room_is_limited_as_requested() -> None:
     intake = ReadBuffers(ENOUGH)
     assert len(intake.room(10)) == 10
     assert len(intake.room(SIZE)) == SIZE
@@ -80,7 +80,7 @@ def test_no_more_room_is_given_than_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, LEAST - 1])
-def test_little_is_copied_and_pins_nothing(spare: list[bytearray], count: int) -> None:
+def test_small_reads_are_copied_and_pin_nothing(spare: list[bytearray], count: int) -> None:
     intake = ReadBuffers(ENOUGH)
     piece = read(intake, bytes(count), count)
     assert piece == bytes(count)
@@ -88,7 +88,7 @@ def test_little_is_copied_and_pins_nothing(spare: list[bytearray], count: int) -
     assert len(spare) == 1
 
 
-def test_what_is_delivered_is_used_again_and_nothing_before(spare: list[bytearray]) -> None:
+def test_delivered_slabs_are_reused_and_no_others(spare: list[bytearray]) -> None:
     intake = ReadBuffers(ENOUGH)
     kept = [read(intake, bytes([number]) * SIZE, (number + 1) * SIZE) for number in range(4)]
     intake.release(2 * SIZE - 1)
@@ -96,7 +96,7 @@ def test_what_is_delivered_is_used_again_and_nothing_before(spare: list[bytearra
     del kept[0]
     intake.release(2 * SIZE)
     kept.pop(0)
-    assert spare == [], "so had the second; both are left to Python"
+    assert spare == [], "the second had one too; both are left to Python"
     kept.pop(0)
     intake.release(3 * SIZE)
     assert len(spare) == 1
@@ -107,7 +107,7 @@ def test_what_is_delivered_is_used_again_and_nothing_before(spare: list[bytearra
     assert not intake._slabs
 
 
-def test_a_stream_of_which_all_is_delivered_pins_nothing(spare: list[bytearray]) -> None:
+def test_a_completely_delivered_stream_pins_nothing(spare: list[bytearray]) -> None:
     intake = ReadBuffers(ENOUGH)
     read(intake, bytes(LEAST), LEAST)
     read(intake, b"few", LEAST + 3)
@@ -118,8 +118,8 @@ def test_a_stream_of_which_all_is_delivered_pins_nothing(spare: list[bytearray])
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_that_is_kept_changes_and_little_is_pinned(seed: int, spare: list[bytearray]) -> None:
-    """As a stream does: read, keep, and drop what is delivered, with a lane that lets go of some late."""
+def test_kept_bytes_do_not_change_and_little_is_pinned(seed: int, spare: list[bytearray]) -> None:
+    """Like a stream: read, keep, and drop what is delivered, with a lane that keeps some views longer."""
     some = random.Random(seed)
     intake = ReadBuffers(ENOUGH)
     kept: deque[tuple[int, bytes | memoryview, bytes]] = deque()
@@ -147,7 +147,7 @@ def test_nothing_that_is_kept_changes_and_little_is_pinned(seed: int, spare: lis
 
 
 def read_many(intake: ReadBuffers, data: bytes, end: int, limit: int) -> tuple[int, list[bytes | memoryview]]:
-    """What a lane with ``data`` does to it: how many rooms it had, and what became of them."""
+    """Read ``data`` into rooms, as a lane does; return the number of rooms, and the pieces."""
     rooms, left = intake.rooms(limit), memoryview(data)
     number = len(rooms)
     assert sum(map(len, rooms)) <= limit
@@ -162,18 +162,18 @@ def read_many(intake: ReadBuffers, data: bytes, end: int, limit: int) -> tuple[i
 def test_bulk_gets_more_rooms_than_one_and_each_slab_is_a_piece(spare: list[bytearray]) -> None:
     intake, data = ReadBuffers(ENOUGH), random.Random(3).randbytes(3 * SIZE)
     number, first = read_many(intake, data[:ENOUGH], ENOUGH, 4 * SIZE)
-    assert number == 1, "nobody knows yet how much comes"
+    assert number == 1, "the amount is not known yet"
     number, rest = read_many(intake, data[ENOUGH:], len(data), 4 * SIZE)
     assert number == 5
     assert [len(piece) for piece in rest] == [SIZE - ENOUGH, SIZE, SIZE]
     assert b"".join([*first, *rest]) == data
-    assert len(spare) == 2, "what was not used is another's"
+    assert len(spare) == 2, "unused slabs are returned"
     del first, rest
     intake.release(len(data))
     assert len(spare) == 5
 
 
-def test_nothing_read_is_no_piece(spare: list[bytearray]) -> None:
+def test_an_empty_read_makes_no_piece(spare: list[bytearray]) -> None:
     intake = ReadBuffers(ENOUGH)
     assert read_many(intake, b"", 0, SIZE) == (1, [])
     assert read_many(intake, b"crumb", 5, SIZE) == (1, [b"crumb"])

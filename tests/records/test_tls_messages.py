@@ -1,4 +1,4 @@
-"""What alerts and handshake messages mean to a lane."""
+"""The meaning of alerts and handshake messages for a lane."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ TICKET = bytes([NEW_SESSION_TICKET]) + (5).to_bytes(3) + b"12345"
 @pytest.mark.parametrize(
     ("kind", "content", "reason"),
     [
-        (ALERT, CLOSE_NOTIFY, "it was closed without GOAWAY"),
-        (ALERT, b"\x02\x30", "the peer refused it: TLS alert 48 (unknown_ca); its log says more"),
+        (ALERT, CLOSE_NOTIFY, "closed without GOAWAY"),
+        (ALERT, b"\x02\x30", "the peer refused the connection: TLS alert 48 (unknown_ca); see its log"),
         (ALERT, b"\x02\x31", "the peer does not list this host in its configuration"),
-        (ALERT, b"\x02\x78", "the peer refused it: TLS alert 120 (no_application_protocol); its log"),
-        (ALERT, b"\x02\xfe", "the peer refused it: TLS alert 254; its log says more"),
-        (ALERT, b"", "the peer broke TLS: an alert of 0 bytes"),
+        (ALERT, b"\x02\x78",
+         "the peer refused the connection: TLS alert 120 (no_application_protocol); see its log"),
+        (ALERT, b"\x02\xfe", "the peer refused the connection: TLS alert 254; see its log"),
+        (ALERT, b"", "the peer violated the TLS protocol: alert of 0 bytes"),
         (HANDSHAKE, TICKET, ""),
         (HANDSHAKE, TICKET + TICKET, ""),
-        (HANDSHAKE, UPDATE, "the peer changed its keys, which a kernel lane cannot follow"),
-        (HANDSHAKE, TICKET + UPDATE, "the peer changed its keys"),
-        (HANDSHAKE, b"\x01\0\0\0", "the peer began another handshake"),
-        (HANDSHAKE, TICKET[:-1], "the peer began another handshake"),
-        (25, b"?", "the peer broke TLS: a record of type 25"),
+        (HANDSHAKE, UPDATE, "the peer sent KeyUpdate, which a kernel lane does not support"),
+        (HANDSHAKE, TICKET + UPDATE, "the peer sent KeyUpdate"),
+        (HANDSHAKE, b"\x01\0\0\0", "the peer started another TLS handshake"),
+        (HANDSHAKE, TICKET[:-1], "the peer started another TLS handshake"),
+        (25, b"?", "the peer violated the TLS protocol: record of type 25"),
     ],
 )  # fmt: skip
-def test_what_a_record_that_is_not_data_means(kind: int, content: bytes, reason: str) -> None:
+def test_explain_record(kind: int, content: bytes, reason: str) -> None:
     assert explain_record(kind, content).startswith(reason)
     assert bool(explain_record(kind, content)) is bool(reason)
 
 
-def test_a_part_of_a_data_record_ends_nothing() -> None:
+def test_a_data_record_is_allowed() -> None:
     assert explain_record(DATA, b"data") == ""
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the relay share."""
+"""Fixtures shared by the tests of the relay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["link_local", "network"]
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    """Two links, joined."""
+    """Two connected links."""
     joined = await Pair().up()
     yield joined
     joined.close()
@@ -38,7 +38,7 @@ async def pair() -> AsyncIterator[Pair]:
     params=itertools.product(["tcp", "unix"], [Pump, SplicedPump]), ids=lambda p: f"{p[0]} {p[1].__name__}"
 )
 async def local(request: pytest.FixtureRequest) -> AsyncIterator[Local]:
-    """Every kind of pump, with every kind of socket."""
+    """Each kind of pump, with each kind of socket."""
     with unexpected() as surprises:
         made = Local(*request.param)
         yield made
@@ -49,7 +49,7 @@ async def local(request: pytest.FixtureRequest) -> AsyncIterator[Local]:
 
 @pytest.fixture
 async def two_lanes() -> AsyncIterator[Pair]:
-    """Links that have two lanes: 1 and 2."""
+    """Links with two lanes: 1 and 2."""
     pair = await Pair(settings=Settings(Limits(256, 1024, 2))).up()
     second = join(pair.a, pair.b)
     await until(lambda: second.epoch, "for the second lane")
@@ -59,7 +59,7 @@ async def two_lanes() -> AsyncIterator[Pair]:
 
 @pytest.fixture
 def world(tmp: Path) -> World:
-    """Certificates, and a port that nobody listens on."""
+    """Certificates, and a port on which nothing listens."""
     pki = Pki(tmp)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -69,7 +69,7 @@ def world(tmp: Path) -> World:
 
 @pytest.fixture
 async def link() -> AsyncIterator[Requester]:
-    """Who asks an egress to dial."""
+    """The handler of an egress."""
     requester = Requester()
     with unexpected() as surprises:
         yield requester
@@ -80,7 +80,7 @@ async def link() -> AsyncIterator[Requester]:
 
 @pytest.fixture
 async def egress(link: Requester) -> AsyncIterator[Egress]:
-    """One that may dial any port of this host."""
+    """An egress that may dial any port of this host."""
     made = Egress(ANY, link, "hostb", "hosta")
     yield made
     made.close()
@@ -89,7 +89,7 @@ async def egress(link: Requester) -> AsyncIterator[Egress]:
 
 @pytest.fixture
 def target(tmp: Path) -> Iterator[Target]:
-    """A path that an egress may dial."""
+    """A socket path that an egress may dial."""
     made = Target(tmp / "qemu")
     yield made
     made.close()

@@ -1,6 +1,6 @@
-"""Who says what in which state of a lane, and what ends: an attempt alone, or the session at both sides.
+"""Messages in each state of a lane, and what they end: only the attempt, or the session on both sides.
 
-Also what comes too late: it concerns the session that it was meant for, and none that began since.
+Also late messages: they affect only the session that they belong to, none that began since.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNKNOWN = GoAway(Code.SESSION_UNKNOWN, "no such session")
 
 @dataclass
 class Lane:
-    """A lane that ``a`` dials: what one end says reaches the other when the test lets it."""
+    """A lane that ``a`` dials: what one end sends is delivered when the test says so."""
 
     near: PipeLane
     far: PipeLane
@@ -47,7 +47,7 @@ class Lane:
             self.near.receive(encode(frame))
 
     def deliver(self, source: PipeLane) -> None:
-        """Let what ``source`` said arrive, all of it."""
+        """Deliver everything that ``source`` has sent."""
         source.flush()
         raw, source.said = bytes(source.said), bytearray()
         (self.far if source is self.near else self.near).receive(raw)
@@ -57,7 +57,7 @@ _made: list[PipeLane] = []
 
 
 def apart(dialing: str, accepting: str, state: LaneState) -> tuple[PipeLane, PipeLane]:
-    """Ends of a lane; nothing that one says reaches the other by itself."""
+    """Return the ends of a lane that delivers nothing automatically."""
     ends = near, far = pipe(dialing, accepting, state)
     near.far = far.far = None
     _made.extend(ends)
@@ -72,7 +72,7 @@ async def _close_lanes() -> AsyncIterator[None]:
 
 
 def dial(a: Link, b: Link) -> Lane:
-    """Let ``a`` say HELLO or RESUME, which does not arrive yet."""
+    """Let ``a`` send HELLO or RESUME, which is not delivered yet."""
     resuming = a.wants_lane
     state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
     near, far = apart(a.plan.host, b.plan.host, state)
@@ -95,11 +95,11 @@ def states(pair: Pair) -> tuple[LinkState, LinkState]:
     return pair.a.state, pair.b.state
 
 
-# What the initiator knows, what the acceptor knows, who says what (or closes TCP), what ends.
+# State of the initiator, state of the acceptor, who sends what (or closes TCP), what ends.
 CASES = [
     ("AWAIT", "AWAIT_FIRST", "initiator", ABORT, NOBODY),
     ("AWAIT", "AWAIT_FIRST", "initiator", GoAway(Code.TIMEOUT, "no answer"), NOBODY),
-    ("AWAIT", "AWAIT_FIRST", "acceptor", GoAway(Code.HANDSHAKE, "no first frame came"), NOBODY),
+    ("AWAIT", "AWAIT_FIRST", "acceptor", GoAway(Code.HANDSHAKE, "no first frame received"), NOBODY),
     ("AWAIT", "AWAIT_FIRST", "acceptor", GoAway(Code.COLLISION, "another one"), NOBODY),
     ("AWAIT", "ANSWERED", "initiator", ABORT, LANE),
     ("AWAIT", "ANSWERED", "initiator", GoAway(Code.TIMEOUT, "no answer"), LANE),
@@ -125,7 +125,7 @@ async def reach(lane: Lane, here: str, there: str) -> None:
 
 
 async def leave(pair: Pair, lane: Lane, who: str, message: Frame | str | None) -> None:
-    """Let the initiator or the acceptor go, in that way, and the other one learn of it."""
+    """Let the initiator or the acceptor end the lane in this way, and deliver that to the other."""
     near_goes = who == "initiator"
     if message == "end":
         link, end = (pair.a, lane.near) if near_goes else (pair.b, lane.far)
@@ -159,7 +159,7 @@ async def test_what_ends_with_one_more_lane(
 
 
 @pytest.mark.parametrize(("here", "there", "who", "message", "ends"), CASES)
-async def test_what_ends_with_a_lane_in_place_of_the_only_one(
+async def test_what_ends_with_a_lane_that_replaces_the_only_one(
     here: str, there: str, who: str, message: Frame | str | None, ends: str
 ) -> None:
     pair = await Pair().up()
@@ -204,14 +204,14 @@ async def test_session_unknown_ends_the_session_that_resume_named() -> None:
     near.receive(encode(UNKNOWN))
     with pytest.raises(RefusedError, match="no such session"):
         await attempt
-    pair.b.end(Code.LINK_LOST, "no lane came back")
+    pair.b.end(Code.LINK_LOST, "no lane resumed")
     assert pair.a.state is LinkState.DOWN
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     pair.close()
 
 
-async def test_an_attempt_that_is_given_up_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither is anything sent later that was not sent yet: an old HELLO would end a session that is new."""
+async def test_abandoned_attempt_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsent frames are not sent later either: an old HELLO would end a new session."""
     monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.01)
     pair = await Pair(settings=granting(2)).up()
     caller, called = await pair.stream()
@@ -219,7 +219,7 @@ async def test_an_attempt_that_is_given_up_says_nothing(monkeypatch: pytest.Monk
     lane.deliver(lane.near)
     applicant = lane.near._handler
     assert isinstance(applicant, OutgoingLane)
-    with pytest.raises(LaneStalled, match="accepted the connection and then stayed silent"):
+    with pytest.raises(LaneStalled, match="accepted the connection but sent no reply"):
         await applicant.outcome(lane.near)
     assert not lane.near.said
     assert lane.near.aborted
@@ -230,11 +230,11 @@ async def test_an_attempt_that_is_given_up_says_nothing(monkeypatch: pytest.Monk
     pair.close()
 
 
-# What comes too late.
+# Late messages.
 
 
 async def asking(pair: Pair) -> tuple[PipeLane, asyncio.Task[None]]:
-    """Cut the lane, and let a dialer of ``a`` ask for another, unheard; that lane, and the attempt."""
+    """Cut the lane, and let a dialer of ``a`` send RESUME, undelivered; return that lane and the attempt."""
     pair.lane.cut()
     await until(lambda: pair.a.wants_lane and pair.b.state is LinkState.RESUMING, "for the loss")
     near, _ = apart("hosta", "hostb", LaneState.AWAIT_RESUMED)
@@ -245,14 +245,14 @@ async def asking(pair: Pair) -> tuple[PipeLane, asyncio.Task[None]]:
 
 
 async def renew(pair: Pair) -> None:
-    """End the session at both sides, and begin another."""
+    """End the session on both sides, and begin another."""
     for link in (pair.a, pair.b):
-        link.end(Code.LINK_LOST, "no lane came back")
+        link.end(Code.LINK_LOST, "no lane resumed")
     pair.lane = await begin(pair)
 
 
 async def begin(pair: Pair) -> PipeLane:
-    """A new session of both, by a lane that works."""
+    """Begin a new session over a lane that works."""
     near, far = pipe("hosta", "hostb")
     far.start(IncomingLane(pair.b))
     near.start(OutgoingLane(pair.a))
@@ -290,14 +290,14 @@ async def test_resumed_for_an_old_session_leaves_the_new_one_alone() -> None:
 
 
 async def test_welcome_of_an_attempt_that_the_peer_overtook_leaves_the_new_session_alone() -> None:
-    """And it ends what the peer began with it, at once: both would wait for the other to resume it."""
+    """It immediately ends the peer's session: else each side would wait for the other to resume."""
     a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
     late = dial(b, a)
     lane = dial(a, b)
     lane.deliver(lane.near)
     lane.deliver(lane.far)
     session = b.session
-    a.end(Code.NONE, "it was lost here, and the other end does not know yet")
+    a.end(Code.NONE, "lost here, not yet at the other end")
     late.deliver(late.near)
     assert a.session is not None
     late.deliver(late.far)
@@ -310,24 +310,24 @@ async def test_welcome_of_an_attempt_that_the_peer_overtook_leaves_the_new_sessi
         link.end(Code.NONE, "the test is over")
 
 
-async def test_offer_that_was_weighed_against_an_old_session_leaves_the_new_one_alone() -> None:
-    """Whether the old one was still alive is known late: it has ended by then, and another has begun."""
+async def test_offer_that_was_checked_against_an_old_session_leaves_the_new_one_alone() -> None:
+    """The check of the old lanes ends late: by then that session has ended, and another has begun."""
     pair = await Pair().up()
     assert pair.lane.far is not None
-    pair.lane.far.far = None  # it does not answer any more
+    pair.lane.far.far = None  # it no longer answers
     other = called_by(pair.b)
     _made.append(other)
     other.say(offered(b"another instance"))
     await turns()
-    assert list(pair.b.lanes.values()) != [other.far], "it is not decided yet"
+    assert list(pair.b.lanes.values()) != [other.far], "the check has not ended yet"
     for link in (pair.a, pair.b):
-        link.end(Code.LINK_LOST, "no lane came back")
+        link.end(Code.LINK_LOST, "no lane resumed")
     near, far = apart("hosta", "hostb", LaneState.AWAIT_WELCOME)
     far.start(IncomingLane(pair.b))
     offer = offered(pair.a.instance, b"N" * 16)
     pair.b._take(
         far, offer, welcome(offer, pair.b.instance, offer.limits), None
-    )  # in the same turn of the loop
+    )  # in the same loop iteration
     session = pair.b.session
     await turns()
     assert pair.b.session is session
@@ -337,28 +337,28 @@ async def test_offer_that_was_weighed_against_an_old_session_leaves_the_new_one_
 
 
 async def test_what_an_old_session_scheduled_leaves_the_new_one_alone() -> None:
-    """Whatever the way: a callback that was queued, or the end of an old lane."""
+    """By a queued callback, or by the end of an old lane."""
     pair = await Pair().up()
     old, lane = pair.a.session, pair.lane
     pair.a.end(Code.NONE, "over")
     await until(lambda: pair.b.state is LinkState.DOWN, "for the end")
     pair.lane = await begin(pair)
     caller, called = await pair.stream()
-    pair.a.end(Code.LINK_LOST, "no lane came back", old)
-    pair.a.on_end(lane, RefusedError("hostb ended the link", Code.NONE))
+    pair.a.end(Code.LINK_LOST, "no lane resumed", old)
+    pair.a.on_end(lane, RefusedError("hostb closed the link", Code.NONE))
     assert pair.a.state is LinkState.UP
     await exchange(caller, called)
     pair.close()
 
 
 async def test_timer_of_an_old_session_leaves_the_new_one_alone() -> None:
-    """Cancelling is not enough: the callback of a timer that is due may be in the loop's queue already."""
+    """Cancelling is not enough: the callback of an expired timer may already be queued in the loop."""
     pair = await Pair(resume_window=0.1).up()
     pair.lane.cut()
     await until(lambda: pair.a._give_up, "for the loss")
     late = asyncio.Event()
     asyncio.get_running_loop().call_later(0.15, late.set)
-    pair.a._give_up = None  # as if it was too late to cancel it
+    pair.a._give_up = None  # as if it were too late to cancel it
     for link in (pair.a, pair.b):
         link.end(Code.NONE, "over")
     pair.lane = await begin(pair)

@@ -1,4 +1,4 @@
-"""When a dialer dials again, in simulated time."""
+"""When a dialer redials, in simulated time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunnel.relay.backoff import BURST, LONGEST_PAUSE, LONGEST_RESUME_PAUSE, RAT
 
 
 class Simulation:
-    """A dialer that does what its backoff says. ``jitter`` is the least that there is."""
+    """A dialer that follows its backoff. ``jitter`` is the smallest possible by default."""
 
     def __init__(self, jitter: float = 0.5) -> None:
         self.now = 1000.0
@@ -17,7 +17,7 @@ class Simulation:
         self.backoff = Backoff(lambda: jitter)
 
     def dial(self, *, resuming: bool) -> float:
-        """Wait as long as it says, and dial; the seconds waited."""
+        """Wait for the backoff, and dial. Return the seconds waited."""
         pause = self.backoff.pause(self.now, resuming=resuming)
         self.now += pause
         self.attempts.append(self.now)
@@ -35,7 +35,7 @@ class Simulation:
         return waited
 
 
-def test_the_first_attempt_and_the_first_after_each_loss_are_made_at_once() -> None:
+def test_first_attempt_and_the_first_after_each_loss_are_immediate() -> None:
     world = Simulation()
     assert world.connect(resuming=False, lasts=60) == 0
     for _ in range(100):
@@ -43,14 +43,14 @@ def test_the_first_attempt_and_the_first_after_each_loss_are_made_at_once() -> N
     assert world.connect(resuming=False, lasts=60) == 0, "a session that had lasted"
 
 
-def test_a_hundred_cuts_in_four_seconds_are_each_replaced_at_once() -> None:
+def test_a_hundred_cuts_in_four_seconds_are_each_replaced_immediately() -> None:
     world = Simulation()
     world.connect(resuming=False, lasts=1)
     assert [world.connect(resuming=True, lasts=0.04) for _ in range(100)] == pytest.approx([0.0] * 100)
 
 
 @pytest.mark.parametrize("resuming", [True, False])
-def test_failures_are_followed_by_longer_and_longer_pauses(resuming: bool) -> None:
+def test_pauses_grow_with_each_failure(resuming: bool) -> None:
     world = Simulation(jitter=1)
     waits = [world.fail(resuming=resuming) for _ in range(40)]
     assert waits[0] == 0
@@ -59,7 +59,7 @@ def test_failures_are_followed_by_longer_and_longer_pauses(resuming: bool) -> No
     assert waits[-1] == (LONGEST_RESUME_PAUSE if resuming else LONGEST_PAUSE)
 
 
-def test_jitter_shortens_a_pause_and_leaves_at_once_alone() -> None:
+def test_jitter_shortens_a_pause() -> None:
     world = Simulation(jitter=0.5)
     assert [world.fail(resuming=True) for _ in range(2)] == [0, module.FIRST_PAUSE / 2]
 
@@ -74,7 +74,7 @@ def test_a_success_ends_the_pauses(resuming: bool) -> None:
     assert world.dial(resuming=False) == 0
 
 
-def test_failures_to_begin_are_no_reason_to_resume_late() -> None:
+def test_failures_to_begin_do_not_delay_a_resume() -> None:
     world = Simulation()
     for _ in range(20):
         world.fail(resuming=False)
@@ -82,8 +82,8 @@ def test_failures_to_begin_are_no_reason_to_resume_late() -> None:
     assert world.dial(resuming=True) == 0
 
 
-def test_a_link_lost_right_after_it_came_up_does_not_spin() -> None:
-    """Each attempt succeeds, and its session ends at once: a minute of that."""
+def test_link_lost_right_after_it_came_up_does_not_spin() -> None:
+    """For a minute, each attempt succeeds and its session ends immediately."""
     world = Simulation()
     while world.now < 1060:
         world.connect(resuming=False, lasts=0)

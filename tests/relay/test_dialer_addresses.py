@@ -1,4 +1,4 @@
-"""A peer's name may lead to several hosts: those that are not the peer, or another daemon of its name."""
+"""A peer's name may resolve to several hosts: other hosts, or another daemon with the same name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tunnel.net import connect
 from tunnel.relay.lane_acceptor import LaneAcceptor
 
 
-async def test_address_of_somebody_else_is_not_tried_for_ever(
+async def test_address_of_another_host_is_not_tried_forever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name may lead to two hosts, of which the first one is no peer."""
+    """A name may resolve to two hosts, of which the first one is not the peer."""
 
     async def resolve(host: str, port: int) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (9, 1)]
@@ -35,7 +35,7 @@ async def test_address_of_somebody_else_is_not_tried_for_ever(
 async def test_another_daemon_of_the_peers_name_cannot_end_the_session(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name may lead to two hosts with one certificate; the second never heard of the session."""
+    """A name may resolve to two hosts with one certificate; the second does not have the session."""
     addresses = [1]
 
     async def resolve(host: str, port: int) -> list[Any]:

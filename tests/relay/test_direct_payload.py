@@ -1,4 +1,4 @@
-"""Payload that lanes of the compiled engine move themselves, from hypervisor to hypervisor."""
+"""Payload that lanes of the compiled engine move directly, from hypervisor to hypervisor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BULK = 32 * MIB
 
 
 @pytest.mark.parametrize("streams", [1, 3])
-async def test_bulk_goes_past_python_at_both_ends(
+async def test_bulk_bypasses_python_at_both_ends(
     tmp_path_factory: pytest.TempPathFactory, tmp: Path, monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     hosts = Hosts.create(tmp_path_factory.mktemp("direct") / "pki")
@@ -49,7 +49,7 @@ async def test_bulk_goes_past_python_at_both_ends(
 
 @dataclass
 class Stub:
-    """A lane that reads what it is given room for, and sends nothing."""
+    """A lane that fills the buffers that it is given, and sends nothing."""
 
     batch: int
     carries: bool = True
@@ -62,7 +62,7 @@ class Stub:
 
 @pytest.mark.parametrize(("batch", "most"), [(16 * KIB, 16 * KIB), (MIB, 64 * KIB)])
 async def test_a_congested_link_gets_a_batch_at_a_time(batch: int, most: int) -> None:
-    """More would be in front of what a sparse stream says next."""
+    """More would delay the next frame of a sparse stream."""
     pair = await Pair().up()
     caller, called = await pair.stream()
     with caller, called:

@@ -1,4 +1,4 @@
-"""A HELLO of another daemon that proves the peer's name: has the peer restarted, or is it a copy of it?"""
+"""HELLO of another daemon with the peer's verified name: a restarted peer, or a duplicate of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def knock(link: Link, instance: bytes = COPY) -> tuple[PipeLane, PipeLane]:
 
 
 def deafen(pair: Pair) -> None:
-    """Nothing that b says on its lane arrives any more, and nothing tells b so."""
+    """Nothing that b sends on its lane arrives any more, and b does not notice."""
     pipes(pair.b)[1].far = None
 
 
@@ -50,7 +50,7 @@ def said_of_copies(link: Link) -> list[str]:
     return [each.reason for each in link.incidents if each.what == "two daemons of one name"]
 
 
-async def test_while_the_old_daemon_answers_the_newcomer_is_refused(pair: Pair) -> None:
+async def test_new_daemon_is_refused_while_the_old_one_answers(pair: Pair) -> None:
     caller, called = await pair.stream()
     second = copy()
     join(second, pair.b)
@@ -58,19 +58,19 @@ async def test_while_the_old_daemon_answers_the_newcomer_is_refused(pair: Pair) 
     await turns()
     assert (second.session, pair.b.state, pair.a.state) == (None, LinkState.UP, LinkState.UP)
     [words] = said_of_copies(pair.b)
-    assert "two daemons call themselves hosta" in words
+    assert "two daemons are named hosta" in words
     await exchange(caller, called)
 
 
-async def test_the_newcomer_hears_why(pair: Pair) -> None:
+async def test_refused_daemon_receives_the_reason(pair: Pair) -> None:
     _, far = knock(pair.b)
     await until(far.gone.is_set)
     assert goodbye(far.said) is Code.COLLISION
-    assert b"another daemon that calls itself hosta has this link, from " in far.said
+    assert b"another daemon named hosta has this link, from " in far.said
 
 
 async def test_each_side_of_a_link_keeps_the_old_daemon(pair: Pair) -> None:
-    """Also the one that began the session: the copy dials it."""
+    """Also the one that began the session: the duplicate dials it."""
     _, far = knock(pair.a)
     await until(far.gone.is_set)
     assert goodbye(far.said) is Code.COLLISION
@@ -78,7 +78,7 @@ async def test_each_side_of_a_link_keeps_the_old_daemon(pair: Pair) -> None:
     assert pair.a.state is LinkState.UP
 
 
-async def test_a_peer_that_restarted_is_linked_at_once_when_its_old_lane_is_closed(pair: Pair) -> None:
+async def test_restarted_peer_is_linked_immediately_if_its_old_lane_is_closed(pair: Pair) -> None:
     caller, called = await pair.stream()
     restarted = make_link("hosta", "hostb", COPY)
     pair.lane.abort()
@@ -90,7 +90,7 @@ async def test_a_peer_that_restarted_is_linked_at_once_when_its_old_lane_is_clos
     restarted.end(Code.NONE, "")
 
 
-async def test_a_peer_that_restarted_is_linked_when_its_old_lane_does_not_answer(
+async def test_restarted_peer_is_linked_when_its_old_lane_does_not_answer(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ANSWER_WITHIN", 0.05)
@@ -100,16 +100,16 @@ async def test_a_peer_that_restarted_is_linked_when_its_old_lane_does_not_answer
     join(restarted, pair.b)
     await until(lambda: restarted.lanes, "for the new session")
     assert await ending(called) == "reset"
-    assert ("link down", "hosta started anew") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta began a new session") in [(i.what, i.reason) for i in pair.b.incidents]
     assert not said_of_copies(pair.b)
     caller.close()
     restarted.end(Code.NONE, "")
 
 
-async def test_an_old_lane_that_is_lost_meanwhile_decides_at_once(
+async def test_loss_of_the_old_lane_ends_the_check_immediately(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its reset comes when it is asked: the host has booted again."""
+    """PING is answered by a reset: the host has rebooted."""
     monkeypatch.setattr(module, "ANSWER_WITHIN", NEVER)
     deafen(pair)
     restarted = make_link("hosta", "hostb", COPY)
@@ -121,7 +121,7 @@ async def test_an_old_lane_that_is_lost_meanwhile_decides_at_once(
     restarted.end(Code.NONE, "")
 
 
-async def test_an_old_session_that_ends_meanwhile_decides_at_once(
+async def test_end_of_the_old_session_ends_the_check_immediately(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ANSWER_WITHIN", NEVER)
@@ -134,7 +134,7 @@ async def test_an_old_session_that_ends_meanwhile_decides_at_once(
     restarted.end(Code.NONE, "")
 
 
-async def test_a_lane_that_is_replaced_meanwhile_is_an_answer(pair: Pair) -> None:
+async def test_replacement_of_the_old_lane_counts_as_an_answer(pair: Pair) -> None:
     deafen(pair)
     pair.lane.far = None
     _, far = knock(pair.b)
@@ -147,7 +147,7 @@ async def test_a_lane_that_is_replaced_meanwhile_is_an_answer(pair: Pair) -> Non
     assert pair.b.resumes == 1
 
 
-async def test_a_copy_stays_refused_while_the_session_has_no_lane(pair: Pair) -> None:
+async def test_duplicate_stays_refused_while_the_session_has_no_lane(pair: Pair) -> None:
     _, far = knock(pair.b)
     await until(far.gone.is_set)
     pair.lane.cut()
@@ -160,10 +160,10 @@ async def test_a_copy_stays_refused_while_the_session_has_no_lane(pair: Pair) ->
     assert len(said_of_copies(pair.b)) == 1
 
 
-async def test_a_copy_may_have_the_link_when_the_session_is_over(pair: Pair) -> None:
+async def test_duplicate_may_have_the_link_after_the_session_has_ended(pair: Pair) -> None:
     _, far = knock(pair.b)
     await until(far.gone.is_set)
-    pair.b.end(Code.LINK_LOST, "no lane came back")
+    pair.b.end(Code.LINK_LOST, "no lane resumed")
     await until(lambda: pair.a.session is None)
     second = copy()
     join(second, pair.b)
@@ -171,7 +171,7 @@ async def test_a_copy_may_have_the_link_when_the_session_is_over(pair: Pair) -> 
     second.end(Code.NONE, "")
 
 
-async def test_a_newcomer_that_goes_away_decides_nothing(pair: Pair) -> None:
+async def test_loss_of_the_incoming_lane_changes_nothing(pair: Pair) -> None:
     deafen(pair)
     near, far = knock(pair.b)
     await turns()
@@ -182,11 +182,11 @@ async def test_a_newcomer_that_goes_away_decides_nothing(pair: Pair) -> None:
     assert pair.b.state is LinkState.UP
     second, other = knock(pair.b)
     await turns()
-    assert not other.ended, "the next one is judged"
+    assert not other.ended, "the next one is being checked"
     second.abort()
 
 
-async def test_one_newcomer_at_a_time_is_judged(pair: Pair) -> None:
+async def test_one_incoming_lane_at_a_time_is_checked(pair: Pair) -> None:
     deafen(pair)
     near, far = knock(pair.b)
     await turns()
@@ -197,7 +197,7 @@ async def test_one_newcomer_at_a_time_is_judged(pair: Pair) -> None:
     near.abort()
 
 
-async def test_a_link_that_is_closed_meanwhile_ends_both(pair: Pair) -> None:
+async def test_closing_the_link_during_a_check_ends_both(pair: Pair) -> None:
     deafen(pair)
     _, far = knock(pair.b)
     await turns()
@@ -207,8 +207,8 @@ async def test_a_link_that_is_closed_meanwhile_ends_both(pair: Pair) -> None:
     assert pair.b.session is None
 
 
-async def test_it_is_the_links_lane_while_it_is_judged(pair: Pair) -> None:
-    """So that it is not ended as one of those that pile up."""
+async def test_link_holds_the_lane_during_the_check(pair: Pair) -> None:
+    """So that it is not aborted as one of too many lanes without a link."""
     deafen(pair)
     near, far = knock(pair.b)
     await turns()
@@ -218,7 +218,7 @@ async def test_it_is_the_links_lane_while_it_is_judged(pair: Pair) -> None:
     assert not pair.b.holds(far)
 
 
-async def test_what_is_remembered_of_copies_is_bounded(pair: Pair) -> None:
+async def test_number_of_remembered_duplicates_is_bounded(pair: Pair) -> None:
     for number in range(2 * module.MOST_REMEMBERED):
         _, far = knock(pair.b, number.to_bytes(16))
         await until(far.gone.is_set)
@@ -226,16 +226,16 @@ async def test_what_is_remembered_of_copies_is_bounded(pair: Pair) -> None:
     assert pair.b.state is LinkState.UP
 
 
-async def test_the_daemon_that_is_kept_hears_of_the_other_one(pair: Pair) -> None:
+async def test_daemon_that_is_kept_is_notified_of_the_other_one(pair: Pair) -> None:
     _, far = knock(pair.b)
     await until(far.gone.is_set)
     await until(lambda: pair.a.incidents)
     [told] = [each.reason for each in pair.a.incidents if each.what == "told by the peer"]
-    assert told.startswith("hostb says: another daemon that calls itself hosta has connected from ")
+    assert told.startswith("hostb reports: another daemon named hosta has connected from ")
     assert pair.a.state is pair.b.state is LinkState.UP
 
 
-async def test_nobody_tells_a_daemon_of_an_older_version(pair: Pair) -> None:
+async def test_daemon_of_an_older_version_is_not_notified(pair: Pair) -> None:
     pair.b.features = FEATURES ^ Feature.NOTICE
     _, far = knock(pair.b)
     await until(far.gone.is_set)
@@ -244,7 +244,7 @@ async def test_nobody_tells_a_daemon_of_an_older_version(pair: Pair) -> None:
     assert pair.a.state is LinkState.UP
 
 
-async def test_what_a_peer_tells_pushes_nothing_else_out(pair: Pair) -> None:
+async def test_notices_of_a_peer_evict_no_other_incident(pair: Pair) -> None:
     pair.a.note("lane lost", "look at me")
     for number in range(1000):
         pair.lane.receive(encode(Notice(Code.COLLISION, f"number {number}")))

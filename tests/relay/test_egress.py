@@ -1,4 +1,4 @@
-"""Dialling for a peer: what is allowed, in which order, how long, and what comes of a stream that left."""
+"""Dialling targets for a peer: the allow list, order, deadlines, and errors."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tunnel.wire.codes import Code
 # What is allowed.
 
 
-async def test_admitting_dials_nothing_and_looks_at_no_file(
+async def test_admitting_dials_nothing_and_checks_no_file(
     link: Requester, egress: Egress, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket that is there and one that is not are admitted alike: only the list answers."""
+    """A missing socket is admitted like an existing one: only the list counts."""
     monkeypatch.setattr(module, "dial", None)
     target.listen()
     for text in (target.text, "unix:/tmp/no/socket"):
         assert str(egress.admit(text)) == text
-    with pytest.raises(RefusedError, match="not in the egress list that hostb has for hosta"):
+    with pytest.raises(RefusedError, match="not in the egress list for hosta on hostb"):
         egress.admit("unix:/etc/passwd")
     assert not egress._tasks
     assert target.accepted() == 0
@@ -42,7 +42,7 @@ async def test_admitting_dials_nothing_and_looks_at_no_file(
     "text",
     ["tcp:127.0.0.1:22", "tcp:192.0.2.1:49152", "tcp:[::1]:49152", "unix:/run/libvirt/libvirt-sock"],
 )
-async def test_what_the_list_does_not_name_is_never_dialled(
+async def test_target_that_is_not_on_the_list_is_never_dialled(
     link: Requester, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dials: list[object] = []
@@ -59,7 +59,7 @@ async def test_what_the_list_does_not_name_is_never_dialled(
 @pytest.mark.parametrize(
     "text", ["", "tcp:", "tcp:localhost.example:1", "exec:reboot", "unix:/run/qemu/../x"]
 )
-async def test_what_is_no_target_is_forbidden(link: Requester, egress: Egress, text: str) -> None:
+async def test_invalid_target_is_forbidden(link: Requester, egress: Egress, text: str) -> None:
     egress.request(1, text)
     assert link.errors[1].code is Code.TARGET_FORBIDDEN
 
@@ -71,7 +71,7 @@ async def test_an_empty_list_allows_nothing(link: Requester, target: Target) -> 
     assert target.accepted() == 0
 
 
-async def test_where_this_daemon_listens_is_never_dialled(link: Requester, target: Target) -> None:
+async def test_listen_addresses_of_this_daemon_are_never_dialled(link: Requester, target: Target) -> None:
     target.listen()
     own = (
         RedirectAddress("127.0.1.2", 49152, 49215),
@@ -85,7 +85,7 @@ async def test_where_this_daemon_listens_is_never_dialled(link: Requester, targe
         assert everything.allows(parse_target(text))
         Egress(guarded, link, "hostb", "hosta").request(number, text)
         assert link.errors[number].code is Code.TARGET_FORBIDDEN
-        assert "where the mtunnel of hostb itself listens" in str(link.errors[number])
+        assert "is a listen address of mtunnel on hostb itself" in str(link.errors[number])
     assert str(Egress(guarded, link, "hostb", "hosta").admit("tcp:127.0.1.2:49216"))
     assert target.accepted() == 0
 
@@ -103,8 +103,8 @@ async def test_this_daemons_socket_by_another_name_is_not_dialled(link: Requeste
 
 
 @pytest.mark.parametrize("where", ["socket", "directory"])
-async def test_symbolic_link_leads_nowhere(link: Requester, tmp: Path, where: str) -> None:
-    """What the list judges by its name must be what is dialled."""
+async def test_symbolic_link_is_refused(link: Requester, tmp: Path, where: str) -> None:
+    """The path that is checked must be the socket that is dialled."""
     secret = Target(tmp / "secret" / "sock")
     secret.path.parent.mkdir()
     secret.listen()
@@ -126,14 +126,14 @@ async def test_symbolic_link_leads_nowhere(link: Requester, tmp: Path, where: st
     [
         (
             ["192.0.2.2"],
-            r"listens at 192\.0\.2\.2 only; .*migration_address in qemu\.conf .*make that 127\.0\.0\.1$",
+            r"is open on 192\.0\.2\.2 only: .*migration_address in qemu\.conf .*, to 127\.0\.0\.1$",
         ),
-        (["192.0.2.2", "127.0.1.3", "::"], r"listens at 192\.0\.2\.2 and :: only"),
-        (["127.0.1.3"], "does a QEMU or a libvirt accept connections there"),
-        ([], "does a QEMU or a libvirt accept connections there"),
+        (["192.0.2.2", "127.0.1.3", "::"], r"is open on 192\.0\.2\.2 and :: only"),
+        (["127.0.1.3"], "is QEMU or libvirtd listening there"),
+        ([], "is QEMU or libvirtd listening there"),
     ],
 )
-async def test_qemu_that_listens_at_another_address_is_named_with_the_setting(
+async def test_qemu_that_listens_on_another_address_is_reported_with_the_setting(
     link: Requester, egress: Egress, monkeypatch: pytest.MonkeyPatch, listening: list[str], words: str
 ) -> None:
     with socket.socket() as bound:
@@ -145,25 +145,25 @@ async def test_qemu_that_listens_at_another_address_is_named_with_the_setting(
         await until(lambda: 1 in link.errors)
     said = link.errors[1].reason
     assert link.errors[1].code is Code.TARGET_UNREACHABLE
-    assert said.startswith(f"on hostb: tcp:127.0.0.1:{port} cannot be reached: Connection refused: ")
+    assert said.startswith(f"on hostb: cannot connect to tcp:127.0.0.1:{port}: Connection refused; ")
     assert re.search(words, said)
 
 
 async def test_reasons_are_right_on_both_hosts(link: Requester, egress: Egress, target: Target) -> None:
-    """They are logged here and sent to the peer, where "this host" would be another one."""
+    """They are logged here and at the peer, where "this host" would be another one."""
     egress.request(1, "tcp:127.0.0.2:1")
     egress.request(2, "nonsense")
     for error in link.errors.values():
         assert "this host" not in error.reason
         assert "the peer" not in error.reason
-    assert link.errors[1].reason == "tcp:127.0.0.2:1 is not in the egress list that hostb has for hosta"
+    assert link.errors[1].reason == "tcp:127.0.0.2:1 is not in the egress list for hosta on hostb"
 
 
 # Reaching a target.
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_a_tcp_target_is_dialled_at_once(link: Requester, egress: Egress, host: str) -> None:
+async def test_tcp_target_is_dialled_immediately(link: Requester, egress: Egress, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
         egress.request(1, str(TcpAddress(host, listener.getsockname()[1])))
@@ -172,16 +172,14 @@ async def test_a_tcp_target_is_dialled_at_once(link: Requester, egress: Egress, 
         accepted.close()
 
 
-async def test_a_unix_target_is_dialled_at_once(link: Requester, egress: Egress, target: Target) -> None:
+async def test_unix_target_is_dialled_immediately(link: Requester, egress: Egress, target: Target) -> None:
     target.listen()
     egress.request(1, target.text)
     await until(lambda: 1 in link.dialled)
     assert target.accepted() == 1
 
 
-async def test_a_target_that_is_not_there_yet_is_tried_again(
-    link: Requester, egress: Egress, target: Target
-) -> None:
+async def test_missing_target_is_retried(link: Requester, egress: Egress, target: Target) -> None:
     egress.request(1, target.text)
     await turns()
     assert link.order == []
@@ -189,7 +187,7 @@ async def test_a_target_that_is_not_there_yet_is_tried_again(
     await until(lambda: 1 in link.dialled)
 
 
-async def test_a_target_that_refuses_is_tried_again(link: Requester, egress: Egress, target: Target) -> None:
+async def test_unix_target_that_refuses_is_retried(link: Requester, egress: Egress, target: Target) -> None:
     target.leave_stale()
     egress.request(1, target.text)
     await turns()
@@ -198,7 +196,7 @@ async def test_a_target_that_refuses_is_tried_again(link: Requester, egress: Egr
     await until(lambda: 1 in link.dialled)
 
 
-async def test_a_tcp_target_that_refuses_is_tried_again(link: Requester, egress: Egress) -> None:
+async def test_tcp_target_that_refuses_is_retried(link: Requester, egress: Egress) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         egress.request(1, f"tcp:127.0.0.1:{listener.getsockname()[1]}")
@@ -208,7 +206,7 @@ async def test_a_tcp_target_that_refuses_is_tried_again(link: Requester, egress:
         await until(lambda: 1 in link.dialled)
 
 
-async def test_a_full_backlog_is_waited_for(link: Requester, egress: Egress, target: Target) -> None:
+async def test_full_backlog_is_retried(link: Requester, egress: Egress, target: Target) -> None:
     target.listen(backlog=1)
     target.fill()
     egress.request(1, target.text)
@@ -219,7 +217,7 @@ async def test_a_full_backlog_is_waited_for(link: Requester, egress: Egress, tar
 
 
 @pytest.mark.parametrize("fault", ["missing", "refusing", "busy"])
-async def test_the_deadline_ends_the_trying(
+async def test_deadline_ends_the_retries(
     link: Requester, egress: Egress, target: Target, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DEADLINE", 0.1)
@@ -234,20 +232,20 @@ async def test_the_deadline_ends_the_trying(
     assert target.text in str(link.errors[1])
 
 
-async def test_a_target_that_does_not_answer_is_given_up(
+async def test_target_that_does_not_answer_times_out(
     link: Requester, egress: Egress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DEADLINE", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
-        with socket.create_connection(address):  # its backlog is full now: a SYN gets no answer
+        with socket.create_connection(address):  # fills the backlog: a further SYN gets no reply
             egress.request(1, f"tcp:127.0.0.1:{address[1]}")
             await until(lambda: 1 in link.errors)
     assert link.errors[1].code is Code.TARGET_UNREACHABLE
-    assert "did not answer" in str(link.errors[1])
+    assert "timed out after" in str(link.errors[1])
 
 
-async def test_what_waiting_cannot_mend_fails_at_once(link: Requester, egress: Egress, tmp: Path) -> None:
+async def test_permanent_error_fails_immediately(link: Requester, egress: Egress, tmp: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong_kind:
         wrong_kind.bind(str(tmp / "dgram"))
         before = asyncio.get_running_loop().time()
@@ -257,8 +255,8 @@ async def test_what_waiting_cannot_mend_fails_at_once(link: Requester, egress: E
     assert link.errors[1].code is Code.TARGET_UNREACHABLE
 
 
-async def test_a_connection_with_itself_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel may pick the very port that is dialled as the one to dial from."""
+async def test_self_connect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may pick the dialled port as the source port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -296,7 +294,7 @@ async def test_streams_of_a_target_arrive_in_the_order_of_their_requests(
             assert caller == link.dialled[number].getsockname()
 
 
-async def test_a_slow_target_delays_no_other(link: Requester, egress: Egress, tmp: Path) -> None:
+async def test_slow_target_delays_no_other(link: Requester, egress: Egress, tmp: Path) -> None:
     slow, quick = Target(tmp / "slow"), Target(tmp / "quick")
     quick.listen()
     egress.request(1, slow.text)
@@ -309,7 +307,7 @@ async def test_a_slow_target_delays_no_other(link: Requester, egress: Egress, tm
     quick.close()
 
 
-async def test_a_target_can_be_asked_for_again(link: Requester, egress: Egress, target: Target) -> None:
+async def test_target_can_be_requested_again(link: Requester, egress: Egress, target: Target) -> None:
     target.listen()
     for number in (1, 3, 5):
         egress.request(number, target.text)
@@ -318,7 +316,7 @@ async def test_a_target_can_be_asked_for_again(link: Requester, egress: Egress, 
     assert egress._queues == {}
 
 
-async def test_one_failure_passes_the_turn_on(
+async def test_failure_lets_the_next_stream_be_dialled(
     link: Requester, egress: Egress, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DEADLINE", 0.1)
@@ -331,18 +329,18 @@ async def test_one_failure_passes_the_turn_on(
     assert 2 in link.dialled
 
 
-async def test_dial_names_what_it_could_not_reach(tmp: Path) -> None:
+async def test_dial_error_has_the_target(tmp: Path) -> None:
     where = UnixAddress(str(tmp / "nobody"))
     with pytest.raises(
-        UnreachableError, match=r"nobody cannot be reached: No such file .*: does a QEMU or a libvirt accept"
+        UnreachableError, match=r"cannot connect to .*nobody: No such file .*; is QEMU or libvirtd listening"
     ):
         await dial(where, asyncio.get_running_loop().time())
 
 
-async def test_a_target_that_refused_until_it_did_not_answer_is_one_that_refuses(
+async def test_refusal_is_reported_although_the_last_attempt_timed_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last try ends at the deadline, whatever became of those before it."""
+    """The last attempt ends at the deadline, whatever the result of those before it."""
 
     async def connect(*_: object) -> socket.socket:
         if not tried:
@@ -353,11 +351,11 @@ async def test_a_target_that_refused_until_it_did_not_answer_is_one_that_refuses
 
     tried: list[int] = []
     monkeypatch.setattr(module, "_connect", connect)
-    with pytest.raises(UnreachableError, match="cannot be reached: Connection refused: does a QEMU"):
+    with pytest.raises(UnreachableError, match=r"cannot connect to .*: Connection refused; is QEMU"):
         await dial(TcpAddress("127.0.0.1", 1), asyncio.get_running_loop().time() + 0.1)
 
 
-async def test_a_fault_of_ours_refuses_one_stream_and_leaves_the_target_to_the_next(
+async def test_internal_error_refuses_one_stream_and_not_the_next(
     link: Requester, egress: Egress, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Streams that left before their target was dialled: their turn passes, and nothing stays of them."""
+"""Streams that end before their target was dialled: the next one is dialled, and no state is left."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.waiting import turns, until
 from tunnel.relay.egress import Egress
 
 
-async def test_a_stream_that_left_while_waiting_is_not_dialled_for(
+async def test_stream_that_ended_while_queued_is_not_dialled(
     link: Requester, egress: Egress, target: Target
 ) -> None:
-    """QEMU takes its first caller for the migration, and would wait for it in vain."""
+    """QEMU treats its first connection as the migration, and would wait for it forever."""
     for number in (1, 2, 3):
         egress.request(number, target.text)
     await turns()
@@ -28,11 +28,11 @@ async def test_a_stream_that_left_while_waiting_is_not_dialled_for(
     assert link.order == [3]
     assert target.accepted() == 1
     await until(lambda: not egress._tasks)
-    assert (egress._targets, egress._serving) == ({}, {}), "nothing is remembered of them"
+    assert (egress._targets, egress._serving) == ({}, {}), "no state is left"
 
 
-async def test_a_connection_that_comes_too_late_is_reset(link: Requester, egress: Egress) -> None:
-    """The kernel has it, and the loop does not know yet; now and then the loop is faster than this test."""
+async def test_connection_that_comes_up_too_late_is_reset(link: Requester, egress: Egress) -> None:
+    """The kernel has it, and the loop has not seen it yet; sometimes the loop is faster than this test."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         accepted: list[socket.socket] = []
@@ -54,11 +54,11 @@ async def test_a_connection_that_comes_too_late_is_reset(link: Requester, egress
             sock.close()
 
 
-async def test_nothing_stays_of_a_stream_that_left(link: Requester, egress: Egress, tmp: Path) -> None:
-    """A peer may open and reset without end: what it has is what it has open."""
+async def test_no_state_is_left_of_a_stream_that_ended(link: Requester, egress: Egress, tmp: Path) -> None:
+    """A peer may open and reset streams forever: only open ones may use memory."""
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
-        deaf.listen(0)  # whoever is dialled for first waits for its deadline
+        deaf.listen(0)  # the first stream waits until its deadline
         busy = f"tcp:127.0.0.1:{deaf.getsockname()[1]}"
         with socket.create_connection(deaf.getsockname()):
             egress.request(1, busy)
@@ -75,9 +75,7 @@ async def test_nothing_stays_of_a_stream_that_left(link: Requester, egress: Egre
     assert link.order == []
 
 
-async def test_a_stream_that_left_while_it_was_dialled_for_delays_nobody(
-    link: Requester, egress: Egress
-) -> None:
+async def test_stream_that_ended_while_being_dialled_delays_no_other(link: Requester, egress: Egress) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -133,7 +131,7 @@ async def test_a_closed_egress_serves_the_next_session(
     egress.request(1, target.text)
     await turns()
     egress.close()
-    egress.request(1, target.text)  # the same number, of another session
+    egress.request(1, target.text)  # the same number in another session
     target.listen()
     await until(lambda: 1 in link.dialled)
     assert target.accepted() == 1

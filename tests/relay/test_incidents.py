@@ -1,4 +1,4 @@
-"""Incidents: what happens often is a count, and pushes out nothing of another kind."""
+"""Incidents: repetitions are counted, and evict nothing of another kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from tunnel.relay.incidents import CALLER_REFUSED, MOST_OF_A_KIND, Incidents
 
 
-def test_they_are_in_the_order_in_which_they_happened_last() -> None:
+def test_order_is_that_of_the_last_occurrence() -> None:
     incidents = Incidents()
     for what, reason in (
         ("lane lost", "RST"),
@@ -26,7 +26,7 @@ def test_they_are_in_the_order_in_which_they_happened_last() -> None:
     assert len(incidents) == 3
 
 
-def test_refusals_push_nothing_else_out() -> None:
+def test_refusals_evict_no_other_kind() -> None:
     incidents = Incidents()
     incidents.add("lane lost", "RST")
     for _ in range(12_345):
@@ -49,7 +49,7 @@ def test_facts_have_the_first_and_the_last_time() -> None:
     assert facts == {"count": 3, "what": "lane lost", "reason": "RST", "code": ""}
 
 
-def test_cause_is_the_last_that_concerns_the_link() -> None:
+def test_cause_is_the_last_incident_of_the_link_itself() -> None:
     incidents = Incidents()
     assert incidents.cause() is None
     incidents.add(CALLER_REFUSED, "no link with hostb")
@@ -59,7 +59,7 @@ def test_cause_is_the_last_that_concerns_the_link() -> None:
     assert incidents.cause() == "Connection refused"
 
 
-def test_those_of_a_session_that_is_no_more_are_kept() -> None:
+def test_incidents_of_an_ended_session_are_kept() -> None:
     incidents, others = Incidents(), Incidents()
     incidents.add("lane lost", "RST")
     incidents.add("lane lost", "silence")

@@ -1,4 +1,4 @@
-"""An ingress: who comes in, in which order, how many may wait, and that nothing closes it for the others."""
+"""An ingress: which users may connect, order, limits, and that no failure stops it for other clients."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ME = os.geteuid()
 TARGET = parse_target("tcp:127.0.0.1:49152")
 
 MANY = 8 * MOST_OF_A_KIND
-"""Callers: many times as many as incidents of a kind are kept."""
+"""Clients: many times the number of incidents kept of one kind."""
 
 
 class Opened:
-    """In place of ``Link.open``: keeps the sockets, and can be told to wait or to fail."""
+    """Replaces ``Link.open``: keeps the sockets, and can be made to wait or to fail."""
 
     def __init__(self, link: Link) -> None:
         self.sockets: list[socket.socket] = []
@@ -59,7 +59,7 @@ class Opened:
 
 
 class Door:
-    """A running ingress and its callers."""
+    """A running ingress and its clients."""
 
     def __init__(self, listen: ListenAddress, uids: frozenset[int]) -> None:
         self.link = make_link("hosta", "hostb")
@@ -69,7 +69,7 @@ class Door:
         self._listen = listen
 
     def call(self) -> socket.socket:
-        """Connect; the backlog takes it at once."""
+        """Connect; the backlog accepts it immediately."""
         match self._listen:
             case UnixAddress(path):
                 sock = socket.socket(socket.AF_UNIX)
@@ -99,7 +99,7 @@ async def door(listen: ListenAddress, *uids: int) -> AsyncIterator[Door]:
 
 @pytest.fixture(params=["tcp", "unix"])
 def listen(request: pytest.FixtureRequest, tmp: Path) -> ListenAddress:
-    """An address to listen on."""
+    """A listen address."""
     if request.param == "unix":
         return UnixAddress(f"{tmp}/entry")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -107,7 +107,7 @@ def listen(request: pytest.FixtureRequest, tmp: Path) -> ListenAddress:
 
 
 async def ended(sock: socket.socket) -> bool:
-    """Whether the caller was turned away: a reset, or on a unix socket an end."""
+    """Whether the client was refused: a reset, or EOF on a unix socket."""
     async with asyncio.timeout(60):
         try:
             return await asyncio.get_running_loop().sock_recv(sock, 1) == b""
@@ -115,7 +115,7 @@ async def ended(sock: socket.socket) -> bool:
             return True
 
 
-async def test_allowed_caller_is_passed_on(listen: ListenAddress) -> None:
+async def test_allowed_client_is_passed_to_the_link(listen: ListenAddress) -> None:
     async with door(listen) as entry:
         caller = entry.call()
         await until(lambda: entry.opened.sockets, "for the caller")
@@ -125,21 +125,19 @@ async def test_allowed_caller_is_passed_on(listen: ListenAddress) -> None:
         assert (entry.ingress.accepted, entry.ingress.refused) == (1, 0)
 
 
-async def test_other_users_are_turned_away_and_hear_nothing(listen: ListenAddress) -> None:
+async def test_other_users_are_refused_and_receive_nothing(listen: ListenAddress) -> None:
     async with door(listen, 4_000_000_000, 4_000_000_001) as entry:
         assert await ended(entry.call())
         assert (entry.ingress.accepted, entry.ingress.refused) == (0, 1)
         assert entry.reasons == [
-            f"user {pwd.getpwuid(ME).pw_name} may not use this ingress (4000000000, 4000000001 may)",
+            f"user {pwd.getpwuid(ME).pw_name} may not use this ingress (allowed: 4000000000, 4000000001)",
         ]
         assert not entry.opened.sockets
 
 
-async def test_other_users_in_great_number_are_one_incident(
-    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_refusals_are_one_incident(listen: ListenAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     async with door(listen, 4_000_000_000) as entry:
-        monkeypatch.delattr(pwd, "getpwuid")  # no look-up, which may take long
+        monkeypatch.delattr(pwd, "getpwuid")  # no lookup, which may be slow
         entry.link.note("lane lost", "a reason to be kept")
         for _ in range(MANY):
             assert await ended(entry.call())
@@ -148,7 +146,7 @@ async def test_other_users_in_great_number_are_one_incident(
         assert refused.count == entry.ingress.refused == MANY
 
 
-async def test_names_are_known_before_anybody_is_refused(
+async def test_user_names_are_read_before_the_first_refusal(
     tmp_path: Path, listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users, "PASSWD", tmp_path / "passwd")
@@ -159,7 +157,7 @@ async def test_names_are_known_before_anybody_is_refused(
         async with door(listen, 4_000_000_000) as entry:
             (tmp_path / "passwd").unlink()
             assert await ended(entry.call())
-            assert entry.reasons == ["user bob may not use this ingress (alice may)"]
+            assert entry.reasons == ["user bob may not use this ingress (allowed: alice)"]
     finally:
         users.local_names.cache_clear()
 
@@ -172,10 +170,10 @@ async def test_refusals_are_logged_with_the_uid(listen: ListenAddress) -> None:
     assert [(each["event"], each["uid"]) for each in said] == [("connection refused", ME)]
 
 
-async def test_listener_is_told_of_those_who_were_not_let_in(
+async def test_listener_is_informed_of_refused_clients(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that they take a small part of the loop's time, however often they come."""
+    """So that they take only a small part of the loop's time, however often they connect."""
     told: list[bool] = []
     monkeypatch.setattr(Listener, "refused", lambda self: told.append(True))
     async with door(listen) as entry:
@@ -189,7 +187,7 @@ async def test_listener_is_told_of_those_who_were_not_let_in(
         assert len(told) == 5
 
 
-async def test_a_user_who_connects_too_often_is_turned_away_for_a_while(
+async def test_user_that_exceeds_the_rate_is_refused_for_a_while(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OPENED", Rate(3, 1e-6))
@@ -198,13 +196,13 @@ async def test_a_user_who_connects_too_often_is_turned_away_for_a_while(
             entry.call()
         await until(lambda: len(entry.opened.sockets) == 3, "for as many as are allowed")
         assert await ended(entry.call())
-        assert "connects too often: at most 3 at once" in entry.reasons[-1]
+        assert "exceeds the connection rate: a burst of 3, then" in entry.reasons[-1]
         entry.ingress._rates.clear()
         entry.call()
         await until(lambda: len(entry.opened.sockets) == 4, "for the one later")
 
 
-async def test_callers_are_passed_on_in_the_order_they_came(listen: ListenAddress) -> None:
+async def test_clients_are_passed_on_in_the_order_of_arrival(listen: ListenAddress) -> None:
     async with door(listen) as entry:
         for number in range(40):
             entry.call().send(bytes([number]))
@@ -212,7 +210,7 @@ async def test_callers_are_passed_on_in_the_order_they_came(listen: ListenAddres
         assert [sock.recv(1)[0] for sock in entry.opened.sockets] == list(range(40))
 
 
-async def test_too_many_waiting_callers_are_turned_away(
+async def test_too_many_waiting_clients_are_refused(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 3)
@@ -222,12 +220,12 @@ async def test_too_many_waiting_callers_are_turned_away(
         await until(lambda: entry.opened.waiting, "for the first to be let in")
         waiting = [entry.call() for _ in range(3)]
         assert await ended(entry.call())
-        assert entry.reasons == ["3 connections are waiting already"]
+        assert entry.reasons == ["3 connections are already waiting"]
         entry.opened.may_go_on.set()
         await until(lambda: len(entry.opened.sockets) == len([first, *waiting]), "for those that wait")
 
 
-async def test_failure_of_the_link_is_told_and_the_next_caller_served(listen: ListenAddress) -> None:
+async def test_failure_of_the_link_is_reported_and_the_next_client_served(listen: ListenAddress) -> None:
     async with door(listen) as entry:
         entry.opened.faults.append(UsageError("no link today"))
         assert await ended(entry.call())
@@ -236,16 +234,16 @@ async def test_failure_of_the_link_is_told_and_the_next_caller_served(listen: Li
         await until(lambda: entry.opened.sockets, "for the next caller")
 
 
-async def test_bug_does_not_close_the_door(listen: ListenAddress) -> None:
+async def test_bug_does_not_stop_the_ingress(listen: ListenAddress) -> None:
     async with door(listen) as entry:
         entry.opened.faults.append(ZeroDivisionError("a bug"))
         assert await ended(entry.call())
-        assert entry.reasons == ["a fault of this daemon: ZeroDivisionError('a bug')"]
+        assert entry.reasons == ["internal error: ZeroDivisionError('a bug')"]
         entry.call()
         await until(lambda: entry.opened.sockets, "for the next caller")
 
 
-async def test_closing_turns_away_who_waits(listen: ListenAddress) -> None:
+async def test_closing_resets_waiting_clients(listen: ListenAddress) -> None:
     async with door(listen) as entry:
         entry.opened.may_go_on.clear()
         callers = [entry.call() for _ in range(3)]
@@ -256,24 +254,24 @@ async def test_closing_turns_away_who_waits(listen: ListenAddress) -> None:
             entry.call()
 
 
-async def test_caller_gets_a_deadline_from_when_it_came(
+async def test_deadline_of_a_client_starts_at_its_arrival(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LINK_DEADLINE", 0.1)
     async with door(listen) as entry:
-        del entry.link.open  # the stub: now it is the link's own, which is not up
+        del entry.link.open  # the stub: now the link's own, and the link is down
         assert await ended(entry.call())
         assert entry.reasons == ["no link with hostb"]
 
 
-async def test_hung_up_caller_is_nobody(tmp: Path) -> None:
+async def test_disconnected_client_is_refused(tmp: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = TcpAddress("127.0.0.1", server.getsockname()[1])
     async with door(address, 0, ME) as entry:
         for _ in range(5):
             entry.call().close()
         await until(lambda: entry.ingress.refused == 5, "for all to be turned away")
-        assert set(entry.reasons) == {"the caller hung up before it could be identified"}
+        assert set(entry.reasons) == {"the client disconnected before it could be identified"}
 
 
 @pytest.mark.root
@@ -283,10 +281,10 @@ async def test_hung_up_caller_is_nobody(tmp: Path) -> None:
         ((0,), 0o600, 0),
         ((0, 4001), 0o600, 4001),
         ((4001,), 0o600, 4001),
-        ((0, 4001, 4002), 0o666, 0),  # more than a mode can say: every connection is judged
+        ((0, 4001, 4002), 0o666, 0),  # more than a mode can express: every connection is checked
     ],
 )
-async def test_socket_file_says_who_may_use_it(
+async def test_mode_and_owner_of_the_socket_file(
     tmp: Path, uids: tuple[int, ...], mode: int, owner: int
 ) -> None:
     async with door(UnixAddress(f"{tmp}/entry"), *uids):
@@ -296,8 +294,8 @@ async def test_socket_file_says_who_may_use_it(
 
 
 @pytest.mark.root
-async def test_socket_in_another_users_directory_is_given_to_nobody(tmp: Path) -> None:
-    """Between bind and chown he could put something else in its place."""
+async def test_socket_in_another_users_directory_is_not_chowned(tmp: Path) -> None:
+    """Between bind and chown that user could replace it."""
     os.chown(tmp, 4001, 4001)
     async with door(UnixAddress(f"{tmp}/entry"), 0, 4001):
         status = (tmp / "entry").stat()
@@ -311,15 +309,15 @@ async def test_missing_directory_is_a_usage_error(tmp: Path) -> None:
 
 async def test_taken_port_is_a_usage_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(UsageError, match="it is in use by another process"):
+        with pytest.raises(UsageError, match="in use by another process; is mtunnel already running"):
             Door(TcpAddress("127.0.0.1", server.getsockname()[1]), frozenset({ME}))
         await turns(1)
 
 
-async def test_callers_for_several_sessions_do_not_wait_for_each_other(
+async def test_clients_for_several_sessions_do_not_wait_for_each_other(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has to wait for whom, among those to one target, is decided behind the ingress."""
+    """The order of those to one target is kept elsewhere."""
     monkeypatch.setattr(Link, "parallel", True)
     async with door(listen) as opened:
         opened.opened.may_go_on.clear()
@@ -330,7 +328,7 @@ async def test_callers_for_several_sessions_do_not_wait_for_each_other(
         assert len(callers) == 3
 
 
-async def test_callers_that_wait_for_several_sessions_are_reset_at_the_end(
+async def test_clients_that_wait_for_several_sessions_are_reset_on_close(
     listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Link, "parallel", True)

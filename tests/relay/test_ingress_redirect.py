@@ -1,4 +1,4 @@
-"""An ingress for a redirected range: each caller's port is kept, and nobody comes in by another way."""
+"""An ingress for a redirected range: each client's port is kept, and there is no other way in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ in_network = pytest.mark.usefixtures("network")
 
 
 class Opened:
-    """In place of ``Link.open``."""
+    """Replaces ``Link.open``."""
 
     def __init__(self, link: Link) -> None:
         self.targets: list[str] = []
@@ -41,7 +41,7 @@ class Opened:
 
 
 class Door:
-    """A running ingress, to which the firewall leads."""
+    """A running ingress to which the firewall redirects."""
 
     def __init__(self, *uids: int) -> None:
         self.link = make_link("hosta", "hostb")
@@ -81,7 +81,7 @@ async def turned_away(address: tuple[str, int]) -> bool:
 
 @pytest.mark.root
 @in_network
-async def test_port_that_the_caller_wanted_is_kept() -> None:
+async def test_port_that_the_client_connected_to_is_kept() -> None:
     async with door() as entry:
         with (
             socket.create_connection((ALIAS.host, 49152), 10) as first,
@@ -97,7 +97,7 @@ async def test_port_that_the_caller_wanted_is_kept() -> None:
 
 @pytest.mark.root
 @in_network
-async def test_other_ports_and_addresses_do_not_lead_here() -> None:
+async def test_other_ports_and_addresses_are_not_redirected() -> None:
     async with door():
         for address in ((ALIAS.host, 49151), (ALIAS.host, 49216), ("127.0.1.3", 49152), ("127.0.0.1", 49152)):
             with pytest.raises(ConnectionRefusedError):
@@ -106,7 +106,7 @@ async def test_other_ports_and_addresses_do_not_lead_here() -> None:
 
 @pytest.mark.root
 @in_network
-async def test_listener_itself_is_no_way_in() -> None:
+async def test_direct_connection_to_the_listener_is_refused() -> None:
     async with door() as entry:
         assert await turned_away(("127.0.0.1", entry.port))
         assert entry.reasons == [
@@ -120,7 +120,7 @@ async def test_listener_itself_is_no_way_in() -> None:
 )
 @pytest.mark.root
 @in_network
-async def test_what_another_rule_redirects_is_turned_away(rule: RedirectAddress) -> None:
+async def test_connection_redirected_by_another_rule_is_refused(rule: RedirectAddress) -> None:
     async with door(rule=rule) as entry:
         assert await turned_away((rule.host, rule.first_port))
         assert entry.reasons == [
@@ -130,10 +130,10 @@ async def test_what_another_rule_redirects_is_turned_away(rule: RedirectAddress)
 
 @pytest.mark.root
 @in_network
-async def test_other_users_are_turned_away() -> None:
+async def test_other_users_are_refused() -> None:
     async with door(NOBODY) as entry:
         assert await turned_away((ALIAS.host, 49152))
-        assert entry.reasons == ["user root may not use this ingress (nobody may)"]
+        assert entry.reasons == ["user root may not use this ingress (allowed: nobody)"]
         with acting_as(NOBODY):
             caller = socket.create_connection((ALIAS.host, 49152), 10)
         with caller:
@@ -142,17 +142,17 @@ async def test_other_users_are_turned_away() -> None:
 
 @pytest.mark.root
 @in_network
-async def test_hung_up_caller_is_nobody() -> None:
+async def test_disconnected_client_is_refused() -> None:
     async with door(0) as entry:
         for _ in range(5):
             socket.create_connection((ALIAS.host, 49152), 10).close()
         await until(lambda: entry.ingress.refused == 5, "for all to be turned away")
-        assert set(entry.reasons) == {"the caller hung up before it could be identified"}
+        assert set(entry.reasons) == {"the client disconnected before it could be identified"}
 
 
 @pytest.mark.root
 @in_network
-async def test_where_nothing_is_tracked_nobody_comes_in() -> None:
+async def test_without_conntrack_every_client_is_refused() -> None:
     async with door() as entry:
         nft("add table ip x; add chain ip x out { type filter hook output priority raw; }")
         nft("add rule ip x out notrack")
@@ -162,18 +162,18 @@ async def test_where_nothing_is_tracked_nobody_comes_in() -> None:
 
 @pytest.mark.root
 @in_network
-async def test_no_port_of_the_range_is_taken() -> None:
-    """Libvirt binds the ports of its range to see which is free, on the very host of this ingress."""
+async def test_no_port_of_the_range_is_bound() -> None:
+    """libvirt on the same host binds ports of its range to find a free one."""
     async with door() as entry:
         for port in (49152, 49183, 49215):
             socket.create_server(("0.0.0.0", port)).close()
-        assert is_reserved(entry.port), "nobody but root can take it, also after our end"
+        assert is_reserved(entry.port), "only root can bind it, even after close"
 
 
 @pytest.mark.root
 @in_network
 async def test_ingress_with_one_port_behind_a_guard_is_redirected_too() -> None:
-    """No program can listen on a guarded address, the daemon included."""
+    """No program can listen on a guarded address, not even the daemon."""
     guard_route.install(ALIAS.host)
     link = make_link("hosta", "hostb")
     opened = Opened(link)
@@ -194,7 +194,7 @@ async def test_ingress_with_one_port_behind_a_guard_is_redirected_too() -> None:
 
 @pytest.mark.root
 @in_network
-async def test_probe_is_no_caller() -> None:
+async def test_probe_is_not_counted_as_a_client() -> None:
     async with door() as entry:
         assert entry.ingress.redirection is not None
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Sessions that a host begins: where streams go, in which order they arrive, and when sessions end."""
+"""Sessions that a host begins: choice of session, order of streams, and end of idle sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["identities", "stage"]
 
 
 async def test_streams_to_one_target_arrive_in_order(stage: Stage) -> None:
-    """Whichever session they take: multifd's channels must not overtake the main one."""
+    """Whichever session they use: multifd's channels must not overtake the main one."""
     target = stage.listen()
     pending = [asyncio.create_task(stage.ask(target)) for _ in range(32)]
     for number, task in enumerate(pending):
@@ -40,7 +40,7 @@ async def test_streams_to_one_target_arrive_in_order(stage: Stage) -> None:
     await until(lambda: min(stage.b.spread) > 0, "for all workers to have some")
 
 
-async def test_a_target_that_does_not_answer_holds_up_its_own_streams_only(
+async def test_target_that_does_not_answer_blocks_only_its_own_streams(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never = f"unix:{stage.directory}/nobody"
@@ -53,7 +53,7 @@ async def test_a_target_that_does_not_answer_holds_up_its_own_streams_only(
     await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_one_that_is_refused_lets_the_next_one_go(stage: Stage) -> None:
+async def test_refused_stream_lets_the_next_one_proceed(stage: Stage) -> None:
     forbidden = "unix:/run/forbidden"
     callers = await asyncio.gather(*(stage.ask(forbidden) for _ in range(6)))
     for caller in callers:
@@ -61,8 +61,8 @@ async def test_one_that_is_refused_lets_the_next_one_go(stage: Stage) -> None:
     assert not stage.a.group._own._order.taken(forbidden)
 
 
-async def test_a_caller_that_left_while_it_waited_is_not_led_on(stage: Stage) -> None:
-    """A hypervisor takes its first caller for the migration."""
+async def test_client_that_disconnected_while_waiting_is_not_passed_on(stage: Stage) -> None:
+    """A hypervisor treats its first connection as the migration."""
     path = stage.directory / "late"
     first = await stage.ask(f"unix:{path}")
     ours, caller = socket.socketpair()
@@ -71,13 +71,13 @@ async def test_a_caller_that_left_while_it_waited_is_not_led_on(stage: Stage) ->
     caller.close()
     stage.listen("late")
     await stage.accept(f"unix:{path}")
-    with pytest.raises(RefusedError, match="hung up while it waited"):
+    with pytest.raises(RefusedError, match="disconnected while waiting"):
         await opening
     ours.close()
     assert first.fileno() >= 0
 
 
-# Which session.
+# Choice of session.
 
 
 async def test_a_small_stream_beside_bulk_gets_another_worker(
@@ -109,7 +109,7 @@ async def test_a_small_stream_beside_bulk_gets_another_worker(
         await asyncio.gather(*bulk, return_exceptions=True)
 
 
-async def test_sessions_that_are_there_are_used_again(stage: Stage) -> None:
+async def test_existing_sessions_are_used_again(stage: Stage) -> None:
     target = stage.listen()
     for _ in range(3):
         for sock in await stage.stream(target):
@@ -122,16 +122,16 @@ async def test_sessions_that_are_there_are_used_again(stage: Stage) -> None:
 
 
 def let_none_come_up(stage: Stage) -> None:
-    """Nobody listens where side A's further sessions are dialled."""
+    """Nothing listens where side A dials its additional sessions."""
     own = stage.a.group._own
     assert own._dial is not None
     own._dial = replace(own._dial, port=1)
 
 
-async def test_a_session_that_does_not_come_up_costs_its_stream_a_moment(
+async def test_session_that_does_not_come_up_delays_its_stream_briefly(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A firewall that counts connections: streams take the standing session, and the operator is told."""
+    """As with a firewall that limits connections: streams use the primary session, and this is reported."""
     monkeypatch.setattr(initiated_sessions, "TRIED", 0.2)
     let_none_come_up(stage)
     target = stage.listen()
@@ -142,13 +142,13 @@ async def test_a_session_that_does_not_come_up_costs_its_stream_a_moment(
     assert stage.a.spread == [3, 0, 0]
     assert not stage.a.ours
     [told] = [reason for reason in stage.a.reasons() if reason.startswith("no further session")]
-    assert "streams take the standing one for 60 seconds: no link with hostb" in told
+    assert "streams use the primary session for the next 60 s: no link with hostb" in told
 
 
 async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes the standing session, and what the worker finds later is no caller's any more."""
+    """It uses the primary session, and the worker later finds the ticket taken."""
     monkeypatch.setattr(initiated_sessions, "TRIED", 0.2)
     monkeypatch.setattr(initiated_sessions, "LATE", 0.1)
     target = stage.listen()
@@ -165,10 +165,10 @@ async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(
     assert sum(stage.a.spread) == 2
 
 
-async def test_what_a_worker_gives_back_late_takes_the_standing_session(
+async def test_stream_returned_late_by_a_worker_uses_the_primary_session(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker has begun with it, and then does not answer for longer than anybody waits."""
+    """The worker has begun with it, and then hangs for longer than the timeout."""
     monkeypatch.setattr(initiated_sessions, "TRIED", 0.2)
     monkeypatch.setattr(initiated_sessions, "LATE", 0.1)
     let_none_come_up(stage)
@@ -187,10 +187,10 @@ async def test_what_a_worker_gives_back_late_takes_the_standing_session(
     assert not stage.a.group._own._order.awaited(target)
 
 
-async def test_a_caller_that_a_worker_had_when_it_ended_is_not_led_to_another(
+async def test_connection_of_a_worker_that_ended_is_not_passed_to_another(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its target may have been dialled: a hypervisor takes its first caller for the migration."""
+    """Its target may have been dialled: a hypervisor treats its first connection as the migration."""
     target = stage.listen()
     await stage.stream(target)
     real = WorkerSession.open
@@ -204,7 +204,7 @@ async def test_a_caller_that_a_worker_had_when_it_ended_is_not_led_to_another(
     caller.setblocking(False)
     deadline = asyncio.get_running_loop().time() + 30
     with caller:
-        with pytest.raises(RefusedError, match="has ended, and had the connection"):
+        with pytest.raises(RefusedError, match="has ended while it owned the connection"):
             await stage.a.group.open(ours, target, deadline, 0)
         assert await asyncio.wait_for(ending(caller), 60) in {"reset", "close"}
     monkeypatch.undo()
@@ -213,10 +213,10 @@ async def test_a_caller_that_a_worker_had_when_it_ended_is_not_led_to_another(
     await until(lambda: not stage.a.group._own._order.taken(target), "for the turn to pass")
 
 
-async def test_a_caller_that_is_given_up_while_a_worker_has_it_is_reset(
+async def test_connection_cancelled_while_a_worker_has_it_is_reset(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon stops: whoever waits sees a failure, whether the worker has begun with it or not."""
+    """The daemon stops: clients see a failure, whether or not the worker has begun with them."""
     monkeypatch.setattr(initiated_sessions, "TRIED", 1.0)
     let_none_come_up(stage)
     target = stage.listen()
@@ -248,8 +248,8 @@ async def hang(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  this is what the test is about
 
 
-async def test_callers_from_before_the_link_keep_their_order(identities: Hosts, tmp: Path) -> None:
-    """The first takes the standing session: there is no other yet. The next waits until that is answered."""
+async def test_clients_that_connected_before_the_link_keep_their_order(identities: Hosts, tmp: Path) -> None:
+    """The first uses the primary session, the only one so far. The next waits until that is answered."""
     async with staged(identities, tmp, (2, 2), up=False) as stage:
         target = f"unix:{tmp}/late"
         callers = [asyncio.create_task(stage.ask(target)) for _ in range(4)]
@@ -275,11 +275,11 @@ async def test_a_worker_that_does_not_answer_gets_no_stream(stage: Stage) -> Non
 
 
 async def test_without_an_ingress_nothing_is_begun(stage: Stage) -> None:
-    """The other side leads nowhere from here: what it opens takes the standing session."""
+    """The other side has no ingress for this host: its streams use the primary session."""
     assert not stage.b.group.parallel
 
 
-async def test_streams_wait_for_places_and_not_for_ever(identities: Hosts, tmp: Path) -> None:
+async def test_streams_wait_for_a_slot_until_the_deadline(identities: Hosts, tmp: Path) -> None:
     limits = Limits(2, DEFAULT_LIMITS.control)
     async with staged(identities, tmp, settings=Settings(limits)) as stage:
         target = stage.listen()
@@ -292,8 +292,8 @@ async def test_streams_wait_for_places_and_not_for_ever(identities: Hosts, tmp: 
                 await stage.a.group.open(ours, target, deadline, 0)
 
 
-async def test_a_socket_is_the_callers_no_more_once_a_worker_has_it(stage: Stage) -> None:
-    """Whoever closes it then closes nothing of the stream's."""
+async def test_socket_passed_to_a_worker_is_detached(stage: Stage) -> None:
+    """Closing it then does not close the stream."""
     target = stage.listen()
     await stage.stream(target)
     ours, caller = socket.socketpair()
@@ -305,7 +305,7 @@ async def test_a_socket_is_the_callers_no_more_once_a_worker_has_it(stage: Stage
         assert await receive(called, 11) == b"still there"
 
 
-# Until when.
+# Idle sessions.
 
 
 async def test_an_idle_session_is_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,8 +321,8 @@ async def test_an_idle_session_is_ended(stage: Stage, monkeypatch: pytest.Monkey
         sock.close()
     await until(lambda: not stage.a.ours and not stage.b.theirs, "for the end of the session")
     assert link.session is None
-    assert not any("link down" in reason for reason in stage.b.reasons()), "that is no news"
+    assert not any("link down" in reason for reason in stage.b.reasons()), "no incident"
     first[0].send(b"x")
     assert await receive(first[1], 1) == b"x"
     await stage.stream(target)
-    assert set(stage.a.ours) == {1}, "another one comes when it is needed"
+    assert set(stage.a.ours) == {1}, "begun again when needed"

@@ -1,4 +1,4 @@
-"""The host's port: who gets through to a link, and what an unknown connection may cost."""
+"""The peer port: which connections reach a link, and the cost of unauthenticated ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
 
 @dataclass
 class Port:
-    """Host b's reception, and certificates to knock with."""
+    """The lane acceptor of host b, and certificates to connect with."""
 
     reception: LaneAcceptor
     links: dict[str, Link]
@@ -46,7 +46,7 @@ class Port:
     callers: list[socket.socket] = field(default_factory=list)
 
     async def connect(self) -> socket.socket:
-        sock = socket.create_connection(self.address)  # at once: the backlog takes it
+        sock = socket.create_connection(self.address)  # immediate: the backlog accepts it
         sock.setblocking(False)
         self.callers.append(sock)
         return sock
@@ -57,7 +57,7 @@ class Port:
 
 @pytest.fixture
 async def port(tmp: Path) -> AsyncIterator[Port]:
-    """A reception that knows hosta and hostc."""
+    """A lane acceptor with the peers hosta and hostc."""
     pki = Pki(tmp)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
@@ -76,10 +76,10 @@ async def port(tmp: Path) -> AsyncIterator[Port]:
     assert not faults
 
 
-async def test_the_listener_is_told_of_those_who_came_too_often(
+async def test_listener_is_informed_of_refused_connections(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that refusing them takes a small part of the loop's time."""
+    """So that refusing them takes only a small part of the loop's time."""
     told: list[bool] = []
     monkeypatch.setattr(Listener, "refused", lambda self: told.append(True))
     monkeypatch.setattr(port.reception._admission, "admit", lambda *_: (None, []))
@@ -90,7 +90,7 @@ async def test_the_listener_is_told_of_those_who_came_too_often(
 
 
 async def answer(peer: TlsPeer, *frames: Frame) -> GoAway:
-    """Send frames; the GOAWAY that comes back."""
+    """Send frames, and return the GOAWAY that is received."""
     await peer.send(b"".join(encode(frame) for frame in frames))
     await peer.read_to_end()
     [goaway] = peer.all(GoAway)
@@ -117,7 +117,7 @@ async def test_stranger_reaches_nothing(port: Port) -> None:
     assert all(link.session is None for link in port.links.values())
 
 
-async def test_what_nobody_foresaw_of_a_stranger_costs_its_connection_alone(
+async def test_unexpected_error_costs_only_the_connection(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def odd() -> TlsContexts:
@@ -129,14 +129,14 @@ async def test_what_nobody_foresaw_of_a_stranger_costs_its_connection_alone(
     assert await ending(stranger) in {"close", "reset"}
 
 
-async def test_certificate_of_two_peers_is_told_where_both_are_waited_for(port: Port) -> None:
+async def test_certificate_of_two_peers_is_reported_on_both_links(port: Port) -> None:
     peer = await port.knock("shared")
     with pytest.raises(ssl.SSLError, match="access denied"):
         await peer.read_to_end()
     for link in port.links.values():
         [incident] = link.incidents
         assert incident.what == "lane rejected"
-        assert "names more than one configured peer: hosta, hostc; make a certificate" in incident.reason
+        assert "names more than one configured peer: hosta, hostc; issue one certificate" in incident.reason
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_wrong_first_frame_is_answered_with_goaway(port: Port, first: Fram
     assert port.links["hosta"].session is None
 
 
-async def test_frames_behind_hello_are_the_links(port: Port) -> None:
+async def test_frames_after_hello_go_to_the_link(port: Port) -> None:
     peer = await port.knock()
     goaway = await answer(peer, OFFER, OFFER)
     assert peer.all(Welcome)
@@ -163,25 +163,25 @@ async def test_frames_behind_hello_are_the_links(port: Port) -> None:
     assert port.links["hosta"].incidents[-1].what == "link down"
 
 
-async def test_peer_that_says_goaway_first(port: Port) -> None:
+async def test_peer_that_sends_goaway_first(port: Port) -> None:
     peer = await port.knock()
     await peer.send(encode(GoAway(Code.NONE, "never mind")))
     await until(lambda: port.links["hosta"].incidents, "for the end")
     assert port.links["hosta"].incidents[-1].what == "lane rejected"
 
 
-async def test_silent_peer_is_sent_away(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_peer_is_closed(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0.2)
     peer = await port.knock()
     await peer.read_to_end()
     [goaway] = peer.all(GoAway)
     assert isinstance(goaway, GoAway)
-    assert (goaway.code, goaway.reason) == (Code.HANDSHAKE, "no first frame came")
+    assert (goaway.code, goaway.reason) == (Code.HANDSHAKE, "no first frame received")
     assert port.links["hosta"].incidents[-1].reason.endswith("sent no first frame")
 
 
 async def test_first_frame_that_comes_with_the_timeout_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timer fires before the waiting task hears of the frame; the lane is the link's all the same."""
+    """The timer fires before the waiting task sees the frame; the link owns the lane nevertheless."""
     monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0)
     link = make_link("hostb", "hosta")
     near, far = pipe("hosta", "hostb")
@@ -197,7 +197,7 @@ async def test_first_frame_that_comes_with_the_timeout_counts(monkeypatch: pytes
     near.abort()
 
 
-async def test_peer_that_spoke_in_time_is_not_sent_away_later(
+async def test_peer_that_sent_its_frame_in_time_is_not_closed_later(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0.5)
@@ -210,9 +210,9 @@ async def test_peer_that_spoke_in_time_is_not_sent_away_later(
     assert port.links["hosta"].state is LinkState.UP
 
 
-async def test_peer_that_hangs_up_before_its_first_frame(port: Port) -> None:
+async def test_peer_that_disconnects_before_its_first_frame(port: Port) -> None:
     peer = await port.knock()
-    await peer.read_until(lambda: peer.received)  # session tickets: the handshake is over there as well
+    await peer.read_until(lambda: peer.received)  # session tickets: the handshake is done there as well
     reset(peer.sock)
     await until(lambda: port.links["hosta"].incidents, "for the end")
     assert port.links["hosta"].incidents[-1].what == "lane rejected"
@@ -233,14 +233,14 @@ async def test_a_full_table_makes_room_for_a_peer(port: Port, monkeypatch: pytes
     peer = await port.knock()
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
-    assert await end_of(idle[0]) == b"", "the oldest went"
+    assert await end_of(idle[0]) == b"", "the oldest was dropped"
     assert port.reception.rejected == 1
     for sock in idle:
         sock.close()
     await until(lambda: not half_open(port), "for them to be forgotten")
 
 
-async def test_who_comes_too_often_is_reset_unread(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_above_the_rate_is_reset_unread(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     few = Rate(3, 0)
     monkeypatch.setattr(admission, "_RATES", dict.fromkeys(SourceClass, few))
     for _ in range(3):
@@ -251,7 +251,7 @@ async def test_who_comes_too_often_is_reset_unread(port: Port, monkeypatch: pyte
     assert port.reception.rejected == 4
 
 
-async def test_a_peer_without_a_lane_is_expected_where_it_is_configured_or_was_last(port: Port) -> None:
+async def test_peer_without_a_lane_is_expected_at_its_configured_or_last_address(port: Port) -> None:
     reception = port.reception
     reception._sources = PeerSources({"hosta": "192.0.2.1", "hostc": "192.0.2.3"})
 
@@ -264,15 +264,15 @@ async def test_a_peer_without_a_lane_is_expected_where_it_is_configured_or_was_l
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
     assert standings() == [SourceClass.KNOWN, SourceClass.KNOWN, SourceClass.BESIDE], (
-        "hosta's streams are not to suffer"
+        "to protect hosta's streams"
     )
     peer.close()
     await until(lambda: port.links["hosta"].state is not LinkState.UP)
     assert standings() == [SourceClass.EXPECTED] * 3
 
 
-async def test_lanes_that_one_peer_lets_pile_up_are_ended_and_those_of_its_link_are_not(port: Port) -> None:
-    """Each was refused, and lingers until the peer has read why."""
+async def test_excess_lanes_of_one_peer_are_aborted_and_those_of_its_link_are_not(port: Port) -> None:
+    """Each was refused, and lingers until the peer has read GOAWAY."""
     linked = await port.knock()
     await linked.send(encode(OFFER))
     await linked.read_until(lambda: linked.all(Welcome))
@@ -290,11 +290,11 @@ async def test_lanes_that_one_peer_lets_pile_up_are_ended_and_those_of_its_link_
     await until(lambda: len(lanes) == 1, "for those that are gone not to count")
 
 
-async def test_closing_drops_who_is_not_through(port: Port) -> None:
+async def test_closing_drops_lanes_that_no_link_owns(port: Port) -> None:
     idle = await port.connect()
     peer = await port.knock()
     await until(lambda: half_open(port) == 1 and port.reception._lanes["hosta"], "for both")
-    await turns(50)  # its handshake may be over here, and not yet there
+    await turns(50)  # its handshake may be done here, and not yet there
     await asyncio.wait_for(port.reception.close(), 5)
     await peer.read_to_end()
     assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(idle, 1), 60) == b""
@@ -302,7 +302,7 @@ async def test_closing_drops_who_is_not_through(port: Port) -> None:
         await port.connect()
 
 
-async def test_link_outlives_the_reception(port: Port) -> None:
+async def test_link_outlives_the_acceptor(port: Port) -> None:
     peer = await port.knock()
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
@@ -311,7 +311,7 @@ async def test_link_outlives_the_reception(port: Port) -> None:
 
 
 async def accepted(port: Port) -> socket.socket:
-    """The accepted end of a connection, which the reception has just taken."""
+    """Return the accepted end of a connection that was just accepted."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port.callers.append(socket.create_connection(server.getsockname()))
         sock, _ = server.accept()
@@ -320,13 +320,13 @@ async def accepted(port: Port) -> socket.socket:
     return sock
 
 
-async def test_connection_that_came_just_before_the_end_is_closed(port: Port) -> None:
+async def test_connection_accepted_just_before_close_is_closed(port: Port) -> None:
     sock = await accepted(port)
     await port.reception.close()
     assert sock.fileno() == -1
 
 
-async def test_connection_that_makes_room_in_the_turn_it_came_in_is_closed(
+async def test_connection_dropped_in_the_iteration_of_its_accept_is_closed(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await accepted(port)

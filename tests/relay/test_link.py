@@ -1,4 +1,4 @@
-"""A link: who gets a session, and what each end of a stream sees of every fault."""
+"""A link: which connection gets the session, opening streams, and the end of a session."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_dialling_makes_a_session(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(("host", "peer", "welcomed"), [("hosta", "hostb", False), ("hostb", "hosta", True)])
-async def test_of_two_who_dial_at_once_the_smaller_name_counts(host: str, peer: str, welcomed: bool) -> None:
+async def test_when_both_dial_the_smaller_name_wins(host: str, peer: str, welcomed: bool) -> None:
     link = make_link(host, peer)
     ours, _ = pipe(host, peer)
     link.greet(ours, b"O" * 16)
@@ -94,12 +94,12 @@ async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair:
     assert await ending(called) == "reset"
     pair.a.end(Code.NONE, "it is killed")
     assert await ending(caller) == "reset"
-    assert ("link down", "hosta started anew") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta began a new session") in [(i.what, i.reason) for i in pair.b.incidents]
     restarted.end(Code.NONE, "")
 
 
-async def test_same_daemon_may_start_anew_when_its_lane_is_gone(pair: Pair) -> None:
-    """It gave the session up before we did."""
+async def test_same_daemon_may_begin_a_new_session_when_its_lane_is_gone(pair: Pair) -> None:
+    """It dropped the session before we did."""
     caller, called = await pair.stream()
     pair.lane.cut()
     await until(lambda: pair.b.state is LinkState.RESUMING, "for the loss")
@@ -110,16 +110,16 @@ async def test_same_daemon_may_start_anew_when_its_lane_is_gone(pair: Pair) -> N
     caller.close()
 
 
-async def test_answer_that_comes_too_late_is_a_collision(pair: Pair) -> None:
+async def test_late_answer_is_a_collision(pair: Pair) -> None:
     fresh = make_link("hosta", "hostb")
     lane = join(fresh, make_link("hostb", "hosta"))
-    fresh.offer = None  # it has been given up meanwhile
+    fresh.offer = None  # abandoned in the meantime
     await turns()
     assert goodbye(lane.said) is Code.COLLISION
     assert fresh.session is None
 
 
-async def test_peer_of_another_version_hears_so() -> None:
+async def test_peer_of_another_version_is_refused_with_the_reason() -> None:
     link = make_link("hostb", "hosta")
     theirs = called_by(link)
     assert theirs.far is not None
@@ -130,7 +130,7 @@ async def test_peer_of_another_version_hears_so() -> None:
     assert link.session is None
     assert last(link) == (
         "lane rejected",
-        "no common version: offered were 8 to 9, and the acceptor speaks 1 [VERSION]",
+        "no common version: the initiator offers 8 to 9, the acceptor supports 1 [VERSION]",
     )
 
 
@@ -151,17 +151,17 @@ async def test_stream_waits_for_the_link() -> None:
     caller.close()
 
 
-async def test_without_a_link_there_is_a_reason() -> None:
+async def test_without_a_link_the_error_has_the_cause() -> None:
     link = make_link("hosta", "hostb")
     link.note("cannot connect", "hostb is on fire")
     with (
         socket.socket() as sock,
-        pytest.raises(UnreachableError, match=r"hostb \(last: hostb is on fire"),
+        pytest.raises(UnreachableError, match=r"hostb \(last error: hostb is on fire"),
     ):
         await link.open(sock, "tcp:127.0.0.1:1", asyncio.get_running_loop().time() + 0.01)
 
 
-async def test_bulk_does_not_keep_the_loop_from_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bulk_does_not_block_the_loop(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "turn", 20 * KIB)
     caller, called = await pair.stream()
     pair.lane.room, pair.lane.batch = False, 16 * KIB
@@ -191,12 +191,12 @@ async def test_full_lane_is_left_alone_until_it_has_room(pair: Pair) -> None:
 # The end.
 
 
-async def test_goaway_ends_both_sides_at_once(pair: Pair) -> None:
+async def test_goaway_ends_both_sides_immediately(pair: Pair) -> None:
     caller, called = await pair.stream()
     await asyncio.wait_for(pair.a.close(Code.NONE, "hosta is stopping"), 5)
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     assert pair.b.state is LinkState.DOWN
-    assert last(pair.b) == ("link down", "hosta ended the link: hosta is stopping")
+    assert last(pair.b) == ("link down", "hosta closed the link: hosta is stopping")
     assert requests_of(pair.b).closed == 1
 
 
@@ -216,7 +216,7 @@ async def test_end_is_a_change(pair: Pair) -> None:
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_misdeed_of_the_peer_ends_the_session(pair: Pair) -> None:
+async def test_protocol_error_of_the_peer_ends_the_session(pair: Pair) -> None:
     caller, called = await pair.stream()
     assert pair.lane.far is not None
     far = pair.lane.far
@@ -235,7 +235,7 @@ async def test_ending_twice_changes_nothing(pair: Pair) -> None:
     assert len(pair.a.incidents) == count
 
 
-async def test_link_knows_since_when_it_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_since_is_the_time_of_the_last_change_of_state(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
     monkeypatch.setattr(incidents, "now", lambda: float(next(clock)))
     pair = Pair()
@@ -248,17 +248,17 @@ async def test_link_knows_since_when_it_is_what_it_is(monkeypatch: pytest.Monkey
     pair.a.end(Code.NONE, "done")
     since.append(pair.a.since)
     assert since == sorted(set(since))
-    assert pair.a.incidents[-1].last > since[-1], "the reason of a state is no older than that"
+    assert pair.a.incidents[-1].last > since[-1], "the reason of a state is not older"
 
 
-async def test_refused_callers_are_no_reason_for_a_missing_link() -> None:
+async def test_refused_clients_are_not_the_cause_of_a_missing_link() -> None:
     link = make_link("hosta", "hostb")
     link.note("cannot connect", "Connection refused")
-    link.note("connection refused", "user nobody may not use this ingress (root may)")
+    link.note("connection refused", "user nobody may not use this ingress (allowed: root)")
     now = asyncio.get_running_loop().time()
     with socket.socket() as sock, pytest.raises(UnreachableError) as caught:
         await link.open(sock, "tcp:127.0.0.1:1", now)
-    assert str(caught.value) == "no link with hostb (last: Connection refused)"
+    assert str(caught.value) == "no link with hostb (last error: Connection refused)"
 
 
 async def test_requests_are_dropped_with_the_session(pair: Pair) -> None:

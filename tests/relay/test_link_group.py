@@ -1,4 +1,4 @@
-"""All sessions with one peer: over real lanes, in several threads."""
+"""All sessions with one peer, over real lanes, in several threads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def crossed(caller: socket.socket, called: socket.socket) -> None:
 
 
 def shared(side: Side, memory: int) -> bool:
-    """Whether each session has so much."""
+    """Whether each session has ``memory``."""
     return {link._memory for link in side.group.links} == {memory}
 
 
@@ -53,7 +53,7 @@ async def hang(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  this is what the test is about
 
 
-# What goes where.
+# Distribution of streams.
 
 
 async def test_streams_are_spread_over_the_workers_of_both_hosts(stage: Stage) -> None:
@@ -75,7 +75,7 @@ async def test_every_byte_crosses_in_every_worker(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("counts", [(1, 3), (3, 1), (1, 1)])
-async def test_hosts_of_which_one_has_but_one_worker_have_one_session(
+async def test_with_one_worker_on_either_host_there_is_one_session(
     identities: Hosts, tmp: Path, counts: tuple[int, int]
 ) -> None:
     async with staged(identities, tmp, counts) as stage:
@@ -97,10 +97,10 @@ async def test_the_lower_number_of_workers_counts(identities: Hosts, tmp: Path) 
         await until(lambda: stage.b.spread == [2, 2], "for the other side")
 
 
-# What goes wrong.
+# Failures.
 
 
-async def test_a_further_session_resumes_in_its_worker(stage: Stage) -> None:
+async def test_additional_session_resumes_in_its_worker(stage: Stage) -> None:
     target = stage.listen()
     streams = [await stage.stream(target) for _ in range(2)]
     link = worker_of(stage.a, 1)
@@ -114,7 +114,7 @@ async def test_a_further_session_resumes_in_its_worker(stage: Stage) -> None:
     assert stage.a.group.standing.resumes == 0
 
 
-async def test_lanes_of_further_sessions_are_replaced(stage: Stage) -> None:
+async def test_lanes_of_additional_sessions_are_replaced(stage: Stage) -> None:
     await stage.stream(stage.listen())
     target = stage.listen("second")
     caller, called = await stage.stream(target)
@@ -125,7 +125,7 @@ async def test_lanes_of_further_sessions_are_replaced(stage: Stage) -> None:
 
 
 async def test_a_worker_that_ends_costs_its_own_streams_only(stage: Stage) -> None:
-    """The others, also those in the same migration's other workers, do not notice; operators do."""
+    """Other streams, even of the same migration, are not affected; it is reported."""
     target = stage.listen()
     streams = [await stage.stream(target) for _ in range(3)]
     with pytest.raises(WorkerError):
@@ -136,10 +136,10 @@ async def test_a_worker_that_ends_costs_its_own_streams_only(stage: Stage) -> No
     await crossed(*streams[2])
     await until(lambda: stage.a.told, "for the report")
     assert stage.a.told[0][0] == "a worker has ended"
-    assert "link down: a further session was in worker 1, which has ended" in stage.a.reasons()
+    assert "link down: worker 1 has ended, with an additional session" in stage.a.reasons()
     await until(lambda: len(stage.b.theirs) == 1, "for the other side")
     assert any("worker 1 on hosta has ended" in reason for reason in stage.b.reasons())
-    later = await stage.stream(target)  # goes to those that are left
+    later = await stage.stream(target)  # uses the remaining workers
     await crossed(*later)
     assert stage.a.workers.facts()[1] == {"worker": 1, "state": "ended", "sessions": 0, "streams": 0}
 
@@ -160,12 +160,12 @@ async def test_an_exception_in_one_worker_ends_one_session(stage: Stage) -> None
     await crossed(*streams[0])
     await crossed(*streams[1])
     await until(lambda: 2 not in stage.a.ours, "for the end of that session")
-    assert any("a fault of the daemon on hosta" in reason for reason in stage.a.reasons())
+    assert any("internal error on hosta" in reason for reason in stage.a.reasons())
     await crossed(*await stage.stream(target))
-    assert not stage.a.told, "the worker itself is well"
+    assert not stage.a.told, "the worker itself has not failed"
 
 
-async def test_a_peer_that_restarts_begins_its_sessions_anew(stage: Stage) -> None:
+async def test_restarted_peer_begins_its_sessions_again(stage: Stage) -> None:
     target = stage.listen()
     for _ in range(3):
         await stage.stream(target)
@@ -187,7 +187,7 @@ async def test_a_peer_that_restarts_begins_its_sessions_anew(stage: Stage) -> No
     assert not set(stage.b.theirs.values()) & set(before.values())
 
 
-# Bounds, which are the link's.
+# Limits, which are shared.
 
 
 async def test_memory_is_divided_among_the_sessions(identities: Hosts, tmp: Path) -> None:
@@ -222,7 +222,7 @@ async def test_streams_are_counted_over_all_sessions(identities: Hosts, tmp: Pat
 
 
 async def test_a_peer_that_opens_more_is_refused(identities: Hosts, tmp: Path) -> None:
-    """It counts only what each session has been told."""
+    """It counts the streams of each session separately."""
     limits = Limits(2, DEFAULT_LIMITS.control)
     async with staged(identities, tmp, settings=Settings(limits)) as stage:
         target = stage.listen()
@@ -237,7 +237,7 @@ async def test_a_peer_that_opens_more_is_refused(identities: Hosts, tmp: Path) -
         assert any("hostb allows 2 streams at once" in reason for reason in stage.a.reasons())
 
 
-# What the daemon asks.
+# For the daemon.
 
 
 async def test_facts_are_those_of_one_link(stage: Stage) -> None:
@@ -252,7 +252,7 @@ async def test_facts_are_those_of_one_link(stage: Stage) -> None:
     assert facts["streams_vacant"] == DEFAULT_LIMITS.streams - 4
     theirs = await stage.b.group.facts()
     assert [part["session"] for part in theirs["sessions"]] == ["standing", "theirs 1", "theirs 2"]
-    stage.a.workers.all[2].answers = False  # nobody waits for one that does not
+    stage.a.workers.all[2].answers = False  # an unresponsive worker is skipped
     assert [part["worker"] for part in (await stage.a.group.facts())["sessions"]] == [0, 1]
 
 
@@ -292,7 +292,7 @@ async def test_the_links_of_all_sessions(stage: Stage) -> None:
     assert all(link.state is LinkState.UP for link in every)
 
 
-async def test_the_end_of_a_group_is_that_of_all_its_sessions(stage: Stage) -> None:
+async def test_closing_a_group_ends_all_its_sessions(stage: Stage) -> None:
     target = stage.listen()
     streams = [await stage.stream(target) for _ in range(3)]
     await stage.a.group.close(Code.NONE, "over")
@@ -303,7 +303,7 @@ async def test_the_end_of_a_group_is_that_of_all_its_sessions(stage: Stage) -> N
     assert not stage.a.group.parallel
 
 
-async def test_a_worker_that_does_not_answer_does_not_keep_a_group_from_its_end(
+async def test_unresponsive_worker_does_not_block_closing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.2)
@@ -316,11 +316,11 @@ async def test_a_worker_that_does_not_answer_does_not_keep_a_group_from_its_end(
     await hanging
 
 
-# Sessions that a peer begins.
+# Sessions that the peer begins.
 
 
 async def answered(stage: Stage, identities: Hosts, *frames: Frame) -> TlsPeer:
-    """What host b's port says to these first frames of a lane of hosta's."""
+    """Send these first frames on a lane of hosta to host b's port."""
     sock = socket.create_connection(("127.0.0.1", stage.reception._listener._sock.getsockname()[1]))
     sock.setblocking(False)
     peer = await TlsPeer.connect(sock, identities.a, dialing=True)
@@ -337,11 +337,11 @@ def offered(instance: bytes, number: int) -> Frame:
 @pytest.mark.parametrize(
     ("instance", "number", "reason"),
     [
-        (b"another".ljust(16), 1, "no standing session with that daemon"),
-        (b"hosta".ljust(16), 3, "session 3, and there is room for 3"),
+        (b"another".ljust(16), 1, "no primary session with that daemon"),
+        (b"hosta".ljust(16), 3, "session number 3, the limit is 3 sessions"),
     ],
 )
-async def test_a_session_that_may_not_be_begun(
+async def test_session_that_must_not_be_begun(
     stage: Stage, identities: Hosts, instance: bytes, number: int, reason: str
 ) -> None:
     peer = await answered(stage, identities, offered(instance, number))
@@ -361,8 +361,8 @@ async def test_a_session_is_begun_once(stage: Stage, identities: Hosts) -> None:
     assert "another connection has that session" in str(goaway)
 
 
-async def test_a_session_in_a_worker_that_does_not_answer_makes_way(stage: Stage, identities: Hosts) -> None:
-    """The peer has given its lanes up long before; here nobody has noticed."""
+async def test_session_in_an_unresponsive_worker_is_replaced(stage: Stage, identities: Hosts) -> None:
+    """The peer dropped its lanes long ago, which was not noticed here."""
     target = stage.listen()
     for _ in range(2):
         await stage.stream(target)
@@ -381,7 +381,7 @@ async def test_a_session_whose_lane_does_not_last_leaves_room(stage: Stage, iden
     assert again.all(Welcome) or again.all(GoAway)
 
 
-async def test_a_session_that_nobody_knows_is_not_resumed(stage: Stage, identities: Hosts) -> None:
+async def test_unknown_session_is_not_resumed(stage: Stage, identities: Hosts) -> None:
     await stage.stream(stage.listen())
     peer = await answered(stage, identities, Resume(b"?" * 16, 2, 1, 0, 1, ()))
     [goaway] = peer.all(GoAway)
@@ -389,9 +389,9 @@ async def test_a_session_that_nobody_knows_is_not_resumed(stage: Stage, identiti
     assert goaway.code is Code.SESSION_UNKNOWN
 
 
-async def test_lanes_are_expected_for_every_session_that_there_is(stage: Stage) -> None:
+async def test_lanes_are_expected_for_every_existing_session(stage: Stage) -> None:
     group = stage.b.group
-    assert not group.lacks_lane, "sessions may be begun, and need not be"
+    assert not group.lacks_lane, "additional sessions are optional"
     target = stage.listen()
     for _ in range(3):
         await stage.stream(target)

@@ -1,4 +1,4 @@
-"""A link with several lanes: as many as both sides grant, and none that is lost takes anything with it."""
+"""A link with several lanes: as many as both sides allow, and no data is lost with a lane."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def attached(lane: Lane) -> bool:
 
 
 async def widen(pair: Pair) -> None:
-    """Bring every lane that the link wants."""
+    """Dial every lane that the link wants."""
     while pair.a.wants_lane:
         lane = join(pair.a, pair.b)
         await until(partial(attached, lane), "for another lane")
@@ -50,7 +50,7 @@ async def widen(pair: Pair) -> None:
 
 @pytest.fixture
 async def wide() -> AsyncIterator[Pair]:
-    """Links that have three lanes: 1, 2 and 3."""
+    """Links with three lanes: 1, 2 and 3."""
     pair = await Pair(settings=granting(3)).up()
     await widen(pair)
     yield pair
@@ -58,7 +58,7 @@ async def wide() -> AsyncIterator[Pair]:
 
 
 async def crosses(source: socket.socket, sink: socket.socket, count: int) -> None:
-    """Send more than a lane takes in one turn, and find every byte of it in its place."""
+    """Send more than the quantum of a lane, and check every byte of it."""
     content = (bytes(range(251)) * (count // 251 + 1))[:count]
     sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(source, content))
     assert await receive(sink, count) == content
@@ -66,7 +66,7 @@ async def crosses(source: socket.socket, sink: socket.socket, count: int) -> Non
 
 
 @pytest.mark.parametrize(("ours", "theirs", "lanes"), [(3, 3, 3), (3, 1, 1), (1, 3, 1), (2, 16, 2)])
-async def test_the_lower_number_of_lanes_counts(ours: int, theirs: int, lanes: int) -> None:
+async def test_lower_limit_of_lanes_applies(ours: int, theirs: int, lanes: int) -> None:
     pair = await Pair({"settings": granting(theirs)}, settings=granting(ours)).up()
     await widen(pair)
     assert (len(pair.a.lanes), len(pair.b.lanes)) == (lanes, lanes)
@@ -88,7 +88,7 @@ async def test_without_the_feature_there_is_one_lane() -> None:
         intruder.say(Resume(session.id, 2 + replaces, replaces, 0, 1024, ()))
     await turns()
     assert goodbye(far.said) is Code.HANDSHAKE
-    assert last(b)[1].startswith("RESUME, which this session has not agreed on")
+    assert last(b)[1].startswith("RESUME was not negotiated for this session")
     assert list(b.lanes) == [1]
     b.end(Code.NONE, "the test is over")
 
@@ -101,7 +101,7 @@ async def test_all_lanes_carry_one_stream(wide: Pair) -> None:
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-async def test_a_lost_lane_is_made_up_for_by_the_others_at_once(wide: Pair, noticed: bool) -> None:
+async def test_data_of_a_lost_lane_is_sent_again_on_the_others(wide: Pair, noticed: bool) -> None:
     caller, called = await wide.stream()
     caller.send(b"before")
     assert await receive(called, 6) == b"before"
@@ -111,7 +111,7 @@ async def test_a_lost_lane_is_made_up_for_by_the_others_at_once(wide: Pair, noti
     await crosses(called, caller, 4 * MIB)
 
 
-async def test_each_lost_lane_is_replaced_by_its_name(wide: Pair) -> None:
+async def test_each_lost_lane_is_replaced_by_its_epoch(wide: Pair) -> None:
     for epoch in (1, 3):
         pipes(wide.a)[epoch].cut()
     await until(lambda: list(wide.a.lanes) == list(wide.b.lanes) == [2], "for the losses")
@@ -132,12 +132,12 @@ async def test_losing_all_lanes_is_survived(wide: Pair) -> None:
     assert len(wide.a.lanes) == len(wide.b.lanes) == 3
 
 
-async def test_lanes_of_which_the_peer_still_believes_that_they_live_are_given_up(wide: Pair) -> None:
+async def test_lanes_whose_loss_the_peer_has_not_noticed_are_replaced(wide: Pair) -> None:
     caller, called = await wide.stream()
     for epoch in (2, 3):
         far = pipes(wide.a)[epoch].far
         assert far is not None
-        far.cut(noticed=False)  # the initiator alone knows
+        far.cut(noticed=False)  # only the initiator notices
     await until(lambda: list(wide.a.lanes) == [1], "for the losses")
     assert len(wide.b.lanes) == 3
     called.send(b"perhaps into the void")
@@ -147,7 +147,7 @@ async def test_lanes_of_which_the_peer_still_believes_that_they_live_are_given_u
     assert await receive(caller, 21) == b"perhaps into the void"
 
 
-async def test_a_lane_too_many_is_refused(wide: Pair) -> None:
+async def test_excess_lane_is_refused(wide: Pair) -> None:
     session = wide.b.session
     assert session is not None
     intruder = called_by(wide.b)
@@ -167,11 +167,11 @@ async def test_goaway_on_one_lane_ends_them_all(wide: Pair) -> None:
     assert not wide.a.lanes
 
 
-async def test_what_overtook_is_acted_upon_one_by_one(wide: Pair) -> None:
-    """An OPEN that must be refused at once, and its RESET that came before it over another lane."""
+async def test_reordered_frames_are_applied_in_order(wide: Pair) -> None:
+    """An OPEN that must be refused immediately, and its RESET, which arrived first over another lane."""
     wide.b.streams.draining = True
     for lane in pipes(wide.b).values():
-        lane.far = None  # the peer never asked for this: let it not hear the answer
+        lane.far = None  # the peer never requested this: do not deliver the answer
     lane = pipes(wide.b)[1]
     for sequence, frame in ((1, Reset(1, Code.LOCAL_RESET, "changed its mind")), (0, Open(1, 1, TARGET))):
         lane.receive(encode(frame, sequence))

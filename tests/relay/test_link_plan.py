@@ -1,4 +1,4 @@
-"""What a link is made from: its defaults are those that docs/configuration.md promises."""
+"""Settings of a link: the defaults are those of docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_a_lane_is_replaced_long_before_it_would_be_lost() -> None:
 
 
 @pytest.mark.parametrize("state", LinkState)
-def test_states_are_words_for_programs(state: LinkState) -> None:
+def test_states_are_stable_strings(state: LinkState) -> None:
     assert state.value == state.name.lower()

@@ -1,4 +1,4 @@
-"""A link that loses its lane: what comes back, what is never lost, and what ends it after all."""
+"""A link that loses its lane: resuming without loss of data, and what ends the session."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ async def test_loss_that_one_side_has_not_noticed(pair: Pair) -> None:
 
 
 async def test_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
-    """The peer attached a lane of which we never heard: the next one takes its place as well."""
+    """The peer attached a lane whose RESUMED was lost: the next lane replaces that one as well."""
     caller, called = await pair.stream()
     pair.lane.cut()
     await until(lambda: pair.a.wants_lane, "for the loss")
     lost = join(pair.a, pair.b)
     assert lost.far is not None
-    lost.far.far = None  # nothing that b says arrives
-    await until(lambda: pair.b.lanes, "for the lane that a never sees")
+    lost.far.far = None  # nothing that b sends is delivered
+    await until(lambda: pair.b.lanes, "for the lane that a does not get")
     called.send(b"into the void")
     await turns()
     lost.far = None  # nor does b notice
@@ -124,20 +124,20 @@ async def test_impossible_position_ends_the_session(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("field", ["session", "epoch", "replaces"])
-async def test_answer_to_something_else_is_no_answer(pair: Pair, field: str) -> None:
+async def test_mismatched_answer_is_rejected(pair: Pair, field: str) -> None:
     pair.lane.cut()
     await until(lambda: pair.a.wants_lane, "for the loss")
     assert pair.a.session is not None
     lane = join(pair.a, make_link("hostb", "hosta"))
     session = b"?" * 16 if field == "session" else pair.a.session.id
     epoch, replaces = 9 if field == "epoch" else 2, 0 if field == "replaces" else 1
-    with pytest.raises(ProtocolError, match=r"RESUMED for (another session|lane . in place of ., asked for)"):
+    with pytest.raises(ProtocolError, match=r"RESUMED (for another session|does not match: lane .)"):
         pair.a.resumed(lane, Resumed(session, epoch, replaces, 0, 1, ()))
     assert pair.a.state is LinkState.RESUMING
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
-async def test_late_lane_is_not_waited_for(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resume_window_is_bounded(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RESUME_GRACE", 0.2)
     pair = await Pair(resume_window=0.1).up()
     caller, called = await pair.stream()
@@ -147,14 +147,14 @@ async def test_late_lane_is_not_waited_for(side: str, monkeypatch: pytest.Monkey
     waited = asyncio.get_running_loop().time() - lost
     assert waited > (0.08 if side == "a" else 0.28)  # the loop counts in milliseconds
     link = pair.a if side == "a" else pair.b
-    assert last(link) == ("link down", "no lane came back within 0.1 seconds")
+    assert last(link) == ("link down", "no lane resumed within 0.1 s")
     assert link.state is LinkState.DOWN
     pair.close()
 
 
 @pytest.mark.parametrize("resumed", [True, False])
-async def test_timer_of_a_loss_ends_with_the_loss(pair: Pair, resumed: bool) -> None:
-    """Else it would end the session, or the next one, for a lane that is long back."""
+async def test_resume_timer_is_cancelled(pair: Pair, resumed: bool) -> None:
+    """Else it would end the session, or the next one, after the lane was resumed."""
     pair.lane.cut()
     await until(lambda: pair.a.wants_lane and pair.b._give_up, "for the loss")
     timers = [link._give_up for link in (pair.a, pair.b)]
@@ -168,7 +168,7 @@ async def test_timer_of_a_loss_ends_with_the_loss(pair: Pair, resumed: bool) -> 
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-async def test_without_a_window_the_last_lane_that_is_lost_ends_everything(lanes: int) -> None:
+async def test_without_a_window_loss_of_the_last_lane_ends_the_session(lanes: int) -> None:
     pair = await Pair(resume_window=0, settings=Settings(Limits(256, 1024, lanes))).up()
     caller, called = await pair.stream()
     if lanes > 1:
@@ -183,5 +183,5 @@ async def test_without_a_window_the_last_lane_that_is_lost_ends_everything(lanes
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     assert pair.a.state is pair.b.state is LinkState.DOWN
     for link in (pair.a, pair.b):
-        assert [incident.what for incident in link.incidents] == ["link down"], "it was not even hoped for"
+        assert [incident.what for incident in link.incidents] == ["link down"], "no lane was waited for"
     pair.close()

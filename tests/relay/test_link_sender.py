@@ -1,4 +1,4 @@
-"""What a link sends in one turn, on which lane first, and what a fault there does."""
+"""Scheduling of a link's lanes, and an internal error while sending."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tunnel.wire.codes import Code
 
 
 class Recorded(LinkSender):
-    """Of a link with lanes 1 to ``lanes``: ``order`` is which of them it filled."""
+    """A sender with lanes 1 to ``lanes``; ``order`` has those that it filled."""
 
     def __init__(self, lanes: int) -> None:
         self.session = None
         self.lanes = {epoch: epoch for epoch in range(1, lanes + 1)}
-        super().__init__(self, "hosta")  # type: ignore[arg-type]  # as much of a link as is looked at here
+        super().__init__(self, "hosta")  # type: ignore[arg-type]  # the part of a link that is used here
         self.order: list[Any] = []
 
     def fill(self, lane: Any) -> None:
         self.order.append(lane)
 
 
-async def test_a_turn_is_asked_for_once_and_taken_once() -> None:
+async def test_kicks_are_coalesced() -> None:
     sending = Recorded(1)
     for _ in range(3):
         sending.kick()
@@ -34,7 +34,7 @@ async def test_a_turn_is_asked_for_once_and_taken_once() -> None:
     assert sending.order == [1]
 
 
-async def test_each_lane_is_the_first_in_its_turn() -> None:
+async def test_lanes_are_rotated() -> None:
     sending = Recorded(3)
     for _ in range(3):
         sending.kick()
@@ -42,7 +42,7 @@ async def test_each_lane_is_the_first_in_its_turn() -> None:
     assert sending.order == [2, 3, 1, 3, 1, 2, 1, 2, 3]
 
 
-async def test_a_fault_ends_the_session_and_names_the_host(
+async def test_internal_error_ends_the_session_and_names_the_host(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: object) -> bytes:
@@ -55,5 +55,5 @@ async def test_a_fault_ends_the_session_and_names_the_host(
         await turns()
     monkeypatch.undo()
     assert goodbye(lane.said) is Code.INTERNAL
-    assert last(pair.a) == ("link down", "a fault of the daemon on hosta: RuntimeError('a bug')")
+    assert last(pair.a) == ("link down", "internal error on hosta: RuntimeError('a bug')")
     assert len(found) == 1

@@ -1,4 +1,4 @@
-"""What programs read: every key is there, under its name, with the figure that belongs to it."""
+"""Status data for programs: every key, with the right value."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_ingress(tmp: Path) -> None:
     await ingress.close()
 
 
-async def test_redirect_tells_its_real_port() -> None:
+async def test_redirect_reports_the_bound_port() -> None:
     plan = IngressPlan(RedirectAddress("127.0.1.2", 49152, 49215), None, {os.geteuid()})
     ingress = Ingress(plan, make_link("hosta", "hostb"))
     facts = ingress_facts(ingress)
@@ -122,7 +122,7 @@ async def test_redirect_tells_its_real_port() -> None:
     await ingress.close()
 
 
-async def test_sessions_are_told_as_one_link() -> None:
+async def test_sessions_are_reported_as_one_link() -> None:
     pair = await Pair().up()
     pair.a.rotation.count, pair.a.rotation.most_records = 2, 7
     await pair.stream()
@@ -141,7 +141,7 @@ async def test_sessions_are_told_as_one_link() -> None:
     pair.close()
 
 
-async def test_one_session_is_told_as_it_was() -> None:
+async def test_single_session_is_reported_unchanged() -> None:
     facts = link_facts(make_link("hosta", "hostb"))
     found = group_facts([Part("standing", 0, facts)], {"resumes": 0}, None)
     assert {key: value for key, value in found.items() if key != "sessions"} == facts

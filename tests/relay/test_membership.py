@@ -1,8 +1,8 @@
-"""Which lanes and sessions two hosts have, whatever the network does to them: in simulated time.
+"""Lanes and sessions of two hosts under arbitrary network faults, in simulated time.
 
-A schedule says what happens to the lanes between two hosts, to the hosts, and to the programs that talk
-through them. The model (``simworld``) says what must hold after each step, and that a minute after the last
-fault both hosts have one session, with as many lanes as they are to have, and nothing beside them.
+A schedule has events for the lanes between two hosts, for the hosts, and for the programs that communicate
+through them. The model (``simworld``) has the invariants after each step, and that a minute after the last
+fault both hosts have one session, with all its lanes, and no others.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tunnel.wire.frames import Limits
 from tunnel.wire.keepalive import INTERVAL
 from tunnel.wire.session import Settings
 
-pytestmark = pytest.mark.timeout(600)  # for the search of a smaller example, and on a busy machine
+pytestmark = pytest.mark.timeout(600)  # for shrinking an example, and on a busy machine
 
 SEEDS = 150
 MORE_SEEDS = 3000
 OUTAGES = 40
 KEEP_FLOOR = 3000
-"""In place of half a MiB: so that few bytes fill what a host keeps for replay."""
+"""Instead of half a MiB, so that few bytes fill what a host keeps for replay."""
 
 WEIGHTS = {
     "call": 12,
@@ -72,7 +72,7 @@ TRAPS = [
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens, ``wait`` seconds after the one before; the rest chooses among what there is."""
+    """An event, ``wait`` seconds after the one before; the other fields select its object."""
 
     kind: str
     wait: float
@@ -85,7 +85,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Scene:
-    """How two hosts and the network between them are made."""
+    """Parameters of two hosts and the network between them."""
 
     lanes: tuple[int, int]
     dials: tuple[bool, bool]
@@ -102,7 +102,7 @@ class Scene:
 
 
 class Stage:
-    """Makes steps happen; one that has no meaning at the moment changes nothing."""
+    """Performs steps; one that does not apply changes nothing."""
 
     def __init__(self, world: World) -> None:
         self.network = world.network
@@ -146,11 +146,11 @@ class Stage:
         self.world.outage(step.which, step.held)
 
     async def trap(self, step: Step) -> None:
-        """Do something to a lane at the very moment at which a host says something on it."""
+        """Apply a fault to a lane at the moment at which a host sends on it."""
 
         def spring(connection: Connection) -> None:
             match step.mode:
-                case 0:  # what is said is lost with the lane
+                case 0:  # what is sent is lost with the lane
                     self._cut(connection, step)
                 case 1:  # it arrives, and the answer does not
                     self.network.loop.call_later(self.network.delay, self._cut, connection, step)
@@ -163,7 +163,7 @@ class Stage:
         self.network.traps.append(Trap(self._host(step), kind, spring))
 
     async def rotate(self, step: Step) -> None:
-        self.world.daemons[self._host(step)].link.rotation.rotate("the schedule says so")
+        self.world.daemons[self._host(step)].link.rotation.rotate("scheduled")
 
     async def restart(self, step: Step) -> None:
         self.world.restart(self._host(step), [None, errno.ECONNRESET, errno.ECONNRESET, 0][step.mode])
@@ -176,9 +176,9 @@ Plot = Callable[[World], Coroutine[None, None, None]]
 
 
 def perform(scene: Scene, plot: Plot) -> float:
-    """Let it happen, and come to its end; how many seconds it took until all was well again.
+    """Run a plot to its end. Return the seconds until everything had recovered.
 
-    Raises AssertionError when a law is broken.
+    Raises AssertionError when an invariant is violated.
     """
 
     async def main() -> float:
@@ -203,7 +203,7 @@ def perform(scene: Scene, plot: Plot) -> float:
 
 
 def play(scene: Scene, schedule: Sequence[Step]) -> float:
-    """``perform`` what a schedule says."""
+    """``perform`` a schedule."""
 
     async def plot(world: World) -> None:
         stage = Stage(world)
@@ -286,23 +286,24 @@ def test_any_schedule_ends_with_one_session_and_all_lanes(seeds: range) -> None:
     suppress_health_check=list(HealthCheck),
 )
 @given(st.randoms(use_true_random=False))
-def test_a_schedule_that_fails_is_made_small(chance: random.Random) -> None:
-    """The same, drawn by hypothesis: it is slower, but what it finds it shrinks."""
+def test_hypothesis_finds_no_failing_schedule(chance: random.Random) -> None:
+    """The same with hypothesis, which is slower, but shrinks what it finds."""
     play(*drawn(chance))
 
 
-# How long a session lives.
+# The resume window.
 
 WINDOWS = [4.0, 20.0, 30.0]
 SURE = 3.0
-"""Seconds for a pause of the dialer, and what is under way."""
+"""Seconds for a pause of the dialer, and data in flight."""
 
 
 @dataclass(frozen=True)
 class Outage:
-    """One fault: ``which`` as in ``Network.outage``. With ``cut`` all lanes end, else they fall silent.
+    """One outage: ``which`` as in ``Network.outage``. With ``cut`` all lanes end, else they deliver nothing.
 
-    ``share`` of the seconds after which the session may have ended, or ``beyond`` those after which it has.
+    It takes ``share`` of the time after which the session may have ended, or exceeds the time after which it
+    has (``beyond``).
     """
 
     window: float
@@ -319,7 +320,7 @@ class Outage:
 
 
 def suffer(scene: Scene, outage: Outage, before: float) -> None:
-    """A session goes on after an outage that is shorter than its window; one that is longer ends it."""
+    """A session survives an outage that is shorter than its window; a longer one ends it."""
 
     async def plot(world: World) -> None:
         await world.settle()
@@ -355,7 +356,7 @@ def an_outage(chance: random.Random) -> Outage:
     )
 
 
-def test_a_session_outlives_its_lanes_by_its_window() -> None:
+def test_session_outlives_its_lanes_by_the_resume_window() -> None:
     for seed in range(OUTAGES):
         chance = random.Random(seed)
         scene, outage = replace(a_scene(chance), rotate_after=0.0), an_outage(chance)
@@ -367,7 +368,7 @@ def test_a_session_outlives_its_lanes_by_its_window() -> None:
 
 
 def lose(scene: Scene, answer: bool) -> None:
-    """The acceptor is told of a lane, and with ``answer`` of one in its place, whose loss it cannot see."""
+    """The acceptor has a lane, with ``answer`` also its replacement, whose loss it cannot notice."""
 
     async def plot(world: World) -> None:
         await world.settle()
@@ -384,7 +385,7 @@ def lose(scene: Scene, answer: bool) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, True], ids=["a lane", "and the answer"])
-def test_what_only_the_initiator_has_lost_is_back_at_once(answer: bool) -> None:
+def test_loss_noticed_only_by_the_initiator_is_resumed_immediately(answer: bool) -> None:
     for seed in range(OUTAGES // 4):
         scene = replace(
             a_scene(random.Random(seed)), rotate_after=0.0, window=(30.0, 30.0), features=FEATURES

@@ -1,4 +1,4 @@
-"""Smaller segments where full packets get lost: which, when, and over a path that really loses them."""
+"""Smaller segments if full-size packets are lost: sizes, conditions, and over a path that drops them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def suspected(seconds: float) -> LaneStalled:
     return LaneStalled("nothing gets through", seconds)
 
 
-def test_full_segments_come_first_and_again_after_the_smallest() -> None:
+def test_full_segments_are_first_and_again_after_the_smallest() -> None:
     segments = MssFallback()
     assert segments.size(0) is FULL
     for now, size in enumerate((SMALL, LEAST, FULL), 1):
@@ -38,7 +38,7 @@ def test_full_segments_come_first_and_again_after_the_smallest() -> None:
         assert segments.size(now) is size
 
 
-def test_what_was_learnt_is_kept_for_a_time() -> None:
+def test_reduced_size_is_kept_for_a_time() -> None:
     segments = MssFallback()
     segments.stalled(100, PROVEN)
     assert segments.size(100 + KEPT - 1) == SMALL
@@ -47,7 +47,7 @@ def test_what_was_learnt_is_kept_for_a_time() -> None:
     assert segments.size(100 + KEPT) == SMALL, "from the start again"
 
 
-def test_a_peer_that_was_hung_costs_no_segments() -> None:
+def test_hung_peer_does_not_reduce_segments() -> None:
     segments = MssFallback()
     assert not segments.stalled(100, suspected(15))
     assert not segments.stalled(104, suspected(15)), "another lane of the same time"
@@ -56,12 +56,12 @@ def test_a_peer_that_was_hung_costs_no_segments() -> None:
 
 
 @pytest.mark.parametrize("seconds", [10, 15])
-def test_a_second_stall_of_a_new_connection_is_believed(seconds: float) -> None:
+def test_second_stall_of_a_new_connection_counts(seconds: float) -> None:
     segments = MssFallback()
     assert not segments.stalled(100, suspected(15))
     assert segments.stalled(116, suspected(seconds))
     assert segments.size(116) == SMALL
-    assert segments.stalled(127, suspected(10)), "no time is left for doubt"
+    assert segments.stalled(127, suspected(10)), "below full size every stall counts"
     assert segments.size(127) == LEAST
 
 
@@ -72,7 +72,7 @@ def a_dialer() -> Dialer:
     return Dialer(DialPlan("127.0.0.1", 1, contexts, None), make_link("hosta", "hostb"))
 
 
-async def test_several_lanes_that_stall_at_once_are_one_lesson() -> None:
+async def test_several_lanes_that_stall_together_count_once() -> None:
     dialer = a_dialer()
     for _ in range(2):
         dialer._link.stalled = PROVEN
@@ -81,7 +81,7 @@ async def test_several_lanes_that_stall_at_once_are_one_lesson() -> None:
     assert dialer._link.stalled is None
 
 
-# On a path that loses full packets, and says nothing of it.
+# On a path that drops full-size packets without ICMP.
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def hosts(tmp: Path) -> Hosts:
 
 @pytest.fixture
 def swallow(network: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let packets above a size get lost from now on. The kernel makes them one by one, as on a wire."""
+    """Drop packets above a size from now on. The kernel sends them one by one, as on a wire."""
     subprocess.run(["ip", "link", "set", "lo", "gso_max_segs", "1"], check=True, timeout=60)
     monkeypatch.setattr(handshake, "TIMEOUT", 1.0)
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
@@ -110,7 +110,7 @@ def segment_of(relay: Relay) -> int:
 
 @pytest.mark.root
 @pytest.mark.parametrize(("above", "segment"), [(1400, SMALL), (600, LEAST)])
-async def test_a_link_comes_up_where_full_packets_get_lost(
+async def test_link_comes_up_where_full_packets_are_lost(
     hosts: Hosts, swallow: Callable[[int], None], tmp: Path, above: int, segment: int
 ) -> None:
     swallow(above)
@@ -120,14 +120,14 @@ async def test_a_link_comes_up_where_full_packets_get_lost(
             await asyncio.gather(send(one, MIB), take(other, MIB), send(other, MIB), take(one, MIB))
         assert segment_of(relay) <= segment
         reasons = [incident.reason for incident in relay.a.incidents]
-        assert any("is the MTU on the way smaller" in reason for reason in reasons)
-        assert any(f"uses segments of {segment} bytes" in reason for reason in reasons)
+        assert any("is the path MTU smaller" in reason for reason in reasons)
+        assert any(f"uses {segment}-byte segments" in reason for reason in reasons)
 
 
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
-async def test_a_stream_lives_on_where_full_packets_begin_to_get_lost(
+async def test_stream_survives_where_full_packets_begin_to_be_lost(
     hosts: Hosts, swallow: Callable[[int], None], tmp: Path, back: bool
 ) -> None:
     async with relaying(hosts, ("userspace", "userspace"), tmp) as relay, asyncio.timeout(90):

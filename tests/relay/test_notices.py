@@ -1,4 +1,4 @@
-"""NOTICE: what one host says for the other's log, and what it is not."""
+"""NOTICE: text for the other host's log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunnel.wire.codes import FEATURES, Code, Feature
 from tunnel.wire.frames import Notice
 
 
-async def test_a_record_is_in_both_logs_and_no_incident() -> None:
+async def test_record_is_in_both_logs_and_no_incident() -> None:
     with capture_logs() as said:
         pair = await Pair().up()
         pair.a.record("migration of web1 from hosta to hostb begins")
@@ -23,26 +23,26 @@ async def test_a_record_is_in_both_logs_and_no_incident() -> None:
         ("hostb", "for the record", "info"),
         ("hosta", "told by the peer", "info"),
     ]
-    assert records[1]["reason"] == "hosta says: migration of web1 from hosta to hostb begins"
+    assert records[1]["reason"] == "hosta reports: migration of web1 from hosta to hostb begins"
     assert not pair.a.incidents
     assert not pair.b.incidents
     pair.close()
 
 
-async def test_what_is_about_trouble_is_an_incident(pair: Pair) -> None:
+async def test_notice_of_a_problem_is_an_incident(pair: Pair) -> None:
     pair.lane.receive(encode(Notice(Code.COLLISION, "two of you")))
     [told] = pair.a.incidents
-    assert (told.what, told.reason) == ("told by the peer", "hostb says: two of you")
+    assert (told.what, told.reason) == ("told by the peer", "hostb reports: two of you")
 
 
-async def test_nothing_is_recorded_there_without_the_feature_or_a_lane(pair: Pair) -> None:
+async def test_nothing_is_sent_without_the_feature_or_a_lane(pair: Pair) -> None:
     pair.a.features = FEATURES ^ Feature.NOTICE
     before = bytes(pair.lane.said)
     pair.a.record("the peer is of an older version")
     await turns()
     assert pair.lane.said == before
     pair.a.end(Code.NONE, "")
-    pair.a.record("nobody hears this but our own log")
+    pair.a.record("only in our own log")
 
 
 @pytest.mark.parametrize("code", [Code.NONE, Code.COLLISION])

@@ -1,4 +1,4 @@
-"""A stream's local socket: what is read when, what counts as written, and what the hypervisor sees."""
+"""The local socket of a stream: reading, writing, back-pressure, and what the hypervisor sees."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tunnel.wire.payload import copied
 # Reading.
 
 
-async def test_nothing_is_read_before_it_is_asked_for(local: Local) -> None:
+async def test_nothing_is_read_before_it_is_requested(local: Local) -> None:
     local.hypervisor.send(b"QEVM")
     local.pump.start_reading()
     await until(lambda: local.owner.readable)
     await turns()
-    assert local.owner.readable == 1, "said once, not on every turn"
+    assert local.owner.readable == 1, "reported once, not in every loop iteration"
     assert local.pump.bytes_read == 0
     assert local.read(100) == b"QEVM"
     assert local.pump.bytes_read == 4
@@ -40,7 +40,7 @@ async def test_no_more_is_read_than_the_window_allows(local: Local) -> None:
     assert [local.read(4), local.read(4), local.read(4)] == [b"0123", b"4567", b"89"]
 
 
-async def test_a_read_that_finds_nothing_watches_again(local: Local) -> None:
+async def test_empty_read_watches_again(local: Local) -> None:
     assert local.read(100) is None
     await turns()
     assert local.owner.readable == 0
@@ -74,19 +74,19 @@ async def test_a_reset_is_raised_by_reading() -> None:
     assert not surprises
 
 
-# Reading bulk: in good pieces, and into memory that is used again.
+# Bulk reads: large pieces, into reused memory.
 
 
 @pytest.fixture
 def spare(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
-    """Slabs that wait to be used again: at first none."""
+    """The pool of free slabs, empty at first."""
     own: list[bytearray] = []
     monkeypatch.setattr(slabs, "_spare", own)
     return own
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_what_is_delivered_makes_room_for_what_is_read(kind: str, spare: list[bytearray]) -> None:
+async def test_delivered_payload_frees_its_slab(kind: str, spare: list[bytearray]) -> None:
     local = Local(kind)
     got, kept = b"", 0
     for start in range(0, len(NOISE), 1 << 17):
@@ -122,7 +122,7 @@ async def test_an_idle_pump_holds_no_slab(kind: str, spare: list[bytearray]) -> 
 
 @pytest.fixture(params=[Pump, SplicedPump])
 async def bulk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Local]:
-    """A pump whose last read brought little of what is surely much: on this clock all that comes is fast."""
+    """A pump whose last read was short, on a clock that makes any data look fast."""
     monkeypatch.setattr(pump, "MOMENT", 3600.0)
     made = Local("tcp", request.param)
     for _ in range(2):
@@ -133,7 +133,7 @@ async def bulk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     made.hypervisor.close()
 
 
-async def test_bulk_is_left_alone_until_a_good_piece_is_there(bulk: Local) -> None:
+async def test_bulk_is_not_read_until_a_large_piece_is_available(bulk: Local) -> None:
     bulk.hypervisor.send(NOISE[:10_000])
     assert bulk.read(MIB) is None
     await turns()
@@ -147,9 +147,7 @@ async def test_bulk_is_left_alone_until_a_good_piece_is_there(bulk: Local) -> No
     assert bulk.read(MIB) == NOISE[: pump.ENOUGH]
 
 
-async def test_bulk_that_does_not_go_on_is_read_after_a_moment(
-    bulk: Local, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bulk_that_stops_is_read_after_a_moment(bulk: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     bulk.hypervisor.send(b"the rest")
     monkeypatch.setattr(pump, "MOMENT", 0.01)
     assert bulk.read(MIB) is None
@@ -157,10 +155,10 @@ async def test_bulk_that_does_not_go_on_is_read_after_a_moment(
     assert bulk.read(MIB) == b"the rest"
     assert bulk.read(MIB) is None
     bulk.hypervisor.send(b"x")
-    await until(lambda: bulk.owner.readable == 2, "for the byte: nothing more is waited for")
+    await until(lambda: bulk.owner.readable == 2, "for the byte, without waiting for more")
 
 
-async def test_the_end_of_bulk_is_told_at_once(bulk: Local) -> None:
+async def test_end_of_bulk_is_reported_immediately(bulk: Local) -> None:
     bulk.hypervisor.send(b"the rest")
     assert bulk.read(MIB) is None
     bulk.hypervisor.shutdown(socket.SHUT_WR)
@@ -168,7 +166,7 @@ async def test_the_end_of_bulk_is_told_at_once(bulk: Local) -> None:
     assert bulk.read(MIB) == b"the rest"
 
 
-async def test_a_pump_that_is_closed_while_it_waits_says_nothing(
+async def test_pump_that_is_closed_while_waiting_reports_nothing(
     bulk: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pump, "MOMENT", 0.001)
@@ -189,7 +187,7 @@ async def test_small_messages_are_read_as_they_come(local: Local) -> None:
 # Writing.
 
 
-async def test_what_fits_is_written_at_once(local: Local) -> None:
+async def test_payload_that_fits_is_written_immediately(local: Local) -> None:
     local.deliver(b"one", b"two", b"three")
     assert local.take() == b"onetwothree"
     assert local.owner.delivered == [11]
@@ -197,7 +195,7 @@ async def test_what_fits_is_written_at_once(local: Local) -> None:
     assert local.pump.backlog == 0
 
 
-async def test_only_what_the_socket_took_counts_as_delivered(local: Local) -> None:
+async def test_only_written_bytes_count_as_delivered(local: Local) -> None:
     sent = local.stuff()
     assert sum(local.owner.delivered) + local.pump.backlog == len(sent)
     assert local.pump.backlog > 0
@@ -208,7 +206,7 @@ async def test_only_what_the_socket_took_counts_as_delivered(local: Local) -> No
 
 async def test_a_slow_reader_gets_everything_in_order(local: Local) -> None:
     sent = local.stuff()
-    for start in range(5 * MIB, 7 * MIB, 77_777):  # behind what waits, and never before it
+    for start in range(5 * MIB, 7 * MIB, 77_777):  # after what is buffered, never before it
         local.deliver(NOISE[start : start + 77_777])
         sent += NOISE[start : start + 77_777]
     assert await local.take_all(len(sent)) == sent
@@ -216,9 +214,7 @@ async def test_a_slow_reader_gets_everything_in_order(local: Local) -> None:
     assert sum(local.owner.delivered) == local.pump.bytes_written == len(sent)
 
 
-async def test_a_socket_that_is_free_again_is_watched_no_more(
-    local: Local, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_writable_socket_is_no_longer_watched(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     writable = local.pump._writable
 
@@ -235,16 +231,16 @@ async def test_a_socket_that_is_free_again_is_watched_no_more(
     assert len(calls) == before > 0
 
 
-async def test_nothing_overtakes_what_waits(local: Local) -> None:
+async def test_nothing_overtakes_buffered_payload(local: Local) -> None:
     sent = local.stuff()
-    taken = local.take()  # so the socket has room again, and nobody has been told
+    taken = local.take()  # so the socket is writable again, not yet reported
     local.deliver(NOISE[:1000])
     sent += NOISE[:1000]
     assert taken + await local.take_all(len(sent) - len(taken)) == sent
 
 
 async def test_a_batch_of_many_small_pieces_arrives_whole(local: Local) -> None:
-    """Of more than one call to the kernel takes (IOV_MAX)."""
+    """More pieces than one system call accepts (IOV_MAX)."""
     size = 7 * 1500
     local.deliver(*(NOISE[start : start + 7] for start in range(0, size, 7)))
     assert await local.take_all(size) == NOISE[:size]
@@ -261,14 +257,14 @@ async def test_a_backlog_of_many_small_pieces_arrives_whole(local: Local) -> Non
 
 
 async def test_a_backlog_of_tiny_pieces_is_joined() -> None:
-    """A peer decides how small its frames are: an object for each would cost a hundred times their bytes."""
+    """A peer chooses the size of its frames: an object for each would cost a hundred times their bytes."""
     local = Local("unix")
     sent = local.stuff()
     for _ in range(3):
         for start in range(0, 100_000, 10):
             local.deliver(NOISE[start : start + 10])
         sent += NOISE[:100_000]
-        part = await local.take_all(1)  # the first that waits is written in part
+        part = await local.take_all(1)  # the first buffered piece is written in part
         sent = sent[len(part) :]
         assert len(local.pump._waiting) < 10
     assert await local.take_all(len(sent)) == sent
@@ -277,7 +273,7 @@ async def test_a_backlog_of_tiny_pieces_is_joined() -> None:
 
 
 @pytest.mark.parametrize("make", [Pump, SplicedPump])
-async def test_single_bytes_that_wait_take_little_more_than_themselves(make: type[Pump]) -> None:
+async def test_buffered_single_bytes_use_little_more_memory_than_their_size(make: type[Pump]) -> None:
     local = Local("unix", make)
     local.stuff()
     count = 50_000
@@ -291,8 +287,8 @@ async def test_single_bytes_that_wait_take_little_more_than_themselves(make: typ
     local.hypervisor.close()
 
 
-async def test_what_waits_is_forgotten_as_it_is_written() -> None:
-    """Of a large piece of which little is left, all would stay in memory."""
+async def test_buffered_payload_is_freed_as_it_is_written() -> None:
+    """A large piece would stay in memory as a whole until its last byte is written."""
     local = Local("unix")
     sent = local.stuff()
     tracemalloc.start()
@@ -313,7 +309,7 @@ async def test_flushing_nothing_does_nothing(local: Local) -> None:
     assert local.owner.delivered == []
 
 
-async def test_the_end_comes_behind_the_bytes_and_the_other_direction_goes_on(local: Local) -> None:
+async def test_end_comes_after_the_bytes_and_the_other_direction_continues(local: Local) -> None:
     local.deliver(b"last")
     local.pump.shutdown_write()
     assert local.pump.half_closed
@@ -326,7 +322,7 @@ async def test_the_end_comes_behind_the_bytes_and_the_other_direction_goes_on(lo
 # A hypervisor that is gone.
 
 
-async def test_a_broken_pipe_is_told_once_and_nothing_more_counts(local: Local) -> None:
+async def test_broken_pipe_is_reported_once_and_nothing_more_counts(local: Local) -> None:
     local.hypervisor.close()
     await deliver_until_told(local)
     before = sum(local.owner.delivered)
@@ -341,7 +337,7 @@ async def test_a_broken_pipe_is_told_once_and_nothing_more_counts(local: Local) 
     local.pump.shutdown_write()
 
 
-async def test_an_error_while_bytes_wait_drops_them(local: Local) -> None:
+async def test_error_drops_buffered_bytes(local: Local) -> None:
     sent = local.stuff()
     local.hypervisor.close()
     await until(lambda: local.owner.errors)
@@ -352,7 +348,7 @@ async def test_an_error_while_bytes_wait_drops_them(local: Local) -> None:
 
 
 @pytest.mark.parametrize("when", ["flush", "later"])
-async def test_the_owner_may_reset_the_pump_when_it_hears_of_an_error(local: Local, when: str) -> None:
+async def test_handler_may_reset_the_pump_on_an_error(local: Local, when: str) -> None:
     local.owner.on_error = lambda pump: pump.reset()
     if when == "later":
         local.stuff()
@@ -399,12 +395,12 @@ async def test_nothing_is_called_after_the_end(local: Local, way: str) -> None:
     assert local.pump.backlog == 0
 
 
-async def test_a_pump_names_its_caller(local: Local) -> None:
+async def test_pump_has_the_address_of_its_client(local: Local) -> None:
     host = local.hypervisor.getsockname()
     assert local.pump.caller == (f"{host[0]}:{host[1]}" if host else "unnamed socket")
 
 
-async def test_a_caller_that_is_gone_already_has_a_pump_too() -> None:
+async def test_disconnected_client_has_a_pump_too() -> None:
     ours, theirs = tcp_pair()
     reset(theirs)
     pump = Pump(ours, 1, "tcp:127.0.0.1:49152", Owner())

@@ -1,4 +1,4 @@
-"""Payload that a lane reads from a pump's socket, or writes to it, itself."""
+"""Payload that a lane reads from a pump's socket, or writes to it, directly."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tunnel.units import MIB
 @pytest.fixture(params=["unix", "tcp"])
 async def local(request: pytest.FixtureRequest) -> AsyncIterator[Local]:
     made = Local(request.param)
-    made.pump._heeds = False  # no waiting for more
+    made.pump._heeds = False  # do not wait for more
     yield made
     made.pump.reset()
     made.hypervisor.close()
 
 
 class Carry:
-    """What a lane does: it reads until the rooms are full, or there is no more."""
+    """``Lane.carry``: reads until the buffers are full or the socket is empty."""
 
     def __init__(self, behind: OSError | None = None) -> None:
         self.calls = 0
@@ -51,11 +51,11 @@ def forward(local: Local, carry: Carry, limit: int = MIB) -> bytes | None:
 
 
 async def say(local: Local, data: bytes) -> None:
-    """Let the hypervisor say something, and the pump's owner hear so."""
+    """Let the hypervisor send ``data``, and wait until the pump reports it."""
     before = local.owner.readable
     local.pump.start_reading()
     assert local.hypervisor.send(data) == len(data)
-    await until(lambda: local.owner.readable > before, "for the pump to be told")
+    await until(lambda: local.owner.readable > before, "for the pump to report it")
 
 
 async def test_what_was_carried_is_kept(local: Local) -> None:
@@ -71,7 +71,7 @@ async def test_what_was_carried_is_kept(local: Local) -> None:
     local.pump.release(4 * ENOUGH)
 
 
-async def test_bulk_gets_more_memory_at_once(local: Local) -> None:
+async def test_bulk_gets_several_buffers(local: Local) -> None:
     carry = Carry()
     await say(local, b"little")
     assert forward(local, carry, 4 * MIB) == b"little"
@@ -86,19 +86,19 @@ async def test_bulk_gets_more_memory_at_once(local: Local) -> None:
         assert (carry.rooms > 1) == expected
 
 
-async def test_nothing_there_is_told_when_there_is(local: Local) -> None:
+async def test_empty_socket_is_watched_for_data(local: Local) -> None:
     carry = Carry()
     assert forward(local, carry) is None
     await say(local, b"page")
     assert forward(local, carry) == b"page"
-    assert local.pump.drained, "so nobody needs to look again"
+    assert local.pump.drained, "no other read is needed"
     local.hypervisor.send(b"more")
     await until(lambda: local.owner.readable == 2, "for the socket, which is watched")
     assert forward(local, carry) == b"more"
 
 
-async def test_a_socket_that_nobody_reads_is_watched_no_longer(local: Local) -> None:
-    """The loop would say so in each of its turns."""
+async def test_readable_socket_that_is_not_read_is_no_longer_watched(local: Local) -> None:
+    """The loop would report it in each iteration."""
     await say(local, b"page")
     await until(lambda: not local.pump._watched)
     await turns()
@@ -107,8 +107,8 @@ async def test_a_socket_that_nobody_reads_is_watched_no_longer(local: Local) -> 
     assert local.pump._watched
 
 
-async def test_a_reset_is_told_again_where_the_lane_had_no_room_before(local: Local) -> None:
-    """uvloop ends its watch of a socket when it has told of an error."""
+async def test_reset_is_reported_again_if_the_lane_had_no_room_before(local: Local) -> None:
+    """uvloop stops watching a socket after it has reported an error."""
     local.pump.deliver(b"unread")
     local.pump.flush()
     local.pump.start_reading()
@@ -126,7 +126,7 @@ async def test_the_end_has_no_pieces(local: Local) -> None:
     assert local.pump.read_ended
 
 
-async def test_a_failure_comes_behind_what_was_read(local: Local) -> None:
+async def test_failure_is_raised_after_the_bytes_before_it(local: Local) -> None:
     failure = OSError(errno.EOPNOTSUPP, "descriptors")
     await say(local, b"before")
     assert forward(local, Carry(failure)) == b"before"
@@ -140,7 +140,7 @@ async def test_a_failure_comes_behind_what_was_read(local: Local) -> None:
 # To the socket.
 
 
-async def test_a_lane_may_write_while_nothing_waits(local: Local) -> None:
+async def test_lane_may_write_while_nothing_is_buffered(local: Local) -> None:
     pump = local.pump
     assert pump.sink == pump.descriptor
     pump.deliver(b"x")
@@ -154,7 +154,7 @@ async def test_a_lane_may_write_while_nothing_waits(local: Local) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET])
-async def test_a_sink_that_failed_takes_nothing_more(local: Local, number: int) -> None:
+async def test_failed_sink_accepts_no_more(local: Local, number: int) -> None:
     error = OSError(number, os.strerror(number))
     local.pump.on_passed(3, error)
     assert local.owner.delivered == [3]

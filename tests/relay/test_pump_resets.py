@@ -1,4 +1,4 @@
-"""A pump whose socket is reset, or closed cleanly: told apart, however the pump hears of it."""
+"""A pump whose socket is reset, or closed cleanly: distinguished, however the pump notices it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunnel.net.sockets import reset
 
 
 async def doomed(local: Local) -> None:
-    """The hypervisor sends last words, and is reset with bytes unread."""
+    """The hypervisor sends data, and is reset with unread bytes."""
     local.deliver(b"never read")
     local.hypervisor.send(b"last words")
     reset(local.hypervisor)
@@ -20,9 +20,7 @@ async def doomed(local: Local) -> None:
 
 
 @pytest.mark.parametrize("first", ["write", "watch", "read"])
-async def test_an_end_behind_a_reset_is_none_whoever_hears_of_the_reset_first(
-    local: Local, first: str
-) -> None:
+async def test_end_after_a_reset_is_an_error_whoever_sees_the_reset_first(local: Local, first: str) -> None:
     await doomed(local)
     if first == "write":
         local.deliver(b"x")
@@ -36,7 +34,7 @@ async def test_an_end_behind_a_reset_is_none_whoever_hears_of_the_reset_first(
     assert not local.pump.read_ended
 
 
-async def test_a_reset_is_told_once(local: Local) -> None:
+async def test_reset_is_reported_once(local: Local) -> None:
     await doomed(local)
     for _ in range(3):
         local.deliver(b"x")
@@ -56,7 +54,7 @@ async def test_a_write_that_fails_after_a_clean_close_is_no_reset(local: Local) 
     assert local.read(100) == b""
 
 
-async def test_a_mere_end_breaks_nothing(local: Local) -> None:
+async def test_clean_end_breaks_nothing(local: Local) -> None:
     local.hypervisor.shutdown(socket.SHUT_WR)
     local.pump.hang_up(failed=False)
     local.deliver(b"answer")

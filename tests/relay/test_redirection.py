@@ -1,4 +1,4 @@
-"""A probe arrives if connections are redirected, and otherwise says what happened to it."""
+"""A probe arrives if connections are redirected; otherwise its error is reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 
 
 class Door:
-    """A listener that knows the probes of ``redirection``, and keeps everybody else."""
+    """A listener that recognises the probes of ``redirection``, and keeps all other connections."""
 
     def __init__(self) -> None:
         self.redirection = Redirection(ALIAS)
@@ -42,7 +42,7 @@ class Door:
 
 @pytest.fixture
 async def door(network: None) -> AsyncIterator[Door]:
-    """Guarded, and not redirected yet."""
+    """A guarded alias that is not redirected yet."""
     guard_route.install(ALIAS.host)
     entry = Door()
     yield entry
@@ -61,7 +61,7 @@ async def test_redirected_probe_arrives(door: Door) -> None:
     assert door.others == []
 
 
-async def test_callers_beside_a_probe_are_callers(door: Door) -> None:
+async def test_clients_beside_a_probe_are_clients(door: Door) -> None:
     redirect(door.port)
     examining = asyncio.create_task(door.redirection.examine())
     with socket.create_connection((ALIAS.host, ALIAS.first_port), 10):
@@ -69,7 +69,7 @@ async def test_callers_beside_a_probe_are_callers(door: Door) -> None:
         await until(lambda: len(door.others) == 1, "for the caller")
 
 
-async def test_rejected_probe_says_so(door: Door) -> None:
+async def test_rejected_probe_is_reported(door: Door) -> None:
     redirect(door.port)
     nft("add table ip x; add chain ip x out { type filter hook output priority raw; }")
     nft("add rule ip x out notrack")
@@ -79,20 +79,18 @@ async def test_rejected_probe_says_so(door: Door) -> None:
     assert await door.redirection.examine() is None
 
 
-async def test_probe_that_nobody_answers_says_so(door: Door) -> None:
+async def test_unanswered_probe_is_reported(door: Door) -> None:
     reason = await door.redirection.examine(within=0.1)
     assert reason == "a probe connection to 127.0.1.2:49152 did not arrive"
 
 
-async def test_probe_that_somebody_else_takes_has_not_arrived(door: Door) -> None:
+async def test_probe_accepted_by_another_listener_has_not_arrived(door: Door) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         redirect(other.getsockname()[1])
         assert await door.redirection.examine(within=0.1) is not None
 
 
-async def test_probe_without_a_descriptor_is_no_fault_of_the_daemon(
-    door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_probe_without_a_descriptor_is_reported(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     redirect(door.port)
 
     def exhausted() -> socket.socket:

@@ -1,4 +1,4 @@
-"""Streams from hypervisor to hypervisor over each kind of lane at each end: whole, and through losses."""
+"""Streams from hypervisor to hypervisor, over each kind of lane at each end, also with lost lanes."""
 
 from __future__ import annotations
 
@@ -38,17 +38,15 @@ async def test_streams_cross_both_ways_in_pieces_of_any_size(hosts: Hosts, kinds
 
 
 @each_pairing
-async def test_a_slow_reader_gets_everything_and_holds_up_nobody(
-    hosts: Hosts, kinds: Kinds, tmp: Path
-) -> None:
+async def test_slow_reader_gets_everything_and_blocks_no_other(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
     async with relaying(hosts, kinds, tmp) as relay, asyncio.timeout(90):
         slow, slow_end = await relay.stream()
         quick, quick_end = await relay.stream()
-        size = INITIAL_WINDOW + 4 * MIB  # more than the kernel holds in the sockets on the way
+        size = INITIAL_WINDOW + 4 * MIB  # more than the socket buffers on the path
         with slow, slow_end, quick, quick_end:
             stalled = asyncio.create_task(send(slow, size))
             await asyncio.gather(send(quick, BULK), take(quick_end, BULK))
-            assert not stalled.done(), "the window bounds what waits for a reader"
+            assert not stalled.done(), "the window bounds buffered payload"
             slow_end.shutdown(socket.SHUT_WR)
             quick_end.shutdown(socket.SHUT_WR)
             await asyncio.gather(stalled, take(slow_end, size, slowly=True), take(slow, 0))
@@ -76,13 +74,13 @@ async def test_a_reset_reaches_the_other_side_and_no_other_stream(
 
 @each_pairing
 async def test_a_reset_reaches_a_writer_that_reads_nothing(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
-    """The way back is full, and the socket is not read: only a write, or the watch, tells of its reset."""
+    """The reverse direction is full, and the socket is not read: only a write or poll shows the reset."""
     async with relaying(hosts, kinds, tmp) as relay, asyncio.timeout(90):
         doomed, doomed_end = await relay.stream()
         with doomed:
             filling = asyncio.create_task(send(doomed_end, 1 << 40))
             assert relay.b.session is not None
-            await until(lambda: relay.b.session and relay.b.session.is_blocked(1), "for the way back to fill")
+            await until(lambda: relay.b.session and relay.b.session.is_blocked(1), "for the path to fill")
             await asyncio.get_running_loop().sock_sendall(doomed, bytes(KIB))  # stays unread: a reset
             await until(lambda: relay.b.streams.pumps[1].bytes_written == KIB)
             filling.cancel()
@@ -112,7 +110,7 @@ async def test_lanes_are_replaced_under_bulk(
 
 
 @each_pairing
-async def test_what_a_lost_lane_took_along_is_sent_again(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
+async def test_payload_lost_with_a_lane_is_sent_again(hosts: Hosts, kinds: Kinds, tmp: Path) -> None:
     async with relaying(hosts, kinds, tmp, cut=True) as relay, asyncio.timeout(90):
         assert relay.cutter is not None
         one, other = await relay.stream()

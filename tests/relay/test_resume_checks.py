@@ -1,4 +1,4 @@
-"""The first frame of a later lane, and the answer to it: what cannot be, and what it is answered with."""
+"""Checks of RESUME, REPLACE and RESUMED, and their error codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def claim(epoch: int, replaces: int, session: bytes = ID, kind: type[Resume] = R
     [claim(4, 3), claim(4, 0), claim(9, 1), claim(4, 3, kind=Replace)],
     ids=lambda made: made.type.name,
 )
-def test_what_may_be_claimed(made: Resume) -> None:
+def test_valid_claims(made: Resume) -> None:
     session = make(initiator=False)
     assert check(session, made, FEATURES, 3, NONE) is session
 
@@ -40,23 +40,23 @@ def test_what_may_be_claimed(made: Resume) -> None:
         (claim(3, 2, kind=Replace), FEATURES, Code.HANDSHAKE),
     ],
 )
-def test_what_may_not(made: Resume, features: Feature, code: Code) -> None:
+def test_invalid_claims(made: Resume, features: Feature, code: Code) -> None:
     with pytest.raises(ProtocolError) as caught:
         check(make(initiator=False), made, features, 3, NONE)
     assert caught.value.code is code
 
 
 @pytest.mark.parametrize("initiator", [True, None], ids=["of the initiator", "without a session"])
-def test_a_claim_is_the_initiators_and_on_a_session(initiator: bool | None) -> None:
+def test_claim_needs_a_session_and_comes_from_its_initiator(initiator: bool | None) -> None:
     with pytest.raises(ProtocolError) as caught:
         check(None if initiator is None else make(initiator=initiator), claim(4, 3), FEATURES, 3, NONE)
     assert caught.value.code is Code.SESSION_UNKNOWN
 
 
-def test_an_answer_repeats_what_was_asked() -> None:
+def test_answer_must_match_the_request() -> None:
     check_answer(make(), Resumed(ID, 4, 3, 0, 1024, ()), 4, 3)
     for epoch, replaces in ((5, 3), (4, 0)):
-        with pytest.raises(ProtocolError, match="asked for was") as caught:
+        with pytest.raises(ProtocolError, match="requested was") as caught:
             check_answer(make(), Resumed(ID, 4, 3, 0, 1024, ()), epoch, replaces)
         assert caught.value.code is Code.HANDSHAKE
     for session in (None, make()):

@@ -1,4 +1,4 @@
-"""Lanes that are replaced while they live: what is sent where, once, and what may disturb that."""
+"""Replacing lanes that are up: nothing is lost or sent twice, also when lanes fail meanwhile."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_rotation_is_no_incident(pair: Pair) -> None:
         assert (link.resumes, list(link.incidents)) == (0, [])
         assert (link.rotation.count, link.rotation.last and link.rotation.last.lane) == (1, 1)
     assert pair.lane.gone.is_set()
-    assert not pair.lane.aborted, "what it had to say, it said"
+    assert not pair.lane.aborted, "it was closed, not aborted"
     assert not new.gone.is_set()
 
 
@@ -75,7 +75,7 @@ async def test_one_of_two_lanes_is_replaced(two_lanes: Pair) -> None:
     await crosses(caller, called, 8 * MIB)
 
 
-async def test_the_end_of_a_stream_may_be_under_way(pair: Pair) -> None:
+async def test_end_of_a_stream_may_be_in_flight(pair: Pair) -> None:
     caller, called = await pair.stream()
     for sock in (caller, called):
         sock.sendall(b"last words")
@@ -87,7 +87,7 @@ async def test_the_end_of_a_stream_may_be_under_way(pair: Pair) -> None:
 
 async def test_the_acceptor_sends_on_the_new_lane_only_when_the_old_one_is_retired(pair: Pair) -> None:
     caller, called = await pair.stream()
-    far = deafened(pair.lane)  # what a sends on the old lane is under way from now on
+    far = deafened(pair.lane)  # from now on a's data on the old lane stays in flight
     new = rejoin(pair.a, pair.b, 1)
     await until(lambda: 2 in pair.a.lanes, "for the new lane")
     called.send(b"on the old one")
@@ -114,10 +114,10 @@ async def test_the_end_of_the_session_ends_all_lanes(pair: Pair) -> None:
     assert pair.a.rotation.others == pair.b.rotation.others == []
 
 
-# What may disturb it.
+# Failures.
 
 
-async def test_the_old_lane_is_lost_while_it_is_retired(pair: Pair) -> None:
+async def test_old_lane_is_lost_while_retiring(pair: Pair) -> None:
     caller, called = await pair.stream()
     near, far = pair.lane, pair.lane.far
     assert far is not None
@@ -148,7 +148,7 @@ async def test_the_old_lane_is_lost_before_the_answer(pair: Pair) -> None:
     assert list(pair.a.lanes) == list(pair.b.lanes) == [3]
 
 
-async def test_a_loss_that_only_the_initiator_noticed_is_resumed_by_its_name(pair: Pair) -> None:
+async def test_loss_noticed_only_by_the_initiator_is_resumed_by_epoch(pair: Pair) -> None:
     caller, called = await pair.stream()
     far = pair.lane.far
     assert far is not None
@@ -195,7 +195,7 @@ async def test_an_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
     caller, called = await pair.stream()
     lost = rejoin(pair.a, pair.b, 1)
     assert lost.far is not None
-    lost.far.far = None  # nothing that b says arrives
+    lost.far.far = None  # nothing that b sends is delivered
     await soon(lambda: pair.b.rotation.others)
     [standby] = pair.b.rotation.others
     called.send(b"on the old one")
@@ -209,7 +209,7 @@ async def test_an_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
 
 
 async def test_another_rotation_shows_that_the_lane_before_is_gone(pair: Pair) -> None:
-    """The initiator lost the first lane while it was retired; the acceptor has not noticed."""
+    """The initiator lost the first lane while it was retiring; the acceptor has not noticed."""
     caller, called = await pair.stream()
     near, far = pair.lane, pair.lane.far
     assert far is not None
@@ -228,7 +228,7 @@ async def test_another_rotation_shows_that_the_lane_before_is_gone(pair: Pair) -
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
-async def test_a_lane_that_is_retired_for_too_long_is_given_up(pair: Pair, side: str) -> None:
+async def test_retiring_lane_is_aborted_after_a_timeout(pair: Pair, side: str) -> None:
     caller, called = await pair.stream()
     near, far = pair.lane, pair.lane.far
     assert far is not None
@@ -249,7 +249,7 @@ async def test_a_lane_that_is_retired_for_too_long_is_given_up(pair: Pair, side:
     await exchange(caller, called)
 
 
-async def test_the_answer_to_an_attempt_that_was_given_up_brings_no_lane(two_lanes: Pair) -> None:
+async def test_answer_to_an_abandoned_attempt_adds_no_lane(two_lanes: Pair) -> None:
     caller, called = await two_lanes.stream()
     late = rejoin(two_lanes.a, two_lanes.b, 1)
     two_lanes.a.rotation.over()
@@ -282,7 +282,7 @@ async def test_lanes_may_be_replaced_and_cut_in_any_order(two_lanes: Pair, seed:
 
 
 def _disturb(two_lanes: Pair, chance: random.Random) -> None:
-    """Begin to replace a lane, or cut one, perhaps one that is being replaced, or has just taken over."""
+    """Begin to replace a lane, or cut one, maybe one that is being replaced or has just taken over."""
     if chance.random() < 0.6:
         two_lanes.a.rotation.rotate("the test wants it")
         if epoch := two_lanes.a.rotation.next():
@@ -290,7 +290,7 @@ def _disturb(two_lanes: Pair, chance: random.Random) -> None:
     elif two_lanes.a.lanes:
         lane = chance.choice(list(pipes(two_lanes.a).values()))
         if lane.far is not None and chance.random() < 0.3:
-            lane.far.cut(noticed=False)  # the initiator alone knows
+            lane.far.cut(noticed=False)  # only the initiator notices
         else:
             lane.cut()
         two_lanes.a.rotation.over()  # as the rotator does when it is interrupted

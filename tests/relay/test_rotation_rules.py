@@ -1,4 +1,4 @@
-"""When a lane is replaced, who asks for it, what an older release makes of it, and what no peer may say."""
+"""When a lane is replaced, requests of the acceptor, peers without the feature, and protocol errors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tunnel.wire.frames import GoAway, Replace, Retire, Retired, Rotate, Rotatio
 
 OLD_RELEASE = Feature.RESUME | Feature.PROBE
 
-# When.
+# When to replace.
 
 
-async def test_a_lane_that_has_used_its_records_is_due(pair: Pair) -> None:
+async def test_lane_is_replaced_at_the_limit_of_records(pair: Pair) -> None:
     assert pair.a.rotation.next() == 0
     pair.lane._used(pair.a.plan.rotation.records)
-    await until(pair.a.rotation.next, "for the lane to be due")
+    await until(pair.a.rotation.next, "for the lane to be selected")
     await rotated(pair, 1)
     told = pair.a.rotation.last
     assert told is not None
@@ -56,9 +56,7 @@ async def test_records_that_no_batch_showed_count_as_well(
     assert pair.a.rotation.next() == 1
 
 
-async def test_the_most_that_a_key_protected_is_remembered(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_most_records_of_a_key_are_remembered(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair.lane, "records_received", 5005)
     await rotated(pair, 1)
     assert (pair.a.rotation.most_records, pair.b.rotation.most_records) == (5005, 0)
@@ -68,7 +66,7 @@ async def test_the_most_that_a_key_protected_is_remembered(
     assert pair.a.rotation.most_records == 6006
 
 
-async def test_a_lane_is_told_when_to_warn() -> None:
+async def test_lane_gets_the_limit_of_the_plan() -> None:
     pair = await Pair(rotation=RotationPlan(records=5000)).up()
     assert (pair.lane._mark, pipes(pair.b)[1]._mark) == (5000, 5000)
     await rotated(pair, 1)
@@ -77,7 +75,7 @@ async def test_a_lane_is_told_when_to_warn() -> None:
 
 
 @pytest.mark.parametrize(("after", "due"), [(100.0, 1), (0.0, 0)])
-async def test_a_lane_is_due_after_a_time(after: float, due: int) -> None:
+async def test_lane_is_replaced_after_a_time(after: float, due: int) -> None:
     pair = await Pair(rotation=RotationPlan(after=after)).up()
     clock = pair.a.rotation._clock = Clock(0.0)
     clock.now = pair.lane.since + 99.9
@@ -89,15 +87,15 @@ async def test_a_lane_is_due_after_a_time(after: float, due: int) -> None:
     pair.close()
 
 
-async def test_all_lanes_are_due_one_after_the_other(two_lanes: Pair) -> None:
+async def test_all_lanes_are_replaced_one_by_one(two_lanes: Pair) -> None:
     two_lanes.a.rotation.rotate("certificates renewed")
     assert two_lanes.a.rotation.next() == 1
     far = pipes(two_lanes.a)[1].far
     assert far is not None
-    far.far = None  # b's RETIRED does not arrive
+    far.far = None  # b's RETIRED is not delivered
     rejoin(two_lanes.a, two_lanes.b, 1)
     await until(lambda: 3 in two_lanes.a.lanes, "for the new lane")
-    assert two_lanes.a.rotation.next() == 0, "one is being retired"
+    assert two_lanes.a.rotation.next() == 0, "one is retiring"
     far._lost("the test cut it")
     two_lanes.a.rotation.others[0].abort()
     two_lanes.a.on_end(two_lanes.a.rotation.others[0], LaneLost("the test cut it"))
@@ -109,7 +107,7 @@ async def test_all_lanes_are_due_one_after_the_other(two_lanes: Pair) -> None:
     assert two_lanes.a.rotation.last.reason == "certificates renewed"
 
 
-async def test_what_is_lost_is_resumed_first(two_lanes: Pair) -> None:
+async def test_lost_lanes_are_resumed_first(two_lanes: Pair) -> None:
     two_lanes.a.rotation.rotate("certificates renewed")
     pipes(two_lanes.a)[2].cut()
     await until(lambda: two_lanes.a.wants_lane, "for the loss")
@@ -118,20 +116,20 @@ async def test_what_is_lost_is_resumed_first(two_lanes: Pair) -> None:
     await until(lambda: not two_lanes.a.wants_lane, "for another lane")
     assert two_lanes.a.rotation.next() == 1
     await rotated(two_lanes, 1)
-    assert two_lanes.a.rotation.next() == 0, "the lane that came in place of the lost one is new"
+    assert two_lanes.a.rotation.next() == 0, "the lane that replaced the lost one is new"
 
 
 async def test_a_loss_interrupts_the_attempt(two_lanes: Pair) -> None:
     two_lanes.a.rotation.attempt = attempt = asyncio.create_task(asyncio.sleep(60))
     pipes(two_lanes.a)[2].cut()
-    await until(attempt.done, "for the attempt to be given up")
+    await until(attempt.done, "for the attempt to be cancelled")
     assert attempt.cancelled()
 
 
-# The acceptor asks.
+# Requests of the acceptor.
 
 
-async def test_the_acceptor_asks_until_its_lane_is_replaced(pair: Pair) -> None:
+async def test_acceptor_repeats_its_request_until_the_lane_is_replaced(pair: Pair) -> None:
     pair.lane.since -= ASKED_AGE
     pair.b.rotation.rotate("certificates renewed")
     await until(pair.a.rotation.next, "for the request")
@@ -139,22 +137,20 @@ async def test_the_acceptor_asks_until_its_lane_is_replaced(pair: Pair) -> None:
         pair.b.on_tick(pipes(pair.b)[1])
     await turns()
     assert of_rotation(pipes(pair.b)[1]) == [Rotate()] * 3
-    assert pair.b.rotation.next() == 0, "it is not on the acceptor to dial"
+    assert pair.b.rotation.next() == 0, "the acceptor does not dial"
     await rotated(pair, 1)
     assert pair.a.rotation.last is not None
     assert pair.b.rotation.last is not None
     assert (pair.a.rotation.last.reason, pair.b.rotation.last.reason) == (
-        "the peer asked for it",
+        "requested by the peer",
         "certificates renewed",
     )
     pair.b.on_tick(pipes(pair.b)[2])
     assert of_rotation(pipes(pair.b)[2]) == []
 
 
-async def test_a_young_lane_is_not_replaced_for_a_peer_that_asks(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Or a hostile one could keep us shaking hands."""
+async def test_young_lane_is_not_replaced_on_request(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a hostile peer could cause handshakes without end."""
     clock = pair.a.rotation._clock = Clock(0.0)
     clock.now = pair.lane.since
     for used, age, due in ((0, 0.0, 0), (ASKED_RECORDS - 1, ASKED_AGE - 0.1, 0), (ASKED_RECORDS, 0.0, 1)):
@@ -166,7 +162,7 @@ async def test_a_young_lane_is_not_replaced_for_a_peer_that_asks(
     assert list(pair.a.incidents) == []
 
 
-async def test_a_request_for_a_lane_that_is_gone_is_forgotten(pair: Pair) -> None:
+async def test_request_for_a_lost_lane_is_dropped(pair: Pair) -> None:
     pair.lane.since -= ASKED_AGE
     pair.lane.cut()
     await until(lambda: pair.a.wants_lane, "for the loss")
@@ -175,7 +171,7 @@ async def test_a_request_for_a_lane_that_is_gone_is_forgotten(pair: Pair) -> Non
     assert pair.a.rotation.next() == 0
 
 
-# A peer of a release that knows none of this.
+# A peer without the feature.
 
 
 @pytest.fixture
@@ -188,10 +184,8 @@ async def old(pair: Pair) -> Pair:
 @pytest.mark.parametrize(
     ("first", "window"), [("answer", 30.0), ("end of the old lane", 30.0), ("end of the old lane", 0.0)]
 )
-async def test_without_the_feature_the_old_lane_is_resumed_alive(
-    old: Pair, first: str, window: float
-) -> None:
-    """Also where lanes that were lost are not resumed: the peer ends this one because it took another."""
+async def test_without_the_feature_a_lane_that_is_up_is_resumed(old: Pair, first: str, window: float) -> None:
+    """Also without a resume window: the peer ends this lane because it accepted another."""
     old.a.plan = replace(old.a.plan, resume_window=window)
     caller, called = await old.stream()
     crossing = [
@@ -210,8 +204,8 @@ async def test_without_the_feature_the_old_lane_is_resumed_alive(
     assert not old.a.wants_lane
 
 
-async def test_without_the_feature_an_attempt_that_fails_may_cost_a_lane(old: Pair) -> None:
-    """The peer has ended the old one, and its answer is lost: it is resumed as any lost lane is."""
+async def test_without_the_feature_a_failed_attempt_may_lose_a_lane(old: Pair) -> None:
+    """The peer has ended the old one, and its answer is lost: it is resumed like any lost lane."""
     caller, called = await old.stream()
     new = rejoin(old.a, old.b, 1)
     assert new.far is not None
@@ -226,11 +220,11 @@ async def test_without_the_feature_an_attempt_that_fails_may_cost_a_lane(old: Pa
     await exchange(caller, called)
 
 
-async def test_an_initiator_that_cannot_be_asked_is_an_incident(old: Pair) -> None:
+async def test_initiator_without_the_feature_is_an_incident(old: Pair) -> None:
     old.b.rotation.rotate("certificates renewed")
     what, reason = last(old.b)
     assert what == "lane not replaced"
-    assert "hosta cannot be asked to" in reason
+    assert "hosta cannot replace it: it is the initiator" in reason
     assert "certificates renewed" in reason
     assert str(KEY_LIMIT) in reason
     assert of_rotation(pipes(old.b)[1]) == []
@@ -238,7 +232,7 @@ async def test_an_initiator_that_cannot_be_asked_is_an_incident(old: Pair) -> No
     assert len(old.b.incidents) == 1
 
 
-# What a peer must not say.
+# Protocol errors.
 
 
 @pytest.mark.parametrize(
@@ -268,7 +262,7 @@ async def test_frames_out_of_place_end_the_session(
 async def test_retired_twice_ends_the_session(pair: Pair) -> None:
     far = pair.lane.far
     assert far is not None
-    near = deafened(far)  # b's answers do not arrive
+    near = deafened(far)  # b's answers are not delivered
     rejoin(pair.a, pair.b, 1)
     await until(lambda: pair.a.rotation.others, "for the lane to be retired")
     far.far = near
@@ -288,12 +282,12 @@ async def test_replace_is_refused_without_the_feature(old: Pair) -> None:
     assert list(old.b.lanes) == [1]
 
 
-async def test_lanes_that_are_retired_without_end_do_not_pile_up(pair: Pair) -> None:
-    """A peer that never says RETIRED, and brings one lane more each time."""
+async def test_number_of_retiring_lanes_is_bounded(pair: Pair) -> None:
+    """A peer that never sends RETIRED, and adds a lane each time."""
     session, made = pair.b.session, [pair.lane]
     assert session is not None
     assert pair.lane.far is not None
-    pair.lane.far.far = None  # what b answers is of no interest
+    pair.lane.far.far = None  # b's answers are ignored
     for epoch in range(2, 30):
         made[-1].say(Retire())
         await turns()
@@ -305,7 +299,7 @@ async def test_lanes_that_are_retired_without_end_do_not_pile_up(pair: Pair) -> 
     assert sum(not lane.gone.is_set() for lane in made[1:]) == 2
 
 
-async def test_lanes_that_stand_by_are_bounded(pair: Pair) -> None:
+async def test_number_of_standby_lanes_is_bounded(pair: Pair) -> None:
     session = pair.b.session
     assert session is not None
     for epoch in range(2, 30):
@@ -315,7 +309,7 @@ async def test_lanes_that_stand_by_are_bounded(pair: Pair) -> None:
     assert list(pair.b.lanes) == [1]
 
 
-async def test_impossible_positions_end_the_session_when_they_are_taken(pair: Pair) -> None:
+async def test_impossible_positions_end_the_session_when_applied(pair: Pair) -> None:
     session = pair.b.session
     assert session is not None
     liar = called_by(pair.b)

@@ -1,4 +1,4 @@
-"""The rotator: it replaces what is due, keeps the old lane when that fails, and gives way to a loss."""
+"""The rotator: it replaces selected lanes, keeps the old one if that fails, and yields to a lost lane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tunnel.wire.codes import Code
 
 @dataclass
 class Dials:
-    """In place of a dialer: each attempt does what the next of ``script`` does, and then succeeds."""
+    """Replaces a dialer: each attempt calls the next of ``script``, and then succeeds."""
 
     pair: Pair
     script: list[Callable[[int], None]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Dials:
 
 @pytest.fixture
 async def dials(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dials]:
-    """A rotator at work on link a, with pauses that a test can wait for."""
+    """A running rotator of link a, with short pauses."""
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.04)
     dialer = Dials(pair)
@@ -61,12 +61,12 @@ def failing(error: Exception) -> Callable[[int], None]:
     return fail
 
 
-async def test_nothing_is_replaced_that_is_not_due(dials: Dials) -> None:
+async def test_only_selected_lanes_are_replaced(dials: Dials) -> None:
     await exchange(*await dials.pair.stream())
     assert dials.attempts == []
 
 
-async def test_what_is_due_is_replaced(dials: Dials) -> None:
+async def test_selected_lane_is_replaced(dials: Dials) -> None:
     for old in (1, 2, 3):
         dials.pair.a.rotation.rotate("the test wants it")
         await until(lambda old=old: list(dials.pair.b.lanes) == [old + 1], "for the rotation")  # type: ignore[misc]
@@ -74,7 +74,7 @@ async def test_what_is_due_is_replaced(dials: Dials) -> None:
     await until(lambda: dials.pair.a.rotation.attempt is None, "for the end of the attempt")
 
 
-async def test_failures_leave_the_old_lane_and_are_told_once(
+async def test_failures_leave_the_old_lane_and_are_reported_once(
     dials: Dials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -87,13 +87,13 @@ async def test_failures_leave_the_old_lane_and_are_told_once(
 
     monkeypatch.setattr(asyncio, "sleep", count)
     a = dials.pair.a
-    closed = UnreachableError("hostb at 192.0.2.2 port 16515 cannot be reached: No route to host")
+    closed = UnreachableError("hostb at 192.0.2.2 port 16515: No route to host")
     dials.script = [failing(closed)] * 4 + [failing(LaneError("the handshake failed"))]
     a.rotation.rotate("certificates renewed")
     await until(lambda: 2 in dials.pair.b.lanes, "for the rotation")
     assert dials.attempts == [1] * 6
     assert [each.what for each in a.incidents] == ["lane not replaced"] * 2
-    assert "No route to host; lane 1 goes on, the next attempt is in 0.01 seconds" in a.incidents[0].reason
+    assert "No route to host; lane 1 stays in use, next attempt in 0.01 s" in a.incidents[0].reason
     assert "the handshake failed" in last(a)[1]
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.04, 0.04]
     assert a.resumes == 0
@@ -109,11 +109,11 @@ async def test_the_old_lane_carries_while_attempts_fail(dials: Dials) -> None:
     assert dials.pair.a.state is LinkState.UP
 
 
-async def test_a_bug_is_told_and_does_not_end_the_rotator(dials: Dials) -> None:
+async def test_bug_is_reported_and_does_not_end_the_rotator(dials: Dials) -> None:
     dials.script = [failing(ZeroDivisionError("division by zero"))]
     dials.pair.a.rotation.rotate("the test wants it")
     await until(lambda: 2 in dials.pair.b.lanes, "for the rotation")
-    assert "a fault of this daemon: ZeroDivisionError" in last(dials.pair.a)[1]
+    assert "internal error: ZeroDivisionError" in last(dials.pair.a)[1]
 
 
 async def test_a_lost_lane_comes_first(dials: Dials) -> None:

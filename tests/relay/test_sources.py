@@ -1,4 +1,4 @@
-"""Whom an address counts for, and which addresses are those of peers."""
+"""Sources of addresses, and the addresses of peers."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tunnel.relay.sources import PeerSources, source_of
         ("fe80::2%eth0", "fe80::2"),
     ],
 )
-def test_an_address_counts_for_itself_or_for_its_network(address: str, source: str) -> None:
+def test_source_is_the_address_or_its_network(address: str, source: str) -> None:
     assert source_of(address) == source
 
 
-def test_a_configured_address_is_a_peers() -> None:
+def test_configured_address_belongs_to_its_peer() -> None:
     known = PeerSources({"hosta": "192.0.2.1", "hostb": "2001:db8::7", "hostc": "192.0.2.1"})
     assert known.peers_at("192.0.2.1") == {"hosta", "hostc"}
     assert known.peers_at(source_of("2001:db8::8")) == {"hostb"}
     assert not known.peers_at("192.0.2.2")
 
 
-def test_where_a_peer_came_from_last_is_its_as_well() -> None:
+def test_last_address_of_a_peer_belongs_to_it_as_well() -> None:
     known = PeerSources({"hosta": "192.0.2.1"})
     known.proved("hosta", "198.51.100.1")
     assert known.peers_at("198.51.100.1") == known.peers_at("192.0.2.1") == {"hosta"}
     known.proved("hosta", "198.51.100.2")
-    assert not known.peers_at("198.51.100.1"), "or a peer could make any number of addresses known"
+    assert not known.peers_at("198.51.100.1"), "else a peer could add any number of addresses"
 
 
-async def test_names_are_looked_up_and_kept_while_they_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_are_resolved_and_kept_when_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERVAL", 0.001)
     answers: list[list[str]] = [[], ["192.0.2.1", "2001:db8::1"], [], ["192.0.2.9"]]
     asked: list[str] = []
@@ -68,5 +68,5 @@ async def test_names_are_looked_up_and_kept_while_they_cannot_be(monkeypatch: py
     assert set(asked) == {"hosta.example"}
 
 
-async def test_addresses_need_no_looking_up() -> None:
+async def test_addresses_are_not_resolved() -> None:
     await asyncio.wait_for(PeerSources({"hosta": "192.0.2.1"}).keep(), 5)

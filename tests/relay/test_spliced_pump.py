@@ -1,6 +1,6 @@
-"""What is particular to a pump that splices: pipes that fill up, and that cannot be had.
+"""What is specific to a pump that splices: pipes that are full, too small, or not available.
 
-What it has in common with every pump is held by ``test_pump``, on both.
+What is common to all pumps is tested by ``test_pump``, on both kinds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ALL = 100 * CRUMB
 
 
 class Owner:
-    """Keeps what it is told."""
+    """Records the calls of a pump."""
 
     def __init__(self) -> None:
         self.readable = 0
@@ -61,13 +61,13 @@ class Local:
         self.pump = SplicedPump(ours, 7, "unix:/run/qemu/a", self.owner)
 
     def read(self, limit: int) -> bytes:
-        """Read, and take the frame out of its pipe as a lane does."""
+        """Read, and take the frame out of its pipe, as a lane does."""
         data = self.pump.read(limit)
         assert data is not None
         return copied(data)
 
     def send_slots(self, count: int) -> None:
-        """Let the hypervisor send so little at a time that each piece takes a slot, and is worth one."""
+        """Let the hypervisor send pieces just large enough to be worth a pipe slot each."""
         for start in range(0, CRUMB * count, CRUMB):
             self.hypervisor.send(NOISE[start : start + CRUMB])
 
@@ -86,7 +86,7 @@ class Local:
         lent = PipeSlice(pipe, len(content))
         self.pump.deliver(lent)
         self.pump.flush()
-        assert not lent.left, "everything that is lent is taken, so that nobody else waits"
+        assert not lent.left, "the slice is taken completely, so that no other stream waits"
 
     async def take(self, size: int) -> bytes:
         got = b""
@@ -113,7 +113,7 @@ async def local() -> AsyncIterator[Local]:
 
 @contextmanager
 def descriptors(spare: int) -> Iterator[None]:
-    """Let no more than so many descriptors be had."""
+    """Limit the number of free descriptors."""
     pipes._spare.clear()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     probe = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare + 1)]
@@ -135,8 +135,8 @@ async def test_frames_do_not_share_a_pipe(local: Local) -> None:
     assert copied(one) == b"one"
 
 
-async def test_descriptors_that_come_along_are_refused_or_lost_and_never_held(local: Local) -> None:
-    """Linux 6.16 and newer refuse them; an older one's splice says nothing of them, and closes them."""
+async def test_received_descriptors_are_refused_or_closed_and_never_held(local: Local) -> None:
+    """Linux 6.16 and newer refuse them; splice of older kernels closes them silently."""
     read, write = os.pipe()
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [write]))
     with suppress(PermissionError):
@@ -147,13 +147,11 @@ async def test_descriptors_that_come_along_are_refused_or_lost_and_never_held(lo
     while not said.endswith(b"this"):
         said += local.read(100)
     os.set_blocking(read, False)
-    assert os.read(read, 1) == b"", "somebody holds the pipe's other end"
+    assert os.read(read, 1) == b"", "the pipe's other end is still open"
     os.close(read)
 
 
-async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
-    local: Local, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_are_bounded_by_the_keeper(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     keeper = local.outgrow_keeper(monkeypatch)
     got = b""
     while (frame := local.pump.read(4 * CRUMB)) is not None:
@@ -165,7 +163,7 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     local.pump.release(len(got) - CRUMB)
     assert local.owner.readable == 1, "there is room again"
     local.pump.release(len(got))
-    assert local.owner.readable == 1, "said once"
+    assert local.owner.readable == 1, "reported once"
     while len(got) < ALL:
         got += local.read(4 * CRUMB)
         local.pump.release(len(got))
@@ -175,7 +173,7 @@ async def test_nothing_more_is_read_than_can_be_kept_until_it_is_delivered(
     await until(lambda: local.owner.readable > 1, "for the socket to be watched again")
 
 
-async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
+async def test_full_keeper_is_copied_if_no_credit_arrives(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = local.outgrow_keeper(monkeypatch)
@@ -193,9 +191,7 @@ async def test_a_full_keeper_does_not_wait_for_credit_that_is_not_due(
     assert keeper.again(0, ALL) == (0, NOISE[:ALL]), "and all of it is kept"
 
 
-async def test_a_pump_that_waits_for_room_may_be_closed(
-    local: Local, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_pump_that_waits_for_room_may_be_closed(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     local.outgrow_keeper(monkeypatch)
     while local.pump.read(4 * CRUMB) is not None:
         pass
@@ -206,8 +202,8 @@ async def test_a_pump_that_waits_for_room_may_be_closed(
     assert local.owner.readable == 0
 
 
-async def test_crumbs_are_kept_in_memory_and_wait_for_nothing(local: Local) -> None:
-    """Each pins a page in a pipe: thousands of them made a pipe of many MiB for some KiB."""
+async def test_tiny_pieces_are_kept_in_memory(local: Local) -> None:
+    """Each would pin a page in a pipe: thousands of them need many MiB for a few KiB."""
     keeper = local.pump._keeper
     assert keeper is not None
     count, got = 5000, b""
@@ -220,7 +216,7 @@ async def test_crumbs_are_kept_in_memory_and_wait_for_nothing(local: Local) -> N
     assert keeper._in_pipe <= LOOK
 
 
-async def test_with_pipes_that_are_too_small_it_works_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_small_pipes_it_works_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_payload, "Pipe", lambda: Pipe(8192))
     local = Local()
     local.hypervisor.send(b"QEVM")
@@ -229,8 +225,8 @@ async def test_with_pipes_that_are_too_small_it_works_in_memory(monkeypatch: pyt
     local.hypervisor.close()
 
 
-async def test_the_store_does_not_grow_for_crumbs(local: Local) -> None:
-    """Each pins a page, however small it is."""
+async def test_store_does_not_grow_for_tiny_pieces(local: Local) -> None:
+    """Each pins a page, whatever its size."""
     sent = 0
     while not local.pump.backlog:
         local.lend(NOISE[sent : sent + 10_000])
@@ -253,7 +249,7 @@ async def test_the_store_does_not_grow_for_crumbs(local: Local) -> None:
     assert await local.take(sent) == NOISE[:sent]
 
 
-async def test_what_waits_is_first_in_a_pipe_and_then_in_memory(
+async def test_backlog_is_first_in_a_pipe_and_then_in_memory(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tunnel.relay import spliced_pump
@@ -305,10 +301,10 @@ async def test_descriptors_may_run_out_later(local: Local) -> None:
     assert load.read(180) == NOISE[20:200], "all of it is kept nevertheless"
 
 
-async def test_a_small_pipe_for_a_frame_is_made_up_for_in_memory(
+async def test_frame_with_a_small_pipe_is_sent_from_memory(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel makes them small for a user who has very many."""
+    """The kernel makes pipes small for a user that has very many."""
     keeper = local.outgrow_keeper(monkeypatch, 128 * KIB)
     monkeypatch.setattr(pipes, "take", lambda: Pipe(4096))
     frame = local.pump.read(ALL)

@@ -1,4 +1,4 @@
-"""Streams: from a caller's socket to the target's, and what each end sees of the other's fate."""
+"""Streams from the client's socket to the target's, and what each end sees when the other fails."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_draining_opens_no_streams(pair: Pair) -> None:
     await exchange(caller, called)
 
 
-async def test_refusal_resets_the_caller_and_tells_why(pair: Pair) -> None:
+async def test_refusal_resets_the_client_and_is_reported(pair: Pair) -> None:
     caller = await pair.request(pair.a)
     await until(lambda: requests_of(pair.b).wanted, "for the request")
     pair.b.streams.on_not_dialled(
@@ -54,13 +54,13 @@ async def test_refusal_resets_the_caller_and_tells_why(pair: Pair) -> None:
     assert not pair.a.streams.pumps
 
 
-async def test_limit_of_the_peer_is_kept() -> None:
+async def test_limit_of_the_peer_applies() -> None:
     pair = await Pair(settings=Settings(limits=Limits(2, 1024))).up()
     for _ in range(2):
         await pair.request(pair.a)
     with socket.socket() as sock, pytest.raises(RefusedError, match="the peer allows 2 streams at once"):
         await pair.a.open(sock, "tcp:127.0.0.1:1", 0)
-    await until(lambda: pair.b.incidents, "for the peer to say it as well")
+    await until(lambda: pair.b.incidents, "for the peer to report it as well")
     assert last(pair.b)[0] == "stream limit reached"
     pair.close()
 
@@ -78,7 +78,7 @@ async def test_connection_beyond_the_limit_waits_for_a_stream_to_end() -> None:
     pair.close()
 
 
-async def test_caller_that_hangs_up_while_it_waits_for_a_stream_is_not_passed_on() -> None:
+async def test_client_that_disconnects_while_waiting_is_not_passed_on() -> None:
     pair = await Pair(settings=Settings(limits=Limits(1, 1024))).up()
     _, called = await pair.stream()
     here, caller = pair.local()
@@ -88,7 +88,7 @@ async def test_caller_that_hangs_up_while_it_waits_for_a_stream_is_not_passed_on
     await turns()
     caller.close()
     reset(called)
-    with pytest.raises(RefusedError, match="the caller hung up while it waited"):
+    with pytest.raises(RefusedError, match="the client disconnected while waiting"):
         await late
     assert not requests_of(pair.b).wanted
     here.close()
@@ -123,7 +123,7 @@ async def test_bytes_pass_both_ways_and_the_stream_ends(pair: Pair) -> None:
     assert not pair.a.incidents
 
 
-async def test_what_a_caller_sends_before_the_target_is_dialled_waits(pair: Pair) -> None:
+async def test_data_before_the_target_is_dialled_waits(pair: Pair) -> None:
     here, caller = pair.local()
     caller.send(b"early")
     await pair.a.open(here, "tcp:127.0.0.1:49152", asyncio.get_running_loop().time() + 5)
@@ -133,8 +133,8 @@ async def test_what_a_caller_sends_before_the_target_is_dialled_waits(pair: Pair
     assert await receive(called, 5) == b"early"
 
 
-async def test_data_out_of_order_is_put_in_order(pair: Pair) -> None:
-    """A gap on one lane is odd, but no fault; what came behind it is kept although its buffer is reused."""
+async def test_data_is_reassembled(pair: Pair) -> None:
+    """A gap on one lane is unusual, but allowed; data after it is kept although its buffer is reused."""
     caller, called = await pair.stream()
     for offset, text in ((5, b"world"), (0, b"hello")):
         pair.lane.send_control(data_header(1, offset, 5) + text)
@@ -144,17 +144,15 @@ async def test_data_out_of_order_is_put_in_order(pair: Pair) -> None:
     caller.close()
 
 
-async def test_little_that_was_delivered_is_acknowledged_soon(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a tick of the lane, which comes every few seconds."""
+async def test_small_deliveries_are_acknowledged_soon(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for the tick of the lane, every few seconds."""
     monkeypatch.setattr(Link, "on_tick", lambda link, lane: None)
     caller, called = await pair.stream()
     await exchange(caller, called)
     await until(lambda: pair.a.session and pair.a.session.kept == 0, "for the acknowledgement")
 
 
-async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
+async def test_reset_of_one_hypervisor_resets_the_other(pair: Pair) -> None:
     caller, called = await pair.stream()
     await exchange(caller, called)
     reset(called)
@@ -167,23 +165,23 @@ async def test_hypervisor_that_is_gone_resets_the_other(pair: Pair) -> None:
     assert not pair.b.streams.pumps
 
 
-async def test_last_words_of_a_caller_that_is_gone_get_through(pair: Pair) -> None:
+async def test_data_of_a_client_that_has_closed_is_delivered(pair: Pair) -> None:
     caller, called = await pair.stream(unix=True)
     pair.lane.room = False
     caller.send(b"last words")
     caller.close()
     called.send(b"are you there?")
     await until(lambda: pair.a.streams.pumps[1].broken, "for the answer to fail")
-    assert pair.a.streams.pumps, "the stream goes on: it has something left to say"
+    assert pair.a.streams.pumps, "the stream continues: it has data to send"
     pair.lane.room = True
     pair.a.on_writable(pair.lane)
     assert await receive(called, 10) == b"last words"
     assert await ending(called) in {"close", "reset"}
     await until(lambda: not pair.a.streams.pumps and not pair.b.streams.pumps, "for the end")
-    assert last(pair.a)[1].endswith("the local socket was closed with bytes under way to it")
+    assert last(pair.a)[1].endswith("the local socket was closed before all bytes were delivered")
 
 
-async def test_answer_to_a_caller_that_said_everything_and_left_is_reset(pair: Pair) -> None:
+async def test_answer_to_a_client_that_has_closed_is_reset(pair: Pair) -> None:
     caller, called = await pair.stream(unix=True)
     caller.close()
     assert await ending(called) == "close"
@@ -192,7 +190,7 @@ async def test_answer_to_a_caller_that_said_everything_and_left_is_reset(pair: P
     assert last(pair.a)[1].endswith("Broken pipe")
 
 
-async def test_caller_that_hangs_up_before_the_target_is_dialled(pair: Pair) -> None:
+async def test_client_that_disconnects_before_the_target_is_dialled(pair: Pair) -> None:
     caller = await pair.request(pair.a)
     await until(lambda: requests_of(pair.b).wanted, "for the request")
     caller.close()
@@ -201,14 +199,14 @@ async def test_caller_that_hangs_up_before_the_target_is_dialled(pair: Pair) -> 
     assert await ending(called) == "close"
 
 
-async def test_reset_while_dialling_takes_the_request_back(pair: Pair) -> None:
+async def test_reset_while_dialling_cancels_the_request(pair: Pair) -> None:
     await pair.request(pair.a)
     await until(lambda: requests_of(pair.b).wanted, "for the request")
     pair.a.streams._abandon(1, Code.LOCAL_RESET, "changed its mind")
     await until(lambda: requests_of(pair.b).cancelled == [1], "for the cancellation")
 
 
-async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
+async def test_idle_half_closed_stream_is_reset(pair: Pair) -> None:
     reap, limit = pair.a.streams.reap_silent, stream_timeouts.HALF_CLOSED
     caller, called = await pair.stream()
     other_caller, other_called = await pair.stream()
@@ -217,20 +215,20 @@ async def test_silent_half_closed_stream_is_given_up(pair: Pair) -> None:
     for time in range(4):
         called.send(b".")
         await receive(caller, 1)
-        reap(time * limit)  # what still speaks is not given up
+        reap(time * limit)  # an active stream is not reset
     for _ in range(1000):
-        reap(4 * limit - stream_timeouts.LEFT)  # however often it is looked at: each lane has its ticks
+        reap(4 * limit - stream_timeouts.LEFT)  # however often it is checked: each lane has a tick
     await exchange(other_caller, other_called)
     assert not pair.a.incidents
     reap(4 * limit)
     assert await ending(caller) == "reset"
-    assert last(pair.a) == ("stream reset", "on hosta: one direction ended, the other stayed silent")
-    assert not pair.a.streams._silence.lasting(0, 10 * limit), "nothing is remembered of it"
+    assert last(pair.a) == ("stream reset", "on hosta: half-closed and idle for too long")
+    assert not pair.a.streams._silence.lasting(0, 10 * limit), "no state is left"
     await exchange(other_caller, other_called)
 
 
 class Attentive(Pump):
-    """Remembers how much it was told to forget."""
+    """Records how much was released."""
 
     released = 0
 
@@ -239,14 +237,14 @@ class Attentive(Pump):
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["by CREDIT", "by RESUME"])
-async def test_a_pump_hears_what_the_peer_delivered(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pump_releases_what_the_peer_delivered(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ACK_DELAY", 3600)
     pair = await Pair(pump=Attentive).up()
     caller, called = await pair.stream()
     await exchange(caller, called)
     pump = pair.a.streams.pumps[1]
     assert isinstance(pump, Attentive)
-    assert pump.released == 0, "so little is not worth a CREDIT at once"
+    assert pump.released == 0, "too little for an immediate CREDIT"
     if lost:
         pair.lane.cut()
         await until(lambda: not (pair.a.lanes or pair.b.lanes), "for the loss")
@@ -267,7 +265,7 @@ async def test_descriptors_end_the_stream_with_a_reason_on_both_sides(pair: Pair
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))
         caller.sendmsg([b"take this"], [rights])
     assert await ending(called) == "reset"
-    why = "file descriptors came along, and cannot go to another host"
+    why = "file descriptors cannot be passed to another host"
     assert last(pair.a)[0] == "stream reset"
     assert last(pair.a)[1].endswith(why)
     assert last(pair.b)[0] == "stream reset by the peer"
@@ -275,7 +273,7 @@ async def test_descriptors_end_the_stream_with_a_reason_on_both_sides(pair: Pair
 
 
 @pytest.mark.parametrize("fate", ["opened", "refused", "reset", "link down"])
-async def test_who_asks_is_told_once_that_a_stream_was_answered(pair: Pair, fate: str) -> None:
+async def test_answer_is_reported_once(pair: Pair, fate: str) -> None:
     told: list[str] = []
     here, caller = pair.local()
     await pair.a.open(here, "tcp:127.0.0.1:49152", 0, None, lambda: told.append(fate))
@@ -297,7 +295,7 @@ async def test_who_asks_is_told_once_that_a_stream_was_answered(pair: Pair, fate
     assert told == [fate]
 
 
-async def test_a_peer_that_has_enough_over_all_sessions_is_refused(pair: Pair) -> None:
+async def test_peer_at_its_limit_over_all_sessions_is_refused(pair: Pair) -> None:
     pair.b.streams.count_theirs = lambda: 513
     caller = await pair.request(pair.a)
     assert await ending(caller) == "reset"

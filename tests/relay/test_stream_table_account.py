@@ -1,4 +1,4 @@
-"""The line at a stream's end, on both hosts: whose it was, whereto, how much, how long, and how it ended."""
+"""The log line at a stream's end, on both hosts: user, target, bytes, duration and outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Events = list[MutableMapping[str, Any]]
 
 @pytest.fixture
 def said() -> Iterator[Events]:
-    """What was logged; loggers that were bound before log here too."""
+    """The captured log, also of loggers that were bound before."""
     with structlog.testing.capture_logs() as events:
         yield events
 
@@ -41,7 +41,7 @@ def ends(said: Events, peer: str) -> Events:
 
 
 async def opened(pair: Pair) -> tuple[socket.socket, socket.socket]:
-    """A stream of a's user; both hypervisors' ends."""
+    """Open a stream of a user of host a. Return both hypervisors' ends."""
     here, caller = pair.local()
     await pair.a.open(here, TARGET, asyncio.get_running_loop().time() + 5, ME)
     await until(lambda: requests_of(pair.b).wanted, "for the request")
@@ -50,7 +50,7 @@ async def opened(pair: Pair) -> tuple[socket.socket, socket.socket]:
     return caller, called
 
 
-async def test_both_hosts_tell_of_a_stream_that_is_complete(pair: Pair, said: Events) -> None:
+async def test_both_hosts_log_a_complete_stream(pair: Pair, said: Events) -> None:
     caller, called = await opened(pair)
     await exchange(caller, called)
     caller.shutdown(socket.SHUT_WR)
@@ -84,7 +84,7 @@ async def test_both_hosts_tell_of_a_stream_that_is_complete(pair: Pair, said: Ev
     }
 
 
-async def test_reset_is_told_with_its_side(pair: Pair, said: Events) -> None:
+async def test_reset_is_logged_with_its_side(pair: Pair, said: Events) -> None:
     caller, called = await opened(pair)
     await exchange(caller, called)
     reset(caller)
@@ -94,7 +94,7 @@ async def test_reset_is_told_with_its_side(pair: Pair, said: Events) -> None:
     assert (here["outcome"], there["outcome"]) == ("reset here", "reset by the peer")
 
 
-async def test_refusal_is_told_with_its_target(pair: Pair, said: Events) -> None:
+async def test_refusal_is_logged_with_its_target(pair: Pair, said: Events) -> None:
     caller = await pair.request(pair.a)
     await until(lambda: requests_of(pair.b).wanted, "for the request")
     pair.b.streams.on_not_dialled(requests_of(pair.b).wanted.pop(), RefusedError("no", Code.TARGET_FORBIDDEN))

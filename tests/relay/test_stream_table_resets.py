@@ -1,6 +1,6 @@
-"""A reset stays a reset, whatever the other direction is doing: the survivor learns of it, and of no end.
+"""A reset is passed on as a reset, whatever the other direction is doing, and never as a clean end.
 
-Each row: which side resets, and how; what its own direction is doing then; what carries the bytes.
+Each row: which side resets, and how; the state of its own direction; the kind of pump.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALL = Settings(window=64 * KIB)
 
 @dataclass
 class Ends:
-    """A stream's two hypervisors. ``survivor`` reads only when the test says so."""
+    """The two hypervisors of a stream. ``survivor`` reads only when the test does."""
 
     pair: Pair
     doomed: socket.socket
@@ -42,7 +42,7 @@ class Ends:
         return len(self.pair.a.streams.pumps) + len(self.pair.b.streams.pumps)
 
     async def fill(self) -> None:
-        """Let the doomed say all that the way to the survivor takes."""
+        """Let the doomed side send until the path to the survivor is full."""
         quiet = 0
         while quiet < 50:
             try:
@@ -66,13 +66,13 @@ async def stream(pair: Pair, doomed: str, *, unix: bool = False) -> Ends:
 
 
 def failed(sock: socket.socket) -> bool:
-    """Whether a program that neither reads nor writes can know of the failure: poll(2) tells."""
+    """Whether a program that neither reads nor writes can detect the failure, by poll(2)."""
     poll = select.poll()
     poll.register(sock, 0)
     return any(mask & (select.POLLERR | select.POLLHUP) for _, mask in poll.poll(0))
 
 
-# What the doomed side's own direction is doing.
+# State of the doomed side's own direction.
 
 
 async def idle(ends: Ends) -> None:
@@ -109,7 +109,7 @@ async def with_bytes_unread(ends: Ends) -> None:
 
 
 async def as_bytes_come(ends: Ends) -> None:
-    """The write of these finds the reset first, and takes it from whoever reads later."""
+    """The write of these gets the reset first, and a later read does not."""
     reset(ends.doomed)
     ends.survivor.send(b"x" * 1000)
 
@@ -122,47 +122,45 @@ ROWS = [
         [idle, full, ended, other_ended],
         [by_linger, with_bytes_unread, as_bytes_come],
     )
-    if state is not other_ended or way is by_linger  # else the survivor has nothing more to send
+    if state is not other_ended or way is by_linger  # else the survivor cannot send
 ]
 
 
 @pytest.mark.parametrize(
     ("side", "state", "way"), ROWS, ids=lambda part: part if isinstance(part, str) else part.__name__
 )
-async def test_the_survivor_learns_without_reading_and_is_reset(
-    pair: Pair, side: str, state: Step, way: Step
-) -> None:
+async def test_survivor_is_reset_even_without_reading(pair: Pair, side: str, state: Step, way: Step) -> None:
     ends = await stream(pair, side)
     await state(ends)
     await way(ends)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
+    await until(lambda: failed(ends.survivor), "for the survivor to detect it")
     assert ends.streams == 0, "both sides have forgotten the stream"
-    if state is not ended:  # after a clean end the kernel has no error to tell to a reader
+    if state is not ended:  # after a clean end the kernel reports no error to a reader
         assert await ending(ends.survivor) == "reset"
 
 
 @pytest.mark.parametrize("state", [idle, full])
-async def test_a_unix_caller_that_died_with_bytes_unread_was_reset(pair: Pair, state: Step) -> None:
-    """Its socket tells a writer of a mere end, EPIPE, and only a reader of the reset."""
+async def test_unix_client_that_died_with_unread_bytes_counts_as_reset(pair: Pair, state: Step) -> None:
+    """Its socket returns EPIPE to a writer, as after a clean end, and the reset only to a reader."""
     ends = await stream(pair, "caller", unix=True)
     await state(ends)
     await with_bytes_unread(ends)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
+    await until(lambda: failed(ends.survivor), "for the survivor to detect it")
     assert await ending(ends.survivor) == "reset"
 
 
 @pytest.mark.parametrize("unix", [False, True])
-async def test_a_survivor_over_any_socket_hears_of_it_while_it_reads_nothing(pair: Pair, unix: bool) -> None:
+async def test_survivor_over_any_socket_detects_it_without_reading(pair: Pair, unix: bool) -> None:
     ends = await stream(pair, "called", unix=unix)
     await ends.fill()
     reset(ends.doomed)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
+    await until(lambda: failed(ends.survivor), "for the survivor to detect it")
     with pytest.raises(ConnectionError):
         ends.survivor.send(b"x")
 
 
-async def test_last_words_before_a_reset_get_through_to_who_reads(pair: Pair) -> None:
-    """As over TCP itself, which keeps what has arrived."""
+async def test_data_before_a_reset_is_delivered_to_a_reader(pair: Pair) -> None:
+    """As with TCP itself, which keeps received data."""
     ends = await stream(pair, "called")
     ends.survivor.send(b"never read")
     await until(lambda: select.select([ends.doomed], [], [], 0)[0], "for the bytes")
@@ -172,7 +170,7 @@ async def test_last_words_before_a_reset_get_through_to_who_reads(pair: Pair) ->
     assert await ending(ends.survivor) == "reset"
 
 
-async def test_a_caller_that_is_reset_before_its_target_is_dialled_takes_the_request_back(pair: Pair) -> None:
+async def test_reset_of_a_client_before_its_target_is_dialled_cancels_the_request(pair: Pair) -> None:
     caller = await pair.request(pair.a)
     await until(lambda: requests_of(pair.b).wanted, "for the request")
     reset(caller)
@@ -184,8 +182,8 @@ async def test_a_caller_that_is_reset_before_its_target_is_dialled_takes_the_req
 
 
 async def left_cleanly(pair: Pair) -> Ends:
-    """A caller that said much and closed, and what is written to it fails. Over unix sockets all of it is
-    with the daemon then; TCP itself aborts a close whose bytes are still on their way when others come."""
+    """A client that sent much and closed, so that writes to it fail. With unix sockets the daemon has all its
+    data then; TCP itself aborts a close with data in flight when other data arrives."""
     ends = await stream(pair, "caller", unix=True)
     await ends.fill()
     ends.doomed.close()
@@ -194,24 +192,24 @@ async def left_cleanly(pair: Pair) -> Ends:
     return ends
 
 
-async def test_what_was_said_before_a_clean_close_is_delivered_first(pair: Pair) -> None:
+async def test_data_before_a_clean_close_is_delivered_first(pair: Pair) -> None:
     ends = await left_cleanly(pair)
     await receive(ends.survivor, ends.sent)
     assert await ending(ends.survivor) in {"close", "reset"}
     await until(lambda: ends.streams == 0)
 
 
-async def test_a_survivor_that_reads_nothing_after_a_clean_close_is_told_in_the_end(
+async def test_survivor_that_reads_nothing_after_a_clean_close_is_reset_in_the_end(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "UNHEARD", 0.05)
     ends = await left_cleanly(pair)
-    await until(lambda: failed(ends.survivor), "for the survivor to learn of it")
+    await until(lambda: failed(ends.survivor), "for the survivor to detect it")
     assert last(pair.a)[1].endswith("Broken pipe")
     assert await ending(ends.survivor) == "reset"
 
 
-async def test_a_stream_that_still_moves_after_a_clean_close_is_not_cut_off(pair: Pair) -> None:
+async def test_active_stream_is_not_reset_after_a_clean_close(pair: Pair) -> None:
     ends = await left_cleanly(pair)
     streams, pump, error = pair.a.streams, pair.a.streams.pumps[1], OSError("Broken pipe")
     streams._cut_off(pump, error, 3600, streams._moved(pump) - 1)
@@ -221,7 +219,7 @@ async def test_a_stream_that_still_moves_after_a_clean_close_is_not_cut_off(pair
 
 
 async def test_a_socket_that_fails_after_both_ends_ends_its_stream_and_no_other(pair: Pair) -> None:
-    """The kernel still had something for the caller, who left; the peer's last word was under way."""
+    """The kernel still had data for the client, which left; the peer's end was in flight."""
     ends = await stream(pair, "caller")
     pump, lane = pair.a.streams.pumps[1], pipes(pair.b)[1]
     for _ in range(8):
@@ -242,11 +240,11 @@ async def test_a_socket_that_fails_after_both_ends_ends_its_stream_and_no_other(
     assert pair.b.session
 
 
-# Streams whose hypervisor left, and whose far end does nothing.
+# Streams whose hypervisor has closed, while the target does nothing.
 
 
 @pytest.mark.parametrize("unix", [False, True])
-async def test_a_hypervisor_that_left_is_seen_off_without_a_tick(
+async def test_stream_of_a_closed_hypervisor_ends_without_a_tick(
     pair: Pair, unix: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEFT", 0.05)
@@ -261,7 +259,7 @@ async def test_a_hypervisor_that_left_is_seen_off_without_a_tick(
 
 
 @pytest.mark.parametrize("unix", [False, True])
-async def test_a_place_is_free_soon_after_the_caller_left_for_good(pair: Pair, unix: bool) -> None:
+async def test_slot_is_free_soon_after_the_client_closed(pair: Pair, unix: bool) -> None:
     ends = await stream(pair, "caller", unix=unix)
     ends.doomed.send(b"last")
     ends.doomed.close()
@@ -272,11 +270,11 @@ async def test_a_place_is_free_soon_after_the_caller_left_for_good(pair: Pair, u
     assert ends.streams == 2
     pair.a.streams.reap_silent(stream_timeouts.LEFT)
     await until(lambda: ends.streams == 0, "for both ends")
-    assert await receive(ends.survivor, 4) == b"last", "what was delivered stays so"
+    assert await receive(ends.survivor, 4) == b"last", "delivered bytes stay readable"
     assert await ending(ends.survivor) == "close"
 
 
-async def test_a_caller_that_only_ended_its_direction_keeps_its_place(pair: Pair) -> None:
+async def test_half_closed_client_keeps_its_slot(pair: Pair) -> None:
     ends = await stream(pair, "caller")
     ends.doomed.shutdown(socket.SHUT_WR)
     await until(lambda: pair.a.streams.pumps[1].read_ended, "for the end")
@@ -286,11 +284,11 @@ async def test_a_caller_that_only_ended_its_direction_keeps_its_place(pair: Pair
     assert await receive(ends.doomed, 6) == b"answer"
 
 
-async def test_a_caller_that_left_bytes_nobody_takes_loses_its_place_in_the_end(pair: Pair) -> None:
+async def test_closed_client_with_undelivered_bytes_loses_its_slot_in_the_end(pair: Pair) -> None:
     ends = await stream(pair, "caller")
     await ends.fill()
     ends.doomed.close()
-    assert not pair.a.streams.pumps[1].hung_up, "the end is behind what its kernel cannot send"
+    assert not pair.a.streams.pumps[1].hung_up, "the end comes after bytes that its kernel cannot send"
     for now in (0.0, stream_timeouts.LEFT_UNDELIVERED - 0.1):
         pair.a.streams.reap_silent(now)
     assert ends.streams == 2
@@ -299,7 +297,7 @@ async def test_a_caller_that_left_bytes_nobody_takes_loses_its_place_in_the_end(
     assert await ending(ends.survivor) == "reset", "not all of it was delivered"
 
 
-async def test_a_place_that_is_in_the_way_of_another_is_freed_sooner(
+async def test_slot_is_freed_sooner_if_another_stream_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LEFT_IN_THE_WAY", 0.05)
@@ -314,12 +312,12 @@ async def test_a_place_that_is_in_the_way_of_another_is_freed_sooner(
     late_caller, late_called = await asyncio.wait_for(pair.stream(), 60)
     await exchange(late_caller, late_called)
     assert await ending(left.survivor) == "reset"
-    assert sorted(pair.a.streams.pumps) == [1, 5], "who is still there keeps its place"
+    assert sorted(pair.a.streams.pumps) == [1, 5], "connected clients keep their slots"
     pair.close()
 
 
-async def test_a_target_that_has_not_accepted_yet_has_not_left(pair: Pair) -> None:
-    """The kernel knows of no process that has its end, either."""
+async def test_target_that_has_not_accepted_yet_has_not_closed(pair: Pair) -> None:
+    """For the kernel, no process has its end yet, as after a close."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         caller = await pair.request(pair.a)
         await until(lambda: requests_of(pair.b).wanted, "for the request")

@@ -1,11 +1,11 @@
-"""How long streams stand still: in simulated time."""
+"""Idle times of streams, in simulated time."""
 
 from __future__ import annotations
 
 from tunnel.relay.stream_timeouts import LEFT, StreamTimeouts
 
 
-def test_silence_is_counted_from_the_last_byte() -> None:
+def test_idle_time_starts_at_the_last_byte() -> None:
     silence = StreamTimeouts()
     assert silence.observe(1, 10, 100) is None
     assert silence.observe(1, 10, 100 + LEFT) == LEFT
@@ -13,13 +13,13 @@ def test_silence_is_counted_from_the_last_byte() -> None:
     assert silence.observe(1, 11, 200 + LEFT) == LEFT
 
 
-def test_a_stream_is_looked_into_now_and_then_however_often_it_is_observed() -> None:
+def test_rate_of_checks_is_limited() -> None:
     silence = StreamTimeouts()
     looks = [silence.observe(1, 0, step * LEFT / 4) for step in range(9)]
     assert [look for look in looks if look is not None] == [LEFT, 2 * LEFT]
 
 
-def test_those_that_last_are_told_until_they_are_forgotten() -> None:
+def test_idle_streams_are_listed_until_forgotten() -> None:
     silence = StreamTimeouts()
     silence.observe(1, 0, 0)
     silence.observe(2, 0, 5)

@@ -1,4 +1,4 @@
-"""Asking a peer what it would admit: each question gets its own answer, and nothing is dialled."""
+"""Target checks at a peer: each gets its own answer, and nothing is dialled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_each_target_gets_its_own_answer(pair: Pair) -> None:
         admitted, refused, again = await ask(asking, TARGET, OTHER, TARGET)
         assert admitted == again == TargetCheck(TARGET, TargetVerdict.ADMITTED, "NONE", "")
         assert refused == TargetCheck(
-            OTHER, TargetVerdict.REFUSED, "TARGET_FORBIDDEN", f"{OTHER} is not on the list"
+            OTHER, TargetVerdict.REFUSED, "TARGET_FORBIDDEN", f"{OTHER} is not on the allow list"
         )
 
 
@@ -45,7 +45,7 @@ async def test_nothing_is_dialled_and_no_stream_is_opened(pair: Pair) -> None:
         assert not link.incidents
 
 
-async def test_a_host_that_stops_admits_nothing(pair: Pair) -> None:
+async def test_stopping_host_admits_nothing(pair: Pair) -> None:
     pair.b.streams.draining = True
     assert await ask(pair.a, TARGET) == [
         TargetCheck(TARGET, TargetVerdict.REFUSED, "DRAINING", "hostb is stopping")
@@ -60,7 +60,7 @@ async def test_a_peer_of_an_older_version_is_not_asked(monkeypatch: pytest.Monke
     pair.close()
 
 
-async def test_a_question_survives_the_loss_of_its_lane(pair: Pair) -> None:
+async def test_check_survives_the_loss_of_its_lane(pair: Pair) -> None:
     pair.lane.cut()
     await until(lambda: not pair.a.lanes, "for the loss")
     asking = asyncio.create_task(pair.a.probe(OTHER, soon()))
@@ -69,7 +69,7 @@ async def test_a_question_survives_the_loss_of_its_lane(pair: Pair) -> None:
     assert (await asking).verdict is TargetVerdict.REFUSED
 
 
-async def test_who_waits_when_the_link_ends_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pending_check_fails_when_the_link_ends(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair.b.streams.probing, "act", lambda event: None)
     asking = asyncio.create_task(pair.a.probe(TARGET, soon()))
     await until(lambda: pair.a.streams.probing._waiting, "for the question")
@@ -78,19 +78,19 @@ async def test_who_waits_when_the_link_ends_is_told(pair: Pair, monkeypatch: pyt
         await asking
 
 
-async def test_a_peer_that_says_nothing_is_given_up_and_its_late_answer_is_nobody_elses(
+async def test_check_times_out_and_its_late_answer_is_not_mistaken(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(pair.b.streams.probing, "act", lambda event: None)
-        with pytest.raises(UnreachableError, match=f"hostb was asked about {OTHER} and did not answer"):
+        with pytest.raises(UnreachableError, match=f"timed out waiting for hostb to check target {OTHER}"):
             await pair.a.probe(OTHER, asyncio.get_running_loop().time() + 0.05)
     assert pair.b.session is not None
     pair.b.session.probes.judge(Code.TARGET_FORBIDDEN, "late")
     assert (await pair.a.probe(TARGET, soon())).verdict is TargetVerdict.ADMITTED
 
 
-async def test_a_question_waits_for_the_link() -> None:
+async def test_check_waits_for_the_link() -> None:
     a, b = make_link("hosta", "hostb"), make_link("hostb", "hosta")
     asking = asyncio.create_task(a.probe(TARGET, soon()))
     join(a, b)
@@ -99,10 +99,10 @@ async def test_a_question_waits_for_the_link() -> None:
         link.end(Code.NONE, "")
 
 
-async def test_without_a_link_nobody_is_asked() -> None:
+async def test_check_without_a_link_fails() -> None:
     with pytest.raises(UnreachableError, match="no link with hostb"):
         await make_link("hosta", "hostb").probe(TARGET, asyncio.get_running_loop().time())
-    with pytest.raises(UnreachableError, match="there is no link"):
+    with pytest.raises(UnreachableError, match="the link is down"):
         TargetChecks(lambda target: None).ask(TARGET)
 
 

@@ -1,4 +1,4 @@
-"""Turns for the streams to one target."""
+"""Order of the streams to one target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunnel.relay.target_order import TargetOrder
 
 
 class Callers:
-    """Those that want a turn, in the order in which they got it."""
+    """Requests, in the order of their turns."""
 
     def __init__(self) -> None:
         self.order = TargetOrder()
@@ -27,7 +27,7 @@ class Callers:
         self.led.append(name)
         await self.answered[name].wait()
         release()
-        release()  # changes nothing
+        release()  # idempotent
 
     async def answer(self, name: str) -> None:
         self.answered[name].set()
@@ -59,7 +59,7 @@ async def test_another_target_does_not_wait() -> None:
         await callers.answer(name)
 
 
-async def test_who_leaves_while_it_waits_keeps_nobody() -> None:
+async def test_cancelled_waiter_blocks_no_other() -> None:
     callers = Callers()
     for name in "abc":
         await callers.come(name)
@@ -71,12 +71,12 @@ async def test_who_leaves_while_it_waits_keeps_nobody() -> None:
     assert not callers.order.taken("x")
 
 
-async def test_who_is_cancelled_in_its_turn_passes_it_on() -> None:
+async def test_request_cancelled_in_its_turn_passes_it_on() -> None:
     callers = Callers()
     for name in "abc":
         await callers.come(name)
     callers.answered["a"].set()
-    await asyncio.sleep(0)  # a is told, and gives b its turn
+    await asyncio.sleep(0)  # a is cancelled, and b gets its turn
     callers.tasks["b"].cancel()
     await turns()
     assert callers.led == ["a", "c"]
@@ -84,8 +84,8 @@ async def test_who_is_cancelled_in_its_turn_passes_it_on() -> None:
     assert not callers.order.taken("x")
 
 
-async def test_streams_of_one_session_ask_beside_each_other() -> None:
-    """Who comes by another one waits for all of them."""
+async def test_streams_of_one_session_are_requested_concurrently() -> None:
+    """A stream of another session waits for all of them."""
     order, led = TargetOrder(), list[str]()
     first, second = order.join("x"), order.join("x")
     assert order.taken("x")

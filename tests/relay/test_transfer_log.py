@@ -1,4 +1,4 @@
-"""The line at the end of a transfer: one for all streams to a target that overlap, on both hosts."""
+"""The log line of a transfer: one for all overlapping streams to a target, on both hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pump(number: int, target: str = TARGET, *, outwards: bool = True, uid: int |
 
 
 def told(*steps: tuple[Any, str]) -> list[tuple[object, ...]]:
-    """What is logged when streams begin (no outcome) and end (with theirs), in this order."""
+    """Return what is logged when streams begin (no outcome) and end (with an outcome), in this order."""
     with capture_logs() as said:
         transfers = Transfers(structlog.get_logger())
         for stream, outcome in steps:
@@ -45,7 +45,7 @@ def test_streams_that_overlap_are_one_transfer() -> None:
     ]
 
 
-def test_targets_and_directions_are_told_apart() -> None:
+def test_targets_and_directions_are_distinguished() -> None:
     other, back = pump(3, "unix:/run/qemu/web1"), pump(2, outwards=False)
     steps = [(pump(1), ""), (other, ""), (back, ""), (other, "complete"), (back, "complete")]
     assert [each[:3] for each in told(*steps, (pump(1), "complete"))] == [
@@ -55,18 +55,18 @@ def test_targets_and_directions_are_told_apart() -> None:
     ]
 
 
-def test_the_first_trouble_is_the_outcome() -> None:
+def test_first_failure_is_the_outcome() -> None:
     one, two, three = (pump(number) for number in (1, 3, 5))
     begin = [(each, "") for each in (one, two, three)]
     [line] = told(*begin, (one, "complete"), (two, "reset here"), (three, "link down"))
     assert line[-1] == "reset here"
 
 
-def test_a_stream_that_was_refused_is_none() -> None:
+def test_refused_stream_is_no_transfer() -> None:
     assert told((pump(1), "refused by the peer")) == []
 
 
-async def test_both_hosts_tell() -> None:
+async def test_both_hosts_log_it() -> None:
     with capture_logs() as said:
         pair = await Pair().up()
         streams = [await pair.stream() for _ in range(3)]
@@ -80,7 +80,7 @@ async def test_both_hosts_tell() -> None:
         def lines() -> list[Any]:
             return [each for each in said if each["event"] == "transfer ended"]
 
-        await until(lambda: sum(each["streams"] for each in lines()) == 6, "for every stream to be told of")
+        await until(lambda: sum(each["streams"] for each in lines()) == 6, "for every stream to be logged")
         pair.close()
     assert {(each["peer"], each["direction"]) for each in lines()} == {("hostb", "out"), ("hosta", "in")}
     assert {each["outcome"] for each in lines()} == {"complete"}
@@ -101,7 +101,7 @@ def test_streams_of_several_sessions_are_one_transfer() -> None:
     assert (line["streams"], line["bytes_from_local"]) == (2, 20)
 
 
-async def test_what_another_loop_has_is_told_there() -> None:
+async def test_streams_of_another_loop_are_logged() -> None:
     with capture_logs() as said:
         transfers, stream = Transfers(structlog.get_logger()), pump(1)
         there = TransfersElsewhere(asyncio.get_running_loop(), transfers, "session 1")

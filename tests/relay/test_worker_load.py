@@ -1,4 +1,4 @@
-"""How much a worker has to do."""
+"""The load of workers."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from tunnel.relay.workers import Worker
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of ``busyness``, and of the streams."""
+    """The clock of ``busyness`` and of the streams."""
     return Clock()
 
 
 @pytest.fixture
 def busyness(clock: Clock) -> WorkerLoad:
-    """What is tested."""
+    """The object under test."""
     return WorkerLoad(clock)
 
 
-async def test_a_stream_counts_by_what_it_moves(busyness: WorkerLoad, clock: Clock) -> None:
+async def test_load_of_a_stream_depends_on_its_rate(busyness: WorkerLoad, clock: Clock) -> None:
     pair = await Pair().up()
     await pair.stream()
     worker = Worker(0)
     worker.links[pair.a] = None
     (pump,) = pair.a.streams.pumps.values()
     pump.since = clock.now
-    assert busyness.of(worker) == 1.0, "it is new: who knows"
+    assert busyness.of(worker) == 1.0, "new: counts as busy"
     clock.now += YOUNG
     assert busyness.of(worker) == IDLE
     pump.bytes_read += BUSY
     clock.now += PERIOD
     assert busyness.of(worker) == 1.0
     clock.now += PERIOD / 2
-    assert busyness.of(worker) == 1.0, "too soon for another judgement"
+    assert busyness.of(worker) == 1.0, "too soon for another measurement"
     clock.now += PERIOD / 2
     assert busyness.of(worker) == IDLE
     pump.bytes_written += BUSY
@@ -47,7 +47,7 @@ async def test_a_stream_counts_by_what_it_moves(busyness: WorkerLoad, clock: Clo
     pair.close()
 
 
-async def test_a_session_that_was_begun_for_a_stream_counts_before_it_has_it(busyness: WorkerLoad) -> None:
+async def test_new_session_counts_before_it_has_a_stream(busyness: WorkerLoad) -> None:
     pair = await Pair().up()
     worker = Worker(0)
     worker.links[pair.a] = None
@@ -57,8 +57,8 @@ async def test_a_session_that_was_begun_for_a_stream_counts_before_it_has_it(bus
     pair.close()
 
 
-async def test_who_has_least_to_do(busyness: WorkerLoad) -> None:
-    """Of equals not the daemon's own loop, and else the first."""
+async def test_least_loaded_worker(busyness: WorkerLoad) -> None:
+    """Among equals the first that is not the daemon's own loop."""
     workers = [Worker(number) for number in range(3)]
     assert busyness.least(workers) is workers[1]
     pair = await Pair().up()

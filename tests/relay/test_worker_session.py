@@ -1,4 +1,4 @@
-"""One further session in its worker: what it keeps, and what is left of it at its end."""
+"""An additional session in its worker: its tasks, and cleanup at its end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def stage(identities: Hosts, tmp: Path) -> AsyncIterator[Stage]:
 
 
 class Kept:
-    """A session that the test begins by hand."""
+    """A session that the test begins directly."""
 
     def __init__(self, stage: Stage) -> None:
         self.prepared: list[int] = []
@@ -47,7 +47,7 @@ class Kept:
         self.prepared.append(threading.get_ident())
 
     async def is_over(self) -> None:
-        """Wait until nothing is left of the session."""
+        """Wait until the session is cleaned up."""
         await until(lambda: self.over, "for the end")
         await until(lambda: not self.further._tasks, "for its tasks")
         await until(lambda: all(lane.gone.is_set() for lane in self.lanes), "for its lanes")
@@ -87,7 +87,7 @@ async def test_it_is_begun_in_the_thread_of_its_worker(stage: Stage) -> None:
     await kept.is_over()
 
 
-async def test_the_end_of_the_session_is_that_of_its_tasks(stage: Stage) -> None:
+async def test_end_of_the_session_ends_its_tasks(stage: Stage) -> None:
     kept = Kept(stage)
     link = await kept.begin()
     link.post(link.end, Code.INTERNAL, "the test ends it")

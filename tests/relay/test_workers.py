@@ -1,4 +1,4 @@
-"""Workers: what is done in their threads, and what it costs whom when one of them ends or does not answer."""
+"""Workers: calls into their threads, and the effects of one that ends or does not answer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Told = list[tuple[str, str]]
 
 @pytest.fixture
 def told() -> Told:
-    """What an operator is told."""
+    """The reported incidents."""
     return []
 
 
 @pytest.fixture
 async def workers(told: Told) -> AsyncIterator[Workers]:
-    """Three: the test's own loop, and two threads."""
+    """Three workers: the test's own loop, and two threads."""
     found = Workers(3, lambda what, reason: told.append((what, reason)))
     await found.start()
     yield found
@@ -42,7 +42,7 @@ async def refuse() -> None:
 
 
 async def die() -> None:
-    """What no handler of exceptions in a loop catches."""
+    """Raise what no exception handler of a loop catches."""
     raise SystemExit("a fault")
 
 
@@ -50,7 +50,7 @@ async def hang(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  this is what the test is about
 
 
-async def test_each_has_a_thread_of_its_own_but_the_first(workers: Workers) -> None:
+async def test_all_but_the_first_have_their_own_thread(workers: Workers) -> None:
     found = [await worker.call(thread) for worker in workers.all]
     assert found[0] == threading.get_ident()
     assert len(set(found)) == 3
@@ -58,7 +58,7 @@ async def test_each_has_a_thread_of_its_own_but_the_first(workers: Workers) -> N
     assert workers.main is workers.all[0]
 
 
-async def test_one_worker_is_no_thread(told: Told) -> None:
+async def test_one_worker_needs_no_thread(told: Told) -> None:
     alone, before = Workers(1), threading.active_count()
     await alone.start()
     assert await alone.main.call(thread) == threading.get_ident()
@@ -66,14 +66,14 @@ async def test_one_worker_is_no_thread(told: Told) -> None:
     await alone.stop()
 
 
-async def test_who_calls_gets_what_it_raises(workers: Workers) -> None:
+async def test_exceptions_are_raised_in_the_caller(workers: Workers) -> None:
     for worker in workers.all[:2]:
         with pytest.raises(RefusedError, match="no"):
             await worker.call(refuse)
 
 
-async def test_work_goes_on_when_its_caller_is_cancelled(workers: Workers) -> None:
-    """It may own a socket by then."""
+async def test_work_continues_when_its_caller_is_cancelled(workers: Workers) -> None:
+    """It may already own a socket."""
     done = threading.Event()
 
     async def work() -> None:
@@ -88,20 +88,20 @@ async def test_work_goes_on_when_its_caller_is_cancelled(workers: Workers) -> No
     assert await asyncio.to_thread(done.wait, 60)
 
 
-async def test_what_is_sent_is_done_and_its_failure_is_nobodys(workers: Workers) -> None:
+async def test_sent_work_is_done_and_its_failure_ignored(workers: Workers) -> None:
     done: list[int] = []
 
     async def work() -> None:
         done.append(threading.get_ident())
-        raise RefusedError("nobody hears of it")
+        raise RefusedError("ignored")
 
     workers.all[1].send(work)
     await until(lambda: done, "for the worker")
     await until(lambda: not workers.all[1]._sent, "for the end of it")
 
 
-async def test_a_worker_stops_when_what_was_sent_is_done() -> None:
-    """A session that has just been ended has words for its peer."""
+async def test_worker_stops_after_pending_sends() -> None:
+    """A session that has just been ended must send GOAWAY."""
     workers = Workers(2)
     await workers.start()
     done = []
@@ -115,9 +115,7 @@ async def test_a_worker_stops_when_what_was_sent_is_done() -> None:
     assert len(done) == 1
 
 
-async def test_a_worker_that_ends_fails_who_waits_for_it_and_is_reported(
-    workers: Workers, told: Told
-) -> None:
+async def test_worker_that_ends_fails_pending_calls_and_is_reported(workers: Workers, told: Told) -> None:
     lost: list[Worker] = []
     workers.lost.append(lost.append)
     first, second = workers.all[1:]
@@ -131,7 +129,7 @@ async def test_a_worker_that_ends_fails_who_waits_for_it_and_is_reported(
     assert lost == [first]
     [(what, reason)] = told
     assert what == "a worker has ended"
-    assert reason == "worker 1, and the streams that it carried: SystemExit('a fault')"
+    assert reason == "worker 1 and its streams: SystemExit('a fault')"
     with pytest.raises(WorkerError):
         await first.call(thread)
     assert workers.fit == [workers.main, second]
@@ -155,7 +153,7 @@ async def test_links_of_a_worker_that_ends_are_ended(workers: Workers) -> None:
     assert not worker.links
 
 
-async def test_an_exception_in_a_callback_is_no_end(workers: Workers, told: Told) -> None:
+async def test_exception_in_a_callback_does_not_end_the_worker(workers: Workers, told: Told) -> None:
     worker = workers.all[1]
 
     async def work() -> None:
@@ -168,7 +166,7 @@ async def test_an_exception_in_a_callback_is_no_end(workers: Workers, told: Told
     assert not told
 
 
-async def test_a_worker_that_does_not_answer_is_reported_and_passed_over(
+async def test_unresponsive_worker_is_reported_and_skipped(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BEAT", 0.02)
@@ -178,7 +176,7 @@ async def test_a_worker_that_does_not_answer_is_reported_and_passed_over(
     worker = workers.all[1]
     hanging = asyncio.create_task(worker.call(hang, 1.0))
     await until(lambda: told, "for the report")
-    assert told[0] == ("a worker does not answer", "worker 1, for 0 seconds")
+    assert told[0] == ("a worker does not answer", "worker 1: no heartbeat for 0 s")
     assert workers.fit == [workers.main]
     assert workers.facts()[1]["state"] == "does not answer"
     await hanging

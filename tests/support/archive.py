@@ -1,4 +1,4 @@
-"""Archives as the kernel unpacks them into its memory at boot: cpio, format "newc"."""
+"""Initramfs archives: cpio, format "newc"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 class Archive:
-    """Writes to ``file``. Directories come by themselves; links are followed, but for those of ``link``."""
+    """Writes to ``file``. Parent directories are added automatically; symlinks are followed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -16,24 +16,24 @@ class Archive:
         self._known: set[str] = {"/"}
 
     def add(self, path: Path, name: str = "") -> None:
-        """Add a file, where it is here or as ``name``."""
+        """Add a file under its own path or as ``name``."""
         status = path.stat()
         self.write(name or str(path), path.read_bytes(), stat.S_IMODE(status.st_mode), int(status.st_mtime))
 
     def write(self, name: str, content: bytes, mode: int = 0o644, time: int = 0) -> None:
-        """Add a file of this content."""
+        """Add a file with this content."""
         if name not in self._known:
             self._make_way(Path(name).parent)
             self._entry(name, stat.S_IFREG | mode, time, content)
 
     def link(self, name: str, target: str) -> None:
-        """Add a symbolic link, where nothing is yet."""
+        """Add a symbolic link, unless the name exists."""
         if name not in self._known:
             self._make_way(Path(name).parent)
             self._entry(name, stat.S_IFLNK | 0o777, 0, target.encode())
 
     def close(self) -> None:
-        """Write the end. The file stays open."""
+        """Write the trailer. The file stays open."""
         self._entry("/TRAILER!!!", 0, 0, b"")
 
     def _make_way(self, directory: Path) -> None:

@@ -14,25 +14,25 @@ from tunnel.proof.pattern_guest import build_image
 from tunnel.proof.qemu import PROGRAM, Machine
 
 MONITOR = f"{MONITORS}/command.qmp"
-"""The QMP socket that is left to the command: QEMU serves one client on each."""
+"""The QMP socket for the command under test: QEMU serves one client on each."""
 
 
 class BareGuest(LabGuest):
-    """A guest of which no libvirt knows. Its QEMUs run as root, who may always use ``userfaultfd``."""
+    """A guest that is not managed by libvirt. Its QEMUs run as root, which may always use ``userfaultfd``."""
 
     def start(self, host: LabHost) -> None:
-        """Start QEMU itself, and wait until the guest has filled its memory."""
+        """Start QEMU directly, and wait until the guest has filled its memory."""
         self.domain.kernel.write_bytes(build_image(self._workload))
         self._launch(host)
         asyncio.run(self._wait_filled(host))
 
     def wait_at(self, host: LabHost, incoming: str) -> None:
-        """Start the QEMU that the guest is to come to, and wait until it waits."""
+        """Start the destination QEMU, and check that it waits for the migration."""
         self._launch(host, "-incoming", incoming)
         assert self.status(host) == "inmigrate"
 
     def status(self, host: LabHost) -> str:
-        """QEMU's run state on a host."""
+        """Return QEMU's run state on a host."""
         return asyncio.run(self._status(host))
 
     def _launch(self, host: LabHost, *more: str) -> None:
@@ -40,7 +40,7 @@ class BareGuest(LabGuest):
         extra = [word for monitor in monitors for word in ("-qmp", monitor)]
         machine = Machine(self.domain.kernel, self.domain.memory, extra=(*extra, *more))
         path = host.plan.outside(self.domain.monitor)
-        path.unlink(missing_ok=True)  # a QEMU that was killed leaves it
+        path.unlink(missing_ok=True)  # a killed QEMU leaves it
         qemu = host.start([PROGRAM, "-name", self.name, *machine.arguments()])
         until("QEMU's monitor", lambda: _listens(path) or not qemu.running)
         assert qemu.running, qemu.output()
@@ -50,7 +50,7 @@ class BareGuest(LabGuest):
             return await monitor.status()
 
     def type_in(self, host: LabHost, line: str) -> str:
-        """Type a line into the monitor for people of its QEMU on a host; return what it printed."""
+        """Run a command in the human monitor of its QEMU on a host; return the output."""
         return asyncio.run(self._type_in(host, line))
 
     async def _type_in(self, host: LabHost, line: str) -> str:
@@ -59,6 +59,6 @@ class BareGuest(LabGuest):
 
 
 def _listens(path: Path) -> bool:
-    """Whether it has come as far as listen(2): for a moment before there is only its file."""
+    """Return whether the socket accepts connections: its file exists shortly before listen(2)."""
     with socket.socket(socket.AF_UNIX) as sock:
         return sock.connect_ex(str(path)) == 0

@@ -1,10 +1,10 @@
-"""Time in a test's own hands."""
+"""A clock that is controlled by the test."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Seconds, which stand still unless the test lets them go by."""
+    """A clock in seconds that advances only when the test sets ``now``."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now

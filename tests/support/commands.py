@@ -1,4 +1,4 @@
-"""Commands of ours as processes, beside guests that a test moves with them."""
+"""``mtunnel`` commands as processes, and guests that tests migrate with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 
 class Command:
-    """A running ``mtunnel`` that tells events in JSON, one a line."""
+    """A running ``mtunnel`` that prints events in JSON, one per line."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.events: list[Event] = []
@@ -29,20 +29,20 @@ class Command:
         self._process = process
 
     async def event(self, wanted: Callable[[Event], bool]) -> Event:
-        """Read on until an event is ``wanted``; fail when it ends before."""
+        """Read until an event is ``wanted`` and return it; fail when the command exits before."""
         assert self._process.stdout is not None
         while line := await asyncio.wait_for(self._process.stdout.readline(), WITHIN):
             self.events.append(json.loads(line))
             if wanted(self.events[-1]):
                 return self.events[-1]
-        raise AssertionError(f"it ended early, with {await self.end()}: {self.words}")
+        raise AssertionError(f"mtunnel exited early with status {await self.end()}: {self.words}")
 
     def interrupt(self) -> None:
-        """What ctrl-C does."""
+        """Send SIGINT, like ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     async def end(self) -> int:
-        """Read it to its end; its exit code."""
+        """Read its output to EOF; return its exit code."""
         output, errors = await asyncio.wait_for(self._process.communicate(), 3 * WITHIN)
         self.events += [json.loads(line) for line in output.splitlines()]
         self.words += errors.decode()
@@ -55,13 +55,13 @@ class Command:
         return self.events[-1]
 
     def named(self, name: str) -> list[Event]:
-        """All events of that name."""
+        """Return all events of that name."""
         return [event for event in self.events if event["event"] == name]
 
 
 @asynccontextmanager
 async def running(*arguments: str) -> AsyncIterator[Command]:
-    """``mtunnel`` with these arguments and ``--json``; killed when it outlives the context."""
+    """Run ``mtunnel`` with these arguments and ``--json``; it is killed if it outlives the context."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*MTUNNEL, *arguments, "--json", stdout=pipe, stderr=pipe)
     try:
@@ -73,13 +73,13 @@ async def running(*arguments: str) -> AsyncIterator[Command]:
 
 
 async def run(*arguments: str) -> tuple[int, Command]:
-    """The same to its end: its exit code, and what it told."""
+    """Run ``mtunnel`` to completion; return its exit code, and the command with its events."""
     async with running(*arguments) as command:
         return await command.end(), command
 
 
 def second_monitor(directory: Path, name: str) -> Path:
-    """A QMP socket beside the one that the test itself uses: QEMU serves one client on each."""
+    """Return a QMP socket beside the one that the test uses: QEMU serves one client on each."""
     return directory / f"{name}-2.qmp"
 
 
@@ -92,9 +92,9 @@ async def waiting_pair(
     names: tuple[str, str] = ("web1", "web1"),
     more: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> AsyncIterator[Trial]:
-    """A filled guest and a QEMU with ``-incoming``, each with a second monitor.
+    """Start a filled guest and a QEMU with ``-incoming``, each with a second monitor.
 
-    Both are called web1, unless ``names`` says otherwise, and have ``more`` options.
+    ``names``: their names; ``more``: additional options of each.
     """
     kernel = directory / "kernel"
     kernel.write_bytes(build_image(workload))

@@ -1,4 +1,4 @@
-"""The compiled engine as tests need it: strictly built, with sanitizers, and with each who may encrypt."""
+"""The compiled engine for tests: with strict warnings, with sanitizers, and with each cipher library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _version() -> tuple[int, int]:
 
 
 def ipsec_mb() -> str:
-    """Return libipsec-mb: this system's, or what ``./run setup`` unpacked."""
+    """Return libipsec-mb: that of the system, or the one that ``./run setup`` unpacked."""
     found = sorted(UNPACKED.glob(f"usr/lib/*/{IPSEC_MB}"))
     return str(found[0]) if found else IPSEC_MB
 
@@ -38,17 +38,17 @@ NEEDS_IPSEC_MB = _version() < VECTOR_AES and platform.machine() == "x86_64"
 
 
 def environment() -> dict[str, str]:
-    """Return what a daemon's environment needs so that it finds libipsec-mb, where that was only unpacked."""
+    """Return the environment for a daemon to find libipsec-mb, where that was only unpacked."""
     found = Path(ipsec_mb()) if NEEDS_IPSEC_MB else Path()
     return {"LD_LIBRARY_PATH": str(found.parent)} if found.is_absolute() else {}
 
 
 PROVIDERS = ("libcrypto", "libipsec-mb") if NEEDS_IPSEC_MB else ("libcrypto",)
-"""Who encrypts on this machine. A test with libipsec-mb fails where it is needed and not there."""
+"""The cipher libraries of this machine. A test with libipsec-mb fails where it is needed and missing."""
 
 
 def compiled_engine() -> Provider:
-    """Return what a daemon on this machine may use: built by ``./run setup``, whoever encrypts fastest."""
+    """Return the engine of a daemon on this machine: built by ``./run setup``, with the fastest library."""
     return open_provider(load(build.HERE / build.file_name()), PROVIDERS[-1])
 
 
@@ -60,7 +60,7 @@ def open_provider(library: Any, name: str) -> Provider:
 
 
 def arguments(name: str) -> tuple[str, str]:
-    """Return the same for a program: libcrypto, and libipsec-mb or ""."""
+    """Return the libraries as arguments of a program: libcrypto, and libipsec-mb or ""."""
     return LIBCRYPTO, ipsec_mb() if name == "libipsec-mb" else ""
 
 
@@ -71,7 +71,7 @@ def build_strictly(folder: Path) -> Path:
 
 
 def build_program(source: Path, target: Path, *flags: str) -> Path:
-    """Compile a program of ours together with the engine, with sanitizers."""
+    """Compile a test program together with the engine, with sanitizers."""
     options = [flag for flag in build.FLAGS if flag not in {"-shared", "-fPIC", "-O2"}]
     command: list[str | Path] = [
         *build.compiler(),
@@ -89,7 +89,7 @@ def build_program(source: Path, target: Path, *flags: str) -> Path:
 
 
 def run(command: Sequence[str | Path], seconds: float = 100, **environment: str) -> str:
-    """Run a program; return what it printed. AssertionError with all of it if it fails."""
+    """Run a program; return its output. Raises AssertionError with the output if it fails."""
     done = subprocess.run(
         command, cwd=ROOT, env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True, text=True, timeout=seconds, check=False,

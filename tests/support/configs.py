@@ -1,4 +1,4 @@
-"""Configuration files for tests: a right one, to be spoilt one key at a time."""
+"""Configuration files for tests: a valid one, in which tests break one key at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def manual_example() -> str:
 
 
 def write_config(directory: Path, *parts: str) -> Path:
-    """Write a file of these parts (a whole one, if none is given) into ``directory``."""
+    """Write a file of these parts (default: a complete one) into ``directory``."""
     path = directory / "mtunnel.toml"
     path.write_text("\n".join(parts) or WHOLE)
     return path

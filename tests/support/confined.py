@@ -1,4 +1,4 @@
-"""Code that gives something up for good, in a process of its own."""
+"""Run code that irrevocably drops privileges, in a separate process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(code: str, *arguments: str | Path) -> str:
-    """Run ``code``, whose ``sys.argv[1:]`` are the arguments; what it printed."""
+    """Run ``code``, whose ``sys.argv[1:]`` are the arguments; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", dedent(code), *map(str, arguments)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Cuts of all kinds in the middle of a migration, by a schedule that a seed repeats."""
+"""Network faults of all kinds during a migration, by a schedule that a seed reproduces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.waiting import until
 from tunnel.units import KIB
 
 PATIENCE = 90.0
-"""Seconds in which something has to get through."""
+"""Timeout in seconds for data to pass."""
 
 _LOT = 250 * KIB  # between two cuts, at most
-_LITTLE = 10 * KIB  # less than a new lane carries before it has said all that concerns itself
+_LITTLE = 10 * KIB  # less than the handshake and session frames of a new lane
 
 
 class Kind(StrEnum):
-    """What happens to the connection."""
+    """The kind of fault of the connection."""
 
     RESET = "RST"
     END = "FIN"
@@ -44,15 +44,15 @@ _SHARES = {
     Kind.DARK: 4,
 }
 _DURATIONS = ((0.86, 0.1, 0.5), (0.12, 0.5, 2.0), (0.02, 2.0, 10.0))
-"""Of the holes and late answers: shares, and seconds from and to."""
+"""Durations of holes and late answers: probability, and range in seconds."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One of a schedule: when ``after`` bytes more have got through, ``kind`` happens.
+    """One fault of a schedule: ``kind`` happens after ``after`` more bytes have passed.
 
-    To the connection of number ``which``, or to all; ``ways`` and ``seconds`` are those of holes, ``count``
-    the bytes of the next connection's life. If it is ``silent``, the host that does not dial hears nothing.
+    It applies to connection number ``which``, or to all; ``ways`` and ``seconds`` are those of holes,
+    ``count`` is the number of bytes of the next connection. If ``silent``, the accepting host gets no RST.
     """
 
     kind: Kind
@@ -65,9 +65,9 @@ class Cut:
 
 
 def schedule(seed: int, *, handshake: int, longest: float) -> Iterator[Cut]:
-    """Cuts without end. ``handshake``: bytes of a connection until PING was answered; ``longest`` in seconds.
+    """Yield faults forever. ``handshake``: bytes of a connection up to PONG; ``longest`` hole in seconds.
 
-    RESUMED is 114 bytes or more, the questions and answers behind it are 168.
+    RESUMED is 114 bytes or more, the probes and verdicts after it are 168.
     """
     chance = random.Random(seed)
     while True:
@@ -86,7 +86,7 @@ def schedule(seed: int, *, handshake: int, longest: float) -> Iterator[Cut]:
 
 
 class Abuse:
-    """Cuts what goes through ``cutter`` by a schedule, and counts what it did."""
+    """Applies the faults of a schedule to the connections of ``cutter``, and counts them."""
 
     def __init__(self, cutter: Cutter, cuts: Iterator[Cut]) -> None:
         self._cutter = cutter
@@ -95,12 +95,12 @@ class Abuse:
         self.seconds = 0.0  # in holes
 
     async def until_cut(self, count: int) -> None:
-        """Go on until ``count`` connections were cut in all."""
+        """Continue until ``count`` connections were cut in total."""
         while self._cutter.cuts < count:
             await self.once()
 
     async def once(self) -> None:
-        """Wait for the next of the schedule to be due, and do it."""
+        """Wait for the next fault of the schedule, and apply it."""
         cut, cutter = next(self._cuts), self._cutter
         due = cutter.carried + cut.after
         await until(lambda: cutter.carried >= due, f"for {cut}, after {self.done}", PATIENCE)

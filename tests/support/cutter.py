@@ -1,4 +1,4 @@
-"""A relay between two daemons that can cut or stall their connection, wherever a test wants it."""
+"""A TCP relay between two daemons that can cut or stall their connections at any byte."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from typing import Self
 
 _CHUNK = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
-_LAST_BYTES = 1.0  # seconds in which what still comes over a connection that ended in order is thrown away
+_LAST_BYTES = 1.0  # seconds in which data is discarded after a connection was closed with FIN
 
 
 class Way(Enum):
     """A direction through the cutter."""
 
-    THERE = "to whom it carries on"
-    BACK = "to whoever connected"
+    THERE = "to the target"
+    BACK = "to the client"
 
 
 @dataclass
 class Fate:
-    """What happens to a connection that is still to come.
+    """The fault of a future connection.
 
-    It is cut after ``cut_after`` bytes of both directions together, without a word to the far end if
-    ``silent``; what comes back is held for ``seconds`` after ``hold_after`` bytes of it.
+    It is cut after ``cut_after`` bytes of both directions together, without RST to the target if ``silent``;
+    data to the client is delayed by ``seconds`` after ``hold_after`` bytes of it.
     """
 
     cut_after: int | None = None
@@ -42,21 +42,20 @@ class Fate:
 
 @dataclass(eq=False)
 class _Pair:
-    """One connection: its two sockets, and what is to happen to it."""
+    """One connection: its two sockets, and its fault."""
 
     near: socket.socket
     far: socket.socket
     fate: Fate
-    orderly: bool = False  # it ends in FIN on both sides
-    silent: bool = False  # the far end is not to hear of the cut
+    orderly: bool = False  # FIN on both sides
+    silent: bool = False  # no RST to the target
     cut: bool = False
 
 
 class Cutter:
-    """Listens on ``address`` and carries every connection on to ``towards`` (both ``IP:PORT``).
+    """Listens on ``address`` and relays every connection to ``towards`` (both ``IP:PORT``).
 
-    Runs on a thread with a loop of its own; a connection that it cuts ends in RST on both sides, unless a
-    test asks for FIN.
+    Runs in its own thread and event loop; a cut connection gets RST on both sides, or FIN if ``orderly``.
     """
 
     def __init__(self, towards: str) -> None:
@@ -68,8 +67,8 @@ class Cutter:
         self.carried = 0  # bytes, both ways, over all connections
         self.connections = 0
         self.cuts = 0  # connections that it has cut
-        self.closed = False  # carry no new connection: it is reset, and the old ones go on
-        self.one_at_a_time = False  # ``cut_after`` cuts the connection that carried the byte, not all
+        self.closed = False  # reset new connections; existing ones continue
+        self.one_at_a_time = False  # ``cut_after`` cuts only the connection that carried the byte
         self._cuts: deque[int] = deque()
         self._left: int | None = None
         self._fates: deque[Fate] = deque()
@@ -81,12 +80,12 @@ class Cutter:
         self._thread = threading.Thread(target=self._run, name="cutter")
         self._thread.start()
 
-    # What a test does to it.
+    # Called by tests.
 
     def cut(self, *, orderly: bool = False, silent: bool = False, which: int | None = None) -> None:
-        """Cut every connection now, or the one of number ``which``, modulo how many there are.
+        """Cut every connection now, or number ``which``, modulo their number.
 
-        ``silent``: the far end hears nothing of it.
+        ``silent``: no RST to the target.
         """
 
         def cut() -> None:
@@ -97,11 +96,11 @@ class Cutter:
         self._call(cut)
 
     def next_ones(self, *fates: Fate) -> None:
-        """Say what is to happen to the connections that come next, in their order."""
+        """Set the faults of the next connections, in order."""
         self._call(lambda: self._fates.extend(fates))
 
     def cut_after(self, *counts: int) -> None:
-        """Cut after so many bytes from now on, then after so many more, and so on."""
+        """Cut after the first count of bytes from now on, then after the next count, and so on."""
 
         def plan() -> None:
             self._cuts.extend(counts)
@@ -110,7 +109,7 @@ class Cutter:
         self._call(plan)
 
     def stall(self, *ways: Way) -> None:
-        """Carry nothing (in these directions, or in both), as a network does that drops every packet."""
+        """Stop relaying in these directions, default: both, like a network that drops every packet."""
 
         def stall() -> None:
             for way in ways or Way:
@@ -119,16 +118,16 @@ class Cutter:
         self._call(stall)
 
     def flow(self) -> None:
-        """Go on."""
+        """Resume relaying in both directions."""
         self._call(self._flow)
 
     @property
     def cuts_left(self) -> int:
-        """How many of the planned cuts are still to come."""
+        """The number of planned cuts that have not happened yet."""
         return len(self._cuts) + (self._left is not None)
 
     def close(self) -> None:
-        """Cut everything, and listen no more."""
+        """Cut all connections, and stop listening."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -140,14 +139,14 @@ class Cutter:
     ) -> None:
         self.close()
 
-    # On its thread.
+    # In its thread.
 
     def _flow(self) -> None:
         for flowing in self._flowing.values():
             flowing.set()
 
     def _call(self, function: Callable[[], object]) -> None:
-        """Run ``function`` on the loop's thread, and wait until it has."""
+        """Run ``function`` in the loop's thread, and wait for it."""
         done = threading.Event()
 
         def run() -> None:
@@ -194,7 +193,7 @@ class Cutter:
                 tasks.create_task(self._carry(pair, Way.THERE))
                 tasks.create_task(self._carry(pair, Way.BACK))
         except* OSError:
-            pass  # one end is gone: the other shall see it
+            pass  # one end is closed: close the other as well
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         pair = self._pairs.pop(task)
@@ -211,7 +210,7 @@ class Cutter:
             await self._flowing[way].wait()
             if way is Way.BACK:
                 await self._hold(pair.fate, len(data))
-            if pair.cut:  # and not cancelled yet: nothing here has had to wait since then
+            if pair.cut:  # but not cancelled yet: no await here has suspended since then
                 return
             most = min((left for left in (self._left, pair.fate.cut_after) if left is not None), default=None)
             await self._loop.sock_sendall(sink, data[:most])
@@ -222,7 +221,7 @@ class Cutter:
             sink.shutdown(socket.SHUT_WR)
 
     async def _hold(self, fate: Fate, count: int) -> None:
-        """Keep what comes back for a while, once so much of it has come."""
+        """Delay data to the client once ``hold_after`` bytes of it have arrived."""
         if fate.hold_after is not None:
             fate.hold_after -= count
             if fate.hold_after < 0:
@@ -230,7 +229,7 @@ class Cutter:
                 await asyncio.sleep(fate.seconds)
 
     async def _end(self, pair: _Pair) -> None:
-        """Let both sides see FIN, and no RST as long as they say little more; or only the near one RST."""
+        """Send FIN to both sides and discard further data; or, if silent, RST only to the client."""
         if pair.silent:
             _reset(pair.near)
             await self._throw_away(pair.far)
@@ -273,7 +272,7 @@ class Cutter:
     def _cut(
         self, tasks: list[asyncio.Task[None]] | None = None, *, orderly: bool = False, silent: bool = False
     ) -> list[asyncio.Task[None]]:
-        """Cut the connections of ``tasks`` at once, or every one; the tasks that carried them."""
+        """Cut the connections of ``tasks``, or all of them; return the tasks that relayed them."""
         tasks = [task for task in (self._pairs if tasks is None else tasks) if not self._pairs[task].cut]
         for task in tasks:
             pair = self._pairs[task]

@@ -35,10 +35,10 @@ from tunnel.errors import UnreachableError
 from tunnel.tls.contexts import TlsFiles
 
 WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
-"""Seconds that anything may take which ought to happen soon: the machine may be busy, or emulated."""
+"""Timeout in seconds for anything that should take milliseconds: the machine may be busy, or emulated."""
 
 WORKERS = "WORKERS_OF_TESTED_DAEMONS"
-"""The variable of the environment that says how many workers hosts have: ``--workers`` sets it."""
+"""The environment variable with the number of workers of hosts: ``--workers`` sets it."""
 
 MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
 _GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # no daemon outlives the test run
@@ -47,22 +47,22 @@ _T = TypeVar("_T")
 
 
 def until(what: str, found: Callable[[], _T | None], within: float = WITHIN) -> _T:
-    """Return what ``found`` returns as soon as that is not None or False; fail naming ``what`` otherwise."""
+    """Poll ``found`` until it returns a true value, and return that; fail naming ``what`` after a timeout."""
     deadline = time.monotonic() + within
     while not (result := found()):
-        assert time.monotonic() < deadline, f"waited {within} seconds in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out after {within} s waiting for {what}"
         time.sleep(0.02)
     return result
 
 
 def free_port(ip: str) -> int:
-    """Return a port of ``ip`` that nobody listens on."""
+    """Return a free port of ``ip``."""
     with socket.create_server((ip, 0)) as server:
         return int(server.getsockname()[1])
 
 
 class Host:
-    """One host: what its configuration says, which may be changed before ``start``, and its daemon."""
+    """One host: its configuration, which may be changed before ``start``, and its daemon."""
 
     def __init__(self, name: str, ip: str, files: TlsFiles, directory: Path) -> None:
         self.name = name
@@ -86,14 +86,14 @@ class Host:
     # Its configuration.
 
     def knows(self, peer: Host, address: str = "") -> None:
-        """Make ``peer`` a [[peer]] of this host, found at ``address`` instead of its own."""
+        """Make ``peer`` a [[peer]] of this host, with its own address or ``address``."""
         self.peers[peer.name] = address or peer.address
         self.egress.setdefault(peer.name, [])
 
     def leads_to(self, peer: Host, target: str, listen: str = "", users: tuple[str, ...] = ()) -> str:
-        """Add an ingress whose streams end at ``target`` on ``peer``, where that is allowed; its address.
+        """Add an ingress to ``target`` on ``peer``, and allow it there; return the listen address.
 
-        With ``listen`` of the form ``redirect:``, ``target`` is the rule that allows its ports.
+        With ``listen`` of the form ``redirect:``, ``target`` is the egress rule for its ports.
         """
         peer.egress[self.name].append(target)
         entry = listen or f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
@@ -125,9 +125,9 @@ class Host:
     # Its daemon.
 
     def start(self, *options: str, most_files: int | None = None, redirected: str = "") -> None:
-        """Start the daemon, with at most so many descriptors; it need not serve yet.
+        """Start the daemon, with ``most_files`` as its descriptor limit, without waiting until it serves.
 
-        ``redirected`` in the shell's words, such as ``2>/dev/full``, if its log is not to go to the file.
+        ``redirected``: a shell redirection, such as ``2>/dev/full``, if its log is not to go to the file.
         """
         shell = ("/bin/sh", "-c", f'exec "$@" {redirected}', "sh") if redirected else ()
         argv = [*_GUARD, *shell, *MTUNNEL, "serve", *options, "--config", str(self.write_config())]
@@ -151,19 +151,19 @@ class Host:
 
     @property
     def rss(self) -> int:
-        """Bytes of memory that the daemon occupies."""
+        """Resident memory of the daemon in bytes."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
     @property
     def descriptors(self) -> int:
-        """How many files and sockets the daemon has open."""
+        """The number of open descriptors of the daemon."""
         return int(psutil.Process(self.pid).num_fds())
 
     @property
     def serving(self) -> bool:
-        """Whether the daemon answers on its control socket. Fails when it has ended."""
+        """Whether the daemon replies on its control socket. Fails when it has exited."""
         assert self._process is not None
-        assert self._process.poll() is None, f"{self.name} ended with {self._process.returncode}:\n{self.log}"
+        assert self._process.poll() is None, f"{self.name} exited: {self._process.returncode}\n{self.log}"
         try:
             self.status()
         except UnreachableError:
@@ -171,21 +171,21 @@ class Host:
         return True
 
     def wait_serving(self) -> None:
-        """Wait until the daemon answers on its control socket."""
+        """Wait until the daemon replies on its control socket."""
         until(f"{self.name} to serve", lambda: self.serving)
 
     def status(self) -> dict[str, Any]:
-        """What ``mtunnel status --json`` prints."""
+        """Return what ``mtunnel status --json`` prints."""
         facts: dict[str, Any] = ask(self.control, "status")
         return facts
 
     def link(self, peer: Host) -> dict[str, Any]:
-        """The part of ``status`` about ``peer``."""
+        """Return the part of ``status`` on ``peer``."""
         found: dict[str, Any] = next(link for link in self.status()["links"] if link["peer"] == peer.name)
         return found
 
     def reasons(self, peer: Host) -> list[str]:
-        """What ``status`` remembers to have gone wrong with ``peer``."""
+        """Return the reasons of the incidents with ``peer`` in ``status``."""
         return [incident["reason"] for incident in self.link(peer)["incidents"]]
 
     def signal(self, number: signal.Signals) -> None:
@@ -193,12 +193,12 @@ class Host:
         os.kill(self.pid, number)
 
     def wait(self, within: float = WITHIN) -> int:
-        """Wait for the daemon's end; its exit code."""
+        """Wait until the daemon exits; return its exit code."""
         assert self._process is not None
         return self._process.wait(within)
 
     def kill(self) -> None:
-        """End the daemon with no chance to tidy up, and reap it. Safe to call twice."""
+        """Kill the daemon with SIGKILL, and reap it. Safe to call twice."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -207,11 +207,11 @@ class Host:
 
     @property
     def log(self) -> str:
-        """Everything that all its daemons have logged."""
+        """The log of all its daemons."""
         return self._log.read_text() if self._log.exists() else ""
 
     def wait_log(self, pattern: str, within: float = WITHIN) -> re.Match[str]:
-        """Wait until a line of the log matches ``pattern``."""
+        """Wait until a line of the log matches ``pattern``; return the match."""
         deadline = time.monotonic() + within
         while (found := re.search(pattern, self.log)) is None:
             assert time.monotonic() < deadline, f"no {pattern!r} in the log of {self.name}:\n{self.log}"
@@ -220,7 +220,7 @@ class Host:
 
 
 class TwoHosts:
-    """``a`` and ``b``, who know each other, below ``directory``. Kills what still runs when it is left."""
+    """Hosts ``a`` and ``b``, peers of each other, below ``directory``. Leaving the context kills them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -231,7 +231,7 @@ class TwoHosts:
         self.b.knows(self.a)
 
     def another(self, name: str, ip: str) -> Host:
-        """Make a host with a certificate of the same authority, that knows nobody yet."""
+        """Create a host with a certificate of the same authority, without peers."""
         host = Host(name, ip, self.pki.host(name), self.directory / name)
         self._hosts = [*getattr(self, "_hosts", []), host]
         return host
@@ -266,18 +266,18 @@ class TwoHosts:
 
 
 def standing_lanes(host: Host, peer: Host) -> list[dict[str, Any]]:
-    """What ``host`` tells of the lanes of its standing session with ``peer``: with one worker, of all."""
+    """Return the lanes of the primary session with ``peer`` in ``status``: with one worker, all."""
     lanes: list[dict[str, Any]] = host.link(peer)["lanes"]
     return [lane for lane in lanes if lane.get("session", "standing") == "standing"]
 
 
 def is_up(host: Host, peer: Host) -> bool:
-    """Whether ``host`` has a lane to ``peer``."""
+    """Return whether the link of ``host`` to ``peer`` is up."""
     return bool(host.link(peer)["state"] == "up")
 
 
 def is_idle(host: Host, peer: Host) -> bool:
-    """Whether ``host`` has no stream with ``peer``."""
+    """Return whether ``host`` has no stream with ``peer``."""
     return not host.link(peer)["streams"]
 
 
@@ -287,5 +287,5 @@ def _made(directory: Path) -> Path:
 
 
 def _table(head: str, values: Mapping[str, object]) -> str:
-    """Write one table; JSON's texts, numbers and lists of texts are TOML's too."""
+    """Return one table; JSON strings, numbers and lists of strings are valid TOML."""
     return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])

@@ -1,4 +1,4 @@
-"""A dialer, and what there is at the other end of its connections."""
+"""A dialer, and the other end of its connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunnel.wire.codes import Code
 
 @dataclass
 class World:
-    """Host a, whose dialer is tested, and what there is of host b."""
+    """Host a, whose dialer is tested, and the contexts and port of host b."""
 
     a: TlsContexts
     b: TlsContexts
@@ -42,22 +42,22 @@ async def running(dialer: Dialer, link: Link) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await link.close(Code.NONE, "the test is over")
+        await link.close(Code.NONE, "end of test")
 
 
 @asynccontextmanager
 async def receiving(world: World, link: Link) -> AsyncIterator[LaneAcceptor]:
-    reception = LaneAcceptor("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
+    acceptor = LaneAcceptor("127.0.0.1", world.port, lambda: world.b, None, {"hosta": link})
     try:
-        yield reception
+        yield acceptor
     finally:
-        await reception.close()
-        await link.close(Code.NONE, "the test is over")
+        await acceptor.close()
+        await link.close(Code.NONE, "end of test")
 
 
 @asynccontextmanager
 async def listening(world: World) -> AsyncIterator[Callable[[], asyncio.Future[socket.socket]]]:
-    """Host b's port without a daemon behind it: what it yields accepts a connection."""
+    """Listen on host b's port without a daemon; yield a function that accepts a connection."""
     loop = asyncio.get_running_loop()
     taken: list[socket.socket] = []
 

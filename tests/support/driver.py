@@ -1,8 +1,8 @@
-"""A session on a lane, as small as it can be: what a link does, without sockets of hypervisors.
+"""A minimal session on a lane: the tasks of a link, without sockets of hypervisors.
 
-What a stream carries is a function of its sender, number and offset. So every byte is judged where it
-arrives: one that is lost, doubled, out of order or another stream's is seen at once, and no test has to
-keep what it sent.
+The content of a stream is a function of its sender, number and offset. So every byte is checked where it
+arrives: lost, duplicated, reordered or misrouted bytes are detected immediately, and no test has to store
+what it sent.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _NOISE = random.Random(16515).randbytes(_PERIOD) * 2
 
 
 def content(stream: int, start: int, length: int, *, initiator: bool) -> bytes:
-    """What the ``initiator``, or the other side, sends on ``stream``: at most ``MAX_DATA`` bytes of it."""
+    """Return what the ``initiator``, or the acceptor, sends on ``stream``: at most ``MAX_DATA`` bytes."""
     first = (start + stream * 7919 + initiator * 524_287) % _PERIOD
     return _NOISE[first : first + length]
 
 
 @dataclass
 class Source:
-    """What a host has to say on a stream; ``sizes`` are the most bytes of each DATA frame in turn."""
+    """Data that a host sends on a stream; ``sizes`` are the maximum sizes of its DATA frames in turn."""
 
     total: int
     sizes: Iterator[int]
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass
 class Sink:
-    """What arrived on a stream. While ``paused`` nothing counts as delivered."""
+    """The received data of a stream. While ``paused`` nothing counts as delivered."""
 
     received: int = 0
     undelivered: int = 0
@@ -67,7 +67,7 @@ class Host:
     initiator: bool
     settings: Settings = field(default_factory=Settings)
     frames: list[Frame] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)  # names of the handler's methods, as they were called
+    calls: list[str] = field(default_factory=list)  # names of the handler's methods, in order of the calls
     ends: list[TunnelError] = field(default_factory=list)
     sources: dict[int, Source] = field(default_factory=dict)
     sinks: dict[int, Sink] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Host:
         return self._session is not None
 
     def own(self, lane: Lane) -> None:
-        """Start a lane, with HELLO if it is on us."""
+        """Start a lane, with HELLO if this host is the initiator."""
         self._lane = lane
         lane.start(self)
         if self.initiator:
@@ -112,7 +112,7 @@ class Host:
         self._lane, self._session = other.lane, other.session
         self._lane.hand_over(self)
 
-    # What a test wants.
+    # Called by tests.
 
     def open(self, *, paused: bool = False) -> int:
         number = self.session.open(TARGET)
@@ -128,7 +128,7 @@ class Host:
         self._start(number)
 
     def resume(self, number: int) -> None:
-        """Deliver what a paused sink held back, and go on."""
+        """Deliver the data that a paused sink held, and continue."""
         sink = self.sinks[number]
         sink.paused = False
         count, sink.undelivered = sink.undelivered, 0
@@ -136,7 +136,7 @@ class Host:
             self._delivered(number, count)
 
     def reset(self, number: int) -> None:
-        self.session.reset(number, Code.LOCAL_RESET, "the test wants it")
+        self.session.reset(number, Code.LOCAL_RESET, "reset by the test")
         self.sources.pop(number, None)
         self.closed.add(number)
         self.kick()
@@ -229,13 +229,13 @@ class Host:
         self._delivered(stream, count)
 
     def _carry(self, number: int, source: Source, length: int) -> int:
-        """Let the lane read and send up to ``length`` bytes of a stream; how many it did."""
+        """Let the lane read and send up to ``length`` bytes of a stream; return how many it sent."""
         offset = source.sent
         local = self._local(number)
-        said = local.say(content(number, offset, length, initiator=self.initiator))
-        rooms = [memoryview(bytearray(said // 3)), memoryview(bytearray(said - said // 3))]
+        offered = local.say(content(number, offset, length, initiator=self.initiator))
+        rooms = [memoryview(bytearray(offered // 3)), memoryview(bytearray(offered - offered // 3))]
         taken = self.lane.carry(local.ours, number, offset, rooms).taken
-        local.unsay(said - taken)
+        local.unsay(offered - taken)
         source.sent += taken
         kept = [rooms[0][:taken], rooms[1][: max(0, taken - len(rooms[0]))]]
         if taken:
@@ -298,7 +298,7 @@ class Host:
             left -= count
 
     def _send_next(self) -> int:
-        """Send what a stream has to say; how many bytes."""
+        """Send data of the next stream; return how many bytes."""
         while self.ready and self.lane.room and (picked := self.session.pick()) is not None:
             number, allowance = picked
             source = self.sources[number]

@@ -1,9 +1,9 @@
-"""A Debian kernel in an emulated machine, with this checkout in it: for what only a kernel with TLS can show.
+"""A Debian kernel in an emulated machine, with this checkout in it: for tests that need kernel TLS.
 
-The machine's only disk is its memory: an archive of Python, the installed packages and the checkout, each
-file where it is here. Its first program (``emulated_init``) is Python as well, so hardly anything else has
-to be there. Until the first test runs, booting and imports take 20 to 30 seconds; so a machine runs pytest
-more than once, and imports once. Encryption is about 70 times slower than on a processor.
+The machine has only an initramfs: an archive of Python, the installed packages and the checkout, each file
+under its path here. Its init (``emulated_init``) is a Python program, so hardly anything else is needed.
+Booting and imports take 20 to 30 seconds before the first test; so a machine runs pytest more than once, and
+imports once. Encryption is about 70 times slower than on hardware.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ QUIET = ("-q", "--color=no", "--tb=short", "-p", "no:cacheprovider")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of pytest in a machine. ``modules``: what the kernel must have; ``mtu``: of its loopback."""
+    """One run of pytest in a machine. ``modules``: kernel modules to load; ``mtu``: of loopback."""
 
     arguments: tuple[str, ...]
     modules: tuple[str, ...] = MODULES
@@ -64,7 +64,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What pytest said, and its exit code; None, and all that the machine said, when it never got so far."""
+    """The exit code and output of pytest; None, and the console output, when it did not run."""
 
     code: int | None
     output: str
@@ -73,9 +73,9 @@ class Outcome:
 def boot(
     runs: Mapping[str, Run], directory: Path, *, environment: Mapping[str, str], patience: float
 ) -> dict[str, Outcome]:
-    """Boot a machine, run pytest as often as that, and end, within ``patience`` seconds.
+    """Boot a machine, run pytest for each of ``runs``, and power off, within ``patience`` seconds.
 
-    Modules are loaded when the first run asks for them, and stay: who wants none must come first.
+    Modules are loaded by the first run that needs them, and stay: a run without modules must be first.
     """
     console = directory / "console"
     initrd = directory / "initrd"
@@ -102,20 +102,20 @@ def boot(
     try:
         subprocess.run(command, check=True, timeout=patience, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
-        trouble = f"(not over after {patience:.0f} seconds)"
+        trouble = f"(timed out after {patience:.0f} s)"
     except subprocess.CalledProcessError as error:
         trouble = error.stderr
-    said = _read(console)
-    return {name: _outcome(name, said, trouble) for name in runs}
+    output = _read(console)
+    return {name: _outcome(name, output, trouble) for name in runs}
 
 
-def _outcome(name: str, said: str, trouble: str) -> Outcome:
+def _outcome(name: str, output: str, trouble: str) -> Outcome:
     own = re.compile(
         rf"^emulated: {name} begins$(.*?)^emulated: {name} exit (\d+)$", re.MULTILINE | re.DOTALL
     )
-    if found := own.search(said):
+    if found := own.search(output):
         return Outcome(int(found[2]), found[1])
-    return Outcome(None, f"{said}\n{trouble}")
+    return Outcome(None, f"{output}\n{trouble}")
 
 
 def _read(console: Path) -> str:
@@ -124,22 +124,22 @@ def _read(console: Path) -> str:
 
 def _program(name: str) -> str:
     path = shutil.which(name)
-    assert path, f"{name} is not installed: ./run setup, as root, installs what tests need"
+    assert path, f"{name} is not installed; run ./run setup as root to install it"
     return path
 
 
 def _image() -> Path:
     images = sorted((KERNEL / "boot").glob("vmlinuz-*"))
-    assert images, f"there is no kernel in {KERNEL}: ./run setup, as root, downloads Debian's"
+    assert images, f"no kernel in {KERNEL}; run ./run setup as root to download it"
     return images[-1]
 
 
 def _module(name: str) -> Path | None:
-    """The file of a module, perhaps compressed; None for one that is built into the kernel."""
+    """Return the file of a module, which may be compressed; None for a built-in one."""
     names = (name, name.replace("_", "-"), name.replace("-", "_"))
     known = _modules()
     found = [known[f"{each}.ko"] for each in names if f"{each}.ko" in known]
-    assert found, f"the kernel in {KERNEL} has no module {name}: ./run setup fetches it"
+    assert found, f"the kernel in {KERNEL} has no module {name}; run ./run setup to download it"
     return found[0]
 
 
@@ -155,13 +155,13 @@ def _plain_name(module: Path) -> str:
 
 
 def _content(module: Path) -> bytes:
-    """A module as the kernel loads it. Debian 13 compresses them."""
+    """Return the content of a module, decompressed: Debian 13 compresses them."""
     raw = module.read_bytes()
     return lzma.decompress(raw) if module.suffix == ".xz" else raw
 
 
 def _with_dependencies(names: Iterable[str], known: tuple[Path, ...] = ()) -> list[Path]:
-    """Modules in an order in which they can be loaded."""
+    """Return modules with their dependencies, in loading order."""
     ordered = list(known)
     for name in names:
         path = _module(name)
@@ -197,7 +197,7 @@ def _write(initrd: Path, plan: Mapping[str, object], modules: Iterable[str]) -> 
 
 
 def _tree(path: Path, leave_out: Iterable[str] = ()) -> Iterator[Path]:
-    """The files below ``path``, but for those in directories of the names in ``leave_out``."""
+    """Yield the files below ``path``, except in directories with names in ``leave_out``."""
     if path.is_file():
         yield path
     for directory, folders, files in os.walk(path):
@@ -209,7 +209,7 @@ def _python_files() -> Iterator[Path]:
     yield PYTHON
     yield from Path(sys.prefix).glob("pyvenv.cfg")
     standard = Path(sysconfig.get_path("stdlib"))
-    for_builds = Path(sysconfig.get_config_var("LIBPL")).name  # the interpreter once more, as a library
+    for_builds = Path(sysconfig.get_config_var("LIBPL")).name  # the interpreter as a static library
     apart = ("site-packages", "dist-packages", "test", "tkinter", "idlelib", "ensurepip", "lib2to3")
     yield from _tree(standard, (*apart, for_builds))
     packages = Path(sysconfig.get_path("purelib"))
@@ -219,7 +219,7 @@ def _python_files() -> Iterator[Path]:
 
 
 def _libraries() -> Iterator[Path]:
-    """Shared libraries of everything that is compiled."""
+    """Yield the shared libraries of all binaries."""
     compiled = [str(path) for path in _python_files() if ".so" in path.suffixes]
     command = ["ldd", str(PYTHON), *map(_program, PROGRAMS), *compiled]
     listed = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True).stdout

@@ -1,6 +1,6 @@
-"""The only program of an emulated machine: makes it habitable, runs pytest, says how each run of it ended.
+"""The init of an emulated machine: mounts file systems, runs pytest, prints the exit code of each run.
 
-All runs are of one process: what they import takes longer here than many a test.
+All runs share one process: imports take longer here than many tests.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def mount(kind: str, target: str) -> None:
 def load(module: str) -> None:
     descriptor = os.open(module, os.O_RDONLY)
     if libc.syscall(FINIT_MODULE, descriptor, b"", 0) < 0 and ctypes.get_errno() != errno.EEXIST:
-        # One for hardware that is not emulated.
+        # A module for hardware that is not emulated.
         print(f"emulated: {module} not loaded: {os.strerror(ctypes.get_errno())}", flush=True)
     os.close(descriptor)
 
@@ -45,7 +45,7 @@ def load(module: str) -> None:
 def settle(plan: dict[str, Any]) -> None:
     for kind, target in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")):
         mount(kind, target)
-    Path("/tmp").mkdir(exist_ok=True)  # in memory, as all of this; the checkout may be below
+    Path("/tmp").mkdir(exist_ok=True)  # in memory; the checkout may be below it
     for descriptor in (0, 1, 2):
         os.dup2(os.open("/dev/ttyS0", os.O_RDWR), descriptor)
     os.environ.update(plan["environment"])
@@ -65,13 +65,13 @@ def main() -> None:
         plan = json.loads(Path("/plan.json").read_text())
         settle(plan)
         print(f"emulated: Linux {platform.release()}", flush=True)
-        import pytest  # only now are there /proc and /tmp
+        import pytest  # needs /proc and /tmp
 
         for name, run in plan["runs"].items():
             prepare(run)
             print(f"emulated: {name} begins", flush=True)
             print(f"emulated: {name} exit {int(pytest.main(run['pytest']))}", flush=True)
-    except BaseException:  # noqa: BLE001  the machine ends in any case
+    except BaseException:  # noqa: BLE001  the machine powers off in any case
         traceback.print_exc()
     sys.stdout.flush()
     libc.reboot(POWER_OFF)

@@ -1,6 +1,6 @@
-"""Random records, whole and damaged, for the compiled engine and the reference: they have to agree on all.
+"""Random records, valid and damaged, for the compiled engine and the reference, which must agree.
 
-A seed makes the same cases everywhere. As a program it does so with a library that is built with sanitizers::
+A seed gives the same cases everywhere. As a program it tests a library that is built with sanitizers::
 
     python -m tests.support.engine_cases LIBRARY LIBCRYPTO IPSEC_MB SEED COUNT     (IPSEC_MB may be "")
 """
@@ -39,14 +39,14 @@ def draw_secret(rng: random.Random) -> Secret:
 
 
 def draw_pieces(rng: random.Random) -> list[Bytes]:
-    """Bytes of every kind, some empty, some longer than a record."""
+    """Return bytes-like objects of every kind, some empty, some longer than a record."""
     kinds = (bytes, bytearray, memoryview, lambda data: memoryview(bytearray(b"--" + data + b"-"))[2:-1])
     sizes = [rng.choice((*SIZES, 20, 3 * RECORD, rng.randrange(50_000))) for _ in range(rng.randrange(6))]
     return [rng.choice(kinds)(rng.randbytes(size)) for size in sizes]
 
 
 def check_sealing(provider: Provider, rng: random.Random) -> None:
-    """Some calls under one key, to an output of just the right size or a larger one."""
+    """Make some calls with one key, with an output buffer of the exact size or larger."""
     secret = draw_secret(rng)
     reference, sealer = ReferenceRecords(secret), CompiledSealer(provider, *secret)
     for _ in range(3):
@@ -61,7 +61,7 @@ def check_sealing(provider: Provider, rng: random.Random) -> None:
 
 
 def draw_inner(rng: random.Random) -> bytes:
-    """What one record holds: mostly DATA, with and without padding; sometimes what must not be."""
+    """Return the inner plaintext of a record: mostly DATA, with and without padding; sometimes invalid."""
     content = rng.randbytes(rng.choice((*SIZES, rng.randrange(RECORD))))
     kind = rng.choice((DATA,) * 12 + (ALERT, HANDSHAKE, HANDSHAKE, 20, 24, 0))
     inner = content + bytes([kind]) if kind else b""
@@ -73,7 +73,7 @@ def draw_inner(rng: random.Random) -> bytes:
 
 
 def draw_cipher(rng: random.Random, reference: ReferenceRecords) -> bytes:
-    """Records in a row, and most often some damage."""
+    """Return consecutive records, mostly with some damage."""
     parts = [reference.protect(draw_inner(rng)) for _ in range(rng.randrange(1, 12))]
     cipher = bytearray(b"".join(parts))
     damage = rng.randrange(8)
@@ -97,11 +97,11 @@ def draw_cipher(rng: random.Random, reference: ReferenceRecords) -> bytes:
 def read_through(
     opener: CompiledOpener, cipher: bytes, rng: random.Random
 ) -> tuple[int, bytes, list[Control | Fault]]:
-    """Give it everything, in parts as a socket would; how much it used, what it gave, what it met."""
+    """Open everything, in parts like a socket; return bytes used, content, and events."""
     content, events, start, end = b"", list[Control | Fault](), 0, 0
     while True:
         plain = bytearray(rng.choice((FULL, FULL + 1000, len(cipher) + FULL)))
-        data = cipher[start:end]  # just so many bytes: what is behind them is not ours to read
+        data = cipher[start:end]  # exactly these bytes: reading beyond them is an error
         used, filled, event = opener.open(data, len(data), plain)
         content += plain[:filled]
         start += used
@@ -144,7 +144,7 @@ def check_opening(provider: Provider, rng: random.Random) -> None:
 
 
 def check(provider: Provider, seed: int, count: int) -> None:
-    """Run ``count`` cases of each kind. AssertionError names the seed of a case that differs."""
+    """Run ``count`` cases of each kind. Raises AssertionError with the seed of a case that differs."""
     for index in range(seed, seed + count):
         for case in (check_sealing, check_opening):
             try:

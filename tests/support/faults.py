@@ -1,8 +1,8 @@
-"""Guests that are held in one phase of their migration, so that something can fail just then.
+"""Guests that are held in one phase of their migration, to inject a fault in that phase.
 
-The network between the hosts is slow for that: a guest that writes faster than it carries is never done with
-pre-copy, and one that is stopped for its last pages takes seconds to go over. Who runs a guest is asked of
-both QEMUs themselves, on monitors of our own: they answer when a libvirtd is dead, too.
+For this the network between the hosts is slow: pre-copy of a guest that writes faster than the network never
+converges, and the switch-over of a stopped guest takes seconds. The run state of a guest is queried from both
+QEMUs, on separate monitors: these also work when a libvirtd is down.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from tunnel.proof.pattern_guest import Workload
 from tunnel.units import MIB
 
 SETTLED = 60.0
-"""Seconds after a failure within which a guest must run on exactly one side."""
+"""Seconds after a fault within which a guest must run on exactly one side."""
 
 WINDOW = 1
-"""Seconds that links wait for a lane in tests that have them give up."""
+"""Resume window in seconds, in tests where it expires."""
 
 RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
-"""A guest that writes twice as fast as the slow network carries."""
+"""A guest that writes at twice the rate of the slow network."""
 
 _RATE = "64mbit"
 _RUNNING, _SILENT, _NO_QEMU = "running", "silent", "no QEMU"
 
 
 class Phase(StrEnum):
-    """Where in its migration a guest is."""
+    """The phase of a migration."""
 
     PRE_COPY = "pre-copy"
     SWITCH_OVER = "switch-over"
@@ -56,7 +56,7 @@ FLOWS = pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
 
 @pytest.fixture
 def slow_lab(lab: Lab) -> Iterator[Lab]:
-    """The lab, with a slow network until ``hasten``; QEMU on B may fetch pages."""
+    """The lab, with a slow network until ``hasten``; QEMU on B may use userfaultfd."""
     lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})
     for host in lab.hosts:
         shape = ("tbf", "rate", _RATE, "burst", "64kb", "latency", "100ms")
@@ -65,25 +65,25 @@ def slow_lab(lab: Lab) -> Iterator[Lab]:
     hasten(lab)
     for host in lab.hosts:
         for daemon in host.daemons:
-            daemon.kill()  # in order they would wait for streams that have nobody left
+            daemon.kill()  # a regular stop would wait for streams whose clients are gone
 
 
 @pytest.fixture
 def small_lab(lab: Lab) -> Iterator[Lab]:
-    """A lab in which B has 4 MiB of room for disks."""
+    """A lab in which B has only 4 MiB of space for disks."""
     lab.b.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0711", "tmpfs", IMAGES])
     yield lab
     lab.b.run(["umount", "--lazy", IMAGES])
 
 
 def hasten(lab: Lab) -> None:
-    """Let the network be as fast as it can."""
+    """Remove the rate limit of the network."""
     for host in lab.hosts:
         host.run(["tc", "qdisc", "del", "dev", "eth0", "root"], check=False)
 
 
 def link(lab: Lab, window: float = 30) -> None:
-    """Start both daemons as README does, links waiting ``window`` seconds for a new lane."""
+    """Start both daemons as in README, with a resume window of ``window`` seconds."""
     egress = (MIGRATION_PORTS, LIBVIRT)
     lab.start_daemons(both_ways(), egress=egress, transport={"resume_window": f"{window}s"})
 
@@ -91,9 +91,9 @@ def link(lab: Lab, window: float = 30) -> None:
 def hold(
     lab: Lab, phase: Phase, *flow: str, window: float = 30, client: Sequence[str] = ()
 ) -> tuple[LabGuest, Started]:
-    """Start web1, link the hosts, begin to move it, and return when it is in ``phase``.
+    """Start web1, link the hosts, start to migrate it, and return when it is in ``phase``.
 
-    ``client`` is the command that moves it; without one virsh does.
+    ``client``: the command that migrates it; default: virsh.
     """
     guest = lab.start_guest(workload=RESTLESS)
     link(lab, window)
@@ -105,9 +105,9 @@ def hold(
 
 
 def enter(lab: Lab, guest: LabGuest, phase: Phase) -> None:
-    """Let a migration that began go on to ``phase``."""
+    """Advance a running migration to ``phase``."""
     if phase is Phase.SWITCH_OVER:
-        # Any downtime will do: QEMU stops the guest at once, with most of its memory still to go.
+        # With any downtime allowed, QEMU stops the guest immediately, with most of its memory to send.
         lab.a.virsh("migrate-setmaxdowntime", guest.name, "100000")
         until("the guest to be stopped", lambda: reasons(lab, guest)[0] == "paused (migrating)")
     elif phase is Phase.POST_COPY:
@@ -115,34 +115,34 @@ def enter(lab: Lab, guest: LabGuest, phase: Phase) -> None:
         until("the guest to run on B", lambda: statuses(lab, guest)[1] == _RUNNING)
 
 
-# Where the guest is.
+# State of the guest.
 
 
 def reasons(lab: Lab, guest: LabGuest) -> tuple[str, ...]:
-    """What both libvirts say of a guest, and why; nothing where they do not know it."""
+    """Return the state and reason of a guest in both libvirts; "" where it is not defined."""
     return tuple(
         host.virsh("domstate", guest.name, "--reason", check=False).stdout.strip() for host in lab.hosts
     )
 
 
 def statuses(lab: Lab, guest: LabGuest) -> tuple[str, ...]:
-    """The run states of the QEMUs on A and B."""
+    """Return the run states of the QEMUs on A and B."""
     return tuple(status(host, guest) for host in lab.hosts)
 
 
 def status(host: LabHost, guest: LabGuest) -> str:
-    """QEMU's run state. One that writes its last pages is silent until they are written."""
+    """Return QEMU's run state. A QEMU that sends its last pages does not reply before they are sent."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(1)
         try:
             monitor.connect(str(host.plan.outside(guest.domain.monitor)))
-        except OSError:  # nobody listens: QEMU has ended
+        except OSError:  # QEMU has exited
             return _NO_QEMU
         try:
             return _ask_status(monitor)
         except TimeoutError:
             return _SILENT
-        except (OSError, EOFError):  # it ended while we asked
+        except (OSError, EOFError):  # it exited during the query
             return _NO_QEMU
 
 
@@ -159,10 +159,10 @@ def _ask_status(monitor: socket.socket) -> str:
 
 
 def runner(lab: Lab, guest: LabGuest) -> LabHost | None:
-    """The host whose QEMU runs a guest, or None. Two at a time are an AssertionError."""
+    """Return the host whose QEMU runs a guest, or None. Raises AssertionError when both do."""
     before, there = statuses(lab, guest)
     here = status(lab.a, guest)
-    # It may have gone from A to B while we asked: then A's second answer is another.
+    # It may have moved from A to B between the queries: then the second reply of A differs.
     assert (before, there, here) != (_RUNNING, _RUNNING, _RUNNING), "the guest runs on both sides"
     if _RUNNING in {here, there}:
         return lab.a if here == _RUNNING else lab.b
@@ -170,7 +170,7 @@ def runner(lab: Lab, guest: LabGuest) -> LabHost | None:
 
 
 def ends_on(lab: Lab, guest: LabGuest, host: LabHost) -> None:
-    """Prove that a guest runs on ``host`` alone within a minute, by QEMU and libvirt, and is whole there."""
+    """Check that a guest runs only on ``host`` within a minute, by QEMU and libvirt, and verify it."""
     other = next(each for each in lab.hosts if each is not host)
     left = {"shut off", "absent"} if other is lab.a else {"absent"}
 
@@ -183,20 +183,20 @@ def ends_on(lab: Lab, guest: LabGuest, host: LabHost) -> None:
         )
 
     try:
-        until(f"{guest.name} to run on {host.name} alone", settled, SETTLED)
+        until(f"{guest.name} to run only on {host.name}", settled, SETTLED)
     except LabError as error:
         raise LabError(f"{error}; {statuses(lab, guest)}, {reasons(lab, guest)}") from error
     guest.verify(host)
 
 
 def waits(lab: Lab, guest: LabGuest) -> None:
-    """Wait until both libvirts say that a post-copy broke off and can be taken up again."""
+    """Wait until both libvirts report a failed post-copy that can be recovered."""
     broken = ("paused (post-copy failed)", "running (post-copy failed)")
-    until("the post-copy to wait", lambda: reasons(lab, guest) == broken, SETTLED)
+    until("the post-copy to be paused", lambda: reasons(lab, guest) == broken, SETTLED)
 
 
 def recovers(lab: Lab, guest: LabGuest, *flow: str) -> None:
-    """Take a broken post-copy up again, and prove that the guest is whole on B."""
+    """Recover a failed post-copy, and verify the guest on B."""
     hasten(lab)
     for host in lab.hosts:
         host.daemons[-1].wait_linked(host.peer.name)
@@ -204,13 +204,13 @@ def recovers(lab: Lab, guest: LabGuest, *flow: str) -> None:
     ends_on(lab, guest, lab.b)
 
 
-# What fails.
+# Faults.
 
 
 def interrupt(lab: Lab) -> None:
-    """Break all TCP connections between the hosts, and refuse new ones, until ``mend``.
+    """Reset all TCP connections between the hosts, and refuse new ones, until ``mend``.
 
-    Resets come through, so that both ends know at once; with ``firewall.cut`` they would have to guess.
+    RST passes, so that both ends detect it immediately; with ``firewall.cut`` they would run into timeouts.
     """
     for host in lab.hosts:
         script = (
@@ -221,24 +221,24 @@ def interrupt(lab: Lab) -> None:
 
 
 def mend(lab: Lab) -> None:
-    """Let the hosts reach each other again, by the one port."""
+    """Restore the firewall: the hosts reach each other on port 16515 only."""
     for host in lab.hosts:
         host.firewall.close(but=(PORT,))
 
 
-# Who says so.
+# Incidents and output.
 
 
 def told(host: LabHost) -> str:
-    """What a host's daemon says in ``status`` that went wrong, a line for each."""
+    """Return the incidents in ``status`` of a host's daemon, one per line."""
     incidents = host.daemons[-1].link(host.peer.name)["incidents"]
     return "\n".join(f"{each['what']}: {each['reason']}" for each in incidents)
 
 
 def says(host: LabHost, *reasons: str) -> None:
-    """Wait until a host's daemon says all of this in ``status``."""
+    """Wait until the incidents in ``status`` of a host's daemon contain all of ``reasons``."""
     for reason in reasons:
-        until(f"{host.name} to say {reason!r}", partial(_tells, host, reason))
+        until(f"{host.name} to report {reason!r}", partial(_tells, host, reason))
 
 
 def _tells(host: LabHost, reason: str) -> bool:
@@ -246,6 +246,6 @@ def _tells(host: LabHost, reason: str) -> bool:
 
 
 def words(moving: Started) -> str:
-    """What a migration said that was begun and must have failed."""
+    """Return the output of a started migration, which must have failed."""
     assert moving.wait(SETTLED) != 0, moving.output()
     return moving.output()

@@ -1,4 +1,4 @@
-"""Strangers in numbers: connections without a certificate, at a steady rate, on a thread."""
+"""A flood of connections without a certificate, at a steady rate, in a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunnel.bench.measure.endpoint import ProgramAddress
 
 
 class Flood:
-    """Connects to ``address`` (``IP:PORT``) while it is entered; ``made`` counts."""
+    """Connects to ``address`` (``IP:PORT``) while the context lasts; ``made`` counts the connections."""
 
     def __init__(self, address: str, says: Says, per_second: float = PER_MINUTE / 60) -> None:
         self._callers = Callers(ProgramAddress.parse(address), words(says), per_second)
@@ -20,7 +20,7 @@ class Flood:
 
     @property
     def made(self) -> int:
-        """Connections so far."""
+        """The number of connections so far."""
         return self._callers.made
 
     def __enter__(self) -> Self:

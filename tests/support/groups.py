@@ -1,6 +1,6 @@
-"""Two hosts with several workers each, in this process: link groups, a reception, real TLS between them.
+"""Two hosts with several workers each, in this process: link groups, a lane acceptor, real TLS between them.
 
-Targets are unix sockets that the test listens on. The test's loop is worker 0 of both hosts.
+Targets are unix sockets of the test. The test's event loop is worker 0 of both hosts.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tunnel.relay.workers import Workers
 from tunnel.wire.codes import Code
 
 PATIENCE = 30.0
-"""Seconds after which a stream that is opened is given up."""
+"""Timeout in seconds for opening a stream."""
 
 
 @dataclass
 class Side:
-    """One host: its workers, and all that it has with the other one."""
+    """One host: its workers, its link group with the other one, and its incidents."""
 
     group: LinkGroup
     workers: Workers
@@ -42,21 +42,21 @@ class Side:
 
     @property
     def ours(self) -> dict[int, WorkerSession]:
-        """The further sessions that it has begun."""
+        """The additional sessions that it has started."""
         return self.group._own.sessions
 
     @property
     def theirs(self) -> dict[int, WorkerSession]:
-        """Those that the other one has begun."""
+        """Those that the other one has started."""
         return self.group._theirs
 
     @property
     def spread(self) -> list[int]:
-        """How many streams each worker has."""
+        """The number of streams of each worker."""
         return [sum(len(link.streams.pumps) for link in list(each.links)) for each in self.workers.all]
 
     def reasons(self) -> list[str]:
-        """What its operator is told."""
+        """Return its incidents, as text."""
         return [f"{each.what}: {each.reason}" for link in self.group.links for each in link.incidents]
 
 
@@ -73,7 +73,7 @@ class Stage:
     _servers: dict[str, socket.socket] = field(default_factory=dict)
 
     def listen(self, name: str = "target") -> str:
-        """A target on b, which nobody accepts at yet."""
+        """Listen on a target on b; return its address."""
         path = self.directory / name
         server = self._stack.enter_context(socket.socket(socket.AF_UNIX))
         server.bind(str(path))
@@ -83,7 +83,7 @@ class Stage:
         return f"unix:{path}"
 
     async def ask(self, target: str) -> socket.socket:
-        """Let a hypervisor on a ask for a stream; its end."""
+        """Open a stream for a hypervisor on a; return the hypervisor's end."""
         ours, caller = socket.socketpair()
         caller.setblocking(False)
         self._stack.enter_context(caller)
@@ -96,19 +96,19 @@ class Stage:
         return caller
 
     async def accept(self, target: str) -> socket.socket:
-        """The next connection at a target."""
+        """Return the next connection at a target."""
         async with asyncio.timeout(PATIENCE):
             called, _ = await asyncio.get_running_loop().sock_accept(self._servers[target])
         return self._stack.enter_context(called)
 
     async def stream(self, target: str) -> tuple[socket.socket, socket.socket]:
-        """Open a stream from a to b; the hypervisors' ends of it."""
+        """Open a stream from a to b; return the hypervisors' ends of it."""
         caller = await self.ask(target)
         return caller, await self.accept(target)
 
 
 def worker_of(side: Side, number: int) -> Link:
-    """The only link that is in a worker."""
+    """Return the only link of a worker."""
     (link,) = list(side.workers.all[number].links)
     return link
 
@@ -123,12 +123,12 @@ async def staged(
     up: bool = True,
     **plan: Any,
 ) -> AsyncIterator[Stage]:
-    """Two hosts with so many workers, and a standing link if ``up``. ``plan`` is for both LinkPlans."""
+    """Start two hosts with these numbers of workers, linked if ``up``. ``plan``: for both LinkPlans."""
     async with AsyncExitStack() as stack:
         b = await _side(stack, counts[1], _plan("hostb", "hosta", directory, plan), None)
-        reception = LaneAcceptor("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b.group}, MAKERS[kind])
-        stack.push_async_callback(reception.close)
-        port = reception._listener._sock.getsockname()[1]
+        acceptor = LaneAcceptor("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b.group}, MAKERS[kind])
+        stack.push_async_callback(acceptor.close)
+        port = acceptor._listener._sock.getsockname()[1]
         dial = _dial(port, hosts, MAKERS[kind])
         a = await _side(stack, counts[0], _plan("hosta", "hostb", directory, plan), dial)
         dialer, dials = Dialer(dial, a.group.standing), asyncio.Event()
@@ -142,8 +142,8 @@ async def staged(
         if up:
             dials.set()
             both = (a.group.standing, b.group.standing)
-            await until(lambda: all(link.state is LinkState.UP for link in both), "for the standing link")
-        yield Stage(a, b, directory, reception, dials, stack)
+            await until(lambda: all(link.state is LinkState.UP for link in both), "for the primary link")
+        yield Stage(a, b, directory, acceptor, dials, stack)
 
 
 async def _after(event: asyncio.Event, dialer: Dialer) -> None:
@@ -165,7 +165,7 @@ async def _side(stack: AsyncExitStack, count: int, plan: LinkPlan, dial: DialPla
     stack.push_async_callback(workers.stop)
     await workers.start()
     group = LinkGroup(plan, plan.host.encode().ljust(16), workers, dial)
-    stack.push_async_callback(group.close, Code.NONE, "the test is over")
+    stack.push_async_callback(group.close, Code.NONE, "end of test")
     return Side(group, workers, told)
 
 

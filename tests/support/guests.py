@@ -1,12 +1,12 @@
-"""Real QEMU guests for tests: one to move, a place for it to go, and the proof that it arrived.
+"""Real QEMU guests for tests: a source, a destination, and verification after the migration.
 
-A test that moves a guest through something of its own::
+A test that migrates a guest through its own relay::
 
     async with await Trial.start(tmp, 64 * MIB, BUSY) as trial:
         await trial.migrate("tcp:127.0.1.2:49152", "tcp:127.0.0.1:49152")
         await trial.verify()
 
-or takes the ``trial`` fixture, which is that guest; the ``conftest.py`` of its folder imports it from here.
+or uses the ``trial`` fixture, which is that guest; the ``conftest.py`` of its folder imports it from here.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tunnel.virt.qmp_migration import Mode, QmpOptions
 MEMORY = 64 * MIB
 BUSY = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 
-# A guest this small converges at once: so switch before the first pass ends, allow next to no downtime,
-# and send slowly enough that it has not arrived by then.
+# A guest this small converges immediately: so switch before the first pass ends, with a minimal downtime
+# limit and a low bandwidth.
 POSTCOPY = QmpOptions(Mode.POSTCOPY, max_bandwidth=4 * MEMORY, downtime_limit=0.001, postcopy_after=0)
 MULTIFD = QmpOptions(Mode.MULTIFD, channels=3)
 PRECOPY = QmpOptions(Mode.PRECOPY)
 
 
 def small_machine(directory: Path, *extra: str) -> Machine:
-    """The least that boots the guest, for tests that are not about its memory."""
+    """Return the smallest machine that boots the guest, for tests that do not depend on its memory."""
     kernel = directory / "kernel"
     kernel.write_bytes(build_image(Workload()))
     return Machine(kernel, 16 * MIB, extra=extra)
@@ -55,13 +55,13 @@ async def trial(tmp: Path) -> AsyncIterator[Trial]:
 
 
 def filled_state(*regions: Region, working_set: int = 0, dirtied: int = 0) -> GuestState:
-    """The state of an imaginary guest that has filled ``regions``."""
+    """Return the state of a fictitious guest that has filled ``regions``."""
     pages = sum(region.end - region.start for region in regions) // PAGE
     return GuestState(GuestPhase.FILLED, pages, working_set, dirtied, 100, 0x4D54 << 48, regions)
 
 
 def filled_memory(state: GuestState, region: Region) -> bytearray:
-    """What ``region`` must hold, written down word by word and not the way that the check does it."""
+    """Return the expected content of ``region``, computed word by word, independently of the verification."""
     index = 0
     for other in state.regions:
         if other == region:

@@ -1,4 +1,4 @@
-"""One end of a connection whose records the compiled engine makes, with a key that both ends know."""
+"""One end of a connection with records of the compiled engine and a fixed key."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class KeyedEnd:
         self.plain = bytearray(MOST_BYTES)
 
     def receive(self) -> tuple[bytes, Control | Fault | None, Stop]:
-        """Take what came: plain bytes, what stopped them, and why there is no more."""
+        """Receive data: return plain bytes, the event that ended them, and why reading stopped."""
         done = self.records.recv_open(self.opener, self.plain)
         return bytes(self.plain[: done.filled]), done.event, done.stop

@@ -1,4 +1,4 @@
-"""The two-host lab for tests: brought up once for a module, and as new for each test.
+"""The two-host lab for tests: brought up once for a module, and reset for each test.
 
 A test module, or the conftest of a folder of them, imports the fixtures that it uses::
 
@@ -23,12 +23,12 @@ from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.waiting import until
 
-CONGESTION = "cubic"  # the default of some machines paces, even between two namespaces
+CONGESTION = "cubic"  # the default of some machines paces, also between two namespaces
 
 
 @contextmanager
 def open_directory() -> Iterator[Path]:
-    """A directory with a short path that QEMU, which is not root, can come through."""
+    """Create a directory with a short path that QEMU, which is not root, can traverse."""
     with tempfile.TemporaryDirectory(prefix="mt-", dir="/tmp") as name:
         home = Path(name)
         home.chmod(0o711)
@@ -66,7 +66,7 @@ except OSError:
 
 
 class Listener:
-    """Somebody who listens on a TCP port of all addresses of a host, while the context lasts."""
+    """A listener on a TCP port of all addresses of a host, while the context lasts."""
 
     def __init__(self, host: LabHost, port: int) -> None:
         self._host, self._port = host, port
@@ -81,7 +81,7 @@ class Listener:
 
 
 def reaches(host: LabHost, address: str, port: int) -> bool:
-    """Whether a connection from ``host`` to ``address`` is accepted within two seconds."""
+    """Return whether a connection from ``host`` to ``address`` is accepted within two seconds."""
     done = host.run(["python3", "-c", _REACH, address, str(port)], check=False)
     assert done.returncode in {0, 3}, done.stderr
     return done.returncode == 0

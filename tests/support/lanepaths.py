@@ -1,4 +1,4 @@
-"""Drives the ways of bytes that are measured (``tunnel/lanes/lane_paths.py``)."""
+"""Drives the lane paths that are measured (``tunnel/lanes/lane_paths.py``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATIENCE = 20.0
 
 
 def carried(path: LanePath, payload: bytes) -> None:
-    """See that ``payload`` goes over ``path``, and comes out unchanged."""
+    """Check that ``payload`` passes over ``path`` unchanged."""
     got, written = b"", 0
     try:
         while len(got) < len(payload):
@@ -21,7 +21,7 @@ def carried(path: LanePath, payload: bytes) -> None:
             moved = path.receive() or moved
             with suppress(BlockingIOError):
                 got += path.sink.recv(MIB)
-            assert moved or path.wait(PATIENCE), f"{len(got)} bytes came, and then nothing"
+            assert moved or path.wait(PATIENCE), f"timed out after {len(got)} bytes"
         assert got == payload
         assert path.taken == path.delivered == len(payload)
     finally:

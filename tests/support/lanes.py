@@ -1,6 +1,6 @@
 """Lanes for tests: real TCP over loopback, real TLS, and a session at each end.
 
-``MAKERS`` names every way to make a lane; the conformance suite runs over all pairings of them.
+``MAKERS`` has every lane factory; the conformance suite runs over all pairings of them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from tunnel.wire.states import LaneState
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """The TLS contexts of two hosts that know each other."""
+    """The TLS contexts of two hosts of one authority."""
 
     a: TlsContexts
     b: TlsContexts
 
     @classmethod
     def create(cls, directory: Path) -> Hosts:
-        """Make an authority and two hosts below ``directory``."""
+        """Create an authority and two hosts below ``directory``."""
         pki = Pki(directory)
         return cls(load(pki.host("hosta"), KERNEL), load(pki.host("hostb"), KERNEL))
 
@@ -75,26 +75,26 @@ each_role = pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "a
 
 @dataclass
 class Pair:
-    """Two hosts and the lane between them; ``a`` dialed. ``cable`` is there when one was asked for."""
+    """Two hosts and the lane between them; ``a`` dialed. ``cable``: between them, if requested."""
 
     a: Host
     b: Host
     cable: Cable | None = None
 
     async def opened(self, count: int = 1, *, by: Host | None = None, paused: bool = False) -> list[int]:
-        """Open streams, from ``a`` unless told otherwise, and wait until both ends have them."""
+        """Open streams, by default from ``a``, and wait until both ends have them."""
         numbers = [(by or self.a).open(paused=paused) for _ in range(count)]
         await until(lambda: self.a.opened.issuperset(numbers) and self.b.opened.issuperset(numbers))
         return numbers
 
     async def closed(self, numbers: Iterable[int], patience: float = 60) -> None:
-        """Wait until these streams ended at both ends, as they should."""
+        """Wait until these streams have ended at both ends without errors."""
         wanted = set(numbers)
 
         def done() -> bool:
             return bool(self._trouble()) or (self.a.closed >= wanted and self.b.closed >= wanted)
 
-        await until(done, "for streams to end", patience)
+        await until(done, "for streams to close", patience)
         assert not self._trouble(), self._trouble()
 
     def _trouble(self) -> list[object]:
@@ -105,7 +105,7 @@ class Pair:
 async def joined(
     hosts: Hosts, kinds: Kinds, *, settings: Settings = DEFAULT, cable: bool = False
 ) -> AsyncIterator[Pair]:
-    """Two hosts with a session over a lane of the given kinds (dialing, accepting)."""
+    """Connect two hosts with a session over a lane of the given kinds (dialing, accepting)."""
     middle: Cable | None = None
     if cable:
         dialing, middle, accepting = cabled_pair()
@@ -135,7 +135,7 @@ async def joined(
 async def against_raw(
     hosts: Hosts, kind: str, *, dialing: bool, greeted: bool = True
 ) -> AsyncIterator[tuple[Host, TlsPeer]]:
-    """A host whose lane of ``kind`` dials, or is dialed by, a raw peer; with a session if ``greeted``."""
+    """Connect a host's lane of ``kind`` with a raw peer; with a session if ``greeted``."""
     ours, theirs = tcp_pair()
     if not dialing:
         ours, theirs = theirs, ours
@@ -158,13 +158,13 @@ async def against_raw(
 
 
 async def gone(lane: Lane) -> None:
-    """End a lane, and return when it has let go of its socket."""
+    """Abort a lane, and wait until it has closed its socket."""
     lane.abort()
     await asyncio.wait_for(lane.gone.wait(), 20)
 
 
 async def _greet(host: Host, peer: TlsPeer) -> None:
-    """Do the raw peer's part of HELLO and WELCOME."""
+    """Perform the raw peer's part of HELLO and WELCOME."""
     offer = negotiation.hello(b"R" * 16, b"I" * 16, LIMITS)
     if host.initiator:
         await peer.read_until(lambda: peer.count(Hello))
@@ -176,11 +176,11 @@ async def _greet(host: Host, peer: TlsPeer) -> None:
     await until(lambda: host.ready, "for a session")
 
 
-# What tests of lanes ask again and again.
+# Helpers for tests of lanes.
 
 
 async def only_end(host: Host) -> Exception:
-    """Wait for the lane's end; it must be the handler's last call, and its only one."""
+    """Wait for the lane's end and return its reason; ``on_end`` must be called last, and once."""
     await until(lambda: host.ends, "for the lane to end")
     await turns()
     assert host.calls.count("on_end") == 1
@@ -189,19 +189,19 @@ async def only_end(host: Host) -> Exception:
 
 
 def fileno(host: Host) -> int:
-    """The lane's descriptor: -1 once it gave its socket up."""
+    """Return the lane's descriptor: -1 once it has closed its socket."""
     return baselane(host.lane)._sock.fileno()
 
 
 def baselane(lane: Lane) -> BaseLane[Any]:
-    """The lane with what its contract does not show."""
+    """Return the lane as its implementation class."""
     assert isinstance(lane, BaseLane)
     return lane
 
 
 @contextmanager
 def unread_for_now(lane: Lane) -> Iterator[None]:
-    """Let the loop not watch the lane meanwhile: what comes is then read at once."""
+    """Remove the lane from the event loop meanwhile: data that arrives is read together afterwards."""
     lane.leave()
     yield
     baselane(lane)._start_reading()
@@ -209,25 +209,25 @@ def unread_for_now(lane: Lane) -> Iterator[None]:
 
 @dataclass
 class Endless:
-    """What a peer sends that never ends: ``left`` bytes, more than a lane can take while it lingers."""
+    """Unlimited data of a peer: ``left`` bytes, more than a lane reads while it lingers."""
 
     left: int = 200_000
 
     def take(self) -> int:
-        """One byte, as long as there are any; how many."""
+        """Take one byte, if any is left; return how many."""
         count = min(1, self.left)
         self.left -= count
         return count
 
 
 async def stuffed(host: Host, peer: TlsPeer) -> int:
-    """Open a stream with endless content at a peer that does not read, until the lane takes no more."""
+    """Open a stream with unlimited content to a peer that does not read, until the lane is full."""
     await peer.send(encode(Open(1, 1 << 40, TARGET)))
     await until(lambda: 1 in host.opened)
     host.send(1, 1 << 40)
     await until(lambda: not host.lane.room, "for the lane to be full")
     before = -1
-    while host.lane.bytes_sent != before:  # the kernel's buffers grow for a moment
+    while host.lane.bytes_sent != before:  # the kernel's buffers still grow for a moment
         before = host.lane.bytes_sent
         await turns(200)
     return host.sources[1].sent
@@ -241,7 +241,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
 
 @pytest.fixture
 async def quiet_loop() -> AsyncIterator[None]:
-    """Fail the test when a callback of the loop raises: by itself that is only logged."""
+    """Fail the test when a callback of the loop raises: by default that is only logged."""
     with unexpected() as surprises:
         yield
     assert not surprises, "\n".join(surprises)

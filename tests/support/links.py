@@ -1,4 +1,4 @@
-"""Two links joined by pipe lanes, without ingress and egress: a test brings both local sockets itself."""
+"""Two links joined by pipe lanes, without ingress and egress: the test provides both local sockets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TARGET = "tcp:127.0.0.1:49152"
 
 @dataclass
 class Requests:
-    """In place of a link's egress: what the peer asked for, to be answered by the test."""
+    """A stub of a link's egress: records the requests of the peer, for the test to answer."""
 
     wanted: list[int] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Requests:
 
     def admit(self, text: str) -> TargetAddress:
         if text != TARGET:
-            raise RefusedError(f"{text} is not on the list", Code.TARGET_FORBIDDEN)
+            raise RefusedError(f"{text} is not on the allow list", Code.TARGET_FORBIDDEN)
         return parse_target(text)
 
     def cancel(self, number: int) -> None:
@@ -52,27 +52,27 @@ class Requests:
 
 
 def make_link(host: str, peer: str, instance: bytes = b"", **plan: Any) -> Link:
-    """A link with stubbed egress. ``plan`` goes into the LinkPlan."""
+    """Return a link with a stubbed egress. ``plan``: keywords of the LinkPlan."""
     link = Link(LinkPlan(host, peer, AllowList(), **plan), instance or host.encode().ljust(16, b"."))
     link.streams._egress = Requests()  # type: ignore[assignment]  # a stub with the same methods
     return link
 
 
 def requests_of(link: Link) -> Requests:
-    """What the peer asked of ``link``."""
+    """Return the requests of the peer of ``link``."""
     egress = link.streams._egress
     assert isinstance(egress, Requests)
     return egress
 
 
 def join(dialing: Link, accepting: Link) -> PipeLane:
-    """Let one link dial the other, for a session or a lane in place of a lost one; the dialing end."""
+    """Let one link dial the other, for a session or to replace a lost lane; return the dialing end."""
     state = LaneState.AWAIT_RESUMED if dialing.wants_lane else LaneState.AWAIT_WELCOME
     near, far = pipe(dialing.plan.host, accepting.plan.host, state)
     far.start(IncomingLane(accepting))
-    applicant = OutgoingLane(dialing)
-    applicant._done.add_done_callback(lambda done: done.exception())
-    near.start(applicant)
+    outgoing = OutgoingLane(dialing)
+    outgoing._done.add_done_callback(lambda done: done.exception())
+    near.start(outgoing)
     if dialing.wants_lane:
         dialing.ask_resume(near)
     else:
@@ -81,18 +81,18 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
 
 
 def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
-    """Let one link dial the other for a lane in the place of ``old``, which lives; the dialing end."""
+    """Let one link dial the other to replace lane ``old``, which is up; return the dialing end."""
     near, far = pipe(dialing.plan.host, accepting.plan.host, LaneState.AWAIT_RESUMED)
     far.start(IncomingLane(accepting))
-    applicant = OutgoingLane(dialing)
-    applicant._done.add_done_callback(lambda done: done.exception())
-    near.start(applicant)
+    outgoing = OutgoingLane(dialing)
+    outgoing._done.add_done_callback(lambda done: done.exception())
+    near.start(outgoing)
     dialing.ask_resume(near, old)
     return near
 
 
 class Pair:
-    """Links a and b, joined by a lane that a dialled. ``theirs`` is what b plans otherwise."""
+    """Links a and b, joined by a lane that a dialled. ``theirs``: differing plan keywords of b."""
 
     def __init__(self, theirs: Mapping[str, Any] | None = None, **plan: Any) -> None:
         self.a = make_link("hosta", "hostb", **plan)
@@ -114,7 +114,7 @@ class Pair:
     async def stream(
         self, source: Link | None = None, *, unix: bool = False
     ) -> tuple[socket.socket, socket.socket]:
-        """Open a stream; the hypervisors' ends, first the opener's, which may be a unix socket."""
+        """Open a stream; return the hypervisors' ends, first the opener's, which may be a unix socket."""
         opener = source or self.a
         other = self.b if opener is self.a else self.a
         caller = await self.request(opener, unix=unix)
@@ -124,13 +124,13 @@ class Pair:
         return caller, called
 
     async def request(self, opener: Link, *, unix: bool = False) -> socket.socket:
-        """Ask for a stream; the caller's end."""
+        """Request a stream; return the caller's end."""
         here, caller = self.local(unix=unix)
         await opener.open(here, TARGET, asyncio.get_running_loop().time() + 5)
         return caller
 
     def local(self, *, unix: bool = False) -> tuple[socket.socket, socket.socket]:
-        """A daemon's local socket and the hypervisor's end of it."""
+        """Return a daemon's local socket and the hypervisor's end of it."""
         if unix:
             daemon, hypervisor = socket.socketpair()
         else:
@@ -143,15 +143,15 @@ class Pair:
         return daemon, hypervisor
 
     def close(self) -> None:
-        """End both links and every socket."""
+        """Close both links and every socket."""
         for link in (self.a, self.b):
-            link.end(Code.NONE, "the test is over")
+            link.end(Code.NONE, "end of test")
         for sock in self.sockets:
             sock.close()
 
 
 def pipes(link: Link) -> dict[int, PipeLane]:
-    """The lanes of a link, which a test can cut."""
+    """Return the lanes of a link, which a test can cut."""
     return cast("dict[int, PipeLane]", link.lanes)
 
 
@@ -160,13 +160,13 @@ async def receive(sock: socket.socket, count: int) -> bytes:
     async with asyncio.timeout(60):
         while len(data) < count:
             chunk = await asyncio.get_running_loop().sock_recv(sock, count - len(data))
-            assert chunk, f"the end after {len(data)} of {count} bytes"
+            assert chunk, f"connection closed after {len(data)} of {count} bytes"
             data += chunk
     return data
 
 
 async def ending(sock: socket.socket) -> str:
-    """How a stream ends for a hypervisor: "close" or "reset"."""
+    """Return how a stream ends for a hypervisor: "close" or "reset"."""
     async with asyncio.timeout(60):
         try:
             while await asyncio.get_running_loop().sock_recv(sock, MIB):
@@ -197,13 +197,13 @@ def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
 
 
 def called_by(link: Link) -> PipeLane:
-    """A lane from ``link``'s peer, in the test's own hands."""
+    """Return a lane from ``link``'s peer, controlled by the test."""
     near, far = pipe(link.peer, link.plan.host)
     far.start(IncomingLane(link))
     return near
 
 
 def goodbye(said: bytearray) -> Code:
-    """The code of the GOAWAY that ends what was said."""
+    """Return the code of the GOAWAY at the end of the sent data."""
     start = said.rindex(bytes([GoAway.type]) + bytes(7))
     return Code(int.from_bytes(said[start + 20 : start + 22]))

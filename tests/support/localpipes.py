@@ -1,4 +1,4 @@
-"""A hypervisor's connection in a test: what is said at one end can be had at the other at once."""
+"""A hypervisor's connection in a test: a socket pair without delay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunnel.units import MIB
 
 
 class LocalPipe:
-    """Both ends, which do not block, and hold a MiB; closed with the object, whoever forgets it."""
+    """Both ends, non-blocking, with a buffer of 1 MiB; closed when the object is garbage collected."""
 
     def __init__(self) -> None:
         ends = socket.socketpair()
@@ -22,11 +22,11 @@ class LocalPipe:
             weakref.finalize(self, os.close, number)
 
     def say(self, data: bytes) -> int:
-        """Let the hypervisor send ``data``, or as much of it as there is room for."""
+        """Send ``data`` from the hypervisor, as much as fits; return how many bytes."""
         return os.write(self._theirs, data)
 
     def unsay(self, count: int) -> None:
-        """Forget ``count`` bytes that nobody has read."""
+        """Discard ``count`` bytes that have not been read."""
         while count:
             count -= len(os.read(self.ours, count))
 

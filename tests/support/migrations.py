@@ -1,4 +1,4 @@
-"""``virsh migrate`` between the hosts of the lab as README sets them up, and proof of what it did."""
+"""``virsh migrate`` between the hosts of the lab as set up in README, and verification of the result."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from tunnel.virt.qmp import Monitor
 ALIAS = {"hosta": "127.0.1.3", "hostb": "127.0.1.2"}
 LIBVIRT = "unix:/run/libvirt/libvirt-sock"
 LIBVIRT_AT = {name: f"qemu+unix:///system?socket=/run/mtunnel/{name}/libvirt-sock" for name in ALIAS}
-"""The libvirt of a host as the other one sees it."""
+"""The libvirt URI of a host from the other one."""
 
 RESTLESS = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
-"""A guest that is not done in one pass at a few MiB/s."""
+"""A guest that needs more than one pass at a few MiB/s."""
 
 SMALL = 32 * MIB
 FRANTIC = Workload(working_set=16 * MIB, dirty_rate=64 * MIB)
-"""With SMALL memory, a guest of which half is dirty again whenever a pass at 16 MiB/s has ended."""
+"""With SMALL memory, a guest of which half is dirty again after each pass at 16 MiB/s."""
 
 PATIENCE = 120.0
 
 
 def redirect(peer: str, ports: str = "49152-49215") -> LabIngress:
-    """The ingress for a peer's migration ports."""
+    """Return the ingress for a peer's migration ports."""
     return LabIngress(peer, f"redirect:{ALIAS[peer]}:{ports}")
 
 
 def rpc(peer: str) -> LabIngress:
-    """The ingress for a peer's libvirt. Not for QEMU's user, who must not become root over there."""
+    """Return the ingress for a peer's libvirt, not for QEMU's user, which must not become root there."""
     return LabIngress(peer, f"unix:/run/mtunnel/{peer}/libvirt-sock", LIBVIRT, users=["root"])
 
 
 def both_ways() -> list[LabIngress]:
-    """What README sets up: memory and libvirt's calls, from each host to the other."""
+    """Return the ingresses of README: memory and libvirt RPC, from each host to the other."""
     return [make(peer) for peer in ALIAS for make in (redirect, rpc)]
 
 
 def link(lab: Lab, ingresses: Sequence[LabIngress] = (), egress: Sequence[str] = (MIGRATION_PORTS,)) -> None:
-    """Start both daemons with these ingresses, or as README does, with libvirt's calls allowed."""
+    """Start both daemons with these ingresses, default: as in README, with libvirt RPC allowed."""
     lab.start_daemons(ingresses or both_ways(), egress=(*egress, LIBVIRT))
 
 
 def migration(*options: str, guest: str = "web1", to: str = "hostb") -> list[str]:
-    """The arguments of virsh that move ``guest`` through the redirected ports of host ``to``."""
+    """Return the arguments of virsh to migrate ``guest`` through the redirected ports of host ``to``."""
     through = ["--migrateuri", f"tcp://{ALIAS[to]}"]
     if any(option.startswith("--migrateuri") for option in options):
         through = []
@@ -64,16 +64,16 @@ def migration(*options: str, guest: str = "web1", to: str = "hostb") -> list[str
 
 
 def migrate(lab: Lab, *options: str, check: bool = True) -> Done:
-    """Move web1 from A to B. Raises LabError, with virsh's words, when that fails."""
+    """Migrate web1 from A to B. Raises LabError, with the output of virsh, when that fails."""
     return lab.a.virsh(*migration(*options), timeout=PATIENCE, check=check)
 
 
 def take_up(lab: Lab, *options: str) -> None:
-    """Take the broken post-copy of web1 up again; it may still be on its way when this returns.
+    """Recover the failed post-copy of web1; it may still be running when this returns.
 
-    libvirt 9 may judge the destination by the old failure, if it asks before QEMU there has reported the new
-    start. Then virsh tells of that failure once more, but the migration goes on to its end. libvirt 11.2 and
-    11.3 would crash: there it is done by hand.
+    libvirt 9 may report the old failure of the destination, if it checks before QEMU there has reported the
+    new start. Then virsh prints that failure again, but the migration continues. libvirt 11.2 and 11.3 would
+    crash: with these it is recovered by hand.
     """
     if crashes_when_resuming(lab.b):
         lab.b.libvirtd.stop()
@@ -84,10 +84,10 @@ def take_up(lab: Lab, *options: str) -> None:
 
 
 def take_up_by_hand(lab: Lab, port: int = 49160) -> None:
-    """Take the broken post-copy of web1 up again without the libvirt of B, which must not be running.
+    """Recover the failed post-copy of web1 without the libvirt of B, which must not be running.
 
-    Through ``port`` of the ingress for migrations. QEMU's monitor serves one client at a time: so B's is free
-    as long as no libvirtd holds it.
+    It uses ``port`` of the ingress for migrations. QEMU's monitor serves one client at a time: that on B is
+    free as long as no libvirtd has it open.
     """
     assert not lab.b.libvirtd.running
     (monitor,) = lab.b.plan.outside("/var/lib/libvirt/qemu").glob("domain-*-web1/monitor.sock")
@@ -105,37 +105,37 @@ async def _recover(path: Path, uri: str) -> None:
 
 
 def crashes_when_resuming(host: LabHost) -> bool:
-    """Whether the host's libvirt is one that crashes when it is asked to take post-copy up."""
+    """Return whether the host's libvirt is a version that crashes when it recovers post-copy."""
     version = host.run(["libvirtd", "--version"]).stdout.split()[-1]  # libvirtd (libvirt) 11.3.0
     return CRASHING[0] <= tuple(map(int, version.split("."))) < CRASHING[1]
 
 
 def begin(lab: Lab, *options: str, guest: str = "web1", source: LabHost | None = None) -> Started:
-    """Start to move ``guest`` from A to B, or from ``source`` to the other host."""
+    """Start to migrate ``guest`` from A to B, or from ``source`` to the other host."""
     host = source or lab.a
     return host.start(["virsh", *migration(*options, guest=guest, to=host.peer.name)])
 
 
 def finished(program: Started) -> str:
-    """The output of a program that was begun, which must have succeeded."""
+    """Return the output of a started program, which must succeed."""
     assert program.wait(PATIENCE) == 0, program.output()
     return program.output()
 
 
 def wait_moving(host: LabHost, guest: str = "web1") -> None:
-    """Wait until some of a guest's memory is on its way."""
+    """Wait until some of a guest's memory was sent."""
 
     def moves() -> bool:
         job = host.job(guest)
         return job.get("Operation", "").startswith("Outgoing") and "Memory processed" in job
 
-    until(f"{guest} to be on its way", moves)
+    until(f"{guest} to be migrating", moves)
 
 
 def arrived(lab: Lab, guest: LabGuest, *, left: str = "shut off", carried: float = 1.0) -> None:
-    """Prove that a guest of A is now whole on B alone, that the tunnel brought it, and nothing else tried to.
+    """Verify a guest of A that is now only on B, that the tunnel carried it, and that nothing bypassed it.
 
-    ``left`` is what A has of it. The tunnel must have carried ``carried`` times the guest's filled memory.
+    ``left``: its state on A. The tunnel must have carried ``carried`` times the guest's filled memory.
     """
     assert lab.states(guest.name) == (left, "running")
     filled = guest.verify(lab.b).pages * PAGE
@@ -145,33 +145,33 @@ def arrived(lab: Lab, guest: LabGuest, *, left: str = "shut off", carried: float
 
 
 def stayed(lab: Lab, guest: LabGuest) -> None:
-    """Prove that a guest of A runs there, whole, and is not on B."""
-    until(f"{guest.name} to be on hosta alone", lambda: lab.states(guest.name) == ("running", "absent"))
+    """Verify a guest of A that still runs there, and is not on B."""
+    until(f"{guest.name} to be only on hosta", lambda: lab.states(guest.name) == ("running", "absent"))
     guest.verify(lab.a)
     nobody_else_was_let_in(lab)
 
 
 def no_lane_was_lost(lab: Lab) -> None:
-    """Prove that the connection between the daemons held; theirs is the word on why it did not."""
+    """Check that no lane between the daemons was lost; otherwise fail with their logs."""
     for host in lab.hosts:
         daemon = host.daemons[-1]
         assert daemon.link(host.peer.name)["resumes"] == 0, f"{host.name}:\n{daemon.log}"
 
 
 def nobody_else_was_let_in(lab: Lab) -> None:
-    """Both firewalls still have the one port open, and nobody came to another."""
+    """Check that both firewalls have only the one port open, and refused no connection."""
     for host in lab.hosts:
         assert host.firewall.opened() == [PORT]
         assert host.firewall.refused() == {}
 
 
 def sent(host: LabHost) -> int:
-    """The bytes that the running daemon of a host has sent to its peer over the present lanes."""
+    """Return the bytes that the daemon of a host has sent to its peer over the current lanes."""
     lanes = host.daemons[-1].link(host.peer.name)["lanes"]
     return sum(lane["bytes_sent"] for lane in lanes)
 
 
 def ingress(host: LabHost, listen: str) -> dict[str, Any]:
-    """What ``status`` says of the ingress whose address starts with ``listen``."""
+    """Return the ingress in ``status`` whose address starts with ``listen``."""
     (found,) = (each for each in host.daemons[-1].status()["ingresses"] if each["listen"].startswith(listen))
     return dict(found)

@@ -1,7 +1,7 @@
-"""A network of a test's own, with nothing but loopback in it, and a firewall that nobody else has.
+"""A private network namespace for a test, with only loopback in it, and its own firewall.
 
-The test's thread enters it, and with it all processes and threads that it starts; whoever was there before
-stays outside. It ends with the last process in it, so nothing has to be taken down.
+The test's thread enters it, and with it all processes and threads that it starts; existing ones stay outside.
+It ends with the last process in it, so no teardown is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """Be in a new network namespace meanwhile."""
+    """Enter a new network namespace for the context."""
     outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _call(_libc.unshare(CLONE_NEWNET))
@@ -37,31 +37,31 @@ def own_network() -> Iterator[None]:
 
 @pytest.fixture
 def network() -> Iterator[None]:
-    """A network of the test's own; needs root."""
+    """A private network namespace; needs root."""
     with own_network():
         yield
 
 
 @pytest.fixture
 def link_local(network: None) -> str:
-    """A link-local address of this host, with its interface, in a network of the test's own."""
+    """A link-local address of this host, with its interface, in a private network namespace."""
     subprocess.run(["ip", "addr", "add", "fe80::7/64", "dev", "lo", "nodad"], check=True, timeout=60)
     return "fe80::7%lo"
 
 
 def nft(*words: str) -> str:
-    """What ``nft`` says to a command."""
+    """Run an ``nft`` command; return its output."""
     done = subprocess.run(["nft", *words], check=True, capture_output=True, text=True, timeout=60)
     return done.stdout
 
 
 def ruleset() -> str:
-    """All tables of this network, as ``nft`` writes them."""
+    """Return all tables of this network namespace, in the syntax of ``nft``."""
     return nft("list", "ruleset")
 
 
 def tables() -> list[str]:
-    """The names of all tables of this network."""
+    """Return the names of all tables of this network namespace."""
     listed: dict[str, list[dict[str, Any]]] = json.loads(nft("-j", "list", "tables"))
     return [each["table"]["name"] for each in listed["nftables"] if "table" in each]
 

@@ -1,7 +1,7 @@
-"""The network between two lanes, in a test's own hands.
+"""The network between two lanes, controlled by the test.
 
-``tcp_pair`` is a plain loopback connection. A ``Cable`` is a stretch of network that can be frozen, cut, or
-change a bit. A ``TlsPeer`` speaks TLS without being a lane, so that it can say anything.
+``tcp_pair`` is a plain loopback connection. A ``Cable`` is a network segment that can be frozen, cut, or flip
+a bit. A ``TlsPeer`` is a TLS endpoint that is not a lane, so that it can send anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def _foreign(files: TlsFiles, *, dialing: bool) -> ssl.SSLContext:
-    """A context of Python's own: what our lanes meet in tests is another implementation."""
+    """Return a context of Python's ssl: the peer of our lanes in tests is another implementation."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if dialing else ssl.PROTOCOL_TLS_SERVER)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
@@ -44,14 +44,14 @@ def _foreign(files: TlsFiles, *, dialing: bool) -> ssl.SSLContext:
 
 
 class TlsPeer:
-    """The other end of a lane, in a test's own hands. Close it with ``close`` or one of its rude endings."""
+    """The other end of a lane, controlled by the test. Close it with ``close``, ``reset`` or close_notify."""
 
     def __init__(self, sock: socket.socket, contexts: TlsContexts, *, dialing: bool) -> None:
         self.sock = sock
-        self.frames: list[Frame] = []  # everything that came, DATA without its payload
-        self.payload = bytearray()  # of all streams, as it came
+        self.frames: list[Frame] = []  # all received frames, DATA without its payload
+        self.payload = bytearray()  # of all streams, in order of arrival
         self.received = 0  # bytes on the wire, TLS included
-        self.payload_before: list[int] = []  # for each frame, the payload bytes that came before it
+        self.payload_before: list[int] = []  # for each frame, the payload bytes received before it
         self.ending = ""  # how the connection ended: "close_notify", "cut" or "reset"
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = _foreign(contexts.files, dialing=dialing).wrap_bio(
@@ -62,7 +62,7 @@ class TlsPeer:
 
     @classmethod
     async def connect(cls, sock: socket.socket, contexts: TlsContexts, *, dialing: bool) -> TlsPeer:
-        """Shake hands over a connected socket."""
+        """Perform the TLS handshake over a connected socket; return the peer."""
         peer = cls(sock, contexts, dialing=dialing)
         async with asyncio.timeout(PATIENCE):
             await peer._shake_hands()
@@ -76,14 +76,14 @@ class TlsPeer:
                 await self._flush()
                 cipher = await self._loop.sock_recv(self.sock, 1 << 16)
                 if not cipher:
-                    raise ConnectionError("the other side ended the handshake") from None
+                    raise ConnectionError("connection closed during the handshake") from None
                 self._incoming.write(cipher)
             except ssl.SSLError:
                 await self._flush()  # the alert
                 raise
             else:
                 await self._flush()
-                self._decrypt()  # what came together with the end of the handshake
+                self._decrypt()  # data that arrived with the end of the handshake
                 return
 
     async def _flush(self) -> None:
@@ -91,25 +91,25 @@ class TlsPeer:
             await self._loop.sock_sendall(self.sock, self._outgoing.read())
 
     async def send(self, plain: bytes, record: int = 1 << 20) -> None:
-        """Send ``plain``, in TLS records of at most ``record`` bytes, all in one go."""
+        """Send ``plain``, in TLS records of at most ``record`` bytes, with one call."""
         await self.send_raw(self.encrypt(plain, record))
 
     def encrypt(self, plain: bytes, record: int = 1 << 20) -> bytes:
-        """The TLS records that carry ``plain``, to be sent in this order."""
+        """Return the TLS records that carry ``plain``, to be sent in this order."""
         for start in range(0, len(plain), record):
             self._tls.write(plain[start : start + record])
         return self._outgoing.read()
 
     async def send_raw(self, cipher: bytes) -> None:
-        """Send bytes as they are."""
+        """Send raw bytes."""
         async with asyncio.timeout(PATIENCE):
             await self._loop.sock_sendall(self.sock, cipher)
 
     async def read_until(self, condition: Callable[[], object]) -> None:
-        """Read until ``condition()``; AssertionError when the connection ends before."""
+        """Read until ``condition()``. Raises AssertionError when the connection ends before."""
         async with asyncio.timeout(PATIENCE):
             while not condition():
-                assert not self.ending, f"the connection ended ({self.ending}), heard {self.frames}"
+                assert not self.ending, f"connection closed ({self.ending}), received {self.frames}"
                 await self._read()
 
     async def read_to_end(self) -> None:
@@ -119,11 +119,11 @@ class TlsPeer:
                 await self._read()
 
     def count(self, kind: type[Frame]) -> int:
-        """How many frames of ``kind`` came so far."""
+        """Return the number of frames of ``kind`` so far."""
         return len(self.all(kind))
 
     def all(self, kind: type[Frame]) -> list[Frame]:
-        """The frames of ``kind`` that came so far."""
+        """Return the frames of ``kind`` so far."""
         return [frame for frame in self.frames if isinstance(frame, kind)]
 
     async def _read(self) -> None:
@@ -161,22 +161,22 @@ class TlsPeer:
     # Endings.
 
     async def say_close_notify(self) -> None:
-        """End the TLS connection as TLS wants it, without GOAWAY."""
+        """Send close_notify, without GOAWAY."""
         with suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()
 
     def reset(self) -> None:
-        """End with RST."""
+        """Close with RST."""
         reset(self.sock)
 
     def close(self) -> None:
-        """End with a plain FIN."""
+        """Close with FIN, without close_notify."""
         self.sock.close()
 
 
 class Cable:
-    """A stretch of network between two sockets that it owns, the dialing and the accepting side's."""
+    """A network segment between two sockets that it owns, of the dialing and of the accepting side."""
 
     def __init__(self, dialing_side: socket.socket, accepting_side: socket.socket) -> None:
         self.passed = [0, 0]  # bytes so far, from the dialing and from the accepting side
@@ -190,15 +190,15 @@ class Cable:
         ]
 
     def freeze(self) -> None:
-        """Let nothing through any more, and tell nobody."""
+        """Stop passing data, without notice to either side."""
         self._flowing.clear()
 
     def thaw(self) -> None:
-        """Let everything through again."""
+        """Pass data again."""
         self._flowing.set()
 
     async def cut(self) -> None:
-        """End both sides cleanly, wherever in a record they are."""
+        """Close both sides with FIN, possibly inside of a record."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
 """The program ``openssl`` as the other end of a TLS connection: another implementation.
 
-It sends what is typed, and a line of one letter is a command: ``k`` KeyUpdate, ``K`` one that asks for one in
-return, ``Q`` the end. See s_client(1) and s_server(1).
+It sends the lines on its input, except for commands of one letter: ``k`` KeyUpdate, ``K`` KeyUpdate that
+requests one in return, ``Q`` quit. See s_client(1) and s_server(1).
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from tunnel.tls.contexts import ALPN, TlsFiles
 
 
 class OpensslProgram:
-    """A running one. ``said`` is all that it has written so far, what it received included."""
+    """A running ``openssl``. ``said`` is its output so far, including the data that it received."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.said = b""
         self._process = process
 
     async def type(self, line: bytes) -> None:
-        """Type a line, in a read of its own: it looks for commands only at the start of one."""
+        """Send a line to its input, in a separate write: it expects commands only at the start of a read."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + b"\n")
         await self._process.stdin.drain()
 
     async def says(self, pattern: bytes) -> re.Match[bytes]:
-        """Read on until it has said ``pattern``; AssertionError when it ends before."""
+        """Read until its output matches ``pattern``. Raises AssertionError when it exits before."""
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             while not (found := re.search(pattern, self.said)):
                 more = await self._process.stdout.read(1 << 16)
-                assert more, f"it ended without {pattern!r}: {self.said!r}"
+                assert more, f"openssl exited without {pattern!r}: {self.said!r}"
                 self.said += more
         return found
 
     async def ended(self) -> int:
-        """Wait for its end; its exit code."""
+        """Wait until it exits; return its exit code."""
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             self.said += await self._process.stdout.read()
@@ -51,7 +51,7 @@ class OpensslProgram:
 
 @asynccontextmanager
 async def openssl(*arguments: str) -> AsyncIterator[OpensslProgram]:
-    """``openssl`` with these arguments; killed when it outlives the context."""
+    """Run ``openssl`` with these arguments; it is killed if it outlives the context."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         "openssl", *arguments, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
@@ -68,12 +68,12 @@ async def openssl(*arguments: str) -> AsyncIterator[OpensslProgram]:
 async def connected(
     files: TlsFiles, suite: str, *options: str, dialing: bool
 ) -> AsyncIterator[tuple[OpensslProgram, socket.socket]]:
-    """A program with these certificates, and our end of a connection with it, before the handshake.
+    """Run ``openssl`` with these certificates; yield it and a connection to it, before the handshake.
 
-    ``dialing`` is our end.
+    ``dialing``: whether this end dials.
     """
-    proof = ["-cert", str(files.cert), "-key", str(files.key), "-CAfile", str(files.ca)]
-    common = [*proof, "-tls1_3", "-ciphersuites", suite, "-alpn", ALPN, "-4", *options]
+    identity = ["-cert", str(files.cert), "-key", str(files.key), "-CAfile", str(files.ca)]
+    common = [*identity, "-tls1_3", "-ciphersuites", suite, "-alpn", ALPN, "-4", *options]
     if dialing:
         async with openssl("s_server", "-accept", "0", "-naccept", "1", "-Verify", "2", *common) as program:
             port = int((await program.says(rb"ACCEPT [^\n]*:(\d+)\n"))[1])

@@ -1,4 +1,4 @@
-"""What streams carry in simulations of sessions: a function of sender, stream and offset."""
+"""The content of streams in simulations of sessions: a function of sender, stream and offset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NOISE = random.Random(16515).randbytes(1 << 18)
 
 
 def content(stream: int, initiator: bool, start: int, stop: int) -> bytes:
-    """What the ``initiator``, or the other side, sends on ``stream`` from byte ``start`` to ``stop``."""
+    """Return what the ``initiator``, or the acceptor, sends on ``stream`` from byte ``start`` to ``stop``."""
     first = (stream * 2 + initiator) * 7919 % 65536
     return _NOISE[first + start : first + stop]
 

@@ -1,4 +1,4 @@
-"""Lanes without TLS or network: what one end sends, the other end receives in the next turn of the loop."""
+"""Lanes without TLS or network: data sent at one end is received at the other in the next loop iteration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.wire.states import LaneState
 
 
 class PipeLane(BaseLane[bytes]):
-    """One end. ``room`` is for the test to set; ``said`` is every byte that was sent."""
+    """One end. ``room`` is set by the test; ``said`` is all data that was sent."""
 
     kind = LaneKind.USERSPACE
     cipher = "none"
@@ -45,25 +45,25 @@ class PipeLane(BaseLane[bytes]):
             self._loop.call_soon(self.far.receive, raw)
 
     def say(self, *frames: Frame) -> None:
-        """Send frames as a peer would that has no session to number them."""
+        """Send frames without sequence numbers, like a peer without a session."""
         for frame in frames:
             self.send_control(encode(frame))
         self.flush()
 
     def receive(self, raw: bytes) -> None:
-        """Take bytes in, and then use their memory again, as the contract of lanes allows."""
+        """Receive bytes, and then overwrite their memory, as the contract of lanes allows."""
         buffer = bytearray(raw)
         self._received(memoryview(buffer))
         buffer[:] = bytes(len(buffer))
 
     def cut(self, *, noticed: bool = True) -> None:
-        """Lose the connection with what is under way; with ``noticed`` False only the far end knows."""
+        """Lose the connection with the data in transit; without ``noticed`` only the peer detects it."""
         far, self.far = self.far, None
         if far is not None:
             far.far = None
-            far._lost("the test cut it")
+            far._lost("cut by the test")
         if noticed:
-            self._lost("the test cut it")
+            self._lost("cut by the test")
 
     def abort(self) -> None:
         self.aborted = True
@@ -91,13 +91,13 @@ class PipeLane(BaseLane[bytes]):
         far, self.far = self.far, None
         if far is not None:
             far.far = None
-            self._loop.call_soon(far._lost, "the other end closed it")
+            self._loop.call_soon(far._lost, "closed by the peer")
 
 
 def pipe(
     dialing: str, accepting: str, state: LaneState = LaneState.AWAIT_WELCOME
 ) -> tuple[PipeLane, PipeLane]:
-    """Return the ends that hosts ``dialing`` and ``accepting`` have of a new lane, in that order."""
+    """Return the ends of a new lane at hosts ``dialing`` and ``accepting``, in that order."""
     near, far = PipeLane(accepting, state), PipeLane(dialing, LaneState.AWAIT_FIRST)
     near.far, far.far = far, near
     return near, far

@@ -1,6 +1,6 @@
-"""Certificates for tests: one authority, as many hosts as a test needs, good ones and bad ones.
+"""Certificates for tests: one authority, as many hosts as a test needs, valid and invalid ones.
 
-Everything is made by ``tunnel.certs``, in a directory of the test's own; a host costs a few milliseconds.
+Everything is created by ``tunnel.certs`` in a directory of the test; a host takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLIENT_ONLY = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a program of our field keeps its certificates, below ``/etc/pki``."""
+    """The paths of a program's certificates below ``/etc/pki``."""
 
     ca: str
     server_cert: str
@@ -65,7 +65,7 @@ def not_yet_valid() -> Validity:
 
 @functools.cache
 def rsa_key(number: int = 0) -> rsa.RSAPrivateKey:
-    """Return an RSA key; one ``number`` always gives the same one, because they are slow to make."""
+    """Return an RSA key, cached by ``number``, because they are slow to generate."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -85,7 +85,7 @@ class Pki:
         usages: Sequence[x509.ObjectIdentifier] = HOST_USAGES,
         crl: Path | None = None,
     ) -> TlsFiles:
-        """Make the files of one host, as ``mtunnel certs issue`` does."""
+        """Create the files of one host, like ``mtunnel certs issue``."""
         pair = self.authority.issue(name, dns=dns, validity=validity, usages=usages)
         return TlsFiles(self.authority.files.cert, pair.cert, pair.key, crl)
 
@@ -98,7 +98,7 @@ class Pki:
         client: str | None = None,
         make_key: Callable[[], PrivateKey] = new_key,
     ) -> TlsFiles:
-        """Make the files of one host below ``root``; ``client`` is its name as a client, if it differs."""
+        """Create the files of one host below ``root``; ``client``: its name as a client, if different."""
         files = TlsFiles(root / layout.ca, root / layout.server_cert, root / layout.server_key)
         for path in (files.ca, files.cert, files.key):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class Pki:
     def certificate(
         self, key: PrivateKey, name: str, usages: Sequence[x509.ObjectIdentifier] = HOST_USAGES
     ) -> bytes:
-        """Sign a certificate for a key of any kind; PEM."""
+        """Sign a certificate for a key of any kind; return it in PEM."""
         certificate = host_certificate(
             key.public_key(),
             issuer=self.authority.certificate,

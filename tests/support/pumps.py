@@ -1,4 +1,4 @@
-"""A pump with a hypervisor's end of its socket, and an owner that keeps what it is told."""
+"""A pump with a hypervisor's end of its socket, and an owner that records its calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOISE = random.Random(49152).randbytes(8 * MIB)
 
 
 class Owner:
-    """Keeps what it is told."""
+    """Records the calls of a pump."""
 
     def __init__(self) -> None:
         self.readable = 0
@@ -55,12 +55,12 @@ class Local:
         self.pump = make(ours, 7, "tcp:127.0.0.1:49152", self.owner)
 
     def read(self, limit: int) -> bytes | None:
-        """What the pump reads, wherever it keeps that."""
+        """Return a copy of what the pump reads."""
         data = self.pump.read(limit)
         return None if data is None else copied(data)
 
     def deliver(self, *pieces: bytes) -> None:
-        """What a lane's batch does."""
+        """Deliver pieces and flush, like a lane's batch."""
         if isinstance(self.pump, SplicedPump):
             self._lend_pipe(self.pump, pieces)
         else:
@@ -68,7 +68,7 @@ class Local:
 
     @staticmethod
     def _lend_pipe(pump: SplicedPump, pieces: Sequence[bytes]) -> None:
-        """Pieces in one pipe, one behind the other; the lane drops what nobody takes."""
+        """Deliver pieces in one pipe, in order; then drop what was not taken, like a lane."""
         pipe = Pipe()
         lent = [PipeSlice(pipe, os.write(pipe.sink, piece)) for piece in pieces]
         assert [*map(len, lent)] == [*map(len, pieces)]
@@ -79,7 +79,7 @@ class Local:
             each.drop()
 
     def _lend_memory(self, pieces: Sequence[bytes]) -> None:
-        """Views of memory that is used again at once."""
+        """Deliver views of memory that is overwritten afterwards."""
         memory = bytearray(b"".join(pieces))
         start = 0
         for piece in pieces:
@@ -89,17 +89,17 @@ class Local:
         memory[:] = bytes(len(memory))
 
     def stuff(self) -> bytes:
-        """Deliver until the socket takes no more; all that was delivered."""
+        """Deliver until the socket accepts no more; return all delivered data."""
         sent = b""
         while not self.pump.backlog:
             piece = NOISE[len(sent) : len(sent) + 300_000]
-            assert piece, "a socket took 8 MiB without being read"
+            assert piece, "a socket accepted 8 MiB without being read"
             self.deliver(piece)
             sent += piece
         return sent
 
     def take(self) -> bytes:
-        """What the hypervisor can read now."""
+        """Return what the hypervisor can read now."""
         data = b""
         with suppress(BlockingIOError):
             while chunk := self.hypervisor.recv(MIB):
@@ -119,7 +119,7 @@ class Local:
 
 
 async def deliver_until_told(local: Local) -> None:
-    """TCP takes the first bytes before it learns of the end."""
+    """Deliver until an error is reported: TCP accepts the first bytes after the peer has closed."""
 
     def told() -> object:
         if not local.owner.errors:

@@ -1,4 +1,4 @@
-"""The other end of a record layer, by pyOpenSSL in memory: what userspace lanes were made of once."""
+"""The other end of a record layer, with pyOpenSSL in memory, which userspace lanes once used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.tls.openssl import TlsConnection, WantRead
 
 
 class PyOpensslPeer:
-    """``ended`` is why nothing more comes: OpenSSL's words, or "close_notify"."""
+    """A peer with pyOpenSSL. ``ended``: why the connection ended: OpenSSL's error text, or "close_notify"."""
 
     def __init__(self, tls: TlsConnection) -> None:
         self.ended = ""
@@ -22,13 +22,13 @@ class PyOpensslPeer:
         self._connection = tls._connection
 
     def encrypt(self, data: bytes) -> bytes:
-        """The records of ``data``, behind whatever else it has to say."""
+        """Return pending records, followed by the records of ``data``."""
         if data:
             self._connection.sendall(data)
         return self._tls.flight()
 
     def decrypt(self, cipher: bytes) -> bytes:
-        """What ``cipher`` says."""
+        """Return the plaintext of ``cipher``."""
         if cipher:
             self._tls.feed(cipher)
         got = b""
@@ -45,13 +45,13 @@ class PyOpensslPeer:
         return got
 
     def close(self) -> bytes:
-        """Its close_notify."""
+        """Return its close_notify."""
         self._connection.shutdown()
         return self._tls.flight()
 
 
 def shaken(hosts: Hosts, *, dialing: bool) -> tuple[RecordLayer, PyOpensslPeer]:
-    """Our end, which is ``dialing`` or not, and a peer, behind a handshake in memory."""
+    """Return our end, which is ``dialing`` or not, and a peer, after a handshake in memory."""
     dialer = TlsConnection(hosts.a.client, dialing=True)
     acceptor = TlsConnection(hosts.b.server, dialing=False)
     for end, other in ((dialer, acceptor), (acceptor, dialer), (dialer, acceptor)):

@@ -1,4 +1,4 @@
-"""A dialing peer that makes its TLS records by hand."""
+"""A dialing peer that builds its own TLS records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunnel.tls.openssl import TlsConnection, WantRead
 
 
 class RecordPeer:
-    """A connection to a lane over ``sock``, which stays the caller's."""
+    """A connection to a lane over ``sock``, which the caller owns."""
 
     def __init__(self, sock: socket.socket, tls: TlsConnection) -> None:
         self.sock = sock
@@ -25,7 +25,7 @@ class RecordPeer:
 
     @classmethod
     async def connect(cls, sock: socket.socket, files: TlsFiles) -> RecordPeer:
-        """Shake hands."""
+        """Perform the TLS handshake; return the peer."""
         tls = TlsConnection(client_context(files), dialing=True)
         loop = asyncio.get_running_loop()
         while True:
@@ -39,11 +39,11 @@ class RecordPeer:
                 return cls(sock, tls)
 
     async def send(self, *records: bytes) -> None:
-        """Send them in one go."""
+        """Send records with one call."""
         await asyncio.get_running_loop().sock_sendall(self.sock, b"".join(records))
 
     async def heard(self, kind: int) -> bytes:
-        """Read on until a record of ``kind`` came that is none of data; its content. Keys are followed."""
+        """Read until a record of ``kind`` other than data arrives; return its content. Handles KeyUpdate."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -59,5 +59,5 @@ class RecordPeer:
                         return found.content
                 elif not taken:
                     more = await loop.sock_recv(self.sock, 1 << 16)
-                    assert more, "the connection ended"
+                    assert more, "connection closed"
                     self._waiting += more

@@ -1,4 +1,4 @@
-"""TLS 1.3 records in the plainest form, to compare the compiled engine with (RFC 8446 section 5)."""
+"""A simple implementation of TLS 1.3 records, as reference for the compiled engine (RFC 8446 section 5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADER, TAG = 5, 16
 
 
 class Secret(NamedTuple):
-    """What one direction encrypts with."""
+    """The key material of one direction."""
 
     suite: str
     key: bytes
@@ -41,19 +41,19 @@ class ReferenceRecords:
         return (self._iv ^ self.number).to_bytes(12)
 
     def protect(self, inner: bytes, version: bytes = b"\x03\x03") -> bytes:
-        """Make the next record of any inner plaintext: content, a type, padding, or none of them."""
+        """Return the next record of any inner plaintext: content, type and padding, each optional."""
         header = bytes([DATA]) + version + (len(inner) + TAG).to_bytes(2)
         record = header + self._aead.encrypt(self._nonce(), inner, header)
         self.number += 1
         return record
 
     def seal(self, content: bytes, kind: int = DATA) -> bytes:
-        """Make as few records as possible."""
+        """Return as few records as possible."""
         parts = [content[start : start + RECORD] for start in range(0, len(content), RECORD)]
         return b"".join(self.protect(part + bytes([kind])) for part in parts)
 
     def open(self, cipher: bytes) -> tuple[int, bytes, Control | Fault | None]:
-        """Open whole records until one is not DATA: bytes used, content, and that record."""
+        """Open complete records until one is not DATA; return bytes used, content, and that record."""
         used, content = 0, b""
         while len(cipher) - used >= HEADER:
             header, rest = cipher[used : used + HEADER], cipher[used + HEADER :]
@@ -79,7 +79,7 @@ class ReferenceRecords:
 
 
 def judge(header: bytes) -> int:
-    """Return the alert that a header deserves; 0 if it is good."""
+    """Return the alert for a header; 0 if it is valid."""
     length = int.from_bytes(header[3:])
     if header[0] != DATA:
         return UNEXPECTED_MESSAGE

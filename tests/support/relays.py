@@ -1,6 +1,6 @@
-"""Two links with real lanes between them, of any kind at each end: a relay without its daemons.
+"""Two links with real lanes of any kind at each end: a relay without daemons.
 
-What streams carry is made where it is sent and judged where it arrives, by a hash.
+The content of streams is generated at the sender and verified at the receiver, by a hash.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _NOISE = random.Random(49153).randbytes(_PERIOD) * 2
 
 
 def content(start: int, size: int) -> bytes:
-    """What every stream carries from byte ``start``; at most 1 MiB of it."""
+    """Return the content of every stream from byte ``start``; at most 1 MiB of it."""
     first = start % _PERIOD
     return _NOISE[first : first + size]
 
 
 @dataclass
 class Relay:
-    """Links a and b; ``cutter`` stands between them if there is one."""
+    """Links a and b, with a ``cutter`` between them if requested."""
 
     a: Link
     b: Link
@@ -49,7 +49,7 @@ class Relay:
     cutter: Cutter | None
 
     async def stream(self) -> tuple[socket.socket, socket.socket]:
-        """Open a stream from a to b; the hypervisors' ends of it."""
+        """Open a stream from a to b; return the hypervisors' ends of it."""
         loop = asyncio.get_running_loop()
         path = self.directory / f"target{self.a.streams.opened}"
         with socket.socket(socket.AF_UNIX) as server:
@@ -76,9 +76,9 @@ async def relaying(
     directory: Path,
     *,
     cut: bool = False,
-    rotation: RotationPlan = RotationPlan(),  # noqa: B008  it cannot be changed
+    rotation: RotationPlan = RotationPlan(),  # noqa: B008  immutable
 ) -> AsyncIterator[Relay]:
-    """A relay whose link is up. ``kinds`` are names of MAKERS; a dials."""
+    """Start a relay whose link is up. ``kinds`` are names of MAKERS; a dials."""
     a, b = (
         Link(
             LinkPlan(
@@ -88,8 +88,8 @@ async def relaying(
         )
         for host, peer, kind in (("hosta", "hostb", kinds[0]), ("hostb", "hosta", kinds[1]))
     )
-    reception = LaneAcceptor("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b}, MAKERS[kinds[1]])
-    port = reception._listener._sock.getsockname()[1]
+    acceptor = LaneAcceptor("127.0.0.1", 0, lambda: hosts.b, None, {"hosta": b}, MAKERS[kinds[1]])
+    port = acceptor._listener._sock.getsockname()[1]
     cutter = Cutter(f"127.0.0.1:{port}") if cut else None
     host, _, port_text = cutter.address.rpartition(":") if cutter else ("127.0.0.1", "", str(port))
     plan = DialPlan(host, int(port_text), lambda: hosts.a, None, None, MAKERS[kinds[0]])
@@ -103,8 +103,8 @@ async def relaying(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await asyncio.gather(a.close(Code.NONE, "over"), b.close(Code.NONE, "over"))
-        await reception.close()
+        await asyncio.gather(a.close(Code.NONE, "end of test"), b.close(Code.NONE, "end of test"))
+        await acceptor.close()
         if cutter is not None:
             await asyncio.to_thread(cutter.close)
 
@@ -114,7 +114,7 @@ def _pump(kind: str) -> type[Pump]:
 
 
 async def send(sock: socket.socket, total: int, sizes: Iterable[int] = (64 * KIB,)) -> None:
-    """Say ``total`` bytes, in calls of these sizes in turn, and the end."""
+    """Send ``total`` bytes, in calls of these sizes in turn, and EOF."""
     loop, sent, turn = asyncio.get_running_loop(), 0, list(sizes)
     while sent < total:
         data = content(sent, min(turn[0], total - sent))
@@ -125,7 +125,7 @@ async def send(sock: socket.socket, total: int, sizes: Iterable[int] = (64 * KIB
 
 
 async def take(sock: socket.socket, total: int, *, slowly: bool = False) -> None:
-    """Read to the end: exactly ``total`` bytes, and those that were said."""
+    """Read to EOF and verify: exactly ``total`` bytes with the expected content."""
     loop, wanted, got, taken = asyncio.get_running_loop(), hashlib.sha256(), hashlib.sha256(), 0
     while data := await loop.sock_recv(sock, 4099 if slowly else 64 * KIB):
         got.update(data)

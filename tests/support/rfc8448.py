@@ -14,19 +14,19 @@ KEYS = {
 """Secret, key and IV of each side."""
 
 CONTENT = bytes(range(50))
-"""What each side sends as data."""
+"""The application data of each side."""
 
 CLIENT_DATA = bytes.fromhex(
     "1703030043a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a9a20441e2b62974e1f"
     "5a6292a2977014bd1e3deae63aeebb21694915e4"
 )
-"""The client's first record of data, number 0 under its secret."""
+"""The client's first data record, number 0 under its secret."""
 
 SERVER_DATA = bytes.fromhex(
     "17030300432e937e11ef4ac740e538ad36005fc4a46932fc3225d05f82aa1b36e30efaf97d90e6dffc602dcb501a59a8fcc49c4b"
     "f2e5f0a21c0047c2abf332540dd032e167c2955d"
 )
-"""The server's, number 1: a session ticket went before it."""
+"""The server's, number 1: after a session ticket."""
 
 CLIENT_CLOSE = bytes.fromhex("1703030013c9872760655666b74d7ff1153efd6db6d0b0e3")
 """The client's close_notify, number 1."""

@@ -1,4 +1,4 @@
-"""What SPEC.md section 8 asks of both ends of a rotation, in its own words: for the hosts of ``wire``."""
+"""Lane rotation of both ends by SPEC.md section 8, for the hosts of ``wire``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.wire.states import LaneState
 
 
 class Rotating(ABC):
-    """The part of a host that has to do with lanes that are replaced while they live."""
+    """The part of a host that replaces lanes that are up."""
 
     initiator: bool
     lanes: dict[int, LaneEnd]
@@ -34,7 +34,7 @@ class Rotating(ABC):
 
     def _resumed(self, lane: LaneEnd, answer: Resumed) -> None:
         if lane.gentle and lane.replaces not in self.carrying():
-            del self.lanes[lane.epoch]  # the old one was lost meanwhile
+            del self.lanes[lane.epoch]  # the old lane was lost meanwhile
             return
         self.note(self.session.rejoin(answer))
         if lane.gentle:

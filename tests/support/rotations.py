@@ -1,4 +1,4 @@
-"""Rotations by hand: what a lane said, a lane to which nothing gets through, a clock that a test moves."""
+"""Helpers for rotation tests: the frames that a lane sent, a lane whose data is lost, and a full rotation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.wire.frames import Frame, RotationFrame
 
 
 def frames_of(said: bytes | bytearray) -> tuple[list[Frame], int]:
-    """The frames in what a lane sent, and how many bytes of payload."""
+    """Return the frames in data that a lane sent, and the number of payload bytes."""
     decoder, view, found, payload = Decoder(), memoryview(bytes(said)), list[Frame](), 0
     while view:
         if left := min(decoder.payload_left, len(view)):
@@ -33,14 +33,14 @@ def of_rotation(lane: PipeLane) -> list[Frame]:
 
 
 def deafened(lane: PipeLane) -> PipeLane:
-    """The far end of ``lane``, to which nothing that it says gets through from now on."""
+    """Return the peer's end of ``lane``, after which data sent on ``lane`` is lost."""
     far, lane.far = lane.far, None
     assert far is not None
     return far
 
 
 async def rotated(pair: Pair, old: int) -> PipeLane:
-    """Replace lane ``old``, and wait until that is over at both ends."""
+    """Replace lane ``old``, and wait until the rotation is complete at both ends; return the new lane."""
     lane = rejoin(pair.a, pair.b, old)
     await until(
         lambda: (
@@ -52,12 +52,12 @@ async def rotated(pair: Pair, old: int) -> PipeLane:
 
 
 async def soon(condition: Callable[[], object]) -> None:
-    """Return in the very turn of the loop in which ``condition()`` begins to hold."""
+    """Return in the loop iteration in which ``condition()`` becomes true."""
     for _ in range(1000):
         if condition():
             return
         await asyncio.sleep(0)
-    raise AssertionError("it never held")
+    raise AssertionError("the condition did not become true")
 
 
 async def crosses(source: socket.socket, sink: socket.socket, count: int) -> None:

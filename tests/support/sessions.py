@@ -1,5 +1,5 @@
-"""One session under test, and a peer that says what the test tells it to. Payloads are ranges, on purpose:
-the core must not look into them.
+"""One session under test, and a peer that sends the frames of the test. Payloads are ranges on purpose: the
+core must not access them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WINDOW = 4 * MIB
 
 
 class Remote:
-    """The other end of ``session``: says what a test tells it to, with the right sequence numbers."""
+    """The other end of ``session``: sends the frames of a test, with correct sequence numbers."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -68,7 +68,7 @@ def opened(
 
 
 def span(outgoing: Outgoing | None) -> tuple[int, int, int] | None:
-    """Stream, start and stop of a DATA frame."""
+    """Return stream, start and stop of a DATA frame."""
     if outgoing is None:
         return None
     header = parse_header(outgoing.header)

@@ -1,4 +1,4 @@
-"""Authorities below authorities, and what they sign: chains as other programs make them, good and bad."""
+"""Authorities, intermediate authorities and their certificates: valid and invalid chains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def day(number: float) -> datetime:
-    """A moment so many days from now."""
+    """Return the time ``number`` days from now."""
     return NOW + timedelta(days=number)
 
 
@@ -55,11 +55,11 @@ class Signer:
         self.certificate = builder.sign(self.issuer.key, hashes.SHA256())
 
     def host(self, name: str, *, until: float = 300) -> Signer:
-        """A host's certificate, fit for both roles."""
+        """Return a host's certificate, valid for both roles."""
         return Signer(name, self, ca=False, dns=[name], usages=HOST_USAGES, until=until)
 
     def crl(self, *revoked: Signer, until: float = 5, since: float = -1) -> bytes:
-        """A CRL in PEM."""
+        """Return a CRL in PEM."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.name)
@@ -74,7 +74,7 @@ class Signer:
     def files(
         self, directory: Path, *chain: Signer, ca: Sequence[Signer], crls: Sequence[bytes] = ()
     ) -> TlsFiles:
-        """Write what a host with this certificate has; ``chain`` stands behind it."""
+        """Write the files of a host with this certificate, followed by ``chain``."""
         directory.mkdir(parents=True, exist_ok=True)
         crl = directory / "crl.pem" if crls else None
         files = TlsFiles(directory / "ca.pem", directory / "host.pem", directory / "host.key", crl)
@@ -88,5 +88,5 @@ class Signer:
 
 
 def joined(*signers: Signer) -> bytes:
-    """Certificates in one PEM file."""
+    """Return certificates as one PEM file."""
     return b"".join(pem(each.certificate) for each in signers)

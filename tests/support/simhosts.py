@@ -1,7 +1,7 @@
-"""Daemons on a simulated network: each with the product's link, dialer, rotator, reception and pumps.
+"""Daemons on a simulated network: each with the product's link, dialer, rotator, lane acceptor and pumps.
 
-Only what touches the kernel is another: sockets and connecting (``simloop``), TLS (``simlane``), and who
-listens behind a target, which ``Answer`` says.
+Only kernel interfaces are replaced: sockets and connecting (``simloop``), TLS (``simlane``), and the programs
+that listen on targets, which ``Answer`` provides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunnel.errors import RefusedError, UnreachableError
 from tunnel.lanes.lane import Lane
 from tunnel.net.connect import TIMEOUT
 from tunnel.relay import dialer as dialer_module
-from tunnel.relay import lane_acceptor as reception_module
+from tunnel.relay import lane_acceptor as acceptor_module
 from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
@@ -38,13 +38,13 @@ PORT = 16515
 
 
 def name_at(address: str) -> str:
-    """What the certificate says of the host at ``address``; two of one name differ in a mark behind it."""
+    """Return the certificate name of the host at ``address``; duplicate hosts have an apostrophe appended."""
     return address.rstrip("'")
 
 
 @dataclass(eq=False)
 class Connection:
-    """A TCP connection between two hosts. ``near`` dialled."""
+    """A TCP connection between two hosts. ``near`` is the dialling end."""
 
     near: Socket
     far: Socket
@@ -58,11 +58,11 @@ class Connection:
         return not (self.near.closed and self.far.closed)
 
     def ways(self, which: int) -> list[Any]:
-        """1: from who dialled, 2: to it, 3: both."""
+        """Return directions by mask: 1: from the dialling host, 2: to it, 3: both."""
         return [end.way for bit, end in ((1, self.near), (2, self.far)) if which & bit]
 
     def cut(self, notice: int, number: int) -> None:
-        """Lose all that is under way. ``notice``, as in ``ways``, says who hears of it: error ``number``."""
+        """Lose all data in transit. ``notice``: mask, as in ``ways``, of ends that get error ``number``."""
         for way in self.ways(3):
             way.lose()
         for bit, end in ((1, self.near), (2, self.far)):
@@ -72,7 +72,7 @@ class Connection:
 
 @dataclass(eq=False)
 class Trap:
-    """What happens when a lane of host ``speaker`` is about to say ``type``."""
+    """An action when a lane of host ``speaker`` is about to send a frame of ``type``."""
 
     speaker: str
     type: FrameType
@@ -85,7 +85,7 @@ class Network:
 
     delay: float = 0.001
     capacity: int = 1 << 16
-    lossy: bool = False  # a reset that does not get through at once never does
+    lossy: bool = False  # a delayed reset is lost
     listeners: dict[str, Callable[[Any], None]] = field(default_factory=dict)
     connections: list[Connection] = field(default_factory=list)
     traps: list[Trap] = field(default_factory=list)
@@ -101,11 +101,11 @@ class Network:
     def of(self, sock: Socket) -> Connection:
         return next(each for each in self.connections if sock in each.ends)
 
-    # What goes wrong.
+    # Faults.
 
     def outage(self, which: int, seconds: float) -> None:
-        """Let nothing get from one host to the other for a while; ``which`` as in ``Connection.ways``, of
-        those that ``hosta`` dialled."""
+        """Block the network between the hosts for a while; ``which`` as in ``Connection.ways``, of the
+        connections that ``hosta`` dialled."""
         number = next(self._ports)
         self._outages[number] = which
         held = [way for each in self.living() for way in each.ways(self._seen(each, which))]
@@ -136,10 +136,10 @@ class Network:
             self.traps.remove(trap)
             trap.spring(self.of(lane.sock))
 
-    # What hosts do.
+    # Called by hosts.
 
     async def connect(self, host: str, port: int, prepare: object, failed: Mapping[str, float]) -> Socket:
-        """In place of ``transport.connect``; ``host`` says who dials whom."""
+        """Replace ``net.connect.connect``; ``host`` is the dialling and the dialled address."""
         source, target = host.split(" ")
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -148,10 +148,10 @@ class Network:
                     self.heal.clear()
                     await self.heal.wait()
         except TimeoutError:
-            raise UnreachableError("did not answer") from None
+            raise UnreachableError("connection timed out") from None
         found = [address for address in (target, f"{target}'") if address in self.listeners]
         if not found:
-            raise UnreachableError("nobody listens")
+            raise UnreachableError("connection refused")
         address = min(found, key=lambda each: failed.get(each, 0.0))
         near, far = (source, next(self._ports)), (address, port)
         ends = connected(self.loop, near, far, delay=self.delay, capacity=self.capacity)
@@ -164,13 +164,13 @@ class Network:
     async def make_lane(
         self, sock: Any, contexts: object, peers: object, state: LaneState, *, dialing: bool
     ) -> Lane:
-        """In place of TLS."""
+        """Replace the TLS lane factory."""
         await shake_hands(sock, dialing=dialing)
         return SimLane(sock, name_at(sock.getpeername()[0]), state, self.said)
 
 
 class _Listener:
-    """In place of ``transport.listener``."""
+    """Replaces ``net.listener.Listener``."""
 
     network: Network
 
@@ -180,12 +180,12 @@ class _Listener:
         self.network.listeners[host] = accepted
 
     def close(self) -> None:
-        if self.network.listeners.get(self._host) == self._accepted:  # else another daemon has begun there
+        if self.network.listeners.get(self._host) == self._accepted:  # otherwise another daemon listens there
             del self.network.listeners[self._host]
 
 
 class _Egress:
-    """In place of a link's: programs instead of addresses."""
+    """Replaces the egress of a link: programs instead of addresses."""
 
     dialling = False
 
@@ -201,7 +201,7 @@ class _Egress:
         del self._asked[number]
         streams = self._daemon.link.streams
         if (sock := act()) is None:
-            streams.on_not_dialled(number, RefusedError("nobody there", Code.TARGET_UNREACHABLE))
+            streams.on_not_dialled(number, RefusedError("connection refused", Code.TARGET_UNREACHABLE))
         else:
             streams.on_dialled(number, cast("socket.socket", sock))
 
@@ -215,7 +215,7 @@ class _Egress:
 
 
 class _NoHangups:
-    """In place of an epoll: programs here never leave while somebody has something for them."""
+    """Replaces the epoll for hangups: programs here never close while data for them is pending."""
 
     def add(self, sock: object, told: object) -> None:
         pass
@@ -226,7 +226,7 @@ class _NoHangups:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a host is configured."""
+    """The configuration of a host."""
 
     dials: bool
     settings: Settings
@@ -282,7 +282,7 @@ class Daemon:
 
     @property
     def settled(self) -> bool:
-        """Whether it has lanes that live, and no others."""
+        """Whether all of its lanes are up, and no rotation or handshake is pending."""
         link = self.link
         return (
             link.session is not None
@@ -291,7 +291,7 @@ class Daemon:
         )
 
     async def stop(self, code: Code = Code.NONE) -> None:
-        """End in order: the peer hears of it, if it can."""
+        """Stop regularly, with GOAWAY to the peer."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -299,7 +299,7 @@ class Daemon:
         await self.link.close(code, f"{self.name} is stopping")
 
     def kill(self, number: int) -> None:
-        """End at once: the kernel resets (error ``number``) what was open, or, with 0, nobody hears of it."""
+        """Stop immediately: connections are reset with error ``number``; 0: without notice to the peer."""
         for connection in self.network.living():
             for bit, end in ((2, connection.near), (1, connection.far)):
                 if end.getsockname()[0] == self.address:
@@ -308,20 +308,20 @@ class Daemon:
         self.leave()
 
     def leave(self) -> None:
-        """Begin to ``stop``; another daemon can take the host's place at once."""
+        """Start to ``stop``; another daemon can listen on the address immediately."""
         self.reception._listener.close()
         self.stopping = self.loop.create_task(self.stop())
 
 
 @contextmanager
 def installed(network: Network) -> Iterator[None]:
-    """Let daemons find simulated things in place of the kernel's."""
+    """Replace kernel interfaces of daemons with simulated ones."""
     listener = type("Listener", (_Listener,), {"network": network})
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with ExitStack() as stack:
         stack.callback(structlog.reset_defaults)
         stack.enter_context(patch.object(dialer_module, "connect", network.connect))
-        stack.enter_context(patch.object(reception_module, "Listener", listener))
-        stack.enter_context(patch.object(reception_module, "bind_tcp", lambda host, port, absent: host))
-        stack.enter_context(patch.object(reception_module, "tune_lane", lambda sock, congestion: None))
+        stack.enter_context(patch.object(acceptor_module, "Listener", listener))
+        stack.enter_context(patch.object(acceptor_module, "bind_tcp", lambda host, port, absent: host))
+        stack.enter_context(patch.object(acceptor_module, "tune_lane", lambda sock, congestion: None))
         yield

@@ -1,4 +1,4 @@
-"""Lanes over simulated sockets, without TLS: the product's own lane but for how bytes get into the socket."""
+"""Lanes over simulated sockets, without TLS: the product's lane except for socket reads and writes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tunnel.wire.payload import Outgoing, copied
 from tunnel.wire.states import LaneState
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds, as for TLS."""
+"""Timeout in seconds, as for TLS."""
 
 Said = Callable[["SimLane", FrameType], None]
 
 
 class SimLane(BaseLane[bytes]):
-    """See the module. ``said`` is told of control frames before they leave."""
+    """A lane over a simulated socket. ``said`` is called for each control frame before it is sent."""
 
     kind = LaneKind.USERSPACE
     cipher = "none"
@@ -78,7 +78,7 @@ class SimLane(BaseLane[bytes]):
             self._lost(unsendable or reason_of(error))
             return False
         if not data:
-            self._lost(unsendable or "it was closed without GOAWAY")
+            self._lost(unsendable or "closed without GOAWAY")
             return False
         self._heard(len(data))
         memory = bytearray(data)
@@ -110,16 +110,16 @@ def _kinds(frames: bytes) -> Iterator[FrameType]:
 
 
 async def shake_hands(sock: Socket, *, dialing: bool) -> None:
-    """As many messages as TLS has, of one byte each. Raises LaneLost or OSError."""
+    """Exchange as many messages as TLS, of one byte each. Raises LaneLost or OSError."""
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-            for hears, byte in ((not dialing, b"C"), (dialing, b"S"), (not dialing, b"F")):
-                if not hears:
+            for receives, byte in ((not dialing, b"C"), (dialing, b"S"), (not dialing, b"F")):
+                if not receives:
                     sock.send(byte)
                 elif await _next_byte(sock) != byte:
-                    raise LaneLost("closed within the handshake")
+                    raise LaneLost("closed during the handshake")
     except TimeoutError:
-        raise LaneLost("the handshake took too long") from None
+        raise LaneLost("the handshake timed out") from None
 
 
 async def _next_byte(sock: Socket) -> bytes:

@@ -1,8 +1,8 @@
-"""An event loop whose time passes only when nothing is left to do, and sockets that live in it.
+"""An event loop whose time advances only when it is idle, and simulated sockets for it.
 
-Everything happens in one order, which is that of the schedule alone: no kernel, no clock, no chance. A socket
-here is one end of a connection whose two directions (``Way``) a test can hold, cut, or let lose what is under
-way. What a program sees of it is what it sees of TCP: bytes in order, an end, a reset, a full buffer.
+Execution is deterministic: no kernel, no clock, no randomness. A socket here is one end of a connection whose
+two directions (``Way``) a test can hold or cut, with loss of the data in transit. Programs see it as TCP:
+bytes in order, EOF, reset, a full buffer.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 from unittest.mock import patch
 
 START = 1000.0
-"""Seconds: when simulated time begins."""
+"""Start of simulated time, in seconds."""
 
 LEAST = 1e-11
-"""Seconds that pass in each turn: who waits for a sum of times may else wait for ever, for its rounding."""
+"""Minimum seconds per idle loop iteration: otherwise rounding of sums of times could block forever."""
 
 MOST_TURNS = 5000
-"""Turns of the loop in one moment: more than anything needs that comes to an end."""
+"""Maximum loop iterations without time passing: more than any terminating operation needs."""
 
 _NO_DESCRIPTOR = 1 << 29
-"""Above all that the kernel hands out: who asks it about one of these hears that there is none."""
+"""Above all descriptors of the kernel: system calls with one of these fail with EBADF."""
 
-Item = bytes | None  # None: the end
+Item = bytes | None  # None: EOF
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """Its own selector. Each ``Socket`` that is ready is served in the order in which it became so."""
+    """An event loop that is its own selector. Sockets are served in the order in which they got ready."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.readers: dict[Socket, asyncio.Handle] = {}
         self.writers: dict[Socket, asyncio.Handle] = {}
         self._roused: dict[Socket, None] = {}
-        self._idle = 0  # turns since time has passed
+        self._idle = 0  # loop iterations since time has advanced
         self._clock_resolution = 1e-9
         self._selector = self
 
@@ -50,7 +50,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return self.now
 
     def rouse(self, sock: Socket) -> None:
-        """Something changed at ``sock``: see whether it is ready for who waits for that."""
+        """Check in the next iteration whether ``sock`` is ready."""
         self._roused[sock] = None
 
     def select(self, timeout: float | None) -> list[asyncio.Handle]:
@@ -65,10 +65,10 @@ class SimLoop(asyncio.BaseEventLoop):
                 del self._roused[sock]
             ready += handles
         if not ready:
-            assert timeout is not None, "nothing is left that could ever happen"
+            assert timeout is not None, "deadlock: no timer and no ready socket"
             self.now += max(timeout, LEAST)
         self._idle = 0 if timeout and not ready else self._idle + 1
-        assert self._idle < MOST_TURNS, "time stands still: something turns without end"
+        assert self._idle < MOST_TURNS, "busy loop: simulated time does not advance"
         return ready
 
     def _process_events(self, event_list: list[asyncio.Handle]) -> None:
@@ -102,7 +102,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return handle is not None
 
     def clear(self) -> None:
-        """End what a failed test left running."""
+        """Cancel all tasks that a failed test left running."""
         while tasks := asyncio.all_tasks(self):
             for task in tasks:
                 task.cancel()
@@ -111,7 +111,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
 @contextmanager
 def simulated() -> Iterator[SimLoop]:
-    """A loop, by whose time ``time.monotonic`` goes meanwhile. An exception that nobody catches fails."""
+    """Run a simulated loop; ``time.monotonic`` returns its time. Uncaught exceptions fail the test."""
     loop, surprises = SimLoop(), list[dict[str, Any]]()
     loop.set_exception_handler(lambda _, context: surprises.append(context))
     with patch("time.monotonic", loop.time):
@@ -125,22 +125,22 @@ def simulated() -> Iterator[SimLoop]:
 
 
 class Way:
-    """One direction of a connection: what ``source`` sent, and ``target`` has not got yet."""
+    """One direction of a connection: data that ``source`` sent, and ``target`` has not received yet."""
 
     def __init__(self, loop: SimLoop, source: Socket, target: Socket, delay: float, capacity: int) -> None:
         self.source = source
         self.target = target
-        self.dead = False  # nothing arrives any more, and neither end hears of it
+        self.dead = False  # all data is lost, without notice to either end
         self._loop = loop
         self._delay = delay
         self._capacity = capacity
         self._queue: deque[Item] = deque()
-        self._reset = False  # follows what is under way
+        self._reset = False  # follows the data in transit
         self._holds = 0
 
     @property
     def room(self) -> int:
-        """Bytes that the source can send before its buffer is full."""
+        """The free space of the send buffer in bytes."""
         waiting = sum(len(item) for item in self._queue if item) + len(self.target.inbox)
         return max(0, self._capacity - waiting)
 
@@ -150,7 +150,7 @@ class Way:
             self._move()
 
     def reset(self, *, lost: bool) -> None:
-        """The source gives up: what is held is not sent again, nor is the reset, if ``lost``."""
+        """Reset by the source: held data is lost, and the reset as well, if ``lost``."""
         if self._holds:
             self._queue.clear()
         if not (self._holds and lost):
@@ -158,7 +158,7 @@ class Way:
             self._move()
 
     def hold(self) -> None:
-        """Let nothing arrive until ``release``, which must come as often."""
+        """Hold all data until ``release``, which must be called as often."""
         self._holds += 1
 
     def release(self) -> None:
@@ -167,7 +167,7 @@ class Way:
             self._move()
 
     def lose(self) -> None:
-        """Nothing that is under way arrives, nor what comes after it."""
+        """Lose the data in transit and all later data."""
         self.dead = True
         self._queue.clear()
         self._reset = False
@@ -190,16 +190,16 @@ _numbers = itertools.count(_NO_DESCRIPTOR)
 
 
 class Socket:
-    """One end of a connection, as far as the relay asks for: with its own address, and the peer's."""
+    """One end of a connection, with the part of the socket interface that the relay uses."""
 
     family = socket.AF_UNIX  # nothing to tune
 
     def __init__(self, loop: SimLoop, name: tuple[str, int], peer: tuple[str, int]) -> None:
         self.inbox = bytearray()
-        self.taken = 0  # bytes that were ever put into it
+        self.taken = 0  # total bytes that were sent
         self.closed = False
         self.broken = False  # it was reset
-        self.lossy = False  # a reset that is held gets lost
+        self.lossy = False  # a held reset is lost
         self.out: Way | None = None
         self._loop = loop
         self._name = name
@@ -213,7 +213,7 @@ class Socket:
     def __repr__(self) -> str:
         return f"<socket {self._name} to {self._peer}>"
 
-    # The network's side.
+    # Called by the network.
 
     def take(self, item: Item) -> None:
         if self.closed:
@@ -247,7 +247,7 @@ class Socket:
     def writable(self) -> bool:
         return self.broken or self.way.room > 0
 
-    # The program's side.
+    # Called by programs.
 
     def fileno(self) -> int:
         return -1 if self.closed else self._descriptor
@@ -286,7 +286,7 @@ class Socket:
                 raise BlockingIOError
         if not flags & socket.MSG_PEEK:
             del self.inbox[:size]
-            self._loop.rouse(self.way.target)  # there may be room again
+            self._loop.rouse(self.way.target)  # it may be writable again
         return data
 
     def recvmsg_into(self, buffers: list[memoryview]) -> tuple[int, list[Any], int, None]:
@@ -338,7 +338,7 @@ def connected(
     delay: float = 0.0,
     capacity: int = 1 << 16,
 ) -> tuple[Socket, Socket]:
-    """Both ends of a new connection. ``delay`` is seconds of each direction, ``capacity`` bytes."""
+    """Return both ends of a new connection. ``delay``: seconds in each direction; ``capacity``: bytes."""
     one, other = Socket(loop, near, far), Socket(loop, far, near)
     one.out, other.out = Way(loop, one, other, delay, capacity), Way(loop, other, one, delay, capacity)
     return one, other

@@ -1,7 +1,8 @@
-"""Two hosts, programs that talk through them, and what must hold of both whatever the network does.
+"""Two hosts, programs that communicate through them, and invariants that hold under all network faults.
 
-The model knows what was done to the network and the hosts, and what the programs saw. It knows nothing of how
-lanes and sessions come about, only what they are for: see ``World.check`` and ``World.check_settled``.
+The model has the faults of the network and the hosts, and the observations of the programs. It is independent
+of the implementation of lanes and sessions, and checks only their effects: see ``World.check`` and
+``World.settled``.
 """
 
 from __future__ import annotations
@@ -24,33 +25,33 @@ from tunnel.wire.session import Session
 HOSTS = ("hosta", "hostb")
 
 RECOVERY = 60.0
-"""Seconds within which all lanes are back, whatever was before: 15 until silence is noticed, 10 for a
-handshake and 10 for an answer that never come, pauses up to 5, and the acceptor's 5 beyond the window."""
+"""Seconds within which all lanes are up again after any fault: 15 for the keepalive timeout, 10 for the
+handshake timeout and 10 for the reply timeout, backoff up to 5, and the acceptor's 5 beyond the window."""
 
 LOCAL_CAPACITY = 4096
-"""Bytes that a local connection takes before it is read."""
+"""Buffer size in bytes of a local connection."""
 
 NOTICE = 15.0
-"""Seconds until silence is noticed."""
+"""Keepalive timeout in seconds."""
 
 GRACE = 6.0
-"""Seconds: 5 that an acceptor waits beyond the window, and one for what was under way."""
+"""Seconds: 5 that an acceptor waits beyond the window, and one for data in transit."""
 
 STABLE = 21.0
-"""Seconds after which it has been noticed what is dead."""
+"""Seconds after which every dead lane has been detected."""
 
 LEGITIMATE = {Code.NONE, Code.LINK_LOST, Code.COLLISION, Code.SESSION_UNKNOWN}
-"""Why a session of two hosts may end that both keep the rules."""
+"""Codes with which a session of two conforming hosts may end."""
 
 
 class Program:
-    """A hypervisor at one end of a stream: sends ``size`` bytes, and its end, and takes what comes."""
+    """A hypervisor at one end of a stream: sends ``size`` bytes and EOF, and receives data."""
 
     def __init__(self, sock: Socket, number: int, first: bool, size: int, expected: int) -> None:
         self.sock = sock
         self.sent = 0
         self.got = 0
-        self.outcome = ""  # "end": all of the other's, and its end; "reset"
+        self.outcome = ""  # "end": all data of the peer and EOF; "reset"
         self.stalled = False
         self._number = number
         self._first = first
@@ -70,7 +71,7 @@ class Program:
 
     @property
     def in_order(self) -> bool:
-        """Whether both directions have come to their end, as far as can be seen here."""
+        """Whether both directions have ended regularly, as seen from this end."""
         return self.outcome == "end" and self.sent == self._size
 
     def _write(self) -> None:
@@ -93,10 +94,10 @@ class Program:
             return
         if data:
             stop = self.got + len(data)
-            assert data == content(self._number, not self._first, self.got, stop), "not what was sent"
+            assert data == content(self._number, not self._first, self.got, stop), "wrong data"
             self.got = stop
             return
-        assert self.got == self._expected, f"an end after {self.got} of {self._expected} bytes"
+        assert self.got == self._expected, f"EOF after {self.got} of {self._expected} bytes"
         self.outcome = "end"
         self._loop.remove_reader(self.sock)
 
@@ -107,7 +108,7 @@ class Program:
 
 @dataclass(eq=False)
 class Talk:
-    """A stream, as its programs see it. ``local`` are the daemons' ends of the local connections."""
+    """A stream, as seen by its programs. ``local``: the daemons' ends of the local connections."""
 
     number: int
     opener: str
@@ -134,25 +135,25 @@ class Death:
 
 
 class World:
-    """See the module."""
+    """Two daemons with their programs on a simulated network, and the checks of the invariants."""
 
     def __init__(self, network: Network, shapes: dict[str, Shape], features: Feature) -> None:
         self.network = network
-        self.features = features  # that both hosts have
+        self.features = features  # of both hosts
         self.loop = network.loop
         self.shapes = shapes
         self.talks: list[Talk] = []
         self.daemons: dict[str, Daemon] = {}
         self.lives: dict[bytes, set[str]] = {}  # which hosts have had a session
         self.deaths: dict[bytes, list[Death]] = {}
-        self.faults: list[str] = []  # bugs that the relay survives, and losses without a cause
-        self.troubles: list[tuple[float, float]] = []  # from when to when something was wrong
-        self.intrusions: list[tuple[float, float]] = []  # when a copy of a host was there
+        self.faults: list[str] = []  # internal errors of the relay, and lanes lost without a cause
+        self.troubles: list[tuple[float, float]] = []  # start and end of faults
+        self.intrusions: list[tuple[float, float]] = []  # start and end of duplicate hosts
         self._calls: set[asyncio.Task[None]] = set()
         for name in HOSTS:
             self.start(name)
 
-    # What happens.
+    # Actions.
 
     def start(self, name: str) -> None:
         peer = HOSTS[1 - HOSTS.index(name)]
@@ -177,7 +178,7 @@ class World:
 
         def noting(what: str, reason: str, **details: object) -> None:
             note(what, reason, **details)
-            if "a fault of" in reason or (what == "lane lost" and not self._troubled(self.loop.now)):
+            if "internal error" in reason or (what == "lane lost" and not self._troubled(self.loop.now)):
                 self.faults.append(f"{what}: {reason}")
 
         link.end, link._establish, link.note = ending, establishing, noting
@@ -186,23 +187,23 @@ class World:
         self.troubles.append((self.loop.now, self.loop.now + seconds))
 
     def outage(self, which: int, seconds: float) -> None:
-        """Let nothing get through for a while, at least one way: then no session outlives its window."""
+        """Block the network for a while, in one or both directions: no session outlives its window."""
         self.trouble(seconds)
         self.network.outage(which, seconds)
         for daemon in self.daemons.values():
-            notice = NOTICE if which == 3 else 2 * NOTICE  # who still hears the other notices its end
+            notice = NOTICE if which == 3 else 2 * NOTICE  # one-way: detected by the peer's close
             longest = notice + daemon.link.plan.resume_window + GRACE
             if seconds > longest and (session := daemon.link.session) is not None:
                 self.loop.call_later(longest, self._check_ended, daemon, session)
 
     @staticmethod
     def _check_ended(daemon: Daemon, session: Session) -> None:
-        assert daemon.link.session is not session, f"{daemon.name} keeps a session beyond its window"
+        assert daemon.link.session is not session, f"{daemon.name} has a session beyond its window"
 
     def _check_told(self, daemon: Daemon, session: bytes, troubles: int) -> None:
         left = daemon.link.session
-        if len(self.troubles) == troubles:  # nothing has happened since
-            assert left is None or left.id != session, f"{daemon.name} did not hear of the end"
+        if len(self.troubles) == troubles:  # no fault since then
+            assert left is None or left.id != session, f"{daemon.name} still has the ended session"
 
     def call(self, opener: str, sizes: tuple[int, int]) -> None:
         talk = Talk(len(self.talks), opener, sizes, self.loop.now)
@@ -239,7 +240,7 @@ class World:
         return answer
 
     def restart(self, name: str, number: int | None) -> None:
-        """Kill the daemon (``number`` as in ``Daemon.kill``; None: let it end in order) and start another."""
+        """Kill the daemon (``number`` as in ``Daemon.kill``; None: regular stop) and start another."""
         session, other = self.daemons[name].link.session, self.daemons[HOSTS[1 - HOSTS.index(name)]]
         if number is None and session is not None and not self._troubled(self.loop.now):
             self.loop.call_later(1, self._check_told, other, session.id, len(self.troubles) + 1)
@@ -251,7 +252,7 @@ class World:
         self.start(name)
 
     def intrude(self, name: str, seconds: float) -> None:
-        """Let a copy of host ``name`` dial the other one for a while."""
+        """Let a duplicate of host ``name`` dial the other one for a while."""
         peer = HOSTS[1 - HOSTS.index(name)]
         shape = replace(self.shapes[name], dials=True)
         copy = Daemon(self.network, name, peer, shape, self._no_answer, f"{name}'")
@@ -260,7 +261,7 @@ class World:
 
         def over() -> None:
             copy.kill(errno.ECONNRESET)
-            self.trouble()  # if it had a session, others ended for that
+            self.trouble()  # if it had a session, other sessions ended because of it
 
         self.loop.call_later(seconds, over)
 
@@ -268,17 +269,17 @@ class World:
     def _no_answer(target: str) -> tuple[float, Callable[[], Socket | None]]:
         return 0.002, lambda: None
 
-    # What must hold, always.
+    # Invariants.
 
     def check(self) -> None:
-        """Raise AssertionError when a law is broken."""
+        """Raise AssertionError when an invariant is violated."""
         for talk in self.talks:
             self._check_acknowledged(talk)
         self._check_deaths()
         assert not self.faults, self.faults
 
     def _check_acknowledged(self, talk: Talk) -> None:
-        """No host believes that more was delivered than the other end's socket took."""
+        """Check that no host counts more bytes as delivered than were written to the peer's local socket."""
         for here, there in (HOSTS, HOSTS[::-1]):
             link = self.daemons[here].link
             if here not in talk.local or talk.local[here].closed or link.session is None:
@@ -286,10 +287,10 @@ class World:
             for number, pump in link.streams.pumps.items():
                 if cast("Any", pump._sock) is talk.local[here]:
                     taken = talk.local[there].taken if there in talk.local else 0
-                    assert link.session.acknowledged(number) <= taken, "called delivered, and was not"
+                    assert link.session.acknowledged(number) <= taken, "acknowledged, but not delivered"
 
     def _check_deaths(self) -> None:
-        """A session that both have had ends for a reason; then it may end at the other host as well."""
+        """Check that a session of both hosts ends with a cause; then it may end at the other host as well."""
         for session, deaths in self.deaths.items():
             for death in deaths:
                 assert death.code in LEGITIMATE, death
@@ -300,19 +301,19 @@ class World:
     def _check_first(self, death: Death) -> None:
         ill_for = death.at - self._last_good(death.at)
         if death.code is Code.COLLISION:
-            assert self._troubled(death.at), f"a copy took over while all was well: {death}"
+            assert self._troubled(death.at), f"a duplicate host took over without a fault: {death}"
             assert any(start <= death.at <= stop + 6 for start, stop in self.intrusions), death
         else:
-            assert death.code is Code.LINK_LOST, f"ended, and the other end had not: {death}"
+            assert death.code is Code.LINK_LOST, f"ended before the other end: {death}"
             window = self.shapes[death.host].window
-            assert ill_for >= window - 1e-6, f"too early, all was well {ill_for} seconds ago: {death}"
+            assert ill_for >= window - 1e-6, f"too early, {ill_for} s after the fault: {death}"
             assert self._troubled(death.at), f"ended without a cause: {death}"
 
     def _troubled(self, at: float) -> bool:
         return any(start <= at and stop >= at - RECOVERY for start, stop in self.troubles)
 
     def _last_good(self, at: float) -> float:
-        """The last moment up to ``at`` at which all had been well for long enough."""
+        """Return the last time up to ``at`` that was sufficiently long after any fault."""
         last, well_since = 0.0, 0.0
         for start, stop in sorted(self.troubles):
             if start > at:
@@ -322,7 +323,7 @@ class World:
             well_since = max(well_since, stop)
         return at if at - well_since >= RECOVERY else last
 
-    # What must hold once all is well.
+    # Conditions after recovery.
 
     @property
     def settled(self) -> bool:
@@ -337,7 +338,7 @@ class World:
 
     @property
     def wanted(self) -> int:
-        """Lanes that the hosts are to have: as many as both grant."""
+        """The expected number of lanes: the lower limit of both hosts."""
         if Feature.RESUME not in self.features:
             return 1
         return min(shape.settings.limits.lanes for shape in self.shapes.values())
@@ -355,15 +356,15 @@ class World:
         return "; ".join([*lines, f"{len(self.network.living())} connections"])
 
     async def calm(self) -> None:
-        """Wait until nothing is held any more."""
+        """Wait until all faults have ended."""
         over = max((stop for _, stop in [*self.troubles, *self.intrusions]), default=0.0) + 0.1
         if over >= self.loop.now:
             await asyncio.sleep(over - self.loop.now)
         for daemon in self.daemons.values():
-            daemon.link.rotation.plan = RotationPlan(after=0.0)  # else there is always one under way
+            daemon.link.rotation.plan = RotationPlan(after=0.0)  # otherwise a rotation is always pending
 
     async def settle(self) -> float:
-        """Wait until all is back; how many seconds that took. AssertionError if it takes too long."""
+        """Wait until all lanes are up; return how many seconds it took. Raises AssertionError on timeout."""
         began, since = self.loop.now, None
         while since is None or self.loop.now - since < STABLE:
             if not self.settled:
@@ -376,13 +377,13 @@ class World:
         return since - began
 
     async def finish(self) -> None:
-        """Let every program come to its end, then the hosts; nothing may be left."""
+        """Let all streams end, then stop the hosts; raise AssertionError if anything is left."""
         for talk in self.talks:
             for end in talk.ends.values():
                 end.stall(False)
         began = self.loop.now
         while not all(talk.over for talk in self.talks):
-            assert self.loop.now - began < RECOVERY, "a stream never comes to its end"
+            assert self.loop.now - began < RECOVERY, "a stream does not end"
             await asyncio.sleep(0.1)
         await asyncio.sleep(1)
         self.check()
@@ -397,12 +398,12 @@ class World:
         assert not left, left
 
     def _check_outcome(self, talk: Talk) -> None:
-        """Who sees an end in order was heard to the last byte. Only the end of a session resets a stream."""
+        """Check that regular ends imply complete delivery, and resets the end of a session."""
         for here, there in (HOSTS, HOSTS[::-1]):
             if (ours := talk.ends.get(here)) is None:
                 continue
             if ours.in_order and not ours.sock.broken:
-                assert talk.ends[there].got == ours.sent, "ended in order, and not all of it arrived"
+                assert talk.ends[there].got == ours.sent, "regular end, but data is missing"
             else:
                 ended = [death.at for deaths in self.deaths.values() for death in deaths]
-                assert any(at >= talk.began for at in ended), "reset, and no session has ended"
+                assert any(at >= talk.began for at in ended), "reset, but no session has ended"

@@ -1,4 +1,4 @@
-"""Plain sockets in the part of a hypervisor: callers, targets, bulk whose every byte is checked."""
+"""Plain sockets in the role of a hypervisor: callers, targets, bulk whose every byte is checked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Self
 from tunnel.units import MIB
 
 PATIENCE = 30.0
-"""Seconds after which any socket here gives up, so that a test fails rather than hangs."""
+"""Timeout in seconds of all sockets here, so that a test fails rather than hangs."""
 
 QUIET = 2.5
-"""Seconds without a byte taken after which a stream counts as stalled."""
+"""Seconds without an accepted byte after which a stream counts as stalled."""
 
 _NOISE = random.Random("mtunnel").randbytes(MIB)
 
 
 def connect(address: str) -> socket.socket:
-    """Connect to ``tcp:IP:PORT`` or ``unix:PATH``."""
+    """Return a connection to ``tcp:IP:PORT`` or ``unix:PATH``."""
     kind, _, rest = address.partition(":")
     if kind == "unix":
         sock = socket.socket(socket.AF_UNIX)
@@ -35,7 +35,7 @@ def connect(address: str) -> socket.socket:
 
 
 class Target:
-    """Listens where an egress dials: on a port of 127.0.0.1, or on a unix socket at ``path``."""
+    """A target of an egress: listens on a port of 127.0.0.1, or on a unix socket at ``path``."""
 
     def __init__(self, path: Path | None = None, backlog: int = 64, port: int = 0) -> None:
         if path is None:
@@ -49,14 +49,14 @@ class Target:
         self._server.settimeout(PATIENCE)
 
     def accept(self) -> socket.socket:
-        """Wait for the next connection."""
+        """Wait for the next connection and return it."""
         sock = self._server.accept()[0]
         sock.settimeout(PATIENCE)
         return sock
 
     @property
     def called(self) -> bool:
-        """Whether somebody has connected, or waits for ``accept``."""
+        """Whether a connection is pending; it is accepted and closed."""
         self._server.setblocking(False)
         try:
             self._server.accept()[0].close()
@@ -67,7 +67,7 @@ class Target:
         return True
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._server.close()
 
     def __enter__(self) -> Self:
@@ -80,13 +80,13 @@ class Target:
 
 
 def bulk(size: int) -> Iterator[bytes]:
-    """``size`` bytes, no two blocks alike."""
+    """Yield ``size`` bytes in blocks of 1 MiB, all different."""
     for start in range(0, size, MIB):
         yield (struct.pack("!Q", start) + _NOISE[8:])[: size - start]
 
 
 def send_bulk(sock: socket.socket, size: int, *, end: bool = True) -> str:
-    """Send ``size`` bytes, and the end; their digest."""
+    """Send ``size`` bytes, and EOF if ``end``; return their digest."""
     digest = hashlib.blake2b()
     for block in bulk(size):
         digest.update(block)
@@ -97,7 +97,7 @@ def send_bulk(sock: socket.socket, size: int, *, end: bool = True) -> str:
 
 
 def fill(sock: socket.socket) -> int:
-    """Send until nothing more is taken; how many bytes that were."""
+    """Send until no more is accepted; return the number of bytes."""
     sent = 0
     sock.settimeout(QUIET)
     try:
@@ -109,11 +109,11 @@ def fill(sock: socket.socket) -> int:
                 rest = rest[count:]
     except TimeoutError:
         return sent
-    raise AssertionError(f"{sent} bytes went somewhere, but nobody reads them")
+    raise AssertionError(f"{sent} bytes were accepted without a reader")
 
 
 def receive_all(sock: socket.socket) -> str:
-    """Receive up to the end; the digest."""
+    """Receive up to EOF; return the digest."""
     digest = hashlib.blake2b()
     while chunk := sock.recv(256 * 1024):
         digest.update(chunk)
@@ -121,19 +121,19 @@ def receive_all(sock: socket.socket) -> str:
 
 
 def receive(sock: socket.socket, count: int) -> bytes:
-    """Receive exactly ``count`` bytes."""
+    """Receive and return exactly ``count`` bytes."""
     data = b""
     while len(data) < count:
         chunk = sock.recv(count - len(data))
-        assert chunk, f"the connection ended after {len(data)} of {count} bytes"
+        assert chunk, f"connection closed after {len(data)} of {count} bytes"
         data += chunk
     return data
 
 
 def ends_in_reset(sock: socket.socket) -> bool:
-    """Whether a connection ends with RST and not with a clean close, after whatever still comes.
+    """Return whether a connection ends with RST and not with FIN, after discarding remaining data.
 
-    A unix socket knows no RST: there an end is all that can be seen.
+    Unix sockets have no RST: for them any end counts.
     """
     try:
         while sock.recv(256 * 1024):
@@ -144,7 +144,7 @@ def ends_in_reset(sock: socket.socket) -> bool:
 
 
 def turned_away(address: str) -> bool:
-    """Whether a connection to ``address`` is accepted and reset, perhaps before the caller gets to see it."""
+    """Return whether a connection to ``address`` is accepted and reset, possibly during connect."""
     try:
         with connect(address) as caller:
             return ends_in_reset(caller)
@@ -153,7 +153,7 @@ def turned_away(address: str) -> bool:
 
 
 def exchange(one: socket.socket, other: socket.socket) -> None:
-    """Prove that bytes pass both ways."""
+    """Check that bytes pass in both directions."""
     one.sendall(b"there")
     assert receive(other, 5) == b"there"
     other.sendall(b"back")

@@ -1,4 +1,4 @@
-"""An egress under test: who asks it to dial, and what it dials."""
+"""The owner and the targets of an egress under test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANY = AllowList.parse(["tcp:127.0.0.1:1-65535", "tcp:[::1]:1-65535", "unix:/tmp/
 
 
 class Requester:
-    """Keeps what it is told, in order."""
+    """Records the calls of an egress, in order."""
 
     def __init__(self) -> None:
         self.order: list[int] = []
@@ -30,7 +30,7 @@ class Requester:
 
 
 class Target:
-    """A unix socket path, with or without somebody behind it."""
+    """A unix socket path, with or without a listener."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,13 +47,13 @@ class Target:
         self.listener.setblocking(False)
 
     def leave_stale(self) -> None:
-        """A socket file that nobody listens on: ECONNREFUSED."""
+        """Leave a socket file without a listener: ECONNREFUSED."""
         self.listen()
         assert self.listener is not None
         self.listener.close()
 
     def fill(self) -> None:
-        """Take all of the backlog, so that the next caller gets EAGAIN."""
+        """Fill the backlog, so that the next caller gets EAGAIN."""
         with suppress(BlockingIOError):
             while True:
                 sock = socket.socket(socket.AF_UNIX)
@@ -62,7 +62,7 @@ class Target:
                 sock.connect(str(self.path))
 
     def accepted(self) -> int:
-        """Accept and close everybody who is waiting; how many they were."""
+        """Accept and close all pending connections; return their number."""
         assert self.listener is not None
         count = 0
         with suppress(BlockingIOError):

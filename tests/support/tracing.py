@@ -1,4 +1,4 @@
-"""What the kernel of an emulated machine writes down about this process (tracefs; Documentation/trace)."""
+"""Kernel traces of this process in an emulated machine (tracefs; Documentation/trace)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _NAMES = (
 )
 CALLS = tuple(f"syscalls/sys_enter_{name}" for name in _NAMES)
 RETURNS = tuple(f"syscalls/sys_exit_{name}" for name in _NAMES)
-"""Events of the system calls that a data path makes: when they begin, and when they are over."""
+"""Enter and exit events of the system calls of a data path."""
 
 BUFFER = 32 * 1024
-"""KiB of events that are kept for each processor; older ones are lost."""
+"""Trace buffer in KiB for each processor; older events are lost."""
 
 
 @contextmanager
 def tracing(*events: str) -> Iterator[list[str]]:
-    """Trace events such as ``sched/sched_switch``; behind the block the list has a line for each.
+    """Trace events such as ``sched/sched_switch``; after the block the list has a line for each.
 
-    Not raw_syscalls: an emulated machine with two processors stands still then.
+    Not raw_syscalls: an emulated machine with two processors hangs with it.
     """
     if not (TRACING / "trace").exists():
         assert ctypes.CDLL(None).mount(b"tracefs", os.fsencode(TRACING), b"tracefs", 0, None) == 0
@@ -42,5 +42,5 @@ def tracing(*events: str) -> Iterator[list[str]]:
         for switch in switches:
             switch.write_text("0")
     lines = (TRACING / "trace").read_text().splitlines()
-    assert not any("LOST" in line for line in lines), "more events than fit"
+    assert not any("LOST" in line for line in lines), "trace buffer overflow"
     found += [line for line in lines if not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""Acting as another user, for tests that run as root."""
+"""Run as another user, for tests that run as root."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 NOBODY = 65534
 
-codecs.lookup("idna")  # for every connect: its module may lie where only root can read it, so load it now
+codecs.lookup("idna")  # used by every connect: load it now, as only root may be able to read its module
 
 
 @contextmanager
 def acting_as(uid: int) -> Iterator[None]:
-    """Own what is made meanwhile as ``uid``: the kernel remembers who made a socket."""
+    """Run the block with effective user ``uid``: the kernel stores the creator of a socket."""
     os.seteuid(uid)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A userspace lane with a session, and a peer at its other end that may say anything."""
+"""A userspace lane with a session, and a peer that can send anything."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _engine: list[str] = ["python"]
 
 @pytest.fixture(params=ENGINES)
 def each_engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let ``lane_and_peer`` and ``lane_and_records`` make lanes of each engine; its name."""
+    """Make ``lane_and_peer`` and ``lane_and_records`` use each engine; the value is its name."""
     _engine.append(request.param)
     yield request.param
     _engine.pop()
@@ -46,15 +46,15 @@ def _lane(sock: socket.socket, keys: Keys, peer: str) -> UserspaceLane:
 
 @asynccontextmanager
 async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, TlsPeer]]:
-    """A host with a session over a userspace lane, and a raw peer that dialed it."""
+    """Connect a host with a session over a userspace lane to a raw peer that dials."""
     dialing, accepting = tcp_pair()
     with accepting, dialing, unexpected() as surprises:
-        (keys, proof), peer = await asyncio.gather(
+        (keys, chains), peer = await asyncio.gather(
             handshake(accepting, hosts.b, ("hosta",), dialing=False),
             TlsPeer.connect(dialing, hosts.a, dialing=True),
         )
         host = Host(initiator=False)
-        lane = _lane(accepting, keys, proof.peer)
+        lane = _lane(accepting, keys, chains.peer)
         host.own(lane)
         try:
             await peer.send(encode(hello(b"R" * 16, b"I" * 16, LIMITS)) + encode(Open(1, 1 << 40, TARGET)))
@@ -68,15 +68,15 @@ async def lane_and_peer(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane
 
 @asynccontextmanager
 async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceLane, RecordPeer]]:
-    """A host with a session, and a peer that makes its records by hand."""
+    """Connect a host with a session to a peer that builds its own TLS records."""
     dialing, accepting = tcp_pair()
     with accepting, dialing, unexpected() as surprises:
-        (keys, proof), peer = await asyncio.gather(
+        (keys, chains), peer = await asyncio.gather(
             handshake(accepting, hosts.b, ("hosta",), dialing=False),
             RecordPeer.connect(dialing, hosts.a.files),
         )
         host = Host(initiator=False)
-        lane = _lane(accepting, keys, proof.peer)
+        lane = _lane(accepting, keys, chains.peer)
         host.own(lane)
         try:
             await peer.send(peer.sealer.record(DATA, encode(hello(b"R" * 16, b"I" * 16, LIMITS))))
@@ -88,7 +88,7 @@ async def lane_and_records(hosts: Hosts) -> AsyncIterator[tuple[Host, UserspaceL
 
 
 def fill(host: Host, lane: UserspaceLane) -> bytes:
-    """Send until the socket takes no more of it; everything that was sent."""
+    """Send until the lane is full; return all sent data."""
     sent = b""
     while lane.room:
         payload = bytes([len(sent) % 251]) * 50_000
@@ -98,10 +98,10 @@ def fill(host: Host, lane: UserspaceLane) -> bytes:
 
 
 def unread(sock: socket.socket) -> int:
-    """Bytes that wait in it."""
+    """Return the number of unread bytes in a socket."""
     return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def pings(count: int, first: int = 1000) -> bytes:
-    """So many PINGs, each with another token."""
+    """Return ``count`` PINGs with different tokens."""
     return b"".join(encode(Ping(number)) for number in range(first, first + count))

@@ -1,4 +1,4 @@
-"""Waiting for what a test expects, never for ever, and noticing what it does not expect."""
+"""Waiting with a timeout, and collecting unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from contextlib import contextmanager
 from typing import Any
 
 PATIENCE = 60.0
-"""Seconds after which something that should happen within milliseconds counts as never."""
+"""Timeout in seconds for anything that should take milliseconds."""
 
 _PAUSE = 0.002
 
 
 async def until(condition: Callable[[], object], what: str = "", patience: float = PATIENCE) -> None:
-    """Return when ``condition()`` holds. AssertionError, with ``what`` in it, when it does not in time."""
+    """Return when ``condition()`` is true. Raises AssertionError, with ``what`` in it, on timeout."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
     while not condition():
-        assert loop.time() < deadline, f"waited {patience:g} seconds in vain {what}"
+        assert loop.time() < deadline, f"timed out after {patience:g} s waiting {what}"
         await asyncio.sleep(_PAUSE)
 
 
 async def turns(count: int = 20) -> None:
-    """Let the loop do everything that is due already, and what follows from it."""
+    """Run ``count`` loop iterations: all pending callbacks and their consequences."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 @contextmanager
 def unexpected() -> Iterator[list[str]]:
-    """Collect what the loop's exception handler is told: exceptions that nobody caught."""
+    """Collect uncaught exceptions that are reported to the loop's exception handler."""
     found: list[str] = []
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()

@@ -1,10 +1,10 @@
 """Two sessions joined by simulated lanes, without sockets: every byte goes through real decoders.
 
-What a stream carries is a function of sender, stream and offset, so that each delivered byte is checked
-where it arrives. A lane holds the bytes that are under way until somebody carries them, any number at a
-time; it can be cut anywhere, and either side may learn of that late. ``settle`` lets everything finish.
+The content of a stream is a function of sender, stream and offset, so that each delivered byte is checked
+where it arrives. A lane holds the bytes in transit until ``carry`` moves them, any number at a time; it can
+be cut anywhere, and either side may detect that late. ``settle`` lets everything finish.
 
-Time is simulated too: it passes in ``wait`` alone, and what a host does by the clock it does there.
+Time is simulated too: it advances only in ``wait``, where hosts also perform their timed actions.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _NEVER = 2_000  # rounds: more than any simulated conversation needs
 
 @contextmanager
 def only_faults(*codes: Code) -> Iterator[None]:
-    """Allow what is inside to raise ProtocolError with one of ``codes`` (any, if none is named)."""
+    """Suppress ProtocolError with one of ``codes`` (default: any) in the block."""
     try:
         yield
     except ProtocolError as error:
@@ -73,7 +73,7 @@ def only_faults(*codes: Code) -> Iterator[None]:
 
 
 def frames(raw: bytes) -> list[Frame]:
-    """Read whole control frames."""
+    """Decode complete control frames."""
     decoder, view, found = Decoder(), memoryview(raw), list[Frame]()
     while view:
         taken, frame = decoder.feed(view)
@@ -84,7 +84,7 @@ def frames(raw: bytes) -> list[Frame]:
 
 
 class Host(Rotating):
-    """One end of the session, and the part of a link that the protocol asks of its owner."""
+    """One end of the session, with the part of a link that the protocol requires."""
 
     def __init__(self, settings: Settings, *, initiator: bool) -> None:
         self.initiator = initiator
@@ -109,7 +109,7 @@ class Host(Rotating):
     # Lanes.
 
     def dial(self, epoch: int, replaces: int, *, gentle: bool = False) -> None:
-        """Begin a lane: the session's first, or one that joins it; ``gentle``, if ``replaces`` lives."""
+        """Start a lane: the session's first, or one that joins it; ``gentle``: if ``replaces`` is up."""
         if self._session is None:
             self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_WELCOME)
             self.lanes[epoch].out += encode(self._offer)
@@ -122,7 +122,7 @@ class Host(Rotating):
         self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_FIRST)
 
     def lose(self, epoch: int) -> LaneEnd | None:
-        """Notice that a lane is dead."""
+        """Detect that a lane is down; return it."""
         lane = self.lanes.pop(epoch, None)
         attached = {LaneState.ATTACHED, LaneState.RETIRING}
         if lane is not None and lane.state in attached and lane.claim is None and not lane.settled:
@@ -133,7 +133,7 @@ class Host(Rotating):
     def carrying(self) -> list[int]:
         return [epoch for epoch, lane in self.lanes.items() if lane.carries]
 
-    # What our side does to streams.
+    # Local operations on streams.
 
     def open(self, backlog: int) -> int:
         number = self.session.open("tcp:127.0.0.1:49152")
@@ -169,7 +169,7 @@ class Host(Rotating):
         self.session.reset(number, Code.LOCAL_RESET, "connection reset")
 
     def deliver(self, number: int, most: int) -> int:
-        """Write up to ``most`` of what arrived into the local socket."""
+        """Write up to ``most`` received bytes to the local socket; return how many."""
         local = self.locals[number]
         size = min(most, len(local.inbox))
         if size == 0:
@@ -180,7 +180,7 @@ class Host(Rotating):
         return size
 
     def converse(self) -> bool:
-        """Accept, deliver and finish whatever can be; whether anything was."""
+        """Accept, deliver and finish all that is possible; return whether there was anything."""
         moved = self.questions.judge(self.session)
         for number in list(self.requests):
             self.accept(number, 100)
@@ -195,7 +195,7 @@ class Host(Rotating):
     # Bytes out.
 
     def transmit(self, epoch: int, room: int = MAX_DATA) -> bool:
-        """Let a lane send one thing: control frames, a replay, or new payload of up to ``room`` bytes."""
+        """Send control frames, a replay, or up to ``room`` bytes of new payload; return whether any."""
         lane = self.lanes[epoch]
         if not lane.carries:
             return False
@@ -208,10 +208,10 @@ class Host(Rotating):
         return bool(raw)
 
     def _new_payload(self, epoch: int, room: int) -> bytes:
-        turn = self.session.pick()
-        if turn is None:
+        picked = self.session.pick()
+        if picked is None:
             return b""
-        number, most = turn
+        number, most = picked
         local = self.locals[number]
         stop = local.sent + min(most, local.backlog, room)
         payload = content(number, self.initiator, local.sent, stop)
@@ -225,7 +225,7 @@ class Host(Rotating):
     # Bytes in.
 
     def take(self, epoch: int, data: bytes) -> None:
-        """Take what a lane received. Raises ProtocolError."""
+        """Process data that a lane received. Raises ProtocolError."""
         lane, view = self.lanes[epoch], memoryview(data)
         decoder = lane.decoder
         while view:
@@ -282,7 +282,7 @@ class Host(Rotating):
         lane.state = LaneState.ATTACHED
 
     def _admit(self, lane: LaneEnd, frame: Resume) -> None:
-        """Give up the lane that is replaced, and any whose RESUMED the initiator never saw; then answer."""
+        """Drop the replaced lane, and any whose RESUMED the initiator never received; then reply."""
         lane.replaces = frame.replaces
         for old in list(self.lanes.values()):
             if old is not lane and frame.replaces in {old.epoch, old.replaces} - {0}:
@@ -301,13 +301,13 @@ class Host(Rotating):
                 self.requests.append(event.stream)
             local = self.locals[event.stream]
             local.events.append(type(event))
-            assert not local.gone, "nothing happens to a stream that is gone"
+            assert not local.gone, "event for a closed stream"
             match event:
                 case StreamOpened():
                     local.opened = True
                     self.write(event.stream, 0)
                 case StreamReleased():
-                    assert local.released <= event.delivered, "what is delivered stays so"
+                    assert local.released <= event.delivered, "the delivered offset decreased"
                     local.released = event.delivered
                 case StreamEnded():
                     assert not local.inbox
@@ -318,7 +318,7 @@ class Host(Rotating):
 
 
 class Network:
-    """An initiator and an acceptor, and whatever lanes they have."""
+    """An initiator, an acceptor and their lanes."""
 
     def __init__(self, initiator: Settings, acceptor: Settings) -> None:
         self.initiator = Host(initiator, initiator=True)
@@ -328,7 +328,7 @@ class Network:
         for host in self.hosts:
             host.clock = lambda: self.now
         self._epochs = count(1)
-        self._owed: list[int] = []  # epochs whose replacement is due
+        self._owed: list[int] = []  # epochs whose replacement is pending
         self.dial()
         self.carry_all()
 
@@ -336,14 +336,14 @@ class Network:
         return self.acceptor if host is self.initiator else self.initiator
 
     def dial(self) -> int:
-        """Begin a lane: one that replaces a lost one if any was lost, else one more."""
+        """Start a lane: to replace a lost one, if any, otherwise an additional one; return its epoch."""
         epoch = next(self._epochs)
         self.initiator.dial(epoch, self._owed.pop(0) if self._owed else 0)
         self.acceptor.listen(epoch)
         return epoch
 
     def rotate(self, epoch: int) -> None:
-        """Begin a lane in place of ``epoch``, which lives; one at a time."""
+        """Start a lane to replace ``epoch``, which is up; one at a time."""
         if not any(
             (lane.gentle and not lane.carries) or lane.retired for lane in self.initiator.lanes.values()
         ):
@@ -352,7 +352,7 @@ class Network:
             self.acceptor.listen(new)
 
     def carry(self, epoch: int, from_initiator: bool, most: int = MAX_DATA) -> int:
-        """Move up to ``most`` bytes that are under way on a lane to where they were sent."""
+        """Deliver up to ``most`` bytes in transit on a lane to the peer; return how many."""
         source, target = self.hosts if from_initiator else self.hosts[::-1]
         lane = source.lanes[epoch]
         data = bytes(lane.out[:most])
@@ -370,7 +370,7 @@ class Network:
         return moved > 0
 
     def cut(self, epoch: int, noticed: bool) -> None:
-        """Kill a lane with all that is under way on it. The acceptor may not have ``noticed`` yet."""
+        """Cut a lane and lose the data in transit. Without ``noticed`` the acceptor detects it later."""
         lane = self.initiator.lose(epoch)
         assert lane is not None
         if lane.carries:
@@ -382,20 +382,20 @@ class Network:
             self.acceptor.lose(epoch)
 
     def _give_up_rotation(self, noticed: bool) -> None:
-        """A lane was lost: resuming comes first, and there is one RESUME without answer at a time."""
+        """Abort the rotation after a lane was lost: resuming has priority, one pending RESUME at a time."""
         for lane in list(self.initiator.lanes.values()):
             if lane.gentle and lane.state is LaneState.AWAIT_RESUMED:
                 self.cut(lane.epoch, noticed)
 
     def notice(self) -> None:
-        """Let the acceptor learn of every lane that is dead."""
+        """Let the acceptor detect every lane that is down."""
         for epoch in set(self.acceptor.lanes) - set(self.initiator.lanes):
             self.acceptor.lose(epoch)
 
     # Time.
 
     def wait(self, periods: int = 1) -> None:
-        """Let time pass: so many times that in which hosts look for what they have not told yet."""
+        """Advance time by ``periods`` of ACK_DELAY, in which hosts send delayed credits."""
         for _ in range(periods):
             before, self.now = self.now, self.now + ACK_DELAY
             for host in self.hosts:
@@ -404,10 +404,10 @@ class Network:
                 if self.now // INTERVAL > before // INTERVAL:  # with PING
                     host.session.flush_credits()
 
-    # To the end.
+    # Completion.
 
     def settle(self) -> None:
-        """Accept, send, carry and deliver everything, end every stream; fails if that gets stuck."""
+        """Accept, send, carry and deliver everything, end every stream; fail if that does not complete."""
         while self._owed or not (self.initiator.carrying() or self._dialling()):
             self.dial()
         for _ in range(_NEVER):
@@ -415,10 +415,10 @@ class Network:
                 if not any(host.session.late for host in self.hosts):
                     return
                 self.wait()
-        raise AssertionError("the simulation never came to rest")
+        raise AssertionError("the simulation did not settle")
 
     def _dialling(self) -> bool:
-        """Whether there is a lane that is going to carry the session, or one for which it goes on."""
+        """Return whether a lane is being dialled to start or resume the session."""
         return any(not (lane.gentle or lane.retired) for lane in self.initiator.lanes.values())
 
     def _round(self) -> bool:
@@ -430,10 +430,10 @@ class Network:
                 moved |= host.transmit(epoch)
         return moved
 
-    # What must always hold.
+    # Invariants.
 
     def check(self) -> None:
-        """Raise AssertionError when a bound or a law of conservation is broken."""
+        """Raise AssertionError when a bound or a conservation law is violated."""
         for host, peer in (self.hosts, self.hosts[::-1]):
             self._check_bounds(host)
             for number, stream in host.session._streams.items():
@@ -461,7 +461,7 @@ class Network:
         assert out.limit <= into.limit
 
     def check_finished(self) -> None:
-        """Raise AssertionError unless every stream ended as it should on both sides."""
+        """Raise AssertionError unless every stream ended correctly on both sides."""
         for host in self.hosts:
             assert not host.session._streams
             assert host.session.kept == 0
@@ -490,8 +490,8 @@ class Network:
         assert (opener.taken, other.taken) == (other.sent, opener.sent)
 
 
-_ENDS = {"Ended", "Confirmed Ended"}  # Closed confirms as well
-# Whoever resets hears nothing more; the other may have come to an end before it knew.
+_ENDS = {"Ended", "Confirmed Ended"}  # Closed also confirms
+# The resetting host gets no further events; the stream may have ended at the peer before the reset.
 _HALVES = {"", " Ended", " Confirmed"}
 _ABRUPT = _HALVES | {f"{half} Reset" for half in _HALVES} | {f" {end} Closed" for end in _ENDS}
 _ABRUPT_OPENER = {"", "Refused", "Reset"} | {f"Opened{end}" for end in _ABRUPT}

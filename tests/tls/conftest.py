@@ -1,4 +1,4 @@
-"""What the tests of TLS share."""
+"""Shared fixtures of the TLS tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS between two hosts, in memory: who is let in, who is not, and what is said about it."""
+"""TLS between two hosts, in memory: which peers are accepted, which are refused, and the error texts."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class Wire:
     def __init__(self, client: SSL.Context, server: SSL.Context) -> None:
         self.dialer = TlsConnection(client, dialing=True)
         self.acceptor = TlsConnection(server, dialing=False)
-        self.last = self.dialer  # who had the word when something went wrong
+        self.last = self.dialer  # the end that ran last, before an error
 
     def shake(self) -> Wire:
-        """Run the handshake until both ends have judged each other."""
+        """Run the handshake until both ends have verified each other."""
         for end in (self.dialer, self.acceptor, self.dialer, self.acceptor):
             self.last = end
             try:
@@ -80,14 +80,14 @@ class Wire:
         return self
 
     def carry(self) -> None:
-        """Bring each end what the other has to say."""
+        """Move the output of each end to the other."""
         for end, other in ((self.dialer, self.acceptor), (self.acceptor, self.dialer)):
             if flight := end.flight():
                 other.feed(flight)
 
     @staticmethod
     def read(end: TlsConnection) -> SSL.Error | None:
-        """What an end meets when it reads."""
+        """Return the error of a read."""
         try:
             end._connection.recv(1)
         except SSL.Error as error:
@@ -96,7 +96,7 @@ class Wire:
 
 
 def offering(files: TlsFiles, group: str) -> SSL.Context:
-    """A dialing side that knows one group."""
+    """Return a context that offers one group."""
     context = foreign(files)
     context.set_alpn_protos([ALPN.encode()])
     assert openssl._lib.SSL_CTX_set1_curves_list(context._context, group.encode())
@@ -104,7 +104,7 @@ def offering(files: TlsFiles, group: str) -> SSL.Context:
 
 
 def offered_groups(hello: bytes) -> list[int]:
-    """The extension supported_groups of a ClientHello in one record (RFC 8446 sections 4.1.2 and 4.2.7)."""
+    """Parse supported_groups of a ClientHello in one record (RFC 8446 sections 4.1.2 and 4.2.7)."""
     rest = memoryview(hello)[5 + 4 + 2 + 32 :]
     for width in (1, 2, 1):  # session id, cipher suites, compression
         rest = rest[width + int.from_bytes(rest[:width]) :]
@@ -122,7 +122,7 @@ def connect(dialing: TlsFiles, accepting: TlsFiles) -> Wire:
 
 
 def refused_by_dialer(dialing: TlsFiles, accepting: TlsFiles) -> LaneError:
-    """Return the dialing end's words for a refusal of the accepting end's certificate."""
+    """Return the dialing end's error for the accepting end's certificate."""
     wire = Wire(client_context(dialing), server_context(accepting))
     with pytest.raises(CertificateRejectedError) as caught:
         wire.shake()
@@ -131,7 +131,7 @@ def refused_by_dialer(dialing: TlsFiles, accepting: TlsFiles) -> LaneError:
 
 
 def refused_by_acceptor(dialing: TlsFiles, accepting: TlsFiles) -> LaneError:
-    """Return the accepting end's words; the dialing end must have had no objection."""
+    """Return the accepting end's error; the dialing end must have none."""
     wire = Wire(client_context(dialing), server_context(accepting))
     with pytest.raises(CertificateRejectedError) as caught:
         wire.shake()
@@ -140,10 +140,10 @@ def refused_by_acceptor(dialing: TlsFiles, accepting: TlsFiles) -> LaneError:
     return handshake_fault(caught.value, accepting, dialing=False)
 
 
-# Both sides are who they say.
+# Valid certificates.
 
 
-def test_hosts_of_one_authority_recognise_each_other(hosta: TlsFiles, hostb: TlsFiles) -> None:
+def test_hosts_of_one_authority_accept_each_other(hosta: TlsFiles, hostb: TlsFiles) -> None:
     wire = connect(hosta, hostb)
     assert identify(wire.dialer, {"hostb"}) == "hostb"
     assert identify(wire.acceptor, {"hosta", "hostc"}) == "hosta"
@@ -155,8 +155,8 @@ def test_lanes_are_tls_1_3_with_our_protocol(hosta: TlsFiles, hostb: TlsFiles) -
         assert end.protocol == "mtunnel/1"
 
 
-def test_no_session_can_be_taken_up_again(hosta: TlsFiles, hostb: TlsFiles) -> None:
-    """Each lane proves anew who its ends are, whatever tickets OpenSSL hands out."""
+def test_no_session_can_be_resumed(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    """Each lane authenticates its ends anew, whatever tickets OpenSSL issues."""
     client, server = client_context(hosta), server_context(hostb)
     client.set_session_cache_mode(SSL.SESS_CACHE_CLIENT)
     first = Wire(client, server).shake()
@@ -177,7 +177,7 @@ def test_loaded_contexts_make_lanes(hosta: TlsFiles, hostb: TlsFiles) -> None:
 
 @pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
 @pytest.mark.parametrize("make_key", [new_key, rsa_key], ids=["ec", "rsa"])
-def test_other_layouts_serve_as_they_are(
+def test_other_layouts_work_unchanged(
     pki: Pki, hostb: TlsFiles, tmp: Path, layout: Layout, make_key: Callable[[], PrivateKey]
 ) -> None:
     hosta = pki.layout(layout, tmp, "hosta", make_key=make_key)
@@ -186,7 +186,7 @@ def test_other_layouts_serve_as_they_are(
     assert identify(connect(hostb, hosta).dialer, {"hosta"}) == "hosta"
 
 
-def test_hosts_of_two_authorities_meet_while_one_replaces_the_other(
+def test_hosts_of_two_authorities_connect_while_one_replaces_the_other(
     pki: Pki, hosta: TlsFiles, tmp: Path
 ) -> None:
     successor = Pki(tmp / "successor")
@@ -207,28 +207,28 @@ def test_a_context_can_log_its_keys_without_the_others(hosta: TlsFiles, hostb: T
     assert any(line.startswith(b"CLIENT_TRAFFIC_SECRET_0") for line in keys)
 
 
-# A certificate is not genuine.
+# Invalid certificates.
 
 
-def test_a_stranger_is_refused_by_the_dialing_side(hosta: TlsFiles, tmp: Path) -> None:
+def test_an_unknown_authority_is_refused_by_the_dialing_side(hosta: TlsFiles, tmp: Path) -> None:
     other = Pki(tmp / "other")
     fault = refused_by_dialer(hosta, other.host("hostb"))
     assert isinstance(fault, IdentityError)
     issuer = other.authority.certificate.subject.rfc4514_string()
     assert str(fault) == (
         f"the peer's certificate is not signed by an authority in {hosta.ca}: "
-        f"it leads to {issuer}, which is not there"
+        f"its root {issuer} is not in that file"
     )
 
 
-def test_a_stranger_is_refused_by_the_accepting_side(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
+def test_an_unknown_authority_is_refused_by_the_accepting_side(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
     stranger = replace(Pki(tmp / "other").host("hosta"), ca=hostb.ca)
     fault = refused_by_acceptor(stranger, hostb)
     assert isinstance(fault, IdentityError)
     assert "not signed by an authority" in str(fault)
 
 
-def test_a_certificate_that_openssl_alone_can_read_is_refused_like_others(hosta: TlsFiles) -> None:
+def test_a_certificate_that_only_openssl_can_parse_is_refused_like_others(hosta: TlsFiles) -> None:
     der = crypto.load_certificate(crypto.FILETYPE_PEM, hosta.cert.read_bytes())
     odd = crypto.dump_certificate(crypto.FILETYPE_ASN1, der).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\7", 1)
     with pytest.raises(CertificateRejectedError) as caught:
@@ -282,7 +282,7 @@ def test_a_revoked_host_is_refused_by_both_sides(pki: Pki, hosta: TlsFiles, host
         )
 
 
-def test_a_crl_leaves_other_hosts_alone(pki: Pki, hosta: TlsFiles, hostb: TlsFiles) -> None:
+def test_a_crl_does_not_affect_other_hosts(pki: Pki, hosta: TlsFiles, hostb: TlsFiles) -> None:
     strict = replace(hosta, crl=pki.revoke(pki.host("hostc")))
     assert identify(connect(strict, hostb).dialer, {"hostb"}) == "hostb"
 
@@ -292,7 +292,7 @@ def test_usages_are_checked_by_both_sides(pki: Pki, hosta: TlsFiles) -> None:
     assert "not fit for dialing" in str(refused_by_acceptor(pki.host("hostc", usages=SERVER_ONLY), hosta))
 
 
-def test_the_dialing_side_learns_of_its_refusal_with_its_first_read(hostb: TlsFiles, tmp: Path) -> None:
+def test_the_dialing_side_gets_the_alert_with_its_first_read(hostb: TlsFiles, tmp: Path) -> None:
     stranger = replace(Pki(tmp / "other").host("hosta"), ca=hostb.ca)
     wire = Wire(client_context(stranger), server_context(hostb))
     with pytest.raises(CertificateRejectedError):
@@ -304,11 +304,11 @@ def test_the_dialing_side_learns_of_its_refusal_with_its_first_read(hostb: TlsFi
     assert "the peer refused the TLS handshake: tlsv1 alert unknown ca" in str(fault)
 
 
-# The other side does not play by our rules.
+# A peer that is another program.
 
 
 def foreign(files: TlsFiles, newest: int = SSL.TLS1_3_VERSION) -> SSL.Context:
-    """Return a context that a program other than ours might have."""
+    """Return a context that another program might have."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_max_proto_version(newest)
     context.set_verify(SSL.VERIFY_PEER)
@@ -319,7 +319,7 @@ def foreign(files: TlsFiles, newest: int = SSL.TLS1_3_VERSION) -> SSL.Context:
 
 
 def failure(wire: Wire, files: TlsFiles) -> str:
-    """Shake hands in vain; how whoever had the last word puts it."""
+    """Do a handshake that fails; return the error of the end that ran last."""
     with pytest.raises(SSL.Error) as caught:
         wire.shake()
     return str(handshake_fault(caught.value, files, dialing=wire.last is wire.dialer))
@@ -345,12 +345,12 @@ def test_tls_1_2_is_refused_by_the_dialing_side(hosta: TlsFiles, hostb: TlsFiles
     assert "protocol version" in str(handshake_fault(caught.value, hosta, dialing=True))
 
 
-def test_a_peer_that_names_no_protocol_is_nobody(hosta: TlsFiles, hostb: TlsFiles) -> None:
-    with pytest.raises(IdentityError, match="does not speak mtunnel/1"):
+def test_a_peer_that_offers_no_protocol_is_refused(hosta: TlsFiles, hostb: TlsFiles) -> None:
+    with pytest.raises(IdentityError, match="does not support mtunnel/1"):
         identify(Wire(foreign(hosta), server_context(hostb)).shake().acceptor, {"hosta"})
 
 
-def test_a_peer_that_names_other_protocols_is_refused_in_the_handshake(
+def test_a_peer_that_offers_other_protocols_is_refused_in_the_handshake(
     hosta: TlsFiles, hostb: TlsFiles
 ) -> None:
     other = foreign(hosta)
@@ -361,13 +361,13 @@ def test_a_peer_that_names_other_protocols_is_refused_in_the_handshake(
     assert wire.last is wire.acceptor
     fault = handshake_fault(caught.value, hostb, dialing=False)
     assert isinstance(fault, IdentityError)
-    assert str(fault).startswith("the peer does not speak mtunnel/1 (ALPN: h2, \\xff)")
-    with pytest.raises(SSL.Error) as told:
+    assert str(fault).startswith("the peer does not support mtunnel/1 (ALPN: h2, \\xff)")
+    with pytest.raises(SSL.Error) as alert:
         wire.dialer.handshake()
-    assert explain(told.value) == "tlsv1 alert no application protocol"
+    assert explain(alert.value) == "tlsv1 alert no application protocol"
 
 
-def test_only_groups_of_our_choice_are_offered_and_taken(hosta: TlsFiles, hostb: TlsFiles) -> None:
+def test_only_our_groups_are_offered_and_accepted(hosta: TlsFiles, hostb: TlsFiles) -> None:
     for group, name in {"X25519": "x25519", "P-256": "secp256r1", "P-384": "secp384r1"}.items():
         wire = Wire(offering(hosta, group), server_context(hostb)).shake()
         assert wire.acceptor._connection.get_group_name() in {name, group}
@@ -377,7 +377,7 @@ def test_only_groups_of_our_choice_are_offered_and_taken(hosta: TlsFiles, hostb:
         assert "no suitable" in explain(caught.value) or "no shared group" in explain(caught.value), group
 
 
-def test_our_hello_offers_what_we_take(hosta: TlsFiles) -> None:
+def test_our_hello_offers_the_groups_that_we_accept(hosta: TlsFiles) -> None:
     dialer = TlsConnection(client_context(hosta), dialing=True)
     with suppress(WantRead):
         dialer.handshake()
@@ -385,17 +385,17 @@ def test_our_hello_offers_what_we_take(hosta: TlsFiles) -> None:
     assert offered_groups(dialer.flight()) in ([x25519mlkem768, x25519, p256, p384], [x25519, p256, p384])
 
 
-def test_a_peer_that_was_not_verified_is_nobody(hosta: TlsFiles, hostb: TlsFiles) -> None:
+def test_a_peer_that_was_not_verified_is_refused(hosta: TlsFiles, hostb: TlsFiles) -> None:
     careless = foreign(hosta)
     careless.set_verify(SSL.VERIFY_NONE)
     careless.set_alpn_protos([ALPN.encode()])
     wire = Wire(careless, server_context(hostb)).shake()
     assert peer_names(wire.dialer) == ()
-    with pytest.raises(IdentityError, match="names nobody"):
+    with pytest.raises(IdentityError, match="names no host"):
         identify(wire.dialer, {"hostb"})
 
 
-# The certificate is genuine, but whose is it?
+# The identity of a valid certificate.
 
 
 def seen_by_acceptor(pki: Pki, hostb: TlsFiles, *names: str) -> TlsConnection:
@@ -423,10 +423,10 @@ def test_a_part_of_a_name_is_not_the_name(pki: Pki, hostb: TlsFiles, expected: s
         identify(seen_by_acceptor(pki, hostb, "hosta"), {expected})
 
 
-def test_a_peer_with_two_configured_names_is_nobody(pki: Pki, hostb: TlsFiles) -> None:
+def test_a_peer_with_two_configured_names_is_refused(pki: Pki, hostb: TlsFiles) -> None:
     lane = seen_by_acceptor(pki, hostb, "hosta", "hostc")
     with pytest.raises(
-        IdentityError, match="more than one configured peer: hosta, hostc; make a cert"
+        IdentityError, match="more than one configured peer: hosta, hostc; issue one cert"
     ) as caught:
         identify(lane, ["hosta", "hostc"])
     assert caught.value.claimed == ("hosta", "hostc")
@@ -434,7 +434,7 @@ def test_a_peer_with_two_configured_names_is_nobody(pki: Pki, hostb: TlsFiles) -
 
 
 def with_sans(pki: Pki, directory: Path, sans: bytes | None) -> TlsFiles:
-    """Make a host "hosta" by CN, with any bytes, or none, as its subject alternative name extension."""
+    """Make a host with CN "hosta" and arbitrary bytes, or none, as subject alternative name extension."""
     key = new_key()
     own = x509.load_pem_x509_certificate(pki.certificate(key, "hosta"))
     builder = x509.CertificateBuilder(
@@ -458,7 +458,7 @@ def with_sans(pki: Pki, directory: Path, sans: bytes | None) -> TlsFiles:
 
 
 def dns_san(name: str) -> bytes:
-    """Return the DER of a SubjectAlternativeName that holds one dNSName, of any letters."""
+    """Return the DER of a SubjectAlternativeName with one dNSName of arbitrary characters."""
     value = name.encode()
     return bytes([0x30, len(value) + 2, 0x82, len(value)]) + value
 
@@ -468,11 +468,11 @@ def dns_san(name: str) -> bytes:
     ["hosta\0.example", "hos\u212a", "hosta\n"],
     ids=["zero byte", "kelvin sign, in lower case a k", "line feed"],
 )
-def test_odd_names_do_not_count(pki: Pki, hostb: TlsFiles, tmp: Path, san: str) -> None:
+def test_invalid_names_are_ignored(pki: Pki, hostb: TlsFiles, tmp: Path, san: str) -> None:
     assert peer_names(connect(with_sans(pki, tmp, dns_san(san)), hostb).acceptor) == ()
 
 
-def test_a_wildcard_matches_nobody(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
+def test_a_wildcard_matches_no_host(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
     lane = connect(with_sans(pki, tmp, dns_san("*.example")), hostb).acceptor
     with pytest.raises(IdentityError, match=r"names \*\.example; expected hosta\.example"):
         identify(lane, {"hosta.example"})
@@ -487,7 +487,7 @@ def test_an_address_is_not_an_identity(pki: Pki, hostb: TlsFiles) -> None:
 
 def test_a_common_name_is_not_an_identity(pki: Pki, hostb: TlsFiles, tmp: Path) -> None:
     host = with_sans(pki, tmp, None)
-    with pytest.raises(IdentityError, match="names nobody"):
+    with pytest.raises(IdentityError, match="names no host"):
         identify(connect(host, hostb).acceptor, {"hosta"})
     with pytest.raises(CertificateError, match=r"hosta\.pem has no DNS subject alternative name"):
         load(host)

@@ -1,4 +1,4 @@
-"""Our own files are proven when they are loaded, before any peer sees them."""
+"""Our own files are tested when they are loaded, before they are used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hosta(pki: Pki) -> TlsFiles:
     return pki.host("hosta")
 
 
-def test_load_tells_names_and_expiry(pki: Pki) -> None:
+def test_load_returns_names_and_expiry(pki: Pki) -> None:
     files = pki.host("hosta", dns=["HostA.Example"])
     contexts = load(files)
     certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
@@ -41,7 +41,7 @@ def test_load_tells_names_and_expiry(pki: Pki) -> None:
     assert contexts.files == files
 
 
-def test_the_certificate_that_expires_first_counts(pki: Pki, tmp: Path) -> None:
+def test_expiries_start_with_the_certificate_that_expires_first(pki: Pki, tmp: Path) -> None:
     files = pki.layout(QEMU, tmp, "hosta")
     soon = Validity(datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1))
     short = pki.authority.issue("hosta", validity=soon, usages=CLIENT_ONLY)
@@ -58,7 +58,7 @@ def test_the_certificate_that_expires_first_counts(pki: Pki, tmp: Path) -> None:
     [(expired(), "has expired"), (not_yet_valid(), "is not valid yet")],
     ids=["expired", "not yet valid"],
 )
-def test_load_refuses_our_own_bad_dates(pki: Pki, validity: Validity, words: str) -> None:
+def test_load_refuses_a_certificate_outside_its_validity(pki: Pki, validity: Validity, words: str) -> None:
     with pytest.raises(CertificateError, match=rf"the certificate .*hosta\.pem {words}"):
         load(pki.host("hosta", validity=validity))
 
@@ -71,7 +71,7 @@ def test_load_refuses_a_certificate_of_another_authority(hosta: TlsFiles, tmp: P
         load(replace(hosta, ca=other))
 
 
-def test_load_refuses_our_own_revoked_certificate(pki: Pki, hosta: TlsFiles) -> None:
+def test_load_refuses_a_revoked_certificate(pki: Pki, hosta: TlsFiles) -> None:
     with pytest.raises(
         CertificateError, match=r"hosta\.pem is revoked by the CRL of CN=.* in .*crl\.pem \(this"
     ):
@@ -85,7 +85,7 @@ def test_load_refuses_an_expired_crl(pki: Pki, hosta: TlsFiles) -> None:
 
 
 def test_load_refuses_a_crl_of_another_authority(hosta: TlsFiles, tmp: Path) -> None:
-    with pytest.raises(CertificateError, match=r"crl\.pem has no CRL of CN=.*, which signed it"):
+    with pytest.raises(CertificateError, match=r"crl\.pem has no CRL of its issuer CN="):
         load(replace(hosta, crl=Pki(tmp / "other").revoke()))
 
 
@@ -104,15 +104,17 @@ def test_load_refuses_a_certificate_for_one_role(
         load(pki.host("hosta", usages=usages))
 
 
-def test_a_key_that_tls_does_not_use_is_told_which_it_does(pki: Pki) -> None:
+def test_an_unsupported_key_type_is_refused_with_the_supported_ones(pki: Pki) -> None:
     files, key = pki.host("hosta"), ec.generate_private_key(ec.SECP256K1())
     files.cert.write_bytes(pki.certificate(key, "hosta"))
     files.key.write_bytes(key_pem(key))
-    with pytest.raises(CertificateError, match=r"unfit for TLS 1\.3: .*; keys that it uses are EC P-256 and"):
+    with pytest.raises(
+        CertificateError, match=r"cannot be used for TLS 1\.3: .*; supported keys are EC P-256 and"
+    ):
         load(files)
 
 
-def test_an_intermediate_for_one_role_is_no_matter_of_a_client_certificate(tmp: Path) -> None:
+def test_an_intermediate_for_one_role_is_not_blamed_on_a_missing_client_certificate(tmp: Path) -> None:
     inter = Signer("inter", Signer("root"), usages=SERVER_ONLY)
     files = inter.host("hosta").files(tmp, inter, ca=[inter.issuer])
     files.cert.replace(tmp / "server-cert.pem")
@@ -121,7 +123,7 @@ def test_an_intermediate_for_one_role_is_no_matter_of_a_client_certificate(tmp: 
 
 
 @pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
-def test_load_says_which_client_certificate_is_missing(pki: Pki, tmp: Path, layout: Layout) -> None:
+def test_load_names_a_missing_client_certificate(pki: Pki, tmp: Path, layout: Layout) -> None:
     files = pki.layout(layout, tmp, "hosta")
     (tmp / layout.client_cert).unlink()
     with pytest.raises(
@@ -136,12 +138,12 @@ def test_a_missing_client_certificate_is_not_blamed_for_other_faults(pki: Pki, t
     stranger = Pki(tmp / "other").authority.files.cert
     with pytest.raises(
         CertificateError,
-        match=r"server-cert\.pem is not signed by an authority in \S+: its issuer [^:]* sent with it$",
+        match=r"server-cert\.pem is not signed by an authority in \S+: its issuer [^:]* nor in the chain$",
     ):
         load(replace(files, ca=stranger))
 
 
-def test_load_says_which_client_key_is_missing(pki: Pki, tmp: Path) -> None:
+def test_load_names_a_missing_client_key(pki: Pki, tmp: Path) -> None:
     files = pki.layout(LIBVIRT, tmp, "hosta")
     (tmp / LIBVIRT.client_key).unlink()
     with pytest.raises(CertificateError, match=r"cannot read the private key .*private/clientkey\.pem"):
@@ -161,7 +163,7 @@ def test_both_certificates_of_a_layout_must_name_this_host(pki: Pki, tmp: Path) 
         load(pki.layout(QEMU, tmp, "hosta", client="laptop"))
 
 
-def test_contexts_for_kernel_lanes_agree_on_what_the_kernel_knows(tmp: Path) -> None:
+def test_contexts_for_kernel_lanes_use_only_suites_of_the_kernel(tmp: Path) -> None:
     files = Pki(tmp).host("hosta")
     assert load(files).lane is LaneKind.USERSPACE
     contexts = load(files, KernelTlsSupport(("TLS_CHACHA20_POLY1305_SHA256",), "tried"))

@@ -1,4 +1,4 @@
-"""What ends soon is told, in days before it does."""
+"""Expiry warnings, days in advance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CERT = Expiry("tls.cert", "the certificate hosta.pem", day(100))
     ("left", "level"),
     [(30.01, None), (30, 30), (7.01, 30), (7, 7), (1.01, 7), (1, 1), (0.01, 1), (0, 0), (-3, 0)],
 )
-def test_an_end_is_warned_of_30_7_and_1_days_before(left: float, level: int | None) -> None:
+def test_expiry_is_warned_of_30_7_and_1_days_before(left: float, level: int | None) -> None:
     assert CERT.level(CERT.ends - timedelta(days=left)) == level
 
 
@@ -30,12 +30,12 @@ def test_an_end_is_warned_of_30_7_and_1_days_before(left: float, level: int | No
         (-2, "expired at {end}: renew it"),
     ],
 )
-def test_a_warning_says_whose_it_is_and_what_is_left(left: float, words: str) -> None:
+def test_a_warning_names_the_certificate_and_the_time_left(left: float, words: str) -> None:
     end = f"{CERT.ends:%Y-%m-%d %H:%M} UTC"
     expected = f"the certificate hosta.pem {words.format(end=end)}"
     assert CERT.warning(CERT.ends - timedelta(days=left)) == expected
 
 
-def test_only_what_ends_soon_is_warned_of() -> None:
+def test_only_what_expires_soon_is_warned_of() -> None:
     soon = Expiry("tls.crl", "the CRL", day(3))
     assert [key for key, _ in warnings([soon, CERT], day(0))] == ["tls.crl"]

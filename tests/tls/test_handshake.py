@@ -1,4 +1,4 @@
-"""The TLS handshake against peers that are strangers, silent, slow, broken or no TLS at all."""
+"""The TLS handshake with peers that are unknown, silent, slow, broken, or do not use TLS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ each_role = pytest.mark.parametrize("dialing", [True, False], ids=["dialing", "a
 
 @contextlib.asynccontextmanager
 async def against(act: Act) -> AsyncIterator[socket.socket]:
-    """Our socket; ``act`` has the other one. It is ended when our side is done."""
+    """Yield our socket; ``act`` runs on the other one until our side is done."""
     ours, theirs = tcp_pair()
     with ours, theirs:
         task = asyncio.create_task(act(theirs))
@@ -50,7 +50,7 @@ async def against(act: Act) -> AsyncIterator[socket.socket]:
 
 
 async def failure(contexts: TlsContexts, act: Act, *, dialing: bool) -> LaneError:
-    """What the handshake raises when the peer does ``act``. The socket must stay open."""
+    """Return what the handshake raises when the peer does ``act``. The socket must stay open."""
     async with against(act) as ours, asyncio.timeout(60):
         with pytest.raises(LaneError) as caught:
             await handshake(ours, contexts, KNOWN, dialing=dialing)
@@ -71,7 +71,7 @@ def saying(data: bytes, *, then_close: bool = False) -> Act:
 async def both(
     dialing: TlsContexts, accepting: TlsContexts, known: Collection[str] = KNOWN
 ) -> Sequence[tuple[Keys, VerifiedChains] | BaseException]:
-    """What each side's handshake returns or raises; the dialing side's first."""
+    """Return what the handshake of each side returns or raises, the dialing side first."""
     one, other = tcp_pair()
     with one, other:
         async with asyncio.timeout(60):
@@ -82,14 +82,14 @@ async def both(
             )
 
 
-async def test_two_hosts_that_know_each_other_shake_hands(hosts: Hosts) -> None:
+async def test_the_handshake_of_two_configured_hosts(hosts: Hosts) -> None:
     for end, name in zip(await both(hosts.a, hosts.b), ("hostb", "hosta"), strict=True):
         assert isinstance(end, tuple)
         keys, proof = end
         assert (keys.cipher in SUITES, proof.peer) == (True, name)
 
 
-async def test_both_ends_keep_what_was_proven(hosts: Hosts) -> None:
+async def test_both_ends_keep_the_verified_chains(hosts: Hosts) -> None:
     dialer, acceptor = await both(hosts.a, hosts.b)
     assert isinstance(dialer, tuple)
     assert isinstance(acceptor, tuple)
@@ -99,15 +99,15 @@ async def test_both_ends_keep_what_was_proven(hosts: Hosts) -> None:
     assert (dialer[1].trust, acceptor[1].trust) == (hosts.a.trust, hosts.b.trust)
 
 
-async def test_a_genuine_certificate_of_somebody_else_is_not_enough(hosts: Hosts) -> None:
+async def test_a_valid_certificate_of_another_host_is_refused(hosts: Hosts) -> None:
     dialer, acceptor = await both(hosts.a, hosts.b, ("hosta",))
     assert isinstance(dialer, IdentityError)
     assert "names hostb; expected hosta" in str(dialer)
     assert isinstance(acceptor, tuple)
 
 
-async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Hosts) -> None:
-    """A lane goes on with the next record still in it, whoever decrypts."""
+async def test_nothing_after_the_handshake_is_read_from_the_socket(hosts: Hosts) -> None:
+    """The lane has to read the next record."""
     dialing, accepting = tcp_pair()
     with dialing, accepting:
 
@@ -118,11 +118,11 @@ async def test_nothing_behind_the_handshake_is_taken_out_of_the_socket(hosts: Ho
         async with asyncio.timeout(60):
             (keys, _), _ = await asyncio.gather(handshake(accepting, hosts.b, KNOWN, dialing=False), eager())
         waiting = accepting.recv(1 << 16, socket.MSG_PEEK)
-        assert len(waiting) == 5 + len(b"early") + 1 + 16, "the record is still in the socket, whole"
+        assert len(waiting) == 5 + len(b"early") + 1 + 16, "the whole record is still in the socket"
         assert read(keys, accepting) == (b"early", "")
 
 
-async def test_both_sides_get_the_same_keys_and_every_record_behind_the_handshake(hosts: Hosts) -> None:
+async def test_both_sides_get_the_same_keys_and_leave_later_records_unread(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
         async with asyncio.timeout(60):
@@ -134,7 +134,7 @@ async def test_both_sides_get_the_same_keys_and_every_record_behind_the_handshak
         assert dialer.cipher == acceptor.cipher
         assert dialer.send == acceptor.receive
         assert dialer.receive.secret == acceptor.send.secret
-        assert dialer.receive.records == 0, "tickets are for the lane to take"
+        assert dialer.receive.records == 0, "tickets are left to the lane"
         assert count_records(dialing.recv(1 << 16)) == acceptor.send.records == 2
         with pytest.raises(BlockingIOError):
             accepting.recv(1)
@@ -144,22 +144,22 @@ async def test_both_sides_get_the_same_keys_and_every_record_behind_the_handshak
 @pytest.mark.parametrize(
     "data", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, b"\xff" * 64, b"QEVM\0\0\0\3" * 8, b"SSH-2.0-x\r\n"]
 )
-async def test_what_is_no_tls_is_refused_without_waiting_for_more(
+async def test_other_protocols_than_tls_are_refused_immediately(
     hosts: Hosts, dialing: bool, data: bytes
 ) -> None:
     error = await failure(hosts.a, saying(data), dialing=dialing)
-    assert "does not speak TLS" in str(error)
+    assert "does not use TLS" in str(error)
 
 
 @each_role
-async def test_garbage_in_the_shape_of_tls_is_refused(hosts: Hosts, dialing: bool) -> None:
+async def test_garbage_in_a_tls_record_is_refused(hosts: Hosts, dialing: bool) -> None:
     record = b"\x16\x03\x01" + (64).to_bytes(2) + b"\x99" * 64
     error = await failure(hosts.a, saying(record), dialing=dialing)
     assert "the TLS handshake failed" in str(error)
 
 
 @each_role
-async def test_a_peer_that_hangs_up_is_lost(hosts: Hosts, dialing: bool) -> None:
+async def test_a_connection_closed_by_the_peer_is_a_loss(hosts: Hosts, dialing: bool) -> None:
     for data in (b"", b"\x16", b"\x16\x03\x01\x01\x00", b"\x16\x03\x01\x01\x00half of it"):
         error = await failure(hosts.a, saying(data, then_close=True), dialing=dialing)
         assert isinstance(error, LaneLost), data
@@ -167,28 +167,28 @@ async def test_a_peer_that_hangs_up_is_lost(hosts: Hosts, dialing: bool) -> None
 
 
 @each_role
-async def test_a_peer_that_resets_is_lost(hosts: Hosts, dialing: bool) -> None:
+async def test_a_reset_is_a_loss(hosts: Hosts, dialing: bool) -> None:
     async def act(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         sock.close()
 
     error = await failure(hosts.a, act, dialing=dialing)
     assert isinstance(error, LaneLost)
-    assert "broke in the TLS handshake" in str(error)
+    assert "connection lost during the TLS handshake" in str(error)
 
 
 @each_role
 @pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x01\x00", b"\x16\x03\x01\x01\x00half"])
-async def test_a_silent_peer_is_given_up(
+async def test_a_silent_peer_times_out(
     hosts: Hosts, dialing: bool, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.1)
     error = await failure(hosts.a, saying(data), dialing=dialing)
-    assert "took more than" in str(error)
+    assert "timed out after" in str(error)
 
 
-async def test_a_peer_that_trickles_is_given_up(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is for the whole handshake, not for each byte of it."""
+async def test_a_slow_peer_times_out(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout is for the whole handshake, not for each byte."""
     monkeypatch.setattr(module, "TIMEOUT", 0.3)
 
     async def act(sock: socket.socket) -> None:
@@ -197,11 +197,11 @@ async def test_a_peer_that_trickles_is_given_up(hosts: Hosts, monkeypatch: pytes
             await asyncio.sleep(0.01)
 
     error = await failure(hosts.a, act, dialing=False)
-    assert "took more than" in str(error)
+    assert "timed out after" in str(error)
 
 
-async def test_an_endless_hello_is_cut_short(hosts: Hosts) -> None:
-    """Nobody who is not authenticated may make us buffer much."""
+async def test_the_size_of_a_hello_is_bounded(hosts: Hosts) -> None:
+    """An unauthenticated peer must not make us buffer much."""
     hello = b"\1" + (140_000).to_bytes(3) + bytes(140_000)
     records = [hello[start : start + 16384] for start in range(0, len(hello), 16384)]
     data = b"".join(b"\x16\x03\x01" + len(record).to_bytes(2) + record for record in records)
@@ -210,16 +210,16 @@ async def test_an_endless_hello_is_cut_short(hosts: Hosts) -> None:
 
 
 @each_role
-async def test_a_handshake_in_pieces_of_a_byte_is_cut_short(hosts: Hosts, dialing: bool) -> None:
-    """Each of them costs a turn of the loop, and a peer that is one needs few."""
+async def test_the_number_of_handshake_records_is_bounded(hosts: Hosts, dialing: bool) -> None:
+    """Each costs a loop iteration, and a real peer needs few."""
     hello = (b"\2" if dialing else b"\1") + (20_000).to_bytes(3) + bytes(20_000)
     pieces = [b"\x16\x03\x01\x00\x01" + bytes([byte]) for byte in hello]
     error = await failure(hosts.a, saying(b"".join(pieces)), dialing=dialing)
-    assert str(error) == "the peer needs more than 32 records for the TLS handshake"
+    assert str(error) == "the peer sent more than 32 records in the TLS handshake"
 
 
-async def test_a_long_chain_is_cut_short(hosts: Hosts, tmp: Path) -> None:
-    """Each of its certificates is taken apart before the first is found to be nobody's."""
+async def test_the_size_of_a_chain_is_bounded(hosts: Hosts, tmp: Path) -> None:
+    """All of its certificates are parsed before the first is verified."""
     signer = Signer("ring")
     context = client_context(signer.host("hosta").files(tmp / "long", *[signer] * 150, ca=[signer]))
     context.set_verify(SSL.VERIFY_NONE)
@@ -234,7 +234,7 @@ async def test_a_long_chain_is_cut_short(hosts: Hosts, tmp: Path) -> None:
             dialer.feed(await loop.sock_recv(sock, 65536))
 
     async with against(act) as ours, asyncio.timeout(20):
-        with pytest.raises(LaneError, match="says more than 32 KiB in the TLS handshake"):
+        with pytest.raises(LaneError, match="sent more than 32 KiB in the TLS handshake"):
             await handshake(ours, hosts.b, KNOWN, dialing=False)
 
 
@@ -243,10 +243,10 @@ async def test_a_record_longer_than_tls_allows_is_refused(hosts: Hosts) -> None:
     assert "length too long" in str(error)
 
 
-async def test_a_stranger_is_refused_and_told_so(hosts: Hosts, tmp: Path) -> None:
+async def test_an_unknown_authority_is_refused_with_an_alert(hosts: Hosts, tmp: Path) -> None:
     stranger = load(Pki(tmp / "other").host("hosta"))
     dialer, acceptor = await both(stranger, hosts.b)
-    assert isinstance(dialer, IdentityError)  # nor does it know the acceptor's authority
+    assert isinstance(dialer, IdentityError)  # it does not trust the acceptor's authority either
     assert isinstance(acceptor, LaneError)
     assert "refused" in str(acceptor)
 
@@ -268,7 +268,7 @@ async def test_an_older_tls_is_refused(hosts: Hosts) -> None:
 
 
 async def told(dialing: TlsContexts, accepting: TlsContexts, known: Collection[str]) -> str:
-    """What the dialing side meets when it reads, after a handshake that only the accepting side refuses."""
+    """Return the reason that the dialing side reads after the accepting side has refused it."""
     one, other = tcp_pair()
     with one, other:
         async with asyncio.timeout(60):
@@ -284,7 +284,7 @@ async def told(dialing: TlsContexts, accepting: TlsContexts, known: Collection[s
 
 
 def read(keys: Keys, sock: socket.socket) -> tuple[bytes, str]:
-    """What came, and why nothing more comes."""
+    """Return the data received, and the reason of the end."""
     layer, cipher = RecordLayer(keys), memoryview(sock.recv(1 << 16))
     plain, got, over = memoryview(bytearray(len(cipher))), b"", None
     while cipher and over is None:
@@ -293,11 +293,11 @@ def read(keys: Keys, sock: socket.socket) -> tuple[bytes, str]:
     return got, over.reason if over is not None else ""
 
 
-async def test_a_dialing_side_that_is_not_listed_hears_access_denied(hosts: Hosts) -> None:
+async def test_a_dialing_side_that_is_not_listed_receives_access_denied(hosts: Hosts) -> None:
     assert await told(hosts.a, hosts.b, ("hostc",)) == NOT_LISTED
 
 
-async def test_an_accepting_side_that_is_not_the_one_dialed_hears_bad_certificate(hosts: Hosts) -> None:
+async def test_an_accepting_side_with_another_name_receives_bad_certificate(hosts: Hosts) -> None:
     dialing, accepting = tcp_pair()
     with dialing, accepting:
         async with asyncio.timeout(60):
@@ -311,8 +311,8 @@ async def test_an_accepting_side_that_is_not_the_one_dialed_hears_bad_certificat
         assert "TLS alert 42 (bad_certificate)" in read(theirs[0], accepting)[1]
 
 
-async def test_a_peer_without_a_protocol_in_common_hears_so(hosts: Hosts) -> None:
-    """Also one that names none at all: that is seen only when the handshake is over."""
+async def test_a_peer_without_a_common_protocol_receives_an_alert(hosts: Hosts) -> None:
+    """Also one that offers none: that is detected only after the handshake."""
     for offered in (["h2"], ["h2", "http/1.1"], []):
         alerts: list[str] = []
 
@@ -321,14 +321,14 @@ async def test_a_peer_without_a_protocol_in_common_hears_so(hosts: Hosts) -> Non
             await asyncio.get_running_loop().create_future()
 
         async with against(act) as ours, asyncio.timeout(60):
-            with pytest.raises(IdentityError, match="does not speak mtunnel/1"):
+            with pytest.raises(IdentityError, match="does not support mtunnel/1"):
                 await handshake(ours, hosts.b, KNOWN, dialing=False)
             await until(lambda alerts=alerts: alerts)  # type: ignore[misc]  # a default argument
         assert "no application protocol" in alerts[0].lower().replace("_", " "), offered
 
 
 async def foreign(sock: socket.socket, hosts: Hosts, protocols: list[str]) -> str:
-    """Dial with Python's own TLS and ``protocols``; the error that ends it."""
+    """Dial with Python's ssl and ``protocols``; return the error that ends it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -349,7 +349,7 @@ async def foreign(sock: socket.socket, hosts: Hosts, protocols: list[str]) -> st
             return str(error)
 
 
-async def test_a_cancelled_handshake_leaves_the_socket_to_its_owner(hosts: Hosts) -> None:
+async def test_a_cancelled_handshake_leaves_the_socket_open(hosts: Hosts) -> None:
     async with against(saying(b"")) as ours:
         task = asyncio.create_task(handshake(ours, hosts.a, KNOWN, dialing=False))
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Which kind of lane is taken by what was measured, and how that is told."""
+"""The choice of the lane kind by measured costs, and its output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tunnel.tls.lane_kinds import PLACES, Cost, LaneCosts, LaneKind, figures
 
-SLOW = "only 12 KiB went through in 0.25 s"
+SLOW = "only 12 KiB transferred in 0.25 s"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_kernel_wins_where_it_is_known_to_cost_less(kernel: Cost, userspace:
     assert LaneCosts(kernel, userspace).kernel_wins is wins
 
 
-def test_people_read_both_figures_that_of_the_lanes_in_use_first() -> None:
+def test_both_costs_are_shown_that_of_the_kind_in_use_first() -> None:
     facts = LaneCosts(0.6149, 0.7352).facts()
     assert figures(facts, LaneKind.KERNEL) == " (0.61 CPU s/GiB; in the daemon 0.73)"
     assert figures(facts, LaneKind.USERSPACE) == " (0.73 CPU s/GiB; in the kernel 0.61)"
@@ -35,16 +35,16 @@ def test_people_read_both_figures_that_of_the_lanes_in_use_first() -> None:
     assert figures(LaneCosts(SLOW, SLOW).facts(), "userspace") == " (neither kind could be measured)"
 
 
-def test_what_was_not_measured_is_not_spoken_of() -> None:
+def test_without_a_measurement_no_costs_are_shown() -> None:
     assert figures(None, LaneKind.KERNEL) == ""
 
 
-def test_programs_read_numbers() -> None:
+def test_facts_are_numbers() -> None:
     assert LaneCosts(0.61249, SLOW).facts() == {"kernel": 0.612, "userspace": None}
     assert set(LaneCosts(1, 1).facts()) == set(PLACES) == set(LaneKind)
 
 
-def test_what_could_not_be_measured_has_a_reason() -> None:
+def test_a_kind_that_could_not_be_measured_has_a_reason() -> None:
     assert LaneCosts(0.6, 0.7).faults == ""
     assert LaneCosts(SLOW, 0.7).faults == f"; kernel lanes were not measured: {SLOW}"
     assert LaneCosts(0.6, "x").faults == "; userspace lanes were not measured: x"

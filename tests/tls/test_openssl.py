@@ -1,4 +1,4 @@
-"""One TLS handshake in memory: what it settles, and what it tells."""
+"""A TLS handshake in memory: negotiated values and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Ends = tuple[TlsConnection, TlsConnection]
 
 @pytest.fixture
 def ends(hosts: Hosts) -> Ends:
-    """A dialing and an accepting end that shook hands in memory."""
+    """A dialing and an accepting end after a handshake in memory."""
     dialer = TlsConnection(hosts.a.client, dialing=True)
     acceptor = TlsConnection(hosts.b.server, dialing=False)
     for end, other in ((dialer, acceptor), (acceptor, dialer), (dialer, acceptor)):
@@ -41,7 +41,7 @@ def ends(hosts: Hosts) -> Ends:
     return dialer, acceptor
 
 
-def test_what_a_connection_settled(ends: Ends) -> None:
+def test_negotiated_values(ends: Ends) -> None:
     dialer, acceptor = ends
     for end in (dialer, acceptor):
         assert (end.version, end.protocol) == ("TLSv1.3", "mtunnel/1")
@@ -49,7 +49,7 @@ def test_what_a_connection_settled(ends: Ends) -> None:
         assert end.peer_certificate is not None
 
 
-def test_faults_have_words() -> None:
+def test_error_texts() -> None:
     assert str(CertificateRejectedError(10)) == "certificate has expired"
     assert explain(SSL.Error([("SSL routines", "", "TLSV1 ALERT UNKNOWN CA")])) == "tlsv1 alert unknown ca"
     assert is_alert("tlsv1 alert unknown ca")
@@ -59,14 +59,14 @@ def test_faults_have_words() -> None:
     assert explain(SSL.Error()) == explain(SSL.Error([])) == "unknown reason"
 
 
-def test_both_ends_know_the_same_secrets(ends: Ends) -> None:
+def test_both_ends_have_the_same_secrets(ends: Ends) -> None:
     dialer, acceptor = ends
     for name in ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"):
         assert dialer.secrets[name] == acceptor.secrets[name] != b""
     assert dialer.secrets["CLIENT_TRAFFIC_SECRET_0"] != dialer.secrets["SERVER_TRAFFIC_SECRET_0"]
 
 
-def test_a_flight_is_all_that_is_to_be_said_in_whole_records(hosts: Hosts) -> None:
+def test_a_flight_is_all_pending_output_in_whole_records(hosts: Hosts) -> None:
     dialer = TlsConnection(hosts.a.client, dialing=True)
     with suppress(WantRead):
         dialer.handshake()
@@ -79,7 +79,7 @@ def test_a_flight_is_all_that_is_to_be_said_in_whole_records(hosts: Hosts) -> No
 
 @contextmanager
 def quick_switches() -> Iterator[None]:
-    """Let threads take turns often."""
+    """Let threads switch often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     yield
@@ -95,17 +95,17 @@ def shake(client: SSL.Context, server: SSL.Context) -> None:
             other.feed(flight)
 
 
-def test_a_fault_of_one_peer_is_not_told_of_another_in_another_thread(hosts: Hosts, tmp: Path) -> None:
+def test_an_error_of_one_peer_is_not_raised_for_another_in_another_thread(hosts: Hosts, tmp: Path) -> None:
     stranger = Signer("other")
     bad = load(stranger.host("hostb").files(tmp / "bad", ca=(stranger,), crls=(stranger.crl(),))).server
-    over, told = threading.Event(), set()
+    over, errors = threading.Event(), set()
 
     def meet_the_stranger() -> None:
         while not over.is_set():
             try:
                 shake(hosts.a.client, bad)
-            except Exception as error:  # noqa: BLE001  looked at below
-                told.add(type(error))
+            except Exception as error:  # noqa: BLE001  checked below
+                errors.add(type(error))
 
     with quick_switches():
         other = threading.Thread(target=meet_the_stranger)
@@ -116,4 +116,4 @@ def test_a_fault_of_one_peer_is_not_told_of_another_in_another_thread(hosts: Hos
         finally:
             over.set()
             other.join()
-    assert told == {CertificateRejectedError}
+    assert errors == {CertificateRejectedError}

@@ -1,4 +1,4 @@
-"""What a verification found wrong, in words that name the certificate and say what to do."""
+"""Error texts of verification failures: they name the certificate and what to do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_certificate_at_fault_is_named(depth: int, trusted: bool, whose: str
 
 
 @pytest.mark.parametrize("code", [*Verify, 1])
-def test_every_fault_has_words(code: int) -> None:
+def test_every_error_has_a_text(code: int) -> None:
     words = explain_rejection(
         CertificateRejectedError(code, 1, INTER.certificate), FILES, "hostb's", dialing=True
     )
@@ -49,8 +49,8 @@ def test_every_fault_has_words(code: int) -> None:
     assert "None" not in words
 
 
-def test_dates_are_told_with_the_clock() -> None:
-    """A certificate or a CRL that is not valid may mean a clock that is wrong."""
+def test_dates_are_shown_with_the_current_time() -> None:
+    """A certificate or a CRL that is not valid may mean a wrong clock."""
     expired = CertificateRejectedError(Verify.CERT_HAS_EXPIRED, 1, INTER.certificate)
     assert f"(valid until {at(day(-1))}, it is {at(day(0))} here)" in explain_rejection(
         expired, FILES, "", dialing=False, clock=lambda: day(0)
@@ -73,20 +73,19 @@ def test_dates_are_told_with_the_clock() -> None:
 def test_a_missing_issuer_is_named() -> None:
     fault = CertificateRejectedError(Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY, 1, INTER.certificate)
     assert explain_rejection(fault, FILES, "", dialing=False).endswith(
-        "is not signed by an authority in ca.pem: its issuer CN=root is neither there nor sent with it"
+        "is not signed by an authority in ca.pem: its issuer CN=root is neither in that file nor in the chain"
     )
 
 
-def test_a_chain_that_leads_to_a_stranger_names_it() -> None:
+def test_an_unknown_root_is_named() -> None:
     fault = CertificateRejectedError(Verify.SELF_SIGNED_CERT_IN_CHAIN, 1, ROOT.certificate)
     assert explain_rejection(fault, FILES, "the peer's", dialing=False) == (
-        "the peer's certificate is not signed by an authority in ca.pem: "
-        "it leads to CN=root, which is not there"
+        "the peer's certificate is not signed by an authority in ca.pem: its root CN=root is not in that file"
     )
 
 
 @pytest.mark.parametrize(("dialing", "usage"), [(True, "clientAuth"), (False, "serverAuth")])
-def test_a_role_is_told_with_its_usage(dialing: bool, usage: str) -> None:
+def test_a_missing_usage_of_a_role_is_named(dialing: bool, usage: str) -> None:
     fault = CertificateRejectedError(Verify.INVALID_PURPOSE, 0, INTER.certificate)
     assert explain_rejection(fault, FILES, "", dialing=dialing).endswith(f"extended key usage {usage}")
 
@@ -98,7 +97,7 @@ def test_a_role_is_told_with_its_usage(dialing: bool, usage: str) -> None:
         (ExtendedKeyUsageOID.SERVER_AUTH, "the extended key usage clientAuth"),
     ],
 )
-def test_advice_is_not_what_is_so_already(extended: x509.ObjectIdentifier, missing: str) -> None:
+def test_only_a_missing_usage_is_advised(extended: x509.ObjectIdentifier, missing: str) -> None:
     key = new_key()
     name = x509.Name([])
     now = datetime.now(UTC)
@@ -117,19 +116,19 @@ def test_advice_is_not_what_is_so_already(extended: x509.ObjectIdentifier, missi
     ("name", "shown"),
     [("evil\n\x1b[31mRED", "CN=evil\ufffd\ufffd[31mRED"), ("A" * 64, f"CN={'A' * 64}")],
 )
-def test_names_that_strangers_chose_drive_no_terminal(name: str, shown: str) -> None:
+def test_control_characters_in_names_are_replaced(name: str, shown: str) -> None:
     fault = CertificateRejectedError(
         Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY, 0, Signer("x", Signer(name)).certificate
     )
     assert f"its issuer {shown} is neither" in explain_rejection(fault, FILES, "the peer's", dialing=True)
 
 
-def test_names_that_strangers_chose_are_cut_off() -> None:
+def test_long_names_are_truncated() -> None:
     common = [x509.NameAttribute(NameOID.COMMON_NAME, "A" * 64)] * 500
     assert len(name_of(x509.Name(common))) == MOST_NAME
 
 
 @pytest.mark.parametrize("code", Verify)
-def test_a_certificate_that_cannot_be_read_is_refused_in_words(code: int) -> None:
+def test_a_certificate_that_cannot_be_parsed_has_an_error_text(code: int) -> None:
     words = explain_rejection(CertificateRejectedError(code), FILES, "the peer's", dialing=True)
     assert words.startswith("the peer's certificate ")

@@ -1,4 +1,4 @@
-"""Every fault of a certificate, key, CA or CRL file is one clear line."""
+"""Every fault of a certificate, key, CA or CRL file is reported in one line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fresh() -> ssl.SSLContext:
 
 
 def refuses(message: str) -> pytest.RaisesExc[CertificateError]:
-    """Expect one line with ``message`` in it."""
+    """Expect a one-line error that contains ``message``."""
     return pytest.raises(CertificateError, match=rf"\A.*{message}.*\Z")
 
 
@@ -81,26 +81,26 @@ def test_an_unreadable_file_is_named(host: TlsFiles) -> None:
     ],
     ids=["no certificate", "no key", "damaged certificate", "damaged key"],
 )
-def test_content_that_is_not_pem_is_told(host: TlsFiles, name: str, content: str, message: str) -> None:
+def test_invalid_pem_is_reported(host: TlsFiles, name: str, content: str, message: str) -> None:
     host.cert.with_name(name).write_text(content)
     with refuses(message):
         load_pair(fresh(), host.cert, host.key)
 
 
-def test_a_key_of_another_form_or_kind_is_not_called_damaged(host: TlsFiles) -> None:
+def test_a_key_of_another_format_or_type_is_not_reported_as_damaged(host: TlsFiles) -> None:
     form, none = serialization.PrivateFormat, serialization.NoEncryption()
     host.key.write_bytes(new_key().private_bytes(serialization.Encoding.PEM, form.OpenSSH, none))
-    with refuses(r"is in OpenSSH's form: convert it \(ssh-keygen"):
+    with refuses(r"is in OpenSSH format: convert it \(ssh-keygen"):
         load_pair(fresh(), host.cert, host.key)
     exchange = x25519.X25519PrivateKey.generate()
     host.key.write_bytes(exchange.private_bytes(serialization.Encoding.PEM, form.PKCS8, none))
-    with refuses(r"is of a kind that certificates are not made for \(X25519\)"):
+    with refuses(r"is of a type that certificates do not use \(X25519\)"):
         load_pair(fresh(), host.cert, host.key)
 
 
-def test_of_several_keys_in_a_file_the_first_counts(host: TlsFiles) -> None:
+def test_of_several_keys_in_a_file_the_first_is_used(host: TlsFiles) -> None:
     host.key.write_bytes(key_pem(new_key()) + host.key.read_bytes())
-    with refuses(r"the private key .*hosta\.key, of several the first, does not belong to the certificate"):
+    with refuses(r"the private key .*hosta\.key \(the first of several\) does not match the certificate"):
         load_pair(fresh(), host.cert, host.key)
 
 
@@ -119,12 +119,12 @@ def test_an_encrypted_key_is_refused_without_asking_for_a_passphrase(
 @pytest.mark.parametrize("key", [new_key(), rsa_key()], ids=["same kind", "other kind"])
 def test_a_key_of_another_certificate_is_refused(host: TlsFiles, key: PrivateKey) -> None:
     host.key.write_bytes(key_pem(key))
-    with refuses(r"hosta\.key does not belong to the certificate .*hosta\.pem"):
+    with refuses(r"hosta\.key does not match the certificate .*hosta\.pem"):
         load_pair(fresh(), host.cert, host.key)
 
 
 @pytest.mark.parametrize("make_key", [new_key, rsa_key], ids=["same kind", "other kind"])
-def test_issuers_in_front_of_their_host_are_found(
+def test_issuers_before_the_host_certificate_are_reported(
     pki: Pki, host: TlsFiles, make_key: Callable[[], PrivateKey]
 ) -> None:
     issuer = pem(ca_certificate(make_key(), Validity.lasting(1)))
@@ -143,7 +143,7 @@ def test_a_weak_key_is_refused(pki: Pki, host: TlsFiles) -> None:
 
 @pytest.fixture
 def public_directory() -> Iterator[Path]:
-    """A directory that every user can enter; the usual temporary one is closed."""
+    """A directory that every user can search; the usual temporary one is not."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         path = Path(name)
         path.chmod(0o755)
@@ -189,7 +189,7 @@ def test_authorities_may_be_several(pki: Pki, tmp: Path) -> None:
     assert context.cert_store_stats()["x509_ca"] == 2
 
 
-def test_an_expired_authority_may_stand_beside_its_successor(pki: Pki, tmp: Path) -> None:
+def test_an_expired_authority_is_allowed_with_its_successor(pki: Pki, tmp: Path) -> None:
     old = Pki(tmp / "old", validity=expired())
     bundle = tmp / "bundle.pem"
     bundle.write_bytes(pem(old.authority.certificate) + pem(pki.authority.certificate))
@@ -209,7 +209,7 @@ def test_a_host_certificate_is_no_authority(host: TlsFiles) -> None:
 
 def test_a_host_certificate_among_the_authorities_is_refused(host: TlsFiles) -> None:
     host.ca.write_bytes(host.ca.read_bytes() + host.cert.read_bytes())
-    with refuses("also holds certificates of no authority"):
+    with refuses("also holds certificates that are not CA certificates"):
         load_authorities(fresh(), host.ca)
 
 
@@ -224,7 +224,7 @@ def test_a_crl_among_the_authorities_is_not_ignored(pki: Pki, host: TlsFiles) ->
     [("junk", "holds no PEM block CERTIFICATE"), (JUNK_CERTIFICATE, "is damaged")],
     ids=["junk", "damaged"],
 )
-def test_a_ca_file_that_is_not_pem_is_told(host: TlsFiles, content: str, message: str) -> None:
+def test_a_ca_file_with_invalid_pem_is_reported(host: TlsFiles, content: str, message: str) -> None:
     host.ca.write_text(content)
     with refuses(rf"the CA file .*ca\.pem {message}"):
         load_authorities(fresh(), host.ca)
@@ -240,23 +240,23 @@ def test_crls_may_be_several(pki: Pki, tmp: Path) -> None:
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE], ids=["utf-8", "utf-16"])
 @pytest.mark.parametrize("name", ["ca", "cert", "key"])
-def test_a_byte_order_mark_is_told(host: TlsFiles, name: str, mark: bytes) -> None:
-    """Windows editors put one in front; OpenSSL then finds no first certificate."""
+def test_a_byte_order_mark_is_reported(host: TlsFiles, name: str, mark: bytes) -> None:
+    """Windows editors add one; OpenSSL then does not find the first certificate."""
     path: Path = getattr(host, name)
     path.write_bytes(mark + path.read_bytes())
     with refuses(rf"{re.escape(str(path))} begins with a byte order mark"):
         load(host)
 
 
-def test_authorities_and_pairs_are_read_whole(pki: Pki, host: TlsFiles) -> None:
+def test_authorities_and_pairs_are_read_completely(pki: Pki, host: TlsFiles) -> None:
     host.cert.write_bytes(host.cert.read_bytes() + host.ca.read_bytes())
     pair = read_pair(host.cert, host.key)
     assert read_authorities(host.ca) == (pki.authority.certificate,) == pair.chain[1:]
     assert pair.file == host.cert
 
 
-def test_what_one_openssl_reads_and_the_other_does_not_is_told(host: TlsFiles) -> None:
-    """Python's OpenSSL takes a line of any length in PEM; what follows is looked at by ``cryptography``."""
+def test_what_only_one_openssl_reads_is_reported(host: TlsFiles) -> None:
+    """Python's OpenSSL accepts a PEM line of any length; ``cryptography`` parses the file afterwards."""
     host.cert.write_bytes(host.cert.read_bytes() + JUNK_CERTIFICATE.encode())
     with refuses(r"hosta\.pem (is damaged|cannot be decoded)"):
         read_pair(host.cert, host.key)
@@ -267,7 +267,7 @@ def test_what_one_openssl_reads_and_the_other_does_not_is_told(host: TlsFiles) -
     [("junk", "holds no PEM block X509 CRL"), (JUNK_CRL, "is damaged")],
     ids=["junk", "damaged"],
 )
-def test_a_crl_that_is_not_pem_is_told(tmp: Path, content: str, message: str) -> None:
+def test_a_crl_with_invalid_pem_is_reported(tmp: Path, content: str, message: str) -> None:
     (tmp / "crl.pem").write_text(content)
     with refuses(rf"the CRL .*crl\.pem {message}"):
         load_crl(fresh(), tmp / "crl.pem")
@@ -277,18 +277,18 @@ def test_a_crl_adds_no_trust(pki: Pki, tmp: Path) -> None:
     crl = pki.revoke()
     stranger = ca_certificate(new_key(), Validity.lasting(1))
     crl.write_bytes(crl.read_bytes() + pem(stranger))
-    with refuses("holds certificates as well"):
+    with refuses("also holds certificates: remove them"):
         load_crl(fresh(), crl)
 
 
 @pytest.mark.parametrize("layout", [LIBVIRT, QEMU], ids=["libvirt", "qemu"])
-def test_layouts_with_two_pairs_dial_with_the_clients(pki: Pki, tmp: Path, layout: Layout) -> None:
+def test_layouts_with_two_pairs_dial_with_the_client_pair(pki: Pki, tmp: Path, layout: Layout) -> None:
     host = pki.layout(layout, tmp, "hosta")
     assert host.client_sibling() == tmp / layout.client_cert
     assert host.dialing() == (tmp / layout.client_cert, tmp / layout.client_key)
 
 
-def test_layouts_without_a_client_pair_dial_with_the_servers(pki: Pki, tmp: Path) -> None:
+def test_layouts_without_a_client_pair_dial_with_the_server_pair(pki: Pki, tmp: Path) -> None:
     host = pki.layout(QEMU, tmp, "hosta")
     (tmp / QEMU.client_cert).unlink()
     assert host.dialing() == (host.cert, host.key)

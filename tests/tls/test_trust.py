@@ -1,4 +1,4 @@
-"""Whole chains: the same rule in a handshake, for our own files, and whenever a chain is judged again."""
+"""Whole chains: the same rules in a handshake, for our own files, and when a chain is verified again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER_CRL = OTHER.crl()
 
 @dataclass(frozen=True)
 class Case:
-    """What a host shows, what the other believes, and what is wrong: OpenSSL's code, and at which depth."""
+    """The chain of a host, what the other side trusts, and the error: OpenSSL's code and depth."""
 
     chain: Sequence[Signer]
     ca: Sequence[Signer] = (ROOT,)
@@ -63,7 +63,7 @@ CASES = {
         [Signer("x", DIRECT, ca=False, dns=["hostb"]), DIRECT], code=Verify.INVALID_CA, depth=1
     ),
     "a CRL of the host's issuer alone": Case([LEAF, INTER], crls=[INTER.crl()]),
-    "CRLs of everybody": Case([DEEP, LOWER, INTER], crls=[LOWER.crl(), INTER.crl(), ROOT.crl()]),
+    "CRLs of all issuers": Case([DEEP, LOWER, INTER], crls=[LOWER.crl(), INTER.crl(), ROOT.crl()]),
     "a CRL of the only authority": Case([DIRECT], crls=[ROOT.crl()]),
     "no CRL of the host's issuer": Case([LEAF, INTER], crls=[ROOT.crl()], code=Verify.UNABLE_TO_GET_CRL),
     "a revoked host": Case([LEAF, INTER], crls=[INTER.crl(LEAF)], code=Verify.CERT_REVOKED),
@@ -87,23 +87,23 @@ CASES = {
     "an intermediate as the only authority, with its issuer's CRL": Case(
         [LEAF, INTER], ca=[INTER], crls=[INTER.crl(), ROOT.crl()]
     ),
-    "an intermediate beside its issuer, with both CRLs": Case(
+    "an intermediate and its issuer, with both CRLs": Case(
         [LEAF, INTER], ca=[INTER, ROOT], crls=[INTER.crl(), ROOT.crl()]
     ),
     "an expired CRL of the host's issuer": Case(
         [LEAF, INTER], crls=[INTER.crl(until=-1)], code=Verify.CRL_HAS_EXPIRED
     ),
-    "an older CRL that is valid beside a newer one that has ended": Case(
+    "an older valid CRL and a newer expired one": Case(
         [DIRECT], crls=[ROOT.crl(since=-9), ROOT.crl(until=-1)], code=Verify.CRL_HAS_EXPIRED
     ),
-    "an older CRL behind the one that revokes": Case(
+    "an older CRL after the one that revokes": Case(
         [DIRECT], crls=[ROOT.crl(DIRECT), ROOT.crl(since=-9, until=20)], code=Verify.CERT_REVOKED
     ),
     "an expired CRL of the intermediate's issuer": Case(
         [LEAF, INTER], crls=[INTER.crl(), ROOT.crl(until=-1)], code=Verify.CRL_HAS_EXPIRED, depth=1
     ),
-    "an expired CRL beside its successor": Case([DIRECT], crls=[ROOT.crl(until=-1), ROOT.crl()]),
-    "a CRL that somebody else signed": Case(
+    "an expired CRL and its successor": Case([DIRECT], crls=[ROOT.crl(until=-1), ROOT.crl()]),
+    "a CRL with an invalid signature": Case(
         [LEAF, INTER], crls=[INTER.crl(), Signer("root").crl(INTER)],
         code=Verify.CRL_SIGNATURE_FAILURE, depth=1,
     ),
@@ -113,13 +113,13 @@ BAD = {name: case for name, case in CASES.items() if case.code}
 
 
 def trusted(case: Case, directory: Path) -> Trust:
-    """What the judging host believes. It has a certificate of its own that matters to nobody."""
+    """Return the trust of the verifying host, whose own certificate does not matter."""
     crls = [*case.crls, OTHER_CRL] if case.crls else []
     return Trust.read(OWN.files(directory / "judge", ca=[*case.ca, OTHER], crls=crls))
 
 
 def shake(case: Case, directory: Path, *, dialing: bool) -> Chain:
-    """Let the host of ``case`` dial, or be dialled; what the other side made of its chain."""
+    """Let the host of ``case`` dial, or be dialed; return its chain as the other side verified it."""
     shower, *behind = case.chain
     shown = shower.files(directory / "host", *behind, ca=[OTHER])
     judge = trusted(case, directory).files
@@ -130,7 +130,7 @@ def shake(case: Case, directory: Path, *, dialing: bool) -> Chain:
 
 
 def meet(one: TlsConnection, other: TlsConnection) -> None:
-    """Shake hands in memory, as far as that goes."""
+    """Do a handshake in memory, as far as possible."""
     for end, far in ((one, other), (other, one)) * 3:
         with suppress(WantRead):
             end.handshake()
@@ -153,7 +153,7 @@ def test_a_good_chain_is_accepted(case: Case, dialing: bool, tmp: Path) -> None:
 
 @pytest.mark.parametrize("dialing", [False, True], ids=["accepting", "dialing"])
 @pytest.mark.parametrize("case", BAD.values(), ids=BAD)
-def test_a_bad_chain_is_refused_with_its_place(case: Case, dialing: bool, tmp: Path) -> None:
+def test_a_bad_chain_is_refused_with_code_and_depth(case: Case, dialing: bool, tmp: Path) -> None:
     with pytest.raises(CertificateRejectedError) as caught:
         shake(case, tmp, dialing=dialing)
     assert (caught.value.code, caught.value.depth) == (case.code, case.depth)
@@ -162,8 +162,8 @@ def test_a_bad_chain_is_refused_with_its_place(case: Case, dialing: bool, tmp: P
 @pytest.mark.parametrize("case", [each for each in BAD.values() if each.crls], ids=[
     name for name, each in BAD.items() if each.crls
 ])  # fmt: skip
-def test_a_chain_that_was_good_is_judged_again_by_the_same_rule(case: Case, tmp: Path) -> None:
-    """As after a new CRL: the chain was verified before there was one."""
+def test_a_verified_chain_is_verified_again_by_the_same_rules(case: Case, tmp: Path) -> None:
+    """As after a new CRL: the chain was first verified without one."""
     before = shake(Case(case.chain, case.ca), tmp, dialing=True)
     with pytest.raises(CertificateRejectedError) as caught:
         trusted(case, tmp).judge(before, day(0), dialing=True)
@@ -171,7 +171,7 @@ def test_a_chain_that_was_good_is_judged_again_by_the_same_rule(case: Case, tmp:
     assert caught.value.certificate in before
 
 
-def test_time_ends_a_chain_at_its_earliest_end(tmp: Path) -> None:
+def test_a_chain_expires_with_its_first_certificate(tmp: Path) -> None:
     inter = Signer("inter", ROOT, until=3)
     case = Case([inter.host("hostb"), inter])
     chain, trust = shake(case, tmp, dialing=True), trusted(case, tmp)
@@ -183,7 +183,7 @@ def test_time_ends_a_chain_at_its_earliest_end(tmp: Path) -> None:
     assert caught.value.certificate in chain
 
 
-def test_time_ends_a_crl(tmp: Path) -> None:
+def test_a_crl_expires(tmp: Path) -> None:
     case = Case([DIRECT], crls=[ROOT.crl(until=3)])
     chain, trust = shake(case, tmp, dialing=True), trusted(case, tmp)
     trust.judge(chain, day(2.9), dialing=True)
@@ -192,7 +192,7 @@ def test_time_ends_a_crl(tmp: Path) -> None:
     assert (caught.value.code, caught.value.depth) == (Verify.CRL_HAS_EXPIRED, 0)
 
 
-def test_an_authority_that_was_removed_is_believed_no_more(tmp: Path) -> None:
+def test_a_removed_authority_is_no_longer_trusted(tmp: Path) -> None:
     chain = shake(Case([LEAF, INTER]), tmp, dialing=True)
     with pytest.raises(CertificateRejectedError):
         trusted(Case([LEAF, INTER], ca=[Signer("successor")]), tmp).judge(chain, day(0), dialing=True)
@@ -217,13 +217,13 @@ def test_an_intermediate_for_one_role_is_named(inter: Signer, dialing: bool, tmp
 # Our own files.
 
 
-def test_the_certificate_at_fault_is_named_not_the_healthy_one(tmp: Path) -> None:
+def test_the_invalid_certificate_of_a_chain_is_named(tmp: Path) -> None:
     files = EXPIRED_INTER.host("hosta").files(tmp, EXPIRED_INTER, ca=[ROOT])
     with pytest.raises(CertificateError, match=r"^the intermediate CN=expired in .*host\.pem has expired"):
         load(files)
 
 
-def test_a_revoked_intermediate_of_our_own_is_named(tmp: Path) -> None:
+def test_our_own_revoked_intermediate_is_named(tmp: Path) -> None:
     files = LEAF.files(tmp, INTER, ca=[ROOT], crls=[INTER.crl(), ROOT.crl(INTER)])
     with pytest.raises(
         CertificateError,
@@ -232,7 +232,7 @@ def test_a_revoked_intermediate_of_our_own_is_named(tmp: Path) -> None:
         load(files)
 
 
-def test_what_ends_first_is_told_with_whose_it_is(tmp: Path) -> None:
+def test_expiries_are_sorted_and_named(tmp: Path) -> None:
     inter = Signer("inter", ROOT, until=9)
     files = inter.host("hosta").files(tmp, inter, ca=[ROOT], crls=[inter.crl(until=4), ROOT.crl(until=20)])
     found = [(each.key, each.what, each.ends) for each in load(files).expiries(day(0))]
@@ -250,16 +250,16 @@ def test_of_several_crls_of_one_issuer_the_last_counts(tmp: Path) -> None:
     assert [each.ends for each in load(files).expiries(day(0)) if each.key == "tls.crl"] == [day(9)]
 
 
-def test_an_authority_that_has_ended_beside_its_successor_is_not_warned_of(tmp: Path) -> None:
+def test_an_expired_authority_with_a_successor_is_not_warned_of(tmp: Path) -> None:
     old = Signer("old", until=-1)
     contexts = load(DIRECT.files(tmp, ca=[old, ROOT]))
     assert {each.ends for each in contexts.expiries(day(0))} == {day(300)}
     assert min(each.ends for each in contexts.expiries(day(-1.5))) == day(-1)
 
 
-def test_an_intermediate_that_nobody_could_revoke_is_told(tmp: Path) -> None:
+def test_an_intermediate_without_a_crl_is_reported(tmp: Path) -> None:
     contexts = load(LEAF.files(tmp, INTER, ca=[ROOT], crls=[INTER.crl()]))
-    words = "it has no CRL of CN=root: the intermediate CN=inter would not be known to be revoked"
+    words = "it has no CRL of CN=root: revocation of the intermediate CN=inter would go undetected"
     assert list(contexts.trust.gaps(contexts.accepted, contexts.dialed)) == [("tls.crl", words)]
     whole = load(LEAF.files(tmp, INTER, ca=[ROOT], crls=[INTER.crl(), ROOT.crl()]))
     assert list(whole.trust.gaps(whole.accepted)) == []
@@ -267,8 +267,8 @@ def test_an_intermediate_that_nobody_could_revoke_is_told(tmp: Path) -> None:
     assert list(without.trust.gaps(without.accepted)) == []
 
 
-def test_contexts_can_believe_something_else(tmp: Path) -> None:
-    """With the certificates that they have, whatever is on disk by then."""
+def test_contexts_can_get_another_trust(tmp: Path) -> None:
+    """With the certificates that are loaded, not those on disk."""
     contexts = load(DIRECT.files(tmp, ca=[ROOT]))
     strict = Trust.read(DIRECT.files(tmp / "new", ca=[ROOT], crls=[ROOT.crl(DIRECT)]))
     peer = TlsConnection(contexts.client, dialing=True)

@@ -1,4 +1,4 @@
-"""What both ends of a lane proved is judged again, with the same words for either end."""
+"""The chains of a lane are verified again, with the same error text at either end."""
 
 from __future__ import annotations
 
@@ -22,27 +22,25 @@ def trust(tmp: Path) -> Trust:
 
 
 def proof(trust: Trust, *, at_a: bool = True) -> VerifiedChains:
-    """A dialled b."""
+    """Host a dialed b."""
     a, b = ((each.certificate, ROOT.certificate) for each in (A, B))
     return VerifiedChains("hostb", trust, b, a, True) if at_a else VerifiedChains("hosta", trust, a, b, False)
 
 
-def test_a_lane_ends_with_the_first_certificate(trust: Trust) -> None:
+def test_chains_expire_with_the_first_certificate(trust: Trust) -> None:
     assert proof(trust).ends == day(10)
     assert proof(trust).objection(trust, day(9.9), "hosta") == ""
 
 
 @pytest.mark.parametrize("at_a", [True, False])
-def test_both_ends_say_whose_certificate_has_expired(trust: Trust, at_a: bool) -> None:
+def test_both_ends_name_an_expired_certificate(trust: Trust, at_a: bool) -> None:
     words = proof(trust, at_a=at_a).objection(trust, day(10), "hosta" if at_a else "hostb")
     assert words.startswith("hostb's certificate has expired: issue a new one")
 
 
 @pytest.mark.parametrize("revoked", [A, B])
 @pytest.mark.parametrize("at_a", [True, False])
-def test_both_ends_say_whose_certificate_is_revoked(
-    trust: Trust, tmp: Path, revoked: Signer, at_a: bool
-) -> None:
+def test_both_ends_name_a_revoked_certificate(trust: Trust, tmp: Path, revoked: Signer, at_a: bool) -> None:
     strict = Trust.read(A.files(tmp / "after", ca=[ROOT], crls=[ROOT.crl(revoked)]))
     words = proof(trust, at_a=at_a).objection(strict, day(0), "hosta" if at_a else "hostb")
     whose = "hosta" if revoked is A else "hostb"
@@ -50,7 +48,7 @@ def test_both_ends_say_whose_certificate_is_revoked(
     assert words == f"{whose}'s certificate is revoked by {crl}"
 
 
-def test_what_ends_of_the_peer_is_told_without_our_own_authority(trust: Trust) -> None:
+def test_expiries_of_the_peer_do_not_include_our_own_authority(trust: Trust) -> None:
     inter = Signer("inter", ROOT, until=7)
     leaf = inter.host("hostb", until=5)
     chain = tuple(each.certificate for each in (leaf, inter, ROOT))

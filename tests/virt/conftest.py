@@ -1,4 +1,4 @@
-"""The guests that the tests of this folder move."""
+"""The guest fixtures of these tests."""
 
 from __future__ import annotations
 

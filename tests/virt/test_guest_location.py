@@ -1,4 +1,4 @@
-"""Two looks make one verdict, and its words say no more than was looked at."""
+"""The location follows from the states of both sides; its text claims nothing about unchecked sides."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ R, L, H, B, G, U = Side.RUNS, Side.LEAVING, Side.HELD, Side.BROKEN, Side.GONE, S
         (G, B, Where.LOST),
     ],
 )
-def test_two_looks_make_one_verdict(here: Side, there: Side, where: Where) -> None:
+def test_two_states_make_one_location(here: Side, there: Side, where: Where) -> None:
     assert judge(here, there) is where
 
 
 @pytest.mark.parametrize(("here", "there"), list(itertools.product((R, L, H, B, G, U), (R, H, B, G, U))))
-def test_nothing_is_said_of_a_side_that_nobody_looked_at(here: Side, there: Side) -> None:
+def test_text_claims_nothing_about_an_unchecked_side(here: Side, there: Side) -> None:
     words = sentence(judge(here, there), "hosta", "hostb")
     if U in {here, there}:
         assert "nowhere else" not in words
     if L is here:
-        assert "runs on at" not in words
+        assert "still running at" not in words
 
 
 @pytest.mark.parametrize("where", list(Where))
-def test_every_verdict_has_words_with_and_without_names(where: Where) -> None:
+def test_every_location_has_text_with_and_without_names(where: Where) -> None:
     words, plain = sentence(where, "hosta", "hostb"), sentence(where)
     assert "hosta" in words or "hostb" in words
     assert "host" not in plain
@@ -61,13 +61,17 @@ def test_every_verdict_has_words_with_and_without_names(where: Where) -> None:
 
 
 @pytest.mark.parametrize("where", [Where.BOTH, Where.BROKEN, Where.HALTED, Where.UNKNOWN, Where.MOVING])
-def test_no_verdict_advises_to_end_a_guest_that_may_be_whole(where: Where) -> None:
+def test_no_text_advises_to_end_a_guest_that_may_be_intact(where: Where) -> None:
     words = sentence(where).lower()
-    assert not any(deed in words for deed in ("destroy", "stop one", "stop it", "end one", "end it first"))
-
-
-def test_names_are_said_with_their_parts() -> None:
-    assert sentence(Where.SOURCE, "hosta", "hostb") == (
-        "The guest runs on at hosta, the source, and nowhere else."
+    assert not any(
+        deed in words
+        for deed in ("destroy", "stop one", "stop it", "end one", "end it first", "shut down one")
     )
-    assert sentence(Where.STAYED) == "The guest runs on at the source. Nobody could look at the destination."
+
+
+def test_names_are_followed_by_their_side() -> None:
+    assert sentence(Where.SOURCE, "hosta", "hostb") == (
+        "The guest is still running at hosta, the source, and nowhere else."
+    )
+    stayed = "The guest is still running at the source. Could not check the destination."
+    assert sentence(Where.STAYED) == stayed

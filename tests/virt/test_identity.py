@@ -1,4 +1,4 @@
-"""Whose QEMU a monitor leads to is found out, and another guest's is refused."""
+"""The QEMU behind a monitor is identified, and that of another guest is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tunnel.virt.qmp import Monitor
 ONE, TWO = UUID("11111111-1111-4111-8111-111111111111"), UUID("22222222-2222-4222-8222-222222222222")
 
 
-class Told:
-    """The monitor of a QEMU that was started with these."""
+class FakeMonitor:
+    """The monitor of a QEMU that was started with the given name and UUID."""
 
     name = "source"
 
@@ -38,26 +38,26 @@ class Told:
         ({"name": ""}, str(ONE), Identity(None, ONE)),
     ],
 )
-async def test_what_qemu_was_not_told_is_none(name: dict[str, str], uuid: str, found: Identity) -> None:
-    assert await identify(cast("Monitor", Told(name, uuid))) == found
+async def test_unset_name_and_uuid_are_none(name: dict[str, str], uuid: str, found: Identity) -> None:
+    assert await identify(cast("Monitor", FakeMonitor(name, uuid))) == found
 
 
 @pytest.mark.parametrize("name", [{}, [], None, "web1", {"name": "web1"}])
 @pytest.mark.parametrize("uuid", [{}, [], None, {"UUID": 7}, {"UUID": "web1"}])
-async def test_what_answers_otherwise_is_no_qemu(name: Any, uuid: Any) -> None:
-    told = Told(name, "")
-    told.answers["query-uuid"] = uuid
-    with pytest.raises(HypervisorError, match="source: what answers there is no QEMU: "):
-        await identify(cast("Monitor", told))
+async def test_unexpected_replies_are_not_from_qemu(name: Any, uuid: Any) -> None:
+    monitor = FakeMonitor(name, "")
+    monitor.answers["query-uuid"] = uuid
+    with pytest.raises(HypervisorError, match="source: this is not a QEMU monitor: "):
+        await identify(cast("Monitor", monitor))
 
 
-async def test_real_qemu_says_who_it_is(tmp: Path) -> None:
+async def test_real_qemu_is_identified(tmp: Path) -> None:
     machine = dataclasses.replace(small_machine(tmp, "-uuid", str(ONE)), name="guest=web1,debug-threads=on")
     async with await Qemu.start("source", machine, tmp) as qemu:
         assert await identify(qemu.monitor) == Identity("web1", ONE)
 
 
-def test_guest_that_was_named_must_be_the_one() -> None:
+def test_named_guest_must_match() -> None:
     found = Identity("web1", ONE)
     require_guest("web1", found, "source")
     require_guest(None, found, "source")
@@ -66,9 +66,9 @@ def test_guest_that_was_named_must_be_the_one() -> None:
             require_guest(other, found, "source")
 
 
-def test_qemu_without_a_name_is_not_taken_for_the_guest() -> None:
+def test_qemu_without_a_name_is_refused_for_a_named_guest() -> None:
     require_guest(None, Identity(None, None), "source")
-    with pytest.raises(UsageError, match=r"source: this QEMU has no name .* nothing shows that it runs web1"):
+    with pytest.raises(UsageError, match=r"source: this QEMU has no name .* cannot verify that it runs web1"):
         require_guest("web1", Identity(None, ONE), "source")
 
 
@@ -77,7 +77,7 @@ def test_qemu_without_a_name_is_not_taken_for_the_guest() -> None:
 )
 def test_qemu_that_waits_for_another_guest_is_refused(waiting: Identity) -> None:
     with pytest.raises(
-        UsageError, match=r"destination: this QEMU waits for .*, and the guest to move is web1"
+        UsageError, match=r"destination: this QEMU is waiting for .*, but the guest to migrate is web1"
     ):
         require_same(Identity("web1", ONE), waiting, "destination")
 
@@ -97,7 +97,7 @@ def test_qemu_that_may_wait_for_it_is_accepted(waiting: Identity, compared: bool
     assert comparable(source, waiting) == compared
 
 
-def test_identity_is_told_with_its_uuid() -> None:
+def test_identity_includes_its_uuid() -> None:
     assert str(Identity("web1", ONE)) == f"web1 (UUID {ONE})"
     assert str(Identity("web1", None)) == "web1"
-    assert str(Identity(None, None)) == "a guest without a name"
+    assert str(Identity(None, None)) == "an unnamed guest"

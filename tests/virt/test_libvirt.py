@@ -1,4 +1,4 @@
-"""The real library, with the driver that libvirt keeps for tests: no daemon, no root."""
+"""The real library, with libvirt's test driver: no daemon, no root."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def guest(host: LibvirtHost) -> LibvirtGuest:
     return found
 
 
-async def test_host_says_what_it_is_and_what_runs(host: LibvirtHost) -> None:
+async def test_host_has_a_name_and_lists_running_guests(host: LibvirtHost) -> None:
     assert host.uri == DRIVER
     assert await host.name()
     assert await host.running() == ["test"]
@@ -42,7 +42,7 @@ async def test_version_is_the_librarys(host: LibvirtHost) -> None:
     assert (major * 1000 + minor) * 1000 + micro == library.getVersion()
 
 
-async def test_another_connection_leads_to_the_same_libvirt(host: LibvirtHost) -> None:
+async def test_again_connects_to_the_same_libvirt(host: LibvirtHost) -> None:
     async with await host.again() as another:
         assert another is not host
         assert another.uri == DRIVER
@@ -56,7 +56,7 @@ async def test_state_follows_the_guest(host: LibvirtHost, guest: LibvirtGuest) -
     assert "<name>test</name>" in await guest.migratable_xml()
 
 
-async def test_guest_that_is_not_there_is_absent(host: LibvirtHost) -> None:
+async def test_guest_that_does_not_exist_is_absent(host: LibvirtHost) -> None:
     assert await host.guest("nobody") is None
     assert await host.state_of("nobody") is State.ABSENT
 
@@ -75,13 +75,11 @@ async def test_guest_that_is_not_there_is_absent(host: LibvirtHost) -> None:
         (library.VIR_DOMAIN_PMSUSPENDED, 0, State.OTHER),
     ],
 )
-def test_libvirts_states_are_understood(state: int, reason: int, meant: State) -> None:
+def test_libvirts_states_are_mapped(state: int, reason: int, meant: State) -> None:
     assert module._state(library, state, reason) is meant
 
 
-async def test_guest_that_is_shut_off_is_told_from_one_that_was_saved(
-    host: LibvirtHost, guest: LibvirtGuest
-) -> None:
+async def test_shut_off_and_saved_are_distinguished(host: LibvirtHost, guest: LibvirtGuest) -> None:
     await host_call(guest, "managedSave")
     assert await guest.state() is State.SAVED
     await host_call(guest, "create")
@@ -119,7 +117,7 @@ def test_user_of_qemu_is_read_from_its_label(label: str | None, uid: int | None)
     assert module._qemu_uid(f"<domain>{other}{dac}</domain>") == uid
 
 
-async def test_user_of_qemu_is_not_known_where_libvirt_sets_none(guest: LibvirtGuest) -> None:
+async def test_user_of_qemu_is_unknown_if_libvirt_sets_none(guest: LibvirtGuest) -> None:
     assert await guest.uid() is None
 
 
@@ -142,11 +140,11 @@ async def test_job_is_named(guest: LibvirtGuest, stats: dict[str, int], operatio
     assert await LibvirtGuest(Domain(), "web1", guest.host).operation() == operation
 
 
-async def test_driver_without_jobs_is_at_none(guest: LibvirtGuest) -> None:
+async def test_driver_without_jobs_has_no_operation(guest: LibvirtGuest) -> None:
     assert await guest.operation() is None
 
 
-async def test_what_the_driver_cannot_do_is_said_in_its_words(host: LibvirtHost, guest: LibvirtGuest) -> None:
+async def test_unsupported_calls_raise_libvirts_error_text(host: LibvirtHost, guest: LibvirtGuest) -> None:
     for failing in (guest.abort(), guest.job(), guest.completed_job(), guest.start_postcopy()):
         with pytest.raises(HypervisorError, match="test: this function is not supported by the connection"):
             await failing
@@ -156,7 +154,7 @@ async def test_what_the_driver_cannot_do_is_said_in_its_words(host: LibvirtHost,
         await guest.migrate(host, {"LIVE"}, {"migrate_uri": "tcp://127.0.1.2"})
 
 
-async def test_passes_are_listened_for_and_no_longer(guest: LibvirtGuest) -> None:
+async def test_iterations_registers_and_deregisters(guest: LibvirtGuest) -> None:
     passed: list[int] = []
     async with guest.iterations(passed.append):
         pass
@@ -166,26 +164,28 @@ async def test_passes_are_listened_for_and_no_longer(guest: LibvirtGuest) -> Non
 @pytest.mark.parametrize(
     "uri", ["qemu+unix:///system?socket=/nonexistent/libvirt-sock", "qemu+tcp://127.0.0.1:1/system"]
 )
-async def test_nobody_there_is_unreachable(uri: str) -> None:
-    with pytest.raises(UnreachableError, match="no libvirt answers at qemu"):
+async def test_failed_connection_is_unreachable(uri: str) -> None:
+    with pytest.raises(UnreachableError, match="cannot connect to libvirt at qemu"):
         await LibvirtHost.connect(uri)
 
 
-async def test_listener_that_never_answers_is_unreachable(tmp: Path) -> None:
+async def test_silent_listener_is_unreachable(tmp: Path) -> None:
     import socket
 
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp / "silent"))
         silent.listen()
-        with pytest.raises(UnreachableError, match=r"within 0\.2 s"):
+        with pytest.raises(UnreachableError, match=r"timed out after 0\.2 s connecting to libvirt at qemu"):
             await LibvirtHost.connect(f"qemu+unix:///system?socket={tmp}/silent", within=0.2)
 
 
-@pytest.mark.parametrize(("silence", "told"), [(0, (5, 5)), (25, (5, 5)), (50, (5, 10)), (140.5, (5, 29))])
-def test_a_libvirt_that_is_silent_for_so_long_is_not_given_up(silence: float, told: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("silence", "expected"), [(0, (5, 5)), (25, (5, 5)), (50, (5, 10)), (140.5, (5, 29))]
+)
+def test_keepalive_tolerates_the_silence(silence: float, expected: tuple[int, int]) -> None:
     interval, count = keepalive(silence)
-    assert (interval, count) == told
-    assert interval * (count + 1) - interval >= silence, "the last answer may be as old as an interval"
+    assert (interval, count) == expected
+    assert interval * (count + 1) - interval >= silence, "the last reply may be as old as an interval"
 
 
 async def test_wrong_uri_is_refused(host: LibvirtHost) -> None:
@@ -193,12 +193,14 @@ async def test_wrong_uri_is_refused(host: LibvirtHost) -> None:
         await LibvirtHost.connect("test:///nonexistent/file.xml")
 
 
-async def test_libvirt_writes_no_errors_itself(host: LibvirtHost, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_libvirt_writes_no_errors_to_stderr(
+    host: LibvirtHost, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert await host.guest("nobody") is None
     assert capfd.readouterr() == ("", "")
 
 
-def test_library_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     module._library.cache_clear()
     monkeypatch.setitem(sys.modules, "libvirt", None)
     try:
@@ -209,7 +211,7 @@ def test_library_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Failure(library.libvirtError):  # type: ignore[misc]  # the library ships no types
-    """An error of libvirt's, made by hand."""
+    """A fake error of libvirt."""
 
     def __init__(self, code: int, words: str) -> None:
         self.err = (code, 0, words, 2, "", None, None, 0, 0)
@@ -221,18 +223,22 @@ class Failure(library.libvirtError):  # type: ignore[misc]  # the library ships 
         (library.VIR_ERR_MIGRATE_UNSAFE, "Unsafe migration", "use --copy-storage"),
         (library.VIR_ERR_AUTH_FAILED, "authentication failed", "group libvirt"),
         (library.VIR_ERR_INTERNAL_ERROR, "Postcopy is not supported", "vm.unprivileged_userfaultfd=1"),
-        (library.VIR_ERR_INTERNAL_ERROR, "client socket is closed", "a libvirt was lost"),
-        (library.VIR_ERR_SYSTEM_ERROR, "Cannot recv data: Connection reset by peer", "a libvirt was lost"),
+        (library.VIR_ERR_INTERNAL_ERROR, "client socket is closed", "a connection to libvirt was lost"),
+        (
+            library.VIR_ERR_SYSTEM_ERROR,
+            "Cannot recv data: Connection reset by peer",
+            "a connection to libvirt was lost",
+        ),
         (library.VIR_ERR_OPERATION_INVALID, "only with VIR_MIGRATE_TLS flag", "--tls-destination"),
     ],
 )
-def test_errors_say_what_to_do(code: int, words: str, hint: str) -> None:
-    said = module._words(library, Failure(code, words))
-    assert said.startswith(words)
-    assert hint in said
+def test_errors_have_a_hint(code: int, words: str, hint: str) -> None:
+    text = module._words(library, Failure(code, words))
+    assert text.startswith(words)
+    assert hint in text
 
 
-async def test_events_are_turned_by_one_daemon_thread(host: LibvirtHost) -> None:
+async def test_events_are_handled_by_one_daemon_thread(host: LibvirtHost) -> None:
     turning = [thread for thread in threading.enumerate() if thread.name == "libvirt events"]
     assert turning
     assert all(thread.daemon for thread in turning)

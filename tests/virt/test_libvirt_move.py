@@ -1,4 +1,4 @@
-"""A move through libvirt, with fakes; tests/e2e/lab does the same between two real libvirts."""
+"""A migration through libvirt, with fakes; tests/e2e/lab does the same between two real libvirts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FINAL = {"type": 3, "memory_total": 100, "memory_processed": 120, "memory_iterat
 
 
 class FakeHost:
-    """A libvirt that knows one guest; a state of None is one that does not answer."""
+    """A libvirt with one guest; with a state of None it does not reply."""
 
     def __init__(self, state: State | None) -> None:
         self.state = state
-        self.next: FakeHost | None = None  # what answers in its place, once it is gone
+        self.next: FakeHost | None = None  # the restarted libvirt
         self.final: dict[str, Any] | None = FINAL
-        self.operation: str | None = None  # what it is doing with the guest
+        self.operation: str | None = None  # its job on the guest
         self.closed = False
         self.version_number = (9, 0, 0)
         self.uri = "qemu:///there"
@@ -65,7 +65,7 @@ class FakeHost:
 
 
 class FakeGuest:
-    """web1, which moves as soon as it is asked to."""
+    """web1, which migrates immediately."""
 
     name = "web1"
 
@@ -129,7 +129,7 @@ class Both:
         )
 
 
-async def test_peer_to_peer_is_given_the_uri_and_direct_our_connection() -> None:
+async def test_peer_to_peer_uses_the_uri_and_direct_the_connection() -> None:
     both = Both()
     await both.move.run()
     assert both.guest.migrated_to == "qemu+unix:///system"
@@ -138,13 +138,13 @@ async def test_peer_to_peer_is_given_the_uri_and_direct_our_connection() -> None
     assert both.guest.migrated_to is both.there
 
 
-async def test_figures_of_the_end_are_the_destinations() -> None:
+async def test_final_figures_are_the_destinations() -> None:
     summary = await Both().move.run()
     assert (summary.sent, summary.iterations, summary.downtime) == (120, 2, 0.04)
     assert not summary.postcopied
 
 
-async def test_without_them_the_last_that_were_seen_must_do() -> None:
+async def test_without_them_the_last_progress_is_used() -> None:
     both = Both()
     both.there.final = None
     assert (await both.move.run()).sent is None
@@ -165,7 +165,7 @@ async def test_postcopy_begins_once_with_the_second_pass(
     assert both.guest.asked == asked
 
 
-async def test_progress_knows_the_switch_by_the_guests_state() -> None:
+async def test_progress_detects_the_switch_by_the_guests_state() -> None:
     both = Both(POSTCOPY)
     before = await both.move.progress()
     both.here.state = State.POSTCOPY
@@ -201,7 +201,7 @@ async def test_progress_knows_the_switch_by_the_guests_state() -> None:
         (None, State.RUNNING, Where.UNKNOWN),
     ],
 )
-async def test_where_is_judged_by_both_libvirts(
+async def test_location_is_derived_from_both_libvirts(
     here: State | None, there: State | None, where: Where
 ) -> None:
     both = Both()
@@ -210,7 +210,7 @@ async def test_where_is_judged_by_both_libvirts(
     assert await both.move.where() is where
 
 
-async def test_guest_whose_migration_is_under_way_is_not_said_to_stay() -> None:
+async def test_guest_with_a_migration_in_progress_is_moving() -> None:
     both = Both()
     await both.move.prepare()
     both.here.operation = "migration out"
@@ -219,7 +219,7 @@ async def test_guest_whose_migration_is_under_way_is_not_said_to_stay() -> None:
     assert await both.move.where() is Where.SOURCE
 
 
-async def test_job_that_nobody_can_ask_about_is_no_verdict() -> None:
+async def test_location_is_unknown_if_the_job_cannot_be_queried() -> None:
     class Mute(FakeGuest):
         async def operation(self) -> str | None:
             raise HypervisorError("cannot acquire state change lock")
@@ -235,29 +235,29 @@ async def _done(guest: FakeGuest) -> FakeGuest | None:
 
 
 @pytest.mark.parametrize("operation", ["migration out", "backup", "save"])
-async def test_guest_that_libvirt_is_busy_with_is_not_moved(operation: str) -> None:
+async def test_guest_with_a_job_is_not_moved(operation: str) -> None:
     both = Both()
     both.here.operation = operation
-    words = rf"web1: libvirt is at another job with it already \({operation}\): .*virsh domjobinfo web1"
+    words = rf"web1: libvirt is already running another job \({operation}\): .*virsh domjobinfo web1"
     with pytest.raises(HypervisorError, match=words):
         await both.move.prepare()
     assert both.guest.migrated_to is None
 
 
-async def test_job_of_a_postcopy_that_is_taken_up_again_is_its_own() -> None:
+async def test_job_of_a_resumed_postcopy_is_accepted() -> None:
     both = Both(RESUME)
     both.here.state, both.here.operation = State.POSTCOPY_BROKEN, "migration out"
     await both.move.prepare()
 
 
-async def test_libvirt_that_was_started_anew_is_asked_anew() -> None:
+async def test_restarted_libvirt_is_queried_again() -> None:
     both = Both()
     both.here.state, both.here.next = None, FakeHost(State.RUNNING)
     assert await both.move.where() is Where.SOURCE
     assert both.here.next.closed
 
 
-async def test_paused_guest_is_looked_for_as_paused() -> None:
+async def test_paused_guest_is_expected_paused() -> None:
     both = Both()
     both.here.state = State.PAUSED
     await both.move.prepare()
@@ -265,10 +265,10 @@ async def test_paused_guest_is_looked_for_as_paused() -> None:
     assert await both.move.where() is Where.DESTINATION
 
 
-async def test_guest_that_cannot_move_is_refused() -> None:
+async def test_guest_that_cannot_be_migrated_is_refused() -> None:
     both = Both(POSTCOPY)
     both.here.state = State.POSTCOPY_BROKEN
-    with pytest.raises(HypervisorError, match="web1 is broken off in post-copy: there is nothing to move"):
+    with pytest.raises(HypervisorError, match="web1 is in failed post-copy: nothing to migrate"):
         await both.move.prepare()
     resuming = Both(Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True))
     resuming.here.state = State.POSTCOPY_BROKEN
@@ -283,7 +283,7 @@ RESUME = Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True)
 
 
 @pytest.mark.parametrize("version", [(11, 2, 0), (11, 3, 0), (11, 3, 1)])
-async def test_libvirt_that_would_crash_is_not_asked_to_take_up_postcopy(
+async def test_postcopy_is_not_resumed_on_a_libvirt_that_would_crash(
     version: tuple[int, int, int],
 ) -> None:
     both = Both(RESUME)
@@ -296,14 +296,14 @@ async def test_libvirt_that_would_crash_is_not_asked_to_take_up_postcopy(
 
 
 @pytest.mark.parametrize("version", [(9, 0, 0), (11, 1, 0), (11, 4, 0), (12, 8, 0)])
-async def test_libvirts_before_and_after_take_postcopy_up(version: tuple[int, int, int]) -> None:
+async def test_postcopy_is_resumed_on_other_versions(version: tuple[int, int, int]) -> None:
     both = Both(RESUME)
     both.here.state = State.POSTCOPY_BROKEN
     both.there.version_number = version
     await both.move.prepare()
 
 
-async def test_libvirt_that_would_crash_gets_guests_otherwise() -> None:
+async def test_libvirt_that_would_crash_receives_guests_otherwise() -> None:
     both = Both(POSTCOPY)
     both.there.version_number = (11, 3, 0)
     await both.move.prepare()
@@ -313,7 +313,7 @@ JUDGED = "job 'migration in' failed in post-copy phase"
 
 
 class Judged(Both):
-    """Whose libvirt says that it failed, and what both sides are, and what remains, from then on."""
+    """A move that libvirt reports as failed; ``later``: both states and the remaining bytes afterwards."""
 
     def __init__(self, request: Request, *later: tuple[State | None, State | None, int]) -> None:
         super().__init__(request)
@@ -325,7 +325,7 @@ class Judged(Both):
         raise HypervisorError(JUDGED)
 
     async def _job(self) -> dict[str, Any]:
-        """Asked once on each look: so the next look finds what comes next."""
+        """Advance to the next states: called once per poll."""
         here, there, remaining = self._later.pop(0) if len(self._later) > 1 else self._later[0]
         self.here.state, self.there.state = here, there
         return {"type": 2, "memory_remaining": remaining}
@@ -341,17 +341,17 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hurried")
-async def test_postcopy_that_libvirt_gave_up_and_qemu_did_not_is_waited_for() -> None:
+async def test_postcopy_that_qemu_continues_is_waited_for() -> None:
     going = [(B, B, 300), (B, R, 200), (State.POSTCOPY, R, 100), (None, R, 50), (A, R, 0)]
     both = Judged(RESUME, *going)
     both.here.state = both.there.state = B
     assert (await both.move.run()).sent == 120
-    assert not both._later[1:], "it looked until the end"
+    assert not both._later[1:], "it polled until the end"
 
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("end", [(B, B, 300), (B, A, 300), (A, None, 300), (None, None, 300), (A, A, 300)])
-async def test_postcopy_that_really_failed_is_given_up(end: tuple[State, State, int]) -> None:
+async def test_postcopy_that_really_failed_is_an_error(end: tuple[State, State, int]) -> None:
     both = Judged(RESUME, (B, B, 400), end)
     both.here.state = both.there.state = B
     with pytest.raises(HypervisorError, match=JUDGED):
@@ -359,14 +359,14 @@ async def test_postcopy_that_really_failed_is_given_up(end: tuple[State, State, 
 
 
 @pytest.mark.usefixtures("hurried")
-async def test_first_attempt_that_failed_is_believed_at_once() -> None:
+async def test_failed_first_attempt_is_an_immediate_error() -> None:
     both = Judged(POSTCOPY, (A, R, 0))
     with pytest.raises(HypervisorError, match=JUDGED):
         await both.move.run()
-    assert both.here.state is R, "nobody looked"
+    assert both.here.state is R, "not polled"
 
 
-async def test_orders_are_passed_on() -> None:
+async def test_commands_are_passed_on() -> None:
     both = Both()
     await both.move.abort()
     await both.move.suspend()

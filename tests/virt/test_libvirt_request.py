@@ -1,4 +1,4 @@
-"""Each option becomes the flag and the parameters that libvirt knows, and nothing else."""
+"""Each option maps to libvirt's flag and typed parameters, and nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FULL = Request(
 )
 
 
-def test_the_least_is_live_and_led_by_the_source() -> None:
+def test_default_is_live_and_peer_to_peer() -> None:
     assert flags(PLAIN) == {"LIVE", "PEER2PEER"}
     assert parameters(PLAIN) == {"migrate_uri": "tcp://127.0.1.2"}
 
@@ -55,7 +55,7 @@ def test_each_option_is_one_flag(change: dict[str, object], added: set[str], rem
     assert flags(changed) == (flags(PLAIN) | added) - removed
 
 
-def test_every_flag_and_parameter_is_one_that_libvirt_knows() -> None:
+def test_every_flag_and_parameter_exists_in_libvirt() -> None:
     names = flags(FULL) | flags(dataclasses.replace(FULL, storage=Storage.INC))
     assert all(isinstance(getattr(libvirt, f"VIR_MIGRATE_{name}"), int) for name in names)
     known = {getattr(libvirt, name) for name in dir(libvirt) if name.startswith("VIR_MIGRATE_PARAM_")}
@@ -72,7 +72,7 @@ def test_every_flag_and_parameter_is_one_that_libvirt_knows() -> None:
     }
 
 
-def test_disks_are_not_mentioned_when_none_moves() -> None:
+def test_disk_parameters_need_copied_disks() -> None:
     given = dataclasses.replace(PLAIN, disks_port=49153, disks_uri="unix:///run/m/disks")
     assert parameters(given) == parameters(PLAIN)
 
@@ -80,12 +80,12 @@ def test_disks_are_not_mentioned_when_none_moves() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"postcopy_resume": True}, "goes with --postcopy"),
-        ({"postcopy": True, "parallel": 2}, "do not go together"),
-        ({"bandwidth": MIB - 1}, "the least is 1MiB"),
+        ({"postcopy_resume": True}, "--postcopy-resume needs --postcopy"),
+        ({"postcopy": True, "parallel": 2}, "cannot be combined"),
+        ({"bandwidth": MIB - 1}, "the minimum is 1MiB"),
     ],
 )
-def test_what_does_not_go_together_is_refused(change: dict[str, object], complaint: str) -> None:
+def test_conflicting_options_are_refused(change: dict[str, object], complaint: str) -> None:
     wrong = dataclasses.replace(PLAIN, **change)  # type: ignore[arg-type]  # one field of each kind
     with pytest.raises(UsageError, match=complaint):
         wrong.check()

@@ -1,4 +1,4 @@
-"""What a look at a QEMU says of the guest, by its run state and by how its migration stands."""
+"""The state of the guest at a QEMU, from its run state and the phase of its migration."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tunnel.virt.location_probe import look_at_destination, look_at_source, wher
 from tunnel.virt.qmp import Monitor, MonitorLost
 
 
-class Told:
-    """A QEMU in this run state whose migration stands so; None: its monitor is lost."""
+class FakeMonitor:
+    """A QEMU in this run state and migration phase; a status of None: its monitor is lost."""
 
     def __init__(self, status: str | None, phase: str = "", *, ended: bool = False) -> None:
         self._status = status
@@ -33,8 +33,8 @@ class Told:
         return self._ended
 
 
-def told(status: str | None, phase: str = "", *, ended: bool = False) -> Monitor:
-    return cast("Monitor", Told(status, phase, ended=ended))
+def fake(status: str | None, phase: str = "", *, ended: bool = False) -> Monitor:
+    return cast("Monitor", FakeMonitor(status, phase, ended=ended))
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def told(status: str | None, phase: str = "", *, ended: bool = False) -> Monitor
         ("postmigrate", "postcopy-recover", Side.BROKEN),
     ],
 )
-async def test_source_is_told_by_its_state_and_its_migration(status: str, phase: str, side: Side) -> None:
-    assert await look_at_source(told(status, phase), "running") is side
+async def test_state_at_the_source(status: str, phase: str, side: Side) -> None:
+    assert await look_at_source(fake(status, phase), "running") is side
 
 
-async def test_guest_that_was_paused_is_alive_while_it_is_paused() -> None:
-    assert await look_at_source(told("paused"), "paused") is Side.RUNS
-    assert await look_at_destination(told("paused", "completed"), "paused") is Side.RUNS
-    assert await look_at_destination(told("running", "completed"), "paused") is Side.HELD
+async def test_guest_that_was_paused_is_active_while_paused() -> None:
+    assert await look_at_source(fake("paused"), "paused") is Side.RUNS
+    assert await look_at_destination(fake("paused", "completed"), "paused") is Side.RUNS
+    assert await look_at_destination(fake("running", "completed"), "paused") is Side.HELD
 
 
 @pytest.mark.parametrize(
@@ -75,35 +75,33 @@ async def test_guest_that_was_paused_is_alive_while_it_is_paused() -> None:
         ("io-error", "completed", Side.HELD),
     ],
 )
-async def test_destination_is_told_so_too(status: str, phase: str, side: Side) -> None:
-    assert await look_at_destination(told(status, phase), "running") is side
+async def test_state_at_the_destination(status: str, phase: str, side: Side) -> None:
+    assert await look_at_destination(fake(status, phase), "running") is side
 
 
 @pytest.mark.parametrize(("ended", "side"), [(True, Side.GONE), (False, Side.UNKNOWN)])
-async def test_monitor_that_was_lost_is_a_qemu_that_ended_only_if_that_was_seen(
-    ended: bool, side: Side
-) -> None:
+async def test_lost_monitor_means_gone_only_if_qemu_has_ended(ended: bool, side: Side) -> None:
     async def relayed() -> bool:
         return ended
 
-    assert await look_at_source(told(None, ended=ended), "running") is side
-    assert await look_at_destination(told(None, ended=ended), "running") is side
-    assert await look_at_destination(told(None, ended=not ended), "running", relayed) is side
+    assert await look_at_source(fake(None, ended=ended), "running") is side
+    assert await look_at_destination(fake(None, ended=ended), "running") is side
+    assert await look_at_destination(fake(None, ended=not ended), "running", relayed) is side
 
 
-async def test_destination_that_nobody_can_ask_is_unknown() -> None:
+async def test_destination_without_a_monitor_is_unknown() -> None:
     assert await look_at_destination(None, "running") is Side.UNKNOWN
 
 
-async def test_both_looks_make_the_verdict() -> None:
+async def test_location_from_both_monitors() -> None:
     assert (
-        await whereabouts(told("postmigrate", "completed"), told("running"), "running") is Where.DESTINATION
+        await whereabouts(fake("postmigrate", "completed"), fake("running"), "running") is Where.DESTINATION
     )
-    assert await whereabouts(told("running", "failed"), None, "running") is Where.STAYED
+    assert await whereabouts(fake("running", "failed"), None, "running") is Where.STAYED
 
 
-async def test_question_that_fails_is_not_an_answer() -> None:
-    class Broken(Told):
+async def test_failed_query_is_unknown() -> None:
+    class Broken(FakeMonitor):
         async def execute(self, command: str) -> Any:
             raise HypervisorError("QEMU refused")
 

@@ -1,4 +1,4 @@
-"""The conductor: what it reports, what it does when time is up, and how it turns ctrl-C into a safe abort."""
+"""The migration runner: its reports, its timeout action, and the safe abort on ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def standing(*, postcopy: bool = False) -> Progress:
 
 
 class FakeMove:
-    """A migration that goes on until a test ends it."""
+    """A migration that runs until the test ends it."""
 
     def __init__(self, *, postcopy: bool = False, wheres: Iterable[Where] = ()) -> None:
         self.calls: list[str] = []
@@ -64,8 +64,8 @@ class FakeMove:
         return [call for call in self.calls if call != "progress"]
 
 
-class Told:
-    """A report that remembers."""
+class Report:
+    """A recording handler."""
 
     def __init__(self) -> None:
         self.figures: list[Progress] = []
@@ -85,25 +85,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def conduct(
     move: FakeMove, timeout: float | None = None, action: Action = Action.SUSPEND
-) -> tuple[MigrationRunner, Told, asyncio.Task[Ending]]:
-    told = Told()
-    conductor = MigrationRunner(move, told, timeout, action)
-    return conductor, told, asyncio.create_task(conductor.run())
+) -> tuple[MigrationRunner, Report, asyncio.Task[Ending]]:
+    report = Report()
+    runner = MigrationRunner(move, report, timeout, action)
+    return runner, report, asyncio.create_task(runner.run())
 
 
-async def test_a_migration_that_ends_is_followed_to_its_last_figure() -> None:
+async def test_progress_is_reported_to_the_end() -> None:
     move = FakeMove()
-    conductor, told, running = conduct(move)
-    await until(lambda: told.figures)
+    runner, report, running = conduct(move)
+    await until(lambda: report.figures)
     move.standing = last = standing(postcopy=True)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
-    assert conductor.summary == DONE
-    assert told.figures[-1] == last
+    assert runner.summary == DONE
+    assert report.figures[-1] == last
     assert move.deeds == []
 
 
-async def test_a_failure_comes_through() -> None:
+async def test_failure_is_propagated() -> None:
     move = FakeMove()
     _, _, running = conduct(move)
     move.end.set_exception(HypervisorError("the cable broke"))
@@ -111,130 +111,130 @@ async def test_a_failure_comes_through() -> None:
         await running
 
 
-async def test_figures_that_cannot_be_had_do_not_end_it() -> None:
+async def test_unavailable_figures_do_not_end_it() -> None:
     move = FakeMove()
     move.broken = "progress"
-    _, told, running = conduct(move)
+    _, report, running = conduct(move)
     await until(lambda: len(move.calls) > 3)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
-    assert told.figures == []
+    assert report.figures == []
 
 
 async def test_interruption_aborts_until_that_works() -> None:
     move = FakeMove()
     move.refused_aborts = 3  # there is no job yet
-    conductor, told, running = conduct(move)
-    conductor.interrupt()
+    runner, report, running = conduct(move)
+    runner.interrupt()
     assert await running is Ending.ABORTED
     assert move.deeds == ["abort"] * 4
-    assert told.notices == ["aborting"]
-    assert conductor.summary is None
+    assert report.notices == ["aborting"]
+    assert runner.summary is None
 
 
 async def test_second_interruption_changes_nothing() -> None:
     move = FakeMove()
     move.refused_aborts = 10**6
-    conductor, told, running = conduct(move)
-    conductor.interrupt()
+    runner, report, running = conduct(move)
+    runner.interrupt()
     await until(lambda: "abort" in move.calls)
-    conductor.interrupt()
+    runner.interrupt()
     assert not running.done()
     move.end.set_exception(HypervisorError("operation aborted"))
     assert await running is Ending.ABORTED
-    assert told.notices == ["aborting", "already stopping; waiting until the guest is safe"]
+    assert report.notices == ["aborting", "already aborting; waiting until the guest is safe"]
 
 
 async def test_interruption_that_comes_too_late_is_a_success() -> None:
     move = FakeMove()
     move.refused_aborts = 10**6
-    conductor, _, running = conduct(move)
-    conductor.interrupt()
+    runner, _, running = conduct(move)
+    runner.interrupt()
     await until(lambda: "abort" in move.calls)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
 
 
-async def test_abort_that_has_no_effect_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_abort_without_effect_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ABORT_DEADLINE", 0.05)
     move = FakeMove()
     move.refused_aborts = 10**6
-    conductor, _, running = conduct(move)
-    conductor.interrupt()
-    with pytest.raises(HypervisorError, match="did not stop within"):
+    runner, _, running = conduct(move)
+    runner.interrupt()
+    with pytest.raises(HypervisorError, match=r"timed out after 0\.05 s waiting for the abort"):
         await running
 
 
 async def test_postcopy_is_never_aborted() -> None:
     move = FakeMove(postcopy=True)
-    conductor, told, running = conduct(move)
-    conductor.interrupt()
+    runner, report, running = conduct(move)
+    runner.interrupt()
     await until(lambda: len(move.calls) > 5)
     assert move.deeds == []
     move.end.set_result(DONE)
     assert await running is Ending.DONE
-    assert len(told.notices) == 1
-    assert "would be lost" in told.notices[0]
+    assert len(report.notices) == 1
+    assert "would be lost" in report.notices[0]
 
 
 @pytest.mark.parametrize(
     ("action", "deed"), [(Action.SUSPEND, "suspend"), (Action.POSTCOPY, "start_postcopy")]
 )
-async def test_time_that_is_up_acts_once(action: Action, deed: str) -> None:
+async def test_timeout_acts_once(action: Action, deed: str) -> None:
     move = FakeMove()
-    _, told, running = conduct(move, 0.02, action)
+    _, report, running = conduct(move, 0.02, action)
     await until(lambda: deed in move.calls)
     seen = len(move.calls)
     await until(lambda: len(move.calls) > seen + 3)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
     assert move.deeds == [deed]
-    assert told.notices == [f"not done after 0 s: {action}"]
+    assert report.notices == [f"timeout after 0 s: {action}"]
 
 
-async def test_time_that_is_up_can_abort() -> None:
+async def test_timeout_can_abort() -> None:
     move = FakeMove()
     _, _, running = conduct(move, 0.02, Action.ABORT)
     assert await running is Ending.ABORTED
 
 
-async def test_time_that_is_up_leaves_postcopy_alone() -> None:
+async def test_timeout_leaves_postcopy_alone() -> None:
     move = FakeMove(postcopy=True)
-    _, told, running = conduct(move, 0.01, Action.ABORT)
+    _, report, running = conduct(move, 0.01, Action.ABORT)
     await until(lambda: len(move.calls) > 5)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
-    assert (move.deeds, told.notices) == ([], [])
+    assert (move.deeds, report.notices) == ([], [])
 
 
-async def test_action_that_fails_is_told_once_and_tried_until_it_is_done() -> None:
+async def test_failed_action_is_reported_once_and_retried() -> None:
     move = FakeMove()
     move.broken = "suspend"
-    _, told, running = conduct(move, 0.01, Action.SUSPEND)
-    await until(lambda: move.deeds.count("suspend") > 2, "for it to be tried again")
+    _, report, running = conduct(move, 0.01, Action.SUSPEND)
+    await until(lambda: move.deeds.count("suspend") > 2, "for a retry")
     move.broken = ""
     tries = move.deeds.count("suspend")
-    await until(lambda: move.deeds.count("suspend") > tries, "for it to be done")
+    await until(lambda: move.deeds.count("suspend") > tries, "for the action to succeed")
     seen = len(move.calls)
     await until(lambda: len(move.calls) > seen + 3)
     move.end.set_result(DONE)
     assert await running is Ending.DONE
     assert move.deeds.count("suspend") == tries + 1
-    again = "suspend failed, it goes on as before, and this is tried again: the guest cannot be held"
-    assert told.notices[1:] == [again]
+    again = "suspend failed, the migration continues, retrying: the guest cannot be held"
+    assert report.notices[1:] == [again]
 
 
-async def test_verdict_waits_until_both_sides_agree() -> None:
+async def test_location_is_polled_until_both_sides_agree() -> None:
     move = FakeMove(wheres=[Where.BOTH, Where.NEITHER, Where.DESTINATION])
     assert await settled(move) is Where.DESTINATION
 
 
-async def test_verdict_that_stays_bad_is_reported() -> None:
+async def test_persistent_conflict_is_reported() -> None:
     move = FakeMove(wheres=[Where.BOTH] * 10_000)
     assert await settled(move, within=0.05) is Where.BOTH
 
 
-async def test_verdict_that_nobody_came_to_in_time_is_that_nothing_is_known() -> None:
+async def test_location_without_a_reply_in_time_is_unknown() -> None:
     class Silent(FakeMove):
         async def where(self) -> Where:
             await asyncio.sleep(60)

@@ -1,4 +1,4 @@
-"""Waiting by asking: the first answer ends it, and so does the clock."""
+"""Polling ends with the first result or the timeout."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from tunnel.virt.polling import until
 
 
-async def test_first_answer_ends_the_waiting() -> None:
+async def test_first_result_ends_the_polling() -> None:
     answers = iter([None, None, 0, 1])
 
     async def probe() -> int | None:
         return next(answers)
 
-    assert await until(probe, within=10, every=0.001) == 0  # an answer that is false is an answer
+    assert await until(probe, within=10, every=0.001) == 0  # a false result is a result
     assert next(answers) == 1
 
 
-async def test_waiting_ends_in_time_although_a_probe_hangs() -> None:
+async def test_hanging_probe_times_out() -> None:
     async def probe() -> None:
         await asyncio.Event().wait()
 
@@ -27,7 +27,7 @@ async def test_waiting_ends_in_time_although_a_probe_hangs() -> None:
         await until(probe, within=0.05, every=0.001)
 
 
-async def test_without_an_answer_the_time_is_up() -> None:
+async def test_no_result_times_out() -> None:
     async def probe() -> None:
         return None
 
@@ -35,7 +35,7 @@ async def test_without_an_answer_the_time_is_up() -> None:
         await until(probe, within=0.05, every=0.001)
 
 
-async def test_what_the_probe_raises_comes_through() -> None:
+async def test_exception_of_the_probe_is_propagated() -> None:
     async def probe() -> None:
         raise LookupError("gone")
 

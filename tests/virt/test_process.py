@@ -1,4 +1,4 @@
-"""Children are reaped, whatever they think of SIGTERM, and die with us."""
+"""Children are reaped, even when they ignore SIGTERM, and are killed with their parent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def wait_for_output(child: Child, text: str) -> None:
     await until(written, within=10, every=0.01)
 
 
-async def test_child_is_ended_and_reaped(tmp: Path) -> None:
+async def test_child_is_terminated_and_reaped(tmp: Path) -> None:
     child = Child("sleep", ["sleep", "600"], tmp / "log")
     assert child.running
     assert await child.stop() == -signal.SIGTERM
@@ -44,7 +44,7 @@ async def test_child_is_ended_and_reaped(tmp: Path) -> None:
     assert await child.stop() == -signal.SIGTERM
 
 
-async def test_child_that_ends_by_itself_gives_its_exit_code_and_its_words(tmp: Path) -> None:
+async def test_child_that_exits_has_an_exit_code_and_output(tmp: Path) -> None:
     child = Child("shell", ["sh", "-c", "echo said; echo complained >&2; exit 7"], tmp / "log")
     assert await asyncio.wait_for(child.wait(), 10) == 7
     assert child.output() == "said\ncomplained"
@@ -64,14 +64,14 @@ async def test_cancelled_stop_still_kills_and_reaps(tmp: Path) -> None:
     assert not child.running
 
 
-async def test_terminal_signals_reach_us_and_not_the_child(tmp: Path) -> None:
+async def test_child_is_not_in_the_terminals_process_group(tmp: Path) -> None:
     child = Child("sleep", ["sleep", "600"], tmp / "log")
     assert os.getpgid(child.pid) == child.pid != os.getpgrp()
     await child.stop()
 
 
-@pytest.mark.parametrize("when", ["at once", "later"])
-def test_child_dies_when_its_parent_is_killed(tmp: Path, when: str) -> None:
+@pytest.mark.parametrize("when", ["immediately", "later"])
+def test_child_is_killed_with_its_parent(tmp: Path, when: str) -> None:
     parent = subprocess.run(
         [sys.executable, "-c", PARENT, tmp / "log", when],
         stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_child_dies_when_its_parent_is_killed(tmp: Path, when: str) -> None:
     )
     assert parent.returncode == -signal.SIGKILL
     _, status = os.waitpid(int(parent.stdout), 0)  # the tests adopt orphans: see conftest.py
-    assert when == "at once" or os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert when == "immediately" or os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 async def test_program_that_is_not_installed_is_a_usage_error(tmp: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures of QEMU and of libvirt come to the same record."""
+"""The figures of QEMU and libvirt map to the same record."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_libvirts_figures() -> None:
     assert progress.phase == "precopy"
 
 
-def test_no_figures_yet_is_nothing_done() -> None:
+def test_no_figures_yet_is_zero() -> None:
     progress = of_libvirt({"type": 2}, postcopy=True)
     assert (progress.done, progress.total, progress.phase) == (0.0, 0, "postcopy")
 

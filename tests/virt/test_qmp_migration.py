@@ -1,4 +1,4 @@
-"""Real migrations from QEMU to QEMU, in every mode, and what their failures say about the guest."""
+"""Real migrations from QEMU to QEMU, in every mode, and the reported location after failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tunnel.virt.qmp import Monitor
 from tunnel.virt.qmp_migration import Mode, QmpOptions, QmpOutcome, migrate
 from tunnel.virt.qmp_sample import QemuPhase, Sample
 
-SLOW = 8 * MIB  # bytes a second: such a migration does not end while a test looks at it
+SLOW = 8 * MIB  # bytes per second: such a migration does not end during a test
 
 
 def local(directory: Path) -> str:
@@ -45,7 +45,7 @@ def slowed(options: QmpOptions) -> QmpOptions:
 async def start_slowly(
     trial: Trial, options: QmpOptions, until_phase: QemuPhase
 ) -> tuple[asyncio.Task[QmpOutcome], list[Sample]]:
-    """A migration that is under way and stays there: its task, and the samples seen so far."""
+    """Start a slow migration and wait for a phase: its task, and the samples so far."""
     samples: list[Sample] = []
     uri = local(trial.directory)
     task = asyncio.create_task(trial.migrate(uri, uri, slowed(options), samples.append))
@@ -60,7 +60,7 @@ async def start_slowly(
 
 
 @pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
-async def test_guest_arrives_whole(trial: Trial, options: QmpOptions) -> None:
+async def test_guest_arrives_intact(trial: Trial, options: QmpOptions) -> None:
     samples: list[Sample] = []
     uri = local(trial.directory)
     outcome = await trial.migrate(uri, uri, options, samples.append)
@@ -76,7 +76,7 @@ async def test_guest_arrives_whole(trial: Trial, options: QmpOptions) -> None:
 
 
 class Late:
-    """Stands in for a source's monitor whose QEMU is slow to work out its times: real ones rarely are."""
+    """A fake source monitor whose QEMU computes its times late, which real ones rarely do."""
 
     name = "source"
 
@@ -99,7 +99,7 @@ class Late:
         yield SimpleNamespace(history=[])
 
 
-async def test_times_are_read_once_qemu_has_worked_them_out() -> None:
+async def test_times_are_read_after_qemu_has_computed_them() -> None:
     outcome = await migrate(cast("Monitor", Late()), "tcp:192.0.2.1:49152")
     assert outcome.total_seconds == 0.25
 
@@ -134,12 +134,12 @@ async def test_paused_guest_arrives_paused(trial: Trial) -> None:
     [(PRECOPY, QemuPhase.ACTIVE), (MULTIFD, QemuPhase.ACTIVE), (POSTCOPY, QemuPhase.POSTCOPY_ACTIVE)],
     ids=lambda value: value.mode if isinstance(value, QmpOptions) else "",
 )
-async def test_bandwidth_limit_is_kept(trial: Trial, options: QmpOptions, phase: QemuPhase) -> None:
+async def test_bandwidth_limit_is_respected(trial: Trial, options: QmpOptions, phase: QemuPhase) -> None:
     task, samples = await start_slowly(trial, options, phase)
     parameters = await trial.source.monitor.execute("query-migrate-parameters")
     assert parameters["max-bandwidth"] == parameters["max-postcopy-bandwidth"] == SLOW
     if phase is QemuPhase.POSTCOPY_ACTIVE:
-        # QEMU sends the pages that a running guest misses beside the limit (migration_rate_limit).
+        # QEMU exempts requested pages from the limit (migration_rate_limit).
         await trial.destination.monitor.execute("stop")
     seen = len(samples)
 
@@ -150,33 +150,35 @@ async def test_bandwidth_limit_is_kept(trial: Trial, options: QmpOptions, phase:
     sample, begin = await until(moved, within=30, every=0.05), samples[seen]
     assert sample.phase is phase
     version = await trial.source.monitor.execute("query-version")
-    # Newer QEMUs count the bytes of multifd's channels only once they were sent, and send 20 MiB/s at 8.
+    # Newer QEMUs count the bytes of multifd's channels only once sent, and send 20 MiB/s at a limit of 8.
     factor = 4 if options is MULTIFD and version["qemu"]["major"] >= 8 else 2
     assert sample.transferred - begin.transferred < factor * SLOW * (sample.elapsed - begin.elapsed)
     task.cancel()
     await asyncio.wait({task}, timeout=30)
 
 
-async def test_nobody_listening_leaves_the_guest_at_the_source(trial: Trial) -> None:
+async def test_no_listener_leaves_the_guest_at_the_source(trial: Trial) -> None:
     nowhere = local(trial.directory)
-    with pytest.raises(MigrationError, match=r"(?s)No such file.*The guest runs on at the source\b"):
+    with pytest.raises(MigrationError, match=r"(?s)No such file.*The guest is still running at the source\b"):
         await migrate(trial.source.monitor, nowhere)
 
 
 async def test_destination_that_cannot_listen_leaves_the_guest_at_the_source(trial: Trial) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         uri = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(MigrationError, match=r"(?s)migrate-incoming.*in use.*runs on at the source"):
+        with pytest.raises(
+            MigrationError, match=r"(?s)migrate-incoming.*in use.*is still running at the source"
+        ):
             await trial.migrate(uri, uri)
 
 
-async def test_destination_with_other_hardware_refuses_and_its_words_are_kept(tmp: Path) -> None:
+async def test_destination_with_other_hardware_refuses_with_its_output(tmp: Path) -> None:
     async with await Trial.start(tmp, MEMORY, BUSY) as trial:
         other = Machine(kernel(tmp), 2 * MEMORY)
         async with await Qemu.start("other", other, tmp, incoming="defer") as destination:
             mismatched = Trial(trial.source, destination, tmp)
             with pytest.raises(
-                MigrationError, match=r"(?s)runs on at the source, and nowhere else.*Size mismatch"
+                MigrationError, match=r"(?s)is still running at the source, and nowhere else.*Size mismatch"
             ):
                 await mismatched.migrate(local(tmp), local(tmp))
         assert await trial.source.monitor.status() == "running"
@@ -185,15 +187,15 @@ async def test_destination_with_other_hardware_refuses_and_its_words_are_kept(tm
 async def test_destination_killed_in_precopy_leaves_the_guest_at_the_source(trial: Trial) -> None:
     task, _ = await start_slowly(trial, PRECOPY, QemuPhase.ACTIVE)
     trial.destination.child.kill()
-    with pytest.raises(MigrationError, match=r"The guest runs on at the source\b"):
+    with pytest.raises(MigrationError, match=r"The guest is still running at the source\b"):
         await asyncio.wait_for(task, 30)
 
 
-async def test_destination_killed_in_postcopy_is_told_plainly(trial: Trial) -> None:
+async def test_destination_killed_in_postcopy_loses_the_guest(trial: Trial) -> None:
     task, samples = await start_slowly(trial, POSTCOPY, QemuPhase.POSTCOPY_ACTIVE)
     before = samples[-1].transferred
 
-    # QEMU calls it post-copy before it has switched, and what breaks in between has failed, not paused.
+    # QEMU reports post-copy before the switch, and a failure in between is "failed", not "paused".
     async def sends_pages() -> bool | None:
         return samples[-1].transferred > before or None
 
@@ -217,7 +219,7 @@ async def test_cancelled_precopy_leaves_the_guest_at_the_source(trial: Trial, op
     with pytest.raises(asyncio.CancelledError):
         await task
     answer = await trial.source.monitor.execute("query-migrate")
-    # QEMU says "failed" where the destination hung up before it had looked at the order to cancel.
+    # QEMU reports "failed" when the destination disconnected before it handled the cancellation.
     assert answer["status"] in {"cancelled", "failed"}
     assert await trial.source.monitor.status() == "running"
 
@@ -238,13 +240,13 @@ async def test_cancelling_in_postcopy_does_not_lose_the_guest(trial: Trial) -> N
 
 
 def _as_nobody() -> tuple[str, ...]:
-    """The option by which QEMU gives up root: QEMU 10 has no -runas any more."""
+    """Return the option that makes QEMU drop root; QEMU 10 has removed -runas."""
     listed = subprocess.run([PROGRAM, "-help"], capture_output=True, text=True, check=True, timeout=30).stdout
     return ("-runas", "nobody") if "\n-runas " in listed else ("-run-with", "user=nobody")
 
 
 @pytest.mark.root
-async def test_postcopy_without_userfaultfd_says_what_to_do(tmp: Path) -> None:
+async def test_postcopy_without_userfaultfd_has_a_hint(tmp: Path) -> None:
     source = Machine(kernel(tmp), MEMORY)
     unprivileged = dataclasses.replace(source, extra=_as_nobody())
     async with (

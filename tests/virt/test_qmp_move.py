@@ -1,4 +1,4 @@
-"""A move by QEMU's monitors alone; the e2e tests move guests with it through daemons."""
+"""A migration through QEMU's monitors alone; the e2e tests do the same through daemons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def move_of(trial: Trial, *, blind: bool = False) -> QmpMove:
     return QmpMove(trial.source.monitor, there, uri, uri, QmpOptions())
 
 
-async def test_guest_moves_and_is_seen_to_have_moved(trial: Trial) -> None:
+async def test_guest_moves_and_is_located_at_the_destination(trial: Trial) -> None:
     move = move_of(trial)
     monitors = trial.source.monitor, trial.destination.monitor
     for monitor in monitors:
@@ -43,7 +43,7 @@ async def test_guest_moves_and_is_seen_to_have_moved(trial: Trial) -> None:
     assert last.phase == "completed"
 
 
-async def test_destination_that_nobody_can_ask_is_not_vouched_for(trial: Trial) -> None:
+async def test_destination_without_a_monitor_is_not_verified(trial: Trial) -> None:
     uri = f"unix:{trial.directory}/migration"
     await trial.destination.monitor.execute("migrate-incoming", {"uri": uri})
     move = move_of(trial, blind=True)
@@ -52,7 +52,7 @@ async def test_destination_that_nobody_can_ask_is_not_vouched_for(trial: Trial) 
     assert await move.where() is Where.LEFT
 
 
-async def test_destination_that_listens_already_is_not_told_again(trial: Trial) -> None:
+async def test_destination_that_already_listens_is_used(trial: Trial) -> None:
     uri = f"unix:{trial.directory}/migration"
     await trial.destination.monitor.execute("migrate-incoming", {"uri": uri})
     move = move_of(trial)
@@ -61,14 +61,14 @@ async def test_destination_that_listens_already_is_not_told_again(trial: Trial) 
     assert await move.where() is Where.DESTINATION
 
 
-async def test_source_that_died_is_not_alive(trial: Trial) -> None:
+async def test_killed_source_has_no_guest(trial: Trial) -> None:
     move = move_of(trial)
     await move.prepare()
     trial.source.child.kill()
     assert await move.where() is Where.NEITHER
 
 
-async def test_destination_that_died_has_no_guest(trial: Trial) -> None:
+async def test_killed_destination_has_no_guest(trial: Trial) -> None:
     move = move_of(trial)
     await move.prepare()
     trial.destination.child.kill()
@@ -77,7 +77,7 @@ async def test_destination_that_died_has_no_guest(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize(("held", "where"), [(True, Where.SOURCE), (False, Where.STAYED)])
-async def test_destination_behind_a_relay_has_ended_only_if_the_way_to_it_held(
+async def test_destination_behind_a_relay_has_ended_only_if_the_link_was_held(
     trial: Trial, held: bool, where: Where
 ) -> None:
     async def ended() -> bool:
@@ -92,39 +92,39 @@ async def test_destination_behind_a_relay_has_ended_only_if_the_way_to_it_held(
     assert await move.where() is where
 
 
-async def test_source_whose_monitor_was_closed_is_not_said_to_have_ended(trial: Trial) -> None:
+async def test_source_with_a_closed_monitor_is_unknown(trial: Trial) -> None:
     move = move_of(trial)
     await move.prepare()
     await trial.source.monitor.close()
     assert await move.where() is Where.UNKNOWN
 
 
-async def test_guest_that_is_held_at_the_source_has_not_left_it(trial: Trial) -> None:
+async def test_guest_stopped_at_the_source_has_not_left(trial: Trial) -> None:
     move = move_of(trial, blind=True)
     await move.prepare()
     await trial.source.monitor.execute("stop")
     assert await move.where() is Where.HALTED
 
 
-async def test_second_migration_of_a_guest_is_refused_and_the_first_goes_on(trial: Trial) -> None:
+async def test_second_migration_of_a_guest_is_refused_and_the_first_continues(trial: Trial) -> None:
     uri = f"unix:{trial.directory}/migration"
     await trial.destination.monitor.execute("migrate-incoming", {"uri": uri})
     await trial.source.monitor.execute("migrate-set-parameters", {"max-bandwidth": MIB})
     late = move_of(trial, blind=True)
     await late.prepare()
     await trial.source.monitor.execute("migrate", {"uri": uri})
-    with pytest.raises(HypervisorError, match=r"a migration of this guest is under way already \(\w+\)"):
+    with pytest.raises(HypervisorError, match=r"a migration of this guest is already in progress \(\w+\)"):
         await move_of(trial, blind=True).prepare()
     with pytest.raises(HypervisorError):
         await late.run()
     await late.abort()
     assert await late.where() is Where.MOVING
     status = (await trial.source.monitor.execute("query-migrate"))["status"]
-    assert status in {"setup", "active"}, "nobody has ended the first one"
+    assert status in {"setup", "active"}, "the first one is still active"
     await trial.source.monitor.execute("migrate_cancel")
 
 
-async def test_guest_of_another_uuid_is_refused_by_the_destination_itself(tmp: Path) -> None:
+async def test_guest_with_another_uuid_is_refused_by_the_destination(tmp: Path) -> None:
     uri = f"unix:{tmp}/migration"
     here = small_machine(tmp, "-uuid", "11111111-1111-4111-8111-111111111111")
     there = small_machine(tmp, "-uuid", "22222222-2222-4222-8222-222222222222")
@@ -141,18 +141,18 @@ async def test_guest_of_another_uuid_is_refused_by_the_destination_itself(tmp: P
 
 async def test_destination_that_runs_a_guest_is_refused(qemu: Qemu, trial: Trial) -> None:
     move = QmpMove(trial.source.monitor, qemu.monitor, "unix:/x", "unix:/x", QmpOptions())
-    with pytest.raises(HypervisorError, match="guest is running, and waits for no guest"):
+    with pytest.raises(HypervisorError, match="guest is running, not waiting for a guest"):
         await move.prepare()
 
 
 async def test_source_without_a_guest_is_refused(tmp: Path) -> None:
     async with await Qemu.start("waiting", small_machine(tmp), tmp, incoming="defer") as empty:
-        with pytest.raises(HypervisorError, match="waiting: it is inmigrate and has no guest to move"):
+        with pytest.raises(HypervisorError, match="waiting: QEMU is inmigrate and has no guest to migrate"):
             await QmpMove(empty.monitor, None, "unix:/x", "unix:/x", QmpOptions()).prepare()
 
 
 class OldMonitor:
-    """The monitor of a QEMU that knows little."""
+    """The monitor of an old QEMU."""
 
     name = "source"
 
@@ -165,5 +165,5 @@ class OldMonitor:
 async def test_capability_that_is_missing_is_named_with_the_version() -> None:
     old = cast("Monitor", OldMonitor())
     await require_capability(old, "multifd")
-    with pytest.raises(UsageError, match=r"source: QEMU 5\.2\.0 has no postcopy-preempt"):
+    with pytest.raises(UsageError, match=r"source: QEMU 5\.2\.0 does not support postcopy-preempt"):
         await require_capability(old, "postcopy-preempt")

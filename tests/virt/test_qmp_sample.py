@@ -1,4 +1,4 @@
-"""What ``query-migrate`` says becomes a record, and each status is under way, ended or broken off."""
+"""Parsing of ``query-migrate`` replies, and the classification of each status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tunnel.virt.qmp_sample import QemuPhase, sample_of
 
 
-def test_answer_in_the_setup_has_no_figures_yet() -> None:
+def test_reply_during_setup_has_no_figures() -> None:
     sample = sample_of({"status": "setup"})
     assert (sample.phase, sample.transferred, sample.iteration) == (QemuPhase.SETUP, 0, 0)
     assert sample_of({}).phase is QemuPhase.NONE
@@ -39,7 +39,7 @@ def test_phase_in_which_the_guest_may_leave_is_under_way(phase: QemuPhase) -> No
     assert phase.under_way
 
 
-def test_broken_postcopy_is_neither_done_nor_nothing() -> None:
+def test_failed_postcopy_is_broken() -> None:
     assert QemuPhase.POSTCOPY_PAUSED.broken
     assert QemuPhase.POSTCOPY_RECOVER.broken
     assert not QemuPhase.FAILED.broken

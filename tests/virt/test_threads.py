@@ -1,4 +1,4 @@
-"""Blocking calls in threads: their answers, their errors, and those that never come back."""
+"""Blocking calls in threads: results, exceptions, and calls that never return."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from tunnel.virt.threads import in_thread
 
 
-async def test_answer_comes_from_another_thread() -> None:
+async def test_call_runs_in_another_thread() -> None:
     assert await in_thread("ask", threading.get_ident) != threading.get_ident()
 
 
-async def test_error_comes_through() -> None:
+async def test_exception_is_propagated() -> None:
     def fail() -> None:
-        raise LookupError("words")
+        raise LookupError("failed")
 
-    with pytest.raises(LookupError, match="words"):
+    with pytest.raises(LookupError, match="failed"):
         await in_thread("ask", fail)
 
 
-async def test_call_that_hangs_is_given_up_and_its_late_answer_is_dropped() -> None:
+async def test_hanging_call_times_out_and_its_late_result_is_dropped() -> None:
     release, ended = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -35,7 +35,7 @@ async def test_call_that_hangs_is_given_up_and_its_late_answer_is_dropped() -> N
     assert await in_thread("wait", lambda: ended.wait(20))
 
 
-def test_call_that_hangs_does_not_keep_the_program_from_ending() -> None:
+def test_hanging_call_does_not_keep_the_program_from_exiting() -> None:
     release = threading.Event()
 
     async def give_up() -> None:
@@ -45,6 +45,6 @@ def test_call_that_hangs_does_not_keep_the_program_from_ending() -> None:
     asyncio.run(give_up())
     (left,) = [thread for thread in threading.enumerate() if thread.name == "hang for ever"]
     assert left.daemon
-    release.set()  # its answer finds no loop any more
+    release.set()  # the loop has ended by now
     left.join(20)
     assert not left.is_alive()

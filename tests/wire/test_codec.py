@@ -1,4 +1,4 @@
-"""Frames on the wire: each one byte for byte, and everything that a header or a payload must not say."""
+"""Frames on the wire: each one byte for byte, and every invalid header or payload."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def read(raw: bytes) -> Frame:
 
 
 @given(each_frame, U64)
-def test_what_is_written_is_read(frame: Frame, sequence: int) -> None:
+def test_encoded_frames_are_parsed_back(frame: Frame, sequence: int) -> None:
     raw = encode(frame, sequence)
     assert read(raw) == frame
     if frame.type in SEQUENCED:
@@ -104,7 +104,7 @@ def test_what_is_written_is_read(frame: Frame, sequence: int) -> None:
 
 
 @given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), st.binary(max_size=300))
-def test_any_bytes_are_a_frame_or_a_fault_of_the_peer(head: bytes, payload: bytes) -> None:
+def test_any_bytes_are_a_frame_or_a_protocol_error(head: bytes, payload: bytes) -> None:
     with only_faults(Code.FRAME_TYPE, Code.FRAME_SIZE, Code.PROTOCOL):
         found = parse_header(head)
         if found.type is not FrameType.DATA and found.length == len(payload):
@@ -112,7 +112,7 @@ def test_any_bytes_are_a_frame_or_a_fault_of_the_peer(head: bytes, payload: byte
 
 
 @given(st.sampled_from([kind for kind in FrameType if kind is not FrameType.DATA]), st.binary(max_size=200))
-def test_any_payload_is_a_frame_or_a_fault_of_the_peer(kind: FrameType, payload: bytes) -> None:
+def test_any_payload_is_a_frame_or_a_protocol_error(kind: FrameType, payload: bytes) -> None:
     stream = 0 if kind < FrameType.OPEN else 1
     with only_faults(Code.FRAME_SIZE, Code.PROTOCOL):
         assert read(header(kind, stream, len(payload)) + payload).type is kind
@@ -208,12 +208,12 @@ def test_a_data_header() -> None:
         (FrameType.CREDIT, 8, 8),
     ],
 )
-def test_a_length_is_judged_before_anything_is_read(kind: FrameType, low: int, high: int) -> None:
+def test_a_length_is_checked_before_anything_is_read(kind: FrameType, low: int, high: int) -> None:
     stream = 0 if kind < FrameType.OPEN else 1
     for length in (low, high):
         assert parse_header(header(kind, stream, length)).length == length
     for length in {max(0, low - 1), high + 1, 2**32 - 1} - {low}:
-        with pytest.raises(ProtocolError, match=f"allowed are {low} to {high}") as caught:
+        with pytest.raises(ProtocolError, match=f"must be {low} to {high}") as caught:
             parse_header(header(kind, stream, length))
         assert caught.value.code is Code.FRAME_SIZE
 
@@ -227,7 +227,7 @@ def test_an_unknown_type_ends_the_lane() -> None:
 
 @pytest.mark.parametrize(("flags", "reserved"), [(1, 0), (128, 0), (0, 1), (0, 0xFFFF)])
 def test_flags_and_reserved_bits_are_not_ignored(flags: int, reserved: int) -> None:
-    """Or a later version could not give them a meaning."""
+    """Otherwise a later version could not define them."""
     with pytest.raises(ProtocolError) as caught:
         parse_header(header(FrameType.PING, flags=flags, reserved=reserved))
     assert caught.value.code is Code.PROTOCOL
@@ -248,11 +248,11 @@ def test_a_frame_concerns_a_stream_or_the_lane(kind: FrameType) -> None:
         (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "HELLO grants 0 control frames"),
         (Hello(1, 1, Feature.NONE, SESSION, INSTANCE, Limits(1, 1, 0)), "1 control frames, 0 lanes"),
         (Welcome(1, Feature.NONE, SESSION, INSTANCE, Limits(1, 0)), "WELCOME grants 0 control frames"),
-        (Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 0), "HELLO with room for no session"),
-        (Welcome(1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 0), "WELCOME with room for no session"),
+        (Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 0), "HELLO allows 0 sessions"),
+        (Welcome(1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 0), "WELCOME allows 0 sessions"),
     ],
 )
-def test_an_offer_that_makes_no_sense(frame: Frame, fault: str) -> None:
+def test_invalid_offers_and_answers(frame: Frame, fault: str) -> None:
     with pytest.raises(ProtocolError, match=fault):
         read(encode(frame))
 
@@ -264,14 +264,14 @@ def test_an_offer_that_makes_no_sense(frame: Frame, fault: str) -> None:
         Welcome(1, Feature.RESUME, SESSION, INSTANCE, Limits(1, 1)),
     ],
 )
-def test_a_later_version_may_say_more_in_its_greeting(frame: Frame) -> None:
+def test_a_later_version_may_append_fields_to_hello_and_welcome(frame: Frame) -> None:
     raw = encode(frame)
     longer = header(frame.type, 0, len(raw) - HEADER_SIZE + 7) + raw[HEADER_SIZE:] + b"\xffnewer\x00"
     assert read(longer) == frame
 
 
-def test_a_greeting_with_workers_has_their_fields() -> None:
-    """Before, they would be a later version's: ignored by whoever does not know the feature."""
+def test_fields_of_hello_and_welcome_with_workers() -> None:
+    """Without the feature they are fields of a later version, which are ignored."""
     greetings: list[tuple[Frame, bytes]] = [
         (
             Hello(1, 1, Feature.WORKERS, SESSION, INSTANCE, Limits(1, 1), 3, 2),
@@ -289,7 +289,7 @@ def test_a_greeting_with_workers_has_their_fields() -> None:
         assert caught.value.code is Code.FRAME_SIZE
 
 
-def test_features_that_nobody_knows_yet_are_kept() -> None:
+def test_unknown_features_are_kept() -> None:
     everything = Feature(2**64 - 1)
     assert read(encode(Hello(1, 1, everything, SESSION, INSTANCE, Limits(1, 1)))) == Hello(
         1, 1, everything, SESSION, INSTANCE, Limits(1, 1)
@@ -322,7 +322,7 @@ def test_one_resume_can_name_every_stream() -> None:
 )
 def test_text_must_be_utf8(kind: FrameType, stream: int, head: bytes) -> None:
     payload = head + b"ok \xc3("
-    with pytest.raises(ProtocolError, match=f"{kind.name} carries text") as caught:
+    with pytest.raises(ProtocolError, match=f"{kind.name} contains text that is not valid UTF-8") as caught:
         read(header(kind, stream, len(payload)) + payload)
     assert caught.value.code is Code.PROTOCOL
 
@@ -351,5 +351,5 @@ def test_a_long_reason_is_cut_between_characters() -> None:
 
 
 def test_a_reason_with_undecodable_bytes_can_be_sent() -> None:
-    """Python's own mark for them, as in file names, is no UTF-8."""
+    """Python's surrogate escapes, as in file names, are not valid UTF-8."""
     assert shorten("/run/\udcff.sock") == b"/run/?.sock"

@@ -1,4 +1,4 @@
-"""The numbers that go over the wire must never change their meaning: SPEC.md is checked against them too."""
+"""The numbers on the wire must never change their meaning: SPEC.md is checked against them too."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def test_every_code_crosses_the_wire(code: Code) -> None:
 
 
 @pytest.mark.parametrize("code", Code)
-def test_an_error_says_its_code(code: Code) -> None:
+def test_an_error_has_its_code(code: Code) -> None:
     error = ProtocolError(code, "what happened")
     assert (error.code, str(error)) == (code, f"what happened [{code.name}]")

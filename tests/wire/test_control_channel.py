@@ -1,4 +1,4 @@
-"""The control channel: numbered frames, in order, once each, whatever lanes do to them."""
+"""The control channel: numbered frames, processed in order, once each, even when lanes are lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pop(sender: ControlChannel) -> tuple[ControlFrame, int]:
 
 
 def pop_all(sender: ControlChannel) -> list[int]:
-    """Send everything that may be sent; the sequence numbers."""
+    """Send everything that may be sent; return the sequence numbers."""
     sent = []
     while sender.pending:
         frame, number = pop(sender)
@@ -57,14 +57,14 @@ def test_no_more_than_the_peer_allows() -> None:
     assert pop_all(sender) == [4]
 
 
-def test_they_are_obeyed_in_order_and_once() -> None:
+def test_frames_are_processed_in_order_and_once() -> None:
     receiver = channel()
     assert arrive(receiver, 1, 2) == []
     assert arrive(receiver, 2, 0) == [0, 1, 2]
     assert arrive(receiver, 0, 1, 2, 3) == [3]
 
 
-def test_a_number_beyond_the_window_is_a_fault() -> None:
+def test_a_number_beyond_the_window_is_an_error() -> None:
     receiver = channel(window=4)
     arrive(receiver, 3)
     for number in (4, 2**64 - 1):
@@ -109,7 +109,7 @@ def test_a_second_loss_in_the_middle_of_a_replay_keeps_the_order() -> None:
 
 
 def test_what_is_acknowledged_while_it_waits_is_not_sent_again() -> None:
-    """Its first copy came through on a lane that lives."""
+    """Its first copy was received on a lane that is up."""
     sender = channel(frames=4)
     pop_all(sender)
     sender.rewind()
@@ -154,7 +154,7 @@ def test_crowded_counts_what_waits_and_what_is_kept() -> None:
 
 
 @given(st.lists(st.integers(0, 15), max_size=80), st.integers(1, 16))
-def test_any_order_and_any_repeats_are_obeyed_once_in_order(numbers: list[int], window: int) -> None:
+def test_any_order_and_any_repeats_are_processed_once_in_order(numbers: list[int], window: int) -> None:
     receiver, obeyed = channel(window), list[int]()
     for number in [*numbers, *range(16)]:
         if number < receiver.into.limit:

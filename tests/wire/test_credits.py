@@ -1,4 +1,4 @@
-"""When CREDIT goes out: at once, late, or to ask for some."""
+"""When CREDIT is sent: immediately, late, or to request credit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE = 4 * MIB
 
 
 def delivered(count: int) -> ReceiveWindow:
-    """A window of which so much was delivered, and nothing told."""
+    """Return a window of which ``count`` bytes were delivered, and none advertised."""
     window = ReceiveWindow(SIZE)
     window.received = MIB
     window.deliver(count)
@@ -26,7 +26,7 @@ def said(made: Credits) -> list[Frame]:
     return told
 
 
-def test_what_is_due_is_told_in_order_and_once() -> None:
+def test_due_credit_is_sent_in_order_and_once() -> None:
     made = Credits()
     assert made.due(3, delivered(5))
     assert made.due(1, delivered(6))
@@ -36,7 +36,7 @@ def test_what_is_due_is_told_in_order_and_once() -> None:
     assert not made
 
 
-def test_what_stays_as_it_is_is_told_late() -> None:
+def test_an_amount_that_does_not_grow_is_reported_late() -> None:
     made, window = Credits(), delivered(5)
     made.wait(1, window)
     made.tell_late()
@@ -45,7 +45,7 @@ def test_what_stays_as_it_is_is_told_late() -> None:
     assert (made.late, said(made)) == (False, [Credit(1, 5, 5 + SIZE)])
 
 
-def test_what_still_grows_waits_for_its_quarter() -> None:
+def test_an_amount_that_grows_waits_for_its_quarter() -> None:
     made, window = Credits(), delivered(5)
     for _ in range(10):
         made.wait(1, window)
@@ -54,7 +54,7 @@ def test_what_still_grows_waits_for_its_quarter() -> None:
     assert (made.late, said(made)) == (True, [])
 
 
-def test_what_was_told_meanwhile_is_not_told_late() -> None:
+def test_what_was_reported_meanwhile_is_not_reported_late() -> None:
     made, window = Credits(), delivered(5)
     made.wait(1, window)
     window.advertise()
@@ -62,7 +62,7 @@ def test_what_was_told_meanwhile_is_not_told_late() -> None:
     assert (made.late, said(made)) == (False, [])
 
 
-def test_a_stream_that_is_gone_is_told_nothing() -> None:
+def test_no_credit_for_a_closed_stream() -> None:
     made = Credits()
     made.wait(1, delivered(5))
     made.due(3, delivered(5))
@@ -74,7 +74,7 @@ def test_a_stream_that_is_gone_is_told_nothing() -> None:
     assert (made.late, said(made)) == (False, [])
 
 
-def test_asking_is_a_credit_without_news() -> None:
+def test_a_request_is_a_credit_without_news() -> None:
     made, window = Credits(), ReceiveWindow(SIZE)
     made.ask(1, window)
     assert said(made) == [Credit(1, 0, SIZE)]

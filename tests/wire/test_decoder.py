@@ -1,4 +1,4 @@
-"""The decoder takes headers and control frames; payload it only counts."""
+"""The decoder consumes headers and control frames; payload it only counts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(decoder: Decoder, data: bytes) -> Iterator[Seen]:
 
 
 def joined(seen: list[Seen]) -> list[Seen]:
-    """Payload that came in pieces, whole."""
+    """Return ``seen`` with consecutive pieces of payload joined."""
     whole: list[Seen] = []
     for each in seen:
         last = whole[-1] if whole else None
@@ -75,11 +75,11 @@ def test_cut_anywhere(cuts: list[int]) -> None:
     assert joined(seen) == MEANING
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_bytes_are_no_frame() -> None:
     assert Decoder().feed(memoryview(b"")) == (0, None)
 
 
-def test_it_stops_behind_the_header_of_data() -> None:
+def test_it_stops_after_the_header_of_data() -> None:
     decoder = Decoder()
     taken, frame = decoder.feed(memoryview(data_header(9, 100, 6) + b"abcdef"))
     assert (taken, frame) == (HEADER_SIZE, Data(9, 100, 6))
@@ -88,7 +88,7 @@ def test_it_stops_behind_the_header_of_data() -> None:
     assert (decoder.offset, decoder.payload_left) == (102, 4)
 
 
-def test_it_takes_one_frame_at_a_time() -> None:
+def test_it_consumes_one_frame_at_a_time() -> None:
     decoder, two = Decoder(), encode(Ping(1)) + encode(Ping(2))
     assert decoder.feed(memoryview(two)) == (HEADER_SIZE, Ping(1))
     assert decoder.feed(memoryview(two)[HEADER_SIZE:]) == (HEADER_SIZE, Ping(2))
@@ -138,7 +138,7 @@ def test_no_byte_beyond_the_header_is_kept_when_it_is_bad() -> None:
 
 
 @given(st.lists(st.binary(max_size=2000), max_size=20))
-def test_garbage_is_refused_and_never_piles_up(chunks: list[bytes]) -> None:
+def test_garbage_is_refused_and_not_buffered(chunks: list[bytes]) -> None:
     decoder = Decoder()
     with only_faults(Code.FRAME_TYPE, Code.FRAME_SIZE, Code.PROTOCOL):
         for chunk in chunks:
@@ -155,7 +155,7 @@ def test_a_large_control_frame_is_held_only_up_to_its_size() -> None:
     assert decoder.wanted == 1
 
 
-def test_whether_data_goes_on_behind_it() -> None:
+def test_whether_the_last_frame_is_data() -> None:
     decoder, credit = Decoder(), memoryview(encode(Credit(5, 0, 100)))
     said = [decoder.follows_data]
     decoder.feed(memoryview(data_header(5, 100, 50)))

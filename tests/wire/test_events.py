@@ -1,4 +1,4 @@
-"""Events: each kind comes out of a conversation, names its stream, if any, and says what is to be done."""
+"""Events: each kind occurs in an exchange, and has the stream, if any, and what its owner needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def exchange(network: Network, speaker: Host) -> None:
 
 
 def test_each_kind_of_event_happens() -> None:
-    settings = Settings(window=400)  # a quarter of it is worth a CREDIT
+    settings = Settings(window=400)  # CREDIT is due for a quarter of it
     network = Network(settings, settings)
     network.initiator.open(100)
     doomed, unwanted, half = (network.initiator.open(0) for _ in range(3))
@@ -44,11 +44,11 @@ def test_an_event_names_its_stream_first(kind: type[Event]) -> None:
 
 
 @pytest.mark.parametrize("kind", [StreamRefused, StreamReset])
-def test_a_bad_end_says_why(kind: type[StreamRefused | StreamReset]) -> None:
+def test_an_abnormal_end_has_a_code_and_a_reason(kind: type[StreamRefused | StreamReset]) -> None:
     assert [field.name for field in fields(kind)] == ["stream", "code", "reason"]
 
 
-def test_an_event_is_a_fact() -> None:
+def test_an_event_is_immutable() -> None:
     event = StreamRequested(1, "tcp:127.0.0.1:49152")
     with pytest.raises(FrozenInstanceError):
         event.target = "unix:/run/libvirt/libvirt-sock"  # type: ignore[misc]  # that is what must fail

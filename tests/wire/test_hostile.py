@@ -1,7 +1,7 @@
-"""A hostile peer: whatever bytes it sends, they are obeyed or refused with a code, in bounded memory.
+"""A hostile peer: any bytes that it sends are processed or refused with a code, in bounded memory.
 
-The victim is a whole end: decoder, lane table and session, as a lane and a link put them together, and an
-owner that accepts every stream and delivers half of what comes. ProtocolError ends it, as it ends a link.
+The victim is a complete endpoint: decoder, lane table and session, as a lane and a link combine them, and an
+owner that accepts every stream and delivers half of what arrives. ProtocolError ends it, as it ends a link.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Victim(Host):
             self.locals[number].inbox += bytes(len(piece))
 
     def suffer(self, data: bytes, chunk: int = 4096) -> None:
-        """Take ``data`` in, act as an owner does, and check after every chunk that memory is bounded."""
+        """Process ``data``, act as an owner does, and check after every chunk that memory is bounded."""
         for start in range(0, len(data), chunk):
             self.take(1, data[start : start + chunk])
             if self._session is not None:
@@ -96,7 +96,7 @@ def data(stream: int, offset: int, size: int) -> bytes:
     return data_header(stream, offset, size) + bytes(size)
 
 
-# Bytes without sense.
+# Random bytes.
 
 
 @given(st.binary(max_size=3000))
@@ -106,7 +106,7 @@ def test_garbage_as_the_first_bytes(garbage: bytes) -> None:
 
 
 @given(st.binary(max_size=3000))
-def test_garbage_after_a_greeting(garbage: bytes) -> None:
+def test_garbage_after_hello(garbage: bytes) -> None:
     victim = greeted(encode(Open(1, 1000, TARGET), 0))
     with only_faults():
         victim.suffer(garbage)
@@ -119,7 +119,7 @@ number = st.one_of(small, st.integers(0, 1100), st.sampled_from([2**32 - 1, 2**6
 
 @st.composite
 def plausible(draw: st.DrawFn) -> bytes:
-    """Return a frame whose header is nearly right, about streams and offsets that may well exist."""
+    """Return a frame whose header is nearly valid, for streams and offsets that may well exist."""
     kind = draw(each_type)
     stream = draw(st.sampled_from([1, 1, 1, 3, 2, 0, 5, 7, 2**32 - 1])) if kind >= FrameType.OPEN else 0
     u64s = b"".join(n.to_bytes(8, "big") for n in draw(st.lists(number, min_size=1, max_size=3)))
@@ -146,11 +146,11 @@ def test_plausible_frames_in_any_order(frames: list[bytes], chunk: int) -> None:
         victim.suffer(b"".join(frames), chunk)
 
 
-# A good conversation, spoilt.
+# A valid exchange, corrupted.
 
 
 def conversation() -> list[bytes]:
-    """Everything that a well-behaved initiator says, frame by frame: three streams, one of them reset."""
+    """Return all that a well-behaved initiator sends, frame by frame: three streams, one of them reset."""
     network = Network(SETTINGS, SETTINGS)
     said, carry = bytearray(HELLO), network.carry
 
@@ -159,7 +159,7 @@ def conversation() -> list[bytes]:
             said.extend(network.initiator.lanes[epoch].out[:most])
         return carry(epoch, from_initiator, most)
 
-    network.carry = listen  # type: ignore[method-assign]  # a wire-tap
+    network.carry = listen  # type: ignore[method-assign]  # records what is sent
     for backlog in (2500, 900, 10):
         network.initiator.open(backlog)
     network.acceptor.open(0)
@@ -183,7 +183,7 @@ INDEX = st.integers(0, len(FRAMES) - 1)
 
 
 class Answering(Victim):
-    """Opens the stream that the recorded conversation answers, and finishes each as its acceptor did."""
+    """Opens the stream that the recorded exchange answers, and finishes each as its acceptor did."""
 
     def own(self) -> None:
         if not self.locals:
@@ -194,7 +194,7 @@ class Answering(Victim):
             self.lanes[1].out.clear()
 
 
-def test_the_good_conversation_is_understood() -> None:
+def test_the_valid_exchange_is_processed() -> None:
     assert {parse_header(frame).type for frame in FRAMES} >= {
         *(FrameType.HELLO, FrameType.OPEN, FrameType.OPENED, FrameType.DATA),
         *(FrameType.FIN, FrameType.DELIVERED, FrameType.RESET, FrameType.CREDIT),
@@ -230,7 +230,7 @@ def test_frames_repeated(pairs: list[tuple[int, int]]) -> None:
 
 @given(st.integers(0, 2**32))
 def test_frames_shuffled(seed: int) -> None:
-    """Nearby ones change places, as on several lanes: a gap is waited for, or a window ends it."""
+    """Nearby ones are swapped, as on several lanes: a gap is waited for, or exceeds a window."""
     chance = random.Random(seed)
     order = sorted(range(1, len(FRAMES)), key=lambda index: index + chance.uniform(0, 6))
     suffer_all([FRAMES[0], *(FRAMES[index] for index in order)])
@@ -251,12 +251,12 @@ def suffer_all(frames: Iterable[bytes | bytearray]) -> None:
         *(RESUME[:0] + bytes([FrameType.RESUMED]) + RESUME[1:],),
     ],
 )
-def test_a_second_greeting(frame: bytes) -> None:
+def test_a_second_handshake_frame(frame: bytes) -> None:
     assert refused(greeted(), frame) is Code.HANDSHAKE
 
 
 @pytest.mark.parametrize("frame", [Ping(1), Open(1, 1, TARGET), Fin(1, 0)], ids=lambda f: type(f).__name__)
-def test_anything_before_the_greeting(frame: Frame) -> None:
+def test_anything_before_hello(frame: Frame) -> None:
     assert refused(Victim(), encode(frame)) is Code.HANDSHAKE
     assert refused(Victim(), data(1, 0, 1)) is Code.HANDSHAKE
 
@@ -275,7 +275,7 @@ def test_anything_before_the_greeting(frame: Frame) -> None:
         ([encode(Open(1, 1, TARGET), 0), encode(Fin(1, 9), 1), data(1, 9, 1)], Code.STREAM_STATE),
     ],
 )
-def test_streams_that_cannot_be(frames: list[bytes], code: Code) -> None:
+def test_impossible_streams(frames: list[bytes], code: Code) -> None:
     assert refused(greeted(), b"".join(frames)) is code
 
 
@@ -291,7 +291,7 @@ def test_streams_that_cannot_be(frames: list[bytes], code: Code) -> None:
         ([bytes([FrameType.DATA]) + bytes(6) + b"\1" + bytes(12)], Code.FRAME_SIZE),
     ],
 )
-def test_bytes_that_cannot_be(frames: list[bytes], code: Code) -> None:
+def test_impossible_bytes(frames: list[bytes], code: Code) -> None:
     victim = greeted(encode(Open(1, 100, TARGET), 0))
     assert refused(victim, b"".join(frames)) is code
 
@@ -308,7 +308,7 @@ def test_data_on_a_stream_that_is_closed_is_ignored() -> None:
     assert victim.locals[1].inbox == b""
 
 
-def test_answers_to_questions_that_were_never_asked() -> None:
+def test_unsolicited_pongs_are_ignored() -> None:
     greeted(*(bytes([FrameType.PONG]) + bytes(11) + bytes([token]) * 8 for token in range(256)))
 
 
@@ -318,6 +318,6 @@ def test_slivers_in_every_order_stay_within_bounds() -> None:
     offsets = list(range(1, 900))
     random.Random(1).shuffle(offsets)
     victim.suffer(b"".join(data(1, offset, offset % 97 + 1) for offset in offsets), 300)
-    assert victim.session._streams[1].held == PAGE, "all of them lie in one"
+    assert victim.session._streams[1].held == PAGE, "all of them are in one page"
     victim.suffer(data(1, 0, 1000))
     assert victim.session._streams[1].held == 0

@@ -1,4 +1,4 @@
-"""Whether the peer is there, by a clock that the test moves."""
+"""Liveness of the peer, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tunnel.wire.frames import Ping, Pong
 from tunnel.wire.keepalive import INTERVAL, TIMEOUT, Keepalive
 
 
-def test_the_first_ping_is_due_at_once() -> None:
+def test_the_first_ping_is_due_immediately() -> None:
     """So that the round trip is known before the first bulk stream."""
     keepalive = Keepalive(100.0)
     assert keepalive.wake_at == 100.0
@@ -40,7 +40,7 @@ def test_only_the_answer_to_the_last_ping_counts_and_once() -> None:
     keepalive = Keepalive(0.0)
     keepalive.poll(0.0)
     keepalive.poll(INTERVAL)
-    for token in (1, 3, 2**64 - 1):  # old, invented, invented
+    for token in (1, 3, 2**64 - 1):  # old, unsolicited, unsolicited
         keepalive.pong(Pong(token), INTERVAL + 1)
     assert keepalive.round_trip == 0.0
     keepalive.pong(Pong(2), INTERVAL + 1)
@@ -49,21 +49,21 @@ def test_only_the_answer_to_the_last_ping_counts_and_once() -> None:
 
 
 def test_the_answer_to_a_later_ping_answers_those_before_it() -> None:
-    """A peer answers the newest of the PINGs that came together."""
+    """A peer answers the newest of the PINGs that arrived together."""
     keepalive = Keepalive(0.0)
     keepalive.poll(0.0)
     asked = keepalive.ask(1.0)
     assert asked == Ping(2)
-    assert keepalive.wake_at == INTERVAL  # one that was asked for puts off none that is due
+    assert keepalive.wake_at == INTERVAL  # an additional one does not delay the periodic ones
     keepalive.pong(Pong(1), 1.5)
     assert keepalive.answered == 1 < asked.token
     keepalive.poll(INTERVAL)
-    for token in (4, 2**64 - 1, 3, 2):  # invented, invented, the newest, late
+    for token in (4, 2**64 - 1, 3, 2):  # unsolicited, unsolicited, the newest, late
         keepalive.pong(Pong(token), INTERVAL + 1)
     assert keepalive.answered == 3
 
 
-def test_an_answer_to_nothing_says_nothing() -> None:
+def test_an_unsolicited_answer_is_ignored() -> None:
     keepalive = Keepalive(0.0)
     keepalive.pong(Pong(0), 3.0)
     assert keepalive.round_trip == 0.0
@@ -78,7 +78,7 @@ def test_silence_is_counted_from_the_last_byte() -> None:
     assert keepalive.silent(2 * TIMEOUT)
 
 
-def test_it_wakes_for_whatever_comes_first() -> None:
+def test_it_wakes_at_the_earlier_deadline() -> None:
     keepalive = Keepalive(0.0)
     for at in (0.0, INTERVAL, 2 * INTERVAL):
         keepalive.poll(at)
@@ -87,5 +87,5 @@ def test_it_wakes_for_whatever_comes_first() -> None:
     assert keepalive.wake_at == 3 * INTERVAL
 
 
-def test_silence_is_noticed_after_several_pings_went_unanswered() -> None:
+def test_a_lane_times_out_after_several_unanswered_pings() -> None:
     assert TIMEOUT >= 2 * INTERVAL

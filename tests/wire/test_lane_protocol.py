@@ -1,4 +1,4 @@
-"""One lane's part of the protocol, on a clock of the test's own."""
+"""The protocol of one lane, on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELLO = hello(b"R" * 16, b"I" * 16, Limits(streams=16, control=64))
 
 
 def heard(lane: LaneProtocol, data: bytes, now: float = 0.0) -> list[Frame]:
-    """What ``data`` holds for the lane's owner; payload is skipped."""
+    """Return the frames in ``data`` that the lane's owner gets; payload is skipped."""
     frames: list[Frame] = []
     view = memoryview(data)
     while view:
@@ -77,7 +77,7 @@ def test_frames_are_the_same_wherever_bytes_are_cut(cuts: list[int]) -> None:
     assert lane.pong() == encode(Pong(3))
 
 
-def test_a_frame_that_the_state_forbids_is_a_fault_of_the_peer() -> None:
+def test_a_frame_that_the_state_forbids_is_a_protocol_error() -> None:
     lane = LaneProtocol(LaneState.AWAIT_WELCOME, now=0.0)
     with pytest.raises(ProtocolError) as caught:
         heard(lane, encode(Fin(1, 0)))
@@ -101,8 +101,8 @@ def test_an_answer_to_a_later_ping_is_one_to_an_earlier_one(lane: LaneProtocol) 
     assert lane.keepalive.round_trip == 0.5
 
 
-def test_goaway_comes_behind_the_first_ping_of_a_lane_that_is_attached(lane: LaneProtocol) -> None:
-    """Without a frame before it, GOAWAY ends the lane alone at the peer, and not the session."""
+def test_goaway_follows_the_first_ping_of_an_attached_lane(lane: LaneProtocol) -> None:
+    """Without a frame before it, GOAWAY ends only the lane at the peer, and not the session."""
     frames = list(said(lane.close(Code.DRAINING, "bye", 0.0)))
     assert frames == [Ping(1), GoAway(Code.DRAINING, "bye")]
     assert lane.state is LaneState.CLOSED

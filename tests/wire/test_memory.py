@@ -1,4 +1,4 @@
-"""Memory stays within what SPEC.md says in section 11: measured, with frames of any size."""
+"""Memory stays within the bounds of SPEC.md section 11: measured, with frames of any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR
 COUNT = 2
 MEMORY = MIB
 SLACK = 64 * KIB
-"""For what each stream and the session cost themselves."""
+"""For the overhead of each stream and the session themselves."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def grown() -> int:
 
 @pytest.mark.usefixtures("_traced")
 @pytest.mark.parametrize("size", [1, 10, 300, 5000, 200_000])
-def test_what_a_sender_keeps(size: int) -> None:
+def test_memory_of_a_sender(size: int) -> None:
     session, _ = opened(Settings(memory=MEMORY), limit=2**40, count=COUNT)
     for number in range(1, 2 * COUNT, 2):
         session.ready(number)
@@ -44,8 +44,8 @@ def test_what_a_sender_keeps(size: int) -> None:
 
 @pytest.mark.usefixtures("_traced")
 @pytest.mark.parametrize("step", [4, 30, 5000, 100_000])
-def test_what_a_receiver_holds(step: int) -> None:
-    """Every other piece is early, for as long as the windows last."""
+def test_memory_of_a_receiver(step: int) -> None:
+    """Every other piece arrives early, as far as the windows allow."""
     session = make(Settings(memory=0), initiator=False)
     Remote(session).says(Open(1, 1, TARGET))
     session.accept(1)
@@ -56,7 +56,7 @@ def test_what_a_receiver_holds(step: int) -> None:
 
 
 @pytest.mark.usefixtures("_traced")
-def test_what_waits_of_the_control_channel() -> None:
+def test_memory_of_early_control_frames() -> None:
     session = make(initiator=False)
     before = grown()
     for sequence in range(1, 1024):

@@ -1,4 +1,4 @@
-"""Agreeing on a version and on features."""
+"""Negotiation of a version and of features."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_a_range_that_holds_our_version(lowest: int, highest: int) -> None:
 def test_no_version_in_common(lowest: int, highest: int) -> None:
     offer = replace(OFFER, lowest=lowest, highest=highest)
     with pytest.raises(
-        ProtocolError, match=f"offered were {lowest} to {highest}, and the acceptor speaks 1"
+        ProtocolError, match=f"initiator offers {lowest} to {highest}, the acceptor supports 1"
     ) as caught:
         welcome(offer, OTHER, LIMITS)
     assert caught.value.code is Code.VERSION
 
 
 @pytest.mark.parametrize("more", [32, 1 << 40, (1 << 64) - 32])
-def test_features_of_a_later_version_are_not_taken_up(more: int) -> None:
+def test_features_of_a_later_version_are_not_selected(more: int) -> None:
     offer = replace(OFFER, features=Feature(more | Feature.RESUME))
     assert welcome(offer, OTHER, LIMITS).features == Feature.RESUME
 
@@ -53,7 +53,7 @@ def test_a_feature_that_one_side_lacks_is_not_used() -> None:
 
 
 def refused(offer: Hello, **changes: object) -> Code:
-    """Change what a proper answer says; the code that the initiator then raises."""
+    """Change fields of a valid answer; return the code that the initiator then raises."""
     answer = replace(welcome(OFFER, OTHER, LIMITS), **changes)  # type: ignore[arg-type]  # checked by the dataclass
     with pytest.raises(ProtocolError) as caught:
         check_welcome(offer, answer)
@@ -71,15 +71,15 @@ def test_a_version_that_was_not_offered(version: int) -> None:
 
 @pytest.mark.parametrize("features", [32, 33, 1 << 63, (1 << 64) - 1])
 def test_features_that_were_not_offered(features: int) -> None:
-    """Also those that this version has no name for."""
+    """Also those that this version does not define."""
     assert refused(OFFER, features=Feature(features)) is Code.HANDSHAKE
 
 
-def test_features_that_were_not_offered_although_we_know_them() -> None:
+def test_features_that_were_not_offered_although_we_support_them() -> None:
     assert refused(replace(OFFER, features=Feature.NONE), features=Feature.RESUME) is Code.HANDSHAKE
 
 
-def test_each_says_how_many_sessions_it_has_room_for() -> None:
+def test_each_side_sends_how_many_sessions_it_allows() -> None:
     offer = hello(SESSION, INSTANCE, LIMITS, 3, 2)
     assert (offer.sessions, offer.number) == (3, 2)
     answer = welcome(offer, OTHER, LIMITS, 4)
@@ -87,12 +87,12 @@ def test_each_says_how_many_sessions_it_has_room_for() -> None:
     check_welcome(offer, answer)
 
 
-def test_a_peer_that_knows_no_workers_is_told_of_none() -> None:
+def test_a_peer_without_workers_is_allowed_one_session() -> None:
     offer = replace(OFFER, features=FEATURES & ~Feature.WORKERS)
     assert welcome(offer, OTHER, LIMITS, 4).sessions == 1
 
 
-def test_a_further_session_needs_the_feature() -> None:
-    """An older release took it for the standing one."""
+def test_an_additional_session_needs_the_feature() -> None:
+    """An older release treats it as the primary one."""
     offer = hello(SESSION, INSTANCE, LIMITS, 3, 2)
     assert refused(offer, features=FEATURES & ~Feature.WORKERS) is Code.HANDSHAKE

@@ -1,4 +1,4 @@
-"""Payload of any kind: bytes, views of bytes, and promises of bytes."""
+"""Payload of any kind: bytes, views of bytes, and references to bytes elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tunnel.wire.payload import Piece, copied, in_memory
 
 
 class Promise:
-    """Bytes that lie elsewhere until somebody asks for them."""
+    """Bytes that are elsewhere until they are fetched."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -25,7 +25,7 @@ class Promise:
         return self._data
 
 
-def test_a_copy_is_not_changed_by_what_becomes_of_its_memory() -> None:
+def test_a_copy_does_not_change_with_its_source() -> None:
     memory = bytearray(b"lent")
     copy = copied(memoryview(memory))
     memory[:] = b"used"
@@ -33,11 +33,11 @@ def test_a_copy_is_not_changed_by_what_becomes_of_its_memory() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"here", memoryview(b"here")])
-def test_what_is_in_memory_is_not_copied(payload: bytes | memoryview) -> None:
+def test_bytes_in_memory_are_not_copied(payload: bytes | memoryview) -> None:
     assert in_memory(payload) is payload
 
 
-def test_what_is_elsewhere_is_fetched_only_then() -> None:
+def test_bytes_elsewhere_are_fetched_on_demand() -> None:
     promise = Promise(b"0123456789")
     whole, part = Piece(promise, 0, 10), Piece(promise, 3, 7)
     assert (len(whole), len(part)) == (10, 4)

@@ -1,4 +1,4 @@
-"""Questions about targets: answered in order and once, bounded, and only where both sides know them."""
+"""Probes: answered in order and once, bounded, and only where both sides support them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = Settings()
 FORBIDDEN = Verdict(Code.TARGET_FORBIDDEN, "not allowed")
 
 
-def test_a_question_and_its_answer() -> None:
+def test_a_probe_and_its_verdict() -> None:
     asking, asked = make(), make(initiator=False)
     asking.probes.ask(TARGET)
     asking.probes.ask(OTHER)
@@ -32,7 +32,7 @@ def test_a_question_and_its_answer() -> None:
     assert answers == [TargetJudged(Code.NONE, ""), TargetJudged(FORBIDDEN.code, FORBIDDEN.reason)]
 
 
-def test_a_question_opens_nothing() -> None:
+def test_a_probe_opens_nothing() -> None:
     asked = make(initiator=False)
     Remote(asked).says(Probe(TARGET))
     assert not asked._streams
@@ -40,7 +40,7 @@ def test_a_question_opens_nothing() -> None:
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-def test_what_a_lost_lane_took_with_it_is_asked_and_answered_again(noticed: bool) -> None:
+def test_probes_and_verdicts_on_a_lost_lane_are_sent_again(noticed: bool) -> None:
     network = Network(SETTINGS, SETTINGS)
     for host in network.hosts:
         for _ in range(5):
@@ -52,10 +52,10 @@ def test_what_a_lost_lane_took_with_it_is_asked_and_answered_again(noticed: bool
     network.check_finished()
 
 
-def test_no_question_to_a_peer_that_knows_none() -> None:
+def test_no_probe_to_a_peer_without_the_feature() -> None:
     session = make(features=Feature.RESUME)
     assert not session.probes.known
-    with pytest.raises(MisuseError, match="knows no PROBE"):
+    with pytest.raises(MisuseError, match="does not support PROBE"):
         session.probes.ask(TARGET)
 
 
@@ -64,7 +64,7 @@ def test_neither_frame_without_the_feature(frame: Frame) -> None:
     assert fault(Remote(make(features=Feature.RESUME)).says, frame) is Code.PROTOCOL
 
 
-def test_an_answer_that_nothing_asked_for() -> None:
+def test_an_unsolicited_verdict() -> None:
     session = make()
     peer = Remote(session)
     assert fault(peer.says, FORBIDDEN) is Code.PROTOCOL
@@ -73,7 +73,7 @@ def test_an_answer_that_nothing_asked_for() -> None:
     assert fault(peer.says, FORBIDDEN) is Code.PROTOCOL
 
 
-def test_an_answer_of_ours_that_nothing_asked_for() -> None:
+def test_an_unsolicited_verdict_of_ours() -> None:
     session = make()
     Remote(session).says(Probe(TARGET))
     session.probes.judge(Code.NONE, "")
@@ -81,36 +81,36 @@ def test_an_answer_of_ours_that_nothing_asked_for() -> None:
         session.probes.judge(Code.NONE, "")
 
 
-def test_questions_wait_for_the_peers_control_window() -> None:
+def test_probes_wait_for_the_peers_control_window() -> None:
     session = make(peer=Limits(256, 4))
     for _ in range(10):
         session.probes.ask(TARGET)
     assert said(session) == [Probe(TARGET)] * 4
 
 
-def test_no_more_questions_than_a_peer_may_owe_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswered_probes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PROBES", 3)
     session = make()
     for _ in range(3):
         session.probes.ask(TARGET)
-    with pytest.raises(RefusedError, match="does not keep up with what it was asked"):
+    with pytest.raises(RefusedError, match="the peer answers probes too slowly"):
         session.probes.ask(TARGET)
     Remote(session).says(FORBIDDEN)
     session.probes.ask(TARGET)
 
 
-def test_a_question_that_cannot_be_written_is_not_counted() -> None:
+def test_a_probe_that_cannot_be_encoded_is_not_counted() -> None:
     session = make()
     with pytest.raises(UnicodeEncodeError):
         session.probes.ask("unix:/run/\udcff.sock")
     assert fault(Remote(session).says, FORBIDDEN) is Code.PROTOCOL
 
 
-def test_questions_and_never_a_look_at_our_answers() -> None:
+def test_probes_without_acknowledging_our_answers() -> None:
     """Each VERDICT has to be kept until it is acknowledged."""
     session = make(peer=Limits(256, 16), initiator=False)
     peer = Remote(session)
-    with pytest.raises(ProtocolError, match="takes no answers") as caught:  # noqa: PT012  after how many is open
+    with pytest.raises(ProtocolError, match="does not acknowledge answers") as caught:  # noqa: PT012  raised after some
         for _ in range(2 * CROWDED):
             peer.says(Probe(TARGET))
             session.probes.judge(Code.NONE, "")

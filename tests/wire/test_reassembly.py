@@ -1,4 +1,4 @@
-"""A stream's bytes in order, whatever way they came."""
+"""A stream's bytes in order, however they arrived."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tunnel.wire.payload import Piece
 from tunnel.wire.reassembly import PAGE, ReassemblyBuffer
 
 UNIT = PAGE
-"""Pieces of so many bytes are held as they are; smaller ones are gathered in pages."""
+"""Pieces of so many bytes are held whole; smaller ones are collected in pages."""
 
 STREAM = random.Random(5).randbytes(400)
 LONG = random.Random(6).randbytes(40 * UNIT)
 
 
 def insert(assembly: ReassemblyBuffer, start: int, stop: int) -> bytes:
-    """Let bytes ``start`` to ``stop`` of STREAM arrive; what is in order now."""
+    """Insert bytes ``start`` to ``stop`` of STREAM; return what is in order now."""
     return b"".join(text(piece) for piece in assembly.insert(start, STREAM[start:stop]))
 
 
@@ -37,11 +37,11 @@ def insert_units(assembly: ReassemblyBuffer, start: int, stop: int) -> bytes:
 
 
 def held(assembly: ReassemblyBuffer) -> list[tuple[int, int]]:
-    """The pieces that are held as they are, in units."""
+    """Return the pieces that are held whole, in units."""
     return [(start // UNIT, end // UNIT) for start, end, _ in assembly._held]
 
 
-def test_in_order_at_once() -> None:
+def test_bytes_in_order() -> None:
     assembly = ReassemblyBuffer()
     assert insert(assembly, 0, 10) == STREAM[:10]
     assert insert(assembly, 10, 30) == STREAM[10:30]
@@ -89,14 +89,14 @@ def test_large_and_small_pieces_wait_together() -> None:
     assert assembly.held == 0
 
 
-def test_what_waits_is_a_copy() -> None:
+def test_early_data_is_copied() -> None:
     assembly, memory = ReassemblyBuffer(), bytearray(STREAM)
     assembly.insert(10, memoryview(memory)[10:20])
     memory[:] = bytes(len(memory))
     assert insert(assembly, 0, 10) == STREAM[:20]
 
 
-def test_a_duplicate_says_nothing() -> None:
+def test_a_duplicate_is_dropped() -> None:
     assembly = ReassemblyBuffer()
     insert(assembly, 0, 10)
     assert insert(assembly, 0, 10) == b""
@@ -104,7 +104,7 @@ def test_a_duplicate_says_nothing() -> None:
     assert assembly.received == 10
 
 
-def test_of_a_replay_only_what_is_new() -> None:
+def test_only_new_bytes_of_a_replay() -> None:
     assembly = ReassemblyBuffer()
     insert(assembly, 0, 10)
     (piece,) = assembly.insert(4, STREAM[4:16])
@@ -128,13 +128,13 @@ def test_payload_need_not_be_bytes() -> None:
         ([(12, 14), (14, 15), (16, 18), (10, 20)], [(10, 20)]),
         ([(10, 20), (30, 40), (15, 35)], [(10, 20), (15, 35), (30, 40)]),  # across
         ([(10, 20), (20, 30), (15, 25)], [(10, 20), (20, 30)]),  # covered by two
-        ([(10, 20), (15, 25), (20, 30)], [(10, 20), (20, 30)]),  # made needless
+        ([(10, 20), (15, 25), (20, 30)], [(10, 20), (20, 30)]),  # made redundant
         ([(20, 30), (15, 25), (10, 20)], [(10, 20), (20, 30)]),
         ([(10, 20), (18, 28), (26, 36), (19, 27)], [(10, 20), (18, 28), (26, 36)]),
         ([(10, 20), (12, 22), (11, 21)], [(10, 20), (12, 22)]),
     ],
 )
-def test_nothing_needless_is_held(pieces: list[tuple[int, int]], kept: list[tuple[int, int]]) -> None:
+def test_no_redundant_piece_is_held(pieces: list[tuple[int, int]], kept: list[tuple[int, int]]) -> None:
     assembly = ReassemblyBuffer()
     for start, stop in pieces:
         insert_units(assembly, start, stop)
@@ -165,7 +165,7 @@ def test_any_pieces_in_any_order_give_every_byte_once(
 
 
 def check_held(assembly: ReassemblyBuffer, unit: int) -> None:
-    """No byte is held more than twice in pieces, and only pages that something waits in are there."""
+    """No byte is held more than twice in pieces, and no page is kept without early bytes."""
     times = [0] * 401
     for start, stop, _ in assembly._held:
         for at in range(start // unit, stop // unit):
@@ -176,7 +176,7 @@ def check_held(assembly: ReassemblyBuffer, unit: int) -> None:
 
 
 def test_overlapping_pieces_do_not_add_up() -> None:
-    """Each shifted by one byte, none inside another: all of them were kept once, 1 MiB for every byte."""
+    """Each shifted by one byte, none inside another: keeping all of them took 1 MiB per byte."""
     assembly = ReassemblyBuffer()
     for shift in range(1, 300):
         assembly.insert(shift, LONG[: 2 * PAGE])

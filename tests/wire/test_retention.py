@@ -43,12 +43,12 @@ def test_a_frame_costs_more_than_its_payload() -> None:
     retention, stream = Retention(MIB), opened()
     send(retention, stream, *[1] * 1000)
     assert stream.cost == 1000 * (1 + KEPT_COST)
-    assert retention.free(carried=True) == MIB, "so much is beside the memory"
+    assert retention.free(carried=True) == MIB, "the floor covers it"
     stream.credited(400, 64 * MIB)
     assert (stream.frames, stream.cost) == (600, 600 * (1 + KEPT_COST))
 
 
-def test_a_sliver_is_not_offered_while_more_is_under_way() -> None:
+def test_a_sliver_is_not_offered_while_more_is_in_flight() -> None:
     retention, stream = Retention(MIB), opened(4 * KIB + SLIVER - 1)
     send(retention, stream, 4 * KIB)
     assert (retention.allowance(stream), retention.offer(stream)) == (SLIVER - 1, 0)
@@ -67,12 +67,12 @@ def test_a_sliver_is_not_offered_while_more_is_under_way() -> None:
         ),  # enough for a quarter of the window, and credit is due for that
         (0, 4 * MIB, KEEP_FLOOR // 2 - KEPT_COST, False),  # half of it is used, and not more
         (0, 4 * MIB, KEEP_FLOOR // 2, True),
-        (0, KIB, KIB // 2, False),  # of so small a window a quarter is delivered
+        (0, KIB, KIB // 2, False),  # a quarter of so small a window is delivered
         (3 * MIB, 64 * MIB, MAX_DATA, False),
         (MIB, 64 * MIB, MAX_DATA - KIB, True),
     ],
 )
-def test_who_is_short_of_memory(memory: int, window: int, sent: int, short: bool) -> None:
+def test_whether_a_stream_is_short_of_memory(memory: int, window: int, sent: int, short: bool) -> None:
     retention, stream = Retention(memory), opened(window)
     send(retention, stream, sent)
     assert retention.short(stream) is short

@@ -1,4 +1,4 @@
-"""Whose turn it is: fair by bytes, and whoever was idle goes before whoever was not."""
+"""The order of sending: fair by bytes, and a stream that was idle sends before the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tunnel.wire.scheduler import (
 
 
 def turns(scheduler: Scheduler, count: int, sizes: dict[int, int]) -> list[int]:
-    """Let the next ``count`` turns happen; ``sizes`` says how much each stream sends at a time."""
+    """Run the next ``count`` quanta; ``sizes`` has how much each stream sends at a time."""
     order = []
     for _ in range(count):
         number = scheduler.next()
@@ -38,21 +38,21 @@ def of(*ready: int) -> Scheduler:
     return scheduler
 
 
-def test_nobody_is_ready() -> None:
+def test_no_stream_is_ready() -> None:
     assert of().next() is None
     assert len(of()) == 0
 
 
-def test_asking_changes_nothing() -> None:
+def test_next_changes_nothing() -> None:
     scheduler = of(1, 2)
     assert [scheduler.next() for _ in range(3)] == [1, 1, 1]
 
 
-def test_equal_streams_take_turns() -> None:
+def test_equal_streams_alternate() -> None:
     assert turns(of(1, 2, 3), 6, {1: 10, 2: 10, 3: 10}) == [1, 2, 3, 1, 2, 3]
 
 
-def test_fair_by_bytes_not_by_turns() -> None:
+def test_fair_by_bytes_not_by_quanta() -> None:
     order = turns(of(1, 2), 110, {1: 1000, 2: 100})
     assert Counter(order) == {1: 10, 2: 100}
 
@@ -71,7 +71,7 @@ def test_a_sparse_stream_goes_before_bulk() -> None:
 
 
 def test_a_sparse_stream_goes_before_many_that_are_level() -> None:
-    """Streams that send alike come due together; whoever says little waits for none, however often."""
+    """Streams that send alike have equal tags; a sparse one waits for none of them, however often."""
     bulk = range(1, 65)
     scheduler = of(*bulk)
     turns(scheduler, 64, dict.fromkeys(bulk, 1 << 18))
@@ -106,7 +106,7 @@ def test_a_sparse_stream_does_not_wait_for_a_batch_of_each_that_begins() -> None
     assert passed == 63 * HEAD_START
 
 
-def test_only_a_head_start_limits_a_turn() -> None:
+def test_only_a_head_start_limits_a_quantum() -> None:
     scheduler = of(1)
     scheduler.sent(1, 2 * HEAD_START)
     assert (scheduler.next(), scheduler.share(1, MIB)) == (1, MIB)
@@ -117,8 +117,8 @@ def test_only_a_head_start_limits_a_turn() -> None:
     assert (scheduler.next(), scheduler.share(2, MIB)) == (2, MIB)
 
 
-def test_turns_are_short_while_a_sparse_stream_is_about() -> None:
-    """What it sends next waits for the turn that is under way."""
+def test_quanta_are_small_while_a_sparse_stream_is_active() -> None:
+    """What it sends next waits for the current quantum."""
     scheduler = of(1)
     turns(scheduler, 3, {1: QUANTUM})
     assert (scheduler.turn, scheduler.long_turn) == (QUANTUM, LONG_QUANTUM)
@@ -133,7 +133,9 @@ def test_turns_are_short_while_a_sparse_stream_is_about() -> None:
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(CHANNELS, QUANTUM), (CHANNELS + 1, SMALL_QUANTUM)])
-def test_channels_of_one_guest_keep_long_turns_beside_their_sparse_one(channels: int, expected: int) -> None:
+def test_channels_of_one_guest_keep_large_quanta_beside_their_sparse_one(
+    channels: int, expected: int
+) -> None:
     scheduler = of(*range(1, channels + 1))
     turns(scheduler, 3 * channels, dict.fromkeys(range(1, channels + 1), QUANTUM))
     scheduler.ready(99)
@@ -142,8 +144,8 @@ def test_channels_of_one_guest_keep_long_turns_beside_their_sparse_one(channels:
     assert (scheduler.turn, scheduler.long_turn) == (SMALL_QUANTUM, expected)
 
 
-def test_who_uses_its_head_start_up_is_not_sparse() -> None:
-    """Bulk that begins, or that a slow hypervisor sends in pieces, makes no turn shorter."""
+def test_a_stream_that_uses_up_its_head_start_is_not_sparse() -> None:
+    """Bulk that begins, or that a slow hypervisor sends in pieces, makes no quantum smaller."""
     scheduler = of(1)
     turns(scheduler, 3, {1: QUANTUM})
     for _ in range(3):
@@ -162,7 +164,7 @@ def test_alone_no_stream_is_sparse() -> None:
 
 
 def test_idle_time_is_not_saved_up() -> None:
-    """A stream that slept gets a head start and its share from now on, not what it missed."""
+    """A stream that was idle gets a head start and its share from now on, not what it missed."""
     scheduler = of(1, 2)
     scheduler.idle(2)
     turns(scheduler, 1000, {1: KIB})
@@ -183,7 +185,7 @@ def test_pausing_does_not_jump_the_queue() -> None:
     assert got == {1: 100, 2: 100}
 
 
-def test_ready_and_idle_may_be_said_twice() -> None:
+def test_ready_and_idle_are_idempotent() -> None:
     scheduler = of(1, 1)
     assert len(scheduler) == 1
     scheduler.idle(1)
@@ -192,7 +194,7 @@ def test_ready_and_idle_may_be_said_twice() -> None:
 
 
 def test_bytes_of_a_stream_that_is_not_ready_count_too() -> None:
-    """Its last bytes left after it was said to be idle."""
+    """Its last bytes left after it became idle."""
     scheduler = of(1, 2)
     scheduler.idle(1)
     scheduler.sent(1, 100)
@@ -200,7 +202,7 @@ def test_bytes_of_a_stream_that_is_not_ready_count_too() -> None:
     assert turns(scheduler, 3, {1: 50, 2: 50}) == [2, 2, 1]
 
 
-def test_what_is_forgotten_leaves_nothing_behind() -> None:
+def test_forget_leaves_nothing_behind() -> None:
     scheduler = of(1, 2)
     turns(scheduler, 4, {1: 10, 2: 10})
     scheduler.forget(1)
@@ -213,7 +215,7 @@ def test_what_is_forgotten_leaves_nothing_behind() -> None:
     sizes=st.lists(st.integers(1, MIB), min_size=2, max_size=6),
     joins=st.lists(st.integers(0, 200), min_size=6, max_size=6),
 )
-def test_streams_that_want_all_get_the_same_but_for_a_turn_and_a_head_start(
+def test_busy_streams_get_the_same_but_for_a_quantum_and_a_head_start(
     sizes: list[int], joins: list[int]
 ) -> None:
     scheduler, wants = Scheduler(), dict(enumerate(sizes))
@@ -230,6 +232,6 @@ def test_streams_that_want_all_get_the_same_but_for_a_turn_and_a_head_start(
 
 
 @pytest.mark.parametrize("count", [1, 10_000_000_000_000])
-def test_no_amount_is_too_much(count: int) -> None:
+def test_any_amount_is_accepted(count: int) -> None:
     scheduler = of(1, 2)
     assert turns(scheduler, 4, {1: count, 2: count}) == [1, 2, 1, 2]

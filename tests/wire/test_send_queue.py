@@ -1,4 +1,4 @@
-"""Who may send: in turn, as soon as there is leave to, and without a look at those who may not."""
+"""Which streams may send: in order, as soon as they may, and without checking those that may not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunnel.wire.window import KEEP_FLOOR
 
 
 def made(memory: int, *limits: int) -> tuple[SendQueue, dict[int, Stream]]:
-    """Streams 1, 3, ... with these limits."""
+    """Return a queue of streams 1, 3, ... with these limits."""
     streams: dict[int, Stream] = {}
     for number, limit in enumerate(limits):
         stream = streams[2 * number + 1] = Stream(2 * number + 1, "x", StreamPhase.OPENING, MIB)
@@ -19,7 +19,7 @@ def made(memory: int, *limits: int) -> tuple[SendQueue, dict[int, Stream]]:
 
 
 def send_all(senders: SendQueue, streams: dict[int, Stream]) -> dict[int, int]:
-    """Let all that may send do so; how much each did."""
+    """Let all streams send that may; return how much each did."""
     sent = dict.fromkeys(streams, 0)
     while (picked := senders.pick()) is not None:
         number, allowance = picked
@@ -35,7 +35,7 @@ def credit(senders: SendQueue, stream: Stream, count: int, limit: int) -> None:
     senders.released(stream, released, frames - stream.frames)
 
 
-def test_who_has_no_window_waits_for_credit_of_its_own() -> None:
+def test_a_stream_without_window_waits_for_credit_of_its_own() -> None:
     senders, streams = made(64 * MIB, 100, 200)
     for stream in streams.values():
         senders.ready(stream)
@@ -46,7 +46,7 @@ def test_who_has_no_window_waits_for_credit_of_its_own() -> None:
     assert send_all(senders, streams) == {1: 0, 3: 100}
 
 
-def test_who_has_no_memory_goes_on_when_another_frees_some() -> None:
+def test_a_stream_without_memory_continues_when_another_frees_some() -> None:
     senders, streams = made(4 * MIB, 8 * MIB, 8 * MIB)
     senders.ready(streams[1])
     first = send_all(senders, streams)[1]
@@ -69,7 +69,7 @@ def test_a_closed_stream_leaves_its_memory_to_others() -> None:
     assert (senders.retention.kept, senders.retention.used) == (0, 0)
 
 
-def test_who_has_nothing_to_send_is_forgotten() -> None:
+def test_a_stream_with_nothing_to_send_does_not_wait() -> None:
     senders, streams = made(0, 100 * KIB)
     senders.ready(streams[1])
     send_all(senders, streams)
@@ -80,7 +80,7 @@ def test_who_has_nothing_to_send_is_forgotten() -> None:
     assert senders.pick() is None
 
 
-def test_positions_may_give_leave_to_any() -> None:
+def test_positions_may_unblock_any_stream() -> None:
     senders, streams = made(64 * MIB, 100, 100)
     for stream in streams.values():
         senders.ready(stream)
@@ -91,7 +91,7 @@ def test_positions_may_give_leave_to_any() -> None:
     assert send_all(senders, streams) == {1: 50, 3: 50}
 
 
-def test_memory_may_become_more_or_less() -> None:
+def test_memory_may_grow_or_shrink() -> None:
     senders, streams = made(MIB, 64 * MIB)
     senders.ready(streams[1])
     sent = send_all(senders, streams)[1]

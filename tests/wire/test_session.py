@@ -1,4 +1,4 @@
-"""Sessions, as traces of what each end says: lives of streams, turns, windows, credit."""
+"""Sessions, as traces of what each end sends: life cycle of streams, order, windows, credit."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
 
-# A stream's life.
+# Life cycle of a stream.
 
 
-def test_the_life_of_a_stream_as_its_opener_sees_it() -> None:
+def test_life_cycle_of_a_stream_at_its_opener() -> None:
     session = make()
     peer = Remote(session)
     assert session.open(TARGET) == 1
@@ -81,7 +81,7 @@ def test_what_a_lane_carried_is_kept_as_if_it_had_been_sent() -> None:
     assert (session.kept, session._senders.retention.used) == (0, 0)
 
 
-def test_payload_is_expected_where_it_goes_on_and_as_far_as_the_window() -> None:
+def test_payload_is_expected_at_the_next_offset_up_to_the_window() -> None:
     session = make()
     peer = Remote(session)
     session.open(TARGET)
@@ -90,14 +90,14 @@ def test_payload_is_expected_where_it_goes_on_and_as_far_as_the_window() -> None
     peer.says(Opened(1, 100))
     assert (session.expects(1), session.expects(3)) == ((0, WINDOW), nowhere)
     session.data(1, 10, bytes(5))
-    assert session.expects(1) == nowhere, "something waits for it"
+    assert session.expects(1) == nowhere, "data is held after a gap"
     session.data(1, 0, bytes(10))
     assert session.expects(1) == (15, WINDOW)
     peer.says(Fin(1, 20))
-    assert session.expects(1) == nowhere, "the session has to see it end"
+    assert session.expects(1) == nowhere, "the session has to process its end"
 
 
-def test_turns_may_be_long_of_one_stream_while_it_alone_sends() -> None:
+def test_quanta_are_large_for_a_stream_that_sends_alone() -> None:
     session = make()
     peer = Remote(session)
     for number in (1, 3):
@@ -114,7 +114,7 @@ def test_turns_may_be_long_of_one_stream_while_it_alone_sends() -> None:
     assert (session.turn, session.long_turn) == (QUANTUM, LONG_QUANTUM)
 
 
-def test_the_life_of_a_stream_as_the_other_side_sees_it() -> None:
+def test_life_cycle_of_a_stream_at_the_other_side() -> None:
     session = make(initiator=False)
     peer = Remote(session)
     assert peer.says(Open(1, 100, TARGET)) == [StreamRequested(1, TARGET)]
@@ -160,7 +160,7 @@ def test_refused_by_us() -> None:
     assert said(session) == [Refused(1, Code.TARGET_UNREACHABLE, "connection refused")]
 
 
-def test_giving_up_a_stream_that_is_not_accepted_yet_refuses_it() -> None:
+def test_resetting_a_stream_that_is_not_accepted_yet_refuses_it() -> None:
     session = make(initiator=False)
     Remote(session).says(Open(1, 100, TARGET))
     session.reset(1, Code.DRAINING, "stopping")
@@ -182,15 +182,15 @@ def test_reset_by_us_forgets_everything() -> None:
 def test_reset_by_the_peer() -> None:
     session, peer = opened()
     assert peer.says(Reset(1, Code.LINK_LOST, "why")) == [StreamReset(1, Code.LINK_LOST, "why")]
-    assert session.data(1, 0, range(10)) == [], "it was under way on another lane"
+    assert session.data(1, 0, range(10)) == [], "it was in flight on another lane"
     with pytest.raises(MisuseError, match="stream 1 is not open"):
         session.delivered(1, 1, now=0.0)
 
 
-# Turns and windows.
+# Quanta and windows.
 
 
-def test_a_turn_is_at_most_one_frame_and_the_first_a_head_start() -> None:
+def test_a_quantum_is_at_most_one_frame_and_the_first_a_head_start() -> None:
     session, _ = opened()
     session.ready(1)
     assert session.pick() == (1, HEAD_START)
@@ -203,7 +203,7 @@ def test_a_full_window_waits_for_credit() -> None:
     session.ready(1)
     session.send(1, range(100), lane=1)
     assert session.pick() is None
-    session.ready(1)  # as a pump says again whose socket is readable
+    session.ready(1)  # as a pump does again whose socket is readable
     assert session.pick() is None
     peer.says(Credit(1, 25, 125))
     assert session.pick() == (1, 25)
@@ -211,7 +211,7 @@ def test_a_full_window_waits_for_credit() -> None:
 
 @pytest.mark.parametrize("delivering", [True, False])
 def test_credit_by_the_byte_does_not_make_a_frame_of_each(delivering: bool) -> None:
-    """Whether the peer widens its window so slowly, or delivers, which frees our memory, so slowly."""
+    """Whether the peer enlarges its window so slowly, or delivers so slowly, which frees our memory."""
     session, peer = opened(Settings(memory=64 * KIB), limit=2**40 if delivering else 1)
     session.ready(1)
     frames = 0
@@ -223,7 +223,7 @@ def test_credit_by_the_byte_does_not_make_a_frame_of_each(delivering: bool) -> N
     assert 10 < frames < 100
 
 
-def test_the_last_sliver_goes_when_nothing_is_under_way() -> None:
+def test_the_last_sliver_is_sent_when_nothing_is_in_flight() -> None:
     session, peer = opened(limit=4 * KIB)
     session.ready(1)
     session.send(1, range(4 * KIB - 10), lane=1)
@@ -241,7 +241,7 @@ def test_a_peer_that_gives_credit_for_a_quarter_keeps_every_stream_going(
     session.ready(1)
     for size in sizes:
         turn = session.pick()
-        assert turn is not None, "nothing is under way that it could wait for"
+        assert turn is not None, "nothing is in flight that it could wait for"
         count = min(size, turn[1])
         session.send(1, range(count), lane=1)
         if theirs.deliver(count):
@@ -277,7 +277,7 @@ def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
     session.ready(1)
     for _ in range(4):
         session.send(1, range(MIB - KEPT_COST), lane=1)
-    assert session.pick() is None, "the last quarter is for who has carried something"
+    assert session.pick() is None, "the last quarter is for streams that have carried something"
     session.ready(3)
     assert session.pick() == (3, HEAD_START)
     session.send(3, range(HEAD_START), lane=1)
@@ -293,7 +293,7 @@ def test_memory_bounds_what_is_kept_but_for_a_floor() -> None:
     assert session.pick() == (3, MIB)
 
 
-def test_a_stream_that_carried_something_moves_beside_those_that_stand_still() -> None:
+def test_a_stream_that_carried_something_progresses_beside_stalled_ones() -> None:
     session, peer = opened(Settings(memory=8 * MIB), limit=64 * MIB, count=2)
     session.ready(1)
     while not session._streams[1].out.carried:
@@ -316,11 +316,11 @@ def test_a_stream_that_carried_something_moves_beside_those_that_stand_still() -
     peer.says(Credit(1, session._streams[1].out.sent - 2 * MIB, 64 * MIB))
     turn = session.pick()
     assert turn is not None
-    assert turn[0] == 1, "what it leaves of the reserve is its own"
+    assert turn[0] == 1, "what it leaves of the reserve stays available to it"
 
 
-def test_frames_are_counted_with_what_each_costs() -> None:
-    """However small: of single bytes the memory holds no more than of any others."""
+def test_frames_count_with_their_overhead() -> None:
+    """However small: frames of single bytes fill the memory like any others."""
     session, peer = opened(Settings(memory=4 * MIB // 3 + 1), limit=4 * MIB, count=2)
     session.ready(1)
     frames = 0
@@ -333,8 +333,8 @@ def test_frames_are_counted_with_what_each_costs() -> None:
     assert session.pick() is not None
 
 
-def test_one_that_stands_still_does_not_wake_for_the_credit_of_another() -> None:
-    """Else each credit costs as much as there are streams that stand still."""
+def test_a_stalled_stream_is_not_checked_on_credit_of_another() -> None:
+    """Otherwise the cost of each credit grows with the number of stalled streams."""
     session, peer = opened(Settings(memory=0), limit=64 * MIB, count=64)
     for number in range(1, 128, 2):
         session.ready(number)
@@ -369,7 +369,7 @@ def test_windows_share_the_budget() -> None:
 # Credit.
 
 
-def test_credit_says_what_was_delivered_not_what_arrived() -> None:
+def test_credit_reports_what_was_delivered_not_what_arrived() -> None:
     session, _ = opened()
     session.data(1, 0, range(MIB))
     session.data(1, MIB, range(MIB))
@@ -381,10 +381,10 @@ def test_credit_says_what_was_delivered_not_what_arrived() -> None:
     assert said(session) == []
 
 
-def test_small_amounts_are_told_when_it_is_asked_for() -> None:
+def test_flush_credits_reports_small_amounts() -> None:
     session, _ = opened()
     session.flush_credits()
-    assert said(session) == [Credit(0, 1, 1025)], "OPENED was taken"
+    assert said(session) == [Credit(0, 1, 1025)], "OPENED was processed"
     session.data(1, 0, range(10))
     session.delivered(1, 3, now=0.0)
     session.flush_credits()
@@ -477,7 +477,7 @@ def test_no_more_control_frames_than_the_peer_allows() -> None:
     assert [frame.type for frame in said(session)] == [FrameType.OPEN]
 
 
-def test_a_session_may_be_given_another_part_of_the_memory() -> None:
+def test_the_memory_of_a_session_may_change() -> None:
     session, _ = opened(Settings(memory=MIB), limit=2**40)
     session.ready(1)
 

@@ -1,4 +1,4 @@
-"""A session whose lanes come and go: positions, and what is sent again."""
+"""A session whose lanes are lost, added and replaced: positions, and what is sent again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_our_positions() -> None:
     assert answer.positions == claim.positions
 
 
-def test_credit_in_positions_that_nobody_may_have_heard_is_still_due() -> None:
+def test_credit_in_positions_that_may_be_lost_is_still_due() -> None:
     session, peer = opened()
     peer.says(Open(2, 50, "unix:/x"))
     session.data(1, 0, range(100))
@@ -68,7 +68,7 @@ def test_credit_that_was_lost_comes_with_the_positions() -> None:
 
 
 def test_a_stream_that_the_positions_do_not_name_is_replayed_whole() -> None:
-    """The peer wrote them before our OPEN, or its answer to it, came through on another lane."""
+    """The peer took them before our OPEN, or its answer to it, was received on another lane."""
     session, _ = opened()
     session.attach(2)
     session.send(1, range(30), lane=1)
@@ -103,8 +103,8 @@ def test_with_a_second_lane_nothing_waits_for_a_replacement() -> None:
     assert [span(session.replay(2)), span(session.replay(2))] == [(1, 0, 30), None]
 
 
-def test_a_lane_whose_begin_the_peer_never_heard_of() -> None:
-    """The initiator's RESUMED was lost, so it asks again; lane 2 died with what we had sent on it."""
+def test_a_lane_whose_resumed_was_lost() -> None:
+    """RESUMED was lost, so the initiator sends RESUME again; lane 2 failed with what we had sent on it."""
     session = make(initiator=False)
     peer = Remote(session)
     peer.says(Open(1, 100, TARGET))
@@ -114,7 +114,7 @@ def test_a_lane_whose_begin_the_peer_never_heard_of() -> None:
     session.send(1, range(30), lane=2)
     session.control()
     session.rejoin(resumed(0, 1024, epoch=3))
-    assert session.replay(3) is None, "lane 2 counts as living"
+    assert session.replay(3) is None, "lane 2 counts as up"
     session.lost(2)
     assert span(session.replay(3)) == (1, 0, 30)
     assert said(session) == [Opened(1, WINDOW), Credit(0, 1, 1025)]
@@ -131,7 +131,7 @@ def test_a_lane_whose_begin_the_peer_never_heard_of() -> None:
         resumed(1, 1025, Position(1, 2**64 - 1, 2**64 - 1, 2**64 - 1)),
     ],
 )
-def test_positions_that_lie(claim: Resumed) -> None:
+def test_impossible_positions(claim: Resumed) -> None:
     session, _ = opened()
     session.send(1, range(30), lane=1)
     session.lost(1)
@@ -149,7 +149,7 @@ def test_a_huge_limit_is_bounded_by_our_own_memory() -> None:
     assert stream.cost == session.kept + stream.frames * KEPT_COST == KEEP_FLOOR + MIB * 3 // 4
 
 
-def test_only_what_waits_for_a_gap_is_copied() -> None:
+def test_only_data_after_a_gap_is_copied() -> None:
     session, _ = opened()
     assert [p.payload for p in session.data(1, 0, range(10))] == [range(10)]
     assert session.data(1, 20, range(5)) == []
@@ -164,14 +164,14 @@ def test_header_and_payload_are_apart() -> None:
     assert outgoing.piece.payload == range(5)
 
 
-def test_the_first_frame_of_a_lane_in_place_of_one_that_lives() -> None:
+def test_the_first_frame_of_a_lane_that_replaces_one_that_is_up() -> None:
     session, _ = opened()
     claim = session.resume(2, 1, Replace)
     assert isinstance(claim, Replace)
     assert (claim.epoch, claim.replaces, claim.positions) == (2, 1, session.resume(2, 1).positions)
 
 
-def test_while_a_lane_lives_nothing_goes_out_again_for_another() -> None:
+def test_while_a_lane_is_up_nothing_is_sent_again_for_another() -> None:
     session, _ = opened()
     session.open("unix:/x")
     session.control()
@@ -181,7 +181,7 @@ def test_while_a_lane_lives_nothing_goes_out_again_for_another() -> None:
     assert session.replay(2) is None
 
 
-def test_what_a_retired_lane_carried_never_goes_out_again() -> None:
+def test_what_a_retired_lane_carried_is_never_sent_again() -> None:
     session, _ = opened()
     session.attach(2)
     session.send(1, range(30), lane=1)
@@ -194,20 +194,20 @@ def test_what_a_retired_lane_carried_never_goes_out_again() -> None:
     session.lost(3)
     session.rejoin(resumed(1, 1025, epoch=4))
     assert [span(session.replay(4)), span(session.replay(4))] == [(1, 30, 50), None]
-    assert session.kept == 50, "it is kept until it is delivered, all the same"
+    assert session.kept == 50, "it is still kept until it is delivered"
 
 
-def test_what_a_lane_that_was_lost_carried_goes_out_again_though_another_is_retired() -> None:
+def test_what_a_lost_lane_carried_is_sent_again_though_it_is_retired() -> None:
     session, _ = opened()
     session.attach(2)
     session.send(1, range(30), lane=1)
     session.lost(1)
     session.retired(1)
-    assert span(session.replay(2)) == (1, 0, 30), "it was lost before its RETIRED could come"
+    assert span(session.replay(2)) == (1, 0, 30), "it was lost before its RETIRED could arrive"
 
 
-def test_credit_behind_our_positions_is_lost_with_the_old_lane_and_said_again() -> None:
-    """Positions are taken while the old lane lives, and goes on: what it carries after that may be lost."""
+def test_credit_after_our_positions_is_lost_with_the_old_lane_and_sent_again() -> None:
+    """Positions are taken while the old lane is up and in use: what it carries after that may be lost."""
     session, _ = opened()
     session.resume(2, 1)
     assert session.data(1, 0, b"x" * WINDOW)

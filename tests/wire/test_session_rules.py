@@ -1,4 +1,4 @@
-"""What a session does not put up with: from its peer, and from its own side."""
+"""What a session refuses: from its peer, and from its own side."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_more_streams_than_we_allow() -> None:
     assert fault(peer.says, Open(7, 1, TARGET)) is Code.STREAM_LIMIT
 
 
-def test_streams_and_never_a_look_at_our_answers() -> None:
+def test_streams_without_acknowledging_our_answers() -> None:
     """Each REFUSED has to be kept until it is acknowledged."""
     session = make(peer=Limits(256, 16), initiator=False)
     peer = Remote(session)
-    with pytest.raises(ProtocolError, match="takes no answers") as caught:  # noqa: PT012  after how many is open
+    with pytest.raises(ProtocolError, match="does not acknowledge answers") as caught:  # noqa: PT012  raised after some
         for number in range(1, 4 * CROWDED, 2):
             peer.says(Open(number, 1, TARGET))
             session.refuse(number, Code.TARGET_FORBIDDEN, "no")
@@ -82,7 +82,7 @@ def test_streams_and_never_a_look_at_our_answers() -> None:
     ids=lambda frame: type(frame).__name__,
 )
 @pytest.mark.parametrize("initiator", [True, False])
-def test_a_frame_for_a_stream_that_never_was(frame: Frame, initiator: bool) -> None:
+def test_a_frame_for_a_stream_that_was_never_opened(frame: Frame, initiator: bool) -> None:
     session = make(initiator=initiator)
     assert fault(Remote(session).says, frame) is Code.STREAM_STATE
     assert fault(session.data, 9, 0, range(1)) is Code.STREAM_STATE
@@ -102,7 +102,7 @@ def test_a_frame_for_a_stream_that_is_not_opened_yet(frame: Frame) -> None:
 
 
 @pytest.mark.parametrize("frame", [Opened(1, 5), Refused(1, Code.NONE, ""), Delivered(1, 0)])
-def test_an_answer_that_nothing_asked_for(frame: Frame) -> None:
+def test_an_unsolicited_answer(frame: Frame) -> None:
     _, peer = opened()
     assert fault(peer.says, frame) is Code.STREAM_STATE
 
@@ -138,25 +138,25 @@ def test_control_frames_outside_their_window() -> None:
     assert fault(session.receive, Opened(1, 5), 2**64 - 1) is Code.FLOW_CONTROL
 
 
-def test_control_frames_are_obeyed_in_order_and_once() -> None:
+def test_control_frames_are_processed_in_order_and_once() -> None:
     session = make(initiator=False)
     assert list(session.receive(Reset(1, Code.NONE, ""), 1)) == []
     assert list(session.receive(Open(1, 5, TARGET), 0)) == [
         StreamRequested(1, TARGET),
         StreamReset(1, Code.NONE, ""),
     ]
-    assert list(session.receive(Open(1, 5, TARGET), 0)) == [], "a copy from a lane that died"
+    assert list(session.receive(Open(1, 5, TARGET), 0)) == [], "a copy from a lost lane"
 
 
 @pytest.mark.parametrize(
     "frame", [Ping(1), GoAway(Code.NONE, ""), Resumed(ID, 2, 1, 0, 1, ())], ids=lambda f: type(f).__name__
 )
-def test_what_concerns_lanes_is_no_session_frame(frame: Frame) -> None:
+def test_lane_frames_are_no_session_frames(frame: Frame) -> None:
     assert fault(make().receive, frame, 0) is Code.PROTOCOL
 
 
 def test_no_number_of_early_pieces_ends_an_honest_session() -> None:
-    """One of two lanes stands still, and single bytes go on over the other, as far as the windows allow."""
+    """One of two lanes is stalled, and single bytes continue on the other, as far as the windows allow."""
     session, _ = opened(Settings(window=200_000), count=2)
     for number in (1, 3):
         for offset in range(1, 200_000, 2):
@@ -187,7 +187,7 @@ def test_no_number_of_early_pieces_ends_an_honest_session() -> None:
         lambda s: [s.finish(1), s.finish(1)],
     ],
 )
-def test_calls_that_make_no_sense(act: object) -> None:
+def test_invalid_calls(act: object) -> None:
     session, _ = opened(limit=100)
     assert callable(act)
     with pytest.raises(MisuseError):
@@ -212,9 +212,9 @@ def test_no_more_streams_than_one_resume_can_name() -> None:
         session.open(TARGET)
 
 
-def test_no_stream_for_a_peer_that_takes_nothing() -> None:
+def test_no_stream_for_a_peer_that_acknowledges_nothing() -> None:
     session = make(peer=Limits(256, 16))
-    with pytest.raises(RefusedError, match="does not keep up"):  # noqa: PT012  after how many is open
+    with pytest.raises(RefusedError, match="the peer acknowledges control frames too slowly"):  # noqa: PT012  raised after some
         for _ in range(CROWDED):
             session.reset(session.open(TARGET), Code.NONE, "")
 

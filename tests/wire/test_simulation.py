@@ -1,9 +1,9 @@
 """Any chunking, any interleaving, any number of lanes cut anywhere: the same bytes, and every stream ends.
 
 Hypothesis draws a schedule of what both hosts do to their streams and of what happens to the lanes between
-them. The laws of ``Network.check`` hold after each step. At the end everything that still can go on does,
-and must come to a proper end. (A schedule rather than hypothesis' own state machine: that one leaves out
-some kinds of steps in each run, and what goes wrong here needs all of them.)
+them. The invariants of ``Network.check`` hold after each step. At the end everything that can still continue
+does, and must come to a proper end. (A schedule rather than hypothesis' own state machine: that one leaves
+out some kinds of steps in each run, and failures here need all of them.)
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WINDOWS = [20, 50, 300, 2000]
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens. ``pick`` chooses among what there is; ``size`` is bytes, or a yes or no."""
+    """One step. ``pick`` selects among the candidates; ``size`` is bytes, or a yes or no."""
 
     kind: str
     initiator: bool
@@ -71,7 +71,7 @@ each_settings = st.builds(
 
 
 class Play:
-    """Makes steps happen; one that has no meaning at the moment changes nothing."""
+    """Performs steps; one that is not possible at the moment changes nothing."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -163,7 +163,7 @@ def play(initiator: Settings, acceptor: Settings, schedule: list[Step]) -> None:
     network.check_finished()
 
 
-@pytest.mark.timeout(600)  # for the search of a smaller example, should it fail
+@pytest.mark.timeout(600)  # for the search of a smaller example, if it fails
 @settings(max_examples=60, phases=set(Phase) - {Phase.explain})
 @given(initiator=each_settings, acceptor=each_settings, schedule=each_schedule)
 def test_any_schedule_ends_with_the_same_bytes(
@@ -173,7 +173,7 @@ def test_any_schedule_ends_with_the_same_bytes(
 
 
 def test_long_schedules_end_with_the_same_bytes() -> None:
-    """Drawn without hypothesis, which takes ten times as long to draw a schedule than this to play it."""
+    """Drawn without hypothesis, which takes ten times as long to draw a schedule as this takes to run it."""
     for seed in range(SEEDS):
         chance = random.Random(seed)
         schedule = [_step(chance) for _ in range(chance.randint(50, 400))]

@@ -1,4 +1,4 @@
-"""SPEC.md says what the code does: its tables, its layouts, and its example, byte for byte."""
+"""SPEC.md matches the code: its tables, its layouts, and its example, byte for byte."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Row = dict[str, str]
 
 
 def tables(text: str) -> list[list[Row]]:
-    """Every table in ``text``, row by row, by column title."""
+    """Return every table in ``text``, row by row, by column title."""
     found = []
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         lines = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in block.splitlines()]
@@ -70,7 +70,7 @@ def tables(text: str) -> list[list[Row]]:
 
 
 def section(title: str) -> str:
-    """Everything under the heading that begins so, up to the next one of its kind."""
+    """Return everything under the heading that begins so, up to the next one of its level."""
     level, _, _ = title.partition(" ")
     start = SPEC.index(f"\n{title}") + 1
     return SPEC[start : SPEC.find(f"\n{level} ", start)]
@@ -120,7 +120,7 @@ def test_limits() -> None:
         assert int(row["value"]) == known[row["limit"]], row["limit"]
 
 
-def test_the_protocol_has_its_name() -> None:
+def test_alpn_name() -> None:
     assert f"ALPN `{codes.ALPN}`" in section("## 2.")
 
 
@@ -148,7 +148,7 @@ def test_states(name: str) -> None:
         for signal in row["input"].split(", ")
     }
     assert read == written
-    assert sum(len(row["input"].split(", ")) for row in rows) == len(read), "one of them is there twice"
+    assert sum(len(row["input"].split(", ")) for row in rows) == len(read), "an input is listed twice"
 
 
 # Layouts.
@@ -202,7 +202,7 @@ def test_layouts(title: str, frame: Frame) -> None:
         ("### WELCOME", Welcome(1, Feature.WORKERS, ID, OTHER, Limits(1, 2, 3), 0x01020304)),
     ],
 )
-def test_what_the_feature_workers_adds_to_greetings(title: str, frame: Frame) -> None:
+def test_fields_that_workers_adds_to_hello_and_welcome(title: str, frame: Frame) -> None:
     rows, payload = table(title, 1), encode(frame)[HEADER_SIZE:]
     position = int(rows[0]["offset"])
     for row in rows:
@@ -235,7 +235,7 @@ def test_layout_of_the_header() -> None:
     assert [int(row["offset"]) for row in rows] == [0, 1, 2, 4, 8, 12]
 
 
-def test_every_frame_has_its_place() -> None:
+def test_every_frame_has_a_section() -> None:
     titles = " ".join(re.findall(r"^### (.*)", SPEC, re.MULTILINE)).replace(",", " ").split()
     assert {*titles, "DATA"} == {kind.name for kind in FrameType}
 
@@ -244,7 +244,7 @@ def test_every_frame_has_its_place() -> None:
 
 
 def trace() -> list[tuple[str, bytes]]:
-    """The example's turns: who, and the bytes; ("lane", number) where a lane begins."""
+    """Return the messages of the example: sender and bytes; ("lane", number) where a lane begins."""
     (block,) = re.findall(r"```trace\n(.*?)```", SPEC, re.DOTALL)
     lines = [line.split(";")[0].split(maxsplit=1) for line in block.splitlines()]
     turns = []
@@ -260,7 +260,7 @@ def spoken(outgoing: Outgoing | None) -> bytes:
 
 
 def test_the_example() -> None:
-    """Let two sessions hold that conversation."""
+    """Two sessions exchange exactly these messages."""
     first, second = b"\xaa" * 16, b"\1" * 16
     data = b"QEVM\0\0\0\3"
     offer = hello(first, second, DEFAULT_LIMITS)
@@ -305,7 +305,7 @@ def test_the_example() -> None:
 
 
 def hear(listener: Session, said: list[tuple[str, bytes]]) -> list[object]:
-    """Let ``listener`` take in what was said last."""
+    """Let ``listener`` process the last message."""
     heard: list[object] = []
     for number, frame in numbered(said[-1][1]):
         heard += listener.receive(frame, number)
@@ -313,7 +313,7 @@ def hear(listener: Session, said: list[tuple[str, bytes]]) -> list[object]:
 
 
 def numbered(control_frames: bytes) -> list[tuple[int, Frame]]:
-    """Frames with the offset field of their headers."""
+    """Return frames with the offset field of their headers."""
     found = []
     for frame in frames(control_frames):
         size = len(encode(frame))

@@ -1,7 +1,7 @@
-"""One stream that moves beside many that stand still, in simulated time: it is as fast as without them.
+"""One active stream beside many stalled ones, in simulated time: it is as fast as without them.
 
-A link carries so many bytes a second and takes its time; what a receiver does by the clock it does when its
-time has come, and PING, with which credit of any size was always told, does not come at all.
+A link has a bandwidth and a latency. What a receiver does periodically it does when it is due; PING, with
+which credit of any amount was always sent, is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIMITS = Limits(STREAMS, 1024)
 
 
 class End:
-    """A session and what is on the way to it."""
+    """A session and what is in flight to it."""
 
     def __init__(self, memory: int, *, initiator: bool) -> None:
         self.session = Session(b"S" * 16, Settings(LIMITS, memory), LIMITS, initiator=initiator)
@@ -53,7 +53,7 @@ class Simulation:
         return number
 
     def step(self) -> None:
-        """Let everything take one way, in both directions at once."""
+        """Let everything travel one way, in both directions at the same time."""
         self.now += LATENCY
         self._left = min(0.0, self._left) + RATE * LATENCY
         if self.now >= self._next_look:
@@ -92,7 +92,7 @@ class Simulation:
                     end.session.accept(event.stream)
 
     def stall(self, count: int) -> None:
-        """Open streams whose receiver takes nothing, and let them send until they may not."""
+        """Open streams whose receiver delivers nothing, and let them send until they are blocked."""
         for _ in range(count):
             number = self.open()
             self.b.stalled.add(number)
@@ -101,7 +101,7 @@ class Simulation:
             self.step()
 
     def crossing(self, amount: int) -> float:
-        """Seconds that ``amount`` bytes of one more stream take."""
+        """Return the seconds that ``amount`` bytes of an additional stream take."""
         number, began, before = self.open(), self.now, self.b.delivered
         self.a.session.ready(number)
         while self.b.delivered - before < amount:
@@ -117,9 +117,7 @@ class Simulation:
     [(64, 64), (256, 256), (64, 256), (64, 1024), (256, 64), (1024, 64)],
     ids=lambda mib: f"{mib}MiB",
 )
-def test_a_stream_is_as_fast_beside_those_that_stand_still(
-    memory_a: int, memory_b: int, stalled: int
-) -> None:
+def test_a_stream_is_as_fast_beside_stalled_ones(memory_a: int, memory_b: int, stalled: int) -> None:
     alone = Simulation(memory_a * MIB, memory_b * MIB).crossing(AMOUNT)
     assert alone == pytest.approx(AMOUNT / RATE, rel=0.1)
     crowded = Simulation(memory_a * MIB, memory_b * MIB)
@@ -128,8 +126,8 @@ def test_a_stream_is_as_fast_beside_those_that_stand_still(
 
 
 @pytest.mark.parametrize(("memory_a", "memory_b"), [(64, 1024), (64, 64), (1, 256)])
-def test_many_streams_that_move_share_a_small_memory(memory_a: int, memory_b: int) -> None:
-    """Nothing stands still: all of them together are as fast as one."""
+def test_many_active_streams_share_a_small_memory(memory_a: int, memory_b: int) -> None:
+    """No stream is stalled: all of them together are as fast as one."""
     simulation = Simulation(memory_a * MIB, memory_b * MIB)
     for _ in range(128):
         simulation.a.session.ready(simulation.open())

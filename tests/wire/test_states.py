@@ -1,4 +1,4 @@
-"""The tables: what they name happens, nothing else does, and every state can be reached and left."""
+"""The tables: what they list happens, nothing else does, and every state can be reached and left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ each_table = pytest.mark.parametrize(
 
 
 @each_table
-def test_a_pair_that_is_not_in_the_table_is_somebodys_fault(
+def test_a_pair_that_is_not_in_the_table_is_an_error(
     table: Table, states: type[Enum], first: set[Enum]
 ) -> None:
     for state, signal in product(states, INPUTS):
@@ -77,16 +77,16 @@ GREETINGS = (
 )
 
 
-def test_every_frame_has_its_place() -> None:
+def test_every_frame_is_listed() -> None:
     assert {signal for _, signal in LANE if isinstance(signal, FrameType)} == set(FrameType)
 
 
-def test_every_call_has_its_place() -> None:
+def test_every_call_is_listed() -> None:
     named = {signal for table, _, _ in TABLES for _, signal in table if isinstance(signal, Call)}
     assert named == set(Call)
 
 
-def test_a_frame_of_a_stream_moves_its_phase_unless_it_makes_it() -> None:
+def test_a_frame_of_a_stream_changes_its_phase_unless_it_creates_it() -> None:
     of_streams = {signal for _, signal in PHASE if isinstance(signal, FrameType)}
     questions = {FrameType.PROBE, FrameType.VERDICT}
     assert of_streams == SEQUENCED - questions - {FrameType.OPEN} | {FrameType.DATA, FrameType.CREDIT}
@@ -104,13 +104,13 @@ def test_no_stream_on_a_lane_that_the_peer_retired() -> None:
 
 
 @pytest.mark.parametrize("kind", GREETINGS)
-def test_a_second_greeting_is_a_fault(kind: FrameType) -> None:
+def test_a_second_handshake_frame_is_an_error(kind: FrameType) -> None:
     with pytest.raises(ProtocolError) as caught:
         step(LANE, LaneState.ATTACHED, kind, Code.HANDSHAKE)
     assert caught.value.code is Code.HANDSHAKE
 
 
-def test_what_may_end_only_once() -> None:
+def test_a_direction_ends_only_once() -> None:
     with pytest.raises(ProtocolError):
         step(RECEIVING, Receiving.ENDING, FrameType.FIN, Code.STREAM_STATE)
     with pytest.raises(MisuseError):

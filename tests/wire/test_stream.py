@@ -32,7 +32,7 @@ def sending(*sizes: int, lane: int = 1) -> Stream:
 
 
 def span(outgoing: Outgoing | None) -> tuple[int, int] | None:
-    """Where a DATA frame starts and stops."""
+    """Return where a DATA frame starts and stops."""
     if outgoing is None:
         return None
     header = parse_header(outgoing.header)
@@ -112,7 +112,7 @@ def test_another_end_cannot_be_confirmed(final: int) -> None:
         stream.confirmed(final)
 
 
-def test_an_end_that_was_never_said_cannot_be_confirmed() -> None:
+def test_an_end_that_was_never_sent_cannot_be_confirmed() -> None:
     with pytest.raises(ProtocolError, match="DELIVERED while READY") as caught:
         sending(30).confirmed(30)
     assert caught.value.code is Code.STREAM_STATE
@@ -128,7 +128,7 @@ def test_credit_may_come_after_the_confirmation_that_overtook_it() -> None:
 # Replay.
 
 
-def test_what_a_dead_lane_carried_is_sent_again_from_where_the_peer_is() -> None:
+def test_what_a_lost_lane_carried_is_sent_again_from_the_peers_position() -> None:
     stream = sending(30, 30, 30)
     assert stream.learn(at(received=40, delivered=10)) == 10
     stream.rewind(alive=set())
@@ -136,7 +136,7 @@ def test_what_a_dead_lane_carried_is_sent_again_from_where_the_peer_is() -> None
     assert again(stream, lane=2) == []
 
 
-def test_what_a_living_lane_carries_is_not() -> None:
+def test_what_a_lane_that_is_up_carries_is_not_sent_again() -> None:
     stream = opened()
     for start, lane in ((0, 1), (20, 2), (40, 1), (60, 3)):
         stream.send(DATA[start : start + 20], lane)
@@ -157,7 +157,7 @@ def test_a_replay_that_is_lost_itself_is_sent_again() -> None:
 
 
 def test_an_old_position_takes_nothing_back() -> None:
-    """It was written before what came since on another lane."""
+    """It was taken before what arrived since on another lane."""
     stream = sending(30, 30)
     stream.learn(at(received=50, delivered=50))
     assert stream.learn(at(received=10, delivered=10)) == 0
@@ -169,7 +169,7 @@ def test_what_is_delivered_meanwhile_is_not_replayed() -> None:
     stream = sending(30, 30)
     stream.rewind(alive=set())
     stream.credited(40, 140)
-    assert again(stream, lane=2) == [(40, 60)], "the owner may have let go of bytes below 40"
+    assert again(stream, lane=2) == [(40, 60)], "the owner may have released bytes below 40"
 
 
 def test_a_position_gives_credit_too() -> None:
@@ -187,7 +187,7 @@ def test_a_position_gives_credit_too() -> None:
         at(received=2**64 - 1, delivered=2**64 - 1, limit=2**64 - 1),
     ],
 )
-def test_a_position_that_lies(position: Position) -> None:
+def test_an_impossible_position(position: Position) -> None:
     with pytest.raises(ProtocolError, match="impossible position of stream 1") as caught:
         sending(30).learn(position)
     assert caught.value.code is Code.FLOW_CONTROL
@@ -250,7 +250,7 @@ def test_the_end_waits_for_data_and_for_delivery() -> None:
     assert (stream.try_complete(), stream.receiving) == (None, Receiving.DONE)
 
 
-def test_an_empty_direction_ends_at_once() -> None:
+def test_an_empty_direction_ends_immediately() -> None:
     stream = opened()
     stream.ended(0)
     assert stream.try_complete() == 0
@@ -270,15 +270,15 @@ def test_the_end_cannot_be_outside_the_window() -> None:
     assert caught.value.code is Code.FLOW_CONTROL
 
 
-def test_nothing_comes_behind_the_end() -> None:
+def test_no_data_after_the_end() -> None:
     stream = opened()
     stream.ended(30)
-    with pytest.raises(ProtocolError, match="behind the end of stream 1 at 30") as caught:
+    with pytest.raises(ProtocolError, match="after the end of stream 1 at 30") as caught:
         stream.arrived(29, b"xx")
     assert caught.value.code is Code.PROTOCOL
 
 
-def test_a_second_end_is_a_fault_even_at_the_same_place() -> None:
+def test_a_second_end_is_an_error_even_at_the_same_offset() -> None:
     stream = opened()
     stream.ended(30)
     with pytest.raises(ProtocolError, match="FIN while ENDING") as caught:

@@ -1,4 +1,4 @@
-"""How many streams may be open: what is taken, given back, and refused to either side."""
+"""How many streams may be open: counted, released, and refused to either side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_ours_are_refused_beyond_what_the_peer_allows() -> None:
     places.take_ours()
 
 
-def test_the_peer_is_at_fault_beyond_what_it_was_granted() -> None:
+def test_more_streams_than_granted_are_a_protocol_error() -> None:
     places = StreamLimit(5, 2)
     for full in (False, True):
         places.take_theirs()

@@ -1,4 +1,4 @@
-"""Text that somebody else wrote: shown without what drives terminals, and not without end."""
+"""Untrusted text: shown without what controls terminals, and of bounded length."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tunnel.wire.text import printable, quoted
     ("text", "shown"),
     [("web1, Grüße", "web1, Grüße"), ("a\nb\x1b[31mc\u202e", "a\ufffdb\ufffd[31mc\ufffd"), ("", "")],
 )
-def test_what_cannot_be_printed_is_replaced(text: str, shown: str) -> None:
+def test_unprintable_characters_are_replaced(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @pytest.mark.parametrize(("text", "shown"), [("abcd", "abcd"), ("abcde", "abc…"), ("a\x07cde", "a\ufffdc…")])
-def test_what_is_too_long_is_cut_off(text: str, shown: str) -> None:
+def test_long_text_is_cut(text: str, shown: str) -> None:
     assert quoted(text, 4) == shown

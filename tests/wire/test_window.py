@@ -1,4 +1,4 @@
-"""Flow-control arithmetic: what may be sent, what must be kept, when the peer is told."""
+"""Flow-control arithmetic: what may be sent, what must be kept, when credit is due."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.wire.window import FLOOR_WINDOW, STEP, MemoryBudget, ReceiveWindow, 
 # The budget of a link.
 
 
-def test_an_early_stream_gets_what_it_wants_and_leaves_the_most_of_it() -> None:
+def test_an_early_stream_gets_what_it_requests_and_leaves_most_of_the_budget() -> None:
     budget = MemoryBudget(256 * MIB)
     assert budget.take(4 * MIB) == 4 * MIB
     assert budget.take(1024 * MIB) == FLOOR_WINDOW + (192 - 3) * MIB // 4
@@ -29,7 +29,7 @@ def test_a_late_stream_gets_the_floor_at_least() -> None:
     assert budget.used == sum(granted) - 20 * FLOOR_WINDOW
 
 
-def test_nobody_gets_more_than_it_asked_for() -> None:
+def test_no_grant_exceeds_the_request() -> None:
     assert MemoryBudget(0).take(100) == 100
     assert MemoryBudget(4 * MIB).grow(MIB, 100, carried=False) == 100
 
@@ -86,7 +86,7 @@ def test_a_window_opens_with_credit() -> None:
     assert (window.limit - window.sent, window.unacknowledged) == (90, 10)
 
 
-def test_an_overtaken_credit_takes_nothing_back() -> None:
+def test_an_overtaken_credit_changes_nothing() -> None:
     window = SendWindow(100)
     window.sent = 100
     window.credit(80, 180)
@@ -139,8 +139,8 @@ def test_a_position_gives_credit_that_is_due_all_the_same() -> None:
     window.received = 60
     assert window.deliver(60)
     assert window.position() == (60, 160)
-    window.check(100, 60)  # the peer may have heard it
-    assert window.unadvertised, "and may not"
+    window.check(100, 60)  # the peer may have received it
+    assert window.unadvertised, "and may not have"
     assert window.deliver(0)
 
 
@@ -168,7 +168,7 @@ def test_a_grown_window_is_advertised_with_the_next_credit() -> None:
     assert window.advertise() == (0, 400)
 
 
-def test_less_than_a_quarter_is_due_to_a_peer_that_asks_and_once() -> None:
+def test_less_than_a_quarter_is_due_to_a_peer_that_requests_it_and_once() -> None:
     window = ReceiveWindow(4 * MIB)
     window.received = MIB
     assert not window.deliver(STEP - 1)
@@ -196,7 +196,7 @@ def test_a_limit_never_shrinks_and_spans_one_window(counts: list[int]) -> None:
 # Whether the window is too small for the path.
 
 
-def test_the_first_credit_says_nothing_about_the_pace() -> None:
+def test_the_first_credit_does_not_show_the_pace() -> None:
     assert not ReceiveWindow(100).outpaced(now=1.0, round_trip=10.0)
 
 

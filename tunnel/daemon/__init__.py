@@ -1,11 +1,11 @@
-"""The daemon of one host: its configuration, the checks before its start, its lifetime, its control socket.
+"""The daemon of one host: configuration, startup checks, lifecycle, control socket.
 
-``config`` reads the file: ``config_types`` each value, ``cross_checks`` what contradicts what, ``units``
-sizes and durations, ``config_errors`` the messages. ``preflight`` checks certificates, sockets, ports and the
-kernel. ``service`` makes links, ingresses, dialers and the lane acceptor, and ends them in order;
-``redirects`` keeps the firewall rules, ``control_socket`` answers ``mtunnel status``, ``logs`` sets up
-logging. ``uris`` and ``targets`` derive from a configuration what libvirt and QEMU have to be told, and what
-a migration will ask of the peer; only commands use them.
+``config`` reads the file: ``config_types`` parses the values, ``cross_checks`` finds contradictions,
+``units`` parses sizes and durations, ``config_errors`` formats messages. ``preflight`` checks certificates,
+sockets, ports and the kernel. ``service`` creates links, ingresses, dialers and the lane acceptor, and shuts
+them down in order; ``redirects`` maintains the firewall rules, ``control_socket`` serves ``mtunnel status``,
+``logs`` sets up logging. ``uris`` and ``targets`` derive from a configuration the URIs for libvirt and QEMU,
+and the targets that a migration will request from the peer; only commands use them.
 
-Payload does not pass here, and nothing here calls a hypervisor. Output for people belongs to ``cli``.
+This package does not handle payload and calls no hypervisor. Human-readable output belongs to ``cli``.
 """

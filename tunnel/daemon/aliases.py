@@ -1,7 +1,7 @@
-"""The loopback addresses that stand for peers, and what keeps other programs off them.
+"""Aliases, the loopback addresses that represent peers, and the guard that protects them from local programs.
 
-A guard is a route (``transport/guard``) and a rule (``transport/nftables``). It is in force from the first
-``serve`` or ``mtunnel guard`` after a boot; neither the daemon's end nor a change of the firewall lifts it.
+A guard is a route (``host/guard_route``) and a rule (``host/nftables``). It is in place from the first
+``serve`` or ``mtunnel guard`` after a boot; it survives the daemon and changes of the firewall.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tunnel.relay.address import RedirectAddress, TcpAddress
 
 HOSTS = Path("/etc/hosts")
 _DEBIANS_OWN = "127.0.1.1"
-"""What Debian's installer gives to the host's own name."""
+"""Debian's installer assigns this address to the host's own name."""
 
 
 def own_names(alias: str, host: str) -> list[str]:
-    """What ``alias`` is called in /etc/hosts, if that is this host: its programs use the address then.
+    """Return the names of ``alias`` in /etc/hosts if one of them is this host, whose programs then use it.
 
-    ``host`` is the host's name by the configuration. Other names are the operator's for the peer.
+    ``host`` is the host's name in the configuration. Other names are the operator's names for the peer.
     """
     try:
         lines = HOSTS.read_text(errors="replace").splitlines()
@@ -40,7 +40,7 @@ def own_names(alias: str, host: str) -> list[str]:
 
 
 def guarded(config: Config) -> list[str]:
-    """The aliases of ``config`` to guard: those of ``redirect:``, unless they are this host's own name."""
+    """Return the aliases to guard: those of ``redirect:``, except addresses of this host's own name."""
     found = dict.fromkeys(
         ingress.listen.host for ingress in config.ingresses if isinstance(ingress.listen, RedirectAddress)
     )
@@ -48,13 +48,13 @@ def guarded(config: Config) -> list[str]:
 
 
 def unguarded(aliases: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each of ``aliases`` from which a program of this host could answer, and why."""
+    """Yield each of ``aliases`` from which a local program could reply, with the reason."""
     for alias in aliases:
         try:
             if not guard_route.is_guarded(alias):
                 yield alias, _why(alias)
         except OSError as error:
-            yield alias, f"the kernel does not tell whether {alias} is guarded: {reason_of(error)}"
+            yield alias, f"cannot determine whether {alias} is guarded: {reason_of(error)}"
 
 
 def install(aliases: Iterable[str]) -> None:
@@ -63,14 +63,14 @@ def install(aliases: Iterable[str]) -> None:
         try:
             guard_route.install(alias)
         except OSError as error:
-            raise UsageError(f"cannot guard {alias} by a route: {reason_of(error)}") from None
+            raise UsageError(f"cannot add a guard route for {alias}: {reason_of(error)}") from None
 
 
 def discard(table: RedirectTable, keep: Iterable[str] = ()) -> None:
-    """Take back the routes of guards that no daemon on this machine wants; ``keep`` those of ``table``'s.
+    """Remove the guard routes that no daemon on this machine uses; ``keep`` are those of ``table``.
 
-    Whoever adds a route has its table first: a route that is found here with no table is nobody's. Raises
-    OSError, or UsageError when ``nft`` fails.
+    A daemon creates its table before its routes: a route without a table is stale. Raises OSError, or
+    UsageError when ``nft`` fails.
     """
     unknown = guard_route.installed() - set(keep)
     if unknown:
@@ -79,9 +79,9 @@ def discard(table: RedirectTable, keep: Iterable[str] = ()) -> None:
 
 
 def left_behind(config: Config) -> set[str]:
-    """Addresses of ``tcp:`` ingresses that a former configuration of this daemon still guards.
+    """Return the addresses of ``tcp:`` ingresses still guarded for a previous configuration of this daemon.
 
-    Nobody can listen there. Empty where that cannot be found out.
+    No program can listen on them. Empty when this cannot be determined.
     """
     wanted = {each.listen.host for each in config.ingresses if isinstance(each.listen, TcpAddress)}
     with suppress(OSError, UsageError):
@@ -92,30 +92,30 @@ def left_behind(config: Config) -> set[str]:
 
 
 def release(config: Config) -> None:
-    """Let the addresses of ``left_behind`` be listened at again, if this process may do that."""
+    """Remove the guards of ``left_behind``, if this process has the privilege."""
     with suppress(OSError):
         for alias in left_behind(config):
             guard_route.remove(alias)
 
 
 def put_in_place(config: Config) -> list[str]:
-    """Guard what ``config`` redirects, while no daemon does; the guarded aliases. Raises UsageError.
+    """Guard the aliases of ``config`` while no daemon runs; return them. Raises UsageError.
 
-    A table that is there is a running daemon's, or holds the same guard already.
+    An existing table belongs to a running daemon, or already has the same guard.
     """
     aliases = guarded(config)
     if aliases:
         if problem := nftables.unavailable_reason():
             raise UsageError(problem)
         table = RedirectTable(config.host.name)
-        if not _exists(table):  # before the routes: it tells other daemons whose they are
+        if not _exists(table):  # before the routes: the table marks them as ours for other daemons
             table.close(_rules(config))
         install(aliases)
     return aliases
 
 
 def take_away(config: Config) -> None:
-    """Undo ``put_in_place``, after the daemon's end. Raises UsageError."""
+    """Undo ``put_in_place`` after the daemon has ended. Raises UsageError."""
     table = RedirectTable(config.host.name)
     try:
         if _exists(table):
@@ -129,7 +129,7 @@ def _exists(table: RedirectTable) -> bool:
     try:
         return table.exists()
     except OSError as error:
-        raise UsageError(f"cannot look for the nftables table {table.name}: {reason_of(error)}") from None
+        raise UsageError(f"cannot query the nftables table {table.name}: {reason_of(error)}") from None
 
 
 def _rules(config: Config) -> Iterator[Redirect]:
@@ -143,7 +143,7 @@ def _rules(config: Config) -> Iterator[Redirect]:
 def _why(alias: str) -> str:
     if alias in guard_route.installed():
         return (
-            f"{alias} is the address of an interface, so programs of this host can answer from it:"
-            f" remove it there (ip address del {alias} dev lo); an alias needs none"
+            f"{alias} is assigned to an interface, so local programs can reply from it: remove it"
+            f" (ip address del {alias} dev lo); an alias needs no interface address"
         )
-    return f"no route guards {alias}: programs of this host can answer from it"
+    return f"no route guards {alias}: local programs can reply from it"

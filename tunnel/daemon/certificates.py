@@ -1,17 +1,17 @@
-"""The certificates in use, for as long as lanes live by them.
+"""Reloading, expiry and revocation of the certificates in use, for the lifetime of the lanes.
 
-Trust is no matter of the handshake alone. Whenever the files change, or something in a chain ends, every lane
-is judged again by the rule of ``tunnel.tls.trust``: the peer's chain and our own, as they were shown.
-Where that finds a fault the link ends at once, with the same words on both hosts.
+Certificates are verified not only in the handshake. When the files change, or a certificate or CRL expires,
+every lane is verified again with ``tunnel.tls.trust``: the chains of both hosts, as presented in the
+handshake. On failure the link is closed, with the same reason on both hosts.
 
-Files are looked at before each new lane, every LOOK seconds, and at SIGHUP. What cannot be used (a damaged
-file, a key that does not belong) leaves in place what is in use, and is said once. Files are often written
-one after the other, so links are judged by new ones only when two looks in a row found the same; a lane that
-is made meanwhile uses them already. A CRL that revokes this host counts even if nothing else could be used.
+Files are checked before each new lane, every LOOK seconds, and on SIGHUP. Unusable files (damaged, or a key
+that does not match) leave the ones in use in place, and are logged once. Files are often written one after
+the other, so links are verified against new files only after two checks in a row found the same; a new lane
+uses them immediately. A CRL that revokes this host takes effect even when no other file is usable.
 
-What is found wrong is looked at again: a file may have been out of reach or not valid yet, the clock may have
-been wrong. Lanes that prove this host by another certificate than the one in use are replaced, also those
-that were under way when it was renewed.
+Failures are checked again: a file may have been inaccessible or not valid yet, the clock may have been wrong.
+Lanes on which this host presented another certificate than the one in use are replaced, including those whose
+handshake was in progress when it was renewed.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from tunnel.tls.verified_chains import VerifiedChains
 from tunnel.wire.codes import Code
 
 LOOK = 1.0
-"""Seconds between two looks at the files and the clock."""
+"""Seconds between two checks of the files and the clock."""
 
 TRY_AGAIN = 10.0
-"""Seconds after which files that could not be used are read again, changed or not."""
+"""Seconds after which unusable files are read again, changed or not."""
 
 LATE = timedelta(seconds=30)
-"""How long after a CRL's end lanes are still judged by it: they may have been under way then."""
+"""How long after a CRL expires lanes are verified because of it: a handshake may have been in progress."""
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 Stamp = tuple[tuple[int, ...], ...]
-"""What tells that files have changed."""
+"""Identifies a version of the files."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What is on disk: contexts; or what is wrong there, and whom to believe if that can be told."""
+    """The files on disk: contexts; or the problem, and the CAs and CRLs if these are usable."""
 
     contexts: TlsContexts | None
     trust: Trust | None = None
@@ -67,7 +67,10 @@ class _Found:
 
 
 class Certificates:
-    """See the module. ``host`` is the name that this host's certificate must keep proving."""
+    """Certificates, CAs and CRLs of this host: reloads them, and closes links that they no longer allow.
+
+    ``host`` is the name that this host's certificate must contain.
+    """
 
     def __init__(
         self,
@@ -79,26 +82,26 @@ class Certificates:
     ) -> None:
         self.current = contexts
         self.problem = ""
-        """Why the files, as they are on disk, are not in use."""
+        """Why the files on disk are not in use; empty if they are."""
         self._host = host
         self._links = links
         self._clock = clock
         self._taken = self._seen = _stamp(contexts.files)
-        self._unfit = ""  # why no lane can be made: what is wrong with our own certificate
-        self._fit_until = _NEVER  # when to judge that again
+        self._unfit = ""  # why no lane can be opened: the problem of our own certificate
+        self._fit_until = _NEVER  # when to verify it again
         self._approved: WeakKeyDictionary[Lane, Trust] = WeakKeyDictionary()
         self._judged = clock()
         self._asked = asyncio.Event()
         self._said_problem = ""
         self._try_again_at = 0.0  # of time.monotonic
-        self._said: dict[str, tuple[int, datetime]] = {}  # what was warned of: at which level, and its end
+        self._said: dict[str, tuple[int, datetime]] = {}  # logged warnings: level and expiry
         self._warn_at = clock()
         self._judge_own()
 
     def for_next_lane(self) -> TlsContexts:
-        """Return what a new lane is to be made with: the files as they are now, if they can be used.
+        """Return the contexts for a new lane, from the current files if they are usable.
 
-        Raises ``CertificateError`` when this host's own certificate is of no use any more.
+        Raises ``CertificateError`` when this host's own certificate is no longer valid.
         """
         self._refresh()
         self._judge_own_again()
@@ -107,31 +110,31 @@ class Certificates:
         return self.current
 
     def as_known(self) -> TlsContexts:
-        """As ``for_next_lane``, by what the last look has found: any thread may ask."""
+        """Return the same as ``for_next_lane`` without a check of the files. Thread-safe."""
         if self._unfit:
             raise CertificateError(self._unfit)
         return self.current
 
     async def run(self) -> None:
-        """Look every LOOK seconds, and at once after ``reload``. Never returns."""
+        """Check every LOOK seconds, and immediately after ``reload``. Never returns."""
         while True:
             asked = self._asked.is_set()
             self._asked.clear()
             try:
                 await self.look(asked=asked)
-            except Exception:  # a bug must not end the daemon, and every migration with it
+            except Exception:  # a bug must not end the daemon and abort every migration
                 log.exception("certificates could not be judged")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), LOOK)
 
     def reload(self) -> None:
-        """Have the files read now, changed or not, and everything judged by them."""
+        """Read the files now, changed or not, and verify everything against them."""
         self._asked.set()
 
     async def look(self, *, asked: bool = False) -> None:
-        """Take new files in, once they have settled, end links that are not to be, and warn of what ends.
+        """Load new files once they are stable, close links that fail verification, warn of expiry.
 
-        ``asked``: somebody waits for an answer, and means the files as they are.
+        ``asked``: an explicit reload, which loads the files immediately.
         """
         stamp, taken = _stamp(self.current.files), self._taken
         settled, self._seen = asked or stamp == self._seen, stamp
@@ -139,7 +142,7 @@ class Certificates:
         if asked or (settled and (again or stamp != taken)):
             # On a thread, as CRLs may be large.
             found = await asyncio.to_thread(_read, self.current)
-            if self._taken is taken:  # else a lane needed them meanwhile
+            if self._taken is taken:  # else a new lane has loaded them meanwhile
                 self._apply(stamp, found)
         if settled:
             self._say_problem(again=asked)
@@ -152,7 +155,7 @@ class Certificates:
         self._warn()
 
     def facts(self) -> dict[str, Any]:
-        """For ``status``. The keys are stable; times are ISO 8601."""
+        """Return the facts for ``status``. The keys are stable; times are ISO 8601."""
         moment = self._clock()
         ends = self.current.expiries(moment)
         return {
@@ -165,7 +168,7 @@ class Certificates:
         }
 
     def _ends_of_peers(self) -> list[Expiry]:
-        """What peers proved themselves with. Their own logs warn of it."""
+        """Return the expiries of the peers' certificates, which the logs of their own hosts warn of."""
         proofs = [lane.proof for link in self._links for lane in list(link.lanes.values()) if lane.proof]
         found = {expiry for proof in proofs for expiry in proof.expiries()}
         return sorted(found, key=lambda expiry: (expiry.ends, expiry.what))
@@ -173,7 +176,7 @@ class Certificates:
     # Files.
 
     def _refresh(self) -> None:
-        """Use the files as they are on disk, if they have changed and can be used."""
+        """Load the files if they have changed and are usable."""
         if (stamp := _stamp(self.current.files)) != self._taken:
             self._apply(stamp, _read(self.current))
 
@@ -189,7 +192,7 @@ class Certificates:
 
     def _take(self, new: TlsContexts) -> None:
         if self._host not in new.names:
-            names = f"{self._host} is not a DNS name of {new.files.cert}: that is {', '.join(new.names)}"
+            names = f"{self._host} is not a DNS name in {new.files.cert}, which names {', '.join(new.names)}"
             self.problem = f"host.name: {names}"
             self._believe(new.trust)
             return
@@ -198,10 +201,10 @@ class Certificates:
             log.info("this host's certificate was renewed", file=str(new.files.cert))
 
     def _believe(self, trust: Trust) -> None:
-        """Of files that cannot all be used, take authorities and CRLs, unless these are for others.
+        """Use CAs and CRLs of files that are otherwise unusable, unless they reject our own certificate.
 
-        They are for others where they do not know the authority of the certificate in use; it is in use by
-        mistake where they revoke it.
+        If they do not contain its CA they are taken to be for another certificate; if they revoke it they
+        are used all the same.
         """
         fault = self._fault_of_own(trust)
         if fault is None or fault[0].code == Verify.CERT_REVOKED:
@@ -212,10 +215,10 @@ class Certificates:
             log.warning("new certificate files cannot be used, the old ones stay", reason=self.problem)
         self._said_problem = self.problem
 
-    # Judging.
+    # Verification.
 
     def _judge_own(self) -> None:
-        """Find out whether lanes can be made, and until when that holds."""
+        """Determine whether lanes can be opened, and until when that is valid."""
         moment = self._clock()
         fault = self._fault_of_own(self.current.trust)
         self._unfit = ""
@@ -226,17 +229,17 @@ class Certificates:
         self._fit_until = min((end for end in ends if end > moment), default=_NEVER)
 
     def _judge_own_again(self) -> None:
-        """Judge ourselves if something has ended since, or was wrong."""
+        """Verify our own certificate again if it failed, or if something has expired since."""
         if self._unfit or self._clock() >= self._fit_until:
             self._judge_own()
 
     def _heed_clock(self) -> None:
-        """A clock that was put back may have been far ahead: what was left for later then is due sooner."""
+        """When the clock was set back, check again now: deadlines were computed with the wrong time."""
         if (moment := self._clock()) < self._judged:
             self._fit_until = self._warn_at = moment
 
     def _fault_of_own(self, trust: Trust) -> tuple[CertificateRejectedError, bool] | None:
-        """What ``trust`` has against our certificates, and whether that is the one to dial with."""
+        """Return why ``trust`` rejects our own certificates, and whether it is the one to dial with."""
         for dialing in (False, True):
             try:
                 trust.judge(self.current.own_chain(dialing=dialing), self._clock(), dialing=dialing)
@@ -245,7 +248,7 @@ class Certificates:
         return None
 
     def _judge_lanes(self, *, settled: bool) -> None:
-        """End every link of which a lane may not go on."""
+        """Close every link that has a lane whose verification fails."""
         moment, trust = self._clock(), self.current.trust
         crl_ended = any(self._judged - LATE < end <= moment for end in trust.ends_of_crls)
         for link in self._links:
@@ -262,22 +265,22 @@ class Certificates:
         self._judged = moment
 
     def _replace_outdated(self) -> None:
-        """Have lanes replaced that prove this host by another certificate than the one in use."""
+        """Rotate lanes on which this host presented another certificate than the one in use."""
         for link in self._links:
-            lanes = list(link.lanes.values())  # in one step: another thread may have them
+            lanes = list(link.lanes.values())  # in one step: another thread may change them
             proofs = [(lane, lane.proof) for lane in lanes if lane.proof is not None]
             outdated = [lane for lane, p in proofs if p.ours != self.current.own_chain(dialing=p.dialing)]
             if outdated:
                 link.post(link.rotation.rotate, "certificates renewed", outdated)
 
     def _is_new(self, lane: Lane, proof: VerifiedChains) -> bool:
-        """Whether the lane was not judged yet by what is believed now."""
+        """Whether the lane has not been verified against the current trust yet."""
         return self._approved.get(lane, proof.trust) is not self.current.trust
 
     # Warnings.
 
     def _warn(self) -> None:
-        """Say what ends in 30, 7 or 1 days: once for each, and at the start."""
+        """Warn of what expires within 30, 7 or 1 days: once for each level, and at the start."""
         moment = self._clock()
         if moment < self._warn_at:
             return
@@ -289,14 +292,14 @@ class Certificates:
                 continue
             self._said[expiry.what] = (level, expiry.ends)
             before, end = known.get(expiry.what, (max(LEVELS) + 1, expiry.ends))
-            if level < before and expiry.ends <= end:  # not what was just renewed, for however short
+            if level < before and expiry.ends <= end:  # not what was just renewed, however short its validity
                 log.warning("certificates end", key=expiry.key, reason=expiry.warning(moment))
         steps = [e.ends - timedelta(days=level) for e in expiries for level in (*LEVELS, 0)]
         self._warn_at = min((step for step in steps if step > moment), default=_NEVER)
 
 
 def _read(current: TlsContexts) -> _Found:
-    """Read the files of ``current``, for the same kind of lanes."""
+    """Read the files of ``current`` again, for the same kind of lanes."""
     try:
         contexts = load(current.files, current.kernel)
         current.trust.check_successor(contexts.trust)
@@ -315,7 +318,7 @@ def _read_trust(current: TlsContexts) -> Trust | None:
 
 
 def _stamp(files: TlsFiles) -> Stamp:
-    """Inode, size and times of every file; nothing of one that is not there."""
+    """Return inode, size and times of every file; an empty tuple for a missing one."""
     paths = {files.ca, files.cert, files.key, files.crl or files.ca, *files.dialing()}
     return tuple(map(_stamp_of, sorted(paths)))
 

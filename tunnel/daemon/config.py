@@ -1,8 +1,8 @@
-"""The configuration file: ``load`` reads it once, and nothing behind it parses anything again.
+"""The configuration file: ``load`` parses and validates it once; all values are typed from then on.
 
-The models are the file, table by table; docs/configuration.md explains every key. ``config_types`` reads each
-value, ``cross_checks`` compares them with each other, and ``load`` reports what both found at once. What lies
-outside the file (certificates, directories, ports) is the matter of ``preflight``.
+The models mirror the tables of the file; docs/configuration.md explains every key. ``config_types`` parses
+the values, ``cross_checks`` compares them with each other, and ``load`` reports the problems of both in one
+error. ``preflight`` checks what is outside the file (certificates, directories, ports).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class HostConfig(_Table):
 
 
 class Tls(_Table):
-    """``[tls]``: where the certificates are, as absolute paths."""
+    """``[tls]``: absolute paths of the certificate files."""
 
     ca: FilePath
     cert: FilePath
@@ -72,9 +72,9 @@ class Tls(_Table):
 
 
 class Transport(_Table):
-    """``[transport]``: how links run. ``memory`` is in bytes, durations are in seconds (0: off).
+    """``[transport]``: parameters of links. ``memory`` is in bytes, durations are in seconds (0: off).
 
-    ``streams`` is how many a peer may have open at once. ``workers`` None: as fits this host.
+    ``streams`` is the limit of open streams per peer. ``workers`` None: chosen for this host.
     """
 
     lane: Lane = LaneChoice.AUTO
@@ -97,7 +97,7 @@ class PeerConfig(_Table):
 
     @property
     def egress(self) -> AllowList:
-        """What this peer may reach here."""
+        """The targets that this peer may reach here."""
         return AllowList(self.rules)
 
 
@@ -111,12 +111,12 @@ class IngressConfig(_Table):
 
     @property
     def target(self) -> TargetAddress | None:
-        """What to ask the peer for. None: 127.0.0.1 and the port that the caller wanted (``redirect``)."""
+        """The target to request. None: 127.0.0.1 and the caller's destination port (``redirect``)."""
         return self.given_target or default_target(self.listen)
 
 
 class Config(_Table):
-    """A whole configuration file in which nothing is wrong."""
+    """A valid configuration file."""
 
     host: HostConfig
     tls: Tls
@@ -126,12 +126,12 @@ class Config(_Table):
 
 
 def load(path: Path) -> Config:
-    """Read the configuration file ``path``. Raises ConfigError that names every mistake in it."""
+    """Read the configuration file ``path``. Raises ConfigError with every problem in it."""
     content = _content(path)
     try:
         written = toml_text.parse(content)
     except ValueError as error:
-        raise ConfigError(str(path), [("", f"is not a TOML file: {error}")]) from None
+        raise ConfigError(str(path), [("", f"is not valid TOML: {error}")]) from None
     tables = toml_text.straightened(written)
     problems = [*toml_text.misplaced(content, written), *contradictions(tables, str(DEFAULT_CONTROL))]
     try:
@@ -147,7 +147,7 @@ def _content(path: Path) -> bytes:
     try:
         return read_regular(path, pipes=True)
     except FileNotFoundError:
-        raise ConfigError(str(path), [("", "does not exist; --config FILE names another")]) from None
+        raise ConfigError(str(path), [("", "does not exist; use --config FILE for another file")]) from None
     except OSError as error:
         raise ConfigError(str(path), [("", f"cannot be read: {error.strerror}")]) from None
 

@@ -1,4 +1,4 @@
-"""From pydantic's validation errors to lines that an operator can act on, each with its key."""
+"""Conversion of pydantic's validation errors to messages for the operator, each with its key."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-REMOVED = {"lane_threads": "workers use several processors now: see `workers`"}
-"""Keys of earlier releases, and what is there instead."""
+REMOVED = {"lane_threads": "use `workers` to run on several CPUs"}
+"""Keys of earlier releases, and their replacements."""
 
 Problem: TypeAlias = tuple[str, str]
-"""A key as it is written in the file, and what is wrong there."""
+"""A key as written in the file, and its problem."""
 
 _SHAPES = {
     "missing": "is missing",
     "model_type": "must be a table",
     "tuple_type": "must be a list in square brackets",
     "frozen_set_type": "must be a list in square brackets",
-    "too_short": "must not be empty: nobody could connect",
-    "int_type": "must be a whole number",
+    "too_short": "must not be empty: no user could connect",
+    "int_type": "must be an integer",
     "bool_type": "must be true or false, without quotes",
 }
 
@@ -50,18 +50,18 @@ def _explain(error: ErrorDetails, known: Mapping[str, Collection[str]]) -> str:
 
 def _unknown(location: tuple[int | str, ...], known: Mapping[str, Collection[str]]) -> str:
     if removed := REMOVED.get(str(location[-1])):
-        return f"is no key any more: {removed}"
+        return f"is no longer supported: {removed}"
     keys = known[str(location[0]) if len(location) > 1 else ""]
     nearest = get_close_matches(str(location[-1]), keys, n=1)
     return (
         f"unknown key: did you mean {nearest[0]!r}?"
         if nearest
-        else f"unknown key: known are {', '.join(keys)}"
+        else f"unknown key: expected one of {', '.join(keys)}"
     )
 
 
 def _whose(location: tuple[int | str, ...], tables: Mapping[str, Any]) -> str:
-    """Name the peer that an entry is about: counting tables is no work for people."""
+    """Return the peer of an entry as a suffix, so that the operator need not count tables."""
     match location:
         case ("peer", int(index), str(key), *_) if key != "name":
             name = _entry(tables, "peer", index).get("name")

@@ -1,7 +1,7 @@
-"""The values of the configuration file: how each kind is read, and what is wrong with it if it cannot be.
+"""Parsers for the values of the configuration file.
 
-Every type here is what the daemon works with, annotated with the function that reads it. Those functions
-raise ValueError with a text for the operator; pydantic adds the key.
+Each type is that of the parsed value, annotated with its parser. Parsers raise ValueError with a message for
+the operator; pydantic adds the key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tunnel.units import format_duration, format_size, parse_duration, parse_siz
 from tunnel.wire.codec import MAX_STREAMS
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
-"""As whom libvirt runs QEMU where qemu.conf does not say: Debian and its kin; Fedora, RHEL and SUSE."""
+"""The default user of QEMU under libvirt (``user`` in qemu.conf): on Debian; on Fedora, RHEL and SUSE."""
 
 DEFAULT_USERS = ("root", *QEMU_USERS)
 MAX_WORKERS = 64
@@ -38,7 +38,7 @@ CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control"
 
 
 class LaneChoice(StrEnum):
-    """Who encrypts: OpenSSL in this process, the kernel, or whichever passes the start-up self-test."""
+    """Where TLS records are encrypted: in this process, in the kernel, or automatic (self-test and cost)."""
 
     AUTO = "auto"
     USERSPACE = "userspace"
@@ -46,7 +46,7 @@ class LaneChoice(StrEnum):
 
 
 def default_uids() -> frozenset[int]:
-    """Return who may use an ingress unless it says otherwise: those of ``DEFAULT_USERS`` that exist here."""
+    """Return the default users of an ingress: those of ``DEFAULT_USERS`` that exist on this host."""
     uids = set()
     for user in DEFAULT_USERS:
         with suppress(ValueError):
@@ -55,39 +55,39 @@ def default_uids() -> frozenset[int]:
 
 
 def _text(parse: Callable[[str], object]) -> PlainValidator:
-    """Let ``parse`` read a value that has to be text."""
+    """Return a validator that applies ``parse`` to a string."""
 
     def read(value: object) -> object:
         if not isinstance(value, str):
-            raise ValueError(f"must be text in quotes, not {value!r}")  # noqa: TRY004  pydantic lets others through
+            raise ValueError(f"must be a quoted string, not {value!r}")  # noqa: TRY004  pydantic lets others through
         return parse(value)
 
     return PlainValidator(read)
 
 
 def _path(value: object, info: ValidationInfo) -> Path:
-    """Paths are relative to the file, whose directory comes with the validation's context."""
+    """Resolve a path relative to the file, whose directory is in the validation context."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"must be a path in quotes, not {value!r}")
+        raise ValueError(f"must be a quoted path, not {value!r}")
     if "\0" in value:
-        raise ValueError(f"{value!r} has a character that no path can have")
+        raise ValueError(f"{value!r} contains a NUL character")
     directory: Path = info.context["directory"] if info.context else Path.cwd()
     return directory / value
 
 
 def _socket_path(path: Path) -> Path:
     if not path.name or path.name == "..":
-        raise ValueError(f"the socket path {path} names no file")
+        raise ValueError(f"the socket path {path} has no file name")
     size = len(os.fsencode(path))
     if size > MAX_UNIX_PATH_BYTES:
-        raise ValueError(f"the socket path {path} has {size} bytes, the kernel takes {MAX_UNIX_PATH_BYTES}")
+        raise ValueError(f"the socket path {path} has {size} bytes, the limit is {MAX_UNIX_PATH_BYTES}")
     return path
 
 
 def _peer_endpoint(text: str) -> address.Endpoint:
     endpoint = address.parse_endpoint(text, DEFAULT_PORT)
     if endpoint.host in {"0.0.0.0", "::"}:  # noqa: S104  nothing is bound
-        raise ValueError(f"{endpoint.host} is not an address that can be dialled")
+        raise ValueError(f"{endpoint.host} is a wildcard address: write an address of the peer")
     return endpoint
 
 
@@ -96,7 +96,9 @@ def _own_endpoint(text: str, default_port: int | None = None) -> address.Endpoin
     try:
         ipaddress.ip_address(endpoint.host)
     except ValueError:
-        raise ValueError(f"{endpoint.host!r} is not an IP address of this host, or 0.0.0.0 for all") from None
+        raise ValueError(
+            f"{endpoint.host!r} is not an IP address: write one of this host, or 0.0.0.0 for all"
+        ) from None
     return endpoint
 
 
@@ -137,9 +139,9 @@ def _congestion(name: str) -> str:
 def _memory(value: object) -> int:
     size = parse_size(value)
     if size < MIN_MEMORY:
-        raise ValueError(f"{value!r} is too little: a link needs at least {format_size(MIN_MEMORY)}")
+        raise ValueError(f"{value!r} is too small: a link needs at least {format_size(MIN_MEMORY)}")
     if size > MAX_MEMORY:
-        raise ValueError(f"{value!r} is too much: at most {format_size(MAX_MEMORY)}")
+        raise ValueError(f"{value!r} is too large: at most {format_size(MAX_MEMORY)}")
     return size
 
 
@@ -147,7 +149,7 @@ def _resume_window(value: object) -> float:
     seconds = parse_duration(value)
     if seconds > MAX_RESUME_WINDOW:
         raise ValueError(
-            f"{value!r} is too long: at most {format_duration(MAX_RESUME_WINDOW)}, and 0s is off"
+            f"{value!r} is too long: at most {format_duration(MAX_RESUME_WINDOW)}, or 0s to disable"
         )
     return seconds
 
@@ -156,7 +158,7 @@ def _rotate_after(value: object) -> float:
     seconds = parse_duration(value)
     if seconds and not MIN_ROTATE_AFTER <= seconds <= MAX_ROTATE_AFTER:
         least, most = f"{MIN_ROTATE_AFTER:g}s", f"{MAX_ROTATE_AFTER / 3600:g}h"
-        raise ValueError(f"{value!r} is out of range: {least} to {most}, and 0s is off")
+        raise ValueError(f"{value!r} is out of range: {least} to {most}, or 0s to disable")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""What is no mistake in a configuration, but hardly meant, or dangerous at times: for ``mtunnel check``."""
+"""Warnings of ``mtunnel check``: valid configurations that are probably unintended or may be dangerous."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunnel.tls.rejections import now
 
 
 def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
-    """Every warning, by key: of the certificates, and of the ingresses in the order of the file."""
+    """Yield every warning with its key: of the certificates, then of the ingresses in file order."""
     yield from expiry.warnings(contexts.expiries(now()), now())
     yield from contexts.trust.gaps(contexts.accepted, contexts.dialed)
     if shared := shared_names(config, contexts):
@@ -41,21 +41,21 @@ def warnings(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
 
 
 def _open_rules(config: Config) -> Iterator[Problem]:
-    """Name every rule for sockets that any user could make, and so receive what is meant for a QEMU."""
+    """Yield every rule for sockets that any user could create, and so receive data meant for a QEMU."""
     for index, peer in enumerate(config.peers):
         for number, rule in enumerate(peer.rules):
             if isinstance(rule, UnixRule) and (problem := open_to_everybody(Path(rule.directory))):
                 key = f"peer[{index}].egress[{number}]"
-                yield key, f"any user could listen in place of what {peer.name} wants to reach: {problem}"
+                yield key, f"any local user could create the socket that {peer.name} connects to: {problem}"
 
 
 def absent(host: str) -> str:
-    """What to say of an address to listen on that is not there."""
-    return f"no interface of this host has the address {host} now: peers reach it when one has"
+    """Return the warning for a listen address that is not assigned to an interface."""
+    return f"no interface has the address {host}: peers cannot connect until one does"
 
 
 def faults(config: Config) -> Iterator[Problem]:
-    """What the daemon that runs here reports of the ingresses of ``config``. Nothing where none answers."""
+    """Yield the ingress problems that the running daemon reports; none when it is not reachable."""
     if not any(isinstance(ingress.listen, RedirectAddress) for ingress in config.ingresses):
         return
     try:
@@ -70,13 +70,13 @@ def faults(config: Config) -> Iterator[Problem]:
 
 
 def shared_names(config: Config, contexts: TlsContexts) -> str:
-    """Say that this host's certificate has the names of peers as well, if it has.
+    """Return a warning if this host's certificate also has names of peers, else "".
 
-    Whoever knows two of the names in a certificate takes its host for neither.
+    A host that has several names of a certificate in its configuration cannot identify the peer.
     """
     if others := [peer.name for peer in config.peers if peer.name in contexts.names]:
         names = f"the certificate {contexts.files.cert} also names {', '.join(others)}"
-        return f"{names}: hosts that know several of its names refuse it; {ONE_EACH}"
+        return f"{names}: hosts that have several of its names configured reject it; {ONE_EACH}"
     return ""
 
 
@@ -84,23 +84,23 @@ def _users(ingress: IngressConfig) -> Iterator[str]:
     others = [user_name(uid) for uid in sorted(ingress.uids - {0})]
     if others and reaches_libvirt(ingress):
         who = ", ".join(others)
-        danger = f"{who} may call libvirt on {ingress.peer} here, and whoever may do that is root there"
-        yield f'{danger}; a guest that breaks out is its QEMU\'s user: write users = ["root"]'
+        danger = f"{who} may connect to libvirt on {ingress.peer} here, which amounts to root access there"
+        yield f'{danger}; a guest that escapes runs as its QEMU\'s user: write users = ["root"]'
     if not (others or "uids" in ingress.model_fields_set or is_libvirt(ingress.target)):
-        who = " nor ".join(QEMU_USERS)
-        problem = f"this host has neither a user {who}, so only root may connect"
+        who = " or ".join(QEMU_USERS)
+        problem = f"this host has no user {who}, so only root may connect"
         danger = "if QEMU runs as another user, --parallel and disks will be refused"
         yield f'{problem}; {danger}: write users = ["root", "ITS_USER"]'
 
 
 def _place(listen: ListenAddress, guarded: Collection[str], host: str) -> Iterator[str]:
-    """What is to be said of where an ingress listens; ``host`` is this host's name."""
+    """Yield the warnings for the listen address of an ingress; ``host`` is this host's name."""
     match listen:
         case RedirectAddress(alias):
             yield from _own_name(alias, host)
             yield from _unguarded(alias) if alias in guarded else ()
         case TcpAddress(alias, port):
-            if alias != "127.0.0.1":  # that is localhost, and stands for nobody
+            if alias != "127.0.0.1":  # localhost is no alias of a peer
                 yield from _own_name(alias, host)
             if alias not in guarded and not is_reserved(port):
                 yield _open_to_users(listen)
@@ -109,21 +109,21 @@ def _place(listen: ListenAddress, guarded: Collection[str], host: str) -> Iterat
 def _own_name(alias: str, host: str) -> Iterator[str]:
     if names := ", ".join(aliases.own_names(alias, host)):
         yield (
-            f"{alias} is this host's own address by its name ({names} in /etc/hosts): other programs use it,"
-            " and it cannot be guarded; take another of 127.0.0.0/8, such as 127.0.1.2"
+            f"{alias} is the address of this host's own name ({names} in /etc/hosts): other programs use it,"
+            " so it cannot be guarded; use another address in 127.0.0.0/8, such as 127.0.1.2"
         )
 
 
 def _unguarded(alias: str) -> Iterator[str]:
     for _, reason in aliases.unguarded([alias]):
         yield (
-            f"{reason}. While mtunnel does not run they would receive what is sent to the peer, in plain"
-            " text. The first mtunnel serve after a boot sets the guard; mtunnel guard does so earlier"
+            f"{reason}. While mtunnel is not running they would receive what is sent to the peer, in plain"
+            " text. The first mtunnel serve after a boot sets the guard; mtunnel guard sets it earlier"
         )
 
 
 def _open_to_users(listen: TcpAddress) -> str:
     return (
-        f"any user of this host may listen on {listen.host} port {listen.port} while the daemon is down, and"
-        " receive what is sent to the peer, in plain text: use redirect: or unix: where users are not trusted"
+        f"any local user can listen on {listen.host} port {listen.port} while the daemon is down, and receive"
+        " what is sent to the peer, in plain text: use redirect: or unix: if local users are not trusted"
     )

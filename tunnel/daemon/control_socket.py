@@ -1,4 +1,4 @@
-"""The control socket: one JSON line with a command in, one JSON line with the answer out.
+"""The control socket: one JSON line with a request, one JSON line with the reply.
 
 ::
 
@@ -6,7 +6,7 @@
     {"command": "probe", "peer": "hostb", "targets": ["tcp:127.0.0.1:22"]}  →  {"ok": false, "error": "..."}
     {"command": "record", "peer": "hostb", "text": "web1 has arrived"}      →  {"ok": true, "result": null}
 
-Whoever can open the socket may command the daemon: it is made with mode 0600.
+Access to the socket is access to all commands: it is created with mode 0600.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ MOST_REQUEST = 64 * 1024
 TIMEOUT = 5.0
 
 Command = Callable[..., Any]
-"""Takes the request's other keys as arguments, returns the result or an awaitable. Raises TunnelError."""
+"""Takes the request's other keys as arguments; returns the result or an awaitable. Raises TunnelError."""
 
 
 class ControlSocket:
-    """The daemon's end."""
+    """The server of the control socket, in the daemon."""
 
     def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
         self._commands = commands
@@ -40,9 +40,9 @@ class ControlSocket:
         self._listener = Listener(bind_unix(str(path), MODE), self._accepted)
 
     async def close(self) -> None:
-        """Stop answering."""
+        """Stop listening and close all connections."""
         self._listener.close()
-        await asyncio.sleep(0)  # each task has begun then, and closes its connection when it is cancelled
+        await asyncio.sleep(0)  # each task has started then, and closes its connection when cancelled
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -60,7 +60,7 @@ class ControlSocket:
                     request = await _read_line(loop, sock)
                     await loop.sock_sendall(sock, json.dumps(await self._answer(request)).encode() + b"\n")
             except (OSError, TimeoutError):
-                return  # the client went away: nobody is left to tell
+                return  # the client has disconnected
 
     async def _answer(self, request: bytes) -> dict[str, Any]:
         try:
@@ -78,7 +78,7 @@ class ControlSocket:
 
 
 def _usage(name: str, command: Command) -> str:
-    """The command, and the other keys that it needs."""
+    """Return the command with the other keys that it requires."""
     wanted = ", ".join(inspect.signature(command).parameters)
     return f"{name} (with {wanted})" if wanted else name
 
@@ -94,9 +94,9 @@ async def _read_line(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> by
 
 
 def ask(path: Path, command: str, **arguments: object) -> Any:
-    """Send ``command`` with its ``arguments`` to the daemon behind ``path``; its result.
+    """Send ``command`` with its ``arguments`` to the daemon at ``path``; return its result.
 
-    Raises UnreachableError when no daemon answers there, TunnelError when it reports a failure.
+    Raises UnreachableError when no daemon replies, TunnelError when it reports a failure.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -107,25 +107,25 @@ def ask(path: Path, command: str, **arguments: object) -> Any:
                 line = answers.readline()
     except OSError as error:
         reason = f"{error.strerror or error}; {_hint(error, path)}"
-        raise UnreachableError(f"no daemon answers at {path}: {reason}") from None
+        raise UnreachableError(f"cannot reach the daemon at {path}: {reason}") from None
     if not line.endswith(b"\n"):
-        raise UnreachableError(f"the daemon at {path} closed the connection without an answer")
+        raise UnreachableError(f"the daemon at {path} closed the connection without a reply")
     try:
         answer = json.loads(line)
         result, fault = (answer["result"], None) if answer["ok"] else (None, answer["error"])
     except (ValueError, TypeError, KeyError):
-        raise UnreachableError(f"what answers at {path} is no mtunnel serve") from None
+        raise UnreachableError(f"invalid reply from {path}: not an mtunnel daemon") from None
     if fault is not None:
-        raise TunnelError(f"the daemon at {path} says: {fault}")
+        raise TunnelError(f"the daemon at {path} reported: {fault}")
     return result
 
 
 def _hint(error: OSError, path: Path) -> str:
     if isinstance(error, PermissionError):
-        return "root may ask it, and the user that it runs as"
+        return "run this as root, or as the user that the daemon runs as"
     running = holder(path)
     if running is None:
         return "is the daemon running?"
     if isinstance(error, TimeoutError):
-        return f"process {running} is that daemon: is it stopped?"
-    return f"process {running} is that daemon, and its socket was removed or replaced: restart it"
+        return f"the daemon is process {running}: is it stopped?"
+    return f"the daemon is process {running}, and its socket was removed or replaced: restart it"

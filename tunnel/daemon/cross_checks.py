@@ -1,8 +1,8 @@
-"""Whether the tables of a configuration file agree with each other.
+"""Checks for contradictions between the tables of a configuration file.
 
-Works on the file as it was read, not on the validated models: those exist only if every value is right, and
-then one misspelt key would hide a contradiction elsewhere until the next attempt. Values that cannot be
-parsed are passed over here, as the models report them.
+Works on the parsed TOML, not on the validated models: those exist only if every value is valid, so that one
+misspelt key would hide a contradiction elsewhere until the next attempt. Invalid values are skipped here, as
+the models report them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 _LOOP = (
     "{rule} lets the peer reach {where}, where this daemon itself listens:"
-    " give one of them another address or directory"
+    " use another address or directory for one of them"
 )
 
 
@@ -54,14 +54,14 @@ class _Ports:
         if self.host == other.host:
             return True
         if self.redirected or other.redirected:
-            return False  # it takes packets to its own address only, before any listener is looked for
+            return False  # it matches packets to its own address only, before the socket lookup
         mine, theirs = ipaddress.ip_address(self.host), ipaddress.ip_address(other.host)
         return mine.version == theirs.version and (mine.is_unspecified or theirs.is_unspecified)
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """Who wants to listen where."""
+    """An address to listen on, and the key that configures it."""
 
     key: str
     address: ListenAddress | Endpoint
@@ -74,7 +74,7 @@ class _Claim:
 
 
 def contradictions(tables: Table, default_control: str) -> Iterator[Problem]:
-    """Yield whatever contradicts something else in ``tables``, in the order of the file's sections."""
+    """Yield every contradiction in ``tables``, in the order of the file's sections."""
     host = _table(tables.get("host"))
     peers, ingresses = _entries(tables, "peer"), _entries(tables, "ingress")
     yield from _wrong_peers(_attempt(parse_name, host.get("name")), peers)
@@ -90,9 +90,9 @@ def _wrong_peers(own_name: str | None, peers: Iterable[Table]) -> Iterator[Probl
         if name is None:
             continue
         if name == own_name:
-            yield key, f"{name} is this host's own name (host.name): a host is not its own peer"
+            yield key, f"{name} is this host (host.name): a host cannot be its own peer"
         if name in seen:
-            yield key, f"{name} is already described by {seen[name]}"
+            yield key, f"{name} is already defined by {seen[name]}"
         seen.setdefault(name, key)
 
 
@@ -105,12 +105,12 @@ def _wrong_ingresses(known: set[str | None], ingresses: Iterable[Table]) -> Iter
         if isinstance(listen, RedirectAddress) and "target" in ingress:
             yield (
                 f"ingress[{index}].target",
-                f"a redirect keeps the port asked for: remove target, or listen on tcp:{listen.host}:PORT",
+                f"a redirect keeps the destination port: remove target, or listen on tcp:{listen.host}:PORT",
             )
 
 
 def _loops(peers: Iterable[Table], claims: Iterable[_Claim]) -> Iterator[Problem]:
-    """What a peer may reach must not be where this host's daemon listens: it would lead round in a circle."""
+    """Yield every egress rule that covers an address on which this daemon listens: a forwarding loop."""
     listens = [(each.address, each.key) for each in claims if not isinstance(each.address, Endpoint)]
     for index, peer in enumerate(peers):
         rules = peer.get("egress")
@@ -146,7 +146,7 @@ def _claims_of_ingresses(ingresses: Iterable[Table]) -> Iterator[_Claim]:
 def _overlaps(claims: Iterable[_Claim]) -> Iterator[Problem]:
     for first, second in combinations(claims, 2):
         if first.collides(second):
-            yield second.key, f"{second.address} is already taken by {first.key} ({first.address})"
+            yield second.key, f"{second.address} is already used by {first.key} ({first.address})"
 
 
 def _place(address: ListenAddress | Endpoint) -> UnixAddress | _Ports:
@@ -160,7 +160,7 @@ def _place(address: ListenAddress | Endpoint) -> UnixAddress | _Ports:
 
 
 def _entries(tables: Table, section: str) -> list[Table]:
-    """Return the ``[[section]]`` tables, an empty one for an entry that is none: indices stay right."""
+    """Return the ``[[section]]`` tables, with an empty one for an invalid entry, to preserve indices."""
     entries = tables.get(section)
     return [_table(entry) for entry in entries] if isinstance(entries, list) else []
 

@@ -1,4 +1,4 @@
-"""The time between SIGTERM and the daemon's end: streams that run may end, and the log says which run."""
+"""Draining, the time between SIGTERM and the exit of the daemon: active streams may end, and are logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
 
 REPORT_INTERVAL = 60.0
-"""Seconds between two lines that say what is waited for."""
+"""Seconds between two log lines about the streams that are still active."""
 
 MOST_NAMED = 8
 """Kinds of streams, by peer and target, that such a line names."""
@@ -25,9 +25,9 @@ log = structlog.get_logger()
 
 
 class Drain:
-    """Waits for the streams of ``links``: until ``hurry`` is set, or for ``timeout`` seconds (0: for ever).
+    """Waits for the streams of ``links`` to end, until ``hurry`` is set or for ``timeout`` seconds (0: ever).
 
-    ``tell`` gets a short text for systemd each time there is something new to say.
+    ``tell`` is called with a status text for systemd whenever it changes.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Drain:
         self._tell = tell
 
     async def run(self) -> None:
-        """Return when no stream runs any more, or nobody waits for those that do."""
+        """Return when no stream is active, on ``hurry``, or on timeout."""
         began = reported = time.monotonic()
         if self._running() and not self._hurry.is_set():
             limit = f"{self._timeout:g} seconds" if self._timeout else "none"
@@ -61,7 +61,7 @@ class Drain:
         return any(link.streams.busy for link in self._links)
 
     def _report(self, event: str, **facts: object) -> None:
-        # Each table in one step: another thread may have it.
+        # Each table in one step: another thread may change it.
         tables = [(link, list(link.streams.pumps.values())) for link in self._links]
         kinds = Counter(_kind(link, pump) for link, pumps in tables for pump in pumps)
         named = [f"{kind} ({count})" for kind, count in kinds.most_common(MOST_NAMED)]

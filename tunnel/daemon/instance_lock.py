@@ -1,7 +1,7 @@
-"""One daemon for each control socket: who starts first holds a lock for as long as it runs.
+"""One daemon per control socket: the first to start holds a lock for its lifetime.
 
-The lock is on a file beside the socket (fcntl(2), F_SETLK), and ends with the process however that ends. So a
-second daemon is told apart from a socket that a killed one left, and neither has to be connected to.
+The lock is on a file next to the socket (fcntl(2), F_SETLK); the kernel releases it when the process exits.
+This distinguishes a running daemon from a stale socket without connecting to it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _LOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, p
 
 @contextmanager
 def claimed(control: Path) -> Iterator[None]:
-    """Be the daemon with this control socket meanwhile. Raises UsageError when another one is.
+    """Hold the lock of this control socket. Raises UsageError when another daemon holds it.
 
-    Where no lock can be made no socket can be either: ``preflight`` says why. Nothing is made where others
-    could exchange it.
+    Where no lock file can be created, no socket can be either, and ``preflight`` reports why. No file is
+    created in a directory where other users could replace it.
     """
     descriptor = _opened(control)
     if descriptor is None:
@@ -36,7 +36,7 @@ def claimed(control: Path) -> Iterator[None]:
         os.close(descriptor)
         who = f" (process {pid})" if (pid := holder(control)) else ""
         raise UsageError(
-            f"another mtunnel serve{who} has the control socket {control}: is this daemon running already?"
+            f"another mtunnel daemon{who} holds the control socket {control}: is this daemon already running?"
         ) from None
     try:
         yield
@@ -45,7 +45,7 @@ def claimed(control: Path) -> Iterator[None]:
 
 
 def holder(control: Path) -> int | None:
-    """The process of the daemon with this control socket, 0 if nobody knows it. None: there is none."""
+    """Return the process id of the daemon with this control socket, 0 if unknown, None if there is none."""
     with suppress(OSError):
         descriptor = os.open(_lock_file(control), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

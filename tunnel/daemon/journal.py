@@ -1,7 +1,7 @@
-"""systemd's journal as the place where stderr leads, also after the journal was stopped and started again.
+"""stderr to systemd's journal, with reconnection after the journal was stopped and started.
 
-A restart of journald keeps its connections. When it is stopped, they end, and whoever writes gets EPIPE from
-then on (systemd-journald.service(8), "Stream logging"): a daemon that runs on would be silent for ever.
+A restart of journald keeps its connections. A stop closes them, and writers get EPIPE from then on
+(systemd-journald.service(8), "Stream logging"): without a reconnection the daemon could never log again.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from pathlib import Path
 
 SOCKET = Path("/run/systemd/journal/stdout")
 TIMEOUT = 1.0
-"""Seconds that the journal may take to accept a connection."""
+"""Seconds to wait for the journal to accept a connection."""
 
 _IDENTIFIER = "mtunnel"
-_INFO = 6  # syslog(3): the priority of lines that name none
+_INFO = 6  # syslog(3): the priority of lines without a prefix
 
 
 def is_journal(descriptor: int) -> bool:
-    """Whether ``descriptor`` is the journal's socket, which JOURNAL_STREAM names by device and inode.
+    """Whether ``descriptor`` is the journal's socket, which JOURNAL_STREAM identifies by device and inode.
 
-    Comparing tells whether this very descriptor leads there: children with redirected output inherit the
-    variable (systemd.exec(5)).
+    The comparison is required: children with redirected output inherit the variable (systemd.exec(5)).
     """
     try:
         status = os.fstat(descriptor)
@@ -32,10 +31,10 @@ def is_journal(descriptor: int) -> bool:
 
 
 def connect() -> int:
-    """Open another stream to the journal, as sd_journal_stream_fd(3) does; its descriptor. Raises OSError.
+    """Open a new stream to the journal, as sd_journal_stream_fd(3); return its descriptor. Raises OSError.
 
-    The header is: identifier, unit (which the journal knows itself), priority, whether lines have a prefix
-    with one, and whether to forward to syslog, the kernel's log and the console.
+    The header: identifier, unit (determined by the journal), default priority, whether lines have a priority
+    prefix, and whether to forward to syslog, the kernel log and the console.
     """
     header = f"{_IDENTIFIER}\n\n{_INFO}\n1\n0\n0\n0\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

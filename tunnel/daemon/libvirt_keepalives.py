@@ -1,9 +1,9 @@
-"""Who gives up first: a libvirt that hears nothing of another, or the link that its calls go through.
+"""Whether libvirt's keepalive times out before the resume window of the link that carries its connection.
 
-A libvirt ends a connection on which nothing came for ``keepalive_interval * (keepalive_count + 1)`` seconds.
-Peer to peer, the source's reads both from qemu.conf; whoever is called reads them from the configuration of
-its own daemon. Sources: the comments in these files (libvirt, ``src/qemu/qemu.conf.in``,
-``src/remote/libvirtd.conf.in``). What a client such as virsh waits is its own affair (``-k``, ``-K``).
+libvirt closes a connection that is silent for ``keepalive_interval * (keepalive_count + 1)`` seconds. In a
+peer-to-peer migration the source reads both settings from qemu.conf; the server reads them from the
+configuration of its daemon. Sources: the comments in these files (libvirt, ``src/qemu/qemu.conf.in``,
+``src/remote/libvirtd.conf.in``). Clients such as virsh have their own timeout (``-k``, ``-K``).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tunnel.wire.keepalive import INTERVAL, TIMEOUT
 
 DIRECTORY = Path("/etc/libvirt")
 SILENCE = TIMEOUT + INTERVAL
-"""Seconds after which a lane counts as lost over which nothing comes, at most; the window begins then."""
+"""Seconds after which a silent lane is lost, at most; the resume window starts then."""
 
 _DEFAULT = 5  # of both keys, in every file
 _CALLER = ("qemu.conf",)
 _MODULAR = ("virtqemud.conf",)
-_MONOLITHIC = ("libvirtd.conf", "virtproxyd.conf")  # whichever there is
+_MONOLITHIC = ("libvirtd.conf", "virtproxyd.conf")  # the one that exists
 _SETTING = re.compile(r"^\s*keepalive_(interval|count)\s*=\s*\"?(-?[0-9]{1,9})\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class LibvirtKeepalive:
-    """What ``file`` says, or libvirt's defaults."""
+    """The keepalive settings in ``file``, or libvirt's defaults."""
 
     file: Path
     interval: int = _DEFAULT
@@ -42,7 +42,7 @@ class LibvirtKeepalive:
 
     @classmethod
     def read(cls, file: Path) -> LibvirtKeepalive | None:
-        """What a file says; None when it may not be read."""
+        """Return the settings of a file; None when it cannot be read."""
         try:
             found = dict(_SETTING.findall(read_regular(file).decode(errors="replace")))
         except FileNotFoundError:
@@ -53,16 +53,16 @@ class LibvirtKeepalive:
 
     @property
     def patience(self) -> float:
-        """Seconds without a word after which a connection is given up."""
+        """Seconds of silence after which libvirt closes a connection."""
         return self.interval * (self.count + 1) if self.interval > 0 else math.inf
 
     def count_for(self, seconds: float) -> int:
-        """The ``keepalive_count`` with which a silence of ``seconds`` is waited for, whenever it begins."""
+        """Return the ``keepalive_count`` that tolerates ``seconds`` of silence, whenever it starts."""
         return math.ceil(seconds / self.interval)
 
 
 def warning(config: Config, directory: Path = DIRECTORY) -> str:
-    """Say that a libvirt of this host gives up before links do, if one does whose calls cross them."""
+    """Return a warning if a libvirt of this host times out before its link does, or ""."""
     window = config.transport.resume_window
     settings = [LibvirtKeepalive.read(file) for file in _files(config, directory)]
     hasty = [each for each in settings if each is not None and each.patience < window]
@@ -71,16 +71,16 @@ def warning(config: Config, directory: Path = DIRECTORY) -> str:
     least = min(hasty, key=lambda each: each.patience)
     files, patience = " and ".join(str(each.file) for each in hasty), format_duration(least.patience)
     return (
-        f"libvirt's calls cross links here, and libvirt gives up a connection on which nothing came for"
-        f" {patience} (keepalive_interval * (keepalive_count + 1) in {files}), and its migration with it: a"
-        f" link that comes back later, within resume_window ({format_duration(window)}), does so in vain."
-        f" Write keepalive_count = {least.count_for(window + SILENCE)} there, and in the peer's qemu.conf and"
-        f' libvirtd.conf or virtqemud.conf (virsh: -K), or resume_window = "{patience}"'
+        f"libvirt connections go through links, and libvirt closes a connection that is silent for {patience}"
+        f" (keepalive_interval * (keepalive_count + 1) in {files}), which aborts its migration, although the"
+        f" link may still resume within resume_window ({format_duration(window)}). Set keepalive_count ="
+        f" {least.count_for(window + SILENCE)} there, and in the peer's qemu.conf and libvirtd.conf or"
+        f' virtqemud.conf (virsh: -K), or resume_window = "{patience}"'
     )
 
 
 def _files(config: Config, directory: Path) -> Iterator[Path]:
-    """The configurations of the libvirts that call through links, or are called."""
+    """Yield the configuration files of the libvirt clients and servers that use links."""
     if any(is_libvirt(ingress.target) or reaches_libvirt(ingress) for ingress in config.ingresses):
         yield from _chosen(_CALLER, directory)
     if any(_may_call(peer, "/run/libvirt/virtqemud-sock") for peer in config.peers):
@@ -90,7 +90,7 @@ def _files(config: Config, directory: Path) -> Iterator[Path]:
 
 
 def _chosen(names: tuple[str, ...], directory: Path) -> Iterator[Path]:
-    """The first that exists, or the first."""
+    """Yield the first file that exists, or else the first."""
     files = [directory / name for name in names]
     yield next((file for file in files if file.exists()), files[0])
 

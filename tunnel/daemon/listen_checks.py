@@ -1,4 +1,4 @@
-"""Where a daemon would listen: whether there is room, nobody else is there, and nobody else could be."""
+"""Checks of the listen addresses: that they can be created, are free, and cannot be taken by other users."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
 
 
 def sockets(config: Config, *, starting: bool) -> Iterator[Problem]:
-    """What is wrong with the places of unix sockets; with ``starting`` missing directories are made."""
+    """Yield the problems of unix socket paths; with ``starting`` missing directories are created."""
     own = not starting and is_running(config)
     for key, path, users in _sockets(config):
-        problem = weakness_of_directory(path.parent, users)  # before anything is made there
+        problem = weakness_of_directory(path.parent, users)  # before anything is created there
         problem = problem or _directory_problem(path.parent, make=starting) or _file_problem(path)
         if problem is None and not own and is_served(str(path)):
-            problem = f"another process listens on {path}: is this daemon running already?"
+            problem = f"another process is listening on {path}: is this daemon already running?"
         if problem is not None:
             yield key, problem
 
 
 def ports(config: Config, *, starting: bool) -> Iterator[Problem]:
-    """The TCP ports that cannot be had. A port that the running daemon has itself is not asked for."""
+    """Yield the TCP ports that are not available. Ports of this daemon, if it is running, are not checked."""
     if starting or not is_running(config):
         if starting:
             aliases.release(config)
-        released = aliases.left_behind(config)  # by ``serve``, when it starts
+        released = aliases.left_behind(config)  # ``serve`` releases them when it starts
         for key, host, port in _ports(config):
             if host in released:
                 continue
@@ -48,12 +48,12 @@ def ports(config: Config, *, starting: bool) -> Iterator[Problem]:
 
 
 def is_running(config: Config) -> bool:
-    """Whether a daemon with this control socket runs, one of an older version, without a lock, included."""
+    """Whether a daemon with this control socket is running, including older versions without a lock."""
     return holder(config.host.control) is not None or is_served(str(config.host.control))
 
 
 def _sockets(config: Config) -> Iterator[tuple[str, Path, frozenset[int]]]:
-    """Key and path of each, and to whom its directory may belong: whoever may use it anyway."""
+    """Yield key and path of each, and the permitted owners of its directory: the allowed users."""
     yield "host.control", config.host.control, frozenset()
     for index, ingress in enumerate(config.ingresses):
         if isinstance(ingress.listen, UnixAddress):
@@ -67,15 +67,15 @@ def _ports(config: Config) -> Iterator[tuple[str, str, int]]:
     redirected = {each.listen.host for each in config.ingresses if isinstance(each.listen, RedirectAddress)}
     for index, ingress in enumerate(config.ingresses):
         match ingress.listen:
-            case TcpAddress(host, port) if host not in redirected:  # nobody listens there
+            case TcpAddress(host, port) if host not in redirected:  # no listener is bound there
                 yield f"ingress[{index}].listen", host, port
 
 
 def _directory_problem(directory: Path, *, make: bool) -> str | None:
-    """Say why no socket can be put into ``directory``; None if one can, perhaps after making it."""
-    # os.access, because Path.exists raises where a directory may not be entered.
+    """Return why no socket can be created in ``directory``, else None; ``make`` creates the directory."""
+    # os.access, because Path.exists raises when a parent directory is not searchable.
     there = next(path for path in (directory, *directory.parents) if os.access(path, os.F_OK))
-    what = "" if there == directory else f": {directory} cannot be made"
+    what = "" if there == directory else f": cannot create {directory}"
     if not there.is_dir():
         return f"{there} is not a directory"
     if not os.access(there, os.W_OK | os.X_OK):
@@ -84,17 +84,17 @@ def _directory_problem(directory: Path, *, make: bool) -> str | None:
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         except OSError as error:
-            return f"the directory {directory} cannot be made: {error.strerror}"
+            return f"cannot create the directory {directory}: {error.strerror}"
         there, what = directory, ""
-    try:  # a full or a read-only file system shows only here
+    try:  # detects a full or a read-only file system
         Path(tempfile.mkdtemp(prefix=".mtunnel-", dir=there)).rmdir()
     except OSError as error:
-        return f"nothing can be made in the directory {there}: {error.strerror}{what}"
+        return f"cannot create files in the directory {there}: {error.strerror}{what}"
     return None
 
 
 def _file_problem(path: Path) -> str | None:
-    """A socket that a daemon left behind is replaced; anything else is not ours to remove."""
+    """Return a problem if ``path`` exists and is not a socket: only stale sockets are replaced."""
     try:
         mode = path.lstat().st_mode
     except OSError:

@@ -1,10 +1,10 @@
-"""How many lines may be logged of one event: a token bucket for each source of it, one for all sources.
+"""Rate limits for log lines: per event, a token bucket for each source and one for all sources.
 
-Warnings and routine lines of an event that has both are limited apart: neither uses up what the other may.
+Warnings and routine lines of the same event are limited separately: neither uses up the tokens of the other.
 
-What another program causes once it can cause a million times: a stranger that connects, a local user who may
-not use an ingress, a peer that asks for what it may not reach. What is over the limit is counted by event and
-source, and told in one line per event, ten seconds later at the earliest.
+Other programs can repeat an event without limit: an unauthenticated client that connects, a local user who
+may not use an ingress, a peer that requests a forbidden target. Suppressed lines are counted by event and
+source, and summarized in one line per event, after ten seconds at the earliest.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from tunnel.net.token_bucket import Bucket, Rate
 
 SUMMARY_INTERVAL = 10.0
-"""Seconds between the first line that is held back and the line that counts those held back."""
+"""Seconds between the first suppressed line and the summary."""
 
 MOST_SOURCES = 1024
-"""Buckets that are kept; the one not used for longest goes first."""
+"""Limit of source buckets; the least recently used one is evicted."""
 
 MOST_NAMED = 8
-"""Sources that are counted one by one in a summary; the rest is counted as ``others``."""
+"""Sources that are counted separately in a summary; the rest is counted as ``others``."""
 
 OTHERS = "others"
 
@@ -32,37 +32,37 @@ TROUBLE = Rate(20, 0.2)
 """Warnings and errors of one source."""
 
 ROUTINE = Rate(1024, 2.0)
-"""Everything below a warning: a line for each stream, of which a migration may have 255."""
+"""Lines of one source below a warning: one for each stream, of which a migration may have 255."""
 
 ALL_SOURCES = 10.0
-"""As many times a source's rate for all sources of an event together."""
+"""Factor of the rate of all sources of an event together to the rate of one."""
 
 
 @dataclass(slots=True)
 class Held:
-    """What was held back of one event since ``since`` (seconds), by source."""
+    """Suppressed lines of one event since ``since`` (seconds), by source."""
 
     level: str
     since: float
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, source: str) -> None:
-        """Count one more."""
+        """Count one suppressed line."""
         known = source in self.counts or len(self.counts) < MOST_NAMED
         self.counts[source if known else OTHERS] += 1
 
 
 class Limiter:
-    """Decides which events are logged. Not safe for threads: the caller has a lock."""
+    """Decides which events are logged. Not thread-safe: the caller holds a lock."""
 
     def __init__(self, trouble: Rate = TROUBLE, routine: Rate = ROUTINE) -> None:
         self._rates = {False: trouble, True: routine}
         self._buckets: OrderedDict[tuple[str, Rate, str], Bucket] = OrderedDict()
-        self._totals: dict[tuple[str, Rate], Bucket] = {}  # by event: these are the program's own words
+        self._totals: dict[tuple[str, Rate], Bucket] = {}  # by event: a fixed set of the program
         self._held: dict[str, Held] = {}
 
     def admits(self, event: str, level: str, source: str, now: float) -> tuple[bool, bool]:
-        """Whether this one is logged; if not, it is counted, and whether it is the first that is."""
+        """Return whether this line is logged, and, if it is suppressed, whether it is the first."""
         rate = self._rates[level in {"debug", "info"}]
         if self._bucket(event, source, rate, now).take(now) and self._total(event, rate, now).take(now):
             return True, False
@@ -89,15 +89,15 @@ class Limiter:
         return bucket
 
     def due(self, now: float) -> float | None:
-        """Seconds until the next summary may be told; None when nothing was held back."""
+        """Return the seconds until the next summary; None when no line was suppressed."""
         if not self._held:
             return None
         return max(0.0, min(held.since for held in self._held.values()) + SUMMARY_INTERVAL - now)
 
     def summaries(self, now: float, *, early: bool = False) -> list[tuple[str, dict[str, object]]]:
-        """Level and facts of a line for each event of which lines were held back; they count as told.
+        """Return level and facts of a summary for each event with suppressed lines, and reset its counts.
 
-        ``early``: also those that are not due yet.
+        ``early``: include those before SUMMARY_INTERVAL.
         """
         ready = [name for name, held in self._held.items() if early or now - held.since >= SUMMARY_INTERVAL]
         return [(self._held[name].level, _summary(name, self._held.pop(name), now)) for name in ready]
@@ -114,9 +114,9 @@ def _summary(event: str, held: Held, now: float) -> dict[str, object]:
 
 
 def source_of(facts: Mapping[str, object]) -> str:
-    """Who caused an event: the peer, the local user and the remote address among its facts.
+    """Return the source of an event: the peer, the local user and the remote address among its facts.
 
-    Ports are left out, and of an IPv6 address the last 64 bits: a host chooses both as it likes.
+    Without the port, and the last 64 bits of an IPv6 address: a host can choose both freely.
     """
     parts = [f"{key} {facts[key]}" for key in ("peer", "uid") if facts.get(key) is not None]
     if isinstance(remote := facts.get("remote"), str):

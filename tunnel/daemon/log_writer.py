@@ -1,10 +1,9 @@
-"""A bounded queue of log lines, and the thread that writes them: who logs never waits and never fails.
+"""A bounded queue of log lines and a thread that writes them: logging never blocks and never fails.
 
-The thread writes to a descriptor of its own, a duplicate: whatever happens to the descriptor it came from, no
-line goes to a file or a socket that got its number later. A line that cannot be written (a full disk, a pipe
-without a reader) is tried again; one that the descriptor does not take yet (a pipe that nobody reads) holds
-up the thread alone. When the queue is full, lines are lost: they are counted, and a line in their place says
-how many, and why.
+The thread writes to a duplicate of the descriptor: no line goes to a file or a socket that later reuses its
+number. A line that cannot be written (a full disk, a pipe without a reader) is retried; a descriptor that is
+not writable (a pipe that is not read) blocks only the thread. When the queue is full, lines are lost: they
+are counted, and a line in their place reports how many, and why.
 """
 
 from __future__ import annotations
@@ -20,39 +19,39 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 MOST_QUEUED = 1024 * 1024
-"""Bytes of lines that may wait."""
+"""Bytes of queued lines."""
 
 LONGEST_LINE = 16 * 1024
-"""Bytes; what is behind them is cut off."""
+"""Bytes; longer lines are truncated."""
 
 RETRY_INTERVAL = 0.5
-"""Seconds between two attempts to write a line that could not be written."""
+"""Seconds between two attempts to write a line after an error."""
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds that ``close`` waits for the lines that are queued."""
+"""Seconds that ``close`` waits for the queued lines to be written."""
 
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
-SLOW = "stderr did not take them in time"
+SLOW = "stderr is blocked"
 
 Tick: TypeAlias = Callable[[bool], float | None]
-"""Called on the thread when nothing is queued; with True once, before it ends. It may ``put`` lines. Returns
-the seconds after which it wants to be called again, None for when the next line or ``wake`` comes."""
+"""Called on the thread when the queue is empty; with True once, before the thread ends. It may ``put`` lines.
+Returns the seconds until the next call, None for the next line or ``wake``."""
 
 
 @dataclass(slots=True)
 class _Lost:
-    """Stands in the queue in place of lines."""
+    """A placeholder in the queue for lost lines."""
 
     count: int
     reason: str
 
 
 class LogWriter:
-    """Writes to a duplicate of ``descriptor``. ``tell`` words how many lines were lost, and why.
+    """Writes to a duplicate of ``descriptor``. ``tell`` formats the line that reports lost lines.
 
-    ``reopen`` opens another descriptor in place of one whose reader is gone, or raises OSError. Each method
-    may be called on any thread.
+    ``reopen`` opens a descriptor to replace one whose reader has closed, or raises OSError. All methods are
+    thread-safe.
     """
 
     def __init__(
@@ -68,10 +67,10 @@ class LogWriter:
         self._tick = tick
         self._queue: deque[bytes | _Lost] = deque()
         self._queued = 0  # bytes
-        self._line = self._rest = b""  # what is being written, and what is left of it
-        self._gone = False  # the reader is
-        self._trouble = ""  # why the last attempt failed; empty after one that did not
-        self._blocked = False  # it failed because the descriptor takes nothing yet
+        self._line = self._rest = b""  # the line being written, and the rest of it
+        self._gone = False  # the reader has closed
+        self._trouble = ""  # why the last attempt failed; empty after a success
+        self._blocked = False  # it failed with EAGAIN
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self._woken = False
@@ -90,21 +89,21 @@ class LogWriter:
             self._changed.notify()
 
     def lost(self, reason: str) -> None:
-        """Count a line that could not even be worded."""
+        """Count a line that could not be formatted."""
         with self._changed:
             self._count_lost(reason)
             self._changed.notify()
 
     def wake(self) -> None:
-        """Let the thread call ``tick``."""
+        """Make the thread call ``tick``."""
         with self._changed:
             self._woken = True
             self._changed.notify()
 
     def close(self, within: float = CLOSE_TIMEOUT) -> None:
-        """Write what is queued, for ``within`` seconds at most, and end the thread.
+        """Write the queued lines, for ``within`` seconds at most, and end the thread.
 
-        A line that cannot be written now is given up; a thread that waits for a reader is left behind.
+        A line that cannot be written now is dropped; a thread that is blocked is abandoned.
         """
         self._closing.set()
         self.wake()
@@ -137,7 +136,7 @@ class LogWriter:
             self._woken = False
 
     def _write_queued(self) -> bool:
-        """Write until nothing is queued; False when that was given up because the writer is to end."""
+        """Write until the queue is empty; return False when writing was abandoned because of ``close``."""
         while self._rest or self._take():
             if self._write():
                 continue
@@ -148,7 +147,7 @@ class LogWriter:
         return True
 
     def _take(self) -> bool:
-        """Make the first of the queue the line to be written; False when there is none."""
+        """Take the next line from the queue; return False when it is empty."""
         with self._changed:
             if not self._queue:
                 return False
@@ -160,7 +159,7 @@ class LogWriter:
         return True
 
     def _write(self) -> bool:
-        """Write the line, or go on with it. False, and the reason kept, when that fails."""
+        """Write the line, or the rest of it. On failure keep the reason and return False."""
         try:
             while self._rest:
                 self._rest = self._rest[os.write(self._descriptor, self._rest) :]
@@ -175,7 +174,7 @@ class LogWriter:
         return True
 
     def _reopened(self) -> bool:
-        """Whether there is another descriptor now; the line begins anew there."""
+        """Reopen the descriptor if its reader has closed, and restart the line. Whether it succeeded."""
         if self._reopen is None or not self._gone:
             return False
         try:
@@ -197,8 +196,8 @@ class LogWriter:
 
 
 def _encode(line: str) -> bytes:
-    """Return the line with its newline, cut to LONGEST_LINE; what UTF-8 cannot say is escaped."""
+    """Return the line with its newline, truncated to LONGEST_LINE; surrogates are escaped."""
     data = line.encode(errors="backslashreplace")
     if len(data) >= LONGEST_LINE:
-        data = data[: LONGEST_LINE - 16].decode(errors="ignore").encode() + b" [cut off]"
+        data = data[: LONGEST_LINE - 16].decode(errors="ignore").encode() + b" [truncated]"
     return data + b"\n"

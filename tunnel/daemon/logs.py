@@ -1,14 +1,13 @@
-"""Logging: one line per event on stderr, its facts as keys and values.
+"""Logging: one line per event on stderr, with its facts as keys and values.
 
-Coloured for people on a terminal; ``key=value`` otherwise; JSON on request. Under systemd the journal adds
-the time by itself and takes each line's priority from a prefix (sd-daemon(3)).
+Coloured on a terminal; ``key=value`` otherwise; JSON on request. Under systemd the journal adds the time and
+takes the priority of each line from a prefix (sd-daemon(3)).
 
-Take a logger with ``structlog.get_logger()`` and ``bind`` it to what it speaks about: on a bound logger, a
-level that is switched off costs one call of an empty function.
+Get a logger with ``structlog.get_logger()`` and ``bind`` its context: on a bound logger, a disabled level
+costs one call of an empty function.
 
-Whoever logs neither waits nor fails: ``log_writer`` has a thread that writes. How often an event may be
-logged is bounded for each source of it (``log_rate``): its ``peer``, ``uid`` and ``remote`` (an address with
-a port).
+Logging neither blocks nor fails: ``log_writer`` writes on a thread. The rate of an event is limited for each
+source (``log_rate``): its ``peer``, ``uid`` and ``remote`` (an address with a port).
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ STDERR = 2
 log = structlog.get_logger()
 
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-"""syslog(3)'s, by the names of our levels."""
+"""syslog(3) priorities by level."""
 
 
 class Level(StrEnum):
-    """The least important event that is still written."""
+    """The minimum level of the events that are logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -50,17 +49,17 @@ class Level(StrEnum):
 
 
 class Format(StrEnum):
-    """``auto``: what fits stderr, a terminal, the journal or a file. ``json``: one object per line."""
+    """``auto``: depends on stderr, a terminal, the journal or a file. ``json``: one object per line."""
 
     AUTO = "auto"
     JSON = "json"
 
 
 class Log:
-    """Takes events from ``level`` up to ``descriptor`` until ``close``, on any thread.
+    """Writes events of ``level`` and above to ``descriptor`` until ``close``. Thread-safe.
 
-    Those of the standard library's logging too, warnings, and what the interpreter would itself write to
-    stderr, and wait for it: exceptions that end a thread, and those that have nobody to go to.
+    Includes the standard library's logging, warnings, and what the interpreter would write to stderr, and
+    block on: exceptions that end a thread, and unraisable exceptions.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Log:
     ) -> None:
         self._steps = (*_prepare(style, descriptor), _render(style, descriptor))
         self._limiter = Limiter()
-        self._lock = threading.RLock()  # of the limiter; a finalizer that runs meanwhile may log, too
+        self._lock = threading.RLock()  # of the limiter; reentrant, as a finalizer may log meanwhile
         reopen = journal.connect if is_journal(descriptor) else None
         self._writer = LogWriter(descriptor, self._word_lost, self._tick, reopen)
         threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -80,12 +79,12 @@ class Log:
         )
         logging.basicConfig(level=threshold, handlers=[_Handler(self._take)], force=True)
         logging.captureWarnings(capture=True)
-        warnings.filterwarnings("ignore", module=r"tunnel\.transport")  # strangers' certificates may be odd
+        warnings.filterwarnings("ignore", module=r"tunnel\.tls")  # about certificates of clients
         self._hooks = sys.unraisablehook, threading.excepthook
         sys.unraisablehook, threading.excepthook = _log_unraisable, _log_end_of_thread
 
     def close(self) -> None:
-        """Write what is queued, for two seconds at most. What is logged from now on is dropped."""
+        """Write the queued lines, for two seconds at most. Later events are dropped."""
         sys.unraisablehook, threading.excepthook = self._hooks
         logging.captureWarnings(capture=False)
         self._writer.close()
@@ -97,7 +96,7 @@ class Log:
         self.close()
 
     def _process(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
-        """Make an event a line. Raises DropEvent when there are too many like it, and nothing else."""
+        """Format an event as a line. Raises only DropEvent, when the rate limit is exceeded."""
         line = None
         if self._admits(str(event["event"]), name, source_of(event)):
             line = self._word(name, lambda: structlog.contextvars.merge_contextvars(logger, name, event))
@@ -106,7 +105,7 @@ class Log:
         return line
 
     def _take(self, record: logging.LogRecord) -> None:
-        """Log what came by the standard library's logging."""
+        """Log a record of the standard library's logging."""
         name = record.levelname.lower()
         if not self._admits(f"records of {record.name}", name, ""):
             return
@@ -118,7 +117,7 @@ class Log:
             self._writer.put(line)
 
     def _admits(self, event: str, level: str, source: str) -> bool:
-        """Whether this one is logged; if not, it is counted."""
+        """Whether the event is logged; if not, it is counted."""
         with self._lock:
             admitted, begins = self._limiter.admits(event, level, source, time.monotonic())
         if begins:
@@ -126,13 +125,13 @@ class Log:
         return admitted
 
     def _word(self, name: str, facts: Callable[[], EventDict]) -> str | None:
-        """Make a line; None when that fails, and then it is counted."""
+        """Format a line; on failure count it as lost and return None."""
         try:
             done: object = facts()
             for step in self._steps:
-                done = step(None, name, done)  # type: ignore[arg-type]  # only the last one's is no dict
-        except Exception as error:  # noqa: BLE001  whatever a fact's __str__ raises: no caller is prepared for it
-            self._writer.lost(f"they could not be worded: {type(error).__name__}")
+                done = step(None, name, done)  # type: ignore[arg-type]  # only the last returns no dict
+        except Exception as error:  # noqa: BLE001  whatever a fact's __str__ raises: no caller handles it
+            self._writer.lost(f"formatting failed: {type(error).__name__}")
             return None
         return str(done)
 
@@ -143,7 +142,7 @@ class Log:
         return str(self._word("warning", lambda: facts))
 
     def _tick(self, last: bool) -> float | None:
-        """Log how many events were held back, where that is due; the seconds until it is again."""
+        """Log the pending summaries of suppressed events; return the seconds until the next one."""
         now = time.monotonic()
         with self._lock:
             summaries = self._limiter.summaries(now, early=last)
@@ -155,14 +154,14 @@ class Log:
 
 
 class _LogQueue:
-    """What structlog hands a line to, by the name of its level."""
+    """The logger of structlog, with a method for each level: queues the line."""
 
     def __init__(self, put: Callable[[str], None]) -> None:
         self.msg = self.debug = self.info = self.warning = self.error = self.critical = put
 
 
 class _Handler(logging.Handler):
-    """Hands records on."""
+    """Passes records to ``take``."""
 
     def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
@@ -174,27 +173,27 @@ class _Handler(logging.Handler):
 
 
 def _log_unraisable(found: sys.UnraisableHookArgs) -> None:
-    """An exception that could not be raised, for example in a finalizer."""
+    """Log an exception that could not be raised, for example in a finalizer."""
     log.error("exception ignored", where=repr(found.object), exc_info=found.exc_value)
 
 
 def _log_end_of_thread(found: threading.ExceptHookArgs) -> None:
-    """An exception that ended a thread."""
+    """Log an exception that ended a thread."""
     name = found.thread.name if found.thread else "unknown"
     log.error("thread failed", thread=name, exc_info=found.exc_value)
 
 
 def _plain(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Whoever wrote a fact, it drives no terminal. An event may have several lines: it is a program's own."""
+    """Escape control characters in facts, as they may be remote input. An event may have several lines."""
     for key, fact in event.items():
         if isinstance(fact, str) and not fact.isprintable():
-            text = fact.encode(errors="backslashreplace").decode()  # the file name may be no Unicode
+            text = fact.encode(errors="backslashreplace").decode()  # file names may have surrogates
             event[key] = "\n".join(map(printable, text.split("\n"))) if key == "event" else printable(text)
     return event
 
 
 def _prepare(style: Format, descriptor: int) -> list[Processor]:
-    """Add what every event has: level, time unless the journal knows it, and an exception's traceback."""
+    """Return the steps that add level, time (except for the journal) and an exception's traceback."""
     steps: list[Processor] = [_plain, structlog.processors.add_log_level]
     if style is Format.AUTO and os.isatty(descriptor):
         return [*steps, structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)]

@@ -1,9 +1,9 @@
-"""What must be right outside the configuration file before a daemon can run with it.
+"""Startup checks outside the configuration file.
 
-``mtunnel check`` looks, ``mtunnel serve`` looks and takes hold: with ``starting`` the directories of the unix
-sockets are made (``/run`` is empty after a boot). What would end the start, ``check`` reports as well, unless
-it is the running daemon itself that is in the way. Both report everything at once, in the form of the file's
-own mistakes.
+``mtunnel check`` and ``mtunnel serve`` run them; ``serve``, with ``starting``, also creates the directories
+of the unix sockets (``/run`` is empty after a boot). ``check`` reports every problem on which ``serve`` would
+fail, except conflicts with the running daemon. Both report all problems together, in the format of
+configuration errors.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
 from tunnel.tls.contexts import TlsContexts, TlsFiles, load
 from tunnel.tls.lane_kinds import KernelTlsSupport
 
-_NOT_CHEAPER = "kernel lanes work here, and cost no less"
+_NOT_CHEAPER = "kernel lanes work on this host, but use no less CPU"
 
 
 def preflight(
     config: Config, source: str, engine: Choice = UNASKED, *, starting: bool = False
 ) -> TlsContexts:
-    """Check what ``config`` refers to; return its certificates, loaded. ``source`` is the file's name.
+    """Check everything that ``config`` refers to; return the loaded certificates.
 
-    ``engine`` is that of userspace lanes; measuring what a byte costs takes up to a second, so this is not
-    for a loop that serves. ``starting`` makes missing socket directories, and needs every address to be free
-    even where a daemon with this control socket runs. Raises ConfigError that names all problems.
+    ``source`` is the name of the configuration file, ``engine`` that of userspace lanes. Blocks for up to a
+    second, to measure the CPU cost of lanes: do not call it on a running event loop. ``starting`` creates
+    missing socket directories, and requires free addresses even if a daemon with this control socket runs.
+    Raises ConfigError with all problems.
     """
     contexts, problems = _certificates(config)
     problems += exposed_files(config, Path(source))
@@ -59,9 +60,9 @@ def preflight(
 
 
 def _for_lanes(config: Config, contexts: TlsContexts, engine: Choice) -> TlsContexts:
-    """Fit the contexts for the lanes that the configuration wants and this host's kernel can do."""
+    """Return the contexts for the lanes that are configured, and supported by this host's kernel."""
     if config.transport.lane is LaneChoice.USERSPACE:
-        return replace(contexts, kernel=KernelTlsSupport((), "the configuration says so"))
+        return replace(contexts, kernel=KernelTlsSupport((), "set in the configuration"))
     found = run_selftest(contexts.files)
     if config.transport.lane is LaneChoice.AUTO:
         found = _cheaper(found, engine)
@@ -69,7 +70,7 @@ def _for_lanes(config: Config, contexts: TlsContexts, engine: Choice) -> TlsCont
 
 
 def _cheaper(found: KernelTlsSupport, engine: Choice) -> KernelTlsSupport:
-    """Use what the kernel can do only where a byte costs less that way."""
+    """Use kernel lanes only where they use less CPU per byte."""
     if found.reason == NO_MODULE:
         return KernelTlsSupport((), f"{NO_MODULE}; optional")
     if not found.suites:
@@ -81,20 +82,20 @@ def _cheaper(found: KernelTlsSupport, engine: Choice) -> KernelTlsSupport:
 
 
 def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
-    """Whoever insists on kernel lanes must not get others."""
+    """Yield a problem if kernel lanes are required but not available."""
     if config.transport.lane is LaneChoice.KERNEL and not contexts.kernel.suites:
         reason = contexts.kernel.reason + (" (modprobe tls)" if contexts.kernel.reason == NO_MODULE else "")
-        yield "transport.lane", f"no kernel lanes here: {reason}; or use auto or userspace"
+        yield "transport.lane", f"kernel lanes are not available: {reason}; or use auto or userspace"
 
 
 def _not_in_this_version(config: Config) -> Iterator[Problem]:
-    """The file may say what this version cannot do yet: then it must not seem to be done."""
+    """Yield a problem for each valid key that this version does not implement."""
     if config.host.metrics is not None:
-        yield "host.metrics", "this version has no metrics endpoint: leave it out"
+        yield "host.metrics", "this version has no metrics endpoint: remove the key"
 
 
 def _no_redirects(config: Config) -> Iterator[Problem]:
-    """Name every redirect, if this process could not put it in place."""
+    """Yield every redirect, if this process cannot install it."""
     redirects = [
         i for i, ingress in enumerate(config.ingresses) if isinstance(ingress.listen, RedirectAddress)
     ]
@@ -103,16 +104,16 @@ def _no_redirects(config: Config) -> Iterator[Problem]:
 
 
 def _linked_rules(config: Config) -> Iterator[Problem]:
-    """Name every rule that can never be used: an egress follows no symbolic link (``transport/unixpath``)."""
+    """Yield every rule that can never match: egress follows no symbolic links (``net/unix_path``)."""
     for index, peer in enumerate(config.peers):
         for number, rule in enumerate(peer.rules):
             if isinstance(rule, UnixRule) and (link := unix_path.first_link(rule.pattern)):
                 key, real = f"peer[{index}].egress[{number}]", os.path.realpath(link)
-                yield key, f"{link} is a symbolic link, which no egress follows: write {real}"
+                yield key, f"{link} is a symbolic link, which egress does not follow: write {real}"
 
 
 def _no_callers(config: Config) -> Iterator[Problem]:
-    """Name every ingress on TCP, if its callers could not be told apart: it would refuse them all."""
+    """Yield every TCP ingress, if its callers cannot be identified: it would refuse them all."""
     on_tcp = [
         index for index, ingress in enumerate(config.ingresses) if not isinstance(ingress.listen, UnixAddress)
     ]
@@ -131,12 +132,12 @@ def _certificates(config: Config) -> tuple[TlsContexts | None, list[Problem]]:
         return None, [("tls", str(error))]
     if config.host.name in contexts.names:
         return contexts, []
-    names = ", ".join(contexts.names)
-    return contexts, [("host.name", f"{config.host.name} is not a DNS name of {tls.cert}: that is {names}")]
+    names = f"{tls.cert}, which names {', '.join(contexts.names)}"
+    return contexts, [("host.name", f"{config.host.name} is not a DNS name in {names}")]
 
 
 def _unreadable_files(config: Config) -> Iterator[Problem]:
-    """OpenSSL stops at the first file that it cannot read; an operator wants to hear of all."""
+    """Yield every unreadable file: OpenSSL would report only the first one."""
     for key, path in config.tls:
         if path is None:
             continue
@@ -147,7 +148,7 @@ def _unreadable_files(config: Config) -> Iterator[Problem]:
 
 
 def exposed_files(config: Config, source: Path) -> Iterator[Problem]:
-    """Name every file that others than root and this user could change: they would decide whom to trust."""
+    """Yield every file that users other than root and this one could change: they would control trust."""
     if source.exists() and (problem := weakness(source)):
         yield "", problem
     tls = TlsFiles(config.tls.ca, config.tls.cert, config.tls.key, config.tls.crl)
@@ -156,6 +157,6 @@ def exposed_files(config: Config, source: Path) -> Iterator[Problem]:
     for name, path in files.items():
         if path is not None and (problem := weakness(path)):
             yield f"tls.{name}", problem
-    for name, path in {"cert": cert, "key": key}.items():  # where one pair is for dialing
+    for name, path in {"cert": cert, "key": key}.items():  # if outgoing lanes have a separate pair
         if path != files[name] and (problem := weakness(path)):
             yield f"tls.{name}", problem

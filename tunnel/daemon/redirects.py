@@ -1,4 +1,4 @@
-"""The redirection of ingresses, from the start of the daemon to its end: put in place, watched, put right."""
+"""The firewall redirects of a daemon's ingresses: installed, monitored, repaired, removed."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from tunnel.net.sockets import reason_of
 from tunnel.relay.ingress import Ingress
 
 INTERVAL = 0.5
-"""Seconds between two looks at the firewall: one number, unless somebody has changed a table."""
+"""Seconds between two checks of the firewall: a single generation number, unless a table has changed."""
 
 PROBE_INTERVAL = 10.0
-"""Seconds between two probe connections, while nothing has changed."""
+"""Seconds between two probe connections while nothing changes."""
 
 PATIENCE = 4.0
-"""Seconds that an examination may take: less than a control command may."""
+"""Timeout of an examination in seconds: less than that of a control command."""
 
 _T = TypeVar("_T")
 log = structlog.get_logger()
 
 
 class Redirects:
-    """One table and some routes for the ingresses of a daemon; none when there is nothing to redirect."""
+    """The nftables table and the guard routes of a daemon's ingresses; none without redirects."""
 
     def __init__(self, host: str, ingresses: Sequence[Ingress]) -> None:
         self._table = RedirectTable(host)
         self._ingresses = [ingress for ingress in ingresses if ingress.redirection is not None]
         self._rules = list(_rules(self._ingresses))
         self._guarded = list(dict.fromkeys(rule.host for rule in self._rules if rule.exclusive))
-        self._seen = b"", b""  # nftables' generation when the table was as it must be, and how that looks
+        self._seen = b"", b""  # nftables generation and table fingerprint when the table was last correct
         self._installed = False
         self._was_installed = False
         self._found: dict[str, str] = {}
         self._asked = asyncio.Event()
         self._told: dict[str, str] = {}
-        # nft takes long where the firewall is large, so it has a thread; one, so that nothing overtakes.
+        # nft is slow with a large firewall, so it runs on a thread; a single one, to keep the order.
         self._worker = ThreadPoolExecutor(1, "nft")
 
     async def install(self) -> None:
-        """Let the callers come, in place of what a predecessor left. UsageError when that cannot be had."""
+        """Install the redirects, replacing those of a previous daemon. Raises UsageError on failure."""
         if not self._rules:
             await self._run(self._discard)
             return
@@ -58,22 +58,22 @@ class Redirects:
         await self.examine()
 
     async def examine(self) -> dict[str, str]:
-        """Try every redirect by a connection of our own: what is wrong, by the address of the ingress."""
+        """Probe every redirect with a connection; return the faults by the ingress address."""
         if self._installed:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await self._put_right()  # so that no probe can meet a hypervisor
+                    await self._put_right()  # so that no probe can reach a hypervisor
                     await self._probe()
             except TimeoutError:
-                return {str(each.plan.listen): "nftables does not answer" for each in self._ingresses}
+                return {str(each.plan.listen): "timed out waiting for nftables" for each in self._ingresses}
         return self._found
 
     def repair(self) -> None:
-        """Ask for everything to be put in place again, whether it looks right or not."""
+        """Request a reinstallation of the rules and routes, even if they appear correct."""
         self._asked.set()
 
     async def keep(self) -> None:
-        """Put right what somebody has changed, as soon as it is seen, and on request. Never returns."""
+        """Repair external changes as soon as they are detected, and on request. Never returns."""
         loop = asyncio.get_running_loop()
         probe_at = loop.time() + PROBE_INTERVAL
         while True:
@@ -88,26 +88,26 @@ class Redirects:
                 probe_at = loop.time() + PROBE_INTERVAL
 
     async def clear(self) -> None:
-        """Lead no more callers here, before the ingresses close; who came stays connected."""
+        """Stop redirecting new connections, before the ingresses close; established ones are kept."""
         if self._installed:
             self._installed = False
             await self._try("clear", self._table.clear, self._rules)
 
     async def close(self) -> None:
-        """Leave only the guard, after the last connection is over."""
+        """Leave only the guard, after the last connection has closed."""
         if self._was_installed:
             self._was_installed = False
             await self._try("close", self._table.close, self._rules)
         self._worker.shutdown(wait=False)
 
-    # Watching.
+    # Monitoring.
 
     async def _put_right(self) -> bool:
-        """Look whether all is in place, and put it there; whether there was anything to do."""
+        """Check the rules and routes, and repair them if damaged; return whether they were repaired."""
         if not self._installed:
             return False
         damage = await self._run(self._damage)
-        if not damage or not self._installed:  # cleared meanwhile: this thread does one after the other
+        if not damage or not self._installed:  # cleared meanwhile
             repaired = False
         else:
             repaired = await self._try("repair", self._repair, damage=", ".join(damage))
@@ -123,7 +123,7 @@ class Redirects:
             self._tell(listen, self._found.get(listen, ""))
 
     def _tell(self, about: str, reason: str) -> None:
-        """Log what is wrong once, and when it is over."""
+        """Log a fault once, and its end."""
         if reason and self._told.get(about) != reason:
             log.warning("not redirected", ingress=about, reason=reason)
         elif not reason and about in self._told:
@@ -157,7 +157,7 @@ class Redirects:
     def _install(self) -> None:
         if problem := nftables.unavailable_reason():
             raise UsageError(problem)
-        # The guard first, which tells other daemons whose the routes are; the way in when both are there.
+        # The table with the guard first, as it marks the routes as ours; the redirects last.
         self._table.close(self._rules)
         aliases.install(self._guarded)
         self._table.install(self._rules)
@@ -170,7 +170,7 @@ class Redirects:
         self._look()
 
     def _look(self) -> None:
-        """Remember how the firewall looks while all is right."""
+        """Record the generation and fingerprint of the correct table."""
         try:
             generation = nftables.generation()
             self._seen = generation, self._table.fingerprint()
@@ -180,11 +180,11 @@ class Redirects:
             ) from None
 
     def _damage(self) -> list[str]:
-        """What somebody has changed. A change elsewhere in the firewall is none."""
+        """Return external changes of our table and routes. Other changes of the firewall are ignored."""
         found = []
         if any(reason.startswith("no route") for _, reason in aliases.unguarded(self._guarded)):
-            found.append("a guard's route was removed")
-        with suppress(OSError):  # no answer in time: the next look will tell
+            found.append("a guard route was removed")
+        with suppress(OSError):  # timeout: the next check will find it
             generation, fingerprint = nftables.generation(), b""
             if generation != self._seen[0]:
                 fingerprint = self._table.fingerprint()
@@ -198,8 +198,8 @@ class Redirects:
         return "; ".join(reason for _, reason in aliases.unguarded(self._guarded))
 
     def _discard(self) -> None:
-        """Remove what a predecessor left for a configuration that had redirects."""
-        with suppress(OSError):  # without CAP_NET_ADMIN: whoever made it had that
+        """Remove the table and routes of a previous configuration that had redirects."""
+        with suppress(OSError):  # without CAP_NET_ADMIN
             try:
                 if self._table.exists():
                     self._table.remove()

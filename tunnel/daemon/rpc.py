@@ -1,7 +1,8 @@
-"""Where libvirt's own calls go: its sockets and ports, and the URIs that lead there.
+"""libvirt's RPC endpoints: its sockets and ports, and the URIs that connect to them.
 
-Whoever may call a libvirt without restriction is root on its host. Its read-only sockets allow less, and
-carry no guest's memory either. Sources: libvirt's daemons.html, and remote.html for transports and ports.
+Unrestricted access to a libvirt amounts to root on its host. Its read-only sockets allow less; like the
+others, they do not carry guest memory. Sources: libvirt's daemons.html, and remote.html for transports and
+ports.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _TRANSPORTS = {"tcp": LIBVIRT_PORT, "tls": LIBVIRT_TLS_PORT}
 
 
 def is_libvirt(target: TargetAddress | None) -> bool:
-    """Whether a libvirt, and no QEMU, listens at ``target``."""
+    """Whether ``target`` is an address of libvirt, not of QEMU."""
     return _is_root_there(target) or _basename(target) in _READ_ONLY_SOCKETS
 
 
 def reaches_libvirt(ingress: IngressConfig) -> bool:
-    """Whether whoever may use ``ingress`` may call the peer's libvirt without restriction."""
+    """Whether ``ingress`` gives its users unrestricted access to the peer's libvirt."""
     match ingress.listen:
         case RedirectAddress(_, first, last):
             return any(first <= port <= last for port in _TRANSPORTS.values())
@@ -43,7 +44,7 @@ def reaches_libvirt(ingress: IngressConfig) -> bool:
 
 
 def libvirt_uri(ingress: IngressConfig) -> str | None:
-    """The URI of the libvirt that ``ingress`` leads to; None when it leads to none, or to none by a URI."""
+    """Return the URI of the libvirt that ``ingress`` leads to; None if there is none, or no URI for it."""
     match ingress.listen, ingress.target:
         case UnixAddress(path), UnixAddress() as target if _basename(target) in _SOCKETS:
             return f"qemu+unix:///system?socket={path}"
@@ -59,9 +60,9 @@ def libvirt_uri(ingress: IngressConfig) -> str | None:
 
 
 def address_of(uri: str) -> ListenAddress | None:
-    """Where a libvirt connects for ``uri``, an IP address or a socket of this host.
+    """Return the IP address or the local socket that libvirt connects to for ``uri``.
 
-    None for everything else: ssh, a host by its name (names are not looked up), the libvirt of this host.
+    None for everything else: ssh, a host name (names are not resolved), the libvirt of this host.
     """
     try:
         parts = urlsplit(uri)
@@ -77,7 +78,7 @@ def address_of(uri: str) -> ListenAddress | None:
 
 
 def authority(address: TcpAddress) -> str:
-    """``host:port`` as it stands in a URI, IPv6 in brackets (RFC 3986, 3.2.2)."""
+    """Return ``host:port`` as in a URI, IPv6 in brackets (RFC 3986 section 3.2.2)."""
     return str(address).removeprefix("tcp:")
 
 

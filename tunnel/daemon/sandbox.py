@@ -1,8 +1,8 @@
-"""What a daemon gives up once its configuration is known: capabilities, and access to files.
+"""The sandbox of the daemon: drops capabilities and file access that its configuration does not require.
 
-Called before there are threads, and after the directories of its sockets were made. A daemon that somebody
-has taken over can then still reach what its configuration names, and not the disks of guests, home
-directories, or the rest of what root may do.
+Applied before any thread is started, and after the directories of its sockets were created. A compromised
+daemon can then still access what its configuration names, but not guest disks, home directories, or the other
+privileges of root.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _SYSTEM = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/run", "/dev"),
     *("/var/lib/sss", "/var/lib/extrausers"),
 )
-"""Libraries, names and addresses of users and hosts, facts of the kernel."""
+"""Libraries, user and host databases, kernel interfaces."""
 _LOADERS = ("/usr", "/lib", "/lib64")
-"""Where what starts a program is, and its libraries."""
+"""Directories of the dynamic loader and the libraries."""
 _PRIVILEGED = 1024
 _READ, _SEARCH = 4, 1  # bits of a mode, for others
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What is left. ``landlock`` is the version of the kernel's interface, 0 when files are not confined."""
+    """The remaining privileges. ``landlock`` is the kernel's ABI version, 0 if files are not confined."""
 
     capabilities: tuple[Capability, ...]
     landlock: int
@@ -47,20 +47,20 @@ class Confinement:
 
 
 def confine(config: Config, source: Path) -> Confinement:
-    """Give up what ``config``, read from the file ``source``, does not need. Raises OSError."""
+    """Drop what ``config``, read from the file ``source``, does not require. Raises OSError."""
     version = landlock.restrict(files(config, source))
     return Confinement(tuple(privileges.keep_only(capabilities(config))), version)
 
 
 def capabilities(config: Config) -> set[Capability]:
-    """Return what the daemon needs, if it is root now."""
+    """Return the capabilities that the daemon requires, if it is root."""
     needed = {Capability.NET_ADMIN}  # socket buffers, congestion control, and the rules of redirect
     if any(isinstance(rule, UnixRule) for peer in config.peers for rule in peer.rules):
         needed.add(Capability.DAC_OVERRIDE)  # sockets of QEMU's user
     if _unix_sockets(config):
         needed |= {Capability.DAC_OVERRIDE, Capability.CHOWN, Capability.FOWNER}
     if Capability.DAC_OVERRIDE not in needed and any(map(_is_hidden, _tls_files(config))):
-        needed.add(Capability.DAC_READ_SEARCH)  # renewed certificates are read while the daemon runs
+        needed.add(Capability.DAC_READ_SEARCH)  # renewed certificates are read at runtime
     if config.transport.lane is not LaneChoice.USERSPACE:
         needed.add(Capability.SYS_RESOURCE)  # pipes larger than fs.pipe-max-size
     if _redirects(config) or min(_ports(config)) < _PRIVILEGED:
@@ -69,15 +69,15 @@ def capabilities(config: Config) -> set[Capability]:
 
 
 def files(config: Config, source: Path) -> Mapping[Path, Access]:
-    """Return what may be done below which paths."""
+    """Return the permitted access below each path."""
     allowed = dict.fromkeys(map(Path, _SYSTEM), READ)
     for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, *tunnel.__path__):
         allowed[Path(prefix).resolve()] = READ
     allowed |= {path.resolve(): READ for path in _parents_of_checkout()}
     for file in (source, *_tls_files(config)):
         allowed[file.resolve().parent] = READ
-        allowed[file.parent.resolve()] = READ  # a link may lead elsewhere when it is renewed
-    if nft := nftables.program():  # also without redirects: a table that was left behind is removed
+        allowed[file.parent.resolve()] = READ  # a symbolic link may have another target when renewed
+    if nft := nftables.program():  # also without redirects: a stale table is removed
         allowed |= dict.fromkeys((*map(Path, _LOADERS), Path(nft).resolve().parent), RUN)
     allowed[Path("/dev/null")] = Access.READ_FILE | Access.WRITE_FILE
     for path in (config.host.control, *_unix_sockets(config)):
@@ -86,7 +86,7 @@ def files(config: Config, source: Path) -> Mapping[Path, Access]:
 
 
 def _parents_of_checkout() -> Iterator[Path]:
-    """An editable installation is found by way of a checkout, whose folders are not all below ``tunnel``."""
+    """Yield the checkout of an editable installation, whose packages are not all below ``tunnel``."""
     for path in tunnel.__path__:
         checkout = Path(path).resolve().parent
         if (checkout / "pyproject.toml").is_file():
@@ -100,7 +100,7 @@ def _tls_files(config: Config) -> list[Path]:
 
 
 def _is_hidden(file: Path) -> bool:
-    """Whether this process may read ``file`` only by a capability: keys are often another user's."""
+    """Whether ``file`` is readable only with a capability: keys often belong to another user."""
     path = file.resolve()
     return not (_permits(path, _READ) and all(_permits(parent, _SEARCH) for parent in path.parents))
 
@@ -109,7 +109,7 @@ def _permits(path: Path, bit: int) -> bool:
     try:
         status = path.stat()
     except OSError:
-        return True  # there is nothing to be read yet
+        return True  # the file does not exist yet
     if status.st_uid == os.geteuid():
         bit <<= 6
     elif status.st_gid in {os.getegid(), *os.getgroups()}:

@@ -1,4 +1,4 @@
-"""The daemon of one host, from a checked configuration to an orderly end."""
+"""The daemon of one host, from a checked configuration to an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ RELOADED = (
 )
 
 NOTIFY_TIMEOUT = 0.1
-"""Seconds that systemd may take to take a message, in which nothing else is done."""
+"""Seconds to wait for systemd to accept a message; the event loop is blocked meanwhile."""
 
 PROBE_DEADLINE = 4.0
-"""Seconds that a peer may take to say what it would admit: less than a control command may take."""
+"""Seconds that a peer may take to reply to a probe: less than the timeout of a control command."""
 
 log = structlog.get_logger()
 
 
 class Service:
-    """Everything that runs, owned in one place."""
+    """The running daemon: owns links, ingresses, workers, redirects and the control socket."""
 
     def __init__(self, config: Config, contexts: TlsContexts, engine: Choice = UNASKED) -> None:
         self._config = config
@@ -84,7 +84,7 @@ class Service:
         self._redirects: Redirects | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises UsageError when an address or a redirect cannot be had."""
+        """Serve until SIGTERM or SIGINT. Raises UsageError when an address or a redirect is not available."""
         self._watch_signals()
         try:
             await self._workers.start()
@@ -118,7 +118,7 @@ class Service:
         log.info("stopped")
 
     async def status(self) -> dict[str, Any]:
-        """Facts for ``mtunnel status``, with every redirect tried just now; the keys are stable."""
+        """Return the facts for ``mtunnel status``, after a probe of every redirect; the keys are stable."""
         faults = await self._redirects.examine() if self._redirects else {}
         return {
             "host": self._config.host.name,
@@ -148,9 +148,9 @@ class Service:
         log.info(event, reason=facts["reason"], engine=facts["engine"], workers=workers)
 
     async def probe(self, peer: object, targets: object) -> list[dict[str, str]]:
-        """What ``peer`` would say to streams to ``targets``, one by one: facts for ``mtunnel migrate``.
+        """Return whether ``peer`` would admit streams to each of ``targets``, for ``mtunnel migrate``.
 
-        Raises UsageError for a peer or a target that cannot be, UnreachableError without an answer in time.
+        Raises UsageError for an unknown peer or an invalid target, UnreachableError on timeout.
         """
         group = self._link(peer)
         if not isinstance(targets, list) or len(targets) > MAX_PROBES:
@@ -161,7 +161,7 @@ class Service:
         return [asdict(answer) for answer in answers]
 
     def record(self, peer: object, text: object) -> None:
-        """Log ``text`` on this host and on ``peer``: what a command did there. Raises UsageError."""
+        """Log ``text``, an action of a command, on this host and on ``peer``. Raises UsageError."""
         group = self._link(peer)
         if not isinstance(text, str) or not text.isprintable():
             raise UsageError("text: expected one line")
@@ -170,7 +170,7 @@ class Service:
     def _link(self, peer: object) -> LinkGroup:
         group = self._links.get(peer) if isinstance(peer, str) else None
         if group is None:
-            raise UsageError(f"there is no peer {peer!r}; there are: {', '.join(self._links) or 'none'}")
+            raise UsageError(f"no peer {peer!r}; configured peers: {', '.join(self._links) or 'none'}")
         return group
 
     # Starting.
@@ -201,7 +201,7 @@ class Service:
                 yield link, Dialer(self._dial_plan(peer, self._certificates.for_next_lane), link)
 
     def _leads_to(self, peer: PeerConfig) -> bool:
-        """Whether an ingress does. Else the peer is left to dial us."""
+        """Whether an ingress leads to ``peer``. Otherwise only the peer dials."""
         return any(ingress.peer == peer.name for ingress in self._config.ingresses)
 
     def _dial_plan(self, peer: PeerConfig, contexts: Callable[[], TlsContexts]) -> DialPlan:
@@ -249,7 +249,7 @@ class Service:
     # Stopping.
 
     def _stop(self) -> None:
-        """Open no more streams from this moment on."""
+        """Refuse new streams and drain; a second call ends the drain."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
@@ -261,15 +261,15 @@ class Service:
         self._stop()
 
     async def _close(self) -> None:
-        """Close the doors, from the outermost inwards; each step leaves the next one nothing to lose."""
+        """Shut down from the outside in: no step leaves work for a component closed before it."""
         if self._redirects is not None:
             await self._redirects.clear()
         for ingress in self._ingresses:
             await ingress.close()
         if self._reception is not None:
             await self._reception.close()
-        farewell = f"{self._config.host.name} is stopping"
-        await asyncio.gather(*(group.close(Code.NONE, farewell) for group in self._links.values()))
+        reason = f"{self._config.host.name} is stopping"
+        await asyncio.gather(*(group.close(Code.NONE, reason) for group in self._links.values()))
         await self._workers.stop()
         if self._redirects is not None:
             await self._redirects.close()
@@ -278,7 +278,7 @@ class Service:
 
 
 def _target(text: object) -> str:
-    """A target as a peer would read it."""
+    """Return the canonical form of a target. Raises UsageError."""
     try:
         return str(parse_target(str(text)))
     except ValueError as error:
@@ -286,7 +286,7 @@ def _target(text: object) -> str:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify(3))."""
+    """Send ``state`` to systemd, if it started this process (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
@@ -297,5 +297,5 @@ def notify(state: str) -> None:
 
 
 def tell_status(text: str) -> None:
-    """Let ``systemctl status`` show ``text``."""
+    """Set the status text that ``systemctl status`` shows."""
     notify(f"STATUS={text}")

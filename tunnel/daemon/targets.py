@@ -1,7 +1,7 @@
-"""What a migration will ask its peer for, by the configuration: the far ends of all its connections.
+"""The targets that a migration will request from its peer, by the configuration.
 
-Pure. The near ends are the URIs that ``uris`` found; each leads through an ingress to a target, which the
-peer must allow. What does not go through an ingress is not the tunnel's business.
+Pure functions. The listen addresses are in the URIs from ``uris``; each leads through an ingress to a target,
+which the peer must allow. Connections that use no ingress are ignored.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tunnel.relay.address import (
 )
 
 MOST_PORTS = 512
-"""So many ports of a range are asked about; of a larger one the first ones, and the last."""
+"""Limit of ports of a range that are probed; of a larger range the first ones, and the last."""
 
 _LOCALHOST = "127.0.0.1"
 
 
 def of_way(config: Config, peer: str, way: Way, *, disks: bool) -> list[TargetAddress]:
-    """What a guest's memory needs under libvirt, and with ``disks`` they too."""
-    if way.any_port:  # libvirt picks one there, and another for disks
+    """Return the targets for a guest's memory under libvirt, and with ``disks`` those of its disks."""
+    if way.any_port:  # libvirt chooses the port, and another one for disks
         (ingress,) = (each for each in config.ingresses if str(each.listen) == way.ingress)
         return list(_ports(ingress))
     near = (way.memory, way.disks if disks else None)
@@ -39,7 +39,7 @@ def of_way(config: Config, peer: str, way: Way, *, disks: bool) -> list[TargetAd
 
 
 def ingresses_of(config: Config, peer: str, way: Way, *, disks: bool) -> list[IngressConfig]:
-    """Where the source's QEMU enters the tunnel with memory, and with ``disks`` with them."""
+    """Return the ingresses that the source's QEMU connects to, for memory and, with ``disks``, disks."""
     near = {str(way.memory), *([str(way.disks)] if disks else [])}
     return [
         each
@@ -49,13 +49,13 @@ def ingresses_of(config: Config, peer: str, way: Way, *, disks: bool) -> list[In
 
 
 def of_libvirt(config: Config, peer: str, uri: str) -> list[TargetAddress]:
-    """What libvirt's calls need; nothing if ``uri`` leads past the tunnel."""
+    """Return the targets for libvirt's RPC; none if ``uri`` does not use the tunnel."""
     near = rpc.address_of(uri)
     return [] if near is None else _far(config, peer, [near])
 
 
 def of_qemu(config: Config, peer: str, entry: Entry, monitor: str = "") -> list[TargetAddress]:
-    """What a migration without libvirt needs; ``monitor`` is the path of the destination's QMP socket."""
+    """Return the targets without libvirt; ``monitor`` is the path of the destination's QMP socket."""
     near = [parse_listen(entry.uri)]
     with suppress(ValueError):  # a path that no ingress can have
         near.append(parse_listen(f"unix:{monitor}"))
@@ -63,7 +63,7 @@ def of_qemu(config: Config, peer: str, entry: Entry, monitor: str = "") -> list[
 
 
 def spans(targets: Iterable[TargetAddress]) -> list[str]:
-    """The same as rules for an egress list: ports that follow each other are one range."""
+    """Return ``targets`` as rules for an egress list: consecutive ports are merged into a range."""
     tcp = sorted({(each.host, each.port) for each in targets if isinstance(each, TcpAddress)})
     found = []
     for (host, _), group in groupby(enumerate(tcp), key=lambda item: (item[1][0], item[1][1] - item[0])):
@@ -78,7 +78,7 @@ def _far(config: Config, peer: str, near: Iterable[ListenAddress]) -> list[Targe
 
 
 def _behind(ingresses: Iterable[IngressConfig], near: ListenAddress) -> TargetAddress | None:
-    """Where a connection to ``near`` comes out; None if no ingress takes it."""
+    """Return the target of a connection to ``near``; None if no ingress accepts it."""
     for ingress in ingresses:
         match ingress.listen, near:
             case listen, _ if listen == near:
@@ -90,7 +90,7 @@ def _behind(ingresses: Iterable[IngressConfig], near: ListenAddress) -> TargetAd
 
 
 def _ports(ingress: IngressConfig) -> Iterator[TargetAddress]:
-    """The ports that a redirected range leads to."""
+    """Yield the targets of a redirected range."""
     if isinstance(ingress.listen, RedirectAddress):
         first, last = ingress.listen.first_port, ingress.listen.last_port
         for port in {*range(first, min(first + MOST_PORTS - 1, last)), last}:

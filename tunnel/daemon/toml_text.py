@@ -1,6 +1,7 @@
-"""From the bytes of a TOML file to its tables, or to one line that says which line of it is wrong and how.
+"""The TOML parser: tables, or a one-line error message with the line number.
 
-The parser's own words are those of the grammar (toml.io); they are told where nothing better is known.
+Errors are reworded for the operator; where no better text exists, that of the parser is used, in the terms of
+the grammar (toml.io).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ONE = ("host", "tls", "transport")
 
 
 def parse(content: bytes) -> dict[str, Any]:
-    """Read TOML, with a byte order mark or without. Raises ValueError, with a text for the operator."""
+    """Parse TOML, with or without a byte order mark. Raises ValueError with a message for the operator."""
     text = _decoded(content)
     try:
         return tomllib.loads(text)
@@ -31,7 +32,7 @@ def parse(content: bytes) -> dict[str, Any]:
 
 
 def misplaced(content: bytes, tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name each section that has the wrong kind of brackets: by key, what to write."""
+    """Yield key and message for each section with the wrong kind of brackets."""
     for name in (*_SEVERAL, *_ONE):
         several = name in _SEVERAL
         if isinstance(tables.get(name), dict if several else list):
@@ -42,7 +43,7 @@ def misplaced(content: bytes, tables: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def straightened(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as if all brackets were right, so that what is inside is looked at as well."""
+    """Return the tables as with the right brackets, so that their contents are validated as well."""
     found = dict(tables)
     found |= {name: [found[name]] for name in _SEVERAL if isinstance(found.get(name), dict)}
     return found | {
@@ -52,13 +53,13 @@ def straightened(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decoded(content: bytes) -> str:
     if content.startswith(_UTF16) or b"\0" in content[:4]:
-        raise ValueError("it is written in UTF-16: save it as UTF-8")
+        raise ValueError("the encoding is UTF-16: save the file as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"line {line}: byte {content[error.start]:#x} is not UTF-8: save it as UTF-8"
+            f"line {line}: byte {content[error.start]:#x} is not UTF-8: save the file as UTF-8"
         ) from None
 
 
@@ -67,7 +68,7 @@ def _explained(text: str, message: str) -> str:
     if found is None:
         return message
     if found["line"] is None:
-        return "it ends too early: a quote or a bracket is not closed"
+        return "unexpected end of file: a string or a bracket is not closed"
     number = int(found["line"])
     line = text.splitlines()[number - 1] if number <= len(text.splitlines()) else ""
     return f"line {number}: {_reason(found['what'], line)}"
@@ -79,19 +80,19 @@ def _reason(what: str, line: str) -> str:
     if header and (what.startswith("Cannot declare") or what == "Cannot overwrite a value"):
         name = header["name"]
         if name in _SEVERAL:
-            return f"{line.strip()}, although there was one before: write [[{name}]] for each"
-        return f"there is a second [{name}]: write all its keys in one"
+            return f"{line.strip()} conflicts with an earlier one: write [[{name}]] for each"
+        return f"duplicate section [{name}]: write all its keys in one section"
     match what:
         case "Cannot overwrite a value":
-            return f"{key} is given a second time"
+            return f"duplicate key {key}"
         case "Invalid value" if equals and not value:
             return f"{key} has no value"
         case "Invalid value" if equals:
-            return f'{value} is no value: text goes in quotes, as in {key} = "text"'
+            return f'{value} is not a valid value: strings need quotes, as in {key} = "text"'
         case "Illegal character '\\n'":
-            return "a quote is not closed"
+            return "a string is not closed"
         case "Expected newline or end of document after a statement":
-            return "there is something behind the value: each key goes on a line of its own"
+            return "unexpected text after the value: write each key on a separate line"
     return f"{what[:1].lower()}{what[1:]}"
 
 

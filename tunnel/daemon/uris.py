@@ -1,13 +1,13 @@
-"""How a hypervisor reaches a peer, by the configuration: the URIs that libvirt and QEMU are given.
+"""The URIs with which libvirt and QEMU connect to a peer through the tunnel, by the configuration.
 
-Pure. libvirt has rules of its own, which decide what an ingress can be used for:
+Pure functions. libvirt's rules determine which ingresses it can use:
 
-- with ``tcp://`` the destination listens on the very port that the migration URI names, and disks go to the
-  same address; so an ingress must lead to its own port number;
-- with ``unix://`` the destination listens on the very path that the source connects to;
-- without a port libvirt takes one from 49152 up by itself: only a ``redirect:`` ingress follows it there.
+- with ``tcp://`` the destination listens on the port in the migration URI, and disks use the same address;
+  so the target of an ingress must have the same port;
+- with ``unix://`` the destination listens on the path that the source connects to;
+- without a port libvirt chooses one, from 49152 up: only a ``redirect:`` ingress covers it.
 
-QEMU by itself has no such rules: there an ingress leads to whatever its ``target`` says.
+QEMU without libvirt has no such rules: any ``target`` can be used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tunnel.relay.address import (
 )
 
 FIRST_PORT = 49152
-"""Where libvirt begins to look for a free port (migration_port_min in qemu.conf)."""
+"""The first port that libvirt tries (migration_port_min in qemu.conf)."""
 
 _LOCALHOST = "127.0.0.1"
 _LAST_PORT = 65535
@@ -37,11 +37,11 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How the memory of a guest travels under libvirt, and its disks: the URIs of one migration.
+    """The route of a guest's memory and disks under libvirt: the URIs of one migration.
 
-    ``listen_address`` is the destination's. With ``disks_port`` and ``disks_uri`` both None libvirt picks the
-    disks' port itself if ``any_port``; otherwise disks have no way, for the reason ``no_disks``. ``memory``
-    and ``disks`` are the addresses that the URIs name, both None with ``any_port``.
+    ``listen_address`` is the destination's. If ``disks_port`` and ``disks_uri`` are both None, libvirt picks
+    the port for disks with ``any_port``; otherwise disks have no route, for the reason ``no_disks``.
+    ``memory`` and ``disks`` are the addresses in the URIs, both None with ``any_port``.
     """
 
     ingress: str
@@ -57,7 +57,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """What leads to ``peer``. ``no_way`` and ``no_libvirt`` say why there is none, and what to configure."""
+    """The routes to ``peer``. ``no_way`` and ``no_libvirt`` are the errors when there is none."""
 
     peer: str
     way: Way | None
@@ -66,7 +66,7 @@ class Routes:
     no_libvirt: str
 
     def require_way(self, *, disks: bool = False) -> Way:
-        """How memory travels, and with ``disks`` they too. Raises UsageError, saying what to configure."""
+        """Return the route of memory, with ``disks`` also of disks. Raises UsageError if there is none."""
         if self.way is None:
             raise UsageError(self.no_way)
         if disks and self.way.no_disks:
@@ -74,7 +74,7 @@ class Routes:
         return self.way
 
     def require_libvirt(self, given: str | None) -> str:
-        """Return the URI of the peer's libvirt: the one that was ``given``, or through the tunnel."""
+        """Return the URI of the peer's libvirt: ``given``, or through the tunnel. Raises UsageError."""
         uri = given or self.libvirt_uri
         if uri is None:
             raise UsageError(self.no_libvirt)
@@ -83,14 +83,14 @@ class Routes:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where the source's QEMU connects and the destination's listens, as QEMU writes it."""
+    """Where QEMU connects at the source and listens at the destination, in QEMU's syntax."""
 
     uri: str
     listen: str
 
 
 def find_routes(config: Config, peer: str, guest: str | None = None, via: str | None = None) -> Routes:
-    """Derive the URIs for ``guest`` (or any) to ``peer``. ``via`` names the ingress, if not the best one.
+    """Return the routes for ``guest`` (or any) to ``peer``. ``via`` overrides the choice of the ingress.
 
     Raises UsageError when there is no such peer or ingress.
     """
@@ -111,9 +111,9 @@ def find_routes(config: Config, peer: str, guest: str | None = None, via: str | 
 def find_entry(
     config: Config, peer: str, via: str | None = None, guest: str | None = None, not_this: str = ""
 ) -> Entry:
-    """How QEMU without libvirt reaches ``peer``. ``not_this`` is a socket that is used for something else.
+    """Return the addresses for QEMU without libvirt. ``not_this`` is a socket with another use.
 
-    Raises UsageError when nothing leads there, or when ``via`` names nothing.
+    Raises UsageError when no ingress leads to ``peer``, or when ``via`` is no ingress.
     """
     known_peer(config, peer)
     other = f"unix:{posixpath.normpath(not_this)}"
@@ -130,7 +130,7 @@ def known_peer(config: Config, peer: str) -> None:
     """Raise UsageError when the configuration has no ``[[peer]]`` of that name."""
     names = [known.name for known in config.peers]
     if peer == config.host.name:
-        raise UsageError(f"{peer} is this host (host.name): name the host that the guest is to move to")
+        raise UsageError(f"{peer} is this host (host.name): give the destination host")
     if peer not in names:
         nearest = get_close_matches(peer, names, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(names) or 'none'}"
@@ -144,7 +144,7 @@ def _for_migrations(config: Config, peer: str) -> list[IngressConfig]:
 
 
 def _best_libvirt(mine: Sequence[IngressConfig]) -> str | None:
-    """A socket first, then plain TCP; libvirt's TLS also wants a certificate that names the alias."""
+    """Prefer a socket, then plain TCP; libvirt's TLS requires a certificate that names the alias."""
     found = [uri for ingress in mine if (uri := rpc.libvirt_uri(ingress))]
     order = ("qemu+unix:", "qemu+tcp:", "qemu+tls:")
     return min(found, key=lambda uri: order.index(uri[: uri.index(":") + 1]), default=None)
@@ -153,7 +153,7 @@ def _best_libvirt(mine: Sequence[IngressConfig]) -> str | None:
 def _best_way(
     mine: Sequence[IngressConfig], guest: str | None, via: str | None
 ) -> tuple[Way | None, list[str]]:
-    """The way to take, or why there is none."""
+    """Return the best route, or the reasons why there is none."""
     candidates = [ingress for ingress in mine if not rpc.is_libvirt(ingress.target)]
     fit = [ingress for ingress in candidates if _unfit(ingress) is None]
     if via is not None:
@@ -168,10 +168,10 @@ def _best_way(
 
 
 def _chosen(ingresses: Sequence[IngressConfig], guest: str | None) -> tuple[IngressConfig | None, list[str]]:
-    """The ingress to take for ``guest``'s memory, or why there is none.
+    """Return the ingress for ``guest``'s memory, or the reasons why there is none.
 
-    Redirects first, since they serve any number of guests, then ports. Of sockets it is the guest's own by
-    its whole name, or the only one that there is.
+    Redirects first, since they serve any number of guests, then ports, then sockets: the one with the guest's
+    whole name, or the only candidate.
     """
     for kind in (RedirectAddress, TcpAddress):
         for ingress in ingresses:
@@ -192,23 +192,23 @@ def _chosen(ingresses: Sequence[IngressConfig], guest: str | None) -> tuple[Ingr
     if len(free) == 1 and not (guest is not None and socket_names.may_be_anothers(free[0], guest)):
         return sockets[free[0]], []
     advice = f"none is named {guest}.sock: choose one with --via" if guest else "name the guest or give --via"
-    return None, [f"of the sockets that lead there ({', '.join(free)}) {advice}"]
+    return None, [f"cannot choose a socket ({', '.join(free)}): {advice}"]
 
 
 def _unfit(ingress: IngressConfig) -> str | None:
-    """Why libvirt cannot use it for memory; None if it can."""
+    """Return why libvirt cannot use the ingress for memory; None if it can."""
     match ingress.listen, ingress.target:
         case TcpAddress(_, port), TcpAddress(_, other) if port != other:
             return (
-                f"{ingress.listen} leads to port {other}, but libvirt lets the destination listen on the "
-                "port that the migration URI names: make both the same"
+                f"{ingress.listen} leads to port {other}, but under libvirt the destination listens on the "
+                "port in the migration URI: use the same port for both"
             )
         case TcpAddress(), UnixAddress():
             return f"{ingress.listen} leads to a socket, but libvirt listens on TCP for a tcp: URI"
         case UnixAddress(path), target if target != ingress.listen:
             return (
-                f"unix:{path} leads to {target}, but libvirt lets the destination listen on the path that "
-                "the migration URI names: leave target out"
+                f"unix:{path} leads to {target}, but under libvirt the destination listens on the path in "
+                "the migration URI: remove target"
             )
     return None
 
@@ -229,7 +229,7 @@ def _redirected(ingress: IngressConfig, host: str, first: int, last: int, port: 
         return Way(listen, f"tcp://{host}", _LOCALHOST, any_port=True)
     chosen = port or first
     disks = next((other for other in range(first, last + 1) if other != chosen), None)
-    missing = f"{listen} has one port only, and disks need another" if disks is None else None
+    missing = f"{listen} has a single port, and disks need another one" if disks is None else None
     return Way(
         listen,
         f"tcp://{host}:{chosen}",
@@ -253,7 +253,7 @@ def _through_port(ingress: IngressConfig, address: TcpAddress, fit: Sequence[Ing
     if not others:
         free = address.port + 1 if address.port < _LAST_PORT else address.port - 1
         missing = (
-            f"disks need a port of their own on {address.host}: add [[ingress]] with listen = "
+            f"disks need a separate port on {address.host}: add [[ingress]] with listen = "
             f'"{TcpAddress(address.host, free)}", or use redirect:'
         )
     return Way(
@@ -276,7 +276,7 @@ def _through_socket(
     if disks is None:
         stem, suffix = posixpath.splitext(path)
         own = f"unix:{stem}-disks{suffix}"
-        missing = f'disks need a socket of their own: add [[ingress]] with listen = "{own}"'
+        missing = f'disks need a separate socket: add [[ingress]] with listen = "{own}"'
     return Way(
         str(ingress.listen),
         f"unix://{path}",
@@ -288,7 +288,7 @@ def _through_socket(
 
 
 def _disks_socket(others: Sequence[str], path: str, guest: str | None) -> str | None:
-    """The socket for the disks of what goes over ``path``: the guest's, or that socket's, or anybody's."""
+    """Return the disks socket for a migration over ``path``: by guest, by that socket's name, or generic."""
     for name in (guest, socket_names.stem(path)):
         for other in others:
             if name is not None and socket_names.carries_disks_of(other, name):
@@ -297,7 +297,7 @@ def _disks_socket(others: Sequence[str], path: str, guest: str | None) -> str | 
 
 
 def _named(candidates: Sequence[IngressConfig], via: str) -> tuple[IngressConfig, int | None]:
-    """The ingress that ``via`` means, and the port if it is one of a redirected range."""
+    """Return the ingress that ``via`` names, with the port if it is in a redirected range."""
     try:
         wanted = parse_listen(via)
     except ValueError as error:
@@ -310,7 +310,7 @@ def _named(candidates: Sequence[IngressConfig], via: str) -> tuple[IngressConfig
                 if first <= port <= last:
                     return ingress, port
     known = ", ".join(str(ingress.listen) for ingress in candidates) or "none"
-    raise UsageError(f"--via: {wanted} is no ingress to this peer for migrations; there is {known}")
+    raise UsageError(f"--via: {wanted} is not a migration ingress of this peer; available: {known}")
 
 
 def _entry(ingress: IngressConfig, port: int | None) -> Entry:

@@ -1,4 +1,4 @@
-"""How many workers a daemon has: docs/decisions/0061-workers.md."""
+"""The number of workers of a daemon: docs/decisions/0061-workers.md."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from tunnel.daemon.config import Transport
 
 MOST_BY_ITSELF = 8
-"""Workers that ``auto`` has at most: one interpreter hardly keeps more busy."""
+"""Limit of workers with ``auto``: one interpreter hardly scales to more."""
 
 FEW = 2
-"""Processors on which one worker is best: QEMU and the network have the other one."""
+"""Up to this number of processors one worker is best: QEMU and the network use the other one."""
 
 
 def count_workers(transport: Transport, *, compiled: bool) -> int:
-    """As many as are configured, or as fit this host, with or without the ``compiled`` engine."""
+    """Return the configured number, or that for this host with or without the ``compiled`` engine."""
     if transport.workers is not None:
         return transport.workers
     processors = len(os.sched_getaffinity(0))

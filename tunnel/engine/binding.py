@@ -1,7 +1,7 @@
-"""The functions of the compiled library, declared to Python: what ``engine.h`` and the C files say.
+"""The functions of the compiled library, declared to Python as in ``engine.h``; the C files document them.
 
-By cffi without a compiled module: one library for all Pythons, built without their headers. Each call
-releases the GIL and costs 0.3 microseconds.
+By cffi in ABI mode: one library for all Pythons, built without their headers. Each call releases the GIL and
+costs 0.3 microseconds.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ FUNCTIONS = (
     *("mt_provider", "mt_direction_new", "mt_seal", "mt_open"),
     *("mt_send", "mt_receive", "mt_carry", "mt_pass"),
 )
-"""Some that a library of ours has."""
+"""Functions by which a library of ours is recognized."""
 
 _WHY = 512
 
@@ -85,14 +85,14 @@ _ELF_HEADER = struct.Struct("@40xQ10xHH2x")  # e_shoff, e_shentsize, e_shnum
 
 
 class LibraryError(Exception):
-    """A library cannot be used; why."""
+    """A library cannot be used; the text is the reason."""
 
 
 def load(path: Path) -> Any:
-    """Open the compiled library. LibraryError if it is not ours, not for this machine, or not whole."""
+    """Open the compiled library. Raises LibraryError if it is not ours, of another machine, or truncated."""
     try:
         if not _is_whole(path.read_bytes()):
-            raise LibraryError(f"{path.name} is not whole: install mtunnel again")
+            raise LibraryError(f"{path.name} is truncated: reinstall mtunnel")
         library = ffi.dlopen(str(path))
         for name in FUNCTIONS:
             getattr(library, name)
@@ -102,21 +102,21 @@ def load(path: Path) -> Any:
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether nothing is missing at the end of a library, as on a full disk: dlopen(3) would be its death.
+    """Return whether a library is complete, unlike one written to a full disk: dlopen(3) would get SIGBUS.
 
-    The table of sections ends an ELF file, and its header says where that is (elf(5), 64 bits).
+    An ELF file ends with its section table, the offset of which is in the header (elf(5), 64 bits).
     """
     if data[: len(_ELF_64)] != _ELF_64 or len(data) < _ELF_HEADER.size:
-        return len(data) > 0  # dlopen says what is wrong with it
+        return len(data) > 0  # dlopen reports the error
     start, size, count = _ELF_HEADER.unpack_from(data)
     return bool(start + size * count <= len(data))
 
 
 class Provider:
-    """Who encrypts: libcrypto, and after ``use_ipsec_mb`` libipsec-mb for AES-GCM."""
+    """The crypto libraries: libcrypto, and after ``use_ipsec_mb`` libipsec-mb for AES-GCM."""
 
     def __init__(self, library: Any, libcrypto: str) -> None:
-        """Open ``libcrypto``, a name or path for dlopen(3). LibraryError if that fails."""
+        """Open ``libcrypto``, a name or path for dlopen(3). Raises LibraryError on failure."""
         why = ffi.new("char[]", _WHY)
         self.library = library
         self.handle = library.mt_provider(libcrypto.encode(), why, _WHY)
@@ -126,10 +126,10 @@ class Provider:
         self.version = (number >> 28, number >> 20 & 0xFF, number >> 4 & 0xFFFF)
         """libcrypto's version: major, minor, patch (OPENSSL_VERSION_NUMBER(3))."""
         self.ipsec_mb = ""
-        """libipsec-mb's version, if that does AES-GCM."""
+        """libipsec-mb's version, if it does AES-GCM."""
 
     def use_ipsec_mb(self, name: str) -> None:
-        """Let libipsec-mb do AES-GCM, for keys that are taken from now on. LibraryError if that fails."""
+        """Use libipsec-mb for AES-GCM, for keys created from now on. Raises LibraryError on failure."""
         why = ffi.new("char[]", _WHY)
         version = self.library.mt_use_ipsec_mb(self.handle, name.encode(), why, _WHY)
         if version == ffi.NULL:
@@ -138,7 +138,7 @@ class Provider:
 
     @property
     def name(self) -> str:
-        """Who encrypts, with versions, in words."""
+        """The crypto libraries and their versions, as text."""
         crypto = f"libcrypto {'.'.join(map(str, self.version))}"
         return f"libipsec-mb {self.ipsec_mb} (AES-GCM) and {crypto}" if self.ipsec_mb else crypto
 

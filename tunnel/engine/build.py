@@ -1,6 +1,6 @@
-"""How the C of this package is compiled: by ``setup.py``, and by tests with sanitizers.
+"""Compiling the C of this package: for ``setup.py``, and for tests with sanitizers.
 
-The library's name has a digest of its sources in it: one of other sources is not taken for ours. setup.py
+The library's file name contains a digest of its sources: one of other sources is not loaded. setup.py
 imports this file before anything is installed, so it needs nothing but Python.
 """
 
@@ -27,15 +27,15 @@ FLAGS = (
 LIBRARIES = ("-ldl",)
 
 LONGEST = 120.0
-"""Seconds that a compiler may take; it takes about one."""
+"""Timeout of a compiler in seconds; it takes about one."""
 
 
 class BuildError(Exception):
-    """There is no compiler, or it failed; what it said is the text."""
+    """There is no compiler, or it failed; the text is its output."""
 
 
 def file_name() -> str:
-    """Return the name of the library that these sources make: no ``.so``, or it would look like a module."""
+    """Return the file name of the library of these sources: not ``.so``, or it would look like a module."""
     digest = hashlib.sha256(repr(FLAGS).encode())
     for path in (HEADER, *SOURCES):
         digest.update(path.read_bytes())
@@ -43,15 +43,14 @@ def file_name() -> str:
 
 
 def compiler() -> list[str]:
-    """Return the command of the C compiler: that of CC, or ``cc``."""
+    """Return the command of the C compiler: CC of the environment, or ``cc``."""
     return shlex.split(os.environ.get("CC", "")) or ["cc"]
 
 
 def build(target: Path, extra: Sequence[str | Path] = (), flags: Sequence[str] = FLAGS) -> None:
-    """Compile the library to ``target``, by ``flags`` and then ``extra`` ones. BuildError if that fails.
+    """Compile the library to ``target``, with ``flags`` and then ``extra``. Raises BuildError on failure.
 
-    CFLAGS and LDFLAGS of the environment are obeyed, as packagers expect. ``target`` appears whole or not at
-    all.
+    CFLAGS and LDFLAGS of the environment are used, as packagers expect. ``target`` is created atomically.
     """
     given = [option for name in ("CFLAGS", "LDFLAGS") for option in shlex.split(os.environ.get(name, ""))]
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -64,6 +63,6 @@ def build(target: Path, extra: Sequence[str | Path] = (), flags: Sequence[str] =
     except OSError as error:
         raise BuildError(f"{command[0]}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise BuildError(f"{command[0]} took more than {LONGEST:.0f} s") from error
+        raise BuildError(f"{command[0]} timed out after {LONGEST:.0f} s") from error
     finally:
         unfinished.unlink(missing_ok=True)

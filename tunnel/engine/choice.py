@@ -1,7 +1,7 @@
-"""Which engine makes a daemon's TLS records, and why, in words for ``check``, ``status`` and the log.
+"""Selection of the engine for TLS records, with the reason as text for ``check``, ``status`` and the log.
 
-The compiled one, if it was built and its ciphers are as fast as those that ``cryptography`` brings. libcrypto
-before 3.1 has no code for the vector instructions of newer processors (VAES): with it AES-GCM takes three
+The compiled one, if it was built and its ciphers are as fast as those bundled with ``cryptography``.
+libcrypto before 3.1 does not use the vector instructions of newer processors (VAES): AES-GCM then takes three
 times as long, unless libipsec-mb does it. docs/decisions/0059-a-compiled-engine.md has the figures.
 """
 
@@ -17,10 +17,10 @@ from tunnel.engine.selftest import fault
 from tunnel.errors import UsageError
 
 ENGINE = "MTUNNEL_ENGINE"
-"""The environment variable that keeps the compiled engine out: "python". Nothing else may stand there."""
+"""The environment variable that disables the compiled engine: "python", the only valid value."""
 
 LIBCRYPTO, IPSEC_MB = "libcrypto.so.3", "libIPSec_MB.so.1"
-"""What the dynamic linker is asked for (Debian: libssl3, libipsec-mb1)."""
+"""Names for the dynamic linker (Debian: libssl3, libipsec-mb1)."""
 
 VECTOR_AES = (3, 1)
 """The first libcrypto that uses VAES."""
@@ -30,24 +30,24 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``provider`` is None where Python makes the records; ``reason`` names the engine, and says why."""
+    """``provider`` is None for the Python engine; ``reason`` names the engine, and why it was selected."""
 
     provider: Provider | None
     reason: str
 
 
-UNASKED = Choice(None, "Python (no other engine was asked for)")
+UNASKED = Choice(None, "Python (no other engine requested)")
 
 
 def choose(folder: Path = HERE, libcrypto: str = LIBCRYPTO, ipsec_mb: str = IPSEC_MB) -> Choice:
-    """Find the fastest engine that makes the right records. ``folder`` is where the library lies.
+    """Select the fastest engine that passes its self-test. ``folder`` contains the compiled library.
 
-    Where ``ENGINE`` asks for Python, no library is opened. Raises UsageError for anything else in it.
+    If ``ENGINE`` is set to Python, no library is opened. Raises UsageError for any other value.
     """
     if asked := os.environ.get(ENGINE, ""):
         if asked != "python":
-            raise UsageError(f"{ENGINE} is {asked!r}: it may be 'python', or not be set")
-        return _python(f"asked for by {ENGINE}")
+            raise UsageError(f"invalid {ENGINE}={asked!r}: set it to 'python', or unset it")
+        return _python(f"set by {ENGINE}")
     path = folder / file_name()
     if not path.exists():
         return _python(_not_built(folder))
@@ -65,14 +65,14 @@ def _with(provider: Provider, ipsec_mb: str) -> Choice:
         except LibraryError as error:
             lack = f"; libipsec-mb would help (Debian: libipsec-mb1): {error}"
     if lack and has_vector_aes():
-        return _python(f"{provider.name} is slower than the OpenSSL of cryptography here{lack}")
+        return _python(f"{provider.name} is slower than cryptography's OpenSSL on this CPU{lack}")
     if problem := fault(provider):
         return _python(f"the compiled engine failed its self-test with {provider.name}: {problem}")
     return Choice(provider, f"compiled, with {provider.name}")
 
 
 def has_vector_aes(processors: Path = _PROCESSORS) -> bool:
-    """Whether this processor has instructions that encrypt several blocks of AES at once."""
+    """Return whether this processor has instructions that encrypt several AES blocks in parallel (VAES)."""
     try:
         return any("vaes" in line.split() for line in processors.read_text().splitlines() if "flags" in line)
     except OSError:
@@ -81,8 +81,8 @@ def has_vector_aes(processors: Path = _PROCESSORS) -> bool:
 
 def _not_built(folder: Path) -> str:
     if any(folder.glob("engine-*.so.1")):
-        return "the compiled engine is of other sources than these: install mtunnel again"
-    return "the compiled engine was not built: there was no C compiler when mtunnel was installed"
+        return "the compiled engine was built from other sources: reinstall mtunnel"
+    return "the compiled engine was not built: no C compiler was found when mtunnel was installed"
 
 
 def _python(reason: str) -> Choice:

@@ -1,8 +1,8 @@
-/* AES-GCM and ChaCha20-Poly1305 of libraries that the system updates: libcrypto 3, and libipsec-mb where it is asked for.
+/* AES-GCM and ChaCha20-Poly1305 of libraries that the system updates: libcrypto 3, and libipsec-mb on request.
  *
- * Both are opened at run time, so that building needs no headers of theirs and running none of their packages. What
- * is used of libcrypto is declared as its manual pages say (EVP_EncryptInit(3)). libipsec-mb has a table of functions
- * for the processor it runs on; where in it AES-GCM stands is checked by name before anything of it is called.
+ * Both are opened at run time, so that neither building needs their headers nor running their packages. The functions
+ * of libcrypto are declared as in its manual pages (EVP_EncryptInit(3)). libipsec-mb has a table of functions for the
+ * processor that it runs on; its AES-GCM entries are verified by symbol name before any is called.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -28,8 +28,8 @@ struct libcrypto {
     void (*clear_errors)(void);
 };
 
-/* Of intel-ipsec-mb.h: an IMB_MGR begins with 64 bytes of state, then pointers; these are AES-GCM's, from the 25th
- * on. Versions 1.0 to 1.5 have the same. A struct gcm_key_data has 1024 bytes, a struct gcm_context_data 88. */
+/* From intel-ipsec-mb.h: an IMB_MGR begins with 64 bytes of state, then pointers; AES-GCM's begin with the 25th, in
+ * all versions from 1.0 to 1.5. A struct gcm_key_data has 1024 bytes, a struct gcm_context_data 88. */
 enum { MB_HEAD = 64, MB_FIRST = 24, MB_KEY = 4096, MB_STATE = 512 };
 
 struct gcm {
@@ -43,7 +43,7 @@ struct gcm {
 
 struct provider {
     struct libcrypto crypto;
-    void *ciphers[SUITES]; /* as EVP_CIPHER_fetch gave them */
+    void *ciphers[SUITES]; /* returned by EVP_CIPHER_fetch */
     struct gcm gcm[2];     /* AES_256_GCM, AES_128_GCM */
     int has_gcm;           /* libipsec-mb does AES-GCM */
 };
@@ -74,12 +74,12 @@ static int fetch_ciphers(struct provider *provider)
         provider->ciphers[suite] = provider->crypto.fetch(NULL, names[suite], NULL);
         found += provider->ciphers[suite] != NULL;
     }
-    provider->crypto.clear_errors(); /* one process may share libcrypto with others, who would find ours */
+    provider->crypto.clear_errors(); /* other users of libcrypto in this process would find ours */
     return found == SUITES;
 }
 
-/* Libraries stay open and providers are never freed: a process needs one, or two for a while.
- * NULL: `why` says what is missing. */
+/* Open libcrypto. Libraries stay open and providers are never freed: a process needs one, or two for a while.
+ * NULL: `why` is the reason. */
 struct provider *mt_provider(const char *libcrypto, char *why, size_t room)
 {
     struct provider *provider = calloc(1, sizeof *provider);
@@ -99,13 +99,13 @@ struct provider *mt_provider(const char *libcrypto, char *why, size_t room)
     return NULL;
 }
 
-/* libcrypto's version, as OPENSSL_VERSION_NUMBER is written: 0x30000130 is 3.0.19. */
+/* Return libcrypto's version, encoded as OPENSSL_VERSION_NUMBER: 0x30000130 is 3.0.19. */
 unsigned long mt_libcrypto_version(const struct provider *provider)
 {
     return provider->crypto.version();
 }
 
-/* Read one pointer of the manager's table, if it leads to the function whose name begins with `name`. */
+/* Read one pointer of the manager's table; return whether it is a function whose name begins with `name`. */
 static int take(const uint8_t *manager, int index, const char *name, void *slot)
 {
     void *function;
@@ -118,7 +118,7 @@ static int take(const uint8_t *manager, int index, const char *name, void *slot)
     return strncmp(found.dli_sname, name, strlen(name)) == 0;
 }
 
-/* Each function stands there for keys of 128, 192 and 256 bits; `step` is 0 or 2. */
+/* The table has each function for keys of 128, 192 and 256 bits; `step` is 0 or 2. */
 static int take_gcm(const uint8_t *manager, int step, const char *bits, struct gcm *gcm)
 {
     static const struct { int index; const char *name; size_t slot; } functions[] = {
@@ -139,7 +139,8 @@ static int take_gcm(const uint8_t *manager, int step, const char *bits, struct g
     return 1;
 }
 
-/* Before the provider is used. Let libipsec-mb do AES-GCM; its version as "1.3.0", or NULL and why. */
+/* Use libipsec-mb for AES-GCM; to be called before the provider is used. Return its version, as "1.3.0", or NULL:
+ * `why` is the reason. */
 const char *mt_use_ipsec_mb(struct provider *provider, const char *ipsec_mb, char *why, size_t room)
 {
     const char *(*version)(void);
@@ -198,7 +199,7 @@ int aead_init(struct aead *aead, const struct provider *provider, enum suite sui
     return 0;
 }
 
-/* Keys are wiped: by libcrypto in its own memory, here in ours. */
+/* Wipe the keys: libcrypto does so in its memory, this function in ours. */
 void aead_free(struct aead *aead)
 {
     if (aead->context != NULL)

@@ -1,9 +1,9 @@
 /* The compiled engine: TLS 1.3 records (RFC 8446 section 5.2) in batches, for userspace lanes.
  *
- * ciphers.c has AES-GCM and ChaCha20-Poly1305 from libraries of the system, records.c makes and opens records,
- * transfer.c does so on a socket, payload.c between two. binding.py declares to Python what begins with mt_; both must
- * say the same. Nothing here knows handshakes, or more of frames than where the payload of one stream begins and ends;
- * nothing allocates memory on the data path, or prints.
+ * ciphers.c has AES-GCM and ChaCha20-Poly1305 from system libraries, records.c seals and opens records,
+ * transfer.c does so on a socket, payload.c between two. binding.py declares the mt_ functions to Python; both
+ * must agree. Independent of handshakes; of frames only the boundaries of a stream's payload are parsed. No
+ * memory is allocated on the data path, and nothing is printed.
  */
 #ifndef MTUNNEL_ENGINE_H
 #define MTUNNEL_ENGINE_H
@@ -13,57 +13,57 @@
 #include <stdint.h>
 
 enum {
-    HEADER = 5,            /* bytes in front of a record: its type, a version, its length */
-    TAG = 16,              /* bytes that authenticate it, with every suite */
+    HEADER = 5,            /* bytes of a record's header: type, version, length */
+    TAG = 16,              /* bytes of its authentication tag, with every suite */
     NONCE = 12,
     RECORD = 16384,        /* most bytes of content (section 5.1) */
-    EXPANSION = 256,       /* most bytes of a type, padding and a tag behind it (section 5.2) */
+    EXPANSION = 256,       /* most bytes of type, padding and tag after it (section 5.2) */
     OVERHEAD = HEADER + 1 + TAG,
-    MOST_BYTES = 1 << 20,  /* content that one call seals or opens: a turn of the event loop */
+    MOST_BYTES = 1 << 20,  /* content that one call seals or opens, to bound a loop iteration */
     MOST_RECORDS = 256,    /* records that one call opens: a peer may send tiny ones */
-    BATCH = 1 << 18,       /* content between two calls of the kernel: it stays in a level-2 cache */
-    FRAME = 20,            /* bytes in front of a frame's payload: tunnel/wire/SPEC.md section 2 */
-    BATCH_SEALED = BATCH + FRAME + (BATCH / RECORD + 1) * OVERHEAD, /* and more than a record that is not whole */
-    MOST_FRAMES = 64,      /* frames that one call hands on: a peer may send tiny ones */
+    BATCH = 1 << 18,       /* content between two system calls: it fits in a level-2 cache */
+    FRAME = 20,            /* bytes of a frame's header: tunnel/wire/SPEC.md section 3 */
+    BATCH_SEALED = BATCH + FRAME + (BATCH / RECORD + 1) * OVERHEAD, /* and more than an incomplete record */
+    MOST_FRAMES = 64,      /* frames that one call passes on: a peer may send tiny ones */
 };
 
 enum suite { AES_256_GCM, AES_128_GCM, CHACHA20_POLY1305, SUITES };
 
 enum content { ALERT = 21, HANDSHAKE = 22, DATA = 23 };
 
-/* Why a call ended. Below zero is an error: nothing follows it under this key, but for MISUSE, ROOM, BUSY. */
+/* Why a call ended. Below zero are errors; all but MISUSE, ROOM and BUSY make the key unusable. */
 enum {
-    INPUT_USED = 0,   /* all whole records are opened */
+    INPUT_USED = 0,   /* all complete records are opened */
     CONTROL = 1,      /* a record that is not DATA */
-    BUDGET = 2,       /* as much as one call does; there may be more */
-    ROOM_USED = 3,    /* the next record does not fit in */
+    BUDGET = 2,       /* the limit of a call is reached; there may be more */
+    ROOM_USED = 3,    /* the next record does not fit into the output */
     SOCKET_FULL = 4,
     SOCKET_EMPTY = 5,
     SOCKET_ENDED = 6, /* the peer closed its direction */
     SOCKET_FAILED = 7,
-    SOURCE_EMPTY = 8, /* what payload is read from has no more */
+    SOURCE_EMPTY = 8, /* the source of payload has no more */
     SOURCE_ENDED = 9,
     SOURCE_FAILED = 10,
-    MISUSE = -1,      /* wrong arguments; nothing was done */
-    ROOM = -2,        /* the output has no room for it; nothing was done */
+    MISUSE = -1,      /* invalid arguments; nothing was done */
+    ROOM = -2,        /* the output is too small; nothing was done */
     BUSY = -3,        /* another thread is using the object; nothing was done */
-    SPENT = -4,       /* the key has protected as many records as it may */
+    SPENT = -4,       /* the limit of the key is reached */
     CIPHER = -5,      /* the library failed */
     OVERFLOW = -6,    /* a record that is too long */
     TOO_SHORT = -7,   /* a record without room for a type and a tag */
-    NO_RECORD = -8,   /* its type is not the one that all protected records show */
-    BAD_TAG = -9,     /* it is not what the peer sent */
+    NO_RECORD = -8,   /* its outer type is not that of protected records */
+    BAD_TAG = -9,     /* it failed authentication */
     NO_CONTENT = -10, /* nothing but padding */
 };
 
-struct provider; /* who encrypts */
+struct provider; /* the crypto libraries */
 struct buffer;   /* memory between a socket and one direction */
 
 struct aead {
     const struct provider *provider;
     enum suite suite;
     int sealing;
-    void *context;   /* libcrypto's, or NULL: libipsec-mb does it, by what follows */
+    void *context;   /* libcrypto's, or NULL: libipsec-mb is used, with the following */
     uint8_t *key;    /* libipsec-mb's expanded key, aligned */
     uint8_t *state;  /* libipsec-mb's state of one record */
 };
@@ -74,11 +74,11 @@ struct direction {
     uint8_t iv[NONCE];
     uint64_t number;  /* of the next record */
     uint64_t limit;   /* the first number that may not be used */
-    int failed;       /* the error after which the key is used no more, or 0 */
+    int failed;       /* the error that made the key unusable, or 0 */
     atomic_flag busy;
 };
 
-/* One part of what is to be sealed. */
+/* One part of the content to seal. */
 struct piece {
     const uint8_t *data;
     size_t size;
@@ -88,74 +88,74 @@ struct piece {
 struct opened {
     size_t consumed;  /* bytes of whole records that were opened */
     size_t filled;    /* bytes of DATA, from the beginning of the output */
-    size_t content;   /* with CONTROL: bytes of that record, behind these */
-    size_t records;   /* how many were opened, that one included */
-    size_t received;  /* mt_receive: bytes that the socket gave */
+    size_t content;   /* with CONTROL: bytes of that record, after these */
+    size_t records;   /* how many were opened, including that one */
+    size_t received;  /* mt_receive: bytes read from the socket */
     int type;         /* with CONTROL: its content type */
     int error;        /* with SOCKET_FAILED: errno */
 };
 
 /* What mt_send reports. */
 struct sent {
-    size_t taken;   /* bytes of content that were sealed; what is behind them is still the caller's */
-    size_t gone;    /* bytes of content, of this call or earlier ones, all of whose records the socket has taken */
-    size_t sent;    /* bytes that the socket took */
-    size_t unsent;  /* bytes of records that wait in the buffer */
+    size_t taken;   /* bytes of content that were sealed; the rest is still the caller's */
+    size_t gone;    /* bytes of content, of this call or earlier ones, whose records the socket has accepted */
+    size_t sent;    /* bytes that the socket accepted */
+    size_t unsent;  /* bytes of records left in the buffer */
     int error;      /* with SOCKET_FAILED: errno */
 };
 
-/* Memory for a part of what is read. */
+/* Memory for a part of the data that is read. */
 struct room {
     uint8_t *data;
     size_t size;
 };
 
-/* What mt_carry reports beside that. */
+/* What mt_carry reports in addition. */
 struct carried {
     struct sent sent;
     size_t read;  /* bytes of payload that were read, and sealed in frames */
     int error;    /* with SOURCE_FAILED: errno */
 };
 
-/* Where the payload of a stream goes, and how far it is; `passed`, `full` and `error` are mt_pass's to say. */
+/* Destination and position of a stream's payload; mt_pass sets `passed`, `full` and `error`. */
 struct sink {
     uint32_t stream;
     int target;
-    uint64_t offset; /* in the stream, of the next byte */
-    uint64_t limit;  /* offsets that may come are below it */
-    size_t left;     /* bytes of a frame that has begun */
-    size_t passed;   /* bytes that the target took */
-    int full;        /* it takes no more for now */
+    uint64_t offset; /* of the next byte in the stream */
+    uint64_t limit;  /* valid offsets are below it */
+    size_t left;     /* bytes of the frame in progress */
+    size_t passed;   /* bytes that the target accepted */
+    int full;        /* it accepts no more for now */
     int error;       /* or it failed: errno */
 };
 
-/* What mt_pass reports beside what mt_receive does. */
+/* What mt_pass reports in addition to mt_receive. */
 struct passed {
-    struct opened opened; /* `filled` is the end of what it leaves to the caller */
-    size_t start;         /* the beginning of that */
-    size_t frames;        /* headers of frames that were taken */
-    size_t current;       /* the sink whose frame was the last */
+    struct opened opened; /* `filled` is the end of the data left to the caller */
+    size_t start;         /* its beginning */
+    size_t frames;        /* frame headers that were consumed */
+    size_t current;       /* the sink of the last frame */
 };
 
 /* Memory between a socket and one direction. */
 struct buffer {
     uint8_t *memory;
-    void *mapping; /* what it is a part of */
+    void *mapping; /* that contains it */
     size_t mapped;
-    size_t start;  /* of what waits */
+    size_t start;  /* of the pending bytes */
     size_t end;
-    size_t content; /* of the batch that waits to be sent */
+    size_t content; /* of the batch to be sent */
     atomic_flag busy;
 };
 
-/* A place in a list of pieces. */
+/* A position in a list of pieces. */
 struct cursor {
     const struct piece *piece;
     const struct piece *end;
     size_t offset;
 };
 
-/* What Python calls; the files say more. Nothing else is exported. */
+/* Called by Python, and documented in the C files. Nothing else is exported. */
 #pragma GCC visibility push(default)
 struct provider *mt_provider(const char *libcrypto, char *why, size_t room);
 unsigned long mt_libcrypto_version(const struct provider *provider);
@@ -185,7 +185,7 @@ int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t 
             struct sink *sinks, size_t count, struct passed *passed);
 #pragma GCC visibility pop
 
-/* ciphers.c: one record is aead_begin, aead_update for its parts, aead_seal or aead_verify. 1: good, 0: failed. */
+/* ciphers.c: per record aead_begin, aead_update for its parts, aead_seal or aead_verify. Return 1, or 0 on failure. */
 int aead_init(struct aead *aead, const struct provider *provider, enum suite suite, int sealing, const uint8_t *key);
 void aead_free(struct aead *aead);
 int aead_begin(struct aead *aead, const uint8_t *nonce, const uint8_t *header);

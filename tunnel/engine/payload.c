@@ -1,8 +1,8 @@
-/* Payload of one stream between a hypervisor's socket and a lane's: all that a turn of the event loop moves, in one call.
+/* Payload of streams between a hypervisor's socket and a lane's: the data of one loop iteration, in one call.
  *
- * mt_carry reads, frames, seals and sends; mt_pass receives, opens and writes. Both do so batch by batch, each of which
- * stays in a level-2 cache. What is not payload of the stream, in order and within its window, mt_pass leaves to the
- * caller as it came: all rules of the protocol are Python's to keep. Neither socket blocks.
+ * mt_carry reads, frames, seals and sends; mt_pass receives, opens and writes. Both do so batch by batch, each of
+ * which fits in a level-2 cache. Data that is not payload of a stream, in order and within its window, mt_pass
+ * leaves to the caller unchanged: Python enforces the protocol. Neither socket blocks.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -33,7 +33,7 @@ static uint64_t get(const uint8_t *from, int size)
     return number;
 }
 
-/* SPEC.md section 2: type, flags, reserved, stream, length, offset. */
+/* SPEC.md section 3: type, flags, reserved, stream, length, offset. */
 static void write_header(uint8_t *header, uint32_t stream, size_t length, uint64_t offset)
 {
     memset(header, 0, FRAME);
@@ -43,7 +43,7 @@ static void write_header(uint8_t *header, uint32_t stream, size_t length, uint64
     put(header + 12, offset, 8);
 }
 
-/* Read from a hypervisor. 0, or why there is nothing. Descriptors that came along have nowhere to go: EOPNOTSUPP. */
+/* Read from a hypervisor. Return 0, or why nothing was read. Passed descriptors are an error: EOPNOTSUPP. */
 static int read_source(int source, uint8_t *memory, size_t room, size_t *count, int *error)
 {
     struct iovec part = {memory, room};
@@ -65,7 +65,7 @@ static int read_source(int source, uint8_t *memory, size_t room, size_t *count, 
     return 0;
 }
 
-/* Read a batch at most into the room, frame it and seal it into the empty buffer. 0, or why not. */
+/* Read at most a batch into the room, frame it and seal it into the empty buffer. Return 0, or why not. */
 static int carry_batch(struct direction *direction, struct buffer *buffer, int source, uint32_t stream, uint64_t offset,
                        uint8_t *room, size_t size, struct carried *carried)
 {
@@ -76,7 +76,7 @@ static int carry_batch(struct direction *direction, struct buffer *buffer, int s
     int stop;
 
     if (direction->failed || direction->limit - direction->number < BATCH / RECORD + 1)
-        return direction->failed ? direction->failed : SPENT; /* bytes of a hypervisor come only once */
+        return direction->failed ? direction->failed : SPENT; /* a hypervisor's bytes can be read only once */
     stop = read_source(source, room, size < BATCH ? size : BATCH, &pieces[1].size, &carried->error);
     if (stop != 0)
         return stop;
@@ -90,8 +90,9 @@ static int carry_batch(struct direction *direction, struct buffer *buffer, int s
     return 0;
 }
 
-/* Send what waits, then DATA frames of what `source` has, which stays in the rooms, until these are full, the source has
- * no more, or the socket takes no more. All that was read is sealed, but after CIPHER: then the key is of no more use. */
+/* Send the pending bytes, then DATA frames of data from `source`, which is kept in the rooms, until these are full,
+ * the source has no more, or the socket is full. All that was read is sealed, except after CIPHER, which makes the
+ * key unusable. */
 int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int source, uint32_t stream, uint64_t offset,
              const struct room *rooms, size_t count, struct carried *carried)
 {
@@ -124,7 +125,7 @@ int mt_carry(struct direction *direction, struct buffer *buffer, int fd, int sou
     return stop;
 }
 
-/* Whether a frame begins here that goes on where one of the streams is; that is the current one then. */
+/* Return whether a frame begins here that continues one of the streams at its offset; that becomes the current one. */
 static int take_header(const uint8_t *plain, size_t size, struct sink *sinks, size_t count, size_t *current)
 {
     static const uint8_t begins[4] = {FRAME_DATA};
@@ -148,7 +149,7 @@ static int take_header(const uint8_t *plain, size_t size, struct sink *sinks, si
     return 0;
 }
 
-/* Write payload to the target; whether it took all. */
+/* Write payload to the target; return whether it accepted all. */
 static int write_target(struct sink *sink, const uint8_t *payload, size_t size)
 {
     ssize_t count;
@@ -169,7 +170,7 @@ static int write_target(struct sink *sink, const uint8_t *payload, size_t size)
     return !sink->full;
 }
 
-/* Hand on what is the streams' payload at the beginning of `plain`; how many bytes of it are done with. */
+/* Pass on payload of the streams at the beginning of `plain`; return how many bytes of it were consumed. */
 static size_t hand_on(const uint8_t *plain, size_t size, struct sink *sinks, size_t count, struct passed *passed)
 {
     size_t at = 0;
@@ -194,7 +195,7 @@ static size_t hand_on(const uint8_t *plain, size_t size, struct sink *sinks, siz
     return at;
 }
 
-/* Open one batch of what waits, and hand it on. What mt_receive would stop for; BUDGET too if something is left over. */
+/* Open one batch of the pending bytes, and pass it on. Return as mt_receive, and BUDGET if data is left over. */
 static int pass_batch(struct direction *direction, struct buffer *buffer, uint8_t *out, size_t room, struct sink *sinks,
                       size_t count, struct passed *passed)
 {
@@ -212,7 +213,7 @@ static int pass_batch(struct direction *direction, struct buffer *buffer, uint8_
     return passed->start < batch.filled || stop == BUDGET ? BUDGET : stop;
 }
 
-/* Whether the sinks can be what they say: only the first may be within a frame. */
+/* Return whether the sinks are valid: only the first may be within a frame. */
 static int are_sinks(const struct sink *sinks, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -221,9 +222,9 @@ static int are_sinks(const struct sink *sinks, size_t count)
     return count > 0;
 }
 
-/* As mt_receive, until the socket has given `most` bytes; and payload that goes on where a stream is, is written to its
- * target, as far as that takes it. What is left over is in `out` from `start` to `filled`. The first sink is that of the
- * frame that has begun, or was the last. */
+/* As mt_receive, until `most` bytes were received; but payload that continues a stream at its offset is written to
+ * its target, as far as that accepts it. Other data is left in `out` from `start` to `filled`. The first sink is
+ * that of the frame in progress, or of the last one. */
 int mt_pass(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room, size_t most,
             struct sink *sinks, size_t count, struct passed *passed)
 {

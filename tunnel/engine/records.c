@@ -1,7 +1,7 @@
-/* TLS 1.3 records: made of pieces of content, and opened, many in a call (RFC 8446 sections 5.1 to 5.5).
+/* TLS 1.3 records: sealed from pieces of content, and opened, many per call (RFC 8446 sections 5.1 to 5.5).
  *
- * A record is sealed under the next number, which is counted up before anything is encrypted: whatever fails, no
- * number is used twice under a key. After a failure the direction refuses everything, with the same error.
+ * A record is sealed under the next sequence number, which is incremented before encryption: no number is used twice
+ * under a key, even on failure. After a failure every call for the direction returns the same error.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* NULL: no memory, or the library refused, or no number is left. `limit` is the first number that
- * may not be used. `sealing` is 1 for what is sent, 0 for what is received. The caller wipes its copy of the key. */
+/* NULL: out of memory, or the library failed, or `number` is above `limit`, the first number that may not be used.
+ * `sealing` is 1 for the sending direction, 0 for the receiving one. The caller wipes its copy of the key. */
 struct direction *mt_direction_new(const struct provider *provider, int suite, int sealing, const uint8_t *key,
                                    const uint8_t *iv, uint64_t number, uint64_t limit)
 {
@@ -32,7 +32,7 @@ struct direction *mt_direction_new(const struct provider *provider, int suite, i
     return direction;
 }
 
-/* Once, and with no other call under way. */
+/* To be called once, with no other call in progress. */
 void mt_direction_free(struct direction *direction)
 {
     aead_free(&direction->aead);
@@ -40,13 +40,13 @@ void mt_direction_free(struct direction *direction)
     free(direction);
 }
 
-/* The number of the next record. */
+/* Return the sequence number of the next record. */
 uint64_t mt_direction_number(const struct direction *direction)
 {
     return direction->number;
 }
 
-/* Two threads in one direction would use a number twice. */
+/* Exclusive access: two threads in one direction would use a number twice. */
 int direction_enter(struct direction *direction)
 {
     return !atomic_flag_test_and_set_explicit(&direction->busy, memory_order_acquire);
@@ -57,7 +57,7 @@ void direction_leave(struct direction *direction)
     atomic_flag_clear_explicit(&direction->busy, memory_order_release);
 }
 
-/* Begin the next record: its nonce is the IV, with the number in its last eight bytes (section 5.3). */
+/* Begin the next record: its nonce is the IV XOR the number, in the last eight bytes (section 5.3). */
 static int begin(struct direction *direction, const uint8_t *header)
 {
     uint64_t number = direction->number++;
@@ -69,7 +69,7 @@ static int begin(struct direction *direction, const uint8_t *header)
     return aead_begin(&direction->aead, nonce, header);
 }
 
-/* Add up the sizes of all pieces; 0 if that is above `most`. */
+/* Add up the sizes of all pieces; return 0 if the sum exceeds `most`. */
 int pieces_content(const struct piece *pieces, size_t count, size_t most, size_t *content)
 {
     *content = 0;
@@ -81,7 +81,7 @@ int pieces_content(const struct piece *pieces, size_t count, size_t most, size_t
     return 1;
 }
 
-/* Encrypt the next `size` bytes at the cursor, which has as many. */
+/* Encrypt the next `size` bytes at the cursor, which must have as many. */
 static int encrypt(struct aead *aead, struct cursor *from, uint8_t *out, size_t size)
 {
     while (size > 0) {
@@ -108,7 +108,7 @@ static int seal_one(struct direction *direction, int type, struct cursor *from, 
     size_t protected = size + 1 + TAG;
     uint8_t *end = out + HEADER + size;
 
-    out[0] = DATA; /* all protected records look like this (section 5.2) */
+    out[0] = DATA; /* the outer type of all protected records (section 5.2) */
     out[1] = 3;
     out[2] = 3;
     out[3] = (uint8_t)(protected >> 8);
@@ -117,7 +117,7 @@ static int seal_one(struct direction *direction, int type, struct cursor *from, 
            aead_update(&direction->aead, end, &inner, 1) && aead_seal(&direction->aead, end + 1);
 }
 
-/* Seal the next `content` bytes at the cursor; how many bytes of `out` that took, or an error. */
+/* Seal the next `content` bytes at the cursor; return the number of bytes written to `out`, or an error. */
 int64_t seal_records(struct direction *direction, int type, struct cursor *from, size_t content, uint8_t *out,
                      size_t room)
 {
@@ -140,8 +140,8 @@ int64_t seal_records(struct direction *direction, int type, struct cursor *from,
     return (int64_t)written;
 }
 
-/* Make records of `type` with all that the pieces hold, MOST_BYTES at most; how many bytes of `out`
- * they are. Pieces and `out` may not overlap. SPENT is no failure: fewer records may still be sealed. */
+/* Seal all pieces, MOST_BYTES at most, into records of `type`; return their size in `out`, or an error. Pieces and
+ * `out` must not overlap. SPENT is no failure: fewer records may still be sealed. */
 int64_t mt_seal(struct direction *direction, int type, const struct piece *pieces, size_t count, uint8_t *out,
                 size_t room)
 {
@@ -160,7 +160,7 @@ int64_t mt_seal(struct direction *direction, int type, const struct piece *piece
     return result;
 }
 
-/* Look at the header of a record: the bytes behind it, or an error. `in` has a header at least. */
+/* Parse the header of a record; return the number of bytes after it, or an error. `in` has at least a header. */
 static int protected_size(const uint8_t *in)
 {
     int size = in[3] << 8 | in[4];
@@ -172,7 +172,7 @@ static int protected_size(const uint8_t *in)
     return size < 1 + TAG ? TOO_SHORT : size;
 }
 
-/* Decrypt one record of `size` bytes behind its header. 0, or an error. */
+/* Decrypt one record of `size` bytes after its header. Return 0, or an error. */
 static int decrypt(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out)
 {
     uint64_t number = direction->number;
@@ -183,12 +183,12 @@ static int decrypt(struct direction *direction, const uint8_t *in, size_t size, 
     if (begin(direction, in) && aead_update(aead, out, in + HEADER, size - TAG) &&
         aead_verify(aead, in + HEADER + size - TAG))
         return 0;
-    direction->number = number; /* it counts what was received, and nothing was */
-    memset(out, 0, size - TAG); /* nobody vouches for it */
+    direction->number = number; /* it counts authenticated records only */
+    memset(out, 0, size - TAG); /* it is not authenticated */
     return BAD_TAG;
 }
 
-/* Sort out what a record held, `size` bytes at `out`: DATA is taken in, others are reported. 0, or why to stop. */
+/* Parse the inner plaintext, `size` bytes at `out`: DATA is added, other types reported. Return 0, or why to stop. */
 static int sort(const uint8_t *out, size_t size, struct opened *opened)
 {
     while (size > 0 && out[size - 1] == 0) /* padding (section 5.4) */
@@ -206,7 +206,7 @@ static int sort(const uint8_t *out, size_t size, struct opened *opened)
     return CONTROL;
 }
 
-/* Open whole records of `in` until there is a reason to stop; `opened` says how far that went. */
+/* Open complete records of `in` until there is a reason to stop; `opened` reports the progress. */
 int open_records(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
                  struct opened *opened)
 {
@@ -243,8 +243,8 @@ int open_records(struct direction *direction, const uint8_t *in, size_t size, ui
     return stop;
 }
 
-/* Open the records that `in` begins with; why no more of them were, and in `opened` how far it
- * went. What came before an error is good. `in` and `out` may not overlap; `out` needs room for a whole record. */
+/* Open the records at the beginning of `in`; return why it stopped, and the progress in `opened`. Data before an
+ * error is valid. `in` and `out` must not overlap; `out` needs room for a complete record. */
 int mt_open(struct direction *direction, const uint8_t *in, size_t size, uint8_t *out, size_t room,
             struct opened *opened)
 {

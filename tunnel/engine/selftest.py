@@ -1,8 +1,8 @@
-"""Whether the compiled library, with the ciphers that it found, makes the records that TLS 1.3 prescribes.
+"""Self-test of the compiled library, with the ciphers that it found, against the records of TLS 1.3.
 
-It is asked before it is used for the first time: once for a record of RFC 8448, then with every suite for
-records of all shapes (full ones, short ones, pieces that end within a block), which ``cryptography`` must
-make as well; then it has to open them, and to refuse one that was changed. It takes some milliseconds.
+Run before first use: it must seal a record of RFC 8448, then with every suite records of all shapes (full,
+short, pieces that end within a block), identical to those of ``cryptography``; then open them, and reject
+one that was modified. Takes some milliseconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fault(provider: Provider) -> str:
     """Return what the library does wrong with the ciphers of ``provider``; "" if nothing."""
     try:
         if _seal(provider, SUITES[1], _KEY, _IV, 0, [_CONTENT]) != _RECORD:
-            return "it makes another record than that of RFC 8448"
+            return "its record differs from that of RFC 8448"
         for suite in SUITES:
             if problem := _compare(provider, suite):
                 return f"{suite}: {problem}"
@@ -57,17 +57,17 @@ def _compare(provider: Provider, suite: str) -> str:
         start += size
     expected = _reference(suite, key, iv, content)
     if _seal(provider, suite, key, iv, _NUMBER, pieces) != expected:
-        return "it makes other records than cryptography"
+        return "its records differ from those of cryptography"
     opener, plain = CompiledOpener(provider, suite, key, iv, _NUMBER), bytearray(len(expected))
     consumed, filled, event = opener.open(expected, len(expected), plain)
     if (consumed, bytes(plain[:filled]), event) != (len(expected), content, None):
-        return "it does not open what cryptography made"
+        return "it does not open the records of cryptography"
     changed = bytearray(expected)
     changed[-1] ^= 1
     opener = CompiledOpener(provider, suite, key, iv, _NUMBER)
     _, filled, event = opener.open(changed, len(changed), plain)
     if not isinstance(event, Fault) or event.alert != BAD_RECORD_MAC or filled >= len(content):
-        return "it opens a record that was changed"
+        return "it opens a modified record"
     return ""
 
 
@@ -78,7 +78,7 @@ def _seal(provider: Provider, suite: str, key: bytes, iv: bytes, number: int, pi
 
 
 def _reference(suite: str, key: bytes, iv: bytes, content: bytes) -> bytes:
-    """Make the records with ``cryptography`` (RFC 8446 sections 5.2 and 5.3)."""
+    """Seal the records with ``cryptography`` (RFC 8446 sections 5.2 and 5.3)."""
     aead = (ChaCha20Poly1305 if "CHACHA20" in suite else AESGCM)(key)
     records = []
     for index, start in enumerate(range(0, len(content), RECORD)):

@@ -1,8 +1,8 @@
 /* Records between a non-blocking socket and memory: one call for each time that the socket is ready.
  *
- * mt_send seals and sends until the socket is full; records that it did not take wait in the buffer for the next call.
- * mt_receive takes and opens until the socket is empty; the beginning of a record waits likewise. Directions may be
- * exchanged between two calls (KeyUpdate): what waits to be sent is sealed already, what came is not opened yet.
+ * mt_send seals and sends until the socket is full; records that it did not accept are buffered for the next call.
+ * mt_receive receives and opens until the socket is empty; an incomplete record is buffered likewise. Directions
+ * may be replaced between two calls (KeyUpdate): pending output is sealed already, pending input not opened yet.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -15,11 +15,11 @@
 #include <unistd.h>
 
 enum {
-    SPARE = 64, /* for a record that says nothing but the end, behind a batch */
+    SPARE = 64, /* for a close_notify alert after a batch */
     BUFFER = BATCH_SEALED + SPARE,
 };
 
-/* NULL: no memory. Pages that are never used cost nothing; the one behind the buffer may not be touched. */
+/* NULL: out of memory. Unused pages cost nothing; the one after the buffer is a guard page. */
 struct buffer *mt_buffer_new(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (BUFFER + page - 1) / page * page;
@@ -42,20 +42,20 @@ struct buffer *mt_buffer_new(void)
     return buffer;
 }
 
-/* Once, and with no other call under way. */
+/* To be called once, with no other call in progress. */
 void mt_buffer_free(struct buffer *buffer)
 {
     munmap(buffer->mapping, buffer->mapped);
     free(buffer);
 }
 
-/* How many bytes wait. */
+/* Return the number of pending bytes. */
 size_t mt_buffer_waiting(const struct buffer *buffer)
 {
     return buffer->end - buffer->start;
 }
 
-/* Put bytes behind those that wait: records that were received or made otherwise. 0 if they are too many. */
+/* Append bytes to the pending ones: records received or sealed elsewhere. Return 0 if they do not fit. */
 int mt_buffer_put(struct buffer *buffer, const uint8_t *data, size_t size)
 {
     if (size > BUFFER - buffer->end)
@@ -81,7 +81,7 @@ void buffer_leave(struct direction *direction, struct buffer *buffer)
     atomic_flag_clear_explicit(&buffer->busy, memory_order_release);
 }
 
-/* Send what waits. 0, or why not all of it was sent. */
+/* Send the pending bytes. Return 0, or why not all were sent. */
 int buffer_flush(struct buffer *buffer, int fd, int more, struct sent *sent)
 {
     size_t waiting = buffer->end - buffer->start;
@@ -101,14 +101,14 @@ int buffer_flush(struct buffer *buffer, int fd, int more, struct sent *sent)
     sent->sent += (size_t)count;
     buffer->start += (size_t)count;
     if (buffer->start < buffer->end)
-        return SOCKET_FULL; /* another try would only hear so */
+        return SOCKET_FULL; /* another send would return EAGAIN */
     buffer->start = buffer->end = 0;
     sent->gone += buffer->content;
     buffer->content = 0;
     return 0;
 }
 
-/* The rounds of mt_send, for `content` bytes at the cursor. */
+/* The loop of mt_send, for `content` bytes at the cursor. */
 static int send_records(struct direction *direction, struct buffer *buffer, int fd, int type, struct cursor *from,
                         size_t content, int more, struct sent *sent)
 {
@@ -133,9 +133,9 @@ static int send_records(struct direction *direction, struct buffer *buffer, int 
     }
 }
 
-/* Send what waits, then seal and send what the pieces hold, until the socket is full. `more` says
- * that the caller has more to send at once: the kernel may then wait for it before it sends a segment that is not full.
- * INPUT_USED: all was sent. What the socket had taken before an error is sent; nothing of it is taken back. */
+/* Send the pending bytes, then seal and send the pieces, until the socket is full. `more`: the caller has more to
+ * send immediately (MSG_MORE: the kernel may delay a segment that is not full). INPUT_USED: all was sent. What the
+ * socket had accepted before an error is sent. */
 int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type, const struct piece *pieces,
             size_t count, int more, struct sent *sent)
 {
@@ -156,7 +156,7 @@ int mt_send(struct direction *direction, struct buffer *buffer, int fd, int type
     return stop;
 }
 
-/* Take what the socket has, as far as it fits in. 0, or why there is nothing. */
+/* Receive as much as fits into the buffer. Return 0, or why nothing was received. */
 int buffer_fill(struct buffer *buffer, int fd, struct opened *opened)
 {
     ssize_t count;
@@ -180,8 +180,8 @@ int buffer_fill(struct buffer *buffer, int fd, struct opened *opened)
     return 0;
 }
 
-/* Open what waits and what the socket has, until there is a reason to stop. `out` needs room for a
- * whole record. What came before an error, or the end, is good. */
+/* Open pending and newly received records, until there is a reason to stop. `out` needs room for a complete record.
+ * Data before an error, or the end, is valid. */
 int mt_receive(struct direction *direction, struct buffer *buffer, int fd, uint8_t *out, size_t room,
                struct opened *opened)
 {

@@ -1,9 +1,9 @@
 """Records between non-blocking sockets, or one and memory: one call for each time that a socket is ready.
 
 ``seal_send`` is sealing and send(2), until the socket is full; ``recv_open`` is recv(2) and opening, until it
-is empty. ``carry`` and ``pass_on`` do the same with payload of a stream, read from its hypervisor's
-socket, or write to that. All stop after ``MOST_BYTES``, so that others have their turn. The keys come with
-each call: they may be exchanged in between (KeyUpdate).
+is empty. ``carry`` and ``pass_on`` do the same with payload of streams, which they read from a hypervisor's
+socket, or write to it. All stop after ``MOST_BYTES``, to bound a loop iteration. The keys are passed to each
+call: they may change in between (KeyUpdate).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from tunnel.engine.compiled import (
 
 
 class Stop(Enum):
-    """Why a call came to its end: the numbers of ``engine.h``."""
+    """Why a call ended: the numbers of ``engine.h``."""
 
     DONE = 0
     """All pieces are sent."""
     EVENT = 1
-    """A record came that is not DATA, or that ends the connection."""
+    """A record was received that is not DATA, or that ends the connection."""
     BUDGET = 2
-    """As much as one call does; there may be more."""
+    """The limit of a call is reached; there may be more."""
     FILLED = 3
     """The next record does not fit into the output."""
     FULL = 4
-    """The socket takes no more."""
+    """The socket accepts no more."""
     EMPTY = 5
     """The socket has no more."""
     ENDED = 6
@@ -50,22 +50,22 @@ class Stop(Enum):
     FAILED = 7
     """The socket failed."""
     SOURCE_EMPTY = 8
-    """A hypervisor has no more to be read."""
+    """The hypervisor's socket has no more."""
     SOURCE_ENDED = 9
-    """It ended its direction."""
+    """The hypervisor closed its direction."""
     SOURCE_FAILED = 10
-    """Its socket failed."""
+    """The hypervisor's socket failed."""
 
 
 _STOPS = tuple(Stop)
 
 
 class Sent(NamedTuple):
-    """What ``seal_send`` did.
+    """The result of ``seal_send``.
 
-    ``taken`` bytes of the pieces are sealed, and what is behind them is still the caller's; the socket took
-    ``sent`` bytes, and ``unsent`` wait for the next call. ``gone`` bytes of content, some perhaps of earlier
-    calls, have left: a batch counts when the last of its records has.
+    ``taken`` bytes of the pieces are sealed, the rest is still the caller's; the socket accepted ``sent``
+    bytes, and ``unsent`` are buffered for the next call. ``gone`` bytes of content, some perhaps of earlier
+    calls, are sent: a batch counts when the last of its records is.
     """
 
     taken: int
@@ -76,10 +76,10 @@ class Sent(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What ``recv_open`` did.
+    """The result of ``recv_open``.
 
-    ``filled`` plain bytes of DATA, from ``records`` records; ``received`` bytes came from the socket.
-    ``error`` is errno with ``Stop.FAILED``. What came before an event, the end or an error is good.
+    ``filled`` plain bytes of DATA, from ``records`` records; ``received`` bytes were read from the socket.
+    ``error`` is errno with ``Stop.FAILED``. Data before an event, the end or an error is valid.
     """
 
     filled: int
@@ -91,9 +91,9 @@ class Received(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where the payload of ``stream`` goes, a socket's descriptor, from ``offset`` on and before ``limit``.
+    """Destination of the payload of ``stream`` from ``offset`` on and below ``limit``: a socket's descriptor.
 
-    ``left`` bytes of a frame of it come first.
+    ``left`` bytes of a frame of that stream come first.
     """
 
     stream: int
@@ -104,10 +104,10 @@ class Target(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What ``carry`` did: what it ``sent``, and ``read`` bytes of payload, which are sealed in frames.
+    """The result of ``carry``: ``sent``, and ``read`` bytes of payload, which are sealed in frames.
 
-    ``error`` is errno with ``Stop.SOURCE_FAILED``. ``fault`` is what sealing or sending raised: the
-    connection is of no more use, but what was read was read.
+    ``error`` is errno with ``Stop.SOURCE_FAILED``. ``fault`` is the exception of sealing or sending: the
+    connection is unusable then, but the payload that was read is valid.
     """
 
     sent: Sent
@@ -117,9 +117,9 @@ class Carried(NamedTuple):
 
 
 class TransferOutcome(NamedTuple):
-    """What became of a target: ``passed`` bytes are in it, and ``left`` of its frame are not.
+    """The result for a target: ``passed`` bytes were written to it, and ``left`` of its frame were not.
 
-    ``full``: it takes no more for now. ``error`` is its errno.
+    ``full``: it accepts no more for now. ``error`` is its errno.
     """
 
     passed: int
@@ -129,10 +129,10 @@ class TransferOutcome(NamedTuple):
 
 
 class PassedOn(NamedTuple):
-    """What ``pass_on`` did: an outcome for each target; ``current`` is the one whose frame was the last.
+    """The result of ``pass_on``: an outcome for each target; ``current`` is the target of the last frame.
 
-    ``received`` is the rest, from ``start`` on: its first ``filled`` plain bytes were partly passed on.
-    ``frames`` headers of DATA were taken.
+    Of the ``filled`` plain bytes of ``received``, those from ``start`` on were not passed on. ``frames``
+    headers of DATA were consumed.
     """
 
     received: Received
@@ -143,9 +143,9 @@ class PassedOn(NamedTuple):
 
 
 class RecordSocket:
-    """What waits to be sent and to be opened, 256 KiB at most of each. ``sock`` stays the caller's.
+    """A socket with buffers for unsent and unopened records, 256 KiB each. The caller still owns ``sock``.
 
-    Its descriptor is asked for in each call: once it is closed, the number may be another connection's.
+    Each call gets the descriptor from ``sock``: after a close, the number may be another connection's.
     """
 
     def __init__(self, library: Any, sock: socket.socket) -> None:
@@ -157,33 +157,33 @@ class RecordSocket:
     def _buffer(self) -> Any:
         handle = self._library.mt_buffer_new()
         if handle == ffi.NULL:
-            raise EngineError("no memory for a connection")
+            raise EngineError("out of memory for the buffers of a connection")
         return ffi.gc(handle, self._library.mt_buffer_free)
 
     @property
     def unsent(self) -> int:
-        """Bytes of records that the socket did not take yet."""
+        """Bytes of records that the socket has not accepted yet."""
         count: int = self._library.mt_buffer_waiting(self._outgoing)
         return count
 
     @property
     def unopened(self) -> int:
-        """Bytes that came and are not opened yet: the beginning of a record, or what a call left."""
+        """Bytes received and not opened yet: the beginning of a record, or what a call left."""
         count: int = self._library.mt_buffer_waiting(self._incoming)
         return count
 
     def put(self, record: bytes) -> None:
-        """Let a record of up to 64 bytes that was made otherwise leave behind what waits. Else ValueError."""
+        """Queue a record of up to 64 bytes, sealed elsewhere. Raises ValueError when it does not fit."""
         if not self._library.mt_buffer_put(self._outgoing, record, len(record)):
-            raise ValueError(f"{len(record)} bytes are more than may wait")
+            raise ValueError(f"no room for {len(record)} bytes in the send buffer")
 
     def seal_send(
         self, sealer: CompiledSealer, pieces: Sequence[Bytes], kind: int = DATA, *, more: bool = False
     ) -> Sent:
-        """Send what waits, then make records of ``pieces`` and send them; ``more`` is that of send(2).
+        """Send what is buffered, then seal and send ``pieces``; ``more`` is MSG_MORE of send(2).
 
-        Without pieces only what waits is sent. Raises OSError when the socket failed; otherwise what
-        ``CompiledSealer.seal`` raises: of the pieces, some may be sent by then.
+        Without pieces only what is buffered is sent. Raises OSError when the socket failed, and otherwise as
+        ``CompiledSealer.seal``: some of the pieces may be sent by then.
         """
         array, held = point_to(pieces)
         sent = ffi.new(SENT)
@@ -198,9 +198,9 @@ class RecordSocket:
     def carry(
         self, sealer: CompiledSealer, source: int, stream: int, offset: int, rooms: Sequence[memoryview]
     ) -> Carried:
-        """Send what waits, then frames of what ``source`` has, a socket's descriptor, from ``offset`` on.
+        """Send what is buffered, then frames of data from ``source``, a socket's descriptor, at ``offset``.
 
-        That is read into ``rooms``, until these are full, or either socket has nothing more for us.
+        The data is read into ``rooms``, until these are full, or either socket is not ready.
         """
         held = [ffi.from_buffer(BYTES, room, True) for room in rooms]
         array = ffi.new(ROOMS, [(room, len(room)) for room in held])
@@ -214,7 +214,7 @@ class RecordSocket:
         return Carried(_sent(carried.sent, max(stop, 0)), carried.read, carried.error, fault)
 
     def recv_open(self, opener: CompiledOpener, plain: bytearray | memoryview) -> Received:
-        """Open what waits and what the socket has, into ``plain``, which needs room for a whole record."""
+        """Open buffered and newly received records into ``plain``, which needs room for a complete one."""
         opened, number = ffi.new(OPENED), self._sock.fileno()
         with ffi.from_buffer(BYTES, plain, True) as room:
             stop = self._library.mt_receive(opener.handle, self._incoming, number, room, len(room), opened)
@@ -223,10 +223,10 @@ class RecordSocket:
     def pass_on(
         self, opener: CompiledOpener, plain: memoryview, targets: Sequence[Target], most: int
     ) -> PassedOn:
-        """As ``recv_open``; and payload of streams goes to their ``targets``.
+        """As ``recv_open``, but write payload of streams to their ``targets``.
 
-        The first is that of the frame which has begun, or was the last. What is not such payload, or is more
-        than a target takes, is left in ``plain``. About ``most`` bytes are taken.
+        The first is that of the frame in progress, or of the last one. Data that is not such payload, or that
+        its target does not accept, is left in ``plain``. About ``most`` bytes are received.
         """
         passed, number = ffi.new(PASSED), self._sock.fileno()
         sinks = ffi.new(SINKS, [(*target, 0, 0, 0) for target in targets])
@@ -241,7 +241,7 @@ class RecordSocket:
 
 
 def _fault(stop: int, sent: Any) -> Exception:
-    """Why nothing more can be sent."""
+    """Return why nothing more can be sent."""
     return sealing_error(stop) if stop < 0 else OSError(sent.error, os.strerror(sent.error))
 
 

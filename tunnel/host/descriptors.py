@@ -1,4 +1,4 @@
-"""The numbers of open files: how many there may be, and those that everybody writes to."""
+"""File descriptors of this process: their limit, and the standard ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import suppress
 
 
 def raise_limit() -> int:
-    """Raise the limit of open files to the hard one; the limit that counts then.
+    """Raise the soft limit of open files to the hard limit; return the soft limit in effect.
 
-    Programs are started with a low one only for the sake of select(2), which nothing here uses.
+    It is low by default only for the sake of select(2), which nothing here uses.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # more than fs.nr_open, in a container
@@ -21,10 +21,10 @@ def raise_limit() -> int:
 def occupy_standard_descriptors() -> None:
     """Open /dev/null for each of 0, 1 and 2 that is closed.
 
-    Otherwise the next socket gets that number, and whoever writes to stderr writes to a peer.
+    Otherwise the next socket gets that number, and output to stderr goes to a peer.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number

@@ -1,19 +1,19 @@
-"""Loopback addresses that stand for a peer, taken out of the addresses that this host answers from.
+"""Routes that keep programs of this host from answering at the loopback aliases of peers.
 
-All of 127.0.0.0/8 is local: without a redirect in its way, a connection to an alias goes to whichever program
-listens on that port of all addresses, and any user may listen there. A route prevents that, with no process
-and no firewall to keep it in force::
+All of 127.0.0.0/8 is local: without a redirect, a connection to an alias reaches any program that listens on
+that port of all addresses, and any user may listen there. A route prevents that, without a process or a
+firewall to enforce it::
 
     ip route prepend 127.0.1.2 dev lo src 127.0.0.1 table local proto 165
 
-By it the alias is a neighbour behind ``lo`` and no address of this host. It can still be connected to, and
-the redirect still takes the connection to 127.0.0.1; but without the redirect nobody answers. A program of
-this host cannot: the kernel sends no packet from an address that is not its own (``is_guarded`` asks for
-just that), not even an answer to SYN, and binding the alias fails or, with IP_FREEBIND, is of no use.
+With it the alias is a neighbour behind ``lo`` and not a local address. Connecting to it still works, and
+the redirect still sends the connection to 127.0.0.1; but without the redirect there is no reply. No program
+of this host can reply: the kernel sends no packet from an address that is not local (``is_guarded`` queries
+just that), not even a SYN-ACK, and binding the alias fails or, with IP_FREEBIND, has no effect.
 An ``unreachable`` or ``blackhole`` route would not do: it fails the connection before the redirect sees it.
 
-The route outlives the daemon and every change of the firewall. It ends with the machine, or when ``lo`` goes
-down. Changing it takes CAP_NET_ADMIN; asking takes nothing. All functions raise OSError.
+The route outlives the daemon and every change of the firewall. It is lost at a reboot, or when ``lo`` goes
+down. Changing it needs CAP_NET_ADMIN; queries need nothing. All functions raise OSError.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from tunnel.net import netlink
 from tunnel.net.netlink import attribute, attributes
 
 PROTOCOL = 165
-"""Who made a route, for ``ip route`` (rtm_protocol, rtnetlink(7)): a number with no other use known."""
+"""The origin of our routes (rtm_protocol, rtnetlink(7)): a number with no other known use."""
 
 # linux/rtnetlink.h
 _NEW, _DELETE, _GET = 24, 25, 26
 _HEADER = struct.Struct("=BBBBBBBBI")  # family, two prefix lengths, tos, table, protocol, scope, type, flags
 _LOCAL, _LINK, _UNICAST = 255, 253, 1  # table, scope, type
 _DESTINATION, _SOURCE, _INTERFACE, _PREFERRED_SOURCE = 1, 2, 4, 7
-_NOT_OURS = {errno.EINVAL, errno.ENETUNREACH}  # what kernels call a source that is no address of the host
+_NOT_OURS = {errno.EINVAL, errno.ENETUNREACH}  # errors of kernels for a source that is not a local address
 _LOOPBACK = socket.inet_aton("127.0.0.1")
 
 
 def install(alias: str) -> None:
-    """Guard an IPv4 address of 127.0.0.0/8; no error if it is."""
+    """Guard an IPv4 address of 127.0.0.0/8; no error if it is guarded already."""
     with suppress(FileExistsError):
         netlink.ask(netlink.ROUTE, _NEW, _route(alias), netlink.ACK | netlink.CREATE)
 
 
 def remove(alias: str) -> None:
-    """Let ``alias`` be a loopback address like any other again; no error if it is."""
+    """Make ``alias`` an ordinary loopback address again; no error if it is one."""
     try:
         netlink.ask(netlink.ROUTE, _DELETE, _route(alias), netlink.ACK)
     except OSError as error:
@@ -54,9 +54,9 @@ def remove(alias: str) -> None:
 
 
 def is_guarded(alias: str) -> bool:
-    """Whether no program of this host can answer from ``alias``.
+    """Return whether no program of this host can reply from ``alias``.
 
-    Not so without the route, and not so with it where somebody gave the address to an interface.
+    False without the route, and with it when the address is assigned to an interface.
     """
     header = _HEADER.pack(socket.AF_INET, 32, 32, 0, 0, 0, 0, 0, 0)
     question = header + attribute(_DESTINATION, _LOOPBACK) + attribute(_SOURCE, socket.inet_aton(alias))
@@ -70,7 +70,7 @@ def is_guarded(alias: str) -> bool:
 
 
 def installed() -> set[str]:
-    """The addresses that have a route of ours."""
+    """Return the addresses that have a route of ours."""
     header = _HEADER.pack(socket.AF_INET, 0, 0, 0, _LOCAL, PROTOCOL, 0, 0, 0)
     routes = netlink.dump(netlink.ROUTE, _GET, header)
     return {socket.inet_ntoa(dict(attributes(each[_HEADER.size :]))[_DESTINATION]) for each in routes}

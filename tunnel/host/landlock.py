@@ -1,7 +1,7 @@
-"""Landlock: a process gives up access to files for good (landlock(7), linux/landlock.h).
+"""Landlock: restrict this process's access to files, irrevocably (landlock(7), linux/landlock.h).
 
-What is opened already stays open. Only the calling thread and what it starts later is restricted, so call
-``restrict`` before there are threads. Connecting to unix sockets is not covered by Landlock.
+Open files stay open. Only the calling thread, and threads and programs that it starts later, are restricted,
+so call ``restrict`` before there are threads. Landlock does not cover connecting to unix sockets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Access(IntFlag):
-    """LANDLOCK_ACCESS_FS_*, as far as version 3 of the interface knows them."""
+    """LANDLOCK_ACCESS_FS_*, up to version 3 of the ABI."""
 
     EXECUTE = 1 << 0
     WRITE_FILE = 1 << 1
@@ -47,23 +47,23 @@ RUN = READ | Access.EXECUTE
 _MAKE = Access.MAKE_SOCK | Access.MAKE_REG | Access.MAKE_DIR
 _REPLACE = Access.WRITE_FILE | Access.TRUNCATE | Access.REMOVE_FILE | Access.REMOVE_DIR | Access.REFER
 SOCKETS = READ | _MAKE | _REPLACE
-"""Sockets, lock files and directories for them may be made, renamed and removed."""
+"""Sockets, lock files and directories for them may be created, renamed and removed."""
 
 _OF_FILES = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE
 _SINCE = {1: (1 << 13) - 1, 2: Access.REFER, 3: Access.TRUNCATE}
-"""Versions of the interface, and the rights that each brought."""
+"""Versions of the ABI, and the rights that each added."""
 
 
 def version() -> int:
-    """Return the version of the kernel's interface; 0 where there is none, or it is switched off."""
+    """Return the kernel's Landlock ABI version; 0 when it is missing or disabled."""
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, 0, _VERSION)))
 
 
 def restrict(allowed: Mapping[Path, Access]) -> int:
-    """Allow only this below these paths from now on; paths that do not exist are passed over.
+    """Restrict access to these rights below these paths; paths that do not exist are skipped.
 
-    Returns the version of the interface, 0 when nothing was restricted because the kernel has none. Raises
-    OSError when the kernel has one and refuses.
+    Returns the ABI version, 0 when nothing was restricted because the kernel lacks Landlock. Raises OSError
+    when the kernel has it and refuses.
     """
     found = version()
     if not found:

@@ -1,4 +1,4 @@
-"""Memory that must not cost a running loop time: what malloc gives back, what the collector looks at."""
+"""Memory tuning for a running loop: malloc's thresholds, and the garbage collector."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _M_MMAP_THRESHOLD = -3
 
 
 def tune_malloc() -> bool:
-    """Tell malloc to serve batches from a heap that it keeps; whether it could be told (glibc only).
+    """Make malloc serve batches from a heap that it keeps; return whether that was set (glibc only).
 
-    What a hypervisor sends is read into one ``bytes`` per frame, kept until it is delivered. With the
+    Data from a hypervisor is read into one ``bytes`` per frame, kept until it is delivered. With the
     defaults each costs a ``brk``, and the page faults of the next one: up to a quarter of a relay's time.
     See mallopt(3).
     """
@@ -28,10 +28,10 @@ def tune_malloc() -> bool:
 
 
 def tune_collector() -> None:
-    """Let the garbage collector never look again at what is there now: it lasts as long as the process.
+    """Exclude all existing objects from garbage collection: they last as long as the process.
 
-    A full collection visits every object that can be part of a cycle, and all streams wait for it: 35 ms for
-    the 55,000 of a daemon that has just started, on a core of an older Xeon. See gc.freeze.
+    A full collection visits every object that can be part of a cycle, and stalls all streams: 35 ms for the
+    55,000 of a daemon that has just started, on a core of an older Xeon. See gc.freeze.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The daemon's own table of nftables: it leads port ranges of loopback aliases to our listening sockets.
+"""The daemon's own nftables table: redirects port ranges of loopback aliases to our listening sockets.
 
 ::
 
@@ -14,15 +14,15 @@
         }
     }
 
-The guard comes after the redirect, and so sees what was not redirected: while no daemon runs, and what a rule
-with ``notrack`` keeps from being translated. It refuses at once what nobody could answer anyway (``guard``).
+The guard runs after the redirect, and so sees what was not redirected: while no daemon runs, and where a
+``notrack`` rule prevents translation. It rejects immediately what would otherwise time out (``guard_route``).
 
-Every change is one transaction of ``nft``: it happens as a whole or not at all, and names no other table.
+Every change is one atomic transaction of ``nft``, and affects no other table.
 
-A connection that was redirected needs the kernel to track and translate it for as long as it lives, and the
-kernel does so only while some rule wants it: when ours was the last, the connection is dead. So a table in
-use is emptied and filled in one transaction (``repair``); at the end a rule that leads nobody anywhere takes
-the place of the redirects (``clear``), and only the guard is left when all connections are over (``close``).
+The kernel must track and translate a redirected connection for as long as it is open, and does so only while
+some rule needs that: after the last such rule is removed, the connection is broken. So a table in use is
+flushed and filled in one transaction (``repair``); at shutdown a rule without effect replaces the redirects
+(``clear``), and only the guard is left when all connections have ended (``close``).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from tunnel.net import netlink
 from tunnel.net.netlink import attribute, attributes
 
 TIMEOUT = 10.0
-"""Seconds that ``nft`` may take; usually it takes 20 ms."""
+"""Timeout of ``nft`` in seconds; usually it takes 20 ms."""
 
-_SBIN = "/usr/sbin:/sbin"  # not on the PATH of every user
+_SBIN = "/usr/sbin:/sbin"  # not on every user's PATH
 _OURS = "mtunnel-"
 _MOST_NAME = 255
 _MOST_COMMENT = 128
@@ -71,9 +71,9 @@ _TRACKED = [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "e
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Leads connections to ``host``, ports ``first_port`` to ``last_port``, to ``port`` of 127.0.0.1.
+    """Redirects connections to ``host``, ports ``first_port`` to ``last_port``, to ``port`` of 127.0.0.1.
 
-    ``exclusive``: nothing else may be reached at ``host``, whatever the port.
+    ``exclusive``: all other TCP ports of ``host`` are rejected.
     """
 
     host: str
@@ -85,7 +85,7 @@ class Redirect:
 
 
 def unavailable_reason() -> str | None:
-    """Say why this process cannot redirect ports. None when it should be able to."""
+    """Return why this process cannot redirect ports; None when it should be able to."""
     if program() is None:
         return "redirect needs the program nft: install the package nftables, or use tcp: or unix:"
     if not privileges.has(privileges.Capability.NET_ADMIN):
@@ -97,27 +97,27 @@ def unavailable_reason() -> str | None:
 
 
 def generation() -> bytes:
-    """A number that every change of the host's nftables changes, whoever makes it. Raises OSError."""
+    """Return the generation of the host's ruleset, which differs after any change. Raises OSError."""
     answer = netlink.ask(netlink.NETFILTER, _GET_GENERATION, _PREFIX.pack(socket.AF_UNSPEC, 0, 0))
     return dict(attributes((answer or b"")[_PREFIX.size :])).get(_GENERATION, b"")
 
 
 def guarded_by(tables: Iterable[str]) -> set[str]:
-    """The addresses that the guards of ``tables``, which are ours by name, reject. Raises UsageError."""
+    """Return the addresses that the guards of ``tables``, names of ours, reject. Raises UsageError."""
     return {host for name in tables for host in RedirectTable.named(name).hosts()}
 
 
 def our_tables() -> set[str]:
-    """The names of the tables of all daemons on this machine. Raises OSError."""
+    """Return the names of the tables of all mtunnel daemons on this machine. Raises OSError."""
     answers = netlink.dump(netlink.NETFILTER, _GET_TABLE, _PREFIX.pack(socket.AF_INET, 0, 0))
     names = [dict(attributes(each[_PREFIX.size :]))[_NAME].rstrip(b"\0").decode() for each in answers]
     return {name for name in names if name.startswith(_OURS)}
 
 
 def table_name(host: str) -> str:
-    """Return the table's name for the daemon of ``host``: two daemons on one machine have two.
+    """Return the name of the table of ``host``'s daemon: two daemons on one machine have two tables.
 
-    Whatever a host's name may contain may stand in a table's; but a name may be too long for that.
+    Every character of a host name is valid in a table name; a name that is too long ends in a hash.
     """
     name = _OURS + host
     if len(name) <= _MOST_NAME:
@@ -127,65 +127,63 @@ def table_name(host: str) -> str:
 
 
 class RedirectTable:
-    """The table of one daemon. Each method raises UsageError when it fails, and then has changed nothing."""
+    """The table of one daemon. Methods raise UsageError on failure, and then have changed nothing."""
 
     def __init__(self, host: str) -> None:
         self.name = table_name(host)
 
     @classmethod
     def named(cls, name: str) -> Self:
-        """The table of that name, whosever it is."""
+        """Return the table of that name, of any daemon."""
         table = cls("")
         table.name = name
         return table
 
     def install(self, redirects: Iterable[Redirect]) -> None:
-        """Make the table, in place of what a predecessor left."""
+        """Create the table, replacing one left by an earlier process."""
         if problem := unavailable_reason():
             raise UsageError(problem)
         wanted = list(redirects)
         self._apply([*self._without_table(), *self._filled(wanted, wanted)])
 
     def repair(self, redirects: Iterable[Redirect]) -> None:
-        """Put the table right, or back in its place; connections that run are not disturbed."""
+        """Restore the table; open connections are not disturbed."""
         wanted = list(redirects)
         try:
             self._apply(self._filled(wanted, wanted))
-        except UsageError:  # what stands in its place cannot be filled
+        except UsageError:  # the existing table cannot be filled
             self.install(wanted)
 
     def clear(self, redirects: Iterable[Redirect]) -> None:
-        """Redirect nobody any more; who was redirected stays connected, and the guard stays."""
-        rule = self._rule(_CHAIN, _TRACKED, {"accept": None}, "connections that run are still translated")
+        """Remove the redirects; redirected connections stay open, and the guard stays."""
+        rule = self._rule(_CHAIN, _TRACKED, {"accept": None}, "open connections are still translated")
         self._apply([*self._filled((), redirects), rule])
 
     def close(self, redirects: Iterable[Redirect]) -> None:
-        """Leave nothing but the guard."""
+        """Remove everything but the guard."""
         self._apply([*self._without_table(), *self._guarded(redirects)])
 
     def remove(self) -> None:
-        """Take the table away; no error if somebody did so already."""
+        """Delete the table; no error if it does not exist."""
         self._apply(self._without_table())
 
     def exists(self) -> bool:
-        """Whether there is a table of this name. Raises OSError: asking takes CAP_NET_ADMIN."""
+        """Return whether the table exists. Raises OSError: the query needs CAP_NET_ADMIN."""
         return self._ask(_GET_TABLE) is not None
 
     def fingerprint(self) -> bytes:
-        """The table's rules and hooks as the kernel has them: equal for as long as nobody changes them.
+        """Return the table's rules and hooks as the kernel has them: equal until they are changed.
 
         Raises OSError.
         """
         parts = [self._ask(_GET_TABLE)]
         parts += [self._ask(_GET_CHAIN, attribute(_CHAIN_NAME, _text(name))) for name in (_CHAIN, _GUARD)]
-        if (
-            None not in parts
-        ):  # the kernel has no rules of a table that is not there: an error, not an empty list
+        if None not in parts:  # listing the rules of a missing table is an error, not an empty list
             parts += netlink.dump(netlink.NETFILTER, _GET_RULE, self._question())
         return b"".join(len(part or b"").to_bytes(4) + (part or b"")[_PREFIX.size :] for part in parts)
 
     def hosts(self) -> set[str]:
-        """The addresses that the guard rejects. Raises UsageError when ``nft`` does not tell."""
+        """Return the addresses that the guard rejects. Raises UsageError when ``nft`` fails."""
         listed = self._nft("-j", "list", "table", "ip", self.name)
         rules = [each["rule"]["expr"] for each in json.loads(listed)["nftables"] if "rule" in each]
         matches = [part["match"] for expressions in rules for part in expressions if "match" in part]
@@ -199,7 +197,7 @@ class RedirectTable:
 
     def _without_table(self) -> list[Command]:
         table = {"table": {"family": "ip", "name": self.name}}
-        return [{"add": table}, {"delete": table}]  # to delete what is not there would be an error
+        return [{"add": table}, {"delete": table}]  # deleting a missing table would be an error
 
     def _filled(self, redirects: Iterable[Redirect], guarded: Iterable[Redirect]) -> list[Command]:
         rules = map(self._redirect, redirects)
@@ -210,7 +208,7 @@ class RedirectTable:
         return [table, *self._chain(_GUARD, "filter", 0), *self._rejections(redirects)]
 
     def _chain(self, name: str, kind: str, priority: int) -> list[Command]:
-        """Make a chain, or empty the one that is there."""
+        """Create a chain, or flush the existing one."""
         chain = {"family": "ip", "table": self.name, "name": name}
         hook = {"type": kind, "hook": "output", "prio": priority, "policy": "accept"}
         return [{"add": {"chain": chain | hook}}, {"flush": {"chain": chain}}]
@@ -237,10 +235,10 @@ class RedirectTable:
         self._nft("-j", "-f", "-", said=json.dumps({"nftables": commands}))
 
     def _nft(self, *words: str, said: str = "") -> str:
-        """Run ``nft``; what it printed. Raises UsageError when it fails."""
+        """Run ``nft`` and return its output. Raises UsageError when it fails."""
         found = program()
         if found is None:
-            raise UsageError(f"cannot change the nftables table {self.name}: the program nft is gone")
+            raise UsageError(f"cannot change the nftables table {self.name}: nft is not installed")
         try:
             ended = subprocess.run(
                 [found, *words],
@@ -253,18 +251,18 @@ class RedirectTable:
                 env={"LC_ALL": "C", "PATH": _path()},
             )
         except subprocess.TimeoutExpired:
-            raise UsageError(self._failed(f"nft did not end within {TIMEOUT:g} seconds")) from None
+            raise UsageError(self._failed(f"timed out after {TIMEOUT:g} s waiting for nft")) from None
         except OSError as error:
             raise UsageError(self._failed(f"{found}: {error.strerror}")) from None
         if ended.returncode != 0:
-            reasons = ended.stderr.strip().splitlines() or [f"nft ended with {ended.returncode}"]
+            reasons = ended.stderr.strip().splitlines() or [f"nft exited with status {ended.returncode}"]
             raise UsageError(self._failed(reasons[0].rstrip(".; ")))
         return ended.stdout
 
     def _failed(self, why: str) -> str:
         return (
             f"cannot change the nftables table {self.name}: {why}"
-            " (redirect needs CAP_NET_ADMIN and a kernel that has nftables with nat)"
+            " (redirect needs CAP_NET_ADMIN and a kernel with nftables and NAT)"
         )
 
 
@@ -278,7 +276,7 @@ def _conditions(redirect: Redirect) -> list[Command]:
 
 
 def _text(name: str) -> bytes:
-    """A name as the kernel reads it."""
+    """Encode a name for the kernel."""
     return name.encode() + b"\0"
 
 
@@ -287,5 +285,5 @@ def _path() -> str:
 
 
 def program() -> str | None:
-    """Return the path of ``nft``, None where it is not installed."""
+    """Return the path of ``nft``; None when it is not installed."""
     return shutil.which("nft", path=_path())

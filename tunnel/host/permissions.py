@@ -1,11 +1,10 @@
-"""Who could change a file, or put another in its place: as sshd's StrictModes, along the whole path.
+"""Users who could change or replace a file: as sshd's StrictModes, along the whole path.
 
-A certificate, a configuration or a socket is as safe as the least safe directory on its way. Each component
-must belong to root or to this process's user, and others must not be able to write to it, be it by its mode
-or by an access list (acl(5)). Whoever a caller trusts may own directories, but no symbolic link: that leads
-where its owner likes. A directory
-with the sticky bit may be on the way, since only the owner of what is in it can remove that; but nothing of
-ours is made in one. A symbolic link is followed, and judged.
+A certificate, a configuration or a socket is as safe as the least safe directory on its path. Each component
+must be owned by root or by this process's user, and not be writable by others, neither by its mode nor by an
+ACL (acl(5)). Users whom the caller trusts may own directories, but no symbolic link, whose owner chooses its
+target. A directory with the sticky bit may be on the path, since only the owner of a file in it can remove
+that; but nothing of ours is created in one. A symbolic link is followed, and checked.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from tunnel.host.users import user_name
 
-_MOST_LINKS = 40  # as the kernel
+_MOST_LINKS = 40  # as in the kernel
 
 # linux/posix_acl_xattr.h, linux/posix_acl.h
 _ACCESS_LIST = "system.posix_acl_access"
@@ -31,22 +30,22 @@ _WRITE = 2
 
 
 def weakness(path: Path) -> str | None:
-    """Who else could change the file at ``path``, and what to do about it. None: nobody.
+    """Return which other users could change the file at ``path``, and the fix; None when none could.
 
-    Of what does not exist, or cannot be looked at, nothing is said.
+    What does not exist, or cannot be examined, is not checked.
     """
     return _weakness(path, (), holds=False)
 
 
 def weakness_of_directory(path: Path, trusted: Collection[int] = ()) -> str | None:
-    """The same for a directory in which something is to be made, or for the last one on the way to it."""
+    """Return the same for a directory in which to create a file, or for its last existing parent."""
     return _weakness(path, trusted, holds=True)
 
 
 def open_to_everybody(directory: Path) -> str | None:
-    """Say where any user could put a file into ``directory``, or exchange it; None if none can.
+    """Return where any user could put a file into ``directory``, or replace it; None if none can.
 
-    Who owns it, and who else may write to it, is not asked.
+    Its owner, and others who can write to it, are not checked.
     """
     way = list(_way(directory.absolute()))
     for index, (reached, status) in enumerate(way):
@@ -67,7 +66,7 @@ def _weakness(path: Path, trusted: Collection[int], *, holds: bool) -> str | Non
 
 
 def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Each directory and link on the way to ``path``, and at its end itself, as far as they exist."""
+    """Yield each directory and link on the way to ``path``, and at last itself, as far as they exist."""
     reached, links = Path("/"), 0
     pending = [*reversed(path.parts)]
     while pending and links <= _MOST_LINKS:
@@ -88,7 +87,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _judge(path: Path, status: os.stat_result, owners: Collection[int], *, passing: bool) -> str | None:
     what = _named(path, status)
     if status.st_uid not in owners:
-        return f"{what} belongs to {user_name(status.st_uid)}: chown root it, or take another place"
+        return f"{what} is owned by {user_name(status.st_uid)}: chown it to root, or use another path"
     if stat.S_ISLNK(status.st_mode) or (passing and _is_sticky(status)):
         return None
     if status.st_mode & stat.S_IWOTH:
@@ -96,14 +95,14 @@ def _judge(path: Path, status: os.stat_result, owners: Collection[int], *, passi
     listed = list(_access_list(path))
     for tag, uid in listed:
         if tag == _USER and uid not in owners:
-            return f"the user {user_name(uid)} can write to {what} by its access list: setfacl -b it"
+            return f"the user {user_name(uid)} can write to {what} by its ACL: run setfacl -b on it"
     groups = [gid for tag, gid in listed if tag == _GROUP]
-    # With an access list the mode has its mask, and no right of the group that owns it.
+    # With an ACL the mode shows its mask, not the rights of the owning group.
     if (not listed and status.st_mode & stat.S_IWGRP) or any(tag == _GROUP_OWNER for tag, _ in listed):
         groups.append(status.st_gid)
     for gid in groups:
         if not _is_private(status.st_uid, gid):
-            return f"the group {_group_name(gid)} can write to {what} ({_mode(status)}): chmod g-w it"
+            return f"the group {_group_name(gid)} can write to {what} ({_mode(status)}): run chmod g-w on it"
     return None
 
 
@@ -117,14 +116,14 @@ def _mode(status: os.stat_result) -> str:
 
 
 def _open(what: str, status: os.stat_result) -> str:
-    return f"every user can write to {what} ({_mode(status)}): chmod go-w it, or take another place"
+    return f"every user can write to {what} ({_mode(status)}): run chmod go-w on it, or use another path"
 
 
 def _access_list(path: Path) -> Iterator[tuple[int, int]]:
-    """Tag and uid or gid of each entry of an access list by which somebody can write; see acl(5)."""
-    with suppress(OSError):  # there is none, or the file system knows none
+    """Yield tag and uid or gid of each ACL entry that grants write access; see acl(5)."""
+    with suppress(OSError):  # no ACL, or no support by the file system
         raw = os.getxattr(path, _ACCESS_LIST, follow_symlinks=False)
-        entries = list(_ENTRY.iter_unpack(raw[4:]))  # behind the version
+        entries = list(_ENTRY.iter_unpack(raw[4:]))  # after the version
         mask = next((rights for tag, rights, _ in entries if tag == _MASK), _WRITE)
         for tag, rights, identity in entries:
             if rights & mask & _WRITE:
@@ -136,7 +135,7 @@ def _is_sticky(status: os.stat_result) -> bool:
 
 
 def _is_private(uid: int, gid: int) -> bool:
-    """Whether a group is that of one user alone, as many systems make one for each (umask 0002)."""
+    """Return whether a group is the private group of one user, as many systems have (umask 0002)."""
     with suppress(KeyError):
         user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
         alone = set(group.gr_mem) <= {user.pw_name}

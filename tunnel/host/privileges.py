@@ -1,4 +1,4 @@
-"""Capabilities of this process (capabilities(7)), and whether it leaves a core behind (core(5))."""
+"""Capabilities (capabilities(7)) and core dumps (core(5)) of this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Capability(IntEnum):
-    """Those that a daemon may need, by their numbers in linux/capability.h."""
+    """Capabilities that a daemon may need, with their numbers in linux/capability.h."""
 
     CHOWN = 0
     DAC_OVERRIDE = 1
@@ -38,9 +38,9 @@ class Capability(IntEnum):
 
 
 def forbid_core_dumps() -> None:
-    """Leave no core behind, nor let processes of the same user look in: there are keys in this memory.
+    """Disable core dumps, and access by processes of the same user: there are keys in this memory.
 
-    See prctl(2), PR_SET_DUMPABLE; the limit alone does not concern programs that take cores from a pipe.
+    See prctl(2), PR_SET_DUMPABLE; the limit alone does not apply where cores are piped to a program.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
@@ -48,13 +48,13 @@ def forbid_core_dumps() -> None:
 
 
 def has(capability: Capability) -> bool:
-    """Whether ``capability`` is effective. True where that cannot be read: the system call will tell."""
+    """Return whether ``capability`` is effective. True when that cannot be read: the system call decides."""
     mask = _mask("CapEff")
     return mask is None or bool(mask >> capability & 1)
 
 
 def permitted() -> int:
-    """Return the mask of the capabilities that this process may use; 0 where that cannot be read."""
+    """Return the mask of permitted capabilities; 0 when it cannot be read."""
     return _mask("CapPrm") or 0
 
 
@@ -67,9 +67,9 @@ def _mask(name: str) -> int | None:
 
 
 def keep_only(wanted: Collection[Capability]) -> list[Capability]:
-    """Give up every capability but these, for good, and for programs that are started, too.
+    """Drop every capability but these, irrevocably, also for programs started later.
 
-    Concerns the calling thread: call it before there are others. Returns those that are left. Raises
+    Applies to the calling thread: call it before there are others. Returns those that are left. Raises
     OSError when the kernel refuses.
     """
     had = permitted()
@@ -86,7 +86,7 @@ def keep_only(wanted: Collection[Capability]) -> list[Capability]:
 
 
 def _bound(mask: int) -> None:
-    """Take everything else out of the bounding set: what root's programs get."""
+    """Drop everything else from the bounding set, which limits what root's programs get."""
     number = 0
     while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
         if not mask >> number & 1 and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0):

@@ -1,7 +1,7 @@
-"""Ports that only root can bind: no other user can take over what leads there, also while nobody listens.
+"""Privileged ports: no other user can take over a redirect to one, even while nothing listens there.
 
-Linux keeps those below ``net.ipv4.ip_unprivileged_port_start`` (1024, unless somebody changed it) to
-processes with CAP_NET_BIND_SERVICE; ip(7).
+Linux reserves those below ``net.ipv4.ip_unprivileged_port_start`` (1024 by default) for processes with
+CAP_NET_BIND_SERVICE; ip(7).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tunnel.net.listener import bind_tcp
 _START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _USUAL_START = 1024
 _UNASSIGNED = (*range(1002, 1010), *range(1011, 1021))
-"""Ports of which IANA's registry knows no service."""
+"""Ports without a service in IANA's registry."""
 _LOWEST = 512  # as bindresvport(3): below, nearly every port has a service
 
 
 def unavailable_reason() -> str | None:
-    """Say why this process cannot listen on such a port. None when it should be able to."""
+    """Return why this process cannot listen on such a port; None when it should be able to."""
     if not any(_candidates()):
         return (
-            f"no port is kept to root here (net.ipv4.ip_unprivileged_port_start is {_start()}),"
-            " so any user could take the redirect over: set it to 1024, or use unix:"
+            f"this host has no privileged ports (net.ipv4.ip_unprivileged_port_start is {_start()}),"
+            " so any user could take over the redirect: set it to 1024, or use unix:"
         )
     if not has(Capability.NET_BIND_SERVICE):
         return (
@@ -38,7 +38,7 @@ def unavailable_reason() -> str | None:
 
 
 def bind_reserved(host: str) -> socket.socket:
-    """Listen on a port of ``host`` that only root can bind. Raises UsageError when there is none."""
+    """Listen on a privileged port of ``host``. Raises UsageError when none is available."""
     if problem := unavailable_reason():
         raise UsageError(problem)
     for port in _candidates():
@@ -47,16 +47,16 @@ def bind_reserved(host: str) -> socket.socket:
         except UsageError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
                 raise
-    raise UsageError(f"cannot listen on {host}: every port that is kept to root is in use")
+    raise UsageError(f"cannot listen on {host}: all privileged ports are in use")
 
 
 def is_reserved(port: int) -> bool:
-    """Whether only root can bind ``port``."""
+    """Return whether only root can bind ``port``."""
     return port < _start()
 
 
 def _candidates() -> Iterator[int]:
-    """Ports to try, those first that are nobody else's."""
+    """Yield the ports to try, those without a registered service first."""
     start = _start()
     others = (port for port in range(min(start, _USUAL_START) - 1, _LOWEST - 1, -1) if not _has_service(port))
     yield from (port for port in _UNASSIGNED if port < start)
@@ -66,7 +66,7 @@ def _candidates() -> Iterator[int]:
 def _start() -> int:
     try:
         return int(_START.read_text())
-    except (OSError, ValueError):  # a kernel from before the setting existed
+    except (OSError, ValueError):  # a kernel without the setting
         return _USUAL_START
 
 

@@ -1,7 +1,7 @@
-"""Names of local users, for messages: known beforehand, never looked up when they are needed.
+"""Names of local users for messages, resolved in advance.
 
-The system's look-up (NSS) may ask a directory on the network and take as long as that does. So it is used
-when a configuration is read; and of the accounts in /etc/passwd all names are known.
+A lookup through NSS may query a directory server, and block for as long as that takes. So it is used only
+when a configuration is read; the names in /etc/passwd are read from there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _looked_up: dict[int, str] = {}
 
 
 def uid_of(name: str) -> int:
-    """Look up the uid of ``name``, which takes as long as NSS does. Raises KeyError when there is none."""
+    """Look up the uid of ``name`` through NSS, which may block. Raises KeyError when there is none."""
     uid = pwd.getpwnam(name).pw_uid
     _looked_up[uid] = name
     return uid
 
 
 def user_name(uid: int) -> str:
-    """Return the name of ``uid`` for a message, at once; its number where none is known."""
+    """Return the name of ``uid`` for a message, without a lookup; its number when no name is cached."""
     return _looked_up.get(uid) or local_names().get(uid) or str(uid)
 
 
@@ -32,7 +32,7 @@ def user_name(uid: int) -> str:
 def local_names() -> Mapping[int, str]:
     """Return the names in /etc/passwd by uid, the first of each (passwd(5)).
 
-    It is read at the first call: make that one before streams run, and before files are out of reach.
+    Read at the first call: make that before streams run, and before access to files is restricted.
     """
     try:
         lines = PASSWD.read_text(errors="replace").splitlines()

@@ -1,7 +1,7 @@
-"""What lanes share whoever encrypts: a non-blocking socket that one loop watches. The contract: ``lane``.
+"""The common part of userspace and kernel lanes, on a non-blocking socket. The contract is in ``lane``.
 
-Here are the queue to send from, turns of reading, who is told of what came, keepalive, the end. A kind adds
-how it moves bytes: ``_push`` empties the queue into the socket, ``_read`` takes what came.
+It has the send queue, the read quantum, dispatch to the handler, keepalive and close. A kind adds how bytes
+move: ``_push`` sends from the queue, ``_read`` receives.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tunnel.wire.payload import Memory, Payload, copied, in_memory
 from tunnel.wire.states import LaneState
 
 LINGER = 2.0
-"""Seconds that a closing lane waits for the peer to read our GOAWAY."""
+"""Seconds that a closing lane waits for the peer to close after our GOAWAY."""
 
 _NEVER = 1 << 64
 """More records than any key protects."""
@@ -46,7 +46,10 @@ Item = TypeVar("Item")
 
 
 class BaseLane(Lane, Generic[Item]):
-    """See the module. ``Item`` is what the queue holds. It belongs to the loop that runs when it is made."""
+    """A lane: the wire protocol over one TLS connection, without the encryption. ``Item``: a queue entry.
+
+    It belongs to the event loop that runs when it is created.
+    """
 
     def __init__(self, sock: socket.socket, peer: str, state: LaneState) -> None:
         self.peer = peer
@@ -64,101 +67,101 @@ class BaseLane(Lane, Generic[Item]):
         self._sinks: Sinks | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._answered: Callable[[], None] | None = None  # whom to tell when a sign of life comes
-        self._asking = 0  # the token of the PING that asks for it
-        self._mark = KEY_LIMIT  # records of one direction, at which to call ``_used``
+        self._answered: Callable[[], None] | None = None  # called when the peer replies
+        self._asking = 0  # the token of the PING that it replies to
+        self._mark = KEY_LIMIT  # records of one direction at which ``_used`` is called
         # Sending.
         self._bytes_sent = 0
         self._pace = BatchSizer()
         self._unsent: deque[Item] = deque()
-        self._full = False  # the socket took no more: the loop watches for room
-        self._unsendable = ""  # why nothing can be sent any more
+        self._full = False  # the socket is full: the loop watches for writability
+        self._unsendable = ""  # why sending has failed
         # Reading.
         self._bytes_received = 0
         self._turn = Turn()
-        self._leftover = memoryview(b"")  # decrypted bytes that a turn was too short for
+        self._leftover = memoryview(b"")  # decrypted bytes beyond the read quantum
         self._next_read: asyncio.Handle | None = None
-        self._unwatched = False  # the loop does not say that there is something to read: others come first
+        self._unwatched = False  # the loop does not watch for input: other lanes come first
 
-    # What each kind adds, beside ``send`` and ``send_control``, which fill the queue.
+    # Implemented by each kind, besides ``send`` and ``send_control``, which fill the queue.
 
     @abstractmethod
     def _push(self) -> bool:
-        """Offer what is queued to the socket; whether it took all. Sets ``_full``."""
+        """Send the queue; return whether all was sent. Sets ``_full``."""
 
     @abstractmethod
     def _read(self) -> bool:
-        """Take what came, or the end, as much as a turn allows; whether there may be more at hand."""
+        """Receive data or the end, up to the quantum; return whether there may be more without waiting."""
 
     @abstractmethod
     def _say_goodbye(self) -> None:
-        """Everything is sent: close_notify, and no more from our side."""
+        """Send close_notify, after everything else, and shut down our direction."""
 
     @abstractmethod
     def _discard(self) -> None:
-        """Read what still comes, and is of no use, until the peer has closed."""
+        """Read and discard input until the peer has closed."""
 
-    # What it tells of itself.
+    # State and statistics.
 
     @property
     def state(self) -> LaneState:
-        """Where it stands in the protocol."""
+        """The protocol state."""
         return self._protocol.state
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of frames that the socket took."""
+        """Bytes of frames that were sent."""
         return self._bytes_sent
 
     @property
     def bytes_received(self) -> int:
-        """Bytes of frames that came."""
+        """Bytes of frames that were received."""
         return self._bytes_received
 
     @property
     def round_trip(self) -> float:
-        """Seconds that the last PING took; 0.0 before the first."""
+        """The last rtt of a PING, in seconds; 0.0 before the first."""
         return self._protocol.keepalive.round_trip
 
     @property
     def distance(self) -> float:
-        """Seconds of the quickest PING lately: the way itself, without what queues on it. 0.0 before any."""
+        """The minimum of recent rtts, in seconds: the path without queueing. 0.0 before the first PING."""
         return self._protocol.keepalive.quickest
 
     @property
     def batch(self) -> int:
-        """How many payload bytes one ``send`` should carry: about a millisecond of link time."""
+        """Payload bytes that one ``send`` should carry: about a millisecond of link time."""
         return self._pace.batch
 
     @property
     def ended(self) -> bool:
-        """Whether nobody owns the lane any more."""
+        """Whether the lane has ended."""
         return self._handler is None
 
     @property
     def room(self) -> bool:
-        """Whether the socket took everything so far."""
+        """Whether the socket is not full and the lane is up."""
         return not (self._full or self._unsendable or self._handler is None)
 
-    # Its owner.
+    # The owner.
 
     def start(self, handler: LaneHandler) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._handler = handler
         self._start_reading()
 
     def hand_over(self, handler: LaneHandler) -> None:
-        """Let another handler own the lane from now on."""
+        """Pass the lane to another handler."""
         self._handler = handler
 
     def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
-        """The lane belongs to a session now: watch over it."""
+        """Attach the lane to a session: start keepalive."""
         self.epoch, self._sinks = epoch, sinks
         self._protocol.attach()
         self._timer = self._loop.call_later(0, self._tick)
 
     def leave(self) -> None:
-        """Let the loop not watch the lane any more."""
+        """Remove the lane from the loop."""
         if self._next_read is not None:
             self._next_read.cancel()
             self._next_read = None
@@ -166,7 +169,7 @@ class BaseLane(Lane, Generic[Item]):
         self._loop.remove_writer(self._sock)
 
     def enter(self, handler: LaneHandler, frame: Frame) -> None:
-        """Go on in the running loop."""
+        """Add the lane to the running loop."""
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._turn = Turn()
@@ -175,7 +178,7 @@ class BaseLane(Lane, Generic[Item]):
         self._start_reading()
         if self._full:
             self._loop.add_writer(self._sock, self._writable)
-        self._read_on()  # the loop does not tell of what was read already
+        self._read_on()  # bytes that were read already do not make the socket readable
         try:
             handler.on_frame(self, frame, self._decoder.sequence)
         except Exception as error:
@@ -184,7 +187,7 @@ class BaseLane(Lane, Generic[Item]):
                 raise
 
     def _tell(self, method: Callable[[Lane], None]) -> None:
-        """Call the handler; it may not raise, and if it does the lane ends."""
+        """Call the handler, which must not raise; if it does, the lane fails."""
         try:
             method(self)
         except Exception as error:
@@ -194,7 +197,7 @@ class BaseLane(Lane, Generic[Item]):
     # Sending.
 
     def flush(self) -> None:
-        """Encrypt and send what is queued, unless the socket is full."""
+        """Encrypt and send the queue, unless the socket is full."""
         if self._unsent and not self._full:
             self._turn.count()
             if not self._push():
@@ -212,12 +215,12 @@ class BaseLane(Lane, Generic[Item]):
             self._say_goodbye()
 
     def _wait_for_room(self) -> None:
-        """The socket takes no more for now."""
+        """Wait until the socket is writable."""
         self._full = True
         self._loop.add_writer(self._sock, self._writable)
 
     def _break_off(self, reason: str) -> None:
-        """Nothing can be sent any more: read what still came, until ``_read`` says why."""
+        """Stop sending, and read what was received before, until ``_read`` reports the end."""
         self._unsent.clear()
         self._full = False
         self._unsendable = reason
@@ -231,7 +234,7 @@ class BaseLane(Lane, Generic[Item]):
         self._loop.add_reader(self._sock, self._readable)
 
     def _readable(self) -> None:
-        """Take a turn of reading: first what the last one left."""
+        """Read up to the quantum, first what the last call left."""
         if self._unwatched:
             self._unwatched = False
             self._start_reading()
@@ -260,25 +263,25 @@ class BaseLane(Lane, Generic[Item]):
             self._next_read = self._loop.call_soon(self._readable)
 
     def _heard(self, count: int) -> None:
-        """``count`` bytes of frames came."""
+        """Count ``count`` received bytes of frames."""
         self._bytes_received += count
         self._protocol.keepalive.heard(time.monotonic())
 
     def _received(self, plain: Payload) -> None:
-        """Take decrypted bytes apart; what this turn is too short for is kept in ``_leftover``."""
+        """Parse decrypted bytes; keep those beyond the quantum in ``_leftover``."""
         taken = self._take_apart(plain)
         if taken < len(plain) and not self.ended:
             self._leftover = memoryview(copied(plain[taken:]))
 
     def _take_apart(self, plain: Payload) -> int:
-        """Hand over what ``plain`` holds, as much as the turn allows; how many bytes that was."""
+        """Parse ``plain`` and pass it to the handler, up to the quantum; return the bytes consumed."""
         handler = self._handler
         if handler is None:
             return 0
         position, size, spent = 0, len(plain), self._turn.spent
         try:
             while position < size and (owner := self._handler) is not None:
-                handler = owner  # a frame may have handed the lane over
+                handler = owner  # a frame may have changed the handler
                 if left := self._decoder.payload_left:
                     stop = min(position + left, size)
                     self._take_payload(handler, plain[position:stop])
@@ -321,15 +324,15 @@ class BaseLane(Lane, Generic[Item]):
                 self._handler.on_frame(self, frame, self._decoder.sequence)
 
     def _meaning(self, frame: GoAway) -> TunnelError:
-        """What GOAWAY ends, by the state of the lane since: SPEC.md section 8."""
+        """Return the error that GOAWAY means in the current state: SPEC.md section 8."""
         if self.state is LaneState.LOST:
-            return LaneLost(f"{self.peer} ({self.remote}) did not wait for the answer: {frame.reason}")
-        return RefusedError(f"{self.peer} ended the link: {frame.reason}", frame.code)
+            return LaneLost(f"{self.peer} ({self.remote}) closed before our reply: {frame.reason}")
+        return RefusedError(f"{self.peer} closed the link: {frame.reason}", frame.code)
 
     # Keepalive.
 
     def ping(self, answered: Callable[[], None]) -> None:
-        """Ask for a sign of life. The answer to a later PING is one too: the peer may answer that alone."""
+        """Send a PING. The reply to a later one counts too: the peer may reply only to the newest."""
         self._asking, ping = self._protocol.ask(time.monotonic())
         self._answered = answered
         self.send_control(ping)
@@ -342,7 +345,7 @@ class BaseLane(Lane, Generic[Item]):
             answered()
 
     def _answer(self) -> None:
-        """Answer the newest PING, once there is room: also to be called when there is room again."""
+        """Reply to the newest PING if there is room; to be called again when there is."""
         if self._protocol.owes_pong and self.room:
             self.send_control(self._protocol.pong())
             self.flush()
@@ -350,9 +353,9 @@ class BaseLane(Lane, Generic[Item]):
     def _tick(self) -> None:
         if self._handler is None:
             return
-        now = time.monotonic()  # uvloop's own clock stands still for a millisecond at a time
+        now = time.monotonic()  # the clock of uvloop has a resolution of a millisecond
         if self._protocol.keepalive.silent(now):
-            self._lost("the peer has been silent for too long")
+            self._lost("keepalive timeout: nothing received from the peer")
             return
         if ping := self._protocol.poll(now):
             self.send_control(ping)
@@ -362,14 +365,14 @@ class BaseLane(Lane, Generic[Item]):
             self._tell(self._handler.on_tick)
         self._timer = self._loop.call_later(max(0.0, self._protocol.keepalive.wake_at - now), self._tick)
 
-    # Its keys.
+    # Key limits.
 
     def warn_at(self, records: int) -> None:
-        """Call ``on_worn`` once a key has protected so many records."""
+        """Call ``on_worn`` once a key has protected that many records."""
         self._mark = min(records, KEY_LIMIT)
 
     def _used(self, records: int) -> None:
-        """Tell the owner, soon, that a key has protected ``records``, which are ``_mark`` or more."""
+        """Schedule ``on_worn``: a key has protected ``records``, which are ``_mark`` or more."""
         self._mark = KEY_LIMIT if records < KEY_LIMIT else _NEVER
         self._loop.call_soon(self._worn, records)
 
@@ -377,14 +380,14 @@ class BaseLane(Lane, Generic[Item]):
         if self._handler is None:
             return
         if records >= KEY_LIMIT:
-            self._lost(f"a TLS key has protected {records} records, and the lane was not replaced in time")
+            self._lost(f"TLS key limit reached: {records} records, and the lane was not replaced in time")
         else:
             self._tell(self._handler.on_worn)
 
-    # The end.
+    # Closing.
 
     def close(self, code: Code, reason: str) -> None:
-        """Say GOAWAY and end the lane."""
+        """Send GOAWAY and close the lane."""
         if self.ended:
             return
         self.send_control(self._protocol.close(code, reason, time.monotonic()))
@@ -392,32 +395,32 @@ class BaseLane(Lane, Generic[Item]):
         self._begin_linger()
 
     def abort(self) -> None:
-        """End the lane at once."""
+        """Reset the connection."""
         if not self.ended:
             self._stop()
-        if self._bytes_sent:  # else no frame of ours is under way, and TCP ends in order
+        if self._bytes_sent:  # otherwise no frame is in flight, and TCP may close in order
             discard_unsent(self._sock)
         self._release()
 
     def fail(self, error: Exception) -> None:
-        """End the lane for what its handler raised. A bug of ours must fail the migration, not hang it."""
+        """Close the lane because its handler raised ``error``. A bug must fail the migration, not hang it."""
         if self.ended:
             return
         if not isinstance(error, WireError):
-            error = MisuseError(Code.INTERNAL, f"a fault of the daemon: {error!r}")
+            error = MisuseError(Code.INTERNAL, f"internal error: {error!r}")
         code = error.code if isinstance(error, ProtocolError) else Code.INTERNAL
         self.send_control(encode(GoAway(code, str(error))))
         self._end(error)
         self._begin_linger()
 
     def _lost(self, reason: str) -> None:
-        """The connection is of no more use."""
-        said = f"connection with {self.peer} ({self.remote}) lost: {reason}"
+        """End the lane: the connection is lost or unusable."""
+        message = f"connection with {self.peer} ({self.remote}) lost: {reason}"
         silence, stuck = self._protocol.keepalive.silence(time.monotonic()), stuck_for(self._sock)
-        if stuck or silence > 2 * INTERVAL:  # at least one PING of the peer did not come
-            self._end(LaneStalled(said, max(stuck, silence), proven=stuck > silence))
+        if stuck or silence > 2 * INTERVAL:  # at least one PING of the peer is missing
+            self._end(LaneStalled(message, max(stuck, silence), proven=stuck > silence))
         else:
-            self._end(LaneLost(said))
+            self._end(LaneLost(message))
         self._release()
 
     def _end(self, reason: TunnelError) -> None:
@@ -435,7 +438,7 @@ class BaseLane(Lane, Generic[Item]):
             self._timer.cancel()
 
     def _begin_linger(self) -> None:
-        """Send what is queued, then TLS close_notify, and read on until the peer is gone."""
+        """Send the queue, then close_notify, and read until the peer has closed."""
         if self._sock.fileno() < 0 or self._lingering is not None:
             return
         self._lingering = self._loop.call_later(LINGER, self._release)
@@ -444,14 +447,14 @@ class BaseLane(Lane, Generic[Item]):
             self._say_goodbye()
 
     def _shut(self) -> None:
-        """Nothing more comes from our side."""
+        """Shut down our direction."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._release()
 
     def _release(self) -> None:
-        """Give the socket up, and set ``gone``."""
+        """Close the socket and set ``gone``."""
         if self._lingering is not None:
             self._lingering.cancel()
         if self._next_read is not None:

@@ -1,11 +1,11 @@
-"""How much a lane should be handed at once: about a millisecond of link time.
+"""The size of a batch for a lane: about a millisecond of link time.
 
-More would make a sparse stream wait behind bulk, less would cost calls for nothing. So the batch follows the
-rate at which the link drains a full socket, and grows back whenever the socket takes all it is offered: then
-the link is not the bottleneck, and says nothing about its rate.
+A larger batch would delay sparse streams behind bulk, a smaller one would cost needless calls. So the batch
+follows the rate at which the link drains a full socket, and grows again whenever the socket takes everything:
+then the link is not the bottleneck, and its rate is unknown.
 
-A socket that was full and is full again has drained what it took in between, however small the pieces were.
-Were the rate taken from what it first takes of a small batch, small batches would make it small for ever.
+Between two times that a socket is full, it has drained what it took in between, however small the pieces.
+A rate measured from the first send of a small batch would keep batches small forever.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from tunnel.units import KIB, MIB
 LARGEST = MIB
 SMALLEST = 16 * KIB
 LINK_TIME = 0.001
-"""Seconds that one batch may occupy the link. A socket that took all, and is offered no more for as long, may
-have been drained before."""
+"""Seconds that one batch may occupy the link. A socket that took everything and then was idle for as long may
+have drained completely."""
 
 WINDOW = 0.02
-"""Seconds that one measurement takes. If it found nothing, and the socket is not full, the batch doubles."""
+"""Seconds of one measurement. If it has no result and the socket is not full, the batch doubles."""
 
 _MEMORY = 16
-"""Measurements of which the best counts: a peer that had no processor for a moment is no slower link."""
+"""Measurements of which the highest counts: a peer that was not scheduled for a moment is not a slow link."""
 
 
 class BatchSizer:
-    """Told of every ``send``. Times are seconds, rates bytes per second."""
+    """Derives the batch size from every ``send``. Times are seconds, rates bytes per second."""
 
     def __init__(self) -> None:
         self.batch = LARGEST
         self.rate = 0.0
         self._rates: deque[float] = deque(maxlen=_MEMORY)
-        self._window = 0.0  # when this measurement began
-        self._drained = 0  # bytes, in this measurement, from one full socket to the next
+        self._window = 0.0  # start of this measurement
+        self._drained = 0  # bytes in this measurement, from one full socket to the next
         self._draining = 0.0  # seconds that this took
-        self._full_at: float | None = None  # when the socket was last full, if it has not run dry since
-        self._taken = 0  # since then
-        self._congested = False  # the last time
+        self._full_at: float | None = None  # when the socket was last full, None if it may have drained since
+        self._taken = 0  # bytes since then
+        self._congested = False  # at the last call
         self._last = 0.0
 
     def sent(self, count: int, now: float, *, congested: bool) -> None:
-        """The socket took ``count`` bytes, and no more for now if ``congested``."""
+        """Record that the socket took ``count`` bytes, and is full if ``congested``."""
         if not self._congested and now - self._last > LINK_TIME:
             self._full_at = None
         self._taken += count

@@ -1,13 +1,12 @@
-"""The kernel lane: kernel TLS on a non-blocking socket that the loop watches; payload passes by in pipes.
+"""The kernel lane: kernel TLS (tls(7)) on a non-blocking socket; payload is spliced through pipes.
 
-How a byte leaves: a pump's pipe → ``splice`` into the socket, where the kernel encrypts it, behind a header
-that waits for it (MSG_MORE). How it arrives: a header is read, no byte more → ``splice`` takes the payload
-that it announces, record by record, into the lane's pipe → the pump splices it on. In the ordinary case
-headers and control frames are all that this process sees; payload enters it when it overtook other payload on
-another lane, when a stalled hypervisor's pipe is full, and where there are no descriptors for pipes. What is
-on the wire is what a userspace lane would send, and understand.
+Sending: a pump's pipe → ``splice`` into the socket, where the kernel encrypts it, behind a header sent with
+MSG_MORE. Receiving: exactly one header is read → ``splice`` moves its payload, record by record, into the
+lane's pipe → the pump splices it on. Normally this process reads only headers and control frames; payload
+enters it when it is out of order because of another lane, when a stalled hypervisor's pipe is full, and when
+there are no descriptors for pipes. The bytes on the wire are the same as those of a userspace lane.
 
-Payload in memory is sent just as well: a pump that could have no pipe reads it so.
+Payload in memory can be sent too: a pump without a pipe reads into memory.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from tunnel.wire.payload import Memory, Outgoing, in_memory
 from tunnel.wire.states import LaneState
 
 BATCH = MIB
-"""Bytes that are taken from the lane in one turn of the loop."""
+"""Maximum bytes read from the lane in one loop iteration."""
 
 PASSED_ON = 256 * KIB
-"""Payload bytes after which a batch is passed on: they should still be in a cache when QEMU reads them."""
+"""Payload bytes after which a batch is passed on, to be still in a CPU cache when QEMU reads them."""
 
 MOST_RECORDS = 16
-"""Records other than payload that a peer may send on a lane: OpenSSL sends two, with session tickets."""
+"""Maximum non-data records that a peer may send on a lane: OpenSSL sends two, with session tickets."""
 
 
 class _MemoryChunk:
-    """Bytes of this process that wait to be sent."""
+    """Unsent bytes in memory."""
 
     __slots__ = ("_rest",)
 
@@ -50,14 +49,14 @@ class _MemoryChunk:
         return len(self._rest)
 
     def send(self, sock: socket.socket, *, more: bool) -> int:
-        """Offer them to the socket; how many it took. Raises OSError."""
+        """Send them; return how many the socket took. Raises OSError."""
         count = sock.send(self._rest, socket.MSG_MORE if more else 0)
         self._rest = memoryview(self._rest)[count:]
         return count
 
 
 class _PipeChunk:
-    """Bytes in a pipe that wait to be sent."""
+    """Unsent bytes in a pipe."""
 
     __slots__ = ("_pipe", "left")
 
@@ -66,7 +65,7 @@ class _PipeChunk:
         self.left = left
 
     def send(self, sock: socket.socket, *, more: bool) -> int:
-        """See ``_MemoryChunk``."""
+        """See ``_MemoryChunk.send``."""
         count = self._pipe.empty(sock.fileno(), self.left, more=more)
         self.left -= count
         if not self.left:
@@ -75,7 +74,7 @@ class _PipeChunk:
 
 
 class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
-    """See the contract in ``lane``. ``sock`` encrypts already: see ``ktls.enable``."""
+    """A lane over kernel TLS. ``sock`` must have kernel TLS enabled: see ``kernel_tls.enable``."""
 
     kind = LaneKind.KERNEL
 
@@ -90,9 +89,9 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
         self._cipher = cipher
         self._pipe = Pipe()
         self._lent = PipeSlice(self._pipe, 0)
-        self._records = 0  # other than payload
-        # Records of data under the keys, at most: each call to the socket begins one. The kernel is asked for
-        # its own number only when one of these reaches a mark.
+        self._records = 0  # non-data records received
+        # Upper bounds of data records protected with the keys: each call starts one. The kernel's exact count
+        # is read only when one of these reaches a mark.
         self._made = 0
         self._taken = 0
 
@@ -103,31 +102,31 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
 
     @property
     def records_sent(self) -> int:
-        """TLS records that the kernel made."""
+        """TLS records that the kernel has sealed."""
         return self._counted(kernel_tls.SEND, self._made)
 
     @property
     def records_received(self) -> int:
-        """TLS records that the kernel took apart."""
+        """TLS records that the kernel has opened."""
         return self._counted(kernel_tls.RECEIVE, self._taken)
 
     def _counted(self, direction: int, most: int) -> int:
         try:
             return kernel_tls.record_number(self._sock, self._cipher, direction)
-        except OSError:  # the socket is closed, or the kernel is older than 5.8: it does not tell of RECEIVE
+        except OSError:  # the socket is closed, or the kernel is older than 5.8 and does not report RECEIVE
             return most
 
     def send_control(self, frames: bytes) -> None:
-        """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
+        """Queue complete control frames for the next ``send`` or ``flush``."""
         if not (self.ended or self._unsendable):
             self._unsent.append(_MemoryChunk(frames))
 
     def send(self, outgoing: Outgoing) -> None:
-        """Send a DATA frame behind everything queued before it."""
+        """Send a DATA frame behind everything queued."""
         if self._handler is None or self._unsendable:
             return
         try:
-            header, load = _loaded(outgoing)  # first of all: a header must have its payload behind it
+            header, load = _loaded(outgoing)  # before the header is queued, which must not be sent alone
         except Exception as error:
             self.fail(error)
             raise
@@ -137,7 +136,7 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
         self.flush()
 
     def _push(self) -> bool:
-        """Offer what is queued to the socket; whether it took all. Until the last, it sends full segments."""
+        """Send the queue; return whether all was sent. All segments but the last are full."""
         unsent, sock, sent, calls = self._unsent, self._sock, 0, 0
         if corked := len(unsent) > 1:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -175,10 +174,10 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
         return more
 
     def _take_turn(self) -> bool:
-        """Take up to a batch, or as many frames as a turn allows; whether there may be more."""
+        """Read up to a batch or the read quantum; return whether there may be more."""
         left = BATCH
         while left > 0 and not (self._leftover or self.ended):
-            self._lent.drop()  # what nobody wanted of the last batch
+            self._lent.drop()  # the untaken rest of the last batch
             try:
                 taken = self._take()
             except BlockingIOError:
@@ -187,7 +186,7 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
                 self._take_control(error)
                 continue
             if not taken:
-                self._lost(self._unsendable or "it was closed without GOAWAY")
+                self._lost(self._unsendable or "closed without GOAWAY")
                 return False
             self._heard(len(taken))
             left -= len(taken)
@@ -195,7 +194,7 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
         return True
 
     def _take(self) -> memoryview | PipeSlice:
-        """Take what is missing of a header or a control frame, or else payload. Raises OSError."""
+        """Read the rest of a header or a control frame, or splice payload. Raises OSError."""
         if not self._decoder.payload_left:
             self._taken += 1
             return memoryview(self._sock.recv(self._decoder.wanted))
@@ -203,7 +202,7 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
         return self._lent
 
     def _fill(self, most: int) -> int:
-        """Splice payload into the pipe, a record a call. Raises OSError if there is none at all."""
+        """Splice payload into the pipe, one record per call. Raises OSError if there is none."""
         pipe, descriptor = self._pipe, self._sock.fileno()
         filled = count = pipe.fill(descriptor, most)
         self._taken += 1
@@ -217,12 +216,12 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
         except OSError as error:
             if not kernel_tls.is_control(
                 error
-            ):  # that comes again with the next call; a reset is told only once
+            ):  # which the next call reports again; a reset is reported only once
                 self._break_off(kernel_tls.describe(error))
         return filled
 
     def _take_control(self, error: OSError) -> None:
-        """Reading failed: take the record that is none of data, or give the lane up."""
+        """Handle a failed read: read the non-data record that caused it, or drop the lane."""
         reason = self._unsendable or kernel_tls.describe(error)
         if kernel_tls.is_control(error):
             try:
@@ -233,29 +232,29 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
             self._lost(reason)
 
     def _judge(self, kind: int, content: bytes) -> str:
-        """Why the lane is of no more use after a record that ``splice`` refused; "" if it is."""
+        """Return why a record that ``splice`` refused makes the lane unusable; "" if it does not."""
         self._records += 1
-        if kind == DATA:  # it is taken by now, and missing in the stream of frames
-            return f"the kernel did not splice {len(content)} bytes that are payload"
+        if kind == DATA:  # it has been read now and is missing in the stream of frames
+            return f"the kernel did not splice {len(content)} bytes of payload"
         if self._records > MOST_RECORDS:
-            return f"the peer broke TLS: more than {MOST_RECORDS} records beside its payload"
+            return f"the peer violated the TLS protocol: more than {MOST_RECORDS} non-data records"
         return explain_record(kind, content)
 
-    # The end.
+    # Closing.
 
     def _say_goodbye(self) -> None:
-        """Everything is sent: close_notify, and no more from our side."""
+        """Send close_notify, after everything else, and shut down our direction."""
         try:
             kernel_tls.send_record(self._sock, ALERT, CLOSE_NOTIFY)
         except BlockingIOError:
             self._wait_for_room()
             return
         except OSError:
-            pass  # the connection is broken already
+            pass  # the connection is already lost
         self._shut()
 
     def _discard(self) -> None:
-        """Read what still comes, and is of no use, until the peer has closed: a record a turn, see LINGER."""
+        """Read and discard input until the peer has closed: one record per loop iteration, see LINGER."""
         try:
             if kernel_tls.receive_record(self._sock)[1]:
                 self._read_on()
@@ -268,7 +267,7 @@ class KernelLane(BaseLane[_MemoryChunk | _PipeChunk]):
 
 
 def _loaded(outgoing: Outgoing) -> tuple[bytes, _MemoryChunk | _PipeChunk]:
-    """A frame's header, and its payload in memory or in a pipe. What the peer has by now is left out."""
+    """Return the header of a frame, and its payload in memory or in a pipe, without what is delivered."""
     header, piece = outgoing.header, outgoing.piece
     if not isinstance(piece.payload, PipeSegment):
         return header, _MemoryChunk(in_memory(piece.content))

@@ -1,12 +1,12 @@
-"""Payload that stays in pipes: the kernel moves it from socket to socket, and none of it enters the process.
+"""Payload in pipes: the kernel moves it from socket to socket without copying it into the process.
 
-Like payload in memory it has a length and can be sliced, and ``bytes`` copies it out; that is all that lanes,
-sessions and pumps ask of payload whose kind does not matter to them.
+Like payload in memory it has a length and can be sliced, and ``bytes`` copies it out; lanes, sessions and
+pumps need nothing else of payload of either kind.
 
-A ``PipeSlice`` came on a lane and lies in the lane's pipe. A ``PipeSegment`` is to be sent, alone in a pipe
-of its own. Its stream's ``RetransmitPipe`` has the same bytes once more (tee(2): references, no copy) until
-they are delivered, because a pipe that was spliced into a lane is empty, and the lane may be lost. Where no
-pipe is available, or only a small one, the same bytes go through memory.
+A ``PipeSlice`` was received on a lane and is in the lane's pipe. A ``PipeSegment`` is to be sent, alone in a
+pipe of its own. Its stream's ``RetransmitPipe`` holds the same bytes (tee(2): references, no copy) until they
+are delivered, because a pipe that was spliced into a lane is empty, and the lane may be lost. If no pipe is
+available, or only a small one, the bytes go through memory.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tunnel.net.pipes import Pipe
 from tunnel.units import KIB, MIB
 
 PAGE = 4 * KIB
-"""What a slot of a pipe pins, whatever is in it."""
+"""Bytes that a slot of a pipe pins, however few it holds."""
 
 MOST_KEPT = 16 * MIB
-"""How large a stream's pipe for what is not delivered yet may grow: 4096 slots."""
+"""Maximum size of a stream's retransmit pipe: 4096 slots."""
 
 PAYS = 8
-"""A pipe that holds less than an eighth of its size wastes memory: a slot pins a page, however little."""
+"""A pipe that holds less than an eighth of its size wastes memory: each slot pins a page."""
 
 LOOK = 64
-"""Frames after which a keeper looks whether its pipe pays: so many pages may be pinned by bytes."""
+"""Frames between two checks whether a retransmit pipe wastes memory: each may pin a page."""
 
 
 class PipeSlice:
@@ -36,7 +36,7 @@ class PipeSlice:
     __slots__ = ("_pipe", "_size", "left")
 
     def __init__(self, pipe: Pipe, size: int) -> None:
-        self.left = size  # what nobody has taken yet
+        self.left = size  # bytes not taken yet
         self._pipe = pipe
         self._size = size
 
@@ -48,12 +48,12 @@ class PipeSlice:
         return self if stop - start == self._size else bytes(self)[start:stop]
 
     def __bytes__(self) -> bytes:
-        """What nobody has taken yet; it is taken then."""
+        """Take the bytes that are left."""
         count, self.left = self.left, 0
         return self._pipe.read(count)
 
     def send(self, descriptor: int) -> int:
-        """Splice as much as goes to a socket. Raises OSError."""
+        """Splice to a socket until that is full. Raises OSError."""
         sent = 0
         while self.left:
             try:
@@ -65,41 +65,41 @@ class PipeSlice:
         return sent
 
     def move(self, pipe: Pipe) -> int:
-        """Move as much as fits into another pipe."""
+        """Move to another pipe as much as fits."""
         moved = self._pipe.move(pipe, self.left)
         self.left -= moved
         return moved
 
     def drop(self) -> None:
-        """Forget what nobody has taken."""
+        """Discard the bytes that are left."""
         count, self.left = self.left, 0
         self._pipe.discard(count)
 
 
 class RetransmitPipe:
-    """What one stream sent and its peer has not delivered: bytes ``start`` to ``end``."""
+    """The bytes ``start`` to ``end`` that one stream sent and its peer has not delivered yet."""
 
     def __init__(self) -> None:
         self.start = 0
         self.end = 0
-        self._memory = bytearray()  # the first of them, while the pipe has none to spare; see ``relieve``
+        self._memory = bytearray()  # the first of them, if moved out of the pipe; see ``relieve``
         self._pipe = Pipe()
-        self._frames = 0  # that came since the last look
+        self._frames = 0  # since the last check
         self._again: Pipe | None = None  # a copy of the pipe, from which lost frames are cut
-        self._reached = 0  # where the copy begins by now
-        self._copied = 0  # where it ends
+        self._reached = 0  # stream offset where the copy starts now
+        self._copied = 0  # stream offset where it ends
 
     @property
     def size(self) -> int:
-        """What its pipe holds by now if all slots are full pages."""
+        """The current capacity of the pipe if all slots are full pages."""
         return self._pipe.size
 
     def keep(self, pipe: Pipe, most: int) -> int:
-        """Let the first ``most`` bytes of ``pipe`` be kept; how many there was room for."""
+        """Keep the first ``most`` bytes of ``pipe``; return how many there was room for."""
         kept = self._pipe
         count = pipe.duplicate(kept, most)
         self.end += count
-        # tee(2) begins at the head each time: what did not fit must wait for the next call.
+        # tee(2) starts at the head each time: what did not fit has to wait for the next call.
         if count < most and self._make_room() and not count:
             count = pipe.duplicate(kept, most)
             self.end += count
@@ -111,7 +111,7 @@ class RetransmitPipe:
         return self.end - self.start - len(self._memory)
 
     def _make_room(self) -> bool:
-        """No slot is free: have more of them if they pay, or else a copy of the little that they hold."""
+        """Free slots: grow the pipe, or copy its contents to memory if they are few."""
         size = self._pipe.size
         if self._in_pipe * PAYS < size:
             self.relieve()
@@ -119,7 +119,7 @@ class RetransmitPipe:
         return size < MOST_KEPT and self._pipe.grow(2 * size)
 
     def _look(self) -> None:
-        """Copy what lies in pages of its own, and is little: small frames cost so much each."""
+        """Copy small frames to memory from time to time, because each pins a page."""
         self._frames += 1
         if self._frames >= LOOK:
             self._frames = 0
@@ -127,7 +127,7 @@ class RetransmitPipe:
                 self.relieve()
 
     def release(self, offset: int) -> None:
-        """Everything before ``offset`` is delivered."""
+        """Release everything before ``offset``, which is delivered."""
         if offset > self.start:
             in_memory = min(offset - self.start, len(self._memory))
             del self._memory[:in_memory]
@@ -137,12 +137,12 @@ class RetransmitPipe:
             self._again = None
 
     def relieve(self) -> None:
-        """Copy what is kept into memory, so that the pipe has room again."""
+        """Move the contents of the pipe to memory, to free its slots."""
         self._memory += self._pipe.read(self._in_pipe)
         self._again = None
 
     def again(self, offset: int, stop: int) -> tuple[int, Pipe | bytes]:
-        """Bytes ``offset`` to ``stop``, without what is delivered by now: where they begin, and they."""
+        """Return the undelivered part of ``offset`` to ``stop``: its start offset, and the bytes."""
         offset = min(max(offset, self.start), stop)
         if offset == stop:
             return stop, b""
@@ -154,7 +154,7 @@ class RetransmitPipe:
         return offset, bytes(self._memory[offset - self.start : stop - self.start])
 
     def _reach(self, offset: int, stop: int) -> Pipe | None:
-        """Return a copy of the pipe that still has these bytes; None without the means for one."""
+        """Return a copy of the pipe that still has these bytes; None if that is not possible."""
         if self._again is None or offset < self._reached or stop > self._copied:
             self._again = None
             with suppress(OSError):
@@ -185,16 +185,16 @@ class PipeSegment:
         start, stop, _ = part.indices(self._size)
         begin, load = self.take(start, stop)
         if begin != start:
-            raise OSError(f"bytes {start} to {begin} of a frame are delivered, and not kept any longer")
+            raise OSError(f"bytes {start} to {begin} of a frame are delivered and no longer kept")
         return load if isinstance(load, bytes) else load.read(stop - start)
 
     def __bytes__(self) -> bytes:
         return self[:]
 
     def take(self, start: int, stop: int) -> tuple[int, Pipe | bytes]:
-        """Return these bytes, for the caller to use up, and where they begin; may be said again.
+        """Return where the undelivered part begins, and its bytes, for the caller to consume; repeatable.
 
-        That is behind ``start``, or even ``stop``, if the peer has what is before: another lane brought it.
+        It begins behind ``start``, or at ``stop``, if the peer has received the rest over another lane.
         """
         keeper, whole = self._keeper, (start, stop) == (0, self._size)
         pipe, self._pipe = self._pipe, None

@@ -1,8 +1,8 @@
-"""Whether the kernel of this host can do what a kernel lane needs: tried, not guessed from its version.
+"""Self-test of kernel TLS: whether this kernel supports what a kernel lane needs, whatever its version.
 
-For each cipher suite two ends shake hands in memory, as lanes do, and their keys go to the two sockets of a
-loopback connection. Then a header and spliced payload have to cross it in both directions, whole and
-unchanged, and a record that is none of data. It takes some milliseconds.
+For each cipher suite two ends do a handshake in memory, and their keys are set on the two sockets of a
+loopback connection. Then a header and spliced payload have to cross it unchanged in both directions, and a
+non-data record. It takes some milliseconds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tunnel.tls.tls_files import TlsFiles
 from tunnel.wire.codes import HEADER_SIZE
 
 PATIENCE = 5.0
-"""Seconds that bytes may take to cross the loopback interface."""
+"""Timeout in seconds for bytes to cross the loopback interface."""
 
 _SIZES = (1, 16_384, 100_001)
 _FLIGHTS = 4  # TLS 1.3 has three
 
 
 def run_selftest(files: TlsFiles) -> KernelTlsSupport:
-    """Try every suite that a lane may use, with this host's certificates."""
+    """Test every suite that a lane may use, with this host's certificates."""
     suites, faults = [], []
     for suite in SUITES:
         try:
@@ -64,11 +64,11 @@ def _try(suite: str, files: TlsFiles) -> None:
             _cross(other, one, os.urandom(size))
         kernel_tls.send_record(one, ALERT, CLOSE_NOTIFY)
         if _take_control(other) != (ALERT, CLOSE_NOTIFY):
-            raise LaneError("the kernel does not tell an alert from data")
+            raise LaneError("the kernel did not deliver an alert unchanged")
 
 
 def _shake_hands(server: SSL.Context, client: SSL.Context) -> tuple[Keys, Keys]:
-    """The keys of the accepting and of the dialing end of a new connection."""
+    """Do a handshake in memory; return the keys of the accepting and of the dialing end."""
     acceptor = TlsConnection(server, dialing=False)
     dialer = TlsConnection(client, dialing=True)
     tickets = 0
@@ -94,12 +94,12 @@ def _advance(end: TlsConnection) -> bool:
 
 
 def _cross(one: socket.socket, other: socket.socket, payload: bytes) -> None:
-    """Let a header and ``payload`` go from ``one`` to ``other``."""
+    """Send a header and ``payload`` from ``one`` to ``other``, and compare them."""
     header = os.urandom(HEADER_SIZE)
     outgoing, kept, incoming = Pipe(), Pipe(), Pipe()
     os.write(outgoing.sink, payload)
     if outgoing.duplicate(kept, len(payload)) != len(payload):
-        raise LaneError("a pipe does not hold a copy of what another holds")
+        raise LaneError("tee(2) did not duplicate the whole pipe")
     one.send(header, socket.MSG_MORE)
     sent = 0
     while sent < len(payload):
@@ -107,21 +107,21 @@ def _cross(one: socket.socket, other: socket.socket, payload: bytes) -> None:
         sent += outgoing.empty(one.fileno(), len(payload) - sent)
     _wait(other, select.POLLIN)
     if other.recv(HEADER_SIZE) != header:
-        raise LaneError("the kernel does not decrypt what it encrypted")
+        raise LaneError("the decrypted header differs from the one sent")
     received = hashlib.sha256()
     taken = 0
     while taken < len(payload):
         _wait(other, select.POLLIN)
         if not (count := incoming.fill(other.fileno(), len(payload) - taken)):
-            raise LaneError("the connection ended early")
+            raise LaneError("the connection was closed early")
         received.update(incoming.read(count))
         taken += count
     if not received.digest() == hashlib.sha256(payload).digest() == hashlib.sha256(kept.read(sent)).digest():
-        raise LaneError("spliced bytes are not what they were")
+        raise LaneError("spliced bytes differ from those sent")
 
 
 def _take_control(sock: socket.socket) -> tuple[int, bytes]:
-    """Take a record which splice must have refused."""
+    """Read a record that splice has to refuse."""
     _wait(sock, select.POLLIN)
     try:
         Pipe().fill(sock.fileno(), 1)
@@ -129,11 +129,11 @@ def _take_control(sock: socket.socket) -> tuple[int, bytes]:
         if kernel_tls.is_control(error):
             return kernel_tls.receive_record(sock)
         raise
-    raise LaneError("the kernel takes an alert for data")
+    raise LaneError("the kernel delivers an alert as data")
 
 
 def _wait(sock: socket.socket, event: int) -> None:
     poll = select.poll()
     poll.register(sock, event)
     if not poll.poll(PATIENCE * 1000):
-        raise LaneError(f"nothing moved for {PATIENCE:g} seconds")
+        raise LaneError(f"timed out after {PATIENCE:g} seconds waiting for a loopback socket")

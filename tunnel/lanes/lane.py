@@ -1,23 +1,23 @@
-"""A lane: one TLS connection that carries frames, as whoever owns one sees it.
+"""The interface of a lane: one TLS connection that carries frames.
 
-Contract, kept by every kind and checked by one conformance suite:
+Contract, implemented by every kind and checked by one conformance suite:
 
-- ``start(handler)`` begins to read. From then on the handler is called from the loop, never from within a
-  call that it made itself, except that ``send`` and ``flush`` may end the lane: ``on_end`` then comes later.
-- Frames arrive whole and in order; payload arrives in order, in pieces of any size, each a view that is
-  valid until ``on_batch_end`` returns. Frames that the lane's state does not allow never arrive.
-- ``send_control``, ``send`` and ``flush`` never block and never lose anything while the lane lives. When
-  ``room`` is False the lane has enough: ``on_writable`` says when to go on.
-- ``on_end(lane, reason)`` comes exactly once, and nothing after it. LaneLost: replace the lane and resume.
-  ProtocolError: the peer broke a rule, and has been told. RefusedError: the peer said GOAWAY, and knew that
-  the lane is one of the session's; where it may not have known that, its GOAWAY is a loss of the lane.
-- ``on_worn`` comes once, when the key of a direction has protected as many records as ``warn_at`` said.
-  Whatever its owner does, a lane whose key protected ``KEY_LIMIT`` records is lost.
-- ``close(code, reason)`` says GOAWAY, sends what is queued within a bounded time, and ends the lane without
-  a call to ``on_end``. ``abort()`` does so at once, without a word: the connection is reset, and no frame
-  that was not sent yet arrives later. Both may be called again, to no effect.
-- A connection that ends without GOAWAY is lost, however cleanly TLS was closed: truncation is no end.
-- ``leave`` and ``enter`` take a lane that is not attached from one loop to another, in another thread.
+- ``start(handler)`` starts reading. From then on the handler is called from the loop, never from within one
+  of its own calls: if ``send`` or ``flush`` ends the lane, ``on_end`` is called later.
+- Frames are delivered whole and in order; payload in order, in pieces of any size, each a view that is valid
+  until ``on_batch_end`` returns. Frames that the lane's state does not allow are never delivered.
+- ``send_control``, ``send`` and ``flush`` never block and never lose anything while the lane is up. When
+  ``room`` is False, stop sending until ``on_writable``.
+- ``on_end(lane, reason)`` is called exactly once, and nothing after it. LaneLost: replace the lane and
+  resume. ProtocolError: the peer violated the protocol; GOAWAY has been sent. RefusedError: the peer sent
+  GOAWAY after it had attached the lane to the session; if that is uncertain, its GOAWAY is a LaneLost.
+- ``on_worn`` is called once, when the key of a direction has protected as many records as ``warn_at`` set.
+  A lane whose key has protected ``KEY_LIMIT`` records is lost in any case.
+- ``close(code, reason)`` sends GOAWAY and the queue within a bounded time, and closes the lane without a call
+  to ``on_end``. ``abort()`` resets the connection immediately: no GOAWAY, and no unsent frame arrives later.
+  Both are idempotent.
+- A connection that ends without GOAWAY is lost, even after close_notify: it may have been truncated.
+- ``leave`` and ``enter`` move a lane that is not attached from one loop to another, in another thread.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from tunnel.wire.payload import Outgoing, Payload
 from tunnel.wire.scheduler import QUANTUM
 
 KEY_LIMIT = 5 << 22
-"""Records after which a key is used no more. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more
-than this, which is far above what a lane sends, or takes unseen, before it is stopped."""
+"""Maximum records of one key. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more than this, which
+is far above what a lane sends or receives between two checks of the limit."""
 
 
 class Sink(NamedTuple):
-    """A local socket that takes payload of a stream unseen, in order: from ``offset``, before ``limit``."""
+    """A local socket that payload of a stream is written to directly, from ``offset`` up to ``limit``."""
 
     descriptor: int
     offset: int
@@ -49,9 +49,9 @@ class Sink(NamedTuple):
 
 
 class SourceRead(NamedTuple):
-    """What ``Lane.carry`` read from a local socket, and sent: ``taken`` bytes.
+    """The result of ``Lane.carry``: ``taken`` bytes were read from a local socket and sent.
 
-    ``empty``: there is no more for now; ``ended``: nothing more comes; ``error``: why that is no clean end.
+    ``empty``: the socket has no more for now; ``ended``: it is at its end; ``error``: that was not clean.
     """
 
     taken: int
@@ -61,56 +61,56 @@ class SourceRead(NamedTuple):
 
 
 class Sinks(Protocol):
-    """Who knows where payload goes that no handler needs to see."""
+    """Maps streams to the local sockets that their payload is written to without a handler."""
 
     @property
     def fan(self) -> int:
-        """Of how many streams payload may come by turns: 1 also where they are too many to look at all."""
+        """Number of streams whose payload may be interleaved; also 1 if there are too many to check."""
 
     def sink(self, stream: int) -> Sink | None:
-        """Where payload of ``stream`` goes; None: to the handler, like any other."""
+        """Return the sink of ``stream``; None if its payload goes to the handler."""
 
     def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
-        """So many bytes came and are in the sink, which failed behind them if there is an ``error``."""
+        """``count`` bytes were written to the sink, which then failed if there is an ``error``."""
 
 
 class LaneHandler(Protocol):
-    """Who owns a lane: first whoever set it up, then its link."""
+    """The owner of a lane: first the code that set it up, then its link."""
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
-        """Take a frame (never DATA, PING, PONG, GOAWAY). May raise ProtocolError: the lane then ends."""
+        """Process a frame (never DATA, PING, PONG, GOAWAY). May raise ProtocolError, which ends the lane."""
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Take payload, valid until ``on_batch_end``. May raise ProtocolError: the lane then ends."""
+        """Process payload, valid until ``on_batch_end``. May raise ProtocolError, which ends the lane."""
 
     def on_batch_end(self, lane: Lane) -> None:
-        """Everything that came at once has been handed over, and its memory will be used again."""
+        """A batch has been delivered, and its memory will be reused after this call."""
 
     def on_writable(self, lane: Lane) -> None:
         """``room`` is True again."""
 
     def on_tick(self, lane: Lane) -> None:
-        """A few seconds went by, the peer is alive: a good time for what is not urgent."""
+        """A keepalive interval has passed and the peer is alive: for work that is not urgent."""
 
     def on_worn(self, lane: Lane) -> None:
-        """The key of a direction has protected as many records as ``warn_at`` said."""
+        """The key of a direction has protected as many records as ``warn_at`` set."""
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
-        """The lane is gone."""
+        """The lane has ended."""
 
 
 class Lane(ABC):
-    """See the module."""
+    """One TLS connection that carries frames of the mtunnel protocol, with the contract above."""
 
     kind: LaneKind
     peer: str
-    local: str  # address of this end
+    local: str  # local address
     remote: str
-    since: float  # time.monotonic() when it was made
-    epoch: int  # its number in a session, 0 before it has one
-    replaces: int  # the lost lane whose place it took, if it did
-    proof: VerifiedChains | None = None  # what both ends have proven, set by who made the lane
-    gone: asyncio.Event  # set once the socket is closed, after whatever was left to say
+    since: float  # time.monotonic() when it was created
+    epoch: int  # its number in a session, 0 before it is attached
+    replaces: int  # the epoch of the lost lane that it replaced, 0 if none
+    proof: VerifiedChains | None = None  # the verified chains of both ends, set by its maker
+    gone: asyncio.Event  # set once the socket is closed
 
     @property
     @abstractmethod
@@ -120,111 +120,111 @@ class Lane(ABC):
     @property
     @abstractmethod
     def bytes_sent(self) -> int:
-        """Bytes of frames that the socket took; TLS adds 22 to every 16 KiB."""
+        """Bytes of frames that were sent; TLS adds 22 to every 16 KiB."""
 
     @property
     @abstractmethod
     def bytes_received(self) -> int:
-        """Bytes of frames that came."""
+        """Bytes of frames that were received."""
 
     @property
     @abstractmethod
     def records_sent(self) -> int:
-        """TLS records that were protected with our key; rather too many than too few."""
+        """TLS records protected with our current key; an upper bound."""
 
     @property
     @abstractmethod
     def records_received(self) -> int:
-        """TLS records that were protected with the peer's key; rather too many than too few."""
+        """TLS records protected with the peer's current key; an upper bound."""
 
     @property
     @abstractmethod
     def round_trip(self) -> float:
-        """Seconds that the last PING took; 0.0 before the first."""
+        """The last rtt of a PING, in seconds; 0.0 before the first."""
 
     @property
     @abstractmethod
     def distance(self) -> float:
-        """Seconds of the quickest PING lately: the way itself, without what queues on it. 0.0 before any."""
+        """The minimum of recent rtts, in seconds: the path without queueing. 0.0 before the first PING."""
 
     def next_turn(self) -> int:
-        """How many bytes it may move in the turn that begins, before its loop serves others."""
+        """Return the quantum: bytes that it may move in the next loop iteration before others are served."""
         return QUANTUM
 
     @property
     @abstractmethod
     def batch(self) -> int:
-        """How many payload bytes one ``send`` should carry at most."""
+        """Maximum payload bytes that one ``send`` should carry."""
 
     @property
     @abstractmethod
     def ended(self) -> bool:
-        """Whether nobody owns it any more: it was closed, or ``on_end`` came or is about to."""
+        """Whether it was closed, or ``on_end`` was called or is scheduled."""
 
     @property
     @abstractmethod
     def room(self) -> bool:
-        """Whether to send now rather than wait for ``on_writable``."""
+        """Whether it can send; otherwise wait for ``on_writable``."""
 
     @abstractmethod
     def start(self, handler: LaneHandler) -> None:
-        """Begin to read."""
+        """Start reading."""
 
     @abstractmethod
     def hand_over(self, handler: LaneHandler) -> None:
-        """Let another handler own the lane from now on."""
+        """Pass the lane to another handler."""
 
     @abstractmethod
     def leave(self) -> None:
-        """Let the loop not watch the lane any more: it is about to ``enter`` another one.
+        """Remove the lane from its loop, before ``enter`` adds it to another one.
 
-        To be called from outside the handler, when the first frame has come, and before it is answered.
+        To be called from outside the handler, after the first frame was received and before the reply.
         """
 
     @abstractmethod
     def enter(self, handler: LaneHandler, frame: Frame) -> None:
-        """Go on in the running loop, with ``handler``, which is told of the first frame here."""
+        """Add the lane to the running loop, and pass ``handler`` the first frame, ``frame``."""
 
     @abstractmethod
     def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
-        """The lane belongs to a session now: watch over it. ``sinks`` may take payload past the handler."""
+        """Attach the lane to a session: start keepalive. Payload may go to ``sinks`` without the handler."""
 
     @property
     def carries(self) -> bool:
-        """Whether ``carry`` works: else payload is to be read, and given to ``send``."""
+        """Whether ``carry`` can be used; otherwise read payload and pass it to ``send``."""
         return False
 
     def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> SourceRead:
-        """Read what a local socket, by its descriptor, has to say, and send it as payload of ``stream``.
+        """Read from the local socket ``source``, a descriptor, and send it as payload of ``stream``.
 
-        It begins at ``offset`` there, and stays in ``rooms``. Not to be called while there is no ``room``.
+        It starts at ``offset`` of the stream, and is kept in ``rooms``. Must not be called without ``room``.
         """
         raise NotImplementedError
 
     @abstractmethod
     def ping(self, answered: Callable[[], None]) -> None:
-        """Ask the peer for a sign of life; ``answered`` is called when it comes. Of two, the last counts."""
+        """Send a PING; ``answered`` is called when the peer replies. A second call replaces the first."""
 
     @abstractmethod
     def warn_at(self, records: int) -> None:
-        """Call ``on_worn`` once a key has protected so many records. Until this is said it never comes."""
+        """Call ``on_worn`` once a key has protected that many records; without this it is never called."""
 
     @abstractmethod
     def send_control(self, frames: bytes) -> None:
-        """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
+        """Queue complete control frames for the next ``send`` or ``flush``."""
 
     @abstractmethod
     def send(self, outgoing: Outgoing) -> None:
-        """Send a DATA frame behind everything queued before it."""
+        """Send a DATA frame behind everything queued."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Send what is queued."""
+        """Send the queue."""
 
     @abstractmethod
     def close(self, code: Code, reason: str) -> None:
-        """Say GOAWAY and end the lane."""
+        """Send GOAWAY and close the lane."""
 
     @abstractmethod
     def abort(self) -> None:
-        """End the lane at once."""
+        """Reset the connection."""

@@ -1,4 +1,4 @@
-"""Making lanes: from a connected socket, through the TLS handshake, to a lane that is not started yet."""
+"""Creates lanes: does the TLS handshake on a connected socket; the lane is not started yet."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tunnel.wire.states import LaneState
 
 
 class LaneMaker(Protocol):
-    """Makes a lane of ``sock``, which stays the caller's, to be closed, when this raises.
+    """Creates a lane on ``sock``; the caller must close ``sock`` if this raises.
 
-    ``peers`` are the names of which the peer has to prove one. Raises LaneError, IdentityError, or OSError.
+    The peer's certificate must have one of the names in ``peers``. Raises LaneError, IdentityError, OSError.
     """
 
     async def __call__(
@@ -34,7 +34,7 @@ class LaneMaker(Protocol):
         *,
         dialing: bool,
     ) -> Lane:
-        """Shake hands, and make the lane."""
+        """Do the handshake, and create the lane."""
 
 
 async def userspace(
@@ -46,7 +46,7 @@ async def userspace(
     dialing: bool,
     provider: Provider | None = None,
 ) -> Lane:
-    """LaneMaker for userspace lanes; see ``UserspaceLane`` for ``provider``."""
+    """Create a userspace lane (a LaneMaker); ``provider``: see ``UserspaceLane``."""
     keys, proof = await handshake(sock, contexts, peers, dialing=dialing)
     bound_unread(sock)
     lane = UserspaceLane(sock, keys, proof.peer, state, provider=provider)
@@ -62,7 +62,7 @@ async def kernel(
     *,
     dialing: bool,
 ) -> Lane:
-    """LaneMaker for kernel lanes. ``contexts`` must have been loaded for them."""
+    """Create a kernel lane (a LaneMaker). ``contexts`` must have been loaded for kernel lanes."""
     keys, proof = await handshake(sock, contexts, peers, dialing=dialing)
     kernel_tls.enable(sock, keys)
     bound_unread(sock)
@@ -72,5 +72,5 @@ async def kernel(
 
 
 def maker(kind: LaneKind, provider: Provider | None = None) -> LaneMaker:
-    """Return how a host makes lanes of ``kind``; userspace ones have their records made by ``provider``."""
+    """Return the LaneMaker for ``kind``; records of userspace lanes are made by ``provider``."""
     return kernel if kind is LaneKind.KERNEL else partial(userspace, provider=provider)

@@ -1,8 +1,8 @@
-"""What a byte costs on each kind of lane on this host: measured when a daemon starts, before it serves.
+"""Measures the CPU cost per byte of each kind of lane on this host, when a daemon starts.
 
-Both kinds carry some MiB in turn, round by round, over a way of their own (``lane_paths``). What counts is
-the CPU time of this process, the kernel's on its behalf included, without that of the hypervisors' ends. The
-median of a kind's rounds is its figure: of a busy machine it is the steadiest.
+Both kinds carry some MiB alternately, in rounds, each over its own path (``lane_paths``). The result is the
+CPU time of this process, user and system, without the hypervisors' ends: the median of all rounds, which is
+the most stable figure on a busy machine.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from tunnel.tls.lane_kinds import Cost, LaneCosts, LaneKind
 from tunnel.units import GIB, KIB, MIB
 
 ROUND = 2 * MIB
-"""Bytes that a kind carries before the other has its turn."""
+"""Bytes that a kind carries in one round."""
 
 ROUNDS = 32
-"""Turns of each kind: 64 MiB in all."""
+"""Rounds of each kind: 64 MiB in all."""
 
 PATIENCE = 0.25
-"""Seconds for all turns of one kind; what is under way by then still arrives."""
+"""Seconds for all rounds of one kind; bytes in flight at the deadline still arrive."""
 
 LEAST = MIB
-"""Bytes that a turn has to carry to count."""
+"""Minimum bytes of a round that counts."""
 
-_STUCK = 4  # times ``PATIENCE``, after which even that is not waited for
+_STUCK = 4  # times ``PATIENCE``: timeout for bytes in flight
 
 
 def measure(suite: str, provider: Provider | None) -> LaneCosts:
-    """Compare kernel lanes with ``suite`` and userspace lanes with their own, by ``provider`` or Python.
+    """Measure kernel lanes with ``suite``, and userspace lanes with their default, by ``provider`` or Python.
 
-    Takes some tens of milliseconds of either kind, on a slow machine ``PATIENCE`` of each. Raises nothing.
+    Takes some tens of milliseconds per kind, on a slow machine ``PATIENCE`` per kind. Never raises.
     """
     meters = {
         LaneKind.KERNEL: LaneMeter(partial(KernelPath, suite)),
@@ -55,7 +55,7 @@ def measure(suite: str, provider: Provider | None) -> LaneCosts:
 
 
 class LaneMeter:
-    """Measures one kind; what goes wrong with it is its ``cost``. ``make`` may raise OSError or LaneError."""
+    """Measures one kind; an error becomes its ``cost``. ``make`` may raise OSError or LaneError."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class LaneMeter:
         self._clock = clock
         self._costs: list[float] = []  # of each round
         self._fault = ""
-        self._spent = 0.0  # seconds of the clock on the wall
+        self._spent = 0.0  # seconds of wall clock time
         self._carried = 0
         self._content = os.urandom(FRAME)
         self._path: LanePath | None = None
@@ -78,11 +78,11 @@ class LaneMeter:
 
     @property
     def cost(self) -> Cost:
-        """CPU seconds per GiB, or why they are not known."""
+        """CPU seconds per GiB, or why they could not be measured."""
         if self._fault:
             return self._fault
         if not self._costs:
-            return f"only {self._carried // KIB} KiB went through in {PATIENCE:g} s"
+            return f"only {self._carried // KIB} KiB transferred in {PATIENCE:g} s"
         return statistics.median(self._costs)
 
     def turn(self) -> None:
@@ -101,14 +101,14 @@ class LaneMeter:
             self._costs.append(seconds * GIB / count)
 
     def _carry(self, path: LanePath, begin: float, patience: float) -> tuple[int, float]:
-        """Carry ``ROUND`` bytes, or what ``patience`` allows; how many, and the CPU time that it took."""
+        """Carry ``ROUND`` bytes, or fewer within ``patience`` seconds; return the count and the CPU time."""
         before, written, goal, seconds = path.delivered, 0, ROUND, 0.0
         while path.delivered - before < goal:
             now = self._clock() - begin
             if now > patience:
                 goal = written
             if now > _STUCK * PATIENCE:
-                raise LaneError(f"bytes did not arrive within {_STUCK * PATIENCE:g} s")
+                raise LaneError(f"timed out after {_STUCK * PATIENCE:g} s waiting for bytes in flight")
             if written < goal:
                 with suppress(BlockingIOError):
                     written += path.source.send(self._content[: goal - written])
@@ -128,7 +128,7 @@ class LaneMeter:
         self.close()
 
     def close(self) -> None:
-        """Give its way up."""
+        """Close its path."""
         if self._path is not None:
             self._path.close()
             self._path = None

@@ -1,8 +1,8 @@
-"""A byte's way over either kind of lane: the system calls of a bulk stream, with nothing around them.
+"""The data path of either kind of lane, reduced to the system calls of a bulk stream, for ``lane_meter``.
 
 From one unix socket, as a hypervisor's, over a loopback connection to another: what ``pump`` and
 ``record_io``, or ``spliced_pump`` and ``kernel_lane``, do, both ends in one process, without session and
-loop. Those cost the same on either kind; ``lane_meter`` compares the rest. Keys are made up.
+event loop, which cost the same on either kind. The keys are random.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from tunnel.wire.codec import data_header, parse_header
 from tunnel.wire.codes import HEADER_SIZE
 
 FRAME = 256 * KIB
-"""The most payload of a frame: about what a hypervisor's socket has when it is read."""
+"""Maximum payload of a frame: about what one read of a hypervisor's socket returns."""
 
 KEPT = 2 * MIB
-"""Memory that a stream's payload is read into before the first of it is used again."""
+"""Size of the ring buffer that a stream's payload is read into."""
 
 _CONNECTING = 1.0  # seconds
 
 
 class LanePath(ABC):
-    """``source`` is the sending hypervisor's socket, ``sink`` the receiving one's; neither blocks.
+    """``source`` is the sending hypervisor's socket, ``sink`` the receiving one's; both are non-blocking.
 
-    Raises OSError or LaneError where this host cannot have one.
+    Raises OSError or LaneError if this host does not support it.
     """
 
     kind: LaneKind
 
     def __init__(self, suite: str) -> None:
-        self.taken = 0  # payload bytes that were read of the source
-        self.delivered = 0  # those that the sink's socket has
+        self.taken = 0  # payload bytes read from the source
+        self.delivered = 0  # payload bytes written to the sink's socket
         self._sockets: list[socket.socket] = []
         try:
             self.source, self._near = self._own(*socket.socketpair())
@@ -60,7 +60,7 @@ class LanePath(ABC):
             self._out, self._in = self._own(*sockets.loopback_pair(_CONNECTING))
             for sock, keys in zip((self._out, self._in), made_up_keys(suite), strict=True):
                 sockets.tune_lane(sock, None)
-                with suppress(OSError):  # some systems pace even on loopback: that is not to be measured
+                with suppress(OSError):  # some systems pace even on loopback, which must not be measured
                     name = sockets.LOCAL_CONGESTION.encode()
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
                 self._encrypt(sock, keys)
@@ -75,7 +75,7 @@ class LanePath(ABC):
 
     @abstractmethod
     def _encrypt(self, sock: socket.socket, keys: Keys) -> None:
-        """Prepare an end of the lane: first the sending, then the receiving one."""
+        """Set up encryption of one end: called for the sending end first, then for the receiving one."""
 
     def close(self) -> None:
         """Close all sockets."""
@@ -84,39 +84,39 @@ class LanePath(ABC):
 
     @abstractmethod
     def send(self) -> bool:
-        """Do what the sending end does when it is called; whether anything moved."""
+        """Do one iteration of the sending end; return whether anything moved."""
 
     @abstractmethod
     def receive(self) -> bool:
-        """Do what the receiving end does when it is called; whether anything moved."""
+        """Do one iteration of the receiving end; return whether anything moved."""
 
     def wait(self, patience: float) -> bool:
-        """Wait until something arrives, for at most so many seconds; whether it did."""
+        """Wait up to ``patience`` seconds for input; return whether there is any."""
         poll = select.poll()
         poll.register(self._in, select.POLLIN)
         return bool(poll.poll(patience * 1000))
 
 
 def made_up_keys(suite: str) -> tuple[Keys, Keys]:
-    """Return the keys of a connection's two ends, without a handshake."""
+    """Return random keys for both ends of a connection, without a handshake."""
     size = SUITES[suite].hash.digest_size
     one, other = (Direction(os.urandom(size), 0) for _ in range(2))
     return Keys(suite, one, other), Keys(suite, other, one)
 
 
 class UserspacePath(LanePath):
-    """Through this process, which encrypts. ``provider`` of the compiled engine does so, or else Python."""
+    """The path of userspace lanes: this process encrypts, by ``provider`` or, without one, in Python."""
 
     kind = LaneKind.USERSPACE
 
     def __init__(self, suite: str, provider: Provider | None = None) -> None:
         self._provider = provider
-        self._ios: list[RecordIo] = []  # of the sending and of the receiving end
+        self._ios: list[RecordIo] = []  # of the sending and the receiving end
         self._kept, self._place = memoryview(bytearray(KEPT + FRAME)), 0
         self._unsent: deque[Content] = deque()
         self._plain = memoryview(bytearray(BATCH))
-        self._header = b""  # what has come of one
-        self._expected = 0  # payload of the frame that is being received
+        self._header = b""  # of the frame being received, perhaps incomplete
+        self._expected = 0  # payload bytes missing of that frame
         self._waiting: list[memoryview] = []
         super().__init__(suite)
 
@@ -128,7 +128,7 @@ class UserspacePath(LanePath):
             self._ios.append(CompiledRecordIo(sock, layer, self._provider))
 
     def send(self) -> bool:
-        """See ``LanePath``."""
+        """See the base class."""
         io = self._ios[0]
         if not (self._unsent or io.full):
             payload = self._kept[self._place : self._place + FRAME]
@@ -142,7 +142,7 @@ class UserspacePath(LanePath):
         return bool(io.send(self._unsent))
 
     def receive(self) -> bool:
-        """See ``LanePath``."""
+        """See the base class."""
         moved = False
         if not self._waiting:
             count, over, cut = self._ios[1].receive(self._plain)
@@ -157,7 +157,7 @@ class UserspacePath(LanePath):
         return moved
 
     def _sort(self, plain: memoryview) -> None:
-        """Tell headers from payload, which may go on."""
+        """Separate headers from payload, which may continue in the next call."""
         while plain:
             if self._expected:
                 self._waiting.append(plain[: self._expected])
@@ -181,17 +181,17 @@ class UserspacePath(LanePath):
 
 
 class KernelPath(LanePath):
-    """Through pipes, from socket to socket: the kernel encrypts."""
+    """The path of kernel lanes: spliced from socket to socket through pipes; the kernel encrypts."""
 
     kind = LaneKind.KERNEL
 
     def __init__(self, suite: str) -> None:
         self._intake, self._keeper, self._pipe = Pipe(), RetransmitPipe(), Pipe()
         self._ahead = 0  # bytes in the intake
-        self._left = 0  # those of them that belong to the frame that is being sent
-        self._words = b""  # its header
-        self._header = b""  # what has come of one
-        self._expected = 0  # payload of the frame that is being received
+        self._left = 0  # of these, bytes of the frame being sent
+        self._words = b""  # unsent part of its header
+        self._header = b""  # of the frame being received, perhaps incomplete
+        self._expected = 0  # payload bytes missing of that frame
         self._lent = 0  # bytes in the lane's pipe
         super().__init__(suite)
 
@@ -199,7 +199,7 @@ class KernelPath(LanePath):
         kernel_tls.enable(sock, keys)
 
     def send(self) -> bool:
-        """See ``LanePath``."""
+        """See the base class."""
         try:
             return self._send_frame()
         except BlockingIOError:
@@ -227,7 +227,7 @@ class KernelPath(LanePath):
         return self._ahead < before
 
     def receive(self) -> bool:
-        """See ``LanePath``."""
+        """See the base class."""
         moved = False
         try:
             for _ in range(kernel_lane.BATCH // FRAME):
@@ -241,11 +241,11 @@ class KernelPath(LanePath):
         return moved
 
     def _take(self) -> None:
-        """Take a header, or what there is of its payload. BlockingIOError if there is nothing."""
+        """Read a header, or splice available payload. BlockingIOError if there is none."""
         if not self._expected:
-            if not (said := self._in.recv(HEADER_SIZE - len(self._header))):
+            if not (received := self._in.recv(HEADER_SIZE - len(self._header))):
                 raise LaneError(CLOSED)
-            self._header += said
+            self._header += received
             if len(self._header) == HEADER_SIZE:
                 self._expected, self._header = parse_header(self._header).length, b""
             return
@@ -264,7 +264,7 @@ class KernelPath(LanePath):
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Let the sink have what came. BlockingIOError if it does not take all."""
+        """Splice received payload to the sink. BlockingIOError if that is full."""
         while self._lent:
             count = self._pipe.empty(self._far.fileno(), self._lent)
             self._lent -= count

@@ -1,8 +1,8 @@
-"""How long one lane may keep its loop: a turn of reading is bounded in frames and time, not in bytes alone.
+"""The read quantum of a lane: fair sharing of an event loop, bounded in frames and time, not in bytes alone.
 
-Bulk never meets these bounds: a batch of it is some 30 frames. A peer that sends tens of thousands of tiny
-frames at once does; the rest of them waits for the next turn. While other lanes of the loop have something to
-do, such a lane waits longer, so that all lanes of this kind together keep the loop for a seventh of the time.
+Bulk never reaches these bounds: a batch of it is some 30 frames. A flood of tens of thousands of tiny frames
+does; the rest waits for a later loop iteration. While other lanes of the loop are active, such a lane waits
+longer, so that all flooded lanes together get at most a seventh of the time.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from time import monotonic
 from tunnel.units import KIB
 
 MOST_FRAMES = 128
-"""Frames that are taken from a lane in one turn."""
+"""Maximum frames that are processed of a lane in one loop iteration."""
 
 LONGEST = 0.002
-"""Seconds after which a turn ends, at the next frame whose number is a multiple of ``_LOOK``."""
+"""Seconds after which the quantum is used up, at the next frame whose number is a multiple of ``_LOOK``."""
 
 SMALL_FRAME = 4 * KIB
-"""Bytes: a turn that was cut off, and whose frames were smaller on the average, has no right to more."""
+"""Average frame size in bytes below which a lane that used up its quantum has to wait."""
 
 WAIT = 6.0
-"""How many times as long as it took such a turn waits for its next, beside other lanes."""
+"""Such a lane waits this many times as long as its quantum took, if other lanes are active."""
 
-_LOOK = 32  # as many frames of 16 KiB are a batch of bulk: a slow machine must not cut it in two
+_LOOK = 32  # that many frames of 16 KiB are a batch of bulk, which a slow machine must not split
 
 
 class _Loop(threading.local):
-    """What the lanes of one thread, and so of one loop, share."""
+    """State shared by the lanes of one thread, and so of one loop."""
 
     def __init__(self) -> None:
-        self.turns = 0  # of reading and of sending
-        self.free_at = 0.0  # monotonic seconds: when the next turn of tiny frames may begin
+        self.turns = 0  # times that a lane read or sent
+        self.free_at = 0.0  # monotonic seconds: when a lane with tiny frames may read again
 
 
 _loop = _Loop()
 
 
 class Turn:
-    """One lane's turns, one after the other. Before the first ``begin`` there is no bound."""
+    """The read quantum of one lane. Before the first ``begin`` it is unbounded."""
 
     __slots__ = ("_began", "_beside", "_clock", "_cut", "_frames", "_others", "_own", "_size", "_until")
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._frames: float = float("inf")  # that may still be taken
+        self._frames: float = float("inf")  # left in the quantum
         self._until = float("inf")
         self._began = 0.0
         self._size = 0
         self._cut = False
-        self._beside = -1  # turns of other lanes, when ``alone`` was last asked
-        self._own = 0  # turns of this lane
-        self._others = 0  # turns of other lanes, when this one's last turn was over
+        self._beside = -1  # ``turns`` of other lanes at the last call of ``alone``
+        self._own = 0  # ``turns`` of this lane
+        self._others = 0  # ``turns`` of other lanes at the last call of ``pause``
 
     def begin(self) -> None:
-        """A turn of reading begins."""
+        """Start a new quantum of reading."""
         self.count()
         self._began = self._clock()
         self._until = self._began + LONGEST
@@ -65,17 +65,17 @@ class Turn:
         self._cut = False
 
     def count(self) -> None:
-        """This lane has something to do: what other lanes ask for in ``pause``."""
+        """Count activity of this lane, which ``pause`` of other lanes checks."""
         _loop.turns += 1
         self._own += 1
 
     def alone(self) -> bool:
-        """Whether no other lane of the loop had anything to do since this was last asked."""
+        """Return whether no other lane of the loop was active since the last call."""
         before, self._beside = self._beside, _loop.turns - self._own
         return self._beside == before
 
     def spent(self) -> bool:
-        """Whether the turn is over; to be asked before each frame, and True for no more than one of them."""
+        """Return whether the quantum is used up; call it before each frame, and stop when it is True."""
         self._frames -= 1
         if self._frames >= 0 and (self._frames % _LOOK or self._clock() < self._until):
             return False
@@ -83,11 +83,11 @@ class Turn:
         return True
 
     def took(self, size: int) -> None:
-        """Bytes of frames were taken."""
+        """Count ``size`` bytes of processed frames."""
         self._size += size
 
     def pause(self) -> float:
-        """Seconds that the lane has to wait before its next turn, if there is more to take."""
+        """Return the seconds that the lane has to wait before it reads again, if there is more to read."""
         before, self._others = self._others, _loop.turns - self._own
         if not self._cut or self._others == before or self._size >= SMALL_FRAME * self._taken:
             return 0.0

@@ -1,6 +1,6 @@
-"""The userspace lane: TLS records of our own, and a non-blocking socket that the loop watches.
+"""The userspace lane: TLS records made by this process, on a non-blocking socket.
 
-What makes the records, and moves them, is a ``RecordIo``: Python's, or the compiled engine's.
+A ``RecordIo``, in Python or of the compiled engine, makes and moves the records.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from tunnel.wire.scheduler import LONG_QUANTUM, QUANTUM
 from tunnel.wire.states import LaneState
 
 OPENED = 1 * MIB
-"""Bytes that are handed over at once, at most: each time costs the same. Python's records make half of it."""
+"""Maximum bytes of a batch: each batch has a fixed cost. Records in Python use half of it."""
 
 EXPECTED = 256 * KIB
-"""What to wait for inside a frame: each time we are woken costs the same, however little there is. Less, down
-to a quarter of it, where the frame has no more.
+"""Bytes to wait for inside a frame (SO_RCVLOWAT): each wakeup has a fixed cost. Less near the end of the
+frame, down to a quarter.
 """
 
 SMALL = 16 * KIB
-"""Payload up to here shares a record with its header; more is not copied for that."""
+"""Payload up to this size shares a record with its header; larger payload is not copied for that."""
 
 ASIDES = Rate(32, 1 / 60)
-"""Records and messages beside the frames that a peer may send: two session tickets, KeyUpdates."""
+"""Non-data records and messages that a peer may send: two session tickets, KeyUpdates."""
 
 
 class _SharedMemory(threading.local):
-    """What all lanes of a thread decrypt into: nothing stays there between two turns of its loop."""
+    """The plaintext buffer shared by all lanes of a thread: empty between two loop iterations."""
 
     def __init__(self) -> None:
         self.plain = memoryview(bytearray(OPENED))
@@ -58,9 +58,9 @@ _shared = _SharedMemory()
 
 
 class UserspaceLane(BaseLane[Content]):
-    """See the contract in ``lane``. ``sock`` is one whose handshake left it with ``keys``.
+    """A lane over TLS 1.3 records made here. ``keys`` are the result of the handshake on ``sock``.
 
-    ``provider`` of the compiled engine makes the records; without it Python does.
+    ``provider`` of the compiled engine makes the records; without one Python does.
     """
 
     kind = LaneKind.USERSPACE
@@ -82,13 +82,13 @@ class UserspaceLane(BaseLane[Content]):
         else:
             self._io = CompiledRecordIo(sock, self._records, provider)
         self._plain = _shared.plain
-        self._least = 1  # bytes that must be there before the loop is told
+        self._least = 1  # SO_RCVLOWAT
         self._recent: dict[int, None] = {}  # streams whose payload went to sinks
-        self._cut = ""  # why no more can come than is at hand
+        self._cut = ""  # why the socket delivers no more
         self._asides = Bucket(ASIDES, time.monotonic())
 
     def enter(self, handler: LaneHandler, frame: Frame) -> None:
-        """Go on in the running loop, and with the buffers of its thread."""
+        """Add the lane to the running loop, with the buffers of its thread."""
         self._plain = _shared.plain
         self._io.enter()
         super().enter(handler, frame)
@@ -100,21 +100,21 @@ class UserspaceLane(BaseLane[Content]):
 
     @property
     def records_sent(self) -> int:
-        """TLS records that were made of what was sent."""
+        """TLS records sent with the current key."""
         return self._records.records_sent
 
     @property
     def records_received(self) -> int:
-        """TLS records that came."""
+        """TLS records received with the current key."""
         return self._records.records_received
 
     def send_control(self, frames: bytes) -> None:
-        """Queue whole control frames; they leave with the next ``send`` or ``flush``."""
+        """Queue complete control frames for the next ``send`` or ``flush``."""
         if not (self.ended or self._unsendable):
             self._unsent.append(frames)
 
     def send(self, outgoing: Outgoing) -> None:
-        """Send a DATA frame behind everything queued before it."""
+        """Send a DATA frame behind everything queued."""
         if self._handler is None or self._unsendable:
             return
         payload = in_memory(outgoing.piece.content)
@@ -126,7 +126,7 @@ class UserspaceLane(BaseLane[Content]):
         self.flush()
 
     def _push(self) -> bool:
-        """Offer what is queued to the socket; whether it took all."""
+        """Send the queue; return whether all was sent."""
         try:
             sent = self._io.send(self._unsent)
         except (OSError, LaneError) as error:
@@ -139,7 +139,7 @@ class UserspaceLane(BaseLane[Content]):
         self._break_off(reason_of(error) if isinstance(error, OSError) else str(error))
 
     def _account(self, sent: int) -> None:
-        """The socket took ``sent`` bytes."""
+        """Update statistics and key limit after ``sent`` bytes were sent."""
         self._full = self._io.full
         self._bytes_sent = self._io.content_sent
         self._pace.sent(sent, time.monotonic(), congested=self._full)
@@ -147,7 +147,7 @@ class UserspaceLane(BaseLane[Content]):
             self._used(records)
 
     def next_turn(self) -> int:
-        """Longer while nothing else in the loop has anything to do, and the engine moves payload."""
+        """Return a longer quantum while no other lane of the loop is active and the engine moves payload."""
         return LONG_QUANTUM if self._turn.alone() and self._io.direct else QUANTUM
 
     @property
@@ -156,7 +156,7 @@ class UserspaceLane(BaseLane[Content]):
         return self._io.direct
 
     def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> SourceRead:
-        """See there: from socket to socket in one call of the compiled engine."""
+        """See ``Lane.carry``: from socket to socket in one call of the compiled engine."""
         if self._unsent or self._records.owes_update:
             self._turn.count()
             if not self._push():
@@ -190,8 +190,8 @@ class UserspaceLane(BaseLane[Content]):
         return False
 
     def _take_records(self) -> None:
-        """Open what a turn allows, and hand it over. Sets ``_cut`` when no more can come."""
-        unsendable = self._unsendable  # what answers to these bytes meet with, if it is over, is no cause
+        """Open records up to the quantum and process them. Sets ``_cut`` when the socket is at its end."""
+        unsendable = self._unsendable  # an error while replying to these bytes is not the cause of the end
         start, count, over, end = self._open()
         if end:
             self._cut = unsendable or end
@@ -207,7 +207,7 @@ class UserspaceLane(BaseLane[Content]):
             self._take_asides(asides, unsendable)
 
     def _open(self) -> tuple[int, int, TlsEnd | None, str]:
-        """Open what a turn allows, and pass on what sinks take: from where to where the rest is at hand."""
+        """Open records up to the quantum, and write to sinks; return where the rest is in ``_plain``."""
         if not (targets := self._targets()):
             return 0, *self._io.receive(self._plain)
         most = self.next_turn() if len(targets) == 1 else QUANTUM
@@ -216,9 +216,9 @@ class UserspaceLane(BaseLane[Content]):
         return passed.start, count, over, end
 
     def _targets(self) -> list[Target]:
-        """Where what comes next goes, if that is payload as it seems, and sinks take it unseen.
+        """Return the sinks for the next payload, empty if it has to go to the handler.
 
-        First that of the stream whose payload came last, then those of others that had some lately.
+        First that of the stream whose payload came last, then those of others that received some recently.
         """
         decoder, sinks = self._decoder, self._sinks
         if sinks is None or not decoder.follows_data or not self._io.direct:
@@ -244,7 +244,7 @@ class UserspaceLane(BaseLane[Content]):
                 del self._recent[stream]
 
     def _passed(self, targets: Sequence[Target], passed: PassedOn) -> None:
-        """Say what sinks have taken."""
+        """Report what was written to sinks."""
         moved, current = HEADER_SIZE * passed.frames, targets[passed.current]
         outcome = passed.outcomes[passed.current]
         self._decoder.went_on(current.stream, current.offset + outcome.passed, outcome.left)
@@ -261,23 +261,23 @@ class UserspaceLane(BaseLane[Content]):
             self._heard(moved)
 
     def _answer_end(self, over: TlsEnd) -> None:
-        """Tell the peer by an alert what is wrong, if the socket takes one now."""
+        """Send the alert of ``over``, if it has one and the socket is not full."""
         if over.alert is not None and not (self.ended or self._full):
             self._unsent.clear()
             self._io.end(over.alert)
             self._push()
 
     def _take_asides(self, count: int, unsendable: str) -> None:
-        """The peer said so many things beside its frames."""
+        """Count non-data records and messages of the peer, and answer a KeyUpdate."""
         if not self._asides.take(time.monotonic(), count):
-            self._lost(unsendable or _TOO_MANY)  # with what is behind them
+            self._lost(unsendable or _TOO_MANY)  # discards what follows them
         elif self._records.owes_update and self.room and not self._push():
             self._loop.add_writer(self._sock, self._writable)
 
     def _expect(self) -> None:
-        """Ask not to be woken for less than a good piece of a frame that has begun: the rest surely comes.
+        """Set SO_RCVLOWAT to a large part of an incomplete frame: the rest is certain to come.
 
-        The beginning of a record may be out of the socket already: that much less comes.
+        Part of a record may have been read from the socket already: up to RECORD bytes less are left.
         """
         left = self._decoder.payload_left - RECORD
         least = next((size for size in (EXPECTED, EXPECTED // 2, EXPECTED // 4) if size <= left), 1)
@@ -285,10 +285,10 @@ class UserspaceLane(BaseLane[Content]):
             self._least = least
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
-    # The end.
+    # Closing.
 
     def _say_goodbye(self) -> None:
-        """Everything is sent: close_notify, and no more from our side."""
+        """Send close_notify, after everything else, and shut down our direction."""
         self._io.end()
         if self._push():
             self._shut()
@@ -296,7 +296,7 @@ class UserspaceLane(BaseLane[Content]):
             self._wait_for_room()
 
     def _discard(self) -> None:
-        """Read what still comes, and is of no use, until the peer has closed: once a turn, see LINGER."""
+        """Read and discard input until the peer has closed: once per loop iteration, see LINGER."""
         try:
             if self._sock.recv_into(self._plain):
                 self._read_on()
@@ -309,6 +309,6 @@ class UserspaceLane(BaseLane[Content]):
 
 
 NOTHING = SourceRead(0, empty=False, ended=False, error=None)
-"""The lane has no room for more, and nothing was read."""
+"""The lane has no room, and nothing was read."""
 
-_TOO_MANY = f"the peer broke TLS: more than {ASIDES.burst} messages beside its frames"
+_TOO_MANY = f"the peer violated the TLS protocol: more than {ASIDES.burst} non-data messages"

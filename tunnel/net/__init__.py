@@ -1,9 +1,8 @@
-"""Sockets: options, accepting, connecting, pipes, and who is at the other end of a local connection.
+"""Sockets: options, accept, connect, pipes, and the credentials of local clients.
 
-``sockets`` has the options and the ways to close; ``listener`` accepts, ``connect`` dials a name,
-``unix_path`` a unix socket; ``pipes`` are for splice; ``peer_credentials`` (with ``conntrack`` and
-``netlink``) finds the uid of a caller; ``hangup`` notices that a socket is dead, ``token_bucket`` and
-``iterations`` bound work.
+``sockets`` sets options and closes; ``listener`` accepts, ``connect`` dials a name, ``unix_path`` a unix
+socket; ``pipes`` are for splice(2); ``peer_credentials`` (with ``conntrack`` and ``netlink``) finds the uid
+of a client; ``hangup`` detects hangups and errors; ``token_bucket`` and ``iterations`` limit work.
 
-Nothing here knows TLS, frames, peers or the configuration.
+Independent of TLS, frames, peers and the configuration.
 """

@@ -1,4 +1,4 @@
-"""Connecting to a host: all addresses of its name, as in RFC 8305, each with time of its own to answer."""
+"""Connecting to a host: all addresses of its name, as in RFC 8305, each with its own timeout."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tunnel.errors import UnreachableError
 from tunnel.net.sockets import name_of, reason_of, socket_address
 
 TIMEOUT = 5.0
-"""Seconds that the resolver has, and then each address."""
+"""Seconds for the resolver, and then for each address."""
 
 DELAY = 0.25
-"""Seconds after which the next address is tried, too (RFC 8305, section 5)."""
+"""Seconds after which the next address is tried in parallel (RFC 8305, section 5)."""
 
-_OUT_OF_REACH = "is that host up, and that port open in the firewalls between?"
+_OUT_OF_REACH = "is the host up, and the port open in all firewalls on the path?"
 _ADVICE = {
-    errno.ECONNREFUSED: "is the daemon there running, with that port in its host.listen?",
-    errno.EHOSTUNREACH: _OUT_OF_REACH,  # ICMP's "prohibited" as well: firewalls reject with it
+    errno.ECONNREFUSED: "is mtunnel running there, with this port in host.listen?",
+    errno.EHOSTUNREACH: _OUT_OF_REACH,  # also for ICMP "prohibited", which firewalls send
     errno.ETIMEDOUT: _OUT_OF_REACH,
 }
 
 Prepare = Callable[[socket.socket, str], None]
-"""Is given each socket before it connects, and the address that it will connect to. May raise OSError."""
+"""Called with each socket before it connects, and with its address. May raise OSError."""
 
 
 async def connect(
@@ -37,8 +37,8 @@ async def connect(
 ) -> socket.socket:
     """Return a connection to ``port`` of ``host``, a name or an address.
 
-    ``failed`` says when connections to an address came up and were of no use: the latest of these comes last.
-    Raises UnreachableError, which names each address that was tried and what became of it.
+    ``failed`` has the time of the last unusable connection to an address: the most recent is tried last.
+    Raises UnreachableError with each address that was tried and its error.
     """
     addresses = sorted(await _resolve(host, port), key=lambda info: failed.get(str(info[4][0]), -inf))
     attempts = _Attempts(prepare)
@@ -56,21 +56,21 @@ async def connect(
 async def _resolve(host: str, port: int) -> list[AddrInfoType]:
     try:
         if "%" in host:
-            socket_address(host, port)  # the resolver would only say that the name is unknown
+            socket_address(host, port)  # the resolver would only report an unknown name
         async with asyncio.timeout(TIMEOUT):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except TimeoutError:
-        late = f"cannot be reached: its name was not resolved within {TIMEOUT:g} seconds"
+        late = f"timed out after {TIMEOUT:g} s resolving the name"
         raise UnreachableError(late) from None
     except OSError as error:
-        raise UnreachableError(f"cannot be reached: {reason_of(error)}") from None
+        raise UnreachableError(reason_of(error)) from None
     if not found:
-        raise UnreachableError("cannot be reached: its name has no address")
+        raise UnreachableError("the name has no address")
     return list(dict.fromkeys(found))
 
 
 class _Attempts:
-    """In place of the running loop, of which only ``sock_connect`` is used: it bounds and remembers each."""
+    """Replaces the running loop, of which only ``sock_connect`` is used: adds a timeout and keeps errors."""
 
     def __init__(self, prepare: Prepare) -> None:
         self._loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class _Attempts:
         self._faults: dict[str, OSError] = {}  # by address
 
     def make_socket(self, info: AddrInfoType) -> socket.socket:
-        """Make the socket for an address. Raises OSError."""
+        """Create the socket for an address. Raises OSError."""
         sock = None
         try:
             sock = socket.socket(info[0], socket.SOCK_STREAM)
@@ -91,7 +91,7 @@ class _Attempts:
         return sock
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connect within the time that an address has. Raises OSError."""
+        """Connect within the timeout of an address. Raises OSError."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 await self._loop.sock_connect(sock, address)
@@ -107,14 +107,14 @@ class _Attempts:
         raise fault
 
     def explain(self) -> str:
-        """Say what became of each address, and where to look."""
+        """Return the error of each address, and what to check."""
         faults = list(self._faults.values())
         advice = next((text for number, text in _ADVICE.items() if number in {f.errno for f in faults}), "")
-        advice = advice and f": {advice}"
+        advice = advice and f"; {advice}"
         if len(faults) == 1:
             [fault] = faults
             if fault.errno == errno.ETIMEDOUT:
-                return f"did not answer within {TIMEOUT:g} seconds{advice}"
-            return f"cannot be reached: {reason_of(fault)}{advice}"
+                return f"timed out after {TIMEOUT:g} s{advice}"
+            return f"{reason_of(fault)}{advice}"
         tried = [f"{address}: {reason_of(fault)}" for address, fault in self._faults.items()]
-        return f"cannot be reached at any of its addresses ({', '.join(tried)}){advice}"
+        return f"all addresses failed ({', '.join(tried)}){advice}"

@@ -1,9 +1,9 @@
-"""What a redirected connection was before the firewall translated it.
+"""The original addresses of a redirected connection, before NAT.
 
-The destination can be asked of the socket itself. The source cannot, and is not always what the accepted
-socket says: a program may use one local port towards several ports of a range, the redirect makes one
-destination of them all, and then the kernel gives the later connection another source port, to tell them
-apart. Who looks for the caller's own socket must know its true port: a wrong guess may be another user's.
+The destination is available from the socket itself. The source is not, and may differ from that of the
+accepted socket: a program may use one local port towards several ports of a range, the redirect maps them
+all to one destination, and then the kernel changes the source port of the later connection, to keep them
+distinct. A lookup of the client's socket needs its true port: a wrong one may be another user's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h
 _SOCKADDR = struct.Struct("!2xH4s8x")  # family, port, address: ip(7)
 
 # linux/netfilter/nfnetlink_conntrack.h
-_GET = 1 << 8 | 1  # the connection tracking's subsystem, IPCTNL_MSG_CT_GET
+_GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _PREFIX = struct.pack("=BBH", socket.AF_INET, 0, 0)  # family, version, resource
 _TUPLE_ORIGINAL, _TUPLE_REPLY = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -30,7 +30,7 @@ _PORT = struct.Struct("!H")
 
 
 def original_destination(sock: socket.socket) -> tuple[str, int] | None:
-    """Return where the caller of an accepted IPv4 connection meant to go. None if that is not tracked."""
+    """Return the original destination of an accepted IPv4 connection; None if it is not tracked."""
     try:
         raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, _SOCKADDR.size)
     except OSError:
@@ -40,19 +40,19 @@ def original_destination(sock: socket.socket) -> tuple[str, int] | None:
 
 
 def original_source(sock: socket.socket) -> tuple[str, int]:
-    """Return the caller's own name for its end of an accepted IPv4 connection: a few microseconds.
+    """Return the original source of an accepted IPv4 connection: a few microseconds.
 
-    RefusedError when the kernel does not tell; it tells only those with CAP_NET_ADMIN. OSError when the
-    caller has gone.
+    Raises RefusedError when the kernel does not return it, as without CAP_NET_ADMIN; OSError when the
+    client has disconnected.
     """
     question = _PREFIX + _reply_tuple(sock)
     try:
         answer = netlink.ask(netlink.NETFILTER, _GET, question)
     except OSError as error:
-        reason = f"cannot ask the kernel for redirected connections: {reason_of(error)}"
+        reason = f"cannot query connection tracking: {reason_of(error)}"
         raise RefusedError(reason) from None
     if answer is None:
-        raise RefusedError("the kernel knows nothing of this redirected connection")
+        raise RefusedError("no connection tracking entry for this redirected connection")
     original = dict(attributes(dict(attributes(answer[len(_PREFIX) :]))[_TUPLE_ORIGINAL]))
     address = dict(attributes(original[_TUPLE_IP]))[_IP_SOURCE]
     port = dict(attributes(original[_TUPLE_PROTO]))[_PROTO_SOURCE_PORT]
@@ -60,7 +60,7 @@ def original_source(sock: socket.socket) -> tuple[str, int]:
 
 
 def _reply_tuple(sock: socket.socket) -> bytes:
-    """Name the connection by the packets that we send on it."""
+    """Encode the tuple of the reply direction: that of the packets that we send."""
     ours, theirs = sock.getsockname(), sock.getpeername()
     addresses = attribute(_IP_SOURCE, socket.inet_aton(ours[0]))
     addresses += attribute(_IP_DESTINATION, socket.inet_aton(theirs[0]))

@@ -1,8 +1,8 @@
-"""Noticing that a connection failed or was closed, also while nobody reads from it or writes to it.
+"""Detecting that a connection failed or was closed, also while it is neither read nor written.
 
-An event loop tells only of a socket that it is asked to read or write. One whose bytes have to wait is asked
-for neither, and a reset of it would stay unknown for as long. An epoll of its own asks for no bytes: it
-becomes readable when a socket in it fails or ends, and costs nothing before.
+An event loop reports only sockets that it polls for reading or writing. A stalled one is polled for neither,
+and a reset of it would go unnoticed for as long. A separate epoll without EPOLLIN and EPOLLOUT becomes
+readable when a socket in it fails or ends, and costs nothing before.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import select
 import socket
 from collections.abc import Callable
 
-_MOST_EVENTS = 64  # per turn of the loop
+_MOST_EVENTS = 64  # per loop iteration
 
 Told = Callable[[bool], None]
 
 
 class HangupWatch:
-    """Watches sockets of the running loop. It holds a descriptor only while there are any."""
+    """Watches sockets of the running loop for hangups; holds a descriptor only while there are any."""
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
         self._told: dict[int, Told] = {}
 
     def add(self, sock: socket.socket, told: Told) -> None:
-        """Call ``told(failed)`` from the loop once the other side of ``sock`` sends nothing more.
+        """Call ``told(failed)`` from the loop once the peer of ``sock`` has closed its direction.
 
-        ``failed``: an error waits to be fetched (EPOLLERR), a reset; it may come after an end that was none.
-        Raises OSError without descriptors.
+        ``failed``: an error is pending (EPOLLERR), a reset; such a call may follow one without.
+        Raises OSError when descriptors run out.
         """
         if self._epoll is None:
             self._epoll = select.epoll()
@@ -37,7 +37,7 @@ class HangupWatch:
         self._told[sock.fileno()] = told
 
     def remove(self, descriptor: int) -> None:
-        """Forget a socket, before it is closed; one that is not watched is none of ours."""
+        """Stop watching a socket, before it is closed; no-op for one that is not watched."""
         if self._epoll is None or self._told.pop(descriptor, None) is None:
             return
         self._epoll.unregister(descriptor)
@@ -50,5 +50,5 @@ class HangupWatch:
         if self._epoll is None:
             return
         for descriptor, mask in self._epoll.poll(0, _MOST_EVENTS):
-            if (told := self._told.get(descriptor)) is not None:  # else the one before has removed it
+            if (told := self._told.get(descriptor)) is not None:  # else removed by the previous callback
                 told(bool(mask & select.EPOLLERR))

@@ -1,4 +1,4 @@
-"""Work of which any amount may come at once, one piece an iteration of the loop: other work comes between."""
+"""Spread work of unbounded amount over loop iterations, one piece each: other work runs in between."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting] = WeakKeyDictio
 
 
 async def own_iteration() -> None:
-    """Return in an iteration of the loop in which no other caller of this does.
+    """Return in a loop iteration in which no other caller of this function returns.
 
-    Last come, first served: where there is more to do than time, waiting in line would make everybody late.
+    Last come, first served: under overload, a FIFO queue would make every caller late.
     """
     loop = asyncio.get_running_loop()
     waiting = _waiting.setdefault(loop, [])
@@ -25,7 +25,7 @@ async def own_iteration() -> None:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
-    """Let the last go on that was not cancelled; the next one an iteration later."""
+    """Wake the last waiter that was not cancelled; the next one an iteration later."""
     while waiting:
         future = waiting.pop()
         if not future.done():

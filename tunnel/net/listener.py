@@ -1,4 +1,4 @@
-"""Accepting connections without ever dying of it: running out of descriptors is a pause, not an end."""
+"""Listening sockets: binding, and accepting, which pauses when descriptors run out and never stops."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ import structlog
 from tunnel.errors import UsageError
 from tunnel.net.sockets import socket_address
 
-BACKLOG = 1024  # a caller of a unix socket that finds it full fails at once
+BACKLOG = 1024  # with a full backlog connecting to a unix socket fails immediately
 PAUSE = 0.5
 """Seconds without accepting after the process or the host ran out of descriptors or memory."""
 
 SHARE_OF_REFUSALS = 0.05
-"""The part of the loop's time that turns with refused connections may take."""
+"""Maximum fraction of the loop's time for iterations with refused connections."""
 
 SHORTEST_REST = 0.02
-"""Seconds. To wake up for every single connection costs ten times as much as to take several at once."""
+"""Seconds. Waking up for each single connection costs ten times as much as accepting several in one go."""
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPTS_PER_TURN = 16
-_IP_FREEBIND = 15  # linux/in.h; counts for IPv6 as well
+_IP_FREEBIND = 15  # linux/in.h; applies to IPv6 as well
 
 log = structlog.get_logger()
 
 
 def bind_tcp(host: str, port: int, *, absent: bool = False) -> socket.socket:
-    """Listen on an IP address. Raises UsageError in one clear line, for example when the port is taken.
+    """Listen on an IP address. Raises UsageError with one line of text, for example when the port is in use.
 
-    ``absent``: also on one that no interface has yet.
+    ``absent``: even if no interface has the address yet (IP_FREEBIND).
     """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -61,21 +61,21 @@ def occupy(sock: socket.socket, host: str, port: int, *, absent: bool = False) -
 
 
 def is_configured(host: str) -> bool:
-    """Whether an interface has the IP address ``host``, or it stands for all of them."""
+    """Return whether an interface has the IP address ``host``, or it is the unspecified address."""
     try:
         family, address = socket_address(host, 0)
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.bind(address)
-    except OSError as error:  # another is no answer, such as having no descriptor left
+    except OSError as error:  # others are inconclusive, such as EMFILE
         return error.errno not in {errno.EADDRNOTAVAIL, errno.ENODEV}
     return True
 
 
 def bind_unix(path: str, mode: int, owner: int | None = None) -> socket.socket:
-    """Listen on a unix socket, in place of one that nobody serves any more. Raises UsageError.
+    """Listen on a unix socket, replacing a stale one. Raises UsageError.
 
-    It has its mode from its first moment: a change afterwards, by the same path, may hit what somebody has
-    put there meanwhile. ``owner`` is such a change: only for directories that nobody else may write to.
+    The mode is set by bind: a change afterwards, by path, may apply to a file that another user has put
+    there meanwhile. ``owner`` is such a change: only for directories that no other user can write to.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -95,10 +95,10 @@ def bind_unix(path: str, mode: int, owner: int | None = None) -> socket.socket:
 
 
 def is_served(path: str) -> bool:
-    """Whether some process has the unix socket at ``path``. It does not learn of the question.
+    """Return whether a process has the unix socket at ``path`` open, without connecting to it.
 
-    A socket of another kind cannot be connected to, but the kernel looks whether it is there before that
-    (unix(7)): EPROTOTYPE is the answer for a stream, ECONNREFUSED for a file that nobody has bound.
+    A datagram socket cannot connect to a stream socket, but the kernel checks first whether that is open
+    (unix(7)): EPROTOTYPE for an open one, ECONNREFUSED for a stale file.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
@@ -109,7 +109,7 @@ def is_served(path: str) -> bool:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket of a daemon that was killed; anything else at ``path`` is an error for bind."""
+    """Remove the socket of a daemon that was killed; anything else at ``path`` makes bind fail."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(Path(path).lstat().st_mode) and not is_served(path):
             Path(path).unlink()
@@ -117,7 +117,7 @@ def _remove_stale(path: str) -> None:
 
 def _explain(error: OSError) -> str:
     hints = {
-        errno.EADDRINUSE: "it is in use by another process; is mtunnel running already?",
+        errno.EADDRINUSE: "in use by another process; is mtunnel already running?",
         errno.EADDRNOTAVAIL: "this host has no such address",
         errno.EACCES: "permission denied",
         errno.ENOENT: "its directory does not exist",
@@ -126,21 +126,21 @@ def _explain(error: OSError) -> str:
 
 
 class Listener:
-    """A listening socket on the loop; ``accepted`` gets each connection, in the order they came."""
+    """A listening socket on the event loop; passes each connection to ``accepted``, in order of arrival."""
 
     def __init__(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._accepted = accepted
         self._pause: asyncio.TimerHandle | None = None
-        self._unwanted = False  # one of this turn's connections was refused
+        self._unwanted = False  # a connection of this iteration was refused
         self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
         self._file = self._found()
         sock.setblocking(False)
         self._resume()
 
     def close(self) -> None:
-        """Stop listening; a unix socket's file goes too, unless it is another's by now."""
+        """Stop listening, and remove a unix socket's file unless it has been replaced."""
         if self._pause is not None:
             self._pause.cancel()
         if self._sock.fileno() >= 0:
@@ -152,7 +152,7 @@ class Listener:
 
     @property
     def displaced(self) -> bool:
-        """Whether a unix socket has lost its file, removed or exchanged by somebody: nobody comes then."""
+        """Whether a unix socket's file was removed or replaced: no client can connect then."""
         return self._found() != self._file
 
     def _found(self) -> tuple[int, int] | None:
@@ -163,10 +163,10 @@ class Listener:
         return None
 
     def refused(self) -> None:
-        """The connection that was just accepted is one that nobody wants: rest after this turn.
+        """Report that the connection just accepted was refused: pause after this iteration.
 
-        Turns with such connections so take SHARE_OF_REFUSALS of the loop's time at most, and those who come
-        meanwhile wait in the kernel: whoever connects all the time costs running streams little.
+        So iterations with refused connections take SHARE_OF_REFUSALS of the loop's time at most; meanwhile
+        clients wait in the backlog. A client that connects continuously costs running streams little.
         """
         self._unwanted = True
 
@@ -185,7 +185,7 @@ class Listener:
     def _accept_some(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
             if self._sock.fileno() < 0:
-                return  # whoever got the last connection closed us
+                return  # closed by the callback
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):

@@ -1,6 +1,6 @@
-"""Where programs of this host listen on TCP, by ``/proc/net/tcp`` and ``tcp6`` (proc(5)).
+"""Listening TCP sockets of this host, from ``/proc/net/tcp`` and ``tcp6`` (proc(5)).
 
-Nothing is connected to: a hypervisor takes its first caller for the migration.
+No connection is made: a hypervisor takes its first client for the migration.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _LISTEN = "0A"
 
 
 def listening_at(port: int) -> list[str]:
-    """The IP addresses on which something listens on ``port`` in our network namespace, IPv4 first.
+    """Return the IP addresses with a listening socket on ``port`` in our network namespace, IPv4 first.
 
-    Empty when nothing does, or when that cannot be read.
+    Empty when there is none, or the tables cannot be read.
     """
     found: list[str] = []
     for table, family in _TABLES:
         try:
             with table.open(encoding="ascii") as lines:
-                next(lines, None)  # the heading
+                next(lines, None)  # the header line
                 found += _addresses(lines, family, port)
         except OSError:
             continue
@@ -31,7 +31,7 @@ def listening_at(port: int) -> list[str]:
 
 
 def _addresses(lines: Iterator[str], family: socket.AddressFamily, port: int) -> Iterator[str]:
-    """Those of listening sockets. The kernel lists these first, and of others there may be very many."""
+    """Yield those of listening sockets. The kernel lists these first; there may be very many others."""
     for line in lines:
         _, local, _, state, *_ = line.split()
         if state != _LISTEN:
@@ -39,5 +39,5 @@ def _addresses(lines: Iterator[str], family: socket.AddressFamily, port: int) ->
         address, _, number = local.partition(":")
         if int(number, 16) == port:
             words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
-            packed = b"".join(struct.pack("=I", word) for word in words)  # in the machine's byte order
+            packed = b"".join(struct.pack("=I", word) for word in words)  # host byte order
             yield socket.inet_ntop(family, packed)

@@ -1,6 +1,6 @@
-"""Questions to the kernel and their answers, over netlink(7).
+"""Requests to the kernel over netlink(7).
 
-For single look-ups at the moment of accept: a library that lists everything takes forty times as long.
+For single lookups at accept: a library that lists everything takes forty times as long.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ATTRIBUTE = struct.Struct("=HH")  # length, type
 
 
 def ask(family: int, kind: int, body: bytes, flags: int = 0) -> bytes | None:
-    """Send ``body`` as a message of ``kind``; the body of the answer, or None when there is no such thing.
+    """Send ``body`` as a message of ``kind``; return the body of the reply, or None on ENOENT.
 
-    An acknowledgement (with ``ACK``) is an empty answer. Raises OSError: the kernel's, or TimeoutError when
-    it stays silent.
+    An acknowledgement (with ``ACK``) is an empty reply. Raises OSError: the kernel's error, or TimeoutError
+    without a reply.
     """
     with _opened(family) as netlink:
         netlink.sendto(_message(kind, body, flags), (0, 0))
@@ -42,7 +42,7 @@ def ask(family: int, kind: int, body: bytes, flags: int = 0) -> bytes | None:
 
 
 def dump(family: int, kind: int, body: bytes) -> list[bytes]:
-    """All of ``kind`` that the kernel has and that fits ``body``, one body each. Raises as ``ask``."""
+    """Return the bodies of all objects of ``kind`` that match ``body``. Raises as ``ask``."""
     found: list[bytes] = []
     with _opened(family) as netlink:
         netlink.setsockopt(_SOL_NETLINK, _STRICT, 1)
@@ -58,17 +58,17 @@ def dump(family: int, kind: int, body: bytes) -> list[bytes]:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Write one attribute, padded to four bytes."""
+    """Encode one attribute, padded to four bytes."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def nested(kind: int, value: bytes) -> bytes:
-    """Write an attribute whose value is attributes."""
+    """Encode an attribute that contains attributes."""
     return attribute(_NESTED | kind, value)
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Read the attributes in ``data``: type and value of each."""
+    """Yield type and value of each attribute in ``data``."""
     while data:
         size, kind = _ATTRIBUTE.unpack_from(data)
         yield kind & ~_NESTED, data[_ATTRIBUTE.size : size]
@@ -86,7 +86,7 @@ def _message(kind: int, body: bytes, flags: int) -> bytes:
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and body of each message in a datagram."""
+    """Yield type and body of each message in a datagram."""
     while data:
         size, kind, *_ = _HEADER.unpack_from(data)
         yield kind, data[_HEADER.size : size]

@@ -1,7 +1,7 @@
-"""Who is at the other end of a local connection: the uid that owns the caller's socket.
+"""Credentials of the client of a local connection: the uid that owns its socket.
 
-It has to be asked at once: a QEMU without return path closes as soon as the kernel's buffers have taken its
-last byte, and a TCP socket that nobody holds any more has no owner. A unix socket's caller stays known.
+To be looked up at accept: a QEMU without return path closes as soon as the kernel has buffered its last
+byte, and a TCP socket that no process holds has no owner. A unix socket keeps its peer's credentials.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _NOT_CLOSED = {1, 2, 3, 8}  # ESTABLISHED, SYN_SENT, SYN_RECV, CLOSE_WAIT: net/t
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:127.0.0.1 is 127.0.0.1
 
 _PATIENCE = 5.0
-"""Seconds for a connection within this host."""
+"""Timeout of a loopback connection in seconds."""
 
-_GONE = "the caller hung up before it could be identified"
+_GONE = "the client disconnected before it could be identified"
 
 
 def caller_uid(sock: socket.socket, wanted: tuple[str, int] | None = None) -> int:
-    """Return the uid behind an accepted connection. RefusedError when it cannot be known.
+    """Return the uid of the client of an accepted connection. Raises RefusedError when it is unknown.
 
-    ``wanted`` is where the caller of a redirected connection meant to go: that is what its socket is called.
+    ``wanted`` is the original destination of a redirected connection: the client's socket is connected to it.
     """
     if sock.family == socket.AF_UNIX:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
@@ -53,10 +53,10 @@ def caller_uid(sock: socket.socket, wanted: tuple[str, int] | None = None) -> in
 
 
 def is_closed(sock: socket.socket) -> bool:
-    """Whether the process at the other end of a local connection has closed it, and left it to the kernel.
+    """Return whether the process at the other end of a local connection has closed its socket.
 
-    It asks the kernel about the other end: over TCP our own does not know while bytes before the end wait.
-    False where it cannot be known.
+    Queries the kernel for that socket: over TCP ours does not show it while bytes before the FIN are unread.
+    False when it is unknown.
     """
     if sock.family == socket.AF_UNIX:
         poll = select.poll()
@@ -71,7 +71,7 @@ def is_closed(sock: socket.socket) -> bool:
 
 
 def _names(sock: socket.socket) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Return what the process at the other end calls its own end, and ours."""
+    """Return the addresses of the other end and of ours, as the process at the other end sees them."""
     theirs, ours = sock.getpeername(), sock.getsockname()
     wanted = original_destination(sock) if sock.family == socket.AF_INET else None
     if wanted is None or wanted in {theirs, ours}:
@@ -84,21 +84,21 @@ def _is_of_this_host(theirs: tuple[str, int], ours: tuple[str, int]) -> bool:
 
 
 def unavailable_reason() -> str | None:
-    """Say why nobody who calls over TCP can be identified here. None when they can.
+    """Return why TCP clients cannot be identified on this host; None when they can.
 
-    A kernel without tcp_diag answers as for a caller that is gone: so ask about a connection that is not.
+    A kernel without tcp_diag replies as for a client that has disconnected: so query one that has not.
     """
     with ExitStack() as stack:
         try:
             _, accepted = map(stack.enter_context, loopback_pair(_PATIENCE))
         except OSError as error:
-            return f"this host cannot connect to itself ({reason_of(error)}): ip link set lo up, or use unix:"
+            return f"cannot connect over loopback ({reason_of(error)}): run 'ip link set lo up', or use unix:"
         try:
             caller_uid(accepted)
         except (RefusedError, OSError) as error:
             why = "" if isinstance(error, RefusedError) else f" ({error.strerror})"
             return (
-                f"this kernel does not tell who calls over TCP{why}: load its module (modprobe tcp_diag),"
+                f"this kernel cannot identify TCP clients{why}: load the module tcp_diag (modprobe tcp_diag),"
                 " or use unix:"
             )
     return None
@@ -106,7 +106,7 @@ def unavailable_reason() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """One end of a TCP connection. ``address`` as the kernel has it: 16 bytes, IPv4 in the first four."""
+    """One end of a TCP connection. ``address`` is in the kernel's form: 16 bytes, IPv4 in the first four."""
 
     address: bytes
     port: int
@@ -118,7 +118,7 @@ class _End:
 
 @dataclass(frozen=True, slots=True)
 class _Socket:
-    """What the kernel says of a TCP socket. ``inode`` is 0 when no process has it (any more)."""
+    """A TCP socket as the kernel reports it. ``inode`` is 0 when no process holds it."""
 
     uid: int
     inode: int
@@ -126,15 +126,15 @@ class _Socket:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether a process had it and closed it. One that was never accepted has no inode either."""
+        """Whether its process has closed it. One that was never accepted has no inode either."""
         return not self.inode and self.state not in _NOT_CLOSED
 
 
 def _tcp_owner(family: int, theirs: _End, ours: _End) -> int:
-    """Return who owns the socket ``theirs`` → ``ours``. RefusedError when nobody does (any more).
+    """Return the owner of the socket ``theirs`` → ``ours``. Raises RefusedError when it has none.
 
-    A socket that its process has closed, or one in TIME_WAIT, is reported with uid 0 and inode 0: to take
-    that for root's would let anybody in who hangs up quickly.
+    A socket that its process has closed, or one in TIME_WAIT, is reported with uid 0 and inode 0: taking
+    that for root would admit any client that disconnects quickly.
     """
     found = _look_up(family, theirs, ours)
     if found is None or not found.inode:
@@ -143,10 +143,10 @@ def _tcp_owner(family: int, theirs: _End, ours: _End) -> int:
 
 
 def _look_up(family: int, theirs: _End, ours: _End) -> _Socket | None:
-    """Ask the kernel about the socket ``theirs`` → ``ours`` (sock_diag(7)): about 0.1 ms. Raises OSError.
+    """Query the kernel for the socket ``theirs`` → ``ours`` (sock_diag(7)): about 0.1 ms. Raises OSError.
 
-    Where no such connection is left, the kernel answers with a listening socket of that port, if there is
-    one: hence the comparison of all four names.
+    Without such a connection the kernel returns a listening socket on that port, if there is one: hence the
+    comparison of addresses and ports.
     """
     asked = _SOCKET_ID.pack(theirs.port, ours.port, theirs.address, ours.address, _ANY_INTERFACE_AND_COOKIE)
     question = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + asked
@@ -163,5 +163,5 @@ def _ends(socket_id: bytes) -> tuple[_End, _End]:
 
 
 def _unmapped(address: bytes) -> bytes:
-    """Return an IPv4 address as such that the caller wrote as an IPv6 one: its socket takes both."""
+    """Return an IPv4-mapped IPv6 address as IPv4: the client may use either form."""
     return address[len(_MAPPED) :].ljust(16, b"\0") if address.startswith(_MAPPED) else address

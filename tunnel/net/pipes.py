@@ -1,8 +1,8 @@
-"""Pipes as buffers in the kernel: what ``splice`` and ``tee`` move between them are references to pages.
+"""Pipes as kernel buffers: ``splice`` and ``tee`` move references to pages between them.
 
-A pipe holds a number of *slots*, a page or a part of one in each, of 4 KiB to 32 KiB as the network stack
-made them, or a single byte. So what fits is known only by trying: everything here moves as much as it can,
-and says how much that was. Nothing here blocks.
+A pipe has a number of *slots*, with a page or a part of one in each, of 4 KiB to 32 KiB as the network stack
+made them, or a single byte. So what fits is known only by trying: each function moves as much as fits, and
+returns how much that was. Nothing here blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from tunnel.units import MIB
 
 SIZE = MIB
-"""Of one frame's pipe, in bytes; a slot is 4 KiB of that. More needs privileges (fs.pipe-max-size)."""
+"""Size of one frame's pipe in bytes, 4 KiB per slot. More needs privileges (fs.pipe-max-size)."""
 
 MOST_SPARE = 32
 
@@ -30,7 +30,7 @@ _libc.tee.restype = ctypes.c_ssize_t
 
 
 class Pipe:
-    """Closed when nobody holds it any more. OSError when there are no descriptors left."""
+    """A non-blocking pipe, closed with its last reference. Raises OSError when descriptors run out."""
 
     __slots__ = ("_size", "sink", "source")
 
@@ -43,11 +43,11 @@ class Pipe:
 
     @property
     def size(self) -> int:
-        """What it holds if all slots are full pages."""
+        """Its capacity in bytes if all slots hold full pages."""
         return self._size
 
     def grow(self, size: int) -> bool:
-        """Make it larger, whatever is in it; False when the kernel does not let us, or it is no smaller."""
+        """Enlarge the pipe, data in it included; False when the kernel refuses, or it is not smaller."""
         if size <= self._size:
             return False
         try:
@@ -57,15 +57,15 @@ class Pipe:
         return True
 
     def fill(self, descriptor: int, most: int) -> int:
-        """Splice from a socket; 0 at its end. BlockingIOError: it has nothing, or no slot is free."""
+        """Splice from a socket; 0 at its end. BlockingIOError: no data, or no free slot."""
         return os.splice(descriptor, self.sink, most, flags=_FLAGS)
 
     def empty(self, descriptor: int, most: int, *, more: bool = False) -> int:
-        """Splice from the pipe to a socket, a pipe or a file; with ``more`` the socket waits for more."""
+        """Splice to a socket, a pipe or a file; ``more``: more follows (SPLICE_F_MORE)."""
         return os.splice(self.source, descriptor, most, flags=_MORE if more else _FLAGS)
 
     def move(self, other: Pipe, count: int) -> int:
-        """Move up to ``count`` bytes to ``other``, as many as fit."""
+        """Move up to ``count`` bytes to ``other``, as many as fit; return how many."""
         moved = 0
         while moved < count:
             try:
@@ -75,7 +75,7 @@ class Pipe:
         return moved
 
     def duplicate(self, other: Pipe, count: int) -> int:
-        """Let ``other`` have up to ``count`` bytes as well, as many as fit. Raises OSError."""
+        """Copy up to ``count`` bytes to ``other`` (tee(2)); return how many fit. Raises OSError."""
         copied = _libc.tee(self.source, other.sink, count, os.SPLICE_F_NONBLOCK)
         if copied >= 0:
             return int(copied)
@@ -85,12 +85,12 @@ class Pipe:
         raise OSError(number, os.strerror(number))
 
     def discard(self, count: int) -> None:
-        """Forget ``count`` bytes, which must be there."""
+        """Discard ``count`` bytes, which must be available."""
         while count:
             count -= self.empty(_nowhere(), count)
 
     def read(self, count: int) -> bytes:
-        """Copy ``count`` bytes out, which must be there."""
+        """Read ``count`` bytes, which must be available, into memory."""
         parts = []
         while count:
             parts.append(os.read(self.source, count))
@@ -98,7 +98,7 @@ class Pipe:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Give the descriptors up."""
+        """Close both descriptors."""
         for descriptor in (self.source, self.sink):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -117,7 +117,7 @@ _spare: deque[Pipe] = deque(maxlen=MOST_SPARE)
 
 
 def take() -> Pipe:
-    """Return an empty pipe of ``SIZE``, used before or new. OSError when there are no descriptors left."""
+    """Return an empty pipe of ``SIZE``, spare or new. Raises OSError when descriptors run out."""
     try:
         return _spare.pop()
     except IndexError:
@@ -130,9 +130,9 @@ def give_back(pipe: Pipe) -> None:
 
 
 def cut(pipe: Pipe, count: int) -> Pipe | bytes:
-    """Take the first ``count`` bytes of ``pipe`` into one of their own, or into memory where none will do.
+    """Move the first ``count`` bytes of ``pipe`` to a new pipe, or to memory where it is too small.
 
-    The kernel makes pipes small for a user who has very many.
+    The kernel makes pipes small for a user who has very many, and descriptors may run out.
     """
     try:
         fresh = take()

@@ -1,4 +1,4 @@
-"""Socket options, and closing a socket so that the other side knows what happened."""
+"""Socket options and addresses, and closing a socket so that the peer can tell a failure from an end."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from pathlib import Path
 from typing import Any
 
 NOTSENT_LOWAT = 128 * 1024
-"""Unsent bytes that the kernel may queue on a lane. More would only make sparse streams wait."""
+"""Unsent bytes that the kernel may queue on a lane. More would only delay sparse streams."""
 
 USER_TIMEOUT_MS = 15_000
-"""How long sent bytes may stay unacknowledged before the kernel gives a lane up (tcp(7))."""
+"""How long sent bytes may stay unacknowledged before the kernel drops a lane (tcp(7))."""
 
 LEAST_UNREAD = 1024 * 1024
-"""Bytes that the kernel may always hold of a connection for us to read."""
+"""Lower limit of the receive buffer that ``bound_unread`` sets, in bytes."""
 
 MOST_UNREAD = 4 * 1024 * 1024
-"""What is worth a bound: where a link needs more, the kernel knows better how much."""
+"""Upper limit of it: where a link needs more, the kernel tunes the buffer."""
 
 FASTEST = 8 << 30
-"""Bytes a second that no connection exceeds. What one carries in a round trip at that rate never waits."""
+"""Bytes per second that no connection exceeds. A buffer of this rate times the RTT never limits one."""
 
 UNIX_UNSENT = 1024 * 1024
-"""Bytes that the kernel may hold on a unix socket for a hypervisor: with its default, 208 KiB, most of a
-batch would be copied to wait for the next turn."""
+"""Send buffer of a unix socket to a hypervisor, in bytes: with the default, 208 KiB, most of a batch would be
+copied and wait for the next loop iteration."""
 
 STUCK = 3
-"""Timeouts in a row after which bytes are not late, but lost: with all after them, if all are too large."""
+"""Consecutive retransmission timeouts after which bytes are not late, but lost: with all that follow, if all
+segments are too large for the path."""
 
 LONGEST_SILENCE = 20
-"""Seconds after which the kernel sends a keepalive on a connection that is silent."""
+"""Seconds for which a connection may be idle before the kernel sends a keepalive."""
 
 LOCAL_CONGESTION = "cubic"
-"""For local legs: some systems default to a congestion control that paces even on loopback."""
+"""For local connections: some systems default to a congestion control that paces even on loopback."""
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python 3.11's socket module
-_TCP_INFO_RETRANSMITS = 2  # offset of tcpi_retransmits: timeouts in a row, until something is acknowledged
+_TCP_INFO_RETRANSMITS = 2  # offset of tcpi_retransmits: consecutive timeouts, reset by an ACK
 _TCP_INFO_RTO = 8  # offset of tcpi_rto: the next timeout, microseconds
 _TCP_INFO_MIN_RTT = 148  # offset of tcpi_min_rtt in struct tcp_info (linux/tcp.h), microseconds
-_TCP_INFO_RCV_OOOPACK = 224  # offset of tcpi_rcv_ooopack: packets that came out of order
+_TCP_INFO_RCV_OOOPACK = 224  # offset of tcpi_rcv_ooopack: out-of-order packets received
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 _TRACKED_FOR = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
@@ -50,11 +51,11 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 def tune_lane(sock: socket.socket, congestion: str | None, segment: int | None = None) -> None:
-    """Prepare a TCP socket to be a lane. OSError when ``congestion`` is not available.
+    """Set the options of a lane's TCP socket. Raises OSError when ``congestion`` is not available.
 
-    ``segment`` is how many bytes a segment may have at most, in both directions: for a socket that is not
-    connected yet. None leaves it to the kernel.
-    SO_SNDBUF and SO_RCVBUF stay alone: setting them switches the kernel's own tuning off (but see
+    ``segment`` is the maximum segment size in bytes, in both directions, of a socket that is not connected
+    yet. None leaves it to the kernel.
+    SO_SNDBUF and SO_RCVBUF are not set: that would disable the kernel's autotuning (but see
     ``bound_unread``).
     """
     sock.setblocking(False)
@@ -69,9 +70,9 @@ def tune_lane(sock: socket.socket, congestion: str | None, segment: int | None =
 
 
 def stuck_for(sock: socket.socket) -> float:
-    """Seconds for which TCP has at least sent the same bytes again and again, also if it gave up by now.
+    """Return for how many seconds at least TCP has retransmitted the same bytes, even if it stopped since.
 
-    0.0 for bytes that may be late. Each timeout is twice as long as the last (RFC 6298, section 5.5).
+    0.0 for bytes that may only be late. Each timeout is twice the previous one (RFC 6298, section 5.5).
     """
     with suppress(OSError):  # no TCP socket
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTO + 4)
@@ -82,7 +83,7 @@ def stuck_for(sock: socket.socket) -> float:
 
 
 def has_gap(sock: socket.socket) -> bool:
-    """Whether something arrived before what the peer had sent ahead of it (Linux 5.4 says so)."""
+    """Return whether data has arrived out of order (since Linux 5.4; False before)."""
     with suppress(OSError, struct.error):
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RCV_OOOPACK + 4)
         return bool(struct.unpack_from("I", info, _TCP_INFO_RCV_OOOPACK)[0])
@@ -90,13 +91,13 @@ def has_gap(sock: socket.socket) -> bool:
 
 
 def bound_unread(sock: socket.socket) -> None:
-    """On a short way, let the kernel hold little of a connection unread.
+    """Limit the receive buffer of a connection with a short RTT.
 
-    The kernel grows a receive buffer for as long as its reader is the bottleneck, to 6 or 32 MiB. On a lane
-    sparse streams wait behind all of that; of a hypervisor it is more than caches hold, and memory that
-    nobody accounts for. A megabyte, or what the fastest link carries in a round trip, is enough.
-    The window has to be named as well: behind a buffer that was set, the kernel does not let it grow beyond
-    what a new connection has (64 KiB). Without CAP_NET_ADMIN all stays as it is.
+    The kernel grows a receive buffer while its reader is the bottleneck, to 6 or 32 MiB. On a lane sparse
+    streams wait behind all of that; from a hypervisor it exceeds the CPU caches, and is memory that is not
+    accounted for. A megabyte, or the bandwidth-delay product of the fastest link, is enough.
+    The window has to be set as well: with a buffer of fixed size, the kernel does not let it grow beyond
+    that of a new connection (64 KiB). Without CAP_NET_ADMIN nothing changes.
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_MIN_RTT + 4)
     (round_trip,) = struct.unpack_from("I", info, _TCP_INFO_MIN_RTT)
@@ -108,29 +109,29 @@ def bound_unread(sock: socket.socket) -> None:
 
 
 def tune_local(sock: socket.socket) -> None:
-    """Prepare a hypervisor's connection, TCP or unix. Without CAP_NET_ADMIN its buffers stay."""
+    """Set the options of a hypervisor's connection, TCP or unix; its buffers only with CAP_NET_ADMIN."""
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         with suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, UNIX_UNSENT)
     else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with suppress(OSError):  # a kernel without it does no harm: this is about speed only
+        with suppress(OSError):  # not available: only speed depends on it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION.encode())
         keep_tracked(sock)
         bound_unread(sock)
 
 
 def keep_tracked(sock: socket.socket) -> None:
-    """Let no firewall forget a TCP connection for its silence.
+    """Keep firewalls from dropping the state of an idle TCP connection.
 
-    One that is redirected is translated only for as long as the kernel tracks it, and a firewall that admits
-    what is established refuses whoever speaks first after it has forgotten. So the kernel sends keepalives
-    (tcp(7)), three within the time that this host's connection tracking has for silence.
+    A redirected connection is translated only while the kernel tracks it, and a stateful firewall refuses
+    the first packet after its entry has expired. So the kernel sends keepalives (tcp(7)), three within the
+    timeout of this host's connection tracking.
     """
     try:
         tracked = int(_TRACKED_FOR.read_text())
-    except (OSError, ValueError):  # nothing is tracked here
+    except (OSError, ValueError):  # no connection tracking here
         tracked = 3 * LONGEST_SILENCE
     silence = max(1, min(tracked // 3, LONGEST_SILENCE))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, silence)
@@ -139,9 +140,9 @@ def keep_tracked(sock: socket.socket) -> None:
 
 
 def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
-    """Return the family and the kernel's form of an IP address, and of the interface that it may name.
+    """Return family and sockaddr of an IP address and the interface that it may name.
 
-    Raises OSError: ENODEV when there is no such interface. ``bind`` would leave an interface in a text out.
+    Raises OSError, ENODEV when there is no such interface. ``bind`` would ignore an interface given as text.
     """
     _, _, interface = host.partition("%")
     if interface:
@@ -156,10 +157,10 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
 
 
 def loopback_pair(patience: float) -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a TCP connection of this process with itself, for what a host must show to itself.
+    """Return both ends of a TCP connection over loopback, for self-tests.
 
-    For a moment any user may connect to where one end listens: those are turned away. Raises OSError, also
-    after ``patience`` seconds.
+    Any user may connect while one end listens: such connections are closed. Raises OSError, also after
+    ``patience`` seconds.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(patience)
@@ -176,19 +177,19 @@ def loopback_pair(patience: float) -> tuple[socket.socket, socket.socket]:
 
 
 def reset(sock: socket.socket) -> None:
-    """Close so that the other side sees a failure: RST on TCP, EPIPE or an early end on unix."""
+    """Close so that the peer sees a failure: RST on TCP, EPIPE or an early EOF on unix."""
     discard_unsent(sock)
     sock.close()
 
 
 def discard_unsent(sock: socket.socket) -> None:
-    """Let ``close`` reset the connection, and the kernel send nothing of what it still has (SO_LINGER 0)."""
+    """Make ``close`` reset the connection and discard unsent data (SO_LINGER 0)."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
 def is_deserted(sock: socket.socket) -> bool:
-    """Whether whoever is at the other end of ``sock`` has hung up, and left no byte to read."""
+    """Return whether the peer of ``sock`` has closed the connection, with no byte left to read."""
     try:
         return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -198,7 +199,7 @@ def is_deserted(sock: socket.socket) -> bool:
 
 
 def caller_of(sock: socket.socket) -> str:
-    """Write who is at the other end of ``sock``; it may have hung up already."""
+    """Return the address of the peer of ``sock`` as text; "gone" when it has disconnected."""
     try:
         return name_of(sock.getpeername())
     except OSError:
@@ -206,16 +207,16 @@ def caller_of(sock: socket.socket) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """Say why a system call failed, in the system's words: event loops put their own in their place."""
+    """Return the system's text for a failed system call: event loops replace it with their own."""
     if error.errno == errno.ENODEV and error.strerror:
         return error.strerror  # from ``socket_address``
-    if error.errno is not None and error.errno > 0:  # below 0: a name could not be resolved
+    if error.errno is not None and error.errno > 0:  # below 0: name resolution failed
         return os.strerror(error.errno)
     return error.strerror or str(error)
 
 
 def name_of(address: object) -> str:
-    """Write a socket address for people: ``192.0.2.1:16515``, ``[fe80::1%eth0]:16515`` or a path."""
+    """Format a socket address: ``192.0.2.1:16515``, ``[fe80::1%eth0]:16515`` or a path."""
     if isinstance(address, tuple):
         host, port = f"{address[0]}{_interface_of(address)}", address[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
@@ -223,17 +224,17 @@ def name_of(address: object) -> str:
 
 
 def _interface_of(address: tuple[Any, ...]) -> str:
-    """The interface of a link-local address: Python leaves it out of the text."""
+    """Return the interface of a link-local address, which Python leaves out of the text."""
     index = address[3] if len(address) > 3 else 0
     if not index or "%" in str(address[0]):
         return ""
     try:
         return f"%{socket.if_indextoname(index)}"
-    except OSError:  # it has been removed meanwhile
+    except OSError:  # removed meanwhile
         return f"%{index}"
 
 
 def host_of(name: str) -> str:
-    """The address without the port in what ``name_of`` wrote; a path stays as it is."""
+    """Return the address without the port from text of ``name_of``; a path is returned unchanged."""
     host, _, port = name.rpartition(":")
     return host.strip("[]") if port.isdecimal() else name

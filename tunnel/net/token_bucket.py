@@ -1,4 +1,4 @@
-"""A token bucket: how often something may happen. The caller has the clock."""
+"""A token bucket rate limiter. The caller supplies the clock."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """``burst`` at once, and ``per_second`` in the long run."""
+    """A burst of ``burst`` tokens, refilled at ``per_second``."""
 
     burst: float
     per_second: float
 
 
 class Bucket:
-    """Begins with ``rate.burst`` tokens. ``now`` is in seconds, of any clock that never goes back."""
+    """A bucket that starts full. ``now`` is in seconds, of any monotonic clock."""
 
     __slots__ = ("_at", "_rate", "_tokens")
 
@@ -24,7 +24,7 @@ class Bucket:
         self._at = now
 
     def take(self, now: float, count: int = 1) -> bool:
-        """Take ``count`` tokens, if there are as many."""
+        """Take ``count`` tokens and return True, or return False when there are fewer."""
         self._refill(now)
         if self._tokens < count:
             return False
@@ -32,22 +32,22 @@ class Bucket:
         return True
 
     def borrow(self, now: float) -> float:
-        """Take a token, which may not be there yet; how many seconds to wait until it is."""
+        """Take a token, perhaps in advance; return for how many seconds to wait until it is available."""
         self._refill(now)
         self._tokens -= 1
         return max(0.0, -self._tokens / self._rate.per_second)
 
     def has(self, now: float) -> bool:
-        """Whether there is a token to take."""
+        """Return whether a token is available."""
         self._refill(now)
         return self._tokens >= 1
 
     def give_back(self) -> None:
-        """Undo a ``take``."""
+        """Put back one token."""
         self._tokens = min(self._rate.burst, self._tokens + 1)
 
     def full(self, now: float) -> bool:
-        """Whether it is as a new one."""
+        """Return whether the bucket is full."""
         self._refill(now)
         return self._tokens >= self._rate.burst
 

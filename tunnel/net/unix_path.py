@@ -1,9 +1,8 @@
-"""Connecting to the unix socket that a path names: no component of it may be a symbolic link.
+"""Connecting to a unix socket by a path without symbolic links.
 
-A path is looked up anew by each system call that gets it, and a link in it leads elsewhere than it says:
-whoever may write to a directory on the way decides where. So the file is opened first, with O_PATH and
-O_NOFOLLOW component by component (open(2); openat2(2) calls that RESOLVE_NO_SYMLINKS), and what was opened
-is connected to.
+Each system call resolves a path anew, and users who can write to a directory on it choose where a symbolic
+link leads. So the file is opened first, with O_PATH and O_NOFOLLOW component by component (open(2);
+openat2(2) calls that RESOLVE_NO_SYMLINKS), and the opened file is connected to.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class LinkedPathError(OSError):
 
 
 class ForbiddenSocketError(OSError):
-    """The socket is one of those that must not be connected to, under whatever name."""
+    """The socket is one of those that must not be connected to, by any path."""
 
 
 def connect(sock: socket.socket, path: str, never: Iterable[str] = ()) -> None:
@@ -43,7 +42,7 @@ def connect(sock: socket.socket, path: str, never: Iterable[str] = ()) -> None:
 
 
 def first_link(path: str) -> str | None:
-    """The first component of ``path`` that is a symbolic link. None: there is none, as far as it exists."""
+    """Return the first component of ``path`` that is a symbolic link; None if no existing one is."""
     with suppress(OSError):
         try:
             with _opened(path):
@@ -55,7 +54,7 @@ def first_link(path: str) -> str | None:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """The file at ``path``, opened without access to its content."""
+    """Open the file at ``path`` without access to its content (O_PATH)."""
     directory = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     reached = ""
     try:
@@ -74,5 +73,5 @@ def _opened(path: str) -> Iterator[int]:
 def _identities(paths: Iterable[str]) -> Iterator[Identity]:
     for path in paths:
         with suppress(OSError):
-            status = os.stat(path)  # noqa: PTH116  a text, as sockets have it
+            status = os.stat(path)  # noqa: PTH116  a string, as in socket addresses
             yield status.st_dev, status.st_ino

@@ -1,7 +1,8 @@
-"""Proof that a guest arrived unchanged: a guest whose memory is known, and the comparison of every page.
+"""Verification that a guest arrived unchanged: a guest with known memory contents, compared page by page.
 
 ``pattern_guest`` is a small kernel that fills its memory with a pattern (guest.asm), ``pattern`` and
-``verify`` compare every page, ``verified_pair`` does all of it with two QEMUs (``qemu``, ``accelerator``).
+``verify`` compare every page, ``verified_pair`` runs a verified migration between two QEMUs (``qemu``,
+``accelerator``).
 
 Only demonstrations, benchmarks and tests need this package.
 """

@@ -1,4 +1,4 @@
-"""KVM or TCG: decided by trying, since a /dev/kvm that exists may still not run a guest."""
+"""Selection of KVM or TCG by booting a guest: a /dev/kvm that exists may still not work."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from tunnel.virt.polling import until
 
 _DEVICE = Path("/dev/kvm")
 _KVM = "kvm"
-_PATIENCE = 3.0  # seconds; a usable KVM needs a third of one
+_PATIENCE = 3.0  # seconds; a working KVM takes about 0.3 s
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """What QEMU runs guests with, ``kvm`` or ``tcg``, and why."""
+    """The accelerator of QEMU, ``kvm`` or ``tcg``, and why it was chosen."""
 
     name: str
     reason: str
 
 
 async def choose_accelerator() -> Accelerator:
-    """KVM when it boots the pattern guest and delivers its timer, else TCG. Takes up to three seconds."""
+    """Return KVM if it boots the pattern guest and delivers its timer, else TCG. Takes up to 3 seconds."""
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
-        return Accelerator("tcg", f"{_DEVICE} is not there or not ours to open")
-    with tempfile.TemporaryDirectory(prefix="mtunnel-") as place:
+        return Accelerator("tcg", f"{_DEVICE} is missing or not accessible")
+    with tempfile.TemporaryDirectory(prefix="mtunnel-") as name:
         try:
-            await _boot(Path(place))
+            await _boot(Path(name))
         except TimeoutError:
-            return Accelerator("tcg", f"{_DEVICE} exists, but ran no guest in {_PATIENCE:g} s")
+            return Accelerator("tcg", f"{_DEVICE} exists, but booted no guest in {_PATIENCE:g} s")
         except HypervisorError as error:
-            return Accelerator("tcg", f"{_DEVICE} exists, but cannot be used: {_gist(error)}")
-    return Accelerator("kvm", "it booted a guest")
+            return Accelerator("tcg", f"{_DEVICE} exists, but is unusable: {_gist(error)}")
+    return Accelerator("kvm", "booted a test guest")
 
 
 def _gist(error: HypervisorError) -> str:
-    """The last line of what QEMU wrote, without the name of its program and source file."""
+    """Return the last line of QEMU's output, without its program and source file names."""
     return str(error).splitlines()[-1].rpartition(".c:")[2].removeprefix(f"{PROGRAM}: ")
 
 

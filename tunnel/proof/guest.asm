@@ -1,12 +1,12 @@
-; The pattern guest: fills its memory with words that say where they belong, then
-; keeps dirtying a working set, so that a migration can be proved page by page.
+; The pattern guest: fills its memory with words that encode their own address, then
+; keeps dirtying a working set, so that a migration can be verified page by page.
 ;
 ;       nasm -f bin -o guest.bin guest.asm
 ;
 ; A Multiboot v1 image (Multiboot Specification 0.6.96, section 3) without ELF: QEMU
 ; and libvirt start it as a kernel, so it needs neither a disk nor a boot sector.
-; guest.py patches the parameter block and reads the state block; both layouts are
-; repeated there, and a test compares the two files.
+; pattern_guest.py patches the parameter block and reads the state block; both layouts
+; are repeated there.
 ;
 ; Content of a filled page at physical address A:
 ;       word 0                  a counter, 0 after the fill
@@ -15,19 +15,19 @@
 ; incremented BEFORE `dirtied`: at any stop point that one page may be one ahead.
 
 LOAD            equ 0x100000            ; where the loader puts this file
-STATE           equ 0x101000            ; the state block has a page of its own
+STATE           equ 0x101000            ; the state block, on a separate page
 STACK_TOP       equ 0x110000
 PML4            equ 0x110000
 PDPT            equ 0x111000
 PD              equ 0x112000            ; one page directory for each GiB
 GIBIBYTES       equ 64                  ; mapped one to one, with 2 MiB pages
 TABLES_END      equ PD + GIBIBYTES * 4096
-FIRST_PAGE      equ 0x200000            ; the pattern starts above everything of ours
+FIRST_PAGE      equ 0x200000            ; the pattern starts above code and tables
 LAST_GIB        equ GIBIBYTES << 30
 
 MB_MAGIC        equ 0x1BADB002
 MB_LOADED       equ 0x2BADB002
-MB_FLAGS        equ 1 << 16 | 1 << 1    ; address fields are valid; memory map wanted
+MB_FLAGS        equ 1 << 16 | 1 << 1    ; address fields are valid; memory map required
 MB_HAS_MMAP     equ 1 << 6
 MMAP_LENGTH     equ 44                  ; offsets in the loader's information
 MMAP_ADDRESS    equ 48
@@ -56,18 +56,18 @@ struc state
 .filled         resq 1                  ; pages
 .working_set    resq 1                  ; pages, never more than .filled
 .dirtied        resq 1                  ; increments since the fill
-.ticks          resq 1                  ; heartbeat, HZ a second
+.ticks          resq 1                  ; heartbeat, HZ per second
 .tag            resq 1
 .reserved       resq 1
 .region         resq 2 * MAX_REGIONS    ; start, end
 endstruc
 %define STATE(field) STATE + state. %+ field
 
-; QEMU's emulation (seen: TCG of 7.2) can lose a write during a migration: when every
-; page dirtied since the last look at the dirty bitmap was still waiting to be sent, it
-; cleans the bitmap but not the processor's TLB, and a later write through such an entry
-; marks nothing. A page that is written again and again arrives old. A fresh TLB entry
-; obeys the bitmap, so every page is invalidated just before it is written.
+; QEMU's emulation (observed: TCG of 7.2) can lose a write during a migration: when all
+; pages dirtied since the last sync of the dirty bitmap are still pending, it cleans the
+; bitmap but not the processor's TLB, and a later write through such an entry sets no
+; dirty bit: a page that is written repeatedly arrives stale. A fresh TLB entry honours
+; the bitmap, so every page is invalidated just before it is written.
 %macro tracked 1
         invlpg  [%1]
 %endmacro
@@ -83,7 +83,7 @@ parameters:
         db      "MTGPARAM"
 working_set:
         dq      0                       ; pages
-rate:   dq      0                       ; pages a second; 0 = only tick; all ones = flat out
+rate:   dq      0                       ; pages per second; 0 = only tick; all ones = full speed
 tag:    dq      0
 
 ; -- 32 bits: page tables, long mode ------------------------------------------------
@@ -157,7 +157,7 @@ long_mode:
 .tick:  hlt                             ; interrupts are on: the next tick ends it
         cmp     rbp, [STATE(ticks)]
         je      .tick
-        mov     al, 'T'                 ; the timer works: a host's KVM is judged by this
+        mov     al, 'T'                 ; the timer works: proof/accelerator.py tests this
         call    putc
         cmp     qword [STATE(working_set)], 0
         jne     dirty
@@ -165,9 +165,9 @@ idle:   tracked STACK_TOP - 8
         hlt
         jmp     idle
 
-; Each tick brings `rate` of credit and a page costs HZ, so any rate is exact. A tick
-; that passes while pages are still due is not made up for: no burst after a pause.
-; Flat out is a credit that outlasts us. Nothing here uses the stack but the timer.
+; Each tick adds `rate` credit and a page costs HZ, so any rate is exact. Ticks missed
+; while pages are pending are not made up for: no burst after a pause. Full speed is a
+; practically unlimited credit. Only the timer interrupt uses the stack here.
 dirty:  xor     ebx, ebx                ; credit
         cmp     qword [rate], -1
         cmove   rbx, [rate]
@@ -177,7 +177,7 @@ dirty:  xor     ebx, ebx                ; credit
         mov     rdi, [rsi]              ; rdi = next page, rsi = its region, rcx = pages left
         jmp     .next
 .wait:  tracked STACK_TOP - 8
-        cli                             ; no tick between the look and the hlt
+        cli                             ; no tick between the check and the hlt
         mov     rax, [STATE(ticks)]
         cmp     rax, rbp
         jne     .due
@@ -272,7 +272,7 @@ fill:   mov     esi, STATE(region)
         mov     [STATE(working_set)], rax
         ret
 
-; -- the little hardware that is needed ---------------------------------------------
+; -- hardware -----------------------------------------------------------------------
 
 serial_init:                            ; 115200 baud, 8N1, no interrupts
         mov     dx, COM1 + 1
@@ -292,7 +292,7 @@ serial_init:                            ; 115200 baud, 8N1, no interrupts
         out     dx, al
         ret
 
-putc:   mov     ah, al                  ; without a serial port the status reads as ready
+putc:   mov     ah, al                  ; without a serial port, the status reads as ready
         mov     dx, COM1 + 5
 .busy:  in      al, dx
         test    al, 0x20
@@ -317,7 +317,7 @@ timer_init:
         mov     al, 1
         out     PIC1 + 1, al
         out     PIC2 + 1, al
-        mov     al, 0xfe                ; the timer and nothing else
+        mov     al, 0xfe                ; timer only
         out     PIC1 + 1, al
         mov     al, 0xff
         out     PIC2 + 1, al

@@ -1,7 +1,7 @@
-"""What every filled page of the pattern guest must hold, and which pages do not.
+"""The expected contents of the pattern guest's filled pages, and the search for pages that differ.
 
-The check is a comparison of 64 KiB blocks. Within such a block all words share their upper six bytes, so one
-template serves the whole memory: moving it to another block changes one byte column, rarely two.
+Memory is compared in 64 KiB blocks. All words of a block share their upper six bytes, so one template serves
+the whole memory: advancing it to another block changes one byte column, rarely two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WORDS = struct.Struct(f"<{PAGE // 8}Q")
 
 @dataclass(frozen=True, slots=True)
 class BadPage:
-    """A page that is not what it must be: its first wrong word, ``offset`` bytes into the page."""
+    """A page with wrong contents: its first wrong word, ``offset`` bytes into the page."""
 
     address: int
     offset: int
@@ -36,7 +36,7 @@ class BadPage:
 
 
 class Pattern:
-    """The content that follows from a guest's state. Not for use by two threads at once."""
+    """The expected memory contents for a guest state. Not thread-safe."""
 
     def __init__(self, state: GuestState) -> None:
         self._state = state
@@ -47,7 +47,7 @@ class Pattern:
         self._upper = bytes(6)
 
     def bad_pages(self, address: int, content: memoryview) -> list[BadPage]:
-        """Every wrong page in ``content``, which was read from the physical ``address``, both page-aligned.
+        """Return the wrong pages in ``content``, read from the physical ``address``, both page-aligned.
 
         The whole range must lie within one of the state's regions.
         """
@@ -59,7 +59,7 @@ class Pattern:
             length = min(_BLOCK - inside, len(content) - done)
             expected = self._block(address + done - inside, inside, length, index)
             found = content[done : done + length]
-            # A bytearray compares with any buffer by memcmp; two memoryviews would go item by item.
+            # A bytearray compares with any buffer by memcmp; two memoryviews compare item by item.
             if expected != found:
                 bad += self._compare_pages(address + done, expected, found, index)
             done += length
@@ -75,7 +75,7 @@ class Pattern:
         raise ValueError(f"{address:#x} is in no region of the guest")
 
     def _block(self, base: int, inside: int, length: int, index: int) -> bytearray:
-        """The expected bytes from ``base + inside``: the pages from number ``index`` on."""
+        """Return the expected bytes at ``base + inside``, where page number ``index`` starts."""
         upper = (self._state.tag + base).to_bytes(8, "little")[2:]
         for column, (old, new) in enumerate(zip(self._upper, upper, strict=True), start=2):
             if old != new:

@@ -1,7 +1,7 @@
-"""The pattern guest as Python sees it: its image with a workload patched in, and its state block.
+"""The pattern guest: its image with a workload patched in, and the parser of its state block.
 
-The guest itself is ``guest.asm``, shipped assembled as ``guest.bin``; the layouts here repeat the ones
-there. What the filled pages must hold at any stop point follows from the state alone: see ``pattern.py``.
+The guest itself is ``guest.asm``, shipped assembled as ``guest.bin``; the layouts here mirror the ones
+there. The contents of the filled pages at any stop point follow from the state alone: see ``pattern.py``.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _STATE = struct.Struct("<8sIIQQQQQ8x")
 _REGION = struct.Struct("<QQ")
 _MAX_REGIONS = 16
 _FLAT_OUT = (1 << 64) - 1
-_ADDRESS_LIMIT = 64 << 30  # what the guest maps
-_TAG_SHIFT = 48  # above every physical address, so that tag + address never carries
+_ADDRESS_LIMIT = 64 << 30  # mapped by the guest
+_TAG_SHIFT = 48  # above all physical addresses, so that tag + address never carries
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the guest does once it has filled its memory.
+    """The guest's workload after it has filled its memory.
 
     ``working_set`` bytes at the start of the filled memory are dirtied cyclically, one counter per page, at
-    ``dirty_rate`` bytes a second (a page counts as 4096): 0 = never, None = as fast as the processor can.
-    ``seed`` (1 to 65535) goes into every word and so tells two guests apart.
+    ``dirty_rate`` bytes per second (a page counts as 4096): 0 = never, None = at full speed. ``seed`` (1 to
+    65535) is part of every word and distinguishes two guests.
     """
 
     working_set: int = 64 * MIB
@@ -47,7 +47,7 @@ class Workload:
 
 
 class GuestPhase(IntEnum):
-    """How far the guest has come."""
+    """The guest's progress."""
 
     BOOTED = 1
     FILLED = 2
@@ -79,23 +79,23 @@ class GuestState:
 
     @property
     def passes(self) -> int:
-        """How often the cursor has been through the whole working set."""
+        """The number of complete passes of the cursor over the working set."""
         return self.dirtied // self.working_set if self.working_set else 0
 
     @property
     def cursor(self) -> int:
-        """The index, among the filled pages, of the page that is incremented next."""
+        """The index, among the filled pages, of the next page to increment."""
         return self.dirtied % self.working_set if self.working_set else 0
 
     def slices(self, size: int) -> Iterator[tuple[int, int]]:
-        """The filled memory as ``(address, length)`` pieces of at most ``size`` bytes, each in one region."""
+        """Yield the filled memory as ``(address, length)`` of at most ``size`` bytes, each in one region."""
         for region in self.regions:
             for address in range(region.start, region.end, size):
                 yield address, min(size, region.end - address)
 
 
 def build_image(workload: Workload) -> bytes:
-    """The Multiboot image of a guest with this workload, for QEMU's ``-kernel`` or libvirt's ``<kernel>``."""
+    """Return the Multiboot image of a guest with this workload, for ``-kernel`` or libvirt's ``<kernel>``."""
     image = bytearray(files("tunnel.proof").joinpath("guest.bin").read_bytes())
     rate = _FLAT_OUT if workload.dirty_rate is None else workload.dirty_rate // PAGE
     pages = workload.working_set // PAGE if rate else 0
@@ -105,14 +105,14 @@ def build_image(workload: Workload) -> bytes:
 
 
 def parse_state(block: bytes) -> GuestState:
-    """Read the page at ``STATE_ADDRESS``.
+    """Parse the page at ``STATE_ADDRESS``.
 
-    Raises VerificationError when it is not the state block of a pattern guest, or contradicts itself.
+    Raises VerificationError when it is not the state block of a pattern guest, or is inconsistent.
     """
     magic, phase, count, filled, working_set, dirtied, ticks, tag = _STATE.unpack_from(block)
     if magic != _STATE_MAGIC:
         raise VerificationError(
-            f"no pattern guest here: its state block at {STATE_ADDRESS:#x} starts with {magic.hex()}, "
+            f"not a pattern guest: the state block at {STATE_ADDRESS:#x} starts with {magic.hex()}, "
             f"expected {_STATE_MAGIC.hex()}"
         )
     if phase not in tuple(GuestPhase) or count > _MAX_REGIONS:

@@ -1,4 +1,4 @@
-"""A QEMU process of our own: started, watched through its monitor, and always reaped."""
+"""A child QEMU process with its monitor; always reaped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tunnel.virt.process import Child
 from tunnel.virt.qmp import Monitor
 
 PROGRAM = "qemu-system-x86_64"
-_GRACE = 2.0  # seconds; its guests have nothing to lose, and one in post-copy may not answer SIGTERM
+_GRACE = 2.0  # seconds; its guests are disposable, and a QEMU in post-copy may ignore SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The hardware of a guest; source and destination must be given the same.
+    """The hardware of a guest, which must be the same at source and destination.
 
     ``memory`` in bytes, a whole number of MiB. ``kernel`` is a Multiboot image. ``name`` is the guest's.
     """
@@ -34,7 +34,7 @@ class Machine:
     name: str = "guest"
 
     def arguments(self) -> list[str]:
-        """The command line that describes this hardware."""
+        """Return the QEMU arguments for this hardware."""
         return [
             *("-M", self.model, "-cpu", self.cpu, "-accel", self.accelerator),
             *("-m", f"{self.memory >> 20}M", "-kernel", str(self.kernel)),
@@ -52,10 +52,10 @@ class Qemu:
 
     @classmethod
     async def start(cls, name: str, machine: Machine, directory: Path, incoming: str | None = None) -> Self:
-        """Start QEMU with its monitor, log and serial port in ``directory`` (a short path: for sockets).
+        """Start QEMU with its monitor, log and serial port in ``directory`` (a short path, for sockets).
 
-        ``incoming`` is a migration URI, or ``defer`` to name it later; without it the guest boots. Raises
-        UsageError when QEMU is not installed, HypervisorError with QEMU's own words when it does not start.
+        ``incoming`` is a migration URI, or ``defer`` to set it later; without it the guest boots. Raises
+        UsageError when QEMU is not installed, HypervisorError with QEMU's output when it does not start.
         """
         require_qemu()
         socket, serial = directory / f"{name}.qmp", directory / f"{name}.serial"
@@ -77,7 +77,7 @@ class Qemu:
         return self.child.pid
 
     async def stop(self) -> None:
-        """Close the monitor, end QEMU and reap it. Safe to call twice."""
+        """Close the monitor, terminate QEMU and reap it. Safe to call twice."""
         try:
             await self.monitor.close()
         finally:
@@ -93,19 +93,19 @@ class Qemu:
 
 
 def require_qemu() -> None:
-    """Raise UsageError, saying how to install it, when QEMU is not on PATH."""
+    """Raise UsageError, with install instructions, when QEMU is not on PATH."""
     if shutil.which(PROGRAM) is None:
         raise UsageError(f"{PROGRAM} is not on PATH: apt install qemu-system-x86 (or your system's package)")
 
 
 async def _connect(child: Child, socket: Path) -> Monitor:
-    """The monitor of a QEMU that is starting, or HypervisorError as soon as that QEMU has ended."""
+    """Return the monitor of a starting QEMU; raise HypervisorError as soon as that QEMU exits."""
     connecting = asyncio.create_task(Monitor.connect(socket, child.name), name=f"connect {child.name}")
     ending = asyncio.create_task(child.wait(), name=f"watch {child.name}")
     try:
         await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
-            raise HypervisorError(f"{child.name}: QEMU ended with {ending.result()}: {child.output()}")
+            raise HypervisorError(f"{child.name}: QEMU exited with {ending.result()}: {child.output()}")
         return connecting.result()
     finally:
         connecting.cancel()

@@ -1,4 +1,4 @@
-"""A move that is proved: a pattern guest, a place for it to go, and the comparison afterwards."""
+"""A verified migration: a pattern guest, a destination QEMU, and the comparison of all memory afterwards."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tunnel.proof.verify import Progress, Verified, read_state, verify_guest, wa
 from tunnel.units import MIB
 from tunnel.virt.qmp_migration import OnSample, QmpOptions, QmpOutcome, migrate
 
-_FILL_RATE = 8 * MIB  # bytes a second, the slowest that is waited for: emulated, memory never touched before
+_FILL_RATE = 8 * MIB  # bytes per second, the slowest accepted: TCG, memory not yet touched
 
 
 class Trial:
-    """Two QEMUs: the guest runs in ``source``, ``destination`` waits for it. An async context manager."""
+    """Two QEMUs: ``source`` runs the guest, ``destination`` waits for it. An async context manager."""
 
     def __init__(self, source: Qemu, destination: Qemu, directory: Path) -> None:
         self.source = source
@@ -30,7 +30,7 @@ class Trial:
     ) -> Self:
         """Start both and wait until the guest has filled its ``memory`` (bytes).
 
-        ``directory`` takes sockets, logs and memory slices: an absolute, short path. Raises UsageError when
+        ``directory`` holds sockets, logs and memory slices: an absolute, short path. Raises UsageError when
         QEMU is missing, HypervisorError when it does not start or the guest does not fill its memory.
         """
         kernel = directory / "kernel"
@@ -53,9 +53,9 @@ class Trial:
     async def migrate(
         self, uri: str, listen: str, options: QmpOptions | None = None, on_sample: OnSample | None = None
     ) -> QmpOutcome:
-        """Migrate to ``uri``, which must lead to ``listen``, where the destination is told to wait.
+        """Migrate to ``uri``, which must lead to ``listen``, where the destination listens.
 
-        Raises MigrationError, with what the destination's QEMU wrote about it.
+        Raises MigrationError, with the output of the destination's QEMU.
         """
         try:
             return await migrate(
@@ -67,21 +67,21 @@ class Trial:
                 on_sample=on_sample,
             )
         except MigrationError as error:
-            words = self.destination.child.output() or "nothing"
-            raise MigrationError(f"{error}\nThe destination's QEMU wrote: {words}") from error
+            output = self.destination.child.output() or "none"
+            raise MigrationError(f"{error}\nOutput of the destination's QEMU: {output}") from error
 
     async def verify(self, progress: Progress | None = None) -> Verified:
-        """Prove that the guest arrived whole: stop it, compare every page, let it run on, see it tick.
+        """Verify the guest at the destination: stop it, compare every page, resume it, wait for a tick.
 
-        Raises VerificationError when it did not, HypervisorError when its heartbeat stands still.
+        Raises VerificationError when a page differs, HypervisorError when its heartbeat has stopped.
         """
         if await self.source.monitor.status() == "running":
-            raise VerificationError("the guest still runs at the source")
+            raise VerificationError("the guest is still running at the source")
         left_as = await read_state(self.source.monitor, self.directory)
         return await verify_guest(self.destination.monitor, self.directory, left_as, progress, wake=True)
 
     async def stop(self) -> None:
-        """End and reap both. Safe to call twice."""
+        """Terminate and reap both. Safe to call twice."""
         try:
             await self.source.stop()
         finally:

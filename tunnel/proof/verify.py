@@ -1,4 +1,4 @@
-"""Proof that a guest is what it was: every page of its memory, read by its monitor, against the pattern."""
+"""Verification of a guest's memory: every page, dumped through its monitor, compared with the pattern."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from tunnel.units import MIB
 from tunnel.virt.polling import until
 from tunnel.virt.qmp import Monitor
 
-SLICE = 16 * MIB  # compared in about 10 ms, without a thread: one could outlive a cancelled caller
+SLICE = 16 * MIB  # compared in about 10 ms, without a thread, which could outlive a cancelled caller
 HEARTBEAT = 10.0
-"""Seconds within which a guest that runs must have ticked."""
+"""Seconds within which a running guest must tick."""
 
 _SHOWN = 5
-_ENOUGH = 1000  # a memory this wrong need not be read to its end
+_ENOUGH = 1000  # bad pages after which the comparison stops
 
 Progress = Callable[[int, int], None]  # pages done, pages in all
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A guest whose memory is right: how many pages were compared, and the state that they follow from."""
+    """The result for correct memory: the number of pages compared, and the guest's state."""
 
     pages: int
     state: GuestState
 
 
 async def read_state(monitor: Monitor, directory: Path) -> GuestState:
-    """The guest's state block now; the guest may be running.
+    """Return the guest's current state block; the guest may be running.
 
-    QEMU must be able to write into ``directory``, an absolute path. Raises
-    VerificationError when there is none, which is also the case in the first instants after a start.
+    QEMU must be able to write to ``directory``, an absolute path. Raises VerificationError when there is no
+    state block, such as right after a start.
     """
     async with _memory(monitor, directory, STATE_ADDRESS, PAGE) as content:
         return parse_state(bytes(content))
@@ -50,7 +50,7 @@ async def wait_filled(monitor: Monitor, directory: Path, *, within: float) -> Gu
     async def filled() -> GuestState | None:
         try:
             state = await read_state(monitor, directory)
-        except VerificationError:  # the firmware is still at work
+        except VerificationError:  # the firmware is still running
             return None
         return state if state.phase is GuestPhase.FILLED else None
 
@@ -63,7 +63,7 @@ async def wait_filled(monitor: Monitor, directory: Path, *, within: float) -> Gu
 async def wait_heartbeat(
     monitor: Monitor, directory: Path, since: GuestState, *, within: float
 ) -> GuestState:
-    """Wait until the guest has counted ticks after ``since``: it runs. Raises HypervisorError if not."""
+    """Wait until the guest ticks after ``since``. Raises HypervisorError after ``within`` seconds."""
 
     async def beating() -> GuestState | None:
         state = await read_state(monitor, directory)
@@ -72,20 +72,20 @@ async def wait_heartbeat(
     try:
         return await until(beating, within=within, every=0.02)
     except TimeoutError:
-        raise HypervisorError(f"{monitor.name}: the guest's heartbeat stood still for {within:g} s") from None
+        raise HypervisorError(f"{monitor.name}: no heartbeat of the guest for {within:g} s") from None
 
 
 async def verify_memory(
     monitor: Monitor, directory: Path, since: GuestState, progress: Progress | None = None
 ) -> Verified:
-    """Compare every filled page of a STOPPED guest with what its state says.
+    """Compare every filled page of a STOPPED guest with the contents that follow from its state.
 
-    ``since`` is an earlier state of the same guest: it must be the same memory, no younger than this one.
-    Memory passes through ``directory`` in slices of 16 MiB. Raises VerificationError, naming the first bad
-    pages, and HypervisorError when the guest is running.
+    ``since`` is an earlier state of the same guest: same memory, and not newer than the current state.
+    Memory is dumped to ``directory`` in slices of 16 MiB. Raises VerificationError with the first bad pages,
+    and HypervisorError when the guest is running.
     """
     if await monitor.status() == "running":
-        raise HypervisorError(f"{monitor.name}: stop the guest before its memory is verified")
+        raise HypervisorError(f"{monitor.name}: stop the guest before verifying its memory")
     state = await read_state(monitor, directory)
     _check_succession(since, state)
     pattern, bad, done = Pattern(state), list[BadPage](), 0
@@ -111,11 +111,11 @@ async def verify_guest(
     wake: bool | None = None,
     held: Callable[[], None] = lambda: None,
 ) -> Verified:
-    """Prove that a guest is whole and alive: stop it, ``verify_memory``, let it run on, see it tick.
+    """Verify that a guest is intact and running: stop it, ``verify_memory``, resume it, wait for a tick.
 
-    ``wake`` says whether to let it run: by default if it ran before. ``held`` is called while it is stopped,
-    when QEMU has written out what it held back of its disks. Raises what ``verify_memory`` raises, and
-    HypervisorError when its heartbeat stands still.
+    ``wake``: whether to resume it, by default if it ran before. ``held`` is called while it is stopped, after
+    QEMU has flushed its disks. Raises what ``verify_memory`` raises, and HypervisorError when its heartbeat
+    has stopped.
     """
     ran = await monitor.status() == "running"
     await monitor.execute("stop")
@@ -131,10 +131,10 @@ def _check_succession(before: GuestState, now: GuestState) -> None:
     if now.phase is not GuestPhase.FILLED:
         raise VerificationError("the guest has not filled its memory yet")
     if (before.regions, before.tag, before.working_set) != (now.regions, now.tag, now.working_set):
-        raise VerificationError(f"this is another guest: it was {before}, it is {now}")
+        raise VerificationError(f"this is a different guest: it was {before}, it is {now}")
     if now.ticks < before.ticks or now.dirtied < before.dirtied:
         raise VerificationError(
-            f"the guest went back in time: from tick {before.ticks} and {before.dirtied} increments "
+            f"the guest's counters went backwards: from tick {before.ticks} and {before.dirtied} increments "
             f"to tick {now.ticks} and {now.dirtied}"
         )
 
@@ -152,7 +152,7 @@ def _describe(bad: list[BadPage], seen: int, state: GuestState) -> str:
 
 @asynccontextmanager
 async def _memory(monitor: Monitor, directory: Path, address: int, length: int) -> AsyncIterator[memoryview]:
-    """Guest memory, valid inside the context: QEMU writes a file, which is mapped and not copied."""
+    """Yield guest memory, valid inside the context: QEMU writes a file, which is mapped without a copy."""
     dump = directory / f"memory-{uuid.uuid4().hex}"
     try:
         await monitor.execute("pmemsave", {"val": address, "size": length, "filename": str(dump)})
@@ -168,6 +168,6 @@ def _mapped(path: Path) -> Iterator[memoryview]:
         with path.open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except (OSError, ValueError) as error:
-        raise HypervisorError(f"the memory that QEMU wrote to {path} cannot be read: {error}") from error
+        raise HypervisorError(f"cannot read the memory that QEMU wrote to {path}: {error}") from error
     with mapping, memoryview(mapping) as content:
         yield content

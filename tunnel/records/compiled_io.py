@@ -1,7 +1,7 @@
-"""Records between a lane's queue and its socket, by the compiled engine: one call for each readiness.
+"""Record I/O between a lane's queue and its socket on the compiled engine: one call per readiness event.
 
-Each return from a call that moves much data finds the caches full of it, and what Python needs next in none
-of them. So one call seals and sends what a turn allows, and one receives and opens.
+A call that moves much data evicts Python's working set from the CPU caches. So one call seals and sends up to
+a quantum, and one receives and opens.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tunnel.records.record_sealer import Content
 from tunnel.records.tls_messages import CLOSED
 
 MOST_PIECES = 256
-"""Pieces of the queue that one call takes: a peer may be sent many small ones."""
+"""Maximum number of queued pieces that one call takes: there may be many small ones."""
 
 _QUIET = {Stop.EMPTY, Stop.ENDED, Stop.FAILED}
 
 
 class CompiledRecordIo(RecordIo):
-    """See ``RecordIo``. The records of ``layer`` have to be those of ``provider``."""
+    """``RecordIo`` on the compiled engine. ``layer`` must use the same ``provider``."""
 
     def __init__(self, sock: socket.socket, layer: RecordLayer, provider: Provider) -> None:
         super().__init__(sock, layer)
-        assert isinstance(layer.sealer, CompiledRecordSealer)  # noqa: S101  the caller's choice
+        assert isinstance(layer.sealer, CompiledRecordSealer)  # noqa: S101  guaranteed by the caller
         assert isinstance(layer.opener, CompiledRecordOpener)  # noqa: S101
         self._sealer = layer.sealer
         self._opener = layer.opener
         self._records = RecordSocket(provider.library, sock)
 
     def send(self, unsent: deque[Content]) -> int:
-        """See there."""
+        """See ``RecordIo.send``."""
         sent = 0
         while True:
             if not self._records.unsent and (unsent or self.layer.owes_update):
@@ -54,23 +54,23 @@ class CompiledRecordIo(RecordIo):
                 return sent
 
     def enter(self) -> None:
-        """See there: nothing is shared with other lanes."""
+        """Do nothing: no memory is shared with other lanes."""
 
     def receive(self, plain: memoryview) -> tuple[int, TlsEnd | None, str]:
-        """See there."""
+        """See ``RecordIo.receive``."""
         if self.layer.over is not None:
             return 0, self.layer.over, ""
         return self._took(self._records.recv_open(self._opener.key, plain))
 
     @property
     def direct(self) -> bool:
-        """See there. Not within a handshake message, which may be followed by no data."""
+        """True, except inside a handshake message, where no data is allowed, and after the end."""
         return not (self.layer.over or self.layer.within_message)
 
     def pass_on(
         self, plain: memoryview, targets: Sequence[Target], most: int
     ) -> tuple[int, TlsEnd | None, str, PassedOn]:
-        """See there."""
+        """See ``RecordIo.pass_on``."""
         passed = self._records.pass_on(self._opener.key, plain, targets, most)
         return *self._took(passed.received), passed
 
@@ -85,7 +85,7 @@ class CompiledRecordIo(RecordIo):
         return count, over, ""
 
     def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> Carried:
-        """See there."""
+        """See ``RecordIo.carry``."""
         done = self._records.carry(self._sealer.key, source, stream, offset, rooms)
         self._sealer.records = self._sealer.key.number
         self.content_sent += done.sent.gone
@@ -93,12 +93,12 @@ class CompiledRecordIo(RecordIo):
         return done
 
     def end(self, alert: int | None = None) -> None:
-        """See there."""
+        """See ``RecordIo.end``."""
         self._records.put(self.layer.end(alert))
 
 
 def _drop(unsent: deque[Content], count: int) -> None:
-    """Take the first ``count`` bytes off the queue."""
+    """Remove the first ``count`` bytes from the queue."""
     while unsent and count >= len(unsent[0]):
         count -= len(unsent.popleft())
     if count:

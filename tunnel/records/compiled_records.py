@@ -1,4 +1,4 @@
-"""Records by the compiled engine, where there is one: the same classes, whose work is done in C."""
+"""The record sealer and opener on the compiled engine: the same interface, implemented in C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunnel.records.tls_messages import DATA, OVERHEAD, SPOILT
 
 
 class CompiledRecordSealer(RecordSealer):
-    """See ``RecordSealer``. Pieces share records here, and none is changed; C may fail with a LaneError."""
+    """``RecordSealer`` in C. Pieces may share records, and none is modified; C may fail with a LaneError."""
 
     def __init__(self, cipher: str, direction: Direction, provider: Provider) -> None:
         self._provider = provider
@@ -25,11 +25,11 @@ class CompiledRecordSealer(RecordSealer):
         self._secret, self.records = secret, number
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
-        """Write ``pieces`` as records of data to the start of ``out``; how many bytes they are."""
+        """Write ``pieces`` as data records to the start of ``out``; return the number of bytes written."""
         return self._seal(pieces, out, DATA)
 
     def record(self, kind: int, content: bytes) -> bytes:
-        """Return one record of any type, and of no more than 16 KiB."""
+        """Return one record of any type, with at most 16 KiB of content."""
         out = bytearray(OVERHEAD + len(content))
         return bytes(out[: self._seal([content], memoryview(out), kind)])
 
@@ -41,7 +41,7 @@ class CompiledRecordSealer(RecordSealer):
 
 
 class CompiledRecordOpener(RecordOpener):
-    """See ``RecordOpener``."""
+    """``RecordOpener`` in C."""
 
     def __init__(self, cipher: str, direction: Direction, provider: Provider) -> None:
         self._provider = provider
@@ -56,17 +56,19 @@ class CompiledRecordOpener(RecordOpener):
     def open(
         self, cipher: memoryview, size: int, plain: memoryview
     ) -> tuple[int, int, NonDataRecord | RecordViolation | None]:
-        """Open the whole records in the first ``size`` bytes of ``cipher``, up to a turn's worth of them."""
+        """Open the complete records in the first ``size`` bytes of ``cipher``, up to the limit of a call."""
         taken, filled, found = self.key.open(cipher, size, plain)
         self.records = self.key.number
         return taken, filled, finding(found)
 
 
 def finding(event: Control | Fault | None) -> NonDataRecord | RecordViolation | None:
-    """What the engine found, in the words of the Python record layer."""
+    """Convert an event of the engine to the types of the Python record layer."""
     if event is None:
         return None
     if isinstance(event, Control):
         return NonDataRecord(*event)
-    reason = SPOILT if event.alert == BAD_RECORD_MAC else f"the peer broke TLS: {event.reason}"
+    reason = (
+        SPOILT if event.alert == BAD_RECORD_MAC else f"the peer violated the TLS protocol: {event.reason}"
+    )
     return RecordViolation(event.alert, reason)

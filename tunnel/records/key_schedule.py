@@ -1,7 +1,7 @@
-"""From the traffic secrets of a TLS 1.3 handshake to keys: for records of our own, and for the kernel's.
+"""The TLS 1.3 key schedule: record keys from the traffic secrets of a handshake (RFC 8446 7.1 to 7.3).
 
-OpenSSL shakes hands, and tells the secrets to a key log (``openssl.log_secrets``). What follows from them is
-the same whoever encrypts: RFC 8446 sections 7.1 to 7.3.
+OpenSSL does the handshake and writes the secrets to a key log (``openssl.enable_keylog``). The keys are the
+same for userspace and kernel lanes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 Aead: TypeAlias = AESGCM | ChaCha20Poly1305
 
 IV = 12
-"""Bytes of an initialization vector, and of a nonce (section 5.3): of every suite here."""
+"""Bytes of an initialization vector and of a nonce (section 5.3), the same for every suite here."""
 
 _GCM_RECORDS = 23_726_566  # 2**24.5
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A cipher suite. ``key`` is the bytes of a key, ``hash`` that of its key schedule.
+    """A cipher suite. ``key`` is the key length in bytes, ``hash`` the hash of the key schedule.
 
-    ``number`` is the kernel's (linux/tls.h), in whose struct the first ``salt`` bytes of an IV stand apart.
-    ``most_records`` is how many of them may be protected with one key (section 5.5).
+    ``number`` is the kernel's (linux/tls.h), whose struct holds the first ``salt`` bytes of an IV separately.
+    ``most_records`` is the maximum number of records that one key may protect (section 5.5).
     """
 
     number: int
@@ -44,12 +44,12 @@ SUITES: Mapping[str, Suite] = {
     "TLS_CHACHA20_POLY1305_SHA256": Suite(54, 32, 0, hashes.SHA256(), ChaCha20Poly1305, (1 << 64) - 1),
     "TLS_AES_128_GCM_SHA256": Suite(51, 16, 4, hashes.SHA256(), AESGCM, _GCM_RECORDS),
 }
-"""Those of TLS 1.3 that OpenSSL offers, by its names and in its order of preference."""
+"""The TLS 1.3 suites that OpenSSL offers, by its names and in its order of preference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """One direction of a connection: its traffic secret, and how many records it has seen under it."""
+    """One direction of a connection: its traffic secret and the number of records protected with it."""
 
     secret: bytes
     records: int
@@ -57,7 +57,7 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a connection goes on with behind its handshake. ``cipher`` is one of ``SUITES``."""
+    """The cipher (one of ``SUITES``) and the state of both directions after the handshake."""
 
     cipher: str
     send: Direction
@@ -65,7 +65,7 @@ class Keys:
 
 
 def keys_of(cipher: str, secrets: Mapping[str, bytes], *, dialing: bool, sent: int, received: int) -> Keys:
-    """Sort the ``secrets`` of a key log by direction; ``sent`` and ``received`` are records."""
+    """Sort the ``secrets`` of a key log by direction; ``sent`` and ``received`` count records."""
     ours, theirs = ("CLIENT", "SERVER") if dialing else ("SERVER", "CLIENT")
     return Keys(
         cipher,
@@ -75,31 +75,31 @@ def keys_of(cipher: str, secrets: Mapping[str, bytes], *, dialing: bool, sent: i
 
 
 def expand_label(secret: bytes, label: str, length: int, algorithm: hashes.HashAlgorithm) -> bytes:
-    """HKDF-Expand-Label of section 7.1, for an empty context."""
+    """Return HKDF-Expand-Label (section 7.1) for an empty context."""
     name = b"tls13 " + label.encode()
     info = struct.pack("!HB", length, len(name)) + name + b"\0"
     return HKDFExpand(algorithm, length, info).derive(secret)
 
 
 def key_and_iv(cipher: str, secret: bytes) -> tuple[bytes, bytes]:
-    """What ``cipher`` encrypts with under a traffic secret (section 7.3)."""
+    """Return the key and IV of ``cipher`` for a traffic secret (section 7.3)."""
     suite = SUITES[cipher]
     key = expand_label(secret, "key", suite.key, suite.hash)
     return key, expand_label(secret, "iv", IV, suite.hash)
 
 
 def next_secret(cipher: str, secret: bytes) -> bytes:
-    """Return the traffic secret behind a KeyUpdate (section 7.2)."""
+    """Return the traffic secret after a KeyUpdate (section 7.2)."""
     suite = SUITES[cipher]
     return expand_label(secret, "traffic upd", suite.hash.digest_size, suite.hash)
 
 
 class RecordKey:
-    """The key under which one direction's records are made or taken: from number ``direction.records`` on."""
+    """The key of one direction's records, starting at record number ``direction.records``."""
 
     def __init__(self, cipher: str, direction: Direction) -> None:
         self._cipher = cipher
-        self.records = 0  # that the present key has protected
+        self.records = 0  # protected with the current key
         self._take_key(direction.secret, direction.records)
 
     def _take_key(self, secret: bytes, number: int) -> None:
@@ -110,5 +110,5 @@ class RecordKey:
         self.records = number
 
     def _take_next_key(self) -> None:
-        """Go on with the key that follows KeyUpdate (section 7.2)."""
+        """Switch to the key that follows a KeyUpdate (section 7.2)."""
         self._take_key(next_secret(self._cipher, self._secret), 0)

@@ -1,9 +1,8 @@
-"""Records between a lane's queue and its socket: as many as a turn allows in each call, in Python.
+"""Record I/O between a lane's queue and its socket, in Python: up to a quantum per call.
 
-How a byte leaves: the pump's memory → records (16 KiB) of it in one buffer → one ``send`` for many of them.
-How it arrives: one ``recv`` for many records → decrypted into one contiguous buffer, the lane's. No byte is
-copied beside that, but of records that are not whole yet. docs/decisions/0058-records-of-our-own.md has the
-figures.
+Sending: the pump's memory → records (16 KiB) in one buffer → one ``send`` for many of them. Receiving: one
+``recv`` for many records → decrypted into one contiguous buffer, the lane's. Nothing else is copied, except
+incomplete records. Measurements: docs/decisions/0058-records-of-our-own.md.
 """
 
 from __future__ import annotations
@@ -23,70 +22,70 @@ from tunnel.records.tls_messages import CLOSED, RECORD
 from tunnel.units import KIB
 
 BATCH = 512 * KIB
-"""Bytes that are sealed or opened before they are passed on: they stay in a level-2 cache."""
+"""Bytes that are sealed or opened before they are passed on, so that they stay in the L2 cache."""
 
 LARGE = BATCH + 2 * KIB
-"""Memory for a batch of records, with what is around their content."""
+"""Buffer size for a batch of records, including their overhead."""
 
 FEW = 4 * KIB
-"""Memory for what a lane sends that carries no payload: one that is refused costs no more."""
+"""Send buffer of a lane that carries no payload yet: a refused connection costs no more."""
 
 
 class RecordIo(ABC):
-    """One connection's ``sock``, which does not block, and its ``layer``. Both directions are independent."""
+    """Moves records between queues and ``sock`` (non-blocking). Both directions are independent."""
 
     def __init__(self, sock: socket.socket, layer: RecordLayer) -> None:
         self._sock = sock
         self.layer = layer
         self.full = False
-        """Whether the socket takes no more for now."""
+        """Whether the socket buffer is full."""
         self.more = False
-        """Whether ``receive`` has more to say at once."""
+        """Whether another ``receive`` returns more without waiting for the socket."""
         self.content_sent = 0
-        """Bytes of content of which the socket took all records."""
+        """Bytes of content whose records were sent completely."""
 
     @abstractmethod
     def send(self, unsent: deque[Content]) -> int:
-        """Seal what is at the left of ``unsent`` and send it, until that is empty or the socket is full.
+        """Seal and send ``unsent`` from the left, until it is empty or the socket is full.
 
-        Returns how many bytes the socket took. Raises OSError when it failed, LaneError when nothing more may
-        be sealed.
+        Returns the number of bytes sent. Raises OSError when the socket failed, LaneError when the key limit
+        is reached.
         """
 
     @abstractmethod
     def receive(self, plain: memoryview) -> tuple[int, TlsEnd | None, str]:
-        """Open into ``plain`` (BATCH bytes or more) what a turn allows of what came.
+        """Open received records into ``plain`` (BATCH bytes or more), up to a quantum.
 
-        Returns how many bytes of content that was, what ended TLS if anything did, and why nothing more can
-        come over the socket, "" while it can. Not to be called behind an end, unless there is ``more``.
+        Returns the number of bytes of content, what ended TLS if anything did, and why the socket delivers no
+        more, "" while it is up. Must not be called after an end unless there is ``more``.
         """
 
     @property
     def direct(self) -> bool:
-        """Whether ``carry`` and ``pass_on`` work."""
+        """Whether ``carry`` and ``pass_on`` can be used."""
         return False
 
     def carry(self, source: int, stream: int, offset: int, rooms: Sequence[memoryview]) -> Carried:
-        """Send payload that ``source`` has: see ``RecordSocket``."""
+        """Send payload read from ``source``: see ``RecordSocket``."""
         raise NotImplementedError
 
     def pass_on(
         self, plain: memoryview, targets: Sequence[Target], most: int
     ) -> tuple[int, TlsEnd | None, str, PassedOn]:
-        """As ``receive``, but payload of streams goes to ``targets``: see ``RecordSocket``."""
+        """Like ``receive``, but write payload of streams to ``targets``: see ``RecordSocket``."""
         raise NotImplementedError
 
     @abstractmethod
     def enter(self) -> None:
-        """Go on in the thread that runs, which may share memory among its lanes."""
+        """Move to the current thread, whose lanes may share buffers."""
 
     @abstractmethod
     def end(self, alert: int | None = None) -> None:
-        """Let the next ``send`` end our direction, behind what waits: by an alert, or by close_notify."""
+        """Queue an alert, or close_notify, behind unsent records: it ends our direction."""
 
 
 class _Memory(threading.local):
-    """What all lanes of a thread read into: nothing stays there between two turns of its loop."""
+    """The receive buffer shared by all lanes of a thread: empty between two loop iterations."""
 
     def __init__(self) -> None:
         self.cipher = memoryview(bytearray(BATCH))
@@ -97,23 +96,23 @@ _NOTHING = memoryview(b"")
 
 
 class PythonRecordIo(RecordIo):
-    """See ``RecordIo``."""
+    """``RecordIo`` in Python."""
 
     def __init__(self, sock: socket.socket, layer: RecordLayer) -> None:
         super().__init__(sock, layer)
         self._incoming = _shared.cipher
-        self._outgoing = memoryview(bytearray(FEW))  # its own: it keeps what the socket did not take
-        self._rest = _NOTHING  # what is not sent of it
-        self._sealed = 0  # bytes of content of which that is the end
-        self._unopened = _NOTHING  # what came and is not opened yet, in memory of its own
-        self._whole = False  # there are whole records in it
+        self._outgoing = memoryview(bytearray(FEW))  # not shared: it holds unsent bytes
+        self._rest = _NOTHING  # the unsent part of it
+        self._sealed = 0  # bytes of content in that batch
+        self._unopened = _NOTHING  # received and not opened yet, not shared
+        self._whole = False  # it contains complete records
 
     def enter(self) -> None:
-        """Use the memory of the thread that runs: between two turns there is nothing in it."""
+        """Use the buffer of the current thread, which is empty between two loop iterations."""
         self._incoming = _shared.cipher
 
     def send(self, unsent: deque[Content]) -> int:
-        """See there. Until the last, segments are full."""
+        """See ``RecordIo.send``. All segments but the last are full."""
         sent, self.full = 0, False
         try:
             while not self.full and self._prepare(unsent):
@@ -126,7 +125,7 @@ class PythonRecordIo(RecordIo):
         return sent
 
     def _prepare(self, unsent: deque[Content]) -> bool:
-        """Have something to send at hand, sealed; whether there is anything."""
+        """Seal the next batch if nothing sealed is pending; return whether there is something to send."""
         if not self._rest:
             self.content_sent += self._sealed
             self._sealed = 0
@@ -137,7 +136,7 @@ class PythonRecordIo(RecordIo):
         return bool(self._rest)
 
     def _gather(self, unsent: deque[Content]) -> list[Content]:
-        """Take a batch off the queue, whole records if there are as many."""
+        """Take a batch from the queue, in whole records where possible."""
         pieces: list[Content] = []
         left = len(self._outgoing) - SPARE
         while unsent:
@@ -146,7 +145,7 @@ class PythonRecordIo(RecordIo):
                 pieces.append(unsent.popleft())
                 left -= size
                 continue
-            if len(self._outgoing) == FEW:  # it carries more than frames of control
+            if len(self._outgoing) == FEW:  # the lane carries more than control frames
                 self._outgoing = memoryview(bytearray(LARGE))
                 left += LARGE - FEW
                 continue
@@ -157,12 +156,12 @@ class PythonRecordIo(RecordIo):
         return pieces
 
     def end(self, alert: int | None = None) -> None:
-        """See there."""
+        """See ``RecordIo.end``."""
         record = self.layer.end(alert)
         self._rest = memoryview(bytes(self._rest) + record)
 
     def receive(self, plain: memoryview) -> tuple[int, TlsEnd | None, str]:
-        """See there. Whole records that a turn was too short for come before what the socket has."""
+        """See ``RecordIo.receive``. Complete records left by the last call are opened first."""
         cut, emptied, own = "", True, self._whole
         if own:
             cipher = self._unopened
@@ -174,9 +173,9 @@ class PythonRecordIo(RecordIo):
         return count, over, cut
 
     def _fill(self) -> tuple[memoryview, bool, str]:
-        """Read a batch behind what is not opened yet; whether that was all, and why no more will come.
+        """Read a batch behind the unopened bytes; return it, whether the socket is empty, and why it ended.
 
-        Until the socket says that it is empty: uvloop tells of a reset only once, with the bytes before it.
+        Reads until the socket is empty: uvloop reports a reset only once, with the bytes before it.
         """
         view, size = self._incoming, len(self._unopened)
         view[:size] = self._unopened
@@ -192,7 +191,7 @@ class PythonRecordIo(RecordIo):
         return view[:size], False, ""
 
     def _keep(self, rest: memoryview, *, own: bool) -> None:
-        """Keep what is not opened of a batch; its memory, if not ``own``, will be used again."""
+        """Keep the unopened rest of a batch; copy it unless the buffer is our ``own``."""
         self._whole = ready(rest)
         if not (own and self._whole):
             rest = memoryview(bytes(rest))

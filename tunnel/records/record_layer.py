@@ -1,8 +1,8 @@
-"""TLS 1.3 behind its handshake, without I/O: both directions, and what TLS says beside data (RFC 8446).
+"""TLS 1.3 after the handshake, without I/O: both directions, alerts and handshake messages (RFC 8446).
 
-What the peer may say is an alert, a session ticket, of which no use is made, or KeyUpdate, which is followed
-and answered. Anything else ends the connection, with the alert that section 6.2 has for it. Nothing here runs
-before the peer's certificate was accepted.
+Besides data, the peer may send alerts, session tickets, which are ignored, and KeyUpdate, which is applied
+and answered. Anything else ends the connection with the alert of section 6.2. Nothing here runs before the
+peer's certificate was accepted.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from tunnel.records.tls_messages import (
 )
 
 MOST_MESSAGE = 2 * RECORD
-"""Bytes of a handshake message, which waits in memory for its end: OpenSSL's tickets have some hundred."""
+"""Maximum bytes of a handshake message, which is buffered until complete: OpenSSL's tickets have hundreds."""
 
 SPARE = sealed_size(5)
-"""Bytes that ``RecordLayer.seal`` may write beside the records of its pieces: a KeyUpdate."""
+"""Bytes that ``RecordLayer.seal`` may write in addition to the records of its pieces: a KeyUpdate."""
 
 _MESSAGE_HEADER = 4  # a type and a length (section 4)
 
 
 class TlsEnd(NamedTuple):
-    """Why nothing more comes on a connection, in words; and the alert that the peer is owed, if any."""
+    """Why a connection ended, and the alert to send to the peer, if any."""
 
     reason: str
     alert: int | None
 
 
 class RecordLayer:
-    """One connection. ``provider`` makes its records, or else Python."""
+    """The TLS 1.3 record protocol of one connection; records by ``provider``, or in Python without one."""
 
     def __init__(self, keys: Keys, provider: Provider | None = None) -> None:
         self.cipher = keys.cipher
@@ -59,68 +59,68 @@ class RecordLayer:
         else:
             self.sealer = CompiledRecordSealer(keys.cipher, keys.send, provider)
             self.opener = CompiledRecordOpener(keys.cipher, keys.receive, provider)
-        self._partial = b""  # the beginning of a handshake message
+        self._partial = b""  # an incomplete handshake message
         self._asides = 0
         self._over: TlsEnd | None = None
-        self._ended = False  # nothing more is said
-        self.owes_update = False  # the peer asked for a KeyUpdate: the next ``seal`` begins with it
+        self._ended = False  # nothing more is sent
+        self.owes_update = False  # the peer requested a KeyUpdate: the next ``seal`` begins with it
 
     @property
     def over(self) -> TlsEnd | None:
-        """What ended the connection: nothing more is taken then."""
+        """What ended the connection; nothing is opened after that."""
         return self._over
 
     @property
     def within_message(self) -> bool:
-        """Whether a handshake message has begun, and must go on before any data."""
+        """Whether a handshake message is incomplete and must be continued before any data."""
         return bool(self._partial)
 
     @property
     def records_sent(self) -> int:
-        """How many records our present key has protected."""
+        """Number of records protected with our current key."""
         return self.sealer.records
 
     @property
     def records_received(self) -> int:
-        """How many records the peer's present key has protected."""
+        """Number of records protected with the peer's current key."""
         return self.opener.records
 
-    # What is to be sent.
+    # Sending.
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
-        """Do what ``RecordSealer.seal`` does; ``out`` has to hold ``SPARE`` more. LaneError after ``end``."""
+        """Like ``RecordSealer.seal``, but ``out`` must hold ``SPARE`` more. LaneError after ``end``."""
         update = self.update()
         position = len(update)
         out[:position] = update
         return position + self.sealer.seal(pieces, out[position:])
 
     def update(self) -> bytes:
-        """Return a record that has to be sent before more is sealed, or b"". LaneError after ``end``."""
+        """Return the pending KeyUpdate, to be sent before more is sealed, or b"". LaneError after ``end``."""
         if self._ended:
-            raise LaneError("nothing can be sent behind the end of a TLS connection")
+            raise LaneError("cannot send after the end of a TLS connection")
         if not self.owes_update:
             return b""
         self.owes_update = False
         return self.sealer.update()
 
     def end(self, alert: int | None = None) -> bytes:
-        """Return the record that ends our side, by an alert or close_notify; b"" if it was ended before."""
+        """Return the record that ends our direction, an alert or close_notify; b"" if it has ended before."""
         if self._ended:
             return b""
         self._ended = True
         self.owes_update = False
         try:
             return self.sealer.record(ALERT, CLOSE_NOTIFY if alert is None else bytes([FATAL, alert]))
-        except LaneError:  # not even that may be protected any more
+        except LaneError:  # the key limit is reached
             return b""
 
-    # What came.
+    # Receiving.
 
     def open(self, cipher: memoryview, size: int, plain: memoryview) -> tuple[int, int, TlsEnd | None]:
-        """Do what ``RecordOpener.open`` does, no further than one record that is none of data.
+        """Like ``RecordOpener.open``, up to the first non-data record.
 
-        Where fewer than ``size`` bytes were taken there may be whole records among the rest: ``ready``.
-        Behind a TlsEnd nothing is taken any more.
+        If fewer than ``size`` bytes were taken, the rest may contain complete records: see ``ready``.
+        After a TlsEnd nothing is taken.
         """
         if self._over is not None:
             return 0, 0, self._over
@@ -131,39 +131,43 @@ class RecordLayer:
     def opened(
         self, records: int, filled: int, found: NonDataRecord | RecordViolation | None
     ) -> tuple[int, TlsEnd | None]:
-        """Take in that the opener opened so many records, with so much content, and what it ``found`` last.
+        """Process a result of the opener: number of records, bytes of content, and what it ``found`` last.
 
-        Returns how many bytes of content are good, and what ended the connection, if it is over.
+        Returns how many bytes of content are valid, and what ended the connection, if it has ended.
         """
         if self._partial and records > isinstance(found, NonDataRecord):
             filled, found = (
                 0,
-                RecordViolation(UNEXPECTED_MESSAGE, "the peer broke TLS: data within a message"),
+                RecordViolation(
+                    UNEXPECTED_MESSAGE, "the peer violated the TLS protocol: data inside a handshake message"
+                ),
             )
         if found is not None:
             self._over = self._judge(found)
         return filled, self._over
 
     def take_asides(self) -> int:
-        """How many records and messages came beside data since this was last called."""
+        """Return the number of non-data records and messages received since the last call."""
         count, self._asides = self._asides, 0
         return count
 
     def _judge(self, found: NonDataRecord | RecordViolation) -> TlsEnd | None:
-        """What to make of something that is no data; None if the connection goes on."""
+        """Process a non-data record or a violation; return None if the connection continues."""
         if isinstance(found, RecordViolation):
             return TlsEnd(found.reason, found.alert)
         kind, content = found
         if kind not in {ALERT, HANDSHAKE}:
-            return TlsEnd(f"the peer broke TLS: a record of type {kind}", UNEXPECTED_MESSAGE)
+            return TlsEnd(f"the peer violated the TLS protocol: record of type {kind}", UNEXPECTED_MESSAGE)
         if not content or (kind == ALERT and self._partial):
-            return TlsEnd(f"the peer broke TLS: a record of type {kind} out of place", UNEXPECTED_MESSAGE)
+            return TlsEnd(
+                f"the peer violated the TLS protocol: unexpected record of type {kind}", UNEXPECTED_MESSAGE
+            )
         if kind == ALERT:
             return TlsEnd(explain_alert(content), None if len(content) == 2 else DECODE_ERROR)
         return self._take_messages(content)
 
     def _take_messages(self, content: bytes) -> TlsEnd | None:
-        """Take handshake messages: some, or parts of some, in a record (section 5.1)."""
+        """Process the handshake messages, complete or partial, of a record (section 5.1)."""
         rest, messages = self._partial + content, 0
         while len(rest) >= _MESSAGE_HEADER or (rest and rest[0] not in {NEW_SESSION_TICKET, KEY_UPDATE}):
             kind, size = rest[0], int.from_bytes(rest[1:_MESSAGE_HEADER])
@@ -181,11 +185,17 @@ class RecordLayer:
         return None
 
     def _follow(self, request: int, *, alone: bool) -> TlsEnd | None:
-        """Take the peer's next key (section 4.6.3)."""
+        """Apply a KeyUpdate of the peer (section 4.6.3)."""
         if not alone:
-            return TlsEnd("the peer broke TLS: KeyUpdate does not end its record", UNEXPECTED_MESSAGE)
+            return TlsEnd(
+                "the peer violated the TLS protocol: KeyUpdate is not the last message of its record",
+                UNEXPECTED_MESSAGE,
+            )
         if request > 1:
-            return TlsEnd(f"the peer broke TLS: KeyUpdate asks for {request}", ILLEGAL_PARAMETER)
+            return TlsEnd(
+                f"the peer violated the TLS protocol: KeyUpdate with request_update={request}",
+                ILLEGAL_PARAMETER,
+            )
         self.opener.update()
         if request and not self._ended:
             self.owes_update = True
@@ -193,9 +203,11 @@ class RecordLayer:
 
 
 def _objection_to(kind: int, size: int) -> TlsEnd | None:
-    """Why a message of this header may not follow the handshake."""
+    """Return why a message with this header is not allowed after the handshake, None if it is."""
     if kind not in {NEW_SESSION_TICKET, KEY_UPDATE}:
-        return TlsEnd("the peer began another handshake", UNEXPECTED_MESSAGE)
+        return TlsEnd("the peer started another TLS handshake", UNEXPECTED_MESSAGE)
     if size > MOST_MESSAGE or (kind == KEY_UPDATE and size != 1):
-        return TlsEnd(f"the peer broke TLS: a message {kind} of {size} bytes", DECODE_ERROR)
+        return TlsEnd(
+            f"the peer violated the TLS protocol: handshake message {kind} of {size} bytes", DECODE_ERROR
+        )
     return None

@@ -1,7 +1,7 @@
-"""Content, taken from the TLS 1.3 records of one direction as they come (RFC 8446 section 5.2).
+"""The receiving half of the TLS 1.3 record layer: opens the records of one direction (RFC 8446 section 5.2).
 
-Each is decrypted to where its content is to lie, behind the one before; of what follows the content there,
-its type and perhaps padding, the next one takes the place.
+Each record is decrypted directly behind the content of the previous one, overwriting its content type and
+padding.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from tunnel.records.tls_messages import (
 )
 
 MOST_READS = 256
-"""Records that one call opens. Of full ones a batch has 32."""
+"""Maximum number of records that one call opens. A batch has 32 full ones."""
 
 MOST_EXPANSION = 256
-"""Bytes that a record may be longer than the most of content (section 5.2)."""
+"""Bytes by which a record may exceed the maximum content (section 5.2)."""
 
 _WHOLE = RECORD + 1 + TAG
 _HEADER = b"\x17\x03\x03" + _WHOLE.to_bytes(2)
 
 
 class NonDataRecord(NamedTuple):
-    """A record that is none of data: its type and content."""
+    """A record other than application_data: its type and content."""
 
     kind: int
     content: bytes
 
 
 class RecordViolation(NamedTuple):
-    """What is no record of the peer's: the alert that says so (section 6.2), and why, in words."""
+    """An invalid record: the alert to send (section 6.2), and the reason as text."""
 
     alert: int
     reason: str
 
 
 class RecordOpener(RecordKey):
-    """Takes records."""
+    """Decrypts and authenticates records."""
 
     def update(self) -> None:
-        """The peer said KeyUpdate: the next record is under the next key."""
+        """Switch to the next key, after a KeyUpdate of the peer."""
         self._take_next_key()
 
     def open(
         self, cipher: memoryview, size: int, plain: memoryview
     ) -> tuple[int, int, NonDataRecord | RecordViolation | None]:
-        """Open the whole records in the first ``size`` bytes of ``cipher``, up to ``MOST_READS`` of them.
+        """Open the complete records in the first ``size`` bytes of ``cipher``, up to ``MOST_READS`` of them.
 
-        Returns how many bytes these were; how many bytes of content, of data alone, are at the start of
-        ``plain``, which must hold ``size``; and what ended it before, if anything did. An Aside is taken by
-        then. At a Breach the connection is of no more use; what is said to be in ``plain`` came before it.
+        Returns the number of bytes consumed; the number of bytes of data at the start of ``plain``, which
+        must hold ``size``; and what stopped it early, if anything did. A NonDataRecord has been consumed.
+        After a RecordViolation the connection is unusable; the data in ``plain`` came before it.
         """
         decrypt, iv, first = self._aead.decrypt_into, self._iv, self.records
         position = filled = 0
@@ -98,7 +98,7 @@ class RecordOpener(RecordKey):
 
 
 def ready(cipher: memoryview) -> bool:
-    """Whether ``open`` has something to do with ``cipher``, and does not wait for the rest of a record."""
+    """Whether ``cipher`` starts with a complete or an invalid record, so that ``open`` makes progress."""
     if len(cipher) < HEADER:
         return False
     header = bytes(cipher[:HEADER])
@@ -107,24 +107,30 @@ def ready(cipher: memoryview) -> bool:
 
 
 def _objection(header: bytes, length: int) -> RecordViolation | None:
-    """Why a record of this header cannot be one; its version, which is authenticated, says nothing."""
+    """Return why a record header is invalid. The version is ignored here: it is authenticated."""
     if header[0] != DATA:
         return RecordViolation(
-            UNEXPECTED_MESSAGE, f"the peer broke TLS: a record of type {header[0]} in the clear"
+            UNEXPECTED_MESSAGE, f"the peer violated the TLS protocol: unencrypted record of type {header[0]}"
         )
     if length > RECORD + MOST_EXPANSION:
-        return RecordViolation(RECORD_OVERFLOW, f"the peer broke TLS: a record of {length} bytes")
+        return RecordViolation(
+            RECORD_OVERFLOW, f"the peer violated the TLS protocol: record of {length} bytes"
+        )
     if length <= TAG:
         return RecordViolation(BAD_RECORD_MAC, SPOILT)
     return None
 
 
 def _content(inner: memoryview) -> tuple[int, NonDataRecord | RecordViolation | None]:
-    """Take padding and type off what was encrypted (section 5.4): bytes of data, or what else it is."""
+    """Strip padding and type from a TLSInnerPlaintext (section 5.4): bytes of data, or what else it is."""
     unpadded = bytes(inner).rstrip(b"\0")
     if not unpadded:
-        return 0, RecordViolation(UNEXPECTED_MESSAGE, "the peer broke TLS: a record without a type")
+        return 0, RecordViolation(
+            UNEXPECTED_MESSAGE, "the peer violated the TLS protocol: record without a type"
+        )
     content, kind = unpadded[:-1], unpadded[-1]
     if len(content) > RECORD:
-        return 0, RecordViolation(RECORD_OVERFLOW, f"the peer broke TLS: {len(content)} bytes in a record")
+        return 0, RecordViolation(
+            RECORD_OVERFLOW, f"the peer violated the TLS protocol: {len(content)} bytes in a record"
+        )
     return (len(content), None) if kind == DATA else (0, NonDataRecord(kind, content))

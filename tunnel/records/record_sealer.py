@@ -1,8 +1,8 @@
-"""TLS 1.3 records of one direction, made from the content that is to be sent (RFC 8446 section 5.2).
+"""The sending half of the TLS 1.3 record layer: seals the records of one direction (RFC 8446 section 5.2).
 
-A record is encrypted straight from where its content lies into the buffer that is to be sent. Its true type
-has to stand behind the content: for a moment it takes the place of the byte there, where that is ours to
-change. Otherwise the content is copied once, within the nearest cache.
+Content is encrypted from its own memory directly into the send buffer. The content type must follow it: in
+writable memory it temporarily replaces the next byte. Otherwise the content is copied once, within the L1
+cache.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from tunnel.records.tls_messages import DATA, HANDSHAKE, HEADER, KEY_UPDATE, OVE
 
 Content: TypeAlias = bytes | memoryview
 
-_START = b"\x17\x03\x03"  # of every record: a type that hides the true one, and a version
+_START = b"\x17\x03\x03"  # of every record: the outer type and the legacy version
 _WHOLE = HEADER + RECORD + 1 + TAG
 _HEADER = _START + (RECORD + 1 + TAG).to_bytes(2)
 _DATA = bytes([DATA])
 
 
 def sealed_size(size: int) -> int:
-    """How many bytes of records ``size`` bytes of content become."""
+    """Return the size of the records of ``size`` bytes of content."""
     return size + OVERHEAD * -(-size // RECORD)
 
 
 class RecordSealer(RecordKey):
-    """Makes records. A number is never used twice under a key.
+    """Encrypts records. A record number is never used twice with one key.
 
-    A piece that can be written to is changed for the moment of a call: no other thread may read it then.
+    A writable piece is modified during a call and restored: no other thread may read it meanwhile.
     """
 
     def __init__(self, cipher: str, direction: Direction) -> None:
@@ -38,10 +38,10 @@ class RecordSealer(RecordKey):
         super().__init__(cipher, direction)
 
     def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
-        """Write ``pieces`` as records of data to the start of ``out``; how many bytes they are.
+        """Write ``pieces`` as data records to the start of ``out``; return the number of bytes written.
 
-        Each piece begins a record; an empty one is none. ``sealed_size`` of all must fit, else ValueError.
-        LaneError when the key may not protect so many more; then, as after any other error, nothing is sent.
+        Each piece starts a record; an empty one makes none. ``sealed_size`` of all must fit, else ValueError.
+        LaneError when the key limit would be exceeded; then, as after any error, nothing must be sent.
         """
         if sum(sealed_size(len(piece)) for piece in pieces) > len(out):
             raise ValueError(f"records do not fit into {len(out)} bytes")
@@ -64,15 +64,15 @@ class RecordSealer(RecordKey):
         return position
 
     def _take_numbers(self, count: int) -> int:
-        """Return the first of ``count`` numbers, before any is used: whatever raises, none is used again."""
+        """Reserve ``count`` record numbers and return the first: after an error none is used again."""
         first = self.records
         if first + count > self._most:
-            raise LaneError(f"a TLS key has protected {first} records, and may not protect more")
+            raise LaneError(f"TLS key limit reached: the key has protected {first} records")
         self.records = first + count
         return first
 
     def _seal_in_place(self, piece: memoryview, size: int, number: int, out: memoryview) -> None:
-        """Make whole records of the first ``size`` bytes of ``piece``, which has more."""
+        """Seal the first ``size`` bytes of ``piece``, which is longer, as full records."""
         encrypt, iv, start, position = self._aead.encrypt_into, self._iv, 0, HEADER
         for stop in range(RECORD, size + 1, RECORD):
             behind = piece[stop]
@@ -88,7 +88,7 @@ class RecordSealer(RecordKey):
             position += _WHOLE
 
     def _seal_copied(self, piece: Content, size: int, number: int, out: memoryview) -> None:
-        """Do the same for memory that is not to be changed."""
+        """Do the same for read-only memory."""
         encrypt, iv, position = self._aead.encrypt_into, self._iv, HEADER
         for start in range(0, size, RECORD):
             out[position - HEADER : position] = _HEADER
@@ -99,7 +99,7 @@ class RecordSealer(RecordKey):
             position += _WHOLE
 
     def _seal_last(self, content: Content, number: int, out: memoryview) -> int:
-        """Make one record of up to 16 KiB; how many bytes it is."""
+        """Seal one record of up to 16 KiB; return its size."""
         inner = b"".join((content, _DATA))
         size = OVERHEAD + len(content)
         header = _START + (size - HEADER).to_bytes(2)
@@ -108,14 +108,14 @@ class RecordSealer(RecordKey):
         return size
 
     def record(self, kind: int, content: bytes) -> bytes:
-        """Return one record of any type, and of no more than 16 KiB. LaneError as from ``seal``."""
+        """Return one record of any type, with at most 16 KiB of content. LaneError as from ``seal``."""
         number = self._take_numbers(1)
         inner = content + bytes([kind])
         header = _START + (len(inner) + TAG).to_bytes(2)
         return header + self._aead.encrypt((self._iv ^ number).to_bytes(IV), inner, header)
 
     def update(self, *, asking: bool = False) -> bytes:
-        """Return a KeyUpdate, ``asking`` for one in return; the next key follows it (section 4.6.3)."""
+        """Return a KeyUpdate, ``asking`` for one in return, and switch to the next key (section 4.6.3)."""
         record = self.record(HANDSHAKE, bytes([KEY_UPDATE, 0, 0, 1, asking]))
         self._take_next_key()
         return record

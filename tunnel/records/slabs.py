@@ -1,7 +1,7 @@
-"""Memory for what is read in bulk and kept until it is delivered: what was given up last is used again first.
+"""A LIFO pool of buffers for payload that is read in bulk and kept until it is delivered.
 
-That is still in a cache, as memory of malloc's heap or of a ring would not be. A slab is used again only when
-no view of it is left, whoever had one: a bytearray says so itself, as it cannot be resized before.
+The buffer released last is still in a CPU cache, unlike memory from malloc or a ring buffer. A slab is reused
+only when no view of it is left: until then its bytearray cannot be resized.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from tunnel.units import KIB
 from tunnel.wire.codes import MAX_DATA
 
 SIZE = MAX_DATA
-"""Bytes of a slab: the most of a frame."""
+"""Bytes of a slab: the maximum of a frame."""
 
 MOST_SPARE = 16
-"""Slabs that wait to be used again; more are given back to malloc."""
+"""Maximum number of pooled slabs; more are freed."""
 
 LEAST = 64 * KIB
-"""A piece of a slab has so many bytes at least; fewer are copied, and pin nothing."""
+"""Minimum bytes of a piece of a slab; fewer are copied and pin nothing."""
 
 _spare: list[bytearray] = []
 _NONE = memoryview(b"")
 
 
 def take_slab() -> bytearray:
-    """Return ``SIZE`` bytes of memory to which nobody else refers."""
+    """Return ``SIZE`` bytes of memory without other references."""
     try:
-        return _spare.pop()  # of which another worker's thread may have taken the last
+        return _spare.pop()  # another worker's thread may have taken the last one
     except IndexError:
         return bytearray(SIZE)
 
 
 def give_back(slab: bytearray) -> None:
-    """Let it be used again, unless there is a view of it."""
+    """Return ``slab`` to the pool, unless there is a view of it."""
     if len(_spare) < MOST_SPARE:
         try:
             slab.append(slab.pop())
@@ -43,25 +43,25 @@ def give_back(slab: bytearray) -> None:
 
 
 class ReadBuffers:
-    """Where one stream reads to, piece behind piece of a slab, then of the next.
+    """The read buffers of one stream: consecutive pieces of slabs.
 
-    Of all that its stream keeps, up to one slab at each end is pinned beside it; without any, none is.
-    ``least`` is how many bytes a read should have room for.
+    In addition to what the stream keeps, up to one slab at each end is pinned; if it keeps nothing, none is.
+    ``least`` is the minimum room for a read, in bytes.
     """
 
     __slots__ = ("_ahead", "_bulk", "_ends", "_free", "_least", "_lent", "_slabs")
 
     def __init__(self, least: int) -> None:
         self._least = least
-        self._slabs: deque[bytearray] = deque()  # with pieces that are not delivered; last the present one
-        self._ends: deque[int] = deque()  # where in the stream the last piece of each ends
-        self._free = _NONE  # what is left of the present one
-        self._lent: list[memoryview] = []  # what ``rooms`` said last
-        self._ahead: list[bytearray] = []  # slabs of which these are, but the first of them
-        self._bulk = False  # the last time brought much
+        self._slabs: deque[bytearray] = deque()  # with undelivered pieces; the current one last
+        self._ends: deque[int] = deque()  # stream offset where the last piece of each ends
+        self._free = _NONE  # the free rest of the current one
+        self._lent: list[memoryview] = []  # returned by the last ``rooms``
+        self._ahead: list[bytearray] = []  # their slabs, except that of the first
+        self._bulk = False  # the last read was large
 
     def rooms(self, limit: int) -> list[memoryview]:
-        """Return memory for ``limit`` bytes in parts, or less: to be read into, and then call ``pieces``."""
+        """Return buffers for at most ``limit`` bytes in all; read into them, then call ``pieces``."""
         lent = self._lent
         lent.append(self.room(limit))
         left = limit - len(lent[0])
@@ -73,7 +73,7 @@ class ReadBuffers:
         return lent
 
     def pieces(self, count: int, end: int) -> list[bytes | memoryview]:
-        """Return what was read, as ``take`` does, of all rooms together; nobody else has a view of them."""
+        """Return what was read into all rooms, like ``take``; there must be no other view of them."""
         sizes, ahead = list(map(len, self._lent)), self._ahead
         self._lent, self._ahead = [], []
         self._bulk = count >= self._least
@@ -95,13 +95,13 @@ class ReadBuffers:
         self._free = memoryview(slab)
 
     def room(self, limit: int) -> memoryview:
-        """Return memory for ``limit`` bytes, or fewer: to be read into, and then ``take`` is to be called."""
+        """Return a buffer for at most ``limit`` bytes; read into it, then call ``take``."""
         if len(self._free) < min(limit, self._least):
             self._present(take_slab())
         return self._free[:limit]
 
     def take(self, count: int, end: int) -> bytes | memoryview:
-        """Return what was read, ``count`` bytes of the stream before ``end``: the caller's from now on."""
+        """Return the ``count`` bytes read, up to stream offset ``end``; the caller owns them."""
         piece: bytes | memoryview = self._free[:count]
         if count < LEAST:
             piece = bytes(piece)
@@ -112,7 +112,7 @@ class ReadBuffers:
         return piece
 
     def release(self, offset: int) -> None:
-        """Everything before ``offset`` of the stream is delivered, and nobody needs it any more."""
+        """Release everything before ``offset`` of the stream, which is delivered."""
         while self._slabs and self._ends[0] <= offset:
             if len(self._slabs) == 1:
                 self._free = _NONE

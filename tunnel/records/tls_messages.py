@@ -1,4 +1,4 @@
-"""What TLS says beside data, once its handshake is over: alerts and handshake messages (RFC 8446)."""
+"""TLS alerts and handshake messages after the handshake, and error texts for them (RFC 8446)."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ ALERT, HANDSHAKE, DATA = 21, 22, 23
 """Content types of records (section 5.1)."""
 
 RECORD = 16 * 1024
-"""The most content of a record, in bytes (section 5.1)."""
+"""Maximum content of a record, in bytes (section 5.1)."""
 
 HEADER = 5
-"""Bytes in front of a record: its type, a version, its length."""
+"""Bytes of a record header: type, version, length."""
 
 TAG = 16
-"""Bytes that every suite adds to what it encrypts."""
+"""Bytes of the authentication tag, the same for every suite."""
 
 OVERHEAD = HEADER + 1 + TAG
-"""Bytes of a record beside its content; the one is its true type, behind the content (section 5.2)."""
+"""Bytes of a record besides its content: header, content type, tag (section 5.2)."""
 
 NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
-"""Handshake messages that may follow the handshake (section 4)."""
+"""Post-handshake messages (section 4.6)."""
 
 CLOSE_NOTIFY = b"\x01\x00"
 
 FATAL = 2
 UNEXPECTED_MESSAGE, BAD_RECORD_MAC, RECORD_OVERFLOW, ILLEGAL_PARAMETER, DECODE_ERROR = 10, 20, 22, 47, 50
-"""Alerts for what a peer sent that TLS does not allow (section 6.2)."""
+"""Alerts for protocol violations of the peer (section 6.2)."""
 
 BAD_CERTIFICATE, ACCESS_DENIED, NO_APPLICATION_PROTOCOL = 42, 49, 120
-"""Alerts by which one side refuses the other (section 6.2)."""
+"""Alerts with which one side refuses the other (section 6.2)."""
 
-SPOILT = "TLS failed: a record is not what the peer sent"
-"""What bad_record_mac means to who found it."""
+SPOILT = "TLS failed: a record failed authentication (bad_record_mac)"
+"""Reason when a received record cannot be decrypted."""
 
-CLOSED = "it was closed without GOAWAY"
-"""What the end of a connection means, said by close_notify or not."""
+CLOSED = "closed without GOAWAY"
+"""Reason when a connection ended, with or without close_notify."""
 
 NOT_LISTED = (
     "the peer does not list this host in its configuration, or lists it twice (TLS alert access_denied): "
-    "there has to be one [[peer]] there whose name is in this host's certificate"
+    "it needs exactly one [[peer]] whose name is in this host's certificate"
 )
-"""What access_denied means to the dialing side: only the accepting one sends it."""
+"""Reason for access_denied on the dialing side: only the accepting side sends it."""
 
-_ALERTS = {  # those that a peer has reason to send once it knows our certificate (section 6)
+_ALERTS = {  # that a peer may send after it received our certificate (section 6)
     10: "unexpected_message",
     20: "bad_record_mac",
     22: "record_overflow",
@@ -61,7 +61,7 @@ _ALERTS = {  # those that a peer has reason to send once it knows our certificat
 
 
 def count_records(flight: bytes) -> int:
-    """How many TLS records a whole flight is."""
+    """Return the number of TLS records in a complete flight."""
     count = position = 0
     while position < len(flight):
         position += HEADER + int.from_bytes(flight[position + 3 : position + HEADER])
@@ -70,29 +70,29 @@ def count_records(flight: bytes) -> int:
 
 
 def explain_record(kind: int, content: bytes) -> str:
-    """Why a kernel lane is of no more use after a record; "" if it is."""
+    """Return why a record makes a kernel lane unusable; "" if it does not."""
     if kind == ALERT:
         return explain_alert(content)
     if kind == HANDSHAKE:
         return _explain_handshake(content)
-    return "" if kind == DATA else f"the peer broke TLS: a record of type {kind}"
+    return "" if kind == DATA else f"the peer violated the TLS protocol: record of type {kind}"
 
 
 def explain_alert(content: bytes) -> str:
-    """Why a connection is of no more use after an alert: after each, as section 6 has it."""
+    """Return why an alert ends the connection: every alert does (section 6)."""
     if content == CLOSE_NOTIFY:
         return CLOSED
     if len(content) != 2:
-        return f"the peer broke TLS: an alert of {len(content)} bytes"
+        return f"the peer violated the TLS protocol: alert of {len(content)} bytes"
     number = content[1]
     if number == ACCESS_DENIED:
         return NOT_LISTED
     name = f" ({_ALERTS[number]})" if number in _ALERTS else ""
-    return f"the peer refused it: TLS alert {number}{name}; its log says more"
+    return f"the peer refused the connection: TLS alert {number}{name}; see its log"
 
 
 def _explain_handshake(content: bytes) -> str:
-    """OpenSSL sends session tickets behind its handshake; nobody uses them. Nothing else may follow."""
+    """Ignore session tickets, which OpenSSL sends after the handshake. Nothing else is allowed."""
     while len(content) >= 4 and content[0] == NEW_SESSION_TICKET:
         end = 4 + int.from_bytes(content[1:4])
         if end > len(content):
@@ -101,5 +101,5 @@ def _explain_handshake(content: bytes) -> str:
     if not content:
         return ""
     if content[0] == KEY_UPDATE:
-        return "the peer changed its keys, which a kernel lane cannot follow"
-    return "the peer began another handshake"
+        return "the peer sent KeyUpdate, which a kernel lane does not support"
+    return "the peer started another TLS handshake"

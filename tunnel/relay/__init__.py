@@ -1,12 +1,11 @@
-"""Moving bytes between local sockets and a peer: links, their pumps, and how streams and lanes come to them.
+"""Relay byte streams between local sockets and a peer: links, their pumps, and how streams and lanes start.
 
-``link`` joins a session (from ``wire``) and its lanes (from ``lanes``): who sends when, lost lanes, resuming.
-``stream_table`` is its table of pumps; ``pump`` and ``spliced_pump`` own one local socket each. ``ingress``
+``link`` combines a session (from ``wire``) with its lanes (from ``lanes``): sending, lost lanes, resuming.
+``stream_table`` is its table of pumps; ``pump`` and ``spliced_pump`` each own one local socket. ``ingress``
 accepts local connections and checks their users, ``egress`` connects to local targets that the peer may
-reach. ``dialer`` makes outgoing lanes, ``lane_acceptor`` takes incoming ones. ``target_check`` asks what a
-peer would accept, ``link_status`` writes status, ``address`` has the addresses and allow rules of all of
-these.
+reach. ``dialer`` makes outgoing lanes, ``lane_acceptor`` accepts incoming ones. ``target_check`` asks what a
+peer would accept, ``link_status`` reports status, ``address`` defines addresses and allow rules.
 
-No configuration file (plans such as ``LinkPlan`` come from ``daemon``), no TLS record, and no knowledge of
-QEMU or libvirt may enter: a stream is bytes in two directions.
+Not allowed here: configuration files (plans such as ``LinkPlan`` come from ``daemon``), TLS records, and any
+knowledge of QEMU or libvirt: a stream is bytes in two directions.
 """

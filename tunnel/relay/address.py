@@ -1,4 +1,4 @@
-"""Addresses: how an ingress listens, what an egress dials, and what a peer may ask for.
+"""Addresses: where an ingress listens, what an egress dials, and what a peer may request.
 
 ===============================  ==========================================================
 ``redirect:127.0.1.2:100-200``   listen only: a loopback alias whose port range is redirected
@@ -6,16 +6,16 @@
 ``unix:/run/qemu/web1.sock``     listen or target
 ``tcp:127.0.0.1:100-200``        allow rule: a host and its ports (``tcp:127.0.0.1:100`` is one port)
 ``unix:/run/qemu/*``             allow rule: ``*`` and ``?`` stay within one path component
-``hostb.example:16515``          an endpoint: where a daemon meets its peers
-``[fe80::1%eth0]:16515``         an endpoint on one link, with the interface that leads to it
+``hostb.example:16515``          an endpoint: where a daemon listens for its peers
+``[fe80::1%eth0]:16515``         a link-local endpoint, with its interface
 ===============================  ==========================================================
 
-IPv6 addresses stand in brackets: ``tcp:[::1]:49152``. Names are never looked up for a target or a rule:
-what is checked against the allow list must be what is dialled. ``localhost`` is just another spelling of
-127.0.0.1. Parsing brings every address into one canonical form, ``str()`` gives that form back, and
-parsing it again gives an equal address; in an OPEN frame a target travels as that text.
+IPv6 addresses are written in brackets: ``tcp:[::1]:49152``. Names are never resolved for a target or a rule:
+the address checked against the allow list must be the address dialled. ``localhost`` is an alias of
+127.0.0.1. Parsing brings every address into one canonical form, which ``str()`` returns; parsing that again
+gives an equal address. An OPEN frame carries a target in this form.
 
-Everything here raises ValueError, with a text that is meant for the operator.
+All errors are ValueErrors, with a text for the operator.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from typing import TypeAlias
 from tunnel.names import fault_of, folded, host_name
 
 MAX_TARGET_BYTES = 1024
-"""UTF-8 bytes that a target may take in an OPEN frame."""
+"""Maximum length of a target in an OPEN frame, in UTF-8 bytes."""
 
 MAX_UNIX_PATH_BYTES = 107
 """``sun_path`` has 108 bytes and ends with NUL (unix(7))."""
 
 DEFAULT_PORT = 16515
-"""Where daemons meet, unless the configuration says otherwise."""
+"""Port on which daemons listen for peers, unless configured otherwise."""
 
 _HOST_PORTS = re.compile(
     r"(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<bare>[^\[\]:]+))"
@@ -76,7 +76,7 @@ class UnixAddress:
         size = len(self.path.encode())
         _require(
             size <= MAX_UNIX_PATH_BYTES,
-            f"the socket path {self.path!r} has {size} bytes, the kernel takes {MAX_UNIX_PATH_BYTES}:"
+            f"the socket path {self.path!r} has {size} bytes, the limit is {MAX_UNIX_PATH_BYTES}:"
             " use a shorter directory",
         )
 
@@ -86,7 +86,7 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class RedirectAddress:
-    """A loopback alias and the port range of it, both ends included, that is redirected to one listener."""
+    """A loopback alias and the range of its ports, inclusive, that is redirected to one listener."""
 
     host: str
     first_port: int
@@ -107,7 +107,7 @@ TargetAddress: TypeAlias = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class TcpRule:
-    """Allows one host's ports from ``first_port`` to ``last_port``, both included."""
+    """Allows one host's ports from ``first_port`` to ``last_port``, inclusive."""
 
     host: str
     first_port: int
@@ -132,7 +132,7 @@ class TcpRule:
 
 @dataclass(frozen=True, slots=True)
 class UnixRule:
-    """Allows the socket paths that fit ``pattern``, component by component."""
+    """Allows the socket paths that match ``pattern``, component by component."""
 
     pattern: str
 
@@ -144,13 +144,13 @@ class UnixRule:
 
     @property
     def directory(self) -> PurePosixPath:
-        """The last directory that the pattern names without a wildcard."""
+        """The deepest directory of the pattern before any wildcard."""
         *parents, _ = self.pattern.split("/")
         named = takewhile(lambda part: not _WILDCARDS & set(part), parents)
         return PurePosixPath("/", *named)
 
     def matches(self, target: TargetAddress) -> bool:
-        """Whether this rule allows ``target``, judged by component: so ``*`` never crosses a slash."""
+        """Whether this rule allows ``target``. Matching is by component, so ``*`` never crosses a slash."""
         if not isinstance(target, UnixAddress):
             return False
         parts, patterns = target.path.split("/"), self.pattern.split("/")
@@ -162,9 +162,9 @@ AllowRule: TypeAlias = TcpRule | UnixRule
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """What a peer may reach on this host. An empty list allows nothing.
+    """The targets that a peer may reach on this host. An empty list allows nothing.
 
-    ``own`` is never allowed: where this host's daemon itself listens, so that nothing goes round.
+    ``own`` is never allowed: the addresses on which this host's daemon listens, so that there are no loops.
     """
 
     rules: tuple[AllowRule, ...] = ()
@@ -172,29 +172,29 @@ class AllowList:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> AllowList:
-        """Read the rules written in ``texts``. Raises ValueError for the first wrong one."""
+        """Parse the rules in ``texts``. Raises ValueError for the first invalid one."""
         return cls(tuple(parse_rule(text) for text in texts))
 
     def allows(self, target: TargetAddress) -> bool:
-        """Whether any rule allows ``target``, and it does not lead back."""
+        """Whether any rule allows ``target`` and it does not lead back to this daemon."""
         return not self.leads_back(target) and any(rule.matches(target) for rule in self.rules)
 
     def leads_back(self, target: TargetAddress) -> bool:
-        """Whether ``target`` is where this host's daemon listens."""
+        """Whether this host's daemon listens on ``target``."""
         return any(_takes(listen, target) for listen in self.own)
 
     @property
     def own_paths(self) -> list[str]:
-        """The unix sockets among ``own``."""
+        """The paths of the unix sockets in ``own``."""
         return [listen.path for listen in self.own if isinstance(listen, UnixAddress)]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a daemon listens for peers or finds one.
+    """An address on which a daemon listens for peers, or at which a peer listens.
 
-    ``host`` is an IP address, a link-local one with the interface that it belongs to (RFC 4007 section 11),
-    or a name, which keeps a final dot: without it the resolver may try the search domains as well.
+    ``host`` is an IP address, a link-local one with its interface (RFC 4007 section 11), or a name. A name
+    keeps its final dot: without it the resolver may append the search domains.
     """
 
     host: str
@@ -209,7 +209,7 @@ class Endpoint:
 
 
 def parse_listen(text: str) -> ListenAddress:
-    """Read the address that an ingress listens on."""
+    """Parse the listen address of an ingress."""
     match text.partition(":"):
         case "redirect", _, rest:
             host, first, last = _split_range(rest)
@@ -219,13 +219,13 @@ def parse_listen(text: str) -> ListenAddress:
         case "unix", _, path:
             return UnixAddress(_canonical_path(path))
     raise ValueError(
-        f"{text!r} is no address to listen on: write redirect:127.0.1.2:49152-49215,"
+        f"{text!r} is not a listen address: use redirect:127.0.1.2:49152-49215,"
         " tcp:127.0.1.2:49152 or unix:/absolute/path"
     )
 
 
 def parse_target(text: str) -> TargetAddress:
-    """Read the address that an egress dials, from the configuration or from an OPEN frame."""
+    """Parse the address that an egress dials, from the configuration or from an OPEN frame."""
     if len(text) > MAX_TARGET_BYTES or len(text.encode()) > MAX_TARGET_BYTES:
         raise ValueError(f"a target has at most {MAX_TARGET_BYTES} bytes")
     match text.partition(":"):
@@ -235,38 +235,38 @@ def parse_target(text: str) -> TargetAddress:
             return address
         case "unix", _, path:
             return UnixAddress(_canonical_path(path))
-    raise ValueError(f"{text!r} is no target: write tcp:127.0.0.1:49152 or unix:/absolute/path")
+    raise ValueError(f"{text!r} is not a target address: use tcp:127.0.0.1:49152 or unix:/absolute/path")
 
 
 def parse_rule(text: str) -> AllowRule:
-    """Read one entry of an allow list."""
+    """Parse one entry of an allow list."""
     match text.partition(":"):
         case "tcp", _, rest:
             host, first, last = _split_range(rest)
             return TcpRule(_canonical_ip(host), first, last)
         case "unix", _, pattern:
             return UnixRule(_canonical_path(pattern))
-    raise ValueError(f"{text!r} is no rule: write tcp:127.0.0.1:49152-49215 or unix:/run/qemu/*")
+    raise ValueError(f"{text!r} is not an allow rule: use tcp:127.0.0.1:49152-49215 or unix:/run/qemu/*")
 
 
 def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
-    """Read ``host:port``, or only ``host`` where there is a ``default_port``."""
+    """Parse ``host:port``, or ``host`` alone if there is a ``default_port``."""
     host, first, last = _split(text)
     port = default_port if first is None else first
     if port is None or last is not None:
-        raise ValueError(f"{text!r} does not name a port: write HOST:PORT")
+        raise ValueError(f"{text!r} has no port: use HOST:PORT")
     return Endpoint(_canonical_host(host), port)
 
 
 def parse_name(text: str) -> str:
-    """Read a host's name, as its certificate carries it: no wildcard, no IP address; in lower case."""
+    """Parse a host's name as in its certificate: no wildcard, no IP address. Returned in lower case."""
     return host_name(text)
 
 
 def default_target(listen: ListenAddress) -> TargetAddress | None:
-    """Return what an ingress asks its peer for by default: the same path, or the same port on 127.0.0.1.
+    """Return the default target of an ingress: the same path, or the same port on 127.0.0.1.
 
-    None for a redirected range: every caller names its own port there.
+    None for a redirected range: there the target port is the one that each client connected to.
     """
     match listen:
         case TcpAddress():
@@ -278,7 +278,7 @@ def default_target(listen: ListenAddress) -> TargetAddress | None:
 
 
 def covers(rule: AllowRule, listen: ListenAddress) -> bool:
-    """Whether ``rule`` allows any target that is taken at ``listen``."""
+    """Whether ``rule`` allows any target that ``listen`` accepts."""
     match rule, listen:
         case TcpRule(host, first, last), RedirectAddress(alias, low, high):
             return host == alias and first <= high and low <= last
@@ -297,15 +297,15 @@ def _takes(listen: ListenAddress, target: TargetAddress) -> bool:
 def _parse_tcp(rest: str) -> TcpAddress:
     host, first, last = _split(rest)
     if first is None or last is not None:
-        raise ValueError(f"{rest!r} does not name one port: write tcp:ADDRESS:PORT")
+        raise ValueError(f"{rest!r} needs exactly one port: use tcp:ADDRESS:PORT")
     return TcpAddress(_canonical_ip(host), first)
 
 
 def _split_range(text: str) -> tuple[str, int, int]:
-    """``host:first-last``, where ``host:port`` is a range of one."""
+    """Parse ``host:first-last``; ``host:port`` is a range of one port."""
     host, first, last = _split(text)
     if first is None:
-        raise ValueError(f"{text!r} does not name a port or a port range: write ADDRESS:FIRST-LAST")
+        raise ValueError(f"{text!r} has no port or port range: use ADDRESS:FIRST-LAST")
     return host, first, first if last is None else last
 
 
@@ -324,13 +324,13 @@ def _canonical_ip(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        raise ValueError(f"{host!r} is not an IP address (names are not looked up here)") from None
+        raise ValueError(f"{host!r} is not an IP address (host names are not resolved here)") from None
     if isinstance(address, ipaddress.IPv6Address):
         _require(
             address.scope_id is None,
-            f"{host!r} names an interface: only host.listen and a peer's address may be link-local",
+            f"{host!r} has an interface: only host.listen and a peer's address may be link-local",
         )
-        # ::ffff:127.0.0.1 dials 127.0.0.1, so it must be judged as 127.0.0.1.
+        # Connecting to ::ffff:127.0.0.1 reaches 127.0.0.1, so it must be checked as 127.0.0.1.
         return str(address.ipv4_mapped or address)
     return str(address)
 
@@ -352,52 +352,52 @@ def _absolute_or_not(host: str) -> str:
 
 
 def _canonical_link_local(host: str, address: ipaddress.IPv6Address) -> str:
-    """Such an address exists once on every interface, so it means nothing without one (RFC 4007)."""
+    """Require an interface: a link-local address is ambiguous without one (RFC 4007)."""
     _require(
         address.scope_id is not None,
-        f"{host} is a link-local address: name its interface as well, as in [{host}%eth0]",
+        f"{host} is a link-local address: add its interface, as in [{host}%eth0]",
     )
-    _require(address.is_link_local, f"{host!r} names an interface, but is not a link-local address")
+    _require(address.is_link_local, f"{host!r} has an interface, but is not a link-local address")
     fit = address.scope_id is not None and _INTERFACE.fullmatch(address.scope_id)
-    _require(bool(fit), f"{host!r}: {address.scope_id!r} is not the name of an interface")
+    _require(bool(fit), f"{host!r}: {address.scope_id!r} is not an interface name")
     return str(address)
 
 
 def _canonical_path(path: str) -> str:
-    """Drop doubled slashes and ``.``. What ``..`` means depends on symbolic links, so it is refused."""
+    """Remove doubled slashes and ``.``. Refuse ``..``, whose meaning depends on symbolic links."""
     _require(path.startswith("/"), f"the socket path {path!r} is not absolute")
-    _require(path.isprintable(), f"the socket path {path!r} has unprintable characters")
+    _require(path.isprintable(), f"the socket path {path!r} contains unprintable characters")
     _require(".." not in path.split("/"), f"the socket path {path!r} contains '..'")
     canonical = "/" + posixpath.normpath(path).lstrip("/")
-    _require(canonical != "/", f"the socket path {path!r} names no file")
+    _require(canonical != "/", f"the socket path {path!r} has no file name")
     return canonical
 
 
 def _loopback(address: TcpAddress) -> TcpAddress:
-    """Callers of an ingress are local programs: nothing may enter in plaintext from the network."""
+    """Require a loopback address: an ingress must not accept plaintext from the network."""
     _require(
         ipaddress.ip_address(address.host).is_loopback,
-        f"{address.host} is not a loopback address: an ingress takes connections of this host only",
+        f"{address.host} is not a loopback address: an ingress accepts local connections only",
     )
     return address
 
 
 def _check_dialable(host: str) -> None:
     address = ipaddress.ip_address(host)
-    _require(not address.is_unspecified, f"{host} is not an address that can be dialled")
+    _require(not address.is_unspecified, f"{host} is the unspecified address and cannot be dialled")
     without_interface = address.version == 6 and address.is_link_local
     _require(not without_interface, f"{host} is a link-local address, which cannot be a target")
 
 
 def _check_alias(host: str) -> None:
-    """Refuse what cannot be a peer's own address for this host's programs: it must mean nothing else yet."""
+    """Require a loopback alias that has no other use on this host."""
     address = ipaddress.ip_address(host)
     fit = address.version == 4 and address.is_loopback and host not in _UNUSABLE_ALIASES
-    _require(fit, f"{host} cannot stand for a peer: take another of 127.0.0.0/8, such as 127.0.1.2")
+    _require(fit, f"{host} cannot be a peer's alias: use another address in 127.0.0.0/8, such as 127.0.1.2")
 
 
 def _check_canonical(given: str, canonical: str) -> None:
-    _require(given == canonical, f"{given!r} is not in canonical form: that would be {canonical!r}")
+    _require(given == canonical, f"{given!r} is not in canonical form, use {canonical!r}")
 
 
 def _check_range(first: int, last: int) -> None:

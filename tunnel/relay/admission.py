@@ -1,15 +1,15 @@
-"""Which connections may try to prove that they are a peer's: bounded in number, rate and time, by source.
+"""Admission control for unauthenticated connections: by source, limited in number, rate and time.
 
-Whoever has no certificate must neither take the places of those who have, nor the time of the loop. So
+Clients without a certificate must not use up the slots of peers, nor the time of the event loop:
 
-- a full table makes room: the oldest connection of the source that has the most is given up. A peer that
-  comes while a stranger fills the table is through before its turn to go has come;
-- each source has a rate, and strangers have one together. What is beyond it is refused unread;
-- sources of configured peers have a table and rates of their own, the highest while a peer lacks a lane. That
-  one is for as long as the peer's certificate was not shown too often: strangers cannot use it up, and a
-  peer cannot use it to busy us. While other peers have lanes it is lower in the long run, for their sake.
+- A full table makes room: it drops the oldest connection of the source that has the most. A peer that
+  connects while strangers fill the table is authenticated before it becomes the oldest.
+- Each source has a rate, and all strangers share another. Excess connections are refused unread.
+- Sources of configured peers have a table and rates of their own, the highest while a peer lacks a lane. That
+  one is limited by how often the peer's certificate was verified: strangers cannot use it up, and a peer
+  cannot use it to keep this host busy. While other peers have lanes its long-term rate is lower.
 
-There is no clock and no socket here: times are seconds of any clock that never goes back.
+No clock and no sockets here: times are seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from enum import Enum
 from tunnel.net.token_bucket import Bucket, Rate
 
 MOST_STRANGERS = 64
-"""Connections from addresses of nobody that may be between accept and proof."""
+"""Most unauthenticated connections from addresses that belong to no peer."""
 
 LEAST_KNOWN = 64
-"""As many, at least, from addresses of configured peers; or two for each peer."""
+"""Most of those from addresses of configured peers, or two for each peer if that is more."""
 
 HASTE = 3.0
-"""Seconds that a connection has while more than half of a table is taken; otherwise the handshake's own."""
+"""Seconds until a connection may be dropped if its table is half full; else the handshake timeout applies."""
 
 STRANGER = Rate(32, 5)
 STRANGERS = Rate(128, 25)
@@ -35,15 +35,15 @@ KNOWN = Rate(64, 5)
 EXPECTED = Rate(256, 250)
 BESIDE = Rate(64, 20)
 PROOFS = Rate(80, 8)
-"""Of connections: one stranger's, all strangers', a peer's, one that lacks a lane, the same while other peers
-have some; and of a peer's proofs: with a stranger's rate on top, no less than a dialer makes."""
+"""Connections of one stranger, of all strangers, of a peer, of a peer that lacks a lane, of such a peer while
+others have lanes; then authentications of one peer: with a stranger's rate added, enough for any dialer."""
 
 MOST_SOURCES = 4096
-"""Sources whose rate is remembered; full buckets are forgotten first."""
+"""Sources whose rate is tracked; full buckets are discarded first."""
 
 
 class SourceClass(Enum):
-    """What is known of a source before a connection from it has proven anything."""
+    """Class of a source before authentication."""
 
     STRANGER = "stranger"
     KNOWN = "known"
@@ -61,7 +61,7 @@ _RATES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdmissionSlot:
-    """One connection's, until it has proven to be a peer's, or ended."""
+    """The slot of one connection until it is authenticated or closed."""
 
     source: str
     standing: SourceClass
@@ -69,7 +69,7 @@ class AdmissionSlot:
 
 
 class Table:
-    """Places of one kind, of which there are ``most``."""
+    """A table of at most ``most`` slots."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -80,7 +80,7 @@ class Table:
         return len(self._places)
 
     def add(self, place: AdmissionSlot, now: float) -> list[AdmissionSlot]:
-        """Take it in; the places that have to go for it, which are taken out."""
+        """Add a slot. Return the slots that were removed to make room for it."""
         gone = self._late(now) if len(self._places) >= self._most // 2 else []
         for late in gone:
             self.remove(late)
@@ -92,7 +92,7 @@ class Table:
         return gone
 
     def remove(self, place: AdmissionSlot) -> None:
-        """It is over, if it was not before."""
+        """Remove a slot if it is there."""
         if place in self._places:
             del self._places[place]
             self._counts[place.source] -= 1
@@ -108,12 +108,12 @@ class Table:
         return late
 
     def _oldest(self, count: int) -> AdmissionSlot:
-        """The oldest place of a source that has ``count``."""
+        """Return the oldest slot of a source that has ``count`` slots."""
         return next(place for place in self._places if self._counts[place.source] == count)
 
 
 class Admission:
-    """See the module. ``peers``: how many are configured."""
+    """Per-source limits on unauthenticated connections. ``peers``: how many are configured."""
 
     def __init__(self, peers: int, now: float) -> None:
         self._strangers = Table(MOST_STRANGERS)
@@ -123,15 +123,15 @@ class Admission:
         self._proofs: dict[str, Bucket] = {}  # by peer
 
     def __len__(self) -> int:
-        """Connections that have proven nothing yet."""
+        """The number of unauthenticated connections."""
         return len(self._strangers) + len(self._known)
 
     def admit(
         self, source: str, standing: SourceClass, now: float
     ) -> tuple[AdmissionSlot | None, list[AdmissionSlot]]:
-        """Give a new connection a place, or None when there were too many from its source lately.
+        """Return a slot for a new connection, or None if its source exceeds its rate.
 
-        Returns as well the places of those that have to go for it: they are taken away already.
+        Also returns the slots that were removed to make room for it.
         """
         if not self._bucket(source, standing, now).take(now):
             return None, []
@@ -141,7 +141,7 @@ class Admission:
         return place, self._table(standing).add(place, now)
 
     def proved(self, place: AdmissionSlot, peer: str, now: float) -> None:
-        """The connection is a peer's: what it took of its source's rate is given back, if not too often."""
+        """Free the slot of an authenticated connection, and refund its rate unless that is too often."""
         self.leave(place)
         if self._proofs.setdefault(peer, Bucket(PROOFS, now)).take(now):
             self._bucket(place.source, place.standing, now).give_back()
@@ -149,12 +149,12 @@ class Admission:
                 self._together.give_back()
 
     def may_expect(self, peer: str, now: float) -> bool:
-        """Whether a peer without a lane is to be met halfway: not one that has come too often lately."""
+        """Whether a peer that lacks a lane gets the higher rate: not if it has authenticated too often."""
         bucket = self._proofs.get(peer)
         return bucket is None or bucket.has(now)
 
     def leave(self, place: AdmissionSlot) -> None:
-        """The connection has ended, or is known; may be called again, to no effect."""
+        """Free the slot: the connection has ended or is authenticated. Idempotent."""
         self._table(place.standing).remove(place)
 
     def _table(self, standing: SourceClass) -> Table:
@@ -169,6 +169,6 @@ class Admission:
         return bucket
 
     def _forget(self, now: float) -> None:
-        """Forget who did not come for a while; or everybody, as a rate for all strangers remains."""
+        """Discard idle sources, or all if most are busy: the rate shared by strangers still holds."""
         kept = {key: bucket for key, bucket in self._sources.items() if not bucket.full(now)}
         self._sources = kept if len(kept) < MOST_SOURCES else {}

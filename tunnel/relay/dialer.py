@@ -1,4 +1,4 @@
-"""Keeping a link up from our side: the first lane of a session, more of them, those in place of lost ones."""
+"""Keep a link up from this side: dial its first lane, additional lanes, and replacements of lost ones."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class DialPlan:
-    """Where a peer listens, and how lanes to it are made."""
+    """The address of a peer, and how to make lanes to it."""
 
     host: str
     port: int
-    contexts: Callable[[], TlsContexts]  # for the next lane: certificates are renewed. CertificateError
+    contexts: Callable[[], TlsContexts]  # current ones, for the next lane; raises CertificateError
     congestion: str | None
-    source: str | None = None  # the address of this host to dial from, where it can reach the peer's
+    source: str | None = None  # local address to dial from, if it can reach the peer's
     make_lane: LaneMaker = userspace
-    doubt: Callable[[], str] = lambda: ""  # what of this host may be why a peer refuses its lanes
+    doubt: Callable[[], str] = lambda: ""  # why a peer may refuse lanes of this host
 
 
 class Dialer:
-    """Runs as long as the link is wanted."""
+    """Keeps one link up, with backoff, for as long as ``run`` runs."""
 
     def __init__(self, plan: DialPlan, link: Link) -> None:
         self._plan = plan
         self._link = link
         self._backoff = Backoff(lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load
-        self._address = ""  # of the peer, that the last attempt connected to
-        self._failed: dict[str, float] = {}  # addresses that led to no lane, and when
+        self._address = ""  # of the peer, used by the last attempt
+        self._failed: dict[str, float] = {}  # addresses of failed attempts, and when they failed
         self._segments = MssFallback()
         self._segment: int | None = None  # of the last attempt
         self._said = ""
 
     async def run(self) -> None:
-        """Connect whenever there is no session, resume whenever ours lacks a lane. Never returns."""
+        """Connect when there is no session, resume when a session of ours lacks a lane. Never returns."""
         loop = asyncio.get_running_loop()
         while True:
             while not self._wanted():
@@ -78,17 +78,17 @@ class Dialer:
                 self._backoff.failed(resuming=resuming)
 
     def _learn_from_loss(self, now: float) -> None:
-        """Make the next lane with smaller segments if one was lost because nothing got through."""
+        """Use smaller segments for the next lane if one was lost because it stalled."""
         stalled, self._link.stalled = self._link.stalled, None
-        # Otherwise that lane was older than the last lesson.
+        # Otherwise that lane was made before the last change of size.
         if stalled is not None and self._segments.size(now) == self._segment:
             self._shrink(stalled, now)
 
     def _shrink(self, stalled: LaneStalled, now: float) -> None:
         if self._segments.stalled(now, stalled) and (size := self._segments.size(now)):
-            doubt = "get" if stalled.proven else "may get"
+            doubt = "are" if stalled.proven else "may be"
             reason = (
-                f"full packets {doubt} lost on the way: the next connection uses segments of {size} bytes"
+                f"full-size packets {doubt} lost on the path: the next connection uses {size}-byte segments"
             )
             self._link.note("smaller segments", reason)
 
@@ -96,7 +96,7 @@ class Dialer:
         return self._link.wants_lane or self._link.session is None
 
     async def _tried(self) -> bool:
-        """Whether an attempt succeeded; what was wrong is reported."""
+        """Make an attempt. Return whether it succeeded; report why it failed."""
         try:
             await self._attempt()
         except LaneError as error:
@@ -109,31 +109,31 @@ class Dialer:
             self._report(str(error))
         except Exception as error:  # a bug must not end the daemon, and every migration with it
             log.exception("attempt to connect failed", peer=self._link.peer)
-            self._report(f"a fault of this daemon: {error!r}")
+            self._report(f"internal error: {error!r}")
         else:
             return True
         return False
 
     def _report(self, reason: str) -> None:
-        """Say what is wrong once, not at every attempt."""
+        """Report a failure once, not at every attempt."""
         if reason != self._said:
             self._said = reason
             self._link.note("cannot connect", reason)
 
     async def replace(self, old: int) -> None:
-        """Bring a lane in the place of lane ``old``, which lives. Raises TunnelError or OSError."""
+        """Dial a lane that replaces lane ``old``, which is up. Raises TunnelError or OSError."""
         self._segment = self._segments.size(asyncio.get_running_loop().time())
         lane = await self._lane(await self._connect(), LaneState.AWAIT_RESUMED)
         if old not in self._link.lanes:
-            lane.abort()  # it was lost meanwhile, and is to be resumed
+            lane.abort()  # lost in the meantime: resume it instead
             return
-        applicant = OutgoingLane(self._link)
-        lane.start(applicant)
+        outgoing = OutgoingLane(self._link)
+        lane.start(outgoing)
         self._link.ask_resume(lane, old)
-        await applicant.outcome(lane)
+        await outgoing.outcome(lane)
 
     async def _lane(self, sock: socket.socket, state: LaneState) -> Lane:
-        """Shake hands."""
+        """Make a lane by a TLS handshake on ``sock``."""
         try:
             contexts, peers = self._plan.contexts(), (self._link.peer,)
             return await self._plan.make_lane(sock, contexts, peers, state, dialing=True)
@@ -144,13 +144,13 @@ class Dialer:
     async def _attempt(self) -> None:
         self._segment = self._segments.size(asyncio.get_running_loop().time())
         sock = await self._connect()
-        with suppress(OSError):  # it may be gone already
+        with suppress(OSError):  # already disconnected
             self._address = str(sock.getpeername()[0])
         await self._join(sock)
         self._failed.pop(self._address, None)
 
     async def _join(self, sock: socket.socket) -> None:
-        """Let a connection become a lane of the link."""
+        """Make a connection a lane of the link."""
         resuming = self._link.wants_lane
         lane = await self._lane(sock, LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME)
         if resuming and self._link.wants_lane:
@@ -158,15 +158,15 @@ class Dialer:
         elif not resuming and self._link.session is None:
             await self._begin(lane)
         else:
-            lane.abort()  # the peer was faster, or the session has ended meanwhile
+            lane.abort()  # the peer connected first, or the session has ended in the meantime
 
     async def _connect(self) -> socket.socket:
         plan = self._plan
-        plan.contexts()  # without a certificate of use, the peer need not be bothered
+        plan.contexts()  # do not connect without a usable certificate
         try:
             return await connect(plan.host, plan.port, self._prepare, self._failed)
         except UnreachableError as error:
-            raise UnreachableError(f"{self._link.peer} at {plan.host} port {plan.port} {error}") from None
+            raise UnreachableError(f"{self._link.peer} at {plan.host} port {plan.port}: {error}") from None
 
     def _prepare(self, sock: socket.socket, address: str) -> None:
         tune_lane(sock, self._plan.congestion, self._segment)
@@ -174,27 +174,27 @@ class Dialer:
             sock.bind(socket_address(self._plan.source, 0)[1])
 
     async def _begin(self, lane: Lane) -> None:
-        applicant = OutgoingLane(self._link)
-        lane.start(applicant)
+        outgoing = OutgoingLane(self._link)
+        lane.start(outgoing)
         self._link.greet(lane, os.urandom(ID_SIZE))
         try:
-            await applicant.outcome(lane)
+            await outgoing.outcome(lane)
         finally:
             self._link.offer = None
 
     async def _resume(self, lane: Lane) -> None:
-        applicant = OutgoingLane(self._link)
-        lane.start(applicant)
+        outgoing = OutgoingLane(self._link)
+        lane.start(outgoing)
         session = self._link.ask_resume(lane)
         try:
-            await applicant.outcome(lane)
+            await outgoing.outcome(lane)
         except RefusedError as error:
             if error.code is Code.SESSION_UNKNOWN:
                 self._unknown_there(lane, f"cannot resume: {error}", session)
             raise
 
     def _unknown_there(self, lane: Lane, reason: str, session: Session) -> None:
-        """The session is over if who says so has had it; another address may be that of another daemon."""
+        """End the session if this address has carried it; another one may belong to another daemon."""
         if host_of(lane.remote) in self._link.places:
             self._link.end(Code.SESSION_UNKNOWN, reason, session)
         else:
@@ -202,7 +202,7 @@ class Dialer:
 
 
 def _can_reach(source: str, destination: str) -> bool:
-    """Whether ``source`` names one address, and one from which ``destination`` may be reached at all."""
+    """Whether ``source`` is a specific address from which ``destination`` may be reachable."""
     ours, theirs = ipaddress.ip_address(source), ipaddress.ip_address(destination)
     if ours.is_unspecified or ours.version != theirs.version or ours.is_loopback != theirs.is_loopback:
         return False
@@ -211,31 +211,31 @@ def _can_reach(source: str, destination: str) -> bool:
 
 
 class OutgoingLane:
-    """Owns a lane that we dialled until the peer has answered."""
+    """Handler of a dialled lane until the peer has answered. Implements LaneHandler."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def outcome(self, lane: Lane) -> None:
-        """Return when the lane is the link's. Raises what the peer or the connection had against it.
+        """Return when the link owns the lane. Raises why the peer refused it or the connection failed.
 
-        An attempt is given up without GOAWAY: if the peer has answered, GOAWAY on a lane of the session would
-        mean the end of that session.
+        A failed attempt is aborted without GOAWAY: if the peer has already answered, GOAWAY would end the
+        whole session.
         """
         try:
             await asyncio.wait([self._done], timeout=ANSWER_TIMEOUT)
         except asyncio.CancelledError:
-            if self._done.cancel():  # else the lane is not ours any more
+            if self._done.cancel():  # else the link owns the lane already
                 lane.abort()
             raise
-        if not self._done.done():  # an answer at the last moment has made the lane the link's
+        if not self._done.done():  # an answer at the last moment: the link owns the lane
             lane.abort()
-            raise LaneStalled(f"{lane.peer} accepted the connection and then stayed silent", ANSWER_TIMEOUT)
+            raise LaneStalled(f"{lane.peer} accepted the connection but sent no reply", ANSWER_TIMEOUT)
         self._done.result()
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
-        """Take the answer in; the lane's state admits no other frame."""
+        """Handle the answer; the lane's state allows no other frame."""
         if isinstance(frame, Welcome):
             self._link.welcomed(lane, frame)
         elif isinstance(frame, Resumed):
@@ -244,13 +244,13 @@ class OutgoingLane:
             self._done.set_result(None)
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state admits no DATA."""
+        """Never called: the state allows no DATA."""
 
     def on_batch_end(self, lane: Lane) -> None:
-        """Nothing was handed over."""
+        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
-        """Nothing more to send before the answer."""
+        """Nothing to send before the answer."""
 
     def on_tick(self, lane: Lane) -> None:
         """Never called: the lane is not attached."""
@@ -259,6 +259,6 @@ class OutgoingLane:
         """Never called: the lane is not attached."""
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
-        """The lane did not make it."""
+        """Report why the lane ended."""
         if not self._done.done():
             self._done.set_exception(reason)

@@ -1,8 +1,8 @@
-"""Two daemons that prove the same name: a peer that has restarted, or a copy of it (a cloned host, a backup).
+"""Two daemons with the same verified name: a restarted peer, or a duplicate (cloned or restored) host.
 
-Both come with another instance than the one that has the session. One that has restarted has left the old
-connection behind, which is closed or does not answer; so the old lanes are asked, by PING. When one of them
-answers, the newcomer is a copy: it is refused, and stays refused as long as this session exists.
+Both present another instance than the one that has the session. The old connection of a restarted peer is
+closed or unresponsive, so PING is sent on the old lanes. If one of them answers, the incoming lane belongs to
+a duplicate: it is refused, and so are its later attempts for as long as this session exists.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Payload
 
 ANSWER_WITHIN = 5.0
-"""Seconds that an old lane has to answer: less than a peer waits for WELCOME."""
+"""Seconds within which an old lane must answer: less than a peer waits for WELCOME."""
 
 MOST_REMEMBERED = 16
-"""Instances that were refused."""
+"""Refused instances that are remembered."""
 
 
 class DuplicateOutcome(Enum):
-    """How a trial ends for the newcomer."""
+    """Result of a check for the incoming lane."""
 
     TAKES_OVER = "takes over"
     IS_REFUSED = "is refused"
@@ -39,7 +39,7 @@ Settled = Callable[[DuplicateOutcome], None]
 
 
 class DuplicateHosts:
-    """What one link knows of daemons that have its peer's name.
+    """Detects duplicate hosts on one link: daemons that have its peer's name.
 
     ``lanes`` are those of the link that carry its session; ``note`` logs, and adds to ``status``.
     """
@@ -52,21 +52,21 @@ class DuplicateHosts:
         self._trial: _Trial | None = None
 
     def owns(self, lane: Lane) -> bool:
-        """Whether it is not decided yet about ``lane``."""
+        """Whether ``lane`` is being checked."""
         return self._trial is not None and self._trial.lane is lane
 
     def objection(self, instance: bytes, kept: str) -> str:
-        """Why a daemon cannot have the session, "" if it may. ``kept`` is where the one is that has it."""
+        """Return why a daemon cannot have the session, or "". ``kept``: address of the daemon that has it."""
         if instance in self._refused:
             return self._words(kept)
         if self._trial is not None:
-            return f"another daemon that calls itself {self._peer} has just asked for the session"
+            return f"another daemon named {self._peer} is requesting this session"
         return ""
 
     def judge(self, lane: Lane, instance: bytes, features: Feature, take: Callable[[], None]) -> None:
-        """Find out whether the link has lanes that are alive; then refuse ``lane``, or call ``take``.
+        """Check whether lanes of the link are up; then refuse ``lane``, or call ``take``.
 
-        ``features`` are those that the session has.
+        ``features`` are those of the session.
         """
         lanes = list(self._lanes.values())
         if not lanes:
@@ -85,12 +85,12 @@ class DuplicateHosts:
         self._trial = _Trial(lane, lanes, settled)
 
     def settle(self, outcome: DuplicateOutcome) -> None:
-        """The old daemon was heard of, or is gone: decide now, if there is something to decide."""
+        """End a pending check: the old daemon has sent something, or its lanes are gone."""
         if self._trial is not None:
             self._trial.settle(outcome)
 
     def dismiss(self, code: Code, reason: str) -> list[Lane]:
-        """End the lane, if there is one, about which it is not decided."""
+        """Close the lane that is being checked, if there is one, and return it."""
         if self._trial is None:
             return []
         lane = self._trial.lane
@@ -99,38 +99,38 @@ class DuplicateHosts:
         return [lane]
 
     def forget(self) -> None:
-        """The session is another one: whoever comes next may be who has restarted."""
+        """Forget refused instances: a new session has begun, and its peer may restart."""
         self._refused.clear()
 
     def _refuse(self, lane: Lane, instance: bytes, kept: str) -> None:
         self._refused.append(instance)
-        refused = host_of(lane.remote)  # it comes from another port each time
+        refused = host_of(lane.remote)  # the port differs each time
         self._note(
             "two daemons of one name",
-            f"two daemons call themselves {self._peer}: the one at {kept} answers and is kept, "
+            f"two daemons are named {self._peer}: the one at {kept} answers and is kept, "
             f"the one at {refused} is refused",
         )
         lane.close(Code.COLLISION, self._words(kept))
 
     def _tell(self, other: str, features: Feature) -> None:
-        """Let the daemon that is kept know of the other one."""
+        """Send a NOTICE about the other daemon to the one that is kept."""
         reason = (
-            f"another daemon that calls itself {self._peer} has connected from {other} and is refused: "
+            f"another daemon named {self._peer} has connected from {other} and was refused: "
             "two hosts have the same name and certificate"
         )
-        # On the lanes that carry the session, whatever has happened meanwhile.
+        # On the lanes that carry the session now.
         notices.tell(self._lanes.values(), features, Code.COLLISION, reason)
 
     def _words(self, kept: str) -> str:
-        """For the one that is refused: it reads this in its own log."""
+        """Return the error text for the refused daemon, which logs it."""
         return (
-            f"another daemon that calls itself {self._peer} has this link, from {kept}: "
+            f"another daemon named {self._peer} has this link, from {kept}: "
             "two hosts have the same name and certificate"
         )
 
 
 class _Trial:
-    """Owns a newcomer's lane until it is decided. Implements LaneHandler."""
+    """A check in progress: owns the incoming lane until it ends. Implements LaneHandler."""
 
     def __init__(self, lane: Lane, old: Iterable[Lane], settled: Settled) -> None:
         self.lane = lane
@@ -146,20 +146,20 @@ class _Trial:
         self.settle(DuplicateOutcome.IS_REFUSED)
 
     def settle(self, outcome: DuplicateOutcome) -> None:
-        """Decide, once."""
+        """End the check; only the first call counts."""
         self._timer.cancel()
         settled, self._settled = self._settled, None
         if settled is not None:
             settled(DuplicateOutcome.IS_GONE if self.lane.ended else outcome)
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
-        """Never called: nothing but GOAWAY may come before our answer."""
+        """Never called: only GOAWAY may arrive before our answer."""
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state admits no DATA."""
+        """Never called: the state allows no DATA."""
 
     def on_batch_end(self, lane: Lane) -> None:
-        """Nothing was handed over."""
+        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the answer."""
@@ -171,5 +171,5 @@ class _Trial:
         """Never called: the lane is not attached."""
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
-        """The newcomer has gone away."""
+        """End the check: the incoming lane is gone."""
         self.settle(DuplicateOutcome.IS_GONE)

@@ -1,7 +1,7 @@
-"""Dialling local targets for a peer: only what its allow list names, and in the order it was asked.
+"""Dial local targets for a peer: only those on its allow list, in the order of its requests.
 
-Streams of one target are dialled one after the other. QEMU's multifd channels must not overtake the main
-channel, and the order of accepted connections is the order in which they were dialled.
+Streams to one target are dialled one at a time: QEMU's multifd channels must not overtake the main channel,
+and connections are accepted in the order in which they were dialled.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, UnixAddre
 from tunnel.wire.codes import Code
 
 DEADLINE = 10.0
-"""Seconds until a target must have accepted: the hypervisor listens before its peer dials."""
+"""Seconds within which a target must accept: the hypervisor listens before its peer dials."""
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
 
-_NOT_YET = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}  # EAGAIN: a full backlog; QEMU's may be 1
+_NOT_YET = {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}  # EAGAIN: full backlog; QEMU's may be 1
 
 
 log = structlog.get_logger()
 
 
 class EgressHandler(Protocol):
-    """The table of streams, as its egress sees it."""
+    """What an egress needs from the stream table."""
 
     def on_dialled(self, number: int, sock: socket.socket) -> None:
-        """The target of stream ``number`` accepted."""
+        """Called when the target of stream ``number`` has accepted."""
 
     def on_not_dialled(self, number: int, error: RefusedError) -> None:
-        """It did not, or must not be dialled."""
+        """Called when it has not, or must not be dialled."""
 
 
 class Egress:
-    """One peer's way out, on one link."""
+    """Connects to local targets for the streams that a peer opens on one link."""
 
     def __init__(self, allowed: AllowList, requester: EgressHandler, host: str, peer: str) -> None:
-        """``host`` and ``peer`` are names for reasons: those are read on both hosts."""
+        """``host`` and ``peer`` are used in error texts, which are logged on both hosts."""
         self._allowed = allowed
         self._requester = requester
         self._host = host
         self._peer = peer
-        # Streams and their deadlines, for each target in order: the first of them is being dialled for.
+        # Streams and their deadlines by target, in order: the first one is being dialled.
         self._queues: dict[TargetAddress, dict[int, float]] = {}
-        self._targets: dict[int, TargetAddress] = {}  # of those streams
+        self._targets: dict[int, TargetAddress] = {}  # by stream
         self._serving: dict[TargetAddress, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()  # those, and others until their end
+        self._tasks: set[asyncio.Task[None]] = set()  # those, and cancelled ones until they end
 
     def request(self, number: int, text: str) -> None:
-        """Dial the target that the peer named for stream ``number``."""
+        """Dial the target that the peer requests for stream ``number``."""
         try:
             target = self.admit(text)
         except RefusedError as error:
@@ -81,7 +81,7 @@ class Egress:
         return bool(self._queues)
 
     def cancel(self, number: int) -> None:
-        """The stream is gone, and nothing of it stays: its turn passes, a connection under way is reset."""
+        """Forget a stream that is gone: dequeue it, and reset a connection in progress."""
         if number not in self._targets:
             return
         target = self._targets[number]
@@ -100,23 +100,21 @@ class Egress:
         self._serving.clear()
 
     def admit(self, text: str) -> TargetAddress:
-        """Read a target that the peer named, by the allow list alone. RefusedError when it is not allowed."""
+        """Parse a target that the peer requests, and check the allow list. Raises RefusedError."""
         try:
             target = parse_target(text)
         except ValueError as error:
-            raise RefusedError(f"on {self._host}: not a target: {error}", Code.TARGET_FORBIDDEN) from None
+            raise RefusedError(f"on {self._host}: invalid target: {error}", Code.TARGET_FORBIDDEN) from None
         if self._allowed.leads_back(target):
-            reason = (
-                f"{target} is where the mtunnel of {self._host} itself listens, and leads to no hypervisor"
-            )
+            reason = f"{target} is a listen address of mtunnel on {self._host} itself, not of a hypervisor"
             raise RefusedError(reason, Code.TARGET_FORBIDDEN)
         if not self._allowed.allows(target):
-            reason = f"{target} is not in the egress list that {self._host} has for {self._peer}"
+            reason = f"{target} is not in the egress list for {self._peer} on {self._host}"
             raise RefusedError(reason, Code.TARGET_FORBIDDEN)
         return target
 
     def _begin(self, target: TargetAddress) -> None:
-        """Dial ``target`` for who waits, if anybody does."""
+        """Dial ``target`` if streams wait for it."""
         if not self._queues[target]:
             self._leave(target)
             return
@@ -126,7 +124,7 @@ class Egress:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, target: TargetAddress) -> None:
-        """Dial ``target`` for one stream after the other until nobody waits."""
+        """Dial ``target`` for one stream after the other until none waits."""
         queue = self._queues[target]
         while queue:
             number, deadline = next(iter(queue.items()))
@@ -135,10 +133,10 @@ class Egress:
             except (RefusedError, UnreachableError) as error:
                 self._remove(number)
                 self._requester.on_not_dialled(number, self._refusal(error))
-            except Exception as error:  # who waits for the same target must not wait for ever
+            except Exception as error:  # others that wait for this target must not hang
                 log.exception("target not dialled", target=str(target))
                 self._remove(number)
-                refusal = RefusedError(f"a fault of the daemon on {self._host}: {error!r}", Code.INTERNAL)
+                refusal = RefusedError(f"internal error on {self._host}: {error!r}", Code.INTERNAL)
                 self._requester.on_not_dialled(number, refusal)
             else:
                 self._remove(number)
@@ -149,7 +147,7 @@ class Egress:
         del self._queues[self._targets.pop(number)][number]
 
     def _leave(self, target: TargetAddress) -> None:
-        """Nobody waits for ``target`` any more."""
+        """Forget ``target``: no stream waits for it."""
         del self._queues[target], self._serving[target]
 
     def _refusal(self, error: RefusedError | UnreachableError) -> RefusedError:
@@ -158,50 +156,49 @@ class Egress:
 
 
 async def dial(target: TargetAddress, deadline: float, never: Collection[str] = ()) -> socket.socket:
-    """Connect to ``target``, again while nobody listens yet. UnreachableError at ``deadline`` (loop time).
+    """Connect to ``target``, with retries until it listens. UnreachableError at ``deadline`` (loop time).
 
-    RefusedError for a unix socket that is reached by a symbolic link, or is one of those at ``never``. A
-    connection that is under way when this is cancelled is reset.
+    RefusedError if a unix socket's path contains a symbolic link, or it is one of those at ``never``. On
+    cancellation a connection in progress is reset.
     """
     pause = FIRST_PAUSE
     loop = asyncio.get_running_loop()
-    refusal: OSError | None = None  # so far
+    refusal: OSError | None = None  # the last one
     while True:
         try:
             async with asyncio.timeout_at(deadline):
                 return await _connect(target, never)
         except LinkedPathError as error:
-            reason = f"{target}: {error.filename} is a symbolic link, and egress lists name real paths"
+            reason = f"{target}: {error.filename} is a symbolic link; egress targets must be real paths"
             raise RefusedError(reason, Code.TARGET_FORBIDDEN) from None
         except ForbiddenSocketError as error:
             raise RefusedError(f"{target} {error.strerror}", Code.TARGET_FORBIDDEN) from None
         except TimeoutError:
             if refusal is not None:
-                raise UnreachableError(f"{target} cannot be reached: {_explain(refusal, target)}") from None
-            raise UnreachableError(f"{target} did not answer within {DEADLINE:.0f} seconds") from None
+                raise UnreachableError(f"cannot connect to {target}: {_explain(refusal, target)}") from None
+            raise UnreachableError(f"cannot connect to {target}: timed out after {DEADLINE:.0f} s") from None
         except OSError as error:
             if error.errno not in _NOT_YET or loop.time() + pause > deadline:
-                raise UnreachableError(f"{target} cannot be reached: {_explain(error, target)}") from None
+                raise UnreachableError(f"cannot connect to {target}: {_explain(error, target)}") from None
             refusal = error
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def _explain(error: OSError, target: TargetAddress) -> str:
-    """Say why a target could not be connected to, and where to look."""
+    """Return why connecting to a target failed, with a hint for the operator."""
     if error.errno not in _NOT_YET:
         return reason_of(error)
     if isinstance(target, TcpAddress) and (others := _elsewhere(target.port)):
         return (
-            f"{reason_of(error)}: on that port somebody listens at {' and '.join(others)} only; a QEMU that "
-            "waits for a guest does where migration_address in qemu.conf there, or virsh's --listen-address, "
-            f"says: make that {target.host}"
+            f"{reason_of(error)}; that port is open on {' and '.join(others)} only: set migration_address in "
+            f"qemu.conf on that host, or virsh's --listen-address, to {target.host}"
         )
-    return f"{reason_of(error)}: does a QEMU or a libvirt accept connections there?"
+    return f"{reason_of(error)}; is QEMU or libvirtd listening there?"
 
 
 def _elsewhere(port: int) -> list[str]:
-    """Where on this host something listens on ``port``. Not at loopback addresses: there our ingresses do."""
+    """Return local addresses on which ``port`` is open, except loopback ones, which ingresses use."""
     return [each for each in listening_at(port) if not ipaddress.ip_address(each).is_loopback]
 
 
@@ -215,7 +212,7 @@ async def _connect(target: TargetAddress, never: Collection[str]) -> socket.sock
     sock.setblocking(False)
     try:
         if isinstance(target, UnixAddress):
-            unix_path.connect(sock, target.path, never)  # at once, or EAGAIN: never "in progress"
+            unix_path.connect(sock, target.path, never)  # immediate, or EAGAIN: never EINPROGRESS
         else:
             await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
             _check_other_end(sock)
@@ -226,10 +223,10 @@ async def _connect(target: TargetAddress, never: Collection[str]) -> socket.sock
 
 
 def _check_other_end(sock: socket.socket) -> None:
-    """Refuse a connection with itself.
+    """Refuse a TCP self-connect.
 
-    TCP makes one when nobody listens on the port that is dialled and the kernel picks that very port to dial
-    from; migration ports are among those that Linux picks from.
+    It happens if no socket listens on the dialled port and the kernel picks that port as the source port;
+    migration ports are within the ephemeral port range of Linux.
     """
     if sock.getsockname() == sock.getpeername():
         raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")

@@ -1,7 +1,7 @@
-"""What went wrong with a peer, for ``status``: counted, and bounded for each kind.
+"""Incidents with one peer, for ``status``: counted, with a limit for each kind.
 
-The same thing happening again is a count, not another entry; and the entries of one kind never push out those
-of another: whatever a local user or a peer repeats, the reason why a lane was lost stays.
+A repeated incident increments a count instead of adding an entry, and entries of one kind never evict those
+of another: whatever a local user or a peer repeats, the reason for a lost lane is kept.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from datetime import UTC, datetime
 from typing import Any, overload
 
 CALLER_REFUSED = "connection refused"
-"""The kind of which others cause as many as they like, and which is never the reason for another."""
+"""The kind that local clients can cause at will, and that never causes another incident."""
 
 MOST_OF_A_KIND = 8
-"""Different reasons that are remembered of each kind; the one that is oldest makes room."""
+"""Different reasons kept for each kind; the oldest is evicted."""
 
 
 @dataclass(slots=True)
 class Incident:
-    """``what`` is its kind, one of the program's own words. It happened ``count`` times.
+    """An incident that happened ``count`` times. ``what`` is its kind, a fixed text.
 
-    ``first`` and ``last`` are seconds since 1970; ``turn`` orders the incidents by when they happened last.
-    ``code`` is the name of the protocol's code, where there is one.
+    ``first`` and ``last`` are seconds since 1970; ``turn`` orders incidents by their last occurrence.
+    ``code`` is the name of a protocol code, or "".
     """
 
     what: str
@@ -37,7 +37,7 @@ class Incident:
     count: int = 1
 
     def facts(self) -> dict[str, Any]:
-        """For ``status``; the keys are stable. ``at`` is the last time, ``since`` the first (ISO 8601)."""
+        """Return a dict for ``status`` with stable keys. ``at`` is the last time, ``since`` the first."""
         return {
             "at": moment(self.last),
             "since": moment(self.first),
@@ -49,14 +49,14 @@ class Incident:
 
 
 class Incidents(Sequence[Incident]):
-    """In the order in which they happened last."""
+    """The incidents with one peer, in the order of their last occurrence."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, OrderedDict[str, Incident]] = {}
         self._turn = 0
 
     def add(self, what: str, reason: str, code: str = "") -> None:
-        """Count something that happened just now."""
+        """Count an incident that happened now."""
         present = now()
         self._turn += 1
         kind = self._kinds.setdefault(what, OrderedDict())
@@ -70,7 +70,7 @@ class Incidents(Sequence[Incident]):
         kind[reason] = Incident(what, reason, present, present, self._turn, code)
 
     def adopt(self, others: Incidents) -> None:
-        """Take in what happened to a session that is no more."""
+        """Add the incidents of a session that has ended."""
         for kind, known in list(others._kinds.items()):
             mine = self._kinds.setdefault(kind, OrderedDict())
             for incident in list(known.values()):
@@ -83,7 +83,7 @@ class Incidents(Sequence[Incident]):
                 mine.popitem(last=False)
 
     def cause(self) -> str | None:
-        """The last reason that concerns the link itself, and not one of its callers."""
+        """Return the last reason that concerns the link itself, not a local client."""
         return next((each.reason for each in reversed(self) if each.what != CALLER_REFUSED), None)
 
     def _ordered(self) -> list[Incident]:
@@ -104,10 +104,10 @@ class Incidents(Sequence[Incident]):
 
 
 def now() -> float:
-    """Seconds since 1970: a point in time, for people."""
+    """Return the wall-clock time in seconds since 1970."""
     return time.time()  # noqa: TID251  as above
 
 
 def moment(seconds: float) -> str:
-    """A point in time in ISO 8601, UTC, milliseconds: as texts they are in the order of time."""
+    """Format a time as ISO 8601, UTC, with milliseconds: such texts sort by time."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""Local addresses that lead to a peer: who may come in, and in which order they are passed on."""
+"""Local listen addresses that lead to a peer: which users may connect, and the order of their streams."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from tunnel.relay.redirection import Redirection
 from tunnel.wire.codes import Code
 
 LINK_DEADLINE = 10.0
-"""Seconds that a connection waits for a link that is not up."""
+"""Seconds that a connection waits for the link to come up."""
 
 LOOPBACK = "127.0.0.1"
-"""Where the firewall takes redirected connections to, and where they lead to on the peer."""
+"""Where the firewall redirects connections to, and the host part of their target at the peer."""
 
 MOST_WAITING = 1024
-"""Connections that may wait for the link, or for a stream to end; more are reset at once."""
+"""Connections that may wait for the link, or for a stream to end; further ones are reset immediately."""
 
 OPENED = Rate(512, 20)
-"""Connections of one user: a stream costs both hosts a millisecond, and whoever may open some may not open so
-many that others notice. Sixteen guests with sixteen channels each come at once."""
+"""Connections of one user: a stream costs both hosts a millisecond, and one user must not slow down others.
+The burst allows for sixteen guests with sixteen channels each."""
 
 log = structlog.get_logger()
 
 
 class _Caller(NamedTuple):
-    """A connection that was let in, and what ``Link.open`` wants to know of it."""
+    """An accepted connection, with the arguments of ``Link.open``."""
 
     sock: socket.socket
     target: str
@@ -53,7 +53,7 @@ class _Caller(NamedTuple):
 
 
 class _ForbiddenError(RefusedError):
-    """The caller is known, and may not use the ingress."""
+    """A local user may not use the ingress."""
 
     def __init__(self, uid: int, reason: str) -> None:
         super().__init__(reason)
@@ -62,9 +62,9 @@ class _ForbiddenError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class IngressPlan:
-    """What one ``[[ingress]]`` asks for. ``target`` None: 127.0.0.1 and the port that each caller wants.
+    """Settings of one ``[[ingress]]``. ``target`` None: 127.0.0.1 and the port that each client connected to.
 
-    ``guarded``: no program can listen on its address, ours included, so all its callers are redirected.
+    ``guarded``: no program can listen on its address, this one included, so all its clients are redirected.
     """
 
     listen: ListenAddress
@@ -74,7 +74,7 @@ class IngressPlan:
 
     @property
     def alias(self) -> RedirectAddress | None:
-        """The address and ports that must be redirected to the ingress; None where it listens itself."""
+        """The address and ports to be redirected to the ingress; None if it listens there itself."""
         match self.listen:
             case RedirectAddress():
                 return self.listen
@@ -84,13 +84,13 @@ class IngressPlan:
 
 
 class Carrier(Protocol):
-    """The link with the peer, or all sessions with it."""
+    """The link with a peer, or the group of all its links."""
 
     peer: str
 
     @property
     def parallel(self) -> bool:
-        """Whether a caller need not wait for the one before, where both want other targets."""
+        """Whether streams to different targets are opened concurrently."""
 
     def open(
         self, sock: socket.socket, target: str, deadline: float, uid: int | None = None
@@ -98,13 +98,13 @@ class Carrier(Protocol):
         """See ``Link.open``."""
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Something happened that an operator should know."""
+        """Log an incident for the operator, and record it for ``status``."""
 
 
 class Ingress:
-    """One listening address. Connections are judged one by one, and opened in the order they came.
+    """One listening address. Connections are checked one by one, and opened in the order of arrival.
 
-    Where they may go to several sessions, that is the order of those to the same target.
+    If they may use several sessions, that order holds for each target.
     """
 
     def __init__(self, plan: IngressPlan, link: Carrier) -> None:
@@ -113,25 +113,25 @@ class Ingress:
         self.accepted = 0
         self.refused = 0
         self._link = link
-        self._rates: dict[int, Bucket] = {}  # by uid, of those who may use it
-        local_names()  # for those who will be refused
+        self._rates: dict[int, Bucket] = {}  # by uid, of allowed users
+        local_names()  # cache the names that refusals need
         self._allowed = ", ".join(sorted(map(user_name, plan.uids)))
         self._queue: asyncio.Queue[_Caller] = asyncio.Queue(MOST_WAITING)
         self.redirection = Redirection(plan.alias) if plan.alias is not None else None
         sock = _bind(plan)
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
-        """Where it really listens: for a redirect, where the firewall must lead its callers."""
+        """The port bound: for a redirect, the one to which the firewall must redirect."""
         self._listener = Listener(sock, self._take)
-        self._led: set[asyncio.Task[None]] = set()  # one for each caller, where that is parallel
+        self._led: set[asyncio.Task[None]] = set()  # one for each client, if opened concurrently
         self._task = asyncio.create_task(self._run(), name=f"ingress {plan.listen}")
 
     @property
     def displaced(self) -> bool:
-        """Whether its socket's file is gone, or another's by now."""
+        """Whether its socket file was removed or replaced."""
         return self._listener.displaced
 
     async def close(self) -> None:
-        """Take no more connections; those that wait are reset."""
+        """Accept no more connections; reset those that wait."""
         self._listener.close()
         tasks = [self._task, *self._led]
         for task in tasks:
@@ -141,7 +141,7 @@ class Ingress:
             reset(self._queue.get_nowait().sock)
 
     def _take(self, sock: socket.socket) -> None:
-        """Judge a caller at once, while it is there to be judged."""
+        """Check a client immediately, while its credentials can be read."""
         if self.redirection is not None and self.redirection.is_own(sock):
             reset(sock)
             return
@@ -150,19 +150,19 @@ class Ingress:
             deadline = asyncio.get_running_loop().time() + LINK_DEADLINE
             self._queue.put_nowait(_Caller(sock, target, deadline, uid))
         except asyncio.QueueFull:
-            self._turn_away(sock, f"{MOST_WAITING} connections are waiting already")
+            self._turn_away(sock, f"{MOST_WAITING} connections are already waiting")
         except _ForbiddenError as error:
             self._turn_away(sock, error.reason, uid=error.uid)
         except (TunnelError, OSError) as error:
             self._turn_away(sock, str(error))
 
     def _turn_away(self, sock: socket.socket, reason: str, **details: int) -> None:
-        """Refuse a caller that was not let in: with others like it, it takes little of the loop's time."""
+        """Refuse a client, and have the listener bound the time spent on such clients."""
         self._listener.refused()
         self._refuse(sock, reason, **details)
 
     def _admit(self, sock: socket.socket) -> tuple[str, int]:
-        """Return what an acceptable caller wants to reach, and its uid; RefusedError for another."""
+        """Return the target and uid of a client. Raises RefusedError if it is not allowed."""
         alias, target = self.plan.alias, self.plan.target
         if alias is None:
             return str(target), self._judge(caller_uid(sock))
@@ -171,12 +171,12 @@ class Ingress:
 
     def _judge(self, uid: int) -> int:
         if uid not in self.plan.uids:
-            reason = f"user {user_name(uid)} may not use this ingress ({self._allowed} may)"
+            reason = f"user {user_name(uid)} may not use this ingress (allowed: {self._allowed})"
             raise _ForbiddenError(uid, reason)
         now = time.monotonic()
         if not self._rates.setdefault(uid, Bucket(OPENED, now)).take(now):
-            most = f"{OPENED.burst:.0f} at once, and {OPENED.per_second:.0f} a second"
-            raise _ForbiddenError(uid, f"user {user_name(uid)} connects too often: at most {most}")
+            most = f"a burst of {OPENED.burst:.0f}, then {OPENED.per_second:.0f} per second"
+            raise _ForbiddenError(uid, f"user {user_name(uid)} exceeds the connection rate: {most}")
         return uid
 
     async def _run(self) -> None:
@@ -190,7 +190,7 @@ class Ingress:
             task = asyncio.create_task(self._lead(caller), name="caller")
             self._led.add(task)
             task.add_done_callback(self._led.discard)
-            await asyncio.sleep(0)  # it has begun then, and closes the connection when it is cancelled
+            await asyncio.sleep(0)  # start the task: from then on it closes the connection when cancelled
 
     async def _lead(self, caller: _Caller) -> None:
         try:
@@ -201,9 +201,9 @@ class Ingress:
         except asyncio.CancelledError:
             reset(caller.sock)
             raise
-        except Exception as error:  # one caller's trouble must not close the door to others
+        except Exception as error:  # must not stop the ingress for other clients
             log.exception("connection failed", ingress=str(self.plan.listen))
-            self._refuse(caller.sock, f"a fault of this daemon: {error!r}", uid=caller.uid)
+            self._refuse(caller.sock, f"internal error: {error!r}", uid=caller.uid)
 
     def _refuse(self, sock: socket.socket, reason: str, **details: int | str) -> None:
         reset(sock)
@@ -212,7 +212,7 @@ class Ingress:
 
 
 def _bind(plan: IngressPlan) -> socket.socket:
-    """Listen: for redirected callers beside their range, where libvirt tests whether ports are free."""
+    """Listen; for redirects on a port outside their range, as libvirt probes those ports by binding them."""
     if plan.alias is not None:
         return bind_reserved(LOOPBACK)
     match plan.listen:
@@ -226,10 +226,10 @@ def _bind(plan: IngressPlan) -> socket.socket:
 
 
 def _access(directory: Path, uids: Collection[int]) -> tuple[int, int | None]:
-    """Mode and owner of a socket for ``uids``: who may not use it cannot open it, where a mode can say that.
+    """Return mode and owner of a socket for ``uids``: no one else can open it, if a mode can express that.
 
-    It can for root (to whom modes do not matter) and one more. For several every user may open it, and each
-    connection is judged; so where the directory is not root's alone, whose owner could exchange the file.
+    A mode can for root (to which modes do not apply) and one more user. For several users anyone may open the
+    socket, and each connection is checked; likewise if another user than root could replace the file.
     """
     others = set(uids) - {0}
     if others <= {os.geteuid()}:
@@ -240,7 +240,7 @@ def _access(directory: Path, uids: Collection[int]) -> tuple[int, int | None]:
 
 
 def _coded(error: Exception) -> dict[str, str]:
-    """The protocol's code for why a stream was not opened, if it has one: programs judge by that."""
+    """Return the protocol code of a refusal, for programs, if there is one."""
     match error:
         case RefusedError(code=Code() as code):
             return {"code": code.name}
@@ -250,7 +250,7 @@ def _coded(error: Exception) -> dict[str, str]:
 
 
 def _wanted(sock: socket.socket, alias: RedirectAddress) -> tuple[str, int]:
-    """Return the address that the caller asked for. RefusedError when no rule of ours led it here."""
+    """Return the original destination of a client. RefusedError if it was not redirected by our rules."""
     wanted = original_destination(sock)
     if wanted is None or wanted[0] != alias.host or not alias.first_port <= wanted[1] <= alias.last_port:
         where = name_of(wanted or sock.getsockname())

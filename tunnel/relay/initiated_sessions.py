@@ -1,4 +1,4 @@
-"""Further sessions that this host begins with a peer: for which streams, in which worker, and until when."""
+"""Additional sessions that this host begins with a peer: when, on which worker, for which streams."""
 
 from __future__ import annotations
 
@@ -21,72 +21,72 @@ from tunnel.relay.workers import Worker, WorkerError, Workers
 from tunnel.wire.codes import Code
 
 IDLE = 60.0
-"""Seconds without a stream after which a further session is ended."""
+"""Seconds without a stream after which an additional session is ended."""
 
 TRIED = 3.0
-"""Seconds that a stream waits for a further session to come up; then it takes the standing one."""
+"""Seconds that a stream waits for an additional session to come up; then it uses the primary one."""
 
 LATE = 1.0
-"""Seconds that a worker may take longer than that to say so."""
+"""Extra seconds for a worker to report that."""
 
 AGAIN = 60.0
-"""Seconds after that in which no further session is begun."""
+"""Seconds after such a failure in which no additional session is begun."""
 
 LOOK = 1.0
-"""Seconds between two looks at who is idle, and how busy workers are."""
+"""Interval in seconds at which idle sessions and the load of workers are checked."""
 
 FULL = 0.1
-"""Seconds between two looks whether the peer, which has enough streams, takes another."""
+"""Interval in seconds at which a stream checks whether a peer at its stream limit accepts another."""
 
 
 class InitiatedSessionsOwner(Protocol):
-    """All sessions with the peer, as those see them that this host begins."""
+    """The group of all sessions with the peer."""
 
     standing: Link
 
     def make_further(self, number: int, worker: Worker) -> WorkerSession:
-        """Make session ``number`` in ``worker``, not begun yet."""
+        """Create session ``number`` on ``worker`` without beginning it."""
 
     def settle(self) -> None:
-        """There is a session more, or less."""
+        """Called when a session was added or removed."""
 
     def forget(self, further: WorkerSession) -> None:
-        """``further`` has ended, or is about to."""
+        """Remove ``further``, which has ended or is about to."""
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Something happened that an operator should know."""
+        """Log an incident for the operator, and record it for ``status``."""
 
 
 class InitiatedSessions:
-    """See the module. ``dial`` makes the sessions; None where nothing leads to the peer from here."""
+    """Assigns streams to sessions with one peer. ``dial``: how to dial it; None if no ingress leads there."""
 
     def __init__(
         self, owner: InitiatedSessionsOwner, workers: Workers, dial: DialPlan | None, busyness: WorkerLoad
     ) -> None:
         self.sessions: dict[int, WorkerSession] = {}
-        self.closed = False  # no more are begun
+        self.closed = False  # begin no more
         self._owner = owner
         self._workers = workers
         self._dial = dial
         self._busyness = busyness
         self._order = TargetOrder()
-        self._used = asyncio.Event()  # set while there are streams or sessions to look at
-        self._not_before = 0.0  # of time.monotonic(): when to begin one again
+        self._used = asyncio.Event()  # set while there are streams or sessions to check
+        self._not_before = 0.0  # time.monotonic() before which none is begun
 
     @property
     def parallel(self) -> bool:
-        """Whether streams may go to several sessions: none has to wait for those to another target then."""
+        """Whether several sessions may be used: then streams to different targets are opened concurrently."""
         several = self._owner.standing.sessions > 1 and len(self._workers.fit) > 1
         return several and self._dial is not None and not self.closed
 
     @property
     def _alone(self) -> bool:
-        """Whether there never is another session than the standing one."""
+        """Whether the primary session is the only one possible."""
         return self._dial is None or len(self._workers) == 1
 
     @property
     def vacant(self) -> int:
-        """How many more streams the peer takes, over all sessions."""
+        """How many more streams the peer accepts, over all sessions."""
         session = self._owner.standing.session
         vacant = session.places.vacant if session is not None else 0
         return vacant - sum(further.streams for further in self.sessions.values())
@@ -94,9 +94,9 @@ class InitiatedSessions:
     # Streams.
 
     async def open(self, sock: socket.socket, target: str, deadline: float, uid: int | None = None) -> None:
-        """Carry ``sock`` to ``target`` at the peer, in the session whose worker has least to do.
+        """Relay ``sock`` to ``target`` at the peer, in the session with the least loaded worker.
 
-        Raises as ``Link.open`` does, and leaves ``sock`` to the caller then, who may find it closed.
+        Raises as ``Link.open`` does; then the caller owns ``sock``, which may be closed already.
         """
         standing, order = self._owner.standing, self._order
         if self._alone:
@@ -107,19 +107,19 @@ class InitiatedSessions:
         waits = parallel and order.taken(target)
         release = await order.turn(target) if parallel else order.join(target)
         try:
-            if not parallel:  # all take the standing session, which keeps their order
+            if not parallel:  # all use the primary session, which preserves their order
                 await standing.open(sock, target, deadline, uid, release)
                 return
             waits |= await self._room(deadline)
-            if waits and is_deserted(sock):  # a hypervisor takes its first caller for the migration
-                raise RefusedError("the caller hung up while it waited")
+            if waits and is_deserted(sock):  # a hypervisor treats its first connection as the migration
+                raise RefusedError("the client disconnected while waiting")
             await self._lead(sock, target, deadline, uid, release)
         except BaseException:
             release()
             raise
 
     async def _room(self, deadline: float) -> bool:
-        """Wait until the peer takes another stream; whether it took none. RefusedError at ``deadline``."""
+        """Wait until the peer accepts another stream; False if it does now. RefusedError at ``deadline``."""
         loop, waited = asyncio.get_running_loop(), False
         while (session := self._owner.standing.session) is not None and self.vacant <= 0:
             if loop.time() >= deadline:
@@ -133,7 +133,7 @@ class InitiatedSessions:
     async def _lead(
         self, sock: socket.socket, target: str, deadline: float, uid: int | None, release: Release
     ) -> None:
-        """Take a caller whose turn it is to a session."""
+        """Pass a connection to a session."""
         standing = self._owner.standing
         if (further := self._pick()) is None:
             await standing.open(sock, target, deadline, uid, release)
@@ -152,11 +152,11 @@ class InitiatedSessions:
     async def _open(
         self, further: WorkerSession, sock: socket.socket, target: str, uid: int | None, release: Release
     ) -> None:
-        """Have a worker open a stream, which takes the socket. UnreachableError leaves that to the caller.
+        """Open a stream on a worker, which then owns the socket.
 
-        So does nothing else: a socket that a worker has is closed there, and never led anywhere else.
+        Only UnreachableError leaves the socket to the caller: a worker that owns it closes it.
         """
-        assert self._dial is not None  # noqa: S101  else none is picked
+        assert self._dial is not None  # noqa: S101  else no session is picked
         loop, ticket = asyncio.get_running_loop(), Ticket()
         answered: Callable[[], None] = partial(post, loop, release)
         call = (ticket, self._dial, sock, target, loop.time() + TRIED, uid, answered)
@@ -182,12 +182,12 @@ class InitiatedSessions:
         except WorkerError as error:
             if ticket.take():
                 raise
-            raise RefusedError(f"{error}, and had the connection", Code.INTERNAL) from None
+            raise RefusedError(f"{error} while it owned the connection", Code.INTERNAL) from None
 
-    # Which session.
+    # Choice of session.
 
     def _pick(self) -> WorkerSession | None:
-        """Where the next stream is to go, perhaps a session that is begun for it; None: the standing one."""
+        """Return the session for the next stream, maybe a new one; None for the primary session."""
         main = self._workers.main
         if not self.parallel or self._owner.standing.session is None:
             return None
@@ -214,15 +214,15 @@ class InitiatedSessions:
         return further
 
     def _give_up(self, further: WorkerSession, reason: str) -> None:
-        """Take the standing session, for a while, where a further one does not come up."""
+        """Use the primary session for a while after an additional one failed to come up."""
         self._not_before = time.monotonic() + AGAIN
         self._owner.note(
-            "no further session", f"streams take the standing one for {AGAIN:g} seconds: {reason}"
+            "no further session", f"streams use the primary session for the next {AGAIN:g} s: {reason}"
         )
         if not further.streams:
             self.end(further, "it did not come up")
 
-    # Until when.
+    # Idle sessions.
 
     async def keep(self) -> None:
         """End sessions that are idle. Never returns."""
@@ -242,22 +242,22 @@ class InitiatedSessions:
         elif further.idle_since is None:
             further.idle_since = now
         elif now - further.idle_since >= IDLE:
-            self.end(further, f"no stream for {IDLE:g} seconds")
+            self.end(further, f"no stream for {IDLE:g} s")
 
     def end(self, further: WorkerSession, reason: str) -> None:
-        """Give a session no more streams, and end it. Nothing is under way there: only we open streams."""
+        """Assign no more streams to a session and end it. It has no streams: only this host opens them."""
         self._owner.forget(further)
         further.worker.send(further.end, Code.NONE, reason)
 
 
 def _retrieved(asked: asyncio.Future[None]) -> None:
-    """Whoever asked may have gone: what came of it is no fault of the loop's."""
+    """Retrieve the exception, so that the loop does not log it if the waiter is gone."""
     if not asked.cancelled():
         asked.exception()
 
 
 def _forgotten(sock: socket.socket, asked: asyncio.Future[None]) -> None:
-    """Reset what comes back from a worker when nobody waits for it any more."""
+    """Reset a socket that a worker returns after the waiter is gone."""
     error = None if asked.cancelled() else asked.exception()
     if isinstance(error, UnreachableError) and not isinstance(error, WorkerError):
         reset(sock)

@@ -1,4 +1,4 @@
-"""The host's one port: incoming lanes, from an unknown connection to a link of a configured peer."""
+"""Accept incoming lanes on the peer port: TCP accept, TLS handshake, then the link of a configured peer."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ from tunnel.wire.states import LaneState
 FIRST_FRAME_TIMEOUT = 10.0
 
 MOST_LOOSE = 8
-"""Lanes of one peer that belong to its link not yet, or no more: new, refused, or saying GOAWAY."""
+"""Most lanes of one peer that no link owns: new, refused, or closing after GOAWAY."""
 
 log = structlog.get_logger()
 
 
 class LaneReceiver(Protocol):
-    """What there is of one peer: its link, or that and all further sessions."""
+    """The link of one peer, or the group of all its links."""
 
     @property
     def lanes(self) -> Mapping[int, Lane]:
-        """Those that carry the standing session."""
+        """The lanes of the primary session."""
 
     @property
     def lacks_lane(self) -> bool:
-        """Whether the peer has reason to bring a lane."""
+        """Whether the peer is expected to dial a lane."""
 
     def holds(self, lane: Lane) -> bool:
-        """Whether ``lane`` belongs to a link, or may yet."""
+        """Whether ``lane`` belongs to a link, or may soon."""
 
     def welcome(self, lane: Lane, offer: Hello) -> None:
-        """Answer a peer that dialled us. Raises ProtocolError."""
+        """Answer HELLO. Raises ProtocolError."""
 
     def readmit(self, lane: Lane, claim: Resume) -> None:
-        """The peer replaces a lane, or brings one more. Raises ProtocolError."""
+        """Answer RESUME: the peer replaces a lane, or adds one. Raises ProtocolError."""
 
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
-        """Who takes a lane with this first frame to another loop; None: nobody. Raises ProtocolError."""
+        """Return what moves a lane with this first frame to another loop, or None. Raises ProtocolError."""
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Something happened that an operator should know."""
+        """Log an incident for the operator, and record it for ``status``."""
 
 
 class LaneAcceptor:
-    """Accepts lanes. A connection that does not prove to be a peer's never reaches a link.
+    """Accepts lanes. A connection without a peer's certificate never reaches a link.
 
-    ``addresses`` are the host names or IP addresses at which peers are configured.
+    ``addresses`` are the configured host names or IP addresses of peers.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class LaneAcceptor:
         self._sources = PeerSources(addresses or {})
         self._lanes: dict[str, list[Lane]] = {
             name: [] for name in links
-        }  # accepted and not gone, oldest first
+        }  # accepted and still open, oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self._unproven: dict[AdmissionSlot, asyncio.Task[None]] = {}
         self._keep(self._sources.keep(), "addresses of peers")
         self._listener = Listener(bind_tcp(host, port, absent=True), self._accepted)
 
     async def close(self) -> None:
-        """Accept no more, and drop who is not through yet."""
+        """Accept no more lanes, and drop those that no link owns yet."""
         self._listener.close()
-        await asyncio.sleep(0)  # each task has begun then, and closes its connection when it is cancelled
+        await asyncio.sleep(0)  # start every task: from then on each closes its connection when cancelled
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,21 +107,21 @@ class LaneAcceptor:
     def _accepted(self, sock: socket.socket) -> None:
         try:
             address = sock.getpeername()
-        except OSError:  # it has hung up already
+        except OSError:  # already disconnected
             sock.close()
             return
         remote, source, now = name_of(address), source_of(address[0]), time.monotonic()
         place, gone = self._admission.admit(source, self._standing(source, now), now)
         for other in gone:
-            self._reject(other.source, "it proved nothing in time, and others wait")
-            # After its first step: a task that is cancelled before it never closes the connection.
+            self._reject(other.source, "not authenticated in time, and other connections are waiting")
+            # After its first step: a task cancelled before that never closes the connection.
             asyncio.get_running_loop().call_soon(self._unproven.pop(other).cancel)
         if place is None:
             self._listener.refused()
-            self._reject(remote, "too many connections from there")
+            self._reject(remote, "too many connections from this address")
             reset(sock)
         else:
-            self._unproven[place] = self._keep(self._receive(sock, remote, place), "reception")
+            self._unproven[place] = self._keep(self._receive(sock, remote, place), "incoming lane")
 
     def _standing(self, source: str, now: float) -> SourceClass:
         peers = self._sources.peers_at(source)
@@ -138,7 +138,7 @@ class LaneAcceptor:
         log.warning("connection rejected", remote=remote, reason=reason)
 
     async def _receive(self, sock: socket.socket, remote: str, place: AdmissionSlot) -> None:
-        """Take a connection from its accept to the end of its lane."""
+        """Handle a connection from its accept to the end of its lane."""
         try:
             lane = await self._shake_hands(sock)
         except (TunnelError, OSError) as error:
@@ -146,9 +146,9 @@ class LaneAcceptor:
             self._tell_claimed(error)
             sock.close()
             return
-        except Exception as error:  # whatever anybody sends costs no more than the connection
+        except Exception as error:  # nothing that a client sends may cost more than its connection
             log.exception("handshake failed", remote=remote)
-            self._reject(remote, f"a fault of this daemon: {error!r}")
+            self._reject(remote, f"internal error: {error!r}")
             sock.close()
             return
         except BaseException:
@@ -162,7 +162,7 @@ class LaneAcceptor:
         await self._introduce(lane)
 
     def _tell_claimed(self, error: Exception) -> None:
-        """Peers of which a genuine certificate proves several: each may wait for its link in vain."""
+        """Report a valid certificate that names several peers to each of them: their links stay down."""
         if isinstance(error, IdentityError):
             for peer in error.claimed:
                 self._links[peer].note("lane rejected", str(error))
@@ -173,16 +173,16 @@ class LaneAcceptor:
         return await self._make_lane(sock, contexts, self._links, state, dialing=False)
 
     async def _introduce(self, lane: Lane) -> None:
-        """Wait for the lane's first frame, and then, in its peer's count, until it is gone."""
+        """Wait for the lane's first frame, and until it is gone; meanwhile it counts for its peer."""
         link, lanes = self._links[lane.peer], self._lanes[lane.peer]
         lanes.append(lane)
         try:
-            newcomer = IncomingLane(link)
-            lane.start(newcomer)
+            incoming = IncomingLane(link)
+            lane.start(incoming)
             bound_loose(link, lanes)
-            await newcomer.outcome(lane)
-            if newcomer.taker is not None and not lane.ended:
-                newcomer.taker(lane)
+            await incoming.outcome(lane)
+            if incoming.taker is not None and not lane.ended:
+                incoming.taker(lane)
                 return
             await lane.gone.wait()
         finally:
@@ -190,28 +190,28 @@ class LaneAcceptor:
 
 
 def bound_loose(link: LaneReceiver, lanes: Sequence[Lane]) -> None:
-    """A peer that lets lanes pile up beside its link loses the oldest of them."""
+    """Abort the oldest lanes of a peer that no link owns, beyond ``MOST_LOOSE``."""
     loose = [lane for lane in lanes if not link.holds(lane)]
     for lane in loose[:-MOST_LOOSE]:
-        link.note("lane rejected", f"{lane.remote} had not ended, and more than {MOST_LOOSE} others came")
+        link.note("lane rejected", f"{lane.remote} did not close in time, more than {MOST_LOOSE} are pending")
         lane.abort()
 
 
 async def receive(lane: Lane, frame: Hello | Resume, link: Link, lanes: list[Lane]) -> None:
-    """Take a lane to ``link``, in the loop that runs; until it is gone it is in ``lanes``."""
+    """Pass a lane to ``link`` in the running loop. It is in ``lanes`` until it is gone."""
     lanes.append(lane)
     try:
-        newcomer = IncomingLane(link)
-        lane.enter(newcomer, frame)
+        incoming = IncomingLane(link)
+        lane.enter(incoming, frame)
         bound_loose(link, lanes)
-        await newcomer.outcome(lane)
+        await incoming.outcome(lane)
         await lane.gone.wait()
     finally:
         lanes.remove(lane)
 
 
 class IncomingLane:
-    """Owns an accepted lane until its first frame; ``taker`` then says who takes it to another loop."""
+    """Handler of an accepted lane until its first frame; then ``taker``, if set, moves it to another loop."""
 
     def __init__(self, link: LaneReceiver) -> None:
         self.taker: Callable[[Lane], None] | None = None
@@ -219,14 +219,14 @@ class IncomingLane:
         self._done = asyncio.Event()
 
     async def outcome(self, lane: Lane) -> None:
-        """Return when the lane is a link's, or gone."""
+        """Return when a link owns the lane, or it is gone."""
         try:
             async with asyncio.timeout(FIRST_FRAME_TIMEOUT):
                 await self._done.wait()
         except TimeoutError:
-            if self._done.is_set():  # at the last moment: the lane is not ours any more
+            if self._done.is_set():  # at the last moment: a link owns the lane
                 return
-            lane.close(Code.HANDSHAKE, "no first frame came")
+            lane.close(Code.HANDSHAKE, "no first frame received")
             self._link.note("lane rejected", f"{lane.remote} sent no first frame")
         except asyncio.CancelledError:
             if not self._done.is_set():
@@ -234,11 +234,11 @@ class IncomingLane:
             raise
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
-        """Take the first frame; the lane's state admits no other."""
+        """Handle the first frame; the lane's state allows no other."""
         if isinstance(frame, Hello | Resume):
             self.taker = self._link.elsewhere(frame)
         if self.taker is not None:
-            pass  # it is called when this turn of the lane is over
+            pass  # called later, outside of the lane's callback
         elif isinstance(frame, Hello):
             self._link.welcome(lane, frame)
         elif isinstance(frame, Resume):
@@ -246,10 +246,10 @@ class IncomingLane:
         self._done.set()
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state admits no DATA."""
+        """Never called: the state allows no DATA."""
 
     def on_batch_end(self, lane: Lane) -> None:
-        """Nothing was handed over."""
+        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the first frame."""
@@ -261,7 +261,7 @@ class IncomingLane:
         """Never called: the lane is not attached."""
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
-        """The lane ended before it was anybody's."""
+        """Report a lane that ended before a link owned it."""
         if not self._done.is_set():
             self._link.note("lane rejected", str(reason))
             self._done.set()

@@ -1,12 +1,12 @@
-"""A link: all that this host has with one peer. A session, its lanes, and a pump for each stream.
+"""A link: the mtunnel protocol with one peer. A session, its lanes, and a pump for each stream.
 
-Bytes to the peer: a pump says that its socket is readable → the session decides whose turn it is, and how
-much → the pump reads that → the session frames it → a lane sends it. From the peer: a lane → the session puts
-them in order → the pump writes them; only then the session returns credit.
+Bytes to the peer: a pump reports that its socket is readable → the session schedules a stream, and how many
+bytes → its pump reads them → the session frames them → a lane sends them. Bytes from the peer: a lane → the
+session reassembles them → a pump writes them; only then does the session return credit.
 
-A session is started by one of the two hosts, its *initiator*, who also replaces lanes that were lost.
-When no lane comes back within the resume window, the session ends and every hypervisor socket is reset:
-QEMU then reports a failed migration, and the guest runs on at the source.
+A session is begun by one of the two hosts, its *initiator*, which also replaces lost lanes. When no lane is
+resumed within the resume window, the session ends and every hypervisor socket is reset: QEMU then reports a
+failed migration, and the guest continues on the source.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from tunnel.wire.session import Session, Settings
 __all__ = ["Link", "LinkPlan", "LinkState"]
 
 RESUME_GRACE = 5.0
-"""Seconds that the acceptor waits longer than the initiator tries."""
+"""Seconds that the acceptor waits longer than the initiator keeps trying."""
 
 log = structlog.get_logger()
 
 
 class Link:
-    """See the module. Implements LaneHandler, StreamsOwner, RotationOwner and SendingOwner."""
+    """One session with a peer. Implements LaneHandler, StreamTableHandler, RotationOwner, LinkSenderOwner."""
 
-    parallel = False  # whether streams may go to several sessions: a link has one
+    parallel = False  # whether streams may use several sessions: a link has one
 
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
@@ -67,41 +67,41 @@ class Link:
         self.session: Session | None = None
         self.lanes: dict[int, Lane] = {}
         self.incidents = incidents.Incidents()
-        self.offer: Hello | None = None  # sent, not answered
+        self.offer: Hello | None = None  # sent and not answered
         self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
-        self.stalled: LaneStalled | None = None  # why a lane was lost; the dialer takes it back
-        self.since = incidents.now()  # when ``state`` became what it is, in seconds since 1970
+        self.stalled: LaneStalled | None = None  # why a lane was lost; cleared by the dialer
+        self.since = incidents.now()  # of ``state``, in seconds since 1970
         self.log = log.bind(peer=plan.peer, **({"session": plan.number} if plan.number else {}))
-        self.features = Feature.NONE  # what both sides agreed on
-        self.sessions = 1  # that both sides have room for
+        self.features = Feature.NONE  # negotiated
+        self.sessions = 1  # that both sides allow
         self.peer_instance = b""
-        self._memory = plan.settings.memory  # bytes, for each direction
+        self._memory = plan.settings.memory  # bytes in each direction
         self.streams = StreamTable(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
         self.rotation = Rotation(self, plan.rotation, self.log)
         self._sending = LinkSender(self, plan.host)
-        self.kick = self._sending.kick  # see there; called so often that it is not called through
+        self.kick = self._sending.kick  # bound here, as it is called so often
         self._loop = asyncio.get_running_loop()
         self._last_state = LinkState.DOWN
-        self.places: set[str] = set()  # the hosts' addresses to which lanes of this session have led
+        self.places: set[str] = set()  # remote addresses of this session's lanes, past ones too
         self._namesakes = DuplicateHosts(plan.peer, self.lanes, self.note)
-        self._wanted = 1  # lanes, as both sides allow
-        self._asked = 0  # the newest lane that was asked for, whether or not it came to be
-        self._replacing = 0  # the lost lane, or 0, whose place that one is to take
-        self._lost: deque[int] = deque()  # lanes that are to be replaced
+        self._wanted = 1  # lanes that both sides allow
+        self._asked = 0  # the last lane requested, whether or not it came up
+        self._replacing = 0  # the lost lane that it replaces, or 0
+        self._lost: deque[int] = deque()  # lanes to be replaced
         self._give_up: asyncio.TimerHandle | None = None
 
     @property
     def _settings(self) -> Settings:
-        """What the next session is to have."""
+        """Settings of the next session."""
         return replace(self.plan.settings, memory=self._memory)
 
     def post(self, act: Callable[..., object], *args: object) -> None:
-        """Call ``act``, which changes something of this link, in the link's own loop."""
+        """Call ``act``, which changes this link, in the link's own loop."""
         post(self._loop, act, *args)
 
     def share(self, memory: int) -> None:
-        """Use ``memory`` bytes from now on, for each direction: what other sessions with the peer leave."""
+        """Limit memory to ``memory`` bytes in each direction, from now on: other sessions use the rest."""
         self._memory = memory
         if self.session is not None:
             self.session.share(memory)
@@ -109,12 +109,12 @@ class Link:
 
     @property
     def state(self) -> LinkState:
-        """Up while there is a lane."""
+        """The state of the link: up while there is a lane."""
         if self.session is None:
             return LinkState.DOWN
         return LinkState.UP if self.lanes else LinkState.RESUMING
 
-    # Streams that enter here.
+    # Streams opened by this host.
 
     async def open(
         self,
@@ -124,19 +124,19 @@ class Link:
         uid: int | None = None,
         answered: Answered | None = None,
     ) -> None:
-        """Carry ``sock``, of local user ``uid``, to ``target`` at the peer; it is the link's from now on.
+        """Relay ``sock``, of local user ``uid``, to ``target`` at the peer. The link then owns ``sock``.
 
         ``answered`` is called once the peer has opened or refused the stream, or it has ended before.
 
-        Raises, and leaves ``sock`` to the caller: UnreachableError when there is no link at ``deadline``
-        (loop time), RefusedError when no more streams are taken, as all are in use until then.
+        Raises, with ``sock`` left to the caller: UnreachableError if the link is not up at ``deadline`` (loop
+        time), RefusedError if no more streams are accepted, or all slots are still in use at ``deadline``.
         """
         waited = False
         while True:
             waited |= self.session is None
             await self._wait_up(deadline)
-            if waited and is_deserted(sock):  # a hypervisor takes its first caller for the migration
-                raise RefusedError("the caller hung up while it waited")
+            if waited and is_deserted(sock):  # a hypervisor treats its first connection as the migration
+                raise RefusedError("the client disconnected while waiting")
             try:
                 return self.streams.open(sock, target, uid, answered)
             except RefusedError as error:
@@ -145,10 +145,10 @@ class Link:
             waited = True
 
     async def probe(self, target: str, deadline: float) -> TargetCheck:
-        """Ask the peer whether it would admit a stream to ``target``, which is not opened.
+        """Ask the peer whether it would accept a stream to ``target``, without opening one.
 
-        Raises UnreachableError when there is no answer at ``deadline`` (loop time), RefusedError when the
-        peer has too many questions to answer already.
+        Raises UnreachableError if there is no answer at ``deadline`` (loop time), RefusedError if too many
+        probes are pending at the peer.
         """
         await self._wait_up(deadline)
         asked = self.streams.probing.ask(target)
@@ -159,10 +159,10 @@ class Link:
             async with asyncio.timeout_at(deadline):
                 return answer(target, await asked)
         except TimeoutError:
-            raise UnreachableError(f"{self.peer} was asked about {target} and did not answer") from None
+            raise UnreachableError(f"timed out waiting for {self.peer} to check target {target}") from None
 
     def record(self, text: str) -> None:
-        """Put ``text``, about something that concerns both hosts, into the log of each."""
+        """Log ``text`` on both hosts."""
         self.log.info("for the record", reason=text)
         notices.tell(self.lanes.values(), self.features, Code.NONE, text)
 
@@ -173,30 +173,30 @@ class Link:
                     await self.wait_change()
         except TimeoutError:
             cause = self.incidents.cause()
-            last = f" (last: {cause})" if cause else ""
+            last = f" (last error: {cause})" if cause else ""
             raise UnreachableError(f"no link with {self.peer}{last}") from None
 
     async def wait_change(self) -> None:
-        """Return when the state may have changed."""
+        """Wait until ``state`` may have changed."""
         self.changed.clear()
         await self.changed.wait()
 
-    # Sessions and lanes: called by whoever set a lane up.
+    # Sessions and lanes: called by the handlers of new lanes.
 
     def greet(self, lane: Lane, session: bytes) -> None:
-        """Offer a session to the peer that we dialled."""
+        """Send HELLO to the peer that we dialled."""
         limits = self._settings.limits
         if self.plan.number:
-            limits = replace(limits, streams=0)  # only who began a further session opens streams in it
+            limits = replace(limits, streams=0)  # only the initiator opens streams in an additional session
         self.offer = negotiation.hello(session, self.instance, limits, self.plan.sessions, self.plan.number)
         lane.send_control(encode(self.offer))
         lane.flush()
 
     def welcomed(self, lane: Lane, answer: Welcome) -> None:
-        """Take the peer's answer to our offer. Raises ProtocolError."""
+        """Handle WELCOME, the answer to our HELLO. Raises ProtocolError."""
         offer, self.offer = self.offer, None
-        if offer is None:  # the peer dialled us meanwhile: end the session that it began with this answer
-            lane.send_control(encode(Ping(0)))  # without a frame before it, GOAWAY would end the lane alone
+        if offer is None:  # the peer has dialled us: end the session that this answer begins
+            lane.send_control(encode(Ping(0)))  # GOAWAY as our first frame would end only the lane
             lane.close(Code.COLLISION, "another connection is in use")
             return
         negotiation.check_welcome(offer, answer)
@@ -205,7 +205,7 @@ class Link:
         self._establish(session, lane, answer)
 
     def welcome(self, lane: Lane, offer: Hello) -> None:
-        """Answer a peer that dialled us. Raises ProtocolError."""
+        """Answer HELLO of a peer that dialled us. Raises ProtocolError."""
         if objection := self._objection(offer):
             lane.close(Code.COLLISION, objection)
             return
@@ -214,11 +214,11 @@ class Link:
         self._namesakes.judge(lane, offer.instance, self.features, take)
 
     def _take(self, lane: Lane, offer: Hello, answer: Welcome, old: Session | None) -> None:
-        """Begin the session that a peer offers, in place of ``old``, which it has left."""
-        if self.session not in (None, old):  # it began while it was being found out whether that was so
+        """Begin the session that the peer offers, in place of ``old``, which it abandoned."""
+        if self.session not in (None, old):  # it began during the check for duplicate hosts
             lane.close(Code.COLLISION, "another connection with this host is in use")
             return
-        self.end(Code.COLLISION, f"{self.peer} started anew")
+        self.end(Code.COLLISION, f"{self.peer} began a new session")
         self.offer = None
         lane.send_control(encode(answer))
         settings, features = self._settings, answer.features
@@ -226,9 +226,9 @@ class Link:
         self._establish(session, lane, replace(offer, features=answer.features))
 
     def _objection(self, offer: Hello) -> str:
-        """Why an offer is not taken, "" if it may be: SPEC.md section 8, Collision."""
+        """Return why an offer is refused, "" if it may be accepted: SPEC.md section 8, Collision."""
         if self.session is None:
-            # Both hosts dial at once: the connection of the one whose name is smaller counts.
+            # Both hosts dial at the same time: the one with the smaller name keeps its connection.
             preferred = self.offer is not None and self.plan.host < self.peer
         elif offer.instance != self.peer_instance:
             return self._namesakes.objection(offer.instance, ", ".join(sorted(self.places)))
@@ -237,7 +237,7 @@ class Link:
         return f"another connection with {self.plan.host} is in use" if preferred else ""
 
     def _establish(self, session: Session, lane: Lane, peer: Hello | Welcome) -> None:
-        """``peer`` says what the other side granted, and the features that both have."""
+        """Begin ``session`` on ``lane``. ``peer`` has the other side's limits and the common features."""
         self.session = session
         self.streams.begin(session)
         self.peer_instance = peer.instance
@@ -246,7 +246,7 @@ class Link:
         self.places.clear()
         self.features = peer.features
         lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
-        self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME brings all but the first
+        self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME adds all but the first
         self._asked = 1
         self._lost.clear()
         self.attach(lane, 1)
@@ -261,13 +261,13 @@ class Link:
         )
 
     def attach(self, lane: Lane, epoch: int) -> None:
-        """Own a lane that has a number in the session."""
+        """Become the handler of a lane, which is number ``epoch`` of the session."""
         lane.hand_over(self)
         lane.attached(epoch, self.streams)
         self.rotation.watch(lane)
 
     def _carry(self, lane: Lane) -> None:
-        """Let a lane carry the session from now on."""
+        """Use a lane for the session from now on."""
         self.lanes[lane.epoch] = lane
         if self._give_up is not None:
             self._give_up.cancel()
@@ -277,33 +277,33 @@ class Link:
         self.kick()
 
     def elsewhere(self, frame: Hello | Resume) -> None:
-        """Nobody takes a lane to another loop: a link has one."""
+        """Return None: a link has one loop, to which all its lanes belong."""
 
-    # Lanes behind the first: in place of a lost one, in place of one that lives, or one more.
+    # Later lanes: they replace a lost one or one that is up, or are additional.
 
     @property
     def wants_lane(self) -> bool:
-        """Whether it is on us to bring another lane."""
+        """Whether this host is to dial another lane."""
         if self.session is None or not self.session.initiator or self.rotation.resuming:
             return False
         return len(self.lanes) < self._wanted
 
     @property
     def lacks_lane(self) -> bool:
-        """Whether the peer has reason to bring a lane: there is no session, or it may have more."""
+        """Whether the peer is expected to dial a lane: there is no session, or it may have more lanes."""
         return self.session is None or len(self.lanes) < self._wanted
 
     def holds(self, lane: Lane) -> bool:
-        """Whether ``lane`` is one of this link's, or may become the first of its next session."""
+        """Whether ``lane`` is one of this link, or may become the first of its next session."""
         return lane in self._every_lane() or self._namesakes.owns(lane)
 
     def ask_resume(self, lane: Lane, living: int = 0) -> Session:
-        """Tell the peer, on a new lane, how far we are; the session that the answer will concern.
+        """Send RESUME or REPLACE with our positions on a new lane. Return the session.
 
-        The lane is to take the place of lane ``living``; 0: of one that is lost, if there is one.
+        The lane is to replace lane ``living``, which is up; 0: a lost lane, if there is one.
         """
         session = self._living()
-        self._asked += 1  # never twice the same: the peer may have attached a lane of which we never heard
+        self._asked += 1  # never reused: the peer may have attached a lane whose RESUMED was lost
         self._replacing = living or (self._lost[0] if self._lost else 0)
         claim = self.rotation.claim if living else session.resume
         lane.send_control(encode(claim(self._asked, self._replacing)))
@@ -311,7 +311,7 @@ class Link:
         return session
 
     def resumed(self, lane: Lane, answer: Resumed) -> None:
-        """The peer told us how far it is. Raises ProtocolError."""
+        """Handle RESUMED with the peer's positions. Raises ProtocolError."""
         resume_checks.check_answer(self.session, answer, self._asked, self._replacing)
         if self.rotation.granted(lane, answer):
             return
@@ -320,7 +320,7 @@ class Link:
             self._lost.remove(answer.replaces)
 
     def readmit(self, lane: Lane, claim: Resume) -> None:
-        """The peer replaces a lane, or brings one more. Raises ProtocolError."""
+        """Answer RESUME or REPLACE: the peer replaces a lane, or adds one. Raises ProtocolError."""
         none = f"{self.plan.host} has no such session with {self.peer}"
         session = resume_checks.check(self.session, claim, self.features, self._asked, none)
         self._asked = claim.epoch
@@ -335,7 +335,7 @@ class Link:
         self._resumed_by(lane, claim)
 
     def give_up_lane(self, session: Session, epoch: int) -> None:
-        """Also a lane that took the same one's place before, of which the peer then never heard."""
+        """Abort lane ``epoch``, and any lane that replaced it for which the peer never received RESUMED."""
         if epoch in self._lost:
             self._lost.remove(epoch)
         given_up = [old for old in self.lanes.values() if epoch in (old.epoch, old.replaces)]
@@ -345,7 +345,7 @@ class Link:
             session.lost(old.epoch)
 
     def rejoin(self, lane: Lane, peer: Resume) -> None:
-        """Let an attached lane carry the session, and take the peer's positions in. Raises ProtocolError."""
+        """Use an attached lane for the session, and apply the peer's positions. Raises ProtocolError."""
         session = self._living()
         try:
             released = session.rejoin(peer)
@@ -359,7 +359,7 @@ class Link:
         self.kick()
 
     def _resumed_by(self, lane: Lane, peer: Resume) -> None:
-        """A lane is there in place of a lost one, or one more."""
+        """Attach a lane that replaces a lost one, or is additional."""
         self.attach(lane, peer.epoch)
         self.rejoin(lane, peer)
         if peer.replaces:
@@ -371,7 +371,7 @@ class Link:
     # LaneHandler.
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
-        """Take a frame of the session in."""
+        """Handle a frame of the session."""
         if isinstance(frame, RotationFrame):
             self.rotation.on_frame(lane, frame)
             return
@@ -384,20 +384,20 @@ class Link:
             self.kick()
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Take payload in, and write what is in order to its socket."""
+        """Handle payload, and write what is in order to its socket."""
         self.streams.deliver(stream, offset, payload)
 
     def on_batch_end(self, lane: Lane) -> None:
-        """Write everything that came at once with as few calls as there are streams."""
+        """Write the payload of a batch, with one call for each stream."""
         self.streams.flush()
 
     def on_writable(self, lane: Lane) -> None:
-        """Go on sending."""
+        """Continue sending."""
         if self.lanes.get(lane.epoch) is lane:
             self._sending.fill(lane)
 
     def on_tick(self, lane: Lane) -> None:
-        """Do what is not urgent."""
+        """Do periodic work that is not urgent."""
         session = self._living()
         session.round_trip = lane.distance
         session.flush_credits()
@@ -406,11 +406,11 @@ class Link:
         self.kick()
 
     def on_worn(self, lane: Lane) -> None:
-        """Have the lane replaced, for its keys' sake."""
+        """Have the lane replaced: key limit reached."""
         self.rotation.on_worn(lane)
 
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
-        """A lane is gone: wait for another, or end the session."""
+        """Handle the loss of a lane: wait for another, or end the session."""
         if self.rotation.ended(lane, reason) or self.lanes.get(lane.epoch) is not lane:
             return
         del self.lanes[lane.epoch]
@@ -430,7 +430,7 @@ class Link:
             self.end_for(reason, session)
 
     def end_for(self, reason: TunnelError, session: Session) -> None:
-        """End the session, for what ended a lane."""
+        """End the session for the reason that ended a lane."""
         told = reason.code if isinstance(reason, WireError | RefusedError) else None
         self.end(Code.LINK_LOST if told is None else told, str(reason), session)
 
@@ -438,15 +438,15 @@ class Link:
         return self.plan.resume_window > 0 and Feature.RESUME in self.features
 
     def wait_for_lane(self, session: Session) -> None:
-        """A lane less carries the session; perhaps it was the last."""
+        """Handle one lane less, perhaps the last: start the resume window."""
         self._state_changed()
         if self.lanes:
-            self.kick()  # they carry what the lost one may have taken with it
+            self.kick()  # they carry what may be lost with it
             return
         window = self.plan.resume_window + (0 if session.initiator else RESUME_GRACE)
-        if self.rotation.resuming:  # the peer ends a lane for the answer that is under way
+        if self.rotation.resuming:  # the peer ends this lane, and its answer is in flight
             window = max(window, RESUME_GRACE)
-        reason = f"no lane came back within {self.plan.resume_window:g} seconds"
+        reason = f"no lane resumed within {self.plan.resume_window:g} s"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
         self._namesakes.settle(DuplicateOutcome.TAKES_OVER)
 
@@ -455,7 +455,7 @@ class Link:
     def end(self, code: Code, reason: str, session: Session | None = None) -> None:
         """End the session, if there is one: every stream is reset, on both sides.
 
-        ``session`` names the one that is meant: what is learned late of one leaves later ones alone.
+        If ``session`` is given, only that one is ended, so that a late event does not affect a later session.
         """
         if self.session is None or session not in (None, self.session):
             return
@@ -476,18 +476,18 @@ class Link:
             self.note("link down", reason, code=code.name)
 
     async def close(self, code: Code, reason: str) -> None:
-        """``end``, and return when the peer has heard of it, or had its time to."""
+        """End the session, and wait until the lanes are closed, which takes a bounded time."""
         lanes = [*self._every_lane(), *self.rotation.closing, *self._namesakes.dismiss(code, reason)]
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Log something that an operator should know, and remember it for ``status``."""
+        """Log an incident for the operator, and record it for ``status``."""
         self.log.warning(what, reason=reason, **details)
         self.incidents.add(what, reason, str(details.get("code", "")))
 
     def _state_changed(self) -> None:
-        """``state`` may have: note since when it is what it is, and wake who waits for that."""
+        """Update ``since`` if ``state`` has changed, and wake its waiters."""
         if self.state is not self._last_state:
             self._last_state, self.since = self.state, incidents.now()
         self.changed.set()

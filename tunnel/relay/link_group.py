@@ -1,8 +1,8 @@
-"""All sessions with one peer: the standing one, and further ones that come when streams do and go when idle.
+"""All sessions with one peer: the primary one, and additional ones, begun on demand and ended when idle.
 
-The standing session is in the daemon's own loop, worker 0. Where both hosts have several workers, each begins
-further sessions as it needs them (``initiated_sessions``), and takes those that the peer begins. Whatever
-belongs to the peer and not to a session is here: how much memory, how many streams, what ``status`` says.
+The primary session is in the daemon's own loop, worker 0. If both hosts have several workers, each begins
+additional sessions as it needs them (``initiated_sessions``), and accepts those that the peer begins. Here is
+what belongs to the peer and not to one session: the memory limit, the stream limit, and ``status``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ CLOSE_TIMEOUT = 5.0
 """Seconds that a worker may take to end its sessions: longer than a lane lingers."""
 
 FACTS_TIMEOUT = 2.0
-"""Seconds that a worker may take to tell of a session: less than a control command may take."""
+"""Seconds that a worker may take to report a session: less than a control command may take."""
 
 
 class LinkGroup:
-    """See the module. ``dial`` makes further sessions; None where nothing leads to the peer from here."""
+    """All links with one peer. ``dial``: how to dial it; None if no ingress leads there."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LinkGroup:
         self._theirs: dict[int, WorkerSession] = {}
         self._draining = False
         self._transfers = Transfers(self.standing.log)
-        self._past = {"resumes": 0, "streams_opened": 0}  # of sessions that have ended
+        self._past = {"resumes": 0, "streams_opened": 0}  # sums over ended sessions
         self.open = self._own.open
         workers.main.links[self.standing] = None
         workers.lost.append(self._forsake)
@@ -66,27 +66,27 @@ class LinkGroup:
 
     @property
     def parallel(self) -> bool:
-        """Whether streams may go to several sessions: none has to wait for those to another target then."""
+        """Whether several sessions may be used: then streams to different targets are opened concurrently."""
         return self._own.parallel
 
     @property
     def lanes(self) -> Mapping[int, Lane]:
-        """Those of the standing session."""
+        """The lanes of the primary session."""
         return self.standing.lanes
 
     @property
     def links(self) -> list[Link]:
-        """Every session's, the standing one's first. Those of other workers are only to be looked at."""
+        """The links of all sessions, the primary one's first. Only read those of other workers."""
         others = [further.link for further in self._others()]
         return [self.standing, *(link for link in others if link is not None)]
 
     def _others(self) -> list[WorkerSession]:
         return [*self._own.sessions.values(), *self._theirs.values()]
 
-    # What the daemon asks of a peer's link.
+    # For the daemon, as with a single link.
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Log something that an operator should know, and remember it for ``status``."""
+        """Log an incident for the operator, and record it for ``status``."""
         self.standing.note(what, reason, **details)
 
     async def probe(self, target: str, deadline: float) -> TargetCheck:
@@ -98,17 +98,17 @@ class LinkGroup:
         self.standing.record(text)
 
     async def keep(self) -> None:
-        """End further sessions that are idle. Never returns."""
+        """End additional sessions that are idle. Never returns."""
         await self._own.keep()
 
     def drain(self) -> None:
-        """Open no more streams from this moment on."""
+        """Open no more streams from now on."""
         self._draining = True
         for link in self.links:
             link.streams.draining = True
 
     async def close(self, code: Code, reason: str) -> None:
-        """End all sessions, and return when the peer has heard of it, or had its time to."""
+        """End all sessions, and wait until their lanes are closed, which takes a bounded time."""
         self._own.closed = True
         await asyncio.gather(self.standing.close(code, reason), self._close_others(code, reason))
 
@@ -119,7 +119,7 @@ class LinkGroup:
                 await asyncio.gather(*ends, return_exceptions=True)
 
     async def facts(self) -> dict[str, Any]:
-        """For ``status``: what all sessions together are, by the keys of ``link_facts``."""
+        """Return all sessions together for ``status``, by the keys of ``link_facts``."""
         parts = [Part("standing", 0, link_facts(self.standing))]
         tables = (("ours", self._own.sessions), ("theirs", self._theirs))
         for name, further in [(f"{whose} {n}", each) for whose, table in tables for n, each in table.items()]:
@@ -132,43 +132,43 @@ class LinkGroup:
         vacant = self._own.vacant if self.standing.session is not None else None
         return group_facts(parts, self._past, vacant)
 
-    # What sessions have in common: SessionsOwner.
+    # Shared by all sessions. Implements InitiatedSessionsOwner.
 
     def make_further(self, number: int, worker: Worker) -> WorkerSession:
-        """Make session ``number`` in ``worker``, not begun yet."""
+        """Create session ``number`` on ``worker`` without beginning it."""
         over: Callable[[WorkerSession], None] = partial(post, self._loop, self.forget)
         plan = replace(self.plan, number=number)
         return WorkerSession(plan, self._instance, worker, self._prepare, over)
 
     def _prepare(self, link: Link) -> None:
-        """A link is made, in its worker."""
+        """Initialise a new link, in its worker's loop."""
         link.streams.draining = self._draining
         link.streams.count_theirs = self._count_theirs
         link.share(self._share)
-        if link.plan.number:  # a migration is told of as one, whichever sessions its streams are in
+        if link.plan.number:  # a migration is logged as one, whichever sessions carry its streams
             link.streams.transfers = TransfersElsewhere(self._loop, self._transfers, link)
         else:
             link.streams.transfers = self._transfers
 
     @property
     def _share(self) -> int:
-        """Bytes of the link's memory that each session has."""
+        """Bytes of the peer's memory limit for each session."""
         return self.plan.settings.memory // (1 + len(self._others()))
 
     def settle(self) -> None:
-        """There is a session more, or less: divide the memory anew."""
+        """Divide the memory again: a session was added or removed."""
         self.standing.share(self._share)
         for further in self._others():
             if further.link is not None:
                 post(further.worker.loop, further.link.share, self._share)
 
     def _count_theirs(self) -> int:
-        """How many streams the peer has open, over all sessions. Any thread may ask."""
+        """Return how many streams the peer has open, over all sessions. Thread-safe."""
         sessions = [link.session for link in self.links]
         return sum(session.places.theirs for session in sessions if session is not None)
 
     def forget(self, further: WorkerSession) -> None:
-        """A session has ended, or is about to."""
+        """Remove a session that has ended or is about to, and keep its counters."""
         for table in (self._own.sessions, self._theirs):
             if table.get(further.plan.number) is further:
                 del table[further.plan.number]
@@ -179,33 +179,33 @@ class LinkGroup:
                     self.standing.incidents.adopt(link.incidents)
 
     def _forsake(self, worker: Worker) -> None:
-        """A worker has ended, and what it carried."""
+        """Remove the sessions of a worker that has ended."""
         for further in [each for each in self._others() if each.worker is worker]:
             self.forget(further)
-            self.note("link down", f"a further session was in worker {worker.number}, which has ended")
+            self.note("link down", f"worker {worker.number} has ended, with an additional session")
 
-    # Sessions that the peer begins: Receiver.
+    # Sessions that the peer begins. Implements LaneReceiver.
 
     @property
     def lacks_lane(self) -> bool:
-        """Whether the peer has reason to bring a lane: for a session that it has. Others may wait."""
+        """Whether the peer is expected to dial a lane for a session that exists. New sessions may wait."""
         links = [further.link for further in self._theirs.values()]
         return self.standing.lacks_lane or any(link is None or link.lacks_lane for link in links)
 
     def holds(self, lane: Lane) -> bool:
-        """Whether ``lane`` is one of the standing link's, or may become one."""
+        """Whether ``lane`` belongs to the primary link, or may soon."""
         return self.standing.holds(lane)
 
     def welcome(self, lane: Lane, offer: Hello) -> None:
-        """Answer a peer that begins the standing session. Raises ProtocolError."""
+        """Answer HELLO for the primary session. Raises ProtocolError."""
         self.standing.welcome(lane, offer)
 
     def readmit(self, lane: Lane, claim: Resume) -> None:
-        """The peer replaces a lane of the standing session, or brings one more. Raises ProtocolError."""
+        """Answer RESUME or REPLACE for the primary session. Raises ProtocolError."""
         self.standing.readmit(lane, claim)
 
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
-        """Who takes a lane with this first frame to another loop; None: nobody. Raises ProtocolError."""
+        """Return what moves a lane with this first frame to another loop, or None. Raises ProtocolError."""
         if isinstance(frame, Hello):
             if not frame.number:
                 return None
@@ -215,7 +215,7 @@ class LinkGroup:
         return None if further is None else partial(self._pass_on, further, frame)
 
     def _meant(self, claim: Resume) -> WorkerSession | None:
-        """The further session that the peer means, if there is one."""
+        """Return the additional session that RESUME refers to, if there is one."""
         for further in self._theirs.values():
             session = further.link.session if further.link is not None else None
             if session is not None and session.id == claim.session:
@@ -223,23 +223,23 @@ class LinkGroup:
         return None
 
     def _check(self, offer: Hello) -> None:
-        """Raise ProtocolError unless there is room for the session that the peer begins."""
+        """Raise ProtocolError if the session that the peer begins cannot be accepted."""
         standing, known = self.standing, self._theirs.get(offer.number)
         if standing.session is None or standing.peer_instance != offer.instance:
-            raise ProtocolError(Code.COLLISION, f"{self.plan.host} has no standing session with that daemon")
+            raise ProtocolError(Code.COLLISION, f"{self.plan.host} has no primary session with that daemon")
         if offer.number >= standing.sessions:
-            detail = f"session {offer.number}, and there is room for {standing.sessions}"
+            detail = f"session number {offer.number}, the limit is {standing.sessions} sessions"
             raise ProtocolError(Code.COLLISION, detail)
-        # A worker that does not answer may have lanes that are long dead.
+        # A worker that does not answer may have lanes that failed long ago.
         link = known.link if known is not None and known.worker.fit else None
         if link is not None and link.lanes and link.peer_instance == offer.instance:
             raise ProtocolError(Code.COLLISION, "another connection has that session")
 
     def _take(self, offer: Hello, lane: Lane) -> None:
-        """Begin the session that the peer offers, in place of one that it has left."""
+        """Begin the session that the peer offers, in place of one that it abandoned."""
         if (known := self._theirs.get(offer.number)) is not None:
             self.forget(known)
-            known.worker.send(known.end, Code.COLLISION, f"{self.peer} began it anew")
+            known.worker.send(known.end, Code.COLLISION, f"{self.peer} began the session again")
         further = self.make_further(offer.number, self._busyness.least(self._workers.fit))
         self._theirs[offer.number] = further
         self.settle()
@@ -251,7 +251,7 @@ class LinkGroup:
 
 
 class EveryLink(Collection[Link]):
-    """The links of all sessions with all peers, as they are whenever somebody asks."""
+    """A live view of the links of all sessions with all peers."""
 
     def __init__(self, groups: Iterable[LinkGroup]) -> None:
         self._groups = groups

@@ -1,4 +1,4 @@
-"""What a link is made from, and what may be seen of it."""
+"""Settings and state of a link."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunnel.wire.session import Settings
 
 
 class LinkState(StrEnum):
-    """Whether streams can be opened."""
+    """The state of a link."""
 
     DOWN = "down"
     UP = "up"
@@ -21,10 +21,10 @@ class LinkState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
-    """What the configuration says about one peer. ``resume_window`` is in seconds, 0 for off.
+    """Settings of one link with a peer. ``resume_window`` is in seconds, 0 for off.
 
-    ``sessions`` is how many there is room for with this peer; ``number`` says which of them the link has: 0
-    for the standing one, else a further one, of those that one of the two sides began.
+    ``sessions`` is the limit of sessions with this peer; ``number`` is that of the link's session: 0 for the
+    primary one, otherwise an additional one, counted for each of the two sides.
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""When a link sends, and on which lane first: once per iteration of the loop that has something to send."""
+"""Schedule the sending of a link over its lanes: once per loop iteration, if there is something to send."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tunnel.wire.codes import Code
 from tunnel.wire.session import Session
 
 FRAME_COST = 4 * KIB
-"""What a frame counts for in a turn besides its bytes: very small ones must not hold the loop either."""
+"""Cost of a frame against the quantum, besides its bytes: many tiny frames must not block the loop."""
 
 
 class LinkSenderOwner(Protocol):
-    """The link."""
+    """What a sender needs from its link."""
 
     session: Session | None
     lanes: dict[int, Lane]
     streams: StreamTable
 
     def end(self, code: Code, reason: str, session: Session | None = None) -> None:
-        """End the session, for a fault of ours."""
+        """End the session after an internal error."""
 
 
 class LinkSender:
-    """Hands a link's lanes what there is to send. ``host`` is this host's name."""
+    """Fills the lanes of a link with pending frames and payload. ``host`` is this host's name."""
 
     def __init__(self, owner: LinkSenderOwner, host: str) -> None:
         self._owner = owner
@@ -37,7 +37,7 @@ class LinkSender:
         self._turns = 0
 
     def kick(self) -> None:
-        """Send what there is, once this turn of the loop is over."""
+        """Send what is pending in the next loop iteration."""
         if not self._kicked:
             self._kicked = True
             self._loop.call_soon(self._turn)
@@ -48,12 +48,12 @@ class LinkSender:
         try:
             for lane in self._in_turn():
                 self.fill(lane)
-        except Exception as error:  # a bug of ours must fail the migrations, not leave them hanging
-            self._owner.end(Code.INTERNAL, f"a fault of the daemon on {self._host}: {error!r}", session)
+        except Exception as error:  # a bug must fail the migrations, not leave them hanging
+            self._owner.end(Code.INTERNAL, f"internal error on {self._host}: {error!r}", session)
             raise
 
     def _in_turn(self) -> list[Lane]:
-        """All lanes, each time another one first: whoever is first finds the most to send."""
+        """Return all lanes, rotated each time: the first one gets most of the payload."""
         lanes = list(self._owner.lanes.values())
         if len(lanes) > 1:
             self._turns += 1
@@ -62,11 +62,11 @@ class LinkSender:
         return lanes
 
     def _turn_of(self, lane: Lane, session: Session) -> int:
-        """Bytes that ``lane`` is handed before the loop serves others."""
+        """Return the quantum of ``lane``: bytes to send before the loop serves others."""
         return min(session.long_turn, lane.next_turn()) if lane.carries else session.turn
 
     def fill(self, lane: Lane) -> None:
-        """Hand ``lane`` control frames, then what must be sent again, then what hypervisors have to say."""
+        """Send on ``lane``: control frames, then retransmissions, then new payload of hypervisors."""
         session, streams = self._owner.session, self._owner.streams
         left = turn = self._turn_of(lane, session) if session is not None else 0
         while session is not None and lane.room:

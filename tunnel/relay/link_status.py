@@ -1,4 +1,4 @@
-"""What ``status`` tells of a link. The keys are stable: programs read them. Bytes, seconds."""
+"""Status data of a link, for ``status``. The keys are stable: programs read them. Bytes, seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunnel.relay.rotation import Rotation
 
 
 def link_facts(link: Link) -> dict[str, Any]:
-    """Everything about one link, its lanes and streams."""
+    """Return the status of one link with its lanes and streams."""
     session = link.session
     return {
         "peer": link.peer,
@@ -36,7 +36,7 @@ def link_facts(link: Link) -> dict[str, Any]:
 
 
 class Part(NamedTuple):
-    """One session of several with a peer: its name, its worker's number, and its ``link_facts``."""
+    """One of several sessions with a peer: its name, its worker's number, and its ``link_facts``."""
 
     name: str
     worker: int
@@ -44,9 +44,9 @@ class Part(NamedTuple):
 
 
 def group_facts(parts: Sequence[Part], past: Mapping[str, int], vacant: int | None) -> dict[str, Any]:
-    """All sessions with a peer together, by the keys of ``link_facts``; the first one is the standing one.
+    """Return all sessions with a peer together, by the keys of ``link_facts``; the first is the primary one.
 
-    ``past`` has counts of sessions that have ended. Each lane and stream says whose ``session`` it is.
+    ``past`` has the counters of ended sessions. Each lane and stream has the name of its ``session``.
     """
     first = parts[0].facts
     if len(parts) == 1 and not any(past.values()):
@@ -91,9 +91,9 @@ def _rotations(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rotation_facts(rotation: Rotation) -> dict[str, Any]:
-    """How lanes are replaced: when, how often that was, and which one last; ``last`` is None before any.
+    """Return when lanes are replaced, how often that was, and the last one; ``last`` is None before any.
 
-    ``most_records``: what a key had protected, at most, when its lane was replaced or lost.
+    ``most_records``: the most records protected with one key of a lane that was replaced or lost.
     """
     return {
         "records": rotation.plan.records,
@@ -105,7 +105,7 @@ def rotation_facts(rotation: Rotation) -> dict[str, Any]:
 
 
 def lane_facts(lane: Lane) -> dict[str, Any]:
-    """One TLS connection. ``bytes_*`` are of frames, ``records_*`` of TLS: one key each."""
+    """Return the status of a lane. ``bytes_*`` count frames, ``records_*`` TLS records: one key each."""
     return {
         "epoch": lane.epoch,
         "kind": lane.kind.value,
@@ -121,7 +121,7 @@ def lane_facts(lane: Lane) -> dict[str, Any]:
 
 
 def stream_facts(pump: Pump) -> dict[str, Any]:
-    """One relayed connection. ``backlog`` waits for the local hypervisor to take it."""
+    """Return the status of a stream. ``backlog``: bytes not yet accepted by the local hypervisor."""
     return {
         "stream": pump.number,
         "target": pump.target,
@@ -133,11 +133,11 @@ def stream_facts(pump: Pump) -> dict[str, Any]:
 
 
 def ingress_facts(ingress: Ingress, fault: str | None = None) -> dict[str, Any]:
-    """One listening address, and how many connections it let in or turned away.
+    """Return the status of an ingress, with its numbers of accepted and refused connections.
 
-    ``port`` is the one that it really listens on, None for a unix socket; ``target`` is None where each
-    caller names its own port. ``redirect`` is None where callers need none; ``fault`` says why they are not
-    redirected. ``displaced`` says that nobody can come any more: a unix socket's file is gone.
+    ``port`` is the port bound, None for a unix socket; ``target`` is None if it depends on the port that the
+    client connected to. ``redirect`` is None if none is needed; ``fault`` is why redirection fails.
+    ``displaced``: clients cannot connect any more, as the file of the unix socket is gone.
     """
     return {
         "listen": str(ingress.plan.listen),

@@ -1,4 +1,4 @@
-"""From one thread's loop to another's: whatever a loop owns is called in that loop only."""
+"""Calls between the event loops of threads: what a loop owns is called in that loop only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 
 
 def post(loop: asyncio.AbstractEventLoop, act: Callable[..., object], *args: object) -> None:
-    """Call ``act`` in ``loop``: now if that is the one which runs, else soon, unless it has ended."""
+    """Call ``act`` in ``loop``: now if it is the running one, else soon, or never if it is closed."""
     try:
         running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:
@@ -17,5 +17,5 @@ def post(loop: asyncio.AbstractEventLoop, act: Callable[..., object], *args: obj
     if running is loop:
         act(*args)
         return
-    with suppress(RuntimeError):  # it is closed
+    with suppress(RuntimeError):  # closed
         loop.call_soon_threadsafe(partial(act, *args))

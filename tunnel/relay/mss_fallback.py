@@ -1,9 +1,9 @@
-"""How large the TCP segments of a peer's next lane may be, where packets of full size seem to get lost.
+"""The TCP segment size of a peer's next lane, reduced if full-size packets seem to be lost (PMTU black hole).
 
-A path whose MTU is smaller than the hosts believe, and whose ICMP is filtered, lets the connection come up
-and then loses every full packet (RFC 2923, section 2.1). The kernel can find that out by itself, but only if
-the administrator lets it (tcp_mtu_probing in tcp(7)). What a program can do is ask for smaller segments when
-it connects: that binds both directions.
+On a path whose MTU is smaller than the hosts assume, and whose ICMP is filtered, a connection comes up and
+then loses every full-size packet (RFC 2923, section 2.1). The kernel can detect that, but only if the
+administrator enables it (tcp_mtu_probing in tcp(7)). A program can set a smaller MSS when it connects, which
+applies to both directions.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import math
 from tunnel.errors import LaneStalled
 
 SIZES = (None, 1220, 536)
-"""Tried one after the other: as the hosts believe, what IPv6's least MTU carries (RFC 8200, section 5), and
-what IPv4 may always send (RFC 9293, section 3.7.1). After the last one it was not that: as at first."""
+"""Tried in order: the kernel's choice, the payload of IPv6's minimum MTU (RFC 8200, section 5), and IPv4's
+default MSS (RFC 9293, section 3.7.1). If the last one stalls too, the cause is another: back to the first."""
 
 KEPT = 3600.0
-"""Seconds after which full segments are tried again, when another lane is made."""
+"""Seconds after which the next new lane tries full-size segments again."""
 
 
 SUSPECTED = 60.0
-"""Seconds within which a second stall makes one believed that may have been a peer that was hung."""
+"""Seconds within which a second stall confirms a first one, which a hung peer may have caused."""
 
 
 class MssFallback:
-    """One dialer's. Times are seconds of any clock that only goes forward."""
+    """The MSS fallback of one dialer. Times are seconds of any monotonic clock."""
 
     def __init__(self) -> None:
         self._step = 0
@@ -33,16 +33,16 @@ class MssFallback:
         self._suspected = -math.inf
 
     def size(self, now: float) -> int | None:
-        """Bytes that a segment may have; None for what the kernel takes."""
+        """Return the maximum segment size in bytes; None for the kernel's choice."""
         if now - self._since >= KEPT:
             self._step = 0
         return SIZES[self._step]
 
     def stalled(self, now: float, stall: LaneStalled) -> bool:
-        """A connection with segments of ``size`` came up, and then stalled; whether to take the next size.
+        """Record that a connection of the current ``size`` stalled. Return whether the size was changed.
 
-        Small segments cost a fast link dear: with full ones, a stall without proof counts when another one
-        has just been. Connections that stall at the same time are one.
+        Small segments are expensive on a fast link: with full-size ones, an unproven stall counts only if it
+        follows another one closely. Connections that stall at the same time count as one.
         """
         since = now - stall.seconds
         if not stall.proven and self.size(now) is None:

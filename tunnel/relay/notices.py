@@ -1,6 +1,6 @@
-"""What one host has to say for the log of the other: NOTICE of the protocol, which changes nothing.
+"""NOTICE of the protocol: text that one host sends for the log of the other. It changes no state.
 
-Its code is what it is about; NONE is for the record: nothing is wrong.
+Its code is the subject; NONE marks information rather than a problem.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Notice
 
 TOLD = "told by the peer"
-"""The event, and the kind of incident."""
+"""Log event, and kind of incident."""
 
 
 def tell(lanes: Iterable[Lane], features: Feature, code: Code, reason: str) -> None:
-    """Let the peer's operator know, if the peer takes notices, on the first of ``lanes``."""
+    """Send NOTICE on the first of ``lanes``, if the peer supports it."""
     for lane in lanes if Feature.NOTICE in features else ():
         lane.send_control(encode(Notice(code, reason)))
         lane.flush()
@@ -34,10 +34,10 @@ def heard(
     log: structlog.typing.FilteringBoundLogger,
     note: Callable[[str, str], None],
 ) -> None:
-    """Log what the peer says; ``note`` also remembers it, for trouble. Raises ProtocolError."""
+    """Log a NOTICE of the peer; problems go to ``note``, which also records them. Raises ProtocolError."""
     if Feature.NOTICE not in features:
-        raise ProtocolError(Code.PROTOCOL, "NOTICE, which this session has not agreed on")
-    reason = f"{peer} says: {notice.reason}"
+        raise ProtocolError(Code.PROTOCOL, "NOTICE was not negotiated for this session")
+    reason = f"{peer} reports: {notice.reason}"
     if notice.code is Code.NONE:
         log.info(TOLD, reason=reason)
     else:

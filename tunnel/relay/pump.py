@@ -1,8 +1,8 @@
-"""One stream's local socket: read from it when it is the stream's turn, write to it what arrived.
+"""The local socket of one stream: read it when the stream is scheduled, write to it what arrives.
 
-A pump never reads ahead. It tells its owner once that the socket is readable, and reads when it is asked
-to, as much as the window allows: a slow link or a slow peer so reaches the hypervisor as plain TCP
-back-pressure. What arrived and does not fit into the socket waits here; the window bounds it.
+A pump never reads ahead. It reports once that the socket is readable, and reads on request, as much as the
+window allows: the hypervisor sees a slow link or a slow peer as plain TCP back-pressure. Payload that does
+not fit into the socket is buffered here, bounded by the window.
 """
 
 from __future__ import annotations
@@ -28,67 +28,67 @@ from tunnel.wire.payload import Memory, Payload, in_memory
 
 _MOST_VIEWS = 64  # per sendmsg call; IOV_MAX is 1024
 ENOUGH = 256 * KIB
-"""What a read of bulk should bring: each costs a frame, and sends a hypervisor to sleep and wakes it."""
+"""Bytes that a bulk read should return: each costs a frame, and a sleep and wakeup of the hypervisor."""
 
 MOMENT = 0.001
-"""Seconds that a read waits for that at most, and only where the last one says that so much comes by then."""
+"""Most seconds that a read waits for ENOUGH, and only if the rate of the last read makes it likely."""
 
 Carry = Callable[[int, Sequence[memoryview]], SourceRead]
-"""A lane's ``carry``, for one place in a stream."""
+"""``Lane.carry``, bound to an offset of a stream."""
 
 _CHUNK = 64 * KIB
-"""What waits is joined, and cut, to pieces of this size: an object for each of a peer's tiny frames costs far
-more, and of a piece that is not all written yet, what is written stays in memory."""
+"""Buffered payload is kept in pieces of this size: an object for each of a peer's tiny frames would cost far
+more, and a larger piece would stay in memory until it is written completely."""
 
 
 class PumpHandler(Protocol):
-    """The table of streams, as its pumps see it."""
+    """What a pump needs from the stream table."""
 
     def on_readable(self, pump: Pump) -> None:
-        """The socket has something to read: said again after a ``read`` or ``forward`` that found its end."""
+        """The socket is readable. Called again only after a ``read`` or ``forward`` that emptied it."""
 
     def on_delivered(self, pump: Pump, count: int) -> None:
-        """``count`` bytes are in the socket."""
+        """``count`` bytes were written to the socket."""
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
-        """The socket takes nothing any more: the hypervisor closed it, after all that it had to say."""
+        """The socket accepts no more: the hypervisor closed it after sending everything."""
 
     def on_reset(self, pump: Pump, error: OSError) -> None:
-        """The socket failed. What came before that can still be read; the end of it raises ``error``."""
+        """The socket failed. Data before that can still be read; at its end ``read`` raises ``error``."""
 
 
 class Pump:
-    """Owns ``sock``, a connected socket of the hypervisor, on behalf of stream ``number``."""
+    """Owns ``sock``, a connected socket to the hypervisor, for stream ``number``."""
 
     def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpHandler) -> None:
         tune_local(sock)
         self.number = number
         self.target = target
         self.caller = caller_of(sock)
-        self.uid: int | None = None  # of the local user who opened the stream; None where the peer did
-        self.outwards = False  # the stream was opened here
+        self.uid: int | None = None  # of the local user that opened the stream; None if the peer did
+        self.outwards = False  # opened by this host
         self.since = time.monotonic()
         self.bytes_read = 0  # from the local socket
         self.bytes_written = 0  # to the local socket
-        self.backlog = 0  # bytes that arrived and are not written yet
+        self.backlog = 0  # bytes received and not written yet
         self.read_ended = False
         self.write_ended = False
-        self.broken = False  # writing failed: what still arrives is dropped, and never called delivered
-        self.hung_up = False  # the hypervisor sends nothing more, though some of it may not be read yet
-        self.fault: OSError | None = None  # the socket was reset: no end of it is a clean one any more
+        self.broken = False  # writing failed: further payload is dropped, not reported as delivered
+        self.hung_up = False  # the hypervisor has closed; some of its data may be unread
+        self.fault: OSError | None = None  # the socket was reset: its end is not a clean one
         self._sock = sock
         self._receive = receiver(sock)
         self._memory = ReadBuffers(ENOUGH)
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
-        self._failure: OSError | None = None  # of reading, behind what was read before
-        self.drained = False  # ``forward`` saw that there is no more for now, and the socket is watched
-        self._gathers = False  # more is about to come: reading waits for it
-        self._heeds = sock.family != socket.AF_UNIX  # SO_RCVLOWAT, when the loop asks
-        self._least = 1  # bytes that must be there before the loop is told
+        self._failure: OSError | None = None  # of reading, after the bytes already returned
+        self.drained = False  # ``forward`` emptied the socket, which is watched now
+        self._gathers = False  # more is expected: reading waits for it
+        self._heeds = sock.family != socket.AF_UNIX  # the poll of the loop respects SO_RCVLOWAT
+        self._least = 1  # bytes available before the loop reports it: SO_RCVLOWAT
         self._watched = False  # by the loop
-        self._told = False  # the owner knows that there is something to read
+        self._told = False  # ``on_readable`` was called
         self._moment: asyncio.TimerHandle | None = None
         self._fresh: list[Payload] = []
         self._waiting: deque[bytearray | memoryview] = deque()
@@ -97,11 +97,11 @@ class Pump:
 
     @property
     def forwards(self) -> bool:
-        """Whether ``forward`` works here: else ``read``."""
+        """Whether to use ``forward`` rather than ``read``."""
         return True
 
     def start_reading(self) -> None:
-        """Watch the socket."""
+        """Watch the socket for data."""
         self._watch(1)
 
     def _watch(self, least: int) -> None:
@@ -109,7 +109,7 @@ class Pump:
             self._least = least
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
         self._told = False
-        if not self._watched:  # the loop pays for each change with system calls
+        if not self._watched:  # each change costs system calls
             self._watched = True
             self._loop.add_reader(self._sock, self._readable)
 
@@ -117,26 +117,26 @@ class Pump:
         if self._moment is not None:
             self._moment.cancel()
             self._moment = None
-        if self._told:  # and has not found the end of it since: others come first, or the peer takes no more
+        if self._told:  # and not emptied since: others are scheduled, or the window is closed
             self._watch_no_more()
             return
         self._told = True
         self._owner.on_readable(self)
 
     def _watch_no_more(self) -> None:
-        """Also to be told once more of an error, which ends uvloop's watch when it has told of it."""
+        """Stop watching. Also needed to get an error again: uvloop stops watching after it."""
         self._watched = False
         self._loop.remove_reader(self._sock)
 
     def read(self, limit: int) -> Payload | None:
-        """Return up to ``limit`` bytes, b"" at the end, or None: nothing there now. Raises OSError."""
+        """Return up to ``limit`` bytes, b"" at the end, None if nothing is available. Raises OSError."""
         self._check_failure()
         if self._gathering():
             return None
         try:
             count = self._receive(self._memory.room(limit))
         except BlockingIOError:
-            count = -1  # as long as the exception is there, its frames have a view
+            count = -1  # leave this block: the exception's frames hold a view
         if count < 0:
             self._memory.take(0, 0)
             self.start_reading()
@@ -145,7 +145,7 @@ class Pump:
         return self._memory.take(count, self.bytes_read)
 
     def forward(self, carry: Carry, limit: int) -> Sequence[Payload] | None:
-        """As ``read``, by ``carry``, which sends what it reads: that, in order; nothing at the end."""
+        """Like ``read``, but by ``carry``, which also sends the bytes. Return them, or () at the end."""
         self._check_failure()
         if self._gathering():
             return None
@@ -163,15 +163,15 @@ class Pump:
         return pieces
 
     def _check_failure(self) -> None:
-        """Raise what was found behind the bytes that were read last."""
+        """Raise the error that followed the bytes of the last read."""
         if (failure := self._failure) is not None:
             self._failure = None
             raise failure
 
     def _took(self, count: int, limit: int) -> None:
-        """A read brought ``count`` bytes of the ``limit`` that it asked for.
+        """Account for a read that returned ``count`` bytes of at most ``limit``.
 
-        The kernel tells of a reset once, to a reader or a writer, and then calls it an end: hence ``fault``.
+        The kernel reports a reset once, to a reader or a writer, and afterwards EOF: hence ``fault``.
         """
         if not count and self.fault is not None:
             raise self.fault
@@ -183,7 +183,7 @@ class Pump:
         self._gathers = self._heeds and soon and count < min(limit, ENOUGH)
 
     def _gathering(self) -> bool:
-        """Whether the socket is left alone until it has enough, or for a moment: see ENOUGH."""
+        """Whether to wait, for at most MOMENT, until the socket has ENOUGH."""
         if gathers := self._gathers:
             self._gathers = False
             self._watch(ENOUGH)
@@ -191,29 +191,29 @@ class Pump:
         return gathers
 
     def release(self, offset: int) -> None:
-        """The peer delivered everything before ``offset``. What is in memory is kept by the session."""
+        """Free what the peer delivered, before ``offset``. The session keeps payload that is in memory."""
         self._memory.release(offset)
 
     # To the socket.
 
     @property
     def sink(self) -> int:
-        """The socket's descriptor, for whoever writes to it what comes next; -1: that is to be delivered."""
+        """The socket's descriptor, for writing to it directly; -1 if payload must go through ``deliver``."""
         return -1 if self.broken or self._fresh or self._waiting else self._sock.fileno()
 
     def on_passed(self, count: int, error: OSError | None) -> None:
-        """So many bytes were written to the sink, which failed behind them if there is an ``error``."""
+        """Account for ``count`` bytes written to the sink, which failed after them if ``error`` is set."""
         self._report(count)
         if error is not None:
             self._give_up(error)
 
     def deliver(self, data: Payload) -> None:
-        """Take ``data`` to be written by ``flush``, which must come while it is valid."""
+        """Queue ``data`` for ``flush``, which must be called while it is valid."""
         if not self.broken:
             self._fresh.append(data)
 
     def flush(self) -> None:
-        """Write what was delivered, now or when the socket takes it."""
+        """Write the queued payload, now or when the socket is writable."""
         fresh, self._fresh = [in_memory(each) for each in self._fresh], []
         count = 0
         if fresh and not self._waiting:
@@ -223,7 +223,7 @@ class Pump:
         self._report(count)
 
     def _keep(self, fresh: list[Memory], written: int) -> None:
-        """Copy what the socket did not take: its memory is about to be used again."""
+        """Copy what the socket did not accept, because its memory will be reused."""
         for data in fresh:
             if written >= len(data):
                 written -= len(data)
@@ -251,7 +251,7 @@ class Pump:
         self._report(count)
 
     def _drop(self, count: int) -> None:
-        """Forget the first ``count`` waiting bytes, which are written."""
+        """Drop the first ``count`` buffered bytes, which are written."""
         self.backlog -= count
         while count:
             first = self._waiting.popleft()
@@ -270,21 +270,21 @@ class Pump:
             return 0
 
     def _report(self, count: int) -> None:
-        """Last of all, because it may close the pump."""
+        """Report written bytes. Call it last, because it may close the pump."""
         if count:
             self.bytes_written += count
             self._owner.on_delivered(self, count)
 
     def hang_up(self, *, failed: bool) -> None:
-        """The hypervisor hung up, or its connection ``failed``. It may close the pump."""
+        """Handle a hangup of the hypervisor, or a ``failed`` connection. It may close the pump."""
         self.hung_up = True
         if failed and (error := self._pending_error()) is not None:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Write no more. EPIPE says that an end came before the error, and is a true one (tcp(7), unix(7)).
+        """Write no more. EPIPE: the other side ended cleanly before the error (tcp(7), unix(7)).
 
-        A unix socket says EPIPE as well if its other end was closed with bytes unread: that is its reset.
+        A unix socket also returns EPIPE if the other side was closed with unread bytes: that is its reset.
         """
         if error.errno == errno.EPIPE:
             error = self._pending_error() or error
@@ -298,40 +298,40 @@ class Pump:
             self._owner.on_write_error(self, error)
 
     def _pending_error(self) -> OSError | None:
-        """Fetch the error that no read or write has told of yet: this, too, takes it from the others."""
+        """Return the pending error of the socket (SO_ERROR), which clears it for reads and writes."""
         number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return OSError(number, os.strerror(number)) if number else None
 
     def shutdown_write(self) -> None:
-        """The peer's direction ended, and all of it is written."""
+        """End the direction from the peer, all of which is written."""
         self.write_ended = True
-        with suppress(OSError):  # a socket that is gone already shows when it is read
+        with suppress(OSError):  # if the socket has failed, reading shows it
             self._sock.shutdown(socket.SHUT_WR)
 
     # The end.
 
     @property
     def descriptor(self) -> int:
-        """Of the socket; -1 once it is closed."""
+        """File descriptor of the socket; -1 once it is closed."""
         return self._sock.fileno()
 
     @property
     def half_closed(self) -> bool:
-        """Whether one direction ended and the other did not."""
+        """Whether one direction has ended and the other has not."""
         return self.read_ended != self.write_ended
 
     @property
     def left(self) -> bool:
-        """Whether the hypervisor closed its end entirely, and did not only end its own direction: 0.1 ms."""
+        """Whether the hypervisor closed the socket, not only its own direction. Takes 0.1 ms."""
         return is_closed(self._sock)
 
     def close(self) -> None:
-        """Both directions ended in order."""
+        """Close the socket: both directions have ended cleanly."""
         self._unwatch()
         self._sock.close()
 
     def reset(self) -> None:
-        """Let the hypervisor see a failure."""
+        """Reset the socket, so that the hypervisor sees a failure."""
         self._unwatch()
         reset(self._sock)
 
@@ -344,7 +344,7 @@ class Pump:
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing is written any more."""
+        """Drop buffered payload: nothing more is written."""
         self.broken = True
         self._fresh.clear()
         self._waiting.clear()

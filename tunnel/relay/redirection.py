@@ -1,4 +1,4 @@
-"""Whether connections to an alias come out at our listener: tried by one of our own."""
+"""Check with a probe connection that an alias is redirected to our listener."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tunnel.net.sockets import discard_unsent, name_of, reason_of
 from tunnel.relay.address import RedirectAddress
 
 DEADLINE = 3.0
-"""Seconds until a probe must have arrived. It does not leave this host, but may wait among many callers."""
+"""Seconds within which a probe must arrive: local, but possibly behind many clients."""
 
 
 class Redirection:
-    """The probes of one ingress. They carry no byte, and are no callers."""
+    """The probes of one ingress. They carry no data and are not counted as clients."""
 
     def __init__(self, alias: RedirectAddress) -> None:
         self._alias = alias
         self._expected: dict[tuple[str, int], asyncio.Future[None]] = {}
 
     async def examine(self, within: float = DEADLINE) -> str | None:
-        """Connect to the first port of the range: None if that came here, otherwise what happened.
+        """Connect to the first port of the range. Return None if the probe arrives here, else the reason.
 
-        Only where a guard stands behind the redirect: without one, a hypervisor that waits for a migration
-        may be what answers.
+        Use it only with a guard behind the redirect: otherwise the probe may reach a hypervisor that waits
+        for a migration.
         """
         where = (self._alias.host, self._alias.first_port)
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -35,9 +35,9 @@ class Redirection:
                 await self._call(where, arrived)
         except TimeoutError:
             pass
-        except OSError as error:  # also without a descriptor to try it with
+        except OSError as error:  # also EMFILE
             why = f": {reason_of(error)}"
-        # One that has arrived is reset, and may have seen that first.
+        # A probe that arrives is reset, and that error may come first.
         if arrived.done() and not arrived.cancelled():
             return None
         return f"a probe connection to {name_of(where)} did not arrive{why}"
@@ -45,7 +45,7 @@ class Redirection:
     async def _call(self, where: tuple[str, int], arrived: asyncio.Future[None]) -> None:
         with socket.socket() as caller:
             caller.setblocking(False)
-            # The port is also one that hypervisors take: those ask for SO_REUSEADDR as well.
+            # Hypervisors may need the same port: they set SO_REUSEADDR as well.
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             discard_unsent(caller)
             caller.bind(("127.0.0.1", 0))
@@ -58,7 +58,7 @@ class Redirection:
                 del self._expected[name]
 
     def is_own(self, sock: socket.socket) -> bool:
-        """Whether an accepted connection is a probe of ours; then it has arrived."""
+        """Whether an accepted connection is one of our probes; if so, record its arrival."""
         if not self._expected:
             return False
         try:

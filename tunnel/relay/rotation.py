@@ -1,20 +1,20 @@
-"""Replacing lanes that live, so that no TLS key protects too much: make before break.
+"""Rotation: replace lanes that are up, make before break, so that no TLS key protects too many records.
 
-AES-GCM may protect 2**24.5 records with one key (RFC 8446 section 5.5), and nothing renews a lane's keys:
-OpenSSL does not count, and kernels before 6.14 cannot change keys. So a lane is replaced by a fresh one after
-so many records, after a time, and when certificates were renewed. The initiator dials; the acceptor may ask
-for it. A rotation loses nothing, sends nothing twice, and no stream waits for it (SPEC section 8)::
+AES-GCM may protect 2**24.5 records with one key (RFC 8446 section 5.5), and a lane's keys are never updated:
+OpenSSL does not count records, and kernels before 6.14 cannot change keys. So a lane is replaced by a new one
+after a number of records, after a time, and when certificates are renewed. The initiator dials; the acceptor
+may request it. Nothing is lost or sent twice, and streams are not interrupted (SPEC section 8)::
 
     initiator                                 acceptor
     new lane: REPLACE           →
-                                ←             new lane: RESUMED. It stands by
+                                ←             new lane: RESUMED; on standby
     sends on the new lane only
     old lane: RETIRE            →             sends on the new lane only
                                 ←             old lane: RETIRED, RETIRE
     old lane: RETIRED           →
     closes the old lane                       closes the old lane
 
-With a peer that knows no REPLACE the initiator sends RESUME, as for a lost lane: what was under way on the
+If the peer does not support REPLACE, the initiator sends RESUME, as for a lost lane: data in flight on the
 old lane is sent again. As initiator such a peer replaces nothing: its lanes are lost at ``KEY_LIMIT``.
 """
 
@@ -36,17 +36,17 @@ from tunnel.wire.session import Session
 
 ASKED_RECORDS = 1024
 ASKED_AGE = 10.0
-"""A lane is replaced for a peer that asks once it has carried so many records, or is so many seconds old."""
+"""Least records, or else age in seconds, of a lane at which the peer's ROTATE is honoured."""
 
 PATIENCE = 300.0
-"""Seconds that a lane which is being retired may take to deliver what is under way on it."""
+"""Seconds that a retiring lane may take to deliver what is in flight on it."""
 
 _HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RotationPlan:
-    """When a lane is replaced: ``records`` under a key, ``after`` so many seconds (0: never)."""
+    """When to replace a lane: after ``records`` with one key, and ``after`` so many seconds (0: never)."""
 
     records: int = 2**22
     after: float = 24 * _HOUR
@@ -54,7 +54,7 @@ class RotationPlan:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A lane that was replaced."""
+    """A completed replacement of a lane."""
 
     at: str  # UTC, ISO 8601
     lane: int
@@ -62,7 +62,7 @@ class Rotated:
 
 
 class RotationOwner(LaneHandler, Protocol):
-    """The link, as its rotation sees it. ``lanes`` are those that carry the session."""
+    """What rotation needs from its link. ``lanes`` are those that carry the session."""
 
     session: Session | None
     lanes: dict[int, Lane]
@@ -71,46 +71,46 @@ class RotationOwner(LaneHandler, Protocol):
 
     @property
     def features(self) -> Feature:
-        """What both sides agreed on."""
+        """The negotiated features."""
 
     @property
     def wants_lane(self) -> bool:
-        """Whether a lane is missing."""
+        """Whether this host is to dial another lane."""
 
     def attach(self, lane: Lane, epoch: int) -> None:
-        """Own a lane that has a number in the session."""
+        """Become the handler of a lane, which is number ``epoch`` of the session."""
 
     def rejoin(self, lane: Lane, peer: Resume) -> None:
-        """Let an attached lane carry the session, and take the peer's positions in. Raises ProtocolError."""
+        """Use an attached lane for the session, and apply the peer's positions. Raises ProtocolError."""
 
     def give_up_lane(self, session: Session, epoch: int) -> None:
-        """Take nothing more from a lane."""
+        """Abort a lane."""
 
     def wait_for_lane(self, session: Session) -> None:
-        """A lane less carries the session; perhaps it was the last."""
+        """Handle one lane less, perhaps the last."""
 
     def kick(self) -> None:
-        """There is something to send."""
+        """Schedule sending."""
 
     def end_for(self, reason: TunnelError, session: Session) -> None:
-        """End the session, for what ended a lane."""
+        """End the session for the reason that ended a lane."""
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Something happened that an operator should know."""
+        """Log an incident for the operator, and record it for ``status``."""
 
 
 @dataclass(slots=True)
 class _Leaving:
-    """A lane that is being retired."""
+    """A retiring lane."""
 
     lane: Lane
     since: float
-    heard: bool = False  # the peer's RETIRE: nothing more comes
-    settled: bool = False  # the peer's RETIRED: nothing of ours is under way
+    heard: bool = False  # the peer's RETIRE received: it sends no more
+    settled: bool = False  # the peer's RETIRED received: nothing of ours is in flight
 
 
 class Rotation:
-    """See the module. ``clock`` is in seconds."""
+    """Replaces the lanes of one link by ROTATE, REPLACE, RETIRE and RETIRED. ``clock`` is in seconds."""
 
     def __init__(
         self,
@@ -122,61 +122,61 @@ class Rotation:
         self.plan = plan
         self.count = 0
         self.last: Rotated | None = None
-        self.most_records = 0  # that a key of a lane which is gone has protected
-        self.attempt: asyncio.Task[None] | None = None  # to bring a lane in the place of one that lives
+        self.most_records = 0  # with one key, of lanes that are gone
+        self.attempt: asyncio.Task[None] | None = None  # to replace a lane
         self._owner = owner
         self._log = log
         self._clock = clock
         self._due: dict[int, str] = {}  # lanes to be replaced, and why
-        self._standby: dict[int, tuple[Lane, Resume]] = {}  # by the lane whose place they are to take
+        self._standby: dict[int, tuple[Lane, Resume]] = {}  # by epoch of the lane to be replaced
         self._leaving: dict[int, _Leaving] = {}
-        self._closing: list[Lane] = []  # both sides are through with them
-        self._asked: Resume | None = None  # of the initiator, without an answer so far
+        self._closing: list[Lane] = []  # retired by both sides
+        self._asked: Resume | None = None  # sent as initiator, and not answered
 
     @property
     def others(self) -> list[Lane]:
-        """Lanes of the session that carry nothing yet, or nothing any more."""
+        """Lanes of the session on standby, or retiring."""
         return [lane for lane, _ in self._standby.values()] + [each.lane for each in self._leaving.values()]
 
     @property
     def closing(self) -> list[Lane]:
-        """Lanes that were replaced, and have not let go of their sockets yet."""
+        """Replaced lanes whose sockets are not closed yet."""
         return [lane for lane in self._closing if not lane.gone.is_set()]
 
     @property
     def resuming(self) -> bool:
-        """Whether a living lane is named in a RESUME: the peer ends it, and that is no loss."""
+        """Whether a pending RESUME replaces a lane that is up: the peer ends that lane, which is expected."""
         return self._asked is not None and not isinstance(self._asked, Replace)
 
     def clear(self) -> None:
-        """Another session begins, or none is left."""
+        """Reset all state: the session has ended."""
         for table in (self._due, self._standby, self._leaving):
             table.clear()
         self._asked = None
         self.interrupt()
 
-    # When.
+    # When to replace.
 
     def watch(self, lane: Lane) -> None:
-        """Count from now on what the keys of ``lane`` protect."""
+        """Have ``lane`` report when a key reaches the limit of the plan."""
         lane.warn_at(self.plan.records)
 
     def on_worn(self, lane: Lane) -> None:
-        """A key of ``lane`` has protected as many records as the plan says."""
+        """Have ``lane`` replaced: key limit of the plan reached."""
         self._want(lane, f"{self.plan.records} records with one key")
 
     def rotate(self, reason: str, lanes: Iterable[Lane] | None = None) -> None:
-        """Have ``lanes``, or all that the session has now, replaced, one by one. Saying so twice is once."""
+        """Have ``lanes``, or all lanes of the session, replaced one by one. Repeated requests count once."""
         for lane in list(self._owner.lanes.values() if lanes is None else lanes):
             self._want(lane, reason)
 
     def tick(self, lane: Lane) -> None:
-        """Look at what no event tells of. Call it every few seconds for each lane."""
+        """Check what no event reports. Call it every few seconds for each lane."""
         now = self._clock()
         for leaving in [each for each in self._leaving.values() if now - each.since >= PATIENCE]:
-            self._give_up(leaving, f"lane {leaving.lane.epoch} was retired {PATIENCE:g} seconds ago")
+            self._give_up(leaving, f"lane {leaving.lane.epoch} timed out {PATIENCE:g} s after RETIRE")
         if max(lane.records_sent, lane.records_received) >= self.plan.records:
-            self.on_worn(lane)  # a kernel lane is told of empty records by the kernel alone
+            self.on_worn(lane)  # of a kernel lane, only the kernel counts empty records
         if self.plan.after and now - lane.since >= self.plan.after:
             self._want(lane, f"keys in use for {self.plan.after / _HOUR:g} hours")
         if lane.epoch in self._due:
@@ -188,43 +188,43 @@ class Rotation:
         self._due[lane.epoch] = reason
         self._ask(lane)
         if not (self._living().initiator or self._gentle):
-            why = f"it began the session, and its release replaces no lanes; {reason}"
-            what = f"lane {lane.epoch} is cut and resumed at {KEY_LIMIT} records"
-            self._owner.note("lane not replaced", f"{self._owner.peer} cannot be asked to: {why}; {what}")
+            why = f"it is the initiator, and its version does not support rotation; {reason}"
+            what = f"lane {lane.epoch} will be closed and resumed at {KEY_LIMIT} records"
+            self._owner.note("lane not replaced", f"{self._owner.peer} cannot replace it: {why}; {what}")
         self._owner.changed.set()
 
     def _ask(self, lane: Lane) -> None:
-        """Ask the initiator to replace a lane, if that is the peer."""
+        """Send ROTATE, if the peer is the initiator."""
         if self._gentle and not self._living().initiator and lane.epoch in self._owner.lanes:
             lane.send_control(encode(Rotate()))
             lane.flush()
 
     def _on_rotate(self, lane: Lane) -> None:
         if not self._living().initiator:
-            raise ProtocolError(Code.PROTOCOL, "ROTATE from the initiator, who replaces lanes itself")
+            raise ProtocolError(Code.PROTOCOL, "ROTATE from the initiator, which replaces lanes itself")
         used = max(lane.records_sent, lane.records_received)
-        if used >= ASKED_RECORDS or self._clock() - lane.since >= ASKED_AGE:  # else the peer asks again
-            self._want(lane, "the peer asked for it")
+        if used >= ASKED_RECORDS or self._clock() - lane.since >= ASKED_AGE:  # else the peer repeats it
+            self._want(lane, "requested by the peer")
 
-    # The initiator's part.
+    # As initiator.
 
     def next(self) -> int:
-        """Return the lane to be replaced now, 0 for none: one at a time, and only while all are there."""
+        """Return the lane to replace now, 0 for none: one at a time, and only while all lanes are up."""
         session, owner = self._owner.session, self._owner
         if session is None or not session.initiator or owner.wants_lane or self._leaving:
             return 0
         return next((epoch for epoch in self._due if epoch in owner.lanes), 0)
 
     def claim(self, epoch: int, old: int) -> Resume:
-        """Return the first frame of lane ``epoch``, which is to take the place of lane ``old``."""
+        """Return the first frame of lane ``epoch``, which is to replace lane ``old``."""
         session = self._living()
         self._asked = session.resume(epoch, old, Replace if self._gentle else Resume)
         return self._asked
 
     def granted(self, lane: Lane, answer: Resumed) -> bool:
-        """Take RESUMED in, if it answers what ``claim`` said: the lane takes over. Raises ProtocolError.
+        """Handle RESUMED if it answers ``claim``: the new lane takes over. Raises ProtocolError.
 
-        One that comes after its attempt was given up brings no lane: the one that it names goes on.
+        If the attempt was already abandoned, the new lane is aborted, and the old one continues.
         """
         asked, self._asked = self._asked, None
         if asked is None or asked.epoch != answer.epoch:
@@ -234,7 +234,7 @@ class Rotation:
             return is_late
         old, owner = self._owner.lanes.get(answer.replaces), self._owner
         if old is None and isinstance(asked, Replace):
-            lane.abort()  # to the peer it stands by for a lane that is lost here: that one is to be resumed
+            lane.abort()  # on standby at the peer for a lane that is lost here: resume that one
             return True
         reason = self._due.pop(answer.replaces, "")
         if old is None or not isinstance(asked, Replace):
@@ -248,37 +248,37 @@ class Rotation:
         return True
 
     def over(self) -> None:
-        """The attempt has ended, one way or the other."""
+        """Clear the attempt, which has succeeded or failed."""
         self.attempt = self._asked = None
         self._owner.changed.set()
 
     def failed(self, epoch: int, reason: str, pause: float) -> None:
-        """An attempt failed; the next one is made after ``pause`` seconds."""
-        goes_on = f"lane {epoch} goes on, the next attempt is in {pause:g} seconds"
-        why = self._due.get(epoch, "it is gone")
+        """Report a failed attempt; the next one follows after ``pause`` seconds."""
+        goes_on = f"lane {epoch} stays in use, next attempt in {pause:g} s"
+        why = self._due.get(epoch, "the lane is gone")
         self._owner.note("lane not replaced", f"{reason}; {goes_on}", due=why)
 
     def expects_loss_of(self, lane: Lane) -> bool:
-        """Whether the peer is to end ``lane``, which a RESUME without an answer so far names."""
+        """Whether the peer will end ``lane``, because a pending RESUME replaces it."""
         return self.resuming and self._asked is not None and self._asked.replaces == lane.epoch
 
     def lost(self, lane: Lane) -> None:
-        """A lane that carried the session is lost."""
+        """Handle the loss of a lane that carried the session."""
         self.most_records = max(self.most_records, lane.records_sent, lane.records_received)
         if not self.expects_loss_of(lane):
             self._due.pop(lane.epoch, None)
-            self.interrupt()  # resuming comes first
+            self.interrupt()  # resuming has priority
         self.take_over(lane.epoch)
 
     def interrupt(self) -> None:
-        """Give up the attempt to replace a lane, if there is one."""
+        """Cancel the attempt to replace a lane, if there is one."""
         if self.attempt is not None:
             self.attempt.cancel()
 
-    # The acceptor's part.
+    # As acceptor.
 
     def lives(self, epoch: int) -> bool:
-        """Whether lane ``epoch`` carries the session, perhaps only now: the peer lost the one before it."""
+        """Whether lane ``epoch`` is in use; if on standby, now it is: the peer lost the one before."""
         for old, (lane, _) in list(self._standby.items()):
             if lane.epoch == epoch:
                 self._owner.lanes.pop(old).abort()
@@ -287,10 +287,10 @@ class Rotation:
         return epoch in self._owner.lanes
 
     def stand_by(self, lane: Lane, claim: Resume) -> None:
-        """Answer REPLACE for a lane that lives: the new one carries nothing before the old one is retired."""
+        """Answer REPLACE for a lane that is up: the new lane is on standby until the old one is retired."""
         session = self._living()
         if claim.replaces in self._standby:
-            self._standby.pop(claim.replaces)[0].abort()  # the peer never heard the answer on it
+            self._standby.pop(claim.replaces)[0].abort()  # the peer never received the answer on it
         lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
         lane.replaces = claim.replaces
         self._standby[claim.replaces] = (lane, claim)
@@ -298,18 +298,18 @@ class Rotation:
         lane.flush()
 
     def take_over(self, epoch: int) -> None:
-        """Let the lane carry the session that stands by for lane ``epoch``, if there is one."""
+        """Use the lane on standby for lane ``epoch``, if there is one."""
         if epoch in self._standby:
             lane, claim = self._standby.pop(epoch)
             try:
                 self._owner.rejoin(lane, claim)
-            except ProtocolError as error:  # that ends the session, too
+            except ProtocolError as error:  # which also ends the session
                 lane.close(error.code, str(error))
                 return
             self._count(epoch, lane.epoch, self._due.pop(epoch, "the peer replaced it"))
 
     def forget(self, epoch: int) -> list[Lane]:
-        """Take out, and return, lane ``epoch`` and who stands by for it, as far as they carry nothing."""
+        """Remove and return lane ``epoch`` if retiring or on standby, and the lane on standby for it."""
         found = [self._leaving.pop(epoch).lane] if epoch in self._leaving else []
         for old, (lane, _) in list(self._standby.items()):
             if epoch in (old, lane.epoch):
@@ -317,12 +317,12 @@ class Rotation:
                 found.append(lane)
         return found
 
-    # Both.
+    # As either.
 
     def on_frame(self, lane: Lane, frame: RotationFrame) -> None:
-        """Take what the peer says of a lane. Raises ProtocolError."""
+        """Handle ROTATE, RETIRE or RETIRED. Raises ProtocolError."""
         if not self._gentle:
-            raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} without the feature")
+            raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} was not negotiated for this session")
         match frame:
             case Rotate():
                 self._on_rotate(lane)
@@ -336,7 +336,7 @@ class Rotation:
         if leaving is not None:
             _say(lane, Retired())
         elif self._living().initiator or self._owner.lanes.get(lane.epoch) is not lane:
-            raise ProtocolError(Code.PROTOCOL, "RETIRE of a lane that was not replaced")
+            raise ProtocolError(Code.PROTOCOL, "RETIRE for a lane that was not replaced")
         else:
             leaving = self._leave(lane)
             _say(lane, Retired(), Retire())
@@ -352,9 +352,9 @@ class Rotation:
         self._close_if_empty(leaving)
 
     def _leave(self, lane: Lane) -> _Leaving:
-        """Send nothing more on a lane."""
-        for other in list(self._leaving.values()):  # never with a peer that replaces one lane at a time
-            self._give_up(other, f"lane {lane.epoch} is being retired as well")
+        """Retire a lane: send nothing more on it."""
+        for other in list(self._leaving.values()):  # never if the peer replaces one lane at a time
+            self._give_up(other, f"lane {lane.epoch} is retiring as well")
         del self._owner.lanes[lane.epoch]
         leaving = self._leaving[lane.epoch] = _Leaving(lane, self._clock())
         self.take_over(lane.epoch)
@@ -366,12 +366,12 @@ class Rotation:
     def _close_if_empty(self, leaving: _Leaving) -> None:
         if leaving.heard and leaving.settled:
             del self._leaving[leaving.lane.epoch]
-            leaving.lane.close(Code.NONE, "another lane has taken its place")
+            leaving.lane.close(Code.NONE, "the lane was replaced")
             self._closing = [*self.closing, leaving.lane]
             self._owner.changed.set()
 
     def ended(self, lane: Lane, reason: TunnelError) -> bool:
-        """Whether a lane that is gone carried nothing yet, or nothing any more; then that is all."""
+        """Handle the end of a lane that was on standby or retiring; False for any other."""
         if lane not in self.others:
             return False
         leaving = lane.epoch in self._leaving
@@ -386,7 +386,7 @@ class Rotation:
         return True
 
     def _give_up(self, leaving: _Leaving, reason: str) -> None:
-        """What is under way on it goes out again."""
+        """Abort a retiring lane; what is in flight on it is sent again."""
         del self._leaving[leaving.lane.epoch]
         leaving.lane.abort()
         self._living().lost(leaving.lane.epoch)
@@ -401,7 +401,7 @@ class Rotation:
 
     @property
     def _gentle(self) -> bool:
-        """Whether the peer knows how to retire a lane."""
+        """Whether the peer supports REPLACE and RETIRE."""
         return Feature.ROTATE in self._owner.features
 
     def _living(self) -> Session:

@@ -1,4 +1,4 @@
-"""Bringing lanes in the place of those that are due: what a link's rotation wants, done by its dialer."""
+"""Replace the lanes that a link's rotation selects, by means of its dialer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tunnel.relay.link import Link
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-"""Seconds between attempts while they fail, doubled each time: the old lane goes on meanwhile."""
+"""Seconds between failing attempts, doubled each time; the old lane stays in use."""
 
 SPACING = 0.04
-"""Seconds from one rotation to the next: a handshake costs more than what a lane carries meanwhile, and a
-peer admits 30 connections a second for long."""
+"""Seconds between rotations: a handshake costs more than what a lane carries in that time, and a peer admits
+30 connections a second in the long run."""
 
 log = structlog.get_logger()
 
 
 class Rotator:
-    """Runs beside the dialer, as long as the link is wanted."""
+    """Replaces lanes of one link for as long as ``run`` runs, concurrently with the dialer."""
 
     def __init__(self, link: Link, dialer: Dialer) -> None:
         self._link = link
@@ -30,7 +30,7 @@ class Rotator:
         self._said = ""
 
     async def run(self) -> None:
-        """Replace one lane after the other, whenever one is due. Never returns."""
+        """Replace lanes one by one, whenever rotation selects one. Never returns."""
         pause = FIRST_PAUSE
         while True:
             epoch = self._link.rotation.next()
@@ -45,7 +45,7 @@ class Rotator:
                 await asyncio.sleep(SPACING)
 
     async def _fault(self, epoch: int) -> str:
-        """Try to replace a lane; why that failed, "" if it did not, or was given up for a lost lane."""
+        """Replace a lane. Return why that failed, "" if it succeeded or was cancelled for a lost lane."""
         rotation = self._link.rotation
         rotation.attempt = attempt = asyncio.create_task(self._dialer.replace(epoch), name="rotation")
         try:
@@ -62,10 +62,10 @@ class Rotator:
                 return str(error)
             case error:  # a bug must not end the daemon, and every migration with it
                 log.error("attempt to replace a lane failed", peer=self._link.peer, exc_info=error)
-                return f"a fault of this daemon: {error!r}"
+                return f"internal error: {error!r}"
 
     def _report(self, epoch: int, reason: str, pause: float) -> None:
-        """Say what is wrong once, not at every attempt."""
+        """Report a failure once, not at every attempt."""
         if reason != self._said:
             self._said = reason
             self._link.rotation.failed(epoch, reason, pause)

@@ -1,6 +1,6 @@
-"""Where connections come from: whom an address counts for, and which addresses are those of peers.
+"""Sources of connections: the key under which an address is counted, and which addresses belong to peers.
 
-Nothing here proves anything: a peer's address only gives a connection from it better chances to be heard.
+None of this authenticates: a connection from a peer's address only gets better admission limits.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import socket
 from collections.abc import Mapping
 
 INTERVAL = 60.0
-"""Seconds after which the names in ``[[peer]] address`` are looked up again."""
+"""Seconds after which the names in ``[[peer]] address`` are resolved again."""
 
 _NETWORK = 64
 
 
 def source_of(address: str) -> str:
-    """Whom an IP address counts for: itself, or of IPv6 its /64, in which a host chooses as it likes.
+    """Return the source of an IP address: itself, or for IPv6 its /64, in which a host can use any address.
 
-    The interface of a link-local address does not count: sockets leave it out.
+    The interface of a link-local address is ignored: sockets omit it.
     """
     if ":" not in address:
         return address
@@ -32,9 +32,9 @@ def source_of(address: str) -> str:
 
 
 class PeerSources:
-    """The sources of each peer: those of its configured address, and the one that it came from last.
+    """The sources of each peer: those of its configured address, and the last one that authenticated as it.
 
-    ``addresses`` are host names or IP addresses by peer. Until ``keep`` runs, names have none.
+    ``addresses`` are host names or IP addresses by peer. Names have no sources until ``keep`` runs.
     """
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
@@ -50,20 +50,20 @@ class PeerSources:
         self._index()
 
     def peers_at(self, source: str) -> frozenset[str] | set[str]:
-        """The peers that may be there."""
+        """Return the peers that may connect from ``source``."""
         return self._at.get(source, frozenset())
 
     def proved(self, peer: str, source: str) -> None:
-        """A connection from ``source`` has the certificate of ``peer``."""
+        """Record that a connection from ``source`` authenticated as ``peer``."""
         if self._proved.get(peer) != source:
             self._proved[peer] = source
             self._index()
 
     async def keep(self) -> None:
-        """Look names up, now and again. Never returns, unless there are none."""
+        """Resolve names periodically. Never returns, unless there are none."""
         while self._names:
             for peer, name in self._names.items():
-                if found := await _resolve(name):  # else what was known stays
+                if found := await _resolve(name):  # else keep the last result
                     self._configured[peer] = found
             self._index()
             await asyncio.sleep(INTERVAL)
@@ -78,7 +78,7 @@ class PeerSources:
 
 
 async def _resolve(name: str) -> frozenset[str]:
-    """The sources that ``name`` stands for; none when it cannot be looked up."""
+    """Return the sources of a host name; none if it cannot be resolved."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError:

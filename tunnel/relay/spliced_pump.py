@@ -1,11 +1,10 @@
 """A pump whose bytes stay in the kernel: socket → pipe → lane, and lane → pipe → socket, by ``splice``.
 
-What is read becomes a frame in a pipe of its own, and is kept by the stream's keeper until it is delivered
-(see ``kernel_payload``). A full keeper waits for the peer's next credit. That may be long in coming if what
-is kept is little; so after a moment it moves to memory, and only the window bounds what is under way. What
-arrived and does not fit into the socket moves to a pipe of this stream's own, and only what does not fit
-there either is copied into memory, where the window bounds it: a stream whose hypervisor does not read stalls
-no other.
+A read becomes a frame in a pipe of its own, and the stream's ``RetransmitPipe`` (the keeper) keeps it until
+it is delivered (see ``kernel_payload``). When that pipe is full, reading waits for the peer's next credit. As
+that may take long if little is kept, the pipe is copied to memory after a moment; then only the window bounds
+data in flight. Received payload that does not fit into the socket moves to a pipe of this stream (the store),
+and to memory if that is full, bounded by the window: a hypervisor that does not read stalls no other stream.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from tunnel.relay.pump import Pump, PumpHandler
 from tunnel.wire.payload import Memory, Payload, in_memory
 
 ROOM_PATIENCE = 0.01
-"""Seconds that a full keeper waits for credit before it makes room by a copy: then there is time for one."""
+"""Seconds that a full keeper waits for credit before it is copied to memory."""
 
 
 class SplicedPump(Pump):
-    """A Pump for links of kernel lanes. Without pipes of the usual size it reads into memory."""
+    """A pump for links with kernel lanes. Without pipes of the usual size it reads into memory."""
 
     def __init__(self, sock: socket.socket, number: int, target: str, owner: PumpHandler) -> None:
         super().__init__(sock, number, target, owner)
@@ -34,30 +33,30 @@ class SplicedPump(Pump):
         self._intake: Pipe | None = None
         with suppress(OSError):
             intake, keeper = pipes.take(), RetransmitPipe()
-            if min(intake.size, keeper.size) >= pipes.SIZE:  # small ones would stop at every few bytes
+            if min(intake.size, keeper.size) >= pipes.SIZE:  # smaller ones would stall every few bytes
                 self._intake, self._keeper = intake, keeper
                 passed_descriptors.refuse(sock)
-        self._ahead = 0  # bytes in the intake
+        self._ahead = 0  # bytes in the intake pipe
         self._relief: asyncio.TimerHandle | None = None  # while the keeper has no room for them
         self._store: Pipe | None = None
-        self._stored = 0  # bytes in the store: they come before those that wait in memory
-        self._written = 0  # bytes that are in the socket since the last report
-        self._unwritten: OSError | None = None  # why the socket took no more, until that is told
+        self._stored = 0  # bytes in the store, ahead of those in memory
+        self._written = 0  # bytes written since the last report
+        self._unwritten: OSError | None = None  # a write error, until it is reported
 
     # From the socket.
 
     @property
     def forwards(self) -> bool:
-        """Not so: what is read stays in the kernel."""
+        """False: payload stays in the kernel."""
         return False
 
     @property
     def sink(self) -> int:
-        """None: what arrives is to be delivered."""
+        """-1: payload must go through ``deliver``."""
         return -1
 
     def read(self, limit: int) -> Payload | None:
-        """See ``Pump``. None also while what was sent fills the keeper: ``release`` or time makes room."""
+        """Like ``Pump.read``. None also while the keeper is full: ``release`` or a timeout makes room."""
         keeper, intake = self._keeper, self._intake
         if keeper is None or intake is None:
             return super().read(limit)
@@ -80,7 +79,7 @@ class SplicedPump(Pump):
         return self._parcel(keeper, intake, kept)
 
     def _parcel(self, keeper: RetransmitPipe, intake: Pipe, size: int) -> PipeSegment | bytes:
-        """Take what the keeper has by now out of the intake, or put another in its place."""
+        """Take the kept bytes out of the intake pipe; if it holds no others, replace the pipe."""
         load: Pipe | bytes = intake
         if self._ahead:
             load = pipes.cut(intake, size)
@@ -106,7 +105,7 @@ class SplicedPump(Pump):
             self._owner.on_readable(self)
 
     def release(self, offset: int) -> None:
-        """Everything before ``offset`` is delivered: forget it."""
+        """Free what the peer delivered, before ``offset``."""
         super().release(offset)
         if self._keeper is not None:
             self._keeper.release(offset)
@@ -115,7 +114,7 @@ class SplicedPump(Pump):
     # To the socket.
 
     def flush(self) -> None:
-        """Write what was delivered: what a lane lends goes on in the kernel, as far as there is room."""
+        """Write the queued payload; slices of a lane's pipe stay in the kernel as far as there is room."""
         fresh, self._fresh = self._fresh, []
         for data in fresh:
             if isinstance(data, PipeSlice):
@@ -139,7 +138,7 @@ class SplicedPump(Pump):
             self._put_by(lent)
 
     def _put_by(self, lent: PipeSlice) -> None:
-        """Move what fits into the store, which grows only for as long as what it holds is worth its pages."""
+        """Move what fits into the store, which grows only while its content is worth its pages."""
         if self._store is None:
             try:
                 self._store = pipes.take()
@@ -161,7 +160,7 @@ class SplicedPump(Pump):
         self.backlog += count
 
     def _attempt(self, write: Callable[..., int], *arguments: object) -> int:
-        """How many bytes the socket took; a fault is told last of all, because that may close the pump."""
+        """Return how many bytes were written. An error is reported later, because that may close the pump."""
         try:
             count = write(*arguments)
         except BlockingIOError:

@@ -1,7 +1,7 @@
-"""The streams of one link: a pump for each, opened by this host or by its peer, until each comes to its end.
+"""The streams of one link: a pump for each, opened by this host or by the peer, until the stream ends.
 
-It stands between a session, which knows the protocol, and the hypervisors' sockets. What is to be sent is
-read only when the link asks for it (``send_next``), what arrived is written when a batch ends (``flush``).
+It connects a session, which implements the protocol, with the hypervisors' sockets. Payload is read only
+when the link can send it (``send_next``), and received payload is written when a batch ends (``flush``).
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ from tunnel.wire.scheduler import QUANTUM
 from tunnel.wire.session import Session
 
 Answered = Callable[[], None]
-"""Whom to tell that the peer has opened or refused a stream, or that it has ended before."""
+"""Called when the peer has opened or refused a stream, or it has ended before."""
 
 MOST_SINKS = 16
-"""Streams of which a lane knows the sinks at once: for more it is cheaper to be told of each."""
+"""Most streams whose sinks a lane caches: with more it is cheaper to pass each payload to the handler."""
 
-_UNDELIVERED = "the local socket was closed with bytes under way to it"
+_UNDELIVERED = "the local socket was closed before all bytes were delivered"
 
 
 class StreamTableHandler(Protocol):
-    """The link, as its streams see it."""
+    """What a stream table needs from its link."""
 
     def kick(self) -> None:
-        """There is something to send."""
+        """Schedule sending."""
 
     def note(self, what: str, reason: str, **details: object) -> None:
-        """Something happened that an operator should know."""
+        """Log an incident for the operator, and record it for ``status``."""
 
 
 class StreamTable:
-    """See the module. Implements PumpOwner and Requester."""
+    """The pumps of a link's streams. Implements PumpHandler, EgressHandler and Sinks."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class StreamTable:
         pump: type[Pump] = Pump,
     ) -> None:
         self.pumps: dict[int, Pump] = {}
-        self.opened = 0  # ever
+        self.opened = 0  # in total
         self.draining = False
-        self.count_theirs: Callable[[], int] | None = None  # that the peer has open, over all sessions
-        self._answered: dict[int, Answered] = {}  # of streams that are not
+        self.count_theirs: Callable[[], int] | None = None  # streams of the peer, over all sessions
+        self._answered: dict[int, Answered] = {}  # of streams not answered yet
         self.probing = TargetChecks(self._admit)
         self._egress = Egress(allowed, self, host, peer)
         self._host = host
@@ -87,19 +87,19 @@ class StreamTable:
         self._loop = asyncio.get_running_loop()
         self._hangups = HangupWatch()
         self._session: Session | None = None
-        self._fresh: dict[Pump, None] = {}  # pumps that got payload since the last batch ended
+        self._fresh: dict[Pump, None] = {}  # pumps with payload of the current batch
         self._vacated = asyncio.Event()  # set whenever a stream ends
-        self._late: asyncio.TimerHandle | None = None  # while the peer is to be told of something
+        self._late: asyncio.TimerHandle | None = None  # while delivery reports are pending
         self._silence = StreamTimeouts()
         self.transfers: TransferLog = Transfers(log)
 
     def begin(self, session: Session) -> None:
-        """The streams from now on are those of ``session``."""
+        """Use ``session`` for streams from now on."""
         self._session = session
         self.probing.begin(session)
 
     def end(self) -> None:
-        """The session is over: every socket is reset."""
+        """Reset every socket: the session has ended."""
         self._session = None
         if self._late is not None:
             self._late.cancel()
@@ -111,15 +111,15 @@ class StreamTable:
 
     @property
     def busy(self) -> bool:
-        """Whether any stream runs, or is about to."""
+        """Whether any stream is open or being opened."""
         return bool(self.pumps) or self._egress.dialling
 
-    # Streams that enter here.
+    # Streams opened by this host.
 
     def open(
         self, sock: socket.socket, target: str, uid: int | None = None, answered: Answered | None = None
     ) -> None:
-        """Carry ``sock``, of local user ``uid``, to ``target`` at the peer.
+        """Relay ``sock``, of local user ``uid``, to ``target`` at the peer.
 
         RefusedError leaves ``sock`` to the caller.
         """
@@ -132,7 +132,7 @@ class StreamTable:
         self._owner.kick()
 
     async def vacancy(self, deadline: float) -> bool:
-        """Wait for a stream to end, so that there may be room; False at ``deadline`` (loop time)."""
+        """Wait for a stream to end, which frees a slot. Return False at ``deadline`` (loop time)."""
         self._vacated.clear()
         while not self._vacated.is_set() and (left := deadline - self._loop.time()) > 0:
             self._reclaim(time.monotonic())
@@ -141,7 +141,7 @@ class StreamTable:
         return self._vacated.is_set()
 
     def _reclaim(self, now: float) -> None:
-        """Free places of hypervisors that left while the far end hangs: others need them now."""
+        """Free slots of hypervisors that disconnected while the target hangs, as they are needed now."""
         for number in self._silence.lasting(LEFT_IN_THE_WAY, now):
             pump = self.pumps[number]
             if pump.outwards and pump.left:
@@ -150,7 +150,7 @@ class StreamTable:
     def _add_pump(self, sock: socket.socket, number: int, target: str) -> Pump:
         pump = self.pumps[number] = self._pump(sock, number, target, self)
         self.opened += 1
-        with suppress(OSError):  # without descriptors: then reading and writing alone tell
+        with suppress(OSError):  # no descriptors left: hangups show only on read and write
             self._hangups.add(sock, partial(self._hung_up, pump))
         return pump
 
@@ -158,17 +158,17 @@ class StreamTable:
         self._loop.call_later(LEFT, self._see_off, pump)
         pump.hang_up(failed=failed)
 
-    # Streams that leave here: Requester.
+    # Streams opened by the peer. Implements EgressHandler.
 
     def on_dialled(self, number: int, sock: socket.socket) -> None:
-        """The target accepted."""
+        """Accept the stream: its target has accepted."""
         session = self._living()
         session.accept(number)
         self._start(self._add_pump(sock, number, session.target(number)))
         self._owner.kick()
 
     def on_not_dialled(self, number: int, error: RefusedError) -> None:
-        """The target did not accept, or must not be dialled."""
+        """Refuse the stream: its target has not accepted, or must not be dialled."""
         session = self._living()
         self._owner.note("stream refused", error.reason, stream=number, target=session.target(number))
         session.refuse(number, error.code or Code.INTERNAL, error.reason)
@@ -187,7 +187,7 @@ class StreamTable:
     # What the session reports.
 
     def act(self, reported: Iterable[events.Event]) -> None:
-        """Do what follows from frames of the peer."""
+        """Apply events that result from the peer's frames."""
         for event in reported:
             match event:
                 case events.StreamRequested():
@@ -215,7 +215,7 @@ class StreamTable:
         places = self._living().places
         taken = places.theirs if self.count_theirs is None else self.count_theirs()
         if taken >= places.granted:
-            reason = f"the peer has {places.granted} streams open, as many as transport.streams allows here"
+            reason = f"the peer has {places.granted} streams open, the limit here (transport.streams)"
             self._owner.note("stream limit reached", reason)
         if self.draining:
             self.on_not_dialled(event.stream, self._stopping())
@@ -233,7 +233,7 @@ class StreamTable:
 
     def _reset_local(self, event: events.StreamRefused | events.StreamReset) -> None:
         if event.stream not in self.pumps:
-            self._egress.cancel(event.stream)  # reset while it was being dialled
+            self._egress.cancel(event.stream)  # reset while being dialled
             return
         if event.code is Code.IDLE_HALF_CLOSED and self.pumps[event.stream].write_ended:
             self._remove(event.stream, event.reason).close()  # the kernel may still have bytes to send
@@ -255,28 +255,28 @@ class StreamTable:
     # Payload from the peer.
 
     def deliver(self, stream: int, offset: int, payload: Payload) -> None:
-        """Take payload that a lane lends until ``flush``. Raises ProtocolError."""
+        """Handle payload, which is valid until ``flush``. Raises ProtocolError."""
         for piece in self._living().data(stream, offset, payload):
             pump = self.pumps[stream]
             pump.deliver(piece.content)
             self._fresh[pump] = None
 
     def flush(self) -> None:
-        """Write everything that came at once with as few calls as there are streams."""
+        """Write the payload of a batch, with one call for each stream."""
         fresh, self._fresh = self._fresh, {}
         for pump in fresh:
             pump.flush()
 
-    # Payload that a lane passes to the socket itself: Sinks.
+    # Payload that a lane writes to the socket directly. Implements Sinks.
 
     @property
     def fan(self) -> int:
-        """How many streams there are, or 1 if those are too many."""
+        """The number of streams, or 1 if there are more than ``MOST_SINKS``."""
         count = len(self.pumps)
         return count if count <= MOST_SINKS else 1
 
     def sink(self, stream: int) -> Sink | None:
-        """Where payload of ``stream`` goes that is in order, while the socket took all before it."""
+        """Return the sink for in-order payload of ``stream``, None if earlier payload is buffered."""
         pump = self.pumps.get(stream)
         if pump is None or (descriptor := pump.sink) < 0:
             return None
@@ -284,7 +284,7 @@ class StreamTable:
         return Sink(descriptor, offset, limit) if limit else None
 
     def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
-        """A lane wrote payload to the socket."""
+        """Account for payload that a lane wrote to the socket."""
         pump = self.pumps[stream]
         if count:
             self._living().data(stream, offset, range(count))
@@ -293,10 +293,10 @@ class StreamTable:
     # Payload for the peer.
 
     def send_next(self, lane: Lane, turn: int) -> int:
-        """Send what the stream whose turn it is has to say; how many bytes, 0 when none has any.
+        """Send payload of the next scheduled stream. Return the number of bytes, 0 if no stream has any.
 
-        They are no more than ``turn``, or than the lane's batch where it takes frame by frame, or the link is
-        what holds it up.
+        The limit is ``turn``, or the lane's batch if that is smaller and the lane takes single frames or the
+        network is the bottleneck.
         """
         session = self._living()
         most = turn if lane.carries and lane.batch >= QUANTUM else min(turn, lane.batch)
@@ -317,14 +317,14 @@ class StreamTable:
         return 0
 
     def _read(self, pump: Pump, lane: Lane, limit: int) -> int | None:
-        """Read and send a frame; how many bytes, 0 at the end, None: nothing there now. Raises OSError."""
+        """Read and send one frame. Return its bytes, 0 at the end, None if there are none. Raises OSError."""
         data = pump.read(limit)
         if data:
             lane.send(self._living().send(pump.number, data, lane.epoch))
         return None if data is None else len(data)
 
     def _forward(self, pump: Pump, lane: Lane, limit: int) -> int | None:
-        """The same by the lane itself, and perhaps many frames."""
+        """Like ``_read``, but the lane reads and sends, maybe many frames."""
         session, number, offset = self._living(), pump.number, pump.bytes_read
         pieces = pump.forward(lambda fd, rooms: lane.carry(fd, number, offset, rooms), limit)
         if pieces:
@@ -333,15 +333,15 @@ class StreamTable:
                 session.not_ready(number)
         return None if pieces is None else sum(map(len, pieces))
 
-    # PumpOwner.
+    # Implements PumpHandler.
 
     def on_readable(self, pump: Pump) -> None:
-        """A hypervisor has something to say."""
+        """Schedule a stream whose socket is readable."""
         self._living().ready(pump.number)
         self._owner.kick()
 
     def on_delivered(self, pump: Pump, count: int) -> None:
-        """A hypervisor took bytes: the peer may send more."""
+        """Return credit for bytes that the hypervisor accepted."""
         session = self._living()
         if reported := session.delivered(pump.number, count, time.monotonic()):
             self.act(reported)
@@ -354,7 +354,7 @@ class StreamTable:
         self._late = asyncio.get_running_loop().call_later(ACK_DELAY, self._tell_late, session)
 
     def _tell_late(self, session: Session) -> None:
-        """Tell the peer of what is too little for credit at once."""
+        """Report deliveries that were too small for immediate credit."""
         self._late = None
         if session is not self._session:
             return
@@ -365,18 +365,18 @@ class StreamTable:
             self._tell_later(session)
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
-        """A hypervisor takes nothing more. What it had said before it left still gets through."""
+        """Handle a hypervisor that accepts no more. What it sent before is still delivered."""
         if pump.read_ended and not self._living().unconfirmed(pump.number):
             self._local_failure(pump, error)
         else:
             self._cut_off_later(pump, error, UNHEARD)
 
     def on_reset(self, pump: Pump, error: OSError) -> None:
-        """A hypervisor's socket was reset: so is the peer's, soon, also if it reads nothing for now."""
+        """Handle a reset socket: reset the peer's soon, even if that side reads nothing."""
         self._cut_off_later(pump, error, LAST_WORDS)
 
     def _cut_off_later(self, pump: Pump, error: OSError, patience: float) -> None:
-        """Pass ``error`` on once nothing of the stream has moved for ``patience`` seconds."""
+        """Report ``error`` to the peer once the stream has not progressed for ``patience`` seconds."""
         self._loop.call_later(patience, self._cut_off, pump, error, patience, self._moved(pump))
 
     def _cut_off(self, pump: Pump, error: OSError, patience: float, moved: int) -> None:
@@ -388,7 +388,7 @@ class StreamTable:
             self._local_failure(pump, error)
 
     def _moved(self, pump: Pump) -> int:
-        """Return a number that changes whenever bytes of the stream get on, here or at the peer."""
+        """Return a counter that changes whenever the stream progresses, here or at the peer."""
         return pump.bytes_read + pump.bytes_written + self._living().acknowledged(pump.number)
 
     def _confirmed(self, pump: Pump) -> None:
@@ -401,19 +401,19 @@ class StreamTable:
         self._abandon(pump.number, Code.LOCAL_RESET, reason)
 
     def _abandon(self, number: int, code: Code, reason: str) -> None:
-        reason = f"on {self._host}: {reason}"  # it is read on both hosts
+        reason = f"on {self._host}: {reason}"  # logged on both hosts
         self._living().reset(number, code, reason)
         self._owner.note("stream reset", reason, stream=number, code=code.name)
         self._remove(number, "reset here").reset()
         self._owner.kick()
 
-    # Time.
+    # Timeouts.
 
     def reap_silent(self, now: float) -> None:
-        """Give streams up that lack one end, or a hypervisor, and on which nothing moves for too long.
+        """Reset idle streams that are half-closed, or whose hypervisor has disconnected, after a timeout.
 
-        ``now`` is in seconds. Call it as often as you like: each lane has a tick of its own. A stream that
-        reads its socket is left alone until that has ended: reading tells.
+        ``now`` is in seconds. It may be called at any rate, such as by the tick of each lane. A stream that
+        reads its socket is skipped until that has ended: reading shows it.
         """
         session = self._living()
         for number, pump in list(self.pumps.items()):
@@ -424,33 +424,33 @@ class StreamTable:
                 self._judge_silence(pump, silence)
 
     def _judge_silence(self, pump: Pump, silence: float) -> None:
-        """Give ``pump``'s stream up if ``silence``, in seconds, is too long for what it waits for."""
+        """Reset the stream of ``pump`` if ``silence``, in seconds, exceeds its timeout."""
         if pump.left:
             if silence >= LEFT_UNDELIVERED:
                 self._abandon_rest(pump)
             else:
                 self._see_off(pump)
         elif pump.half_closed and silence >= HALF_CLOSED:
-            reason = "one direction ended, the other stayed silent"
+            reason = "half-closed and idle for too long"
             self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
 
     def _abandon_rest(self, pump: Pump) -> None:
-        reason = "the local connection was closed, and the rest of it not taken"
+        reason = "local connection closed, remaining bytes not delivered"
         self._abandon(pump.number, Code.IDLE_HALF_CLOSED, reason)
 
     def _see_off(self, pump: Pump) -> None:
-        """Free the place of a hypervisor that left after all that it had to say, which the peer has."""
+        """Free the slot of a hypervisor that disconnected after the peer has delivered all its bytes."""
         if self.pumps.get(pump.number) is not pump:
             return
         told = pump.read_ended and not self._living().unconfirmed(pump.number)
         if told and pump.left:
-            reason = f"on {self._host}: the local connection was closed"
+            reason = f"on {self._host}: local connection closed"
             self._living().reset(pump.number, Code.IDLE_HALF_CLOSED, reason)
             self._remove(pump.number, "closed here").close()
             self._owner.kick()
 
     def _stopping(self) -> RefusedError:
-        """For the peer, whose daemon logs the reason as it is."""
+        """Return the refusal for a peer, which logs this text."""
         return RefusedError(f"{self._host} is stopping", Code.DRAINING)
 
     def _living(self) -> Session:
@@ -459,7 +459,7 @@ class StreamTable:
 
 
 def _account(pump: Pump) -> dict[str, object]:
-    """What a stream was, for the line at its end. Bytes and seconds, as in ``status``."""
+    """Return the totals of a stream for its log line. Bytes and seconds, as in ``status``."""
     caller = {} if pump.uid is None else {"uid": pump.uid, "user": user_name(pump.uid)}
     return {
         "stream": pump.number,

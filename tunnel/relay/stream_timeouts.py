@@ -1,36 +1,36 @@
-"""How long streams have stood still, and how long they may. No clock of its own: times are seconds."""
+"""Idle times of streams, and their limits. No clock here: times are seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 HALF_CLOSED = 600.0
-"""Seconds without a byte after which a half-closed stream is given up."""
+"""Idle seconds after which a half-closed stream is reset."""
 
 LEFT_UNDELIVERED = 60.0
-"""The same for a stream whose hypervisor here closed its connection, while bytes from it wait at the peer."""
+"""The same if the local hypervisor closed its connection while bytes from it are pending at the peer."""
 
 LEFT_IN_THE_WAY = 5.0
-"""The same while a connection waits for a place, of which there are no more."""
+"""The same while another connection waits for a slot and none is free."""
 
 RECLAIM_EVERY = 1.0
-"""Seconds between two looks for such streams."""
+"""Interval in seconds at which such streams are looked for."""
 
 LEFT = 2.0
-"""Seconds after which a stream is given up whose hypervisor here closed its connection, once the peer has all
-of it: nobody takes what may come. Most far ends close by then."""
+"""Seconds after which a stream is closed whose local hypervisor closed its connection, once the peer has
+delivered everything: the reverse direction has no receiver. Most targets close earlier."""
 
 UNHEARD = 6.0
-"""Seconds that a failed write is kept from the peer while nothing moves of what came before a clean close:
-longer than credit may take (SPEC.md, 6)."""
+"""Idle seconds before a failed write is reported to the peer while bytes read before a clean close are not
+delivered: longer than credit may take (SPEC.md, 6)."""
 
 LAST_WORDS = 0.2
-"""Seconds that bytes which came before a reset may wait to be read. After that, the reset is passed on."""
+"""Idle seconds after which a reset is passed on, even if bytes before it are unread."""
 
 
 @dataclass(slots=True)
 class _Quiet:
-    """How much a stream had moved, since when it has not moved again, and when that was last looked into."""
+    """The byte count of a stream, since when it has not changed, and when that was last reported."""
 
     moved: int
     since: float
@@ -38,13 +38,13 @@ class _Quiet:
 
 
 class StreamTimeouts:
-    """What is known of the streams that were seen to stand still."""
+    """Tracks how long streams are idle."""
 
     def __init__(self) -> None:
         self._quiet: dict[int, _Quiet] = {}
 
     def observe(self, number: int, moved: int, now: float) -> float | None:
-        """How long a stream that has ``moved`` so many bytes stands still, when that is to be looked into."""
+        """Return the idle seconds of a stream with byte count ``moved``, or None if no check is due."""
         quiet = self._quiet.get(number)
         if quiet is None or quiet.moved != moved:
             self._quiet[number] = _Quiet(moved, now, now)
@@ -55,9 +55,9 @@ class StreamTimeouts:
         return now - quiet.since
 
     def lasting(self, least: float, now: float) -> list[int]:
-        """The streams that stood still for that long, as far as was seen."""
+        """Return the streams observed to be idle for at least ``least`` seconds."""
         return [number for number, quiet in self._quiet.items() if now - quiet.since >= least]
 
     def forget(self, number: int) -> None:
-        """The stream has ended."""
+        """Forget a stream that has ended."""
         self._quiet.pop(number, None)

@@ -1,4 +1,4 @@
-"""Asking the peer what it would admit, and answering it: by the allow list alone, nothing is dialled."""
+"""Check targets at the peer, and answer its checks: by the allow list alone, nothing is dialled."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tunnel.wire.session import Session
 
 
 class TargetVerdict(StrEnum):
-    """What would become of a stream to a target."""
+    """Result of a target check."""
 
     ADMITTED = "admitted"
     REFUSED = "refused"
-    NOT_ASKED = "not asked"  # the peer's version cannot be asked
+    NOT_ASKED = "not asked"  # the peer's version does not support it
 
 
 @dataclass(frozen=True, slots=True)
 class TargetCheck:
-    """What the peer says of ``target``. ``code`` is the name of a Code, ``reason`` for people."""
+    """The peer's answer for ``target``. ``code`` is the name of a Code, ``reason`` an error text."""
 
     target: str
     verdict: TargetVerdict
@@ -33,7 +33,7 @@ class TargetCheck:
 
 
 class TargetChecks:
-    """Both directions on one link. ``admit`` raises RefusedError for what our peer may not reach here."""
+    """Target checks of one link, in both directions. ``admit`` raises RefusedError for a forbidden target."""
 
     def __init__(self, admit: Callable[[str], object]) -> None:
         self._admit = admit
@@ -41,11 +41,11 @@ class TargetChecks:
         self._waiting: deque[asyncio.Future[TargetJudged]] = deque()
 
     def begin(self, session: Session) -> None:
-        """Ask and answer on ``session`` from now on."""
+        """Use ``session`` from now on."""
         self._session = session
 
     def end(self) -> None:
-        """The session is over: who waits for an answer gets none."""
+        """Fail all pending checks: the session has ended."""
         self._session = None
         while self._waiting:
             future = self._waiting.popleft()
@@ -53,13 +53,13 @@ class TargetChecks:
                 future.set_exception(UnreachableError("the link was lost before the peer answered"))
 
     def ask(self, target: str) -> asyncio.Future[TargetJudged] | None:
-        """Ask the peer about ``target``; None when it knows no such questions.
+        """Ask the peer whether it would accept ``target``. Return None if it does not support that.
 
-        Raises UnreachableError without a session, RefusedError when the peer has too much to answer already.
-        The future fails with UnreachableError.
+        Raises UnreachableError without a session, RefusedError if too many checks are pending at the peer.
+        The future may fail with UnreachableError.
         """
         if self._session is None:
-            raise UnreachableError("there is no link")
+            raise UnreachableError("the link is down")
         if not self._session.probes.known:
             return None
         self._session.probes.ask(target)
@@ -67,12 +67,12 @@ class TargetChecks:
         return self._waiting[-1]
 
     def act(self, event: TargetProbed | TargetJudged) -> None:
-        """Answer the peer, or take its answer."""
+        """Answer a check of the peer, or handle its answer."""
         if isinstance(event, TargetProbed):
             self._answer(event.target)
             return
         future = self._waiting.popleft()
-        if not future.done():  # whoever asked may have given up
+        if not future.done():  # the caller may have timed out
             future.set_result(event)
 
     def _answer(self, target: str) -> None:
@@ -86,10 +86,10 @@ class TargetChecks:
 
 
 def answer(target: str, judged: TargetJudged | None) -> TargetCheck:
-    """The peer's word on ``target``; with None it was not asked."""
+    """Return the result for ``target``; ``judged`` is None if the peer was not asked."""
     if judged is None:
         return TargetCheck(
-            target, TargetVerdict.NOT_ASKED, Code.NONE.name, "the peer's version cannot be asked"
+            target, TargetVerdict.NOT_ASKED, Code.NONE.name, "the peer's version does not support this check"
         )
     verdict = TargetVerdict.ADMITTED if judged.code is Code.NONE else TargetVerdict.REFUSED
     return TargetCheck(target, verdict, judged.code.name, judged.reason)

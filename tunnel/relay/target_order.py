@@ -1,7 +1,7 @@
-"""Turns for the streams to one target: the next is asked for when the one before was answered.
+"""Serialise the streams to one target: each is requested after the one before was answered.
 
-Streams of one session are dialled in the order of their OPENs; between two sessions there is no order. QEMU's
-multifd channels must not overtake the main one, whichever session has it.
+Streams of one session are dialled in the order of their OPENs, but there is no order between sessions. QEMU's
+multifd channels must not overtake the main channel, whichever session carries it.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from dataclasses import dataclass, field
 from functools import partial
 
 Release = Callable[[], None]
-"""Ends a turn. Calling it again changes nothing."""
+"""Ends a turn. Idempotent."""
 
 
 @dataclass(slots=True)
 class _Queue:
-    """Those to one target: how many are asked for and not answered, and who waits for that."""
+    """Streams to one target: the number of unanswered requests, and the waiters."""
 
     asked: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class TargetOrder:
-    """Who may ask for a stream to a target, first come, first served."""
+    """Per-target FIFO of stream requests."""
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
 
     def awaited(self, target: str) -> bool:
-        """Whether somebody waits for a turn."""
+        """Whether a request is waiting for its turn."""
         return target in self._queues and bool(self._queues[target].waiting)
 
     def taken(self, target: str) -> bool:
-        """Whether a stream is asked for, and not answered."""
+        """Whether a request is unanswered."""
         return target in self._queues
 
     def join(self, target: str) -> Release:
-        """Ask beside those who ask already: for streams of one session, which keeps their order itself."""
+        """Start a request without waiting: for streams of one session, which preserves their order."""
         self._queues.setdefault(target, _Queue()).asked += 1
         return _once(partial(self._answered, target))
 
     async def turn(self, target: str) -> Release:
-        """Wait for all who came before; what to call once the stream was answered, or came to nothing."""
+        """Wait for all earlier requests. Return what to call once the stream is answered or has failed."""
         if target not in self._queues:
             return self.join(target)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -52,7 +52,7 @@ class TargetOrder:
         try:
             await mine
         except asyncio.CancelledError:
-            if not mine.cancelled():  # its turn had come just now
+            if not mine.cancelled():  # its turn has just come
                 self._answered(target)
             raise
         return _once(partial(self._answered, target))

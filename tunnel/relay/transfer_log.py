@@ -1,7 +1,7 @@
-"""One line for each migration in the log of both hosts, as far as a relay can know one.
+"""One log line for each migration, on both hosts, as far as a relay can detect one.
 
-A *transfer* is the streams to one target, in one direction, that overlap in time: with QEMU's migration these
-are its main channel and all that multifd and post-copy add. Its line comes when the last of them has ended.
+A *transfer* is the streams to one target, in one direction, that overlap in time: for a QEMU migration its
+main channel and those of multifd and post-copy. It is logged when the last of them has ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tunnel.relay.loops import post
 from tunnel.relay.pump import Pump
 
 COMPLETE = "complete"
-"""The outcome of a stream that ended well."""
+"""Outcome of a stream that ended cleanly."""
 
 
 @dataclass(slots=True)
@@ -33,17 +33,17 @@ class _Transfer:
 
 
 class TransferLog(Protocol):
-    """Whom a table of streams tells of them."""
+    """What a stream table reports its streams to."""
 
     def began(self, pump: Pump) -> None:
-        """A stream carries bytes from now on."""
+        """Record that a stream was opened."""
 
     def ended(self, pump: Pump, outcome: str) -> None:
-        """A stream has ended, whether or not it began."""
+        """Record that a stream has ended, whether or not it was opened."""
 
 
 class Transfers:
-    """Those with one peer. ``session`` is what else tells streams apart that have the same number."""
+    """The transfers with one peer. ``session`` distinguishes streams that have the same number."""
 
     def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
         self._log = log
@@ -51,7 +51,7 @@ class Transfers:
         self._counted: set[tuple[object, int]] = set()  # streams, by session and number
 
     def began(self, pump: Pump, session: object = None) -> None:
-        """A stream carries bytes from now on."""
+        """Record that a stream was opened."""
         key = pump.outwards, pump.target
         transfer = self._running.setdefault(key, _Transfer(time.monotonic()))
         transfer.open += 1
@@ -61,7 +61,7 @@ class Transfers:
             transfer.uids.add(pump.uid)
 
     def ended(self, pump: Pump, outcome: str, session: object = None) -> None:
-        """A stream has ended, whether or not it began."""
+        """Record that a stream has ended, whether or not it was opened."""
         if (session, pump.number) not in self._counted:
             return
         self._counted.remove((session, pump.number))
@@ -92,7 +92,7 @@ class Transfers:
 
 
 class TransfersElsewhere:
-    """The same for the streams of ``session``, which another loop has than the ``transfers`` of all."""
+    """Reports the streams of ``session`` to ``transfers``, which belongs to ``loop``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transfers: Transfers, session: object) -> None:
         self._loop = loop
@@ -100,9 +100,9 @@ class TransfersElsewhere:
         self._session = session
 
     def began(self, pump: Pump) -> None:
-        """A stream carries bytes from now on."""
+        """Record that a stream was opened."""
         post(self._loop, self._transfers.began, pump, self._session)
 
     def ended(self, pump: Pump, outcome: str) -> None:
-        """A stream has ended, whether or not it began."""
+        """Record that a stream has ended, whether or not it was opened."""
         post(self._loop, self._transfers.ended, pump, outcome, self._session)

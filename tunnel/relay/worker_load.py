@@ -1,4 +1,4 @@
-"""How much a worker has to do: what its streams have moved lately, and those too new to tell."""
+"""The load of a worker: its streams with recent traffic, and those too new to judge."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ PERIOD = 1.0
 """Seconds over which bytes are counted."""
 
 BUSY = MIB
-"""Bytes in a period: a stream that moves less hardly costs anything."""
+"""Bytes per period: a stream with less counts as idle."""
 
 YOUNG = 2.0
-"""Seconds for which a stream counts as busy: channels of one migration come at once, before any byte."""
+"""Seconds for which a new stream counts as busy: all channels of a migration connect before any data."""
 
 IDLE = 1 / 16
-"""What a stream counts for that is not busy. As much as sixteen of them does one that is."""
+"""Load of an idle stream; that of a busy one is 1."""
 
 EXPECTED = 0.5
-"""What a session counts for that was begun for a stream to come."""
+"""Least load of an additional session, which was begun for a stream to come."""
 
 
 class WorkerLoad:
-    """Looks at counters of other threads, which only grow. ``clock`` is in seconds."""
+    """Estimates load from counters of other threads, which only grow. ``clock`` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._looked: WeakKeyDictionary[Pump, tuple[float, int, bool]] = WeakKeyDictionary()
 
     def of(self, worker: Worker) -> float:
-        """How busy ``worker`` is: about the number of its streams that move bulk."""
+        """Return the load of ``worker``: about the number of its streams with bulk traffic."""
         return sum(map(self._of_link, list(worker.links)))
 
     def _of_link(self, link: Link) -> float:
@@ -52,5 +52,5 @@ class WorkerLoad:
         return 1.0 if busy or young else IDLE
 
     def least(self, workers: Iterable[Worker]) -> Worker:
-        """Return who has least to do; of several the first that is not the daemon's own loop."""
+        """Return the least loaded worker; of several the first other than the daemon's own loop."""
         return min(workers, key=lambda worker: (self.of(worker), worker.number == 0, worker.number))

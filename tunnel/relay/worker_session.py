@@ -1,4 +1,4 @@
-"""One further session with a peer, in the loop of the worker that carries it."""
+"""An additional session with a peer, in the loop of its worker."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tunnel.wire.frames import Hello, Resume
 
 log = structlog.get_logger()
 
-_SEES_OFF = "reception"
-"""The tasks that go on until their lanes are gone."""
+_SEES_OFF = "incoming lane"
+"""Name of tasks that continue until their lanes are gone."""
 
 
 class Ticket:
-    """Says whose a socket is that goes to a worker, which may come to it too late: who takes this first."""
+    """Ownership token of a socket passed to a worker, which may be too late: the first taker owns it."""
 
     def __init__(self) -> None:
         self._left = [None]
 
     def take(self) -> bool:
-        """Whether nobody has before. Any thread may ask."""
+        """Take it. Return whether it was not taken before. Thread-safe."""
         try:
             self._left.pop()
         except IndexError:
@@ -46,10 +46,10 @@ class Ticket:
 
 @dataclass(eq=False)
 class WorkerSession:
-    """A session beside the standing one. ``pending`` and ``idle_since`` are the main thread's.
+    """A session in addition to the primary one. ``pending`` and ``idle_since`` belong to the main thread.
 
-    ``prepare`` is called with the link when that is made, and ``over`` once the session has ended, or came to
-    nothing: both in the worker's loop.
+    ``prepare`` is called with the new link, ``over`` once the session has ended or failed to come up: both in
+    the worker's loop.
     """
 
     plan: LinkPlan
@@ -57,15 +57,15 @@ class WorkerSession:
     worker: Worker
     prepare: Callable[[Link], None]
     over: Callable[[WorkerSession], None]
-    link: Link | None = None  # made by the worker
-    pending: int = 0  # streams that are on their way to it
+    link: Link | None = None  # created by the worker
+    pending: int = 0  # streams being passed to it
     idle_since: float | None = None  # time.monotonic()
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _lanes: list[Lane] = field(default_factory=list)  # accepted and not gone
+    _lanes: list[Lane] = field(default_factory=list)  # accepted and still open
 
     @property
     def streams(self) -> int:
-        """How many it has, or is about to have. Any thread may ask."""
+        """The number of its streams, pending ones included. Thread-safe."""
         return self.pending + (len(self.link.streams.pumps) if self.link is not None else 0)
 
     # In the worker's loop.
@@ -80,9 +80,9 @@ class WorkerSession:
         uid: int | None,
         answered: Answered,
     ) -> None:
-        """See ``Link.open``. Begins the session if need be; takes the ticket, or leaves all as it is.
+        """Open a stream, see ``Link.open``. Begin the session if needed. Do nothing if the ticket is taken.
 
-        UnreachableError leaves the socket to the caller; else it is seen to, however this ends.
+        UnreachableError leaves the socket to the caller; in all other cases it is owned or reset here.
         """
         if not ticket.take():
             return
@@ -96,7 +96,7 @@ class WorkerSession:
             raise
 
     def _begin(self, dial: DialPlan) -> Link:
-        """Make the link and dial the peer: a session that this host begins."""
+        """Create the link and dial the peer: a session that this host begins."""
         link = self._make()
         dialer = Dialer(dial, link)
         self._keep(dialer.run(), "dialer")
@@ -104,15 +104,15 @@ class WorkerSession:
         return link
 
     def accept(self, lane: Lane, frame: Hello | Resume) -> None:
-        """Take a lane that the peer brought, for a session that it begins, or has."""
+        """Accept a lane that the peer dialled, for a new or existing session of the peer."""
         self._keep(self._receive(lane, frame, self.link or self._make()), _SEES_OFF)
 
     async def facts(self) -> dict[str, Any] | None:
-        """See ``link_facts``; None if there is no link yet."""
+        """Return ``link_facts``, None if there is no link yet."""
         return None if self.link is None else link_facts(self.link)
 
     async def end(self, code: Code, reason: str) -> None:
-        """Dial no more, and end the session."""
+        """Stop dialling, and end the session."""
         self._leave()
         if self.link is not None:
             await self.link.close(code, reason)
@@ -121,11 +121,11 @@ class WorkerSession:
         self.link = link = Link(self.plan, self.instance)
         self.worker.links[link] = None
         self.prepare(link)
-        self._keep(self._follow(link), "further session")
+        self._keep(self._follow(link), "additional session")
         return link
 
     async def _follow(self, link: Link) -> None:
-        """Wait for the session to come, and then for its end."""
+        """Wait for the session to come up, and then for its end."""
         begun = False
         while not begun or link.session is not None:
             await link.wait_change()
@@ -134,11 +134,11 @@ class WorkerSession:
 
     async def _receive(self, lane: Lane, frame: Hello | Resume, link: Link) -> None:
         await receive(lane, frame, link, self._lanes)
-        if link.session is None and not self._lanes:  # it was refused
+        if link.session is None and not self._lanes:  # refused
             self._leave()
 
     def _leave(self) -> None:
-        """The session is over, for good: say so once."""
+        """Clean up after the session has ended, and report it once."""
         if self.link not in self.worker.links:
             return
         del self.worker.links[self.link]
@@ -157,4 +157,4 @@ class WorkerSession:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a further session failed", task=task.get_name(), peer=self.plan.peer, exc_info=error)
             if self.link is not None:
-                self.link.end(Code.INTERNAL, f"a fault of the daemon on {self.plan.host}: {error!r}")
+                self.link.end(Code.INTERNAL, f"internal error on {self.plan.host}: {error!r}")

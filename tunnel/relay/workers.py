@@ -1,8 +1,8 @@
-"""Workers: threads with an event loop each, that carry whole streams from their first byte to their end.
+"""Workers: threads, each with an event loop, that carry whole streams from the first byte to the last.
 
-Worker 0 is the loop of the daemon itself, so that with one worker there is no other thread. What one of them
-owns (a link with its session, lanes, streams and pumps) no other thread touches. The ways from one thread to
-another are ``Worker.call``, ``Worker.send`` and ``loops.post``; others may read counters beside that.
+Worker 0 is the loop of the daemon itself, so that with one worker there is no other thread. What a worker
+owns (links with their session, lanes, streams and pumps) is not touched by other threads, which use
+``Worker.call``, ``Worker.send`` and ``loops.post``; they may also read counters.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from tunnel.relay.loops import post
 from tunnel.wire.codes import Code
 
 BEAT = 1.0
-"""Seconds between two signs of life that a worker is asked for."""
+"""Interval in seconds of the heartbeat of workers."""
 
 SILENT = 5.0
-"""Seconds without one after which a worker is said not to answer, and gets no more streams."""
+"""Seconds without a heartbeat after which a worker counts as unresponsive and gets no more streams."""
 
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
-"""Seconds that a worker's thread may take to begin, and to end."""
+"""Seconds that a worker's thread may take to start, and to stop."""
 
 DROP_TIMEOUT = 3.0
-"""Seconds that peers have to hear that a worker has ended: longer than a lane lingers."""
+"""Seconds for sending GOAWAY to peers after a worker has failed: longer than a lane lingers."""
 
 _T = TypeVar("_T")
 
@@ -41,21 +41,21 @@ log = structlog.get_logger()
 
 
 class WorkerError(UnreachableError):
-    """The worker that was asked has ended, and all that it carried with it."""
+    """The worker has ended, with all that it carried."""
 
 
 class Worker:
-    """One loop. ``links`` are changed in its thread only. ``lost`` is told, in its thread, why that ended."""
+    """One loop. ``links`` are changed in its thread only. ``lost`` is called with the reason why it ended."""
 
     def __init__(self, number: int, lost: Callable[[Worker, str], None] | None = None) -> None:
         self.number = number
         self.links: dict[Link, None] = {}
-        self.loop = asyncio.get_running_loop()  # of number 0; another one has its own once it has begun
+        self.loop = asyncio.get_running_loop()  # for number 0; others set their own when started
         self.alive = True
         self.answers = True
         self.heard = time.monotonic()
         self._lost = lost
-        self._asked: set[concurrent.futures.Future[Any]] = set()  # what the main thread waits for
+        self._asked: set[concurrent.futures.Future[Any]] = set()  # calls that the main thread awaits
         self._sent: set[asyncio.Future[object]] = set()
         self._begun: asyncio.Future[None] = self.loop.create_future()
         self._stopping = asyncio.Event()
@@ -63,13 +63,13 @@ class Worker:
 
     @property
     def fit(self) -> bool:
-        """Whether it may be given something to do."""
+        """Whether it can be used: running and responsive."""
         return self.alive and self.answers
 
     # For the main thread.
 
     async def start(self) -> None:
-        """Begin the thread, and return when its loop runs."""
+        """Start the thread, and wait until its loop runs."""
         home = self.loop
         self._thread = threading.Thread(
             target=self._run, args=(home,), name=f"worker {self.number}", daemon=True
@@ -80,7 +80,7 @@ class Worker:
         self.heard = time.monotonic()
 
     async def stop(self) -> None:
-        """End the loop and the thread, once what was sent is done; what it still carries is reset."""
+        """Stop the loop and the thread once pending sends are done; streams left are reset."""
         if self._sent and self.fit:
             await asyncio.wait(self._sent, timeout=DROP_TIMEOUT)
         post(self.loop, self._stopping.set)
@@ -88,9 +88,9 @@ class Worker:
             await asyncio.to_thread(self._thread.join, STOP_TIMEOUT)
 
     async def call(self, work: Callable[..., Coroutine[None, None, _T]], *args: object) -> _T:
-        """Run ``work`` in the worker's loop; what it returns or raises. WorkerError when the worker ends.
+        """Run ``work`` in the worker's loop, and return or raise its result. WorkerError if the worker ends.
 
-        ``work`` goes on to its end there if the caller is cancelled.
+        If the caller is cancelled, ``work`` still runs to its end.
         """
         if self._thread is None:
             return await work(*args)
@@ -109,13 +109,13 @@ class Worker:
             if asked.cancelled():
                 raise WorkerError(self._words) from None
             raise
-        except (SystemExit, KeyboardInterrupt):  # this ends its thread, and no other
+        except (SystemExit, KeyboardInterrupt):  # ends that thread only
             raise WorkerError(self._words) from None
         finally:
             self._asked.discard(asked)
 
     def send(self, work: Callable[..., Coroutine[None, None, object]], *args: object) -> None:
-        """As ``call``, and nobody waits for the outcome."""
+        """Like ``call``, without waiting for the result."""
         sent = asyncio.ensure_future(self.call(work, *args))
         self._sent.add(sent)
         sent.add_done_callback(self._arrived)
@@ -126,7 +126,7 @@ class Worker:
             log.debug("a worker did not do what was sent", worker=self.number, reason=str(error))
 
     def forsake(self) -> None:
-        """The thread has ended: let nobody wait for it."""
+        """Mark the worker as ended, and cancel pending calls."""
         self.alive = False
         for asked in list(self._asked):
             asked.cancel()
@@ -138,7 +138,7 @@ class Worker:
     # In the worker's thread.
 
     def beat(self) -> None:
-        """A sign of life."""
+        """Record a heartbeat."""
         self.heard = time.monotonic()
 
     def _run(self, home: asyncio.AbstractEventLoop) -> None:
@@ -147,10 +147,10 @@ class Worker:
             with asyncio.Runner(loop_factory=type(home)) as runner:
                 try:
                     runner.run(self._serve(home))
-                except BaseException as error:  # noqa: BLE001  the daemon goes on without it
+                except BaseException as error:  # noqa: BLE001  the daemon continues without it
                     reason = f"{error!r}"
                 runner.run(self._drop(reason))
-        except BaseException as error:  # noqa: BLE001  a thread has nobody to tell
+        except BaseException as error:  # noqa: BLE001  a thread has no caller
             reason = reason or f"{error!r}"
         if reason and self._lost is not None:
             post(home, self._lost, self, reason)
@@ -165,18 +165,18 @@ class Worker:
             self._begun.set_result(None)
 
     async def _drop(self, reason: str) -> None:
-        """Reset what is left: hypervisors must see a failure rather than silence."""
+        """Close all links: hypervisors must see a failure rather than a hang."""
         self.alive = False
         why = f"worker {self.number} on {{}} has ended: {reason}"
         ends = [link.close(Code.INTERNAL, why.format(link.plan.host)) for link in self.links]
         self.links.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(DROP_TIMEOUT):
-                await asyncio.gather(*ends, return_exceptions=True)  # whatever is wrong with one
+                await asyncio.gather(*ends, return_exceptions=True)  # whatever fails in one
 
 
 class Workers:
-    """All of them. ``told`` hears what went wrong, in words, and ``lost`` which one has ended."""
+    """All workers. ``told`` is called with an event and its reason, ``lost`` with a worker that ended."""
 
     def __init__(self, count: int, told: Callable[[str, str], None] | None = None) -> None:
         self._told = told
@@ -194,24 +194,24 @@ class Workers:
 
     @property
     def fit(self) -> list[Worker]:
-        """Those that may be given something to do."""
+        """The workers that can be used."""
         return [worker for worker in self.all if worker.fit]
 
     async def start(self) -> None:
-        """Begin their threads, and watch over them."""
+        """Start their threads, and monitor them."""
         if len(self.all) > 1:
             await asyncio.gather(*(worker.start() for worker in self.all[1:]))
             self._task = asyncio.create_task(self._watch(), name="workers")
 
     async def stop(self) -> None:
-        """End them."""
+        """Stop all workers."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self.all[1:]))
 
     def facts(self) -> list[dict[str, Any]]:
-        """For ``status``; the keys are stable."""
+        """Return the status of all workers. The keys are stable."""
         return [
             {
                 "worker": worker.number,
@@ -234,18 +234,18 @@ class Workers:
                     self._judge(worker, asked)
 
     def _judge(self, worker: Worker, asked: float) -> None:
-        """Say once that a worker does not answer what it was ``asked``, and once that it does again."""
+        """Report once that a worker has no heartbeat since ``asked``, and once that it answers again."""
         late = asked - worker.heard
         if worker.answers and late > SILENT:
             worker.answers = False
-            self._tell("a worker does not answer", f"worker {worker.number}, for {late:.0f} seconds")
+            self._tell("a worker does not answer", f"worker {worker.number}: no heartbeat for {late:.0f} s")
         elif not worker.answers and late <= 0:
             worker.answers = True
             log.info("a worker answers again", worker=worker.number)
 
     def _ended(self, worker: Worker, reason: str) -> None:
         worker.forsake()
-        self._tell("a worker has ended", f"worker {worker.number}, and the streams that it carried: {reason}")
+        self._tell("a worker has ended", f"worker {worker.number} and its streams: {reason}")
         for hear in self.lost:
             hear(worker)
 

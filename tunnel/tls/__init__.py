@@ -1,9 +1,9 @@
-"""Who is who: certificates, the authorities that a host trusts, and TLS 1.3 handshakes of lanes.
+"""Authentication: certificates, trusted authorities, and the TLS 1.3 handshakes of lanes.
 
-``contexts`` is what a host needs for all its lanes, out of files that ``tls_files`` reads; ``handshake``
-makes the keys of a lane with ``openssl`` in memory; ``trust`` judges chains, ``rejections`` explains a
-refusal, ``verified_chains`` keeps what both ends proved, ``expiry`` says what ends when. ``lane_kinds``: who
-may encrypt after the handshake, and what that costs here.
+``contexts`` builds the TLS contexts of a host from files that ``tls_files`` reads; ``handshake`` derives the
+keys of a lane, with ``openssl`` in memory; ``trust`` verifies chains, ``rejections`` explains refusals,
+``verified_chains`` keeps the chains of both ends, ``expiry`` warns of expiry. ``lane_kinds``: userspace or
+kernel encryption, and what each costs on this host.
 
-What happens on a connection after its handshake does not belong here, nor who may do what.
+What happens on a connection after its handshake does not belong here, nor does authorization.
 """

@@ -1,11 +1,11 @@
-"""TLS for lanes: version 1.3 only, both certificates required, identity by DNS name.
+"""TLS contexts for lanes: version 1.3 only, mutual authentication, identity by DNS name.
 
-A context says which certificates are genuine; ``identify`` says whose certificate it is. Both are needed:
-every host of the network has a genuine certificate.
+A context verifies that a certificate is valid; ``identify`` maps it to a peer. Both are needed: every host of
+the network has a valid certificate.
 
-OpenSSL's own defaults stand for ciphers; groups are limited. No session is ever taken up again, so each lane
-proves its identity afresh, and there is no early data. OpenSSL's session tickets cannot be switched off from
-here; nobody can use them.
+Ciphers are OpenSSL's defaults; groups are limited. Sessions are never resumed, so each lane is authenticated
+afresh, and there is no early data. OpenSSL's session tickets cannot be switched off from here; they are
+unusable.
 
 ::
 
@@ -62,23 +62,23 @@ __all__ = [
 
 ALPN = "mtunnel/1"
 
-ONE_EACH = "make a certificate for each host, with its own name alone"
-"""What to do about a certificate with the names of several hosts."""
+ONE_EACH = "issue one certificate per host, with its own name only"
+"""Advice about a certificate with the names of several hosts."""
 
-_NO_TLS = {"wrong version number", "http request", "https proxy request"}  # what OpenSSL makes of other bytes
+_NO_TLS = {"wrong version number", "http request", "https proxy request"}  # OpenSSL's reasons for other bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TlsContexts:
-    """What one host needs for all its lanes, proven to work at the time of loading.
+    """The TLS contexts of one host for all its lanes, checked when they were loaded.
 
-    ``names`` are the lower-case DNS names that this host's certificates prove, both when it dials and when it
-    is dialed; ``accepted`` and ``dialed`` are their chains, as a peer verifies them when it dials this host,
-    and when this host dials it. With ``kernel`` suites, kernel lanes can be made: see ``load``.
+    ``names`` are the lower-case DNS names common to this host's certificates for accepting and for dialing;
+    ``accepted`` and ``dialed`` are their chains, as a peer verifies them when it dials this host, and when
+    this host dials it. With ``kernel`` suites, kernel lanes can be made: see ``load``.
     """
 
     trust: Trust
-    pairs: tuple[KeyPair, KeyPair]  # to accept with, to dial with
+    pairs: tuple[KeyPair, KeyPair]  # for accepting, for dialing
     server: SSL.Context
     client: SSL.Context
     names: tuple[str, ...]
@@ -88,16 +88,16 @@ class TlsContexts:
 
     @property
     def files(self) -> TlsFiles:
-        """The files that these came from."""
+        """The files they were loaded from."""
         return self.trust.files
 
     @property
     def lane(self) -> LaneKind:
-        """The kind of lanes that these are for."""
+        """The kind of lane that they are for."""
         return LaneKind.KERNEL if self.kernel.suites else LaneKind.USERSPACE
 
     def lane_facts(self) -> dict[str, Any]:
-        """What ``check`` and ``status`` tell of it; the keys are stable."""
+        """The lane kind as ``check`` and ``status`` report it; the keys are stable."""
         costs = self.kernel.costs
         return {
             "kind": self.lane.value,
@@ -106,27 +106,26 @@ class TlsContexts:
         }
 
     def own_chain(self, *, dialing: bool) -> Chain:
-        """What this host proves itself with."""
+        """The chain of this host's certificate for that role."""
         return self.dialed if dialing else self.accepted
 
     def expiries(self, moment: datetime) -> tuple[Expiry, ...]:
-        """What of this host ends when, the first to end first: certificates, authorities, CRLs."""
+        """The expiry dates of certificates, authorities and CRLs, earliest first."""
         accepting, dialing = self.pairs
         return self.trust.expiries(moment, (self.accepted, accepting.file), (self.dialed, dialing.file))
 
     def believing(self, trust: Trust) -> TlsContexts:
-        """Return contexts with the same certificates, whatever ``trust`` says about these."""
+        """Return contexts with the same certificates and a new ``trust``, which need not trust them."""
         server, client = (_context(trust, pair, self.kernel.suites) for pair in self.pairs)
         return replace(self, trust=trust, server=server, client=client)
 
 
 def load(files: TlsFiles, kernel: KernelTlsSupport = UNASKED) -> TlsContexts:
-    """Build both contexts and prove them against each other, in memory.
+    """Build both contexts and test them against each other, in memory.
 
-    That handshake shows chain, dates, revocation, key and usages as the peers will judge them, and yields
-    the facts of our own certificates. For kernel lanes no other suites are agreed on than those that the
-    kernel knows. Raises ``CertificateError`` for whatever is wrong with
-    the files.
+    That handshake checks chain, dates, revocation, key and usages as peers will, and returns our own verified
+    chains. For kernel lanes only suites that the kernel supports are offered and accepted. Raises
+    ``CertificateError`` when the files cannot be used.
     """
     trust = Trust.read(files)
     accepting = read_pair(files.cert, files.key)
@@ -150,19 +149,19 @@ def client_context(files: TlsFiles, kernel: Collection[str] = ()) -> SSL.Context
 
 
 def peer_names(lane: TlsConnection) -> tuple[str, ...]:
-    """Return the DNS names in the peer's verified certificate, in lower case, in its order."""
+    """Return the DNS names in the peer's verified certificate, lower-cased, in certificate order."""
     certificate = lane.peer_certificate
     return () if certificate is None else _dns_names(certificate)
 
 
 def identify(lane: TlsConnection, expected: Collection[str]) -> str:
-    """Return the one name in ``expected`` that the peer's certificate proves, spelled as in ``expected``.
+    """Return the one name in ``expected`` that is in the peer's certificate, spelled as in ``expected``.
 
     When dialing, ``expected`` is the one peer that was dialed; when accepting, all configured peers. Names
-    match exactly but for case; a wildcard in a certificate matches nothing.
+    match exactly except for case; a wildcard in a certificate matches nothing.
 
-    Raises ``IdentityError`` when the peer does not speak this protocol, is none of the expected, or is
-    several of them: then it is not clear whose rights it has.
+    Raises ``IdentityError`` when the peer does not support this protocol, is none of the expected, or is
+    several of them: then its permissions are ambiguous.
     """
     if lane.protocol != ALPN:
         raise foreign(lane.protocol)
@@ -170,7 +169,7 @@ def identify(lane: TlsConnection, expected: Collection[str]) -> str:
     found = [name for name in expected if name.lower() in names]
     if len(found) == 1:
         return found[0]
-    proven = quoted(", ".join(names), MOST_NAME) or "nobody (it has no DNS subject alternative name)"
+    proven = quoted(", ".join(names), MOST_NAME) or "no host (no DNS subject alternative name)"
     if found:
         several = f"the peer's certificate names more than one configured peer: {', '.join(found)}"
         raise IdentityError(f"{several}; {ONE_EACH}", found)
@@ -178,17 +177,17 @@ def identify(lane: TlsConnection, expected: Collection[str]) -> str:
 
 
 def foreign(protocol: str | None) -> IdentityError:
-    """A peer that speaks something else, by what ALPN says."""
-    return IdentityError(f"the peer does not speak {ALPN} (ALPN: {protocol}): is that port mtunnel's?")
+    """Return the error for a peer that negotiated or offered another protocol by ALPN."""
+    return IdentityError(f"the peer does not support {ALPN} (ALPN: {protocol}); is that mtunnel's port?")
 
 
 def handshake_fault(
     error: SSL.Error | CertificateRejectedError | NoProtocolError, files: TlsFiles, *, dialing: bool
 ) -> LaneError:
-    """Put a failed handshake with a peer into words: an ``IdentityError`` when it was us who refused.
+    """Convert the error of a failed handshake: an ``IdentityError`` when our side refused the peer.
 
-    ``dialing`` says which side of the handshake we were. A peer refuses the dialing side's certificate only
-    after that side's handshake is over: then the error comes with the first read.
+    ``dialing``: whether we were the dialing side. An accepting peer refuses our certificate only after our
+    handshake has completed: then the error comes with the first read.
     """
     if isinstance(error, CertificateRejectedError):
         return IdentityError(explain_rejection(error, files, "the peer's", dialing=not dialing))
@@ -196,9 +195,9 @@ def handshake_fault(
         return foreign(error.offered)
     reason = explain(error)
     if reason in _NO_TLS:
-        return LaneError("the peer does not speak TLS")
+        return LaneError("the peer does not use TLS")
     if is_alert(reason):
-        return LaneError(f"the peer refused the TLS handshake: {reason}; its log says more")
+        return LaneError(f"the peer refused the TLS handshake: {reason}; see its log")
     return LaneError(f"the TLS handshake failed: {reason}")
 
 
@@ -228,13 +227,13 @@ def _prove_with(context: SSL.Context, pair: KeyPair) -> None:
         for issuer in issuers:
             context.add_extra_chain_cert(issuer)
         context.use_privatekey(cast("Any", pair.key))
-    except (SSL.Error, TypeError) as error:  # TypeError: a key of a kind that pyOpenSSL does not take
+    except (SSL.Error, TypeError) as error:  # TypeError: a key type that pyOpenSSL does not support
         reason = explain(error) if isinstance(error, SSL.Error) else str(error)
         raise CertificateError(f"the certificate {pair.file} cannot be used: {reason}") from error
 
 
 def _judge(trust: Trust, _: SSL.Connection, certificate: crypto.X509, code: int, depth: int, ok: int) -> bool:
-    """OpenSSL's judgement stands where ``trust`` does not tolerate the fault; this keeps its reason."""
+    """Verify callback: accept what ``trust`` tolerates; raise OpenSSL's other errors with the reason."""
     if ok:
         return True
     found = _readable(certificate)
@@ -244,7 +243,7 @@ def _judge(trust: Trust, _: SSL.Connection, certificate: crypto.X509, code: int,
 
 
 def _readable(certificate: crypto.X509) -> x509.Certificate | None:
-    """What can be said of a certificate that was refused; None for one that OpenSSL alone can read."""
+    """Convert a refused certificate; return None for one that only OpenSSL can parse."""
     try:
         found = certificate.to_cryptography()
         _ = found.issuer, found.subject, found.not_valid_before_utc, found.not_valid_after_utc
@@ -260,7 +259,7 @@ def _choose(_: SSL.Connection, offered: list[bytes]) -> bytes:
 
 
 def _prove(server: SSL.Context, client: SSL.Context, files: TlsFiles) -> tuple[Chain, Chain]:
-    """Let our two contexts shake hands in memory; return what the accepting and the dialing end showed."""
+    """Do a handshake between our two contexts in memory; return the verified chains of both."""
     dialer = TlsConnection(client, dialing=True)
     acceptor = TlsConnection(server, dialing=False)
     try:
@@ -272,16 +271,18 @@ def _prove(server: SSL.Context, client: SSL.Context, files: TlsFiles) -> tuple[C
     except CertificateRejectedError as error:
         raise _unfit(error, files, dialing=end is acceptor) from error
     except SSL.Error as error:
-        why = f"{explain(error)}; keys that it uses are EC P-256 and P-384, Ed25519 and RSA"
-        raise CertificateError(f"the certificate {files.cert} is unfit for TLS 1.3: {why}") from error
+        why = f"{explain(error)}; supported keys are EC P-256 and P-384, Ed25519 and RSA"
+        raise CertificateError(f"the certificate {files.cert} cannot be used for TLS 1.3: {why}") from error
     accepted, dialed = dialer.verified_chain, acceptor.verified_chain
     if not accepted or not dialed:
-        raise CertificateError(f"the certificate {files.cert} is unfit for TLS 1.3: no handshake ends")
+        raise CertificateError(
+            f"the certificate {files.cert} cannot be used for TLS 1.3: incomplete handshake"
+        )
     return accepted, dialed
 
 
 def _unfit(error: CertificateRejectedError, files: TlsFiles, *, dialing: bool) -> CertificateError:
-    """Say what one of our own certificates lacks; the end that it was shown to has refused it."""
+    """Return the error for one of our own certificates, which the other end of the test refused."""
     fault = explain_rejection(error, files, "", dialing=dialing)
     sibling, cert = files.client_sibling(), files.dialing()[0]
     if dialing and error.depth == 0 and sibling not in {None, cert}:
@@ -293,14 +294,14 @@ def _dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names = extension.value.get_values_for_type(x509.DNSName)
-    except (x509.ExtensionNotFound, ValueError):  # none, or one that cannot be decoded
+    except (x509.ExtensionNotFound, ValueError):  # none, or undecodable
         return ()
-    # Only ASCII, because some other letters become ASCII ones in lower case, and only what can be logged.
+    # Only ASCII, because some other letters become ASCII in lower case, and only printable, for the log.
     return tuple(folded(name) for name in names if name.isascii() and name.isprintable())
 
 
 def _nameless(files: TlsFiles) -> str:
     cert, dialing = files.cert, files.dialing()[0]
     if cert == dialing:
-        return f"the certificate {cert} has no DNS subject alternative name (its CN does not count)"
+        return f"the certificate {cert} has no DNS subject alternative name (the CN is not used)"
     return f"the certificates {cert} and {dialing} share no DNS subject alternative name"

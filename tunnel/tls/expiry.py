@@ -1,4 +1,4 @@
-"""What ends, and when to say so: certificates, authorities and CRLs, days before they do."""
+"""Expiry warnings for certificates, authorities and CRLs, days in advance."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from datetime import datetime
 
 LEVELS = (30, 7, 1)
-"""Days before an end at which it is warned of."""
+"""Days before the expiry at which a warning is due."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """Something that ends, and is to be renewed before. ``key`` is its file's in the configuration."""
+    """The expiry date of ``what``. ``key`` is the configuration key of its file."""
 
     key: str
     what: str
     ends: datetime
 
     def days_left(self, moment: datetime) -> int:
-        """Whole days that are left; negative once it has ended."""
+        """Whole days left; negative after the expiry."""
         return (self.ends - moment).days
 
     def level(self, moment: datetime) -> int | None:
-        """The smallest of LEVELS that is reached; 0 once it has ended, None while it is far away."""
+        """The smallest of LEVELS that is reached; 0 after the expiry, None before all levels."""
         left = (self.ends - moment).total_seconds() / 86400
         return 0 if left <= 0 else min((level for level in LEVELS if left <= level), default=None)
 
     def warning(self, moment: datetime) -> str:
-        """What to tell an operator."""
+        """The warning for the operator."""
         days = self.days_left(moment)
         when = f"{self.ends:%Y-%m-%d %H:%M} UTC"
         if self.ends <= moment:
@@ -38,7 +38,7 @@ class Expiry:
 
 
 def warnings(expiries: Iterable[Expiry], moment: datetime) -> Iterator[tuple[str, str]]:
-    """What ends soon: the key of its file and what to tell an operator, for each."""
+    """Yield (key, warning) for everything that has expired or expires soon."""
     for expiry in expiries:
         if expiry.level(moment) is not None:
             yield expiry.key, expiry.warning(moment)

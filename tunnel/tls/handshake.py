@@ -1,8 +1,8 @@
-"""From a connected socket to the keys of a TLS connection with a peer whose name is proven.
+"""The TLS handshake of a lane on a connected socket: returns keys and the verified chains.
 
-Nothing behind the handshake is taken out of the socket: it is read record by record. Lanes of both kinds go
-on from there, and from the number of records that were made under their keys. How much an unauthenticated
-peer may make us read is bounded in bytes and records.
+Nothing after the handshake is read from the socket: it is read record by record. Lanes of both kinds continue
+from there, with the number of records already sent under their keys. Input from an unauthenticated peer is
+bounded in bytes and records.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ TIMEOUT = 10.0
 """Seconds for the whole handshake: half-open connections must not pile up."""
 
 MOST_RECORDS = 32
-"""TLS records that a peer may take for its part: ours needs six, and two more for the longest chain. Each
-of them costs a turn of the loop, and may be a single byte."""
+"""Maximum TLS records of a peer's handshake: ours has six, and two more with the longest chain. Each costs a
+loop iteration and may be a single byte."""
 
 MOST_BYTES = 32 * KIB
-"""Bytes of a peer's part: a certificate has one or two KiB, and each in a stranger's chain costs 50 µs."""
+"""Maximum bytes of a peer's handshake: a certificate has 1 or 2 KiB; parsing each of a chain costs 50 µs."""
 
-_MTU = "is the MTU on the way smaller than on the hosts, and ICMP filtered (sysctl net.ipv4.tcp_mtu_probing)?"
-_HUNG_UP = "the peer closed the connection in the TLS handshake"
+_MTU = "is the path MTU smaller than that of the hosts, and ICMP filtered (sysctl net.ipv4.tcp_mtu_probing)?"
+_HUNG_UP = "the peer closed the connection during the TLS handshake"
 
 
 async def handshake(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
 ) -> tuple[Keys, VerifiedChains]:
-    """Shake hands on a non-blocking ``sock``; return what to go on with, and who of ``expected`` is the peer.
+    """Do the TLS handshake on a non-blocking ``sock``; return the keys, and the chains with the peer's name.
 
-    ``sock`` stays the caller's, to be closed if this does not return. Raises LaneError, or its IdentityError
-    when the peer is not one of ``expected`` (see ``tls.identify``). For kernel lanes ``contexts`` must have
+    The caller keeps ``sock`` and must close it if this raises. Raises LaneError, or its IdentityError when
+    the peer is not one of ``expected`` (see ``contexts.identify``). For kernel lanes ``contexts`` must have
     been loaded for them.
     """
     records, proof = await _shake_hands(sock, contexts, expected, dialing=dialing)
@@ -70,7 +70,7 @@ async def handshake(
 async def _shake_hands(
     sock: socket.socket, contexts: TlsContexts, expected: Collection[str], *, dialing: bool
 ) -> tuple[_ByRecords, VerifiedChains]:
-    """Shake hands for a bounded time; put into words why that failed."""
+    """Do the handshake within ``TIMEOUT``; convert errors."""
     records = _ByRecords(
         TlsConnection(contexts.client if dialing else contexts.server, dialing=dialing),
         sock,
@@ -95,42 +95,42 @@ async def _shake_hands(
 
 
 def _stalled(sock: socket.socket, *, heard: bool) -> LaneStalled:
-    late = f"the TLS handshake took more than {TIMEOUT:.0f} seconds: "
+    late = f"the TLS handshake timed out after {TIMEOUT:.0f} seconds: "
     if heard and stuck_for(sock):
-        ours = "small packets get through, and what this host sends in full ones does not: "
+        ours = "small packets arrive, but full-size packets of this host do not: "
         return LaneStalled(late + ours + _MTU, TIMEOUT, proven=True)
     if has_gap(sock):
-        theirs = "the peer's small packets get through, and its full ones do not: "
+        theirs = "small packets arrive, but full-size packets of the peer do not: "
         return LaneStalled(late + theirs + _MTU, TIMEOUT, proven=True)
-    return LaneStalled(late + "the peer does not answer, or its full packets get lost: " + _MTU, TIMEOUT)
+    return LaneStalled(late + "the peer does not reply, or its full-size packets are lost: " + _MTU, TIMEOUT)
 
 
 class _ByRecords:
-    """Carries a handshake between OpenSSL, which works in memory, and a socket."""
+    """Moves a handshake between OpenSSL, which works in memory, and a socket."""
 
     def __init__(self, tls: TlsConnection, sock: socket.socket, *, dialing: bool) -> None:
         self.tls = tls
         self._dialing = dialing
-        self.last_sent = 0  # records that left last, once the handshake is over
+        self.last_sent = 0  # records of the last flight, after the handshake
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._header = b""
-        self._missing = 0  # bytes of the record's body
-        self._whole = False  # a record is complete: OpenSSL has something to do
-        self._records = self._bytes = 0  # that came
+        self._missing = 0  # bytes of the record's body not yet received
+        self._whole = False  # a record is complete: OpenSSL can process it
+        self._records = self._bytes = 0  # received
 
     async def run(self) -> None:
-        """Shake hands. Raises SSL.Error or VerificationError, and LaneLost for a connection that broke."""
+        """Do the handshake. Raises SSL.Error, CertificateRejectedError, NoProtocolError or LaneLost."""
         try:
             while not await self._step():
                 await self._read()
         except OSError as error:
-            raise LaneLost(f"the connection broke in the TLS handshake: {reason_of(error)}") from error
+            raise LaneLost(f"connection lost during the TLS handshake: {reason_of(error)}") from error
 
     async def _step(self) -> bool:
-        """Let OpenSSL take what came, and send what it says to that; whether that was all."""
+        """Let OpenSSL process the input, and send its output; return whether the handshake is complete."""
         if self._whole and not self._dialing:
-            await own_iteration()  # it takes a good part of a millisecond, and any number may come at once
+            await own_iteration()  # it takes most of a millisecond, and there may be many connections
         try:
             self.tls.handshake()
         except WantRead:
@@ -145,17 +145,17 @@ class _ByRecords:
 
     @property
     def heard(self) -> bool:
-        """Whether the peer has said anything."""
+        """Whether a record was received from the peer."""
         return bool(self._records)
 
     def keys(self) -> Keys:
-        """What the connection goes on with."""
-        # What the accepting side says last are session tickets, already under the keys of the connection.
+        """The keys of the connection after the handshake."""
+        # The last flight of the accepting side are session tickets, already protected with these keys.
         sent = 0 if self._dialing else self.last_sent
         return keys_of(self.tls.cipher, self.tls.secrets, dialing=self._dialing, sent=sent, received=0)
 
     def refuse(self) -> None:
-        """Tell the peer why, by an alert (RFC 8446 section 6.2): as OpenSSL sees it, all is well."""
+        """Send an alert (RFC 8446 section 6.2): for OpenSSL the handshake has succeeded, so it sends none."""
         if self.tls.protocol != ALPN:
             alert = NO_APPLICATION_PROTOCOL
         else:
@@ -166,13 +166,13 @@ class _ByRecords:
             self._sock.send(record)
 
     async def _send(self) -> int:
-        """Send what OpenSSL has to say; how many records it was."""
+        """Send OpenSSL's output; return the number of records."""
         if flight := self.tls.flight():
             await self._loop.sock_sendall(self._sock, flight)
         return count_records(flight)
 
     async def _read(self) -> None:
-        """Read no further than the end of a record; OpenSSL may know what to think of it before."""
+        """Read up to the end of a record; OpenSSL may reject it earlier."""
         wanted = self._missing or HEADER - len(self._header)
         data = await self._loop.sock_recv(self._sock, wanted)
         if not data:
@@ -186,11 +186,11 @@ class _ByRecords:
             if len(self._header) == HEADER:
                 self._records += 1
                 if self._records > MOST_RECORDS:
-                    raise LaneError(f"the peer needs more than {MOST_RECORDS} records for the TLS handshake")
+                    raise LaneError(f"the peer sent more than {MOST_RECORDS} records in the TLS handshake")
                 self._missing, self._header = int.from_bytes(self._header[3:]), b""
                 self._bytes += self._missing
-                if self._bytes > MOST_BYTES and self._records > 1:  # of the first one OpenSSL says what it is
-                    raise LaneError(f"the peer says more than {MOST_BYTES // KIB} KiB in the TLS handshake")
+                if self._bytes > MOST_BYTES and self._records > 1:  # the first one OpenSSL can explain
+                    raise LaneError(f"the peer sent more than {MOST_BYTES // KIB} KiB in the TLS handshake")
         self.tls.feed(data)
 
 

@@ -1,6 +1,6 @@
-"""What a byte costs on each kind of lane, and which kind that speaks for; in numbers and in words.
+"""The CPU cost of each kind of lane on this host, and which kind is cheaper; as numbers and as text.
 
-docs/decisions/0060-auto-measures-both-lanes.md says why it is CPU time that counts.
+docs/decisions/0060-auto-measures-both-lanes.md explains why CPU time decides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 Cost: TypeAlias = float | str
-"""CPU seconds per GiB, of both ends of a lane together; or why that is not known."""
+"""CPU seconds per GiB, of both ends of a lane together; or why it could not be measured."""
 
 PLACES = {"kernel": "kernel", "userspace": "daemon"}
 """Where lanes of a kind encrypt."""
@@ -21,7 +21,7 @@ _OTHER = {"kernel": "userspace", "userspace": "kernel"}
 
 @dataclass(frozen=True, slots=True)
 class LaneCosts:
-    """What was measured on this host."""
+    """The costs measured on this host."""
 
     kernel: Cost
     userspace: Cost
@@ -30,7 +30,7 @@ class LaneCosts:
     def kernel_wins(self) -> bool:
         """Whether kernel lanes cost less. A kind that could not be measured loses to one that could.
 
-        Where neither could, it is userspace lanes: they need nothing of the kernel that is rarely used.
+        If neither could, userspace lanes win: they depend on no rarely used kernel feature.
         """
         if isinstance(self.kernel, str):
             return False
@@ -38,18 +38,18 @@ class LaneCosts:
 
     @property
     def faults(self) -> str:
-        """What could not be measured, as the end of a sentence; "" if all was."""
+        """What could not be measured, as the end of a sentence; "" if everything was."""
         costs = {"kernel": self.kernel, "userspace": self.userspace}
         faults = {kind: cost for kind, cost in costs.items() if isinstance(cost, str)}
         return "".join(f"; {kind} lanes were not measured: {fault}" for kind, fault in faults.items())
 
     def facts(self) -> dict[str, float | None]:
-        """CPU seconds per GiB by kind, for programs; None where they are not known."""
+        """CPU seconds per GiB by kind, for programs; None where unknown."""
         return {"kernel": _number(self.kernel), "userspace": _number(self.userspace)}
 
 
 def figures(facts: Mapping[str, float | None] | None, kind: str) -> str:
-    """Write what ``LaneCosts.facts`` says in brackets, first of the ``kind`` in use; "" for None."""
+    """Format ``LaneCosts.facts`` in brackets, the ``kind`` in use first; "" for None."""
     if facts is None:
         return ""
     own, other = facts[kind], facts[_OTHER[kind]]
@@ -73,9 +73,9 @@ class LaneKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KernelTlsSupport:
-    """What the kernel of this host can do: cipher suites, none for no kernel lanes; and why, in words.
+    """The cipher suites that the kernel supports, empty for no kernel lanes; and the reason as text.
 
-    ``costs`` are those of both kinds of lane, where they decided.
+    ``costs`` are those of both kinds of lane, if they decided.
     """
 
     suites: tuple[str, ...]
@@ -83,4 +83,4 @@ class KernelTlsSupport:
     costs: LaneCosts | None = None
 
 
-UNASKED = KernelTlsSupport((), "kernel lanes were not asked for")
+UNASKED = KernelTlsSupport((), "kernel lanes were not requested")

@@ -1,7 +1,7 @@
-"""What a verification of certificates found wrong, in words: which certificate, what, and what to do.
+"""Error texts for certificate verification failures: which certificate, what is wrong, and what to do.
 
-OpenSSL gives a number, a depth in the chain (0: the host's own certificate) and the certificate there. The
-text is for whoever reads it on this host; sent to a peer, it says whose files it speaks of by their paths.
+OpenSSL returns a code, a depth in the chain (0: the host's own certificate) and the certificate there. The
+text is for the log of this host; it may also be sent to a peer, so it names files by their paths.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tunnel.tls.tls_files import TlsFiles
 from tunnel.wire.text import quoted
 
 MOST_NAME = 256
-"""Characters of a subject or an issuer that are shown."""
+"""Maximum characters shown of a subject or an issuer."""
 
 Clock = Callable[[], datetime]
-"""Says what time it is, as an aware UTC time."""
+"""Returns the current time, as an aware UTC time."""
 
 
 def now() -> datetime:
-    """The system's ``Clock``."""
+    """Return the system time: the default ``Clock``."""
     return datetime.now(UTC)
 
 
 class Verify(IntEnum):
-    """OpenSSL's X509_V_ERR codes that have words of our own (openssl/x509_vfy.h)."""
+    """OpenSSL's X509_V_ERR codes that have texts of our own (openssl/x509_vfy.h)."""
 
     UNABLE_TO_GET_ISSUER_CERT = 2
     UNABLE_TO_GET_CRL = 3
@@ -59,16 +59,16 @@ class Verify(IntEnum):
 
 
 _NOT_OURS = "is not signed by an authority in {ca}"
-_ISSUER_MISSING = f"{_NOT_OURS}: its issuer {{issuer}} is neither there nor sent with it"
+_ISSUER_MISSING = f"{_NOT_OURS}: its issuer {{issuer}} is neither in that file nor in the chain"
 
 _CRL = "the CRL of {issuer} in {crl}"
-_UNJUDGED = f"cannot be judged: {_CRL}"
+_UNJUDGED = f"cannot be verified: {_CRL}"
 
 _WORDS: dict[int, str] = {
     Verify.UNABLE_TO_GET_ISSUER_CERT: _ISSUER_MISSING,
-    Verify.UNABLE_TO_GET_CRL: "cannot be judged: {crl} has no CRL of {issuer}, which signed it",
-    Verify.CERT_SIGNATURE_FAILURE: f"{_NOT_OURS}: the {{issuer}} there has another key",
-    Verify.CRL_SIGNATURE_FAILURE: f"{_UNJUDGED} is not signed by it",
+    Verify.UNABLE_TO_GET_CRL: "cannot be verified: {crl} has no CRL of its issuer {issuer}",
+    Verify.CERT_SIGNATURE_FAILURE: f"{_NOT_OURS}: the {{issuer}} in that file has another key",
+    Verify.CRL_SIGNATURE_FAILURE: f"{_UNJUDGED} has an invalid signature",
     Verify.CERT_NOT_YET_VALID: "is not valid yet: check the clocks (valid from {begin}, it is {now} here)",
     Verify.CERT_HAS_EXPIRED: "has expired: issue a new one (valid until {end}, it is {now} here)",
     Verify.CRL_NOT_YET_VALID: (
@@ -78,30 +78,30 @@ _WORDS: dict[int, str] = {
         f"{_UNJUDGED} has expired: install the current one (next update {{next_update}}, it is {{now}} here)"
     ),
     Verify.DEPTH_ZERO_SELF_SIGNED_CERT: f"{_NOT_OURS}: it is self-signed",
-    Verify.SELF_SIGNED_CERT_IN_CHAIN: f"{_NOT_OURS}: it leads to {{subject}}, which is not there",
+    Verify.SELF_SIGNED_CERT_IN_CHAIN: f"{_NOT_OURS}: its root {{subject}} is not in that file",
     Verify.UNABLE_TO_GET_ISSUER_CERT_LOCALLY: _ISSUER_MISSING,
     Verify.UNABLE_TO_VERIFY_LEAF_SIGNATURE: _ISSUER_MISSING,
     Verify.CERT_REVOKED: f"is revoked by {_CRL} (this update {{this_update}})",
-    Verify.PATH_LENGTH_EXCEEDED: "may not sign other authorities: its path length is exceeded",
+    Verify.PATH_LENGTH_EXCEEDED: "must not sign other authorities: path length constraint exceeded",
     Verify.INVALID_PURPOSE: "is not fit for {role}: issue one with the {usage}",
-    Verify.UNABLE_TO_GET_CRL_ISSUER: f"{_UNJUDGED} has a signer that is not known",
-    Verify.KEYUSAGE_NO_CRL_SIGN: "cannot be judged: {issuer} may not sign the CRL in {crl}",
-    Verify.UNHANDLED_CRITICAL_CRL_EXTENSION: f"{_UNJUDGED} has an extension not known here",
-    Verify.DIFFERENT_CRL_SCOPE: f"{_UNJUDGED} is not about such certificates",
-    Verify.PERMITTED_VIOLATION: "has a name that its authority may not sign (name constraints)",
-    Verify.EXCLUDED_VIOLATION: "has a name that its authority may not sign (name constraints)",
-    Verify.CRL_PATH_VALIDATION_ERROR: f"{_UNJUDGED} has a signer that is not trusted",
-    Verify.INVALID_CA: "is not the certificate of an authority, and has signed another",
+    Verify.UNABLE_TO_GET_CRL_ISSUER: f"{_UNJUDGED} has an unknown issuer",
+    Verify.KEYUSAGE_NO_CRL_SIGN: "cannot be verified: {issuer} must not sign the CRL in {crl} (key usage)",
+    Verify.UNHANDLED_CRITICAL_CRL_EXTENSION: f"{_UNJUDGED} has an unsupported critical extension",
+    Verify.DIFFERENT_CRL_SCOPE: f"{_UNJUDGED} does not cover such certificates",
+    Verify.PERMITTED_VIOLATION: "has a name that its authority must not certify (name constraints)",
+    Verify.EXCLUDED_VIOLATION: "has a name that its authority must not certify (name constraints)",
+    Verify.CRL_PATH_VALIDATION_ERROR: f"{_UNJUDGED} has an untrusted issuer",
+    Verify.INVALID_CA: "is not a CA certificate, but has signed another certificate",
 }
 
 
 def explain_rejection(
     fault: CertificateRejectedError, files: TlsFiles, whose: str, *, dialing: bool, clock: Clock = now
 ) -> str:
-    """Say what is wrong with which certificate: "the peer's certificate has expired: …".
+    """Return what is wrong with which certificate: "the peer's certificate has expired: …".
 
-    ``whose`` is a host in the genitive, or empty for this host's own files; ``dialing`` says that the chain
-    is that of the dialing side.
+    ``whose`` is a host in the genitive, or empty for this host's own files; ``dialing``: whether the chain is
+    that of the dialing side.
     """
     words = _WORDS.get(fault.code, f"is not acceptable: {fault}")
     role = "dialing" if dialing else "accepting"
@@ -114,8 +114,8 @@ def explain_rejection(
         filled["begin"] = at(fault.certificate.not_valid_before_utc)
         filled["end"] = at(fault.certificate.not_valid_after_utc)
     begin, end = (None, None) if fault.crl is None else (fault.crl.last_update_utc, fault.crl.next_update_utc)
-    filled["this_update"] = at(begin) if begin else "not known"
-    filled["next_update"] = at(end) if end else "not known"
+    filled["this_update"] = at(begin) if begin else "unknown"
+    filled["next_update"] = at(end) if end else "unknown"
     return f"{_subject(fault, files, whose, dialing=dialing)} {words.format(**filled)}"
 
 
@@ -132,7 +132,7 @@ def _subject(fault: CertificateRejectedError, files: TlsFiles, whose: str, *, di
 
 
 def _missing_usage(certificate: x509.Certificate | None, depth: int, *, dialing: bool) -> str:
-    """What a certificate for this role must have, and this one has not (RFC 5280, 4.2.1.3 and 4.2.1.12)."""
+    """Return the usage that this role requires and the certificate lacks (RFC 5280, 4.2.1.3, 4.2.1.12)."""
     wanted = ExtendedKeyUsageOID.CLIENT_AUTH if dialing else ExtendedKeyUsageOID.SERVER_AUTH
     extended = f"extended key usage {'clientAuth' if dialing else 'serverAuth'}"
     if certificate is None or depth:
@@ -147,10 +147,10 @@ def _missing_usage(certificate: x509.Certificate | None, depth: int, *, dialing:
 
 
 def name_of(name: x509.Name) -> str:
-    """A subject or an issuer for people, who may be a stranger's."""
-    return quoted(name.rfc4514_string(), MOST_NAME) or "(without a name)"
+    """Return a subject or an issuer as text; it may come from an unauthenticated peer."""
+    return quoted(name.rfc4514_string(), MOST_NAME) or "(no name)"
 
 
 def at(moment: datetime) -> str:
-    """A time for people."""
+    """Return a time as text."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

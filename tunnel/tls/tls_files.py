@@ -1,8 +1,8 @@
-"""Certificates, keys, CAs and CRLs: out of their files, one clear line for every fault.
+"""Reads certificates, keys, CAs and CRLs from their files, with a one-line error for every fault.
 
-OpenSSL reports most faults of a file as "PEM lib", and asks for a passphrase on the terminal. So each file is
-looked at first, with Python's ``ssl``, which tells more about files; nothing is ever sent with it. What only
-a verification can find out, ``rejections`` puts into words.
+OpenSSL reports most faults of a file as "PEM lib", and prompts for a passphrase on the terminal. So each file
+is first checked with Python's ``ssl``, which reports more detail; it is used for nothing else. Faults that
+only a verification finds are reported by ``rejections``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CRL = b"-----BEGIN X509 CRL-----"
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
-# libvirt and QEMU keep one pair for each role: server certificate -> client certificate, client key.
+# libvirt and QEMU use one pair per role: server certificate -> client certificate, client key.
 # Sources: libvirt kbase/tlscerts, QEMU system/tls.
 _CLIENT_SIBLINGS = {
     "servercert.pem": ("clientcert.pem", "clientkey.pem"),
@@ -56,14 +56,14 @@ class TlsFiles:
     crl: Path | None = None
 
     def client_sibling(self) -> Path | None:
-        """Return where libvirt or QEMU has the client certificate, if ``cert`` is named as their server's."""
+        """Return the path of libvirt's or QEMU's client certificate, if ``cert`` has their server's name."""
         names = _CLIENT_SIBLINGS.get(self.cert.name)
         return self.cert.with_name(names[0]) if names else None
 
     def dialing(self) -> tuple[Path, Path]:
-        """Return the certificate and key to dial with: the layout's client pair where there is one."""
+        """Return the certificate and key for dialing: the layout's client pair if it exists."""
         sibling = self.client_sibling()
-        # os.access, because Path.exists raises where the directory may not be entered.
+        # os.access, because Path.exists raises when the directory is not searchable.
         if sibling is None or not os.access(sibling, os.F_OK):
             return self.cert, self.key
         return sibling, self.key.with_name(_CLIENT_SIBLINGS[self.cert.name][1])
@@ -83,7 +83,7 @@ def read_crls(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate with the intermediates behind it, and its private key; ``file`` is the certificate's."""
+    """A certificate with its intermediates, and its private key; ``file`` is the certificate's."""
 
     file: Path
     chain: tuple[x509.Certificate, ...]
@@ -91,7 +91,7 @@ class KeyPair:
 
 
 def read_pair(cert: Path, key: Path) -> KeyPair:
-    """Return a certificate, what stands behind it, and its key. Raises ``CertificateError``."""
+    """Return a certificate with its intermediates and its key. Raises ``CertificateError``."""
     load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
     chain = _parsed(cert, "certificate", x509.load_pem_x509_certificates)
     (secret,) = _parsed(key, "private key", lambda content: [load_pem_private_key(content, password=None)])
@@ -106,7 +106,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 def _parsed(path: Path, what: str, parse: Callable[[bytes], list[_Parsed]]) -> tuple[_Parsed, ...]:
-    """Read what OpenSSL has read without a complaint."""
+    """Parse a file that OpenSSL has read without an error."""
     try:
         return tuple(parse(read_regular(path)))
     except OSError as error:
@@ -128,9 +128,9 @@ def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> None:
 
 
 def load_authorities(context: ssl.SSLContext, ca: Path) -> None:
-    """Trust the CA certificates in ``ca``, and nothing else that may be in it, or raise ``CertificateError``.
+    """Trust the CA certificates in ``ca``; raise ``CertificateError`` if it holds anything else.
 
-    Several CAs are allowed, so that one can follow another without a day on which nobody can migrate.
+    Several CAs are allowed, so that a CA can be replaced without an interruption.
     """
     _require_pem(ca, "CA file", _CERTIFICATE)
     _load_certificates(context, ca, "CA file")
@@ -139,7 +139,9 @@ def load_authorities(context: ssl.SSLContext, ca: Path) -> None:
         what = "basicConstraints CA:TRUE, and keyCertSign if it has a keyUsage"
         raise CertificateError(f"the CA file {ca} holds no CA certificate ({what})")
     if stats["x509"] != stats["x509_ca"]:
-        raise CertificateError(f"the CA file {ca} also holds certificates of no authority: remove them")
+        raise CertificateError(
+            f"the CA file {ca} also holds certificates that are not CA certificates: remove them"
+        )
     if stats["crl"]:
         raise CertificateError(f"the CA file {ca} also holds a CRL: move it to a file of its own")
     ends = [_cert_time(str(authority["notAfter"])) for authority in context.get_ca_certs()]
@@ -149,13 +151,13 @@ def load_authorities(context: ssl.SSLContext, ca: Path) -> None:
 
 
 def load_crl(context: ssl.SSLContext, crl: Path) -> None:
-    """Load the CRLs in ``crl``, and nothing else that may be in it, or raise ``CertificateError``."""
+    """Load the CRLs in ``crl``; raise ``CertificateError`` if it holds certificates as well."""
     _require_pem(crl, "CRL", _CRL)
     trusted = context.cert_store_stats()["x509"]
     _load_certificates(context, crl, "CRL")
     if context.cert_store_stats()["x509"] != trusted:
-        # They would have become trusted authorities.
-        raise CertificateError(f"the CRL {crl} holds certificates as well: remove them")
+        # They would become trusted authorities.
+        raise CertificateError(f"the CRL file {crl} also holds certificates: remove them")
 
 
 def _cert_time(text: str) -> datetime:
@@ -176,10 +178,10 @@ def _require_pem(path: Path, what: str, marker: bytes) -> None:
 
 
 def _require_secret(key: Path) -> None:
-    """Refuse a key that every local user can read: with it anyone is this host, and may read guests' memory.
+    """Refuse a key that every local user can read: its holder can impersonate this host and get guest memory.
 
-    Access for a group is the owner's choice (QEMU's keys are often 0640 root:qemu), and so is an open mode
-    inside a closed directory (libvirt's ``private/``).
+    Group access is the owner's choice (QEMU's keys are often 0640 root:qemu), and so is an open mode inside a
+    closed directory (libvirt's ``private/``).
     """
     path = key.resolve()
     open_way = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
@@ -196,7 +198,7 @@ def _load_certificates(context: ssl.SSLContext, path: Path, what: str) -> None:
 
 def _refuse_passphrase(key: Path) -> NoReturn:
     raise CertificateError(
-        f"the private key {key} is encrypted, and a daemon has nobody to ask for its passphrase: "
+        f"the private key {key} is encrypted, and the daemon cannot prompt for a passphrase: "
         f"store it decrypted, with mode 0600"
     )
 
@@ -209,21 +211,21 @@ def _pair_fault(cert: Path, key: Path, reason: str | None) -> str:
     content = read_regular(key)
     if _OPENSSH in content:
         return (
-            f"the private key {key} is in OpenSSH's form: convert it (ssh-keygen -p -N '' -m PKCS8 -f {key})"
+            f"the private key {key} is in OpenSSH format: convert it (ssh-keygen -p -N '' -m PKCS8 -f {key})"
         )
     with suppress(ValueError, TypeError, UnsupportedAlgorithm):
         kind = type(load_pem_private_key(content, password=None)).__name__.removesuffix("PrivateKey")
-        return f"the private key {key} is of a kind that certificates are not made for ({kind})"
+        return f"the private key {key} is of a type that certificates do not use ({kind})"
     return f"the private key {key} is damaged: its PEM cannot be decoded"
 
 
 def _foreign_key(cert: Path, key: Path) -> str:
-    """Say whose ``key`` is, if not the first certificate's of ``cert``: files are often joined in reverse."""
+    """Return to which certificate ``key`` belongs, if not to the first: files are often joined in reverse."""
     ours = load_pem_private_key(read_regular(key), password=None).public_key()
     for number, certificate in enumerate(x509.load_pem_x509_certificates(read_regular(cert)), start=1):
         with suppress(UnsupportedAlgorithm):
             if number > 1 and certificate.public_key() == ours:
                 whose = f"certificate {number} in {cert}, {certificate.subject.rfc4514_string() or 'unnamed'}"
-                return f"the private key {key} belongs to {whose}: put that first, its issuers behind it"
-    several = ", of several the first," if read_regular(key).count(b"PRIVATE KEY-----") > 2 else ""
-    return f"the private key {key}{several} does not belong to the certificate {cert}"
+                return f"the private key {key} belongs to {whose}: put that first, followed by its issuers"
+    several = " (the first of several)" if read_regular(key).count(b"PRIVATE KEY-----") > 2 else ""
+    return f"the private key {key}{several} does not match the certificate {cert}"

@@ -1,19 +1,19 @@
-"""Whom a host believes: the authorities in ``tls.ca``, and what ``tls.crl`` says about certificates.
+"""Trust of a host: the authorities in ``tls.ca`` and the CRLs in ``tls.crl``.
 
-The rule, in handshakes and whenever a chain is judged again:
+The rules, in handshakes and whenever a chain is verified again:
 
-- Trust ends at any certificate in ``tls.ca``, be it self-signed or an intermediate, as with GnuTLS, and so
-  with libvirt and QEMU. All certificates of the chain must be valid, that one included.
-- With a ``tls.crl``, the host's own certificate is looked up in the CRL of its issuer, which must be there.
-  So is each intermediate, where the file has a CRL of its issuer; where it has none, the intermediate counts
-  as not revoked: an authority that publishes no CRL for its intermediates must not lock all hosts out.
-- Of several CRLs of one issuer the newest counts, also once it has ended: an older one says less.
-- A CRL is not followed by an older one, nor by none while its authority is believed: that would bring back
+- Any certificate in ``tls.ca`` is a trust anchor, be it self-signed or an intermediate, as with GnuTLS, and
+  so with libvirt and QEMU. All certificates of the chain must be valid, that one included.
+- With a ``tls.crl``, the host's own certificate is looked up in the CRL of its issuer, which must exist. So
+  is each intermediate, if the file has a CRL of its issuer; otherwise the intermediate counts as not revoked:
+  an authority that publishes no CRL for its intermediates must not lock out all hosts.
+- Of several CRLs of one issuer the newest counts, even if it has expired: an older one revokes less.
+- A CRL is not replaced by an older one, nor removed while its authority is trusted: that would accept again
   what was revoked since.
 - A certificate in ``tls.ca`` that a CRL in ``tls.crl`` revokes counts as absent.
 
-OpenSSL does the judging. Its own rule for whole chains (X509_V_FLAG_CRL_CHECK_ALL) wants a CRL of everybody,
-so ``tolerates`` says which of its complaints are none.
+OpenSSL verifies. Its own rule for whole chains (X509_V_FLAG_CRL_CHECK_ALL) requires a CRL of every issuer, so
+``tolerates`` decides which of its errors to ignore.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from tunnel.tls.rejections import Verify, at, name_of
 from tunnel.tls.tls_files import TlsFiles, read_authorities, read_crls
 
 Chain = tuple[x509.Certificate, ...]
-"""A verified chain: the host's own certificate first, the certificate of ``tls.ca`` that it leads to last."""
+"""A verified chain: the host's own certificate first, its trust anchor in ``tls.ca`` last."""
 
 _PARTIAL_CHAIN = crypto.X509StoreFlags.PARTIAL_CHAIN
 _CRL_CHECK = crypto.X509StoreFlags.CRL_CHECK
 _CRL_CHECK_ALL = crypto.X509StoreFlags.CRL_CHECK_ALL
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, openssl/x509_vfy.h
 
-_NEAREST = ("tls.cert", "tls.ca", "tls.crl")  # of things that end together, the first is told of
+_NEAREST = ("tls.cert", "tls.ca", "tls.crl")  # the order of equal expiry dates
 
 _ABOUT_CRLS = {
     Verify.UNABLE_TO_GET_CRL,
@@ -59,7 +59,7 @@ _ABOUT_CRLS = {
 
 
 class Trust:
-    """See the module. Does not change; a new one is read when the files do."""
+    """The trusted authorities and CRLs, with the rules above. Immutable: read anew when the files change."""
 
     def __init__(
         self,
@@ -73,27 +73,28 @@ class Trust:
 
     @classmethod
     def read(cls, files: TlsFiles) -> Trust:
-        """Read ``tls.ca`` and ``tls.crl``. Raises ``CertificateError`` for whatever is wrong with them."""
+        """Read ``tls.ca`` and ``tls.crl``. Raises ``CertificateError`` for any fault of them."""
         return cls(files, read_authorities(files.ca), read_crls(files.crl) if files.crl else ())
 
     def check_successor(self, new: Trust) -> None:
-        """Raise ``CertificateError`` if ``new`` has an older CRL in the place of one of ours, or none."""
+        """Raise ``CertificateError`` if ``new`` has an older CRL than ours, or has lost one."""
         for ours in self.crls:
             if ours.issuer in {each.subject for each in new.authorities} - {crl.issuer for crl in new.crls}:
                 raise CertificateError(
-                    f"{new.files.crl} has no CRL of {name_of(ours.issuer)} any more: what it revoked would "
-                    "be accepted again; put it back, or restart the daemon if it is meant"
+                    f"{new.files.crl} no longer has a CRL of {name_of(ours.issuer)}: certificates that it "
+                    "revoked would be accepted again; restore it, or restart the daemon if this is intended"
                 )
             issued = [crl.last_update_utc for crl in new.crls if _scope(crl) == _scope(ours)]
             if issued and max(issued) < ours.last_update_utc:
                 raise CertificateError(
                     f"the CRL of {name_of(ours.issuer)} in {new.files.crl} is older (this update "
-                    f"{at(max(issued))}) than the one in use ({at(ours.last_update_utc)}): what was revoked "
-                    "since would be accepted again; bring the newest, or restart the daemon if it is meant"
+                    f"{at(max(issued))}) than the one in use ({at(ours.last_update_utc)}): certificates "
+                    "revoked since would be accepted again; install the newest, or restart the daemon if "
+                    "this is intended"
                 )
 
     def fill(self, store: crypto.X509Store) -> None:
-        """Let ``store``, of a context for handshakes, judge by this; ask ``tolerates`` when it complains."""
+        """Fill the ``store`` of a handshake context; ``tolerates`` has to filter its errors."""
         for authority in self.authorities:
             store.add_cert(crypto.X509.from_cryptography(authority))
         for crl in self.crls:
@@ -101,7 +102,7 @@ class Trust:
         store.set_flags(_PARTIAL_CHAIN | (_CRL_CHECK | _CRL_CHECK_ALL if self.crls else 0))
 
     def tolerates(self, code: int, depth: int, certificate: x509.Certificate) -> bool:
-        """Whether a complaint of OpenSSL's about the certificate at ``depth`` is none by our rule."""
+        """Whether our rules ignore an error of OpenSSL about the certificate at ``depth``."""
         if depth == 0 or code not in _ABOUT_CRLS:
             return False
         if certificate in self.authorities:
@@ -109,11 +110,11 @@ class Trust:
         return code == Verify.UNABLE_TO_GET_CRL and not self.has_crl_for(certificate)
 
     def has_crl_for(self, certificate: x509.Certificate) -> bool:
-        """Whether the file of CRLs has one of the issuer of ``certificate``."""
+        """Whether there is a CRL of the issuer of ``certificate``."""
         return any(crl.issuer == certificate.issuer for crl in self.crls)
 
     def fault(self, code: int, depth: int, certificate: x509.Certificate | None) -> CertificateRejectedError:
-        """Return what is wrong, with what this knows of ``certificate``; None for one that is unreadable."""
+        """Return the error with details of ``certificate``, which is None if it cannot be parsed."""
         if certificate is None:
             return CertificateRejectedError(code, depth)
         crls = [crl for crl in self.crls if crl.issuer == certificate.issuer]
@@ -121,12 +122,12 @@ class Trust:
         trusted = certificate in self.authorities
         return CertificateRejectedError(code, depth, certificate, trusted=trusted, crl=newest)
 
-    # Judging again.
+    # Verifying again.
 
     def judge(self, chain: Chain, moment: datetime, *, dialing: bool) -> None:
-        """Judge a chain that was verified before. Raises VerificationError.
+        """Verify a chain again. Raises CertificateRejectedError.
 
-        ``dialing`` says that it is the chain of the side that dialled.
+        ``dialing``: whether it is the chain of the dialing side.
         """
         for depth, certificate in enumerate(chain):
             self._judge_dates(certificate, depth, moment)
@@ -146,7 +147,7 @@ class Trust:
         self._verify(self._stores[dialing], chain)
 
     def _judge_revocation(self, chain: Chain, depth: int, moment: datetime) -> None:
-        """Look the first of ``chain`` up in the CRL of its issuer."""
+        """Look up the first certificate of ``chain`` in the CRL of its issuer."""
         try:
             self._verify(self._store_with_crls, chain, depth)
             ends = [crl.next_update_utc for crl in self.crls if crl.issuer == chain[0].issuer]
@@ -157,7 +158,7 @@ class Trust:
                 raise
 
     def _verify(self, store: crypto.X509Store, chain: Chain, depth: int = 0) -> None:
-        """Let OpenSSL verify ``chain``, of which the first stands at ``depth`` of a longer one."""
+        """Let OpenSSL verify ``chain``, whose first certificate is at ``depth`` of a longer one."""
         first, *others = map(crypto.X509.from_cryptography, chain)
         try:
             crypto.X509StoreContext(store, first, others).verify_certificate()
@@ -167,7 +168,7 @@ class Trust:
 
     @cached_property
     def _stores(self) -> dict[bool, crypto.X509Store]:
-        """For paths, by whether the host dialled. Dates are compared here: by a clock that is passed in."""
+        """Stores for paths, by ``dialing``. They ignore dates, which ``_judge_dates`` checks by its clock."""
         stores = {dialing: self._store(0) for dialing in (False, True)}
         for dialing, store in stores.items():
             set_purpose(store, client=dialing)
@@ -189,26 +190,26 @@ class Trust:
 
     @cached_property
     def ends_of_crls(self) -> tuple[datetime, ...]:
-        """When the CRLs end, the last one of each issuer."""
+        """The expiry dates of the CRLs, of each issuer the last."""
         return tuple(expiry.ends for expiry in _ends_of_crls(self.crls, self.files.crl))
 
-    # What an operator should know.
+    # For the operator.
 
     def gaps(self, *chains: Chain) -> Iterator[tuple[str, str]]:
-        """Which intermediates of ``chains`` nobody could revoke: the key of the file, and the words."""
+        """Yield (key, warning) for intermediates of ``chains`` whose revocation could not be detected."""
         above = {each for chain in chains for each in chain[1:] if each not in self.authorities}
         for certificate in sorted(above, key=lambda each: each.serial_number):
             if self.crls and not self.has_crl_for(certificate):
                 issuer, name = name_of(certificate.issuer), name_of(certificate.subject)
                 yield (
                     "tls.crl",
-                    f"it has no CRL of {issuer}: the intermediate {name} would not be known to be revoked",
+                    f"it has no CRL of {issuer}: revocation of the intermediate {name} would go undetected",
                 )
 
     def expiries(self, moment: datetime, *own: tuple[Chain, Path]) -> tuple[Expiry, ...]:
-        """Everything that ends, the first to end first: of ``own`` chains with their files, CAs and CRLs.
+        """Return the expiry dates of ``own`` chains with their files, CAs and CRLs, earliest first.
 
-        An authority that had ended at ``moment`` is left out where others follow it.
+        An authority that has expired at ``moment`` is left out if there are others.
         """
         authorities = [each for each in self.authorities if each.not_valid_after_utc > moment]
         found = {
@@ -222,9 +223,9 @@ class Trust:
 def _newest(
     crls: tuple[x509.CertificateRevocationList, ...],
 ) -> tuple[x509.CertificateRevocationList, ...]:
-    """Without those that a later one of the same issuer, key and scope has replaced.
+    """Drop CRLs that a later one of the same issuer, key and scope has replaced.
 
-    OpenSSL would take an older CRL that is still valid instead of a newer one that has ended, and believe a
+    OpenSSL would prefer an older CRL that is still valid to a newer one that has expired, and trust a
     certificate that the newer one revokes.
     """
     newest: dict[object, datetime] = {}
@@ -237,7 +238,7 @@ def _scope(crl: x509.CertificateRevocationList) -> object:
     about = (x509.AuthorityKeyIdentifier, x509.IssuingDistributionPoint, x509.DeltaCRLIndicator)
     try:
         return crl.issuer, frozenset(each.value for each in crl.extensions if isinstance(each.value, about))
-    except (ValueError, x509.DuplicateExtension):  # OpenSSL may still read it
+    except (ValueError, x509.DuplicateExtension):  # OpenSSL may still parse it
         return crl.fingerprint(hashes.SHA256())
 
 
@@ -257,7 +258,7 @@ def _end_of_authority(authority: x509.Certificate, file: Path) -> Expiry:
 
 
 def _ends_of_crls(crls: tuple[x509.CertificateRevocationList, ...], file: Path | None) -> Iterator[Expiry]:
-    """Of several CRLs of one issuer the last counts; one without an end has none."""
+    """Yield the latest expiry of each issuer's CRLs; none if one of them never expires."""
     for issuer in {crl.issuer for crl in crls}:
         ends = [crl.next_update_utc for crl in crls if crl.issuer == issuer]
         known = [end for end in ends if end is not None]
@@ -270,9 +271,9 @@ def _revoked(
     authorities: tuple[x509.Certificate, ...],
     crls: tuple[x509.CertificateRevocationList, ...],
 ) -> bool:
-    """Whether a CRL lists ``certificate``. One whose signer is at hand must be signed by it.
+    """Whether a CRL revokes ``certificate``. If the CRL's issuer is known, its signature must be valid.
 
-    OpenSSL looks an authority up only where the chain goes on behind it.
+    OpenSSL checks the revocation of an authority only if the chain continues behind it.
     """
     signers = [each for each in authorities if each.subject == certificate.issuer]
     return any(

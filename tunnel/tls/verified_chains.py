@@ -1,4 +1,4 @@
-"""What the two ends of a lane have proven to each other, kept so that it can be judged again."""
+"""The verified chains of both ends of a lane, kept to be verified again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tunnel.tls.trust import Chain, Trust
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChains:
-    """``peer`` is the name that was proven; ``dialing`` says that this end dialled.
+    """The chains of a lane to ``peer``, its authenticated name; ``dialing``: whether this end dialed.
 
-    ``theirs`` was verified by ``trust``; ``ours`` is what the peer was shown.
+    ``theirs`` was verified by ``trust``; ``ours`` was sent to the peer.
     """
 
     peer: str
@@ -27,11 +27,11 @@ class VerifiedChains:
 
     @property
     def ends(self) -> datetime:
-        """When the first certificate of either chain ends."""
+        """The earliest expiry date of both chains."""
         return min(certificate.not_valid_after_utc for certificate in (*self.theirs, *self.ours))
 
     def expiries(self) -> Iterator[Expiry]:
-        """What ends of the peer's chain; its authority is one of ours."""
+        """Yield the expiry dates of the peer's chain, without its authority, which is one of ours."""
         for depth, certificate in enumerate(self.theirs):
             if certificate not in self.trust.authorities:
                 name = (
@@ -40,9 +40,9 @@ class VerifiedChains:
                 yield Expiry("peer", f"{self.peer}'s{name}", certificate.not_valid_after_utc)
 
     def objection(self, trust: Trust, moment: datetime, host: str) -> str:
-        """Say why the lane may not go on by what ``trust`` knows at ``moment``; empty if it may.
+        """Return why ``trust`` no longer allows the lane at ``moment``; empty if it does.
 
-        ``host`` is this end's name. The words are for both ends.
+        ``host`` is this end's name. The text is for both ends.
         """
         for chain, dialing, whose in (
             (self.theirs, not self.dialing, self.peer),

@@ -1,7 +1,7 @@
-"""On which side a guest is: what was seen on each side, the verdict of both looks, and that in words.
+"""The location of a guest: its state on each side, the result of both, and that as text.
 
-Nothing is concluded that was not looked at. A side that does not answer is UNKNOWN, and no sentence says
-"nowhere else" then.
+Nothing is concluded about a side that was not checked. A side that does not answer is UNKNOWN, and the text
+does not contain "nowhere else" then.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from enum import StrEnum
 
 
 class Side(StrEnum):
-    """What was seen of the guest on one side."""
+    """The state of the guest on one side."""
 
-    RUNS = "runs"  # alive: it runs, or is paused as it was before
-    LEAVING = "leaving"  # alive, and a migration of it is under way
-    HELD = "held"  # it is there, and does not run
-    BROKEN = "broken"  # its post-copy broke off
-    GONE = "gone"  # it is not there
-    UNKNOWN = "unknown"  # nobody can look there
+    RUNS = "runs"  # active: running, or paused as before the migration
+    LEAVING = "leaving"  # active, with a migration in progress
+    HELD = "held"  # present, but not running
+    BROKEN = "broken"  # post-copy failed
+    GONE = "gone"  # not present
+    UNKNOWN = "unknown"  # this side cannot be checked
 
 
 class Where(StrEnum):
-    """On which side the guest is alive: runs, or is paused as it was before."""
+    """The side where the guest is active: running, or paused as before the migration."""
 
     SOURCE = "source"
-    STAYED = "stayed"  # at the source, and nobody can look at the destination
-    MOVING = "moving"  # at the source, and a migration of it is under way
+    STAYED = "stayed"  # at the source; the destination cannot be checked
+    MOVING = "moving"  # at the source, with a migration in progress
     DESTINATION = "destination"
     BOTH = "both"
-    BROKEN = "broken"  # its post-copy broke off: it needs both sides to be made whole
-    LOST = "lost"  # its post-copy broke off, and one of the sides is no more
+    BROKEN = "broken"  # post-copy failed: recovery needs both sides
+    LOST = "lost"  # post-copy failed, and one of the sides is gone
     NEITHER = "neither"
-    HALTED = "halted"  # it is at the source and does not run, and nobody can look at the destination
-    LEFT = "left"  # not at the source, and nobody can look at the destination
-    UNKNOWN = "unknown"  # nobody can look at the source
+    HALTED = "halted"  # at the source, not running; the destination cannot be checked
+    LEFT = "left"  # not at the source; the destination cannot be checked
+    UNKNOWN = "unknown"  # the source cannot be checked
 
 
 FINAL = frozenset({Where.SOURCE, Where.STAYED, Where.DESTINATION, Where.LEFT, Where.BROKEN})
-"""What does not change by itself within a moment."""
+"""Results that do not change on their own within a moment."""
 
 _WITHOUT_DESTINATION = {Side.RUNS: Where.STAYED, Side.HELD: Where.HALTED, Side.GONE: Where.LEFT}
 
 
 def judge(here: Side, there: Side) -> Where:
-    """The verdict of a look at the source and one at the destination."""
+    """Return the location from the states at the source and the destination."""
     if Side.BROKEN in {here, there}:
         return Where.LOST if Side.GONE in {here, there} else Where.BROKEN
     if here is Side.UNKNOWN:
@@ -58,7 +58,7 @@ def judge(here: Side, there: Side) -> Where:
 
 
 def sentence(where: Where, source: str = "", destination: str = "") -> str:
-    """The same in words, with the names of the hosts if they are given."""
+    """Return ``where`` as a sentence, with the names of the hosts if given."""
     one, other = source or "the source", destination or "the destination"
     here = f"{source}, the source" if source else "the source"
     there = f"{destination}, the destination" if destination else "the destination"
@@ -66,29 +66,28 @@ def sentence(where: Where, source: str = "", destination: str = "") -> str:
 
 
 _SENTENCES = {
-    Where.SOURCE: "The guest runs on at {here}, and nowhere else.",
-    Where.STAYED: "The guest runs on at {here}. Nobody could look at {there}.",
+    Where.SOURCE: "The guest is still running at {here}, and nowhere else.",
+    Where.STAYED: "The guest is still running at {here}. Could not check {there}.",
     Where.MOVING: (
-        "A migration of the guest is under way at {here}: it still runs there, and may leave at any moment."
+        "A migration of the guest is in progress at {here}: it still runs there, and may leave at any moment."
     ),
-    Where.DESTINATION: "The guest runs at {there}, and nowhere else.",
+    Where.DESTINATION: "The guest is running at {there}, and nowhere else.",
     Where.BOTH: (
-        "The guest RUNS ON BOTH SIDES, {one} and {other}: suspend it on both now, and find out which one has "
-        "the newer data before you end any."
+        "The guest is RUNNING ON BOTH SIDES, {one} and {other}: suspend it on both now, and find out which "
+        "one has the newer data before shutting down either."
     ),
     Where.BROKEN: (
-        "The guest is between {one} and {other}, end it on neither: if it does not arrive by itself, take "
-        "its post-copy up again (--postcopy --postcopy-resume; by QMP: migrate-recover, migrate with resume)."
+        "The guest is split between {one} and {other}: do not shut it down on either. If post-copy does not "
+        "complete, resume it (--postcopy --postcopy-resume; with QMP: migrate-recover, migrate with resume)."
     ),
     Where.LOST: (
-        "The guest is lost: it was in post-copy, and of its memory only the part at {one} or at {other} is "
-        "left. Nothing can make it whole: end what is left, and start it from its disks."
+        "The guest is lost: it was in post-copy, and only the part of its memory at {one} or at {other} is "
+        "left. It cannot be recovered: destroy what is left, and start it from its disks."
     ),
     Where.NEITHER: "The guest runs neither at {one} nor at {other}.",
     Where.HALTED: (
-        "The guest does not run at {here}, and nobody could look at {there}: look there before you let it "
-        "run on."
+        "The guest is not running at {here}. Could not check {there}: check it before resuming the guest."
     ),
-    Where.LEFT: "The guest has left {one}; that it runs at {other} could not be verified.",
-    Where.UNKNOWN: "{one} does not answer: look there and at {other} before you start the guest.",
+    Where.LEFT: "The guest has left {one}; could not verify that it is running at {other}.",
+    Where.UNKNOWN: "{one} does not respond: check it and {other} before starting the guest.",
 }

@@ -1,8 +1,7 @@
-"""libvirt, behind the few verbs and the errors that we use. The only module that imports the library.
+"""An asyncio wrapper of libvirt-python. The only module that imports the library.
 
-Every call blocks, and some for as long as a migration takes: all are made in threads of their own (libvirt
-releases the interpreter's lock meanwhile). Errors carry libvirt's own words, and what to do where that is
-not in them.
+All calls block, some for as long as a migration takes, so each runs in a separate thread (libvirt-python
+releases the GIL meanwhile). Errors carry libvirt's error text, and a hint where that gives none.
 """
 
 from __future__ import annotations
@@ -25,35 +24,35 @@ from tunnel.errors import HypervisorError, UnreachableError, UsageError
 from tunnel.virt.threads import in_thread
 
 ANSWER = 30.0
-"""Seconds that an ordinary call may take; the migration itself has no limit."""
+"""Timeout of an ordinary call in seconds; the migration itself has none."""
 
 _QUESTION, _QUESTIONS = 5, 5
-"""Keepalive: seconds between two questions, and the least that may stay unanswered."""
+"""Keepalive: interval in seconds, and the minimum number of unanswered probes."""
 
-_AGAIN = 3.0  # seconds: whoever was lost is there again soon, or not
+_AGAIN = 3.0  # seconds to reconnect
 
 _LOST = ("client socket is closed", "End of file while reading data", "Cannot recv data", "Cannot write data")
-"""How libvirt says that it lost one it talked to; the codes are those of any internal or system error."""
+"""Error texts of a lost connection; libvirt's codes for these are generic internal or system errors."""
 
 T = TypeVar("T")
 
 
 class State(StrEnum):
-    """How a guest is, as far as a migration cares."""
+    """The state of a guest, as relevant to a migration."""
 
     ABSENT = "absent"  # not defined here
     OFF = "shut off"
-    SAVED = "saved"  # shut off, with its memory in a file: its next start goes on from that
+    SAVED = "saved"  # shut off, memory saved to a file, restored at the next start
     CRASHED = "crashed"
     RUNNING = "running"
     PAUSED = "paused"
-    POSTCOPY = "in post-copy"  # it has gone, its memory has not yet
-    POSTCOPY_BROKEN = "broken off in post-copy"
+    POSTCOPY = "in post-copy"  # switched to the destination, memory still being sent
+    POSTCOPY_BROKEN = "in failed post-copy"
     OTHER = "in another state"
 
     @property
     def gone(self) -> bool:
-        """Whether there is no QEMU of it."""
+        """Whether the guest has no QEMU process."""
         return self in {State.ABSENT, State.OFF, State.SAVED, State.CRASHED}
 
 
@@ -69,46 +68,46 @@ class LibvirtHost:
     async def connect(cls, uri: str, *, within: float = ANSWER, silence: float = 0.0) -> Self:
         """Connect to the libvirt at ``uri``.
 
-        ``silence``: seconds in which it may say nothing and is not given up; half a minute at the least.
-        Raises UsageError when libvirt-python is not installed, UnreachableError when nobody answers there,
-        HypervisorError when libvirt refuses.
+        ``silence``: seconds without traffic before keepalive closes the connection; at least 30.
+        Raises UsageError when libvirt-python is not installed, UnreachableError when the connection fails,
+        HypervisorError when libvirt refuses it.
         """
         library = _library()
         try:
             connection = await in_thread(f"libvirt {uri}", lambda: library.open(uri), within)
         except TimeoutError:
-            raise UnreachableError(f"no libvirt answers at {uri} within {within:g} s") from None
+            raise UnreachableError(f"timed out after {within:g} s connecting to libvirt at {uri}") from None
         except library.libvirtError as error:
             raise _connect_error(uri, error) from error
-        with contextlib.suppress(library.libvirtError):  # a driver in this very process has no connection
+        with contextlib.suppress(library.libvirtError):  # in-process drivers have no connection
             connection.setKeepAlive(*keepalive(silence))
         return cls(connection, uri, silence)
 
     async def again(self) -> Self:
-        """Another connection to the same daemon, for when this one was lost. Raises as ``connect`` does."""
+        """Return a new connection to the same daemon, after this one was lost. Raises as ``connect`` does."""
         return await self.connect(self.uri, within=_AGAIN, silence=self._silence)
 
     async def name(self) -> str:
-        """The host's name, as libvirt gives it."""
+        """Return the host's name as reported by libvirt."""
         return str(await _call(self.uri, "getHostname", self._connection.getHostname))
 
     async def uuid(self) -> str | None:
-        """The host's UUID (``host_uuid`` in libvirtd.conf); None where the driver has none."""
+        """Return the host's UUID (``host_uuid`` in libvirtd.conf); None if the driver has none."""
         capabilities = await _call(self.uri, "getCapabilities", self._connection.getCapabilities)
-        # From the libvirt daemon that we chose to command, over a connection that it secures.
+        # From a trusted libvirt daemon, over a connection that it secures.
         return ET.fromstring(capabilities).findtext("host/uuid")  # noqa: S314
 
     async def version(self) -> tuple[int, int, int]:
-        """Of libvirt there: (11, 3, 0)."""
+        """Return the version of the remote libvirt, such as (11, 3, 0)."""
         number = await _call(self.uri, "getLibVersion", self._connection.getLibVersion)
         return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
 
     async def guest(self, name: str) -> LibvirtGuest | None:
-        """The guest ``name``, or None when this libvirt does not know it."""
+        """Return the guest ``name``, or None when it does not exist."""
         return await self._found("lookupByName", lambda: self._connection.lookupByName(name))
 
     async def guest_with(self, uuid: str) -> LibvirtGuest | None:
-        """The guest with this UUID, whatever its name, or None."""
+        """Return the guest with this UUID, whatever its name, or None."""
         return await self._found("lookupByUUID", lambda: self._connection.lookupByUUIDString(uuid))
 
     async def _found(self, what: str, look_up: Callable[[], Any]) -> LibvirtGuest | None:
@@ -121,19 +120,19 @@ class LibvirtHost:
         return LibvirtGuest(domain, domain.name(), self)
 
     async def running(self) -> list[str]:
-        """The names of the guests that run here."""
+        """Return the names of the active guests."""
         library = _library()
         active = library.VIR_CONNECT_LIST_DOMAINS_ACTIVE
         domains = await _call(self.uri, "listAllDomains", lambda: self._connection.listAllDomains(active))
         return sorted(domain.name() for domain in domains)
 
     async def state_of(self, name: str) -> State:
-        """How the guest ``name`` is here."""
+        """Return the state of the guest ``name``."""
         guest = await self.guest(name)
         return State.ABSENT if guest is None else await guest.state()
 
     async def close(self) -> None:
-        """Close the connection; how it ended before does not matter any more."""
+        """Close the connection, ignoring errors."""
         with contextlib.suppress(HypervisorError, UnreachableError):
             await _call(self.uri, "close", self._connection.close, within=5.0)
 
@@ -147,7 +146,7 @@ class LibvirtHost:
 
 
 class LibvirtGuest:
-    """A guest of one host."""
+    """A guest of one libvirt host."""
 
     def __init__(self, domain: Any, name: str, host: LibvirtHost) -> None:
         self._domain = domain
@@ -155,7 +154,7 @@ class LibvirtGuest:
         self.host = host
 
     async def state(self) -> State:
-        """How it is now. A guest that has just gone is ABSENT."""
+        """Return its current state; ABSENT if it no longer exists."""
         library = _library()
         try:
             found = _state(library, *await self._ask("state", self._domain.state))
@@ -171,55 +170,55 @@ class LibvirtGuest:
 
     @property
     def uuid(self) -> str:
-        """Its UUID; asks nobody."""
+        """Its UUID, without a call to libvirt."""
         return str(self._domain.UUIDString())
 
     async def uid(self) -> int | None:
-        """The uid that its QEMU runs with; None where libvirt does not set it."""
+        """Return the uid of its QEMU; None if libvirt does not set it."""
         return _qemu_uid(await self._ask("XMLDesc", self._domain.XMLDesc))
 
     async def migratable_xml(self) -> str:
-        """Its description, as it is sent to another host. Raises HypervisorError if that cannot be."""
+        """Return its migratable XML. Raises HypervisorError if there is none."""
         flag = _library().VIR_DOMAIN_XML_MIGRATABLE
         return str(await self._ask("XMLDesc", lambda: self._domain.XMLDesc(flag)))
 
     async def disks(self) -> int:
-        """How many disks it has, as many as can be copied at most."""
+        """Return the number of its disks, the maximum that can be copied."""
         description = ET.fromstring(await self.migratable_xml())  # noqa: S314  libvirt's own
         return len(description.findall("devices/disk"))
 
     async def migrate(
         self, destination: LibvirtHost | str, flags: Collection[str], parameters: Mapping[str, str | int]
     ) -> None:
-        """Migrate and return when libvirt says that it is done, however long that takes.
+        """Migrate and return when libvirt reports completion, without a timeout.
 
         ``destination`` is a connection ("managed direct"), or the URI that the source's libvirt connects to
-        (peer to peer). Raises HypervisorError; where the guest runs then, ``state`` tells. When cancelled,
-        the migration goes on: call ``abort``.
+        (peer to peer). Raises HypervisorError; check ``state`` for the guest's location then. When cancelled,
+        the migration continues: call ``abort``.
         """
         library = _library()
         bits = functools.reduce(int.__or__, (getattr(library, f"VIR_MIGRATE_{name}") for name in flags), 0)
 
         def run() -> None:
             if isinstance(destination, LibvirtHost):
-                self._domain.migrate3(destination._connection, dict(parameters), bits)  # noqa: SLF001  ours
+                self._domain.migrate3(destination._connection, dict(parameters), bits)  # noqa: SLF001  this module's
             else:
                 self._domain.migrateToURI3(destination, dict(parameters), bits)
 
         await _call(self.name, "the migration", run, within=None)
 
     async def job(self) -> dict[str, Any] | None:
-        """The statistics of the running job, with libvirt's keys; None when there is no job."""
+        """Return the statistics of the running job, with libvirt's keys; None when there is no job."""
         stats: dict[str, Any] = await self._ask("jobStats", self._domain.jobStats)
         return stats if stats.get("type", 0) else None
 
     async def operation(self) -> str | None:
-        """What libvirt is doing with it, such as ``migration out``; None when there is no job."""
+        """Return the operation of the running job, such as ``migration out``; None when there is no job."""
         library = _library()
         try:
             stats = await self.job()
         except HypervisorError as error:
-            if _code(error) == library.VIR_ERR_NO_SUPPORT:  # a driver that has no jobs
+            if _code(error) == library.VIR_ERR_NO_SUPPORT:  # the driver has no jobs
                 return None
             raise
         if stats is None:
@@ -231,16 +230,16 @@ class LibvirtGuest:
         return next(names, f"{prefix}UNKNOWN").removeprefix(prefix).lower().replace("_", " ")
 
     async def completed_job(self) -> dict[str, Any]:
-        """The statistics of the last job that ended well; empty when there was none."""
+        """Return the statistics of the last successful job; empty when there was none."""
         completed = _library().VIR_DOMAIN_JOB_STATS_COMPLETED
         stats: dict[str, Any] = await self._ask("jobStats", lambda: self._domain.jobStats(completed))
         return stats if stats.get("type", 0) else {}
 
     @asynccontextmanager
     async def iterations(self, passed: Callable[[int], None]) -> AsyncIterator[None]:
-        """Call ``passed`` with the number of each pass over the memory that begins, on our event loop."""
+        """Call ``passed`` on the event loop with the number of each pass over the memory, as it begins."""
         library, loop = _library(), asyncio.get_running_loop()
-        connection = self.host._connection  # noqa: SLF001  ours
+        connection = self.host._connection  # noqa: SLF001  this module's
 
         def announce(_connection: object, _domain: object, number: int, _opaque: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -257,15 +256,15 @@ class LibvirtGuest:
                 await self._ask("events", lambda: connection.domainEventDeregisterAny(number))
 
     async def abort(self) -> None:
-        """Ask libvirt to give up the running job. Raises HypervisorError when there is none."""
+        """Abort the running job. Raises HypervisorError when there is none."""
         await self._ask("abortJob", self._domain.abortJob)
 
     async def start_postcopy(self) -> None:
-        """Let the guest go over to the destination now, and its memory follow."""
+        """Switch the running migration to post-copy."""
         await self._ask("migrateStartPostCopy", lambda: self._domain.migrateStartPostCopy(0))
 
     async def suspend(self) -> None:
-        """Hold the guest. One that is held while it migrates runs again at the destination."""
+        """Pause the guest. If paused during a migration, it is resumed at the destination."""
         await self._ask("suspend", self._domain.suspend)
 
     async def _ask(self, what: str, call: Callable[[], T]) -> T:
@@ -273,28 +272,28 @@ class LibvirtGuest:
 
 
 def keepalive(silence: float) -> tuple[int, int]:
-    """What libvirt is to be told so that it waits ``silence`` seconds: an interval, and a count of questions.
+    """Return the keepalive interval and count with which libvirt tolerates ``silence`` seconds.
 
-    It gives up after one interval more than the questions take (virConnectSetKeepAlive).
+    libvirt closes the connection one interval after the last probe (virConnectSetKeepAlive).
     """
     return _QUESTION, max(_QUESTIONS, math.ceil(silence / _QUESTION))
 
 
 def require_library() -> None:
-    """Raise UsageError, saying how to install it, when libvirt-python is missing."""
+    """Raise UsageError, with install instructions, when libvirt-python is missing."""
     _library()
 
 
 @functools.cache
 def _library() -> Any:
-    """The library, with its event loop running: without one there is no keepalive."""
+    """Import the library and start its event loop, which keepalive requires."""
     try:
         import libvirt  # noqa: PLC0415  an optional extra; absolute, so this is not this module
     except ImportError as error:
         raise UsageError(
             f"libvirt-python is not installed in this environment: {distribution.install_command('libvirt')}"
         ) from error
-    libvirt.registerErrorHandler(_ignore, None)  # it writes to stderr what it also raises
+    libvirt.registerErrorHandler(_ignore, None)  # by default errors are also written to stderr
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=_turn, args=(libvirt,), name="libvirt events", daemon=True).start()
     return libvirt
@@ -306,7 +305,7 @@ def _turn(library: Any) -> None:
 
 
 def _ignore(_context: object, _error: object) -> None:
-    """An error handler that leaves errors to whoever catches them."""
+    """An error handler that discards errors, which are also raised as exceptions."""
 
 
 async def _call(who: str, what: str, call: Callable[[], T], within: float | None = ANSWER) -> T:
@@ -314,34 +313,34 @@ async def _call(who: str, what: str, call: Callable[[], T], within: float | None
     try:
         return await in_thread(f"libvirt {what}", call, within)
     except TimeoutError:
-        raise UnreachableError(f"{who}: libvirt did not answer {what} within {within:g} s") from None
+        raise UnreachableError(f"{who}: timed out after {within:g} s waiting for libvirt ({what})") from None
     except library.libvirtError as error:
         raise HypervisorError(f"{who}: {_words(library, error)}") from error
 
 
 def _code(error: BaseException) -> int | None:
-    """The library's code of the error that caused ours."""
+    """Return libvirt's code of the error that caused this one."""
     cause = error.__cause__
     return cause.get_error_code() if isinstance(cause, _library().libvirtError) else None
 
 
 def _words(library: Any, error: Any) -> str:
-    """The library's own words, and what to do."""
+    """Return libvirt's error text, with a hint if there is one."""
     words = str(error.get_error_message() or error)
-    outsider = "run this as a user whom libvirt lets in: root, or one of the group libvirt"
+    outsider = "run this as a user that libvirt accepts: root, or a member of group libvirt"
     hints = {
-        library.VIR_ERR_MIGRATE_UNSAFE: "a disk is cached by its host, or not shared: use --copy-storage",
+        library.VIR_ERR_MIGRATE_UNSAFE: "a disk uses the host's cache, or is not shared: use --copy-storage",
         library.VIR_ERR_AUTH_FAILED: outsider,
         library.VIR_ERR_AUTH_UNAVAILABLE: outsider,
     }
     hint = hints.get(error.get_error_code())
-    if "Postcopy is not supported" in words:  # QEMU's words; the code is that of any internal error
+    if "Postcopy is not supported" in words:  # QEMU's text; the code is that of any internal error
         hint = "the destination's QEMU may not use userfaultfd: set sysctl vm.unprivileged_userfaultfd=1"
     if any(lost in words for lost in _LOST):
-        hint = "a connection to a libvirt was lost: that libvirt has ended, or the way to it"
+        hint = "a connection to libvirt was lost: libvirtd or the network failed"
     if "VIR_MIGRATE_TLS" in words:  # the flag's name; the code is that of any invalid operation
         hint = (
-            "qemu.conf insists on QEMU's own TLS: give --tls-destination NAME, or set migrate_tls_force = 0"
+            "qemu.conf requires QEMU's native TLS: use --tls-destination NAME, or set migrate_tls_force = 0"
         )
     return f"{words} ({hint})" if hint else words
 
@@ -349,10 +348,10 @@ def _words(library: Any, error: Any) -> str:
 def _connect_error(uri: str, error: Any) -> HypervisorError | UnreachableError:
     library = _library()
     words = _words(library, error)
-    nobody = {library.VIR_ERR_SYSTEM_ERROR, library.VIR_ERR_RPC, library.VIR_ERR_NO_CONNECT}
-    if error.get_error_code() in nobody:
-        return UnreachableError(f"no libvirt answers at {uri}: {words}")
-    return HypervisorError(f"libvirt at {uri} cannot be used: {words}")
+    unreachable = {library.VIR_ERR_SYSTEM_ERROR, library.VIR_ERR_RPC, library.VIR_ERR_NO_CONNECT}
+    if error.get_error_code() in unreachable:
+        return UnreachableError(f"cannot connect to libvirt at {uri}: {words}")
+    return HypervisorError(f"cannot use libvirt at {uri}: {words}")
 
 
 def _state(library: Any, state: int, reason: int) -> State:
@@ -373,8 +372,8 @@ def _state(library: Any, state: int, reason: int) -> State:
 
 
 def _qemu_uid(description: str) -> int | None:
-    """The uid in a guest's DAC label, ``+uid:+gid`` or names (libvirt's formatdomain, "Security label")."""
-    # From the libvirt daemon that we chose to command, over a connection that it secures.
+    """Return the uid in a guest's DAC label, ``+uid:+gid`` or names (formatdomain, "Security label")."""
+    # From a trusted libvirt daemon, over a connection that it secures.
     label = ET.fromstring(description).findtext("seclabel[@model='dac']/label")  # noqa: S314
     user = (label or "").partition(":")[0].removeprefix("+")
     with contextlib.suppress(KeyError):

@@ -1,4 +1,4 @@
-"""A move through libvirt: the source's daemon leads ("p2p"), or we do with a connection to each."""
+"""A migration through libvirt, managed by the source's daemon ("p2p") or by this client ("direct")."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tunnel.virt.move import PERIOD, MoveSummary
 from tunnel.virt.progress import Progress, of_libvirt
 
 STANDSTILL = 20.0
-"""Seconds without a change on either side after which a post-copy that libvirt gave up has really ended.
+"""Seconds without a change on either side after which a post-copy that libvirt reported failed has ended.
 
-A link notices after 15 that a wire has gone silent.
+A link detects a silent connection after 15.
 """
 
 CRASHING = ((11, 2, 0), (11, 4, 0))
-"""The first libvirt that crashes as destination when post-copy is taken up, and the first that is mended.
+"""The first libvirt that crashes as destination when post-copy is resumed, and the first with the fix.
 
 libvirt's NEWS, 11.4.0: "Fix virtqemud crash when resuming failed post-copy migration". Debian 13 has 11.3.0.
 """
@@ -34,9 +34,9 @@ _RESUMABLE = {State.POSTCOPY, State.POSTCOPY_BROKEN}
 
 
 class LibvirtMove:
-    """See ``move.Move``. ``destination`` is our own connection, ``uri`` how the source's libvirt finds it.
+    """A ``move.Move`` through libvirt. ``destination``: this client's connection; ``uri``: the source's URI.
 
-    Unless ``switch_later``, a request for post-copy switches when the first pass over the memory is done.
+    Unless ``switch_later``, a request for post-copy switches after the first pass over the memory.
     """
 
     def __init__(
@@ -58,22 +58,22 @@ class LibvirtMove:
         self._last: Progress | None = None
 
     async def prepare(self) -> None:
-        """Note how the guest is now.
+        """Record the current state of the guest.
 
-        Raises HypervisorError when there is nothing to move, or a job on it, and when the destination's
-        libvirt would crash.
+        Raises HypervisorError when it cannot be migrated or has a job, and when the destination's libvirt
+        would crash.
         """
         self._before = await self._guest.state()
         resumable = self._request.postcopy_resume and self._before in _RESUMABLE
         if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
-            raise HypervisorError(f"{self._guest.name} is {self._before}: there is nothing to move")
+            raise HypervisorError(f"{self._guest.name} is {self._before}: nothing to migrate")
         if resumable:
             await require_surviving(self._destination)
         else:
             await require_idle(self._guest)
 
     async def run(self) -> MoveSummary:
-        """Migrate, with the destination set up for it."""
+        """Migrate."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         destination = self._uri if self._request.p2p else self._destination
@@ -86,7 +86,7 @@ class LibvirtMove:
         return await self._summary(loop.time() - started)
 
     async def progress(self) -> Progress | None:
-        """Where it stands, by the source's figures."""
+        """Return the progress reported by the source."""
         stats = await self._guest.job()
         if stats is None:
             return None
@@ -95,19 +95,19 @@ class LibvirtMove:
         return self._last
 
     async def abort(self) -> None:
-        """Ask the source to give up."""
+        """Abort at the source."""
         await self._guest.abort()
 
     async def start_postcopy(self) -> None:
-        """Ask the source to switch."""
+        """Switch to post-copy at the source."""
         await self._guest.start_postcopy()
 
     async def suspend(self) -> None:
-        """Hold the guest until it has arrived."""
+        """Pause the guest until it has arrived."""
         await self._guest.suspend()
 
     async def where(self) -> Where:
-        """On which side it is alive, as it was before."""
+        """Return the side where it is active, in the state from before the migration."""
         here, there = await self._state(self._guest.host), await self._state(self._destination)
         side = self._side(here)
         if side is Side.RUNS:
@@ -115,11 +115,11 @@ class LibvirtMove:
         return judge(side, self._side(there))
 
     async def _arrives(self) -> bool:
-        """Whether a guest arrives whose post-copy, taken up again, has failed by libvirt's word.
+        """Return whether a guest arrives although libvirt reported that its resumed post-copy failed.
 
-        libvirt 9 may judge the destination by the old failure, if it asks before QEMU there has reported the
-        new start. QEMU does not know of that and goes on, and both libvirts see its end. So this waits until
-        the source has no guest any more, or until nothing has moved for ``STANDSTILL``.
+        libvirt 9 may report the previous failure, if it queries the destination before QEMU there has
+        reported the new start. QEMU continues, and both libvirts see it complete. So this waits until the
+        guest is gone from the source, or until nothing has changed for ``STANDSTILL``.
         """
         loop = asyncio.get_running_loop()
         last: tuple[object, ...] = ()
@@ -144,7 +144,7 @@ class LibvirtMove:
             self._switching = asyncio.create_task(self._switch(), name="switch to post-copy")
 
     async def _switch(self) -> None:
-        # It may have arrived in this very moment.
+        # It may have just arrived.
         with contextlib.suppress(HypervisorError):
             await self._guest.start_postcopy()
 
@@ -152,7 +152,7 @@ class LibvirtMove:
         return await self._asked(host, lambda connected: connected.state_of(self._guest.name))
 
     async def _side_of_running(self) -> Side:
-        """Whether the guest, which runs at the source, is about to leave it."""
+        """Return LEAVING if the guest, running at the source, is being migrated away, else RUNS."""
 
         async def operation(host: LibvirtHost) -> str:
             guest = await host.guest(self._guest.name)
@@ -164,7 +164,7 @@ class LibvirtMove:
         return Side.LEAVING if found == "migration out" else Side.RUNS
 
     async def _asked(self, host: LibvirtHost, question: Callable[[LibvirtHost], Awaitable[T]]) -> T | None:
-        """The answer of a libvirt, which may have been started anew meanwhile; None when there is none."""
+        """Query a libvirt, reconnecting once if it was restarted meanwhile; None when there is no reply."""
         with contextlib.suppress(UnreachableError, HypervisorError):
             return await question(host)
         with contextlib.suppress(UnreachableError, HypervisorError):
@@ -183,7 +183,7 @@ class LibvirtMove:
         return Side.RUNS if state is State.RUNNING or paused else Side.HELD
 
     async def _summary(self, seconds: float) -> MoveSummary:
-        """The destination keeps the figures of what it received."""
+        """Return the summary, from the destination's job statistics if available."""
         stats = {}
         with contextlib.suppress(TunnelError):
             arrived = await self._destination.guest(self._guest.name)
@@ -199,21 +199,21 @@ class LibvirtMove:
 
 
 async def require_idle(guest: LibvirtGuest) -> None:
-    """Raise HypervisorError when libvirt has a job on ``guest``: it does one at a time."""
+    """Raise HypervisorError when libvirt has a job on ``guest``; it runs one at a time."""
     if operation := await guest.operation():
         raise HypervisorError(
-            f"{guest.name}: libvirt is at another job with it already ({operation}): wait until virsh "
-            f"domjobinfo {shlex.quote(guest.name)} says that it has ended"
+            f"{guest.name}: libvirt is already running another job ({operation}): wait until virsh "
+            f"domjobinfo {shlex.quote(guest.name)} reports none"
         )
 
 
 async def require_surviving(destination: LibvirtHost) -> None:
-    """Raise HypervisorError when taking up post-copy would crash the libvirt of ``destination``."""
+    """Raise HypervisorError when resuming post-copy would crash the libvirt of ``destination``."""
     version = await destination.version()
     if CRASHING[0] <= version < CRASHING[1]:
         name = ".".join(map(str, version))
         raise HypervisorError(
-            f"libvirt {name} at {destination.uri} crashes when post-copy is taken up: update it to 11.4 or "
-            'newer, or take post-copy up by hand (docs/libvirt.md, "Post-copy with libvirt 11.2 and 11.3"). '
+            f"libvirt {name} at {destination.uri} crashes when post-copy is resumed: update it to 11.4 or "
+            'newer, or recover post-copy by hand (docs/libvirt.md, "Post-copy with libvirt 11.2 and 11.3"). '
             "If your distribution has fixed its package, use virsh migrate --postcopy --postcopy-resume"
         )

@@ -1,6 +1,6 @@
-"""What is asked of libvirt: one record, and its translation into libvirt's flags and parameters.
+"""The parameters of a migration through libvirt, and their translation into its flags and typed parameters.
 
-Pure: the flags are named here as libvirt names them, without ``VIR_MIGRATE_``; their bits are the library's.
+Pure functions: flags are libvirt's names without ``VIR_MIGRATE_``; their bits are defined by the library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tunnel.units import MIB
 
 
 class Storage(StrEnum):
-    """Which disks move along: all of them, or what differs from a common backing file."""
+    """Which disks are copied: all, or only the differences from a shared backing file."""
 
     ALL = "all"
     INC = "inc"
@@ -22,9 +22,9 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One migration through libvirt. ``bandwidth`` in bytes a second, None = unlimited.
+    """One migration through libvirt. ``bandwidth`` in bytes per second, None = unlimited.
 
-    ``p2p``: the source's libvirt leads, and a client that dies does no harm; otherwise the client does
+    ``p2p``: managed by the source's libvirt, and survives the client; otherwise managed by the client
     ("managed direct"). ``parallel`` is the number of multifd channels, 0 = one plain stream.
     """
 
@@ -45,17 +45,17 @@ class Request:
     tls_destination: str | None = None
 
     def check(self) -> None:
-        """Raise UsageError for what libvirt cannot do together."""
+        """Raise UsageError for options that libvirt cannot combine."""
         if self.postcopy_resume and not self.postcopy:
-            raise UsageError("--postcopy-resume goes with --postcopy")
+            raise UsageError("--postcopy-resume needs --postcopy")
         if self.postcopy and self.parallel:
-            raise UsageError("--postcopy and --parallel do not go together: QEMU's multifd has no post-copy")
+            raise UsageError("--postcopy and --parallel cannot be combined: QEMU's multifd has no post-copy")
         if self.bandwidth is not None and self.bandwidth < MIB:
-            raise UsageError("--bandwidth: libvirt counts in MiB/s, the least is 1MiB")
+            raise UsageError("--bandwidth: libvirt counts in MiB/s, the minimum is 1MiB")
 
 
 def flags(request: Request) -> frozenset[str]:
-    """The names of the flags, such as LIVE and PEER2PEER."""
+    """Return the names of the flags, such as LIVE and PEER2PEER."""
     wanted = {
         "LIVE": request.live,
         "PEER2PEER": request.p2p,
@@ -73,7 +73,7 @@ def flags(request: Request) -> frozenset[str]:
 
 
 def parameters(request: Request) -> dict[str, str | int]:
-    """The typed parameters, by libvirt's names."""
+    """Return the typed parameters, by libvirt's names."""
     return dict(_parameters(request))
 
 

@@ -1,4 +1,4 @@
-"""Where a guest is, by the monitors of the QEMU that it leaves and of the one that it goes to."""
+"""The location of a guest, queried from the monitors of the source's and the destination's QEMU."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tunnel.virt.qmp_sample import QemuPhase, sample_of
 
 HasEnded = Callable[[], Awaitable[bool]]
 
-_SETTLE = 5.0  # seconds for the two sides to agree on where the guest runs
+_SETTLE = 5.0  # seconds for the two sides to reach a consistent state
 _EVERY = 0.15
 
 
 async def look_at_source(monitor: Monitor, before: str) -> Side:
-    """What the source's QEMU says of a guest that was ``before`` (running or paused) until it moved."""
+    """Return the guest's state at the source; ``before`` is its run state before the migration."""
     try:
         status, phase = await monitor.status(), await phase_of(monitor)
     except MonitorLost:
@@ -33,10 +33,10 @@ async def look_at_source(monitor: Monitor, before: str) -> Side:
 
 
 async def look_at_destination(monitor: Monitor | None, before: str, ended: HasEnded | None = None) -> Side:
-    """The same of the QEMU that waited.
+    """Return the guest's state at the destination.
 
-    ``ended`` tells, once its monitor is lost, whether that QEMU has ended and not the way to it. Without, its
-    socket does, which must not be a relay's then.
+    When the monitor is lost, ``ended`` returns whether QEMU itself has ended rather than the path to it.
+    Without ``ended``, the monitor's socket decides, which must not be that of a relay then.
     """
     if monitor is None:
         return Side.UNKNOWN
@@ -55,12 +55,12 @@ async def look_at_destination(monitor: Monitor | None, before: str, ended: HasEn
 
 
 async def phase_of(monitor: Monitor) -> QemuPhase:
-    """Where QEMU's migration stands, in or out; NONE when there was none since it started."""
+    """Return the phase of QEMU's migration, incoming or outgoing; NONE if there was none since its start."""
     return sample_of(await monitor.execute("query-migrate")).phase
 
 
 async def whereabouts(source: Monitor, destination: Monitor | None, before: str) -> Where:
-    """Where the guest is, after giving both sides a moment to settle."""
+    """Return the location of the guest, once both sides have settled or after a timeout."""
     last = Where.UNKNOWN
 
     async def settled() -> Where | None:

@@ -1,7 +1,7 @@
-"""One migration from its start to its end, whoever does it: followed, held to its timeout, aborted in order.
+"""The run of one migration, independent of the backend: progress, timeout and orderly abort.
 
-A ``Move`` is what libvirt and QEMU's monitor have in common. The ``MigrationRunner`` watches one: it reports
-progress, acts when time is up, and turns an interruption into an abort that has been seen to work.
+``Move`` is the common interface of libvirt and QEMU's monitor. ``MigrationRunner`` runs one: it reports
+progress, acts on a timeout, and turns an interruption into a confirmed abort.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tunnel.virt.polling import until
 from tunnel.virt.progress import Progress
 
 PERIOD = 0.25
-"""Seconds between two looks at a migration."""
+"""Seconds between two polls of a migration."""
 
 SETTLE = 10.0
-"""Seconds that both sides may take to agree on where the guest runs."""
+"""Seconds for both sides to reach a consistent state."""
 
 ABORT_DEADLINE = 60.0
-"""Seconds that an abort may take until we say that it does not work."""
+"""Seconds after which an abort is reported as failed."""
 
 
 class Action(StrEnum):
-    """What to do with a migration that takes too long."""
+    """The action on a migration that exceeds its timeout."""
 
     SUSPEND = "suspend"
     POSTCOPY = "postcopy"
@@ -44,7 +44,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MoveSummary:
-    """A migration that succeeded, in seconds and bytes; None where nobody could tell."""
+    """The figures of a successful migration, in seconds and bytes; None if unknown."""
 
     seconds: float
     downtime: float | None
@@ -54,38 +54,38 @@ class MoveSummary:
 
 
 class Move(Protocol):
-    """A migration that can be started once. Every verb raises HypervisorError with the hypervisor's words."""
+    """A migration that can be started once. Methods raise HypervisorError with the hypervisor's text."""
 
     async def run(self) -> MoveSummary:
-        """Migrate; return when that is done."""
+        """Migrate; return when completed."""
 
     async def progress(self) -> Progress | None:
-        """Where it stands; None before it begins and after it ended."""
+        """Return the progress; None before it begins and after it ended."""
 
     async def abort(self) -> None:
-        """Ask for its end; ``run`` then raises. Not in post-copy: the guest would be lost.
+        """Abort; ``run`` then raises. Not in post-copy: the guest would be lost.
 
-        Only what ``run`` has started is ended: not a migration of somebody else's.
+        Aborts only a migration that ``run`` has started.
         """
 
     async def start_postcopy(self) -> None:
-        """Let the guest go over now, and its memory follow."""
+        """Switch to post-copy now."""
 
     async def suspend(self) -> None:
-        """Hold the guest until it has arrived."""
+        """Pause the guest until it has arrived."""
 
     async def where(self) -> Where:
-        """On which side the guest is alive at this moment."""
+        """Return the side where the guest is currently active."""
 
 
 class MoveHandler(Protocol):
-    """Whoever is told."""
+    """The receiver of progress and notices."""
 
     def progress(self, progress: Progress) -> None:
-        """Take a new figure."""
+        """Handle new figures."""
 
     def notice(self, text: str) -> None:
-        """Take something that the operator should know."""
+        """Handle a notice for the operator."""
 
 
 class MigrationRunner:
@@ -105,13 +105,13 @@ class MigrationRunner:
         self._told = set[str]()
 
     def interrupt(self) -> None:
-        """Abort, if that can still be done without losing the guest. Safe to call again, at any time."""
+        """Abort, if still possible without losing the guest. May be called repeatedly, at any time."""
         if self._interrupted.is_set():
-            self._report.notice("already stopping; waiting until the guest is safe")
+            self._report.notice("already aborting; waiting until the guest is safe")
         self._interrupted.set()
 
     async def run(self) -> Ending:
-        """Migrate. Raises what ``run`` of the move raises, unless we aborted it."""
+        """Migrate. Raises what ``run`` of the move raises, unless aborted here."""
         started = asyncio.get_running_loop().time()
         task = asyncio.create_task(self._move.run(), name="migration")
         waiter = asyncio.create_task(self._interrupted.wait(), name="interruption")
@@ -124,7 +124,7 @@ class MigrationRunner:
                 )
                 if not task.done():
                     await self._turn(asyncio.get_running_loop().time() - started)
-            await self._look()  # the last figures of all
+            await self._look()  # the final figures
             return self._ending(task)
         finally:
             task.cancel()
@@ -149,7 +149,7 @@ class MigrationRunner:
             await self._abort(progress)
 
     async def _look(self) -> Progress | None:
-        # A migration ends while it is looked at: what that was, ``run`` says.
+        # The migration may end during the query; ``run`` reports that.
         with contextlib.suppress(TunnelError):
             progress = await self._move.progress()
             if progress is not None:
@@ -158,10 +158,10 @@ class MigrationRunner:
         return None
 
     async def _time_is_up(self, progress: Progress | None) -> bool:
-        """Act; whether that is done. While the destination is still being set up it cannot be."""
+        """Perform the timeout action; return whether done. It fails while the destination is set up."""
         if progress is not None and progress.postcopy:
             return True
-        self._tell_once(f"not done after {self._timeout:.0f} s: {self._action}")
+        self._tell_once(f"timeout after {self._timeout:.0f} s: {self._action}")
         try:
             match self._action:
                 case Action.ABORT:
@@ -170,8 +170,8 @@ class MigrationRunner:
                     await self._move.suspend()
                 case Action.POSTCOPY:
                     await self._move.start_postcopy()
-        except HypervisorError as error:  # the migration itself is none the worse
-            self._tell_once(f"{self._action} failed, it goes on as before, and this is tried again: {error}")
+        except HypervisorError as error:  # the migration itself is unaffected
+            self._tell_once(f"{self._action} failed, the migration continues, retrying: {error}")
             return False
         return True
 
@@ -181,10 +181,10 @@ class MigrationRunner:
             self._report.notice(text)
 
     async def _abort(self, progress: Progress | None) -> None:
-        """Ask on every turn until it ends: early in a migration there is nothing yet to abort."""
+        """Abort, repeatedly until it ends: early in a migration there is no job yet to abort."""
         if progress is not None and progress.postcopy:
             self._tell_once(
-                "the guest runs at the destination already, and would be lost: it goes on to its end"
+                "cannot abort: the guest already runs at the destination and would be lost; continuing"
             )
             return
         now = asyncio.get_running_loop().time()
@@ -193,14 +193,14 @@ class MigrationRunner:
             self._report.notice("aborting")
         if now - self._aborting_since > ABORT_DEADLINE:
             raise HypervisorError(
-                f"the migration did not stop within {ABORT_DEADLINE:g} s: it may still be under way"
+                f"timed out after {ABORT_DEADLINE:g} s waiting for the abort: the migration may continue"
             )
         with contextlib.suppress(HypervisorError):
             await self._move.abort()
 
 
 async def settled(move: Move, within: float = SETTLE) -> Where:
-    """Where the guest is, after giving both sides a moment to agree."""
+    """Return the location of the guest, once both sides have settled or after ``within`` seconds."""
     last = Where.UNKNOWN
 
     async def agreed() -> Where | None:

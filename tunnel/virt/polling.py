@@ -1,4 +1,4 @@
-"""Waiting for what nothing announces: QEMU's run states, and words in a guest's memory."""
+"""Polling, for conditions without an event: QEMU's run states, values in a guest's memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def until(probe: Callable[[], Awaitable[T | None]], *, within: float, every: float) -> T:
-    """Call ``probe`` every ``every`` seconds until it answers something other than None, and return that.
+    """Call ``probe`` every ``every`` seconds until it returns something other than None, and return that.
 
-    Raises TimeoutError after ``within`` seconds; what ``probe`` raises comes through.
+    Raises TimeoutError after ``within`` seconds, and propagates exceptions of ``probe``.
     """
     async with asyncio.timeout(within):
         while True:

@@ -1,4 +1,4 @@
-"""Child processes that never outlive us: QEMU, and what a demonstration or benchmark starts beside it."""
+"""Child processes that never outlive this one: QEMU, and helpers of demonstrations and benchmarks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tunnel.errors import UsageError
 _TAIL = 4096
 
 
-# The death signal is armed only after the fork: who was orphaned before that must not start at all. A
-# preexec_fn could do both, but Python warns about it in a process that has threads.
+# PDEATHSIG is set only after the fork: a child orphaned before that must not exec at all. A preexec_fn could
+# do both, but Python warns about it in a process with threads.
 _ORPHAN_CHECK = '[ "$PPID" = "$0" ] && exec "$@"'
 
 
 class Child:
     """A running program. It must be stopped with ``await stop()``, which also reaps it.
 
-    It stands in a process group of its own, so that a ctrl-C at the terminal reaches us first, and the kernel
-    kills it when the thread that started it dies (``PDEATHSIG``): start children in the main thread.
+    It runs in its own process group, so that a ctrl-C at the terminal signals only the parent, and the kernel
+    kills it when the thread that started it exits (``PDEATHSIG``): start children in the main thread.
     Its standard output and error go to ``log``.
     """
 
@@ -32,13 +32,13 @@ class Child:
         """Start ``argv``. Raises UsageError when the program is not installed."""
         program, guard = shutil.which(argv[0]), shutil.which("setpriv")
         if program is None:
-            raise UsageError(f"{argv[0]} is not on PATH, it is needed for {name}")
+            raise UsageError(f"{argv[0]} is not on PATH, required for {name}")
         if guard is None:
             raise UsageError("setpriv is not on PATH: install util-linux")
         self.name = name
         self.log = log
         with log.open("ab") as output:
-            # The with statement that Popen offers waits but never kills: stop() does both.
+            # Popen's context manager waits but never kills; stop() does both.
             self._process = subprocess.Popen(
                 [
                     *(guard, "--pdeathsig", "KILL", "--"),
@@ -52,35 +52,35 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id; it stays ours until ``stop()`` or ``wait()`` has returned."""
+        """The process id; not reused until ``stop()`` or ``wait()`` has returned."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it is still running."""
         return self._process.poll() is None
 
     def cpu_seconds(self) -> float:
-        """Processor time that it has used so far, in user and system mode (proc(5), ``stat``)."""
+        """Return its user and system CPU time so far (proc(5), ``stat``)."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def output(self) -> str:
-        """The end of what it wrote, for error messages; empty when it wrote nothing."""
+        """Return the tail of its output, for error messages; empty when there is none."""
         with contextlib.suppress(OSError):
             return self.log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
         return ""
 
     async def wait(self) -> int:
-        """Its exit code (negative: minus the signal), once it has ended by itself."""
+        """Wait until it exits; return its exit code (negative: minus the signal)."""
         if self._process.poll() is None:
             await _readable(os.pidfd_open(self._process.pid))
         return self._process.wait()
 
     async def stop(self, grace: float = 5.0) -> int:
-        """End it and reap it: SIGTERM, and SIGKILL after ``grace`` seconds. Safe to call twice.
+        """Terminate and reap it: SIGTERM, and SIGKILL after ``grace`` seconds. Safe to call twice.
 
-        When cancelled it kills and reaps at once, then lets the cancellation through.
+        When cancelled, kills and reaps it immediately, then propagates the cancellation.
         """
         if self._process.poll() is None:
             self._process.terminate()

@@ -1,4 +1,4 @@
-"""Where a migration stands, whoever moves it: one record for QEMU's figures and for libvirt's."""
+"""The progress of a migration: one record for the figures of QEMU and libvirt."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _TARGET_PAGE = 4096  # QEMU counts dirty pages in these on x86
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Bytes, seconds, bytes a second. ``iteration`` counts the passes over the memory, from 1.
+    """The progress in bytes, seconds, bytes per second. ``iteration``: passes over the memory, from 1.
 
-    ``throughput`` is the hypervisor's own figure. ``disk_*`` are 0 where no disk moves along.
+    ``throughput`` is the hypervisor's own figure. ``disk_*`` are 0 when no disk is copied.
     """
 
     phase: str
@@ -33,13 +33,13 @@ class Progress:
 
     @property
     def done(self) -> float:
-        """The share that need not be sent any more, 0 to 1; it may go back when the guest dirties memory."""
+        """The fraction already sent, 0 to 1; it may decrease when the guest dirties memory."""
         total = self.total + self.disk_total
         return 1 - (self.remaining + self.disk_remaining) / total if total else 0.0
 
 
 def of_qemu(sample: Sample) -> Progress:
-    """What QEMU's ``query-migrate`` says."""
+    """Return the progress from a sample of QEMU's ``query-migrate``."""
     return Progress(
         phase=sample.phase.value,
         elapsed=sample.elapsed,
@@ -55,14 +55,14 @@ def of_qemu(sample: Sample) -> Progress:
 
 
 def is_postcopy(phase: QemuPhase) -> bool:
-    """Whether the guest has left the source and its memory has not: aborting now would lose it."""
+    """Return whether the guest has switched to the destination: an abort would lose it."""
     return phase.value.startswith("postcopy")
 
 
 def of_libvirt(stats: Mapping[str, Any], *, postcopy: bool) -> Progress:
-    """What libvirt's job statistics say; in the beginning they hold no figures yet.
+    """Return the progress from libvirt's job statistics, which have no figures at the beginning.
 
-    ``postcopy`` must be known otherwise: the statistics do not tell.
+    ``postcopy`` must be known from elsewhere: the statistics do not contain it.
     """
     page = int(stats.get("memory_page_size", _TARGET_PAGE))
     return Progress(

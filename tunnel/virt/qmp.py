@@ -1,4 +1,4 @@
-"""QEMU's monitor: the ``qemu.qmp`` library behind the few verbs and the errors that we use."""
+"""QEMU's monitor: a wrapper of the ``qemu.qmp`` library."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
     from qemu.qmp import EventListener, QMPClient
 
-# The library logs what it also raises. We handle what it raises.
+# The library logs errors that it also raises.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
 _LONGEST_PATH = 107
 
 COMMAND_PATIENCE = 20.0
-"""Seconds that a command of a QEMU may take that is only looked at; usually it takes milliseconds."""
+"""Timeout in seconds of a command to a QEMU that is not migrating; usually it takes milliseconds."""
 
 
-class MonitorLost(HypervisorError):  # noqa: N818  "lost" is the design's word
-    """The monitor's connection ended: QEMU has exited, or somebody closed it."""
+class MonitorLost(HypervisorError):  # noqa: N818  a lost connection
+    """The monitor connection was closed: QEMU has exited, or either side closed it."""
 
 
 class Monitor:
-    """One QMP connection. ``name`` is what error messages call this QEMU.
+    """One QMP connection. ``name`` identifies this QEMU in error messages.
 
-    ``patience``: seconds that a command may take; None: as long as it takes.
+    ``patience``: the timeout of a command in seconds; None: no limit.
     """
 
     def __init__(self, client: QMPClient, name: str, path: Path) -> None:
@@ -51,9 +51,9 @@ class Monitor:
 
     @classmethod
     async def connect(cls, path: Path, name: str, *, within: float = 10.0) -> Self:
-        """Connect to the QMP socket at ``path``, which may still be about to appear.
+        """Connect to the QMP socket at ``path``, which need not exist yet.
 
-        Raises HypervisorError when nobody speaks QMP there within ``within`` seconds, UsageError when the
+        Raises HypervisorError when there is no QMP greeting within ``within`` seconds, UsageError when the
         ``qemu.qmp`` library is not installed.
         """
         require_library()
@@ -74,18 +74,20 @@ class Monitor:
         try:
             return cls(await until(connected, within=within, every=0.02), name, path)
         except TimeoutError:
-            why = reason or "is another client connected? QEMU serves one at a time on each socket"
-            raise HypervisorError(f"{name}: no QMP answer from {path} in {within:g} s: {why}") from reason
+            why = reason or "is another client connected? QEMU serves one client per socket"
+            raise HypervisorError(
+                f"{name}: timed out after {within:g} s waiting for QMP at {path}: {why}"
+            ) from reason
 
     @classmethod
     async def reach(cls, path: Path, name: str, *, within: float = 5.0) -> Self:
-        """Connect to a QMP socket that must be there already.
+        """Connect to an existing QMP socket, with a ``patience`` of COMMAND_PATIENCE.
 
-        Raises UnreachableError: at once where there is no socket that we may use, after ``within`` seconds
-        where nobody speaks QMP; UsageError as ``connect``. Its ``patience`` is COMMAND_PATIENCE.
+        Raises UnreachableError immediately when there is no accessible socket, and after ``within`` seconds
+        without a QMP greeting; UsageError as ``connect``.
         """
         if problem := _unusable(path):
-            raise UnreachableError(f"{name}: no QEMU can be reached at {path}: {problem}")
+            raise UnreachableError(f"{name}: cannot connect to QEMU at {path}: {problem}")
         try:
             monitor = await cls.connect(path, name, within=within)
         except HypervisorError as error:
@@ -94,10 +96,10 @@ class Monitor:
         return monitor
 
     async def ended(self, within: float = 1.0) -> bool:
-        """Whether nobody listens at the socket any more: a QEMU of this host does as long as it lives.
+        """Return whether the socket has no listener any more: a local QEMU listens until it exits.
 
-        For after MonitorLost, as it connects; one that is just ending has ``within`` seconds for that. Says
-        nothing of a QEMU behind a relay.
+        Connects, so call it only after MonitorLost; a QEMU that is exiting has ``within`` seconds. Not valid
+        for a QEMU behind a relay.
         """
 
         async def silent() -> bool | None:
@@ -109,7 +111,7 @@ class Monitor:
 
     def _is_silent(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)  # a unix socket connects at once, or not (EAGAIN: its backlog is full)
+            probe.setblocking(False)  # a unix socket connects or fails immediately (EAGAIN: backlog full)
             try:
                 probe.connect(str(self._path))
             except (ConnectionRefusedError, FileNotFoundError):
@@ -121,8 +123,8 @@ class Monitor:
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Run one QMP command and return its result.
 
-        Raises HypervisorError with QEMU's words when it refuses, MonitorLost when the connection has ended,
-        UnreachableError when ``patience`` is over.
+        Raises HypervisorError with QEMU's error text when it refuses, MonitorLost when the connection was
+        closed, UnreachableError after ``patience``.
         """
         from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415  an optional extra
 
@@ -131,8 +133,8 @@ class Monitor:
                 return await self._client.execute(command, dict(arguments) if arguments else None)
         except TimeoutError:
             raise UnreachableError(
-                f"{self.name}: no answer to {command} in {self.patience:g} s: is that QEMU stopped, or"
-                " does it wait for its storage?"
+                f"{self.name}: timed out after {self.patience:g} s waiting for a reply to {command}: is QEMU"
+                " stopped, or blocked on storage?"
             ) from None
         except ExecuteError as error:
             raise HypervisorError(f"{self.name}: QEMU refused {command}: {error}") from error
@@ -140,16 +142,16 @@ class Monitor:
             raise MonitorLost(f"{self.name}: QEMU's monitor closed during {command}") from error
 
     async def status(self) -> str:
-        """QEMU's run state: ``running``, ``paused``, ``inmigrate``, ``postmigrate`` and others."""
+        """Return QEMU's run state: ``running``, ``paused``, ``inmigrate``, ``postmigrate`` and others."""
         answer = await self.execute("query-status")
         return str(answer["status"])
 
     def listen(self, *events: str) -> AbstractContextManager[EventListener]:
-        """A queue of the named events, from the moment of entering the context."""
+        """Return a context manager that queues the named events from its entry on."""
         return self._client.listener(events)
 
     async def close(self) -> None:
-        """Close the connection; how it ended before does not matter any more."""
+        """Close the connection, ignoring errors."""
         from qemu.qmp import QMPError  # noqa: PLC0415  an optional extra
 
         with contextlib.suppress(QMPError, OSError, EOFError):
@@ -165,22 +167,22 @@ class Monitor:
 
 
 def _unusable(path: Path) -> str | None:
-    """Why nobody can connect at ``path``, whoever may listen there; None if one can. Connects to nothing."""
+    """Return why ``path`` is not a usable socket, or None. Does not connect."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
         return error.strerror or str(error)
     if not stat.S_ISSOCK(mode):
-        return "that is not a socket"
+        return "not a socket"
     if len(os.fsencode(path)) > _LONGEST_PATH:
-        return f"the path has more than {_LONGEST_PATH} bytes, the kernel takes no more (unix(7))"
+        return f"the path has more than {_LONGEST_PATH} bytes, the limit of unix(7)"
     return None if os.access(path, os.W_OK) else os.strerror(errno.EACCES)
 
 
 def require_library() -> None:
-    """Raise UsageError, saying how to install it, when the ``qemu.qmp`` library is missing."""
+    """Raise UsageError, with install instructions, when the ``qemu.qmp`` library is missing."""
     try:
-        import qemu.qmp  # noqa: F401, PLC0415  an optional extra, only looked for here
+        import qemu.qmp  # noqa: F401, PLC0415  an optional extra, only checked here
     except ImportError as error:
         raise UsageError(
             f"qemu.qmp is not installed in this environment: {distribution.install_command('qemu')}"

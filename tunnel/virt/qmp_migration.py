@@ -1,7 +1,7 @@
-"""One live migration over QMP: set both sides up, start it, follow it, and say where the guest runs now.
+"""One live migration over QMP: configure both sides, start it, poll it, and determine where the guest runs.
 
 The commands and their fields are those of QEMU's ``qapi/migration.json``. Nothing here prints: progress goes
-to a callback, the end is an ``QmpOutcome`` or an error.
+to a callback, the result is a ``QmpOutcome`` or an error.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tunnel.virt.qmp_sample import QemuPhase, Sample, sample_of
 if TYPE_CHECKING:
     from qemu.qmp import EventListener
 
-_UNLIMITED = (1 << 63) - (1 << 20)  # bytes a second; QEMU parses a signed 64-bit number
+_UNLIMITED = (1 << 63) - (1 << 20)  # bytes per second; QEMU parses a signed 64-bit number
 _SAMPLE_INTERVAL = 0.15
-_SETTLE = 5.0  # seconds for the two sides to agree on where the guest runs
+_SETTLE = 5.0  # seconds for the two sides to reach a consistent state
 
 OnSample = Callable[["Sample"], None]
 
 
 class Mode(StrEnum):
-    """How the memory moves."""
+    """The migration mode."""
 
     PRECOPY = "precopy"
     MULTIFD = "multifd"
@@ -40,13 +40,13 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QmpOptions:
-    """How to migrate. ``max_bandwidth`` in bytes a second (None = unlimited), ``downtime_limit`` in seconds.
+    """Migration options. ``max_bandwidth`` in bytes per second (None = unlimited), times in seconds.
 
     ``channels`` is for MULTIFD. ``postcopy_after`` is for POSTCOPY: the passes over the memory before the
-    switch, 0 = at once, None = not by itself; QEMU switches only a guest that it could not move within
-    ``downtime_limit`` anyway. ``preempt`` gives the pages that the guest waits for a channel of their own:
-    None = if both sides are known to have it. ``validate_uuid`` lets the destination refuse a guest of
-    another UUID, where the source's QEMU can do that (4.2 and newer) and both have one.
+    switch, 0 = immediately, None = not automatically; QEMU switches only if pre-copy cannot complete within
+    ``downtime_limit``. ``preempt`` sends requested pages on a separate channel: None = if both sides are
+    known to support it. ``validate_uuid`` makes the destination refuse a guest with another UUID, if the
+    source's QEMU supports it (4.2 and newer) and both have one.
     """
 
     mode: Mode = Mode.PRECOPY
@@ -62,7 +62,7 @@ class QmpOptions:
 
 @dataclass(frozen=True, slots=True)
 class QmpOutcome:
-    """A migration that succeeded: bytes, seconds, bytes a second. ``postcopied``: the switch happened."""
+    """A successful migration: bytes, seconds, bytes per second. ``postcopied``: it switched to post-copy."""
 
     total_seconds: float
     setup_seconds: float
@@ -73,7 +73,7 @@ class QmpOutcome:
 
     @property
     def throughput(self) -> float:
-        """Bytes a second over everything after the setup."""
+        """Bytes per second after the setup."""
         return self.transferred / max(self.total_seconds - self.setup_seconds, 0.001)
 
 
@@ -88,8 +88,8 @@ async def migrate(
 ) -> QmpOutcome:
     """Migrate the guest of ``source`` to ``uri``, and return when it runs at the destination.
 
-    Like ``transfer``, but raises MigrationError, saying where the guest runs now, and with a ``destination``
-    does not return before the guest was seen there.
+    Like ``transfer``, but raises MigrationError with the location of the guest, and with a ``destination``
+    verifies there that the guest has arrived.
     """
     before = ""
     try:
@@ -110,13 +110,13 @@ async def transfer(
     listen: str | None = None,
     on_sample: OnSample | None = None,
 ) -> QmpOutcome:
-    """Migrate the guest of ``source`` to ``uri``, and return when QEMU there has completed it.
+    """Migrate the guest of ``source`` to ``uri``, and return when QEMU there reports completion.
 
-    With a ``destination`` (started with ``-incoming defer``) that side is set up too and told to listen on
-    ``listen``; without one somebody else has done both. Raises HypervisorError; where the guest is then,
-    ``look_at_source`` and ``look_at_destination`` tell. When cancelled, a migration that this call has
-    started and that is still in pre-copy is cancelled, and the guest stays; one in post-copy goes on, since
-    cancelling that would lose the guest.
+    With a ``destination`` (started with ``-incoming defer``) that side is configured too and made to listen
+    on ``listen``; without one the caller has done both. Raises HypervisorError; use ``look_at_source`` and
+    ``look_at_destination`` to locate the guest then. When cancelled, a migration started by this call is
+    cancelled if in pre-copy, and the guest stays; one in post-copy continues, since cancelling it would lose
+    the guest.
     """
     started = False
     try:
@@ -136,7 +136,7 @@ async def _configure(source: Monitor, destination: Monitor | None, options: QmpO
     offered = {side: await _offered(side) for side in sides}
     postcopy, preempt = options.mode is Mode.POSTCOPY, options.preempt
     if preempt is None:
-        # Only when both are known to understand it: the destination waits for the extra channel.
+        # Only if both are known to support it: the destination waits for the extra channel.
         common = all("postcopy-preempt" in offers for offers in offered.values())
         preempt = destination is not None and common
     wanted = {
@@ -160,7 +160,7 @@ async def _offered(side: Monitor) -> set[str]:
 async def _set_capabilities(side: Monitor, offers: set[str], wanted: Mapping[str, bool]) -> None:
     missing = [name for name, on in wanted.items() if on and name not in offers]
     if missing:
-        raise HypervisorError(f"{side.name}: this QEMU offers no {', '.join(missing)}")
+        raise HypervisorError(f"{side.name}: this QEMU does not support {', '.join(missing)}")
     states = [{"capability": name, "state": on} for name, on in wanted.items() if name in offers]
     try:
         await side.execute("migrate-set-capabilities", {"capabilities": states})
@@ -188,7 +188,7 @@ def _parameters(options: QmpOptions) -> dict[str, object]:
 
 
 class _Transferred:
-    """The source's part, from the ``migrate`` command to its end."""
+    """The migration at the source, from the ``migrate`` command to its end."""
 
     def __init__(self, source: Monitor, options: QmpOptions, on_sample: OnSample | None) -> None:
         self._source = source
@@ -202,7 +202,7 @@ class _Transferred:
             answer = await self._follow(events)
         sample = sample_of(answer)
         if sample.phase is not QemuPhase.COMPLETED:
-            reason = answer.get("error-desc") or "QEMU gives no reason"
+            reason = answer.get("error-desc") or "QEMU reported no reason"
             raise HypervisorError(f"{self._source.name}: migration to {uri} {sample.phase}: {reason}")
         return QmpOutcome(
             total_seconds=sample.elapsed,
@@ -222,14 +222,14 @@ class _Transferred:
             if sample.phase.ended:
                 return await self._settled(answer)
             await self._maybe_switch(sample)
-            # An event is only a reason to look earlier: a monitor that is lost sends none. Not wait_for:
-            # before Python 3.12 it loses a cancellation that comes together with the event.
+            # Events only shorten the poll interval: a lost monitor sends none. Not wait_for: before Python
+            # 3.12 it loses a cancellation that coincides with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SAMPLE_INTERVAL):
                     await events.get()
 
     async def _settled(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The figures of the whole: QEMU works out its times after "completed", before "postmigrate"."""
+        """Return the final figures: QEMU computes its times after "completed", before "postmigrate"."""
         if sample_of(answer).phase is not QemuPhase.COMPLETED:
             return answer
 
@@ -250,14 +250,14 @@ class _Transferred:
 
 
 def _announced(events: EventListener) -> set[str]:
-    """Every status that a MIGRATION event has named."""
+    """Return every status reported in a MIGRATION event."""
     return {str(cast("dict[str, object]", event["data"]).get("status")) for event in events.history}
 
 
 async def _confirm(source: Monitor, destination: Monitor | None, expected: str) -> None:
-    """The source's word is not enough: see the guest ``expected`` (running, or paused) at the destination."""
+    """Verify that the guest is ``expected`` (running, or paused) at the destination, not at the source."""
     if await source.status() == "running":
-        raise HypervisorError(f"{source.name}: the migration completed, but the guest still runs here")
+        raise HypervisorError(f"{source.name}: the migration completed, but the guest is still running here")
     if destination is None:
         return
 

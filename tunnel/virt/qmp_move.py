@@ -1,4 +1,4 @@
-"""A move without libvirt: the source's QEMU is told by its monitor, the destination's too or by hand."""
+"""A migration without libvirt, through QEMU's monitor at the source and, if given, at the destination."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_DOWNTIME = 2_000_000  # milliseconds, QEMU's own limit
 
 
 class QmpMove:
-    """See ``move.Move``. ``listen`` is where the destination waits, or is told to if it waits for orders.
+    """A ``move.Move`` over QMP. ``listen``: the address for a destination started with ``-incoming defer``.
 
     ``destination_ended``: see ``look_at_destination``.
     """
@@ -40,27 +40,27 @@ class QmpMove:
         self._last: Sample | None = None
 
     async def prepare(self) -> None:
-        """Check that there is a guest here and a QEMU there that waits for one.
+        """Check that the source has a guest and that the destination's QEMU waits for one.
 
         Raises HypervisorError when not.
         """
         await require_idle(self._source)
         self._before = await self._source.status()
         if self._before not in {"running", "paused"}:
-            raise HypervisorError(f"{self._source.name}: it is {self._before} and has no guest to move")
+            raise HypervisorError(f"{self._source.name}: QEMU is {self._before} and has no guest to migrate")
         if self._destination is None:
             return
         waiting = await self._destination.status()
         if waiting != "inmigrate":
             name = self._destination.name
             raise HypervisorError(
-                f"{name} is {waiting}, and waits for no guest: start it with -incoming defer"
+                f"{name} is {waiting}, not waiting for a guest: start it with -incoming defer"
             )
 
     async def run(self) -> MoveSummary:
-        """Migrate, with the destination set up for it."""
+        """Migrate, after configuring the destination."""
         for monitor in filter(None, (self._source, self._destination)):
-            monitor.patience = None  # what moves is waited for, however long its host is busy
+            monitor.patience = None  # no timeout during the migration, however busy the host
         outcome = await transfer(
             self._source,
             self._uri,
@@ -78,25 +78,25 @@ class QmpMove:
         )
 
     async def progress(self) -> Progress | None:
-        """Where it stands, by the source's figures."""
+        """Return the progress reported by the source."""
         return of_qemu(self._last) if self._last is not None else None
 
     async def abort(self) -> None:
-        """Ask the source to give up what ``run`` has started."""
+        """Abort at the source what ``run`` has started."""
         if self._last is not None:
             await self._source.execute("migrate_cancel")
 
     async def start_postcopy(self) -> None:
-        """Ask the source to switch."""
+        """Switch to post-copy at the source."""
         await self._source.execute("migrate-start-postcopy")
 
     async def suspend(self) -> None:
-        """Hold the guest until it has arrived."""
-        # QEMU then holds the guest itself for the rest of the way, and lets it run where it ends up.
+        """Pause the guest until it has arrived."""
+        # QEMU then stops the guest itself for the rest of the migration, and resumes it where it ends.
         await self._source.execute("migrate-set-parameters", {"downtime-limit": _LONGEST_DOWNTIME})
 
     async def where(self) -> Where:
-        """On which side it is alive, as it was before."""
+        """Return the side where it is active, in the state from before the migration."""
         here = await look_at_source(self._source, self._before)
         there = await look_at_destination(self._destination, self._before, self._destination_ended)
         return judge(here, there)
@@ -105,26 +105,28 @@ class QmpMove:
         self._last = sample
 
     async def _listens(self) -> bool:
-        """Whether the destination waits at a place already (``-incoming tcp:…``), and not for orders."""
+        """Return whether the destination already listens (``-incoming tcp:…``) instead of ``defer``."""
         if self._destination is None:
             return True
         return "socket-address" in await self._destination.execute("query-migrate")
 
 
 async def require_idle(source: Monitor) -> None:
-    """Raise HypervisorError when the QEMU behind ``source`` migrates already."""
+    """Raise HypervisorError when the QEMU behind ``source`` is already migrating."""
     phase = await phase_of(source)
     if phase.under_way or phase.broken:
         raise HypervisorError(
-            f"{source.name}: a migration of this guest is under way already ({phase}): wait until "
-            "query-migrate says that it has ended"
+            f"{source.name}: a migration of this guest is already in progress ({phase}): wait until "
+            "query-migrate reports that it has ended"
         )
 
 
 async def require_capability(side: Monitor, name: str) -> None:
-    """Raise UsageError when the QEMU behind ``side`` does not know the migration capability ``name``."""
+    """Raise UsageError when the QEMU behind ``side`` lacks the migration capability ``name``."""
     offered = {entry["capability"] for entry in await side.execute("query-migrate-capabilities")}
     if name not in offered:
         version = (await side.execute("query-version"))["qemu"]
         number = f"{version['major']}.{version['minor']}.{version['micro']}"
-        raise UsageError(f"{side.name}: QEMU {number} has no {name}: use a newer one, or do without")
+        raise UsageError(
+            f"{side.name}: QEMU {number} does not support {name}: use a newer version, or omit it"
+        )

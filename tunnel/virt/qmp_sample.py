@@ -1,4 +1,4 @@
-"""What QEMU's ``query-migrate`` says, as a record. The names are those of ``qapi/migration.json``."""
+"""The reply of QEMU's ``query-migrate`` as a record. Names are those of ``qapi/migration.json``."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class QemuPhase(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether QEMU goes no further by itself."""
+        """Whether QEMU makes no further progress on its own."""
         return self in {QemuPhase.COMPLETED, QemuPhase.FAILED, QemuPhase.CANCELLED, QemuPhase.POSTCOPY_PAUSED}
 
     @property
     def under_way(self) -> bool:
-        """Whether a migration has begun and not ended."""
+        """Whether a migration has started and not ended."""
         return self is not QemuPhase.NONE and not self.ended
 
     @property
     def broken(self) -> bool:
-        """Whether a post-copy broke off, and was not taken up again or not yet."""
+        """Whether post-copy failed and has not been resumed."""
         return self in {
             QemuPhase.POSTCOPY_PAUSED,
             QemuPhase.POSTCOPY_RECOVER_SETUP,
@@ -51,7 +51,7 @@ class QemuPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Where a migration stands, by the source's figures: bytes, seconds, bytes a second, pages a second.
+    """The progress at the source: bytes, seconds, bytes per second, pages per second.
 
     ``iteration`` counts the passes over the memory, from 1.
     """
@@ -68,7 +68,7 @@ class Sample:
 
 
 def sample_of(answer: Mapping[str, Any]) -> Sample:
-    """Read a ``query-migrate`` answer; in the setup it holds no figures yet."""
+    """Parse a ``query-migrate`` reply, which has no figures during setup."""
     ram = answer.get("ram", {})
     return Sample(
         phase=QemuPhase(answer.get("status", QemuPhase.NONE)),

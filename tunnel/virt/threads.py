@@ -1,7 +1,7 @@
-"""Calls that block, such as libvirt's: made in a thread of their own, so that the event loop goes on.
+"""Blocking calls, such as libvirt's, in a separate thread each.
 
-The threads are daemons. A call whose answer never comes must not keep the program from ending, which the
-event loop's own executor would: ``asyncio.run`` waits for it without a limit.
+The threads are daemon threads: a call that never returns must not keep the program from exiting, as it would
+in the event loop's executor, which ``asyncio.run`` joins without a timeout.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 async def in_thread(name: str, call: Callable[[], T], within: float | None = None) -> T:
-    """Return what ``call()`` returns; what it raises comes through.
+    """Run ``call()`` in a thread; return its result or raise its exception.
 
-    Raises TimeoutError after ``within`` seconds. The call then goes on unheard, as it does when cancelled.
+    Raises TimeoutError after ``within`` seconds. The call then continues with its result ignored, as it does
+    when this is cancelled.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -36,9 +37,9 @@ async def in_thread(name: str, call: Callable[[], T], within: float | None = Non
         failure: BaseException | None = None
         try:
             result = call()
-        except BaseException as error:  # noqa: BLE001  it is raised where the answer is awaited
+        except BaseException as error:  # noqa: BLE001  raised where the result is awaited
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=run, name=name, daemon=True).start()

@@ -1,6 +1,6 @@
-"""How frames are written and read (SPEC.md sections 3 and 4).
+"""Encoding and parsing of frames (SPEC.md sections 3 and 4).
 
-``encode`` writes a frame whole, except for DATA: there only the header is written here, because the payload
+``encode`` returns a whole frame, except for DATA: there only the header is written here, because the payload
 is opaque to the core and may be bytes that never enter the process. ``parse`` reads the payload of any other
 frame.
 """
@@ -53,11 +53,11 @@ _CODE = struct.Struct("!H")
 
 
 MAX_STREAMS = (MAX_CONTROL - _RESUME.size) // _POSITION.size // 2
-"""Most streams that one side may open at once: RESUME has to name those of both."""
+"""Most streams that one side may have open at once: RESUME has to list those of both."""
 
 
 class Header(NamedTuple):
-    """The 20 bytes in front of every frame. ``length`` counts the payload bytes that follow."""
+    """The 20-byte header of every frame. ``length`` is the number of payload bytes that follow."""
 
     type: FrameType
     stream: int
@@ -66,7 +66,7 @@ class Header(NamedTuple):
 
 
 _LENGTHS: dict[FrameType, tuple[int, int]] = {
-    FrameType.HELLO: (_HELLO.size, MAX_CONTROL),  # longer: a later version's fields, which we ignore
+    FrameType.HELLO: (_HELLO.size, MAX_CONTROL),  # longer: fields of a later version, ignored
     FrameType.WELCOME: (_WELCOME.size, MAX_CONTROL),
     FrameType.RESUME: (_RESUME.size, MAX_CONTROL),
     FrameType.RESUMED: (_RESUME.size, MAX_CONTROL),
@@ -95,7 +95,7 @@ _KINDS = {kind.value: kind for kind in FrameType}  # calling FrameType takes fiv
 
 
 def parse_header(data: bytes | bytearray | memoryview) -> Header:
-    """Read the first 20 bytes of ``data``. ProtocolError for a type, size or field that cannot be."""
+    """Parse the first 20 bytes of ``data``. Raises ProtocolError on an invalid type, length or field."""
     number, flags, reserved, stream, length, offset = _HEADER.unpack_from(data)
     kind = _KINDS.get(number)
     if kind is None:
@@ -104,7 +104,7 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
         raise ProtocolError(Code.PROTOCOL, f"{kind.name} with flags {flags:#x}, reserved {reserved:#x}")
     low, high = _LENGTHS[kind]
     if not low <= length <= high:
-        raise ProtocolError(Code.FRAME_SIZE, f"{kind.name} of {length} bytes, allowed are {low} to {high}")
+        raise ProtocolError(Code.FRAME_SIZE, f"{kind.name} of {length} bytes, must be {low} to {high}")
     if (stream == 0) != (kind < FrameType.OPEN) and kind is not FrameType.CREDIT:
         raise ProtocolError(Code.PROTOCOL, f"{kind.name} on stream {stream}")
     return Header(kind, stream, length, offset)
@@ -116,7 +116,7 @@ def data_header(stream: int, offset: int, length: int) -> bytes:
 
 
 def encode(frame: Frame, sequence: int = 0) -> bytes:
-    """Write a frame. ``sequence`` is the control channel's number for a frame that is ``SEQUENCED``."""
+    """Return the bytes of a frame. ``sequence`` is its control channel number if it is ``SEQUENCED``."""
     stream, offset, payload = _WRITERS[frame.type](frame)
     if frame.type in SEQUENCED:
         offset = sequence
@@ -124,12 +124,12 @@ def encode(frame: Frame, sequence: int = 0) -> bytes:
 
 
 def parse(header: Header, payload: bytes) -> Frame:
-    """Read the frame behind ``header`` (any but DATA). ProtocolError when its fields make no sense."""
+    """Parse the frame after ``header`` (any but DATA). Raises ProtocolError when its fields are invalid."""
     return _READERS[header.type](header, payload)
 
 
 def shorten(text: str) -> bytes:
-    """UTF-8 of ``text``, cut at a character so that it fits into a reason."""
+    """Return ``text`` as UTF-8, cut at a character boundary so that it fits into a reason."""
     return text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore").encode()
 
 
@@ -137,11 +137,11 @@ def _read_text(raw: bytes, what: FrameType) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise ProtocolError(Code.PROTOCOL, f"{what.name} carries text that is not UTF-8") from None
+        raise ProtocolError(Code.PROTOCOL, f"{what.name} contains text that is not valid UTF-8") from None
 
 
 def _read_reason(raw: bytes, what: FrameType) -> str:
-    """Text for people, and for their terminals and logs: nothing in it may drive one."""
+    """Return text for logs and terminals: without characters that could control a terminal."""
     return printable(_read_text(raw[_CODE.size :], what))
 
 
@@ -150,7 +150,7 @@ def _read_code(raw: bytes) -> Code:
     try:
         return Code(number)
     except ValueError:
-        return Code.PROTOCOL  # a later version's code: the reason text still tells
+        return Code.PROTOCOL  # a code of a later version: the reason is still shown
 
 
 def _grants(limits: Limits) -> tuple[int, int, int]:
@@ -167,15 +167,15 @@ def _read_limits(granted: list[int], what: FrameType) -> Limits:
 
 
 def _read_sessions(raw: bytes, size: int, features: int, what: FrameType) -> tuple[int, ...]:
-    """The fields behind the first ``size`` bytes, which are there with the feature WORKERS; () without it."""
+    """Return the fields after the first ``size`` bytes that the feature WORKERS adds; () without it."""
     if not features & Feature.WORKERS:
         return ()
     fields = _MORE[what]
     if len(raw) < size + fields.size:
-        raise ProtocolError(Code.FRAME_SIZE, f"{what.name} of {len(raw)} bytes with the feature WORKERS")
+        raise ProtocolError(Code.FRAME_SIZE, f"{what.name} of {len(raw)} bytes, too short for WORKERS")
     found: tuple[int, ...] = fields.unpack_from(raw, size)
     if not found[0]:
-        raise ProtocolError(Code.PROTOCOL, f"{what.name} with room for no session")
+        raise ProtocolError(Code.PROTOCOL, f"{what.name} allows 0 sessions")
     return found
 
 
@@ -220,7 +220,7 @@ def _read_resume(header: Header, raw: bytes) -> Resume:
     rows = raw[_RESUME.size :]
     if len(rows) != count * _POSITION.size:
         raise ProtocolError(
-            Code.FRAME_SIZE, f"{header.type.name} announces {count} positions, carries others"
+            Code.FRAME_SIZE, f"{header.type.name} announces {count} positions, but its length differs"
         )
     positions = tuple(Position(*row) for row in _POSITION.iter_unpack(rows))
     return _RESUMING[header.type](session, epoch, replaces, received, limit, positions)
@@ -301,4 +301,4 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.CREDIT: lambda h, raw: Credit(h.stream, h.offset, *_U64.unpack(raw)),
 }
 
-assert _HEADER.size == HEADER_SIZE  # noqa: S101  a constant against its own struct: no peer can cause it
+assert _HEADER.size == HEADER_SIZE  # noqa: S101  compares constants: no peer can cause it

@@ -1,4 +1,4 @@
-"""Numbers of the wire: frame types, error codes, features and limits (SPEC.md sections 3, 9 and 10)."""
+"""Numbers on the wire: frame types, error codes, features and limits (SPEC.md sections 3, 9 and 10)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import IntEnum, IntFlag
 from tunnel.units import KIB, MIB
 
 ALPN = "mtunnel/1"
-"""The TLS application protocol: names the wire's major version (RFC 7301)."""
+"""The TLS application protocol (RFC 7301); its number is the major version of the protocol."""
 
 VERSION = 1
-"""The highest and, so far, only version that we speak inside HELLO."""
+"""The highest and, so far, only version supported in HELLO."""
 
 
 HEADER_SIZE = 20
@@ -25,7 +25,7 @@ MAX_OFFSET = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class FrameType(IntEnum):
-    """What a frame is. Numbers below 16 concern a lane or the link, the others one stream."""
+    """The type of a frame. Numbers below 16 concern a lane or the link, the others one stream."""
 
     HELLO = 1
     WELCOME = 2
@@ -52,28 +52,28 @@ class FrameType(IntEnum):
 
 
 class Code(IntEnum):
-    """Why a link, a lane or a stream ended. Below 32: GOAWAY. From 32 on: REFUSED and RESET."""
+    """The cause of the end of a link, lane or stream. Below 32: GOAWAY. From 32 on: REFUSED and RESET."""
 
-    NONE = 0  #: nothing is wrong: an orderly end, or a target that would be admitted
-    PROTOCOL = 1  #: a malformed frame, or one that has no meaning here
-    VERSION = 2  #: no version in common
+    NONE = 0  #: no error: an orderly end, or a target that would be allowed
+    PROTOCOL = 1  #: a malformed frame, or one that is not allowed here
+    VERSION = 2  #: no common version
     FRAME_TYPE = 3  #: unknown frame type
-    FRAME_SIZE = 4  #: a length that this type may not have
-    FLOW_CONTROL = 5  #: bytes outside the window, or credit that takes itself back
-    STREAM_STATE = 6  #: the stream is not in a state for this frame
+    FRAME_SIZE = 4  #: a length that is invalid for this type
+    FLOW_CONTROL = 5  #: bytes or frames outside a window, or an impossible acknowledgement
+    STREAM_STATE = 6  #: the state of the stream does not allow this frame
     STREAM_LIMIT = 7  #: more streams than were allowed
     HANDSHAKE = 8  #: HELLO missing, repeated, or out of place
     COLLISION = 9  #: another connection with this peer is already in use
-    SESSION_UNKNOWN = 10  #: RESUME names a session that is not here, or not this peer's
-    TIMEOUT = 11  #: the peer was silent for too long
-    INTERNAL = 12  #: a fault of the sender's own
-    CREDENTIALS = 13  #: a certificate of one side is not valid any more
+    SESSION_UNKNOWN = 10  #: RESUME names a session that does not exist, or is another peer's
+    TIMEOUT = 11  #: nothing was received from the peer for too long
+    INTERNAL = 12  #: an internal error of the sender
+    CREDENTIALS = 13  #: a certificate of one side is no longer valid
     TARGET_FORBIDDEN = 32  #: the allow list does not name the target
-    TARGET_UNREACHABLE = 33  #: nobody accepted at the target before the deadline
-    LOCAL_RESET = 34  #: the hypervisor's own socket was reset
+    TARGET_UNREACHABLE = 33  #: the target did not accept a connection in time
+    LOCAL_RESET = 34  #: the hypervisor's socket was reset
     LINK_LOST = 35  #: the link could not be resumed in time
-    DRAINING = 36  #: the host takes no new streams
-    IDLE_HALF_CLOSED = 37  #: one direction ended and the other stayed silent for too long
+    DRAINING = 36  #: the host accepts no new streams
+    IDLE_HALF_CLOSED = 37  #: one direction ended, and the other was idle for too long
 
 
 class Feature(IntFlag):
@@ -81,11 +81,11 @@ class Feature(IntFlag):
 
     NONE = 0
     RESUME = 1  #: a lost lane may be replaced
-    PROBE = 2  #: a side may ask whether a target would be admitted
-    ROTATE = 4  #: a living lane may be replaced without losing what it carries
-    NOTICE = 8  #: a side may tell the other's operator something
-    WORKERS = 16  #: two hosts may have further sessions beside the standing one
+    PROBE = 2  #: a side may ask whether a target would be allowed
+    ROTATE = 4  #: a lane that is up may be replaced without loss
+    NOTICE = 8  #: a side may send text for the other's log and status
+    WORKERS = 16  #: two hosts may have additional sessions beside the primary one
 
 
 FEATURES = Feature.RESUME | Feature.PROBE | Feature.ROTATE | Feature.NOTICE | Feature.WORKERS
-"""What this implementation offers."""
+"""The features that this implementation offers."""

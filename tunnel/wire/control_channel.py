@@ -1,8 +1,8 @@
 """The control channel: sequenced frames, kept until acknowledged, sent again on a new lane.
 
-It is stream 0 seen as a stream of whole frames: a frame's offset is its number, CREDIT on stream 0
-acknowledges and limits, and what a lane lost is replayed. So OPEN, FIN, RESET and their answers take
-effect exactly once and in order, whatever happens to lanes.
+It is stream 0, with whole frames as its units: a frame's offset is its number, CREDIT on stream 0
+acknowledges and limits, and what a lane lost is replayed. So OPEN, FIN, RESET and their answers take effect
+exactly once and in order, even when lanes are lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tunnel.wire.frames import ControlFrame
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
 CROWDED = 16384
-"""Frames of ours without acknowledgement from which on no stream is opened, neither way."""
+"""Unacknowledged frames of ours from which on neither side may open a stream."""
 
 
 class ControlChannel:
@@ -30,42 +30,42 @@ class ControlChannel:
         self._held: dict[int, ControlFrame] = {}
 
     def push(self, frame: ControlFrame) -> None:
-        """Queue a frame; it gets the next number."""
+        """Queue a frame under the next number."""
         self._waiting.append((self._next, encode(frame, self._next)))
         self._next += 1
 
     @property
     def pending(self) -> bool:
-        """Whether ``pop`` has something to send."""
+        """Whether ``pop`` has a frame to send."""
         waiting = self._waiting
         return bool(waiting) and waiting[0][0] < self.out.limit
 
     @property
     def crowded(self) -> bool:
-        """Whether the peer has to take some of our frames before it gets, or causes, more."""
+        """Whether the peer must acknowledge some of our frames before it gets, or causes, more."""
         return len(self._waiting) + len(self._kept) >= CROWDED
 
     def pop(self) -> bytes:
-        """Return the next frame's bytes, which are kept. Only while ``pending``."""
+        """Return the bytes of the next frame, and keep them for replay. Only while ``pending``."""
         number, raw = self._waiting.popleft()
         self._kept.append((number, raw))
         self.out.sent = max(self.out.sent, number + 1)
         return raw
 
     def credited(self, delivered: int, limit: int) -> None:
-        """Take CREDIT on stream 0 in."""
+        """Process CREDIT on stream 0."""
         self.out.credit(delivered, limit)
-        for queue in (self._kept, self._waiting):  # what waits to be sent again may have come through since
+        for queue in (self._kept, self._waiting):  # a queued copy may be acknowledged too
             while queue and queue[0][0] < self.out.delivered:
                 queue.popleft()
 
     def rewind(self) -> None:
-        """Send everything that is kept again."""
+        """Queue all kept frames again."""
         self._waiting.extendleft(reversed(self._kept))
         self._kept.clear()
 
     def arrived(self, frame: ControlFrame, number: int) -> list[ControlFrame]:
-        """Return what is to be obeyed now, in order; [] for a duplicate or while one is missing."""
+        """Return the frames to process now, in order; [] for a duplicate or while one is missing."""
         self.into.check(number, 1)
         if number < self.into.received or number in self._held:
             return []

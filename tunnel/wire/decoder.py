@@ -1,8 +1,8 @@
-"""From a lane's bytes to frames, without touching payload.
+"""Splitting a lane's bytes into frames, without touching payload.
 
-The decoder takes headers and control frames. When a DATA header is complete it stops: ``payload_left``
-says how many bytes of the lane now belong to that stream, the lane moves them by whatever means it has
-(into a buffer, through a pipe) and reports each piece with ``moved``.
+The decoder consumes headers and control frames. After the header of DATA it stops: the next ``payload_left``
+bytes of the lane belong to that stream; the lane moves them by whatever means it has (into a buffer, through
+a pipe) and reports each piece with ``moved``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tunnel.wire.payload import Memory
 
 
 class Decoder:
-    """One lane's incoming direction. Holds at most one control frame (64 KiB) of bytes."""
+    """The receiving direction of one lane. Holds at most one control frame (64 KiB)."""
 
     def __init__(self) -> None:
         self.payload_left = 0
@@ -23,19 +23,19 @@ class Decoder:
         self.sequence = 0  # of the control frame that feed() returned last, if it has one
         self._partial = bytearray()
         self._header: Header | None = None
-        self._data = False  # the last frame is one
+        self._data = False  # whether the last frame is DATA
 
     @property
     def wanted(self) -> int:
-        """How many bytes ``feed`` needs before it can say anything new: never more than the frame has."""
+        """How many bytes ``feed`` needs to complete a header or frame: never more than the frame has."""
         if self._header is None:
             return HEADER_SIZE - len(self._partial)
         return self._header.length - len(self._partial)
 
     def feed(self, data: Memory) -> tuple[int, Frame | None]:
-        """Take bytes up to the end of the next header or control frame: ``(taken, frame or None)``.
+        """Consume bytes up to the end of the next header or control frame: ``(taken, frame or None)``.
 
-        Not to be called while ``payload_left``. Raises ProtocolError; the lane is then of no further use.
+        Must not be called while ``payload_left``. Raises ProtocolError; the lane is unusable afterwards.
         """
         taken = 0
         if self._header is None:
@@ -62,15 +62,15 @@ class Decoder:
 
     @property
     def follows_data(self) -> bool:
-        """Whether the last frame is DATA, and no byte behind it was taken."""
+        """Whether the last frame is DATA, and no byte after it was consumed."""
         return self._data and self._header is None and not self._partial
 
     def went_on(self, stream: int, offset: int, left: int) -> None:
-        """Payload left the lane, last of ``stream`` up to ``offset``; ``left`` bytes of its frame did not."""
+        """Payload left the lane, last of ``stream`` up to ``offset``; ``left`` bytes of its frame remain."""
         self.stream, self.offset, self.payload_left = stream, offset, left
 
     def moved(self, count: int) -> None:
-        """``count`` payload bytes left the lane."""
+        """Record that ``count`` payload bytes left the lane."""
         self.payload_left -= count
         self.offset += count
 

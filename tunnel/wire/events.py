@@ -1,4 +1,4 @@
-"""What a session tells its owner after it took a frame in. Every event of a stream names it."""
+"""What a session reports to its owner after it processed a frame. Every stream event names the stream."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class StreamRequested:
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
-    """The peer dialled the target of a stream of ours: it may carry bytes now."""
+    """The peer connected our stream to its target: it may carry bytes now."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRefused:
-    """The peer did not open our stream, which is gone: reset the local socket."""
+    """The peer refused our stream, which is closed: reset the local socket."""
 
     stream: int
     code: Code
@@ -34,14 +34,14 @@ class StreamRefused:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The peer's direction ended and all of it is delivered: shut the local socket's write side down."""
+    """The peer's direction ended and is fully delivered: shut down the local socket for writing."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReleased:
-    """All that we sent before the offset ``delivered`` is delivered at the peer: it need not be kept."""
+    """The peer delivered all that we sent before the offset ``delivered``: it need not be kept."""
 
     stream: int
     delivered: int
@@ -49,14 +49,14 @@ class StreamReleased:
 
 @dataclass(frozen=True, slots=True)
 class StreamConfirmed:
-    """Our direction ended and all of it is delivered at the peer; StreamClosed alone says so as well."""
+    """Our direction ended and the peer delivered all of it; StreamClosed implies it."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
-    """The peer gave the stream up, which is gone: reset the local socket."""
+    """The peer reset the stream, which is closed: reset the local socket."""
 
     stream: int
     code: Code
@@ -65,21 +65,21 @@ class StreamReset:
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """Both directions ended and were delivered, the stream is gone: close the local socket."""
+    """Both directions ended and were delivered, the stream is closed: close the local socket."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class TargetProbed:
-    """The peer asks whether ``target`` would be admitted: ``judge`` it, and dial nothing."""
+    """The peer asks whether ``target`` would be allowed: answer with ``judge``, and dial nothing."""
 
     target: str
 
 
 @dataclass(frozen=True, slots=True)
 class TargetJudged:
-    """The peer's word on the oldest target that we asked about: NONE, or why it would be refused."""
+    """The peer's answer to our oldest PROBE: NONE, or why the target would be refused."""
 
     code: Code
     reason: str

@@ -1,6 +1,6 @@
-"""Frames: what they carry (SPEC.md section 4). ``codec`` reads and writes them.
+"""The frames and their fields (SPEC.md section 4). ``codec`` encodes and parses them.
 
-A frame is a frozen dataclass. Types in ``SEQUENCED`` travel on the *control channel*: their header's offset
+A frame is a frozen dataclass. Types in ``SEQUENCED`` belong to the *control channel*: their header's offset
 is a sequence number, they are kept until acknowledged and sent again on a new lane, like a stream's bytes.
 """
 
@@ -16,7 +16,7 @@ ID_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a side grants the other: streams it may open, sequenced frames it may send unanswered, lanes."""
+    """What a side grants the other: open streams, unacknowledged sequenced frames, and lanes."""
 
     streams: int
     control: int
@@ -25,10 +25,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The initiator's first frame: versions from ``lowest`` to ``highest``, and a session to make.
+    """The initiator's first frame: versions from ``lowest`` to ``highest``, and a new session.
 
-    ``sessions`` is how many the initiator has room for with this peer; ``number`` says which of its own this
-    is, 0 for the standing one. Both are sent with the feature WORKERS only.
+    ``sessions`` is how many the initiator allows with this peer; ``number`` is the number of this one among
+    its own, 0 for the primary one. Both are sent with the feature WORKERS only.
     """
 
     type: ClassVar[FrameType] = FrameType.HELLO
@@ -44,7 +44,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The acceptor's answer to HELLO: the version and features chosen; ``sessions`` as in HELLO."""
+    """The acceptor's answer to HELLO: the selected version and features; ``sessions`` as in HELLO."""
 
     type: ClassVar[FrameType] = FrameType.WELCOME
     version: int
@@ -57,7 +57,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far one stream has come at the sender of RESUME: absolute byte offsets of what it takes in."""
+    """How far the sender of RESUME has received one stream, in absolute byte offsets."""
 
     stream: int
     received: int
@@ -87,28 +87,28 @@ class Resumed(Resume):
 
 @dataclass(frozen=True, slots=True)
 class Replace(Resume):
-    """The same for a lane ``replaces`` that lives, and is retired once this one is here."""
+    """Like Resume, for a lane ``replaces`` that is up, and is retired once this one is attached."""
 
     type: ClassVar[FrameType] = FrameType.REPLACE
 
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """The sender puts nothing more of the session on this lane."""
+    """The sender sends nothing more of the session on this lane."""
 
     type: ClassVar[FrameType] = FrameType.RETIRE
 
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """Answers RETIRE: everything that was sent on this lane has arrived."""
+    """The answer to RETIRE: everything that was sent on this lane has arrived."""
 
     type: ClassVar[FrameType] = FrameType.RETIRED
 
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """Asks the initiator to replace this lane."""
+    """A request to the initiator to replace this lane."""
 
     type: ClassVar[FrameType] = FrameType.ROTATE
 
@@ -124,7 +124,7 @@ class GoAway:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something for the peer's log: it changes nothing."""
+    """A text for the peer's log; it changes nothing."""
 
     type: ClassVar[FrameType] = FrameType.NOTICE
     code: Code
@@ -133,7 +133,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Asks for a PONG with the same token, at once."""
+    """A request for an immediate PONG with the same token."""
 
     type: ClassVar[FrameType] = FrameType.PING
     token: int
@@ -141,7 +141,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Answers a PING."""
+    """The answer to a PING."""
 
     type: ClassVar[FrameType] = FrameType.PONG
     token: int
@@ -149,7 +149,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Asks whether an OPEN of ``target`` would be admitted; nothing is dialled."""
+    """Asks whether an OPEN of ``target`` would be allowed; nothing is dialled."""
 
     type: ClassVar[FrameType] = FrameType.PROBE
     target: str
@@ -157,7 +157,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Answers the oldest PROBE: NONE, or the code of the REFUSED that an OPEN would get."""
+    """The answer to the oldest PROBE: NONE, or the code of the REFUSED that an OPEN would get."""
 
     type: ClassVar[FrameType] = FrameType.VERDICT
     code: Code
@@ -176,7 +176,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The target was dialled; the opener may send up to byte ``limit``."""
+    """The target is connected; the opener may send up to byte ``limit``."""
 
     type: ClassVar[FrameType] = FrameType.OPENED
     stream: int
@@ -185,7 +185,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The stream was not opened, and why."""
+    """The stream was not opened; ``code`` and ``reason`` give the cause."""
 
     type: ClassVar[FrameType] = FrameType.REFUSED
     stream: int
@@ -214,7 +214,7 @@ class Fin:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Answers FIN: every byte up to ``final``, and the end, were handed to the local socket."""
+    """The answer to FIN: every byte up to ``final``, and the end, were passed to the local socket."""
 
     type: ClassVar[FrameType] = FrameType.DELIVERED
     stream: int
@@ -233,7 +233,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """Bytes below ``delivered`` are in the local socket; more may come, up to ``limit``.
+    """Bytes below ``delivered`` are in the local socket; the peer may send up to ``limit``.
 
     On stream 0 the same for the control channel: sequence numbers instead of bytes.
     """

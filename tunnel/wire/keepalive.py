@@ -1,4 +1,4 @@
-"""Whether the peer is still there, and how far away: one lane's PING and PONG. Times are seconds."""
+"""Liveness and rtt of one lane, by PING and PONG. Times are seconds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ INTERVAL = 5.0
 """Seconds between two PINGs."""
 
 TIMEOUT = 15.0
-"""Silence after which a lane counts as lost. QEMU's own keepalive sees only the local socket."""
+"""Seconds without a received byte until a lane is lost. QEMU's own keepalive covers only the local socket."""
 
-_MEMORY = 12  # answers: a minute
+_MEMORY = 12  # round trips: those of a minute
 
 
 class Keepalive:
-    """``now`` is any clock that only goes forward."""
+    """The keepalive of one lane. ``now`` is any monotonic clock."""
 
     def __init__(self, now: float) -> None:
         self.round_trip = 0.0
@@ -24,37 +24,37 @@ class Keepalive:
         self._heard = now
         self._next_ping = now
         self.answered = 0
-        """Token of the newest PING that has an answer; the peer may leave older ones without."""
+        """Token of the newest PING that was answered; the peer may leave older ones unanswered."""
         self._token = 0
         self._asked_at: float | None = None
 
     def heard(self, now: float) -> None:
-        """Bytes came in, whatever they were."""
+        """Record that bytes were received."""
         self._heard = now
 
     def silent(self, now: float) -> bool:
-        """Whether the lane is to be given up."""
+        """Whether the lane has timed out."""
         return self.silence(now) >= TIMEOUT
 
     def silence(self, now: float) -> float:
-        """Seconds since something came."""
+        """Return the seconds since the last byte was received."""
         return now - self._heard
 
     def poll(self, now: float) -> Ping | None:
-        """Return a PING that is to be sent now, if one is due."""
+        """Return the PING that is due now, or None."""
         if now < self._next_ping:
             return None
         self._next_ping = now + INTERVAL
         return self.ask(now)
 
     def ask(self, now: float) -> Ping:
-        """Return a PING that is to be sent now, beside those that are due."""
+        """Return a PING to send now, in addition to the periodic ones."""
         self._token += 1
         self._asked_at = now
         return Ping(self._token)
 
     def pong(self, frame: Pong, now: float) -> None:
-        """Take the answer in; an old or invented one says nothing."""
+        """Process a PONG; an old or unsolicited one is ignored."""
         if self.answered < frame.token <= self._token:
             self.answered = frame.token
         if frame.token == self._token and self._asked_at is not None:
@@ -63,7 +63,7 @@ class Keepalive:
 
     @property
     def quickest(self) -> float:
-        """The shortest of the last answers; 0.0 before the first."""
+        """The smallest of the last measured round trips; 0.0 before the first."""
         return min(self._lately, default=0.0)
 
     @property

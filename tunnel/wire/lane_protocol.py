@@ -1,7 +1,7 @@
 """One lane's part of the protocol, without I/O: its frames, its state, PING and PONG, GOAWAY.
 
-Who has the connection feeds it the bytes that came, moves payload wherever it belongs, and sends the bytes
-that the other methods return. Times are seconds of any clock that only goes forward.
+The owner of the connection feeds it received bytes, moves payload to where it belongs, and sends the bytes
+that the other methods return. Times are seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from tunnel.wire.states import LANE, Call, LaneState, step
 
 
 class LaneProtocol:
-    """See the module. ``decoder`` says where payload belongs; ``attached``: it is a session's."""
+    """The protocol state of one lane (SPEC.md section 8): handshake frames, keepalive, end.
+
+    ``decoder`` has the stream and offset of payload; ``attached`` is whether the lane belongs to a session.
+    """
 
     def __init__(self, state: LaneState, now: float) -> None:
         self.state = state
         self.decoder = Decoder()
         self.keepalive = Keepalive(now)
         self.attached = False
-        self._asked: Ping | None = None  # not answered yet; only the newest, so that a flood cannot pile up
+        self._asked: Ping | None = None  # unanswered; only the newest, so that a flood takes no memory
 
     def feed(self, data: Memory, now: float) -> tuple[int, Frame | None]:
-        """Take bytes up to the end of the next header or control frame, as ``Decoder.feed`` does.
+        """Consume bytes up to the end of the next header or control frame, as ``Decoder.feed`` does.
 
-        Returns how many, and the frame: never DATA or PING, and PONG once it is noted. Raises ProtocolError,
-        also for a frame that the lane's state does not allow; the lane is then of no further use.
+        Returns how many, and the frame: never DATA or PING, and PONG after it was processed. Raises
+        ProtocolError, also for a frame that the lane's state does not allow; the lane is unusable afterwards.
         """
         taken, frame = self.decoder.feed(data)
         if frame is None:
@@ -45,7 +48,7 @@ class LaneProtocol:
         return taken, frame
 
     def attach(self) -> None:
-        """Make it a lane of a session, by the answer to its first frame or by that frame's answer."""
+        """Make it a lane of a session: its first frame is answered, or the answer was received."""
         self.attached = True
         if self.state is LaneState.DECIDING:
             self.state = step(LANE, self.state, Call.ANSWER, Code.HANDSHAKE)
@@ -54,27 +57,27 @@ class LaneProtocol:
 
     @property
     def owes_pong(self) -> bool:
-        """Whether a PING has no answer yet."""
+        """Whether a PING is unanswered."""
         return self._asked is not None
 
     def pong(self) -> bytes:
-        """Answer the newest PING, if it has no answer yet: one will do for all before it."""
+        """Return the answer to the newest unanswered PING, if any: one PONG answers all before it."""
         ping, self._asked = self._asked, None
         return b"" if ping is None else encode(Pong(ping.token))
 
     def ask(self, now: float) -> tuple[int, bytes]:
-        """Make a PING that is to be sent now: its token, at or above which an answer is one to it."""
+        """Return a PING to send now, and its token: a PONG with that token or a higher one answers it."""
         ping = self.keepalive.ask(now)
         return ping.token, encode(ping)
 
     def poll(self, now: float) -> bytes:
-        """Make the PING that is due, if one is."""
+        """Return the PING that is due, b"" if none is."""
         ping = self.keepalive.poll(now)
         return b"" if ping is None else encode(ping)
 
     def close(self, code: Code, reason: str, now: float) -> bytes:
-        """Make the GOAWAY that ends the lane, and with it the session that it is attached to."""
-        # Behind a PING, if there was none yet: before any frame of a session GOAWAY ends the lane alone.
+        """Return the GOAWAY that ends the lane, and with it the session that it is attached to."""
+        # After a PING, if none was sent yet: GOAWAY before any frame of a session ends only the lane.
         first = self.poll(now) if self.attached else b""
         self.state = LaneState.CLOSED
         return first + encode(GoAway(code, reason))

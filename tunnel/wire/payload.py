@@ -1,4 +1,4 @@
-"""Payload: bytes, or a promise of bytes that lie elsewhere, such as in a pipe."""
+"""Payload: bytes in memory, or a reference to bytes elsewhere, such as in a pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Memory: TypeAlias = bytes | memoryview
 
 
 class Payload(Protocol):
-    """What is asked of payload of any kind: its length, parts of it, and by ``copied`` the bytes."""
+    """What payload of any kind supports: its length, slices, and the bytes by ``copied``."""
 
     def __len__(self) -> int: ...
 
@@ -17,18 +17,18 @@ class Payload(Protocol):
 
 
 def copied(payload: Payload) -> bytes:
-    """Return the bytes, in memory of their own."""
-    return bytes(cast("memoryview", payload))  # or whatever has __bytes__
+    """Return the bytes, in separate memory."""
+    return bytes(cast("memoryview", payload))  # or any object with __bytes__
 
 
 def in_memory(payload: Payload) -> Memory:
-    """Return the bytes, copied if they are elsewhere."""
+    """Return the bytes, copied if they are not in memory."""
     return payload if isinstance(payload, (memoryview, bytes)) else copied(payload)
 
 
 @dataclass(slots=True)
 class Piece:
-    """Bytes ``start`` to ``stop`` of a payload. Not to be changed; frozen ones cost three times as much."""
+    """Bytes ``start`` to ``stop`` of a payload. Treat as immutable; frozen ones cost three times as much."""
 
     payload: Payload
     start: int
@@ -39,7 +39,7 @@ class Piece:
 
     @property
     def content(self) -> Payload:
-        """The payload without what is not of the piece."""
+        """The part of the payload that the piece covers."""
         if self.stop - self.start == len(self.payload):
             return self.payload
         return self.payload[self.start : self.stop]
@@ -47,9 +47,9 @@ class Piece:
 
 @dataclass(slots=True)
 class Outgoing:
-    """A DATA frame for a lane to send: the header's bytes, then the piece's, with nothing between.
+    """A DATA frame for a lane to send: the header's bytes, immediately followed by the piece's.
 
-    Not to be changed; see Piece.
+    Treat as immutable; see Piece.
     """
 
     header: bytes

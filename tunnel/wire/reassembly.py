@@ -1,9 +1,9 @@
-"""Putting a stream's bytes in order: duplicates from a replay dropped, gaps between lanes waited for.
+"""Reassembly of a stream: duplicates from a replay are dropped, data after a gap is buffered.
 
-What comes early is copied into memory, and the window bounds its bytes. It must bound the memory as well,
-whatever the size of the pieces: two honest hosts, one of whose lanes stands still, may have as many tiny ones
-under way as the window allows. So pieces of a page and more are held as they are, an object for each, and
-smaller ones are gathered in pages.
+Early data is copied into memory, and the window bounds its bytes. It must bound the memory as well, whatever
+the size of the pieces: two honest hosts, one of whose lanes is stalled, may have as many tiny ones in flight
+as the window allows. So pieces of a page and more are buffered whole, an object for each, and smaller ones
+are collected in pages.
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ from tunnel.units import KIB
 from tunnel.wire.payload import Payload, Piece, copied
 
 PAGE = 4 * KIB
-"""Bytes of a page. A smaller piece that comes early is gathered in the one, or two, that it lies in."""
+"""Bytes of a page. A smaller piece that arrives early is stored in the one or two pages that it lies in."""
 
 
 class _Page:
-    """Bytes of one page, some of which are there."""
+    """One page, of which some bytes are present."""
 
     __slots__ = ("_data", "_there")
 
     def __init__(self) -> None:
         self._data = bytearray(PAGE)
-        self._there = 0  # a bit for each byte
+        self._there = 0  # one bit per byte
 
     def put(self, at: int, data: bytes) -> None:
-        """Bytes from ``at`` on have come."""
+        """Store ``data`` from ``at`` on."""
         self._data[at : at + len(data)] = data
         self._there |= ((1 << len(data)) - 1) << at
 
     def run(self, at: int) -> bytes:
-        """What is there from ``at`` on, without a gap."""
+        """Return the bytes from ``at`` on, up to the next gap."""
         rest = self._there >> at
         count = (~rest & (rest + 1)).bit_length() - 1  # trailing ones
         return memoryview(self._data)[at : at + count].tobytes()
 
 
 class ReassemblyBuffer:
-    """One stream's incoming direction. ``received`` counts the bytes that came without a gap."""
+    """One stream's receiving direction. ``received`` counts the bytes received without a gap."""
 
     def __init__(self) -> None:
         self.received = 0
-        self._early = 0  # one more than the highest offset that came early
-        # (start, end, payload) of what waits for a gap: both starts and ends ascend, and no piece is covered
-        # by the two beside it. So however pieces overlap, no byte is held more than twice here.
+        self._early = 0  # one more than the highest offset that arrived early
+        # (start, end, payload) of data after a gap: both starts and ends ascend, and no piece is covered by
+        # its two neighbours. So however pieces overlap, no byte is buffered more than twice here.
         self._held: list[tuple[int, int, bytes]] = []
-        self._pages: dict[int, _Page] = {}  # and once more there, if it came in a small piece as well
+        self._pages: dict[int, _Page] = {}  # once more here, if it also arrived in a small piece
 
     @property
     def held(self) -> int:
-        """How many bytes of memory wait for a gap, but for a constant of each page and each larger piece."""
+        """Bytes of memory buffered after a gap, but for a constant per page and per larger piece."""
         return sum(end - start for start, end, _ in self._held) + PAGE * len(self._pages)
 
     @property
     def gaps(self) -> bool:
-        """Whether something waits for what comes next."""
+        """Whether data is buffered after a gap."""
         return bool(self._held or self._pages)
 
     @property
     def highest(self) -> int:
-        """One more than the highest offset seen, gaps or not."""
+        """One more than the highest offset received, with gaps or without."""
         return max(self._early, self.received)
 
     def insert(self, offset: int, payload: Payload) -> list[Piece]:
-        """Return what is now in order, oldest first; [] for a duplicate, or while a gap is open."""
+        """Return what is now in order, oldest first; [] for a duplicate, or while there is a gap."""
         if offset == self.received and not self.gaps:
             self.received += len(payload)
             return [Piece(payload, 0, len(payload))]
@@ -86,7 +86,7 @@ class ReassemblyBuffer:
         return [piece]
 
     def _advance(self, end: int) -> None:
-        """Everything before ``end`` is here: pages that lie before it are of no more use."""
+        """Everything before ``end`` is received: drop the pages before it."""
         if end >= self._early:
             self._pages.clear()
         elif self._pages:
@@ -109,7 +109,7 @@ class ReassemblyBuffer:
         page = self._pages.get(number)
         return self._append(self.received, page.run(at)) if page is not None else []
 
-    # What comes early.
+    # Early data.
 
     def _put_by(self, start: int, data: bytes) -> None:
         self._early = max(self._early, start + len(data))
@@ -129,7 +129,7 @@ class ReassemblyBuffer:
         return page
 
     def _hold(self, start: int, payload: bytes) -> None:
-        """Keep a piece unless others cover it, and let go of those that it makes needless."""
+        """Buffer a piece unless others cover it, and drop those that it makes redundant."""
         held, end = self._held, start + len(payload)
         first = last = bisect_left(held, (start,))
         while last < len(held) and held[last][1] <= end:  # inside the new one

@@ -1,11 +1,11 @@
-"""A session: everything that two hosts say to each other, over one lane or several, without I/O.
+"""A session: the protocol state that two hosts share, over one lane or several, without I/O.
 
-The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on what
-comes back; ``control``, ``replay`` and ``pick`` + ``send`` say what a lane is to send next, in that order.
-It raises ProtocolError when the peer is at fault (send GOAWAY, drop the session), MisuseError when we are.
+The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on the
+events; ``control``, ``replay`` and ``pick`` + ``send`` return what a lane sends next, in that order. It
+raises ProtocolError when the peer is at fault (send GOAWAY, drop the session), MisuseError when we are.
 
-A lane has a number, its *epoch*, never used again. When one is lost, the initiator sends ``resume``; the side
-that receives the peer's positions calls ``resumed``, and what was lost is sent again.
+A lane has a number, its *epoch*, never used again. When one is lost, the initiator sends ``resume``, the
+acceptor ``resumed``; each passes the other's positions to ``rejoin``, and what was lost is sent again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ DEFAULT_LIMITS = Limits(streams=512, control=1024)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What our side brings to a session. ``memory`` is bytes, for each direction."""
+    """Our side's settings of a session. ``memory`` is bytes, for each direction."""
 
     limits: Limits = DEFAULT_LIMITS
     memory: int = 256 * MIB
@@ -68,9 +68,9 @@ class Settings:
 
 
 class Session:
-    """One end of a session. ``initiator`` opens odd streams, the acceptor even ones.
+    """One end of a session (SPEC.md). ``initiator`` opens odd streams, the acceptor even ones.
 
-    ``features`` are those that both sides agreed on. ``probes`` asks about targets, and answers.
+    ``features`` are the negotiated ones. ``probes`` sends and answers PROBE.
     """
 
     def __init__(
@@ -94,18 +94,18 @@ class Session:
         self._senders = SendQueue(settings.memory, self._streams)
         self._credits = Credits()
         self._again: dict[int, None] = {}  # streams that have something to replay
-        self._picked = 0, 0  # what ``pick`` said last: stream, bytes
+        self._picked = 0, 0  # what ``pick`` returned last: stream, bytes
         self._lanes: set[int] = set()
         self._outdated = False  # lanes carried CREDIT after our positions were taken
         self._next_stream = 1 if initiator else 2
         self._highest_from_peer = 0
 
-    # Streams: what our side wants.
+    # Streams: what our side does.
 
     def open(self, target: str) -> int:
-        """Ask the peer for a stream to ``target``; its number. RefusedError when the peer takes no more."""
+        """Request a stream to ``target``; return its number. RefusedError when the peer accepts no more."""
         if self._control.crowded:
-            raise RefusedError("the peer does not keep up with what it was told", Code.STREAM_LIMIT)
+            raise RefusedError("the peer acknowledges control frames too slowly", Code.STREAM_LIMIT)
         number = self._next_stream
         if number > MAX_STREAM_ID:
             raise RefusedError("this session has used up its stream numbers", Code.STREAM_LIMIT)
@@ -116,18 +116,18 @@ class Session:
         return number
 
     def accept(self, number: int) -> None:
-        """The target of a requested stream was dialled."""
+        """Accept a requested stream: its target is connected."""
         stream = self._stream(number)
         stream.advance(Call.ACCEPT)
         self._control.push(Opened(number, stream.into.limit))
 
     def refuse(self, number: int, code: Code, reason: str) -> None:
-        """The target of a requested stream cannot or must not be reached."""
+        """Refuse a requested stream: its target cannot or must not be reached."""
         self._end(self._stream(number), Call.REFUSE)
         self._control.push(Refused(number, code, reason))
 
     def reset(self, number: int, code: Code, reason: str) -> None:
-        """Give a stream up: nothing more is sent or delivered on it."""
+        """Reset a stream: nothing more is sent or delivered on it."""
         stream = self._stream(number)
         if stream.phase is StreamPhase.DIALLING:
             self.refuse(number, code, reason)
@@ -141,21 +141,21 @@ class Session:
         self.not_ready(number)
 
     def target(self, number: int) -> str:
-        """What a stream leads to, as its opener named it."""
+        """Return the target of a stream, as its opener named it."""
         return self._stream(number).target
 
     # Payload: what we send.
 
     def ready(self, number: int) -> None:
-        """``number`` has something to send: ``pick`` will name it when it is its turn and may."""
+        """Add ``number``, which has something to send: ``pick`` returns it in its order, when it may send."""
         self._senders.ready(self._stream(number))
 
     def not_ready(self, number: int) -> None:
-        """``number`` has nothing to send for now."""
+        """Remove ``number``, which has nothing to send for now."""
         self._senders.idle(number)
 
     def share(self, memory: int) -> None:
-        """From now on ``memory`` bytes are this session's, each direction; what is promised already stays."""
+        """Set the memory to ``memory`` bytes for each direction; what is granted already stays."""
         self._budget.total = memory
         self._senders.allot(memory)
 
@@ -165,21 +165,21 @@ class Session:
         return self._senders.retention.kept
 
     def is_blocked(self, number: int) -> bool:
-        """Whether ``number`` has something to send, and waits for credit or for room to keep it."""
+        """Whether ``number`` has something to send, and waits for credit or for memory."""
         return self._senders.waits(number)
 
     @property
     def turn(self) -> int:
-        """How many bytes should leave before the owner serves others."""
+        """How many bytes to send before the owner serves others."""
         return self._senders.scheduler.turn
 
     @property
     def long_turn(self) -> int:
-        """The same for an owner whose lane moves many frames at once."""
+        """The same for an owner whose lane moves many frames per call."""
         return self._senders.scheduler.long_turn
 
     def pick(self, most: int = MAX_DATA) -> tuple[int, int] | None:
-        """Return the stream whose turn it is, and how many bytes it may send at once: 1 to ``most``."""
+        """Return the stream that sends next, and how many bytes it may send now: 1 to ``most``."""
         picked = self._senders.pick(most)
         self._picked = picked or (0, 0)
         return picked
@@ -198,7 +198,7 @@ class Session:
         return outgoing
 
     def carried(self, number: int, payloads: Sequence[Payload], lane: int) -> None:
-        """``lane`` has sent what ``pick`` allowed, or less, in frames of its own: keep it, in these parts."""
+        """Keep, in these parts, what ``lane`` sent in frames of its own: at most what ``pick`` allowed."""
         stream, length = self._stream(number), sum(map(len, payloads))
         picked, self._picked = self._picked, (0, 0)
         if picked[0] != number or not 0 < length <= picked[1]:
@@ -208,22 +208,22 @@ class Session:
         self._left(stream, length, len(payloads))
 
     def _left(self, stream: Stream, length: int, frames: int) -> None:
-        """So many bytes of ``stream`` are on their way, and kept in ``frames``."""
+        """Account for ``length`` bytes of ``stream`` in flight, kept in ``frames``."""
         if self._senders.sent(stream, length, frames) and self._may_ask(stream):
             stream.asking = True
             self._credits.ask(stream.number, stream.into)
 
     def _may_ask(self, stream: Stream) -> bool:
-        """Whether the peer takes CREDIT: not before it has OPENED, which may be on a slower lane."""
+        """Whether the peer accepts CREDIT: not before it has OPENED, which may be on a slower lane."""
         return self._is_ours(stream.number) or stream.into.received > 0
 
     # Payload: what we receive.
 
     def data(self, number: int, offset: int, payload: Payload) -> list[Piece]:
-        """Take payload in, in whatever pieces it arrives; what is to be delivered now, in order.
+        """Process payload, in pieces of any size; return what is to be delivered now, in order.
 
-        Nothing for a stream that is closed already: its bytes were under way when it was reset. Payload that
-        has to wait for a gap is copied, and comes back from a later call.
+        Returns [] for a stream that is closed: its bytes were in flight when it was reset. Payload after a
+        gap is copied, and returned by a later call.
         """
         stream = self._streams.get(number) or self._find(number, FrameType.DATA)
         if stream is None:
@@ -231,7 +231,7 @@ class Session:
         return stream.arrived(offset, payload)
 
     def expects(self, number: int) -> tuple[int, int]:
-        """Return where payload of ``number`` goes on, and the offset before which it may; 0, 0: nowhere."""
+        """Return the next offset of payload of ``number`` and its limit; (0, 0) if none can be delivered."""
         stream = self._streams.get(number)
         return stream.expects() if stream is not None else (0, 0)
 
@@ -240,11 +240,11 @@ class Session:
         return self._stream(number).sending is SendState.FINISHED
 
     def acknowledged(self, number: int) -> int:
-        """How many bytes of our direction the peer has delivered, as far as we know."""
+        """Return how many bytes of our direction the peer has acknowledged as delivered."""
         return self._stream(number).out.delivered
 
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
-        """``count`` bytes of ``number`` were written into its local socket. ``now`` is in seconds."""
+        """Process the delivery of ``count`` bytes into the local socket. ``now`` is in seconds."""
         stream = self._streams.get(number) or self._stream(number)
         if not stream.deliver(count):
             self._credits.wait(number, stream.into)
@@ -253,7 +253,7 @@ class Session:
         return [] if stream.receiving is Receiving.READY else self._complete(stream)
 
     def flush_credits(self) -> None:
-        """Tell the peer of everything delivered, however little: call it now and then."""
+        """Queue CREDIT for everything delivered, however little: to be called periodically."""
         for number, stream in self._streams.items():
             if stream.into.unadvertised:
                 self._credits.due(number, stream.into)
@@ -265,17 +265,17 @@ class Session:
         return self._credits.late
 
     def tell_late(self) -> None:
-        """Tell the peer of what was delivered and did not grow since the last call."""
+        """Queue CREDIT for what was delivered and did not grow since the last call."""
         self._credits.tell_late()
 
     # Lanes.
 
     def attach(self, epoch: int) -> None:
-        """A lane carries this session from now on."""
+        """Add a lane to this session."""
         self._lanes.add(epoch)
 
     def lost(self, epoch: int) -> None:
-        """A lane is gone. What it may have taken with it goes out again, now or after ``rejoin``."""
+        """Remove a lost lane. What it may have lost is sent again, now or after ``rejoin``."""
         self._lanes.discard(epoch)
         if self._lanes:
             self._control.rewind()
@@ -283,30 +283,30 @@ class Session:
             self._rewind()
 
     def _repeat_credits(self) -> None:
-        """What told the peer of what we delivered may be lost."""
+        """Queue all CREDIT again: frames that carried it may be lost."""
         self._control.acknowledge = True
         for number, stream in self._streams.items():
             if stream.into.delivered:
                 self._credits.due(number, stream.into)
 
     def retired(self, epoch: int) -> None:
-        """A lane carries nothing more, and the peer has all that we sent on it: nothing goes out again."""
+        """Remove a retired lane: the peer has all that we sent on it, nothing is sent again."""
         self._lanes.discard(epoch)
         for stream in self._streams.values():
             stream.settle(epoch)
 
     def resume(self, epoch: int, replaces: int, kind: type[Resume] = Resume) -> Resume:
-        """Our positions, as the first frame of a lane. Lane ``replaces`` is dead, or lives: then REPLACE."""
+        """Return our positions, as a lane's first frame: with lane ``replaces`` lost, or up: then REPLACE."""
         control = self._control.into.position()
         return kind(self.id, epoch, replaces, *control, self._positions())
 
     def resumed(self, epoch: int, replaces: int) -> Resumed:
-        """Our positions, as the answer to RESUME."""
+        """Return our positions, as the answer to RESUME."""
         control = self._control.into.position()
         return Resumed(self.id, epoch, replaces, *control, self._positions())
 
     def rejoin(self, peer: Resume) -> list[Event]:
-        """Take the peer's positions in and attach its lane. Raises ProtocolError when they cannot be."""
+        """Apply the peer's positions and attach its lane. Raises ProtocolError when they are invalid."""
         self._control.credited(peer.control_received, peer.control_limit)
         if not self._lanes:  # else ``lost`` did it
             self._control.rewind()
@@ -324,7 +324,7 @@ class Session:
         return events
 
     def _rewind(self) -> None:
-        """Send again what is lost, of every stream: one may be newer than the peer's positions."""
+        """Queue what is lost, of every stream: one may be newer than the peer's positions."""
         for number, stream in self._streams.items():
             stream.rewind(self._lanes)
             self._again[number] = None
@@ -337,16 +337,16 @@ class Session:
 
     @property
     def has_control(self) -> bool:
-        """Whether ``control`` has something."""
+        """Whether ``control`` has something to send."""
         return bool(self._credits) or self._control.acknowledge or self._control.pending
 
     @property
     def busy(self) -> bool:
-        """Whether there may be something to send: control, lost payload, or a stream whose turn it is."""
+        """Whether there may be something to send: control frames, lost payload, or a stream's payload."""
         return bool(self._again or self._senders.scheduler) or self.has_control
 
     def control(self, room: int = MAX_DATA) -> bytes:
-        """Return control frames that are to go out now, whole ones, up to about ``room`` bytes."""
+        """Return control frames to send now, whole ones, up to about ``room`` bytes."""
         if not self.has_control:
             return b""
         out = bytearray()
@@ -363,7 +363,7 @@ class Session:
         return self._credits.next()
 
     def replay(self, lane: int) -> Outgoing | None:
-        """Return the next frame that has to be sent again."""
+        """Return the next frame of payload to send again."""
         while self._again:
             number = next(iter(self._again))
             if (outgoing := self._streams[number].replay(lane)) is not None:
@@ -374,16 +374,16 @@ class Session:
     # What a lane received.
 
     def receive(self, frame: Frame, sequence: int) -> Iterator[Event]:
-        """Take a frame of an attached lane in: CREDIT, or one of the control channel's.
+        """Process a frame of an attached lane: CREDIT, or one of the control channel's.
 
-        One frame may release others that overtook it. Each is obeyed only when the events of those before it
-        were taken from the iterator, and so acted upon; the iterator must be taken to its end.
+        One frame may release others that overtook it. Each is processed only when the events of those before
+        it were taken from the iterator, and so acted upon; the iterator must be exhausted.
         """
         if isinstance(frame, Credit):
             yield from self._on_credit(frame)
             return
         if not isinstance(frame, ControlFrame):
-            raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} is not a session's frame")
+            raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} is not a session frame")
         for due in self._control.arrived(frame, sequence):
             yield from self._obey(due)
 
@@ -394,7 +394,7 @@ class Session:
             return [self.probes.obey(frame)]
         stream = self._find(frame.stream, frame.type)
         if stream is None:
-            return []  # we closed it while this frame was under way
+            return []  # closed here while this frame was in flight
         match frame:
             case Opened():
                 stream.opened(frame.limit)
@@ -417,10 +417,10 @@ class Session:
         number = frame.stream
         if self._is_ours(number) or number <= self._highest_from_peer:
             raise ProtocolError(
-                Code.STREAM_STATE, f"OPEN of stream {number}, which is not new or not its own"
+                Code.STREAM_STATE, f"OPEN of stream {number}: number reused or of the wrong parity"
             )
         if self._control.crowded:
-            raise ProtocolError(Code.FLOW_CONTROL, "opens streams, and takes no answers")
+            raise ProtocolError(Code.FLOW_CONTROL, "sends OPEN, but does not acknowledge answers")
         self.places.take_theirs()
         self._highest_from_peer = number
         self._add(number, frame.target, StreamPhase.DIALLING).out.limit = frame.limit
@@ -440,7 +440,7 @@ class Session:
                 return [StreamReleased(stream.number, stream.out.delivered)]
         return []
 
-    # Book-keeping.
+    # Bookkeeping.
 
     def _is_ours(self, number: int) -> bool:
         return number % 2 == (1 if self.initiator else 0)
@@ -475,11 +475,11 @@ class Session:
         self._senders.forget(stream)
 
     def _complete(self, stream: Stream) -> list[Event]:
-        """Report each end of a stream that is reached by now."""
+        """Return an event for each end of a stream that is reached by now."""
         events: list[Event] = []
         final = stream.try_complete()
         if final is not None:
-            self._credits.forget(stream.number)  # DELIVERED says it all
+            self._credits.forget(stream.number)  # DELIVERED replaces it
             self._control.push(Delivered(stream.number, final))
             events.append(StreamEnded(stream.number))
         if stream.complete:
@@ -488,12 +488,12 @@ class Session:
         return events
 
     def _asked(self, stream: Stream) -> None:
-        """The peer repeated its CREDIT: it is short of memory, and waits for ours."""
+        """Process a repeated CREDIT: the peer is short of memory, and requests credit."""
         if stream.receiving is not Receiving.DONE and stream.into.ask():
             self._credits.due(stream.number, stream.into)
 
     def _consider(self, stream: Stream, now: float) -> None:
-        """Credit is due: give ``stream`` a larger window if its window is what slows it down."""
+        """Credit is due: enlarge the window of ``stream`` if it is the bottleneck."""
         into = stream.into
         if into.quarter and into.outpaced(now, self.round_trip):
             most = min(into.size, MAX_WINDOW - into.size)

@@ -1,8 +1,8 @@
-"""The states of a lane and of a stream, as tables. What a table does not name cannot happen.
+"""The state machines of a lane and of a stream, as tables. A transition that is not listed is an error.
 
-A stream is three small machines: its *phase* (is there a stream at all), and one machine for each
-direction. A pair of (state, input) that is missing from a table is an error by construction: the
-peer's (ProtocolError) when the input came from the wire, ours (MisuseError) when it came from a call.
+A stream has three machines: its *phase* (whether the stream exists), and one for each direction. A pair
+(state, input) that is missing from a table is the peer's error (ProtocolError) when the input came from the
+wire, ours (MisuseError) when it came from a call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tunnel.wire.codes import Code, FrameType
 
 
 class _State(Enum):
-    """Members are hashed by identity, in C: the tables are asked several times for each frame."""
+    """A state. Members are hashed by identity, in C: the tables are looked up several times per frame."""
 
     __hash__ = object.__hash__
 
@@ -24,22 +24,22 @@ class _State(Enum):
 class LaneState(_State):
     """What a lane may receive next."""
 
-    AWAIT_FIRST = auto()  # acceptor: HELLO, RESUME or REPLACE must come
+    AWAIT_FIRST = auto()  # acceptor: expects HELLO, RESUME or REPLACE
     AWAIT_WELCOME = auto()  # initiator of a session
     AWAIT_RESUMED = auto()  # initiator, replacing a lost lane
-    DECIDING = auto()  # acceptor: the first frame is here, our answer is not out yet
-    ANSWERED = auto()  # acceptor: our answer is out; nothing shows yet that the initiator received it
-    ATTACHED = auto()  # both sides know that the lane belongs to a session, and it carries its frames
+    DECIDING = auto()  # acceptor: first frame received, answer not sent yet
+    ANSWERED = auto()  # acceptor: answer sent; not known yet whether the initiator received it
+    ATTACHED = auto()  # on both sides the lane belongs to a session, and carries its frames
     RETIRING = auto()  # the peer sends nothing more of the session on it
     CLOSED = auto()  # by GOAWAY: on an attached lane it ends the session
-    LOST = auto()  # by GOAWAY of an initiator that received no answer: the session goes on without the lane
+    LOST = auto()  # by GOAWAY of an initiator without an answer: the session continues without the lane
 
 
 class StreamPhase(_State):
     """Whether a stream exists on both sides."""
 
     OPENING = auto()  # we sent OPEN
-    DIALLING = auto()  # the peer sent OPEN, the target has not accepted yet
+    DIALLING = auto()  # the peer sent OPEN, the target is not connected yet
     OPEN = auto()
     CLOSED = auto()
 
@@ -48,7 +48,7 @@ class SendState(_State):
     """Our direction of a stream."""
 
     READY = auto()
-    FINISHED = auto()  # FIN is out, not everything is delivered
+    FINISHED = auto()  # FIN sent, not everything is delivered
     DONE = auto()
 
 
@@ -56,12 +56,12 @@ class Receiving(_State):
     """The peer's direction of a stream."""
 
     READY = auto()
-    ENDING = auto()  # FIN is here, not everything is delivered
+    ENDING = auto()  # FIN received, not everything is delivered
     DONE = auto()
 
 
 class Call(_State):
-    """What our own side does to a stream, and to a lane that it accepted: ANSWER."""
+    """Operations of our own side on a stream, and, on a lane that it accepted, ANSWER."""
 
     SEND = auto()
     FINISH = auto()
@@ -166,7 +166,7 @@ RECEIVING: Mapping[tuple[Receiving, Input], Receiving] = {
 
 
 def step(table: Mapping[tuple[State, Input], State], state: State, signal: Input, code: Code) -> State:
-    """Return the state after ``signal``. A pair not in the table raises ProtocolError or MisuseError."""
+    """Return the state after ``signal``. Raises ProtocolError or MisuseError for a pair not in the table."""
     after = table.get((state, signal))
     if after is not None:
         return after

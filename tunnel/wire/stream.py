@@ -1,4 +1,4 @@
-"""One stream: its three state machines, its two windows, and what it keeps for replay."""
+"""One stream: its three state machines, its two windows, and what is kept for replay."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tunnel.wire.states import PHASE, RECEIVING, SENDING, Call, Input, Receiving
 from tunnel.wire.window import ReceiveWindow, SendWindow
 
 ARRIVED = 0
-"""In place of a lane's epoch: the peer has it, whatever becomes of lanes."""
+"""In place of a lane's epoch: the peer has received it, whatever happens to lanes."""
 
 KEPT_COST = 256
-"""What a frame that is kept costs in memory besides its payload: payloads may be single bytes."""
+"""Memory overhead of a frame that is kept, in bytes: payloads may be single bytes."""
 
 
 @dataclass(slots=True)
 class SentChunk:
-    """Payload that was sent and is not known to be delivered. ``lane`` is where it went last."""
+    """Payload that was sent and is not known to be delivered. ``lane`` is the last that carried it."""
 
     offset: int
     payload: Payload
@@ -32,12 +32,12 @@ class SentChunk:
 
     @property
     def end(self) -> int:
-        """The offset behind its last byte."""
+        """The offset after its last byte."""
         return self.offset + len(self.payload)
 
 
 class Stream:
-    """The state of one stream at one end. Owned by a Session, which routes frames and calls here."""
+    """The state of one stream at one end. Owned by a Session, which passes frames and calls to it."""
 
     def __init__(self, number: int, target: str, phase: StreamPhase, window: int) -> None:
         self.number = number
@@ -47,7 +47,7 @@ class Stream:
         self.receiving = Receiving.READY
         self.out = SendWindow()
         self.into = ReceiveWindow(window)
-        self.asking = False  # we asked the peer for credit, and it told us nothing new since
+        self.asking = False  # we requested credit, and received none since
         self._final: int | None = None
         self._assembly = ReassemblyBuffer()
         self._kept: deque[SentChunk] = deque()
@@ -55,23 +55,23 @@ class Stream:
         self._peer_received = 0
 
     def advance(self, signal: Input) -> None:
-        """Move the phase. Raises ProtocolError or MisuseError when there is no stream for ``signal``."""
+        """Change the phase. Raises ProtocolError or MisuseError when it does not allow ``signal``."""
         self.phase = step(PHASE, self.phase, signal, Code.STREAM_STATE)
 
     # What we send.
 
     @property
     def frames(self) -> int:
-        """How many frames are kept for replay."""
+        """Number of frames kept for replay."""
         return len(self._kept)
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that are kept for replay."""
+        """Bytes of memory used for replay."""
         return self.out.sent - self.out.delivered + KEPT_COST * len(self._kept)
 
     def opened(self, limit: int) -> None:
-        """Take OPENED in: we may send up to byte ``limit``."""
+        """Process OPENED: we may send up to byte ``limit``."""
         self.advance(FrameType.OPENED)
         self.out.limit = max(self.out.limit, limit)
 
@@ -82,10 +82,8 @@ class Stream:
         return Outgoing(data_header(self.number, offset, length), Piece(payload, 0, length))
 
     def carried(self, payload: Payload, lane: int) -> int:
-        """Keep payload that ``lane`` is to send, or has sent; the offset where it begins."""
-        if (
-            self.phase is not StreamPhase.OPEN or self.sending is not SendState.READY
-        ):  # else the tables stay put
+        """Keep payload that ``lane`` is to send, or has sent; return its offset."""
+        if self.phase is not StreamPhase.OPEN or self.sending is not SendState.READY:  # else no state changes
             self.advance(Call.SEND)
             self.sending = step(SENDING, self.sending, Call.SEND, Code.STREAM_STATE)
         offset = self.out.sent
@@ -94,19 +92,19 @@ class Stream:
         return offset
 
     def finish(self) -> int:
-        """End our direction; the final offset."""
+        """End our direction; return the final offset."""
         self.advance(Call.FINISH)
         self.sending = step(SENDING, self.sending, Call.FINISH, Code.STREAM_STATE)
         return self.out.sent
 
     def credited(self, delivered: int, limit: int) -> int:
-        """Take a CREDIT in; the number of bytes that need not be kept any longer."""
+        """Process CREDIT; return the number of bytes that need not be kept any longer."""
         self.advance(FrameType.CREDIT)
         self.sending = step(SENDING, self.sending, FrameType.CREDIT, Code.STREAM_STATE)
         return self._acknowledged(delivered, limit)
 
     def confirmed(self, final: int) -> int:
-        """Take DELIVERED in, the answer to our FIN; the number of bytes released."""
+        """Process DELIVERED, the answer to our FIN; return the number of bytes released."""
         self.advance(FrameType.DELIVERED)
         self.sending = step(SENDING, self.sending, FrameType.DELIVERED, Code.STREAM_STATE)
         if final != self.out.sent:
@@ -118,7 +116,7 @@ class Stream:
         self.out.credit(delivered, limit)
         if self.out.delivered > before:
             self.asking = False
-        self._peer_received = max(self._peer_received, self.out.delivered)  # what is forgotten stays so
+        self._peer_received = max(self._peer_received, self.out.delivered)  # what is released stays released
         for queue in (self._kept, self._again):
             while queue and queue[0].end <= self.out.delivered:
                 queue.popleft()
@@ -127,7 +125,7 @@ class Stream:
     # Replay.
 
     def learn(self, position: Position) -> int:
-        """Take in how far the peer is; the number of bytes that need not be kept any longer."""
+        """Apply the peer's position; return the number of bytes that need not be kept any longer."""
         if not position.delivered <= position.received <= self.out.sent:
             detail = f"delivered {position.delivered}, received {position.received}, sent {self.out.sent}"
             raise ProtocolError(Code.FLOW_CONTROL, f"impossible position of stream {self.number}: {detail}")
@@ -135,13 +133,13 @@ class Stream:
         return self._acknowledged(position.delivered, max(position.limit, position.delivered))
 
     def rewind(self, alive: Container[int]) -> None:
-        """Prepare to send again what the peer may lack and no living lane carries."""
+        """Queue what the peer may lack and no lane in ``alive`` carries, to be sent again."""
         self._again = deque(
             k for k in self._kept if k.lane and k.lane not in alive and k.end > self._peer_received
         )
 
     def settle(self, lane: int) -> None:
-        """Everything that was sent over ``lane`` has arrived, delivered or not."""
+        """Mark everything that was sent over ``lane`` as arrived, delivered or not."""
         for kept in self._kept:
             if kept.lane == lane:
                 kept.lane = ARRIVED
@@ -159,29 +157,27 @@ class Stream:
     # What we receive.
 
     def arrived(self, offset: int, payload: Payload) -> list[Piece]:
-        """Take DATA in; return what is to be delivered now, in order. Raises ProtocolError."""
+        """Process DATA; return what is to be delivered now, in order. Raises ProtocolError."""
         if (
             self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY
-        ):  # else the tables stay put
+        ):  # else no state changes
             self.advance(FrameType.DATA)
             self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
         self.into.check(offset, len(payload))
         if self._final is not None and offset + len(payload) > self._final:
-            raise ProtocolError(
-                Code.PROTOCOL, f"data behind the end of stream {self.number} at {self._final}"
-            )
+            raise ProtocolError(Code.PROTOCOL, f"data after the end of stream {self.number} at {self._final}")
         pieces = self._assembly.insert(offset, payload)
         self.into.received = self._assembly.received
         return pieces
 
     def expects(self) -> tuple[int, int]:
-        """See ``Session.expects``: nowhere, too, while something waits for a gap."""
+        """As ``Session.expects``; (0, 0) also while data is buffered after a gap."""
         if self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY or self._assembly.gaps:
             return 0, 0
         return self.into.received, self.into.limit
 
     def ended(self, final: int) -> None:
-        """Take FIN in. Raises ProtocolError when it contradicts data that is already here."""
+        """Process FIN. Raises ProtocolError when it contradicts data that was received."""
         self.advance(FrameType.FIN)
         self.receiving = step(RECEIVING, self.receiving, FrameType.FIN, Code.STREAM_STATE)
         self.into.check(final, 0)
@@ -190,10 +186,10 @@ class Stream:
         self._final = final
 
     def deliver(self, count: int) -> bool:
-        """``count`` bytes are in the local socket; True when a CREDIT is due."""
+        """Process the delivery of ``count`` bytes into the local socket; return whether CREDIT is due."""
         if (
             self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY
-        ):  # else the tables stay put
+        ):  # else no state changes
             self.advance(Call.DELIVER)
             self.receiving = step(RECEIVING, self.receiving, Call.DELIVER, Code.STREAM_STATE)
         if count > self.into.received - self.into.delivered:
@@ -201,7 +197,7 @@ class Stream:
         return self.into.deliver(count)
 
     def try_complete(self) -> int | None:
-        """If the peer's direction ended and all of it is delivered, say where; only once."""
+        """Return the final offset if the peer's direction ended and all of it is delivered; only once."""
         if self.receiving is not Receiving.ENDING or self.into.delivered != self._final:
             return None
         self.receiving = step(RECEIVING, self.receiving, Call.DELIVER_ALL, Code.STREAM_STATE)
@@ -209,11 +205,11 @@ class Stream:
 
     @property
     def held(self) -> int:
-        """Bytes of memory that wait for a gap."""
+        """Bytes of memory buffered after a gap."""
         return self._assembly.held
 
     def take_position(self) -> Position:
-        """Our receiving side, for RESUME."""
+        """Return our receiving side's position, for RESUME."""
         delivered, limit = self.into.position()
         return Position(self.number, self.into.received, delivered, limit)
 

@@ -1,8 +1,9 @@
-"""Flow-control arithmetic, alone: absolute offsets, one window per stream and direction.
+"""Flow-control arithmetic: absolute offsets, one window per stream and direction.
 
-Credit is returned when bytes were *delivered* (written into the local socket), not when they arrived.
-So a window bounds the memory of both ends, and ``delivered`` is at once the acknowledgement that lets
-the sender forget what it keeps for replay. Style of QUIC (RFC 9000 section 4), meaning of delivery ours.
+Credit is returned when bytes were *delivered* (written into the local socket), not when they arrived. So a
+window bounds the memory of both ends, and ``delivered`` is also the acknowledgement that lets the sender
+release what it keeps for replay. In the style of QUIC (RFC 9000 section 4), except that credit means
+delivery.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from tunnel.wire.codes import MAX_OFFSET, Code
 
 INITIAL_WINDOW = 4 * MIB
 FLOOR_WINDOW = MIB
-"""What every stream is granted beside the budget, which streams that stand still may have used up."""
+"""Bytes granted to every stream beside the budget, which stalled streams may have used up."""
 
 MAX_WINDOW = 64 * MIB
 
 KEEP_FLOOR = MIB
-"""What every stream may keep for replay beside the budget: one must not stall another."""
+"""Bytes that every stream may keep for replay beside the budget: one must not stall another."""
 
 RESERVE = 4
 """The last quarter of a budget is for streams of which ``CARRIED`` bytes were delivered."""
 
 CARRIED = 16 * MIB
-"""Of a stream that stands still from its beginning, sockets take less."""
+"""More bytes than sockets take of a stream that is stalled from the start."""
 
 STEP = 256 * KIB
-"""What is told to a sender that asks: its memory, and not the window, bounds what it has under way."""
+"""Bytes of credit due to a sender that requests it: its memory, not the window, is its limit."""
 
 
 class MemoryBudget:
-    """The bytes that all windows of one link may promise together, beside a floor for each."""
+    """The bytes that all windows of one link may grant together, beside a floor for each."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -40,21 +41,21 @@ class MemoryBudget:
     def take(self, wanted: int) -> int:
         """Grant a new window of up to ``wanted`` bytes: the floor, and at most a quarter of what is free.
 
-        So early streams cannot starve later ones, and every stream can always move.
+        So early streams cannot starve later ones, and every stream can always make progress.
         """
         granted = min(wanted, FLOOR_WINDOW + self._free(carried=False) // 4)
         self.used += _beyond_floor(granted)
         return granted
 
     def grow(self, window: int, most: int, *, carried: bool) -> int:
-        """Grant a window that is too small more bytes, ``most`` at most, out of what is free."""
+        """Grant more bytes to a window that is too small, ``most`` at most, out of what is free."""
         to_floor = max(0, FLOOR_WINDOW - window)
         granted = max(0, min(most, to_floor + self._free(carried=carried) // 2))
         self.used += _beyond_floor(window + granted) - _beyond_floor(window)
         return granted
 
     def give_back(self, window: int) -> None:
-        """A window is not needed any more."""
+        """Return a window that is no longer needed."""
         self.used -= _beyond_floor(window)
 
     def _free(self, *, carried: bool) -> int:
@@ -76,12 +77,12 @@ class SendWindow:
 
     @property
     def told(self) -> tuple[int, int]:
-        """``(delivered, limit)``: all that the peer's CREDIT says."""
+        """``(delivered, limit)`` as last received in the peer's CREDIT."""
         return self.delivered, self.limit
 
     @property
     def carried(self) -> bool:
-        """Whether so much was delivered that the stream may use the reserve of the memory."""
+        """Whether enough was delivered for the stream to use the reserve of the memory."""
         return self.delivered >= CARRIED
 
     @property
@@ -90,12 +91,12 @@ class SendWindow:
         return self.sent - self.delivered
 
     def credit(self, delivered: int, limit: int) -> None:
-        """Take in the peer's CREDIT. An older one, overtaken on another lane, changes nothing.
+        """Process the peer's CREDIT. An older one, overtaken on another lane, changes nothing.
 
-        Raises ProtocolError when it acknowledges bytes that were never sent, or has no sense in itself.
+        Raises ProtocolError when it acknowledges bytes that were never sent, or contradicts itself.
         """
         if delivered > self.sent or delivered > limit:
-            detail = f"delivered {delivered}, limit {limit}, but {self.sent} were sent"
+            detail = f"delivered {delivered}, limit {limit}, but sent {self.sent}"
             raise ProtocolError(Code.FLOW_CONTROL, f"impossible credit: {detail}")
         self.delivered = max(self.delivered, delivered)
         self.limit = max(self.limit, limit)
@@ -109,7 +110,7 @@ class ReceiveWindow:
         self.received = 0
         self.delivered = 0
         self.limit = size  # as last advertised
-        self.asked = False  # the peer's memory is short: it waits for less than a quarter of the window
+        self.asked = False  # the peer requested credit: it is due for less than a quarter of the window
         self._advertised = 0  # delivered, as last advertised in a frame that arrives, or is sent again
         self._advertised_at: float | None = None
 
@@ -120,13 +121,13 @@ class ReceiveWindow:
             raise ProtocolError(Code.FLOW_CONTROL, f"data outside the window: {detail}")
 
     def deliver(self, count: int) -> bool:
-        """``count`` more bytes are in the local socket. True when it is time to tell the peer."""
+        """Count ``count`` more bytes as delivered into the local socket; return whether CREDIT is due."""
         self.delivered += count
         untold = self.delivered - self._advertised
         return untold * 4 >= self.size or (self.asked and untold >= STEP)
 
     def ask(self) -> bool:
-        """The peer waits for less than a quarter of the window. True when it is time to tell it."""
+        """Process the peer's request for credit; return whether CREDIT is due."""
         self.asked = True
         return self.deliver(0)
 
@@ -137,7 +138,7 @@ class ReceiveWindow:
 
     @property
     def quarter(self) -> bool:
-        """Whether a quarter of the window, or more, was delivered that the peer does not know of."""
+        """Whether at least a quarter of the window was delivered and not advertised."""
         return (self.delivered - self._advertised) * 4 >= self.size
 
     @property
@@ -147,17 +148,17 @@ class ReceiveWindow:
 
     @property
     def unadvertised(self) -> bool:
-        """Whether the peer does not know of everything that was delivered."""
+        """Whether something was delivered and not advertised."""
         return self.delivered > self._advertised
 
     def advertise(self) -> tuple[int, int]:
-        """``(delivered, limit)`` for a CREDIT frame that goes out now."""
+        """Return ``(delivered, limit)`` for a CREDIT frame to send now."""
         self._advertised = self.delivered
         self.asked = False
         return self.position()
 
     def position(self) -> tuple[int, int]:
-        """The same for RESUME or RESUMED. As either may fail, CREDIT is due as if it had not been said."""
+        """Return the same for RESUME or RESUMED. CREDIT stays due, since either frame may be lost."""
         self.limit = max(self.limit, self.delivered + self.size)
         return self.delivered, self.limit
 

@@ -1,4 +1,4 @@
-"""What the lab's own tests share: a lab that is up, and hosts on paper."""
+"""Fixtures of the lab's tests: a lab that is up, and host plans without a lab."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ __all__ = ["lab", "module_lab"]
 
 @pytest.fixture
 def plans(tmp: Path) -> tuple[LabHostPlan, LabHostPlan]:
-    """The hosts of a lab that is not there."""
+    """The host plans of a lab that is not up."""
     return plan(tmp)

@@ -1,4 +1,4 @@
-"""A lab in the background: it is found again, ended, and gone when its keeper is killed."""
+"""A lab in the background: it is found again, stopped, and removed when its keeper is killed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tunnel.errors import UsageError
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Where a lab may be; none is there any more afterwards."""
+    """A directory for a lab, which is stopped afterwards."""
     with open_directory() as home:
         yield home / "lab"
         background.stop(home / "lab")
 
 
-def test_where_there_is_no_lab_none_is_kept(place: Path) -> None:
+def test_no_lab_is_found_in_an_empty_directory(place: Path) -> None:
     assert background.kept(place) is None
     assert not background.stop(place)
 
 
-def test_what_a_killed_lab_left_is_no_lab_and_is_removed(place: Path) -> None:
+def test_files_of_a_killed_lab_are_not_a_lab_and_are_removed(place: Path) -> None:
     claim(place).close()
     (place / STATE).write_text(json.dumps({"owner": 1, "hosts": {}}))
     assert background.kept(place) is None
@@ -47,8 +47,8 @@ def test_a_lab_is_found_by_its_lock_and_its_state(place: Path) -> None:
         assert background.kept(place) == background.BackgroundLab(7, {"A": 8, "B": 9})
 
 
-def test_a_lab_that_is_coming_up_is_said_to_be(place: Path) -> None:
-    with claim(place), pytest.raises(LabError, match="is still coming up, or going down"):
+def test_a_lab_that_is_starting_is_reported(place: Path) -> None:
+    with claim(place), pytest.raises(LabError, match="is starting or stopping"):
         background.kept(place)
 
 
@@ -60,7 +60,7 @@ def test_looking_for_a_lab_does_not_change_its_directory(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "usage"), [(UsageError("missing"), True), (LabError("broken"), False)])
-def test_a_keeper_that_fails_says_so_in_one_line(
+def test_a_keeper_that_fails_reports_it_in_one_line(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -79,18 +79,18 @@ def test_a_keeper_that_fails_says_so_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("says", "error", "message"),
+    ("output", "error", "message"),
     [
         ('{"error": "missing", "usage": true}', UsageError, "missing"),
         ('{"error": "broken", "usage": false}', LabError, "broken"),
         ("", LabError, "the lab did not come up"),
     ],
 )
-def test_why_a_keeper_failed_is_passed_on(
-    place: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch, says: str, error: type[Exception], message: str
+def test_the_error_of_a_keeper_is_passed_on(
+    place: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch, output: str, error: type[Exception], message: str
 ) -> None:
     fake = tmp / "python"
-    fake.write_text(f"#!/bin/sh\necho '{says}'\n")
+    fake.write_text(f"#!/bin/sh\necho '{output}'\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     with pytest.raises(error, match=message):
@@ -120,16 +120,16 @@ def test_a_killed_keeper_leaves_no_process_and_no_namespace(place: Path) -> None
     networks = {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in lab.hosts.values()}
     assert any(psutil.Process(pid).name() == "libvirtd" for pid in inside)
     os.kill(lab.owner, signal.SIGKILL)
-    until("everything to end", lambda: not _alive(everything))
+    until("all processes to exit", lambda: not _alive(everything))
     assert not networks & _networks()
     assert background.kept(place) is None
-    background.start(place)  # over what is left of the first
+    background.start(place)  # in the directory of the first
     assert background.stop(place)
     assert not place.exists()
 
 
 def _networks() -> set[int]:
-    """Every network namespace that a process is in, or that is mounted under a name."""
+    """Return every network namespace that a process is in, or that is mounted under a name."""
     found = set[int]()
     for entry in [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/run/netns").glob("*")]:
         try:
@@ -162,8 +162,8 @@ def test_a_frozen_keeper_is_killed(place: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.root
-def test_the_keeper_lets_go_of_the_terminal(place: Path) -> None:
-    """Whoever reads what ``up`` prints, to its end, must not wait for the lab's."""
+def test_the_keeper_detaches_from_the_terminal(place: Path) -> None:
+    """A program that reads the output of ``up`` to EOF must not wait until the lab ends."""
     command = [sys.executable, "-m", "tunnel.bench.lab", "up", f"--directory={place}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=True)
     assert b"the lab is up" in done.stdout

@@ -1,4 +1,4 @@
-"""The configurations are those that mtunnel itself accepts."""
+"""The configurations are valid for mtunnel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tunnel.bench.lab.configs import CONTROL, MIGRATION_PORTS, LabConfig, LabIng
 from tunnel.bench.lab.host_plan import LabHostPlan
 
 
-def test_a_config_says_what_it_was_given(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_a_config_contains_the_given_values(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     a, b = plans
     entry = LabIngress("hostb", "tcp:127.0.1.2:49152", target="tcp:127.0.0.1:7", users=["root"])
     text = LabConfig(a, [LabPeer.of(b, ["tcp:127.0.0.1:16509"])], [entry], transport={"lanes": 1}).text()
@@ -28,7 +28,7 @@ def test_a_config_says_what_it_was_given(plans: tuple[LabHostPlan, LabHostPlan])
     }
 
 
-def test_what_is_not_given_is_left_to_mtunnel(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_omitted_keys_are_left_to_mtunnel(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     found = tomllib.loads(
         LabConfig(plans[0], [LabPeer.of(plans[1])], [LabIngress("hostb", "unix:/run/x")]).text()
     )
@@ -36,7 +36,7 @@ def test_what_is_not_given_is_left_to_mtunnel(plans: tuple[LabHostPlan, LabHostP
     assert found["peer"][0]["egress"] == [MIGRATION_PORTS]
 
 
-def test_changes_go_over_the_labs_own_words(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_changes_override_the_labs_settings(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     config = LabConfig(plans[0], [], host={"listen": "198.51.100.1:16515"}, tls={"crl": "crl.pem"})
     found = tomllib.loads(config.text())
     assert found["host"]["listen"] == "198.51.100.1:16515"

@@ -25,7 +25,7 @@ ENTRY = LabIngress("hostb", "tcp:127.0.1.2:49152")
 
 
 def _daemon(plan: LabHostPlan, tmp: Path, *argv: str, text: str = "[host]\n") -> Daemon:
-    """A daemon that is another program, which needs no host."""
+    """Return a daemon that is another program, which needs no host."""
     plan.outside(CONFIG).parent.mkdir(parents=True, exist_ok=True)
     return Daemon(plan, text, lambda _: Started(HERE, argv, tmp))
 
@@ -44,16 +44,18 @@ def test_the_daemon_is_this_checkouts(plans: tuple[LabHostPlan, LabHostPlan], tm
     assert daemon.process.wait() == daemon.stop() == 0
 
 
-def test_one_that_ends_instead_of_serving_is_quoted(
+def test_the_output_of_a_daemon_that_exits_is_in_the_error(
     plans: tuple[LabHostPlan, LabHostPlan], tmp: Path
 ) -> None:
     daemon = _daemon(plans[0], tmp, "sh", "-c", "echo a mistake; exit 2")
-    with pytest.raises(LabError, match=r"mtunnel of hosta ended\n  a mistake"):
+    with pytest.raises(LabError, match=r"mtunnel on hosta exited\n  a mistake"):
         daemon.wait_serving()
     assert (daemon.running, daemon.log) == (False, "a mistake\n")
 
 
-def test_one_that_does_not_serve_is_not_reached(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
+def test_a_daemon_that_does_not_serve_is_unreachable(
+    plans: tuple[LabHostPlan, LabHostPlan], tmp: Path
+) -> None:
     daemon = _daemon(plans[0], tmp, "sleep", "300")
     with pytest.raises(UnreachableError):
         daemon.status()
@@ -61,7 +63,7 @@ def test_one_that_does_not_serve_is_not_reached(plans: tuple[LabHostPlan, LabHos
     assert not daemon.running
 
 
-def test_its_links_are_found_by_peer(
+def test_links_are_found_by_peer(
     plans: tuple[LabHostPlan, LabHostPlan], tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer: dict[str, Any] = {"links": [{"peer": "hostb", "state": "up"}]}
@@ -95,7 +97,7 @@ def test_a_link_over_the_second_interface(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_killed_daemon_comes_back(lab: Lab) -> None:
+def test_a_killed_daemon_can_be_restarted(lab: Lab) -> None:
     a, b = lab.start_daemons([ENTRY])
     before = b.pid
     b.kill()
@@ -106,6 +108,6 @@ def test_a_killed_daemon_comes_back(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_mistake_in_the_configuration_ends_the_start(lab: Lab) -> None:
-    with pytest.raises(LabError, match=r"(?s)mtunnel of hosta ended.*host.colour"):
+def test_an_invalid_configuration_fails_the_start(lab: Lab) -> None:
+    with pytest.raises(LabError, match=r"(?s)mtunnel on hosta exited.*host.colour"):
         lab.a.start_daemon(LabConfig(lab.a.plan, [], host={"colour": "red"}))

@@ -1,4 +1,4 @@
-"""Disks hold what they were made with, and a comparison notices one changed byte. Root is not needed."""
+"""Disks keep their content, and a comparison detects one changed byte. Root is not needed."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ def _spoil(path: Path) -> None:
 
 
 @pytest.mark.parametrize("disk", KINDS, ids=str)
-def test_a_new_disk_is_what_it_must_be(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path, disk: Disk) -> None:
+def test_a_new_disk_has_the_expected_content(
+    hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path, disk: Disk
+) -> None:
     volume = Volume(disk, "web1-0", tmp)
     volume.create(hosts[0])
     volume.compare(hosts[0])
 
 
 @pytest.mark.parametrize("disk", KINDS, ids=str)
-def test_an_empty_disk_is_not_what_it_must_be(
+def test_an_empty_disk_fails_the_comparison(
     hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path, disk: Disk
 ) -> None:
     volume = Volume(disk, "web1-0", tmp)
     volume.create(hosts[0])
     volume.prepare(hosts[1])
-    with pytest.raises(VerificationError, match=r"web1-0\.\w+ on hostb is not what it was: Content mismatch"):
+    with pytest.raises(VerificationError, match=r"web1-0\.\w+ on hostb has changed: Content mismatch"):
         volume.compare(hosts[1])
 
 
-def test_one_changed_byte_is_noticed(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
+def test_one_changed_byte_is_detected(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> None:
     volume = Volume(Disk(MIB), "web1-0", tmp)
     volume.create(hosts[0])
     _spoil(hosts[0].outside(volume.path))
-    with pytest.raises(VerificationError, match="on hosta is not what it was"):
+    with pytest.raises(VerificationError, match="on hosta has changed"):
         volume.compare(hosts[0])
 
 
@@ -97,6 +99,6 @@ def test_removing_leaves_no_file(hosts: tuple[LabHostPlan, LabHostPlan], tmp: Pa
         (MIB + 1, "raw", False, "a multiple of 64 KiB"),
     ],
 )
-def test_a_disk_that_cannot_be_is_refused(size: int, image: str, backing: bool, complaint: str) -> None:
+def test_an_invalid_disk_is_refused(size: int, image: str, backing: bool, complaint: str) -> None:
     with pytest.raises(LabError, match=complaint):
         Disk(size, image, backing)

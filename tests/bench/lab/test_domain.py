@@ -1,4 +1,4 @@
-"""The guest's XML says what it must, and a guest that cannot be is refused in words."""
+"""The guest's XML is complete, and an invalid guest is refused with a message."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def test_the_guest_has_a_second_monitor() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Web", "a/b", "web 1", "-x", "x" * 40, "a<b"])
-def test_a_name_that_cannot_be_is_refused(name: str) -> None:
-    with pytest.raises(LabError, match="a guest's name is"):
+def test_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(LabError, match="a guest name must be"):
         Domain(name, 32 * MIB, Path("/k"))
 
 
 @pytest.mark.parametrize("memory", [0, 8 * MIB, 32 * MIB + 1])
-def test_memory_that_cannot_be_is_refused(memory: int) -> None:
-    with pytest.raises(LabError, match="a guest's memory is 16 MiB or more"):
+def test_an_invalid_memory_size_is_refused(memory: int) -> None:
+    with pytest.raises(LabError, match="guest memory must be at least 16 MiB"):
         Domain("web1", memory, Path("/k"))
 
 
-def test_memory_is_touched_only_if_that_was_asked_for() -> None:
+def test_memory_is_touched_only_on_request() -> None:
     asked, left = (Domain("web1", 32 * MIB, Path("/k"), touched=touched) for touched in (True, False))
     allocation = ElementTree.fromstring(asked.xml()).find("memoryBacking/allocation")
     assert allocation is not None

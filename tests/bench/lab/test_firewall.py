@@ -1,4 +1,4 @@
-"""The firewall lets in what it was told to and nothing else, and counts the rest."""
+"""The firewall accepts the given ports and nothing else, and counts the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOREIGN = "add table ip mtunnel"
 
 
 class Nft:
-    """Remembers what it was asked, and answers as told."""
+    """Records its calls, and returns a prepared output."""
 
     def __init__(self, answer: str = "") -> None:
         self.asked: list[tuple[list[str], str]] = []
@@ -34,14 +34,14 @@ def test_a_closed_firewall_names_no_port() -> None:
     assert "meta l4proto tcp drop" in rules
 
 
-def test_ports_and_ranges_are_let_in() -> None:
+def test_ports_and_ranges_are_accepted() -> None:
     rules = ruleset((16515, "49152-49215"), reject=True)
     assert "elements = { 16515, 49152-49215 }" in rules
     assert "meta l4proto tcp reject with tcp reset" in rules
 
 
 @pytest.mark.parametrize("ports", [0, 65536, -1, "", "a", "1-2-3", "9-8", "1-", "22; flush ruleset", "²"])
-def test_what_is_no_port_is_refused(ports: int | str) -> None:
+def test_an_invalid_port_is_refused(ports: int | str) -> None:
     nft = Nft()
     with pytest.raises(LabError, match="is not a TCP port or a range"):
         Firewall(nft).open(ports)
@@ -101,7 +101,7 @@ def test_ports_are_opened_and_shut_again(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_rejecting_says_so_at_once(lab: Lab) -> None:
+def test_rejected_connections_are_refused_immediately(lab: Lab) -> None:
     lab.b.firewall.close(reject=True)
     with Listener(lab.b, 16515):
         done = lab.a.run(
@@ -113,7 +113,7 @@ def test_rejecting_says_so_at_once(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_cut_lets_nothing_in_any_more(lab: Lab) -> None:
+def test_a_cut_drops_everything(lab: Lab) -> None:
     with Listener(lab.b, 16515):
         lab.b.firewall.cut()
         assert not reaches(lab.a, lab.b.plan.address, 16515)
@@ -123,7 +123,7 @@ def test_a_cut_lets_nothing_in_any_more(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_removing_lets_everything_in_and_leaves_other_tables_alone(lab: Lab) -> None:
+def test_removing_accepts_everything_and_keeps_other_tables(lab: Lab) -> None:
     lab.b.run(["nft", FOREIGN])
     with Listener(lab.b, 16516):
         lab.b.firewall.remove()

@@ -1,4 +1,4 @@
-"""Guests of the lab are started whole, and proved to be whole, by a monitor that needs no libvirtd."""
+"""Guests of the lab are started and verified, through a monitor that needs no libvirtd."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tunnel.units import MIB
 SMALL = 16 * MIB
 
 
-def test_each_disk_has_a_name_of_its_own(tmp: Path) -> None:
+def test_each_disk_has_its_own_name(tmp: Path) -> None:
     guest = LabGuest("web1", tmp, disks=[Disk(MIB), Disk(MIB, "qcow2")])
     assert [volume.path for volume in guest.volumes] == [f"{IMAGES}/web1-0.raw", f"{IMAGES}/web1-1.qcow2"]
     assert [volume.path for volume in guest.domain.volumes] == [volume.path for volume in guest.volumes]
 
 
-def test_a_guest_that_cannot_be_is_refused_before_anything_is_made(tmp: Path) -> None:
-    with pytest.raises(LabError, match="a guest's name is"):
+def test_an_invalid_guest_is_refused_before_files_are_created(tmp: Path) -> None:
+    with pytest.raises(LabError, match="a guest name must be"):
         LabGuest("../web1", tmp, disks=[Disk(MIB)])
     assert list(tmp.iterdir()) == []
 
 
 class Bare:
-    """A host without libvirt, whose guest was started by hand."""
+    """A host without libvirt, whose guest was started directly."""
 
     name = "hosta"
 
@@ -64,7 +64,7 @@ def bare(plans: tuple[LabHostPlan, LabHostPlan]) -> Bare:
 
 @contextmanager
 def _by_hand(guest: LabGuest, host: Bare, tmp: Path) -> Iterator[None]:
-    """QEMU with what libvirt would give it of the guest."""
+    """Run QEMU with the arguments of the guest that libvirt would use."""
     machine = Machine(guest.domain.kernel, guest.domain.memory).arguments()
     monitor = f"unix:{host.plan.outside(guest.domain.monitor)},server=on,wait=off"
     program = Started(HERE, ["qemu-system-x86_64", *machine, "-qmp", monitor], tmp)
@@ -74,10 +74,10 @@ def _by_hand(guest: LabGuest, host: Bare, tmp: Path) -> Iterator[None]:
         program.kill()
 
 
-def test_a_guest_is_verified_by_its_own_monitor(bare: Bare, tmp: Path) -> None:
+def test_a_guest_is_verified_through_its_second_monitor(bare: Bare, tmp: Path) -> None:
     guest = LabGuest("web1", tmp, memory=SMALL, disks=[Disk(MIB)])
     host = cast("LabHost", bare)
-    with pytest.raises(LabError, match="no QEMU has web1 on hosta"):
+    with pytest.raises(LabError, match="no QEMU for web1 on hosta"):
         guest.read_state(host)
     guest.domain.kernel.write_bytes(build_image(Workload(MIB)))
     with _by_hand(guest, bare, tmp):
@@ -87,7 +87,7 @@ def test_a_guest_is_verified_by_its_own_monitor(bare: Bare, tmp: Path) -> None:
         assert guest.verify(host).pages > 3000
         assert guest.read_state(host).filled > 3000
         bare.plan.outside(guest.volumes[0].path).write_bytes(bytes(MIB))
-        with pytest.raises(VerificationError, match="on hosta is not what it was"):
+        with pytest.raises(VerificationError, match="on hosta has changed"):
             guest.verify(host)
     guest.remove([host])
     assert [words[0] for words in bare.asked[2:]] == ["destroy", "undefine"]
@@ -96,18 +96,18 @@ def test_a_guest_is_verified_by_its_own_monitor(bare: Bare, tmp: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("persistent", [True, False])
-def test_a_guest_runs_and_is_whole(lab: Lab, persistent: bool) -> None:
+def test_a_guest_runs_and_is_verified(lab: Lab, persistent: bool) -> None:
     guest = lab.start_guest("db1", memory=SMALL, disks=[Disk(MIB), Disk(MIB, "qcow2")], persistent=persistent)
     assert lab.states("db1") == ("running", "absent")
     verified = guest.verify(lab.a)
-    assert verified.pages > 3000  # of 4096, less what the firmware and the guest itself take
+    assert verified.pages > 3000  # of 4096, less those of the firmware and the guest itself
     assert lab.a.state("db1") == "running"
     listed = lab.a.virsh("list", "--persistent" if persistent else "--transient", "--name").stdout
     assert listed.split() == ["db1"]
 
 
 @pytest.mark.root
-def test_the_workload_is_what_was_asked_for(lab: Lab) -> None:
+def test_the_guest_has_the_given_workload(lab: Lab) -> None:
     busy = lab.start_guest(memory=SMALL, workload=Workload(4 * MIB, dirty_rate=None, seed=77))
     idle = lab.start_guest("idle", memory=SMALL, workload=Workload(dirty_rate=0), host=lab.b)
     state = busy.read_state(lab.a)
@@ -126,7 +126,7 @@ def test_a_paused_guest_stays_paused(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_damaged_memory_is_noticed(lab: Lab) -> None:
+def test_damaged_memory_is_detected(lab: Lab) -> None:
     guest = lab.start_guest(memory=SMALL)
     pid = lab.a.qemu_pid("web1")
     _flip(pid, SMALL)
@@ -141,7 +141,7 @@ def _flip(pid: int, memory: int) -> None:
         if end - start == memory:
             break
     with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as opened:
-        where = start + 8 * MIB + 64  # above the working set, so that it stays wrong
+        where = start + 8 * MIB + 64  # above the working set, so that it is not overwritten
         opened.seek(where)
         old = opened.read(1)
         opened.seek(where)
@@ -151,7 +151,7 @@ def _flip(pid: int, memory: int) -> None:
 @pytest.mark.root
 def test_a_guest_that_is_elsewhere_is_not_verified(lab: Lab) -> None:
     guest = lab.start_guest(memory=SMALL)
-    with pytest.raises(LabError, match="no QEMU has web1 on hostb"):
+    with pytest.raises(LabError, match="no QEMU for web1 on hostb"):
         guest.verify(lab.b)
 
 

@@ -1,4 +1,4 @@
-"""A host says how its guests are, finds their QEMU, and is put back to what it was."""
+"""A host returns the state of its guests, finds their QEMU, and can be restored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Memory bandwidth: 2.4 MiB/s
 
 
 class Answers:
-    """Answers for the programs of a host that is not there, by the first words of their commands."""
+    """Stands in for the programs of a host, by the first words of their commands."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -38,7 +38,7 @@ class Answers:
         self.prepared: dict[tuple[str, ...], Done] = {}
 
     def say(self, *words: str, stdout: str = "", stderr: str = "", returncode: int = 0) -> None:
-        """Prepare an answer to every command that begins with ``words``."""
+        """Prepare the result of every command that begins with ``words``."""
         self.prepared[words] = Done([], returncode, stdout, stderr)
 
     def __call__(self, inside: object, argv: Sequence[str], **options: Any) -> Done:
@@ -52,7 +52,7 @@ class Answers:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """What stands in for running programs."""
+    """A stand-in for ``programs.run``."""
     prepared = Answers()
     monkeypatch.setattr(programs, "run", prepared)
     return prepared
@@ -69,18 +69,20 @@ def host(
     return LabHost(*plans)
 
 
-def test_a_guest_is_how_libvirt_says(host: LabHost, answers: Answers) -> None:
+def test_the_state_of_a_guest_is_that_of_libvirt(host: LabHost, answers: Answers) -> None:
     answers.say("virsh", "domstate", "web1", stdout="shut off\n\n")
     answers.say("virsh", "domstate", "web2", stderr="error: failed to get domain 'web2'", returncode=1)
-    gone = "error: Domain not found: no domain with matching uuid '7a1e' (web3)"  # since its name was found
+    gone = (
+        "error: Domain not found: no domain with matching uuid '7a1e' (web3)"  # after its name was resolved
+    )
     answers.say("virsh", "domstate", "web3", stderr=gone, returncode=1)
     answers.say("virsh", "domstate", "web4", stderr="error: no connection", returncode=1)
     assert [host.state(name) for name in ("web1", "web2", "web3")] == ["shut off", "absent", "absent"]
-    with pytest.raises(LabError, match="hosta does not say how web4 is: error: no connection"):
+    with pytest.raises(LabError, match="cannot get the state of web4 on hosta: error: no connection"):
         host.state("web4")
 
 
-def test_a_jobs_lines_become_a_table(host: LabHost, answers: Answers) -> None:
+def test_the_lines_of_a_job_become_a_dict(host: LabHost, answers: Answers) -> None:
     answers.say("virsh", "domjobinfo", "web1", "--completed", stdout=JOB)
     assert host.job("web1", completed=True) == {
         "Job type": "Completed",
@@ -91,7 +93,7 @@ def test_a_jobs_lines_become_a_table(host: LabHost, answers: Answers) -> None:
 
 def test_without_a_pid_file_there_is_no_process(host: LabHost) -> None:
     assert host.find("/run/nobody.pid") is None
-    with pytest.raises(LabError, match="no QEMU of web1 runs on hosta"):
+    with pytest.raises(LabError, match="no QEMU for web1 is running on hosta"):
         host.kill_qemu("web1")
 
 
@@ -120,19 +122,19 @@ def test_a_reset_restores_the_hosts_files_and_firewall(
     host.forget()
 
 
-def test_both_sockets_of_a_libvirtd_are_one(host: LabHost, tmp: Path) -> None:
+def test_the_socket_of_libvirtd_is_reached_from_outside(host: LabHost, tmp: Path) -> None:
     assert host.libvirt_socket == tmp / "A/run/libvirt/libvirt-sock"
     assert host.name == "hosta"
 
 
 @pytest.mark.root
-def test_a_guest_nobody_knows_is_absent(lab: Lab) -> None:
+def test_an_unknown_guest_is_absent(lab: Lab) -> None:
     assert lab.a.state("nobody") == "absent"
     assert lab.a.guests() == []
 
 
 @pytest.mark.root
-def test_states_are_libvirts_own_words(lab: Lab) -> None:
+def test_states_are_those_of_libvirt(lab: Lab) -> None:
     lab.start_guest(memory=SMALL)
     assert lab.a.guests() == ["web1"]
     lab.a.virsh("suspend", "web1")
@@ -148,8 +150,8 @@ def test_a_guests_qemu_is_found_and_killed(lab: Lab) -> None:
     assert psutil.Process(pid).name().startswith("qemu-system")
     assert psutil.Process(pid).username() == layout.QEMU_USER
     lab.a.kill_qemu("web1")
-    until("libvirt to notice", lambda: lab.a.state("web1") == "shut off")
-    with pytest.raises(LabError, match="no QEMU of web1 runs on hosta"):
+    until("libvirt to report the guest as shut off", lambda: lab.a.state("web1") == "shut off")
+    with pytest.raises(LabError, match="no QEMU for web1 is running on hosta"):
         lab.a.qemu_pid("web1")
 
 
@@ -160,10 +162,8 @@ def test_a_job_is_read_line_by_line(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_failing_command_is_an_error_with_its_words(lab: Lab) -> None:
-    with pytest.raises(
-        LabError, match=r"virsh start nobody failed with status 1 and said: error: failed to get"
-    ):
+def test_a_failing_command_is_an_error_with_its_output(lab: Lab) -> None:
+    with pytest.raises(LabError, match=r"virsh start nobody failed with status 1: error: failed to get"):
         lab.a.virsh("start", "nobody")
 
 

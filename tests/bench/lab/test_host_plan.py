@@ -1,4 +1,4 @@
-"""The hosts on paper: nothing is the same on both, and every path has its place."""
+"""The host plans: they share nothing, and every path is mapped."""
 
 from __future__ import annotations
 

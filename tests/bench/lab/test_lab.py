@@ -1,4 +1,4 @@
-"""The lab stands up, carries a migration, and leaves nothing; it takes no directory that is not its own."""
+"""The lab starts, runs a migration, and leaves nothing; it takes over no foreign directory."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ GUEST = 32 * MIB
 
 def test_a_directory_is_claimed_by_one(tmp: Path) -> None:
     tmp.chmod(0o711)
-    with claim(tmp / "lab"), pytest.raises(UsageError, match=r"a lab is up in .*/lab already"):
+    with claim(tmp / "lab"), pytest.raises(UsageError, match=r"a lab is already up in .*/lab"):
         claim(tmp / "lab")
     claim(tmp / "lab").close()
 
 
-def test_what_a_killed_lab_left_is_removed(tmp: Path) -> None:
+def test_files_of_a_killed_lab_are_removed(tmp: Path) -> None:
     tmp.chmod(0o711)
     claim(tmp / "lab").close()
     (tmp / "lab/A/run").mkdir(parents=True)
-    (tmp / "lab/B").symlink_to("/etc")  # which must survive it
+    (tmp / "lab/B").symlink_to("/etc")  # whose target must not be removed
     (tmp / "lab/lab.json").touch()
     with claim(tmp / "lab"):
         assert [path.name for path in (tmp / "lab").iterdir()] == ["lock"]
     assert Path("/etc/passwd").exists()
 
 
-def test_a_directory_with_anything_else_in_it_is_left_alone(tmp: Path) -> None:
+def test_a_directory_with_other_files_is_not_touched(tmp: Path) -> None:
     tmp.chmod(0o711)
     (tmp / "thesis.txt").touch()
-    with pytest.raises(UsageError, match=r"is not a lab's: thesis\.txt"):
+    with pytest.raises(UsageError, match=r"is not a lab directory: thesis\.txt"):
         claim(tmp)
     assert [path.name for path in tmp.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("place", ["lab", "/run/lab", "/etc/lab", "/var/lib/libvirt/lab", "/no/such/lab"])
-def test_a_place_that_cannot_do_is_refused(place: str) -> None:
+def test_an_unsuitable_directory_is_refused(place: str) -> None:
     with pytest.raises(UsageError, match=r"absolute path|would not be visible|is not a directory"):
         claim(Path(place))
 
 
-def test_a_place_that_qemu_cannot_reach_is_refused(tmp: Path) -> None:
+def test_a_directory_that_qemu_cannot_reach_is_refused(tmp: Path) -> None:
     tmp.chmod(0o700)
-    with pytest.raises(UsageError, match=f"{tmp} is closed to other users"):
+    with pytest.raises(UsageError, match=f"{tmp} is not accessible to other users"):
         claim(tmp / "lab")
 
 
@@ -68,7 +68,7 @@ def test_a_lab_that_is_not_up_has_no_hosts(tmp: Path) -> None:
     down.down()
 
 
-def test_nothing_is_made_where_something_is_missing(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_created_when_a_requirement_is_missing(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.bench.lab.requirements.missing", lambda: ["root: no"])
     with pytest.raises(UsageError, match="root: no"), Lab(tmp / "lab"):
         pass
@@ -76,10 +76,10 @@ def test_nothing_is_made_where_something_is_missing(tmp: Path, monkeypatch: pyte
 
 
 class Somewhere:
-    """A host without anything in it, which says of every guest what it was told to."""
+    """A stand-in for a host that returns a prepared state for each guest."""
 
     def __init__(self, plan: LabHostPlan, peer: LabHostPlan, done: list[str], *said: str) -> None:
-        """``done`` tells what was done with the daemons of all hosts, in its order."""
+        """``done`` records the operations on the daemons of all hosts, in order."""
         self.plan, self.peer, self.name = plan, peer, plan.name
         self.daemons: list[Any] = []
         self.done = done
@@ -117,25 +117,25 @@ def test_a_guest_runs_on_one_host_or_it_is_an_error(hollow: Lab) -> None:
     assert hollow.runner("0") is hollow.a
     assert hollow.states("2") == ("paused", "shut off")
     for guest, said in (("1", "running, running"), ("2", "paused, shut off")):
-        with pytest.raises(LabError, match=f"should run on one host; hosta, hostb say {said}"):
+        with pytest.raises(LabError, match=f"must run on exactly one host; on hosta, hostb it is {said}"):
             hollow.runner(guest)
 
 
-def test_an_ingress_is_made_on_the_host_that_its_peer_is_not(hollow: Lab) -> None:
+def test_an_ingress_is_created_on_the_host_opposite_to_its_peer(hollow: Lab) -> None:
     there, back = LabIngress("hostb", "tcp:127.0.1.2:49152"), LabIngress("hosta", "tcp:127.0.1.1:49152")
     first, second = cast("tuple[Any, Any]", hollow.start_daemons([there, back], egress=["tcp:127.0.0.1:7"]))
     assert list(first.config.ingresses) == [there]
     assert list(second.config.ingresses) == [back]
     assert [peer.egress for peer in first.config.peers] == [["tcp:127.0.0.1:7"]]
     assert cast("Any", hollow.a).done == [
-        *("hosta started", "hostb started"),  # before anybody is waited for
+        *("hosta started", "hostb started"),  # before waiting for either
         *("hosta waited for", "hostb waited for"),
         *("hosta linked with hostb", "hostb linked with hosta"),
     ]
 
 
-def test_an_ingress_to_nobody_is_refused(hollow: Lab) -> None:
-    with pytest.raises(LabError, match="hostc is no host of the lab"):
+def test_an_ingress_to_an_unknown_peer_is_refused(hollow: Lab) -> None:
+    with pytest.raises(LabError, match="hostc is not a host of the lab"):
         hollow.start_daemons([LabIngress("hostc", "tcp:127.0.1.2:49152")])
 
 
@@ -149,7 +149,7 @@ def test_a_lab_leaves_nothing(tmp: Path) -> None:
         lab.down()
         assert not [process for process in members if psutil.pid_exists(process.pid)]
         assert list(home.iterdir()) == []
-        lab.down()  # once more does no harm
+        lab.down()  # safe to call twice
 
 
 @pytest.mark.root
@@ -167,7 +167,7 @@ def _fail(_pids: tuple[int, int]) -> None:
 
 
 @pytest.mark.root
-def test_two_labs_do_not_know_of_each_other(lab: Lab) -> None:
+def test_two_labs_are_independent(lab: Lab) -> None:
     with open_directory() as home, Lab(home / "lab") as other:
         other.start_guest(memory=GUEST)
         assert lab.states("web1") == ("absent", "absent")
@@ -229,19 +229,21 @@ def test_a_guest_moves_through_mtunnel_with_the_firewall_closed(lab: Lab) -> Non
 def test_a_guest_that_runs_nowhere_has_no_runner(lab: Lab) -> None:
     lab.start_guest(memory=GUEST)
     lab.a.virsh("destroy", "web1")
-    with pytest.raises(LabError, match="web1 should run on one host; hosta, hostb say shut off, absent"):
+    with pytest.raises(
+        LabError, match="web1 must run on exactly one host; on hosta, hostb it is shut off, absent"
+    ):
         lab.runner("web1")
 
 
 @pytest.mark.root
-def test_a_name_is_given_once(lab: Lab) -> None:
+def test_a_guest_name_is_unique(lab: Lab) -> None:
     lab.start_guest(memory=GUEST)
-    with pytest.raises(LabError, match="has a guest web1 already"):
+    with pytest.raises(LabError, match="guest web1 already exists"):
         lab.start_guest(memory=GUEST)
 
 
 @pytest.mark.root
-def test_the_name_of_a_guest_that_was_ended_is_free(lab: Lab) -> None:
+def test_the_name_of_a_removed_guest_is_free(lab: Lab) -> None:
     lab.start_guest(memory=16 * MIB)
     lab.end_guest("web1")
     assert lab.states("web1") == ("absent", "absent")

@@ -1,4 +1,4 @@
-"""The ``lab`` command as a person types it."""
+"""The ``lab`` command as typed."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def _lab(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess
     )
 
 
-def test_what_to_type_next_names_this_lab(tmp: Path) -> None:
+def test_the_next_steps_name_this_lab(tmp: Path) -> None:
     text = lab_app.next_steps(tmp)
     assert f"qemu:///system?socket={plan(tmp)[0].directory}/run/libvirt/libvirt-sock" in text
     assert "./run lab shell A" in text
 
 
-def test_a_host_that_is_none_is_refused(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_refused(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "kept", lambda directory: background.BackgroundLab(1, {"A": 2, "B": 3}))
-    with pytest.raises(UsageError, match="the lab's hosts are A and B, not 'C'"):
+    with pytest.raises(UsageError, match="HOST must be A or B, not 'C'"):
         lab_app.shell("C", tmp)
 
 
@@ -48,7 +48,7 @@ def test_a_shell_enters_the_namespaces_of_its_host(
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Where a lab may be; none is there any more afterwards."""
+    """A directory for a lab, which is stopped afterwards."""
     with open_directory() as home:
         yield home / "lab"
         background.stop(home / "lab")
@@ -61,7 +61,7 @@ def test_a_lab_stays_up_until_it_is_taken_down(place: Path) -> None:
     assert "the lab is up, in " in up.stdout
     again = _lab("up", "--directory", place)
     assert again.returncode == 2
-    assert again.stderr.startswith(f"lab: a lab is up in {place} already: ")
+    assert again.stderr.startswith(f"lab: a lab is already up in {place}: ")
     inside = _lab("shell", "B", "--directory", place, typed="hostname; virsh -q list\n")
     assert inside.stdout == "hostb.lab\n"
     down = _lab("down", "--directory", place)

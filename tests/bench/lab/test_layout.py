@@ -1,4 +1,4 @@
-"""A host's files: its own where the lab says so, the machine's everywhere else."""
+"""A host's files: its own where the lab lays them out, the machine's everywhere else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_rest_of_etc_is_the_machines(laid_out: tuple[LabHostPlan, LabHostPla
     }
 
 
-def test_each_host_has_its_own_name_and_knows_both(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_each_host_has_its_own_name_and_resolves_both(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
     for host in laid_out:
         assert host.outside("/etc/hostname").read_text() == f"{host.fqdn}\n"
         names = host.outside("/etc/hosts").read_text()
@@ -35,7 +35,7 @@ def test_each_host_has_its_own_name_and_knows_both(laid_out: tuple[LabHostPlan, 
         assert "192.0.2.2 hostb.lab hostb\n" in names
 
 
-def test_a_name_can_be_taken_out_of_the_world(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_a_name_can_be_made_unresolvable(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
     layout.write_hosts(laid_out[0], laid_out[:1])
     assert "hostb" not in laid_out[0].outside("/etc/hosts").read_text()
 
@@ -45,12 +45,12 @@ def _conf(path: Path) -> dict[str, str]:
     return {key: value for key, _, value in lines}
 
 
-def test_each_libvirtd_has_a_uuid_of_its_own(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_each_libvirtd_has_its_own_uuid(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
     uuids = [_conf(host.outside("/etc/libvirt/libvirtd.conf"))["host_uuid"] for host in laid_out]
     assert uuids == [f'"{host.uuid}"' for host in laid_out]
 
 
-def test_changed_settings_go_over_the_labs_own(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_changed_settings_override_those_of_the_lab(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
     host = laid_out[0]
     layout.write_libvirtd_conf(host, {"host_uuid": "x", "listen_tcp": 0})
     layout.write_qemu_conf(host, {"migrate_tls_force": 1})
@@ -59,5 +59,5 @@ def test_changed_settings_go_over_the_labs_own(laid_out: tuple[LabHostPlan, LabH
     assert (qemu["migrate_tls_force"], qemu["user"], qemu["namespaces"]) == ("1", '"libvirt-qemu"', "[]")
 
 
-def test_nobody_may_open_what_lies_over_kvm(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_the_file_mounted_over_kvm_has_no_permissions(laid_out: tuple[LabHostPlan, LabHostPlan]) -> None:
     assert (laid_out[0].directory / layout.NO_KVM).stat().st_mode & 0o777 == 0

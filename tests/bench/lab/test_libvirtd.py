@@ -1,4 +1,4 @@
-"""Each host's libvirtd is its own, and can be stopped, killed and configured anew under its guests."""
+"""Each host has its own libvirtd, which can be stopped, killed and reconfigured while guests run."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ def _done(returncode: int, said: str = "") -> Done:
     return Done([], returncode, stdout="", stderr=said)
 
 
-def test_one_that_does_not_run_has_no_process(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_a_libvirtd_that_is_not_running_has_no_process(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     libvirtd = Libvirtd(plans[0], lambda _: _done(0), lambda _: None)
     assert not libvirtd.running
     libvirtd.stop()
     libvirtd.kill()
-    with pytest.raises(LabError, match="libvirtd of hosta does not run"):
+    with pytest.raises(LabError, match="libvirtd on hosta is not running"):
         print(libvirtd.pid)
 
 
-def test_one_that_does_not_start_is_quoted_with_its_log(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_a_failed_start_is_an_error_with_output_and_log(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     log = plans[0].outside("/var/log/libvirt/libvirtd.log")
     log.parent.mkdir(parents=True)
     log.write_text("the reason\n")
     libvirtd = Libvirtd(plans[0], lambda _: _done(6, "initialization failed"), lambda _: None)
-    with pytest.raises(LabError, match=r"does not start and says: initialization failed\n  the reason"):
+    with pytest.raises(LabError, match=r"failed to start: initialization failed\n  the reason"):
         libvirtd.start()
 
 
-def test_one_that_ends_while_it_is_waited_for_is_an_error(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_a_libvirtd_that_exits_during_the_start_is_an_error(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     libvirtd = Libvirtd(plans[0], lambda _: _done(0), lambda _: None)
-    with pytest.raises(LabError, match="libvirtd of hosta does not run"):
+    with pytest.raises(LabError, match="libvirtd on hosta is not running"):
         libvirtd.start()
 
 
 @pytest.mark.root
-def test_the_two_are_two(lab: Lab) -> None:
+def test_the_hosts_have_separate_libvirtds(lab: Lab) -> None:
     uuids = [host.run(["sh", "-c", "virsh capabilities | grep uuid"]).stdout.strip() for host in lab.hosts]
     assert uuids == [f"<uuid>{host.plan.uuid}</uuid>" for host in lab.hosts]
     assert [host.virsh("hostname").stdout.strip() for host in lab.hosts] == ["hosta.lab", "hostb.lab"]
@@ -67,7 +67,7 @@ def test_a_guest_outlives_its_libvirtd(lab: Lab, end: Callable[[Libvirtd], None]
     end(libvirtd)
     assert not psutil.pid_exists(before)
     guest.verify(lab.a)  # which needs no libvirtd
-    with pytest.raises(LabError, match="hosta does not say how web1 is"):
+    with pytest.raises(LabError, match="cannot get the state of web1 on hosta"):
         lab.a.state("web1")
     libvirtd.start()
     assert libvirtd.pid != before
@@ -85,5 +85,5 @@ def test_other_settings_last_until_they_are_restored(lab: Lab) -> None:
 
 @pytest.mark.root
 def test_settings_that_libvirtd_refuses_are_an_error(lab: Lab) -> None:
-    with pytest.raises(LabError, match=r"(?s)libvirtd of hosta does not start and says: .*listen_tcp"):
+    with pytest.raises(LabError, match=r"(?s)libvirtd on hosta failed to start: .*listen_tcp"):
         lab.a.libvirtd.configure(libvirtd={"listen_tcp": "perhaps"})

@@ -1,4 +1,4 @@
-"""``python -m tunnel.bench.lab`` turns errors into one message and an exit code."""
+"""``python -m tunnel.bench.lab`` reports errors as one message and an exit code."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_without_a_command_the_commands_are_listed() -> None:
     assert "keep" not in done.stdout
 
 
-def test_there_is_no_shell_where_no_lab_is(tmp: Path) -> None:
+def test_a_shell_needs_a_lab_that_is_up(tmp: Path) -> None:
     done = _run("shell", "A", "--directory", tmp / "lab")
     assert (done.returncode, done.stderr) == (
         2,
-        f"lab: no lab is up in {tmp / 'lab'}: type ./run lab up\n",
+        f"lab: no lab is up in {tmp / 'lab'}: start it with ./run lab up\n",
     )
 
 
-def test_ending_no_lab_is_no_error(tmp: Path) -> None:
+def test_stopping_no_lab_is_not_an_error(tmp: Path) -> None:
     done = _run("down", "--directory", tmp / "lab")
     assert (done.returncode, done.stdout) == (0, f"no lab is up in {tmp / 'lab'}\n")
 
@@ -61,7 +61,7 @@ main()
 """
 
 
-def test_without_root_everything_that_is_missing_is_said(tmp: Path) -> None:
+def test_without_root_every_missing_requirement_is_listed(tmp: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NOBODY, "lab", "keep", "--directory", tmp / "lab"],
         capture_output=True,
@@ -74,7 +74,7 @@ def test_without_root_everything_that_is_missing_is_said(tmp: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["usage"]
     lines = answer["error"].splitlines()
-    assert lines[0] == "the lab cannot be set up; this is missing:"
+    assert lines[0] == "cannot set up the lab; missing:"
     assert lines[1].startswith("  root: ")
     assert "virsh" in lines[2]
     assert list(tmp.iterdir()) == []

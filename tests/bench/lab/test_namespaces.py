@@ -1,4 +1,4 @@
-"""A host's namespaces are its own, and end with whoever made them."""
+"""A host has its own namespaces, which end with the process that created them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_own_directory_is_mounted_where_the_host_expects_it(
     lines = script(plans[0]).splitlines()
     for inside, outside in plans[0].own.items():
         assert f"mount --bind {outside} {inside}" in lines
-    # The machine's /etc must be saved before it is covered, to a place that is the host's own by then.
+    # The machine's /etc must be bind-mounted elsewhere before it is covered, in the host's own /run.
     where = [
         lines.index(f"mount --bind {place}")
         for place in (f"{plans[0].own['/run']} /run", "/etc /run/machine-etc", f"{plans[0].own['/etc']} /etc")
@@ -79,24 +79,26 @@ def test_a_host_sees_its_own_directories_and_the_machines_others(lab: Lab) -> No
 
 @pytest.mark.root
 def test_a_host_sees_no_process_but_its_own(lab: Lab) -> None:
-    found = lab.a.run(["sh", "-c", "cat /proc/[0-9]*/comm"], check=False).stdout.split()  # some end meanwhile
+    found = lab.a.run(
+        ["sh", "-c", "cat /proc/[0-9]*/comm"], check=False
+    ).stdout.split()  # some exit meanwhile
     assert "libvirtd" in found
     assert not any("python" in name or "pytest" in name for name in found)
 
 
 @pytest.mark.root
-def test_orphans_are_collected(lab: Lab) -> None:
+def test_orphans_are_reaped(lab: Lab) -> None:
     orphan = lab.a.run(["sh", "-c", "sleep 0.1 >/dev/null 2>&1 & echo $!"]).stdout.strip()
-    there = ["test", "-e", f"/proc/{orphan}"]  # a zombie has a place there, too
-    until("the orphan to be collected", lambda: lab.a.run(there, check=False).returncode == 1)
+    there = ["test", "-e", f"/proc/{orphan}"]  # also exists for a zombie
+    until("the orphan to be reaped", lambda: lab.a.run(there, check=False).returncode == 1)
 
 
 @pytest.mark.root
-def test_a_killed_owner_takes_every_process_along(tmp: Path, plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+def test_every_process_ends_with_a_killed_owner(tmp: Path, plans: tuple[LabHostPlan, LabHostPlan]) -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER, tmp], stdout=subprocess.PIPE, text=True) as owner:
         first = _read_pid(owner)
         members = [first, *first.children(recursive=True)]
-        # As unkind as can be: no handler runs.
+        # No handler runs.
         owner.send_signal(signal.SIGKILL)
     until("the host to end", lambda: not any(one.is_running() and _alive(one) for one in members))
 
@@ -114,10 +116,10 @@ def _alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.root
-def test_a_host_that_cannot_start_says_why(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
-    plans[0].directory.mkdir()  # and nothing in it
+def test_a_host_that_cannot_start_reports_the_reason(plans: tuple[LabHostPlan, LabHostPlan]) -> None:
+    plans[0].directory.mkdir()  # empty
     namespaces = Namespaces(plans[0])
-    with pytest.raises(LabError, match=r"hosta does not start: mount: .*"):
+    with pytest.raises(LabError, match=r"hosta failed to start: mount: .*"):
         namespaces.wait_ready()
     namespaces.close()
     assert namespaces.members() == []

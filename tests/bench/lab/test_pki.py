@@ -1,4 +1,4 @@
-"""Each host has a certificate of one authority, where mtunnel, libvirt and QEMU look for them."""
+"""Each host has a certificate of one authority, in the paths of mtunnel, libvirt and QEMU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tunnel.tls.contexts import TlsFiles, load
 
 @pytest.fixture
 def etc(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> Path:
-    """/etc of host A with its certificates."""
+    """The /etc of host A with its certificates."""
     pki.lay_out(Authority.create(tmp / "ca"), plans[0])
     return plans[0].outside("/etc")
 
@@ -32,7 +32,7 @@ def etc(plans: tuple[LabHostPlan, LabHostPlan], tmp: Path) -> Path:
         ("qemu/client-cert.pem", "qemu/client-key.pem", ExtendedKeyUsageOID.CLIENT_AUTH),
     ],
 )
-def test_libvirt_and_qemu_find_what_they_accept(
+def test_libvirt_and_qemu_find_valid_certificates(
     etc: Path, cert: str, key: str, usage: x509.ObjectIdentifier
 ) -> None:
     found = x509.load_pem_x509_certificate((etc / "pki" / cert).read_bytes())
@@ -54,7 +54,7 @@ def test_mtunnel_accepts_its_own(etc: Path) -> None:
     assert (own / "hosta.key").stat().st_mode & 0o077 == 0
 
 
-def test_the_authoritys_key_stays_where_it_is(etc: Path) -> None:
+def test_the_authoritys_key_is_not_copied(etc: Path) -> None:
     assert not [path for path in etc.rglob("*") if path.name == "ca.key"]
 
 

@@ -1,4 +1,4 @@
-"""Programs in a host, tried where no root is needed: in no namespaces at all."""
+"""Programs in a host, tested without namespaces, so that root is not needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.exit(os.WEXITSTATUS(status))
 
 
 class Nowhere:
-    """Stands in for namespaces: what it runs is a child's child, as when they are entered."""
+    """Stands in for namespaces: programs run as a grandchild, as when namespaces are entered."""
 
     enter = (sys.executable, "-I", "-S", "-c", FORK, "setpriv", "--pdeathsig", "KILL", "--")
 
@@ -41,26 +41,26 @@ def _start(tmp: Path, *argv: str, **options: Any) -> Started:
     return Started(HERE, argv, tmp, **options)
 
 
-def test_what_a_program_prints_is_returned() -> None:
+def test_the_output_of_a_program_is_returned() -> None:
     done = programs.run(HERE, ["cat"], input="said")
     assert (done.returncode, done.stdout) == (0, "said")
 
 
-def test_a_failing_program_is_quoted() -> None:
-    with pytest.raises(LabError, match=r"sh -c '.*' failed with status 3 and said: the reason"):
+def test_a_failing_program_is_an_error_with_its_output() -> None:
+    with pytest.raises(LabError, match=r"sh -c '.*' failed with status 3: the reason"):
         programs.run(HERE, ["sh", "-c", "echo the reason >&2; exit 3"])
 
 
-def test_a_failure_that_was_expected_is_returned() -> None:
+def test_an_expected_failure_is_returned() -> None:
     assert programs.run(HERE, ["false"], check=False).returncode == 1
 
 
 def test_a_program_that_does_not_end_is_killed() -> None:
-    with pytest.raises(LabError, match=r"sleep 300 did not end in 0\.2 s"):
+    with pytest.raises(LabError, match=r"sleep 300 timed out after 0\.2 s"):
         programs.run(HERE, ["sleep", "300"], timeout=0.2)
 
 
-def test_of_the_callers_environment_only_where_libraries_are_gets_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_library_path_is_inherited_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///default")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/ipsec-mb")
     found = programs.run(HERE, ["env"], env={"MINE": "yes"}).stdout.splitlines()
@@ -81,19 +81,19 @@ def test_a_started_program_is_found_and_signalled(tmp: Path) -> None:
     assert not program.running
 
 
-def test_a_program_that_was_killed_says_by_what(tmp: Path) -> None:
+def test_the_exit_code_of_a_killed_program_is_the_signal(tmp: Path) -> None:
     program = _start(tmp, "sleep", "300")
     assert program.kill() == -signal.SIGKILL
-    assert program.kill() == -signal.SIGKILL  # once more does no harm
+    assert program.kill() == -signal.SIGKILL  # safe to call twice
 
 
-def test_a_stubborn_program_is_killed_in_the_end(tmp: Path) -> None:
+def test_a_program_that_ignores_sigterm_is_killed(tmp: Path) -> None:
     program = _start(tmp, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
     until("it to be ready", lambda: program.output())
     assert program.stop(grace=0.2) == -signal.SIGKILL
 
 
-def test_a_program_that_ends_at_once_is_no_surprise(tmp: Path) -> None:
+def test_a_program_may_exit_immediately(tmp: Path) -> None:
     program = _start(tmp, "sh", "-c", "echo gone; exit 4")
     assert program.wait() == 4
     assert program.said() == "\n  gone"
@@ -101,9 +101,9 @@ def test_a_program_that_ends_at_once_is_no_surprise(tmp: Path) -> None:
     assert program.stop() == 4
 
 
-def test_waiting_has_an_end(tmp: Path) -> None:
+def test_waiting_has_a_timeout(tmp: Path) -> None:
     program = _start(tmp, "sleep", "300")
-    with pytest.raises(LabError, match=r"sleep did not end in 0\.1 s and said nothing"):
+    with pytest.raises(LabError, match=r"sleep timed out after 0\.1 s \(no output\)"):
         program.wait(0.1)
     program.kill()
 
@@ -115,7 +115,7 @@ def test_two_programs_of_one_name_have_two_logs(tmp: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_program_that_took_too_long_is_gone_from_its_host(lab: Lab) -> None:
-    with pytest.raises(LabError, match="sleep 301 did not end"):
+def test_a_program_that_timed_out_is_killed_in_its_host(lab: Lab) -> None:
+    with pytest.raises(LabError, match="sleep 301 timed out"):
         lab.a.run(["sleep", "301"], timeout=0.3)
     until("it to be gone", lambda: lab.a.run(["pgrep", "-f", "sleep 301"], check=False).returncode == 1)

@@ -1,4 +1,4 @@
-"""Everything that a machine lacks is said at once, with what to do about it."""
+"""Everything that a machine lacks is reported together, with how to install it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def test_a_machine_with_everything_lacks_nothing() -> None:
     assert requirements.missing(lambda program: program, uid=0) == []
 
 
-def test_everything_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_is_missing_is_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "LIBRARIES", ("nonesuch", "non.esuch", "json"))
     present = set(requirements.PROGRAMS) - {"libvirtd", "virsh", "nsenter", "unshare"}
     lines = requirements.missing(lambda program: program if program in present else None, uid=1000)
@@ -27,7 +27,7 @@ def test_everything_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPa
 
 def test_the_error_has_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "missing", lambda: ["this", "that"])
-    with pytest.raises(UsageError, match=r"(?s)cannot be set up; this is missing:\n  this\n  that$"):
+    with pytest.raises(UsageError, match=r"(?s)cannot set up the lab; missing:\n  this\n  that$"):
         requirements.check()
 
 

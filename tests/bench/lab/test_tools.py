@@ -1,4 +1,4 @@
-"""Finding the programs of others, and what they say about themselves."""
+"""Finding third-party programs, and their versions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_system_program_is_found_although_the_path_has_no_sbin(
     assert tools.find("relayd") == str(path / "relayd")
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_a_missing_program_is_named_in_the_error() -> None:
     assert tools.find("no-such-relay") is None
     with pytest.raises(UsageError, match="no-such-relay is not installed"):
         tools.path_of("no-such-relay")
@@ -67,11 +67,11 @@ def test_the_library_is_the_one_that_it_runs_on(path: Path, lines: str, expected
     assert tools.running_on("relayd", "-vv") == f"relayd version 1.7.4, running on {expected}"
 
 
-def test_a_program_without_a_library_is_only_of_a_version(path: Path) -> None:
+def test_a_program_without_a_library_has_only_a_version(path: Path) -> None:
     _script(path, "relayd", "echo relayd version 1.7.4; echo Running on: Linux")
     assert tools.running_on("relayd", "-vv") == "relayd version 1.7.4"
 
 
-def test_a_program_that_does_not_say_its_version_is_unknown(path: Path) -> None:
+def test_the_version_of_a_program_that_prints_none_is_unknown(path: Path) -> None:
     _script(path, "relayd", "echo hello")
     assert tools.version_said("relayd", "-V") == "unknown"

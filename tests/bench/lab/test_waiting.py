@@ -1,4 +1,4 @@
-"""Waiting returns what was found, and gives up in words."""
+"""Waiting returns the value that was found, and times out with a message."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from tunnel.bench.lab.waiting import LabError, until
 
 
-def test_the_first_true_answer_is_returned() -> None:
+def test_the_first_true_value_is_returned() -> None:
     answers = iter([None, 0, "", "there", "later"])
     assert until("an answer", lambda: next(answers)) == "there"
 
 
-def test_waiting_in_vain_names_what_for() -> None:
-    with pytest.raises(LabError, match=r"waited 0\.05 s in vain for a miracle"):
+def test_a_timeout_names_what_was_waited_for() -> None:
+    with pytest.raises(LabError, match=r"timed out after 0\.05 s waiting for a miracle"):
         until("a miracle", lambda: False, within=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Two wires, and sockets that use the congestion control that was asked for."""
+"""Two links, and sockets that use the configured congestion control."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def test_every_route_names_the_congestion_control(plans: tuple[LabHostPlan, LabH
     assert any("2001:db8::/64 dev eth0" in line for line in lines)
 
 
-def test_a_bound_is_in_bits_and_lets_a_few_milliseconds_pass_at_once() -> None:
+def test_a_rate_limit_is_in_bits_and_allows_bursts_of_milliseconds() -> None:
     command = " ".join(wires.shaping(10**9))
     assert command.endswith("dev eth0 root tbf rate 1000000000bit burst 500000b latency 20ms")
     assert "burst 131072b" in " ".join(wires.shaping(8 * 10**6))
     assert " ".join(wires.shaping(None)).endswith("root noqueue")
 
 
-def test_a_refused_command_is_quoted() -> None:
-    with pytest.raises(LabError, match=r"(?s)ip refused: .*nonesuch"):
+def test_a_failed_command_is_an_error_with_its_output() -> None:
+    with pytest.raises(LabError, match=r"(?s)ip failed: .*nonesuch"):
         wires.batch("nonesuch add\n")
 
 
@@ -57,7 +57,7 @@ def test_each_address_of_the_peer_is_reached(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_sockets_use_the_congestion_control_that_was_asked_for(lab: Lab) -> None:
+def test_sockets_use_the_configured_congestion_control(lab: Lab) -> None:
     with Listener(lab.b, 16515):
         for address in (lab.b.plan.address, lab.b.plan.second_address, lab.b.plan.address6):
             found = lab.a.run(["python3", "-c", CONGESTION_OF, address, "16515"])
@@ -94,13 +94,13 @@ with socket.create_server(("0.0.0.0", 16515)) as server:
 
 
 @pytest.mark.root
-def test_a_bounded_wire_carries_no_more_until_reset(lab: Lab) -> None:
+def test_a_rate_limit_applies_until_reset(lab: Lab) -> None:
     swallow = lab.b.start(["python3", "-c", SWALLOW])
     until("the reader to listen", lambda: swallow.output())
     sent, bound = 4_000_000, 32_000_000
     lab.shape(bound)
     found = float(lab.a.run(["python3", "-c", SEND, lab.b.plan.address, str(sent)]).stdout)
-    # What is in the bucket and in the socket's buffer of the reader may be ahead of the bound.
+    # The bucket and the reader's socket buffer may exceed the rate limit.
     assert found > 0.9 * (sent - 131072) * 8 / bound
     lab.reset()
     for host in lab.hosts:

@@ -1,4 +1,4 @@
-"""``bench abuse``: what is measured beside each abuse, against real daemons, and what is concluded."""
+"""``bench abuse``: measurements under each abuse, against real daemons, and the verdicts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_bulk_and_cuts_are_judged_by_the_goal() -> None:
         ([outcome(1.0)], None),
     ],
 )
-def test_whatever_is_missed_is_told(outcomes: Sequence[AbuseOutcome], found: Cuts | None) -> None:
+def test_a_missed_goal_is_reported(outcomes: Sequence[AbuseOutcome], found: Cuts | None) -> None:
     assert not judge(SILENT, outcomes, found).reached
 
 
@@ -63,12 +63,12 @@ def test_the_table_shows_both_ratios_and_milliseconds() -> None:
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.parametrize("abuser", [SILENT, PING], ids=lambda each: each.name)
-def test_daemons_are_measured_and_cut_beside_an_abuse(
+def test_daemons_are_measured_and_cut_under_abuse(
     tmp: Path, abuser: Abuser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "tunnel.bench.measure.abuse._BETWEEN_CUTS", 0.05
-    )  # all cuts before a fast machine is through
+    )  # all cuts before the transfer ends on a fast machine
     results = Results(tmp, "abuse")
     network = Network(effective_congestion(), pinned=False)
     options = AbuseOptions(8 * MIB, rounds=1, cut_size=1024 * MIB)
@@ -82,7 +82,7 @@ def test_daemons_are_measured_and_cut_beside_an_abuse(
     assert verdict.slowest is not None
 
 
-def test_who_fails_is_recorded(tmp: Path) -> None:
+def test_a_failure_is_recorded(tmp: Path) -> None:
     broken = replace(SILENT, command=lambda _: ["false"])
     results = Results(tmp, "abuse")
     network = Network(effective_congestion(), pinned=False)

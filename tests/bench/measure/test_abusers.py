@@ -1,4 +1,4 @@
-"""Every kind of abuse has its goal, and runs as what it says."""
+"""Every kind of abuse has a goal, and the arguments that match its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def exposed(tmp: Path) -> Exposed:
     return expose(tmp, "cubic")
 
 
-def test_names_are_told_apart_and_peers_may_cost_more() -> None:
+def test_names_are_unique_and_peers_may_cost_more() -> None:
     assert len(COMMANDS) == len(ABUSERS)
     assert {each.goal for each in ABUSERS if each.group == "peers"} == {0.8}
     assert {each.goal for each in ABUSERS if each.group != "peers"} == {0.9}

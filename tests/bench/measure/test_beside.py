@@ -1,4 +1,4 @@
-"""A stream beside others that stand still: what it keeps, and what may be held meanwhile."""
+"""A stream beside stalled ones: its throughput, and the bound on memory meanwhile."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_abuse_is_chosen_by_name_or_group() -> None:
     ]
     assert choose(["users"])[1] == []
     assert choose(["streams"]) == ([], list(CASES))
-    with pytest.raises(UsageError, match="no abuse is called nix; there are: strangers"):
+    with pytest.raises(UsageError, match="unknown abuse: nix; known: strangers"):
         choose(["stalled", "nix"])
 
 
@@ -76,7 +76,7 @@ def test_a_stream_is_measured_beside_others(
     assert min(found.rss_before.values()) > MIB
 
 
-def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "_fill_command", lambda *_: ["false"])
     results = Results(tmp, "abuse")
     assert run(CASES[:1], MIB, 1, NETWORK, results, lambda _: None) == []

@@ -1,4 +1,4 @@
-"""Connections in numbers: each counted once, at the rate asked for, by whom and from where."""
+"""A flood of connections: each counted once, at the given rate, from the given user and address."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def rounds(count: int) -> Iterator[bool]:
     yield True
 
 
-def come(callers: Callers, turns: int) -> None:
+def connect_all(callers: Callers, turns: int) -> None:
     over = rounds(turns)
     callers.run(lambda _: next(over))
 
 
-def test_each_connection_is_made_and_says_its_words(endpoint: ProgramAddress, server: socket.socket) -> None:
+def test_each_connection_is_made_and_sends_its_data(endpoint: ProgramAddress, server: socket.socket) -> None:
     callers = Callers(endpoint, words(Says.GARBAGE), 0)
-    come(callers, 1)
+    connect_all(callers, 1)
     for _ in range(callers.made):
         with server.accept()[0] as sock:
             assert sock.recv(100) == b"GET / HTTP/1.0\r\n\r\n"
@@ -50,22 +50,22 @@ def test_each_connection_is_made_and_says_its_words(endpoint: ProgramAddress, se
     callers.close()
 
 
-def test_nobody_there_is_a_failure_for_each(endpoint: ProgramAddress) -> None:
+def test_each_refused_connection_is_a_failure(endpoint: ProgramAddress) -> None:
     callers = Callers(endpoint, b"", 0)
-    come(callers, 2)
+    connect_all(callers, 2)
     callers._judge_fresh()
     assert (callers.made, callers.failed) == (0, 64)
     callers.close()
 
 
-def test_a_connection_that_was_ended_at_once_was_made_all_the_same() -> None:
+def test_a_connection_that_is_closed_immediately_counts_as_made() -> None:
     endpoint = free_tcp("127.0.0.1")
     with endpoint.listen() as server:
         with endpoint.connect() as sock:
             server.accept()[0].close()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         callers = Callers(endpoint, b"", 0)
-        come(callers, 1)
+        connect_all(callers, 1)
         accepted = [server.accept()[0] for _ in range(callers.made)]
         assert len(accepted) == 32
         for sock in accepted:
@@ -73,39 +73,39 @@ def test_a_connection_that_was_ended_at_once_was_made_all_the_same() -> None:
         callers.close()
 
 
-def test_no_more_come_than_the_rate_allows(endpoint: ProgramAddress, server: socket.socket) -> None:
+def test_the_rate_is_not_exceeded(endpoint: ProgramAddress, server: socket.socket) -> None:
     callers = Callers(endpoint, b"", 1e-3)
-    come(callers, 50)
+    connect_all(callers, 50)
     assert callers.made == 0
     callers.close()
 
 
-def test_the_rate_counts_from_the_first_moment_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often somebody asks in between."""
+def test_the_rate_counts_from_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Independently of the number of calls in between."""
     now = 100.0
     monkeypatch.setattr("tunnel.bench.measure.callers.time.monotonic", lambda: now)
     endpoint = free_tcp("127.0.0.1")
     with endpoint.listen():
         callers = Callers(endpoint, b"", 10)
         for made in (0, 10, 20):
-            come(callers, 1)
+            connect_all(callers, 1)
             assert callers.made == made
             now += 1.0
         callers.close()
 
 
-def test_all_come_from_the_address_that_is_named() -> None:
+def test_all_connections_have_the_source_address() -> None:
     endpoint = free_tcp("127.0.0.1")
     with endpoint.listen() as server:
         callers = Callers(endpoint, b"", 0, "127.0.0.9")
-        come(callers, 1)
+        connect_all(callers, 1)
         sock, address = server.accept()
         sock.close()
         assert address[0] == "127.0.0.9"
         callers.close()
 
 
-def test_the_hello_is_a_client_hello_and_anew_each_time() -> None:
+def test_the_hello_is_a_client_hello() -> None:
     assert words(Says.HELLO)[0] == 22  # a record of the handshake
     assert words(Says.HELLO)[5] == 1  # ClientHello
     assert words(Says.SILENT) == b""
@@ -135,9 +135,9 @@ def test_a_process_calls_as_another_user_until_its_input_ends(tmp: Path) -> None
     assert int.from_bytes(credentials[4:8], "little") == NOBODY != os.geteuid()
 
 
-def test_the_plain_listener_closes_whoever_comes(tmp: Path, endpoint: ProgramAddress) -> None:
+def test_the_plain_listener_closes_every_connection(tmp: Path, endpoint: ProgramAddress) -> None:
     with Rig(tmp) as rig:
         rig.start_module("plain", "callers", "listen", endpoint)
-        for _ in range(3):  # which may be before or after ``connect`` returns
+        for _ in range(3):  # the reset may come before or after ``connect`` returns
             with suppress(ConnectionResetError), endpoint.connect() as sock:
                 assert sock.recv(1) == b""

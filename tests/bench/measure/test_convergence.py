@@ -1,4 +1,4 @@
-"""The search finds the limit, whatever it is, with no more migrations than it said."""
+"""The search finds any limit, with no more migrations than ``most_probes``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STEP = 4096
 
 
 def find(grid: RateSteps, limit: int) -> tuple[int, list[int]]:
-    """Search where exactly the rates up to ``limit`` converge; return what was found, and what was tried."""
+    """Search when exactly the rates up to ``limit`` converge; return the result, and the tried rates."""
     search, tried = Search(grid), list[int]()
     while (rate := search.next_rate) is not None:
         tried.append(rate)
@@ -40,5 +40,5 @@ def test_rates_between_steps_are_rounded_down() -> None:
     assert find(RateSteps(100, 1000), 649)[0] == 600
 
 
-def test_a_highest_rate_that_is_no_multiple_is_not_exceeded() -> None:
+def test_a_highest_rate_that_is_not_a_multiple_is_not_exceeded() -> None:
     assert find(RateSteps(300, 1000), 5000)[0] == 900

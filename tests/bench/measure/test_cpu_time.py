@@ -1,4 +1,4 @@
-"""CPU time is that of real processes, children included, and is kept when a process ends."""
+"""CPU time of real processes, children included, which is kept when a process exits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("who", ["itself", "child"])
-def test_what_a_process_used_between_two_readings_is_counted(who: str) -> None:
+def test_time_used_between_two_readings_is_counted(who: str) -> None:
     meter = CpuMeter()
     command = [sys.executable, "-c", BURN, who]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -44,7 +44,7 @@ def test_what_a_process_used_between_two_readings_is_counted(who: str) -> None:
     assert 0.25 <= used["a"]["qemu"] <= 1.5  # the rest is the start of the interpreter
 
 
-def test_an_ended_process_keeps_what_was_last_read() -> None:
+def test_an_exited_process_keeps_its_last_reading() -> None:
     meter = CpuMeter()
     command = [sys.executable, "-c", BURN]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -62,7 +62,7 @@ def test_an_ended_process_keeps_what_was_last_read() -> None:
     assert last["b", "mtunnel"] >= 0.25
 
 
-def test_a_process_that_is_no_more_takes_no_part() -> None:
+def test_an_exited_process_is_not_watched() -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     meter = CpuMeter()
@@ -70,7 +70,7 @@ def test_a_process_that_is_no_more_takes_no_part() -> None:
     assert meter.read() == {}
 
 
-def test_who_came_later_counts_from_the_beginning() -> None:
+def test_a_process_watched_later_counts_from_zero() -> None:
     assert spent({("a", "qemu"): 1.5}, {("a", "qemu"): 2.0, ("b", "qemu"): 0.25}) == {
         "a": {"qemu": 0.5},
         "b": {"qemu": 0.25},

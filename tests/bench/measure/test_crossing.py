@@ -1,4 +1,4 @@
-"""One guest moved once: measured when it arrives, given up when it does not, and said why when it fails."""
+"""One migration: measured when it completes, aborted when it does not, and an error when it fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = Patience(seconds=60.0, passes=40)
 def cross(
     lab: Lab, mode: str, *options: str, workload: Workload = IDLE, patience: Patience = PATIENCE
 ) -> CrossingOutcome:
-    """Move a guest in this mode, with more options for virsh, and prove that it is whole afterwards."""
+    """Migrate a guest in this mode, with more options for virsh, and verify it afterwards."""
     found = choose([mode])[0]
     lab.b.firewall.open(16509, "49152-49215")
     guest = lab.start_guest(memory=MEMORY, workload=workload, touched=True)
@@ -35,16 +35,16 @@ def cross(
     return outcome
 
 
-def test_what_a_guest_wrote_is_taken_from_the_time_of_the_stream() -> None:
+def test_the_write_rate_is_measured_during_the_stream() -> None:
     samples = [(0.0, 0), (10.0, 1000), (11.0, 1200), (12.0, 1300)]
     assert written_rate(samples, 10.0) == 150 * PAGE
-    assert written_rate(samples, 11.5) == round(1300 / 12 * PAGE)  # too short to tell: with what came before
+    assert written_rate(samples, 11.5) == round(1300 / 12 * PAGE)  # too short: with earlier samples
     assert written_rate([(3.0, 7)], 1.0) == 0
 
 
 @pytest.mark.root
 def test_a_native_migration_is_measured_on_both_sides(lab: Lab) -> None:
-    # QEMU takes its rate over 100 ms, and says none of a stream that was over before.
+    # QEMU measures its rate over 100 ms, and reports none for a shorter stream.
     outcome = cross(lab, "native", "--bandwidth", "128")
     assert outcome.aborted == ""
     assert MEMORY * 0.9 < outcome.bytes < MEMORY * 1.5
@@ -62,12 +62,12 @@ def test_a_native_migration_is_measured_on_both_sides(lab: Lab) -> None:
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_post_copy_through_mtunnel_is_over_when_all_memory_is_there(lab: Lab) -> None:
+def test_post_copy_through_mtunnel_completes_with_all_memory(lab: Lab) -> None:
     lab.allow_postcopy()
     lab.start_daemons(INGRESSES, egress=EGRESS)
     outcome = cross(lab, "mtunnel-postcopy", "--bandwidth", "32", workload=FRANTIC)
     assert outcome.aborted == ""
-    # The guest goes over after the first pass; the rest of its memory takes a while at this rate.
+    # The guest switches over after the first pass; the rest of its memory takes a while at this rate.
     assert outcome.downtime_seconds is not None
     assert outcome.downtime_seconds < outcome.seconds
     assert outcome.bytes > MEMORY
@@ -81,7 +81,7 @@ def test_post_copy_through_mtunnel_is_over_when_all_memory_is_there(lab: Lab) ->
     ("patience", "why"),
     [(Patience(60.0, passes=2), "more than 2 passes"), (Patience(1.0, passes=1000), "more than 1 s")],
 )
-def test_one_that_does_not_end_is_given_up_and_the_guest_stays(
+def test_a_migration_that_does_not_converge_is_aborted_and_the_guest_stays(
     lab: Lab, patience: Patience, why: str
 ) -> None:
     outcome = cross(lab, "native", "--bandwidth", "16", workload=FRANTIC, patience=patience)
@@ -93,7 +93,7 @@ def test_one_that_does_not_end_is_given_up_and_the_guest_stays(
 
 
 @pytest.mark.root
-def test_one_that_fails_is_told_in_virshs_words(lab: Lab, tmp: Path) -> None:
+def test_a_failed_migration_is_an_error_with_the_output_of_virsh(lab: Lab, tmp: Path) -> None:
     guest = lab.start_guest(memory=MEMORY, workload=IDLE)
     broken = MigrationMode(
         "broken", "to nowhere", (f"qemu+unix:///system?socket={tmp}/none",), encrypts=False

@@ -1,4 +1,4 @@
-"""A lane is cut by RST, and the time until it is replaced is told."""
+"""A lane is cut by RST, and the time until it is replaced is measured."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_a_cut_lane_is_replaced(hosts: TwoHosts) -> None:
 
 
 @pytest.mark.root
-def test_one_that_stays_away_is_an_error(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lane_that_is_not_replaced_is_an_error(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "_PATIENCE", 0.5)
     hosts.b.kill()
     with pytest.raises(BenchError):
         cut(hosts.a.control, "hostb")
 
 
-def test_a_daemon_that_does_not_answer_is_an_error(tmp: Path) -> None:
+def test_a_daemon_that_does_not_reply_is_an_error(tmp: Path) -> None:
     with pytest.raises(BenchError):
         link(tmp / "none", "hostb")

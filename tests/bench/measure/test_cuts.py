@@ -1,4 +1,4 @@
-"""``bench cuts``: what counts as a stall, what is measured against real daemons, and how it is shown."""
+"""``bench cuts``: the definition of a stall, measurements against real daemons, and the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tunnel.bench.measure.results import Results
 @pytest.mark.parametrize(
     ("moments", "found"),
     [
-        ([2.5], [3.0]),  # the longest behind it, though it began before
+        ([2.5], [3.0]),  # the longest after it, although it began before
         ([0.5], [3.0]),
         ([0.5, 2.5], [1.0, 3.0]),
         ([5.5], [1.0]),
@@ -46,9 +46,9 @@ def test_every_lane_that_is_reset_resumes_and_is_measured(tmp: Path) -> None:
     assert [record["stalls"] for record in results.of_kind("cuts")] == [each.stalls for each in found]
 
 
-def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> CutsOutcome:
-        raise BenchError("the link does not have its 2 lanes")
+        raise BenchError("timed out after 20 s waiting for 2 lanes")
 
     monkeypatch.setattr(cuts, "measure", fail)
     results = Results(tmp, "cuts")
@@ -58,7 +58,7 @@ def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert failure["contestant"] == "2 lanes, round trip 20 ms"
 
 
-def test_the_table_tells_milliseconds() -> None:
+def test_the_table_is_in_milliseconds() -> None:
     output = io.StringIO()
     outcome = CutsOutcome(1, 2, 0.02, 1 << 30, 100, 0.0012, [0.0081, 0.0123, 0.0456, 0.0789])
     Console(file=output, width=160).print(table([outcome]))

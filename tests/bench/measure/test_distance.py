@@ -1,4 +1,4 @@
-"""The relay that makes hosts seem far: late bytes and resets, and a handshake's time before all of it."""
+"""The delaying relay: delayed bytes and resets, and an additional round trip for the handshake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Ends = tuple[socket.socket, socket.socket, float]
 
 @pytest.fixture
 async def ends() -> AsyncIterator[Ends]:
-    """Both ends of a connection that is made through the relay, and when that began."""
+    """Both ends of a connection through the relay, and when it was opened."""
     entry = free_tcp("127.0.0.1")
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -40,7 +40,7 @@ async def ends() -> AsyncIterator[Ends]:
             await relaying
 
 
-async def test_bytes_come_whole_and_late_at_first_later_still(ends: Ends) -> None:
+async def test_bytes_are_complete_and_delayed_the_first_ones_longer(ends: Ends) -> None:
     near, far, began = ends
     loop = asyncio.get_running_loop()
     for source, sink, least in ((near, far, 1.5), (far, near, 0.5), (near, far, 0.5)):

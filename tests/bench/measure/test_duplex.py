@@ -1,4 +1,4 @@
-"""The load of ``bench rotate``: both directions at once, and no wrong byte is taken for a right one."""
+"""The load of ``bench rotate``: both directions concurrently, and every wrong byte is detected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT = 3 * PIECE + 17
 
 @pytest.fixture
 def pair() -> Iterator[tuple[End, End]]:
-    """Both ends of one stream, without anything between."""
+    """Both ends of one stream, connected directly."""
     one, other = socket.socketpair()
     with one, other:
         yield End(one, 0, called=False, count=COUNT), End(other, 0, called=True, count=COUNT)
@@ -54,14 +54,14 @@ def test_no_two_streams_or_directions_carry_the_same() -> None:
 
 
 @pytest.mark.parametrize("offset", [1, 16384, PIECE, 1 << 20])
-def test_what_is_missing_or_doubled_is_seen(pair: tuple[End, End], offset: int) -> None:
+def test_missing_or_duplicated_data_is_detected(pair: tuple[End, End], offset: int) -> None:
     caller, called = pair
     called.sock.sendall(content(0, offset, 1000, called=True))
-    with pytest.raises(ConnectionError, match="brings other bytes"):
+    with pytest.raises(ConnectionError, match="wrong data at offset 0"):
         caller.receive(memoryview(bytearray(PIECE)), 0.0)
 
 
-def test_an_end_that_comes_early_is_seen(pair: tuple[End, End]) -> None:
+def test_an_early_end_is_detected(pair: tuple[End, End]) -> None:
     caller, called = pair
     called.sock.close()
     with pytest.raises(ConnectionError, match=f"ended {COUNT} bytes early"):

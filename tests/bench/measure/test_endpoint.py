@@ -1,4 +1,4 @@
-"""Endpoints: both kinds survive being written down, listen and connect."""
+"""Endpoints: both kinds can be converted to text and back, listen and connect."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_both_kinds_connect_to_where_they_listen(tmp: Path) -> None:
                 assert accepted.recv(1) == b"x"
 
 
-def test_a_free_port_is_on_the_address_that_was_asked_for() -> None:
+def test_a_free_port_is_on_the_given_address() -> None:
     endpoint = free_tcp("127.0.0.3")
     assert endpoint.host == "127.0.0.3"
     assert endpoint.port > 0
 
 
-def test_ports_that_are_asked_for_together_are_different() -> None:
+def test_ports_of_one_call_are_different() -> None:
     assert len(set(free_ports("127.0.0.3", 20))) == 20

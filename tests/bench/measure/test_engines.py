@@ -1,4 +1,4 @@
-"""Engines side by side: each is there with each suite that it has, and costs something."""
+"""Engines side by side: each is measured with each suite that it supports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_engine_with_every_suite(tmp_path: Path, monkeypatch: pytest.Monke
     assert min(min(cost.seal, cost.open) for cost in costs) > 0
 
 
-def test_what_was_not_built_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_was_not_built_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "HERE", tmp_path)
     with pytest.raises(LibraryError, match=r"engine-\w+\.so\.1"):
         next(engines.measure(turns=1))

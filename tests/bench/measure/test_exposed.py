@@ -1,4 +1,4 @@
-"""What ``bench abuse`` lets others at is a configuration that both daemons accept."""
+"""The setup of ``bench abuse`` is a configuration that both daemons accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay on aiofastnet: mutual TLS 1.3, every byte, and no more in memory than a turn."""
+"""The relay on aiofastnet: mutual TLS 1.3, every byte, and bounded memory."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_bytes_arrive(rig: Rig, tmp: Path, unix_legs: bool) -> None:
     assert rig.start_source(site.entry, streams=2).transfer(3 * MIB, timeout=30) > 0
 
 
-def test_a_sink_that_stands_still_stops_the_source(rig: Rig, tmp: Path) -> None:
-    """What is sent meanwhile waits in the kernel: no side grows by it."""
+def test_a_stalled_sink_stops_the_source(rig: Rig, tmp: Path) -> None:
+    """Data sent meanwhile stays in kernel buffers: neither side grows."""
     site = lay_out(tmp, "cubic", unix_legs=True)
     rig.start_sink(site.exit, pace=1.0)
     sides = [_side_b(rig, site), rig.start("a", fastnet(site).a)]
@@ -80,7 +80,7 @@ def test_tls_1_2_is_refused(rig: Rig, tmp: Path) -> None:
 
 
 class FakeTransport:
-    """Notes what it was told."""
+    """Records its method calls."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -113,7 +113,7 @@ def _ends() -> tuple[FastnetEnd, FastnetEnd, FakeTransport, FakeTransport]:
     return a, b, left, right
 
 
-async def test_what_waits_in_one_stops_the_other() -> None:
+async def test_buffered_data_of_one_pauses_the_other() -> None:
     _, b, left, right = _ends()
     b.pause_writing()
     b.resume_writing()
@@ -121,7 +121,7 @@ async def test_what_waits_in_one_stops_the_other() -> None:
     assert right.said == ["high 1"]
 
 
-def test_what_one_reads_the_other_sends() -> None:
+def test_data_that_one_reads_is_sent_by_the_other() -> None:
     a, _, _, right = _ends()
     buffer = a.get_buffer(-1)
     assert len(buffer) == TURN
@@ -130,7 +130,7 @@ def test_what_one_reads_the_other_sends() -> None:
     assert right.sent == b"hello"
 
 
-async def test_what_a_transport_has_not_opened_yet_is_opened_when_it_reads_again() -> None:
+async def test_records_that_are_not_decrypted_yet_are_read_on_resume() -> None:
     _, b, left, _ = _ends()
     opened = asyncio.Event()
     left._retry_ssl_read = opened.set  # type: ignore[attr-defined]
@@ -140,7 +140,7 @@ async def test_what_a_transport_has_not_opened_yet_is_opened_when_it_reads_again
 
 
 def test_data_that_comes_with_the_end_of_the_handshake_is_served(rig: Rig, tmp: Path) -> None:
-    """Side B has read it from the socket before it could dial, and nothing more comes."""
+    """Side B has read it from the socket before it could dial, and no more data follows."""
     site = lay_out(tmp, "cubic")
     rig.start_sink(site.exit)
     _side_b(rig, site)
@@ -174,7 +174,7 @@ def _read(tls: ssl.SSLObject) -> bytes:
         return b""
 
 
-def test_both_end_together() -> None:
+def test_both_connections_close_together() -> None:
     a, _, _, right = _ends()
     assert not a.eof_received()
     a.connection_lost(None)
@@ -187,7 +187,7 @@ def _side(site: Testbed) -> RelaySide:
     )
 
 
-async def test_who_cannot_be_carried_is_cut(tmp: Path) -> None:
+async def test_a_connection_without_a_target_is_aborted(tmp: Path) -> None:
     entry, accepted = FastnetEntry(_side(lay_out(tmp, "cubic"))), FakeTransport()
     entry.connection_made(cast("asyncio.Transport", accepted))
     assert entry.dialing is not None
@@ -196,6 +196,6 @@ async def test_who_cannot_be_carried_is_cut(tmp: Path) -> None:
     assert accepted.said == ["high 1", "pause", "abort"]
 
 
-async def test_a_side_that_is_not_there_cannot_be_connected_to(tmp: Path) -> None:
+async def test_connecting_to_a_missing_side_fails(tmp: Path) -> None:
     with pytest.raises(ConnectionRefusedError):
         await connect(_side(lay_out(tmp, "cubic")), FastnetEnd())

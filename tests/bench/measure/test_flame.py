@@ -1,4 +1,4 @@
-"""Flame graphs: what ``perf script`` says is counted, drawn and told apart."""
+"""Flame graphs: the output of ``perf script`` is counted, drawn and classified."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_stacks_are_counted_from_the_outermost_inwards() -> None:
     assert ("operator new(unsigned long) [libstdc++.so.6]", "ep_poll [kernel]") in stacks
 
 
-def test_what_says_nothing_is_nothing() -> None:
+def test_empty_output_has_no_stacks() -> None:
     assert fold("") == Counter()
     with pytest.raises(ValueError, match="no samples"):
         svg(Counter(), "nothing")
@@ -52,7 +52,7 @@ def test_what_says_nothing_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("side", "sending"), [("a", "kernel: send on the lane"), ("b", "kernel: send to the hypervisor")]
 )
-def test_time_is_told_apart_by_system_call_and_library(side: str, sending: str) -> None:
+def test_time_is_classified_by_system_call_and_library(side: str, sending: str) -> None:
     assert sorted(costs(fold(SCRIPT), side), key=lambda cost: cost.what) == [
         Cost("Python, its loop and libraries", 0.25),
         Cost("TLS: AES-GCM and records", 0.25),
@@ -62,12 +62,12 @@ def test_time_is_told_apart_by_system_call_and_library(side: str, sending: str) 
 
 
 @pytest.mark.parametrize("library", ["libcrypto.so.3", "libIPSec_MB.so.1.3.0", "engine-4b0c.so.1"])
-def test_whatever_encrypts_is_tls(library: str) -> None:
+def test_every_cipher_library_is_tls(library: str) -> None:
     stacks = fold(f"python3\n\t    7f000002 seal+0x40 (/usr/lib/{library})\n")
     assert costs(stacks, "a") == [Cost("TLS: AES-GCM and records", 1.0)]
 
 
-def test_what_is_received_comes_from_where_bulk_comes() -> None:
+def test_receiving_is_classified_by_the_direction_of_bulk() -> None:
     received = fold(SCRIPT.replace("ksys_write", "__sys_recvfrom"))
     assert Cost("kernel: receive from the hypervisor", 0.25) in costs(received, "a")
     assert Cost("kernel: receive on the lane", 0.25) in costs(received, "b")
@@ -88,5 +88,5 @@ def test_a_box_is_as_wide_as_its_share_and_stands_on_its_caller() -> None:
     assert boxes["<a>: 75.0%"][2] < boxes["main: 100.0%"][2] < boxes["all: 100.0%"][2]
 
 
-def test_what_is_too_narrow_to_see_is_left_out() -> None:
+def test_too_narrow_boxes_are_omitted() -> None:
     assert "needle" not in svg(Counter({("hay",): 10_000, ("needle",): 1}), "haystack")

@@ -1,4 +1,4 @@
-"""The floor: two hops and two times AES-GCM, of the library that a contestant uses."""
+"""The floor: two hops and AES-GCM twice, with the library that a contestant uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_case_has_its_own_hops() -> None:
     assert found == {(CASE, 1): 2.0, (many, 1): 4.0}
 
 
-def test_half_a_floor_is_none() -> None:
+def test_without_hops_or_encryption_there_is_no_floor() -> None:
     assert floors([_hops(1, 1.0)], [CryptoCost(2, 1.0, 1.0, CRYPTO)]) == {}
     assert floors([_hops(1, 1.0, name="socat")], [CryptoCost(1, 1.0, 1.0, CRYPTO)]) == {}
 
@@ -47,7 +47,7 @@ def test_half_a_floor_is_none() -> None:
         ("aiofastnet", 1.8, "OpenSSL 3.0"),
     ],
 )
-def test_each_contestant_pays_the_library_that_it_uses(contestant: str, low: float, library: str) -> None:
+def test_each_contestant_is_priced_by_its_own_library(contestant: str, low: float, library: str) -> None:
     costs = [
         CryptoCost(1, 0.1, 0.1, CRYPTO, "libipsec-mb"),
         CryptoCost(1, 0.2, 0.2, PYTHON_CRYPTO, "cryptography"),
@@ -57,7 +57,7 @@ def test_each_contestant_pays_the_library_that_it_uses(contestant: str, low: flo
     assert floor.library_of(contestant, costs) == library
 
 
-def test_in_older_files_the_system_s_library_is_for_everybody() -> None:
+def test_in_older_files_the_system_s_library_is_used_for_all() -> None:
     costs = [CryptoCost(1, 0.5, 0.5)]
     for contestant in ("mtunnel", "mtunnel-python", "socat"):
         assert floors([_hops(1, 1.0)], costs, contestant) == {(CASE, 1): 2.0}
@@ -89,23 +89,23 @@ def test_the_engine_is_the_one_that_daemons_choose(monkeypatch: pytest.MonkeyPat
     assert ciphers()[0].library == provider.name
 
 
-def test_each_library_says_what_both_directions_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_library_measures_both_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "_TURNS", 2)
     for chosen in (Choice(compiled_engine(), "compiled"), IN_PYTHON):
         for cipher in ciphers(chosen):
             cost = cipher.cost(3)
             assert (cost.round, cost.by, cost.library) == (3, cipher.name, cipher.library)
-            # From a processor of tomorrow to one that has no instructions for AES and is busy.
+            # From a future processor to a busy one without AES instructions.
             assert 0.001 < cost.encrypt < 100
             assert 0.001 < cost.decrypt < 100
             assert cost.both == cost.encrypt + cost.decrypt
 
 
-@pytest.mark.parametrize("said", ["", "+F:25:AES-256-GCM:0.00\n"])
-def test_an_openssl_without_a_rate_is_an_error(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("output", ["", "+F:25:AES-256-GCM:0.00\n"])
+def test_an_openssl_without_a_rate_is_an_error(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     system = ciphers(IN_PYTHON)[-1]
-    monkeypatch.setattr(floor, "_openssl", lambda *arguments: said)
-    with pytest.raises(BenchError, match="gave no rate"):
+    monkeypatch.setattr(floor, "_openssl", lambda *arguments: output)
+    with pytest.raises(BenchError, match="printed no rate"):
         system.cost(1)
 
 
@@ -122,7 +122,7 @@ def test_an_openssl_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPat
         ("OpenSSL 3.6.5 29 Sep 2026\n", "OpenSSL 3.6.5 29 Sep 2026"),
     ],
 )
-def test_the_library_is_what_the_program_runs_on(
+def test_the_library_is_the_one_that_the_program_runs_on(
     said: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(floor, "_openssl", lambda *arguments: said)

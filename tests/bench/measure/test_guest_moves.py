@@ -1,4 +1,4 @@
-"""``bench migrate`` as a whole: what it announces, what it leaves out and why, what its files hold."""
+"""``bench migrate`` as a whole: the announced modes, skipped ones and why, and the result files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def results(tmp: Path) -> Results:
     return Results(tmp / "results", "migrate")
 
 
-def test_who_cannot_be_measured_is_named_before_anything_runs(results: Results) -> None:
+def test_modes_that_cannot_be_measured_are_named_first(results: Results) -> None:
     asked = options(modes="mtunnel,tunnelled-unix", link="none,1Gbit")
     guest_moves.announce(asked, results)
     announced = results.of_kind("contestant")
@@ -43,7 +43,7 @@ def test_who_cannot_be_measured_is_named_before_anything_runs(results: Results) 
 
 
 @pytest.mark.root
-def test_a_mode_that_fails_is_recorded_and_left_out_from_then_on(
+def test_a_mode_that_fails_is_recorded_and_skipped_from_then_on(
     lab: Lab, results: Results, tmp: Path
 ) -> None:
     broken = MigrationMode(
@@ -60,7 +60,7 @@ def test_a_mode_that_fails_is_recorded_and_left_out_from_then_on(
 
 
 @pytest.mark.root
-def test_holes_are_closed_again_whatever_happens(lab: Lab) -> None:
+def test_opened_ports_are_closed_again_also_after_an_error(lab: Lab) -> None:
     (native,) = choose(["native"])
 
     def fail() -> None:
@@ -75,7 +75,7 @@ def test_holes_are_closed_again_whatever_happens(lab: Lab) -> None:
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_a_shaped_link_bounds_a_migration(lab: Lab) -> None:
+def test_a_shaped_link_limits_a_migration(lab: Lab) -> None:
     (native,) = choose(["native"])
     setting = Setting(64 * MIB, 0, 400_000_000)
     lab.shape(setting.link_bits_per_s)
@@ -87,7 +87,7 @@ def test_a_shaped_link_bounds_a_migration(lab: Lab) -> None:
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_lanes_are_reset_as_often_as_the_mode_says(lab: Lab) -> None:
+def test_lanes_are_reset_as_often_as_configured(lab: Lab) -> None:
     (cut,) = choose(["mtunnel-cut"])
     lab.start_daemons(INGRESSES, egress=EGRESS)
     setting = Setting(64 * MIB, 0, 400_000_000)
@@ -98,7 +98,7 @@ def test_lanes_are_reset_as_often_as_the_mode_says(lab: Lab) -> None:
     lab.end_guest(guest_moves.GUEST)
     before = len(lab.a.started)
     with (
-        pytest.raises(LabError, match="the lane was reset 0 times, not 7, and resumed 0 times"),
+        pytest.raises(LabError, match="the lane was reset 0 times instead of 7, and resumed 0 times"),
         guest_moves._resets(lab, replace(cut, cuts=7), setting),
     ):
         pass
@@ -112,7 +112,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_guests_are_moved_limits_are_searched_and_both_are_reported(tmp: Path) -> None:
+def test_guests_are_migrated_limits_are_searched_and_both_are_reported(tmp: Path) -> None:
     size = ["--memory=64MiB", "--rounds=1", "--modes=native,mtunnel"]
     search = ["--converge", "--highest=64MiB", "--steps=2"]
     done = _bench("migrate", *size, *search, f"--output={tmp}/own/file.jsonl", "--json")
@@ -142,10 +142,10 @@ def test_guests_are_moved_limits_are_searched_and_both_are_reported(tmp: Path) -
 
 
 @pytest.mark.root
-def test_a_result_file_is_never_written_over(tmp: Path) -> None:
+def test_a_result_file_is_never_overwritten(tmp: Path) -> None:
     mine = tmp / "mine.jsonl"
     mine.write_text(json.dumps({"kind": "run"}))
     done = _bench("migrate", "--modes=native", f"--output={mine}")
     assert done.returncode == 2
-    assert f"{mine} exists" in done.stderr.replace("\n", " ")
+    assert f"{mine} already exists" in done.stderr.replace("\n", " ")
     assert json.loads(mine.read_text()) == {"kind": "run"}

@@ -1,4 +1,4 @@
-"""The words of the command line become sizes and rates, and each mistake names its option."""
+"""The command line is parsed into sizes and rates, and each error names its option."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def test_lists_become_every_combination() -> None:
     ("changes", "complaint"),
     [
         ({"memory": "big"}, "--memory: 'big' is not a number with a unit"),
-        ({"memory": "16MiB"}, "--memory is 32MiB to 60GiB, in whole MiB: not 16777216 bytes"),
-        ({"memory": "1GiB,64.0001MiB"}, "--memory is 32MiB to 60GiB, in whole MiB: not 67108969 bytes"),
+        ({"memory": "16MiB"}, "--memory must be 32MiB to 60GiB, in whole MiB, not 16777216 bytes"),
+        ({"memory": "1GiB,64.0001MiB"}, "--memory must be 32MiB to 60GiB, in whole MiB, not 67108969 bytes"),
         ({"dirty_rate": "0,fast"}, "--dirty-rate: 'fast' is not a number"),
-        ({"modes": "rdma"}, "no mode is called rdma"),
-        ({"link": "1GiB"}, "--link: '1GiB' is no link: write none, 1Gbit or 500Mbit"),
-        ({"link": "1Mbit"}, "10Mbit is the least"),
+        ({"modes": "rdma"}, "unknown mode: rdma"),
+        ({"link": "1GiB"}, "--link: '1GiB' is not a bandwidth: use none, 1Gbit or 500Mbit"),
+        ({"link": "1Mbit"}, "the minimum is 10Mbit"),
         ({"downtime": "300"}, "--downtime: '300' has no unit"),
         ({"downtime": "0s"}, "--downtime must be above zero"),
         ({"patience": "soon"}, "--patience: 'soon' is not a number"),
         ({"highest": "1KiB"}, "--highest must be at least 1MiB, not 1024 bytes"),
     ],
 )
-def test_a_mistake_names_its_option(changes: dict[str, str], complaint: str) -> None:
+def test_an_error_names_its_option(changes: dict[str, str], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         options(**changes)
 
 
-def test_links_are_read_as_people_write_them() -> None:
+def test_links_are_parsed() -> None:
     assert [parse_link(text) for text in ("none", "1Gbit", "2.5Gbit", "100Mbit")] == [
         *(None, 10**9, 25 * 10**8, 10**8),
     ]
 
 
-def test_patience_follows_from_how_long_a_pass_may_take() -> None:
+def test_the_timeout_depends_on_the_time_of_a_pass() -> None:
     asked = options()
     assert asked.patience_of(GIB, None).seconds < asked.patience_of(8 * GIB, None).seconds
     pass_at_1gbit = GIB / (10**9 / 8)
@@ -61,7 +61,7 @@ def test_patience_follows_from_how_long_a_pass_may_take() -> None:
     assert options(patience="7s").patience_of(8 * GIB, 10**9).seconds == 7.0
 
 
-def test_a_search_goes_no_higher_than_its_link() -> None:
+def test_a_search_is_limited_by_its_link() -> None:
     asked = options(highest="1GiB", steps=32)
     assert asked.grid(None) == RateSteps(32 * MIB, GIB)
     shaped = asked.grid(10**9)
@@ -70,7 +70,7 @@ def test_a_search_goes_no_higher_than_its_link() -> None:
     assert 31 <= shaped.size <= 32
 
 
-def test_the_record_can_be_written_and_says_what_was_meant() -> None:
+def test_the_record_has_the_parsed_options() -> None:
     record = options(modes="mtunnel,native", link="none,1Gbit").as_record()
     assert record["modes"] == ["mtunnel", "native"]
     assert record["links"] == (None, 10**9)

@@ -1,4 +1,4 @@
-"""What is computed from a migration, and how its setting reads."""
+"""Figures computed from a migration, and its setting as text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_figures_are_per_second_and_per_gib() -> None:
     assert MOVED.sent_per_byte == 2.0
 
 
-def test_a_guest_that_stood_still_too_long_was_not_within_the_limit() -> None:
+def test_a_longer_downtime_is_not_within_the_limit() -> None:
     limit = 0.3
     assert MOVED.is_within(limit)
     assert replace(MOVED, downtime_seconds=TOLERANCE * limit).is_within(limit)
@@ -51,7 +51,7 @@ def test_a_limit_is_open_when_the_next_rate_was_not_tried() -> None:
     assert not replace(LIMIT, asked_bytes_per_s=0).is_open
 
 
-def test_a_setting_reads_as_words() -> None:
+def test_a_setting_as_text() -> None:
     assert str(MOVED.setting) == "1 GiB guest, writing 100 MiB/s, link of 10 Gbit/s"
     assert str(Setting(GIB // 2, 0, None)) == "0.5 GiB guest, idle, unshaped link"
     assert link_text(2_500_000_000) == "link of 2.5 Gbit/s"

@@ -1,4 +1,4 @@
-"""A hostile peer does to a daemon what its name says, again and again, and a link of others lives on."""
+"""A hostile peer floods a daemon with each kind, repeatedly, and the links of other peers stay up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunnel.tls.contexts import TlsFiles
 
 
 class Site:
-    """Two linked daemons, and a third host that the second one knows."""
+    """Two linked daemons, and a third host that is a peer of the second one."""
 
     def __init__(self, hosts: TwoHosts, target: Target) -> None:
         self.hosts = hosts
@@ -63,8 +63,8 @@ def test_each_kind_floods_without_end(site: Site, tmp: Path, kind: Kind) -> None
         assert one.link(other)["state"] == "up"
 
 
-def test_it_comes_again_when_it_is_sent_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a flood does that breaks the protocol in the end."""
+def test_it_reconnects_after_it_was_disconnected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a flood does that violates the protocol in the end."""
 
     class Enough(Exception):  # noqa: N818
         pass
@@ -83,7 +83,7 @@ def test_it_comes_again_when_it_is_sent_away(site: Site, monkeypatch: pytest.Mon
     assert tally.lanes == 3
 
 
-def test_each_greeting_is_of_another_start() -> None:
+def test_each_greeting_is_of_a_new_daemon() -> None:
     one, other = hostile.greeting(), hostile.greeting()
     assert one.session != other.session
     assert one.instance != other.instance

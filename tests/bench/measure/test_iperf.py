@@ -1,4 +1,4 @@
-"""iperf3 through its library: our processes around it, its figures."""
+"""iperf3 through its library: our client and server processes, its figures."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def rig(tmp: Path) -> Iterator[Rig]:
         yield started
 
 
-# With 64 streams the result is longer than a pipe holds by itself.
+# With 64 streams the result exceeds the default size of a pipe.
 @pytest.mark.parametrize("streams", [1, 64])
-def test_the_bytes_that_were_asked_for_are_sent(rig: Rig, streams: int) -> None:
+def test_the_given_number_of_bytes_is_sent(rig: Rig, streams: int) -> None:
     found = iperf.measure(rig, free_tcp("127.0.0.1"), 2, Case("tcp", streams), 64 * MIB)
     assert (found.contestant, found.round, found.case) == ("iperf3", 2, Case("tcp", streams))
-    assert 0 < found.bytes <= (64 + streams) * MIB  # each stream ends with a block of its own
+    assert 0 < found.bytes <= (64 + streams) * MIB  # each stream ends with its own block
     assert 0 < found.seconds < 60
     assert found.cpu_seconds.keys() == found.rss_peak.keys() == {"source", "sink"}
     assert not found.is_relay
 
 
-def test_what_the_library_complains_about_is_answered(rig: Rig) -> None:
+def test_an_error_of_the_library_is_in_the_reply(rig: Rig) -> None:
     command = [sys.executable, "-m", "tunnel.bench.measure.iperf", "client", str(free_tcp("127.0.0.1"))]
     client = Source(rig.start("source", command, talks=True))
     assert client.hear(timeout=20) == {"ready": 1}

@@ -1,4 +1,4 @@
-"""Latency: real round trips through a relay, idle and while it carries bulk. Never judged by their time."""
+"""Latency: real round trips through a relay, idle and under bulk, without limits on their time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def network() -> Network:
 
 @pytest.mark.parametrize("name", ["direct", "plain-relay"])
 @pytest.mark.parametrize("case", [Case("tcp", 1), Case("unix", 3)], ids=str)
-def test_as_many_round_trips_as_asked_for_are_measured(name: str, case: Case, network: Network) -> None:
+def test_the_given_number_of_round_trips_is_measured(name: str, case: Case, network: Network) -> None:
     (contestant,) = choose([name])
     found = latency.measure(contestant, 2, case, MIB, network, samples=25)
     assert (found.contestant, found.round, found.case) == (name, 2, case)
@@ -29,7 +29,7 @@ def test_as_many_round_trips_as_asked_for_are_measured(name: str, case: Case, ne
         assert 0 < trips.p50 <= trips.p99 < 20
 
 
-def test_a_relay_that_ends_is_an_error(network: Network) -> None:
+def test_a_relay_that_exits_is_an_error(network: Network) -> None:
     broken = Contestant("broken", "none", str, lambda site: Sides(a=["true"], b=["false"]))
-    with pytest.raises(BenchError, match="b ended with status 1"):
+    with pytest.raises(BenchError, match="b exited with status 1"):
         latency.measure(broken, 1, Case("tcp", 1), MIB, network, samples=1)

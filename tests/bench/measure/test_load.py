@@ -1,4 +1,4 @@
-"""Source and sink: every byte counted, one or many streams, and a sink that hardly reads."""
+"""Source and sink: every byte counted, one or many streams, and a slow sink."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_sink_acknowledges_the_last_byte_and_none_before(rig: Rig) -> None:
         assert _read(connection, 1) == b"\x06"
 
 
-def test_bytes_that_were_not_announced_are_no_part_of_a_transfer(rig: Rig) -> None:
+def test_unannounced_bytes_are_not_part_of_a_transfer(rig: Rig) -> None:
     with _with_sink(rig) as connection:
         connection.sendall(_count(1) + b"a" + _count(2) + b"bc")
         assert _read(connection, 2) == b"\x06\x06"
@@ -83,7 +83,7 @@ def test_the_source_tries_again_until_the_relay_carries(rig: Rig) -> None:
     with endpoint.listen() as server:
         server.settimeout(20)
         source = Source(rig.start("source", load_command("source", endpoint), talks=True))
-        server.accept()[0].close()  # a relay whose far side is not there yet
+        server.accept()[0].close()  # a relay whose other side is not up yet
         with _prove(server):
             assert source.hear(timeout=20) == {"streams": 1}
 
@@ -95,25 +95,25 @@ def test_a_transfer_that_is_cut_is_an_error(rig: Rig) -> None:
         source = Source(rig.start("source", load_command("source", endpoint), talks=True))
         with _prove(server):
             source.hear(timeout=20)
-        with pytest.raises(BenchError, match=r"source ended(.|\n)*(BrokenPipe|Connection)"):
+        with pytest.raises(BenchError, match=r"source exited(.|\n)*(BrokenPipe|Connection)"):
             source.transfer(64 * MIB, timeout=20)
 
 
 def _prove(server: socket.socket) -> socket.socket:
-    """Answer the transfer of one byte with which a source begins."""
+    """Acknowledge the transfer of one byte with which a source starts."""
     connection, _ = server.accept()
     assert _read(connection, 9) == _count(1) + b"\0"
     connection.sendall(b"\x06")
     return connection
 
 
-def test_every_request_of_a_ping_is_timed(rig: Rig, endpoint: ProgramAddress) -> None:
+def test_every_request_of_a_ping_is_measured(rig: Rig, endpoint: ProgramAddress) -> None:
     rig.start_sink(endpoint)
     source = rig.start_source(endpoint)
     round_trips = source.ping(5, timeout=20)
     assert len(round_trips) == 5
     assert all(0 < seconds < 20 for seconds in round_trips)
-    assert source.transfer(MIB, timeout=20) > 0  # and the connection is as good as before
+    assert source.transfer(MIB, timeout=20) > 0  # the connection is still usable
 
 
 def test_a_request_is_one_small_segment(rig: Rig) -> None:
@@ -127,10 +127,10 @@ def test_a_request_is_one_small_segment(rig: Rig) -> None:
             connection.settimeout(20)
             assert connection.recv(4096) == _count(56) + bytes(56)
             connection.sendall(b"\x06")
-            assert len(source.ping(0, timeout=20)) == 1  # what answers is the ping before
+            assert len(source.ping(0, timeout=20)) == 1  # the reply to the previous ping
 
 
-def test_a_source_answers_when_a_transfer_has_ended_and_not_before(rig: Rig) -> None:
+def test_a_source_replies_when_a_transfer_has_ended_and_not_before(rig: Rig) -> None:
     endpoint = free_tcp("127.0.0.1")
     with endpoint.listen() as server:
         server.settimeout(20)
@@ -153,10 +153,10 @@ def test_only_the_first_connections_of_a_sink_stall(rig: Rig) -> None:
     assert 0 < stalled.hear(timeout=20)["accepted"] < 32 * MIB
 
 
-def test_a_slow_sink_lets_through_only_what_the_buffers_hold(rig: Rig) -> None:
+def test_with_a_slow_sink_only_the_buffers_fill(rig: Rig) -> None:
     endpoint = free_tcp("127.0.0.1")
     rig.start_sink(endpoint, pace=0.05)
     source = rig.start_source(endpoint)
     source.flood(0.5)
     accepted = source.hear(timeout=20)["accepted"]
-    assert 0 < accepted < 64 * MIB  # a fast sink takes gigabytes in this time
+    assert 0 < accepted < 64 * MIB  # a fast sink receives gigabytes in this time

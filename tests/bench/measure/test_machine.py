@@ -1,4 +1,4 @@
-"""The facts of the machine that stand in every result."""
+"""The properties of the machine in every result file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = {
 }
 
 
-def test_the_facts_have_stable_keys_and_fit_into_json() -> None:
+def test_the_properties_have_stable_keys_and_fit_into_json() -> None:
     facts = machine.describe()
     assert set(facts) == KEYS
     assert json.loads(json.dumps(facts)) == facts
@@ -29,9 +29,7 @@ def _repository(directory: Path) -> None:
         subprocess.run([*git, *command], check=True, timeout=20)
 
 
-def test_the_commit_says_whether_something_was_changed_since(
-    tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commit_has_a_mark_for_uncommitted_changes(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _repository(tmp)
     monkeypatch.setattr(machine, "__file__", str(tmp / "machine.py"))
     clean = str(machine.describe()["commit"])
@@ -40,7 +38,9 @@ def test_the_commit_says_whether_something_was_changed_since(
     assert machine.describe()["commit"] == f"{clean}+"
 
 
-def test_new_files_such_as_results_do_not_make_it_changed(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untracked_files_such_as_results_do_not_count_as_changes(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _repository(tmp)
     (tmp / "results").write_text("1")
     monkeypatch.setattr(machine, "__file__", str(tmp / "machine.py"))

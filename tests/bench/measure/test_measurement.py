@@ -1,4 +1,4 @@
-"""Figures of one measurement, and what a result file holds of it."""
+"""Figures of one measurement, and its record in a result file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_figures_are_per_gib() -> None:
     assert found.is_relay
 
 
-def test_without_a_relay_there_is_none_to_measure() -> None:
+def test_without_a_relay_its_figures_are_zero() -> None:
     found = Measurement("x", 1, Case("tcp", 1), 512 * MIB, 0.25, {"source": 1.0}, {})
     assert (found.is_relay, found.relay_cpu) == (False, 0.0)
 
@@ -40,6 +40,6 @@ def test_one_sample_is_every_percentile() -> None:
     assert Percentiles.of([0.25]) == Percentiles(1, 0.25, 0.25)
 
 
-def test_people_read_the_case_in_words() -> None:
+def test_a_case_as_text() -> None:
     assert str(Case("tcp", 1)) == "tcp legs, 1 stream"
     assert str(Case("unix", 64)) == "unix legs, 64 streams"

@@ -1,4 +1,4 @@
-"""``bench memory``: growth before a stalled reader is told from filling the windows."""
+"""``bench memory``: growth with a stalled reader is distinguished from filling the windows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _footprint(filled: int, stalled: int) -> Footprint:
     )
 
 
-def test_growth_is_what_came_after_the_windows_were_full() -> None:
+def test_growth_counts_after_the_windows_are_full() -> None:
     assert _footprint(filled=10, stalled=17).growth == {"a": 7, "b": 7}
 
 
-def test_memory_that_was_given_back_is_no_growth() -> None:
+def test_released_memory_is_not_growth() -> None:
     assert _footprint(filled=10, stalled=9).growth == {"a": 0, "b": 0}
 
 
@@ -70,7 +70,7 @@ def test_a_relay_is_measured_idle_busy_and_stalled(results: Results) -> None:
     assert record["growth"] == found.growth
 
 
-def test_who_fails_is_recorded(results: Results) -> None:
+def test_a_failure_is_recorded(results: Results) -> None:
     broken = Contestant("broken", "none", str, lambda site: Sides(a=["true"], b=["false"]))
     network = Network(effective_congestion(), pinned=False)
     assert memory.run([broken], MIB, 1.0, network, results, lambda _: None) == []

@@ -1,4 +1,4 @@
-"""Each mode's command is what its name says, and what cannot be measured is said with a reason."""
+"""The command of each mode matches its name, and modes that cannot be measured have a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_modes_are_those_of_the_readme() -> None:
     ]
 
 
-def test_cuts_are_made_only_where_they_are_asked_for() -> None:
+def test_cuts_are_made_only_on_request() -> None:
     assert choose([]) == list(MODES)
     assert not any(mode.cuts for mode in MODES)
     (cut,) = choose(["mtunnel-cut"])
@@ -34,7 +34,7 @@ def test_cuts_are_made_only_where_they_are_asked_for() -> None:
     assert command(cut) == command(BY_NAME["mtunnel"])
 
 
-def test_places_are_filled_in() -> None:
+def test_placeholders_are_filled_in() -> None:
     begin = ["virsh", "migrate", "--live", "--p2p", "web1"]
     native = ["qemu+tls://hostb.lab/system", "--migrateuri", "tcp://hostb.lab", "--tls"]
     assert command(BY_NAME["native-tls"]) == [*begin, *native]
@@ -44,7 +44,7 @@ def test_places_are_filled_in() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-def test_the_name_says_what_the_command_does(mode: MigrationMode) -> None:
+def test_the_name_matches_the_command(mode: MigrationMode) -> None:
     words = command(mode)
     assert ("--parallel" in words) == ("multifd" in mode.name)
     assert ("--postcopy" in words) == mode.postcopy == mode.name.endswith("-postcopy")
@@ -55,24 +55,24 @@ def test_the_name_says_what_the_command_does(mode: MigrationMode) -> None:
 
 
 @pytest.mark.parametrize("mode", [m for m in MODES if "multifd" in m.name], ids=lambda mode: mode.name)
-def test_the_name_says_how_many_channels_there_are(mode: MigrationMode) -> None:
+def test_the_name_has_the_number_of_channels(mode: MigrationMode) -> None:
     words, channels = command(mode), mode.name.rpartition("-")[2]
     assert words[words.index("--parallel-connections") + 1] == channels
     assert f"{channels} channels" in mode.about
 
 
-def test_former_names_are_known() -> None:
+def test_former_names_are_accepted() -> None:
     former = ["multifd", "mtunnel-multifd", "multifd-tls"]
     assert [mode.name for mode in choose(former)] == ["multifd-4", "mtunnel-multifd-4", "multifd-tls-4"]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-def test_only_native_ways_need_holes_in_the_firewall(mode: MigrationMode) -> None:
+def test_only_native_modes_need_open_ports(mode: MigrationMode) -> None:
     assert bool(mode.ports) == (mode.on_network and not mode.uses_mtunnel)
     assert PORT not in mode.ports
 
 
-def test_a_mode_that_crosses_no_wire_is_not_measured_over_a_shaped_one() -> None:
+def test_a_mode_without_network_is_not_measured_over_a_shaped_link() -> None:
     reasons = {mode.name: mode.missing(10**9) for mode in MODES}
     assert [name for name, reason in reasons.items() if reason] == ["tunnelled-unix"]
     assert "not slowed by a link of 1 Gbit/s" in str(reasons["tunnelled-unix"])
@@ -82,5 +82,5 @@ def test_a_mode_that_crosses_no_wire_is_not_measured_over_a_shaped_one() -> None
 def test_modes_are_chosen_by_name() -> None:
     assert choose([]) == list(MODES)
     assert [mode.name for mode in choose(["mtunnel", "native", "mtunnel"])] == ["mtunnel", "native"]
-    with pytest.raises(UsageError, match="no mode is called rdma, ssh; there are: native, native-tls"):
+    with pytest.raises(UsageError, match="unknown mode: rdma, ssh; known: native, native-tls"):
         choose(["rdma", "native", "ssh"])

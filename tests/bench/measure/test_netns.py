@@ -1,4 +1,4 @@
-"""Pinned congestion control, in a namespace that nobody outside notices: a process of its own enters it."""
+"""Pinned congestion control in a separate namespace, entered by a child process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tunnel.bench.measure import netns
 
-ENTER = "import sys; from tunnel.bench import network; print(network.enter(sys.argv[1]))"
+ENTER = "import sys; from tunnel.bench.measure import netns; print(netns.enter(sys.argv[1]))"
 SOCKETS = ENTER + "; print(network.effective_congestion())"
 
 
@@ -20,12 +20,12 @@ def _run(code: str, argument: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
-def test_sockets_outside_use_what_the_system_says() -> None:
+def test_sockets_outside_use_the_system_default() -> None:
     default = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     assert netns.effective_congestion() == default
 
 
-def test_without_root_the_default_stays_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_default_is_used_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = netns.enter("vegas")
     assert found == netns.Network(netns.effective_congestion(), pinned=False)
@@ -33,13 +33,13 @@ def test_without_root_the_default_stays_and_is_said(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.root
 @pytest.mark.parametrize("congestion", ["cubic", "reno"])
-def test_every_socket_inside_uses_what_was_asked_for(congestion: str) -> None:
+def test_every_socket_inside_uses_the_given_algorithm(congestion: str) -> None:
     done = _run(SOCKETS, congestion)
     assert done.stdout.splitlines() == [f"Network(congestion='{congestion}', pinned=True)", congestion]
 
 
 @pytest.mark.root
-def test_the_machine_outside_is_left_alone() -> None:
+def test_the_machine_outside_is_not_changed() -> None:
     before = netns.effective_congestion()
     other = "reno" if before != "reno" else "cubic"
     assert _run(SOCKETS, other).returncode == 0
@@ -47,7 +47,7 @@ def test_the_machine_outside_is_left_alone() -> None:
 
 
 @pytest.mark.root
-def test_a_congestion_control_that_the_kernel_does_not_know_is_refused() -> None:
+def test_an_unsupported_congestion_control_is_refused() -> None:
     done = _run(ENTER, "nonesuch")
     assert done.returncode != 0
     assert "the kernel does not accept congestion control nonesuch" in done.stderr

@@ -1,4 +1,4 @@
-"""A side's profile, for people and for the result file."""
+"""The profile of a side, as text and for the result file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_time_is_given_per_gib() -> None:
 
 
 def perf(directory: Path, script: str, *, begins: bool = True) -> str:
-    """Stand in for perf, whose right to look into processes not every machine grants."""
+    """Create a stand-in for perf, which not every machine permits; return its path."""
     answer = "for each; do case $each in fifo:*) fifos=${each#fifo:}; esac; done\n"
     answer += "read order <${fifos%,*}; echo $order >&2; printf 'ack\\n' >${fifos#*,}\n"
     program = directory / "perf"
@@ -41,14 +41,14 @@ def perf(directory: Path, script: str, *, begins: bool = True) -> str:
     return str(program)
 
 
-def test_what_perf_recorded_is_folded(tmp: Path) -> None:
+def test_the_samples_of_perf_are_folded(tmp: Path) -> None:
     with Rig(tmp) as rig:
         program = rig.start("idle", ["sleep", "60"])
         recorder = Recorder(perf(tmp, r"printf 'x\n 1 f+0x1 (/bin/x)\n'"), rig, program, tmp)
         assert recorder.stop() == Counter({("f [x]",): 1})
 
 
-def test_a_perf_that_takes_no_samples_is_an_error_with_its_words(tmp: Path) -> None:
+def test_a_perf_without_samples_is_an_error_with_its_output(tmp: Path) -> None:
     with Rig(tmp) as rig:
         program = rig.start("idle", ["sleep", "60"])
         recorder = Recorder(perf(tmp, "echo not permitted >&2"), rig, program, tmp)
@@ -56,8 +56,8 @@ def test_a_perf_that_takes_no_samples_is_an_error_with_its_words(tmp: Path) -> N
             recorder.stop()
 
 
-def test_a_perf_that_does_not_begin_is_an_error(tmp: Path) -> None:
+def test_a_perf_that_does_not_start_is_an_error(tmp: Path) -> None:
     with Rig(tmp) as rig:
         program = rig.start("idle", ["sleep", "60"])
-        with pytest.raises(BenchError, match="perf ended with status 3"):
+        with pytest.raises(BenchError, match="perf exited with status 3"):
             Recorder(perf(tmp, "true", begins=False), rig, program, tmp)

@@ -1,4 +1,4 @@
-"""The plain relay: both directions, ends that end, and connections that do not hinder each other."""
+"""The plain relay: both directions, half-close, and independent connections."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_bytes_arrive_and_are_acknowledged(rig: Rig, ends: tuple[ProgramAddress,
     assert source.transfer(5 * MIB + 1, timeout=20) > 0
 
 
-def test_an_end_is_passed_on_in_each_direction(rig: Rig, ends: tuple[ProgramAddress, ProgramAddress]) -> None:
+def test_eof_is_passed_on_in_each_direction(rig: Rig, ends: tuple[ProgramAddress, ProgramAddress]) -> None:
     with ends[1].listen() as server:
         server.settimeout(20)
         with _relay(rig, ends).connect() as near, server.accept()[0] as far:
@@ -56,7 +56,7 @@ def test_an_end_is_passed_on_in_each_direction(rig: Rig, ends: tuple[ProgramAddr
                 assert file.read() == b"answer"
 
 
-def test_it_outlives_a_connection_that_leads_nowhere(
+def test_it_continues_after_a_connection_without_a_target(
     rig: Rig, ends: tuple[ProgramAddress, ProgramAddress]
 ) -> None:
     entry = _relay(rig, ends)

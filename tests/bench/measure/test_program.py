@@ -1,4 +1,4 @@
-"""A started program: its cost with all its children, its sockets, its last words."""
+"""A started program: its CPU time and memory with all children, its sockets, its output tail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rig(tmp: Path) -> Iterator[Rig]:
 
 
 def _python(rig: Rig, code: str) -> Program:
-    """Start ``code``, which prints a line when it has done what is to be measured, and then waits."""
+    """Start ``code`` and wait until it has run; the program then waits for input."""
     program = rig.start(
         "program", [sys.executable, "-c", code + "\nprint('done', flush=True); input()"], talks=True
     )
@@ -36,7 +36,7 @@ BUSY = "import time\nwhile time.process_time() < 0.3: pass"
 
 
 def test_cpu_time_is_counted(rig: Rig) -> None:
-    assert _python(rig, BUSY).cpu_seconds() >= 0.28  # the kernel shows whole ticks of 10 ms
+    assert _python(rig, BUSY).cpu_seconds() >= 0.28  # the kernel counts in ticks of 10 ms
 
 
 def test_cpu_time_of_threads_is_counted(rig: Rig) -> None:
@@ -48,12 +48,12 @@ def test_cpu_time_of_threads_is_counted(rig: Rig) -> None:
     assert _python(rig, code).cpu_seconds() >= 0.28
 
 
-def test_cpu_time_of_children_that_ended_is_counted(rig: Rig) -> None:
+def test_cpu_time_of_exited_children_is_counted(rig: Rig) -> None:
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
     assert _python(rig, code).cpu_seconds() >= 0.28
 
 
-def test_cpu_time_of_children_that_run_is_counted(rig: Rig) -> None:
+def test_cpu_time_of_running_children_is_counted(rig: Rig) -> None:
     child = BUSY + "\nprint(flush=True); input()"
     code = (
         "import subprocess, sys\n"
@@ -63,7 +63,7 @@ def test_cpu_time_of_children_that_run_is_counted(rig: Rig) -> None:
     assert _python(rig, code).cpu_seconds() >= 0.28
 
 
-def test_the_peak_of_memory_outlives_its_use(rig: Rig) -> None:
+def test_peak_memory_is_kept_after_it_was_freed(rig: Rig) -> None:
     memory = _python(rig, f"block = b'x' * (64 * {MIB}); del block").memory()
     assert memory.peak >= 64 * MIB
     assert memory.now < 64 * MIB
@@ -91,16 +91,16 @@ def test_waiting_for_a_listener_ends_when_it_listens(rig: Rig) -> None:
     endpoint.connect().close()
 
 
-def test_a_listener_that_never_comes_is_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_never_listens_is_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.bench.measure.program.LISTEN_SECONDS", 0.1)
-    with pytest.raises(BenchError, match=r"program does not listen on 127\.0\.0\.2:1 and said nothing"):
+    with pytest.raises(BenchError, match=r"program is not listening on 127\.0\.0\.2:1 \(no output\)"):
         _python(rig, "pass").wait_listening(ProgramAddress("127.0.0.2", 1))
 
 
-def test_somebody_elses_listener_does_not_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_of_another_process_does_not_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.bench.measure.program.LISTEN_SECONDS", 0.1)
     endpoint = free_tcp("127.0.0.2")
-    with endpoint.listen(), pytest.raises(BenchError, match="does not listen"):
+    with endpoint.listen(), pytest.raises(BenchError, match="is not listening"):
         _python(rig, "pass").wait_listening(endpoint)
 
 
@@ -110,7 +110,7 @@ def test_a_unix_socket_that_is_bound_does_not_listen_yet(
     monkeypatch.setattr("tunnel.bench.measure.program.LISTEN_SECONDS", 0.1)
     endpoint = ProgramAddress(path=str(tmp / "in.sock"))
     bound = f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({endpoint.path!r})"
-    with pytest.raises(BenchError, match="does not listen"):
+    with pytest.raises(BenchError, match="is not listening"):
         _python(rig, bound).wait_listening(endpoint)
     with pytest.raises(ConnectionRefusedError):
         endpoint.connect()
@@ -119,20 +119,20 @@ def test_a_unix_socket_that_is_bound_does_not_listen_yet(
     endpoint.connect().close()
 
 
-def test_a_program_that_ends_instead_of_listening_is_quoted(rig: Rig) -> None:
+def test_a_program_that_exits_instead_of_listening_is_an_error(rig: Rig) -> None:
     program = rig.start("broken", ["sh", "-c", "echo no such cipher >&2; exit 7"])
-    with pytest.raises(BenchError, match=r"broken ended with status 7\n  no such cipher"):
+    with pytest.raises(BenchError, match=r"broken exited with status 7\n  no such cipher"):
         program.wait_listening(ProgramAddress("127.0.0.2", 1))
 
 
-def test_a_program_that_has_ended_cannot_be_measured(rig: Rig) -> None:
+def test_a_program_that_has_exited_cannot_be_measured(rig: Rig) -> None:
     program = rig.start("short", ["true"])
     program.process.wait(timeout=10)
-    with pytest.raises(BenchError, match="short ended with status 0"):
+    with pytest.raises(BenchError, match="short exited with status 0"):
         program.cpu_seconds()
 
 
-def test_only_the_end_of_a_long_log_is_quoted(rig: Rig) -> None:
+def test_only_the_tail_of_a_long_log_is_quoted(rig: Rig) -> None:
     program = rig.start("talker", ["seq", "100"])
     program.process.wait(timeout=10)
     assert program.said().split() == [str(number) for number in range(86, 101)]
@@ -149,5 +149,5 @@ def test_a_program_that_hides_its_sockets_is_found_by_its_port(
     code = f"import socket; s = socket.create_server(({endpoint.host!r}, {endpoint.port}))"
     _python(rig, code).wait_listening(endpoint)
     monkeypatch.setattr(program, "LISTEN_SECONDS", 0.1)
-    with pytest.raises(BenchError, match="does not listen on"):
+    with pytest.raises(BenchError, match="is not listening on"):
         _python(rig, "").wait_listening(free_tcp("127.0.0.2"))

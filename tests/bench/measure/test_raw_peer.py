@@ -1,4 +1,4 @@
-"""A peer by hand, against a daemon: heard as any other, and it hears all that it is told."""
+"""The raw peer against a daemon: it sends and receives frames like any peer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_frames_are_numbered_answered_and_sorted(hosts: TwoHosts) -> None:
         peer.send(Probe("tcp:127.0.0.1:1"), Ping(5), Probe("tcp:127.0.0.1:2"))
         assert peer.sequence == 2
         for _ in range(2):
-            answer = peer.receive()  # which leaves out PONG
+            answer = peer.receive()  # which skips PONG
             assert isinstance(answer, Verdict)
             assert answer.code is Code.TARGET_FORBIDDEN
         peer.send(Ping(6))
@@ -42,7 +42,7 @@ def test_frames_are_numbered_answered_and_sorted(hosts: TwoHosts) -> None:
         assert peer.goodbye().code is Code.FRAME_TYPE
 
 
-def test_an_end_without_goodbye_is_told_apart(hosts: TwoHosts) -> None:
+def test_an_end_without_goaway_is_distinguished(hosts: TwoHosts) -> None:
     with RawPeer(hosts.b.address, client_context(hosts.a.files)) as peer:
         peer.greet()
         hosts.b.kill()
@@ -50,14 +50,14 @@ def test_an_end_without_goodbye_is_told_apart(hosts: TwoHosts) -> None:
             peer.goodbye()
 
 
-def test_who_does_not_answer_with_welcome_is_an_error(hosts: TwoHosts) -> None:
+def test_a_reply_other_than_welcome_is_an_error(hosts: TwoHosts) -> None:
     with RawPeer(hosts.b.address, client_context(hosts.a.files)) as peer:
         peer.send_raw(bytes(20))
-        with pytest.raises(OSError, match="no WELCOME"):
+        with pytest.raises(OSError, match="expected WELCOME"):
             peer.greet()
 
 
-def test_nobody_there_is_an_error(hosts: TwoHosts) -> None:
+def test_a_refused_connection_is_an_error(hosts: TwoHosts) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with pytest.raises(ConnectionRefusedError):

@@ -1,4 +1,4 @@
-"""``bench relay``: real transfers of a few MiB, never judged by their time."""
+"""``bench relay``: real transfers of a few MiB, without limits on their time."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_the_bare_connection_has_no_sides(network: Network) -> None:
 
 def test_rounds_alternate_and_every_measurement_is_recorded(tmp: Path, network: Network) -> None:
     results = Results(tmp, "relay")
-    said: list[str] = []
+    messages: list[str] = []
     options = RelayOptions(2 * MIB, 2, (3,), ("unix",), samples=5)
-    found = run(choose(["direct", "asyncio-streams"]), options, network, results, said.append)
+    found = run(choose(["direct", "asyncio-streams"]), options, network, results, messages.append)
     order = [("direct", 1), ("asyncio-streams", 1), ("direct", 2), ("asyncio-streams", 2)]
     assert [(m.contestant, m.round) for m in found.transfers] == order
     assert [(trips.contestant, trips.round) for trips in found.latencies] == order
     for kind in ("measurement", "latency"):
         assert [(r["contestant"], r["round"]) for r in results.of_kind(kind)] == order
-    assert said[1] == "round 1 of 2: asyncio-streams, unix legs, 3 streams"
+    assert messages[1] == "round 1 of 2: asyncio-streams, unix legs, 3 streams"
     assert found.transfers[1].rss_peak["a"] > MIB
 
 
@@ -72,7 +72,7 @@ def test_the_floor_is_measured_once_in_each_round_that_has_its_hops(tmp: Path, n
     assert [m.case.streams for m in found.transfers] == [1, 2, 1, 2]
 
 
-def test_encryption_that_cannot_be_measured_is_recorded_and_stops_nobody(
+def test_encryption_that_cannot_be_measured_is_recorded_and_skipped(
     tmp: Path, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(floor, "_openssl", lambda *arguments: ssl.OPENSSL_VERSION)
@@ -82,24 +82,24 @@ def test_encryption_that_cannot_be_measured_is_recorded_and_stops_nobody(
     assert [record["by"] for record in results.of_kind("floor")] == ["aes-256-gcm", "aes-256-gcm-python"]
     (failure,) = results.of_kind("failure")
     assert failure["contestant"] == "aes-256-gcm-system"
-    assert "gave no rate" in str(failure["reason"])
+    assert "printed no rate" in str(failure["reason"])
 
 
-def test_iperf_is_not_asked_for_unix_legs_nor_for_latency(tmp: Path, network: Network) -> None:
+def test_iperf_is_measured_neither_on_unix_legs_nor_for_latency(tmp: Path, network: Network) -> None:
     options = RelayOptions(MIB, 1, (2,), ("unix", "tcp"), samples=5)
     found = run(choose(["iperf3"]), options, network, Results(tmp, "relay"), lambda _: None)
     assert [m.case for m in found.transfers] == [Case("tcp", 2)]
     assert found.latencies == []
 
 
-def test_who_fails_is_recorded_and_does_not_stop_the_others(tmp: Path, network: Network) -> None:
+def test_a_failure_is_recorded_and_does_not_stop_the_others(tmp: Path, network: Network) -> None:
     results = Results(tmp, "relay")
     options = RelayOptions(size=MIB, repeat=2, samples=0)
     found = run([BROKEN, *choose(["direct"])], options, network, results, lambda _: None)
     assert [m.contestant for m in found.transfers] == ["direct", "direct"]
     (failure,) = results.of_kind("failure")
     assert (failure["contestant"], failure["round"]) == ("broken", 1)
-    assert str(failure["reason"]) == "b ended with status 1\n  no such cipher"
+    assert str(failure["reason"]) == "b exited with status 1\n  no such cipher"
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_who_fails_is_recorded_and_does_not_stop_the_others(tmp: Path, network: 
 def test_every_contestant_carries_every_byte(
     contestant: Contestant, case: Case, network: Network, tmp: Path
 ) -> None:
-    """Kernel lanes need a kernel that has TLS; without it, that is what is said."""
+    """Kernel lanes need a kernel with TLS; without it, they are reported as missing."""
     if contestant.name == "mtunnel-kernel" and (lack := contestant.missing()):
         assert lack.startswith("no kernel lanes here: ")
         return

@@ -1,4 +1,4 @@
-"""Connections are reset from outside: those to one port, and each time that enough has been sent."""
+"""Connections are reset from outside: those to one port, and each time enough has been sent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def connected(server: socket.socket) -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-def test_both_ends_hear_of_it_and_no_other_connection_does(server: socket.socket) -> None:
+def test_both_ends_of_a_connection_are_reset_and_no_others(server: socket.socket) -> None:
     port = server.getsockname()[1]
     assert connections(port) == []
     near, far = connected(server)
@@ -44,11 +44,11 @@ def test_both_ends_hear_of_it_and_no_other_connection_does(server: socket.socket
             far.recv(1)
         other_near.sendall(b"x")
         assert other_far.recv(1) == b"x"
-        assert not reset(found), "it is no more"
+        assert not reset(found), "it has been closed"
         assert len(connections(port)) == 1
 
 
-def test_the_same_port_of_another_address_is_another(server: socket.socket) -> None:
+def test_the_same_port_of_another_address_is_not_reset(server: socket.socket) -> None:
     port = server.getsockname()[1]
     with socket.create_server(("127.0.0.2", port)) as elsewhere:
         near, far = connected(server)
@@ -63,7 +63,7 @@ def test_the_same_port_of_another_address_is_another(server: socket.socket) -> N
             assert far.recv(1) == b"x"
 
 
-def test_each_time_that_so_much_was_sent_one_is_reset(
+def test_a_connection_is_reset_each_time_enough_was_sent(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resets, "_LOOK", 0)
@@ -78,7 +78,7 @@ def test_each_time_that_so_much_was_sent_one_is_reset(
         sock.close()
 
 
-def test_a_connection_that_the_daemon_does_not_call_a_lane_is_left_alone(
+def test_a_connection_that_is_not_a_lane_is_not_reset(
     server: socket.socket, tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = server.getsockname()[1]
@@ -94,12 +94,12 @@ def test_a_connection_that_the_daemon_does_not_call_a_lane_is_left_alone(
         assert len(connections(port)) == 2
 
 
-def test_what_an_interface_sent_is_read_from_the_kernel(server: socket.socket) -> None:
+def test_the_bytes_sent_by_an_interface_are_read_from_the_kernel(server: socket.socket) -> None:
     before = sent_by("lo")
     near, far = connected(server)
     with near, far:
         near.sendall(bytes(100_000))
         assert len(far.recv(100_000, socket.MSG_WAITALL)) == 100_000
     assert sent_by("lo") >= before + 100_000
-    with pytest.raises(OSError, match="there is no interface eth9"):
+    with pytest.raises(OSError, match="no such interface: eth9"):
         sent_by("eth9")

@@ -1,4 +1,4 @@
-"""The result file: JSON lines, written as they come, nobody dropped."""
+"""The result file: JSON lines, written immediately, without omissions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_each_record_is_in_the_file_as_soon_as_it_is_added(tmp: Path) -> None:
     assert len(_lines(results)) == 2
 
 
-def test_one_run_may_write_behind_another(tmp: Path) -> None:
+def test_one_run_may_append_to_another(tmp: Path) -> None:
     first = Results(tmp, "relay")
     first.add("floor", round=1)
     second = Results(tmp / "elsewhere", "memory", behind=first)
@@ -44,7 +44,7 @@ def test_one_run_may_write_behind_another(tmp: Path) -> None:
     assert (len(first.records), len(second.records)) == (1, 1)
 
 
-def test_the_first_record_says_what_was_run_where(tmp: Path) -> None:
+def test_the_first_record_describes_the_run(tmp: Path) -> None:
     results = Results(tmp, "relay")
     results.open_run({"size": 7}, Network("cubic", pinned=True))
     (run,) = _lines(results)
@@ -59,7 +59,7 @@ def test_the_first_record_says_what_was_run_where(tmp: Path) -> None:
     assert {"command", "machine"} <= run.keys()
 
 
-def test_a_missing_contestant_is_recorded_and_left_out(tmp: Path) -> None:
+def test_a_missing_contestant_is_recorded_and_skipped(tmp: Path) -> None:
     results = Results(tmp, "relay")
     assert results.announce([PRESENT, MISSING]) == [PRESENT]
     assert _lines(results) == [
@@ -82,7 +82,9 @@ def test_a_missing_contestant_is_recorded_and_left_out(tmp: Path) -> None:
     ]
 
 
-def test_who_encrypts_for_the_floors_is_a_contestant_too(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_libraries_of_the_floors_are_recorded_as_contestants(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = Results(tmp, "relay")
     results.announce_crypto()
     lines = _lines(results)
@@ -93,14 +95,14 @@ def test_who_encrypts_for_the_floors_is_a_contestant_too(tmp: Path, monkeypatch:
     assert _lines(results)[-1]["missing"] == "openssl is not installed"
 
 
-def test_what_is_printed_is_what_is_in_the_file(tmp: Path) -> None:
+def test_the_dump_is_the_content_of_the_file(tmp: Path) -> None:
     results = Results(tmp, "relay")
     results.announce([PRESENT, MISSING])
     assert results.dump() + "\n" == results.path.read_text()
     assert [record["name"] for record in results.of_kind("contestant")] == ["present", "missing"]
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_named(tmp: Path) -> None:
     (tmp / "file").touch()
     with pytest.raises(UsageError, match=r"cannot write results to .*/file/results: Not a directory"):
         Results(tmp / "file" / "results", "relay")

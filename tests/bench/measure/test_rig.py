@@ -1,4 +1,4 @@
-"""The rig leaves nothing running, whatever happens, and reports what it was told."""
+"""The rig leaves no process behind in any case, and passes on the replies of programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUBBORN = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
 def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in 20 s"
+        assert time.monotonic() < deadline, "timed out after 20 s waiting for the condition"
         time.sleep(0.02)
 
 
@@ -44,16 +44,14 @@ def _leave_with(error: type[BaseException], rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
-def test_every_program_ends_with_the_block_however_it_is_left(tmp: Path, error: type[BaseException]) -> None:
+def test_every_program_ends_with_the_block_also_after_an_error(tmp: Path, error: type[BaseException]) -> None:
     rig = Rig(tmp)
     with pytest.raises(error):
         _leave_with(error, rig)
     assert [program.process.poll() for program in rig.programs] == [-signal.SIGTERM, -signal.SIGTERM]
 
 
-def test_a_program_that_ignores_the_request_to_end_is_killed(
-    tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_ignores_sigterm_is_killed(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.bench.measure.rig._STOP_SECONDS", 0.2)
     with Rig(tmp) as rig:
         process = rig.start("stubborn", STUBBORN, talks=True).process
@@ -100,17 +98,17 @@ def test_programs_end_even_when_the_rig_is_killed(tmp: Path) -> None:
     _wait(lambda: not _is_alive(pid))
 
 
-def test_a_program_that_is_not_there_is_an_error(tmp: Path) -> None:
-    with Rig(tmp) as rig, pytest.raises(BenchError, match=r"(cannot start|ghost ended with status 127)"):
+def test_a_missing_program_is_an_error(tmp: Path) -> None:
+    with Rig(tmp) as rig, pytest.raises(BenchError, match=r"(cannot start|ghost exited with status 127)"):
         rig.start("ghost", ["/no/such/program"]).wait_listening(free_tcp("127.0.0.2"))
 
 
-def test_one_program_can_be_ended_before_the_others(tmp: Path) -> None:
+def test_one_program_can_be_stopped_before_the_others(tmp: Path) -> None:
     endpoint = free_tcp("127.0.0.2")
     with Rig(tmp) as rig:
         listener = rig.start_module("plain", "callers", "listen", endpoint)
         other = rig.start("other", SLEEP)
-        with suppress(ConnectionResetError):  # it may be faster than we are
+        with suppress(ConnectionResetError):  # it may reset the connection first
             endpoint.connect().close()
         rig.stop(listener)
         assert listener.process.poll() == -signal.SIGTERM
@@ -121,37 +119,37 @@ def _source(rig: Rig, answer: str) -> Source:
     return Source(rig.start("source", ["sh", "-c", f"echo asked >&2; {answer}"], talks=True))
 
 
-def test_a_source_that_does_not_answer_in_time_is_an_error(tmp: Path) -> None:
-    with Rig(tmp) as rig, pytest.raises(BenchError, match=r"source did not answer in 0 s"):
+def test_a_source_that_does_not_reply_in_time_is_an_error(tmp: Path) -> None:
+    with Rig(tmp) as rig, pytest.raises(BenchError, match=r"source: no reply after 0 s"):
         _source(rig, "sleep 300").hear(timeout=0.1)
 
 
-def test_a_source_that_ends_is_quoted(tmp: Path) -> None:
-    with Rig(tmp) as rig, pytest.raises(BenchError, match=r"source ended\n  asked"):
+def test_the_output_of_a_source_that_exits_is_in_the_error(tmp: Path) -> None:
+    with Rig(tmp) as rig, pytest.raises(BenchError, match=r"source exited\n  asked"):
         _source(rig, "exit 1").hear(timeout=10)
 
 
-def test_a_command_to_a_source_that_has_ended_is_an_error(tmp: Path) -> None:
+def test_a_command_to_a_source_that_has_exited_is_an_error(tmp: Path) -> None:
     with Rig(tmp) as rig:
         source = _source(rig, "exit 1")
         source.program.process.wait(timeout=10)
-        with pytest.raises(BenchError, match="source has ended"):
+        with pytest.raises(BenchError, match="source has exited"):
             source.flood(1.0)
 
 
-def test_a_source_that_does_not_end_when_closed_is_an_error(
+def test_a_source_that_does_not_exit_when_closed_is_an_error(
     tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunnel.bench.measure.rig._STOP_SECONDS", 0.2)
-    with Rig(tmp) as rig, pytest.raises(BenchError, match="source does not end"):
+    with Rig(tmp) as rig, pytest.raises(BenchError, match="source does not exit"):
         _source(rig, "exec sleep 300").close()
 
 
-def test_a_source_that_died_with_words_unread_closes(tmp: Path) -> None:
+def test_a_source_that_exited_with_unread_input_can_be_closed(tmp: Path) -> None:
     with Rig(tmp) as rig:
         source = _source(rig, "exit 1")
         pipe = source.program.process.stdin
         assert pipe is not None
-        pipe.write("never read")  # in our own buffer: closing would write it
+        pipe.write("never read")  # buffered in this process: closing would write it
         source.program.process.wait(timeout=10)
         source.close()

@@ -1,4 +1,4 @@
-"""``bench rotate``: what is measured in each case, against real daemons, and how it is shown."""
+"""``bench rotate``: the cases, measurements against real daemons, and the table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def outcome(**changes: float) -> RotateOutcome:
     return RotateOutcome(**{**fields, **changes})  # type: ignore[arg-type]  # checked by the dataclass
 
 
-def test_every_number_and_kind_of_lanes_is_measured_with_and_without_rotations() -> None:
+def test_every_number_and_kind_of_lanes_is_measured_with_and_without_rotation() -> None:
     one, other = ("userspace", "userspace"), ("userspace", "kernel")
     options = RotateOptions(MIB, lanes=(1, 2), rounds=2, kinds=(other,))
     both = [(1, other, LASTING), (1, other, 1024), (2, other, LASTING), (2, other, 1024)]
@@ -46,7 +46,7 @@ def test_every_number_and_kind_of_lanes_is_measured_with_and_without_rotations()
 
 @pytest.mark.slow
 def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is too busy to answer is asked again: a transfer of hours is not given up for that."""
+    """A daemon that is too busy to reply is polled again, without aborting the transfer."""
     looks, look = itertools.count(), rotate._Watch.look
 
     def unheard_at_first(watch: rotate._Watch) -> None:
@@ -67,7 +67,7 @@ def test_daemons_are_watched_while_lanes_are_replaced(tmp: Path, monkeypatch: py
     assert 0 < rotated.silence <= rotated.gap < rotated.seconds
 
 
-def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotate, "duplex_command", lambda *_: ["false"])
     results = Results(tmp, "rotate")
     options = RotateOptions(MIB, lanes=(1,), compare=False, kinds=(("userspace", "kernel"),))
@@ -76,7 +76,7 @@ def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert failure["contestant"] == "1 lane, userspace-kernel, 1024 records a key"
 
 
-def test_the_table_tells_gaps_in_milliseconds() -> None:
+def test_the_table_has_gaps_in_milliseconds() -> None:
     output = io.StringIO()
     Console(file=output, width=160).print(table([outcome()]))
     for expected in ("userspace ", "kernel ", "1024", "3.0", "512", "190", "1345", "83", "12"):

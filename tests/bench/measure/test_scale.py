@@ -1,4 +1,4 @@
-"""``bench scale``: which cases it measures, what it tells of threads, and how that is shown."""
+"""``bench scale``: the cases, the figures of threads, and the table."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_every_number_of_workers_is_measured_with_every_number_of_streams() -> N
     assert list(_cases(options)) == [(number, *case) for number in (1, 2) for case in once]
 
 
-def test_what_bounds_a_host_is_a_thread_or_the_lock() -> None:
+def test_the_limit_of_a_host_is_a_thread_or_the_lock() -> None:
     assert FOUND.gib == 2.0
     assert FOUND.bound == 5.0
 
 
-def test_kernel_and_engine_give_the_lock_up() -> None:
+def test_kernel_and_engine_release_the_lock() -> None:
     python = "run [python3.11]"
     stacks = Counter(
         {
@@ -74,7 +74,7 @@ def test_threads_of_real_daemons_are_measured(tmp: Path) -> None:
     assert [record["kind"] for record in results.records] == ["scale", "scale"]
 
 
-def test_who_fails_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Scaled:
         raise BenchError("no")
 

@@ -30,8 +30,8 @@ def test_the_bare_connection_has_no_sides(tmp: Path) -> None:
         assert rig.programs == []
 
 
-def test_a_side_that_ends_is_an_error_and_the_other_is_not_started(tmp: Path) -> None:
+def test_a_side_that_exits_is_an_error_and_the_other_is_not_started(tmp: Path) -> None:
     broken = Contestant("broken", "none", str, lambda site: Sides(a=["true"], b=["sh", "-c", "exit 3"]))
-    with Rig(tmp) as rig, pytest.raises(BenchError, match="b ended with status 3"):
+    with Rig(tmp) as rig, pytest.raises(BenchError, match="b exited with status 3"):
         start_sides(rig, broken, lay_out(tmp, "cubic"))
     assert [program.name for program in rig.programs] == ["b"]

@@ -1,4 +1,4 @@
-"""Streams that stand still: all that goes in is sent, or single bytes, and nothing is read."""
+"""Stalled streams: as much as is accepted is sent, or single bytes, and nothing is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
-def test_all_that_is_taken_is_sent(
+def test_as_much_as_is_accepted_is_sent(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stalls, "QUIET", 0.05)
@@ -35,7 +35,7 @@ def test_all_that_is_taken_is_sent(
     assert len(other.recv(sent + 1, socket.MSG_WAITALL | socket.MSG_DONTWAIT)) == sent
 
 
-def test_single_bytes_leave_one_by_one() -> None:
+def test_single_bytes_are_sent_one_by_one() -> None:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with one, other:
         one.setblocking(False)
@@ -43,7 +43,7 @@ def test_single_bytes_leave_one_by_one() -> None:
         assert [other.recv(10) for _ in range(3)] == [b"x"] * 3
 
 
-def test_streams_are_held_until_the_input_ends(tmp: Path) -> None:
+def test_streams_are_held_until_eof_on_the_input(tmp: Path) -> None:
     endpoint = free_tcp("127.0.0.1")
     with Rig(tmp) as rig:
         target = rig.start_module("hold", "stalls", "hold", endpoint)

@@ -15,11 +15,11 @@ def test_the_median_of_an_even_count_lies_between() -> None:
     assert Spread.of([1.0, 2.0, 4.0, 9.0]).median == 3.0
 
 
-def test_people_read_the_median_first() -> None:
+def test_the_median_comes_first_in_the_text() -> None:
     assert str(Spread(1.0, 0.5, 2.25)) == "1.00 (0.50-2.25)"
 
 
-def test_a_spread_can_be_read_in_another_unit() -> None:
+def test_a_spread_can_be_converted_to_another_unit() -> None:
     assert Spread(0.5, 0.25, 1.0).times(1000) == Spread(500.0, 250.0, 1000.0)
 
 
@@ -28,7 +28,7 @@ def test_a_file_holds_rounded_numbers() -> None:
 
 
 def test_a_ratio_compares_each_round_with_the_same_round_of_the_base() -> None:
-    # The machine was four times slower in round 2: that hits both and says nothing about either.
+    # The machine was four times slower in round 2: this affects both and cancels out.
     found = ratio({1: 1.0, 2: 4.0, 3: 1.0}, {1: 2.0, 2: 8.0, 3: 2.0})
     assert found == Spread(0.5, 0.5, 0.5)
 

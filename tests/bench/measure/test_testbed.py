@@ -1,4 +1,4 @@
-"""The site of one measurement: fresh addresses and certificates, files for nobody else."""
+"""The setup of one measurement: new addresses and certificates, private files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from tunnel.bench.measure.testbed import lay_out
 
 
-def test_hosts_and_local_sides_have_addresses_of_their_own(tmp: Path) -> None:
+def test_hosts_and_local_sides_have_separate_addresses(tmp: Path) -> None:
     site = lay_out(tmp, "cubic")
     assert [end.host for end in (site.entry, site.link, site.exit)] == ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
 
@@ -24,7 +24,7 @@ def test_both_hosts_have_certificates(tmp: Path) -> None:
         assert path.read_text().startswith("-----BEGIN")
 
 
-def test_a_configuration_may_hold_a_key_so_nobody_else_reads_it(tmp: Path) -> None:
+def test_a_configuration_may_hold_a_key_so_its_mode_is_0600(tmp: Path) -> None:
     path = lay_out(tmp, "cubic").write("a.cfg", "secret")
     assert path.read_text() == "secret"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

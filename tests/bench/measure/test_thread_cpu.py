@@ -9,7 +9,7 @@ import time
 from tunnel.bench.measure.thread_cpu import ThreadTimes, threads_of, used
 
 
-def test_each_thread_is_told_apart() -> None:
+def test_threads_are_measured_separately() -> None:
     stop, busy = threading.Event(), list[int]()
 
     def work() -> None:
@@ -33,7 +33,7 @@ def test_each_thread_is_told_apart() -> None:
     assert threading.get_native_id() in after
 
 
-def test_what_was_used_is_the_difference() -> None:
+def test_the_time_used_is_the_difference() -> None:
     before = {1: ThreadTimes(1.0, 2.0), 2: ThreadTimes(5.0, 5.0)}
     after = {1: ThreadTimes(1.5, 4.0), 2: ThreadTimes(5.0, 5.5), 3: ThreadTimes(1.0, 0.0)}
     found = used(before, after)
@@ -41,5 +41,5 @@ def test_what_was_used_is_the_difference() -> None:
     assert found[0].total == 2.5
 
 
-def test_only_threads_that_are_there_are_read() -> None:
+def test_only_existing_threads_are_read() -> None:
     assert os.getpid() in threads_of(os.getpid())

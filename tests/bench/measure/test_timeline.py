@@ -1,4 +1,4 @@
-"""The course of a migration follows from the events of both QEMUs, whatever comes first."""
+"""The timeline of a migration follows from the events of both QEMUs, in any order."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ POSTCOPY = [
 ]
 
 
-@pytest.mark.parametrize(("told", "seconds", "downtime"), [(PRECOPY, 2.25, 0.25), (POSTCOPY, 4.0, 0.1)])
-def test_a_course_is_over_when_the_guest_runs_and_is_whole(
-    told: list[tuple[str, dict[str, object]]], seconds: float, downtime: float
+@pytest.mark.parametrize(("events", "seconds", "downtime"), [(PRECOPY, 2.25, 0.25), (POSTCOPY, 4.0, 0.1)])
+def test_a_timeline_is_over_when_the_guest_runs_with_all_memory(
+    events: list[tuple[str, dict[str, object]]], seconds: float, downtime: float
 ) -> None:
     course = MigrationTimeline()
-    for side, what in told:
+    for side, what in events:
         assert not course.is_over
         assert course.seconds is None
         course.note(side, what)
@@ -46,7 +46,7 @@ def test_a_course_is_over_when_the_guest_runs_and_is_whole(
     assert course.passes == 2
 
 
-def test_a_guest_that_was_held_before_has_not_stopped_for_this() -> None:
+def test_an_earlier_stop_of_the_guest_is_not_downtime() -> None:
     course = MigrationTimeline()
     course.note(SOURCE, event("STOP", 1.0))
     course.note(SOURCE, event("RESUME", 2.0))
@@ -55,7 +55,7 @@ def test_a_guest_that_was_held_before_has_not_stopped_for_this() -> None:
     assert course.downtime == pytest.approx(0.25, abs=1e-5)
 
 
-def test_one_that_was_given_up_is_never_over() -> None:
+def test_an_aborted_migration_is_never_over() -> None:
     course = MigrationTimeline()
     for side, what in PRECOPY[:5]:
         course.note(side, what)

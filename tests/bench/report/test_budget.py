@@ -1,4 +1,4 @@
-"""The rows of the budget: whose figures they hold, and where the rival is not the one that is meant."""
+"""The rows of the budget: their figures, and rows whose rival did not run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HAPROXY = '"name": "haproxy-tuned", "settings": "nbthread 1; tune.bufsize 262144
 
 
 def _relay(tmp: Path, version: str, openssl: str = "OpenSSL 3.0.19") -> ResultFile:
-    """A file of ``bench relay`` whose HAProxy, and whose Python, are of these versions."""
+    """Return a file of ``bench relay`` with these versions of HAProxy and of Python's OpenSSL."""
     path = samples.relay(tmp)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records[0]["machine"]["openssl"] = openssl
@@ -46,7 +46,7 @@ def _rows(
         ("HAProxy version 3.2.5, running on AWS-LC 1.61.0", "OpenSSL 3.5.9", None),
     ],
 )
-def test_haproxy_says_which_openssl_it_is_on_or_the_system_does(
+def test_the_openssl_of_haproxy_is_its_own_or_that_of_the_system(
     tmp: Path, version: str, openssl: str, expected: tuple[int, int] | None
 ) -> None:
     assert budget.openssl_of(_relay(tmp, version, openssl)) == expected
@@ -68,7 +68,7 @@ def test_the_rival_is_the_haproxy_of_the_release(tmp: Path, version: str, ours: 
             assert row.verdict == f"not measured: HAProxy is on OpenSSL {on} here"
 
 
-def test_an_openssl_between_them_is_neither(tmp: Path) -> None:
+def test_an_openssl_between_the_rivals_is_neither(tmp: Path) -> None:
     rows = _rows(budget.relay, _relay(tmp, "HAProxy version 2.8, running on OpenSSL 3.2.1"))
     verdicts = {row.verdict for what, row in rows.items() if "HAProxy on OpenSSL" in what}
     assert verdicts == {"not measured: HAProxy is on OpenSSL 3.2 here"}
@@ -78,7 +78,7 @@ def test_an_openssl_between_them_is_neither(tmp: Path) -> None:
     ("record", "reason"),
     [
         ({"missing": "haproxy not installed"}, "haproxy not installed"),
-        ({"name": "another"}, "no haproxy-tuned on OpenSSL took part"),
+        ({"name": "another"}, "no haproxy-tuned on OpenSSL in this run"),
     ],
 )
 def test_a_haproxy_that_is_missing_is_the_reason(tmp: Path, record: dict[str, str], reason: str) -> None:
@@ -118,7 +118,7 @@ def test_daemons_with_and_without_the_compiled_engine_have_their_rows(tmp: Path)
     assert own.found.median < python.found.median  # in the sample, each contestant costs more than the last
 
 
-def test_small_streams_wait_beside_one_and_beside_many(tmp: Path) -> None:
+def test_round_trips_are_measured_beside_one_and_beside_many(tmp: Path) -> None:
     rows = _rows(budget.relay, _relay(tmp, "HAProxy version 2.6, running on OpenSSL 3.0.19"))
     for streams in ("1 stream", "64 streams"):
         found = rows[f"p99 round trip beside bulk, above idle, {streams}"].found
@@ -137,7 +137,7 @@ def test_workers_are_compared_within_a_round(tmp: Path) -> None:
     assert [row.found.median for row in rows if row.found] == [1.5, 0.25, 0.15]
 
 
-def test_a_floor_of_the_system_s_library_is_no_measure_of_ours(tmp: Path) -> None:
+def test_a_floor_of_the_system_s_library_does_not_count_for_ours(tmp: Path) -> None:
     file = _relay(tmp, "HAProxy version 2.6, running on OpenSSL 3.0.19")
     what = "CPU time to the floor, one stream"
     assert _rows(budget.relay, file)[what].found is not None
@@ -154,7 +154,7 @@ def test_the_best_way_has_its_name_in_its_row(tmp: Path) -> None:
     assert second == f"migration, throughput of mtunnel-multifd-4 to multifd-tls-4, {where}"
 
 
-def test_an_old_qemu_is_the_reason_why_the_best_way_is_not_judged(tmp: Path) -> None:
+def test_with_an_old_qemu_the_best_way_is_not_evaluated(tmp: Path) -> None:
     (file,) = read(samples.migrate(tmp))
     qemu = {"kind": "contestant", "name": "native", "version": "libvirt 9, QEMU emulator version 7.2.22"}
     rows = _rows(budget.migrate, ResultFile(file.path, [*file.records, qemu]))
@@ -163,5 +163,5 @@ def test_an_old_qemu_is_the_reason_why_the_best_way_is_not_judged(tmp: Path) -> 
     assert set(verdicts[1:]) == {"missed"}
 
 
-def test_what_no_benchmark_measures_says_why() -> None:
+def test_goals_without_a_benchmark_have_a_reason() -> None:
     assert all(row.reason and row.found is None for row in budget.ELSEWHERE)

@@ -49,14 +49,14 @@ def test_a_spread_reaches_from_the_lowest_to_the_highest() -> None:
     assert right - left == pytest.approx(296 * 0.75, abs=0.5)
 
 
-def test_what_was_not_measured_leaves_a_gap_and_the_others_their_colour() -> None:
+def test_missing_bars_leave_a_gap_and_the_others_keep_their_colour() -> None:
     svg = _drawn(_chart(Row("x", [Bar.of(_spread(1.0)), None, Bar.of(_spread(1.0))])))
     bars = [e.attrib for e in svg.iter("rect")]
     assert [bar["class"] for bar in bars] == ["bar s0", "bar s2"]
     assert float(bars[1]["y"]) - float(bars[0]["y"]) == 28
 
 
-def test_the_line_to_reach_is_drawn_with_its_spread() -> None:
+def test_the_line_of_the_goal_is_drawn_with_its_spread() -> None:
     svg = _drawn(_chart(Row("x", [Bar.of(_spread(1.0))]), line=Spread(2.0, 1.0, 4.0)))
     (band,) = [e.attrib for e in svg.iter("rect") if e.attrib["class"] == "band"]
     (mark,) = [e.attrib for e in svg.iter("line") if e.attrib["class"] == "mark"]
@@ -87,5 +87,5 @@ def test_bars_of_nothing_are_still_a_chart() -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.123, "0.12"), (12.34, "12.3"), (1234.5, "1234")])
-def test_figures_keep_the_digits_that_count(value: float, text: str) -> None:
+def test_figures_keep_their_significant_digits(value: float, text: str) -> None:
     assert figure(value) == text

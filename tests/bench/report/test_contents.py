@@ -1,4 +1,4 @@
-"""The report as a whole: what it shows of each file, what it says is missing, and where mtunnel loses."""
+"""The report as a whole: the contents of each file, missing benchmarks, and where mtunnel loses."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_the_floor_is_in_the_chart_of_cpu_time(tmp: Path) -> None:
     assert chart.line is not None
     assert chart.line.median == pytest.approx(1.1 + 0.22)
     assert "mtunnel's 1.32 (1.26-1.38), AES by libipsec-mb 1.5" in chart.how_to_read
-    assert "that of programs of others 1.52 (1.46-1.58), AES by OpenSSL 3.0.19" in chart.how_to_read
+    assert "that of other programs 1.52 (1.46-1.58), AES by OpenSSL 3.0.19" in chart.how_to_read
 
 
-def test_where_mtunnel_loses_is_always_said(tmp: Path) -> None:
+def test_losses_are_always_reported(tmp: Path) -> None:
     path = samples.relay(tmp, cases=[Case("tcp", 1)])
     nowhere = _text(_section(build(read_all([path])), "Where mtunnel loses"))
     assert "In no figure of this run" in nowhere
@@ -70,7 +70,7 @@ def test_where_mtunnel_loses_is_always_said(tmp: Path) -> None:
     assert "no figures" in _text(_section(build(read_all([path])), "Where mtunnel loses"))
 
 
-def test_what_no_file_holds_is_named(tmp: Path) -> None:
+def test_benchmarks_without_a_file_are_named(tmp: Path) -> None:
     files = [samples.memory(tmp)]
     assert "Not measured in the files of this report: relay, migrate." in _text(
         build(read_all(files)).sections[0]
@@ -79,7 +79,7 @@ def test_what_no_file_holds_is_named(tmp: Path) -> None:
     assert "Not measured" not in _text(build(read_all(files)).sections[0])
 
 
-def test_several_runs_of_a_benchmark_are_told_apart(tmp: Path) -> None:
+def test_several_runs_of_a_benchmark_are_distinguished(tmp: Path) -> None:
     paths = [samples.memory(tmp / name) for name in ("a", "b")]
     for path, day in zip(paths, ("01", "02"), strict=True):
         lines = path.read_text().splitlines(keepends=True)
@@ -108,7 +108,7 @@ def test_both_forms_are_written(tmp: Path) -> None:
         assert "Where mtunnel loses" in path.read_text()
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_named(tmp: Path) -> None:
     (tmp / "file").touch()
     with pytest.raises(UsageError, match=r"cannot write the report to .*/file/new: Not a directory"):
         write([], tmp / "file" / "new")

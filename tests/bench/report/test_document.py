@@ -16,5 +16,5 @@ def test_equal_parts_make_equal_documents() -> None:
     assert _document() != Document("title", [])
 
 
-def test_a_table_is_of_figures_unless_it_says_words() -> None:
+def test_a_table_is_of_figures_by_default() -> None:
     assert not DataTable(["x"], []).words

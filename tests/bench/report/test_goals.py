@@ -1,4 +1,4 @@
-"""``bench goals``: every goal has who it needs, and one file holds it all."""
+"""``bench goals``: every goal has its contestants, and one file has all results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tunnel.bench.report.report_goals import verdicts
 from tunnel.bench.report.result_file import read
 
 
-def test_all_who_have_to_take_part_are_known() -> None:
+def test_all_required_contestants_exist() -> None:
     assert len(choose(goals.RELAYS)) == len(goals.RELAYS)
     assert len(choose_modes(goals.MODES)) == len(goals.MODES)
 
 
-def test_a_person_gets_the_verdicts(tmp: Path) -> None:
+def test_the_terminal_output_has_the_verdicts(tmp: Path) -> None:
     table = goals.table(samples.memory(tmp))
     assert [str(column.header) for column in table.columns] == [*HEADINGS]
     assert table.row_count == len(verdicts(()).rows)
@@ -31,7 +31,7 @@ def test_a_person_gets_the_verdicts(tmp: Path) -> None:
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(480)
-def test_one_run_measures_all_that_is_to_be_reached(tmp: Path) -> None:
+def test_one_run_measures_every_goal(tmp: Path) -> None:
     small = ["--rounds=1", "--size=64MiB", "--memory=64MiB", "--stall=1"]
     quick = ["--samples=20", f"--results={tmp}"]
     command = [sys.executable, "-m", "tunnel.bench", "goals", *small, *quick]
@@ -40,10 +40,10 @@ def test_one_run_measures_all_that_is_to_be_reached(tmp: Path) -> None:
     (path,) = tmp.glob("*-goals.jsonl")
     runs = read(path)
     assert [run.benchmark for run in runs] == ["relay", "memory", "scale", "migrate"]
-    # Goals for migrations are about guests of 2 GiB and more: these are measured, and not judged.
+    # Goals for migrations apply to guests of 4 GiB and more: these are measured, but not evaluated.
     judged = {what: verdict for what, *_, verdict in verdicts(runs).rows}
     assert {what for what, verdict in judged.items() if verdict == "not measured"} == {
         what for what in judged if what.startswith("migration")
     }
     assert {record["mode"] for record in runs[3].of_kind("migration")} == set(goals.MODES)
-    assert "What mtunnel is to reach" in done.stdout
+    assert "Goals of mtunnel" in done.stdout

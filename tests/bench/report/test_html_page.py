@@ -1,4 +1,4 @@
-"""The page as a browser shows it, on a telephone and on a screen; and that a bad page would be noticed."""
+"""The page in a browser, on a phone and on a desktop; and that a broken page is detected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _report(tmp: Path) -> Document:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_draws_every_chart_without_a_complaint(tmp: Path, width: int) -> None:
+def test_a_browser_draws_every_chart_without_console_messages(tmp: Path, width: int) -> None:
     document = _report(tmp)
     charts = [block for section in document.sections for block in section.blocks if isinstance(block, Chart)]
     assert len(charts) > 12
@@ -48,7 +48,7 @@ def test_a_browser_draws_every_chart_without_a_complaint(tmp: Path, width: int) 
 
 
 @pytest.mark.slow
-def test_a_bad_page_is_noticed(tmp: Path) -> None:
+def test_a_broken_page_is_detected(tmp: Path) -> None:
     spoilt = html_page.render(SMALL).replace(
         "</h1>",
         '</h1><div style="width:2000px">wide</div><script>nothing.here()</script>'
@@ -61,13 +61,13 @@ def test_a_bad_page_is_noticed(tmp: Path) -> None:
     assert seen.found["charts"][0]["bars"] == 0
 
 
-def test_the_page_needs_nothing_else(tmp: Path) -> None:
+def test_the_page_is_self_contained(tmp: Path) -> None:
     text = html_page.render(_report(tmp))
     assert re.findall(r"<(?:script|link|img|iframe|object|embed)|(?:src|href|@import|url\()[=( ]", text) == []
     assert "http" not in text.replace("https://haproxy.org", "")
 
 
-def test_what_files_say_is_text_and_never_markup(tmp: Path) -> None:
+def test_the_content_of_files_is_escaped(tmp: Path) -> None:
     text = html_page.render(build(read_all([samples.relay(tmp)])))
     assert "<b>none</b>" not in text
     assert "&lt;b&gt;none&lt;/b&gt;" in text

@@ -1,4 +1,4 @@
-"""Where mtunnel loses is found, in every figure, and told from noise."""
+"""Losses of mtunnel are found in every figure, and distinguished from noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _trips(name: str, idle: float, loaded: float) -> Latency:
 OURS = _transfer("mtunnel", 1, 1.0, 1.0, 50)
 
 
-def test_who_is_worse_in_all_is_not_named() -> None:
+def test_a_contestant_that_is_worse_in_all_figures_is_not_named() -> None:
     found = Measured(
         [OURS, _transfer("slow", 1, 2.0, 2.0, 60)], [_trips("mtunnel", 1, 1), _trips("slow", 2, 2)]
     )
@@ -43,7 +43,7 @@ def test_each_figure_in_which_another_is_better_is_named() -> None:
     ]
 
 
-def test_a_loss_in_some_rounds_only_is_said_to_be_one() -> None:
+def test_a_loss_in_some_rounds_only_is_marked() -> None:
     rounds = [(1, 0.5), (2, 0.8), (3, 1.6)]
     transfers = [_transfer("mtunnel", number, 1.0, 1.0, 1) for number, _ in rounds]
     transfers += [_transfer("other", number, 1.0, cpu, 1) for number, cpu in rounds]

@@ -1,4 +1,4 @@
-"""The summary as Markdown: every block has its form, and no text breaks a table."""
+"""The summary as Markdown: every block is rendered, and no text breaks a table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_text_breaks_a_table() -> None:
     assert "| a\\|b | two lines |" in _rendered(DataTable(["x", "y"], [["a|b", "two\nlines"]]))
 
 
-def test_of_a_chart_its_figures_and_how_to_read_them() -> None:
+def test_a_chart_becomes_its_figures_and_notes() -> None:
     chart = Chart("Speed", "GiB/s", [Row("x", [ONE, None])], "Longer is better.", series=("one", "four"))
     assert _rendered(chart) == (
         "### Speed\n\nLonger is better.\n\n"

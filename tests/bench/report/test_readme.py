@@ -1,4 +1,4 @@
-"""README's figures are those of the result files, and its chart is what the script draws of them."""
+"""The figures and the chart of README.md are those generated from the result files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tunnel.errors import UsageError
 PAGE = (readme.ROOT / "README.md").read_text()
 
 
-def test_the_page_says_what_the_files_say() -> None:
+def test_the_page_has_the_figures_of_the_files() -> None:
     assert readme.text() in PAGE
 
 
-def test_the_chart_shows_what_the_files_say() -> None:
+def test_the_chart_has_the_figures_of_the_files() -> None:
     assert (readme.ROOT / readme.CHART).read_text() == readme.svg()
 
 
@@ -32,7 +32,7 @@ def test_the_chart_is_a_picture_with_every_way_and_release() -> None:
 
 
 def test_every_row_is_a_median_of_its_file() -> None:
-    """By hand, past the module's own way: the first column of figures."""
+    """The first column of figures, computed independently of the module."""
     (file,) = read(readme.RESULTS / readme.MIGRATIONS[0])
     for mode, way in readme.WAYS.items():
         rates = sorted(m.mib_per_s for m in file.build("migration", MeasuredMigration) if m.mode == mode)
@@ -49,7 +49,7 @@ def test_the_best_of_a_column_is_bold() -> None:
     assert [sum(cell.startswith("**") for cell in column) for column in columns] == [1] * len(columns)
 
 
-def test_writing_again_changes_nothing_but_what_stood_there(tmp_path: Path) -> None:
+def test_writing_again_changes_only_the_figures(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     page = tmp_path / "README.md"
     page.write_text(PAGE.replace(readme.text(), "old figures\n"))

@@ -1,4 +1,4 @@
-"""The table of goals: each figure of the files against what mtunnel is to reach, and what no file holds."""
+"""The table of goals: each figure of the files compared with its goal, and goals without a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_without_a_file_nothing_is_claimed() -> None:
     assert len(rows()) == 11 + 4 + 3 + 3 + len(budget.ELSEWHERE)
 
 
-def test_relays_are_held_to_the_figures_of_one_stream_over_tcp(tmp: Path) -> None:
+def test_relays_are_evaluated_by_one_stream_over_tcp(tmp: Path) -> None:
     found = rows(samples.relay(tmp))
     _, ratio, *bounds, _ = found["throughput to HAProxy's, one stream"]
     assert ratio != "-"

@@ -1,4 +1,4 @@
-"""Memory in the report."""
+"""The memory section of the report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_each_side_has_a_row_and_each_state_a_bar(tmp: Path) -> None:
     ]
 
 
-def test_an_older_file_has_no_bars_for_what_it_lacks(tmp: Path) -> None:
+def test_an_older_file_has_no_bars_for_missing_states(tmp: Path) -> None:
     (file,) = read(samples.memory(tmp))
     old = [{key: value for key, value in r.items() if key != "many"} for r in file.records]
     chart = only(ResultFile(file.path, old)).blocks[0]
@@ -45,6 +45,6 @@ def test_an_older_file_has_no_bars_for_what_it_lacks(tmp: Path) -> None:
     assert chart.series == ("idle", "one bulk stream", "stalled reader")
 
 
-def test_a_run_that_measured_nothing_says_so(tmp: Path) -> None:
+def test_a_run_without_measurements_is_reported(tmp: Path) -> None:
     (file,) = read(samples.memory(tmp))
     assert only(ResultFile(file.path, file.records[:1])).blocks == ["Nothing was measured."]

@@ -35,7 +35,7 @@ def test_each_setting_has_a_section(found: list[Section]) -> None:
     assert list(_charts(found[1])) == ["Throughput", "CPU time", "Downtime"]
 
 
-def test_what_did_not_converge_has_no_figures_but_is_counted(found: list[Section]) -> None:
+def test_migrations_that_did_not_converge_are_only_counted(found: list[Section]) -> None:
     writing = found[2]
     assert "tunnelled-tls" not in [row.label for row in _charts(writing)["Downtime"].rows]
     (grid,) = [block for block in writing.blocks if isinstance(block, DataTable)]
@@ -86,7 +86,7 @@ def test_cpu_time_is_stacked_by_side(found: list[Section]) -> None:
     assert bar.spread.median == 0.5
 
 
-def test_the_limit_says_what_it_was_found_with(found: list[Section]) -> None:
+def test_the_limit_has_the_parameters_of_its_search(found: list[Section]) -> None:
     (chart,) = _charts(found[3]).values()
     assert chart.title == "Convergence limit, 4 GiB, link of 10 Gbit/s"
     assert "at most 300 ms" in chart.how_to_read

@@ -1,4 +1,4 @@
-"""Reading result files: what was written comes back, and what is wrong is named with file and line."""
+"""Reading result files: written records are read back, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _file(directory: Path, *records: object, name: str = "20260101T000000Z-relay
     return path
 
 
-def test_measurements_come_back_as_they_were_taken(tmp: Path) -> None:
+def test_measurements_are_read_back_unchanged(tmp: Path) -> None:
     (file,) = read(samples.relay(tmp, cases=[Case("unix", 4)], rounds=2))
     found = measured(file)
     first = found.transfers[0]
@@ -46,13 +46,13 @@ def test_measurements_come_back_as_they_were_taken(tmp: Path) -> None:
     assert found.crypto[0].library == "libipsec-mb 1.5"
 
 
-def test_floors_of_older_files_do_not_say_by_whom(tmp: Path) -> None:
+def test_floors_of_older_files_have_no_library(tmp: Path) -> None:
     (file,) = read(_file(tmp, RUN, {"kind": "floor", "round": 1, "encrypt": 0.2, "decrypt": 0.3}))
     (cost,) = measured(file).crypto
     assert (cost.both, cost.by, cost.library) == (0.5, "", "")
 
 
-def test_modes_of_older_files_get_the_names_that_they_have_now(tmp: Path) -> None:
+def test_modes_of_older_files_get_their_current_names(tmp: Path) -> None:
     (file,) = read(
         _file(
             tmp,
@@ -70,7 +70,7 @@ def test_modes_of_older_files_get_the_names_that_they_have_now(tmp: Path) -> Non
     assert failed["reason"] == "multifd"
 
 
-def test_migrations_come_back_too(tmp: Path) -> None:
+def test_migrations_are_read_back(tmp: Path) -> None:
     (file,) = read(samples.migrate(tmp))
     assert {m.mode for m in file.build("migration", MeasuredMigration)} == set(samples.MODES)
     assert len(file.build("convergence", Convergence)) == 2 * len(samples.MODES)
@@ -92,11 +92,11 @@ def test_the_newest_file_of_each_benchmark_is_chosen(tmp: Path) -> None:
 
 
 def test_a_directory_without_results_is_named(tmp: Path) -> None:
-    with pytest.raises(UsageError, match=rf"there is no result file in {tmp}; ./run bench relay makes one"):
+    with pytest.raises(UsageError, match=rf"no result file in {tmp}; run ./run bench relay to make one"):
         newest(tmp)
 
 
-def test_files_come_by_date_and_once(tmp: Path) -> None:
+def test_files_are_sorted_by_date_without_duplicates(tmp: Path) -> None:
     runs = [{**RUN, "started": f"2026-11-{day}T10:09:17+00:00"} for day in (24, 23)]
     later, earlier = (_file(tmp, run, name=f"{n}-relay.jsonl") for n, run in enumerate(runs))
     found = read_all([later, earlier, later])
@@ -118,18 +118,18 @@ def test_each_run_in_a_file_has_its_own_records(tmp: Path) -> None:
     [
         ([], "not a result file"),
         ([{"kind": "summary"}], "not a result file: its first line is not a record of kind run"),
-        ([RUN | {"schema": 99}], "schema 99 is not known; measure again with this version"),
-        ([RUN, RUN | {"schema": 0}], "schema 0 is not known; measure again with this version"),
-        ([RUN, ["a", "list"]], ":2: not a record with a kind"),
-        ([RUN, {"name": "x"}], ":2: not a record with a kind"),
+        ([RUN | {"schema": 99}], "schema 99 is not supported; measure again with this version"),
+        ([RUN, RUN | {"schema": 0}], "schema 0 is not supported; measure again with this version"),
+        ([RUN, ["a", "list"]], ":2: not a JSON object with a kind"),
+        ([RUN, {"name": "x"}], ":2: not a JSON object with a kind"),
     ],
 )
-def test_a_wrong_file_is_explained(tmp: Path, records: list[object], complaint: str) -> None:
+def test_an_invalid_file_is_explained(tmp: Path, records: list[object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         read(_file(tmp, *records))
 
 
-def test_a_line_that_is_no_json_is_named(tmp: Path) -> None:
+def test_a_line_that_is_not_json_is_named(tmp: Path) -> None:
     path = _file(tmp, RUN)
     path.write_text(path.read_text() + "{half\n")
     with pytest.raises(UsageError, match=r"relay.jsonl:2: not JSON"):
@@ -141,11 +141,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp: Path) -> None:
         read(tmp / "none.jsonl")
 
 
-def test_a_record_that_lacks_something_is_named(tmp: Path) -> None:
+def test_a_record_with_a_missing_key_is_named(tmp: Path) -> None:
     (file,) = read(
         _file(tmp, RUN, {"kind": "measurement", "contestant": "x"}, {"kind": "migration", "mode": "x"})
     )
-    with pytest.raises(UsageError, match=r"relay.jsonl: a record lacks, or has wrong, 'round'"):
+    with pytest.raises(UsageError, match=r"relay.jsonl: a record has a missing or invalid key: 'round'"):
         measured(file)
     with pytest.raises(UsageError, match=r"relay.jsonl: a record of kind migration has no 'round'"):
         file.build("migration", MeasuredMigration)

@@ -1,4 +1,4 @@
-"""Conclusions of a run: medians, ratios in the same round, and nobody silently dropped."""
+"""Summary of a run: medians, ratios in the same round, and no contestant silently dropped."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_floor_of_a_contestant_is_priced_by_its_own_library() -> None:
     assert ratios["haproxy-tuned"] == Spread(1.0, 1.0, 1.0)
     assert floors_in_words(ONE, run) == [
         "mtunnel's 1.50 (1.00-2.00), AES by libipsec-mb",
-        "that of programs of others 2.00 (2.00-2.00), AES by OpenSSL 3.0",
+        "that of other programs 2.00 (2.00-2.00), AES by OpenSSL 3.0",
     ]
     assert floors_in_words(MANY, run) == []
 
@@ -130,14 +130,14 @@ def test_a_summary_fits_into_the_result_file() -> None:
 def results(tmp: Path) -> Results:
     results = Results(tmp, "relay")
     results.announce([Contestant("gone", "none", str, programs=("no-such-relay",))])
-    results.add("failure", contestant="broken", round=2, reason="a ended with status 1\n  long log")
+    results.add("failure", contestant="broken", round=2, reason="a exited with status 1\n  long log")
     return results
 
 
 def test_the_absent_are_named_with_one_line_of_reason(results: Results) -> None:
     assert absent(results) == [
         ("gone", "no-such-relay not installed"),
-        ("broken", "failed: a ended with status 1"),
+        ("broken", "failed: a exited with status 1"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Ours against each rival, within the same round and setting; where a rival is better is said."""
+"""Ours against each rival, within the same round and setting; losses are reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunnel.units import GIB, MIB
 
 
 def moved(mode: str, number: int, seconds: float, **changes: object) -> MeasuredMigration:
-    """Of a guest and over a link that goals are about, if ``changes`` does not say otherwise."""
+    """Return a migration of a guest and over a link that goals apply to, with ``changes``."""
     setting = {"guest_bytes": 4 * GIB, "link_bits_per_s": None, **changes}
     return replace(MOVED, mode=mode, round=number, seconds=seconds, **setting)  # type: ignore[arg-type]
 
@@ -67,14 +67,14 @@ def test_the_verdict_is_that_of_the_median(seconds: float, verdict: str) -> None
         ({"guest_bytes": 4 * GIB, "link_bits_per_s": 10**9}, "no goal"),
     ],
 )
-def test_there_is_no_goal_where_none_can_be_reached(changes: dict[str, int], verdict: str) -> None:
-    """A link of 1 Gbit/s is as slow for everyone; a small guest has moved before it is at full speed."""
+def test_there_is_no_goal_where_the_link_or_the_start_decides(changes: dict[str, int], verdict: str) -> None:
+    """A link of 1 Gbit/s limits all modes; a small guest has migrated before full speed is reached."""
     (found,) = compare([moved("mtunnel", 1, 1.0, **changes), moved("native-tls", 1, 1.0, **changes)])
     assert (str(found.ratio), found.verdict) == ("1.00 (1.00-1.00)", verdict)
 
 
 def _best(*records: Mapping[str, object]) -> list[str]:
-    """The verdict on the best way of a run, with what is said of it."""
+    """Return the verdicts on the best mode of a run with these records."""
     rounds = [moved("mtunnel", 1, 2.0), moved("mtunnel-multifd-8", 1, 1.0), moved("multifd-tls-4", 1, 1.2)]
     return [c.verdict for c in compare(rounds, records) if c.goal.ours == BEST]
 
@@ -91,7 +91,7 @@ def test_the_best_way_is_the_one_with_the_best_median() -> None:
     assert found.as_record()["mode"] == "mtunnel-multifd-8"
 
 
-def test_without_a_way_that_converged_there_is_no_best_one() -> None:
+def test_without_a_mode_that_converged_there_is_no_best_one() -> None:
     assert compare([moved("mtunnel", 1, 1.0, converged=False), moved("multifd-tls-4", 1, 1.0)]) == []
 
 
@@ -126,7 +126,7 @@ def test_settings_are_not_mixed() -> None:
     assert compare([ours, replace(rival, dirty_bytes_per_s=0)]) == []
 
 
-def test_who_was_given_up_is_not_compared_but_counted() -> None:
+def test_aborted_migrations_are_not_compared_but_counted() -> None:
     rounds = [moved("mtunnel", 1, 1.0), moved("mtunnel", 2, 1.0), moved("native-tls", 1, 3.0)]
     given_up = moved("native-tls", 2, 9.0, converged=False)
     (some,) = compare([*rounds, given_up])
@@ -159,7 +159,7 @@ def test_a_rival_that_converges_at_higher_rates_is_named() -> None:
     assert "1024 MiB guest, unshaped link: the highest dirty rate" in str(found)
 
 
-def test_the_table_has_everybody_and_the_reasons_of_who_is_missing(tmp: Path) -> None:
+def test_the_table_has_all_modes_and_the_reasons_of_missing_ones(tmp: Path) -> None:
     results = Results(tmp, "migrate")
     results.add("absent", name="tunnelled-unix", link_bits_per_s=10**9, missing="no wire")
     results.add("failure", contestant="multifd", reason="libvirt said no\n  more")
@@ -169,7 +169,7 @@ def test_the_table_has_everybody_and_the_reasons_of_who_is_missing(tmp: Path) ->
     Console(width=200, file=written).print(table(found, results))
     text = written.getvalue()
     for words in (
-        *("2048.00 (2048.00-2048.00)", "1 given up: more than 10 passes", "tunnelled-unix", "no wire"),
+        *("2048.00 (2048.00-2048.00)", "1 aborted: more than 10 passes", "tunnelled-unix", "no wire"),
         *("failed: libvirt said no", "5.00 (5.00-5.00)", "met", "96.00 (96.00-96.00)"),
     ):
         assert words in text, f"{words} is not in\n{text}"

@@ -1,4 +1,4 @@
-"""``mtunnel demo``: its options, its report for people and for programs, and what it asks of the machine."""
+"""``mtunnel demo``: its options, its report as text and JSON, and its requirements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tunnel.virt.qmp_migration import Mode, QmpOutcome
 PLAN = RehearsalPlan(Mode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
 REPORT = RehearsalReport(
     plan=PLAN,
-    accelerator=Accelerator("tcg", "there is no KVM"),
+    accelerator=Accelerator("tcg", "no KVM"),
     lane="userspace",
     cipher="TLS_AES_256_GCM_SHA384",
     outcome=QmpOutcome(2.5, 0.5, 0.042, 2 * GIB, 3, postcopied=False),
@@ -34,7 +34,7 @@ Called = list[tuple[RehearsalPlan, Accelerator | None]]
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
-    """What the command would have run."""
+    """The recorded calls of the command."""
     calls: Called = []
 
     def run(plan: RehearsalPlan, accelerator: Accelerator | None, display: Display) -> RehearsalReport:
@@ -60,11 +60,11 @@ def test_every_option_reaches_the_plan(called: Called) -> None:
     options = "--mode multifd --memory 256MiB --dirty-rate 1.5MiB/s --ingress tcp --accel kvm --channels 7"
     assert demo(*options.split()) == 0
     expected = RehearsalPlan(Mode.MULTIFD, 256 * MIB, 3 * MIB // 2, IngressKind.TCP, 7)
-    assert called == [(expected, Accelerator("kvm", "as you asked"))]
+    assert called == [(expected, Accelerator("kvm", "requested with --accel"))]
 
 
 @pytest.mark.parametrize("rate", ["8MiB", "8MiB/s", "8388608"])
-def test_rate_may_be_written_with_or_without_its_second(called: Called, rate: str) -> None:
+def test_rate_suffix_is_optional(called: Called, rate: str) -> None:
     assert demo("--dirty-rate", rate) == 0
     assert called[0][0].dirty_rate == 8 * MIB
 
@@ -81,7 +81,7 @@ def test_rate_may_be_written_with_or_without_its_second(called: Called, rate: st
         (["--channels", "0"], "--channels"),
     ],
 )
-def test_wrong_option_is_a_usage_error(
+def test_invalid_option_is_a_usage_error(
     called: Called, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
 ) -> None:
     assert demo(*options) == 2
@@ -89,7 +89,7 @@ def test_wrong_option_is_a_usage_error(
     assert called == []
 
 
-def test_missing_qemu_is_said_before_anything_starts(
+def test_missing_qemu_is_reported_before_anything_starts(
     called: Called, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -103,7 +103,7 @@ def test_guest_that_does_not_fit_twice_is_refused(
 ) -> None:
     monkeypatch.setattr(rehearsal, "_available_memory", lambda: 2 * GIB)
     assert demo("--memory", "1GiB") == 2
-    assert "two guests of 1GiB need 2560 MiB" in capsys.readouterr().err
+    assert "two guests of 1GiB need 2560 MiB including overhead, but only 2048 MiB" in capsys.readouterr().err
     assert called == []
     assert demo("--memory", "512MiB") == 0
 
@@ -118,7 +118,7 @@ def test_json_has_stable_keys(called: Called, capsys: pytest.CaptureFixture[str]
         "dirty_rate": 32 * MIB,
         "ingress": "tcp",
         "channels": 6,
-        "accelerator": {"name": "tcg", "reason": "there is no KVM"},
+        "accelerator": {"name": "tcg", "reason": "no KVM"},
         "lane": {"kind": "userspace", "cipher": "TLS_AES_256_GCM_SHA384"},
         "transferred": 2 * GIB,
         "seconds": 2.5,
@@ -135,31 +135,31 @@ def test_json_has_stable_keys(called: Called, capsys: pytest.CaptureFixture[str]
     }
 
 
-def test_one_channel_is_reported_where_multifd_is_not_used() -> None:
+def test_one_channel_is_reported_without_multifd() -> None:
     report = dataclasses.replace(REPORT, plan=dataclasses.replace(PLAN, mode=Mode.PRECOPY))
     assert as_object(report)["channels"] == 1
 
 
-def test_report_for_people(called: Called, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_report(called: Called, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo() == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Verified: all 261600 pages arrived right, and the guest runs on at hostb.",
+        "Verified: all 261600 pages match, and the guest is running on hostb.",
         "  moved      2048 MiB in 2.50 s, 1024 MiB/s; downtime 42 ms",
         "  how        multifd over 6 channels, tcp ingress",
         "  encrypted  userspace lane, TLS_AES_256_GCM_SHA384",
         "  guest      1GiB, run by tcg",
         (
             "  CPU s/GiB  hosta 0.50, hostb 0.75, QEMU source 1.00, QEMU destination 0.12 "
-            "(QEMU's run the guest too)"
+            "(QEMU's includes running the guest)"
         ),
     ]
 
 
 @pytest.mark.parametrize(
     ("postcopied", "text"),
-    [(True, "how        postcopy, tcp"), (False, "how        postcopy, but it arrived before QEMU switched")],
+    [(True, "how        postcopy, tcp"), (False, "how        postcopy, but it completed before the switch")],
 )
-def test_postcopy_that_did_not_happen_is_not_claimed(postcopied: bool, text: str) -> None:
+def test_postcopy_without_a_switch_is_reported(postcopied: bool, text: str) -> None:
     report = dataclasses.replace(
         REPORT,
         plan=dataclasses.replace(PLAN, mode=Mode.POSTCOPY),

@@ -1,4 +1,4 @@
-"""Progress for people: bars on a terminal, plain steps elsewhere, nothing when programs read."""
+"""Progress output: bars on a terminal, only steps elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_display_on_a_pipe_shows_steps_only() -> None:
     assert written.getvalue() == "guest        1GiB filled\n"
 
 
-def test_display_on_a_terminal_shows_where_the_migration_stands() -> None:
+def test_display_on_a_terminal_shows_progress() -> None:
     written = io.StringIO()
     display = Display(
         Console(file=written, force_terminal=True, width=120, color_system=None, _environ={"TERM": "xterm"})

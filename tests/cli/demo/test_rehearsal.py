@@ -1,4 +1,4 @@
-"""What the demonstration asks of QEMU and of the machine, and how it ends when the guest does not arrive."""
+"""The QEMU options and memory needs of the demonstration, and its failure."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tunnel.units import GIB, MIB
 from tunnel.virt.qmp_migration import Mode, QmpOptions
 
 PLAN = RehearsalPlan(Mode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
-TCG = Accelerator("tcg", "asked for")
+TCG = Accelerator("tcg", "requested")
 
 
 def files_in(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
 
-def test_available_memory_is_what_the_kernel_says() -> None:
+def test_available_memory_is_read_from_the_kernel() -> None:
     assert 0 < rehearsal._available_memory() < 1 << 50
 
 
-def test_plan_gives_qemu_its_options() -> None:
+def test_plan_sets_the_options_of_qemu() -> None:
     assert PLAN.options == QmpOptions(Mode.MULTIFD, channels=6)
     postcopy = dataclasses.replace(PLAN, mode=Mode.POSTCOPY).options
     assert (postcopy.mode, postcopy.postcopy_after, postcopy.downtime_limit) == (Mode.POSTCOPY, 0, 0.001)
@@ -44,14 +44,14 @@ def test_working_set_never_exceeds_a_quarter_of_the_guest() -> None:
 
 
 @pytest.mark.parametrize(("length", "place"), [(60, None), (61, "/tmp")])
-def test_sockets_find_room_whatever_the_temporary_directory(
+def test_long_temporary_directory_is_not_used_for_sockets(
     monkeypatch: pytest.MonkeyPatch, length: int, place: str | None
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/".ljust(length, "x"))
     assert rehearsal._short_place() == place
 
 
-async def test_failure_is_reported_with_the_logs_of_the_daemons_and_nothing_is_left(
+async def test_failure_includes_the_logs_of_the_daemons_and_leaves_no_file(
     tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp))

@@ -1,4 +1,4 @@
-"""Two real daemons on loopback addresses come up with a link between them, and go without a trace."""
+"""Two real daemons on loopback addresses establish a link, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_both_daemons_are_up_with_one_link(tmp: Path, kind: IngressKind) -
     assert [daemon.running for daemon in stage.daemons.values()] == [False, False]
 
 
-async def test_two_stages_stand_beside_each_other(tmp: Path) -> None:
+async def test_two_pairs_run_side_by_side(tmp: Path) -> None:
     for name in ("one", "two"):
         (tmp / name).mkdir()
     async with (
@@ -36,9 +36,13 @@ async def test_two_stages_stand_beside_each_other(tmp: Path) -> None:
         assert one.route != two.route
 
 
-async def test_daemon_that_refuses_to_start_is_quoted(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_of_a_daemon_that_fails_to_start_is_included(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Route, "through", lambda kind, directory: Route("udp:nonsense", "tcp:127.0.0.1:1"))
-    with pytest.raises(TunnelError, match=r"(?s)daemon of hosta ended at its start:.*hosta: .*udp:nonsense"):
+    with pytest.raises(
+        TunnelError, match=r"(?s)daemon of hosta exited during startup:.*hosta: .*udp:nonsense"
+    ):
         await TwoDaemons.start(tmp, IngressKind.TCP)
 
 

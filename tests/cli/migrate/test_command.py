@@ -1,4 +1,4 @@
-"""``mtunnel migrate``: its options, its exit codes, and what is refused before anything is looked at."""
+"""``mtunnel migrate``: its options, its exit codes, and usage errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(tmp: Path) -> Path:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> Called:
-    """What the command would have run."""
+    """The recorded calls of the command."""
     calls: Called = []
     monkeypatch.setattr(module, "_run", lambda order, announcer: calls.append((order, announcer)))
     return calls
@@ -43,7 +43,7 @@ def migrate(config: Path, *arguments: str) -> int:
     return int(caught.value.code or 0)
 
 
-def test_the_least(config: Path, called: Called) -> None:
+def test_defaults(config: Path, called: Called) -> None:
     assert migrate(config, "web1", "HOSTB") == 0
     ((order, announcer),) = called
     assert order == MigrateArguments(load(config), "web1", "hostb")
@@ -101,7 +101,7 @@ def test_every_option_for_qemu_reaches_the_order(config: Path, called: Called) -
         (["web1", "hostb", "--bandwidth", "fast"], "not a number with a unit"),
         (["web1", "hostb", "--copy-storage", "some"], "some"),
         (["web1", "hostb", "--parallel", "256"], "--parallel"),
-        (["web1", "hostb", "--postcopy", "--parallel", "2"], "do not go together"),
+        (["web1", "hostb", "--postcopy", "--parallel", "2"], "cannot be combined"),
     ],
 )
 def test_wrong_usage_is_2(
@@ -120,16 +120,16 @@ def test_wrong_configuration_is_2(tmp: Path, called: Called, capsys: pytest.Capt
     assert "tls: is missing" in capsys.readouterr().err
 
 
-def test_no_daemon_is_4_and_told_to_programs_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_daemon_is_4_in_json_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert migrate(config, "web1", "hostb", "--desturi", "test:///default", "--json") == 4
     output = capsys.readouterr()
-    assert "no daemon answers at" in output.err
+    assert "cannot reach the daemon at" in output.err
     event = json.loads(output.out)
     assert (event["event"], event["exit_code"]) == ("failed", 4)
 
 
 @pytest.mark.parametrize(("where", "code"), [(Where.DESTINATION, 0), (Where.LEFT, 5)])
-def test_guest_that_was_not_seen_at_the_destination_is_5(
+def test_guest_that_was_not_verified_at_the_destination_is_5(
     config: Path, monkeypatch: pytest.MonkeyPatch, where: Where, code: int
 ) -> None:
     async def run(_: MigrationRun) -> Where:
@@ -139,7 +139,7 @@ def test_guest_that_was_not_seen_at_the_destination_is_5(
     assert migrate(config, "web1", "hostb", "--desturi", "test:///default") == code
 
 
-def test_interruption_says_nothing_of_where_the_guest_is(
+def test_interruption_before_the_migration_reports_no_location(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def run(_: MigrationRun) -> Where:
@@ -147,7 +147,7 @@ def test_interruption_says_nothing_of_where_the_guest_is(
 
     monkeypatch.setattr(MigrationRun, "run", run)
     assert migrate(config, "web1", "hostb", "--desturi", "test:///default") == 1
-    assert capsys.readouterr().err == "error: Stopped before anything was moved.\n"
+    assert capsys.readouterr().err == "error: interrupted before anything was moved\n"
 
 
 @pytest.mark.parametrize("more", [(), ("--qmp", "/run/web1.qmp")])
@@ -158,7 +158,7 @@ def test_this_host_is_no_peer(
     assert "hosta is this host" in capsys.readouterr().err
 
 
-def test_nowhere_to_go_is_2_before_the_daemon_is_asked(
+def test_no_route_to_libvirt_is_2_before_the_daemon_is_contacted(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert migrate(config, "web1", "hostb") == 2
@@ -166,5 +166,5 @@ def test_nowhere_to_go_is_2_before_the_daemon_is_asked(
 
 
 @pytest.mark.parametrize("name", ["hostb", "HOSTB", "hostb."])
-def test_a_peer_is_known_by_its_name_however_it_is_written(name: str) -> None:
+def test_peer_name_is_normalized(name: str) -> None:
     assert module._split(["web1", name]) == ("web1", "hostb")

@@ -1,4 +1,4 @@
-"""What a migration learns from the daemon of its host: its rate, and what went wrong meanwhile."""
+"""The throughput and incidents of a link during a migration, from the local daemon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEW = {"at": "2", "what": "stream refused by the peer", "reason": "tcp:127.0.0.1
 
 
 class Daemon:
-    """One that answers with ``facts``, or not at all."""
+    """A daemon that replies with its link, or does not reply when ``gone``."""
 
     def __init__(self) -> None:
         self.link: dict[str, Any] = {
@@ -67,7 +67,7 @@ def test_rate_is_unknown_at_first_and_after_a_change_of_lanes(
     assert rate_between(before, now) is None
 
 
-async def test_daemon_says_when_it_is_stopping(daemon: Daemon) -> None:
+async def test_stopping_daemon_is_reported(daemon: Daemon) -> None:
     tunnel = LinkMonitor(Path("/control"), "hostb")
     assert await tunnel.draining() is False
     daemon.stopping = True
@@ -77,7 +77,7 @@ async def test_daemon_says_when_it_is_stopping(daemon: Daemon) -> None:
         await tunnel.draining()
 
 
-async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> None:
+async def test_rate_is_updated_and_unknown_without_the_daemon(daemon: Daemon) -> None:
     tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         await until(lambda: tunnel.rate)
@@ -85,7 +85,7 @@ async def test_rate_is_kept_fresh_and_lost_with_the_daemon(daemon: Daemon) -> No
         await until(lambda: tunnel.rate is None)
 
 
-async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
+async def test_end_and_restart_of_the_daemon_are_news(daemon: Daemon) -> None:
     tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         daemon.gone = True
@@ -93,12 +93,12 @@ async def test_daemon_that_ended_is_news(daemon: Daemon) -> None:
         assert await tunnel.news() == [{"what": what, "reason": "no daemon answers"}]
         daemon.gone, daemon.pid = False, 2
         (news,) = await tunnel.news()
-        assert news["what"] == "the daemon of this host was started anew"
+        assert news["what"] == "the daemon of this host was restarted"
 
 
-async def test_link_has_held_if_it_is_the_same_and_was_never_down(daemon: Daemon) -> None:
+async def test_link_is_held_if_it_was_never_down(daemon: Daemon) -> None:
     tunnel = LinkMonitor(Path("/control"), "hostb")
-    assert not await tunnel.held(), "nobody has watched"
+    assert not await tunnel.held(), "not watching yet"
     async with tunnel.watching():
         assert await tunnel.held()
         for key, value in (("state", "resuming"), ("since", "2")):
@@ -112,11 +112,11 @@ async def test_link_has_held_if_it_is_the_same_and_was_never_down(daemon: Daemon
         assert not await tunnel.held()
 
 
-async def test_there_is_no_news_before_it_is_watched_for(daemon: Daemon) -> None:
+async def test_there_is_no_news_before_watching(daemon: Daemon) -> None:
     assert await LinkMonitor(Path("/control"), "hostb").news() == []
 
 
-async def test_news_is_what_came_since(daemon: Daemon) -> None:
+async def test_news_are_new_incidents(daemon: Daemon) -> None:
     tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         assert await tunnel.news() == []
@@ -124,12 +124,12 @@ async def test_news_is_what_came_since(daemon: Daemon) -> None:
         assert await tunnel.news() == [NEW]
 
 
-async def test_peer_that_the_daemon_does_not_know_is_a_usage_error(daemon: Daemon) -> None:
-    with pytest.raises(UsageError, match="does not know hostc: restart it with this file"):
+async def test_unknown_peer_is_a_usage_error(daemon: Daemon) -> None:
+    with pytest.raises(UsageError, match="has no peer hostc: restart it with this configuration"):
         await LinkMonitor(Path("/control"), "hostc").link()
 
 
-async def test_peer_is_asked_by_the_daemon(daemon: Daemon) -> None:
+async def test_probe_goes_through_the_daemon(daemon: Daemon) -> None:
     answers = await LinkMonitor(Path("/control"), "hostb").probe(("tcp:127.0.0.1:1",))
     assert answers == [{"target": "tcp:127.0.0.1:1", "peer": "hostb"}]
 
@@ -139,7 +139,7 @@ async def test_a_record_is_one_line_and_needs_no_daemon(daemon: Daemon) -> None:
     await tunnel.record("failed: no\nnext\tline")
     assert daemon.records == [("hostb", "failed: no next line")]
     daemon.gone = True
-    await tunnel.record("nobody takes it")
+    await tunnel.record("not recorded")
     assert len(daemon.records) == 1
 
 
@@ -149,14 +149,14 @@ async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:
         await LinkMonitor(Path("/control"), "hostb").link()
 
 
-def test_refusals_are_told_from_losses() -> None:
+def test_refusals_and_losses_are_distinguished() -> None:
     assert is_refusal(NEW)
     assert is_refusal({"what": "connection refused", "reason": "user bin may not use this ingress"})
     assert not is_refusal(OLD)
     assert not is_absence(NEW)
     ours = {"what": "connection refused", "reason": "this host is stopping", "code": "DRAINING"}
     lost = {"what": "connection refused", "reason": "no link with hostb", "code": "LINK_LOST"}
-    for nobody in ({**NEW, "code": "TARGET_UNREACHABLE"}, {**NEW, "code": "DRAINING"}, ours, lost):
-        assert is_absence(nobody)
-        assert not is_refusal(nobody)
+    for absence in ({**NEW, "code": "TARGET_UNREACHABLE"}, {**NEW, "code": "DRAINING"}, ours, lost):
+        assert is_absence(absence)
+        assert not is_refusal(absence)
     assert is_refusal({**NEW, "code": "TARGET_FORBIDDEN"})

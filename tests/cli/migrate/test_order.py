@@ -1,4 +1,4 @@
-"""Options of ``mtunnel migrate`` that do not go together are refused, each by name."""
+"""Conflicting options of ``mtunnel migrate`` are refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunnel.virt.move import Action
 
 @pytest.fixture
 def order(tmp_path: Path) -> MigrateArguments:
-    """The least: through libvirt."""
+    """The defaults: through libvirt."""
     return MigrateArguments(load(write_config(tmp_path, HOST, TLS, PEER)), "web1", "hostb")
 
 
@@ -25,7 +25,7 @@ def change(order: MigrateArguments, **changes: object) -> MigrateArguments:
     return dataclasses.replace(order, **changes)  # type: ignore[arg-type]  # fields of several types
 
 
-def test_the_least_is_fine_both_ways(order: MigrateArguments) -> None:
+def test_defaults_are_valid_with_and_without_libvirt(order: MigrateArguments) -> None:
     order.check()
     change(order, qmp=Path("/run/web1.qmp"), guest=None).check()
 
@@ -50,7 +50,7 @@ def test_through_libvirt(order: MigrateArguments, changes: dict[str, object], co
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"p2p": False}, "--direct is libvirt's"),
+        ({"p2p": False}, "--direct is a libvirt option"),
         ({"live": False}, "--no-live"),
         ({"postcopy_resume": True}, "--postcopy-resume"),
         ({"copy_storage": Storage.ALL}, "--copy-storage"),
@@ -70,7 +70,7 @@ def test_without_libvirt(order: MigrateArguments, changes: dict[str, object], co
 @pytest.mark.parametrize(
     ("changes", "disks", "streams"),
     [
-        ({}, 0, 2),  # the main channel, and libvirt's call
+        ({}, 0, 2),  # the main channel, and libvirt's connection
         ({"p2p": False}, 0, 1),
         ({"parallel": 255}, 0, 257),
         ({"parallel": 4}, 3, 9),
@@ -78,19 +78,19 @@ def test_without_libvirt(order: MigrateArguments, changes: dict[str, object], co
         ({"qmp": Path("/run/web1.qmp"), "postcopy": True, "postcopy_preempt": True}, 0, 2),
     ],
 )
-def test_streams_that_it_opens(
+def test_number_of_streams(
     order: MigrateArguments, changes: dict[str, object], disks: int, streams: int
 ) -> None:
     assert change(order, **changes).streams(disks) == streams
 
 
-def test_switch_comes_late_only_if_time_decides_it(order: MigrateArguments) -> None:
+def test_switch_is_late_only_with_a_timeout_action(order: MigrateArguments) -> None:
     late = change(order, postcopy=True, timeout=5.0, timeout_action=Action.POSTCOPY)
     late.check()
     assert late.switch_later
     assert not change(order, postcopy=True, timeout=5.0).switch_later
 
 
-def test_guest_without_a_name_is_called_by_its_socket(order: MigrateArguments) -> None:
+def test_unnamed_guest_is_labelled_by_its_socket(order: MigrateArguments) -> None:
     assert order.label == "web1"
     assert change(order, guest=None, qmp=Path("/run/db.qmp")).label == "db"

@@ -1,4 +1,4 @@
-"""A migration as people and as programs read it."""
+"""The text and JSON output of a migration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STANDING = Progress("active", 1.0, 1024 * MIB, 300 * MIB, 256 * MIB, 32 * MIB, 2
 SUMMARY = MoveSummary(2.5, 0.04, 300 * MIB, 2, postcopied=True)
 
 
-def test_programs_get_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     announcer = JsonOutput()
     announcer.check(CheckResult("link", "up"))
     with announcer.moving("web1", "tcp://127.0.1.2", lambda: 1000.4):
@@ -50,7 +50,7 @@ def test_programs_get_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
-def test_people_get_steps_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_steps_and_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     written = io.StringIO()
     announcer = HumanOutput(Console(file=written, force_terminal=False))
     announcer.check(CheckResult("link", "up"))
@@ -69,7 +69,7 @@ def test_people_get_steps_and_the_verdict(capsys: pytest.CaptureFixture[str]) ->
     assert out == ["It runs there.", "  2.5 s, 300 MiB sent, 2 passes, downtime 40 ms, post-copy"]
 
 
-def test_people_on_a_terminal_see_where_it_stands() -> None:
+def test_progress_is_shown_on_a_terminal() -> None:
     written = io.StringIO()
     console = Console(
         file=written, force_terminal=True, width=200, color_system=None, _environ={"TERM": "xterm"}
@@ -96,5 +96,5 @@ def test_people_on_a_terminal_see_where_it_stands() -> None:
         (MoveSummary(1.0, 0.001, MIB, 1, postcopied=False), "1.0 s, 1 MiB sent, 1 pass, downtime 1 ms"),
     ],
 )
-def test_what_nobody_knows_is_not_claimed(summary: MoveSummary, text: str) -> None:
+def test_unknown_figures_are_omitted(summary: MoveSummary, text: str) -> None:
     assert describe(summary) == text

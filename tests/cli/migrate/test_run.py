@@ -1,4 +1,4 @@
-"""How an order is carried out: the verdict, the cause of a failure, and an interruption at any time."""
+"""Execution of a migration: the result, the cause of a failure, and interruption at any time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LOST = {"what": "lane lost", "reason": "it was closed"}
 
 
 class FakeMove:
-    """Ends as told, at ``where``; without an ending it goes on until it is aborted."""
+    """A move with a given result and location; "endless" runs until aborted."""
 
     def __init__(self, where: Where, ending: TunnelError | str | None) -> None:
         self._where = where
@@ -67,7 +67,7 @@ class FakeMove:
 
 
 class FakeTunnel:
-    """A link in some state, with news."""
+    """A link in a given state, with incidents."""
 
     rate = None
 
@@ -93,7 +93,7 @@ class FakeTunnel:
 
 
 class Prepared(MigrationRun):
-    """Whose move is given."""
+    """A run with a given move and tunnel."""
 
     def __init__(self, order: MigrateArguments, move: FakeMove, tunnel: FakeTunnel) -> None:
         super().__init__(order, JsonOutput())
@@ -119,13 +119,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "settled", lambda move: settled(move, within=0.05))
 
 
-async def test_guest_that_arrived_is_announced(
-    order: MigrateArguments, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_arrival_is_reported(order: MigrateArguments, capsys: pytest.CaptureFixture[str]) -> None:
     assert await Prepared(order, FakeMove(Where.DESTINATION, None), FakeTunnel()).run() is Where.DESTINATION
-    said = capsys.readouterr().out
-    assert "The guest runs at hostb, the destination, and nowhere else." in said
-    assert '"result": "done"' in said
+    output = capsys.readouterr().out
+    assert "The guest is running at hostb, the destination, and nowhere else." in output
+    assert '"result": "done"' in output
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ async def test_guest_that_arrived_is_announced(
         (FakeMove(Where.SOURCE, HypervisorError("it broke")), "failed: it broke"),
     ],
 )
-async def test_both_hosts_logs_get_its_begin_and_its_end(
+async def test_start_and_outcome_are_logged_on_both_hosts(
     order: MigrateArguments, move: FakeMove, outcome: str
 ) -> None:
     tunnel = FakeTunnel()
@@ -144,25 +142,25 @@ async def test_both_hosts_logs_get_its_begin_and_its_end(
         await Prepared(order, move, tunnel).run()
     what = f"migration of web1 from {order.config.host.name} to hostb"
     begin, end = tunnel.records
-    assert begin == f"{what} begins"
+    assert begin == f"{what} started"
     assert end.startswith(f"{what}, N s: {outcome}")
 
 
-async def test_guest_that_left_and_was_not_seen_there_is_another_end(
+async def test_guest_that_left_and_was_not_verified_is_another_result(
     order: MigrateArguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await Prepared(order, FakeMove(Where.LEFT, None), FakeTunnel()).run() is Where.LEFT
-    said = capsys.readouterr().out
-    assert "that it runs at hostb could not be verified" in said
-    assert '"result": "unverified"' in said
+    output = capsys.readouterr().out
+    assert "could not verify that it is running at hostb" in output
+    assert '"result": "unverified"' in output
 
 
 @pytest.mark.parametrize(
     "where",
     [Where.SOURCE, Where.STAYED, Where.MOVING, Where.BOTH, Where.NEITHER, Where.HALTED, Where.UNKNOWN],
 )
-async def test_success_that_is_none_is_not_believed(order: MigrateArguments, where: Where) -> None:
-    with pytest.raises(MigrationError, match="the migration done, but"):
+async def test_unverified_success_is_an_error(order: MigrateArguments, where: Where) -> None:
+    with pytest.raises(MigrationError, match="migration done, but not verified"):
         await Prepared(order, FakeMove(where, None), FakeTunnel()).run()
 
 
@@ -177,7 +175,7 @@ async def test_success_that_is_none_is_not_believed(order: MigrateArguments, whe
         (FakeTunnel("gone"), MigrationError),
     ],
 )
-async def test_failure_names_the_place_and_the_cause(
+async def test_failure_names_the_location_and_the_cause(
     order: MigrateArguments, tunnel: FakeTunnel, kind: type[TunnelError]
 ) -> None:
     move = FakeMove(Where.SOURCE, HypervisorError("unable to connect"))
@@ -186,9 +184,11 @@ async def test_failure_names_the_place_and_the_cause(
     lines = str(caught.value).splitlines()
     assert lines[:2] == [
         "unable to connect",
-        "The guest runs on at hosta, the source, and nowhere else.",
+        "The guest is still running at hosta, the source, and nowhere else.",
     ]
-    assert lines[2:] == [f"The tunnel says: {each['what']}: {each['reason']}" for each in await tunnel.news()]
+    assert lines[2:] == [
+        f"The tunnel reports: {each['what']}: {each['reason']}" for each in await tunnel.news()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ async def test_failure_names_the_place_and_the_cause(
         (HypervisorError("the monitor closed"), FakeTunnel("down", LOST), UnreachableError),
     ],
 )
-async def test_failure_before_anything_moves_names_the_tunnels_reason_and_no_place(
+async def test_failure_before_anything_moves_names_the_cause_and_no_location(
     order: MigrateArguments, error: TunnelError, tunnel: FakeTunnel, kind: type[TunnelError]
 ) -> None:
     move = FakeMove(Where.SOURCE, None)
@@ -209,30 +209,30 @@ async def test_failure_before_anything_moves_names_the_tunnels_reason_and_no_pla
     with pytest.raises(TunnelError) as caught:
         await Prepared(order, move, tunnel).run()
     assert type(caught.value) is kind
-    told = [f"The tunnel says: {each['what']}: {each['reason']}" for each in await tunnel.news()]
-    assert str(caught.value).splitlines() == [str(error), *told]
+    causes = [f"The tunnel reports: {each['what']}: {each['reason']}" for each in await tunnel.news()]
+    assert str(caught.value).splitlines() == [str(error), *causes]
 
 
-async def test_interruption_aborts_and_says_where_the_guest_is(order: MigrateArguments) -> None:
+async def test_interruption_aborts_and_reports_the_location(order: MigrateArguments) -> None:
     migration = Prepared(order, FakeMove(Where.SOURCE, "endless"), FakeTunnel())
     running = asyncio.create_task(migration.run())
     await until(lambda: migration._conductor)
     migration.interrupt()
     migration.interrupt()
-    with pytest.raises(MigrationError, match=r"^Aborted\. The guest runs on at hosta"):
+    with pytest.raises(MigrationError, match=r"^Aborted\. The guest is still running at hosta"):
         await running
 
 
-async def test_abort_is_not_said_to_have_left_the_guest_where_nobody_looked(order: MigrateArguments) -> None:
+async def test_abort_with_an_unchecked_destination_reports_that(order: MigrateArguments) -> None:
     migration = Prepared(order, FakeMove(Where.STAYED, "endless"), FakeTunnel())
     running = asyncio.create_task(migration.run())
     await until(lambda: migration._conductor)
     migration.interrupt()
-    with pytest.raises(MigrationError, match=r"^Aborted\..* Nobody could look at hostb, the destination\.$"):
+    with pytest.raises(MigrationError, match=r"^Aborted\..* Could not check hostb, the destination\.$"):
         await running
 
 
-async def test_interruption_before_anything_moves_is_at_once(order: MigrateArguments) -> None:
+async def test_interruption_before_anything_moves_is_immediate(order: MigrateArguments) -> None:
     migration = Prepared(order, FakeMove(Where.SOURCE, None), FakeTunnel())
     migration.hold.clear()
     running = asyncio.create_task(migration.run())
@@ -243,14 +243,14 @@ async def test_interruption_before_anything_moves_is_at_once(order: MigrateArgum
         await running
 
 
-def test_interruption_before_it_runs_is_nothing(order: MigrateArguments) -> None:
+def test_interruption_before_the_run_is_ignored(order: MigrateArguments) -> None:
     async def idle() -> None:
         MigrationRun(order, JsonOutput()).interrupt()
 
     asyncio.run(idle())
 
 
-def test_orders_in_qemus_terms(order: MigrateArguments) -> None:
+def test_options_for_qemu(order: MigrateArguments) -> None:
     plain = qemu_options(order)
     assert (plain.mode, plain.max_bandwidth, plain.return_path) == (Mode.PRECOPY, None, True)
     parallel = qemu_options(dataclasses.replace(order, parallel=4, bandwidth=1000, auto_converge=True))

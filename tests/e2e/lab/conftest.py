@@ -1,4 +1,4 @@
-"""What the end-to-end tests with libvirt share: the two-host lab."""
+"""The shared fixtures of the end-to-end tests with libvirt: the two-host lab."""
 
 from __future__ import annotations
 

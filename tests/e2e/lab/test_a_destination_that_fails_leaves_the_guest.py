@@ -1,4 +1,4 @@
-"""The destination's QEMU dies, or has no room for what comes: the guest runs on where it was."""
+"""The destination's QEMU is killed, or lacks space or memory: the guest keeps running at the source."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 def test_guest_stays_when_the_qemu_that_waits_is_killed(slow_lab: Lab, phase: Phase) -> None:
     guest, moving = hold(slow_lab, phase, "--p2p")
     slow_lab.b.kill_qemu("web1")
-    said = words(moving)
-    assert "qemu unexpectedly closed the monitor" in said or "job 'migration out'" in said
+    output = words(moving)
+    assert "qemu unexpectedly closed the monitor" in output or "job 'migration out'" in output
     ends_on(slow_lab, guest, slow_lab.a)
     says(slow_lab.a, "stream reset by the peer: on hostb: 127.0.0.1:49152: ")
     says(slow_lab.b, "stream reset: on hostb: 127.0.0.1:49152: ")
 
 
-def test_post_copy_dies_with_its_destination_and_is_started_from_its_disks(slow_lab: Lab) -> None:
-    """No tunnel can help: a part of the memory was there alone. The source never runs what it has left."""
+def test_post_copy_is_lost_with_its_destination_and_started_from_its_disks(slow_lab: Lab) -> None:
+    """Part of the memory was only at the destination. The source never resumes the guest."""
     guest, moving = hold(slow_lab, Phase.POST_COPY, "--p2p")
     slow_lab.b.kill_qemu("web1")
     assert "domain is not running" in words(moving)
-    until("libvirt to know", lambda: reasons(slow_lab, guest) == ("paused (post-copy failed)", ""))
+    until("libvirt to notice", lambda: reasons(slow_lab, guest) == ("paused (post-copy failed)", ""))
     assert runner(slow_lab, guest) is None
     slow_lab.a.virsh("destroy", "web1")
     slow_lab.a.virsh("start", "web1")
@@ -65,16 +65,16 @@ def test_guest_stays_when_its_disk_does_not_fit(small_lab: Lab) -> None:
 
 @pytest.fixture
 def poor_lab(lab: Lab) -> Iterator[Lab]:
-    """A lab in which no QEMU on B gets as much memory as one on A."""
+    """A lab in which QEMU on B gets less memory than on A."""
     yield lab
     lab.b.libvirtd.restart()
 
 
-def test_guest_stays_when_its_memory_is_not_to_be_had(poor_lab: Lab) -> None:
+def test_guest_stays_when_its_memory_is_not_available(poor_lab: Lab) -> None:
     guest = poor_lab.start_guest(memory=512 * MIB)
     link(poor_lab)
     enough = psutil.Process(poor_lab.a.qemu_pid("web1")).memory_info().vms
-    # Too little for the guest, and enough for threads: each reserves 64 MiB for malloc, before or after that.
+    # Too little for the guest, but enough for threads: each reserves 64 MiB for malloc, before or after it.
     psutil.Process(poor_lab.b.libvirtd.pid).rlimit(psutil.RLIMIT_AS, (enough - 256 * MIB,) * 2)
     done = migrate(poor_lab, "--p2p", check=False)
     assert "cannot set up guest memory" in done.stderr

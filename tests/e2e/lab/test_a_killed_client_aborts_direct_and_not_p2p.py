@@ -1,4 +1,4 @@
-"""virsh is killed: a migration that it led goes back to the source, one that libvirt leads goes on."""
+"""virsh is killed: a direct migration is aborted, a peer-to-peer migration continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_peer_to_peer_migration_completes(slow_lab: Lab, phase: Phase) -> None:
 
 
 def test_direct_migration_that_is_in_post_copy_completes(slow_lab: Lab) -> None:
-    """There is nothing to go back to, and the QEMUs need nobody to finish."""
+    """Post-copy cannot be aborted, and the QEMUs complete it without the client."""
     guest, client = hold(slow_lab, Phase.POST_COPY)
     client.kill()
     hasten(slow_lab)

@@ -1,4 +1,4 @@
-"""The tunnel itself fails in the middle of a migration: the guest stays, or its post-copy is taken up."""
+"""The tunnel itself fails during a migration: the guest stays, or its post-copy is resumed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = ["slow_lab"]
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 NO_WAY = "client socket is closed"
-"""All that libvirt has to say when its connection to the other libvirt is gone."""
+"""libvirt's only error text when its connection to the other libvirt is lost."""
 
-GAVE_UP = f"link down: no lane came back within {WINDOW} seconds"
+GAVE_UP = f"link down: no lane resumed within {WINDOW} s"
 
 
 def lost(peer: str) -> str:
@@ -49,7 +49,7 @@ def test_guest_stays_when_a_daemon_is_killed(slow_lab: Lab, phase: Phase, side: 
 
 
 @SIDES
-def test_guest_stays_when_virsh_leads_and_a_daemon_is_killed(slow_lab: Lab, side: int) -> None:
+def test_guest_stays_in_a_direct_migration_when_a_daemon_is_killed(slow_lab: Lab, side: int) -> None:
     guest, moving = hold(slow_lab, Phase.SWITCH_OVER, window=WINDOW)
     slow_lab.hosts[side].daemons[-1].kill()
     assert "job 'migration out'" in words(moving)
@@ -91,7 +91,7 @@ def test_post_copy_waits_for_a_link_that_stayed_cut(slow_lab: Lab) -> None:
 
 
 @PHASES
-def test_link_that_comes_back_in_time_carries_on(slow_lab: Lab, phase: Phase) -> None:
+def test_link_that_comes_back_in_time_resumes(slow_lab: Lab, phase: Phase) -> None:
     guest, moving = hold(slow_lab, phase, "--p2p")
     interrupt(slow_lab)
     for host in slow_lab.hosts:
@@ -107,7 +107,7 @@ def test_link_that_comes_back_in_time_carries_on(slow_lab: Lab, phase: Phase) ->
 
 
 def test_silence_is_noticed_and_the_guest_stays(slow_lab: Lab) -> None:
-    """A wire that is cut tells nobody: both sides must find out by themselves."""
+    """A cut network sends no reset: both sides must time out."""
     guest, moving = hold(slow_lab, Phase.PRE_COPY, "--p2p", window=WINDOW)
     slow_lab.b.firewall.cut()
     assert NO_WAY in words(moving)

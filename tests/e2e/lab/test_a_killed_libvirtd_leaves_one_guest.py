@@ -1,4 +1,4 @@
-"""A libvirtd is killed in the middle of a migration and started again: the guest runs on one side, whole."""
+"""A libvirtd is killed during a migration and restarted: the guest runs intact on one side."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 NO_LIBVIRTD = "Disconnected from qemu:///system due to end of file"
 NO_OTHER = {"direct": "job 'migration out'", "p2p": "client socket is closed"}
-"""What virsh says when the other side's libvirtd dies, which is not much; the daemons say more."""
+"""virsh's error text when the other side's libvirtd is killed; the daemons report more."""
 
 
 @SIDES
 @STILL_HERE
 @FLOWS
-def test_before_the_guest_went_it_stays(
-    slow_lab: Lab, flow: tuple[str, ...], phase: Phase, side: int
-) -> None:
+def test_guest_stays_before_the_switch(slow_lab: Lab, flow: tuple[str, ...], phase: Phase, side: int) -> None:
     guest, moving = hold(slow_lab, phase, *flow)
     slow_lab.hosts[side].libvirtd.kill()
     assert runner(slow_lab, guest) is not slow_lab.b
@@ -46,8 +44,8 @@ def test_before_the_guest_went_it_stays(
 
 @SIDES
 @FLOWS
-def test_after_it_went_it_arrives(slow_lab: Lab, flow: tuple[str, ...], side: int) -> None:
-    """QEMU needs no libvirtd to finish; the one that is started again finds out."""
+def test_guest_arrives_after_the_switch(slow_lab: Lab, flow: tuple[str, ...], side: int) -> None:
+    """QEMU completes without libvirtd; the restarted one detects that."""
     guest, moving = hold(slow_lab, Phase.POST_COPY, *flow)
     slow_lab.hosts[side].libvirtd.kill()
     assert runner(slow_lab, guest) is slow_lab.b
@@ -55,5 +53,5 @@ def test_after_it_went_it_arrives(slow_lab: Lab, flow: tuple[str, ...], side: in
     hasten(slow_lab)
     ends_on(slow_lab, guest, slow_lab.b)
     moving.wait()
-    if not side:  # virsh, leading a direct migration, may still see it through: then this is a warning
+    if not side:  # in a direct migration virsh may still complete it: then this is a warning
         assert NO_LIBVIRTD in moving.output()

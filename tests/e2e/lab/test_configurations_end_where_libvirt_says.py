@@ -1,4 +1,4 @@
-"""Where a guest's configuration ends: persistent or transient, with --persistent and --undefinesource."""
+"""Where a guest is defined afterwards: persistent or transient, with --persistent and --undefinesource."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PERSIST, UNDEFINE = "--persistent", "--undefinesource"
 
 
 def is_persistent(lab: Lab) -> bool:
-    """Whether the destination keeps the guest's configuration once it is shut off."""
+    """Return whether the destination keeps the guest's configuration once it is shut off."""
     info = lab.b.virsh("dominfo", "web1").stdout
     (line,) = (line for line in info.splitlines() if line.startswith("Persistent:"))
     return line.split()[1] == "yes"
@@ -21,7 +21,9 @@ def is_persistent(lab: Lab) -> bool:
 
 @pytest.mark.parametrize("persistent", [True, False], ids=["persistent", "transient"])
 @pytest.mark.parametrize("options", [(), (PERSIST,), (UNDEFINE,), (PERSIST, UNDEFINE)], ids=" ".join)
-def test_guest_is_left_and_kept_as_asked(lab: Lab, persistent: bool, options: tuple[str, ...]) -> None:
+def test_guest_is_undefined_and_persisted_as_requested(
+    lab: Lab, persistent: bool, options: tuple[str, ...]
+) -> None:
     guest = lab.start_guest(persistent=persistent)
     link(lab)
     migrate(lab, "--p2p", *options)
@@ -31,7 +33,7 @@ def test_guest_is_left_and_kept_as_asked(lab: Lab, persistent: bool, options: tu
     assert lab.b.state("web1") == ("shut off" if PERSIST in options else "absent")
 
 
-def test_configuration_that_the_destination_has_stays(lab: Lab) -> None:
+def test_existing_configuration_at_the_destination_stays(lab: Lab) -> None:
     guest = lab.start_guest()
     configuration = lab.a.virsh("dumpxml", "--inactive", "web1").stdout
     lab.b.run(["virsh", "define", "/dev/stdin"], input=configuration)

@@ -1,4 +1,4 @@
-"""Lanes are reset again and again while a guest moves and libvirt calls across: libvirt notices nothing."""
+"""Lanes are reset repeatedly during a migration and libvirt calls, without effect on libvirt."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 CUTS = 40
 EVERY = 512 * 1024  # bytes
 CALLS = "while sleep 0.05; do echo list; done | virsh --quiet --connect '{uri}'"
-"""One connection, over which one call follows the other until it is killed."""
+"""A loop of calls over one connection, until it is killed."""
 
 
 COMPLAINT = re.compile(r" error : (virNet|virKeepAlive|remote|qemuMigration|qemuMonitor|qemuProcess).*")
-"""Of connections and guests. libvirt also misses things that this machine need not have, such as /dev/kvm."""
+"""Errors of connections and guests. libvirt also logs missing host features, such as /dev/kvm."""
 
 ORDERLY = "End of file while reading data"
-"""What libvirtd says where the other one closes their connection first, at the end of a migration."""
+"""libvirtd's log line when the other one closes the connection first, at the end of a migration."""
 
 
 def complaints(host: LabHost) -> list[str]:
-    """What the libvirtd of a host calls an error in its log."""
+    """Return the errors in the log of a host's libvirtd."""
     log = host.plan.outside("/var/log/libvirt/libvirtd.log").read_text(errors="replace")
     return [line for line in log.splitlines() if COMPLAINT.search(line)]
 
 
 @FLOWS
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_guest_arrives_and_calls_go_on(slow_lab: Lab, flow: tuple[str, ...], lanes: int) -> None:
+def test_guest_arrives_and_calls_continue(slow_lab: Lab, flow: tuple[str, ...], lanes: int) -> None:
     lab = slow_lab
     guest = lab.start_guest(workload=RESTLESS)
-    ingresses = [redirect("hostb"), rpc("hostb")]  # so that it is hosta who dials
+    ingresses = [redirect("hostb"), rpc("hostb")]  # so that hosta dials
     lab.start_daemons(ingresses, egress=(MIGRATION_PORTS, LIBVIRT), transport={"lanes": lanes})
     before = [*map(complaints, lab.hosts)]
     calls = lab.a.start(["sh", "-c", CALLS.format(uri=LIBVIRT_AT["hostb"])])

@@ -1,4 +1,4 @@
-"""``mtunnel migrate --qmp`` moves the guests of bare QEMUs: no libvirt there, only port 16515 open."""
+"""``mtunnel migrate --qmp`` migrates guests without libvirt, with only port 16515 open."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AT_16_MIB = ("--bandwidth", "16MiB/s")  # slower than the guest writes, so that 
 
 @pytest.fixture
 def guest(lab: Lab) -> BareGuest:
-    """A guest that writes, on A; and B has no libvirt."""
+    """A guest on A that dirties memory; B has no libvirt."""
     lab.b.libvirtd.stop()
     guest = BareGuest("web1", lab.shared, memory=SMALL, workload=FRANTIC)
     lab.guests[guest.name] = guest
@@ -44,12 +44,12 @@ def guest(lab: Lab) -> BareGuest:
 
 
 def link(lab: Lab, ram: LabIngress) -> None:
-    """Start both daemons: a way for memory, and one for the monitor of the QEMU on B."""
+    """Start both daemons, with routes for memory and for the monitor of the QEMU on B."""
     lab.start_daemons([ram, FAR_MONITOR], egress=(MIGRATION_PORTS, FAR_MONITOR.target or ""))
 
 
 def migrate(lab: Lab, *options: str, code: int = 0) -> dict[str, Any]:
-    """Run the command on A, which must end with ``code``; the last event that it told."""
+    """Run the command on A, which must exit with ``code``; return its last event."""
     argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG, "--json", "--qmp", MONITOR, *options]
     done = lab.a.run(argv, timeout=PATIENCE, check=False)
     assert done.returncode == code, done.stderr
@@ -57,7 +57,7 @@ def migrate(lab: Lab, *options: str, code: int = 0) -> dict[str, Any]:
 
 
 def arrived(lab: Lab, guest: BareGuest) -> None:
-    """Prove that the guest is whole on B and over on A, and that all of it went through the one port."""
+    """Verify that the guest is intact on B and gone from A, and that all of it went through the one port."""
     assert guest.status(lab.a) == "postmigrate"
     assert guest.status(lab.b) == "running"
     filled = guest.verify(lab.b).pages * PAGE
@@ -69,7 +69,7 @@ def arrived(lab: Lab, guest: BareGuest) -> None:
 
 @RAM
 def test_plain_guest_crosses(lab: Lab, guest: BareGuest, ram: LabIngress) -> None:
-    """To a QEMU that listens already, and whose monitor the command never sees."""
+    """To a QEMU that already listens, without its monitor."""
     guest.wait_at(lab.b, "tcp:127.0.0.1:49152")
     link(lab, ram)
     assert migrate(lab, code=5)["result"] == "unverified"
@@ -91,7 +91,7 @@ def test_plain_guest_crosses(lab: Lab, guest: BareGuest, ram: LabIngress) -> Non
 def test_guest_crosses_with(
     lab: Lab, guest: BareGuest, ram: LabIngress, options: tuple[str, ...], streams: int
 ) -> None:
-    """To a QEMU that waits for orders, which come to its monitor through the same port."""
+    """To a QEMU with ``-incoming defer``, with its monitor through the same port."""
     guest.wait_at(lab.b, "defer")
     link(lab, ram)
     end = migrate(lab, *options, *TO_FAR_MONITOR)

@@ -1,4 +1,4 @@
-"""libvirt's own calls go through the one port where both sides were told so, and not otherwise."""
+"""libvirt's own calls go through the one port only if both sides are configured for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def list_guests(lab: Lab) -> tuple[int, str]:
-    """Ask B's libvirt from A through the tunnel for its guests: exit code, and what was said."""
+    """List B's guests from A through the tunnel; return exit code and output."""
     done = lab.a.virsh("--connect", LIBVIRT_AT["hostb"], "list", "--name", check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -21,29 +21,29 @@ def list_guests(lab: Lab) -> tuple[int, str]:
 def test_libvirts_calls_cross(lab: Lab) -> None:
     lab.start_guest("web1", host=lab.b)
     link(lab)
-    code, said = list_guests(lab)
-    assert (code, said.split()) == (0, ["web1"])
+    code, output = list_guests(lab)
+    assert (code, output.split()) == (0, ["web1"])
     assert "hostb.lab" in lab.a.virsh("--connect", LIBVIRT_AT["hostb"], "hostname").stdout
     nobody_else_was_let_in(lab)
 
 
-def test_source_without_the_ingress_has_no_way(lab: Lab) -> None:
+def test_source_without_the_ingress_has_no_route(lab: Lab) -> None:
     link(lab, [redirect("hostb")])
-    code, said = list_guests(lab)
+    code, output = list_guests(lab)
     assert code != 0
-    assert "/run/mtunnel/hostb/libvirt-sock" in said
+    assert "/run/mtunnel/hostb/libvirt-sock" in output
 
 
 def test_destination_that_does_not_allow_it_refuses(lab: Lab) -> None:
     lab.start_daemons(both_ways(), egress=(MIGRATION_PORTS,))
     assert list_guests(lab)[0] != 0
     incidents = lab.a.daemons[-1].link("hostb")["incidents"]
-    refusal = "unix:/run/libvirt/libvirt-sock is not in the egress list that hostb has for hosta"
+    refusal = "unix:/run/libvirt/libvirt-sock is not in the egress list for hosta on hostb"
     assert [each["what"] for each in incidents if each["reason"] == refusal] == ["stream refused by the peer"]
 
 
 def test_user_of_qemu_may_not_call(lab: Lab) -> None:
-    """Whoever breaks out of a guest on A must not become root on B."""
+    """A guest escape on A must not lead to root on B."""
     link(lab)
     as_qemu = ["setpriv", "--reuid", QEMU_USER, "--regid", QEMU_GROUP, "--clear-groups"]
     done = lab.a.run([*as_qemu, "virsh", "--connect", LIBVIRT_AT["hostb"], "list"], check=False)

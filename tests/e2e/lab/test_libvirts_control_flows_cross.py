@@ -45,7 +45,7 @@ def test_destination_may_fetch_a_guest(lab: Lab) -> None:
 
 
 def test_uri_for_the_source_may_differ_from_the_clients(lab: Lab) -> None:
-    """Three URIs: the client's on B for A, then A's for B, which leads nowhere on B, and the data's."""
+    """Three URIs: the client's on B for A, then A's for B, which is invalid on B, and that of the data."""
     guest = lab.start_guest()
     link(lab)
     connection = ("--connect", LIBVIRT_AT["hosta"])
@@ -54,7 +54,7 @@ def test_uri_for_the_source_may_differ_from_the_clients(lab: Lab) -> None:
     arrived(lab, guest)
 
 
-def test_guest_returns_the_way_it_came(lab: Lab) -> None:
+def test_guest_returns_by_the_same_route(lab: Lab) -> None:
     guest = lab.start_guest(persistent=False)
     link(lab)
     migrate(lab, "--p2p")
@@ -66,10 +66,10 @@ def test_guest_returns_the_way_it_came(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("uri", ["qemu+tcp://hostb.lab/system", "qemu+tls://hostb.lab/system"])
-def test_without_the_tunnel_the_firewall_is_in_the_way(lab: Lab, uri: str) -> None:
-    """Else the other tests would prove nothing."""
+def test_without_the_tunnel_the_firewall_blocks(lab: Lab, uri: str) -> None:
+    """Otherwise the other tests would be meaningless."""
     guest = lab.start_guest()
-    lab.b.firewall.close(but=(PORT,), reject=True)  # which is refused at once, where a drop takes minutes
+    lab.b.firewall.close(but=(PORT,), reject=True)  # rejected immediately; a drop would take minutes
     assert lab.a.virsh("migrate", "--live", "web1", uri, check=False).returncode != 0
     assert lab.b.firewall.refused() == {16509 if "tcp" in uri else 16514: 1}
     assert lab.states("web1") == ("running", "absent")

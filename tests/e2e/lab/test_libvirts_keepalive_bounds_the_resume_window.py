@@ -1,6 +1,6 @@
-"""A link that is silent for longer than libvirt waits comes back to a migration that libvirt has given up.
+"""A link that is silent for longer than libvirt's keepalive resumes after libvirt has aborted the migration.
 
-Each libvirt waits as long as its own setting says; ``advice`` tells which. Here the impatient wait 3 seconds.
+Each libvirt has its own keepalive settings, see ``advice``. The impatient ones here time out after 3 seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 IMPATIENT = {"keepalive_interval": 1, "keepalive_count": 2}
 PATIENT = {"keepalive_interval": 1, "keepalive_count": 40}
 SILENCE = 8.0
-"""Seconds: more than the impatient wait, and less than the others and the link."""
+"""Seconds: more than the impatient timeout, and less than that of the others and the link."""
 
 
 def silence(lab: Lab) -> None:
@@ -35,14 +35,14 @@ def mend(lab: Lab) -> None:
 
 
 def configure(lab: Lab, *, caller: dict[str, int], called: dict[str, int]) -> None:
-    """Let A's libvirt, peer to peer, and B's, for whoever calls it, wait so long."""
+    """Set the keepalive of A's libvirt, peer to peer, and of B's libvirtd for its clients."""
     root: dict[str, str | int] = {"user": "root", "group": "root"}
     lab.a.libvirtd.configure(qemu=dict(caller))
     lab.b.libvirtd.configure(qemu=root, libvirtd=dict(called))
 
 
 def lived(lab: Lab) -> None:
-    """Both hosts still have the session that they had."""
+    """Verify that both hosts still have the same session."""
     for host in lab.hosts:
         host.daemons[-1].wait_linked(host.peer.name)
         assert "link down" not in told(host)
@@ -54,7 +54,7 @@ def virsh(keepalive: dict[str, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("flow", ["p2p", "direct"])
-def test_those_who_wait_longer_than_the_silence_go_on(slow_lab: Lab, flow: str) -> None:
+def test_migration_continues_with_a_longer_keepalive(slow_lab: Lab, flow: str) -> None:
     configure(slow_lab, caller=PATIENT, called=PATIENT)
     how = ((), virsh(PATIENT)) if flow == "direct" else (("--p2p",), ())
     guest, moving = hold(slow_lab, Phase.PRE_COPY, *how[0], client=how[1])
@@ -74,7 +74,7 @@ def test_those_who_wait_longer_than_the_silence_go_on(slow_lab: Lab, flow: str) 
         pytest.param(PATIENT, IMPATIENT, id="libvirtd.conf of the destination"),
     ],
 )
-def test_whoever_does_not_gives_the_migration_up(
+def test_migration_is_aborted_with_a_shorter_keepalive(
     slow_lab: Lab, caller: dict[str, int], called: dict[str, int]
 ) -> None:
     configure(slow_lab, caller=caller, called=called)
@@ -82,7 +82,7 @@ def test_whoever_does_not_gives_the_migration_up(
     silence(slow_lab)
     if called is IMPATIENT:
         time.sleep(SILENCE)
-        mend(slow_lab)  # the source hears of it once it hears anything
+        mend(slow_lab)  # the source is notified once the link is back
         assert words(moving)
     else:
         assert words(moving)
@@ -92,7 +92,7 @@ def test_whoever_does_not_gives_the_migration_up(
     ends_on(slow_lab, guest, slow_lab.a)
 
 
-def test_in_post_copy_the_guest_arrives_all_the_same(slow_lab: Lab) -> None:
+def test_in_post_copy_the_guest_arrives_nevertheless(slow_lab: Lab) -> None:
     configure(slow_lab, caller=IMPATIENT, called=IMPATIENT)
     guest, moving = hold(slow_lab, Phase.POST_COPY, "--p2p")
     silence(slow_lab)

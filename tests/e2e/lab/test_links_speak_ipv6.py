@@ -1,4 +1,4 @@
-"""Two hosts that have nothing but IPv6 between them move a guest, with only port 16515 open."""
+"""Two hosts with only IPv6 between them migrate a guest, with only port 16515 open."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def at(host: LabHostPlan) -> str:
 
 
 def serve(host: LabHost, listen: str) -> None:
-    """Start its daemon, its peer at its IPv6 address."""
+    """Start its daemon, with the IPv6 address of its peer."""
     peer = LabPeer(host.peer.name, f"{at(host.peer)}:{PORT}", (MIGRATION_PORTS, LIBVIRT))
     ways = [way for way in both_ways() if way.peer == peer.name]
     host.start_daemon(LabConfig(host.plan, [peer], ways, {"listen": f"{listen}:{PORT}"}))
 
 
-@pytest.mark.parametrize("certain", [False, True], ids=["any address", "a certain address"])
+@pytest.mark.parametrize("certain", [False, True], ids=["any address", "one address"])
 def test_guest_crosses_a_link_over_ipv6(lab: Lab, certain: bool) -> None:
     guest = lab.start_guest()
     for host in lab.hosts:

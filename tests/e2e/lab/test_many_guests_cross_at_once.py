@@ -1,4 +1,4 @@
-"""Four guests one way and four the other, at once, on one port and one connection."""
+"""Four guests in each direction, concurrently, over one port and one connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EACH_WAY = 4
 
 
 def start_guests(lab: Lab) -> list[tuple[LabGuest, LabHost]]:
-    """Guests with different memory, each with the host that it starts on."""
+    """Start guests with different memory contents; return each with its host."""
     sources = [lab.a] * EACH_WAY + [lab.b] * EACH_WAY
     return [
         (
@@ -36,7 +36,7 @@ def start_guests(lab: Lab) -> list[tuple[LabGuest, LabHost]]:
 def test_four_guests_each_way_cross_at_once(lab: Lab) -> None:
     guests = start_guests(lab)
     link(lab)
-    slowly = ("--p2p", "--bandwidth", "1")  # half a minute, in which all of them must have begun
+    slowly = ("--p2p", "--bandwidth", "1")  # half a minute, within which all must have started
     moving = [begin(lab, *slowly, guest=guest.name, source=source) for guest, source in guests]
     for guest, source in guests:
         wait_moving(source, guest.name)

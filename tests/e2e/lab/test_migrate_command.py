@@ -1,4 +1,4 @@
-"""``mtunnel migrate`` moves libvirt's guests with only port 16515 open, or says first why it cannot."""
+"""``mtunnel migrate`` migrates libvirt's guests with only port 16515 open, or reports why it cannot."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def command(*options: str) -> list[str]:
 
 
 def migrate(lab: Lab, *options: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Its exit code, the events that it told, and its words."""
+    """Run the command; return its exit code, events and stderr."""
     done = lab.a.run(command(*options), timeout=120, check=False)
     return done.returncode, events(done.stdout), done.stderr
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """Whole lines only: it may be writing one."""
+    """Parse complete lines only: the last may be partial."""
     return [
         json.loads(line)
         for line in text.splitlines(keepends=True)
@@ -54,16 +54,16 @@ def events(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def told_by(program: Started) -> list[dict[str, Any]]:
-    """What a command has told so far, which must not have ended."""
+def events_of(program: Started) -> list[dict[str, Any]]:
+    """Return the events so far of a command that must still be running."""
     assert program.running, program.output()
     return events(program.output())
 
 
 def wait_sent(program: Started, amount: int) -> None:
     def far_enough() -> bool | None:
-        told = [each for each in told_by(program) if each["event"] == "progress"]
-        return (told and told[-1]["sent"] > amount) or None
+        emitted = [each for each in events_of(program) if each["event"] == "progress"]
+        return (emitted and emitted[-1]["sent"] > amount) or None
 
     until(f"{amount} bytes to be sent", far_enough)
 
@@ -83,9 +83,9 @@ def wait_sent(program: Started, amount: int) -> None:
 def test_guest_moves(lab: Lab, options: tuple[str, ...]) -> None:
     guest = lab.start_guest("web1")
     linked(lab)
-    code, told, words = migrate(lab, *options)
-    assert code == 0, words
-    assert [each["check"] for each in told if each["event"] == "check"] == [
+    code, emitted, stderr = migrate(lab, *options)
+    assert code == 0, stderr
+    assert [each["check"] for each in emitted if each["event"] == "check"] == [
         "link",
         "targets",
         "libvirt",
@@ -93,7 +93,7 @@ def test_guest_moves(lab: Lab, options: tuple[str, ...]) -> None:
         "destination",
         "streams",
     ]
-    assert told[-1] == {**told[-1], "event": "ended", "result": "done", "runs_at": "destination"}
+    assert emitted[-1] == {**emitted[-1], "event": "ended", "result": "done", "runs_at": "destination"}
     assert lab.runner("web1") is lab.b
     guest.verify(lab.b)
     assert not lab.b.firewall.refused()
@@ -101,13 +101,13 @@ def test_guest_moves(lab: Lab, options: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("flow", ["--p2p", "--direct"])
 def test_postcopy_switches_after_the_first_pass(lab: Lab, flow: str) -> None:
-    lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # whom the kernel lets use userfaultfd
+    lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # root may use userfaultfd
     guest = lab.start_guest("web1", workload=Workload(working_set=48 * MIB, dirty_rate=8 * MIB))
     linked(lab)
-    code, told, words = migrate(lab, flow, "--postcopy", "--bandwidth", "8MiB/s")  # seconds of post-copy
-    assert code == 0, words
-    assert told[-1]["summary"]["postcopied"]
-    assert any(each["event"] == "progress" and each["postcopy"] for each in told)
+    code, emitted, stderr = migrate(lab, flow, "--postcopy", "--bandwidth", "8MiB/s")  # seconds of post-copy
+    assert code == 0, stderr
+    assert emitted[-1]["summary"]["postcopied"]
+    assert any(each["event"] == "progress" and each["postcopy"] for each in emitted)
     assert lab.runner("web1") is lab.b
     guest.verify(lab.b)
 
@@ -116,8 +116,8 @@ def test_disks_move_along(lab: Lab) -> None:
     guest = lab.start_guest("web1", disks=[Disk(16 * MIB), Disk(16 * MIB, "qcow2")])
     guest.prepare_disks(lab.b)
     linked(lab)
-    code, _, words = migrate(lab, "--copy-storage", "all")
-    assert code == 0, words
+    code, _, stderr = migrate(lab, "--copy-storage", "all")
+    assert code == 0, stderr
     assert lab.runner("web1") is lab.b
     guest.verify(lab.b)
     assert not lab.b.firewall.refused()
@@ -127,44 +127,44 @@ def test_redirected_range_lets_libvirt_choose_its_ports(lab: Lab) -> None:
     guest = lab.start_guest("web1", disks=[Disk(16 * MIB)])
     guest.prepare_disks(lab.b)
     linked(lab, RPC, LabIngress("hostb", "redirect:127.0.1.2:49152-49215"))
-    code, told, words = migrate(lab, "--copy-storage", "all", "--parallel", "2")
-    assert code == 0, words
-    assert next(each for each in told if each["event"] == "started")["route"] == "tcp://127.0.1.2"
+    code, emitted, stderr = migrate(lab, "--copy-storage", "all", "--parallel", "2")
+    assert code == 0, stderr
+    assert next(each for each in emitted if each["event"] == "started")["route"] == "tcp://127.0.1.2"
     assert lab.runner("web1") is lab.b
     guest.verify(lab.b)
 
 
-def test_postcopy_that_the_kernel_forbids_says_what_to_do(lab: Lab) -> None:
+def test_postcopy_that_the_kernel_forbids_has_a_hint(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     linked(lab)
-    code, _, words = migrate(lab, "--postcopy")
+    code, _, stderr = migrate(lab, "--postcopy")
     assert code == 1
-    assert "vm.unprivileged_userfaultfd=1" in words
+    assert "vm.unprivileged_userfaultfd=1" in stderr
     guest.verify(lab.a)
 
 
-def test_broken_postcopy_is_taken_up_again(lab: Lab) -> None:
-    lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # whom the kernel lets use userfaultfd
+def test_failed_postcopy_is_resumed(lab: Lab) -> None:
+    lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # root may use userfaultfd
     guest = lab.start_guest("web1", workload=RESTLESS)
     linked(lab, transport={"resume_window": "0s"})
     program = lab.a.start(command("--postcopy", "--timeout", "1s", "--timeout-action", "postcopy", *SLOW))
-    until("post-copy", lambda: any(each.get("postcopy") for each in told_by(program)) or None)
+    until("post-copy", lambda: any(each.get("postcopy") for each in events_of(program)) or None)
     lab.b.daemons[-1].kill()
     assert program.wait() in {1, 4}
     assert "--postcopy-resume" in program.output()
     lab.b.daemons[-1].restart()
     lab.a.daemons[-1].wait_linked("hostb")
-    code, told, words = migrate(lab, "--postcopy", "--postcopy-resume")
+    code, emitted, stderr = migrate(lab, "--postcopy", "--postcopy-resume")
     if crashes_when_resuming(lab.b):
         assert code == 1
-        assert "crashes when post-copy is taken up" in words
-        assert lab.b.libvirtd.running, "it was not asked"
+        assert "crashes when post-copy is resumed" in stderr
+        assert lab.b.libvirtd.running, "it was not called"
         lab.b.libvirtd.stop()
         take_up_by_hand(lab, 49152)
         until("the guest to have arrived", lambda: lab.states("web1") == ("shut off", "running"))
     else:
-        assert code == 0, words
-        assert told[-1]["runs_at"] == "destination"
+        assert code == 0, stderr
+        assert emitted[-1]["runs_at"] == "destination"
     assert lab.states("web1") == ("shut off", "running")
     guest.verify(lab.b)
 
@@ -173,17 +173,17 @@ def test_policy_that_demands_qemus_own_tls_is_explained(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     lab.a.libvirtd.configure(qemu={"migrate_tls_force": 1})
     linked(lab)
-    code, _, words = migrate(lab)
+    code, _, stderr = migrate(lab)
     assert code == 1
-    assert "--tls-destination NAME, or set migrate_tls_force = 0" in words
-    assert "The guest runs on at hosta" in words
+    assert "--tls-destination NAME, or set migrate_tls_force = 0" in stderr
+    assert "The guest is still running at hosta" in stderr
     guest.verify(lab.a)
-    code, _, words = migrate(lab, "--tls-destination", lab.b.plan.fqdn)
-    assert code == 0, words
+    code, _, stderr = migrate(lab, "--tls-destination", lab.b.plan.fqdn)
+    assert code == 0, stderr
     guest.verify(lab.b)
 
 
-def test_configuration_follows_when_asked(lab: Lab) -> None:
+def test_configuration_is_moved_on_request(lab: Lab) -> None:
     lab.start_guest("web1")
     linked(lab)
     assert migrate(lab, "--persist", "--undefine-source")[0] == 0
@@ -201,32 +201,34 @@ def test_ctrl_c_leaves_the_guest_running_here(lab: Lab, flow: str) -> None:
     program.signal(signal.SIGINT)
     program.signal(signal.SIGINT)
     assert program.wait() == 1
-    assert "Aborted. The guest runs on at hosta, the source, and nowhere else." in program.output()
+    assert "Aborted. The guest is still running at hosta, the source, and nowhere else." in program.output()
     assert lab.runner("web1") is lab.a
     guest.verify(lab.a)
 
 
 @pytest.mark.parametrize("action", ["suspend", "abort"])
-def test_time_that_is_up_acts(lab: Lab, action: str) -> None:
+def test_timeout_acts(lab: Lab, action: str) -> None:
     guest = lab.start_guest("web1", workload=RESTLESS)
     linked(lab)
-    code, told, words = migrate(lab, "--timeout", "2s", "--timeout-action", action, "--bandwidth", "8MiB/s")
+    code, emitted, stderr = migrate(
+        lab, "--timeout", "2s", "--timeout-action", action, "--bandwidth", "8MiB/s"
+    )
     arrived = action == "suspend"
-    assert code == (0 if arrived else 1), words
+    assert code == (0 if arrived else 1), stderr
     where = lab.b if arrived else lab.a
     assert lab.runner("web1") is where
     guest.verify(where)
-    assert any(each["event"] == "notice" and action in each["text"] for each in told)
+    assert any(each["event"] == "notice" and action in each["text"] for each in emitted)
 
 
 def test_same_host_uuid_is_refused_before_anything_moves(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     linked(lab, LabIngress("hostb", RPC.listen, RPC.target), RAM)
-    code, told, words = migrate(lab, "--desturi", "qemu:///system")
+    code, emitted, stderr = migrate(lab, "--desturi", "qemu:///system")
     assert code == 2
-    assert "are the same host to libvirt" in words
-    assert "host_uuid" in words
-    assert not [each for each in told if each["event"] == "started"]
+    assert "have the same host UUID" in " ".join(stderr.split())
+    assert "host_uuid" in stderr
+    assert not [each for each in emitted if each["event"] == "started"]
     guest.verify(lab.a)
 
 
@@ -234,32 +236,34 @@ def test_peer_that_is_down_is_4(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     linked(lab)
     lab.b.daemons[-1].kill()
-    code, told, words = migrate(lab)
+    code, emitted, stderr = migrate(lab)
     assert code == 4
-    assert "hostb is not reachable" in words
-    assert told[-1]["exit_code"] == 4
+    assert "hostb is not reachable" in stderr
+    assert emitted[-1]["exit_code"] == 4
     guest.verify(lab.a)
 
 
-def test_libvirt_that_does_not_answer_is_4(lab: Lab) -> None:
+def test_libvirt_that_is_not_running_is_4(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     absent = "unix:/run/libvirt/virtqemud-sock"
     lab.start_daemons((LabIngress("hostb", RPC.listen, absent), RAM), egress=(MIGRATION_PORTS, absent))
-    code, _, words = migrate(lab)
+    code, _, stderr = migrate(lab)
     assert code == 4
-    assert "no libvirt answers at qemu+unix" in words
-    told = "The tunnel says: stream refused by the peer: on hostb: unix:/run/libvirt/virtqemud-sock cannot be"
-    assert told in " ".join(words.split())
+    assert "cannot connect to libvirt at qemu+unix" in stderr
+    cause = (
+        "The tunnel reports: stream refused by the peer: on hostb: unix:/run/libvirt/virtqemud-sock cannot be"
+    )
+    assert cause in " ".join(stderr.split())
     guest.verify(lab.a)
 
 
 def test_target_that_is_not_allowed_is_3_and_named(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     lab.start_daemons((RPC, RAM), egress=("unix:/run/libvirt/libvirt-sock",))
-    code, _, words = migrate(lab)
+    code, _, stderr = migrate(lab)
     assert code == 3
     assert 'add "tcp:127.0.0.1:49152" to egress of [[peer]] name = "hosta" on hostb' in " ".join(
-        words.split()
+        stderr.split()
     )
     guest.verify(lab.a)
 
@@ -272,7 +276,7 @@ def test_guest_that_cannot_move_is_named(lab: Lab, guest: str) -> None:
     argv = [guest if word == "web1" else word for word in command()]
     done = lab.a.run(argv, check=False)
     assert done.returncode == 1
-    expected = "there is no guest 'web9'" if guest == "web9" else "web1 is shut off"
+    expected = "no guest 'web9' at" if guest == "web9" else "web1 is shut off"
     assert expected in done.stderr
 
 
@@ -283,11 +287,11 @@ def test_name_that_is_taken_at_the_destination_is_named(lab: Lab) -> None:
     path = lab.directory / "shared" / "taken.xml"
     path.write_text(xml)
     lab.b.virsh("create", str(path))
-    code, _, words = migrate(lab)
+    code, _, stderr = migrate(lab)
     assert code == 1
-    assert "a guest named 'web1' is running" in words
-    assert words.count(lab.a.virsh("domuuid", "web1").stdout.strip()) == 2
-    assert "stop" not in words
+    assert "a guest named 'web1' is already running" in stderr
+    assert stderr.count(lab.a.virsh("domuuid", "web1").stdout.strip()) == 2
+    assert "stop" not in stderr
     guest.verify(lab.a)
     path.unlink()
 
@@ -297,42 +301,42 @@ def test_second_migration_leaves_the_first_alone(lab: Lab) -> None:
     linked(lab)
     first = lab.a.start(command("--timeout", "10s", *SLOW))
     wait_sent(first, MIB)
-    code, told, words = migrate(lab)
+    code, emitted, stderr = migrate(lab)
     assert code == 1
-    assert "libvirt is at another job with it already (migration out)" in " ".join(words.split())
-    assert "runs on" not in words
-    assert not [each for each in told if each["event"] == "started"]
+    assert "libvirt is already running another job (migration out)" in " ".join(stderr.split())
+    assert "still running" not in stderr
+    assert not [each for each in emitted if each["event"] == "started"]
     assert first.wait(60) == 0, first.output()
     assert lab.runner("web1") is lab.b
     guest.verify(lab.b)
 
 
-def test_user_of_qemu_who_may_not_enter_is_refused_before_anything_moves(lab: Lab) -> None:
+def test_user_of_qemu_that_is_not_allowed_is_refused_before_anything_moves(lab: Lab) -> None:
     guest = lab.start_guest("web1")
     linked(lab, RPC, LabIngress(RAM.peer, RAM.listen, users=["root"]))
-    code, told, words = migrate(lab, "--parallel", "2")
+    code, emitted, stderr = migrate(lab, "--parallel", "2")
     assert code == 3
-    assert "runs as user libvirt-qemu, who may not use the ingress tcp:127.0.1.2:49152" in " ".join(
-        words.split()
+    assert "runs as user libvirt-qemu, which may not use the ingress tcp:127.0.1.2:49152" in " ".join(
+        stderr.split()
     )
-    assert not [each for each in told if each["event"] == "started"]
+    assert not [each for each in emitted if each["event"] == "started"]
     guest.verify(lab.a)
 
 
-def test_guest_that_was_saved_is_called_that(lab: Lab) -> None:
+def test_saved_guest_is_refused(lab: Lab) -> None:
     lab.start_guest("web1")
     linked(lab)
     lab.a.virsh("managedsave", "web1")
-    code, _, words = migrate(lab)
+    code, _, stderr = migrate(lab)
     assert code == 1
-    assert "web1 is saved at qemu:///system" in words
-    lab.a.virsh("managedsave-remove", "web1")  # with it the guest cannot be undefined
+    assert "web1 is saved at qemu:///system" in stderr
+    lab.a.virsh("managedsave-remove", "web1")  # the image prevents undefining the guest
 
 
-def test_disks_without_a_way_are_told_what_to_configure(lab: Lab) -> None:
+def test_disks_without_a_route_name_the_missing_ingress(lab: Lab) -> None:
     lab.start_guest("web1", disks=[Disk(16 * MIB)])
     linked(lab, RPC, RAM)
-    code, _, words = migrate(lab, "--copy-storage", "all")
+    code, _, stderr = migrate(lab, "--copy-storage", "all")
     assert code == 2
-    assert 'listen = "tcp:127.0.1.2:49153"' in words
+    assert 'listen = "tcp:127.0.1.2:49153"' in stderr
     assert lab.runner("web1") is lab.a

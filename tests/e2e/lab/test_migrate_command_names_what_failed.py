@@ -1,4 +1,4 @@
-"""``mtunnel migrate`` says which of all the parts between two hosts failed, and where the guest is then."""
+"""``mtunnel migrate`` reports which part between two hosts failed, and the location of the guest."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 COMMAND = (*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG)
 BY_HAND = ("--postcopy", "--timeout", "1h", "--timeout-action", "postcopy")
-"""Post-copy is allowed, and begins when the test says so."""
+"""Post-copy is allowed, and started by the test."""
 
-STAYED = "The guest runs on at hosta, the source, and nowhere else."
-UNSEEN = "The guest runs on at hosta, the source. Nobody could look at hostb, the destination."
-"""The calls to libvirt on hostb go by the link, too."""
+STAYED = "The guest is still running at hosta, the source, and nowhere else."
+UNSEEN = "The guest is still running at hosta, the source. Could not check hostb, the destination."
+"""The calls to libvirt on hostb use the link, too."""
 
 
 def moving(lab: Lab, phase: Phase = Phase.PRE_COPY) -> tuple[LabGuest, Started]:
@@ -41,40 +41,40 @@ def moving(lab: Lab, phase: Phase = Phase.PRE_COPY) -> tuple[LabGuest, Started]:
 
 
 def says(program: Started, code: int, *words: str) -> None:
-    """It ends with an exit code, and its last words, which may be wrapped, have all of these in them."""
+    """Assert its exit code, and that its output, which may be wrapped, contains all of ``words``."""
     assert program.wait(60) == code, program.output()
-    said = " ".join(program.output().split())
+    output = " ".join(program.output().split())
     for each in words:
-        assert each in said
+        assert each in output
 
 
 def test_daemon_of_this_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.a.daemons[-1].kill()
-    says(program, 4, UNSEEN, "The tunnel says: the daemon of this host does not answer: ")
+    says(program, 4, UNSEEN, "The tunnel reports: the daemon of this host does not answer: ")
     ends_on(slow_lab, guest, slow_lab.a)
 
 
 def test_daemon_of_the_other_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.b.daemons[-1].kill()
-    gave_up = f"The tunnel says: link down: no lane came back within {WINDOW} seconds"
-    says(program, 4, UNSEEN, "The tunnel says: lane lost: connection with hostb (", gave_up)
+    gave_up = f"The tunnel reports: link down: no lane resumed within {WINDOW} s"
+    says(program, 4, UNSEEN, "The tunnel reports: lane lost: connection with hostb (", gave_up)
     ends_on(slow_lab, guest, slow_lab.a)
 
 
 def test_network_between_the_hosts(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     interrupt(slow_lab)
-    gave_up = f"The tunnel says: link down: no lane came back within {WINDOW} seconds"
-    says(program, 4, UNSEEN, "The tunnel says: lane lost: connection with hostb (", gave_up)
+    gave_up = f"The tunnel reports: link down: no lane resumed within {WINDOW} s"
+    says(program, 4, UNSEEN, "The tunnel reports: lane lost: connection with hostb (", gave_up)
     ends_on(slow_lab, guest, slow_lab.a)
 
 
 def test_qemu_of_the_other_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.b.kill_qemu("web1")
-    says(program, 1, STAYED, "The tunnel says: stream reset by the peer: on hostb: 127.0.0.1:49152: ")
+    says(program, 1, STAYED, "The tunnel reports: stream reset by the peer: on hostb: 127.0.0.1:49152: ")
     ends_on(slow_lab, guest, slow_lab.a)
 
 
@@ -91,7 +91,7 @@ def test_libvirtd_of_this_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.a.libvirtd.kill()
     slow_lab.a.libvirtd.start()
-    says(program, 1, "a connection to a libvirt was lost: that libvirt has ended", STAYED)
+    says(program, 1, "a connection to libvirt was lost: libvirtd or the network failed", STAYED)
     ends_on(slow_lab, guest, slow_lab.a)
 
 
@@ -99,7 +99,7 @@ def test_libvirtd_of_the_other_host(slow_lab: Lab) -> None:
     guest, program = moving(slow_lab)
     slow_lab.b.libvirtd.kill()
     slow_lab.b.libvirtd.start()
-    says(program, 1, "a connection to a libvirt was lost: that libvirt has ended", STAYED)
+    says(program, 1, "a connection to libvirt was lost: libvirtd or the network failed", STAYED)
     ends_on(slow_lab, guest, slow_lab.a)
 
 

@@ -1,4 +1,4 @@
-"""The tunnel asks nothing of name service, first interfaces or libvirt's own choice of ports."""
+"""The tunnel does not depend on name service, the first interface or libvirt's port range."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_broken_names_do_not_matter(lab: Lab, spoil: Callable[[LabHost], None]) 
 
 
 def test_without_the_hypervisor_uri_names_do_matter(lab: Lab) -> None:
-    """Else the test before would prove nothing."""
+    """Otherwise the previous test would be meaningless."""
     guest = lab.start_guest()
     link(lab)
     unknown(lab.a)
@@ -66,8 +66,8 @@ def test_without_the_hypervisor_uri_names_do_matter(lab: Lab) -> None:
     stayed(lab, guest)
 
 
-def test_link_keeps_to_a_chosen_interface(lab: Lab) -> None:
-    """Both hosts listen on their second interface only, and dial from it; the first is dead."""
+def test_link_uses_a_chosen_interface(lab: Lab) -> None:
+    """Both hosts listen on their second interface only, and dial from it; the first is blocked."""
     guest = lab.start_guest()
     for host in lab.hosts:
         host.run(["nft", "--file", "-"], input=NO_FIRST_INTERFACE)
@@ -85,8 +85,8 @@ def test_link_keeps_to_a_chosen_interface(lab: Lab) -> None:
     arrived(lab, guest)
 
 
-def test_libvirts_own_range_may_be_another(lab: Lab) -> None:
-    """Four ports, and nothing else is allowed: libvirt's range, the alias and the allow list agree."""
+def test_libvirts_port_range_may_be_changed(lab: Lab) -> None:
+    """Only four ports are allowed: libvirt's range, the alias and the egress list agree."""
     lab.b.libvirtd.configure(qemu={"migration_port_min": 61000, "migration_port_max": 61003})
     guest = lab.start_guest(disks=[Disk(4 * MIB)])
     guest.prepare_disks(lab.b)

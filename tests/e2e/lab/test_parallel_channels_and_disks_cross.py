@@ -1,4 +1,4 @@
-"""multifd channels, copied storage and QEMU's own TLS go through the one port beside the main stream."""
+"""multifd channels, copied storage and QEMU's own TLS go through the one port with the main stream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_parallel_connections_cross(lab: Lab, channels: int, flow: tuple[str, ..
 def test_whole_disks_are_copied(lab: Lab, flow: tuple[str, ...]) -> None:
     guest = lab.start_guest(disks=[Disk(16 * MIB), Disk(16 * MIB, "qcow2")])
     guest.prepare_disks(lab.b)
-    for volume in guest.volumes:  # else comparing them afterwards would prove nothing
+    for volume in guest.volumes:  # otherwise comparing them afterwards would be meaningless
         with pytest.raises(VerificationError):
             volume.compare(lab.b.plan)
     link(lab)
@@ -40,7 +40,7 @@ def test_whole_disks_are_copied(lab: Lab, flow: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "parallel", [(), ("--parallel", "--parallel-connections", "2")], ids=["plain", "parallel"]
 )
-def test_what_differs_from_a_shared_base_is_copied(lab: Lab, parallel: tuple[str, ...]) -> None:
+def test_differences_from_a_shared_base_are_copied(lab: Lab, parallel: tuple[str, ...]) -> None:
     guest = lab.start_guest(
         disks=[Disk(16 * MIB, "qcow2", backing=True), Disk(8 * MIB, "qcow2", backing=True)]
     )
@@ -54,7 +54,7 @@ def test_what_differs_from_a_shared_base_is_copied(lab: Lab, parallel: tuple[str
     "more", [(), ("--parallel", "--parallel-connections", "4")], ids=["plain", "parallel"]
 )
 def test_qemus_own_tls_crosses(lab: Lab, more: tuple[str, ...]) -> None:
-    """For hosts whose policy forces it: encrypted twice."""
+    """For hosts whose policy requires it: encrypted twice."""
     guest = lab.start_guest(disks=[Disk(4 * MIB)])
     guest.prepare_disks(lab.b)
     link(lab)
@@ -74,8 +74,8 @@ def test_forced_tls_crosses_and_nothing_else_does(lab: Lab) -> None:
     arrived(lab, guest)
 
 
-def test_tls_that_ends_at_another_name_is_noticed_by_qemu(lab: Lab) -> None:
-    """The alias is no name of the destination's certificate: this is what --tls-destination is for."""
+def test_tls_to_another_name_is_refused_by_qemu(lab: Lab) -> None:
+    """The alias is not in the destination's certificate: --tls-destination is for this."""
     guest = lab.start_guest()
     link(lab)
     assert migrate(lab, "--tls", check=False).returncode != 0

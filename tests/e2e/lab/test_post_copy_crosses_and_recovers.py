@@ -1,6 +1,6 @@
-"""Post-copy goes through the tunnel; one that was cut off is taken up again through a new link.
+"""Post-copy goes through the tunnel; after an interruption it is resumed through a new link.
 
-libvirt 11.2 and 11.3 crash when they are asked for that (docs/libvirt.md): there it is done by hand.
+libvirt 11.2 and 11.3 crash on that (docs/libvirt.md): there it is done by hand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BROKEN = ["paused (post-copy failed)", "running (post-copy failed)"]
 
 @pytest.fixture
 def guest(lab: Lab) -> LabGuest:
-    """A guest that writes, and a tunnel to a host whose QEMU may fetch pages when it misses them."""
+    """A guest that dirties memory, and a tunnel to a host whose QEMU may use userfaultfd."""
     lab.b.libvirtd.configure(qemu={"user": "root", "group": "root"})  # or vm.unprivileged_userfaultfd=1
     guest = lab.start_guest(memory=SMALL, workload=FRANTIC)
     link(lab)
@@ -48,12 +48,12 @@ def states(lab: Lab) -> list[str]:
 
 
 def events(lab: Lab) -> Started:
-    """What A's libvirt tells of the guest from now on."""
-    told = lab.a.start(["virsh", "event", "web1", "--event", "lifecycle", "--loop"])
+    """Start to record the events of the guest from A's libvirt."""
+    recorded = lab.a.start(["virsh", "event", "web1", "--event", "lifecycle", "--loop"])
     lab.a.virsh("suspend", "web1")
     lab.a.virsh("resume", "web1")
-    until("events to be told", lambda: "Resumed" in told.output())
-    return told
+    until("events to be reported", lambda: "Resumed" in recorded.output())
+    return recorded
 
 
 def switch(lab: Lab, *options: str) -> Started:
@@ -65,33 +65,33 @@ def switch(lab: Lab, *options: str) -> Started:
 
 @FLOWS
 def test_post_copy_after_one_pass_crosses(lab: Lab, guest: LabGuest, flow: tuple[str, ...]) -> None:
-    told = events(lab)
+    recorded = events(lab)
     migrate(lab, "--postcopy", "--postcopy-after-precopy", "--bandwidth", "16", *flow)
     arrived(lab, guest)
-    assert "Suspended Post-copy" in told.output()
+    assert "Suspended Post-copy" in recorded.output()
 
 
 @FLOWS
 def test_post_copy_on_demand_crosses(lab: Lab, guest: LabGuest, flow: tuple[str, ...]) -> None:
-    told = events(lab)
+    recorded = events(lab)
     finished(switch(lab, "--postcopy", "--bandwidth", "16", *flow))
     arrived(lab, guest)
-    assert "Suspended Post-copy" in told.output()
+    assert "Suspended Post-copy" in recorded.output()
 
 
 def break_off(lab: Lab, *flow: str) -> None:
-    """Let the guest go over to B, and the tunnel break and come up again as a new session."""
+    """Switch the guest to B, then break the tunnel and bring it up as a new session."""
     moving = switch(lab, *SLOWLY, *flow)
     until("the guest to run on B", lambda: states(lab) == SWITCHED)
     lab.a.daemons[-1].kill()
     assert moving.wait(PATIENCE) != 0
     lab.a.daemons[-1].restart()  # a new session: the other daemon resets what belonged to the old one
     lab.a.daemons[-1].wait_linked("hostb")
-    until("both sides to know", lambda: states(lab) == BROKEN)
+    until("both sides to notice", lambda: states(lab) == BROKEN)
 
 
 def crash_libvirtd(lab: Lab, *flow: str) -> None:
-    """Ask a libvirt that crashes to take post-copy up: it ends, and the guest on both sides is as it was."""
+    """Resume post-copy on a libvirt that crashes: it exits, and the guest is unchanged on both sides."""
     done = migrate(lab, "--postcopy", "--postcopy-resume", *flow, check=False)
     assert done.returncode != 0
     until("libvirtd of hostb to crash", lambda: not lab.b.libvirtd.running)

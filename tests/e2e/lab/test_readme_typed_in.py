@@ -1,4 +1,4 @@
-"""README's commands, typed in as they stand on two new hosts: keys, firewall, daemons, migrations."""
+"""README's commands, executed literally on two new hosts: keys, firewall, daemons, migrations."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SWAPPED = {
     "192.0.2.2": "192.0.2.1",
     "127.0.1.2": "127.0.1.3",
 }
-"""What README tells to exchange on hostb."""
+"""The substitutions for hostb in README."""
 
-# Debian's /etc/nftables.conf names its table so, an administrator has closed it.
+# The table name of Debian's /etc/nftables.conf, with a drop policy.
 USUAL_FIREWALL = """
 table inet filter {
   chain input {
@@ -44,7 +44,7 @@ table inet filter {
 
 
 def blocks(title: str) -> list[str]:
-    """The indented blocks of a section, as they are typed."""
+    """Return the indented blocks of a section."""
     section = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
     return [
         dedent(block).strip()
@@ -59,21 +59,21 @@ INSTALL, CERTIFICATES, FIREWALL, DAEMONS = blocks("Two real hosts")
 
 
 def on(host: LabHost, text: str) -> str:
-    """What README has an administrator of ``host`` type, where it shows hosta's."""
+    """Return README's text for hosta, adapted to ``host``."""
     if host.name == "hosta":
         return text
     return re.sub("|".join(map(re.escape, SWAPPED)), lambda found: SWAPPED[found[0]], text)
 
 
 def with_commands(*directories: Path) -> Mapping[str, str]:
-    """An environment in which ``mtunnel`` is this checkout's, as after README's installation."""
+    """Return an environment in which ``mtunnel`` is this checkout's, as after README's installation."""
     path = ":".join(map(str, [*directories, Path(sys.executable).parent, "/usr/sbin", "/usr/bin", "/bin"]))
     return {"PATH": path}
 
 
 @pytest.fixture
 def keys_on_hosts(lab: Lab, tmp_path: Path) -> None:
-    """README's step 2: keys are made, and copied by an scp that knows the lab's hosts by address."""
+    """README's step 2: create keys, and copy them with a fake scp that maps addresses to lab hosts."""
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
     cases = "".join(
@@ -92,7 +92,7 @@ def keys_on_hosts(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.fixture
 def linked(lab: Lab, keys_on_hosts: None) -> Lab:
-    """Steps 3 to 5: two hosts behind usual firewalls, whose daemons have found each other."""
+    """Steps 3 to 5: two hosts behind typical firewalls, with linked daemons."""
     for host in lab.hosts:
         host.run(["nft", "-f", "-"], input=USUAL_FIREWALL)
     for host in lab.hosts:
@@ -117,7 +117,7 @@ def test_a_guest_of_libvirts_arrives(linked: Lab) -> None:
 
 
 def test_a_guest_without_libvirt_arrives(linked: Lab) -> None:
-    linked.b.libvirtd.stop()  # which would be asked whether it sees the guest
+    linked.b.libvirtd.stop()  # which would be queried for the guest
     guest = BareGuest("web1", linked.shared, memory=SMALL)
     linked.guests[guest.name] = guest
     guest.start(linked.a)
@@ -125,7 +125,7 @@ def test_a_guest_without_libvirt_arrives(linked: Lab) -> None:
     guest.wait_at(linked.b, incoming)
     *lines, question = MONITOR.splitlines()
     assert not any(guest.type_in(linked.a, line) for line in lines)
-    until("info migrate to say completed", lambda: "completed" in guest.type_in(linked.a, question))
+    until("info migrate to report completed", lambda: "completed" in guest.type_in(linked.a, question))
     assert guest.status(linked.a) == "postmigrate"
     guest.verify(linked.b)
     no_lane_was_lost(linked)

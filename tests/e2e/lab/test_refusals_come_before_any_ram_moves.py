@@ -1,4 +1,4 @@
-"""What must not be is refused at once, with its reason, and before any of a guest's memory has moved."""
+"""Refusals are immediate, with a reason, and before any guest memory is sent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def refused(lab: Lab, guest: LabGuest, *options: str) -> str:
-    """What virsh says; the guest has not moved, nor has any of its memory."""
+    """Return virsh's error output, after checking that neither guest nor memory was moved."""
     done = migrate(lab, *options, check=False)
     assert done.returncode != 0
     assert sent(lab.a) < MIB
@@ -51,12 +51,12 @@ def test_name_that_is_taken(lab: Lab) -> None:
     link(lab)
     assert "domain 'web1' already exists" in migrate(lab, "--p2p", check=False).stderr
     assert sent(lab.a) < MIB
-    assert lab.states("web1") == ("running", "running")  # the other one is another guest
+    assert lab.states("web1") == ("running", "running")  # the other one is a different guest
     guest.verify(lab.a)
 
 
 def test_certificate_for_another_name(lab: Lab) -> None:
-    """Of the right authority, but A expects hostb in it. libvirt is asked past the tunnel."""
+    """From the right authority, but A expects hostb. libvirt is called outside the tunnel."""
     issued = Authority.load(lab.directory / "pki").issue("hostx", dns=[], ips=[])
     for file in (issued.cert, issued.key):
         shutil.copy(file, lab.b.plan.outside("/etc/mtunnel"))
@@ -68,16 +68,16 @@ def test_certificate_for_another_name(lab: Lab) -> None:
     through = ("--migrateuri", f"tcp://{ALIAS['hostb']}")
     assert lab.a.virsh("migrate", "--live", "web1", past, *through, check=False).returncode != 0
     reason = "the peer's certificate names hostx; expected hostb"
-    says(lab.a, f"cannot connect: {reason}", f"connection refused: no link with hostb (last: {reason})")
+    says(lab.a, f"cannot connect: {reason}", f"connection refused: no link with hostb (last error: {reason})")
     stayed(lab, guest)
 
 
-def test_user_who_may_not_send(lab: Lab) -> None:
+def test_user_that_is_not_allowed(lab: Lab) -> None:
     guest = lab.start_guest()
     way = redirect("hostb")
     link(lab, [LabIngress(way.peer, way.listen, users=["libvirt-qemu"]), rpc("hostb")])
     refused(lab, guest, "--p2p")
-    says(lab.a, "connection refused: user root may not use this ingress (libvirt-qemu may)")
+    says(lab.a, "connection refused: user root may not use this ingress (allowed: libvirt-qemu)")
     assert ingress(lab.a, "redirect:")["refused"] == 1
 
 
@@ -85,13 +85,13 @@ def test_port_that_is_not_allowed(lab: Lab) -> None:
     guest = lab.start_guest()
     link(lab, egress=["tcp:127.0.0.1:49200-49215"])
     refused(lab, guest)
-    reason = "tcp:127.0.0.1:49152 is not in the egress list that hostb has for hosta"
+    reason = "tcp:127.0.0.1:49152 is not in the egress list for hosta on hostb"
     says(lab.a, f"stream refused by the peer: {reason}")
     says(lab.b, f"stream refused: {reason}")
 
 
 def starts_of_qemu(lab: Lab) -> int:
-    """How often libvirt on B has started a QEMU for web1, also in vain."""
+    """Return how often libvirt on B has started a QEMU for web1, including failures."""
     log = lab.b.plan.outside("/var/log/libvirt/qemu/web1.log")
     return log.read_text().count("starting up libvirt") if log.exists() else 0
 
@@ -104,18 +104,18 @@ def starts_of_qemu(lab: Lab) -> int:
     ],
     ids=["ports", "libvirt"],
 )
-def test_the_command_asks_before_it_calls_anybody(lab: Lab, egress: list[str], rule: str) -> None:
-    """``mtunnel migrate`` knows what the peer allows before libvirt is asked for anything, on either side."""
+def test_the_command_checks_targets_before_it_calls_libvirt(lab: Lab, egress: list[str], rule: str) -> None:
+    """``mtunnel migrate`` checks what the peer allows before calling libvirt on either side."""
     guest = lab.start_guest()
     lab.start_daemons(both_ways(), egress=egress)
     before = starts_of_qemu(lab)
     argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", CONFIG]
     done = lab.a.run(argv, check=False)
     assert done.returncode == 3
-    told = " ".join(done.stderr.split())
-    assert f"hostb does not let hosta reach {rule}: " in told
-    assert f'add "{rule}" to egress of [[peer]] name = "hosta" on hostb' in told
-    # Nobody came through the tunnel: not to libvirt there, and not to the ports.
+    output = " ".join(done.stderr.split())
+    assert f"hostb does not allow hosta to reach {rule}: " in output
+    assert f'add "{rule}" to egress of [[peer]] name = "hosta" on hostb' in output
+    # There was no connection through the tunnel, neither to libvirt nor to the ports.
     assert [each["accepted"] for each in lab.a.daemons[-1].status()["ingresses"]] == [0, 0]
     assert starts_of_qemu(lab) == before, "libvirt there prepared nothing"
     assert lab.a.job("web1").get("Job type") == "None"

@@ -1,4 +1,4 @@
-"""No TCP but the link: libvirt's calls, memory and disks all enter and leave by unix sockets."""
+"""No TCP except the link: libvirt's calls, memory and disks use only unix sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-# In a directory that QEMU may write to: the destination's listens under the path that the source connects to.
+# In a directory writable by QEMU: the destination's listens under the path that the source connects to.
 HOME = "/var/lib/libvirt/qemu"
 MEMORY = f"{HOME}/hostb/web1.sock"
 DISKS = f"{HOME}/hostb/web1-disks.sock"
@@ -35,7 +35,7 @@ def linked(lab: Lab) -> LabGuest:
 
 
 def make_directories(lab: Lab, parent: str) -> None:
-    """Let QEMU's user make sockets where each host is the destination."""
+    """Allow QEMU's user to create sockets where each host is the destination."""
     for host in (lab.a, lab.b):
         host.run(["install", "-d", "-o", QEMU_USER, f"{parent}/{host.plan.name}"])
 
@@ -45,7 +45,7 @@ def by_sockets(*options: str) -> tuple[str, ...]:
 
 
 def owners(lab: Lab) -> list[str]:
-    """To whom our own sockets belong, on the source."""
+    """Return the owners of the daemon's sockets on the source."""
     return [lab.a.plan.outside(path).owner() for path in (MEMORY, DISKS)]
 
 
@@ -62,7 +62,7 @@ def test_memory_and_disks_cross(lab: Lab, flow: tuple[str, ...]) -> None:
 
 
 def test_there_and_back_again(lab: Lab) -> None:
-    """Each destination has a directory of its own: no QEMU that listens removes an ingress's socket."""
+    """Each destination has its own directory: no listening QEMU removes an ingress's socket."""
     linked(lab)
     guest = lab.start_guest("web2")
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_there_and_back_again(lab: Lab) -> None:
 
 
 def test_parallel_connections_cross(lab: Lab) -> None:
-    """QEMU itself connects, as its own user; libvirt changes the owner of our socket for that."""
+    """QEMU itself connects, as its own user; libvirt changes the owner of the ingress's socket for that."""
     guest = linked(lab)
     assert owners(lab) == ["root", "root"]
     migrate(lab, *by_sockets(*PARALLEL))
@@ -83,8 +83,8 @@ def test_parallel_connections_cross(lab: Lab) -> None:
     assert accepted(lab) == [5, 1]
 
 
-def test_sockets_that_libvirt_gave_away_serve_again(lab: Lab) -> None:
-    """And those that a killed daemon left behind are replaced, whoever owns them by now."""
+def test_sockets_whose_owner_libvirt_changed_work_again(lab: Lab) -> None:
+    """And those left behind by a killed daemon are replaced, whatever their owner."""
     linked(lab)
     migrate(lab, *by_sockets(*PARALLEL))
     lab.b.virsh("destroy", "web1")
@@ -99,7 +99,7 @@ def test_sockets_that_libvirt_gave_away_serve_again(lab: Lab) -> None:
 
 
 def test_qemu_is_refused_where_it_is_not_a_user(lab: Lab) -> None:
-    """In a directory of root's: elsewhere QEMU's user could put a socket of his in the place of ours."""
+    """In a directory of root: elsewhere QEMU's user could replace the ingress's socket."""
     guest = lab.start_guest()
     path = "/run/mtunnel/hostb/web1.sock"
     ways = [rpc("hostb"), LabIngress("hostb", f"unix:{path}", users=["root"])]

@@ -1,4 +1,4 @@
-"""Auto-converge, compression, bandwidth, abort and timeout do through the tunnel what they do without it."""
+"""Auto-converge, compression, bandwidth, abort and timeout work the same through the tunnel."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ FLOWS = pytest.mark.parametrize("flow", [(), ("--p2p",)], ids=["direct", "p2p"])
 LIMIT = 16  # MiB/s, a quarter of what a frantic guest dirties
 SLOW = 4  # MiB/s
 DOWNTIME = 0.3
-"""Seconds that QEMU allows a guest to stand still, unless it is told otherwise."""
+"""QEMU's default downtime limit in seconds."""
 
 
 def number(job: dict[str, str], key: str) -> float:
-    """A value of ``virsh domjobinfo`` without its unit."""
+    """Return a value of ``virsh domjobinfo`` without its unit."""
     return float(job[key].split()[0])
 
 
 def progress(lab: Lab) -> dict[str, Any]:
-    """What QEMU says of the migration (``query-migrate``)."""
-    said = lab.a.virsh("qemu-monitor-command", "web1", '{"execute": "query-migrate"}', check=False).stdout
-    return dict(json.loads(said)["return"]) if said else {}
+    """Return QEMU's ``query-migrate`` reply."""
+    reply = lab.a.virsh("qemu-monitor-command", "web1", '{"execute": "query-migrate"}', check=False).stdout
+    return dict(json.loads(reply)["return"]) if reply else {}
 
 
 def throttle(lab: Lab) -> int:
-    """By how much QEMU slows the guest down, in percent."""
+    """Return by how much QEMU throttles the guest, in percent."""
     return int(progress(lab).get("cpu-throttle-percentage", 0))
 
 
 def suspended(lab: Lab) -> bool:
-    """Whether the guest stands still with more to go than QEMU would have stopped it for."""
+    """Return whether the guest is paused with more remaining than QEMU's downtime limit allows."""
     left = progress(lab).get("ram", {}).get("remaining", 0)
     return lab.a.state("web1") == "paused" and left > 2 * DOWNTIME * SLOW * MIB
 
@@ -75,7 +75,7 @@ def test_repeated_pages_are_sent_as_their_difference(lab: Lab) -> None:
 
 
 def qemu_version(lab: Lab) -> tuple[int, int]:
-    """The version that ``QEMU emulator version 10.0.8 (Debian …)`` begins with."""
+    """Return the version from ``QEMU emulator version 10.0.8 (Debian …)``."""
     major, minor, *_ = lab.a.run([PROGRAM, "--version"]).stdout.split()[3].split(".")
     return int(major), int(minor)
 
@@ -84,7 +84,7 @@ def test_compressed_pages_are_smaller(lab: Lab) -> None:
     guest = lab.start_guest()
     link(lab)
     done = migrate(lab, "--compressed", "--comp-methods", "mt", check=False)
-    if qemu_version(lab) >= (9, 1):  # which has no multi-thread compression any more
+    if qemu_version(lab) >= (9, 1):  # multi-thread compression was removed
         assert "compress" in done.stderr
         stayed(lab, guest)
         return
