@@ -118,7 +118,7 @@ def relay(
     legs: Annotated[str, typer.Option(help="Local connections: tcp, unix, or tcp,unix.")] = "tcp",
     samples: Samples = SAMPLES,
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Transfer bulk data through every relay: GiB/s, and CPU seconds per GiB."""
@@ -148,7 +148,7 @@ def memory(
     stall: Stall = 60.0,
     only: Only = "mtunnel",
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Resident memory of a relay: idle, under a bulk stream, and with a reader of one byte a second."""
@@ -191,7 +191,7 @@ def migrate(
         int, typer.Option(min=1, help="Abort a migration after more passes over the memory.")
     ] = 20,
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     output: Annotated[
         Path | None, typer.Option(help="Path of the result file, instead of --results.")
     ] = None,
@@ -233,7 +233,7 @@ def goals(
     stall: Stall = 60.0,
     memory: Annotated[str, typer.Option(help="Guest memory.")] = "8GiB",
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Measure every goal of mtunnel, into one file, and print the verdicts (root)."""
@@ -271,7 +271,7 @@ def rotate(
     rounds: Rounds = 1,
     compare: Annotated[bool, typer.Option(help="Also measure without key rotation.")] = True,
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Replace lanes under bulk in both directions: gaps in the streams, every byte verified."""
@@ -290,7 +290,7 @@ def scale(
     streams: Annotated[str, typer.Option(help="Connections; a list.")] = "1,2,4,8,16",
     rounds: Rounds = 1,
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Several workers under several bulk streams: CPU per thread, limits of a host (root, perf)."""
@@ -308,7 +308,7 @@ def cuts(
     round_trips: Annotated[str, typer.Option(help="Round trips of the link; a list.")] = "0ms,20ms",
     rounds: Rounds = 1,
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Reset lanes under a steady stream: how long it stalls, every byte verified (root)."""
@@ -330,7 +330,7 @@ def abuse(
         ),
     ] = "",
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Flood the daemons as strangers, local users and a hostile peer: effect on bulk and cut lanes (root)."""
@@ -353,7 +353,7 @@ def profile(
     size: Size = "4GiB",
     only: Annotated[str, typer.Option(help="The relay to profile.")] = "mtunnel",
     congestion: Congestion = "cubic",
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
     """Flame graphs of both sides under a bulk stream, and their CPU time by kind (root, perf)."""
@@ -377,7 +377,7 @@ def report(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Result files; default: the newest of each benchmark.")
     ] = None,
-    results: Directory = Path("bench/results"),
+    results: Directory = Path("bench/data"),
     output: Annotated[
         Path | None, typer.Option(help="Directory to write to; default: that of --results.")
     ] = None,

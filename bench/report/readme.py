@@ -24,7 +24,7 @@ from tunnel.units import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
-RESULTS = ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "data"
 MIGRATIONS = ("20261130T212925Z-migrate.jsonl", "20261130T213448Z-migrate.jsonl")
 """Runs of ``bench migrate``, one for each release, the newest release first."""
 RELAYS = ("20261130T175420Z-relay.jsonl", "20261130T175125Z-relay.jsonl")
