@@ -110,7 +110,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result file inst
 @app.command()
 def relay(
     size: Size = "4GiB",
-    repeat: Rounds = 5,
+    rounds: Rounds = 5,
     only: Only = "",
     streams: Annotated[
         str, typer.Option(help="Connections that share the bytes; a list such as 1,64.")
@@ -123,7 +123,7 @@ def relay(
 ) -> None:
     """Transfer bulk data through every relay: GiB/s, and CPU seconds per GiB."""
     chosen = choose(_names(only))
-    options = relay_bench.RelayOptions(_size(size), repeat, _streams(streams), _legs(legs), samples)
+    options = relay_bench.RelayOptions(_size(size), rounds, _streams(streams), _legs(legs), samples)
     session = _Session("relay", asdict(options), congestion, results, json=json)
     _close(_relay(session, chosen, options), session)
 
@@ -173,7 +173,7 @@ def migrate(
     dirty_rate: Annotated[
         str, typer.Option(help="Dirty rates of guests per second; a list such as 0,64MiB.")
     ] = "0",
-    modes: Annotated[str, typer.Option(help="Migration modes, comma-separated; default: all.")] = "",
+    only: Annotated[str, typer.Option(help="Migration modes, comma-separated; default: all.")] = "",
     rounds: Rounds = 3,
     link: Annotated[
         str, typer.Option(help="Bandwidth between the hosts; a list such as none,1Gbit.")
@@ -201,7 +201,7 @@ def migrate(
     options = guest_options.parse(
         memory=memory,
         dirty_rate=dirty_rate,
-        modes=modes,
+        modes=only,
         link=link,
         rounds=rounds,
         downtime=downtime,

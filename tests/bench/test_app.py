@@ -12,7 +12,7 @@ import pytest
 from tests.bench import samples
 from tunnel.bench.measure.measurement import Case
 
-RELAY = ["relay", "--size=1MiB", "--repeat=1", "--samples=20"]
+RELAY = ["relay", "--size=1MiB", "--rounds=1", "--samples=20"]
 
 
 def _bench(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def test_terminal_output_is_a_table_and_the_path_of_the_file(tmp: Path) -> None:
         (["rotate", "--kinds=kernel"], "--kinds must be a list of pairs of userspace, kernel"),
         (["report"], "no result file in"),
         (["memory", "--only=direct"], "direct is not a relay"),
-        (["migrate", "--modes=rdma"], "unknown mode: rdma; known: native, native-tls"),
+        (["migrate", "--only=rdma"], "unknown mode: rdma; known: native, native-tls"),
         (["migrate", "--link=fast"], "--link: 'fast' is not a bandwidth"),
         (["migrate", "--memory=1MiB"], "--memory must be 32MiB to 60GiB"),
     ],

@@ -113,7 +113,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.root
 @pytest.mark.slow
 def test_guests_are_migrated_limits_are_searched_and_both_are_reported(tmp: Path) -> None:
-    size = ["--memory=64MiB", "--rounds=1", "--modes=native,mtunnel"]
+    size = ["--memory=64MiB", "--rounds=1", "--only=native,mtunnel"]
     search = ["--converge", "--highest=64MiB", "--steps=2"]
     done = _bench("migrate", *size, *search, f"--output={tmp}/own/file.jsonl", "--json")
     assert done.returncode == 0, done.stderr
@@ -145,7 +145,7 @@ def test_guests_are_migrated_limits_are_searched_and_both_are_reported(tmp: Path
 def test_a_result_file_is_never_overwritten(tmp: Path) -> None:
     mine = tmp / "mine.jsonl"
     mine.write_text(json.dumps({"kind": "run"}))
-    done = _bench("migrate", "--modes=native", f"--output={mine}")
+    done = _bench("migrate", "--only=native", f"--output={mine}")
     assert done.returncode == 2
     assert f"{mine} already exists" in done.stderr.replace("\n", " ")
     assert json.loads(mine.read_text()) == {"kind": "run"}
