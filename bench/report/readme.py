@@ -25,10 +25,8 @@ from tunnel.units import GIB
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 RESULTS = ROOT / "bench" / "data"
-MIGRATIONS = ("20261130T212925Z-migrate.jsonl", "20261130T213448Z-migrate.jsonl")
-"""Runs of ``bench migrate``, one for each release, the newest release first."""
-RELAYS = ("20261130T175420Z-relay.jsonl", "20261130T175125Z-relay.jsonl")
-"""Runs of ``bench relay``, with HAProxy."""
+GOALS = ("20261130T233940Z-goals.jsonl", "20261201T000636Z-goals.jsonl")
+"""Runs of ``bench goals``, one for each release, the newest release first."""
 
 WAYS = {
     "mtunnel": "mtunnel, one stream",
@@ -55,7 +53,7 @@ def write(root: Path) -> list[Path]:
 
 def text() -> str:
     """Return the text between the markers."""
-    moved, relays = [_single(name) for name in MIGRATIONS], [_single(name) for name in RELAYS]
+    moved, relays = _runs("migrate"), _runs("relay")
     table = markdown.render(Document("", [Section("", [_table(moved)])])).partition("|")
     parts = [f"![Throughput by way and release]({CHART})", _heading(moved), "".join(table[1:]).strip()]
     standing = [*map(_against_rivals, moved), *map(_against_haproxy, relays)]
@@ -64,7 +62,7 @@ def text() -> str:
 
 def svg() -> str:
     """Return the chart: throughput of each migration method, one bar for each release."""
-    moved = [_single(name) for name in MIGRATIONS]
+    moved = _runs("migrate")
     rows = [
         Row(label, [Bar.of(_throughput(file, mode)) for file in moved], mode.startswith(OURS))
         for mode, label in WAYS.items()
@@ -73,9 +71,9 @@ def svg() -> str:
     return picture(Chart(title, "MiB/s", rows, "", series=[_release(file) for file in moved]))
 
 
-def _single(name: str) -> ResultFile:
-    (file,) = read(RESULTS / name)
-    return file
+def _runs(benchmark: str) -> list[ResultFile]:
+    """Return the part of each of the files that ``benchmark`` measured."""
+    return [part for name in GOALS for part in read(RESULTS / name) if part.run["benchmark"] == benchmark]
 
 
 def _of(file: ResultFile, mode: str) -> list[MeasuredMigration]:
