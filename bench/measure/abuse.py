@@ -27,8 +27,8 @@ from tunnel.bench.measure.results import Record, Results
 from tunnel.bench.measure.rig import Rig, Source
 from tunnel.bench.measure.rotate import duplex_command, figures
 from tunnel.bench.measure.sides import start
+from tunnel.bench.measure.site import HOST_A, HOST_B
 from tunnel.bench.measure.stats import Spread
-from tunnel.bench.measure.testbed import HOST_A, HOST_B
 from tunnel.units import MIB
 
 CUTS = 3

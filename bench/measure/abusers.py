@@ -12,7 +12,7 @@ from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.bench.measure.exposed import ADDRESS_C, Exposed
 from tunnel.bench.measure.hostile import Kind
 from tunnel.bench.measure.relay_commands import Command, mtunnel_address
-from tunnel.bench.measure.testbed import ADDRESS_A
+from tunnel.bench.measure.site import ADDRESS_A
 
 STRANGE_ADDRESS = "127.0.0.9"
 NOBODY = 65534

@@ -27,8 +27,8 @@ from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import Command
 from tunnel.bench.measure.results import Record, Results
 from tunnel.bench.measure.rig import Rig, Source
+from tunnel.bench.measure.site import HOST_A, HOST_B
 from tunnel.bench.measure.stats import Spread
-from tunnel.bench.measure.testbed import HOST_A, HOST_B
 from tunnel.daemon.config import Transport
 from tunnel.errors import UsageError
 from tunnel.units import MIB, parse_size

@@ -31,7 +31,7 @@ from tunnel.bench.measure.relay_commands import (
     streams,
     stunnel,
 )
-from tunnel.bench.measure.testbed import Testbed
+from tunnel.bench.measure.site import Site
 from tunnel.engine import choice as engines
 from tunnel.errors import LaneError, UsageError
 from tunnel.lanes.lane_paths import KernelPath
@@ -49,7 +49,7 @@ class Contestant:
     name: str
     settings: str
     version: Callable[[], str]
-    sides: Callable[[Testbed], Sides] | None = None
+    sides: Callable[[Site], Sides] | None = None
     programs: tuple[str, ...] = ()
     encrypts: bool = True
     own_load: bool = False

@@ -35,7 +35,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.testbed import ADDRESS_B, HOST_A, Testbed, lay_out
+from tunnel.bench.measure.site import ADDRESS_B, HOST_A, Site, lay_out
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError
 
@@ -133,7 +133,7 @@ def stalls(arrivals: Sequence[float], moments: Sequence[float]) -> list[float]:
     return found
 
 
-def _go_far(rig: Rig, site: Testbed, round_trip: float) -> ProgramAddress:
+def _go_far(rig: Rig, site: Site, round_trip: float) -> ProgramAddress:
     entry = free_tcp(ADDRESS_B)
     arguments = [str(entry), str(site.link), f"--round-trip={round_trip}"]
     rig.start("distance", [sys.executable, "-m", "tunnel.bench.measure.distance", *arguments]).wait_listening(
@@ -150,7 +150,7 @@ def _wait_lanes(dialed: ProgramAddress, lanes: int) -> None:
         time.sleep(0.005)
 
 
-def _wait_resumes(site: Testbed, cuts: int) -> int:
+def _wait_resumes(site: Site, cuts: int) -> int:
     """Wait until a lane has been replaced for each cut; return the resumes. Raises BenchError."""
     deadline = time.monotonic() + _PATIENCE
     while (resumes := int(_link(site)["resumes"])) < cuts:
@@ -175,7 +175,7 @@ def _cut(
     stream.check()
 
 
-def _link(site: Testbed) -> dict[str, Any]:
+def _link(site: Site) -> dict[str, Any]:
     try:
         link: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")["links"][0]
     except TunnelError as error:
@@ -186,7 +186,7 @@ def _link(site: Testbed) -> dict[str, Any]:
 class _Stream:
     """A stream with a steady rate through the relay, sent and received by threads of this process."""
 
-    def __init__(self, site: Testbed) -> None:
+    def __init__(self, site: Site) -> None:
         self.arrivals: list[float] = []
         self.received = 0
         self._wrong = ""

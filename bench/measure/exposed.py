@@ -25,7 +25,7 @@ from tunnel.bench.measure.relay_commands import (
     mtunnel_peer,
     mtunnel_sides,
 )
-from tunnel.bench.measure.testbed import ADDRESS_A, HOST_A, HOST_B, Testbed, lay_out
+from tunnel.bench.measure.site import ADDRESS_A, HOST_A, HOST_B, Site, lay_out
 from tunnel.certs.authority import Authority
 from tunnel.certs.pair_files import Pair
 
@@ -39,7 +39,7 @@ SEVERAL = ("root", "daemon", "bin")
 class Exposed:
     """Addresses and certificates of the setup above; plain listeners are at ``plain`` and ``plain_unix``."""
 
-    site: Testbed
+    site: Site
     pair_c: Pair
     listen_a: ProgramAddress
     twin: ProgramAddress

@@ -15,7 +15,7 @@ from tunnel.bench.measure.measurement import Case, Latency, Percentiles
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.rig import Rig, Source
 from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 from tunnel.units import MIB
 
 SAMPLES = 1000

@@ -22,7 +22,7 @@ from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 from tunnel.units import MIB
 
 FILL_SECONDS = 5.0  # by then every window and socket buffer on the path is full

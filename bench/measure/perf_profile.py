@@ -23,7 +23,7 @@ from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import BenchError, Program
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 from tunnel.units import GIB
 
 _FREQUENCY = 499  # samples per second: not a multiple of the kernel's tick

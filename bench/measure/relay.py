@@ -21,7 +21,7 @@ from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 from tunnel.units import MIB
 
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung

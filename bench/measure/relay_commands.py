@@ -13,7 +13,7 @@ from pathlib import Path
 from tunnel.bench.lab.tools import path_of
 from tunnel.bench.measure.endpoint import ProgramAddress, free_tcp
 from tunnel.bench.measure.program import BenchError
-from tunnel.bench.measure.testbed import ADDRESS_A, HOST_A, HOST_B, Testbed
+from tunnel.bench.measure.site import ADDRESS_A, HOST_A, HOST_B, Site
 from tunnel.certs.pair_files import Pair
 from tunnel.engine.choice import ENGINE
 
@@ -41,7 +41,7 @@ LANES = {
 
 
 def mtunnel(
-    site: Testbed,
+    site: Site,
     lanes: int = 1,
     records: int = 0,
     kinds: Sequence[str] = ("", ""),
@@ -66,7 +66,7 @@ def mtunnel(
     return mtunnel_sides(site, config_a, config_b, engine)
 
 
-def mtunnel_sides(site: Testbed, config_a: str, config_b: str, engine: str = "") -> Sides:
+def mtunnel_sides(site: Site, config_a: str, config_b: str, engine: str = "") -> Sides:
     """Return two daemons with these configurations, and with ``engine`` in MTUNNEL_ENGINE, if not empty."""
     asked = ["env", f"{ENGINE}={engine}"] if engine else []
     serve = [*asked, sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
@@ -76,7 +76,7 @@ def mtunnel_sides(site: Testbed, config_a: str, config_b: str, engine: str = "")
     )
 
 
-def mtunnel_host(site: Testbed, name: str, listen: ProgramAddress, pair: Pair, transport: str) -> str:
+def mtunnel_host(site: Site, name: str, listen: ProgramAddress, pair: Pair, transport: str) -> str:
     """Return the start of a configuration; ``transport``: more lines of that section."""
     return f"""\
 [host]
@@ -127,17 +127,17 @@ def mtunnel_address(endpoint: ProgramAddress) -> str:
 # -- our own relays, for comparison --------------------------------------------------------------------------
 
 
-def streams(site: Testbed, *, loop: str) -> Sides:
+def streams(site: Site, *, loop: str) -> Sides:
     """Return two processes of :mod:`tunnel.bench.measure.asyncio_relay`."""
     return _python_sides(site, "tunnel.bench.measure.asyncio_relay", loop)
 
 
-def fastnet(site: Testbed) -> Sides:
+def fastnet(site: Site) -> Sides:
     """Return two processes of :mod:`tunnel.bench.measure.fastnet`."""
     return _python_sides(site, "tunnel.bench.measure.fastnet")
 
 
-def _python_sides(site: Testbed, *module: str) -> Sides:
+def _python_sides(site: Site, *module: str) -> Sides:
     run = [sys.executable, "-m", *module]
     entry, link, out = str(site.entry), str(site.link), str(site.exit)
     files_a = [str(site.ca), str(site.pair_a.cert), str(site.pair_a.key)]
@@ -148,7 +148,7 @@ def _python_sides(site: Testbed, *module: str) -> Sides:
     )
 
 
-def plain(site: Testbed) -> Sides:
+def plain(site: Site) -> Sides:
     """Return two processes of :mod:`tunnel.bench.measure.plain_relay`, which do not encrypt."""
     run = [sys.executable, "-m", "tunnel.bench.measure.plain_relay"]
     entry, link, out = str(site.entry), str(site.link), str(site.exit)
@@ -158,7 +158,7 @@ def plain(site: Testbed) -> Sides:
 # -- third-party programs ------------------------------------------------------------------------------------
 
 
-def socat(site: Testbed) -> Sides:
+def socat(site: Site) -> Sides:
     """Return two socat processes, each forking a child for every connection."""
     run = [path_of("socat"), "-b", "262144"]
     common = f"cafile={site.ca},verify=1,openssl-min-proto-version=TLS1.3"
@@ -185,7 +185,7 @@ def _socat_plain(endpoint: ProgramAddress, *, listen: bool) -> str:
     return f"TCP:{endpoint}"
 
 
-def haproxy(site: Testbed, *, bufsize: int | None = None) -> Sides:
+def haproxy(site: Site, *, bufsize: int | None = None) -> Sides:
     """Return two HAProxy processes with one thread each; ``bufsize`` in bytes, None: the default, 16 KiB."""
     tls = f"ca-file {site.ca} verify required ssl-min-ver TLSv1.3 ciphersuites {CIPHERSUITE}"
     bundle_a, bundle_b = _bundle(site, HOST_A, site.pair_a), _bundle(site, HOST_B, site.pair_b)
@@ -220,7 +220,7 @@ def _haproxy_address(endpoint: ProgramAddress) -> str:
     return f"unix@{endpoint}" if endpoint.is_unix else str(endpoint)
 
 
-def stunnel(site: Testbed) -> Sides:
+def stunnel(site: Site) -> Sides:
     """Return two stunnel processes, each with a thread for every connection."""
     config_a = _stunnel_config(
         site, site.pair_a, site.entry, site.link, f"client = yes\ncheckHost = {HOST_B}"
@@ -233,7 +233,7 @@ def stunnel(site: Testbed) -> Sides:
 
 
 def _stunnel_config(
-    site: Testbed, pair: Pair, accept: ProgramAddress, connect: ProgramAddress, role: str
+    site: Site, pair: Pair, accept: ProgramAddress, connect: ProgramAddress, role: str
 ) -> str:
     return f"""\
 foreground = yes
@@ -251,7 +251,7 @@ verifyChain = yes
 """
 
 
-def ssh(site: Testbed) -> Sides:
+def ssh(site: Site) -> Sides:
     """Return an ssh client with one forwarding, and a separate sshd, with keys made for this run and user."""
     host_key, user_key = _ssh_key(site, "ssh-host"), _ssh_key(site, "ssh-user")
     known = site.write("ssh-known-hosts", f"{HOST_B} {_public(host_key)}")
@@ -287,7 +287,7 @@ _KEY_SECONDS = 20.0
 _SSH_TUNING = {"Ciphers": "aes256-gcm@openssh.com", "Compression": "no", "IPQoS": "none"}
 
 
-def _ssh_key(site: Testbed, name: str) -> Path:
+def _ssh_key(site: Site, name: str) -> Path:
     path = site.directory / name
     make = [path_of("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)]
     try:
@@ -313,6 +313,6 @@ def _with_privsep() -> Command:
     return [path_of("unshare"), "--mount", "sh", "-c", script, "sh"]
 
 
-def _bundle(site: Testbed, name: str, pair: Pair) -> str:
+def _bundle(site: Site, name: str, pair: Pair) -> str:
     # HAProxy requires the certificate and its key in one file.
     return str(site.write(f"{name}.bundle.pem", pair.cert.read_text() + pair.key.read_text()))

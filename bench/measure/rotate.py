@@ -29,7 +29,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.testbed import HOST_A, HOST_B, Testbed, lay_out
+from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError
 from tunnel.units import GIB, MIB
@@ -185,7 +185,7 @@ def figures(program: Program, timeout: float = 60.0) -> dict[str, float]:
 class _Watch:
     """Counters of the links of both daemons so far."""
 
-    def __init__(self, site: Testbed) -> None:
+    def __init__(self, site: Site) -> None:
         self.rotations = 0
         self.resumes = 0
         self.most_records = 0

@@ -27,7 +27,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.testbed import HOST_A, Testbed, lay_out
+from tunnel.bench.measure.site import HOST_A, Site, lay_out
 from tunnel.bench.measure.thread_cpu import ThreadTimes, threads_of, used
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError
@@ -150,7 +150,7 @@ def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, ThreadTimes]]:
     return {side: threads_of(program.process.pid) for side, program in sides.items()}
 
 
-def _carried(site: Testbed) -> dict[str, int]:
+def _carried(site: Site) -> dict[str, int]:
     """Return the bytes that side A has sent so far, by session."""
     try:
         facts: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")

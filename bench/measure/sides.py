@@ -6,17 +6,17 @@ from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.program import Program
 from tunnel.bench.measure.relay_commands import Sides
 from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.testbed import Testbed
+from tunnel.bench.measure.site import Site
 
 
-def start_sides(rig: Rig, contestant: Contestant, site: Testbed) -> dict[str, Program]:
+def start_sides(rig: Rig, contestant: Contestant, site: Site) -> dict[str, Program]:
     """Start side b, then side a, and wait until each listens; return them by role (none without a relay)."""
     if contestant.sides is None:
         return {}
     return start(rig, contestant.sides(site), site)
 
 
-def start(rig: Rig, sides: Sides, site: Testbed) -> dict[str, Program]:
+def start(rig: Rig, sides: Sides, site: Site) -> dict[str, Program]:
     """Start side b, then side a, and wait until each listens; return them by role."""
     b = rig.start("b", sides.b)
     b.wait_listening(site.link)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ssl
 
-from tunnel.bench.measure.testbed import Testbed
+from tunnel.bench.measure.site import Site
 
 
-def client_context(site: Testbed, *, certificate: bool = True) -> ssl.SSLContext:
+def client_context(site: Site, *, certificate: bool = True) -> ssl.SSLContext:
     """Return a context for a client with host A's certificate, or with none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if certificate:
@@ -15,7 +15,7 @@ def client_context(site: Testbed, *, certificate: bool = True) -> ssl.SSLContext
     return context
 
 
-def is_served(site: Testbed, context: ssl.SSLContext) -> bool:
+def is_served(site: Site, context: ssl.SSLContext) -> bool:
     """Return whether a transfer of one byte over the link is acknowledged."""
     context.load_verify_locations(site.ca)
     try:

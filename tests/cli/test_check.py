@@ -256,7 +256,7 @@ def test_one_certificate_for_several_hosts_is_a_warning(
     assert check(write_config(tmp, HOST, TLS, PEER, OTHER_PEER)) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(
-        f"warning: tls.cert: the certificate {tmp}/hosta.pem also names hostb, hostc: hosts that know several"
+        f"warning: tls.cert: the certificate {tmp}/hosta.pem also names hostb, hostc: hosts that have several"
     )
 
 

@@ -237,7 +237,7 @@ async def test_failed_redirect_leaves_nothing_behind(
 async def test_unavailable_address_leaves_nothing_behind(hosts: TwoHosts) -> None:
     serving = service(hosts.a)
     host, _, port = hosts.a.address.rpartition(":")
-    with socket.create_server((host, int(port))), pytest.raises(UsageError, match="is mtunnel running"):
+    with socket.create_server((host, int(port))), pytest.raises(UsageError, match="is mtunnel already running"):
         await serving.run()
     assert not hosts.a.control.exists()
 
@@ -309,7 +309,7 @@ async def test_a_record_is_logged_on_both_hosts(hosts: TwoHosts) -> None:
                 lambda: a._links["hostb"].standing.state is b._links["hosta"].standing.state is LinkState.UP
             )
             await asyncio.to_thread(ask, hosts.a.control, "record", peer="hostb", text="web1 has gone")
-            await until(lambda: any(each.get("reason") == "hosta says: web1 has gone" for each in said))
+            await until(lambda: any(each.get("reason") == "hosta reports: web1 has gone" for each in said))
             for text in (1, "two\nlines"):
                 with pytest.raises(TunnelError, match="text: expected one line"):
                     await asyncio.to_thread(ask, hosts.a.control, "record", peer="hostb", text=text)

@@ -11,7 +11,7 @@ import pytest
 from tests.bench.served import client_context, is_served
 from tunnel.bench.measure.relay_commands import streams
 from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.testbed import Testbed, lay_out
+from tunnel.bench.measure.site import Site, lay_out
 from tunnel.units import MIB
 
 
@@ -21,7 +21,7 @@ def rig(tmp: Path) -> Iterator[Rig]:
         yield started
 
 
-def _side_b(rig: Rig, site: Testbed, loop: str = "asyncio") -> None:
+def _side_b(rig: Rig, site: Site, loop: str = "asyncio") -> None:
     rig.start_sink(site.exit)
     rig.start("b", streams(site, loop=loop).b).wait_listening(site.link)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.bench.measure.contestants import CONTESTANTS, Contestant, choose
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 from tunnel.daemon.config import load
 from tunnel.engine import choice
 from tunnel.engine.choice import Choice

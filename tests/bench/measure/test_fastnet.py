@@ -17,7 +17,7 @@ from tunnel.bench.measure.fastnet import TURN, FastnetEnd, FastnetEntry, connect
 from tunnel.bench.measure.program import Program
 from tunnel.bench.measure.relay_commands import fastnet
 from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.testbed import Testbed, lay_out
+from tunnel.bench.measure.site import Site, lay_out
 from tunnel.units import MIB
 
 
@@ -27,7 +27,7 @@ def rig(tmp: Path) -> Iterator[Rig]:
         yield started
 
 
-def _side_b(rig: Rig, site: Testbed) -> Program:
+def _side_b(rig: Rig, site: Site) -> Program:
     b = rig.start("b", fastnet(site).b)
     b.wait_listening(site.link)
     return b
@@ -181,7 +181,7 @@ def test_both_connections_close_together() -> None:
     assert right.said[-1] == "close"
 
 
-def _side(site: Testbed) -> RelaySide:
+def _side(site: Site) -> RelaySide:
     return RelaySide(
         False, site.link, free_tcp("127.0.0.1"), site.ca, site.pair_b.cert, site.pair_b.key, "hosta"
     )

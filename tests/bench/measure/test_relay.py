@@ -14,7 +14,7 @@ from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.relay import RelayOptions, measure, run
 from tunnel.bench.measure.relay_commands import Sides
 from tunnel.bench.measure.results import Results
-from tunnel.bench.measure.testbed import Testbed
+from tunnel.bench.measure.site import Site
 from tunnel.units import MIB
 
 ONE = Case("tcp", 1)
@@ -26,7 +26,7 @@ def network() -> Network:
     return Network(effective_congestion(), pinned=False)
 
 
-def _broken(site: Testbed) -> Sides:
+def _broken(site: Site) -> Sides:
     return Sides(a=["true"], b=["sh", "-c", "echo no such cipher; exit 1"])
 
 

@@ -11,12 +11,12 @@ from tunnel.bench.lab import tools
 from tunnel.bench.measure import relay_commands
 from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.relay_commands import Command
-from tunnel.bench.measure.testbed import Testbed, lay_out
+from tunnel.bench.measure.site import Site, lay_out
 from tunnel.daemon.config import Config, load
 
 
 @pytest.fixture(params=[False, True], ids=["tcp", "unix"])
-def site(request: pytest.FixtureRequest, tmp: Path) -> Testbed:
+def site(request: pytest.FixtureRequest, tmp: Path) -> Site:
     return lay_out(tmp, "reno", unix_legs=request.param)
 
 
@@ -29,29 +29,29 @@ def _config(command: Command) -> str:
     return Path(command[-1]).read_text()
 
 
-def _mtunnel(site: Testbed) -> tuple[Config, Config]:
+def _mtunnel(site: Site) -> tuple[Config, Config]:
     sides = relay_commands.mtunnel(site)
     return load(Path(sides.a[-1])), load(Path(sides.b[-1]))
 
 
-def test_the_daemons_accept_their_configuration(site: Testbed) -> None:
+def test_the_daemons_accept_their_configuration(site: Site) -> None:
     a, b = _mtunnel(site)
     assert (a.host.name, b.host.name) == ("hosta", "hostb")
     assert str(b.host.listen) == str(a.peers[0].address) == str(site.link)
 
 
-def test_the_daemon_carries_the_entry_to_the_exit_and_nothing_else(site: Testbed) -> None:
+def test_the_daemon_carries_the_entry_to_the_exit_and_nothing_else(site: Site) -> None:
     a, b = _mtunnel(site)
     assert [str(ingress.listen).partition(":")[2] for ingress in a.ingresses] == [str(site.entry)]
     assert [str(rule).partition(":")[2] for rule in b.peers[0].rules] == [str(site.exit)]
     assert (a.peers[0].rules, b.ingresses) == ((), ())
 
 
-def test_the_daemon_uses_the_congestion_control_of_the_run(site: Testbed) -> None:
+def test_the_daemon_uses_the_congestion_control_of_the_run(site: Site) -> None:
     assert [config.transport.congestion for config in _mtunnel(site)] == ["reno", "reno"]
 
 
-def test_each_side_may_have_its_own_lane_kind(site: Testbed) -> None:
+def test_each_side_may_have_its_own_lane_kind(site: Site) -> None:
     sides = relay_commands.mtunnel(site, 2, 1024, ("userspace", "kernel"))
     a, b = (load(Path(side[-1])).transport for side in (sides.a, sides.b))
     assert (a.lane, b.lane) == ("userspace", "kernel")
@@ -59,20 +59,20 @@ def test_each_side_may_have_its_own_lane_kind(site: Testbed) -> None:
 
 
 @pytest.mark.parametrize(("engine", "asked"), [("", []), ("python", ["env", "MTUNNEL_ENGINE=python"])])
-def test_the_engine_is_selected_by_the_environment(site: Testbed, engine: str, asked: list[str]) -> None:
+def test_the_engine_is_selected_by_the_environment(site: Site, engine: str, asked: list[str]) -> None:
     sides = relay_commands.mtunnel(site, engine=engine)
     for command in (sides.a, sides.b):
         assert command[: command.index(sys.executable)] == asked
 
 
-def test_haproxy_is_tuned_by_its_buffer_size_alone(site: Testbed) -> None:
+def test_haproxy_is_tuned_by_its_buffer_size_alone(site: Site) -> None:
     default = _config(relay_commands.haproxy(site).b).splitlines()
     tuned = _config(relay_commands.haproxy(site, bufsize=262144).b).splitlines()
     assert [line for line in tuned if line not in default] == ["    tune.bufsize 262144"]
     assert [line for line in default if line not in tuned] == []
 
 
-def test_haproxy_requires_tls_1_3_and_a_certificate_on_both_sides(site: Testbed) -> None:
+def test_haproxy_requires_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> None:
     for command in (relay_commands.haproxy(site).a, relay_commands.haproxy(site).b):
         text = _config(command)
         assert f"ca-file {site.ca} verify required" in text
@@ -80,7 +80,7 @@ def test_haproxy_requires_tls_1_3_and_a_certificate_on_both_sides(site: Testbed)
         assert "nbthread 1\n" in text
 
 
-def test_stunnel_requires_tls_1_3_and_a_certificate_on_both_sides(site: Testbed) -> None:
+def test_stunnel_requires_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> None:
     sides = relay_commands.stunnel(site)
     for command in (sides.a, sides.b):
         text = _config(command)
@@ -90,7 +90,7 @@ def test_stunnel_requires_tls_1_3_and_a_certificate_on_both_sides(site: Testbed)
     assert "checkHost = hosta" in _config(sides.b)
 
 
-def test_socat_requires_tls_1_3_and_a_certificate_on_both_sides(site: Testbed) -> None:
+def test_socat_requires_tls_1_3_and_a_certificate_on_both_sides(site: Site) -> None:
     sides = relay_commands.socat(site)
     for address in (sides.a[-1], sides.b[-2]):
         assert "verify=1" in address
@@ -103,7 +103,7 @@ def _keys_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_keys_made")
-def test_ssh_uses_the_same_cipher_and_trusts_only_the_keys_of_this_run(site: Testbed) -> None:
+def test_ssh_uses_the_same_cipher_and_trusts_only_the_keys_of_this_run(site: Site) -> None:
     sides = relay_commands.ssh(site)
     server = dict(line.split(" ", 1) for line in _config(sides.b).splitlines())
     client = dict(word[2:].split("=", 1) for word in sides.a if word.startswith("-o"))
@@ -117,7 +117,7 @@ def test_ssh_uses_the_same_cipher_and_trusts_only_the_keys_of_this_run(site: Tes
 
 
 @pytest.mark.usefixtures("_keys_made")
-def test_ssh_reads_no_configuration_of_the_machine(site: Testbed) -> None:
+def test_ssh_reads_no_configuration_of_the_machine(site: Site) -> None:
     sides = relay_commands.ssh(site)
     assert sides.a[sides.a.index("-F") + 1] == "none"
     assert Path(sides.b[-1]).parent == site.directory
@@ -132,7 +132,7 @@ def test_ssh_reads_no_configuration_of_the_machine(site: Testbed) -> None:
     ],
 )
 def test_a_key_that_cannot_be_created_is_an_error(
-    site: Testbed, script: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, script: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (site.directory / "keygen").write_text(f"#!/bin/sh\nexec sh -c '{script}'\n")
     (site.directory / "keygen").chmod(0o755)
@@ -142,19 +142,19 @@ def test_a_key_that_cannot_be_created_is_an_error(
         relay_commands.ssh(site)
 
 
-def test_the_plain_relay_has_the_same_addresses_without_keys(site: Testbed) -> None:
+def test_the_plain_relay_has_the_same_addresses_without_keys(site: Site) -> None:
     sides = relay_commands.plain(site)
     assert sides.a[-2:] == [str(site.entry), str(site.link)]
     assert sides.b[-2:] == [str(site.link), str(site.exit)]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_streams_run_on_the_given_loop(site: Testbed, loop: str) -> None:
+def test_streams_run_on_the_given_loop(site: Site, loop: str) -> None:
     sides = relay_commands.streams(site, loop=loop)
     assert [command[3:5] for command in (sides.a, sides.b)] == [[loop, "encrypt"], [loop, "decrypt"]]
 
 
-def test_the_relay_on_aiofastnet_has_the_same_arguments_as_that_on_streams(site: Testbed) -> None:
+def test_the_relay_on_aiofastnet_has_the_same_arguments_as_that_on_streams(site: Site) -> None:
     sides, streams = relay_commands.fastnet(site), relay_commands.streams(site, loop="uvloop")
     assert (sides.a[2:4], sides.b[2:4]) == (
         ["tunnel.bench.measure.fastnet", "encrypt"],
@@ -164,7 +164,7 @@ def test_the_relay_on_aiofastnet_has_the_same_arguments_as_that_on_streams(site:
 
 
 @pytest.mark.parametrize("recipe", [relay_commands.socat, relay_commands.haproxy, relay_commands.stunnel])
-def test_the_path_is_from_the_entry_over_the_link_to_the_exit(site: Testbed, recipe: object) -> None:
+def test_the_path_is_from_the_entry_over_the_link_to_the_exit(site: Site, recipe: object) -> None:
     assert callable(recipe)
     sides = recipe(site)
     texts = [" ".join(command) + _files(command) for command in (sides.a, sides.b)]

@@ -11,7 +11,7 @@ from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.relay_commands import Sides
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 
 
 def test_both_sides_listen_when_they_are_returned(tmp: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from tunnel.bench.measure.testbed import lay_out
+from tunnel.bench.measure.site import lay_out
 
 
 def test_hosts_and_local_sides_have_separate_addresses(tmp: Path) -> None:

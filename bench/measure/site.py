@@ -22,7 +22,7 @@ ADDRESS_B = "127.0.0.3"
 
 
 @dataclass(frozen=True)
-class Testbed:
+class Site:
     """The setup for a contestant. ``congestion`` is the congestion control of every socket of this run."""
 
     directory: Path
@@ -42,10 +42,10 @@ class Testbed:
         return path
 
 
-def lay_out(directory: Path, congestion: str, *, unix_legs: bool = False) -> Testbed:
+def lay_out(directory: Path, congestion: str, *, unix_legs: bool = False) -> Site:
     """Create certificates and choose addresses. With ``unix_legs`` entry and exit are unix sockets."""
     authority = Authority.create(directory / "pki")
-    return Testbed(
+    return Site(
         directory=directory,
         ca=authority.files.cert,
         pair_a=authority.issue(HOST_A),
