@@ -237,7 +237,10 @@ async def test_failed_redirect_leaves_nothing_behind(
 async def test_unavailable_address_leaves_nothing_behind(hosts: TwoHosts) -> None:
     serving = service(hosts.a)
     host, _, port = hosts.a.address.rpartition(":")
-    with socket.create_server((host, int(port))), pytest.raises(UsageError, match="is mtunnel already running"):
+    with (
+        socket.create_server((host, int(port))),
+        pytest.raises(UsageError, match="is mtunnel already running"),
+    ):
         await serving.run()
     assert not hosts.a.control.exists()
 

@@ -12,7 +12,7 @@ import pytest
 from tunnel.bench.measure import netns
 
 ENTER = "import sys; from tunnel.bench.measure import netns; print(netns.enter(sys.argv[1]))"
-SOCKETS = ENTER + "; print(network.effective_congestion())"
+SOCKETS = ENTER + "; print(netns.effective_congestion())"
 
 
 def _run(code: str, argument: str) -> subprocess.CompletedProcess[str]:
