@@ -128,7 +128,7 @@ def test_the_wheel_has_what_is_read_at_run_time(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     others = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     assert {"tunnel/py.typed", "tunnel/wire/SPEC.md"} <= others
-    assert {Path(name).suffix for name in others if name.startswith("tunnel/virt/")} == {".asm", ".bin"}
+    assert {Path(name).suffix for name in others if name.startswith("tunnel/proof/")} == {".asm", ".bin"}
 
 
 def test_the_wheel_has_the_engine_and_its_sources(wheel: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.lanes import hosts, quiet_loop
+from tests.support.lanes import quiet_loop
 from tests.support.namespace import link_local, network
 
-__all__ = ["hosts", "link_local", "network", "quiet_loop"]
+__all__ = ["link_local", "network", "quiet_loop"]

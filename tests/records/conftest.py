@@ -1,8 +1,7 @@
-"""Shared fixtures of the record tests."""
+"""Fixtures of the tests of records."""
 
 from __future__ import annotations
 
-from tests.support.lanes import hosts, quiet_loop
-from tests.support.namespace import link_local, network
+from tests.support.lanes import hosts
 
-__all__ = ["hosts", "link_local", "network", "quiet_loop"]
+__all__ = ["hosts"]

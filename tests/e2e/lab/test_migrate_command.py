@@ -250,9 +250,7 @@ def test_libvirt_that_is_not_running_is_4(lab: Lab) -> None:
     code, _, stderr = migrate(lab)
     assert code == 4
     assert "cannot connect to libvirt at qemu+unix" in stderr
-    cause = (
-        "The tunnel reports: stream refused by the peer: on hostb: unix:/run/libvirt/virtqemud-sock cannot be"
-    )
+    cause = "The tunnel reports: stream refused by the peer: on hostb: cannot connect to unix:/run/libvirt"
     assert cause in " ".join(stderr.split())
     guest.verify(lab.a)
 
