@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ class Scaled:
     """One transfer.
 
     By side, ``a`` encrypts and ``b`` decrypts: CPU seconds of all threads, of the busiest one, and with the
-    GIL held (upper bound). ``share``: fraction of the bytes that the busiest session carried.
+    GIL held (upper bound). ``share``: fraction of the bytes that the busiest session carried. ``idle``:
+    resident bytes before the first stream, empty in older files.
     """
 
     round: int
@@ -64,6 +65,7 @@ class Scaled:
     busiest: dict[str, float]
     lock: dict[str, float]
     share: float
+    idle: dict[str, int] = field(default_factory=dict)
 
     @property
     def gib(self) -> float:
@@ -106,6 +108,7 @@ def measure(size: int, number: int, workers: int, streams: int, network: Network
         site = lay_out(Path(scratch), network.congestion)
         rig.start_sink(site.exit)
         sides = start(rig, mtunnel(site, workers=workers), site)
+        idle = {side: program.memory().now for side, program in sides.items()}
         source = rig.start_source(site.entry, streams=streams)
         timeout = 60 + size / _SLOWEST
         source.transfer(min(size, _WARM_UP_MOST), timeout)
@@ -126,6 +129,7 @@ def measure(size: int, number: int, workers: int, streams: int, network: Network
         busiest={side: each[0].total for side, each in spent.items()},
         lock={side: held[side] * seconds_of for side, seconds_of in cpu.items()},
         share=max(moved.values()) / max(1, sum(moved.values())),
+        idle=idle,
     )
 
 

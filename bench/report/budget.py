@@ -7,7 +7,7 @@ of Debian 12; QEMU's TLS with multifd. A row whose rival did not run on the meas
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tunnel.bench.measure.guest_records import MeasuredMigration
 from tunnel.bench.measure.measurement import OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS, Case
@@ -35,10 +35,9 @@ _HAPROXY_BUDGETS = (
 """Contestant, rival, and its CPU time per GiB of one stream as a multiple of the rival's: bound and aim."""
 
 SYSTEM_PRICED = "this floor was measured with the system's OpenSSL, not with mtunnel's library"
-NO_WORKERS, NO_LINKS = "no benchmark measures the memory of workers", "no benchmark has that many links"
+NO_LINKS = "no benchmark has that many links"
 
 ELSEWHERE = (
-    Reached("resident memory, each additional worker", None, 10, None, " MiB", reason=NO_WORKERS),
     Reached("1,000 idle links, CPU time", None, 2, None, " % of a core", reason=NO_LINKS),
     Reached("1,000 idle links, resident memory", None, 300, None, " MiB", reason=NO_LINKS),
 )
@@ -134,6 +133,17 @@ def scale(file: ResultFile | None) -> Iterator[Reached]:
     yield Reached("CPU time of two workers to that of one, four streams", _spread(ratios), 1.05, 1.0)
     yield Reached(f"{of_eight}: the busiest one's share", _spread(share), 1 / 6, 1 / 7)
     yield Reached(f"{of_eight}: time with the GIL held", _spread(lock), 0.08, 0.04, " s/GiB")
+    yield Reached("resident memory, each additional worker", _spread(_of_workers(found)), 10, None, " MiB")
+
+
+def _of_workers(found: Sequence[Scaled]) -> list[float]:
+    """Return the resident MiB of each worker but the first, idle, of the larger side: one value per round."""
+    idle = {(each.round, each.workers, each.streams): max(each.idle.values()) for each in found if each.idle}
+    return [
+        (size - idle[number, 1, streams]) / (workers - 1) / MIB
+        for (number, workers, streams), size in idle.items()
+        if (workers, streams) == (8, 8) and (number, 1, streams) in idle
+    ]
 
 
 def _spread(values: list[float]) -> Spread | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,10 +49,17 @@ class ResultFile:
         return [record for record in self.records if record["kind"] == kind]
 
     def build(self, kind: str, shape: type[_T]) -> list[_T]:
-        """Return the records of one kind as objects of the dataclass ``shape``, by its fields."""
-        names = [field.name for field in fields(shape)]  # type: ignore[arg-type]  # a dataclass, see above
+        """Return the records of one kind as objects of the dataclass ``shape``, by its fields.
+
+        Records of older releases may lack fields that have a default.
+        """
+        known = fields(shape)  # type: ignore[arg-type]  # a dataclass, see above
+        optional = {f.name for f in known if (f.default, f.default_factory) != (MISSING, MISSING)}
         try:
-            return [shape(**{name: record[name] for name in names}) for record in self.of_kind(kind)]
+            return [
+                shape(**{f.name: record[f.name] for f in known if f.name in record or f.name not in optional})
+                for record in self.of_kind(kind)
+            ]
         except KeyError as error:
             raise UsageError(f"{self.path}: a record of kind {kind} has no {error}") from error
 

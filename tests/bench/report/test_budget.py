@@ -12,6 +12,7 @@ from tests.bench import samples
 from tunnel.bench.report import budget
 from tunnel.bench.report.reached import Reached
 from tunnel.bench.report.result_file import ResultFile, read
+from tunnel.units import MIB
 
 HAPROXY = '"name": "haproxy-tuned", "settings": "nbthread 1; tune.bufsize 262144", '
 
@@ -104,7 +105,9 @@ def test_the_numbers_are_those_of_the_budget() -> None:
         *((1.15, 1.35), (1.0, 1.25), (2.3, 3.0), (4.5, 5.5)),
     ]
     assert [row.must for row in budget.memory(None)] == [80, 160, 356]
-    assert [(row.must, row.aim) for row in budget.scale(None)] == [(1.05, 1.0), (1 / 6, 1 / 7), (0.08, 0.04)]
+    assert [(row.must, row.aim) for row in budget.scale(None)] == [
+        *((1.05, 1.0), (1 / 6, 1 / 7), (0.08, 0.04), (10, None))
+    ]
 
 
 def test_daemons_with_and_without_the_compiled_engine_have_their_rows(tmp: Path) -> None:
@@ -133,8 +136,13 @@ def test_workers_are_compared_within_a_round(tmp: Path) -> None:
         return {"kind": "scale", "share": 0.25, **case, **sides}
 
     records = [scaled(1, 1, 4, 1.0), scaled(1, 2, 4, 2.0), scaled(2, 2, 4, 9.0), scaled(1, 8, 8, 1.0)]
-    rows = list(budget.scale(ResultFile(tmp, records)))
+    rows = list(budget.scale(ResultFile(tmp, records)))  # of an older release, without memory
     assert [row.found.median for row in rows if row.found] == [1.5, 0.25, 0.15]
+    sizes = {1: {"a": 60 * MIB, "b": 50 * MIB}, 8: {"a": 70 * MIB, "b": 81 * MIB}}
+    records = [scaled(1, workers, 8, 1.0) | {"idle": idle} for workers, idle in sizes.items()]
+    *_, row = budget.scale(ResultFile(tmp, records))
+    assert row.found is not None
+    assert row.found.median == 3.0
 
 
 def test_a_floor_of_the_system_s_library_does_not_count_for_ours(tmp: Path) -> None:

@@ -21,7 +21,7 @@ def rows(*paths: Path) -> dict[str, list[str]]:
 def test_without_a_file_nothing_is_claimed() -> None:
     verdicts = {cells[-1].partition(":")[0] for cells in rows().values()}
     assert verdicts == {"not measured"}
-    assert len(rows()) == 11 + 4 + 3 + 3 + len(budget.ELSEWHERE)
+    assert len(rows()) == 11 + 4 + 3 + 4 + len(budget.ELSEWHERE)
 
 
 def test_relays_are_evaluated_by_one_stream_over_tcp(tmp: Path) -> None:
