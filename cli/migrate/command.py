@@ -94,7 +94,7 @@ def migrate(
     Checks the prerequisites first, and afterwards on which host the guest runs. ctrl-C aborts, and waits
     until the guest is verified to run here. Exit code 5: it has left, but could not be verified at the peer.
     """
-    options = {**locals()}  # the parameters above are the fields of Order
+    options = {**locals()}  # the parameters above are the fields of MigrateArguments
     del options["names"], options["as_json"]
     guest, peer = _split(names)
     order = MigrateArguments(**{**options, "config": load(config), "guest": guest, "peer": peer})

@@ -19,6 +19,8 @@ import structlog
 
 from tunnel.daemon import log_rate
 from tunnel.daemon.logs import Format, Level, Log
+from tunnel.tls import handshake
+from tunnel.wire import session
 
 
 @pytest.fixture(autouse=True)
@@ -245,6 +247,18 @@ def test_text_with_surrogates_is_escaped(tmp_path: Path) -> None:
     path = os.fsdecode(b"/run/\xff")
     [line] = file_gets(tmp_path / "log", lambda: logger().info("serving", path=path))
     assert line.endswith("path=/run/\\udcff")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_about_certificates_of_clients_are_not_logged(tmp_path: Path) -> None:
+    """Strangers cause them. ``handshake`` and its room read such certificates."""
+
+    def read() -> None:
+        for module in (handshake.__name__, session.__name__):
+            warnings.warn_explicit(f"odd, in {module}", UserWarning, "x.py", 1, module)
+
+    [line] = file_gets(tmp_path / "log", read)
+    assert "odd, in tunnel.wire.session" in line
 
 
 @pytest.mark.filterwarnings("default")
