@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
 from dataclasses import dataclass
+
+from tunnel.proof.free_port import free_port
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,6 @@ class ProgramAddress:
         return client
 
 
-def free_ports(host: str, count: int) -> list[ProgramAddress]:
-    """Return ``count`` different TCP endpoints on ``host`` whose ports are currently free."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server((host, 0))) for _ in range(count)]
-        return [ProgramAddress(host, probe.getsockname()[1]) for probe in probes]
-
-
 def free_tcp(host: str) -> ProgramAddress:
-    """Return a TCP endpoint on ``host`` whose port is currently free."""
-    [endpoint] = free_ports(host, 1)
-    return endpoint
+    """Return a TCP endpoint on ``host`` whose port is free, a different one at each call."""
+    return ProgramAddress(host, free_port(host))

@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunnel.bench.measure.endpoint import ProgramAddress, free_ports, free_tcp
+from tunnel.bench.measure.endpoint import ProgramAddress, free_tcp
 from tunnel.bench.measure.relay_commands import (
     Sides,
     mtunnel_address,
@@ -79,20 +79,18 @@ def expose(directory: Path, congestion: str) -> Exposed:
     """Create everything in ``directory``, which other users may traverse from now on to reach sockets."""
     os.chmod(directory, 0o711)  # noqa: PTH101, S103  the keys in it have their own modes
     site = lay_out(directory, congestion)
-    entries = [each for each in free_ports(ADDRESS_A, 5) if each != site.entry]
-    exits = [each for each in free_ports("127.0.0.1", 4) if each != site.exit]
     return Exposed(
         site=site,
         pair_c=Authority.load(directory / "pki").issue(HOST_C),
-        listen_a=entries[0],
-        twin=entries[1],
-        twin_exit=exits[0],
-        forbidden=entries[2],
+        listen_a=free_tcp(ADDRESS_A),
+        twin=free_tcp(ADDRESS_A),
+        twin_exit=free_tcp("127.0.0.1"),
+        forbidden=free_tcp(ADDRESS_A),
         forbidden_unix=ProgramAddress(path=str(directory / "forbidden.sock")),
-        permitted=entries[3],
-        busy=exits[1],
+        permitted=free_tcp(ADDRESS_A),
+        busy=free_tcp("127.0.0.1"),
         still=ProgramAddress(path=str(directory / "still.sock")),
         held=ProgramAddress(path=str(directory / "held.sock")),
-        plain=exits[2],
+        plain=free_tcp("127.0.0.1"),
         plain_unix=ProgramAddress(path=str(directory / "plain.sock")),
     )

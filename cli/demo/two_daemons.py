@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Self
 from tunnel.certs.authority import Authority
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError, UnreachableError
+from tunnel.proof.free_port import free_port
 from tunnel.virt.polling import until
 from tunnel.virt.process import Child
 
@@ -45,7 +45,7 @@ class Route:
         """Return a route with a free port, or with sockets in ``directory``."""
         if kind is IngressKind.UNIX:
             return cls(f"unix:{directory}/ingress.sock", f"unix:{directory}/target.sock")
-        port = _free_port(_INGRESS_ADDRESS, "127.0.0.1")
+        port = free_port(_INGRESS_ADDRESS, "127.0.0.1")
         return cls(f"tcp:{_INGRESS_ADDRESS}:{port}", f"tcp:127.0.0.1:{port}")
 
 
@@ -101,7 +101,7 @@ class TwoDaemons:
 
     def _write_files(self) -> None:
         authority = Authority.create(self._directory / "certs")
-        port = _free_port(*ADDRESSES.values())
+        port = free_port(*ADDRESSES.values())
         for host in ADDRESSES:
             authority.issue(host)
             (self._directory / f"{host}.toml").write_text(self._config(host, port))
@@ -156,16 +156,3 @@ def _toml(header: str, values: Mapping[str, object]) -> str:
 
 def _tail(daemon: Child) -> list[str]:
     return daemon.output().splitlines()[-5:]
-
-
-def _free_port(*addresses: str) -> int:
-    """Return a TCP port that is currently free on all these addresses."""
-    while True:
-        with socket.create_server((addresses[0], 0)) as first:
-            port: int = first.getsockname()[1]
-            try:
-                for address in addresses[1:]:
-                    socket.create_server((address, port)).close()
-            except OSError:
-                continue
-            return port

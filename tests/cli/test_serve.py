@@ -13,7 +13,6 @@ import structlog
 import uvloop
 
 from tests.support.configs import HOST, PEER, TLS, write_config
-from tests.support.daemons import free_port
 from tests.support.pki import Pki
 from tunnel.cli import serve as module
 from tunnel.cli.main import main
@@ -22,6 +21,7 @@ from tunnel.daemon.config import Config
 from tunnel.engine.binding import Provider
 from tunnel.engine.choice import Choice
 from tunnel.errors import UsageError
+from tunnel.proof.free_port import free_port
 from tunnel.records.key_schedule import SUITES
 from tunnel.tls.contexts import TlsContexts
 from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts

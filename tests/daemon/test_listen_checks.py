@@ -16,6 +16,7 @@ from tests.support.namespace import network
 from tunnel.daemon import listen_checks
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.instance_lock import claimed
+from tunnel.proof.free_port import free_port
 
 __all__ = ["network"]
 
@@ -23,7 +24,7 @@ INGRESS = '[[ingress]]\npeer = "hostb"\nusers = ["root"]\nlisten = '
 
 
 def configured(directory: Path, listen: str = "", port: int = 0) -> Config:
-    own = HOST.replace("16515", str(port or free_port()))
+    own = HOST.replace("16515", str(port or free_port("127.0.0.1")))
     return load(write_config(directory, own, TLS, PEER, INGRESS + f'"{listen}"' if listen else ""))
 
 
@@ -31,11 +32,6 @@ def problems(config: Config, *, starting: bool = False) -> dict[str, str]:
     return dict(
         [*listen_checks.sockets(config, starting=starting), *listen_checks.ports(config, starting=starting)]
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_missing_directory_is_created_only_at_the_start(tmp: Path) -> None:
@@ -178,7 +174,9 @@ def test_directory_may_belong_to_a_user_of_the_ingress(tmp: Path) -> None:
     os.chown(place, 65534, 65534)
     users = INGRESS.replace('["root"]', '["root", "65534"]')
     config = load(
-        write_config(tmp, HOST.replace("16515", str(free_port())), TLS, PEER, users + f'"unix:{place}/s"')
+        write_config(
+            tmp, HOST.replace("16515", str(free_port("127.0.0.1"))), TLS, PEER, users + f'"unix:{place}/s"'
+        )
     )
     assert problems(config) == {}
     assert problems(configured(tmp, f"unix:{place}/s")).keys() == {"ingress[0].listen"}

@@ -15,9 +15,10 @@ import pytest
 
 from tests.support.cuts import Abuse, schedule
 from tests.support.cutter import Cutter
-from tests.support.daemons import TwoHosts, free_port, until
+from tests.support.daemons import TwoHosts, until
 from tests.support.guests import MEMORY, MULTIFD, POSTCOPY, PRECOPY
 from tests.support.streams import Target, connect, exchange
+from tunnel.proof.free_port import free_port
 from tunnel.proof.pattern_guest import Workload
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import TwoHosts, free_port
+from tests.support.daemons import TwoHosts
 from tests.support.guests import BUSY, MEMORY, PRECOPY
 from tunnel.errors import MigrationError
+from tunnel.proof.free_port import free_port
 from tunnel.proof.qemu import Machine, Qemu
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import TwoHosts, free_port
+from tests.support.daemons import TwoHosts
 from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tunnel.proof.free_port import free_port
 from tunnel.proof.verified_pair import Trial
 from tunnel.virt.qmp_migration import QmpOptions
 

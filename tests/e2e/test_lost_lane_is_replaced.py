@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.cutter import Cutter
-from tests.support.daemons import TwoHosts, free_port, is_idle, until
+from tests.support.daemons import TwoHosts, is_idle, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
 from tests.support.streams import Target, connect, exchange, receive, receive_all, send_bulk
+from tunnel.proof.free_port import free_port
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
 from tunnel.virt.qmp_migration import QmpOptions

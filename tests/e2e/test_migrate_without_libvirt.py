@@ -9,7 +9,8 @@ from typing import Self
 import pytest
 
 from tests.support.commands import Command, run, running, second_monitor, waiting_pair
-from tests.support.daemons import TwoHosts, free_port
+from tests.support.daemons import TwoHosts
+from tunnel.proof.free_port import free_port
 from tunnel.units import MIB
 
 pytestmark = [pytest.mark.slow]

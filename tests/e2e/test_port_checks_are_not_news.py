@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemons import TwoHosts, free_port
+from tests.support.daemons import TwoHosts
 from tests.support.streams import Target, connect, exchange
+from tunnel.proof.free_port import free_port
 
 pytestmark = [pytest.mark.slow]
 

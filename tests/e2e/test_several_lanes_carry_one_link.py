@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.cutter import Cutter
-from tests.support.daemons import TwoHosts, free_port, until
+from tests.support.daemons import TwoHosts, until
 from tests.support.guests import BUSY, MEMORY, MULTIFD
 from tests.support.streams import Target, connect, receive_all, send_bulk
+from tunnel.proof.free_port import free_port
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
 

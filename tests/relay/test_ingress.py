@@ -139,8 +139,8 @@ async def test_many_refusals_are_one_incident(listen: ListenAddress, monkeypatch
     async with door(listen, 4_000_000_000) as entry:
         monkeypatch.delattr(pwd, "getpwuid")  # no lookup, which may be slow
         entry.link.note("lane lost", "a reason to be kept")
-        for _ in range(MANY):
-            assert await ended(entry.call())
+        callers = [entry.call() for _ in range(MANY)]
+        assert all([await ended(caller) for caller in callers])
         [kept, refused] = entry.link.incidents
         assert kept.reason == "a reason to be kept"
         assert refused.count == entry.ingress.refused == MANY
@@ -182,8 +182,8 @@ async def test_listener_is_informed_of_refused_clients(
         await until(lambda: len(entry.opened.sockets) == 5, "for the callers")
         assert told == []
     async with door(listen, 4_000_000_000) as entry:
-        for _ in range(5):
-            assert await ended(entry.call())
+        callers = [entry.call() for _ in range(5)]
+        assert all([await ended(caller) for caller in callers])
         assert len(told) == 5
 
 

@@ -16,7 +16,6 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from tests.support import compiled_engine
 from tests.support.pki import Pki
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import UnreachableError
+from tunnel.proof.free_port import free_port
 from tunnel.tls.contexts import TlsFiles
 
 WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
@@ -53,12 +53,6 @@ def until(what: str, found: Callable[[], _T | None], within: float = WITHIN) -> 
         assert time.monotonic() < deadline, f"timed out after {within} s waiting for {what}"
         time.sleep(0.02)
     return result
-
-
-def free_port(ip: str) -> int:
-    """Return a free port of ``ip``."""
-    with socket.create_server((ip, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Host:

@@ -14,7 +14,7 @@ from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Done, Started
-from tunnel.bench.lab.waiting import until
+from tunnel.bench.lab.waiting import LabError, until
 from tunnel.proof.pattern_guest import PAGE, Workload
 from tunnel.units import MIB
 from tunnel.virt.libvirt_move import CRASHING
@@ -146,9 +146,18 @@ def arrived(lab: Lab, guest: LabGuest, *, left: str = "shut off", carried: float
 
 def stayed(lab: Lab, guest: LabGuest) -> None:
     """Verify a guest of A that still runs there, and is not on B."""
-    until(f"{guest.name} to be only on hosta", lambda: lab.states(guest.name) == ("running", "absent"))
+    try:
+        until(f"{guest.name} to be only on hosta", lambda: lab.states(guest.name) == ("running", "absent"))
+    except LabError as error:
+        raise LabError(f"{error}; it is {lab.states(guest.name)}\n{qemu_logs(lab, guest)}") from error
     guest.verify(lab.a)
     nobody_else_was_let_in(lab)
+
+
+def qemu_logs(lab: Lab, guest: LabGuest) -> str:
+    """Return what the guest's QEMUs printed, on both hosts."""
+    logs = [host.plan.outside(f"/var/log/libvirt/qemu/{guest.name}.log") for host in lab.hosts]
+    return "\n".join(f"{log}:\n{log.read_text(errors='replace')}" for log in logs if log.exists())
 
 
 def no_lane_was_lost(lab: Lab) -> None:

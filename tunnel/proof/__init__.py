@@ -2,7 +2,7 @@
 
 ``pattern_guest`` is a small kernel that fills its memory with a pattern (guest.asm), ``pattern`` and
 ``verify`` compare every page, ``verified_pair`` runs a verified migration between two QEMUs (``qemu``,
-``accelerator``).
+``accelerator``). ``free_port`` finds ports for those that listen.
 
 Only demonstrations, benchmarks and tests need this package.
 """

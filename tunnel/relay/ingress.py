@@ -23,6 +23,7 @@ from tunnel.net.peer_credentials import caller_uid
 from tunnel.net.sockets import name_of, reset
 from tunnel.net.token_bucket import Bucket, Rate
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
+from tunnel.relay.delayed_resets import DelayedResets
 from tunnel.relay.incidents import CALLER_REFUSED
 from tunnel.relay.redirection import Redirection
 from tunnel.wire.codes import Code
@@ -50,6 +51,11 @@ class _Caller(NamedTuple):
     target: str
     deadline: float
     uid: int
+
+    @property
+    def accepted(self) -> float:
+        """When it was accepted, in the loop's time."""
+        return self.deadline - LINK_DEADLINE
 
 
 class _ForbiddenError(RefusedError):
@@ -121,6 +127,7 @@ class Ingress:
         sock = _bind(plan)
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
         """The port bound: for a redirect, the one to which the firewall must redirect."""
+        self._refused = DelayedResets()
         self._listener = Listener(sock, self._take)
         self._led: set[asyncio.Task[None]] = set()  # one for each client, if opened concurrently
         self._task = asyncio.create_task(self._run(), name=f"ingress {plan.listen}")
@@ -139,6 +146,7 @@ class Ingress:
         await asyncio.gather(*tasks, return_exceptions=True)
         while not self._queue.empty():
             reset(self._queue.get_nowait().sock)
+        self._refused.close()
 
     def _take(self, sock: socket.socket) -> None:
         """Check a client immediately, while its credentials can be read."""
@@ -159,7 +167,7 @@ class Ingress:
     def _turn_away(self, sock: socket.socket, reason: str, **details: int) -> None:
         """Refuse a client, and have the listener bound the time spent on such clients."""
         self._listener.refused()
-        self._refuse(sock, reason, **details)
+        self._refuse(sock, asyncio.get_running_loop().time(), reason, **details)
 
     def _admit(self, sock: socket.socket) -> tuple[str, int]:
         """Return the target and uid of a client. Raises RefusedError if it is not allowed."""
@@ -197,16 +205,16 @@ class Ingress:
             await self._link.open(*caller)
             self.accepted += 1
         except (TunnelError, OSError) as error:
-            self._refuse(caller.sock, str(error), uid=caller.uid, **_coded(error))
+            self._refuse(caller.sock, caller.accepted, str(error), uid=caller.uid, **_coded(error))
         except asyncio.CancelledError:
             reset(caller.sock)
             raise
         except Exception as error:  # must not stop the ingress for other clients
             log.exception("connection failed", ingress=str(self.plan.listen))
-            self._refuse(caller.sock, f"internal error: {error!r}", uid=caller.uid)
+            self._refuse(caller.sock, caller.accepted, f"internal error: {error!r}", uid=caller.uid)
 
-    def _refuse(self, sock: socket.socket, reason: str, **details: int | str) -> None:
-        reset(sock)
+    def _refuse(self, sock: socket.socket, accepted: float, reason: str, **details: int | str) -> None:
+        self._refused.add(sock, accepted)
         self.refused += 1
         self._link.note(CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
 
