@@ -62,7 +62,7 @@ Size = Annotated[str, typer.Option(help="Bytes to transfer, for example 512MiB."
 
 def _kinds(text: str) -> tuple[rotate_bench.Kinds, ...]:
     pairs = tuple(tuple(word.split("-")) for word in text.split(","))
-    if not all(len(pair) == 2 and set(pair) <= LANES.keys() for pair in pairs):
+    if not all(len(pair) == 2 and set(pair) <= set(LANES) for pair in pairs):
         raise UsageError(
             f"--kinds must be a list of pairs of {', '.join(LANES)}, such as kernel-userspace, not {text!r}"
         )

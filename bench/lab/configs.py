@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tunnel.bench.lab.host_plan import PORT, LabHostPlan
+from tunnel.proof.config_text import config_text
 
 CONTROL = "/run/mtunnel/control.sock"
 MIGRATION_PORTS = "tcp:127.0.0.1:49152-49215"
@@ -52,21 +52,4 @@ class LabConfig:
         name = self.plan.name
         host = {"name": name, "listen": f"0.0.0.0:{PORT}", "control": CONTROL} | dict(self.host)
         tls = {"ca": "ca.pem", "cert": f"{name}.pem", "key": f"{name}.key"} | dict(self.tls)
-        tables = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", self.transport)]
-        tables += [_table("[[peer]]", asdict(peer)) for peer in self.peers]
-        tables += [_table("[[ingress]]", _stated(ingress)) for ingress in self.ingresses]
-        return "\n".join(tables)
-
-
-def _stated(ingress: LabIngress) -> dict[str, object]:
-    values: dict[str, object] = {"peer": ingress.peer, "listen": ingress.listen}
-    if ingress.target is not None:
-        values["target"] = ingress.target
-    if ingress.users is not None:
-        values["users"] = list(ingress.users)
-    return values
-
-
-def _table(head: str, values: Mapping[str, object]) -> str:
-    """Return one table; JSON strings, numbers and lists of strings are valid TOML."""
-    return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+        return config_text(host, tls, self.transport, map(asdict, self.peers), map(asdict, self.ingresses))

@@ -19,7 +19,6 @@ from pathlib import Path
 from tunnel.bench.measure.endpoint import ProgramAddress, free_tcp
 from tunnel.bench.measure.relay_commands import (
     Sides,
-    mtunnel_address,
     mtunnel_host,
     mtunnel_ingress,
     mtunnel_peer,
@@ -56,9 +55,9 @@ class Exposed:
     def sides(self, memory: tuple[str, str] = ("", "")) -> Sides:
         """Return the commands of the two daemons, with this ``memory`` each; "" is the default."""
         site = self.site
-        lines = [f'memory = "{each}"\n' if each else "" for each in memory]
-        config_a = mtunnel_host(site, HOST_A, self.listen_a, site.pair_a, lines[0])
-        config_a += mtunnel_peer(HOST_B, site.link, ())
+        memory_a, memory_b = ({"memory": each or None} for each in memory)
+        config_a = mtunnel_host(site, HOST_A, self.listen_a, site.pair_a, memory_a)
+        config_a += mtunnel_peer(HOST_B, site.link)
         for entry, target, users in (
             (site.entry, site.exit, ()),
             (self.twin, self.twin_exit, ()),
@@ -68,10 +67,9 @@ class Exposed:
             (self.still, self.held, ()),
         ):
             config_a += mtunnel_ingress(HOST_B, entry, target, users)
-        config_b = mtunnel_host(site, HOST_B, site.link, site.pair_b, lines[1])
-        targets = [mtunnel_address(each) for each in (site.exit, self.twin_exit, self.busy, self.held)]
-        config_b += mtunnel_peer(HOST_A, self.listen_a, targets)
-        config_b += mtunnel_peer(HOST_C, free_tcp(ADDRESS_C), [mtunnel_address(self.held)])
+        config_b = mtunnel_host(site, HOST_B, site.link, site.pair_b, memory_b)
+        config_b += mtunnel_peer(HOST_A, self.listen_a, (site.exit, self.twin_exit, self.busy, self.held))
+        config_b += mtunnel_peer(HOST_C, free_tcp(ADDRESS_C), (self.held,))
         return mtunnel_sides(site, config_a, config_b)
 
 

@@ -16,6 +16,7 @@ from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.site import ADDRESS_A, HOST_A, HOST_B, Site
 from tunnel.certs.pair_files import Pair
 from tunnel.engine.choice import ENGINE
+from tunnel.proof.config_text import Values, config_text, own_user, section
 
 Command = list[str]
 
@@ -33,11 +34,8 @@ class Sides:
 # -- mtunnel -------------------------------------------------------------------------------------------------
 
 
-LANES = {
-    "userspace": 'lane = "userspace"\n',
-    "kernel": 'lane = "kernel"\n',
-}
-"""Configuration lines, by lane kind."""
+LANES = ("userspace", "kernel")
+"""Lane kinds of configurations."""
 
 
 def mtunnel(
@@ -54,69 +52,59 @@ def mtunnel(
     ``records``: limit per key, ``kinds`` (of LANES): of the lanes of both sides, if not the defaults.
     ``dialed``: the address that A dials, if not that of B. ``engine``: the value of MTUNNEL_ENGINE, if any.
     """
-    common = f"lanes = {lanes}\n" + (f"rotate_records = {records}\n" if records else "")
-    common += f"workers = {workers}\n" if workers else ""
-    transport_a, transport_b = (common + LANES.get(kind, "") for kind in kinds)
+    common: dict[str, object] = {
+        "lanes": lanes,
+        "rotate_records": records or None,
+        "workers": workers or None,
+    }
+    transport_a, transport_b = (common | {"lane": kind or None} for kind in kinds)
     listen_a = free_tcp(ADDRESS_A)
     config_a = mtunnel_host(site, HOST_A, listen_a, site.pair_a, transport_a)
-    config_a += mtunnel_peer(HOST_B, dialed or site.link, ())
+    config_a += mtunnel_peer(HOST_B, dialed or site.link)
     config_a += mtunnel_ingress(HOST_B, site.entry, site.exit)
     config_b = mtunnel_host(site, HOST_B, site.link, site.pair_b, transport_b)
-    config_b += mtunnel_peer(HOST_A, listen_a, [mtunnel_address(site.exit)])
+    config_b += mtunnel_peer(HOST_A, listen_a, [site.exit])
     return mtunnel_sides(site, config_a, config_b, engine)
 
 
 def mtunnel_sides(site: Site, config_a: str, config_b: str, engine: str = "") -> Sides:
     """Return two daemons with these configurations, and with ``engine`` in MTUNNEL_ENGINE, if not empty."""
-    asked = ["env", f"{ENGINE}={engine}"] if engine else []
-    serve = [*asked, sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
-        a=[*serve, str(site.write(f"{HOST_A}.toml", config_a))],
-        b=[*serve, str(site.write(f"{HOST_B}.toml", config_b))],
+        a=mtunnel_serve(site, HOST_A, config_a, engine),
+        b=mtunnel_serve(site, HOST_B, config_b, engine),
     )
 
 
-def mtunnel_host(site: Site, name: str, listen: ProgramAddress, pair: Pair, transport: str) -> str:
-    """Return the start of a configuration; ``transport``: more lines of that section."""
-    return f"""\
-[host]
-name = "{name}"
-listen = "{listen}"
-control = "{site.directory}/{name}.control"
-
-[tls]
-ca = "{site.ca}"
-cert = "{pair.cert}"
-key = "{pair.key}"
-
-[transport]
-congestion = "{site.congestion}"
-{transport}"""
+def mtunnel_serve(site: Site, name: str, config: str, engine: str = "") -> Command:
+    """Return the daemon of host ``name`` with this configuration, which is written into a file."""
+    asked = ["env", f"{ENGINE}={engine}"] if engine else []
+    return [
+        *(*asked, sys.executable, "-m", "tunnel.cli.main"),
+        *("serve", "--config", str(site.write(f"{name}.toml", config))),
+    ]
 
 
-def mtunnel_peer(name: str, address: ProgramAddress, egress: Sequence[str]) -> str:
+def mtunnel_host(site: Site, name: str, listen: ProgramAddress, pair: Pair, transport: Values) -> str:
+    """Return the start of a configuration, with further keys of its section ``transport``."""
+    return config_text(
+        {"name": name, "listen": listen, "control": site.directory / f"{name}.control"},
+        {"ca": site.ca, "cert": pair.cert, "key": pair.key},
+        {"congestion": site.congestion, **transport},
+    )
+
+
+def mtunnel_peer(name: str, address: ProgramAddress, egress: Sequence[ProgramAddress] = ()) -> str:
     """Return the section of a peer, with its egress rules."""
-    allowed = ", ".join(f'"{target}"' for target in egress)
-    return f"""
-[[peer]]
-name = "{name}"
-address = "{address}"
-egress = [{allowed}]
-"""
+    allowed = [mtunnel_address(target) for target in egress]
+    return section("[[peer]]", {"name": name, "address": address, "egress": allowed})
 
 
 def mtunnel_ingress(
     peer: str, listen: ProgramAddress, target: ProgramAddress, users: Sequence[str] = ()
 ) -> str:
     """Return the section of an ingress for ``users``, by default the current user."""
-    allowed = ", ".join(f'"{user}"' for user in users or [pwd.getpwuid(os.geteuid()).pw_name])
-    return f"""
-[[ingress]]
-peer = "{peer}"
-listen = "{mtunnel_address(listen)}"
-target = "{mtunnel_address(target)}"
-users = [{allowed}]
-"""
+    ends = {"listen": mtunnel_address(listen), "target": mtunnel_address(target)}
+    return section("[[ingress]]", {"peer": peer, **ends, "users": users or own_user()})
 
 
 def mtunnel_address(endpoint: ProgramAddress) -> str:

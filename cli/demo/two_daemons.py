@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any, Self
 from tunnel.certs.authority import Authority
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError, UnreachableError
+from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
 from tunnel.virt.polling import until
 from tunnel.virt.process import Child
@@ -107,21 +106,20 @@ class TwoDaemons:
             (self._directory / f"{host}.toml").write_text(self._config(host, port))
 
     def _config(self, host: str, port: int) -> str:
-        tables: list[tuple[str, dict[str, object]]] = [
-            (
-                "[host]",
-                {"name": host, "listen": f"{ADDRESSES[host]}:{port}", "control": str(self._control(host))},
-            ),
-            ("[tls]", {"ca": "certs/ca.pem", "cert": f"certs/{host}.pem", "key": f"certs/{host}.key"}),
-        ]
-        peer: dict[str, object] = {"name": PEER[host], "address": f"{ADDRESSES[PEER[host]]}:{port}"}
-        tables.append(("[[peer]]", peer))
-        if host == "hosta":
-            ingress = {"peer": "hostb", "listen": self.route.ingress, "target": self.route.target}
-            tables.append(("[[ingress]]", {**ingress, "users": [str(os.getuid())]}))
-        else:
-            peer["egress"] = [self.route.target]
-        return "\n".join(_toml(*table) for table in tables)
+        peer = PEER[host]
+        egress = [self.route.target] if host == "hostb" else []
+        ingress = {
+            "peer": peer,
+            "listen": self.route.ingress,
+            "target": self.route.target,
+            "users": own_user(),
+        }
+        return config_text(
+            {"name": host, "listen": f"{ADDRESSES[host]}:{port}", "control": self._control(host)},
+            {"ca": "certs/ca.pem", "cert": f"certs/{host}.pem", "key": f"certs/{host}.key"},
+            peers=[{"name": peer, "address": f"{ADDRESSES[peer]}:{port}", "egress": egress}],
+            ingresses=[ingress] if host == "hosta" else [],
+        )
 
     def _spawn(self, host: str) -> Child:
         config = str(self._directory / f"{host}.toml")
@@ -147,11 +145,6 @@ class TwoDaemons:
             raise UnreachableError(
                 f"timed out after {_START:g} s waiting for the link between the daemons:\n{self.logs()}"
             ) from None
-
-
-def _toml(header: str, values: Mapping[str, object]) -> str:
-    """Return one TOML table. JSON strings and lists of them are valid TOML."""
-    return "\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
 def _tail(daemon: Child) -> list[str]:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -19,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +30,7 @@ from tests.support import compiled_engine
 from tests.support.pki import Pki
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import UnreachableError
+from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
 from tunnel.tls.contexts import TlsFiles
 
@@ -94,26 +94,23 @@ class Host:
         ingress: dict[str, object] = {
             "peer": peer.name,
             "listen": entry,
-            "users": users or [str(os.getuid())],
+            "users": users or own_user(),
         }
         self.ingresses.append(ingress if entry.startswith("redirect:") else ingress | {"target": target})
         return entry
 
     def write_config(self) -> Path:
         """Write the configuration file."""
-        host = {"name": self.name, "listen": self.address, "control": str(self.control)}
-        if self.drain_timeout:
-            host["drain_timeout"] = self.drain_timeout
-        tls = {"ca": str(self.files.ca), "cert": str(self.files.cert), "key": str(self.files.key)}
-        if self.crl is not None:
-            tls["crl"] = str(self.crl)
-        transport = {"workers": self.workers} | self.transport
-        parts = [_table("[host]", host), _table("[tls]", tls), _table("[transport]", transport)]
-        for name, address in self.peers.items():
-            peer = {"name": name, "address": address, "egress": self.egress[name]}
-            parts.append(_table("[[peer]]", peer))
-        parts += [_table("[[ingress]]", ingress) for ingress in self.ingresses]
-        self.config.write_text("\n".join(parts))
+        host = {"name": self.name, "listen": self.address, "control": self.control}
+        files = self.files
+        text = config_text(
+            host | {"drain_timeout": self.drain_timeout or None},
+            {"ca": files.ca, "cert": files.cert, "key": files.key, "crl": self.crl},
+            {"workers": self.workers} | self.transport,
+            [{"name": peer, "address": at, "egress": self.egress[peer]} for peer, at in self.peers.items()],
+            self.ingresses,
+        )
+        self.config.write_text(text)
         return self.config
 
     # Its daemon.
@@ -278,8 +275,3 @@ def is_idle(host: Host, peer: Host) -> bool:
 def _made(directory: Path) -> Path:
     directory.mkdir()
     return directory
-
-
-def _table(head: str, values: Mapping[str, object]) -> str:
-    """Return one table; JSON strings, numbers and lists of strings are valid TOML."""
-    return "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
