@@ -114,10 +114,10 @@ def _end(lab: BackgroundLab) -> None:
     if owner is not None:
         owner.terminate()
         with suppress(LabError):
-            until("the keeper to exit", lambda: not _lives(owner), _DOWN_SECONDS)
+            until(lambda: not _lives(owner), "for the keeper to exit", _DOWN_SECONDS)
         with suppress(psutil.NoSuchProcess):
             owner.kill()
-    until("the lab's processes to exit", lambda: not any(_lives(process) for process in processes))
+    until(lambda: not any(_lives(process) for process in processes), "for the lab's processes to exit")
 
 
 def _process(pid: int) -> psutil.Process | None:

@@ -62,13 +62,13 @@ class Daemon:
 
     def wait_serving(self) -> None:
         """Wait until it replies. Raises LabError, with its log, when it exits or does not reply."""
-        until(f"mtunnel on {self._host.name} to serve", self._serves)
+        until(self._serves, f"for mtunnel on {self._host.name} to serve")
 
     def wait_linked(self, peer: str) -> None:
         """Wait until its link with ``peer`` is up. Raises LabError when it does not come up."""
         self.wait_serving()
         try:
-            until(f"{self._host.name} to be linked with {peer}", lambda: self.link(peer)["state"] == "up")
+            until(lambda: self.link(peer)["state"] == "up", f"for {self._host.name} to be linked with {peer}")
         except LabError as error:
             raise LabError(f"{error}{self.process.said()}") from error
 

@@ -80,7 +80,7 @@ class LabGuest:
         """
         verified, ran = asyncio.run(self._verify(host))
         if ran and host.libvirtd.running:
-            until(f"libvirt on {host.name} to report {self.name} as running", lambda: self._runs_on(host))
+            until(lambda: self._runs_on(host), f"for libvirt on {host.name} to report {self.name} as running")
         return verified
 
     def remove(self, hosts: Sequence[LabHost]) -> None:

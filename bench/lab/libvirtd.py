@@ -59,7 +59,7 @@ class Libvirtd:
             if done.returncode != 0:
                 output = (done.stderr + done.stdout).strip() or "no output"
                 raise LabError(f"libvirtd on {self._host.name} failed to start: {output}{self._said()}")
-        until(f"libvirtd on {self._host.name} to reply", self._answers, PATIENCE)
+        until(self._answers, f"for libvirtd on {self._host.name} to reply", PATIENCE)
 
     def stop(self) -> None:
         """Stop it with SIGTERM. Raises LabError when it does not exit."""
@@ -94,7 +94,7 @@ class Libvirtd:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
             # Checking ``running`` is not enough: until a zombie is reaped, its threads may hold files open.
-            until(f"libvirtd on {self._host.name} to exit", lambda: not psutil.pid_exists(pid), _ENDING)
+            until(lambda: not psutil.pid_exists(pid), f"for libvirtd on {self._host.name} to exit", _ENDING)
 
     def _answers(self) -> bool:
         _ = self.pid  # raises when it has exited meanwhile

@@ -78,7 +78,7 @@ class Started:
                 env=environment(env),
                 start_new_session=True,
             )
-        self._program = until(f"{self.name} to start", self._find)
+        self._program = until(self._find, f"for {self.name} to start")
 
     def _find(self) -> int | None:
         """Return the process id of the only child of the process that entered the namespaces."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tunnel.errors import TunnelError
+from tunnel.virt.polling import timed_out
 
 PATIENCE = 30.0
 """Timeout in seconds for anything that should take milliseconds: the machine may be busy."""
@@ -20,14 +21,19 @@ class LabError(TunnelError):
     """An operation of the lab, or of a program in it, failed. The message includes the program's output."""
 
 
-def until(what: str, found: Callable[[], _T | None], within: float = PATIENCE) -> _T:
+def until(
+    found: Callable[[], _T | None],
+    what: str,
+    within: float = PATIENCE,
+    failure: type[TunnelError] = LabError,
+) -> _T:
     """Poll ``found`` until it returns a true value, and return that.
 
-    Raises LabError, naming ``what``, after ``within`` seconds.
+    Raises ``failure``, with ``what`` ("for ...") in it, after ``within`` seconds.
     """
     deadline = time.monotonic() + within
     while not (result := found()):
         if time.monotonic() > deadline:
-            raise LabError(f"timed out after {within:g} s waiting for {what}")
+            raise failure(timed_out(within, what))
         time.sleep(_PAUSE)
     return result

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure.abuse import abusing, start_daemons
 from tunnel.bench.measure.abusers import ABUSERS, Abuser, hostile_command
 from tunnel.bench.measure.cut import link
@@ -203,13 +204,15 @@ def _all_sent(peer: Source) -> int:
 
 def _wait_alone(exposed: Exposed) -> None:
     """Wait until both daemons have closed the other streams."""
-    deadline = time.monotonic() + _PATIENCE
-    for host, peer in ((HOST_A, HOST_B), (HOST_B, HOST_A)):
-        control = exposed.site.directory / f"{host}.control"
-        while len(link(control, peer)["streams"]) > 1:
-            if time.monotonic() > deadline:
-                raise BenchError("streams whose callers have disconnected are still open")
-            time.sleep(0.05)
+    ends = [
+        (exposed.site.directory / f"{host}.control", peer)
+        for host, peer in ((HOST_A, HOST_B), (HOST_B, HOST_A))
+    ]
+
+    def alone() -> bool:
+        return all(len(link(control, peer)["streams"]) <= 1 for control, peer in ends)
+
+    until(alone, "for the streams whose callers have disconnected to close", _PATIENCE, BenchError)
 
 
 def table(found: Sequence[BesideOutcome]) -> Table:

@@ -189,11 +189,8 @@ class Crossing:
             self._aborted = why
 
     async def _wait_over(self) -> None:
-        async def over() -> bool | None:
-            return self._course.is_over or None
-
         try:
-            await until(over, within=_LAST_WORDS, every=_LOOK)
+            await until(lambda: self._course.is_over, within=_LAST_WORDS, every=_LOOK)
         except TimeoutError:
             raise LabError(f"{self._mode.name}: no events of QEMU for the switch-over") from None
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure import resets
 from tunnel.bench.measure.duplex import content
 from tunnel.bench.measure.endpoint import ProgramAddress, free_tcp
@@ -143,21 +144,20 @@ def _go_far(rig: Rig, site: Site, round_trip: float) -> ProgramAddress:
 
 
 def _wait_lanes(dialed: ProgramAddress, lanes: int) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while len(resets.connections(dialed.port, dialed.host)) < lanes:
-        if time.monotonic() > deadline:
-            raise BenchError(f"timed out after {_PATIENCE:g} s waiting for {lanes} lanes")
-        time.sleep(0.005)
+    def found() -> bool:
+        return len(resets.connections(dialed.port, dialed.host)) >= lanes
+
+    until(found, f"for {lanes} lanes", _PATIENCE, BenchError)
 
 
 def _wait_resumes(site: Site, cuts: int) -> int:
     """Wait until a lane has been replaced for each cut; return the resumes. Raises BenchError."""
-    deadline = time.monotonic() + _PATIENCE
-    while (resumes := int(_link(site)["resumes"])) < cuts:
-        if time.monotonic() > deadline:
-            raise BenchError(f"{cuts} lanes were reset, but only {resumes} resumed")
-        time.sleep(0.05)
-    return resumes
+
+    def resumes() -> int:
+        count = int(_link(site)["resumes"])
+        return count if count >= cuts else 0
+
+    return until(resumes, f"for {cuts} lanes that were reset to resume", _PATIENCE, BenchError)
 
 
 def _cut(

@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import BenchError, Program
@@ -193,11 +194,11 @@ class _Watch:
 
     def wait_up(self, lanes: int) -> None:
         """Wait until both links have all their lanes."""
-        deadline = time.monotonic() + _READY_SECONDS
-        while any(len(link["lanes"]) < lanes for link in self._links()):
-            if time.monotonic() > deadline:
-                raise BenchError(f"timed out after {_READY_SECONDS:g} s waiting for the link")
-            time.sleep(0.05)
+
+        def up() -> bool:
+            return all(len(link["lanes"]) >= lanes for link in self._links())
+
+        until(up, "for the link", _READY_SECONDS, BenchError)
 
     def look(self) -> None:
         """Update the counters."""

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tunnel.bench.lab.waiting import until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -18,21 +19,15 @@ def test_a_benchmark_that_is_stopped_leaves_nothing_behind(tmp: Path, number: si
     command = [sys.executable, "-m", "tunnel.bench", "memory", "--only=asyncio-streams", f"--results={tmp}"]
     environment = {**os.environ, "TMPDIR": str(tmp)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as bench:
-        programs = _wait_for_programs(bench.pid, count=4)
+        children = psutil.Process(bench.pid).children
+        until(lambda: len(children()) >= 4, "for four programs")
+        programs = children()
         bench.send_signal(number)
         assert bench.wait(timeout=20) == 128 + number
     # The kernel kills a program that was just being started, shortly after the benchmark.
     _, alive = psutil.wait_procs(programs, timeout=10)
     assert [program for program in alive if program.status() != psutil.STATUS_ZOMBIE] == []
     assert list(tmp.glob("mtunnel-bench-*")) == []
-
-
-def _wait_for_programs(pid: int, count: int) -> list[psutil.Process]:
-    deadline = time.monotonic() + 20
-    while len(children := psutil.Process(pid).children()) < count:
-        assert time.monotonic() < deadline, f"only {children} after 20 s"
-        time.sleep(0.02)
-    return children
 
 
 def test_help_names_the_benchmarks() -> None:

@@ -136,7 +136,7 @@ def test_pipe_that_is_not_read_does_not_block_callers(pipe: tuple[int, int]) -> 
     stuffed = fill(pipe[1])
     with writing(pipe[1]) as writer:
         writer.put("first....")
-        until("the thread to block in its write", lambda: not writer._queue)
+        until(lambda: not writer._queue, "for the thread to block in its write")
         for number in range(1000):
             writer.put(f"line {number:04}")
         drain(pipe[0], stuffed)
@@ -153,10 +153,10 @@ def test_pipe_made_non_blocking_by_another_process_is_waited_for(pipe: tuple[int
     os.set_blocking(pipe[1], False)
     with writing(pipe[1]) as writer:
         writer.put("line")
-        until("the thread to have tried", lambda: writer._blocked)
+        until(lambda: writer._blocked, "for the thread to have tried")
         drain(pipe[0], stuffed)
         assert read_lines(pipe[0], 1) == ["line"]
-        until("the thread to have noticed", lambda: not writer._trouble)
+        until(lambda: not writer._trouble, "for the thread to have noticed")
 
 
 @pytest.mark.usefixtures("small")
@@ -167,7 +167,7 @@ def test_error_of_a_write_is_reported_when_writing_works_again(
     fails(OSError(number, os.strerror(number)))
     with writing(pipe[1]) as writer:
         writer.put("first....")
-        until("the first attempt", lambda: writer._trouble)
+        until(lambda: writer._trouble, "for the first attempt")
         for each in range(5):
             writer.put(f"line {each:04}")
         fails(None)
@@ -180,7 +180,7 @@ def test_error_of_a_write_is_reported_when_writing_works_again(
 def test_full_disk(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as file, writing(file.fileno()) as writer:
         writer.put("line")
-        until("the attempt", lambda: writer._trouble == FULL)
+        until(lambda: writer._trouble == FULL, "for the attempt")
         writer.put("line")
 
 
@@ -188,7 +188,7 @@ def test_pipe_whose_reader_has_closed(pipe: tuple[int, int]) -> None:
     leave(pipe[0])
     with writing(pipe[1]) as writer:
         writer.put("line")
-        until("the attempt", lambda: writer._trouble == "Broken pipe")
+        until(lambda: writer._trouble == "Broken pipe", "for the attempt")
         writer.put("line")
 
 
@@ -210,7 +210,7 @@ def test_descriptor_whose_reader_has_closed_is_reopened(pipe: tuple[int, int]) -
     attempts: list[int] = []
     writer = LogWriter(pipe[1], tell, lambda last: None, reopen)
     writer.put("line")
-    until("the third attempt", lambda: len(attempts) == 3)
+    until(lambda: len(attempts) == 3, "for the third attempt")
     assert read_lines(readers[-1], 1) == ["line"]
     writer.close()
     os.close(readers[-1])
@@ -223,7 +223,7 @@ def test_full_disk_does_not_reopen_the_descriptor() -> None:
     with Path("/dev/full").open("wb") as file:
         writer = LogWriter(file.fileno(), tell, lambda last: None, reopen)
         writer.put("line")
-        until("the attempt", lambda: writer._trouble == FULL)
+        until(lambda: writer._trouble == FULL, "for the attempt")
         writer.close(10)
         assert not writer._thread.is_alive()
 
@@ -235,7 +235,7 @@ def test_fifo_with_a_new_reader_gets_the_kept_line(tmp_path: Path) -> None:
     with writing(descriptor) as writer:
         os.close(reader)
         writer.put("line")
-        until("the attempt", lambda: writer._trouble)
+        until(lambda: writer._trouble, "for the attempt")
         reader = os.open(tmp_path / "fifo", os.O_RDONLY)
         assert read_lines(reader, 1) == ["line"]
     os.close(reader)
@@ -250,7 +250,7 @@ def test_partially_written_line_is_completed(tmp_path: Path) -> None:
         with (tmp_path / "log").open("wb") as file, writing(file.fileno()) as writer:
             writer.put("a" * 4000)
             writer.put("b" * 1000)
-            until("the disk to be full", lambda: writer._trouble == FULL)
+            until(lambda: writer._trouble == FULL, "for the disk to be full")
             (tmp_path / "other").unlink()
             writer.put("c")
             writer.close()
@@ -291,9 +291,9 @@ def test_tick_is_called_after_its_interval_and_at_the_end(pipe: tuple[int, int])
 
     writer: LogWriter
     with writing(pipe[1], tick) as writer:
-        until("three calls", lambda: len(calls) == 3)
+        until(lambda: len(calls) == 3, "for three calls")
         writer.wake()
-        until("one more", lambda: len(calls) == 4)
+        until(lambda: len(calls) == 4, "for one more")
         writer.close()
         assert read_lines(pipe[0], 1) == ["last line"]
     assert calls == [False, False, False, False, True]

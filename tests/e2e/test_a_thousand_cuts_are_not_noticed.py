@@ -50,7 +50,7 @@ def handshake_of(hosts: TwoHosts, target: Target, entry: str, cutter: Cutter, la
         exchange(caller, called)
         before = cutter.carried
         cutter.cut()
-        until("the lanes to be replaced", lambda: hosts.b.link(hosts.a)["resumes"] == lanes)
+        until(lambda: hosts.b.link(hosts.a)["resumes"] == lanes, "for the lanes to be replaced")
         return (cutter.carried - before) // lanes
 
 
@@ -75,7 +75,7 @@ async def arrives_although_cut(
     for host in (hosts.a, hosts.b):
         host.transport = {"lanes": lanes}
     hosts.start()
-    until("every lane", lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes)
+    until(lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes, "for every lane")
     handshake = handshake_of(hosts, target, other, cutter, lanes)
     abuse = Abuse(cutter, schedule(int(how["seed"]), handshake=handshake, longest=how["longest"]))
     async with await Trial.start(directory, int(how.get("memory", MEMORY)), RESTLESS) as trial:

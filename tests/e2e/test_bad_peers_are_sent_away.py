@@ -174,7 +174,7 @@ def test_each_violation_ends_in_goaway_and_affects_no_other_peer(
                     answer = peer.goodbye()
                     assert answer.code is code, f"{name}: {answer}"
                     exchange(caller, called)
-                until("the link to go down", lambda: hosts.b.link(culprit)["state"] == "down")
+                until(lambda: hosts.b.link(culprit)["state"] == "down", "for the link to go down")
         assert hosts.a.link(hosts.b)["resumes"] == 0
     for reason in ("unknown frame type 71", "data outside the window", f"more than {STREAMS} streams"):
         hosts.b.wait_log(f"peer=hostc.*{reason}")

@@ -67,10 +67,10 @@ async def test_killed_half_way(hosts: TwoHosts, tmp: Path) -> None:
             slow = dataclasses.replace(PRECOPY, max_bandwidth=16 * MIB)
             task = asyncio.create_task(doomed.migrate(entry, listen, slow, samples.append))
 
-            async def half_way() -> bool | None:
+            def half_way() -> bool:
                 if task.done():
                     task.result()
-                return (samples and samples[-1].transferred > 8 * MIB) or None
+                return bool(samples) and samples[-1].transferred > 8 * MIB
 
             await until(half_way, within=30, every=0.02)
             victim.child.kill()

@@ -37,11 +37,11 @@ def test_lane_is_replaced_during_a_flood_from_the_peers_own_address(
         entry = hosts.a.leads_to(hosts.b, target.address)
         hosts.start()
         with connect(entry) as caller, target.accept() as called, Flood(hosts.b.address, says) as flood:
-            until("the flood to be rejected", lambda: hosts.b.status()["rejected"] > 100)
+            until(lambda: hosts.b.status()["rejected"] > 100, "for the flood to be rejected")
             for count in (1, 2, 3):
                 between.cut()
                 began = time.monotonic()
-                until("the lane to be replaced", partial(has_resumed, hosts, count))
+                until(partial(has_resumed, hosts, count), "for the lane to be replaced")
                 assert time.monotonic() - began < SOON
                 exchange(caller, called)
             assert flood.made > 100
@@ -52,7 +52,7 @@ def test_host_can_link_during_a_flood(hosts: TwoHosts, target: Target) -> None:
     hosts.b.start()
     hosts.b.wait_serving()
     with Flood(hosts.b.address, Says.SILENT):
-        until("the flood to be rejected", lambda: hosts.b.status()["rejected"] > 100)
+        until(lambda: hosts.b.status()["rejected"] > 100, "for the flood to be rejected")
         hosts.a.start()
         hosts.wait_up()
 

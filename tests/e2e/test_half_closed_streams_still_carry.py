@@ -39,7 +39,7 @@ def test_late_answer_arrives(
         sending = background.submit(send_bulk, two, 16 * MIB)
         assert receive_all(one) == sending.result()
     for host, peer in hosts.both_ways:
-        until("the stream to end", partial(is_idle, host, peer))
+        until(partial(is_idle, host, peer), "for the stream to end")
     assert not any("reset" in reason for reason in hosts.a.reasons(hosts.b))
 
 
@@ -51,7 +51,7 @@ def test_empty_stream_ends(hosts: TwoHosts, pair: tuple[str, Target]) -> None:
         called.shutdown(socket.SHUT_WR)
         assert caller.recv(1) == b""
     for host, peer in hosts.both_ways:
-        until("the stream to end", partial(is_idle, host, peer))
+        until(partial(is_idle, host, peer), "for the stream to end")
 
 
 def test_last_bytes_of_a_caller_arrive_though_it_reads_no_reply(hosts: TwoHosts, tmp: Path) -> None:
@@ -63,7 +63,9 @@ def test_last_bytes_of_a_caller_arrive_though_it_reads_no_reply(hosts: TwoHosts,
             sent = fill(caller)
             caller.close()
             called.sendall(b"are you there?")
-            until("b to receive it", lambda: hosts.b.link(hosts.a)["streams"][0]["bytes_from_local"] == 14)
+            until(
+                lambda: hosts.b.link(hosts.a)["streams"][0]["bytes_from_local"] == 14, "for b to receive it"
+            )
             assert len(receive(called, sent)) == sent
             assert called.recv(1) == b""
         hosts.a.wait_log("LOCAL_RESET")

@@ -46,7 +46,7 @@ def test_bulk_in_both_directions_is_intact_while_lanes_are_rotated(
     for host in (hosts.a, hosts.b):
         host.transport = {"lanes": lanes, **OFTEN}
     hosts.start()
-    until("every lane", lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes)
+    until(lambda: len(hosts.a.link(hosts.b)["lanes"]) == lanes, "for every lane")
     least = STREAMS * SIZE // (16 * MIB) // lanes // 2
     while min(rotations(hosts)) < least:  # rotations take time: the bulk may end before
         with ExitStack() as stack:
@@ -57,12 +57,12 @@ def test_bulk_in_both_directions_is_intact_while_lanes_are_rotated(
             sending = [background.submit(send_bulk, sock, SIZE) for pair in ends for sock in pair]
             receiving = [background.submit(receive_all, sock) for pair in ends for sock in pair[::-1]]
             assert [each.result() for each in sending] == [each.result() for each in receiving]
-    until("the same count at both hosts", lambda: len(set(rotations(hosts))) == 1)
+    until(lambda: len(set(rotations(hosts))) == 1, "for the same count at both hosts")
     assert rotations(hosts)[0] >= least
     for host, peer in hosts.both_ways:
         assert host.link(peer)["resumes"] == 0
         assert {each["what"] for each in host.link(peer)["incidents"]} <= {"cannot connect"}, "at the start"
-        until("every lane", lambda: len(standing_lanes(host, peer)) == lanes)  # noqa: B023  called here
+        until(lambda: len(standing_lanes(host, peer)) == lanes, "for every lane")  # noqa: B023  called here
 
 
 def test_the_host_that_does_not_dial_requests_a_rotation(
@@ -76,7 +76,7 @@ def test_the_host_that_does_not_dial_requests_a_rotation(
         sending = [background.submit(send_bulk, sock, 2 * SIZE) for sock in (caller, called)]
         receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
         assert [each.result() for each in sending] == [each.result() for each in receiving]
-    until("a rotation", lambda: min(rotations(hosts)) >= 1)
+    until(lambda: min(rotations(hosts)) >= 1, "for a rotation")
     assert hosts.a.link(hosts.b)["rotation"]["last"]["reason"] == "requested by the peer"
     assert hosts.a.link(hosts.b)["resumes"] == 0
 
@@ -95,7 +95,7 @@ def test_old_lane_continues_if_no_new_one_can_connect(
         hosts.a.wait_log("lane not replaced.*lane 1 stays in use")
         assert rotations(hosts) == (0, 0)
         cutter.closed = False
-    until("the rotation", lambda: min(rotations(hosts)) >= 1)
+    until(lambda: min(rotations(hosts)) >= 1, "for the rotation")
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
     assert hosts.a.link(hosts.b)["resumes"] == 0

@@ -63,7 +63,7 @@ def test_migrations_are_not_affected(hosts: TwoHosts, target: Target, fifo: int,
             with connect(entry) as caller, target.accept() as other:
                 exchange(caller, other)
         hosts.b.signal(signal.SIGTERM)
-        until("the drain to begin", lambda: hosts.b.status()["draining"])
+        until(lambda: hosts.b.status()["draining"], "for the drain to begin")
         for _ in range(50):
             assert turned_away(entry)  # each time with a warning
         exchange(first, called)

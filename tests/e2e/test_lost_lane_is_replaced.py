@@ -63,7 +63,7 @@ def test_cut_while_idle_has_no_effect(hosts: TwoHosts, target: Target, cutter: C
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         cutter.cut()
-        until("the link to resume", lambda: resumes(hosts) == (1, 1))
+        until(lambda: resumes(hosts) == (1, 1), "for the link to resume")
         exchange(caller, called)
     hosts.a.wait_log("lane 2 replaces lane 1")
     assert "connection reset" in " ".join(hosts.a.reasons(hosts.b)).lower()
@@ -76,7 +76,7 @@ def test_stream_opened_while_the_lane_is_lost_waits_for_the_next(
     hosts.start()
     cutter.stall()
     cutter.cut()
-    until("the loss to be detected", lambda: hosts.a.link(hosts.b)["state"] == "resuming")
+    until(lambda: hosts.a.link(hosts.b)["state"] == "resuming", "for the loss to be detected")
     with connect(entry) as caller:
         cutter.flow()
         with target.accept() as called:
@@ -95,7 +95,7 @@ def test_end_of_a_stream_survives_a_cut(hosts: TwoHosts, target: Target, cutter:
                 sock.shutdown(socket.SHUT_WR)
             assert [receive(sock, 10) + sock.recv(1) for sock in (called, caller)] == [b"last bytes"] * 2
         for host, peer in hosts.both_ways:
-            until("the stream to end", partial(is_idle, host, peer))
+            until(partial(is_idle, host, peer), "for the stream to end")
     assert min(resumes(hosts)) >= 5
 
 
@@ -108,7 +108,7 @@ def test_lane_that_is_lost_in_its_handshake_is_replaced_too(
         exchange(caller, called)
         before = cutter.carried
         cutter.cut()
-        until("the link to resume", lambda: resumes(hosts) == (1, 1))
+        until(lambda: resumes(hosts) == (1, 1), "for the link to resume")
         whole = cutter.carried - before  # a handshake, RESUME and RESUMED
         cutter.cut_after(1, *range(whole - 400, whole + 80, 60))
         while cutter.cuts_left:  # the last may be some bytes beyond a handshake

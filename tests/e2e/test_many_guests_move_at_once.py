@@ -34,7 +34,7 @@ def test_more_connections_than_streams_wait_for_one_to_end(hosts: TwoHosts, targ
     with ExitStack() as stack:
         first = [stack.enter_context(connect(entry)) for _ in range(16)]
         called = [stack.enter_context(target.accept()) for _ in first]
-        until("the limit", lambda: hosts.a.link(hosts.b)["streams_vacant"] == 0)
+        until(lambda: hosts.a.link(hosts.b)["streams_vacant"] == 0, "for the limit")
         late = stack.enter_context(connect(entry))
         first[0].close()
         called[0].close()

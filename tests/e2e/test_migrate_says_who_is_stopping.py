@@ -29,7 +29,7 @@ def test_migration_does_not_begin(
         exchange(caller, called)
         host = hosts.a if stopping == "a" else hosts.b
         host.signal(signal.SIGTERM)
-        until("the drain to begin", lambda: host.status()["draining"])
+        until(lambda: host.status()["draining"], "for the drain to begin")
         argv = [*MTUNNEL, "migrate", "web1", "hostb", "--config", str(hosts.a.config)]
         ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
         assert ended.returncode == UnreachableError.exit_code
@@ -68,7 +68,7 @@ def test_a_drain_that_begins_after_the_check_of_the_link_is_reported(
 
     def drain() -> None:
         hosts.a.signal(signal.SIGTERM)
-        until("the drain to begin", lambda: hosts.a.status()["draining"])
+        until(lambda: hosts.a.status()["draining"], "for the drain to begin")
 
     with (
         socket.create_server(f"{tmp}/source.qmp", family=socket.AF_UNIX) as server,

@@ -17,7 +17,7 @@ def test_one_certificate_for_three_hosts_is_reported_on_both_sides(hosts: TwoHos
     for host in (hosts.b, hosts.a):
         host.start()
         host.wait_serving()
-    until("a to report it", lambda: "also names hostb, hostc" in " ".join(hosts.a.reasons(hosts.b)))
+    until(lambda: "also names hostb, hostc" in " ".join(hosts.a.reasons(hosts.b)), "for a to report it")
     [reason] = hosts.b.reasons(hosts.a)
     assert reason == (
         "the peer's certificate names more than one configured peer: hosta, hostc; "

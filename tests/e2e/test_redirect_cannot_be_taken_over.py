@@ -102,7 +102,7 @@ def test_not_even_immediately_after_a_flush(pair: TwoHosts, thief: socket.socket
     for _ in range(5):
         nft("flush", "ruleset")
         assert not stolen(thief)
-    until("the table to be restored", lambda: TABLE in tables())
+    until(lambda: TABLE in tables(), "for the table to be restored")
 
 
 def test_port_behind_the_redirect_is_not_available_to_users_after_kill(pair: TwoHosts) -> None:
@@ -141,7 +141,7 @@ def test_configuration_without_a_redirect_removes_its_rules(pair: TwoHosts) -> N
     pair.a.ingresses.clear()
     pair.a.start()
     pair.a.wait_serving()
-    until("the rules to be removed", lambda: not tables() and not guard_route.installed())
+    until(lambda: not tables() and not guard_route.installed(), "for the rules to be removed")
 
 
 def test_every_command_reports_that_connections_are_not_redirected(pair: TwoHosts) -> None:

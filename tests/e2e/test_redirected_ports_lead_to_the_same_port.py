@@ -131,7 +131,7 @@ def test_reload_in_mid_transfer_corrupts_no_byte(pair: TwoHosts, background: Thr
         while not sending.done():
             reloads += 1
             pair.a.signal(signal.SIGHUP)
-            until("the repair", partial(has_repaired, pair.a, reloads))
+            until(partial(has_repaired, pair.a, reloads), "for the repair")
         assert reloads >= 3
         assert receiving.result() == sending.result()
 
@@ -141,7 +141,7 @@ def test_drain_lets_redirected_streams_end_and_takes_no_more(pair: TwoHosts) -> 
         with connect(entry(RANGE[0])) as caller, target.accept() as called:
             exchange(caller, called)
             pair.a.signal(signal.SIGTERM)
-            until("the drain to begin", lambda: pair.a.status()["draining"])
+            until(lambda: pair.a.status()["draining"], "for the drain to begin")
             assert turned_away(entry(RANGE[1]))
             exchange(caller, called)
             caller.shutdown(socket.SHUT_WR)
@@ -180,7 +180,7 @@ def test_range_is_free_again_after_a_stream(pair: TwoHosts) -> None:
     for _ in range(3):
         with Target(port=RANGE[0]) as target, connect(entry(RANGE[0])) as caller, target.accept() as called:
             exchange(caller, called)
-        until("the stream to end", lambda: is_idle(pair.a, pair.b))
+        until(lambda: is_idle(pair.a, pair.b), "for the stream to end")
 
 
 def _made(directory: Path) -> Path:

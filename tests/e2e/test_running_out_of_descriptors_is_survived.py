@@ -31,7 +31,7 @@ def test_flood_of_the_peers_port(hosts: TwoHosts, target: Target) -> None:
             hosts.b.wait_log("cannot accept, trying again")
             exchange(caller, called)
         exchange(caller, called)
-    until("b to have recovered", lambda: hosts.b.serving)
+    until(lambda: hosts.b.serving, "for b to have recovered")
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
 
@@ -46,7 +46,7 @@ def test_flood_of_an_ingress(hosts: TwoHosts, target: Target) -> None:
             with suppress(ConnectionResetError):  # refused before connect() returned
                 flood.enter_context(connect(entry))
         hosts.a.wait_log("cannot accept, trying again|Too many open files")
-    until("the flood to ebb", partial(has_ebbed, hosts, target))
+    until(partial(has_ebbed, hosts, target), "for the flood to ebb")
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
 
@@ -61,6 +61,6 @@ def test_flood_that_exhausts_the_destination(hosts: TwoHosts, target: Target) ->
             with suppress(ConnectionResetError):  # refused before connect() returned
                 flood.enter_context(connect(entry))
         hosts.a.wait_log("stream refused by the peer.*Too many open files")
-    until("the flood to ebb", partial(has_ebbed, hosts, target))
+    until(partial(has_ebbed, hosts, target), "for the flood to ebb")
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)

@@ -32,7 +32,7 @@ def start(hosts: TwoHosts, ours: int, theirs: int) -> None:
     hosts.a.transport = {"lanes": ours}
     hosts.b.transport = {"lanes": theirs}
     hosts.start()
-    until("every lane", lambda: lanes(hosts) == (min(ours, theirs),) * 2)
+    until(lambda: lanes(hosts) == (min(ours, theirs),) * 2, "for every lane")
 
 
 def lanes(hosts: TwoHosts) -> tuple[int, int]:
@@ -67,7 +67,7 @@ def test_lanes_that_are_cut_lose_no_bytes(
         receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
         assert [each.result() for each in sending] == [each.result() for each in receiving]
         assert cutter.cuts_left == 0
-    until("every lane to be replaced", lambda: lanes(hosts) == (3, 3))
+    until(lambda: lanes(hosts) == (3, 3), "for every lane to be replaced")
     assert hosts.a.link(hosts.b)["resumes"] >= 1
 
 

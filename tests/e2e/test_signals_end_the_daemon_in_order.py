@@ -45,7 +45,7 @@ def test_sigterm_lets_streams_end(hosts: TwoHosts, target: Target, entry: str) -
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         hosts.a.signal(signal.SIGTERM)
-        until("the drain to begin", lambda: hosts.a.status()["draining"])
+        until(lambda: hosts.a.status()["draining"], "for the drain to begin")
         hosts.a.wait_log(f"stopping: waiting for streams to end.*streams=1 of=.to hostb: {target.address} ")
         assert turned_away(entry)
         hosts.a.wait_log("connection refused.*this host is stopping")
@@ -63,7 +63,7 @@ def test_sigterm_of_the_destination_lets_streams_end_and_refuses_new_ones(
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         hosts.b.signal(signal.SIGTERM)
-        until("the drain to begin", lambda: hosts.b.status()["draining"])
+        until(lambda: hosts.b.status()["draining"], "for the drain to begin")
         assert turned_away(entry)
         hosts.a.wait_log("stream refused by the peer.*hostb is stopping.*DRAINING")
         assert not target.called
@@ -75,7 +75,7 @@ def test_second_sigterm_ends_the_drain_immediately(hosts: TwoHosts, target: Targ
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
         hosts.a.signal(signal.SIGTERM)
-        until("the drain to begin", lambda: hosts.a.status()["draining"])
+        until(lambda: hosts.a.status()["draining"], "for the drain to begin")
         hosts.a.signal(signal.SIGTERM)
         assert hosts.a.wait(AT_ONCE) == 0
         assert ends_in_reset(caller)
@@ -87,7 +87,7 @@ def test_idle_daemon_ends_immediately(hosts: TwoHosts, entry: str, number: signa
     hosts.a.signal(number)
     assert hosts.a.wait(AT_ONCE) == 0
     assert sockets_of(hosts.a, entry) == []
-    until("b to detect it", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
+    until(lambda: hosts.b.link(hosts.a)["state"] == "down", "for b to detect it", AT_ONCE)
     assert "resuming" not in hosts.b.log
 
 
@@ -106,7 +106,7 @@ def test_sigint_in_mid_transfer_ends_both_sides_immediately(
         assert draining.result()
         with pytest.raises(ConnectionError):
             sending.result()
-        until("b to detect it", lambda: hosts.b.link(hosts.a)["state"] == "down", AT_ONCE)
+        until(lambda: hosts.b.link(hosts.a)["state"] == "down", "for b to detect it", AT_ONCE)
         assert time.monotonic() - interrupted < AT_ONCE
     hosts.b.wait_log("hosta is stopping")
     assert sockets_of(hosts.a, entry) == []
@@ -133,7 +133,7 @@ def test_restart_in_order_links_again(hosts: TwoHosts, target: Target, entry: st
         assert hosts.b.wait(AT_ONCE) == 0
         hosts.b.start()
         hosts.b.wait_serving()
-        until("a link", lambda: is_up(hosts.b, hosts.a))
+        until(lambda: is_up(hosts.b, hosts.a), "for a link")
         with connect(entry) as caller, target.accept() as called:
             exchange(caller, called)
 

@@ -50,7 +50,7 @@ def test_target_that_listens_late(hosts: TwoHosts, tmp: Path) -> None:
             caller = stack.enter_context(connect(entry))
             caller.sendall(bytes([number]))
         asked = 1 if hosts.a.workers > 1 else 8
-        until("the callers to be admitted", lambda: hosts.a.link(hosts.b)["streams_opened"] == asked)
+        until(lambda: hosts.a.link(hosts.b)["streams_opened"] == asked, "for the callers to be admitted")
         with Target(path) as target:
             arrived = [receive(stack.enter_context(target.accept()), 1) for _ in range(8)]
     assert arrived == [bytes([number]) for number in range(8)]

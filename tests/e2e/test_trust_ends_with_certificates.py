@@ -80,10 +80,12 @@ def test_a_certificate_that_is_renewed_in_time_keeps_the_link(
     with connect(entry) as caller, target.accept() as called:
         issue(hosts, owner, Validity.lasting(90))
         owner.wait_log("this host's certificate was renewed")
-        until("it to be reported", lambda: owner.status()["certificate"]["not_after"] > ends)
+        until(lambda: owner.status()["certificate"]["not_after"] > ends, "for it to be reported")
         owner.wait_log("lane replaced.*certificates renewed", lasting)
-        until("the expiry of the old one", lambda: datetime.now(UTC).isoformat() > ends, lasting + PATIENCE)
-        until("the lanes to be verified", lambda: owner.status()["certificate"]["problem"] is None)
+        until(
+            lambda: datetime.now(UTC).isoformat() > ends, "for the expiry of the old one", lasting + PATIENCE
+        )
+        until(lambda: owner.status()["certificate"]["problem"] is None, "for the lanes to be verified")
         exchange(caller, called)
     for host, peer in hosts.both_ways:
         link = host.link(peer)
@@ -98,7 +100,7 @@ def test_a_certificate_that_is_renewed_too_late_restores_the_link(hosts: TwoHost
     hosts.b.wait_log("link down", lasting + PATIENCE)
     issue(hosts, hosts.a, Validity.lasting(90))
     hosts.a.wait_log("this host's certificate was renewed")
-    until("the link to be up again", lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a))
+    until(lambda: is_up(hosts.a, hosts.b) and is_up(hosts.b, hosts.a), "for the link to be up again")
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
 

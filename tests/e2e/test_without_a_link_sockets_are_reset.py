@@ -26,7 +26,7 @@ def test_lost_lane_without_resume(hosts: TwoHosts, target: Target) -> None:
             cutter.cut()
             assert ends_in_reset(caller)
             assert ends_in_reset(called)
-        until("a new link", lambda: is_up(hosts.a, hosts.b))
+        until(lambda: is_up(hosts.a, hosts.b), "for a new link")
         with connect(entry) as caller, target.accept() as called:
             exchange(caller, called)
         assert hosts.a.link(hosts.b)["resumes"] == 0
@@ -43,7 +43,7 @@ def test_resume_on_one_side_only(hosts: TwoHosts, target: Target) -> None:
             cutter.cut()
             assert ends_in_reset(called)
             assert ends_in_reset(caller)
-        until("a new link", lambda: is_up(hosts.a, hosts.b))
+        until(lambda: is_up(hosts.a, hosts.b), "for a new link")
         with connect(entry) as caller, target.accept() as called:
             exchange(caller, called)
 
@@ -65,7 +65,7 @@ def test_lane_lost_for_longer_than_the_window(hosts: TwoHosts, target: Target) -
             assert time.monotonic() - lost < 25
         assert any("no lane resumed within 1 s" in reason for reason in hosts.a.reasons(hosts.b))
         cutter.flow()
-        until("a new link", lambda: is_up(hosts.a, hosts.b))
+        until(lambda: is_up(hosts.a, hosts.b), "for a new link")
         with connect(entry) as caller, target.accept() as called:
             exchange(caller, called)
 

@@ -74,7 +74,7 @@ def test_each_direction_has_separate_sessions(hosts: TwoHosts, target: Target) -
         assert {"standing", "ours 1", "theirs 1"} <= names
         stack.close()
         for host, peer in hosts.both_ways:
-            until(f"{host.name} to be idle", lambda: is_idle(host, peer))  # noqa: B023  awaited here
+            until(lambda: is_idle(host, peer), f"for {host.name} to be idle")  # noqa: B023  awaited here
 
 
 def test_a_migration_is_one_line_in_the_log(hosts: TwoHosts, target: Target) -> None:

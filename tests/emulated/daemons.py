@@ -61,7 +61,7 @@ class Pair:
                 sock.shutdown(socket.SHUT_WR)
             assert (caller.recv(1), called.recv(1)) == (b"", b"")
         for host, peer in self.hosts.both_ways:
-            until("the stream to end", partial(is_idle, host, peer))
+            until(partial(is_idle, host, peer), "for the stream to end")
 
     def resumes(self) -> tuple[int, ...]:
         """Number of lost lanes that each daemon has replaced."""
@@ -161,7 +161,7 @@ def test_a_kernel_lane_cut_amid_a_transfer_is_replaced_and_no_byte_is_lost(kerne
         kernels.cutter.cut_after(SIZE)
         carry(*ends)
         assert kernels.cutter.cuts_left == 0
-        until("a new lane", lambda: kernels.resumes() == tuple(count + 1 for count in before))
+        until(lambda: kernels.resumes() == tuple(count + 1 for count in before), "for a new lane")
         for host, peer in kernels.hosts.both_ways:
             has_carried(host.status(), "kernel")
             assert any("reset" in reason.lower() for reason in host.reasons(peer)), host.reasons(peer)
@@ -190,7 +190,7 @@ def lane_is_replaced(pair: Pair, ours: str, theirs: str) -> None:
         pair.hosts.pki.authority.issue("hosta", validity=Validity.lasting(90), force=True)
         pair.hosts.a.signal(signal.SIGHUP)
         carry(*ends)
-        until("a new lane", lambda: pair.rotations() == (1, 1))
+        until(lambda: pair.rotations() == (1, 1), "for a new lane")
         for (host, _), choice in zip(pair.hosts.both_ways, (ours, theirs), strict=True):
             has_carried(host.status(), choice)
         carry(*ends)

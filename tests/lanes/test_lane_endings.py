@@ -180,7 +180,7 @@ async def test_a_peer_that_does_not_read_cannot_hold_a_closing_lane(
         monkeypatch.setattr(base_lane, "LINGER", 0.2)
         host.lane.close(Code.NONE, "")
         assert fileno(host) >= 0
-        await until(lambda: fileno(host) == -1, "for LINGER to end", patience=5)
+        await until(lambda: fileno(host) == -1, "for LINGER to end", within=5)
         assert host.ends == []
 
 
@@ -213,7 +213,7 @@ async def test_a_reset_is_detected_immediately_however_much_is_unread(hosts: Hos
         await until(lambda: host.opened == {1})
         await peer.send(data_header(1, 0, MAX_DATA) + content(1, 0, MAX_DATA, initiator=True))
         peer.reset()
-        await until(lambda: host.ends, "for the lane to end", patience=10)
+        await until(lambda: host.ends, "for the lane to end", within=10)
         assert isinstance(await only_end(host), LaneLost)
 
 

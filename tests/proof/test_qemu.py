@@ -15,10 +15,7 @@ from tunnel.virt.polling import until
 
 
 async def test_guest_reports_progress_on_its_serial_port(qemu: Qemu) -> None:
-    async def ready() -> bool | None:
-        return qemu.serial.read_bytes() == SERIAL_READY or None
-
-    await until(ready, within=30, every=0.02)
+    await until(lambda: qemu.serial.read_bytes() == SERIAL_READY, within=30, every=0.02)
 
 
 async def test_waiting_qemu_runs_no_guest(tmp: Path) -> None:
@@ -39,11 +36,7 @@ async def test_failed_start_includes_the_output_of_qemu(tmp: Path) -> None:
 
 async def test_cancelled_start_leaves_no_process(tmp: Path) -> None:
     starting = asyncio.create_task(Qemu.start("guest", small_machine(tmp), tmp))
-
-    async def spawned() -> bool | None:
-        return (tmp / "guest.log").exists() or None
-
-    await until(spawned, within=10, every=0.001)
+    await until((tmp / "guest.log").exists, within=10, every=0.001)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting

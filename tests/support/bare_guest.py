@@ -42,7 +42,7 @@ class BareGuest(LabGuest):
         path = host.plan.outside(self.domain.monitor)
         path.unlink(missing_ok=True)  # a killed QEMU leaves it
         qemu = host.start([PROGRAM, "-name", self.name, *machine.arguments()])
-        until("QEMU's monitor", lambda: _listens(path) or not qemu.running)
+        until(lambda: _listens(path) or not qemu.running, "for QEMU's monitor")
         assert qemu.running, qemu.output()
 
     async def _status(self, host: LabHost) -> str:

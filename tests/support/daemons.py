@@ -17,7 +17,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,8 @@ import psutil
 
 from tests.support import compiled_engine
 from tests.support.pki import Pki
+from tunnel.bench.lab import waiting
+from tunnel.bench.lab.waiting import LabError
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import UnreachableError
 from tunnel.proof.config_text import config_text, own_user
@@ -46,13 +47,9 @@ _GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # no daemon outlives the test
 _T = TypeVar("_T")
 
 
-def until(what: str, found: Callable[[], _T | None], within: float = WITHIN) -> _T:
-    """Poll ``found`` until it returns a true value, and return that; fail naming ``what`` after a timeout."""
-    deadline = time.monotonic() + within
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"timed out after {within} s waiting for {what}"
-        time.sleep(0.02)
-    return result
+def until(found: Callable[[], _T | None], what: str, within: float = WITHIN) -> _T:
+    """Poll ``found`` until it returns a true value, and return that. Raises LabError on timeout."""
+    return waiting.until(found, what, within)
 
 
 class Host:
@@ -163,7 +160,7 @@ class Host:
 
     def wait_serving(self) -> None:
         """Wait until the daemon replies on its control socket."""
-        until(f"{self.name} to serve", lambda: self.serving)
+        until(lambda: self.serving, f"for {self.name} to serve")
 
     def status(self) -> dict[str, Any]:
         """Return what ``mtunnel status --json`` prints."""
@@ -203,11 +200,10 @@ class Host:
 
     def wait_log(self, pattern: str, within: float = WITHIN) -> re.Match[str]:
         """Wait until a line of the log matches ``pattern``; return the match."""
-        deadline = time.monotonic() + within
-        while (found := re.search(pattern, self.log)) is None:
-            assert time.monotonic() < deadline, f"no {pattern!r} in the log of {self.name}:\n{self.log}"
-            time.sleep(0.02)
-        return found
+        try:
+            return until(lambda: re.search(pattern, self.log), f"for {pattern!r}", within)
+        except LabError as error:
+            raise LabError(f"{self.name}: {error}\n{self.log}") from None
 
 
 class TwoHosts:
@@ -237,7 +233,7 @@ class TwoHosts:
         """Wait until both daemons serve and are linked."""
         for host, peer in self.both_ways:
             host.wait_serving()
-            until(f"{host.name} to be linked", partial(is_up, host, peer))
+            until(partial(is_up, host, peer), f"for {host.name} to be linked")
 
     @property
     def both_ways(self) -> tuple[tuple[Host, Host], tuple[Host, Host]]:

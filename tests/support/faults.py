@@ -109,10 +109,10 @@ def enter(lab: Lab, guest: LabGuest, phase: Phase) -> None:
     if phase is Phase.SWITCH_OVER:
         # With any downtime allowed, QEMU stops the guest immediately, with most of its memory to send.
         lab.a.virsh("migrate-setmaxdowntime", guest.name, "100000")
-        until("the guest to be stopped", lambda: reasons(lab, guest)[0] == "paused (migrating)")
+        until(lambda: reasons(lab, guest)[0] == "paused (migrating)", "for the guest to be stopped")
     elif phase is Phase.POST_COPY:
         lab.a.virsh("migrate-postcopy", guest.name)
-        until("the guest to run on B", lambda: statuses(lab, guest)[1] == _RUNNING)
+        until(lambda: statuses(lab, guest)[1] == _RUNNING, "for the guest to run on B")
 
 
 # State of the guest.
@@ -183,7 +183,7 @@ def ends_on(lab: Lab, guest: LabGuest, host: LabHost) -> None:
         )
 
     try:
-        until(f"{guest.name} to run only on {host.name}", settled, SETTLED)
+        until(settled, f"for {guest.name} to run only on {host.name}", SETTLED)
     except LabError as error:
         raise LabError(f"{error}; {statuses(lab, guest)}, {reasons(lab, guest)}") from error
     guest.verify(host)
@@ -192,7 +192,7 @@ def ends_on(lab: Lab, guest: LabGuest, host: LabHost) -> None:
 def waits(lab: Lab, guest: LabGuest) -> None:
     """Wait until both libvirts report a failed post-copy that can be recovered."""
     broken = ("paused (post-copy failed)", "running (post-copy failed)")
-    until("the post-copy to be paused", lambda: reasons(lab, guest) == broken, SETTLED)
+    until(lambda: reasons(lab, guest) == broken, "for the post-copy to be paused", SETTLED)
 
 
 def recovers(lab: Lab, guest: LabGuest, *flow: str) -> None:
@@ -238,7 +238,7 @@ def told(host: LabHost) -> str:
 def says(host: LabHost, *reasons: str) -> None:
     """Wait until the incidents in ``status`` of a host's daemon contain all of ``reasons``."""
     for reason in reasons:
-        until(f"{host.name} to report {reason!r}", partial(_tells, host, reason))
+        until(partial(_tells, host, reason), f"for {host.name} to report {reason!r}")
 
 
 def _tells(host: LabHost, reason: str) -> bool:

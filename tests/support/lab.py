@@ -73,7 +73,7 @@ class Listener:
 
     def __enter__(self) -> Self:
         self._program = self._host.start(["python3", "-c", _LISTEN, str(self._port)])
-        until("the listener to listen", lambda: self._program.output())
+        until(lambda: self._program.output(), "for the listener to listen")
         return self
 
     def __exit__(self, *_: object) -> None:

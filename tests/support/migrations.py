@@ -129,7 +129,7 @@ def wait_moving(host: LabHost, guest: str = "web1") -> None:
         job = host.job(guest)
         return job.get("Operation", "").startswith("Outgoing") and "Memory processed" in job
 
-    until(f"{guest} to be migrating", moves)
+    until(moves, f"for {guest} to be migrating")
 
 
 def arrived(lab: Lab, guest: LabGuest, *, left: str = "shut off", carried: float = 1.0) -> None:
@@ -147,7 +147,9 @@ def arrived(lab: Lab, guest: LabGuest, *, left: str = "shut off", carried: float
 def stayed(lab: Lab, guest: LabGuest) -> None:
     """Verify a guest of A that still runs there, and is not on B."""
     try:
-        until(f"{guest.name} to be only on hosta", lambda: lab.states(guest.name) == ("running", "absent"))
+        until(
+            lambda: lab.states(guest.name) == ("running", "absent"), f"for {guest.name} to be only on hosta"
+        )
     except LabError as error:
         raise LabError(f"{error}; it is {lab.states(guest.name)}\n{qemu_logs(lab, guest)}") from error
     guest.verify(lab.a)

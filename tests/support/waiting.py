@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tunnel.virt import polling
+
 PATIENCE = 60.0
 """Timeout in seconds for anything that should take milliseconds."""
 
 _PAUSE = 0.002
 
 
-async def until(condition: Callable[[], object], what: str = "", patience: float = PATIENCE) -> None:
-    """Return when ``condition()`` is true. Raises AssertionError, with ``what`` in it, on timeout."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
-    while not condition():
-        assert loop.time() < deadline, f"timed out after {patience:g} s waiting {what}"
-        await asyncio.sleep(_PAUSE)
+async def until(found: Callable[[], object], what: str = "", within: float = PATIENCE) -> None:
+    """Return when ``found()`` is true. Raises TimeoutError, with ``what`` in it, on timeout."""
+    await polling.until(found, what, within=within, every=_PAUSE)
 
 
 async def turns(count: int = 20) -> None:

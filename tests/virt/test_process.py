@@ -30,10 +30,7 @@ os.kill(os.getpid(), 9)
 
 
 async def wait_for_output(child: Child, text: str) -> None:
-    async def written() -> bool | None:
-        return text in child.output() or None
-
-    await until(written, within=10, every=0.01)
+    await until(lambda: text in child.output(), within=10, every=0.01)
 
 
 async def test_child_is_terminated_and_reaped(tmp: Path) -> None:

@@ -50,10 +50,10 @@ async def start_slowly(
     uri = local(trial.directory)
     task = asyncio.create_task(trial.migrate(uri, uri, slowed(options), samples.append))
 
-    async def reached() -> bool | None:
+    def reached() -> bool:
         if task.done():
             task.result()
-        return any(sample.phase is until_phase for sample in samples) or None
+        return any(sample.phase is until_phase for sample in samples)
 
     await until(reached, within=30, every=0.02)
     return task, samples
@@ -196,10 +196,7 @@ async def test_destination_killed_in_postcopy_loses_the_guest(trial: Trial) -> N
     before = samples[-1].transferred
 
     # QEMU reports post-copy before the switch, and a failure in between is "failed", not "paused".
-    async def sends_pages() -> bool | None:
-        return samples[-1].transferred > before or None
-
-    await until(sends_pages, within=30, every=0.02)
+    await until(lambda: samples[-1].transferred > before, within=30, every=0.02)
     trial.destination.child.kill()
     with pytest.raises(MigrationError, match=r"(?s)postcopy-paused.*The guest is lost: it was in post-copy"):
         await asyncio.wait_for(task, 30)
@@ -231,9 +228,9 @@ async def test_cancelling_in_postcopy_does_not_lose_the_guest(trial: Trial) -> N
         await task
     await trial.source.monitor.execute("migrate-set-parameters", {"max-postcopy-bandwidth": 0})
 
-    async def completed() -> bool | None:
+    async def completed() -> bool:
         answer = await trial.source.monitor.execute("query-migrate")
-        return answer["status"] == "completed" or None
+        return bool(answer["status"] == "completed")
 
     await until(completed, within=30, every=0.05)
     await trial.verify()

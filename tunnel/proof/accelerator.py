@@ -49,8 +49,4 @@ async def _boot(directory: Path) -> None:
     kernel = directory / "kernel"
     kernel.write_bytes(build_image(Workload()))
     async with await Qemu.start("probe", Machine(kernel, 16 * MIB, _KVM), directory) as qemu:
-
-        async def ready() -> bool | None:
-            return qemu.serial.read_bytes() == SERIAL_READY or None
-
-        await until(ready, within=_PATIENCE, every=0.02)
+        await until(lambda: qemu.serial.read_bytes() == SERIAL_READY, within=_PATIENCE, every=0.02)

@@ -101,12 +101,8 @@ class Monitor:
         Connects, so call it only after MonitorLost; a QEMU that is exiting has ``within`` seconds. Not valid
         for a QEMU behind a relay.
         """
-
-        async def silent() -> bool | None:
-            return self._is_silent() or None
-
         with contextlib.suppress(TimeoutError):
-            return await until(silent, within=within, every=0.02)
+            return bool(await until(self._is_silent, within=within))
         return False
 
     def _is_silent(self) -> bool:

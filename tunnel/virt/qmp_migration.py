@@ -233,8 +233,8 @@ class _Transferred:
         if sample_of(answer).phase is not QemuPhase.COMPLETED:
             return answer
 
-        async def left() -> bool | None:
-            return await self._source.status() != "finish-migrate" or None
+        async def left() -> bool:
+            return await self._source.status() != "finish-migrate"
 
         with contextlib.suppress(TimeoutError):
             await until(left, within=_SETTLE, every=_SAMPLE_INTERVAL / 10)
@@ -261,8 +261,8 @@ async def _confirm(source: Monitor, destination: Monitor | None, expected: str) 
     if destination is None:
         return
 
-    async def arrived() -> bool | None:
-        return await destination.status() == expected or None
+    async def arrived() -> bool:
+        return await destination.status() == expected
 
     try:
         await until(arrived, within=_SETTLE, every=_SAMPLE_INTERVAL / 10)
@@ -273,9 +273,9 @@ async def _confirm(source: Monitor, destination: Monitor | None, expected: str) 
 
 
 async def _cancel(source: Monitor) -> None:
-    async def ended() -> bool | None:
+    async def ended() -> bool:
         phase = await phase_of(source)
-        return phase is QemuPhase.NONE or phase.ended or None
+        return phase is QemuPhase.NONE or phase.ended
 
     with contextlib.suppress(HypervisorError, TimeoutError):
         if (await phase_of(source)).startswith("postcopy"):

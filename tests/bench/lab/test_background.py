@@ -120,7 +120,7 @@ def test_a_killed_keeper_leaves_no_process_and_no_namespace(place: Path) -> None
     networks = {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in lab.hosts.values()}
     assert any(psutil.Process(pid).name() == "libvirtd" for pid in inside)
     os.kill(lab.owner, signal.SIGKILL)
-    until("all processes to exit", lambda: not _alive(everything))
+    until(lambda: not _alive(everything), "for all processes to exit")
     assert not networks & _networks()
     assert background.kept(place) is None
     background.start(place)  # in the directory of the first

@@ -81,7 +81,7 @@ def test_a_guest_is_verified_through_its_second_monitor(bare: Bare, tmp: Path) -
         guest.read_state(host)
     guest.domain.kernel.write_bytes(build_image(Workload(MIB)))
     with _by_hand(guest, bare, tmp):
-        until("its monitor", bare.plan.outside(guest.domain.monitor).is_socket)
+        until(bare.plan.outside(guest.domain.monitor).is_socket, "for its monitor")
         guest.start(host)
         assert [words[0] for words in bare.asked] == ["define", "start"]
         assert guest.verify(host).pages > 3000

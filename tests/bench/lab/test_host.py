@@ -150,7 +150,7 @@ def test_a_guests_qemu_is_found_and_killed(lab: Lab) -> None:
     assert psutil.Process(pid).name().startswith("qemu-system")
     assert psutil.Process(pid).username() == layout.QEMU_USER
     lab.a.kill_qemu("web1")
-    until("libvirt to report the guest as shut off", lambda: lab.a.state("web1") == "shut off")
+    until(lambda: lab.a.state("web1") == "shut off", "for libvirt to report the guest as shut off")
     with pytest.raises(LabError, match="no QEMU for web1 is running on hosta"):
         lab.a.qemu_pid("web1")
 

@@ -90,7 +90,7 @@ def test_a_host_sees_no_process_but_its_own(lab: Lab) -> None:
 def test_orphans_are_reaped(lab: Lab) -> None:
     orphan = lab.a.run(["sh", "-c", "sleep 0.1 >/dev/null 2>&1 & echo $!"]).stdout.strip()
     there = ["test", "-e", f"/proc/{orphan}"]  # also exists for a zombie
-    until("the orphan to be reaped", lambda: lab.a.run(there, check=False).returncode == 1)
+    until(lambda: lab.a.run(there, check=False).returncode == 1, "for the orphan to be reaped")
 
 
 @pytest.mark.root
@@ -100,7 +100,7 @@ def test_every_process_ends_with_a_killed_owner(tmp: Path, plans: tuple[LabHostP
         members = [first, *first.children(recursive=True)]
         # No handler runs.
         owner.send_signal(signal.SIGKILL)
-    until("the host to end", lambda: not any(one.is_running() and _alive(one) for one in members))
+    until(lambda: not any(one.is_running() and _alive(one) for one in members), "for the host to end")
 
 
 def _read_pid(owner: subprocess.Popen[str]) -> psutil.Process:

@@ -72,7 +72,7 @@ def test_a_started_program_is_found_and_signalled(tmp: Path) -> None:
     program = _start(
         tmp, "sh", "-c", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done"
     )
-    until("it to be ready", lambda: "ready" in program.output())
+    until(lambda: "ready" in program.output(), "for it to be ready")
     assert program.running
     assert psutil.Process(program.pid).name() == "sh"
     program.signal(signal.SIGTERM)
@@ -89,7 +89,7 @@ def test_the_exit_code_of_a_killed_program_is_the_signal(tmp: Path) -> None:
 
 def test_a_program_that_ignores_sigterm_is_killed(tmp: Path) -> None:
     program = _start(tmp, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
-    until("it to be ready", lambda: program.output())
+    until(lambda: program.output(), "for it to be ready")
     assert program.stop(grace=0.2) == -signal.SIGKILL
 
 
@@ -118,4 +118,4 @@ def test_two_programs_of_one_name_have_two_logs(tmp: Path) -> None:
 def test_a_program_that_timed_out_is_killed_in_its_host(lab: Lab) -> None:
     with pytest.raises(LabError, match="sleep 301 timed out"):
         lab.a.run(["sleep", "301"], timeout=0.3)
-    until("it to be gone", lambda: lab.a.run(["pgrep", "-f", "sleep 301"], check=False).returncode == 1)
+    until(lambda: lab.a.run(["pgrep", "-f", "sleep 301"], check=False).returncode == 1, "for it to be gone")

@@ -9,12 +9,12 @@ from tunnel.bench.lab.waiting import LabError, until
 
 def test_the_first_true_value_is_returned() -> None:
     answers = iter([None, 0, "", "there", "later"])
-    assert until("an answer", lambda: next(answers)) == "there"
+    assert until(lambda: next(answers), "for an answer") == "there"
 
 
 def test_a_timeout_names_what_was_waited_for() -> None:
     with pytest.raises(LabError, match=r"timed out after 0\.05 s waiting for a miracle"):
-        until("a miracle", lambda: False, within=0.05)
+        until(lambda: False, "for a miracle", within=0.05)
 
 
 def test_an_error_ends_the_waiting() -> None:
@@ -22,4 +22,4 @@ def test_an_error_ends_the_waiting() -> None:
         raise LabError("it ended")
 
     with pytest.raises(LabError, match="it ended"):
-        until("it", fail)
+        until(fail, "for it")

@@ -96,7 +96,7 @@ with socket.create_server(("0.0.0.0", 16515)) as server:
 @pytest.mark.root
 def test_a_rate_limit_applies_until_reset(lab: Lab) -> None:
     swallow = lab.b.start(["python3", "-c", SWALLOW])
-    until("the reader to listen", lambda: swallow.output())
+    until(lambda: swallow.output(), "for the reader to listen")
     sent, bound = 4_000_000, 32_000_000
     lab.shape(bound)
     found = float(lab.a.run(["python3", "-c", SEND, lab.b.plan.address, str(sent)]).stdout)

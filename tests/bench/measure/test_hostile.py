@@ -53,10 +53,10 @@ def test_each_kind_floods_without_end(site: Site, tmp: Path, kind: Kind) -> None
             peer.say({})
             return peer.hear(20)["frames"]
 
-        until(f"{kind} to be sent", lambda: frames() > 0)
+        until(lambda: frames() > 0, f"for {kind} to be sent")
         first = frames()
         if kind is not Kind.SPARSE:
-            until(f"more of {kind} to be sent", lambda: frames() > first)
+            until(lambda: frames() > first, f"for more of {kind} to be sent")
         peer.close()
     for one, other in hosts.both_ways:
         assert one.link(other)["resumes"] == 0

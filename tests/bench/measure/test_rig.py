@@ -6,27 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure.endpoint import free_tcp
 from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.rig import Rig, Source
 
 SLEEP = ["sleep", "300"]
 STUBBORN = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "timed out after 20 s waiting for the condition"
-        time.sleep(0.02)
 
 
 def _is_alive(pid: int) -> bool:
@@ -63,9 +55,9 @@ def test_a_program_that_ignores_sigterm_is_killed(tmp: Path, monkeypatch: pytest
 def test_children_end_with_their_program(tmp: Path) -> None:
     with Rig(tmp) as rig:
         leader = psutil.Process(rig.start("parent", ["sh", "-c", "sleep 300 & wait"]).process.pid)
-        _wait(lambda: any(child.name() == "sleep" for child in leader.children()))
+        until(lambda: any(child.name() == "sleep" for child in leader.children()), "for the child")
         (child,) = leader.children()
-    _wait(lambda: not _is_alive(child.pid))
+    until(lambda: not _is_alive(child.pid), "for the child to end")
 
 
 def test_children_end_even_when_their_program_left_them_behind(tmp: Path) -> None:
@@ -75,7 +67,7 @@ def test_children_end_even_when_their_program_left_them_behind(tmp: Path) -> Non
         orphan = int(program.process.stdout.readline())
         program.process.wait(timeout=10)
         assert _is_alive(orphan)
-    _wait(lambda: not _is_alive(orphan))
+    until(lambda: not _is_alive(orphan), "for the orphan to end")
 
 
 KILLED_RIG = """
@@ -93,9 +85,9 @@ def test_programs_end_even_when_the_rig_is_killed(tmp: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as rig:
         assert rig.stdout is not None
         pid = int(rig.stdout.readline())
-        _wait(lambda: psutil.Process(pid).name() == "sleep")
+        until(lambda: psutil.Process(pid).name() == "sleep", "for the program")
         os.kill(rig.pid, signal.SIGKILL)
-    _wait(lambda: not _is_alive(pid))
+    until(lambda: not _is_alive(pid), "for the program to end")
 
 
 def test_a_missing_program_is_an_error(tmp: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
+from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure.thread_cpu import ThreadTimes, threads_of, used
 
 
@@ -20,10 +20,9 @@ def test_threads_are_measured_separately() -> None:
     thread = threading.Thread(target=work)
     before = threads_of(os.getpid())
     thread.start()
-    deadline = time.monotonic() + 60
-    while threads_of(os.getpid()).get(busy[0] if busy else 0, ThreadTimes(0, 0)).user < 0.2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(
+        lambda: busy and threads_of(os.getpid()).get(busy[0], ThreadTimes(0, 0)).user >= 0.2, "for its time"
+    )
     after = threads_of(os.getpid())
     stop.set()
     thread.join()

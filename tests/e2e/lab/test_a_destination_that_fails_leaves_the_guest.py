@@ -47,7 +47,7 @@ def test_post_copy_is_lost_with_its_destination_and_started_from_its_disks(slow_
     guest, moving = hold(slow_lab, Phase.POST_COPY, "--p2p")
     slow_lab.b.kill_qemu("web1")
     assert "domain is not running" in words(moving)
-    until("libvirt to notice", lambda: reasons(slow_lab, guest) == ("paused (post-copy failed)", ""))
+    until(lambda: reasons(slow_lab, guest) == ("paused (post-copy failed)", ""), "for libvirt to notice")
     assert runner(slow_lab, guest) is None
     slow_lab.a.virsh("destroy", "web1")
     slow_lab.a.virsh("start", "web1")

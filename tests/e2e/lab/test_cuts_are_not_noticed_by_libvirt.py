@@ -52,7 +52,7 @@ def test_guest_arrives_and_calls_continue(slow_lab: Lab, flow: tuple[str, ...], 
     wait_moving(lab.a)
     options = ["--interface", INTERFACES[0], "--every", str(EVERY), "--count", str(CUTS)]
     resets = lab.a.start([sys.executable, "-m", "tunnel.bench.measure.resets", str(PORT), CONTROL, *options])
-    until("the last cut", lambda: not resets.running, 60)
+    until(lambda: not resets.running, "for the last cut", 60)
     assert moving.running, moving.output()
     assert [*map(complaints, lab.hosts)] == before
     hasten(lab)

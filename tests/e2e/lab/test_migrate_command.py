@@ -65,7 +65,7 @@ def wait_sent(program: Started, amount: int) -> None:
         emitted = [each for each in events_of(program) if each["event"] == "progress"]
         return (emitted and emitted[-1]["sent"] > amount) or None
 
-    until(f"{amount} bytes to be sent", far_enough)
+    until(far_enough, f"for {amount} bytes to be sent")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_failed_postcopy_is_resumed(lab: Lab) -> None:
     guest = lab.start_guest("web1", workload=RESTLESS)
     linked(lab, transport={"resume_window": "0s"})
     program = lab.a.start(command("--postcopy", "--timeout", "1s", "--timeout-action", "postcopy", *SLOW))
-    until("post-copy", lambda: any(each.get("postcopy") for each in events_of(program)) or None)
+    until(lambda: any(each.get("postcopy") for each in events_of(program)) or None, "for post-copy")
     lab.b.daemons[-1].kill()
     assert program.wait() in {1, 4}
     assert "--postcopy-resume" in program.output()
@@ -161,7 +161,7 @@ def test_failed_postcopy_is_resumed(lab: Lab) -> None:
         assert lab.b.libvirtd.running, "it was not called"
         lab.b.libvirtd.stop()
         take_up_by_hand(lab, 49152)
-        until("the guest to have arrived", lambda: lab.states("web1") == ("shut off", "running"))
+        until(lambda: lab.states("web1") == ("shut off", "running"), "for the guest to have arrived")
     else:
         assert code == 0, stderr
         assert emitted[-1]["runs_at"] == "destination"

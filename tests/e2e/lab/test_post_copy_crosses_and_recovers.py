@@ -52,7 +52,7 @@ def events(lab: Lab) -> Started:
     recorded = lab.a.start(["virsh", "event", "web1", "--event", "lifecycle", "--loop"])
     lab.a.virsh("suspend", "web1")
     lab.a.virsh("resume", "web1")
-    until("events to be reported", lambda: "Resumed" in recorded.output())
+    until(lambda: "Resumed" in recorded.output(), "for events to be reported")
     return recorded
 
 
@@ -82,19 +82,19 @@ def test_post_copy_on_demand_crosses(lab: Lab, guest: LabGuest, flow: tuple[str,
 def break_off(lab: Lab, *flow: str) -> None:
     """Switch the guest to B, then break the tunnel and bring it up as a new session."""
     moving = switch(lab, *SLOWLY, *flow)
-    until("the guest to run on B", lambda: states(lab) == SWITCHED)
+    until(lambda: states(lab) == SWITCHED, "for the guest to run on B")
     lab.a.daemons[-1].kill()
     assert moving.wait(PATIENCE) != 0
     lab.a.daemons[-1].restart()  # a new session: the other daemon resets what belonged to the old one
     lab.a.daemons[-1].wait_linked("hostb")
-    until("both sides to notice", lambda: states(lab) == BROKEN)
+    until(lambda: states(lab) == BROKEN, "for both sides to notice")
 
 
 def crash_libvirtd(lab: Lab, *flow: str) -> None:
     """Resume post-copy on a libvirt that crashes: it exits, and the guest is unchanged on both sides."""
     done = migrate(lab, "--postcopy", "--postcopy-resume", *flow, check=False)
     assert done.returncode != 0
-    until("libvirtd of hostb to crash", lambda: not lab.b.libvirtd.running)
+    until(lambda: not lab.b.libvirtd.running, "for libvirtd of hostb to crash")
     lab.b.libvirtd.start()
     assert states(lab) == BROKEN
     lab.b.libvirtd.stop()
@@ -108,7 +108,7 @@ def test_post_copy_recovers_after_a_cut(lab: Lab, guest: LabGuest, flow: tuple[s
         take_up_by_hand(lab)
     else:
         take_up(lab, "--postcopy-bandwidth", "1000", *flow)
-    until("the guest to have arrived", lambda: states(lab) == ARRIVED)
+    until(lambda: states(lab) == ARRIVED, "for the guest to have arrived")
     arrived(lab, guest, carried=0.1)  # the rest
 
 
@@ -119,5 +119,5 @@ def test_post_copy_recovers_by_hand_while_the_destinations_libvirtd_is_stopped(
     break_off(lab, *flow)
     lab.b.libvirtd.stop()
     take_up_by_hand(lab)
-    until("the guest to have arrived", lambda: states(lab) == ARRIVED)
+    until(lambda: states(lab) == ARRIVED, "for the guest to have arrived")
     arrived(lab, guest, carried=0.1)

@@ -125,7 +125,7 @@ def test_a_guest_without_libvirt_arrives(linked: Lab) -> None:
     guest.wait_at(linked.b, incoming)
     *lines, question = MONITOR.splitlines()
     assert not any(guest.type_in(linked.a, line) for line in lines)
-    until("info migrate to report completed", lambda: "completed" in guest.type_in(linked.a, question))
+    until(lambda: "completed" in guest.type_in(linked.a, question), "for info migrate to report completed")
     assert guest.status(linked.a) == "postmigrate"
     guest.verify(linked.b)
     no_lane_was_lost(linked)
