@@ -13,10 +13,10 @@ from tunnel.bench.lab.host import LabHost
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError
-from tunnel.bench.measure.cpu_time import CpuMeter, spent
 from tunnel.bench.measure.migration_modes import MigrationMode
 from tunnel.bench.measure.timeline import DESTINATION, EVENTS, SOURCE, MigrationTimeline
 from tunnel.errors import HypervisorError
+from tunnel.proof.cpu_time import CpuMeter, spent
 from tunnel.proof.pattern_guest import PAGE
 from tunnel.proof.verify import read_state
 from tunnel.units import MIB

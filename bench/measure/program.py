@@ -17,6 +17,7 @@ import psutil
 
 from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.errors import TunnelError
+from tunnel.proof.cpu_time import process_seconds
 
 LISTEN_SECONDS = 20.0
 
@@ -47,9 +48,8 @@ class Program:
         """Return user and system time so far, of all threads and children, including exited ones."""
         total = 0.0
         for member in self._members():
-            with suppress(psutil.NoSuchProcess):
-                times = member.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
+            with suppress(ProcessLookupError):
+                total += process_seconds(member.pid)
         return total
 
     def memory(self) -> Memory:

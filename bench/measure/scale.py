@@ -28,9 +28,9 @@ from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
 from tunnel.bench.measure.site import HOST_A, Site, lay_out
-from tunnel.bench.measure.thread_cpu import ThreadTimes, threads_of, used
 from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError
+from tunnel.proof.cpu_time import CpuTimes, thread_times, used_by_threads
 from tunnel.units import GIB, MIB
 
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
@@ -115,7 +115,7 @@ def measure(size: int, number: int, workers: int, streams: int, network: Network
         threads, carried = _threads(sides), _carried(site)
         recorders = {side: Recorder(perf, rig, program, Path(scratch)) for side, program in sides.items()}
         seconds = source.transfer(size, timeout)
-        spent = {side: used(threads[side], now) for side, now in _threads(sides).items()}
+        spent = {side: used_by_threads(threads[side], now) for side, now in _threads(sides).items()}
         held = {side: lock_share(recorder.stop()) for side, recorder in recorders.items()}
         moved = {name: count - carried.get(name, 0) for name, count in _carried(site).items()}
     cpu = {side: sum(times.total for times in each) for side, each in spent.items()}
@@ -150,8 +150,8 @@ def _gives_lock_up(file: str) -> bool:
     return file.startswith(("kernel", "engine-", "libcrypto.so", "libIPSec_MB"))
 
 
-def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, ThreadTimes]]:
-    return {side: threads_of(program.process.pid) for side, program in sides.items()}
+def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, CpuTimes]]:
+    return {side: thread_times(program.process.pid) for side, program in sides.items()}
 
 
 def _carried(site: Site) -> dict[str, int]:

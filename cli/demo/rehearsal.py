@@ -11,6 +11,7 @@ from tunnel.cli.demo.display import Display
 from tunnel.cli.demo.two_daemons import IngressKind, TwoDaemons
 from tunnel.errors import MigrationError, UsageError
 from tunnel.proof.accelerator import Accelerator, choose_accelerator
+from tunnel.proof.cpu_time import process_seconds
 from tunnel.proof.pattern_guest import Workload
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import GIB, MIB, format_size
@@ -119,11 +120,11 @@ async def _move(
     plan: RehearsalPlan, stage: TwoDaemons, trial: Trial, display: Display
 ) -> tuple[QmpOutcome, Mapping[str, float]]:
     processes = {**stage.daemons, "source": trial.source.child, "destination": trial.destination.child}
-    before = {name: child.cpu_seconds() for name, child in processes.items()}
+    before = {name: process_seconds(child.pid) for name, child in processes.items()}
     try:
         with display.migration() as progress:
             outcome = await trial.migrate(stage.route.ingress, stage.route.target, plan.options, progress)
     except MigrationError as error:
         raise MigrationError(f"{error}\n{stage.logs()}") from error
-    cpu = {name: round(child.cpu_seconds() - before[name], 2) for name, child in processes.items()}
+    cpu = {name: round(process_seconds(child.pid) - before[name], 2) for name, child in processes.items()}
     return outcome, cpu

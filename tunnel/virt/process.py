@@ -60,11 +60,6 @@ class Child:
         """Whether it is still running."""
         return self._process.poll() is None
 
-    def cpu_seconds(self) -> float:
-        """Return its user and system CPU time so far (proc(5), ``stat``)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def output(self) -> str:
         """Return the tail of its output, for error messages; empty when there is none."""
         with contextlib.suppress(OSError):

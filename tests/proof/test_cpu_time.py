@@ -1,14 +1,17 @@
-"""CPU time of real processes, children included, which is kept when a process exits."""
+"""CPU time of processes, children included, which is kept when a process exits, and of threads."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
 
-from tunnel.bench.measure.cpu_time import CpuMeter, spent
+from tunnel.bench.lab.waiting import until
+from tunnel.proof.cpu_time import CpuMeter, CpuTimes, spent, thread_times, used_by_threads
 
 BURN = """
 import sys, time
@@ -75,3 +78,36 @@ def test_a_process_watched_later_counts_from_zero() -> None:
         "a": {"qemu": 0.5},
         "b": {"qemu": 0.25},
     }
+
+
+def test_threads_are_measured_separately() -> None:
+    stop, busy = threading.Event(), list[int]()
+
+    def work() -> None:
+        busy.append(threading.get_native_id())
+        while not stop.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=work)
+    before = thread_times(os.getpid())
+    thread.start()
+    until(lambda: busy and thread_times(os.getpid()).get(busy[0], CpuTimes(0, 0)).user >= 0.2, "for its time")
+    after = thread_times(os.getpid())
+    stop.set()
+    thread.join()
+    first = used_by_threads(before, after)[0]
+    assert first == after[busy[0]]
+    assert first.user >= 0.2
+    assert threading.get_native_id() in after
+
+
+def test_the_time_used_is_the_difference() -> None:
+    before = {1: CpuTimes(1.0, 2.0), 2: CpuTimes(5.0, 5.0)}
+    after = {1: CpuTimes(1.5, 4.0), 2: CpuTimes(5.0, 5.5), 3: CpuTimes(1.0, 0.0)}
+    found = used_by_threads(before, after)
+    assert found == [CpuTimes(0.5, 2.0), CpuTimes(1.0, 0.0), CpuTimes(0.0, 0.5)]
+    assert found[0].total == 2.5
+
+
+def test_only_existing_threads_are_read() -> None:
+    assert os.getpid() in thread_times(os.getpid())
