@@ -22,12 +22,10 @@ from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.layout import MACHINE_ETC, NO_KVM
 from tunnel.bench.lab.tools import path_of
 from tunnel.bench.lab.waiting import PATIENCE, LabError
+from tunnel.virt.process import DIES_WITH_PARENT, guarded
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READY = b"ready\n"
-
-# PDEATHSIG is set after the fork: a child that was orphaned before must not start.
-_ORPHAN_CHECK = '[ "$PPID" = "$0" ] && exec "$@"'
 
 
 class Namespaces:
@@ -41,7 +39,7 @@ class Namespaces:
         kinds = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_dying_with_us(), path_of("unshare"), *kinds, "/bin/sh", "-c", script(host)],
+                guarded([path_of("unshare"), *kinds, "/bin/sh", "-c", script(host)]),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -61,8 +59,7 @@ class Namespaces:
     def enter(self) -> list[str]:
         """The command prefix that runs a program inside. Killing it kills that program too."""
         kinds = ["--mount", "--uts", "--net", "--pid"]
-        inside = [path_of("setpriv"), "--pdeathsig", "KILL", "--"]
-        return [path_of("nsenter"), f"--target={self.pid}", *kinds, "--", *inside]
+        return [path_of("nsenter"), f"--target={self.pid}", *kinds, "--", *DIES_WITH_PARENT]
 
     def members(self) -> list[psutil.Process]:
         """Return every process in the PID namespace, its init process included."""
@@ -119,11 +116,6 @@ def script(host: LabHostPlan) -> str:
         "while :; do sleep 86400 & wait $!; done",
     ]
     return "\n".join(lines)
-
-
-def _dying_with_us() -> list[str]:
-    guard = [path_of("setpriv"), "--pdeathsig", "KILL", "--"]
-    return [*guard, "/bin/sh", "-c", _ORPHAN_CHECK, str(os.getpid())]
 
 
 def _pid_namespace(process: psutil.Process) -> str:

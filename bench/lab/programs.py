@@ -15,6 +15,7 @@ import psutil
 
 from tunnel.bench.lab.namespaces import PATH, Namespaces
 from tunnel.bench.lab.waiting import PATIENCE, LabError, until
+from tunnel.virt.process import LoggedProcess
 
 Done = subprocess.CompletedProcess[str]
 
@@ -61,46 +62,29 @@ def run(
     return done
 
 
-class Started:
+class Started(LoggedProcess):
     """A program that runs inside a host, with its output in ``log``. ``stop`` or ``kill`` it."""
 
     def __init__(
         self, inside: Namespaces, argv: Sequence[str], logs: Path, env: Mapping[str, str] | None = None
     ) -> None:
-        self.name = Path(argv[0]).name
-        self.log = logs / f"{next(_numbers)}-{self.name}.log"
-        with self.log.open("wb") as log:
-            self._enter = subprocess.Popen(
-                [*inside.enter, *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(env),
-                start_new_session=True,
-            )
+        name = Path(argv[0]).name
+        log = logs / f"{next(_numbers)}-{name}.log"
+        super().__init__(name, [*inside.enter, *argv], log, env=environment(env))
         self._program = until(self._find, f"for {self.name} to start")
 
     def _find(self) -> int | None:
         """Return the process id of the only child of the process that entered the namespaces."""
-        if self._enter.poll() is not None:
+        if not self.running:
             return -1
         with suppress(psutil.NoSuchProcess, IndexError):
-            return int(psutil.Process(self._enter.pid).children()[0].pid)
+            return int(psutil.Process(self.process.pid).children()[0].pid)
         return None
 
     @property
     def pid(self) -> int:
         """The process id of the program outside of the host; -1 if it exited before it was found."""
         return self._program
-
-    @property
-    def running(self) -> bool:
-        """Whether the program is running."""
-        return self._enter.poll() is None
-
-    def output(self) -> str:
-        """Return its output so far."""
-        return self.log.read_text(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program, if it is running."""
@@ -115,7 +99,7 @@ class Started:
         Raises LabError when it has not exited after ``timeout`` seconds.
         """
         try:
-            return self._enter.wait(timeout)
+            return self.process.wait(timeout)
         except subprocess.TimeoutExpired as error:
             raise LabError(f"{self.name} timed out after {timeout:g} s{self.said()}") from error
 
@@ -123,15 +107,10 @@ class Started:
         """Stop it: SIGTERM, SIGKILL after ``grace`` seconds; return its exit code. Safe to call twice."""
         self.signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            self._enter.wait(grace)
+            self.process.wait(grace)
         return self.kill()
 
     def kill(self) -> int:
         """Kill it with SIGKILL; return its exit code. Safe to call twice."""
         self.signal(signal.SIGKILL)
         return self.wait()
-
-    def said(self) -> str:
-        """Return the output tail, for an error message."""
-        lines = self.output().splitlines()[-15:]
-        return "".join(f"\n  {line}" for line in lines) or " (no output)"

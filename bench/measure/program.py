@@ -5,9 +5,6 @@ A program is measured with all its children: several contestants fork one proces
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ import psutil
 from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.errors import TunnelError
 from tunnel.proof.cpu_time import process_seconds
+from tunnel.virt.process import Child
 
 LISTEN_SECONDS = 20.0
 
@@ -36,13 +34,8 @@ class Memory:
     peak: int
 
 
-class Program:
+class Program(Child):
     """One started program, the leader of its own process group."""
-
-    def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
-        self.name = name
-        self.process = process
-        self._log = log
 
     def cpu_seconds(self) -> float:
         """Return user and system time so far, of all threads and children, including exited ones."""
@@ -77,27 +70,6 @@ class Program:
         code = self.process.poll()
         if code is not None:
             raise BenchError(f"{self.name} exited with status {code}{self.said()}")
-
-    def said(self) -> str:
-        """Return the output tail, for an error message."""
-        lines = self._log.read_text(errors="replace").splitlines()[-15:]
-        return "".join(f"\n  {line}" for line in lines) or " (no output)"
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process group, if it still exists."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-    def reap(self, seconds: float) -> None:
-        """Wait up to ``seconds`` for the leader to exit, then kill the rest of the group."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=seconds)
-        self.signal(signal.SIGKILL)
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):  # data that the program did not read before it exited
-                    pipe.close()
 
     def _members(self) -> list[psutil.Process]:
         self.check()

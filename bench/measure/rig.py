@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import IO, Self
 
 from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.bench.measure.program import BenchError, Program
+from tunnel.errors import UsageError
 
 _STOP_SECONDS = 5.0
 _READY_SECONDS = 60.0
@@ -26,8 +26,7 @@ class Rig:
     """Starts programs and, as a context manager, stops all of them on exit.
 
     ``directory`` holds their logs. Leaving the block sends SIGTERM to all, then SIGKILL to those that still
-    run five seconds later. If the rig itself is killed, the kernel kills its programs
-    (``setpriv --pdeathsig``).
+    run five seconds later. If the rig itself is killed, the kernel kills its programs (``Child``).
     """
 
     def __init__(self, directory: Path) -> None:
@@ -59,19 +58,10 @@ class Rig:
         cannot start.
         """
         path = self._directory / f"{len(self.programs)}-{name}.log"
-        with path.open("w") as log:
-            try:
-                process = subprocess.Popen(
-                    [*_dying_with_us(), *command],
-                    stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
-                    stdout=subprocess.PIPE if talks else log,
-                    stderr=log,
-                    start_new_session=True,
-                    text=True,
-                )
-            except OSError as error:
-                raise BenchError(f"cannot start {name}: {error}") from error
-        program = Program(name, process, path)
+        try:
+            program = Program(name, command, path, pipes=talks)
+        except (UsageError, OSError) as error:
+            raise BenchError(f"cannot start {name}: {error}") from error
         self.programs.append(program)
         return program
 
@@ -187,8 +177,3 @@ class Source:
 def load_command(role: str, endpoint: ProgramAddress) -> list[str]:
     """Return the command that runs one end of the load."""
     return Rig.module("load", role, endpoint)
-
-
-def _dying_with_us() -> list[str]:
-    tool = shutil.which("setpriv")
-    return [tool, "--pdeathsig=KILL", "--"] if tool else []

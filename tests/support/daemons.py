@@ -15,7 +15,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -34,6 +33,7 @@ from tunnel.errors import UnreachableError
 from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
 from tunnel.tls.contexts import TlsFiles
+from tunnel.virt.process import DIES_WITH_PARENT, LoggedProcess
 
 WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
 """Timeout in seconds for anything that should take milliseconds: the machine may be busy, or emulated."""
@@ -42,7 +42,6 @@ WORKERS = "WORKERS_OF_TESTED_DAEMONS"
 """The environment variable with the number of workers of hosts: ``--workers`` sets it."""
 
 MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
-_GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # no daemon outlives the test run
 
 _T = TypeVar("_T")
 
@@ -71,7 +70,7 @@ class Host:
         self.config = directory / "mtunnel.toml"
         self._log = directory / "log"
         self._ip = ip
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: LoggedProcess | None = None
         directory.mkdir()
 
     # Its configuration.
@@ -118,16 +117,9 @@ class Host:
         ``redirected``: a shell redirection, such as ``2>/dev/full``, if its log is not to go to the file.
         """
         shell = ("/bin/sh", "-c", f'exec "$@" {redirected}', "sh") if redirected else ()
-        argv = [*_GUARD, *shell, *MTUNNEL, "serve", *options, "--config", str(self.write_config())]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                env=os.environ | compiled_engine.environment(),
-            )
+        argv = [*DIES_WITH_PARENT, *shell, *MTUNNEL, "serve", *options, "--config", str(self.write_config())]
+        env = os.environ | compiled_engine.environment()
+        self._process = LoggedProcess(self.name, argv, self._log, cwd=self.directory, env=env)
         if most_files is not None:
             resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most_files, most_files))
 
@@ -151,7 +143,8 @@ class Host:
     def serving(self) -> bool:
         """Whether the daemon replies on its control socket. Fails when it has exited."""
         assert self._process is not None
-        assert self._process.poll() is None, f"{self.name} exited: {self._process.returncode}\n{self.log}"
+        code = self._process.process.poll()
+        assert code is None, f"{self.name} exited: {code}\n{self.log}"
         try:
             self.status()
         except UnreachableError:
@@ -183,13 +176,13 @@ class Host:
     def wait(self, within: float = WITHIN) -> int:
         """Wait until the daemon exits; return its exit code."""
         assert self._process is not None
-        return self._process.wait(within)
+        return self._process.process.wait(within)
 
     def kill(self) -> None:
         """Kill the daemon with SIGKILL, and reap it. Safe to call twice."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._process.process.kill()
+            self._process.process.wait()
 
     # Its log.
 

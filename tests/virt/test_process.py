@@ -44,7 +44,8 @@ async def test_child_is_terminated_and_reaped(tmp: Path) -> None:
 async def test_child_that_exits_has_an_exit_code_and_output(tmp: Path) -> None:
     child = Child("shell", ["sh", "-c", "echo said; echo complained >&2; exit 7"], tmp / "log")
     assert await asyncio.wait_for(child.wait(), 10) == 7
-    assert child.output() == "said\ncomplained"
+    assert child.output() == "said\ncomplained\n"
+    assert child.said() == "\n  said\n  complained"
 
 
 async def test_child_that_ignores_sigterm_is_killed(tmp: Path) -> None:

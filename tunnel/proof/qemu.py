@@ -105,7 +105,9 @@ async def _connect(child: Child, socket: Path) -> Monitor:
     try:
         await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
-            raise HypervisorError(f"{child.name}: QEMU exited with {ending.result()}: {child.output()}")
+            raise HypervisorError(
+                f"{child.name}: QEMU exited with {ending.result()}: {child.output().strip()}"
+            )
         return connecting.result()
     finally:
         connecting.cancel()

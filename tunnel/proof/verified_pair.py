@@ -67,7 +67,7 @@ class Trial:
                 on_sample=on_sample,
             )
         except MigrationError as error:
-            output = self.destination.child.output() or "none"
+            output = self.destination.child.output().strip() or "none"
             raise MigrationError(f"{error}\nOutput of the destination's QEMU: {output}") from error
 
     async def verify(self, progress: Progress | None = None) -> Verified:
