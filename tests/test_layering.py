@@ -32,13 +32,13 @@ MAY_IMPORT = {
     "lanes": {"errors", "units", "wire", "engine", "net", "records", "tls"},
     "relay": {"errors", "units", "names", "wire", "net", "host", "records", "tls", "lanes"},
     "virt": {"errors", "units", "distribution"},
-    "proof": {"errors", "units", "virt"},
     "daemon": {
         *("errors", "units", "files", "distribution"),
         *("wire", "engine", "net", "host", "tls", "lanes", "relay"),
     },
+    "proof": {"errors", "units", "virt", "daemon"},
     "certs": {"errors", "files", "names"},
-    "bench.lab": {"errors", "units", "distribution", "virt", "proof", "daemon", "certs"},
+    "bench.lab": {"errors", "units", "distribution", "virt", "proof", "certs"},
     "bench.measure": {
         *("errors", "units", "distribution", "wire", "engine", "net", "host", "records", "tls", "lanes"),
         *("virt", "proof", "daemon", "certs", "bench.lab"),

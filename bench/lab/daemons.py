@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tunnel.bench.lab.configs import CONTROL
 from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.daemon.control_socket import ask
-from tunnel.errors import UnreachableError
+from tunnel.proof.local_daemon import MTUNNEL, LocalDaemon
 
 CONFIG = "/etc/mtunnel/mtunnel.toml"
-MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
-"""The ``mtunnel`` command of this checkout, inside a host."""
 
 
-class Daemon:
+class Daemon(LocalDaemon[Started]):
     """The daemon of one host and its configuration."""
 
     def __init__(self, host: LabHostPlan, text: str, start: Callable[[Sequence[str]], Started]) -> None:
@@ -27,48 +22,25 @@ class Daemon:
         self._host = host
         self._start = start
         self.configure(text)
-        self.process = self._begin()
+        super().__init__(f"mtunnel on {host.name}", host.outside(CONTROL), self._begin())
 
     def configure(self, text: str) -> None:
         """Write another configuration; the running daemon does not reload it."""
         self._host.outside(CONFIG).write_text(text)
 
     @property
-    def pid(self) -> int:
-        """Its process id outside of the host."""
-        return self.process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether it is running."""
-        return self.process.running
-
-    @property
     def log(self) -> str:
         """Its log since its last start."""
         return self.process.output()
 
-    def status(self) -> dict[str, Any]:
-        """Return what ``mtunnel status --json`` prints. Raises UnreachableError when it does not serve."""
-        facts: dict[str, Any] = ask(self._host.outside(CONTROL), "status")
-        return facts
-
-    def link(self, peer: str) -> dict[str, Any]:
-        """Return the part of ``status`` on ``peer``. Raises LabError when there is no such peer."""
-        for link in self.status()["links"]:
-            if link["peer"] == peer:
-                return dict(link)
-        raise LabError(f"{self._host.name} has no peer {peer}")
-
     def wait_serving(self) -> None:
-        """Wait until it replies. Raises LabError, with its log, when it exits or does not reply."""
-        until(self._serves, f"for mtunnel on {self._host.name} to serve")
+        """Wait until it replies. Raises TunnelError, with its log, when it exits or does not reply."""
+        until(self.serves, f"for {self.name} to serve")
 
     def wait_linked(self, peer: str) -> None:
-        """Wait until its link with ``peer`` is up. Raises LabError when it does not come up."""
-        self.wait_serving()
+        """Wait until its link with ``peer`` is up. Raises TunnelError when it does not come up."""
         try:
-            until(lambda: self.link(peer)["state"] == "up", f"for {self._host.name} to be linked with {peer}")
+            until(lambda: self.is_linked(peer), f"for {self._host.name} to be linked with {peer}")
         except LabError as error:
             raise LabError(f"{error}{self.process.said()}") from error
 
@@ -92,12 +64,3 @@ class Daemon:
 
     def _begin(self) -> Started:
         return self._start([*MTUNNEL, "serve"])  # CONFIG is the default
-
-    def _serves(self) -> bool:
-        if not self.running:
-            raise LabError(f"mtunnel on {self._host.name} exited{self.process.said()}")
-        try:
-            self.status()
-        except UnreachableError:
-            return False
-        return True

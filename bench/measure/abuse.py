@@ -213,8 +213,7 @@ def _start_listeners(rig: Rig, exposed: Exposed) -> None:
 
 def lost_lanes(exposed: Exposed) -> int:
     """Return the lost lanes of the link of hosta and hostb so far. Raises BenchError when it is down."""
-    links = [link(exposed.site.directory / f"{HOST_A}.control", HOST_B)]
-    links.append(link(exposed.site.directory / f"{HOST_B}.control", HOST_A))
+    links = [link(*end) for end in exposed.site.link_ends]
     if any(each["state"] != "up" for each in links):
         raise BenchError("the link is down")
     return sum(int(each["resumes"]) for each in links)
@@ -283,7 +282,7 @@ def measure_cuts(abuser: Abuser, options: AbuseOptions, network: Network) -> Cut
             "called", [*duplex_command("called", exposed.twin_exit), *options_of_load], talks=True
         )
         called.wait_listening(exposed.twin_exit)
-        control = exposed.site.directory / f"{HOST_A}.control"
+        control = exposed.site.control(HOST_A)
         with abusing(rig, abuser.command(exposed)):
             caller = rig.start(
                 "caller", [*duplex_command("caller", exposed.twin), *options_of_load], talks=True

@@ -28,7 +28,6 @@ from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import Command
 from tunnel.bench.measure.results import Record, Results
 from tunnel.bench.measure.rig import Rig, Source
-from tunnel.bench.measure.site import HOST_A, HOST_B
 from tunnel.bench.measure.stats import Spread
 from tunnel.daemon.config import Transport
 from tunnel.errors import UsageError
@@ -204,13 +203,9 @@ def _all_sent(peer: Source) -> int:
 
 def _wait_alone(exposed: Exposed) -> None:
     """Wait until both daemons have closed the other streams."""
-    ends = [
-        (exposed.site.directory / f"{host}.control", peer)
-        for host, peer in ((HOST_A, HOST_B), (HOST_B, HOST_A))
-    ]
 
     def alone() -> bool:
-        return all(len(link(control, peer)["streams"]) <= 1 for control, peer in ends)
+        return all(len(link(control, peer)["streams"]) <= 1 for control, peer in exposed.site.link_ends)
 
     until(alone, "for the streams whose callers have disconnected to close", _PATIENCE, BenchError)
 

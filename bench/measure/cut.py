@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.bench.measure.program import BenchError
-from tunnel.daemon.control_socket import ask
 from tunnel.errors import TunnelError
+from tunnel.proof import local_daemon
 
 _PATIENCE = 60.0  # seconds
 _STEP = 0.005
@@ -18,11 +18,9 @@ _STEP = 0.005
 def link(control: Path, peer: str) -> dict[str, Any]:
     """Return the daemon's status of its link with ``peer``. Raises BenchError."""
     try:
-        links = {each["peer"]: each for each in ask(control, "status")["links"]}
+        return local_daemon.link(control, peer)
     except TunnelError as error:
         raise BenchError(str(error)) from error
-    facts: dict[str, Any] = links[peer]
-    return facts
 
 
 def cut(control: Path, peer: str) -> float:

@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 from rich.table import Table
 
 from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure import resets
+from tunnel.bench.measure.cut import link
 from tunnel.bench.measure.duplex import content
 from tunnel.bench.measure.endpoint import ProgramAddress, free_tcp
 from tunnel.bench.measure.netns import Network
@@ -36,9 +36,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.site import ADDRESS_B, HOST_A, Site, lay_out
-from tunnel.daemon.control_socket import ask
-from tunnel.errors import TunnelError
+from tunnel.bench.measure.site import ADDRESS_B, HOST_A, HOST_B, Site, lay_out
 
 PACE = 32 << 20
 """Bytes per second of the stream: low enough that the machine is idle."""
@@ -154,7 +152,7 @@ def _wait_resumes(site: Site, cuts: int) -> int:
     """Wait until a lane has been replaced for each cut; return the resumes. Raises BenchError."""
 
     def resumes() -> int:
-        count = int(_link(site)["resumes"])
+        count = int(link(site.control(HOST_A), HOST_B)["resumes"])
         return count if count >= cuts else 0
 
     return until(resumes, f"for {cuts} lanes that were reset to resume", _PATIENCE, BenchError)
@@ -173,14 +171,6 @@ def _cut(
         resets.reset(chance.choice(resets.connections(dialed.port, dialed.host)))
     time.sleep(_PAUSE[1] + 10 * round_trip)
     stream.check()
-
-
-def _link(site: Site) -> dict[str, Any]:
-    try:
-        link: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")["links"][0]
-    except TunnelError as error:
-        raise BenchError(str(error)) from error
-    return link
 
 
 class _Stream:

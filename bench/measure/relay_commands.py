@@ -17,6 +17,7 @@ from tunnel.bench.measure.site import ADDRESS_A, HOST_A, HOST_B, Site
 from tunnel.certs.pair_files import Pair
 from tunnel.engine.choice import ENGINE
 from tunnel.proof.config_text import Values, config_text, own_user, section
+from tunnel.proof.local_daemon import MTUNNEL
 
 Command = list[str]
 
@@ -79,7 +80,7 @@ def mtunnel_serve(site: Site, name: str, config: str, engine: str = "") -> Comma
     """Return the daemon of host ``name`` with this configuration, which is written into a file."""
     asked = ["env", f"{ENGINE}={engine}"] if engine else []
     return [
-        *(*asked, sys.executable, "-m", "tunnel.cli.main"),
+        *(*asked, *MTUNNEL),
         *("serve", "--config", str(site.write(f"{name}.toml", config))),
     ]
 
@@ -87,7 +88,7 @@ def mtunnel_serve(site: Site, name: str, config: str, engine: str = "") -> Comma
 def mtunnel_host(site: Site, name: str, listen: ProgramAddress, pair: Pair, transport: Values) -> str:
     """Return the start of a configuration, with further keys of its section ``transport``."""
     return config_text(
-        {"name": name, "listen": listen, "control": site.directory / f"{name}.control"},
+        {"name": name, "listen": listen, "control": site.control(name)},
         {"ca": site.ca, "cert": pair.cert, "key": pair.key},
         {"congestion": site.congestion, **transport},
     )

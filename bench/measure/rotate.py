@@ -22,6 +22,7 @@ from typing import Any
 from rich.table import Table
 
 from tunnel.bench.lab.waiting import until
+from tunnel.bench.measure.cut import link
 from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import BenchError, Program
@@ -30,9 +31,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
-from tunnel.daemon.control_socket import ask
-from tunnel.errors import TunnelError
+from tunnel.bench.measure.site import Site, lay_out
 from tunnel.units import GIB, MIB
 
 LASTING = 1 << 24
@@ -190,7 +189,7 @@ class _Watch:
         self.rotations = 0
         self.resumes = 0
         self.most_records = 0
-        self._sockets = [site.directory / f"{host}.control" for host in (HOST_A, HOST_B)]
+        self._ends = site.link_ends
 
     def wait_up(self, lanes: int) -> None:
         """Wait until both links have all their lanes."""
@@ -210,10 +209,7 @@ class _Watch:
         self.most_records = max([self.most_records, *used])
 
     def _links(self) -> list[dict[str, Any]]:
-        try:
-            return [ask(path, "status")["links"][0] for path in self._sockets]
-        except TunnelError as error:
-            raise BenchError(str(error)) from error
+        return [link(*end) for end in self._ends]
 
 
 def table(found: Sequence[RotateOutcome]) -> Table:

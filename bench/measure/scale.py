@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from tunnel.bench.lab.tools import path_of
+from tunnel.bench.measure.cut import link
 from tunnel.bench.measure.flame import Stack
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.perf_profile import Recorder
@@ -27,9 +27,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.site import HOST_A, Site, lay_out
-from tunnel.daemon.control_socket import ask
-from tunnel.errors import TunnelError
+from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
 from tunnel.proof.cpu_time import CpuTimes, thread_times, used_by_threads
 from tunnel.units import GIB, MIB
 
@@ -156,12 +154,8 @@ def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, CpuTimes]]:
 
 def _carried(site: Site) -> dict[str, int]:
     """Return the bytes that side A has sent so far, by session."""
-    try:
-        facts: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")
-    except TunnelError as error:
-        raise BenchError(str(error)) from error
     found: dict[str, int] = {}
-    for lane in facts["links"][0]["lanes"]:
+    for lane in link(site.control(HOST_A), HOST_B)["lanes"]:
         name = lane.get("session", "standing")
         found[name] = found.get(name, 0) + lane["bytes_sent"]
     return found

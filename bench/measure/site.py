@@ -34,6 +34,15 @@ class Site:
     exit: ProgramAddress
     congestion: str
 
+    def control(self, host: str) -> Path:
+        """Return the control socket of the daemon of ``host``, HOST_A or HOST_B."""
+        return self.directory / f"{host}.control"
+
+    @property
+    def link_ends(self) -> list[tuple[Path, str]]:
+        """Each daemon's control socket and its peer."""
+        return [(self.control(HOST_A), HOST_B), (self.control(HOST_B), HOST_A)]
+
     def write(self, name: str, text: str) -> Path:
         """Write a configuration file with mode 0600 into the directory; return its path."""
         path = self.directory / name

@@ -119,12 +119,13 @@ async def _start_guest(
 async def _move(
     plan: RehearsalPlan, stage: TwoDaemons, trial: Trial, display: Display
 ) -> tuple[QmpOutcome, Mapping[str, float]]:
-    processes = {**stage.daemons, "source": trial.source.child, "destination": trial.destination.child}
-    before = {name: process_seconds(child.pid) for name, child in processes.items()}
+    pids = {host: daemon.pid for host, daemon in stage.daemons.items()}
+    pids |= {"source": trial.source.pid, "destination": trial.destination.pid}
+    before = {name: process_seconds(pid) for name, pid in pids.items()}
     try:
         with display.migration() as progress:
             outcome = await trial.migrate(stage.route.ingress, stage.route.target, plan.options, progress)
     except MigrationError as error:
         raise MigrationError(f"{error}\n{stage.logs()}") from error
-    cpu = {name: round(process_seconds(child.pid) - before[name], 2) for name, child in processes.items()}
+    cpu = {name: round(process_seconds(pid) - before[name], 2) for name, pid in pids.items()}
     return outcome, cpu

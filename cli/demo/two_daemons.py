@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tunnel.certs.authority import Authority
-from tunnel.daemon.control_socket import ask
-from tunnel.errors import TunnelError, UnreachableError
+from tunnel.errors import UnreachableError
 from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
+from tunnel.proof.local_daemon import MTUNNEL, LocalDaemon
 from tunnel.virt.polling import until
 from tunnel.virt.process import Child
 
@@ -53,7 +53,7 @@ class TwoDaemons:
 
     def __init__(self, directory: Path, route: Route) -> None:
         self.route = route
-        self.daemons: dict[str, Child] = {}
+        self.daemons: dict[str, LocalDaemon[Child]] = {}
         self._directory = directory
 
     @classmethod
@@ -75,17 +75,20 @@ class TwoDaemons:
 
     async def status(self, host: str) -> dict[str, Any]:
         """Return the ``mtunnel status --json`` of ``host``."""
-        answer: dict[str, Any] = await asyncio.to_thread(ask, self._control(host), "status")
-        return answer
+        return await asyncio.to_thread(self.daemons[host].status)
 
     def logs(self) -> str:
         """Return the last log lines of each daemon, for error messages."""
-        lines = ((host, line) for host, daemon in self.daemons.items() for line in _tail(daemon))
+        lines = (
+            (host, line)
+            for host, daemon in self.daemons.items()
+            for line in daemon.process.output().splitlines()[-5:]
+        )
         return "\n".join(f"{host}: {line}" for host, line in lines)
 
     async def stop(self) -> None:
         """End both daemons and reap them. Safe to call twice."""
-        await asyncio.gather(*(daemon.stop() for daemon in self.daemons.values()))
+        await asyncio.gather(*(daemon.process.stop() for daemon in self.daemons.values()))
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,31 +124,20 @@ class TwoDaemons:
             ingresses=[ingress] if host == "hosta" else [],
         )
 
-    def _spawn(self, host: str) -> Child:
-        config = str(self._directory / f"{host}.toml")
-        argv = [sys.executable, "-m", "tunnel.cli.main", "serve", "--config", config]
-        return Child(f"the daemon of {host}", argv, self._directory / f"{host}.log")
+    def _spawn(self, host: str) -> LocalDaemon[Child]:
+        name, argv = (
+            f"the daemon of {host}",
+            [*MTUNNEL, "serve", "--config", str(self._directory / f"{host}.toml")],
+        )
+        return LocalDaemon(name, self._control(host), Child(name, argv, self._directory / f"{host}.log"))
 
     async def _wait_up(self) -> None:
-        async def up() -> bool | None:
-            for host, daemon in self.daemons.items():
-                if not daemon.running:
-                    raise TunnelError(f"{daemon.name} exited during startup:\n{self.logs()}")
-                try:
-                    (link,) = (await self.status(host))["links"]
-                except UnreachableError:  # the control socket is not up yet
-                    return None
-                if link["state"] != "up":
-                    return None
-            return True
+        def up() -> bool:
+            return all(daemon.is_linked(PEER[host]) for host, daemon in self.daemons.items())
 
         try:
-            await until(up, within=_START, every=0.05)
+            await until(partial(asyncio.to_thread, up), within=_START, every=0.05)
         except TimeoutError:
             raise UnreachableError(
                 f"timed out after {_START:g} s waiting for the link between the daemons:\n{self.logs()}"
             ) from None
-
-
-def _tail(daemon: Child) -> list[str]:
-    return daemon.output().splitlines()[-5:]

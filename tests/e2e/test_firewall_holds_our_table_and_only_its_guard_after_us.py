@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import MTUNNEL, Host, TwoHosts
+from tests.support.daemons import Host, TwoHosts
 from tests.support.namespace import nft, ruleset, tables
 from tests.support.streams import Target, connect, exchange
 from tunnel.host.guard_route import installed
+from tunnel.proof.local_daemon import MTUNNEL
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import MTUNNEL, TwoHosts, until
+from tests.support.daemons import TwoHosts, until
 from tests.support.streams import Target, connect, exchange
 from tunnel.errors import UnreachableError
+from tunnel.proof.local_daemon import MTUNNEL
 
 
 @pytest.mark.parametrize(("stopping", "words"), [("a", "this host is stopping"), ("b", "hostb is stopping")])

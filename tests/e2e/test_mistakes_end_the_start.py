@@ -6,8 +6,9 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.support.daemons import MTUNNEL, TwoHosts
+from tests.support.daemons import TwoHosts
 from tests.support.streams import Target
+from tunnel.proof.local_daemon import MTUNNEL
 
 
 def refused(config: Path) -> list[str]:
@@ -62,7 +63,7 @@ def test_second_daemon_of_the_same_configuration(hosts: TwoHosts, target: Target
     assert ended.returncode == 2
     who = f"another mtunnel daemon (process {hosts.a.pid}) holds the control socket {hosts.a.control}"
     assert f"{who}: is this daemon already running?" in ended.stderr
-    assert hosts.a.serving
+    assert hosts.a.daemon.serves()
     [ingress] = hosts.a.status()["ingresses"]
     assert (ingress["accepted"], ingress["refused"]) == (0, 0), "the check does not connect to a hypervisor"
     assert not target.called

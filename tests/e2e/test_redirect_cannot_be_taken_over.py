@@ -12,11 +12,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.daemons import MTUNNEL, TwoHosts, until
+from tests.support.daemons import TwoHosts, until
 from tests.support.namespace import nft, tables
 from tests.support.streams import Target, connect, exchange
 from tests.support.users import NOBODY, acting_as
 from tunnel.host import guard_route
+from tunnel.proof.local_daemon import MTUNNEL
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network")]
 

@@ -16,7 +16,7 @@ def has_ebbed(hosts: TwoHosts, target: Target) -> bool:
     """Whether no stream is left; the target closes the connections that arrived."""
     while target.called:
         pass
-    return all(host.serving and is_idle(host, peer) for host, peer in hosts.both_ways)
+    return all(host.daemon.serves() and is_idle(host, peer) for host, peer in hosts.both_ways)
 
 
 def test_flood_of_the_peers_port(hosts: TwoHosts, target: Target) -> None:
@@ -31,7 +31,7 @@ def test_flood_of_the_peers_port(hosts: TwoHosts, target: Target) -> None:
             hosts.b.wait_log("cannot accept, trying again")
             exchange(caller, called)
         exchange(caller, called)
-    until(lambda: hosts.b.serving, "for b to have recovered")
+    until(hosts.b.daemon.serves, "for b to have recovered")
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 
-from tests.support.daemons import MTUNNEL, TwoHosts
+from tests.support.daemons import TwoHosts
 from tests.support.streams import Target, connect, exchange, turned_away
+from tunnel.proof.local_daemon import MTUNNEL
 
 
 def test_refusal_reaches_the_source(hosts: TwoHosts, target: Target) -> None:

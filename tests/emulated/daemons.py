@@ -24,10 +24,11 @@ import pytest
 
 from tests.support.configs import HOST, TLS, write_config
 from tests.support.cutter import Cutter
-from tests.support.daemons import MTUNNEL, WITHIN, TwoHosts, is_idle, until
+from tests.support.daemons import WITHIN, TwoHosts, is_idle, until
 from tests.support.pki import Pki
 from tests.support.streams import Target, connect, send_bulk
 from tunnel.certs.profile import Validity
+from tunnel.proof.local_daemon import MTUNNEL
 from tunnel.records.key_schedule import SUITES
 from tunnel.units import MIB
 

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.daemons import MTUNNEL, WITHIN
+from tests.support.daemons import WITHIN
 from tests.support.guests import BUSY, MEMORY
+from tunnel.proof.local_daemon import MTUNNEL
 from tunnel.proof.pattern_guest import Workload, build_image
 from tunnel.proof.qemu import Machine, Qemu
 from tunnel.proof.verified_pair import Trial

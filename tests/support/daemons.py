@@ -15,7 +15,6 @@ import os
 import re
 import resource
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,9 @@ from tests.support import compiled_engine
 from tests.support.pki import Pki
 from tunnel.bench.lab import waiting
 from tunnel.bench.lab.waiting import LabError
-from tunnel.daemon.control_socket import ask
-from tunnel.errors import UnreachableError
 from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
+from tunnel.proof.local_daemon import MTUNNEL, LocalDaemon
 from tunnel.tls.contexts import TlsFiles
 from tunnel.virt.process import DIES_WITH_PARENT, LoggedProcess
 
@@ -41,7 +39,6 @@ WITHIN = 120.0 if "EMULATED" in os.environ else 60.0
 WORKERS = "WORKERS_OF_TESTED_DAEMONS"
 """The environment variable with the number of workers of hosts: ``--workers`` sets it."""
 
-MTUNNEL = (sys.executable, "-m", "tunnel.cli.main")
 
 _T = TypeVar("_T")
 
@@ -70,7 +67,7 @@ class Host:
         self.config = directory / "mtunnel.toml"
         self._log = directory / "log"
         self._ip = ip
-        self._process: LoggedProcess | None = None
+        self._daemon: LocalDaemon[LoggedProcess] | None = None
         directory.mkdir()
 
     # Its configuration.
@@ -119,15 +116,21 @@ class Host:
         shell = ("/bin/sh", "-c", f'exec "$@" {redirected}', "sh") if redirected else ()
         argv = [*DIES_WITH_PARENT, *shell, *MTUNNEL, "serve", *options, "--config", str(self.write_config())]
         env = os.environ | compiled_engine.environment()
-        self._process = LoggedProcess(self.name, argv, self._log, cwd=self.directory, env=env)
+        process = LoggedProcess(self.name, argv, self._log, cwd=self.directory, env=env)
+        self._daemon = LocalDaemon(self.name, self.control, process)
         if most_files is not None:
             resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most_files, most_files))
 
     @property
+    def daemon(self) -> LocalDaemon[LoggedProcess]:
+        """The daemon that was started last."""
+        assert self._daemon is not None, f"{self.name} was not started"
+        return self._daemon
+
+    @property
     def pid(self) -> int:
         """The daemon's process id."""
-        assert self._process is not None
-        return self._process.pid
+        return self.daemon.pid
 
     @property
     def rss(self) -> int:
@@ -139,31 +142,17 @@ class Host:
         """The number of open descriptors of the daemon."""
         return int(psutil.Process(self.pid).num_fds())
 
-    @property
-    def serving(self) -> bool:
-        """Whether the daemon replies on its control socket. Fails when it has exited."""
-        assert self._process is not None
-        code = self._process.process.poll()
-        assert code is None, f"{self.name} exited: {code}\n{self.log}"
-        try:
-            self.status()
-        except UnreachableError:
-            return False
-        return True
-
     def wait_serving(self) -> None:
         """Wait until the daemon replies on its control socket."""
-        until(lambda: self.serving, f"for {self.name} to serve")
+        until(self.daemon.serves, f"for {self.name} to serve")
 
     def status(self) -> dict[str, Any]:
         """Return what ``mtunnel status --json`` prints."""
-        facts: dict[str, Any] = ask(self.control, "status")
-        return facts
+        return self.daemon.status()
 
     def link(self, peer: Host) -> dict[str, Any]:
         """Return the part of ``status`` on ``peer``."""
-        found: dict[str, Any] = next(link for link in self.status()["links"] if link["peer"] == peer.name)
-        return found
+        return self.daemon.link(peer.name)
 
     def reasons(self, peer: Host) -> list[str]:
         """Return the reasons of the incidents with ``peer`` in ``status``."""
@@ -175,14 +164,14 @@ class Host:
 
     def wait(self, within: float = WITHIN) -> int:
         """Wait until the daemon exits; return its exit code."""
-        assert self._process is not None
-        return self._process.process.wait(within)
+        return self.daemon.process.process.wait(within)
 
     def kill(self) -> None:
         """Kill the daemon with SIGKILL, and reap it. Safe to call twice."""
-        if self._process is not None:
-            self._process.process.kill()
-            self._process.process.wait()
+        if self._daemon is not None:
+            process = self._daemon.process.process
+            process.kill()
+            process.wait()
 
     # Its log.
 
@@ -225,8 +214,7 @@ class TwoHosts:
     def wait_up(self) -> None:
         """Wait until both daemons serve and are linked."""
         for host, peer in self.both_ways:
-            host.wait_serving()
-            until(partial(is_up, host, peer), f"for {host.name} to be linked")
+            until(partial(host.daemon.is_linked, peer.name), f"for {host.name} to be linked")
 
     @property
     def both_ways(self) -> tuple[tuple[Host, Host], tuple[Host, Host]]:

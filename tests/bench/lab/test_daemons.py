@@ -12,14 +12,13 @@ import psutil
 import pytest
 
 from tests.bench.lab.test_programs import HERE
-from tunnel.bench.lab import daemons
 from tunnel.bench.lab.configs import LabConfig, LabIngress, LabPeer
 from tunnel.bench.lab.daemons import CONFIG, Daemon
 from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
-from tunnel.bench.lab.waiting import LabError
-from tunnel.errors import UnreachableError
+from tunnel.errors import TunnelError, UnreachableError
+from tunnel.proof import local_daemon
 
 ENTRY = LabIngress("hostb", "tcp:127.0.1.2:49152")
 
@@ -48,7 +47,7 @@ def test_the_output_of_a_daemon_that_exits_is_in_the_error(
     plans: tuple[LabHostPlan, LabHostPlan], tmp: Path
 ) -> None:
     daemon = _daemon(plans[0], tmp, "sh", "-c", "echo a mistake; exit 2")
-    with pytest.raises(LabError, match=r"mtunnel on hosta exited\n  a mistake"):
+    with pytest.raises(TunnelError, match=r"mtunnel on hosta exited\n  a mistake"):
         daemon.wait_serving()
     assert (daemon.running, daemon.log) == (False, "a mistake\n")
 
@@ -66,11 +65,11 @@ def test_a_daemon_that_does_not_serve_is_unreachable(
 def test_links_are_found_by_peer(
     plans: tuple[LabHostPlan, LabHostPlan], tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer: dict[str, Any] = {"links": [{"peer": "hostb", "state": "up"}]}
-    monkeypatch.setattr(daemons, "ask", lambda path, what: answer)
+    answer: dict[str, Any] = {"host": "hosta", "links": [{"peer": "hostb", "state": "up"}]}
+    monkeypatch.setattr(local_daemon, "ask", lambda path, what: answer)
     daemon = _daemon(plans[0], tmp, "sleep", "300")
     daemon.wait_linked("hostb")
-    with pytest.raises(LabError, match="hosta has no peer hostc"):
+    with pytest.raises(TunnelError, match="hosta has no peer hostc"):
         daemon.link("hostc")
     daemon.signal(signal.SIGKILL)
     daemon.process.wait()
@@ -109,5 +108,5 @@ def test_a_killed_daemon_can_be_restarted(lab: Lab) -> None:
 
 @pytest.mark.root
 def test_an_invalid_configuration_fails_the_start(lab: Lab) -> None:
-    with pytest.raises(LabError, match=r"(?s)mtunnel on hosta exited.*host.colour"):
+    with pytest.raises(TunnelError, match=r"(?s)mtunnel on hosta exited.*host.colour"):
         lab.a.start_daemon(LabConfig(lab.a.plan, [], host={"colour": "red"}))

@@ -19,8 +19,9 @@ from tests.support.migrations import (
     sent,
 )
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
-from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.daemons import CONFIG
 from tunnel.bench.lab.lab import Lab
+from tunnel.proof.local_daemon import MTUNNEL
 from tunnel.proof.pattern_guest import PAGE
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]

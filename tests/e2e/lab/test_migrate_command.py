@@ -11,11 +11,12 @@ import pytest
 from tests.support.lab import lab, module_lab
 from tests.support.migrations import crashes_when_resuming, take_up_by_hand
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
-from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.daemons import CONFIG
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import until
+from tunnel.proof.local_daemon import MTUNNEL
 from tunnel.proof.pattern_guest import Workload
 from tunnel.units import MIB
 

@@ -16,11 +16,12 @@ from tests.support.faults import (
     small_lab,
 )
 from tests.support.migrations import stayed
-from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.daemons import CONFIG
 from tunnel.bench.lab.disks import Disk
 from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Started
+from tunnel.proof.local_daemon import MTUNNEL
 from tunnel.units import MIB
 
 __all__ = ["slow_lab", "small_lab"]

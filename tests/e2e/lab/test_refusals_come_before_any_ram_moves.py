@@ -20,10 +20,11 @@ from tests.support.migrations import (
     stayed,
 )
 from tunnel.bench.lab.configs import LabConfig, LabIngress, LabPeer
-from tunnel.bench.lab.daemons import CONFIG, MTUNNEL
+from tunnel.bench.lab.daemons import CONFIG
 from tunnel.bench.lab.guests import LabGuest
 from tunnel.bench.lab.lab import Lab
 from tunnel.certs.authority import Authority
+from tunnel.proof.local_daemon import MTUNNEL
 from tunnel.units import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
