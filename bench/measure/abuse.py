@@ -7,7 +7,6 @@ Then lanes are cut during the abuse, under bulk whose every byte is compared.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from tunnel.bench.measure.program import BenchError, Program
 from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import Command
 from tunnel.bench.measure.results import Record, Results
-from tunnel.bench.measure.rig import Rig, Source
+from tunnel.bench.measure.rig import Rig, Source, scratch_rig
 from tunnel.bench.measure.rotate import duplex_command, figures
 from tunnel.bench.measure.sides import start
 from tunnel.bench.measure.site import HOST_A, HOST_B
@@ -136,14 +135,12 @@ def run(
         progress(f"{abuser.name}: {abuser.what}")
         outcomes: list[AbuseOutcome] = []
         cuts = None
-        try:
+        with results.failure_of(abuser.name):
             for outcome in measure(abuser, options, network):
                 outcomes.append(outcome)
                 results.add("abuse", **asdict(outcome))
             cuts = measure_cuts(abuser, options, network)
             results.add("abuse_cuts", **asdict(cuts))
-        except BenchError as error:
-            results.add("failure", contestant=abuser.name, reason=str(error))
         if outcomes:
             found.append(judge(abuser, outcomes, cuts))
             results.add("verdict", **found[-1].as_record())
@@ -176,8 +173,8 @@ def judge(abuser: Abuser, outcomes: Sequence[AbuseOutcome], cuts: Cuts | None) -
 
 def measure(abuser: Abuser, options: AbuseOptions, network: Network) -> Iterator[AbuseOutcome]:
     """Carry bulk through two daemons, alternately alone and under abuse. Raises BenchError."""
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        exposed = expose(Path(scratch), network.congestion)
+    with scratch_rig() as (rig, scratch):
+        exposed = expose(scratch, network.congestion)
         site = exposed.site
         sink = rig.start_sink(site.exit)
         daemons = start_daemons(rig, exposed)
@@ -271,8 +268,8 @@ def _ask(attacker: Source | None) -> dict[str, float]:
 
 def measure_cuts(abuser: Abuser, options: AbuseOptions, network: Network) -> Cuts:
     """Cut lanes under bulk in both directions and abuse. Raises BenchError, also for a wrong byte."""
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        exposed = expose(Path(scratch), network.congestion)
+    with scratch_rig() as (rig, scratch):
+        exposed = expose(scratch, network.congestion)
         rig.start_sink(exposed.site.exit)
         start_daemons(rig, exposed)
         _start_listeners(rig, exposed)

@@ -7,7 +7,6 @@ single bytes. SPEC.md, section 11, bounds the additional memory of a link.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import Command
 from tunnel.bench.measure.results import Record, Results
-from tunnel.bench.measure.rig import Rig, Source
+from tunnel.bench.measure.rig import Rig, Source, scratch_rig
 from tunnel.bench.measure.stats import Spread
 from tunnel.daemon.config import Transport
 from tunnel.errors import UsageError
@@ -137,20 +136,16 @@ def run(
     found = []
     for case in cases:
         progress(f"{case.name}: a stream beside {STREAMS} stalled ones")
-        try:
-            outcome = measure(case, size, rounds, network)
-        except BenchError as error:
-            results.add("failure", contestant=case.name, reason=str(error))
-            continue
-        found.append(outcome)
-        results.add("beside", **outcome.as_record())
+        with results.failure_of(case.name):
+            found.append(measure(case, size, rounds, network))
+            results.add("beside", **found[-1].as_record())
     return found
 
 
 def measure(case: BesideCase, size: int, rounds: int, network: Network) -> BesideOutcome:
     """Carry the bytes alternately alone and beside the others. Raises BenchError."""
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        exposed = expose(Path(scratch), network.congestion)
+    with scratch_rig() as (rig, scratch):
+        exposed = expose(scratch, network.congestion)
         rig.start_sink(exposed.site.exit)
         daemons = start_daemons(rig, exposed, case.memory)
         source = rig.start_source(exposed.site.entry)

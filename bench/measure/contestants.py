@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from tunnel import distribution
 from tunnel.bench.lab.tools import find, running_on, version_said
@@ -107,7 +108,29 @@ def _no_kernel_lanes() -> str | None:
     return None
 
 
+def _mtunnel(
+    name: str,
+    settings: str,
+    *,
+    version: Callable[[], str] = _mtunnel_versions,
+    lack: Callable[[], str | None] = lambda: None,
+    **options: Any,
+) -> Contestant:
+    """Return our daemons; ``options`` as of ``relay_commands.mtunnel``."""
+    return Contestant(
+        name, f"{settings}; congestion as pinned", version, partial(mtunnel, **options), lack=lack
+    )
+
+
+def _program(
+    name: str, settings: str, sides: Callable[[Site], Sides], version: Callable[[], str], *programs: str
+) -> Contestant:
+    """Return a third-party contestant that consists of ``programs``."""
+    return Contestant(name, settings, version, sides, programs)
+
+
 _STREAMS = "256 KiB read limit, chunk and write mark; freed memory kept"
+_HAPROXY = partial(running_on, "haproxy", "-vv")
 
 CONTESTANTS: tuple[Contestant, ...] = (
     Contestant(
@@ -131,43 +154,25 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=plain,
         encrypts=False,
     ),
-    Contestant(
-        name=OURS,
-        settings="defaults (lane auto: what costs less); congestion as pinned",
-        version=_mtunnel_versions,
-        sides=mtunnel,
-    ),
-    Contestant(
-        name=OURS_IN_PYTHON,
-        settings=f"defaults, without the compiled engine ({engines.ENGINE}=python); congestion as pinned",
+    _mtunnel(OURS, "defaults (lane auto: what costs less)"),
+    _mtunnel(
+        OURS_IN_PYTHON,
+        f"defaults, without the compiled engine ({engines.ENGINE}=python)",
         version=partial(_mtunnel_versions, asked="python"),
-        sides=partial(mtunnel, kinds=("userspace", "userspace"), engine="python"),
+        kinds=("userspace", "userspace"),
+        engine="python",
     ),
-    Contestant(
-        name="mtunnel-userspace",
-        settings="lane userspace, whatever the kernel can do; congestion as pinned",
-        version=_mtunnel_versions,
-        sides=partial(mtunnel, kinds=("userspace", "userspace")),
+    _mtunnel(
+        "mtunnel-userspace", "lane userspace, whatever the kernel can do", kinds=("userspace", "userspace")
     ),
-    Contestant(
-        name="mtunnel-kernel",
-        settings="lane kernel: kernel TLS and splice; congestion as pinned",
-        version=_mtunnel_versions,
-        sides=partial(mtunnel, kinds=("kernel", "kernel")),
+    _mtunnel(
+        "mtunnel-kernel",
+        "lane kernel: kernel TLS and splice",
         lack=_no_kernel_lanes,
+        kinds=("kernel", "kernel"),
     ),
-    Contestant(
-        name="mtunnel-2-lanes",
-        settings="lanes 2 in one loop; congestion as pinned",
-        version=_mtunnel_versions,
-        sides=partial(mtunnel, lanes=2, workers=1),
-    ),
-    Contestant(
-        name=OURS_WITH_WORKERS,
-        settings="two workers on each side; congestion as pinned",
-        version=_mtunnel_versions,
-        sides=partial(mtunnel, workers=2),
-    ),
+    _mtunnel("mtunnel-2-lanes", "lanes 2 in one loop", lanes=2, workers=1),
+    _mtunnel(OURS_WITH_WORKERS, "two workers on each side", workers=2),
     Contestant(
         name="asyncio-streams",
         settings=_STREAMS,
@@ -187,39 +192,27 @@ CONTESTANTS: tuple[Contestant, ...] = (
         sides=fastnet,
         lack=partial(_not_importable, "aiofastnet"),
     ),
-    Contestant(
-        name="socat",
-        settings="-b 262144",
-        version=partial(version_said, "socat", "-V"),
-        sides=socat,
-        programs=("socat",),
+    _program("socat", "-b 262144", socat, partial(version_said, "socat", "-V"), "socat"),
+    _program("haproxy", "nbthread 1; default buffers of 16 KiB", haproxy, _HAPROXY, "haproxy"),
+    _program(
+        "haproxy-tuned",
+        "nbthread 1; tune.bufsize 262144",
+        partial(haproxy, bufsize=262144),
+        _HAPROXY,
+        "haproxy",
     ),
-    Contestant(
-        name="haproxy",
-        settings="nbthread 1; default buffers of 16 KiB",
-        version=partial(running_on, "haproxy", "-vv"),
-        sides=haproxy,
-        programs=("haproxy",),
+    _program(
+        "stunnel",
+        "defaults: buffers of 16 KiB, one thread a connection",
+        stunnel,
+        partial(version_said, "stunnel", "-version"),
+        "stunnel",
     ),
-    Contestant(
-        name="haproxy-tuned",
-        settings="nbthread 1; tune.bufsize 262144",
-        version=partial(running_on, "haproxy", "-vv"),
-        sides=partial(haproxy, bufsize=262144),
-        programs=("haproxy",),
-    ),
-    Contestant(
-        name="stunnel",
-        settings="defaults: buffers of 16 KiB, one thread a connection",
-        version=partial(version_said, "stunnel", "-version"),
-        sides=stunnel,
-        programs=("stunnel",),
-    ),
-    Contestant(
-        name="ssh",
-        settings="ssh -L over one connection; aes256-gcm@openssh.com, no compression, IPQoS none",
-        version=partial(version_said, "ssh", "-V"),
-        sides=ssh,
-        programs=("ssh", "sshd", "ssh-keygen"),
+    _program(
+        "ssh",
+        "ssh -L over one connection; aes256-gcm@openssh.com, no compression, IPQoS none",
+        ssh,
+        partial(version_said, "ssh", "-V"),
+        *("ssh", "sshd", "ssh-keygen"),
     ),
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 import socket
 import sys
-import tempfile
 import threading
 import time
 from bisect import bisect_left
@@ -19,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
-from pathlib import Path
 from statistics import median, quantiles
 
 from rich.table import Table
@@ -35,8 +33,8 @@ from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.site import ADDRESS_B, HOST_A, HOST_B, Site, lay_out
+from tunnel.bench.measure.sides import rigged_site, start
+from tunnel.bench.measure.site import ADDRESS_B, HOST_A, HOST_B, Site
 
 PACE = 32 << 20
 """Bytes per second of the stream: low enough that the machine is idle."""
@@ -86,20 +84,15 @@ def run(options: CutsOptions, network: Network, results: Results, progress: Prog
     for number, round_trip, lanes in cases:
         what = f"{lanes} lane{'s' if lanes > 1 else ''}, round trip {round_trip * 1000:g} ms"
         progress(f"round {number} of {options.rounds}: {what}")
-        try:
-            outcome = measure(options.cuts, number, lanes, round_trip, network)
-        except BenchError as error:
-            results.add("failure", contestant=what, round=number, reason=str(error))
-            continue
-        found.append(outcome)
-        results.add("cuts", **asdict(outcome))
+        with results.failure_of(what, round=number):
+            found.append(measure(options.cuts, number, lanes, round_trip, network))
+            results.add("cuts", **asdict(found[-1]))
     return found
 
 
 def measure(cuts: int, number: int, lanes: int, round_trip: float, network: Network) -> CutsOutcome:
     """Cut lanes ``cuts`` times. Raises BenchError when a process fails, or a byte is wrong or late."""
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion)
+    with rigged_site(network) as (rig, site):
         dialed = _go_far(rig, site, round_trip) if round_trip else site.link
         start(rig, mtunnel(site, lanes, dialed=dialed), site)
         _wait_lanes(dialed, lanes)

@@ -7,15 +7,11 @@ before the next request, with a pause of 1 ms in between.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.measurement import Case, Latency, Percentiles
 from tunnel.bench.measure.netns import Network
-from tunnel.bench.measure.rig import Rig, Source
-from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.site import lay_out
+from tunnel.bench.measure.rig import Source
+from tunnel.bench.measure.sides import rigged_site, start_sides
 from tunnel.units import MIB
 
 SAMPLES = 1000
@@ -31,8 +27,7 @@ def measure(
 
     ``size``: bytes of one bulk transfer, at most 256 MiB.
     """
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion, unix_legs=case.unix_legs)
+    with rigged_site(network, unix_legs=case.unix_legs) as (rig, site):
         rig.start_sink(site.exit)
         start_sides(rig, contestant, site)
         entry = site.entry if contestant.sides else site.exit

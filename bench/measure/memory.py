@@ -7,22 +7,18 @@ readers, it may fill that many windows and no more, while the other 32 continue 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.table import Table
 
 from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.netns import Network
-from tunnel.bench.measure.program import BenchError, Program
+from tunnel.bench.measure.program import Program
 from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.results import Results
-from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.site import lay_out
+from tunnel.bench.measure.sides import rigged_site, start_sides
 from tunnel.units import MIB
 
 FILL_SECONDS = 5.0  # by then every window and socket buffer on the path is full
@@ -75,13 +71,9 @@ def run(
         progress(
             f"{contestant.name}: idle, bulk, a reader that stalls for {stall_seconds:.0f} s, {MANY} streams"
         )
-        try:
-            footprint = measure(contestant, size, stall_seconds, network)
-        except BenchError as error:
-            results.add("failure", contestant=contestant.name, reason=str(error))
-            continue
-        measured.append(footprint)
-        results.add("measurement", **asdict(footprint), growth=footprint.growth)
+        with results.failure_of(contestant.name):
+            measured.append(footprint := measure(contestant, size, stall_seconds, network))
+            results.add("measurement", **asdict(footprint), growth=footprint.growth)
     return measured
 
 
@@ -94,8 +86,7 @@ def measure(contestant: Contestant, size: int, stall_seconds: float, network: Ne
 
 
 def _idle_and_bulk(contestant: Contestant, size: int, network: Network) -> tuple[Sizes, Sizes]:
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion)
+    with rigged_site(network) as (rig, site):
         rig.start_sink(site.exit)
         sides = start_sides(rig, contestant, site)
         rig.start_source(site.entry).close()
@@ -106,8 +97,7 @@ def _idle_and_bulk(contestant: Contestant, size: int, network: Network) -> tuple
 
 
 def _stalled(contestant: Contestant, seconds: float, network: Network) -> tuple[Sizes, Sizes, int]:
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion)
+    with rigged_site(network) as (rig, site):
         rig.start_sink(site.exit, pace=_SLOW_READER_PACE)
         sides = start_sides(rig, contestant, site)
         source = rig.start_source(site.entry)
@@ -118,8 +108,7 @@ def _stalled(contestant: Contestant, seconds: float, network: Network) -> tuple[
 
 
 def _many(contestant: Contestant, network: Network) -> tuple[Sizes, int]:
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion)
+    with rigged_site(network) as (rig, site):
         rig.start_sink(site.exit, pace=_SLOW_READER_PACE, stalled=MANY_STALLED)
         sides = start_sides(rig, contestant, site)
         source = rig.start_source(site.entry, streams=MANY)

@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import BenchError, Program
 from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.site import lay_out
+from tunnel.bench.measure.sides import rigged_site, start_sides
 from tunnel.units import GIB
 
 _FREQUENCY = 499  # samples per second: not a multiple of the kernel's tick
@@ -59,14 +57,13 @@ class Profile:
 def measure(contestant: Contestant, size: int, network: Network) -> list[Profile]:
     """Transfer ``size`` bytes over one stream, after a warm-up of the same size. Raises BenchError."""
     perf = path_of("perf")
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion, unix_legs=False)
+    with rigged_site(network) as (rig, site):
         rig.start_sink(site.exit)
         sides = start_sides(rig, contestant, site)
         source = rig.start_source(site.entry)
         source.transfer(size, _TIMEOUT)
         before = {side: program.cpu_seconds() for side, program in sides.items()}
-        recorders = {side: Recorder(perf, rig, program, Path(scratch)) for side, program in sides.items()}
+        recorders = {side: Recorder(perf, rig, program, site.directory) for side, program in sides.items()}
         source.transfer(size, _TIMEOUT)
         used = {side: program.cpu_seconds() - before[side] for side, program in sides.items()}
         return [

@@ -7,10 +7,8 @@ CPU time before and after it. The latency of a small stream is measured separate
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tunnel.bench.measure import floor, iperf, latency
 from tunnel.bench.measure.contestants import Contestant
@@ -19,9 +17,7 @@ from tunnel.bench.measure.measurement import Case, Latency, Measurement
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.results import Results
-from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.sides import start_sides
-from tunnel.bench.measure.site import lay_out
+from tunnel.bench.measure.sides import rigged_site, start_sides
 from tunnel.units import MIB
 
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
@@ -109,13 +105,10 @@ class _RelayRun:
         for cipher in self._ciphers:
             if cipher.missing:
                 continue
-            try:
+            with self._results.failure_of(cipher.name, round=number):
                 cost = cipher.cost(number)
-            except BenchError as error:
-                self._results.add("failure", contestant=cipher.name, round=number, reason=str(error))
-                continue
-            self._found.crypto.append(cost)
-            self._results.add("floor", **vars(cost))
+                self._found.crypto.append(cost)
+                self._results.add("floor", **vars(cost))
 
     def _measure_one(self, contestant: Contestant, number: int, case: Case) -> None:
         options = self._options
@@ -141,8 +134,7 @@ def measure(contestant: Contestant, number: int, case: Case, size: int, network:
 
     Raises BenchError when one of its processes fails, or hangs.
     """
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion, unix_legs=case.unix_legs)
+    with rigged_site(network, unix_legs=case.unix_legs) as (rig, site):
         if contestant.own_load:
             return iperf.measure(rig, site.exit, number, case, size)
         programs = {"sink": rig.start_sink(site.exit), **start_sides(rig, contestant, site)}

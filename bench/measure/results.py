@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ from pathlib import Path
 from tunnel.bench.measure import floor, machine
 from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.program import BenchError
 from tunnel.errors import UsageError
 
 SCHEMA = 2
@@ -82,6 +84,14 @@ class Results:
         self.records.append(record)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    @contextmanager
+    def failure_of(self, contestant: str, **fields: object) -> Iterator[None]:
+        """Record a BenchError that ends the block as a failure of ``contestant``, and continue after it."""
+        try:
+            yield
+        except BenchError as error:
+            self.add("failure", contestant=contestant, **fields, reason=str(error))
 
     def open_run(self, options: Record, network: Network) -> None:
         """Write the first record: everything that is needed to interpret or repeat the run."""

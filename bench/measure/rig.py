@@ -7,11 +7,11 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 from tunnel.bench.measure.endpoint import ProgramAddress
@@ -36,9 +36,7 @@ class Rig:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for program in reversed(self.programs):
             program.signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
@@ -101,6 +99,13 @@ class Rig:
         source = Source(self.start("source", command, talks=True))
         source.hear(_READY_SECONDS)
         return source
+
+
+@contextmanager
+def scratch_rig() -> Iterator[tuple[Rig, Path]]:
+    """Return a rig and a new directory, which are both removed at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
+        yield rig, Path(scratch)
 
 
 class Source:

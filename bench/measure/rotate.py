@@ -11,12 +11,10 @@ import itertools
 import json
 import select
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -30,8 +28,8 @@ from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.site import Site, lay_out
+from tunnel.bench.measure.sides import rigged_site, start
+from tunnel.bench.measure.site import Site
 from tunnel.units import GIB, MIB
 
 LASTING = 1 << 24
@@ -109,13 +107,9 @@ def run(
     found = []
     for case in _cases(options):
         progress(f"round {case.round} of {options.rounds}: {case}")
-        try:
-            outcome = measure(options, case, network)
-        except BenchError as error:
-            results.add("failure", contestant=str(case), round=case.round, reason=str(error))
-            continue
-        found.append(outcome)
-        results.add("rotation", **asdict(outcome))
+        with results.failure_of(str(case), round=case.round):
+            found.append(measure(options, case, network))
+            results.add("rotation", **asdict(found[-1]))
     return found
 
 
@@ -127,8 +121,7 @@ def _cases(options: RotateOptions) -> Iterator[RotateCase]:
 
 def measure(options: RotateOptions, case: RotateCase, network: Network) -> RotateOutcome:
     """Run one transfer. Raises BenchError when a process fails, a byte is wrong, or after a timeout."""
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion)
+    with rigged_site(network) as (rig, site):
         count = options.size // options.streams
         called = _start(rig, "called", site.exit, options.streams, count)
         called.wait_listening(site.exit)

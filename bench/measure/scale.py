@@ -8,11 +8,9 @@ neither. This is an upper bound: other code that releases the GIL is counted.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from rich.table import Table
 
@@ -21,13 +19,12 @@ from tunnel.bench.measure.cut import link
 from tunnel.bench.measure.flame import Stack
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.perf_profile import Recorder
-from tunnel.bench.measure.program import BenchError, Program
+from tunnel.bench.measure.program import Program
 from tunnel.bench.measure.relay import Progress
 from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
-from tunnel.bench.measure.rig import Rig
-from tunnel.bench.measure.sides import start
-from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
+from tunnel.bench.measure.sides import rigged_site, start
+from tunnel.bench.measure.site import HOST_A, HOST_B, Site
 from tunnel.proof.cpu_time import CpuTimes, thread_times, used_by_threads
 from tunnel.units import GIB, MIB
 
@@ -82,13 +79,9 @@ def run(options: ScaleOptions, network: Network, results: Results, progress: Pro
     for number, workers, streams in _cases(options):
         what = f"{workers} worker{'s' if workers > 1 else ''}, {streams} stream{'s' if streams > 1 else ''}"
         progress(f"round {number} of {options.rounds}: {what}")
-        try:
-            scaled = measure(options.size, number, workers, streams, network)
-        except BenchError as error:
-            results.add("failure", contestant=what, round=number, reason=str(error))
-            continue
-        found.append(scaled)
-        results.add("scale", **asdict(scaled))
+        with results.failure_of(what, round=number):
+            found.append(measure(options.size, number, workers, streams, network))
+            results.add("scale", **asdict(found[-1]))
     return found
 
 
@@ -102,8 +95,7 @@ def _cases(options: ScaleOptions) -> Iterator[tuple[int, int, int]]:
 def measure(size: int, number: int, workers: int, streams: int, network: Network) -> Scaled:
     """Transfer ``size`` bytes through two new daemons. Raises BenchError."""
     perf = path_of("perf")
-    with tempfile.TemporaryDirectory(prefix="mtunnel-bench-") as scratch, Rig(Path(scratch)) as rig:
-        site = lay_out(Path(scratch), network.congestion)
+    with rigged_site(network) as (rig, site):
         rig.start_sink(site.exit)
         sides = start(rig, mtunnel(site, workers=workers), site)
         idle = {side: program.memory().now for side, program in sides.items()}
@@ -111,7 +103,7 @@ def measure(size: int, number: int, workers: int, streams: int, network: Network
         timeout = 60 + size / _SLOWEST
         source.transfer(min(size, _WARM_UP_MOST), timeout)
         threads, carried = _threads(sides), _carried(site)
-        recorders = {side: Recorder(perf, rig, program, Path(scratch)) for side, program in sides.items()}
+        recorders = {side: Recorder(perf, rig, program, site.directory) for side, program in sides.items()}
         seconds = source.transfer(size, timeout)
         spent = {side: used_by_threads(threads[side], now) for side, now in _threads(sides).items()}
         held = {side: lock_share(recorder.stop()) for side, recorder in recorders.items()}
