@@ -18,7 +18,6 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import psutil
@@ -224,9 +223,7 @@ class TwoHosts:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for host in self._hosts:
             host.kill()
             assert "level=error" not in host.log, f"{host.name} logged an error:\n{host.log}"

@@ -16,7 +16,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tunnel import distribution
@@ -139,9 +138,7 @@ class LibvirtHost:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
