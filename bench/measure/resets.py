@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from tunnel.daemon.control_socket import ask
 from tunnel.net import netlink
-from tunnel.proof.local_daemon import status
 
 _BY_FAMILY, _DESTROY = 20, 21  # linux/sock_diag.h
 _REQUEST = struct.Struct("=BBBBI48s")  # family, protocol, extensions, padding, states, id: linux/inet_diag.h
@@ -52,7 +52,7 @@ def _leads_to(connection: bytes, port: int, host: str) -> bool:
 
 def lanes(control: Path, port: int) -> list[bytes]:
     """Return the connections to ``port`` that are lanes of this daemon. Raises TunnelError."""
-    links = status(control)["links"]
+    links = ask(control, "status")["links"]
     ours = {int(lane["local"].rpartition(":")[2]) for link in links for lane in link["lanes"]}
     return [each for each in connections(port) if _SOURCE.unpack_from(each)[0] in ours]
 
