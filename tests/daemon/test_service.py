@@ -34,9 +34,9 @@ from tunnel.lanes.lane_factory import maker as lane_maker
 from tunnel.records.key_schedule import SUITES
 from tunnel.relay.link import LinkState
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts, LaneKind
+from tunnel.wire.rotation import RotationPlan
 
 
 async def turned_away(entry: Path) -> bool:

@@ -17,7 +17,7 @@ from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
 from tunnel.lanes import base_lane as module
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.lane import KEY_LIMIT, Lane
+from tunnel.lanes.lane import Lane
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.wire import keepalive
 from tunnel.wire.codec import data_header, encode
@@ -25,6 +25,7 @@ from tunnel.wire.codes import HEADER_SIZE, Code
 from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Open, Ping, Pong
 from tunnel.wire.payload import Outgoing, Payload, copied
+from tunnel.wire.rotation import KEY_LIMIT
 from tunnel.wire.states import LaneState
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")

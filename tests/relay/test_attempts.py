@@ -73,7 +73,7 @@ async def _close_lanes() -> AsyncIterator[None]:
 
 def dial(a: Link, b: Link) -> Lane:
     """Let ``a`` send HELLO or RESUME, which is not delivered yet."""
-    resuming = a.wants_lane
+    resuming = a.members.wants_lane
     state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
     near, far = apart(a.plan.host, b.plan.host, state)
     applicant = OutgoingLane(a)
@@ -81,9 +81,9 @@ def dial(a: Link, b: Link) -> Lane:
     far.start(IncomingLane(b))
     near.start(applicant)
     if resuming:
-        a.ask_resume(near)
+        a.members.ask_resume(near)
     else:
-        a.greet(near, b"S" * 16)
+        a.members.greet(near, b"S" * 16)
     return Lane(near, far)
 
 
@@ -188,7 +188,7 @@ async def test_what_ends_with_the_first_lane(
     lane = dial(pair.a, pair.b)
     await reach(lane, here, there)
     await leave(pair, lane, who, message)
-    pair.a.offer = None  # as the dialer does after each attempt
+    pair.a.members.offer = None  # as the dialer does after each attempt
     before = states(pair)
     assert before == (LinkState.DOWN, LinkState.RESUMING if ends == LANE else LinkState.DOWN)
     again = dial(pair.a, pair.b)
@@ -236,7 +236,7 @@ async def test_abandoned_attempt_sends_nothing(monkeypatch: pytest.MonkeyPatch) 
 async def asking(pair: Pair) -> tuple[PipeLane, asyncio.Task[None]]:
     """Cut the lane, and let a dialer of ``a`` send RESUME, undelivered; return that lane and the attempt."""
     pair.lane.cut()
-    await until(lambda: pair.a.wants_lane and pair.b.state is LinkState.RESUMING, "for the loss")
+    await until(lambda: pair.a.members.wants_lane and pair.b.state is LinkState.RESUMING, "for the loss")
     near, _ = apart("hosta", "hostb", LaneState.AWAIT_RESUMED)
     dialer = Dialer(DialPlan("192.0.2.1", 1, lambda: pytest.fail("nothing is dialled"), None), pair.a)
     attempt = asyncio.create_task(dialer._resume(near))
@@ -256,7 +256,7 @@ async def begin(pair: Pair) -> PipeLane:
     near, far = pipe("hosta", "hostb")
     far.start(IncomingLane(pair.b))
     near.start(OutgoingLane(pair.a))
-    pair.a.greet(near, b"N" * 16)
+    pair.a.members.greet(near, b"N" * 16)
     await until(lambda: pair.a.lanes and pair.b.lanes, "for the new session")
     return near
 
@@ -324,9 +324,9 @@ async def test_offer_that_was_checked_against_an_old_session_leaves_the_new_one_
         link.end(Code.LINK_LOST, "no lane resumed")
     near, far = apart("hosta", "hostb", LaneState.AWAIT_WELCOME)
     far.start(IncomingLane(pair.b))
-    offer = offered(pair.a.instance, b"N" * 16)
-    pair.b._take(
-        far, offer, welcome(offer, pair.b.instance, offer.limits), None
+    offer = offered(pair.a.members.instance, b"N" * 16)
+    pair.b.members.accept(
+        far, offer, welcome(offer, pair.b.members.instance, offer.limits), None
     )  # in the same loop iteration
     session = pair.b.session
     await turns()

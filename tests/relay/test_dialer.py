@@ -139,11 +139,15 @@ async def test_answer_that_comes_with_the_timeout_counts(monkeypatch: pytest.Mon
     applicant = module.OutgoingLane(a)
     lane, far = pipe("hosta", "hostb", LaneState.AWAIT_WELCOME)
     lane.start(applicant)
-    a.greet(lane, b"S" * 16)
+    a.members.greet(lane, b"S" * 16)
     waiting = asyncio.create_task(applicant.outcome(lane))
     await asyncio.sleep(0)
-    assert a.offer is not None
-    applicant.on_frame(lane, Welcome(1, a.offer.features, a.offer.session, b"B" * 16, a.offer.limits), 0)
+    assert a.members.offer is not None
+    applicant.on_frame(
+        lane,
+        Welcome(1, a.members.offer.features, a.members.offer.session, b"B" * 16, a.members.offer.limits),
+        0,
+    )
     await asyncio.wait_for(waiting, 5)
     assert a.lanes == {1: lane}
     a.end(Code.NONE, "the test is over")
@@ -173,7 +177,7 @@ async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.M
         )
         assert peer.ending == "reset", "unsent frames must not arrive later"
         await until(lambda: a.incidents, "for the failure")
-        assert a.offer is None
+        assert a.members.offer is None
     assert reasons(a)[0] == "hostb accepted the connection but sent no reply"
 
 

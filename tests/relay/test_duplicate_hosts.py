@@ -222,7 +222,7 @@ async def test_number_of_remembered_duplicates_is_bounded(pair: Pair) -> None:
     for number in range(2 * module.MOST_REMEMBERED):
         _, far = knock(pair.b, number.to_bytes(16))
         await until(far.gone.is_set)
-    assert len(pair.b._namesakes._refused) == module.MOST_REMEMBERED
+    assert len(pair.b._duplicates._refused) == module.MOST_REMEMBERED
     assert pair.b.state is LinkState.UP
 
 
@@ -236,7 +236,7 @@ async def test_daemon_that_is_kept_is_notified_of_the_other_one(pair: Pair) -> N
 
 
 async def test_daemon_of_an_older_version_is_not_notified(pair: Pair) -> None:
-    pair.b.features = FEATURES ^ Feature.NOTICE
+    pair.b.members.features = FEATURES ^ Feature.NOTICE
     _, far = knock(pair.b)
     await until(far.gone.is_set)
     await turns()

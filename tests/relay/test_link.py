@@ -41,19 +41,19 @@ async def test_dialling_makes_a_session(pair: Pair) -> None:
     assert pair.b.session is not None
     assert (pair.a.session.initiator, pair.b.session.initiator) == (True, False)
     assert pair.a.session.id == pair.b.session.id
-    assert pair.a.offer is None
+    assert pair.a.members.offer is None
 
 
 @pytest.mark.parametrize(("host", "peer", "welcomed"), [("hosta", "hostb", False), ("hostb", "hosta", True)])
 async def test_when_both_dial_the_smaller_name_wins(host: str, peer: str, welcomed: bool) -> None:
     link = make_link(host, peer)
     ours, _ = pipe(host, peer)
-    link.greet(ours, b"O" * 16)
+    link.members.greet(ours, b"O" * 16)
     theirs = called_by(link)
     theirs.say(offered(b"P" * 16))
     await turns()
     assert (link.session is not None) is welcomed
-    assert (link.offer is None) is welcomed
+    assert (link.members.offer is None) is welcomed
     if not welcomed:
         assert theirs.far is None
     link.end(Code.NONE, "")
@@ -78,7 +78,7 @@ async def test_second_connection_of_the_same_daemon_is_refused(pair: Pair) -> No
     again = called_by(pair.b)
     assert again.far is not None
     far = again.far
-    again.say(offered(pair.a.instance))
+    again.say(offered(pair.a.members.instance))
     await turns()
     assert goodbye(far.said) is Code.COLLISION
     assert pair.b.state is LinkState.UP
@@ -104,7 +104,7 @@ async def test_same_daemon_may_begin_a_new_session_when_its_lane_is_gone(pair: P
     pair.lane.cut()
     await until(lambda: pair.b.state is LinkState.RESUMING, "for the loss")
     again = called_by(pair.b)
-    again.say(offered(pair.a.instance))
+    again.say(offered(pair.a.members.instance))
     await until(lambda: pair.b.state is LinkState.UP, "for a new session")
     assert await ending(called) == "reset"
     caller.close()
@@ -113,7 +113,7 @@ async def test_same_daemon_may_begin_a_new_session_when_its_lane_is_gone(pair: P
 async def test_late_answer_is_a_collision(pair: Pair) -> None:
     fresh = make_link("hosta", "hostb")
     lane = join(fresh, make_link("hostb", "hosta"))
-    fresh.offer = None  # abandoned in the meantime
+    fresh.members.offer = None  # abandoned in the meantime
     await turns()
     assert goodbye(lane.said) is Code.COLLISION
     assert fresh.session is None

@@ -42,7 +42,7 @@ async def crossed(caller: socket.socket, called: socket.socket) -> None:
 
 def shared(side: Side, memory: int) -> bool:
     """Whether each session has ``memory``."""
-    return {link._memory for link in side.group.links} == {memory}
+    return {link.members._memory for link in side.group.links} == {memory}
 
 
 async def die() -> None:
@@ -120,7 +120,7 @@ async def test_lanes_of_additional_sessions_are_replaced(stage: Stage) -> None:
     caller, called = await stage.stream(target)
     link = worker_of(stage.a, 1)
     link.post(link.rotation.rotate, "the test asks for it")
-    await until(lambda: link.rotation.count == 1, "for the rotation")
+    await until(lambda: link.rotations == 1, "for the rotation")
     await crossed(caller, called)
 
 
@@ -172,11 +172,13 @@ async def test_restarted_peer_begins_its_sessions_again(stage: Stage) -> None:
     before = dict(stage.b.theirs)
     for further in stage.a.ours.values():
         assert further.link is not None
-        further.link.instance = b"another daemon.."
-    stage.a.group._instance = stage.a.group.standing.instance = b"another daemon.."
+        further.link.members.instance = b"another daemon.."
+    stage.a.group._instance = stage.a.group.standing.members.instance = b"another daemon.."
     for side in (stage.a, stage.b):
         side.group.standing.end(Code.NONE, "the daemon ends")
-    await until(lambda: stage.b.group.standing.peer_instance == b"another daemon..", "for the new one")
+    await until(
+        lambda: stage.b.group.standing.members.peer_instance == b"another daemon..", "for the new one"
+    )
     for number in (1, 2):
         further = stage.a.ours.pop(number)
         further.worker.send(further.end, Code.INTERNAL, "it was killed")
@@ -192,7 +194,7 @@ async def test_restarted_peer_begins_its_sessions_again(stage: Stage) -> None:
 
 async def test_memory_is_divided_among_the_sessions(identities: Hosts, tmp: Path) -> None:
     async with staged(identities, tmp, settings=Settings(memory=120 * MIB)) as stage:
-        assert stage.a.group.standing._memory == 120 * MIB
+        assert stage.a.group.standing.members._memory == 120 * MIB
         target = stage.listen()
         for _ in range(3):
             await stage.stream(target)
@@ -396,10 +398,10 @@ async def test_lanes_are_expected_for_every_existing_session(stage: Stage) -> No
     for _ in range(3):
         await stage.stream(target)
     assert not group.lacks_lane
-    link: Any = worker_of(stage.b, 1)
-    lanes, link.lanes = link.lanes, {}
+    members: Any = worker_of(stage.b, 1).members
+    lanes, members.lanes = members.lanes, {}
     lacks = group.lacks_lane
-    link.lanes = lanes
+    members.lanes = lanes
     assert lacks
 
 

@@ -124,7 +124,7 @@ async def test_redirect_reports_the_bound_port() -> None:
 
 async def test_sessions_are_reported_as_one_link() -> None:
     pair = await Pair().up()
-    pair.a.rotation.count, pair.a.rotation.most_records = 2, 7
+    pair.a.rotations, pair.a.rotation.most_records = 2, 7
     await pair.stream()
     facts = link_facts(pair.a)
     parts = [Part("standing", 0, facts), Part("ours 1", 2, facts)]

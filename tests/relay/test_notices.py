@@ -36,7 +36,7 @@ async def test_notice_of_a_problem_is_an_incident(pair: Pair) -> None:
 
 
 async def test_nothing_is_sent_without_the_feature_or_a_lane(pair: Pair) -> None:
-    pair.a.features = FEATURES ^ Feature.NOTICE
+    pair.a.members.features = FEATURES ^ Feature.NOTICE
     before = bytes(pair.lane.said)
     pair.a.record("the peer is of an older version")
     await turns()
@@ -47,7 +47,7 @@ async def test_nothing_is_sent_without_the_feature_or_a_lane(pair: Pair) -> None
 
 @pytest.mark.parametrize("code", [Code.NONE, Code.COLLISION])
 async def test_a_notice_needs_its_feature(pair: Pair, code: Code) -> None:
-    pair.a.features = FEATURES ^ Feature.NOTICE
+    pair.a.members.features = FEATURES ^ Feature.NOTICE
     pair.lane.receive(encode(Notice(code, "look here")))
     await turns()
     assert pair.a.state is LinkState.DOWN

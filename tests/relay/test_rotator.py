@@ -71,7 +71,7 @@ async def test_selected_lane_is_replaced(dials: Dials) -> None:
         dials.pair.a.rotation.rotate("the test wants it")
         await until(lambda old=old: list(dials.pair.b.lanes) == [old + 1], "for the rotation")  # type: ignore[misc]
     assert dials.attempts == [1, 2, 3]
-    await until(lambda: dials.pair.a.rotation.attempt is None, "for the end of the attempt")
+    await until(lambda: dials.pair.a.attempt is None, "for the end of the attempt")
 
 
 async def test_failures_leave_the_old_lane_and_are_reported_once(
@@ -121,7 +121,7 @@ async def test_a_lost_lane_comes_first(dials: Dials) -> None:
     dials.pair.a.rotation.rotate("the test wants it")
     await until(lambda: dials.attempts, "for the attempt")
     pipes(dials.pair.a)[1].cut()
-    await until(lambda: dials.pair.a.rotation.attempt is None, "for its end")
+    await until(lambda: dials.pair.a.attempt is None, "for its end")
     assert [each.what for each in dials.pair.a.incidents] == ["lane lost"]
     await dials.pair.resume()
     await exchange(*await dials.pair.stream())
@@ -133,4 +133,4 @@ async def test_the_end_of_the_session_ends_the_attempt(dials: Dials) -> None:
     dials.pair.a.rotation.rotate("the test wants it")
     await until(lambda: dials.attempts, "for the attempt")
     dials.pair.a.end(Code.NONE, "enough")
-    await until(lambda: dials.pair.a.rotation.attempt is None, "for its end")
+    await until(lambda: dials.pair.a.attempt is None, "for its end")

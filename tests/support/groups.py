@@ -152,7 +152,7 @@ async def _after(event: asyncio.Event, dialer: Dialer) -> None:
 
 
 def _plan(host: str, peer: str, directory: Path, changes: dict[str, Any]) -> LinkPlan:
-    return replace(LinkPlan(host, peer, AllowList.parse([f"unix:{directory}/*"])), **changes)
+    return replace(LinkPlan(host, peer, egress=AllowList.parse([f"unix:{directory}/*"])), **changes)
 
 
 def _dial(port: int, hosts: Hosts, make_lane: LaneMaker) -> DialPlan:

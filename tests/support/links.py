@@ -12,7 +12,7 @@ from typing import Any, cast
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
-from tunnel.relay.address import AllowList, TargetAddress, parse_target
+from tunnel.relay.address import TargetAddress, parse_target
 from tunnel.relay.dialer import OutgoingLane
 from tunnel.relay.lane_acceptor import IncomingLane
 from tunnel.relay.link import Link, LinkPlan
@@ -53,7 +53,7 @@ class Requests:
 
 def make_link(host: str, peer: str, instance: bytes = b"", **plan: Any) -> Link:
     """Return a link with a stubbed egress. ``plan``: keywords of the LinkPlan."""
-    link = Link(LinkPlan(host, peer, AllowList(), **plan), instance or host.encode().ljust(16, b"."))
+    link = Link(LinkPlan(host, peer, **plan), instance or host.encode().ljust(16, b"."))
     link.streams._egress = Requests()  # type: ignore[assignment]  # a stub with the same methods
     return link
 
@@ -67,16 +67,16 @@ def requests_of(link: Link) -> Requests:
 
 def join(dialing: Link, accepting: Link) -> PipeLane:
     """Let one link dial the other, for a session or to replace a lost lane; return the dialing end."""
-    state = LaneState.AWAIT_RESUMED if dialing.wants_lane else LaneState.AWAIT_WELCOME
+    state = LaneState.AWAIT_RESUMED if dialing.members.wants_lane else LaneState.AWAIT_WELCOME
     near, far = pipe(dialing.plan.host, accepting.plan.host, state)
     far.start(IncomingLane(accepting))
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
-    if dialing.wants_lane:
-        dialing.ask_resume(near)
+    if dialing.members.wants_lane:
+        dialing.members.ask_resume(near)
     else:
-        dialing.greet(near, f"session {id(near)}".encode().ljust(16)[:16])
+        dialing.members.greet(near, f"session {id(near)}".encode().ljust(16)[:16])
     return near
 
 
@@ -87,7 +87,7 @@ def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
-    dialing.ask_resume(near, old)
+    dialing.members.ask_resume(near, old)
     return near
 
 

@@ -22,12 +22,12 @@ from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import KIB
 from tunnel.wire.codes import Code
+from tunnel.wire.rotation import RotationPlan
 
 _PERIOD = 1_048_583  # prime, so that no size hides a shift
 _NOISE = random.Random(49153).randbytes(_PERIOD) * 2
@@ -82,7 +82,11 @@ async def relaying(
     a, b = (
         Link(
             LinkPlan(
-                host, peer, AllowList.parse([f"unix:{directory}/*"]), pump=_pump(kind), rotation=rotation
+                host,
+                peer,
+                rotation=rotation,
+                egress=AllowList.parse([f"unix:{directory}/*"]),
+                pump=_pump(kind),
             ),
             host.encode().ljust(16),
         )

@@ -35,7 +35,6 @@ from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_group import EveryLink, LinkGroup
 from tunnel.relay.link_status import ingress_facts
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.relay.worker_load import WorkerLoad
@@ -45,6 +44,7 @@ from tunnel.tls.lane_kinds import PLACES, LaneKind, figures
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
+from tunnel.wire.rotation import RotationPlan
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
 RELOADED = (
@@ -192,7 +192,18 @@ class Service:
             pump = SplicedPump if self._contexts.lane is LaneKind.KERNEL else Pump
             rotation = RotationPlan(transport.rotate_records, transport.rotate_after)
             window = transport.resume_window
-            yield peer, LinkPlan(host, peer.name, egress, settings, window, pump, rotation)
+            yield (
+                peer,
+                LinkPlan(
+                    host,
+                    peer.name,
+                    settings,
+                    window,
+                    rotation,
+                    egress=egress,
+                    pump=pump,
+                ),
+            )
 
     def _dialers(self) -> Iterator[tuple[Link, Dialer]]:
         for peer in self._config.peers:

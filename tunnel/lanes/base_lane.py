@@ -25,7 +25,7 @@ from tunnel.errors import (
     WireError,
 )
 from tunnel.lanes.batch_sizer import BatchSizer
-from tunnel.lanes.lane import KEY_LIMIT, Lane, LaneHandler, Sinks
+from tunnel.lanes.lane import Lane, LaneHandler, Sinks
 from tunnel.lanes.read_turns import Turn
 from tunnel.net.sockets import caller_of, discard_unsent, name_of, stuck_for
 from tunnel.wire.codec import encode
@@ -34,6 +34,7 @@ from tunnel.wire.frames import Frame, GoAway, Pong
 from tunnel.wire.keepalive import INTERVAL
 from tunnel.wire.lane_protocol import LaneProtocol
 from tunnel.wire.payload import Memory, Payload, copied, in_memory
+from tunnel.wire.rotation import KEY_LIMIT
 from tunnel.wire.states import LaneState
 
 LINGER = 2.0

@@ -35,10 +35,6 @@ from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Outgoing, Payload
 from tunnel.wire.scheduler import QUANTUM
 
-KEY_LIMIT = 5 << 22
-"""Maximum records of one key. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more than this, which
-is far above what a lane sends or receives between two checks of the limit."""
-
 
 class Sink(NamedTuple):
     """A local socket that payload of a stream is written to directly, from ``offset`` up to ``limit``."""

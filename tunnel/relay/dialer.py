@@ -67,7 +67,7 @@ class Dialer:
                 self._backoff.satisfied(loop.time())
                 await self._link.wait_change()
             self._learn_from_loss(loop.time())
-            resuming = self._link.wants_lane
+            resuming = self._link.members.wants_lane
             await asyncio.sleep(self._backoff.pause(loop.time(), resuming=resuming))
             if not self._wanted():
                 continue
@@ -93,7 +93,7 @@ class Dialer:
             self._link.note("smaller segments", reason)
 
     def _wanted(self) -> bool:
-        return self._link.wants_lane or self._link.session is None
+        return self._link.members.wants_lane or self._link.session is None
 
     async def _tried(self) -> bool:
         """Make an attempt. Return whether it succeeded; report why it failed."""
@@ -129,7 +129,7 @@ class Dialer:
             return
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        self._link.ask_resume(lane, old)
+        self._link.members.ask_resume(lane, old)
         await outgoing.outcome(lane)
 
     async def _lane(self, sock: socket.socket, state: LaneState) -> Lane:
@@ -151,9 +151,9 @@ class Dialer:
 
     async def _join(self, sock: socket.socket) -> None:
         """Make a connection a lane of the link."""
-        resuming = self._link.wants_lane
+        resuming = self._link.members.wants_lane
         lane = await self._lane(sock, LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME)
-        if resuming and self._link.wants_lane:
+        if resuming and self._link.members.wants_lane:
             await self._resume(lane)
         elif not resuming and self._link.session is None:
             await self._begin(lane)
@@ -176,16 +176,16 @@ class Dialer:
     async def _begin(self, lane: Lane) -> None:
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        self._link.greet(lane, os.urandom(ID_SIZE))
+        self._link.members.greet(lane, os.urandom(ID_SIZE))
         try:
             await outgoing.outcome(lane)
         finally:
-            self._link.offer = None
+            self._link.members.offer = None
 
     async def _resume(self, lane: Lane) -> None:
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        session = self._link.ask_resume(lane)
+        session = self._link.members.ask_resume(lane)
         try:
             await outgoing.outcome(lane)
         except RefusedError as error:
@@ -237,9 +237,9 @@ class OutgoingLane:
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Handle the answer; the lane's state allows no other frame."""
         if isinstance(frame, Welcome):
-            self._link.welcomed(lane, frame)
+            self._link.members.welcomed(lane, frame)
         elif isinstance(frame, Resumed):
-            self._link.resumed(lane, frame)
+            self._link.members.resumed(lane, frame)
         if not self._done.done():
             self._done.set_result(None)
 

@@ -76,7 +76,7 @@ class InitiatedSessions:
     @property
     def parallel(self) -> bool:
         """Whether several sessions may be used: then streams to different targets are opened concurrently."""
-        several = self._owner.standing.sessions > 1 and len(self._workers.fit) > 1
+        several = self._owner.standing.members.sessions > 1 and len(self._workers.fit) > 1
         return several and self._dial is not None and not self.closed
 
     @property
@@ -203,11 +203,11 @@ class InitiatedSessions:
         return sum(further.pending for further in self.sessions.values() if further.worker is worker)
 
     def _may_begin(self) -> bool:
-        room = len(self.sessions) < self._owner.standing.sessions - 1
+        room = len(self.sessions) < self._owner.standing.members.sessions - 1
         return room and time.monotonic() >= self._not_before
 
     def _begin(self, worker: Worker) -> WorkerSession:
-        numbers = range(1, self._owner.standing.sessions)
+        numbers = range(1, self._owner.standing.members.sessions)
         number = next(number for number in numbers if number not in self.sessions)
         further = self.sessions[number] = self._owner.make_further(number, worker)
         self._owner.settle()

@@ -144,7 +144,7 @@ class LinkGroup:
         """Initialise a new link, in its worker's loop."""
         link.streams.draining = self._draining
         link.streams.count_theirs = self._count_theirs
-        link.share(self._share)
+        link.members.share(self._share)
         if link.plan.number:  # a migration is logged as one, whichever sessions carry its streams
             link.streams.transfers = TransfersElsewhere(self._loop, self._transfers, link)
         else:
@@ -157,10 +157,10 @@ class LinkGroup:
 
     def settle(self) -> None:
         """Divide the memory again: a session was added or removed."""
-        self.standing.share(self._share)
+        self.standing.members.share(self._share)
         for further in self._others():
             if further.link is not None:
-                post(further.worker.loop, further.link.share, self._share)
+                post(further.worker.loop, further.link.members.share, self._share)
 
     def _count_theirs(self) -> int:
         """Return how many streams the peer has open, over all sessions. Thread-safe."""
@@ -225,14 +225,14 @@ class LinkGroup:
     def _check(self, offer: Hello) -> None:
         """Raise ProtocolError if the session that the peer begins cannot be accepted."""
         standing, known = self.standing, self._theirs.get(offer.number)
-        if standing.session is None or standing.peer_instance != offer.instance:
+        if standing.session is None or standing.members.peer_instance != offer.instance:
             raise ProtocolError(Code.COLLISION, f"{self.plan.host} has no primary session with that daemon")
-        if offer.number >= standing.sessions:
-            detail = f"session number {offer.number}, the limit is {standing.sessions} sessions"
+        if offer.number >= standing.members.sessions:
+            detail = f"session number {offer.number}, the limit is {standing.members.sessions} sessions"
             raise ProtocolError(Code.COLLISION, detail)
         # A worker that does not answer may have lanes that failed long ago.
         link = known.link if known is not None and known.worker.fit else None
-        if link is not None and link.lanes and link.peer_instance == offer.instance:
+        if link is not None and link.lanes and link.members.peer_instance == offer.instance:
             raise ProtocolError(Code.COLLISION, "another connection has that session")
 
     def _take(self, offer: Hello, lane: Lane) -> None:

@@ -18,9 +18,12 @@ FRAME_COST = 4 * KIB
 class LinkSenderOwner(Protocol):
     """What a sender needs from its link."""
 
-    session: Session | None
     lanes: dict[int, Lane]
     streams: StreamTable
+
+    @property
+    def session(self) -> Session | None:
+        """The session, if there is one."""
 
     def end(self, code: Code, reason: str, session: Session | None = None) -> None:
         """End the session after an internal error."""

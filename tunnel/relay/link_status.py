@@ -12,7 +12,6 @@ from tunnel.relay.incidents import moment
 from tunnel.relay.ingress import Ingress
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import Rotation
 
 
 def link_facts(link: Link) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def link_facts(link: Link) -> dict[str, Any]:
         "round_trip": session.round_trip if session else None,
         "kept": session.kept if session else 0,
         "resumes": link.resumes,
-        "rotation": rotation_facts(link.rotation),
+        "rotation": rotation_facts(link),
         "streams_opened": link.streams.opened,
         "streams_vacant": session.places.vacant if session else None,
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
@@ -90,17 +89,17 @@ def _rotations(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def rotation_facts(rotation: Rotation) -> dict[str, Any]:
+def rotation_facts(link: Link) -> dict[str, Any]:
     """Return when lanes are replaced, how often that was, and the last one; ``last`` is None before any.
 
     ``most_records``: the most records protected with one key of a lane that was replaced or lost.
     """
     return {
-        "records": rotation.plan.records,
-        "after": rotation.plan.after,
-        "rotations": rotation.count,
-        "most_records": rotation.most_records,
-        "last": asdict(rotation.last) if rotation.last else None,
+        "records": link.rotation.plan.records,
+        "after": link.rotation.plan.after,
+        "rotations": link.rotations,
+        "most_records": link.rotation.most_records,
+        "last": asdict(link.last_rotation) if link.last_rotation else None,
     }
 
 

@@ -47,11 +47,12 @@ class Rotator:
     async def _fault(self, epoch: int) -> str:
         """Replace a lane. Return why that failed, "" if it succeeded or was cancelled for a lost lane."""
         rotation = self._link.rotation
-        rotation.attempt = attempt = asyncio.create_task(self._dialer.replace(epoch), name="rotation")
+        self._link.attempt = attempt = asyncio.create_task(self._dialer.replace(epoch), name="rotation")
         try:
             await asyncio.wait([attempt])
         finally:
             attempt.cancel()
+            self._link.attempt = None
             rotation.over()
         if attempt.cancelled():
             return ""

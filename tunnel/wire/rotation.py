@@ -20,19 +20,20 @@ old lane is sent again. As initiator such a peer replaces nothing: its lanes are
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Generic, Protocol
 
 from tunnel.errors import LaneLost, ProtocolError, TunnelError
-from tunnel.lanes.lane import KEY_LIMIT, Lane, LaneHandler
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Replace, Resume, Resumed, Retire, Retired, Rotate, RotationFrame
+from tunnel.wire.membership_owner import L, MemberLane, MembershipOwner
 from tunnel.wire.session import Session
+
+KEY_LIMIT = 5 << 22
+"""Maximum records of one key. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more than this, which
+is far above what a lane sends or receives between two checks of the limit."""
 
 ASKED_RECORDS = 1024
 ASKED_AGE = 10.0
@@ -52,96 +53,72 @@ class RotationPlan:
     after: float = 24 * _HOUR
 
 
-@dataclass(frozen=True, slots=True)
-class Rotated:
-    """A completed replacement of a lane."""
-
-    at: str  # UTC, ISO 8601
-    lane: int
-    reason: str
-
-
-class RotationOwner(LaneHandler, Protocol):
-    """What rotation needs from its link. ``lanes`` are those that carry the session."""
+class RotationSession(Protocol[L]):
+    """The session whose lanes are replaced. ``lanes`` are those that carry it, by epoch."""
 
     session: Session | None
-    lanes: dict[int, Lane]
-    changed: asyncio.Event
-    peer: str
+    lanes: dict[int, L]
+    features: Feature
 
     @property
-    def features(self) -> Feature:
-        """The negotiated features."""
+    def peer(self) -> str:
+        """The peer's name."""
+
+    @property
+    def living(self) -> Session:
+        """The session, of which there must be one."""
 
     @property
     def wants_lane(self) -> bool:
         """Whether this host is to dial another lane."""
 
-    def attach(self, lane: Lane, epoch: int) -> None:
-        """Become the handler of a lane, which is number ``epoch`` of the session."""
-
-    def rejoin(self, lane: Lane, peer: Resume) -> None:
+    def rejoin(self, lane: L, peer: Resume) -> None:
         """Use an attached lane for the session, and apply the peer's positions. Raises ProtocolError."""
 
     def give_up_lane(self, session: Session, epoch: int) -> None:
         """Abort a lane."""
 
-    def wait_for_lane(self, session: Session) -> None:
-        """Handle one lane less, perhaps the last."""
-
-    def kick(self) -> None:
-        """Schedule sending."""
+    def wait_for_lane(self) -> None:
+        """Process one lane less, perhaps the last."""
 
     def end_for(self, reason: TunnelError, session: Session) -> None:
         """End the session for the reason that ended a lane."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
-        """Log an incident for the operator, and record it for ``status``."""
-
 
 @dataclass(slots=True)
-class _Leaving:
+class _Retiring(Generic[L]):
     """A retiring lane."""
 
-    lane: Lane
+    lane: L
     since: float
-    heard: bool = False  # the peer's RETIRE received: it sends no more
-    settled: bool = False  # the peer's RETIRED received: nothing of ours is in flight
+    peer_retired: bool = False  # the peer's RETIRE received: it sends no more
+    delivered: bool = False  # the peer's RETIRED received: nothing of ours is in flight
 
 
-class Rotation:
-    """Replaces the lanes of one link by ROTATE, REPLACE, RETIRE and RETIRED. ``clock`` is in seconds."""
+class Rotation(Generic[L]):
+    """Replaces the lanes of a session by ROTATE, REPLACE, RETIRE and RETIRED. ``clock`` is in seconds."""
 
     def __init__(
         self,
-        owner: RotationOwner,
+        members: RotationSession[L],
+        owner: MembershipOwner[L],
         plan: RotationPlan,
-        log: Any,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self.plan = plan
-        self.count = 0
-        self.last: Rotated | None = None
         self.most_records = 0  # with one key, of lanes that are gone
-        self.attempt: asyncio.Task[None] | None = None  # to replace a lane
+        self._members = members
         self._owner = owner
-        self._log = log
         self._clock = clock
         self._due: dict[int, str] = {}  # lanes to be replaced, and why
-        self._standby: dict[int, tuple[Lane, Resume]] = {}  # by epoch of the lane to be replaced
-        self._leaving: dict[int, _Leaving] = {}
-        self._closing: list[Lane] = []  # retired by both sides
+        self._standby: dict[int, tuple[L, Resume]] = {}  # by epoch of the lane to be replaced
+        self._retiring: dict[int, _Retiring[L]] = {}
         self._asked: Resume | None = None  # sent as initiator, and not answered
 
     @property
-    def others(self) -> list[Lane]:
+    def others(self) -> list[L]:
         """Lanes of the session on standby, or retiring."""
-        return [lane for lane, _ in self._standby.values()] + [each.lane for each in self._leaving.values()]
-
-    @property
-    def closing(self) -> list[Lane]:
-        """Replaced lanes whose sockets are not closed yet."""
-        return [lane for lane in self._closing if not lane.gone.is_set()]
+        return [lane for lane, _ in self._standby.values()] + [each.lane for each in self._retiring.values()]
 
     @property
     def resuming(self) -> bool:
@@ -150,31 +127,27 @@ class Rotation:
 
     def clear(self) -> None:
         """Reset all state: the session has ended."""
-        for table in (self._due, self._standby, self._leaving):
+        for table in (self._due, self._standby, self._retiring):
             table.clear()
         self._asked = None
-        self.interrupt()
+        self._owner.interrupt()
 
     # When to replace.
 
-    def watch(self, lane: Lane) -> None:
-        """Have ``lane`` report when a key reaches the limit of the plan."""
-        lane.warn_at(self.plan.records)
-
-    def on_worn(self, lane: Lane) -> None:
+    def on_worn(self, lane: L) -> None:
         """Have ``lane`` replaced: key limit of the plan reached."""
         self._want(lane, f"{self.plan.records} records with one key")
 
-    def rotate(self, reason: str, lanes: Iterable[Lane] | None = None) -> None:
+    def rotate(self, reason: str, lanes: Iterable[L] | None = None) -> None:
         """Have ``lanes``, or all lanes of the session, replaced one by one. Repeated requests count once."""
-        for lane in list(self._owner.lanes.values() if lanes is None else lanes):
+        for lane in list(self._members.lanes.values() if lanes is None else lanes):
             self._want(lane, reason)
 
-    def tick(self, lane: Lane) -> None:
+    def tick(self, lane: L) -> None:
         """Check what no event reports. Call it every few seconds for each lane."""
         now = self._clock()
-        for leaving in [each for each in self._leaving.values() if now - each.since >= PATIENCE]:
-            self._give_up(leaving, f"lane {leaving.lane.epoch} timed out {PATIENCE:g} s after RETIRE")
+        for retiring in [each for each in self._retiring.values() if now - each.since >= PATIENCE]:
+            self._give_up(retiring, f"lane {retiring.lane.epoch} timed out {PATIENCE:g} s after RETIRE")
         if max(lane.records_sent, lane.records_received) >= self.plan.records:
             self.on_worn(lane)  # of a kernel lane, only the kernel counts empty records
         if self.plan.after and now - lane.since >= self.plan.after:
@@ -182,25 +155,25 @@ class Rotation:
         if lane.epoch in self._due:
             self._ask(lane)
 
-    def _want(self, lane: Lane, reason: str) -> None:
-        if lane.epoch in self._due or self._owner.lanes.get(lane.epoch) is not lane:
+    def _want(self, lane: L, reason: str) -> None:
+        if lane.epoch in self._due or self._members.lanes.get(lane.epoch) is not lane:
             return
         self._due[lane.epoch] = reason
         self._ask(lane)
-        if not (self._living().initiator or self._gentle):
+        if not (self._members.living.initiator or self._negotiated):
             why = f"it is the initiator, and its version does not support rotation; {reason}"
             what = f"lane {lane.epoch} will be closed and resumed at {KEY_LIMIT} records"
-            self._owner.note("lane not replaced", f"{self._owner.peer} cannot replace it: {why}; {what}")
-        self._owner.changed.set()
+            self._owner.note("lane not replaced", f"{self._members.peer} cannot replace it: {why}; {what}")
+        self._owner.changed()
 
-    def _ask(self, lane: Lane) -> None:
+    def _ask(self, lane: L) -> None:
         """Send ROTATE, if the peer is the initiator."""
-        if self._gentle and not self._living().initiator and lane.epoch in self._owner.lanes:
+        if self._negotiated and not self._members.living.initiator and lane.epoch in self._members.lanes:
             lane.send_control(encode(Rotate()))
             lane.flush()
 
-    def _on_rotate(self, lane: Lane) -> None:
-        if not self._living().initiator:
+    def _on_rotate(self, lane: L) -> None:
+        if not self._members.living.initiator:
             raise ProtocolError(Code.PROTOCOL, "ROTATE from the initiator, which replaces lanes itself")
         used = max(lane.records_sent, lane.records_received)
         if used >= ASKED_RECORDS or self._clock() - lane.since >= ASKED_AGE:  # else the peer repeats it
@@ -210,47 +183,47 @@ class Rotation:
 
     def next(self) -> int:
         """Return the lane to replace now, 0 for none: one at a time, and only while all lanes are up."""
-        session, owner = self._owner.session, self._owner
-        if session is None or not session.initiator or owner.wants_lane or self._leaving:
+        session, members = self._members.session, self._members
+        if session is None or not session.initiator or members.wants_lane or self._retiring:
             return 0
-        return next((epoch for epoch in self._due if epoch in owner.lanes), 0)
+        return next((epoch for epoch in self._due if epoch in members.lanes), 0)
 
     def claim(self, epoch: int, old: int) -> Resume:
         """Return the first frame of lane ``epoch``, which is to replace lane ``old``."""
-        session = self._living()
-        self._asked = session.resume(epoch, old, Replace if self._gentle else Resume)
+        session = self._members.living
+        self._asked = session.resume(epoch, old, Replace if self._negotiated else Resume)
         return self._asked
 
-    def granted(self, lane: Lane, answer: Resumed) -> bool:
+    def granted(self, lane: L, answer: Resumed) -> bool:
         """Handle RESUMED if it answers ``claim``: the new lane takes over. Raises ProtocolError.
 
         If the attempt was already abandoned, the new lane is aborted, and the old one continues.
         """
         asked, self._asked = self._asked, None
         if asked is None or asked.epoch != answer.epoch:
-            is_late = answer.replaces in self._owner.lanes
+            is_late = answer.replaces in self._members.lanes
             if is_late:
                 lane.abort()
             return is_late
-        old, owner = self._owner.lanes.get(answer.replaces), self._owner
+        old, members = self._members.lanes.get(answer.replaces), self._members
         if old is None and isinstance(asked, Replace):
             lane.abort()  # on standby at the peer for a lane that is lost here: resume that one
             return True
         reason = self._due.pop(answer.replaces, "")
         if old is None or not isinstance(asked, Replace):
-            owner.give_up_lane(self._living(), answer.replaces)
-        owner.attach(lane, answer.epoch)
-        owner.rejoin(lane, answer)
+            members.give_up_lane(members.living, answer.replaces)
+        self._owner.attach(lane, answer.epoch)
+        members.rejoin(lane, answer)
         if isinstance(asked, Replace) and old is not None:
-            self._leave(old)
-            _say(old, Retire())
-        self._count(answer.replaces, answer.epoch, reason)
+            self._retire(old)
+            _send(old, Retire())
+        self._owner.replaced(answer.replaces, answer.epoch, reason)
         return True
 
     def over(self) -> None:
         """Clear the attempt, which has succeeded or failed."""
-        self.attempt = self._asked = None
-        self._owner.changed.set()
+        self._asked = None
+        self._owner.changed()
 
     def failed(self, epoch: int, reason: str, pause: float) -> None:
         """Report a failed attempt; the next one follows after ``pause`` seconds."""
@@ -258,22 +231,17 @@ class Rotation:
         why = self._due.get(epoch, "the lane is gone")
         self._owner.note("lane not replaced", f"{reason}; {goes_on}", due=why)
 
-    def expects_loss_of(self, lane: Lane) -> bool:
+    def expects_loss_of(self, lane: L) -> bool:
         """Whether the peer will end ``lane``, because a pending RESUME replaces it."""
         return self.resuming and self._asked is not None and self._asked.replaces == lane.epoch
 
-    def lost(self, lane: Lane) -> None:
+    def lost(self, lane: L) -> None:
         """Handle the loss of a lane that carried the session."""
         self.most_records = max(self.most_records, lane.records_sent, lane.records_received)
         if not self.expects_loss_of(lane):
             self._due.pop(lane.epoch, None)
-            self.interrupt()  # resuming has priority
+            self._owner.interrupt()  # resuming has priority
         self.take_over(lane.epoch)
-
-    def interrupt(self) -> None:
-        """Cancel the attempt to replace a lane, if there is one."""
-        if self.attempt is not None:
-            self.attempt.cancel()
 
     # As acceptor.
 
@@ -281,14 +249,14 @@ class Rotation:
         """Whether lane ``epoch`` is in use; if on standby, now it is: the peer lost the one before."""
         for old, (lane, _) in list(self._standby.items()):
             if lane.epoch == epoch:
-                self._owner.lanes.pop(old).abort()
-                self._living().lost(old)
+                self._members.lanes.pop(old).abort()
+                self._members.living.lost(old)
                 self.take_over(old)
-        return epoch in self._owner.lanes
+        return epoch in self._members.lanes
 
-    def stand_by(self, lane: Lane, claim: Resume) -> None:
+    def stand_by(self, lane: L, claim: Resume) -> None:
         """Answer REPLACE for a lane that is up: the new lane is on standby until the old one is retired."""
-        session = self._living()
+        session = self._members.living
         if claim.replaces in self._standby:
             self._standby.pop(claim.replaces)[0].abort()  # the peer never received the answer on it
         lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
@@ -302,15 +270,15 @@ class Rotation:
         if epoch in self._standby:
             lane, claim = self._standby.pop(epoch)
             try:
-                self._owner.rejoin(lane, claim)
+                self._members.rejoin(lane, claim)
             except ProtocolError as error:  # which also ends the session
                 lane.close(error.code, str(error))
                 return
-            self._count(epoch, lane.epoch, self._due.pop(epoch, "the peer replaced it"))
+            self._owner.replaced(epoch, lane.epoch, self._due.pop(epoch, "the peer replaced it"))
 
-    def forget(self, epoch: int) -> list[Lane]:
+    def forget(self, epoch: int) -> list[L]:
         """Remove and return lane ``epoch`` if retiring or on standby, and the lane on standby for it."""
-        found = [self._leaving.pop(epoch).lane] if epoch in self._leaving else []
+        found = [self._retiring.pop(epoch).lane] if epoch in self._retiring else []
         for old, (lane, _) in list(self._standby.items()):
             if epoch in (old, lane.epoch):
                 del self._standby[old]
@@ -319,9 +287,9 @@ class Rotation:
 
     # As either.
 
-    def on_frame(self, lane: Lane, frame: RotationFrame) -> None:
+    def on_frame(self, lane: L, frame: RotationFrame) -> None:
         """Handle ROTATE, RETIRE or RETIRED. Raises ProtocolError."""
-        if not self._gentle:
+        if not self._negotiated:
             raise ProtocolError(Code.PROTOCOL, f"{frame.type.name} was not negotiated for this session")
         match frame:
             case Rotate():
@@ -331,85 +299,75 @@ class Rotation:
             case Retired():
                 self._on_retired(lane)
 
-    def _on_retire(self, lane: Lane) -> None:
-        leaving = self._leaving.get(lane.epoch)
-        if leaving is not None:
-            _say(lane, Retired())
-        elif self._living().initiator or self._owner.lanes.get(lane.epoch) is not lane:
+    def _on_retire(self, lane: L) -> None:
+        retiring = self._retiring.get(lane.epoch)
+        if retiring is not None:
+            _send(lane, Retired())
+        elif self._members.living.initiator or self._members.lanes.get(lane.epoch) is not lane:
             raise ProtocolError(Code.PROTOCOL, "RETIRE for a lane that was not replaced")
         else:
-            leaving = self._leave(lane)
-            _say(lane, Retired(), Retire())
-        leaving.heard = True
-        self._close_if_empty(leaving)
+            retiring = self._retire(lane)
+            _send(lane, Retired(), Retire())
+        retiring.peer_retired = True
+        self._close_if_empty(retiring)
 
-    def _on_retired(self, lane: Lane) -> None:
-        leaving = self._leaving.get(lane.epoch)
-        if leaving is None or leaving.settled:
+    def _on_retired(self, lane: L) -> None:
+        retiring = self._retiring.get(lane.epoch)
+        if retiring is None or retiring.delivered:
             raise ProtocolError(Code.PROTOCOL, "RETIRED without a RETIRE")
-        leaving.settled = True
-        self._living().retired(lane.epoch)
-        self._close_if_empty(leaving)
+        retiring.delivered = True
+        self._members.living.retired(lane.epoch)
+        self._close_if_empty(retiring)
 
-    def _leave(self, lane: Lane) -> _Leaving:
+    def _retire(self, lane: L) -> _Retiring[L]:
         """Retire a lane: send nothing more on it."""
-        for other in list(self._leaving.values()):  # never if the peer replaces one lane at a time
+        for other in list(self._retiring.values()):  # never if the peer replaces one lane at a time
             self._give_up(other, f"lane {lane.epoch} is retiring as well")
-        del self._owner.lanes[lane.epoch]
-        leaving = self._leaving[lane.epoch] = _Leaving(lane, self._clock())
+        del self._members.lanes[lane.epoch]
+        retiring = self._retiring[lane.epoch] = _Retiring(lane, self._clock())
         self.take_over(lane.epoch)
         self._due.pop(lane.epoch, None)
         self.most_records = max(self.most_records, lane.records_sent, lane.records_received)
-        self._owner.wait_for_lane(self._living())
-        return leaving
+        self._members.wait_for_lane()
+        return retiring
 
-    def _close_if_empty(self, leaving: _Leaving) -> None:
-        if leaving.heard and leaving.settled:
-            del self._leaving[leaving.lane.epoch]
-            leaving.lane.close(Code.NONE, "the lane was replaced")
-            self._closing = [*self.closing, leaving.lane]
-            self._owner.changed.set()
+    def _close_if_empty(self, retiring: _Retiring[L]) -> None:
+        if retiring.peer_retired and retiring.delivered:
+            del self._retiring[retiring.lane.epoch]
+            retiring.lane.close(Code.NONE, "the lane was replaced")
+            self._owner.closing(retiring.lane)
+            self._owner.changed()
 
-    def ended(self, lane: Lane, reason: TunnelError) -> bool:
+    def ended(self, lane: L, reason: TunnelError) -> bool:
         """Handle the end of a lane that was on standby or retiring; False for any other."""
         if lane not in self.others:
             return False
-        leaving = lane.epoch in self._leaving
+        retiring = lane.epoch in self._retiring
         self.forget(lane.epoch)
         if not isinstance(reason, LaneLost):
-            self._owner.end_for(reason, self._living())
-        elif leaving:
-            self._living().lost(lane.epoch)
+            self._members.end_for(reason, self._members.living)
+        elif retiring:
+            self._members.living.lost(lane.epoch)
             self._owner.kick()
-        self._log.info("lane lost", lane=lane.epoch, reason=str(reason))
-        self._owner.changed.set()
+        self._owner.info("lane lost", lane=lane.epoch, reason=str(reason))
+        self._owner.changed()
         return True
 
-    def _give_up(self, leaving: _Leaving, reason: str) -> None:
+    def _give_up(self, retiring: _Retiring[L], reason: str) -> None:
         """Abort a retiring lane; what is in flight on it is sent again."""
-        del self._leaving[leaving.lane.epoch]
-        leaving.lane.abort()
-        self._living().lost(leaving.lane.epoch)
-        self._log.info("lane given up", lane=leaving.lane.epoch, reason=reason)
+        del self._retiring[retiring.lane.epoch]
+        retiring.lane.abort()
+        self._members.living.lost(retiring.lane.epoch)
+        self._owner.info("lane given up", lane=retiring.lane.epoch, reason=reason)
         self._owner.kick()
-        self._owner.changed.set()
-
-    def _count(self, old: int, new: int, reason: str) -> None:
-        self.count += 1
-        self.last = Rotated(datetime.now(UTC).isoformat(timespec="milliseconds"), old, reason)
-        self._log.info("lane replaced", lane=old, by=new, reason=reason)
+        self._owner.changed()
 
     @property
-    def _gentle(self) -> bool:
+    def _negotiated(self) -> bool:
         """Whether the peer supports REPLACE and RETIRE."""
-        return Feature.ROTATE in self._owner.features
-
-    def _living(self) -> Session:
-        session = self._owner.session
-        assert session is not None  # noqa: S101  without a session there are no lanes
-        return session
+        return Feature.ROTATE in self._members.features
 
 
-def _say(lane: Lane, *frames: RotationFrame) -> None:
+def _send(lane: MemberLane, *frames: RotationFrame) -> None:
     lane.send_control(b"".join(map(encode, frames)))
     lane.flush()

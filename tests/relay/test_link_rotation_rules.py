@@ -21,12 +21,11 @@ from tests.support.links import (
 from tests.support.rotations import crosses, deafened, frames_of, of_rotation, rotated, soon
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
-from tunnel.lanes.lane import KEY_LIMIT
 from tunnel.relay.link import LinkState
-from tunnel.relay.rotation import ASKED_AGE, ASKED_RECORDS, RotationPlan
 from tunnel.units import MIB
 from tunnel.wire.codes import Code, Feature, FrameType
 from tunnel.wire.frames import GoAway, Replace, Retire, Retired, Rotate, RotationFrame
+from tunnel.wire.rotation import ASKED_AGE, ASKED_RECORDS, KEY_LIMIT, RotationPlan
 
 OLD_RELEASE = Feature.RESUME | Feature.PROBE
 
@@ -38,7 +37,7 @@ async def test_lane_is_replaced_at_the_limit_of_records(pair: Pair) -> None:
     pair.lane._used(pair.a.plan.rotation.records)
     await until(pair.a.rotation.next, "for the lane to be selected")
     await rotated(pair, 1)
-    told = pair.a.rotation.last
+    told = pair.a.last_rotation
     assert told is not None
     assert told.reason == "4194304 records with one key"
     assert pair.a.rotation.next() == 0
@@ -62,7 +61,7 @@ async def test_most_records_of_a_key_are_remembered(pair: Pair, monkeypatch: pyt
     assert (pair.a.rotation.most_records, pair.b.rotation.most_records) == (5005, 0)
     monkeypatch.setattr(pipes(pair.a)[2], "records_sent", 6006)
     pipes(pair.a)[2].cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
+    await until(lambda: pair.a.members.wants_lane, "for the loss")
     assert pair.a.rotation.most_records == 6006
 
 
@@ -103,24 +102,24 @@ async def test_all_lanes_are_replaced_one_by_one(two_lanes: Pair) -> None:
     await until(lambda: 3 in two_lanes.b.lanes, "for the new lane")
     await rotated(two_lanes, 2)
     assert two_lanes.a.rotation.next() == 0
-    assert two_lanes.a.rotation.last is not None
-    assert two_lanes.a.rotation.last.reason == "certificates renewed"
+    assert two_lanes.a.last_rotation is not None
+    assert two_lanes.a.last_rotation.reason == "certificates renewed"
 
 
 async def test_lost_lanes_are_resumed_first(two_lanes: Pair) -> None:
     two_lanes.a.rotation.rotate("certificates renewed")
     pipes(two_lanes.a)[2].cut()
-    await until(lambda: two_lanes.a.wants_lane, "for the loss")
+    await until(lambda: two_lanes.a.members.wants_lane, "for the loss")
     assert two_lanes.a.rotation.next() == 0
     join(two_lanes.a, two_lanes.b)
-    await until(lambda: not two_lanes.a.wants_lane, "for another lane")
+    await until(lambda: not two_lanes.a.members.wants_lane, "for another lane")
     assert two_lanes.a.rotation.next() == 1
     await rotated(two_lanes, 1)
     assert two_lanes.a.rotation.next() == 0, "the lane that replaced the lost one is new"
 
 
 async def test_a_loss_interrupts_the_attempt(two_lanes: Pair) -> None:
-    two_lanes.a.rotation.attempt = attempt = asyncio.create_task(asyncio.sleep(60))
+    two_lanes.a.attempt = attempt = asyncio.create_task(asyncio.sleep(60))
     pipes(two_lanes.a)[2].cut()
     await until(attempt.done, "for the attempt to be cancelled")
     assert attempt.cancelled()
@@ -139,9 +138,9 @@ async def test_acceptor_repeats_its_request_until_the_lane_is_replaced(pair: Pai
     assert of_rotation(pipes(pair.b)[1]) == [Rotate()] * 3
     assert pair.b.rotation.next() == 0, "the acceptor does not dial"
     await rotated(pair, 1)
-    assert pair.a.rotation.last is not None
-    assert pair.b.rotation.last is not None
-    assert (pair.a.rotation.last.reason, pair.b.rotation.last.reason) == (
+    assert pair.a.last_rotation is not None
+    assert pair.b.last_rotation is not None
+    assert (pair.a.last_rotation.reason, pair.b.last_rotation.reason) == (
         "requested by the peer",
         "certificates renewed",
     )
@@ -165,7 +164,7 @@ async def test_young_lane_is_not_replaced_on_request(pair: Pair, monkeypatch: py
 async def test_request_for_a_lost_lane_is_dropped(pair: Pair) -> None:
     pair.lane.since -= ASKED_AGE
     pair.lane.cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
+    await until(lambda: pair.a.members.wants_lane, "for the loss")
     pair.b.rotation.rotate("certificates renewed")
     await pair.resume()
     assert pair.a.rotation.next() == 0
@@ -177,7 +176,7 @@ async def test_request_for_a_lost_lane_is_dropped(pair: Pair) -> None:
 @pytest.fixture
 async def old(pair: Pair) -> Pair:
     for link in (pair.a, pair.b):
-        link.features = OLD_RELEASE
+        link.members.features = OLD_RELEASE
     return pair
 
 
@@ -200,8 +199,8 @@ async def test_without_the_feature_a_lane_that_is_up_is_resumed(old: Pair, first
     await until(lambda: list(old.a.lanes) == list(old.b.lanes) == [2], "for the new lane")
     await asyncio.gather(*crossing)
     assert frames_of(new.said)[0][0].type is FrameType.RESUME
-    assert (old.a.rotation.count, old.a.resumes, list(old.a.incidents)) == (1, 0, [])
-    assert not old.a.wants_lane
+    assert (old.a.rotations, old.a.resumes, list(old.a.incidents)) == (1, 0, [])
+    assert not old.a.members.wants_lane
 
 
 async def test_without_the_feature_a_failed_attempt_may_lose_a_lane(old: Pair) -> None:
@@ -211,10 +210,10 @@ async def test_without_the_feature_a_failed_attempt_may_lose_a_lane(old: Pair) -
     assert new.far is not None
     new.far.far = None
     await until(lambda: not old.a.lanes, "for the end of the old lane")
-    wanted = [old.a.wants_lane]  # not yet: the answer may still come
+    wanted = [old.a.members.wants_lane]  # not yet: the answer may still come
     new.abort()
     old.a.rotation.over()
-    wanted.append(old.a.wants_lane)
+    wanted.append(old.a.members.wants_lane)
     assert wanted == [False, True]
     await old.resume()
     await exchange(caller, called)
@@ -252,7 +251,7 @@ async def test_frames_out_of_place_end_the_session(
 ) -> None:
     speaker, listener = (pair.a, pair.b) if side == "a" else (pair.b, pair.a)
     if not feature:
-        listener.features = OLD_RELEASE
+        listener.members.features = OLD_RELEASE
     pipes(speaker)[1].say(frame)
     await until(lambda: listener.state is LinkState.DOWN, "for the end")
     assert list(listener.incidents)[-1].what == "link down"

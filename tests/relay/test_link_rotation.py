@@ -21,11 +21,11 @@ from tests.support.links import (
 from tests.support.pipelane import PipeLane
 from tests.support.rotations import crosses, deafened, frames_of, of_rotation, rotated, soon
 from tests.support.waiting import turns, until
-from tunnel.relay import rotation as module
 from tunnel.relay.link import LinkState
 from tunnel.units import MIB
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Retire, Retired
+from tunnel.wire.rotation import PATIENCE
 
 # A rotation.
 
@@ -54,7 +54,7 @@ async def test_a_rotation_is_no_incident(pair: Pair) -> None:
     for link in (pair.a, pair.b):
         assert link.state is LinkState.UP
         assert (link.resumes, list(link.incidents)) == (0, [])
-        assert (link.rotation.count, link.rotation.last and link.rotation.last.lane) == (1, 1)
+        assert (link.rotations, link.last_rotation and link.last_rotation.lane) == (1, 1)
     assert pair.lane.gone.is_set()
     assert not pair.lane.aborted, "it was closed, not aborted"
     assert not new.gone.is_set()
@@ -65,7 +65,7 @@ async def test_rotations_follow_each_other(pair: Pair) -> None:
     for old in range(1, 20):
         await rotated(pair, old)
         await exchange(caller, called)
-    assert (pair.a.rotation.count, pair.b.rotation.count) == (19, 19)
+    assert (pair.a.rotations, pair.b.rotations) == (19, 19)
 
 
 async def test_one_of_two_lanes_is_replaced(two_lanes: Pair) -> None:
@@ -130,7 +130,7 @@ async def test_old_lane_is_lost_while_retiring(pair: Pair) -> None:
     near.cut()
     assert await receive(called, 22) == b"lost with the old lane"
     await until(lambda: list(pair.b.lanes) == [2], "for the new lane to take over")
-    assert not pair.a.wants_lane
+    assert not pair.a.members.wants_lane
     assert pair.a.state is pair.b.state is LinkState.UP
     await exchange(caller, called)
 
@@ -139,7 +139,7 @@ async def test_the_old_lane_is_lost_before_the_answer(pair: Pair) -> None:
     caller, called = await pair.stream()
     new = rejoin(pair.a, pair.b, 1)
     pair.lane.cut(noticed=True)
-    await until(lambda: pair.a.wants_lane and new.gone.is_set(), "for the loss")
+    await until(lambda: pair.a.members.wants_lane and new.gone.is_set(), "for the loss")
     assert not pair.a.lanes
     caller.send(b"meanwhile")
     resumed = await pair.resume()
@@ -154,7 +154,7 @@ async def test_loss_noticed_only_by_the_initiator_is_resumed_by_epoch(pair: Pair
     assert far is not None
     new = rejoin(pair.a, pair.b, 1)
     far.cut(noticed=False)
-    await until(lambda: pair.a.wants_lane and new.gone.is_set(), "for the loss")
+    await until(lambda: pair.a.members.wants_lane and new.gone.is_set(), "for the loss")
     called.send(b"into the void")
     await turns()
     await pair.resume()
@@ -169,7 +169,7 @@ async def test_the_new_lane_is_lost_as_soon_as_it_took_over(pair: Pair) -> None:
     new = rejoin(pair.a, pair.b, 1)
     await until(lambda: 2 in pair.a.lanes, "for the new lane")
     new.cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
+    await until(lambda: pair.a.members.wants_lane, "for the loss")
     caller.send(b"meanwhile")
     await pair.resume()
     assert await receive(called, 9) == b"meanwhile"
@@ -185,7 +185,7 @@ async def test_the_new_lane_is_lost_before_it_took_over(pair: Pair) -> None:
     new.far.cut()
     await until(lambda: not pair.b.rotation.others, "for the loss")
     await turns()
-    if pair.a.wants_lane:
+    if pair.a.members.wants_lane:
         await pair.resume()
     await exchange(caller, called)
     assert pair.a.state is pair.b.state is LinkState.UP
@@ -237,10 +237,10 @@ async def test_retiring_lane_is_aborted_after_a_timeout(pair: Pair, side: str) -
     (near if side == "a" else far).far = None
     new = rejoin(pair.a, pair.b, 1)
     await until(lambda: leaving in link.rotation.others, "for the lane to be retired")
-    clock.now = module.PATIENCE - 1
+    clock.now = PATIENCE - 1
     link.rotation.tick(link.lanes[new.epoch])
     assert link.rotation.others == [leaving]
-    clock.now = module.PATIENCE
+    clock.now = PATIENCE
     link.rotation.tick(link.lanes[new.epoch])
     assert leaving.aborted
     assert link.rotation.others == []
@@ -257,7 +257,7 @@ async def test_answer_to_an_abandoned_attempt_adds_no_lane(two_lanes: Pair) -> N
     assert list(two_lanes.a.lanes) == list(two_lanes.b.lanes) == [1, 2]
     for _ in range(2):
         pipes(two_lanes.a)[min(two_lanes.a.lanes)].cut()
-        await until(lambda: two_lanes.a.wants_lane, "for the loss")
+        await until(lambda: two_lanes.a.members.wants_lane, "for the loss")
         join(two_lanes.a, two_lanes.b)
         await until(lambda: len(two_lanes.a.lanes) == 2, "for the lane")
         await exchange(caller, called)
@@ -273,11 +273,11 @@ async def test_lanes_may_be_replaced_and_cut_in_any_order(two_lanes: Pair, seed:
         await turns(chance.randrange(12))
         _disturb(two_lanes, chance)
         while not all(task.done() for task in crossing):
-            if two_lanes.a.wants_lane:
+            if two_lanes.a.members.wants_lane:
                 join(two_lanes.a, two_lanes.b)
             await turns(30)
         await asyncio.gather(*crossing)
-    assert two_lanes.a.rotation.count > 5
+    assert two_lanes.a.rotations > 5
     assert two_lanes.a.resumes > 10
 
 
