@@ -81,9 +81,9 @@ def dial(a: Link, b: Link) -> Lane:
     far.start(IncomingLane(b))
     near.start(applicant)
     if resuming:
-        a.members.ask_resume(near)
+        a.members.send_resume(near)
     else:
-        a.members.greet(near, b"S" * 16)
+        a.members.send_hello(near, b"S" * 16)
     return Lane(near, far)
 
 
@@ -256,7 +256,7 @@ async def begin(pair: Pair) -> PipeLane:
     near, far = pipe("hosta", "hostb")
     far.start(IncomingLane(pair.b))
     near.start(OutgoingLane(pair.a))
-    pair.a.members.greet(near, b"N" * 16)
+    pair.a.members.send_hello(near, b"N" * 16)
     await until(lambda: pair.a.lanes and pair.b.lanes, "for the new session")
     return near
 

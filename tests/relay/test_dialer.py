@@ -139,7 +139,7 @@ async def test_answer_that_comes_with_the_timeout_counts(monkeypatch: pytest.Mon
     applicant = module.OutgoingLane(a)
     lane, far = pipe("hosta", "hostb", LaneState.AWAIT_WELCOME)
     lane.start(applicant)
-    a.members.greet(lane, b"S" * 16)
+    a.members.send_hello(lane, b"S" * 16)
     waiting = asyncio.create_task(applicant.outcome(lane))
     await asyncio.sleep(0)
     assert a.members.offer is not None

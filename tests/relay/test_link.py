@@ -48,7 +48,7 @@ async def test_dialling_makes_a_session(pair: Pair) -> None:
 async def test_when_both_dial_the_smaller_name_wins(host: str, peer: str, welcomed: bool) -> None:
     link = make_link(host, peer)
     ours, _ = pipe(host, peer)
-    link.members.greet(ours, b"O" * 16)
+    link.members.send_hello(ours, b"O" * 16)
     theirs = called_by(link)
     theirs.say(offered(b"P" * 16))
     await turns()

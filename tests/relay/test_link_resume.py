@@ -132,7 +132,7 @@ async def test_mismatched_answer_is_rejected(pair: Pair, field: str) -> None:
     session = b"?" * 16 if field == "session" else pair.a.session.id
     epoch, replaces = 9 if field == "epoch" else 2, 0 if field == "replaces" else 1
     with pytest.raises(ProtocolError, match=r"RESUMED (for another session|does not match: lane .)"):
-        pair.a.members.resumed(lane, Resumed(session, epoch, replaces, 0, 1, ()))
+        pair.a.members.on_resumed(lane, Resumed(session, epoch, replaces, 0, 1, ()))
     assert pair.a.state is LinkState.RESUMING
 
 

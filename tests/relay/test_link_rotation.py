@@ -252,7 +252,7 @@ async def test_retiring_lane_is_aborted_after_a_timeout(pair: Pair, side: str) -
 async def test_answer_to_an_abandoned_attempt_adds_no_lane(two_lanes: Pair) -> None:
     caller, called = await two_lanes.stream()
     late = rejoin(two_lanes.a, two_lanes.b, 1)
-    two_lanes.a.rotation.over()
+    two_lanes.a.rotation.attempt_ended()
     await until(late.gone.is_set, "for the new lane to be dropped")
     assert list(two_lanes.a.lanes) == list(two_lanes.b.lanes) == [1, 2]
     for _ in range(2):
@@ -285,7 +285,7 @@ def _disturb(two_lanes: Pair, chance: random.Random) -> None:
     """Begin to replace a lane, or cut one, maybe one that is being replaced or has just taken over."""
     if chance.random() < 0.6:
         two_lanes.a.rotation.rotate("the test wants it")
-        if epoch := two_lanes.a.rotation.next():
+        if epoch := two_lanes.a.rotation.next_due():
             rejoin(two_lanes.a, two_lanes.b, epoch)
     elif two_lanes.a.lanes:
         lane = chance.choice(list(pipes(two_lanes.a).values()))
@@ -293,4 +293,4 @@ def _disturb(two_lanes: Pair, chance: random.Random) -> None:
             lane.far.cut(noticed=False)  # only the initiator notices
         else:
             lane.cut()
-        two_lanes.a.rotation.over()  # as the rotator does when it is interrupted
+        two_lanes.a.rotation.attempt_ended()  # as the rotator does when it is interrupted

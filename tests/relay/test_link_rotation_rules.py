@@ -33,14 +33,14 @@ OLD_RELEASE = Feature.RESUME | Feature.PROBE
 
 
 async def test_lane_is_replaced_at_the_limit_of_records(pair: Pair) -> None:
-    assert pair.a.rotation.next() == 0
+    assert pair.a.rotation.next_due() == 0
     pair.lane._used(pair.a.plan.rotation.records)
-    await until(pair.a.rotation.next, "for the lane to be selected")
+    await until(pair.a.rotation.next_due, "for the lane to be selected")
     await rotated(pair, 1)
     told = pair.a.last_rotation
     assert told is not None
     assert told.reason == "4194304 records with one key"
-    assert pair.a.rotation.next() == 0
+    assert pair.a.rotation.next_due() == 0
 
 
 @pytest.mark.parametrize("direction", ["records_sent", "records_received"])
@@ -49,10 +49,10 @@ async def test_records_that_no_batch_showed_count_as_well(
 ) -> None:
     monkeypatch.setattr(pair.lane, direction, pair.a.plan.rotation.records - 1)
     pair.a.on_tick(pair.lane)
-    assert pair.a.rotation.next() == 0
+    assert pair.a.rotation.next_due() == 0
     monkeypatch.setattr(pair.lane, direction, pair.a.plan.rotation.records)
     pair.a.on_tick(pair.lane)
-    assert pair.a.rotation.next() == 1
+    assert pair.a.rotation.next_due() == 1
 
 
 async def test_most_records_of_a_key_are_remembered(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,29 +79,29 @@ async def test_lane_is_replaced_after_a_time(after: float, due: int) -> None:
     clock = pair.a.rotation._clock = Clock(0.0)
     clock.now = pair.lane.since + 99.9
     pair.a.on_tick(pair.lane)
-    assert pair.a.rotation.next() == 0
+    assert pair.a.rotation.next_due() == 0
     clock.now = pair.lane.since + 100.0
     pair.a.on_tick(pair.lane)
-    assert pair.a.rotation.next() == due
+    assert pair.a.rotation.next_due() == due
     pair.close()
 
 
 async def test_all_lanes_are_replaced_one_by_one(two_lanes: Pair) -> None:
     two_lanes.a.rotation.rotate("certificates renewed")
-    assert two_lanes.a.rotation.next() == 1
+    assert two_lanes.a.rotation.next_due() == 1
     far = pipes(two_lanes.a)[1].far
     assert far is not None
     far.far = None  # b's RETIRED is not delivered
     rejoin(two_lanes.a, two_lanes.b, 1)
     await until(lambda: 3 in two_lanes.a.lanes, "for the new lane")
-    assert two_lanes.a.rotation.next() == 0, "one is retiring"
+    assert two_lanes.a.rotation.next_due() == 0, "one is retiring"
     far._lost("the test cut it")
     two_lanes.a.rotation.others[0].abort()
     two_lanes.a.on_end(two_lanes.a.rotation.others[0], LaneLost("the test cut it"))
-    assert two_lanes.a.rotation.next() == 2
+    assert two_lanes.a.rotation.next_due() == 2
     await until(lambda: 3 in two_lanes.b.lanes, "for the new lane")
     await rotated(two_lanes, 2)
-    assert two_lanes.a.rotation.next() == 0
+    assert two_lanes.a.rotation.next_due() == 0
     assert two_lanes.a.last_rotation is not None
     assert two_lanes.a.last_rotation.reason == "certificates renewed"
 
@@ -110,12 +110,12 @@ async def test_lost_lanes_are_resumed_first(two_lanes: Pair) -> None:
     two_lanes.a.rotation.rotate("certificates renewed")
     pipes(two_lanes.a)[2].cut()
     await until(lambda: two_lanes.a.members.wants_lane, "for the loss")
-    assert two_lanes.a.rotation.next() == 0
+    assert two_lanes.a.rotation.next_due() == 0
     join(two_lanes.a, two_lanes.b)
     await until(lambda: not two_lanes.a.members.wants_lane, "for another lane")
-    assert two_lanes.a.rotation.next() == 1
+    assert two_lanes.a.rotation.next_due() == 1
     await rotated(two_lanes, 1)
-    assert two_lanes.a.rotation.next() == 0, "the lane that replaced the lost one is new"
+    assert two_lanes.a.rotation.next_due() == 0, "the lane that replaced the lost one is new"
 
 
 async def test_a_loss_interrupts_the_attempt(two_lanes: Pair) -> None:
@@ -131,12 +131,12 @@ async def test_a_loss_interrupts_the_attempt(two_lanes: Pair) -> None:
 async def test_acceptor_repeats_its_request_until_the_lane_is_replaced(pair: Pair) -> None:
     pair.lane.since -= ASKED_AGE
     pair.b.rotation.rotate("certificates renewed")
-    await until(pair.a.rotation.next, "for the request")
+    await until(pair.a.rotation.next_due, "for the request")
     for _ in range(2):
         pair.b.on_tick(pipes(pair.b)[1])
     await turns()
     assert of_rotation(pipes(pair.b)[1]) == [Rotate()] * 3
-    assert pair.b.rotation.next() == 0, "the acceptor does not dial"
+    assert pair.b.rotation.next_due() == 0, "the acceptor does not dial"
     await rotated(pair, 1)
     assert pair.a.last_rotation is not None
     assert pair.b.last_rotation is not None
@@ -157,7 +157,7 @@ async def test_young_lane_is_not_replaced_on_request(pair: Pair, monkeypatch: py
         monkeypatch.setattr(pair.lane, "records_received", used)
         pipes(pair.b)[1].say(Rotate())
         await turns()
-        assert pair.a.rotation.next() == due
+        assert pair.a.rotation.next_due() == due
     assert list(pair.a.incidents) == []
 
 
@@ -167,7 +167,7 @@ async def test_request_for_a_lost_lane_is_dropped(pair: Pair) -> None:
     await until(lambda: pair.a.members.wants_lane, "for the loss")
     pair.b.rotation.rotate("certificates renewed")
     await pair.resume()
-    assert pair.a.rotation.next() == 0
+    assert pair.a.rotation.next_due() == 0
 
 
 # A peer without the feature.
@@ -212,7 +212,7 @@ async def test_without_the_feature_a_failed_attempt_may_lose_a_lane(old: Pair) -
     await until(lambda: not old.a.lanes, "for the end of the old lane")
     wanted = [old.a.members.wants_lane]  # not yet: the answer may still come
     new.abort()
-    old.a.rotation.over()
+    old.a.rotation.attempt_ended()
     wanted.append(old.a.members.wants_lane)
     assert wanted == [False, True]
     await old.resume()

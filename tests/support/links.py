@@ -74,9 +74,9 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
     if dialing.members.wants_lane:
-        dialing.members.ask_resume(near)
+        dialing.members.send_resume(near)
     else:
-        dialing.members.greet(near, f"session {id(near)}".encode().ljust(16)[:16])
+        dialing.members.send_hello(near, f"session {id(near)}".encode().ljust(16)[:16])
     return near
 
 
@@ -87,7 +87,7 @@ def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
-    dialing.members.ask_resume(near, old)
+    dialing.members.send_resume(near, old)
     return near
 
 

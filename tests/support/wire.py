@@ -91,7 +91,7 @@ class Network:
 
     def replace(self) -> None:
         """Start a lane to replace one that is due."""
-        if self.initiator.dialled is None and (epoch := self.initiator.members.rotation.next()):
+        if self.initiator.dialled is None and (epoch := self.initiator.members.rotation.next_due()):
             self._start(epoch)
 
     def _start(self, replaces: int) -> None:

@@ -65,7 +65,7 @@ class Host:
 
     @property
     def session(self) -> Session:
-        return self.members.living
+        return self.members.live_session
 
     def stream(self, number: int) -> Stream | None:
         return self.session._streams.get(number)
@@ -78,9 +78,9 @@ class Host:
         state = LaneState.AWAIT_WELCOME if first else LaneState.AWAIT_RESUMED
         end = self.ends[number] = self.dialled = LaneEnd(state, rotates=bool(replaces))
         if first:
-            self.members.greet(end, SESSION)
+            self.members.send_hello(end, SESSION)
         else:
-            self.members.ask_resume(end, replaces)
+            self.members.send_resume(end, replaces)
 
     def listen(self, number: int) -> None:
         self.ends[number] = LaneEnd(LaneState.AWAIT_FIRST)
@@ -93,14 +93,14 @@ class Host:
         end.ended = True
         self._answered(end)
         if end.protocol.attached:
-            self.members.lane_ended(end, LaneLost("cut by the test"))
+            self.members.on_lane_end(end, LaneLost("cut by the test"))
 
     def _answered(self, end: LaneEnd) -> None:
         """The attempt to dial ``end`` has succeeded or failed."""
         if self.dialled is end:
             self.dialled = None
             if end.rotates:
-                self.members.rotation.over()
+                self.members.rotation.attempt_ended()
 
     def carrying(self) -> list[int]:
         return [number for number, end in self.ends.items() if self.carries(end)]
@@ -129,7 +129,7 @@ class Host:
     def resumed(self, lane: LaneEnd) -> None:
         assert lane.protocol.attached
 
-    def starve(self, window: float) -> None:
+    def start_resume_window(self, window: float) -> None:
         """Wait: a simulated session has no time limit."""
 
     def ended(self, code: Code, reason: str) -> None:
@@ -288,10 +288,10 @@ class Host:
                 assert not self.members.objection(frame)
                 self.members.accept(lane, frame, self.members.answer(frame), None)
             case Welcome():
-                self.members.welcomed(lane, frame)
+                self.members.on_welcome(lane, frame)
                 self._answered(lane)
             case Resumed():
-                self.members.resumed(lane, frame)
+                self.members.on_resumed(lane, frame)
                 self._answered(lane)
             case Resume():
                 self._readmit(lane, frame)
@@ -308,7 +308,7 @@ class Host:
     def _readmit(self, lane: LaneEnd, claim: Resume) -> None:
         """Answer RESUME. It may be refused while there are other lanes that the peer lost or retired."""
         try:
-            self.members.readmit(lane, claim)
+            self.members.on_resume(lane, claim)
         except ProtocolError as error:
             known = {claim.replaces} - {0}
             others = [each for each in self.unnoticed() if not known & {each.epoch, each.replaces}]

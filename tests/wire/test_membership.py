@@ -50,7 +50,7 @@ def lane(state: LaneState = LaneState.DECIDING) -> LaneEnd:
 def test_valid_claims(network: Network, made: Resume, replaced: list[int]) -> None:
     members = network.acceptor.members
     before, new = dict(members.lanes), lane()
-    members.readmit(new, made)
+    members.on_resume(new, made)
     assert [epoch for epoch, old in before.items() if old.ended] == replaced
     assert new in members.all
     assert new.epoch == made.epoch
@@ -73,29 +73,29 @@ def test_invalid_claims(network: Network, made: Resume, features: Feature | None
     members.features = members.features if features is None else features
     before = dict(members.lanes)
     with pytest.raises(ProtocolError) as caught:
-        members.readmit(lane(), made)
+        members.on_resume(lane(), made)
     assert caught.value.code is code
     assert members.lanes == before
 
 
 def test_more_lanes_than_agreed(network: Network) -> None:
-    network.acceptor.members.readmit(lane(), claim(3, 0))
+    network.acceptor.members.on_resume(lane(), claim(3, 0))
     with pytest.raises(ProtocolError, match="RESUME for lane 4 of 3"):
-        network.acceptor.members.readmit(lane(), claim(4, 0))
+        network.acceptor.members.on_resume(lane(), claim(4, 0))
 
 
 def test_claim_comes_from_the_initiator_of_a_session(network: Network) -> None:
     for host in (network.initiator, Host(SETTINGS, initiator=False)):
         with pytest.raises(ProtocolError, match="has no such session with") as caught:
-            host.members.readmit(lane(), claim(3, 2))
+            host.members.on_resume(lane(), claim(3, 2))
         assert caught.value.code is Code.SESSION_UNKNOWN
 
 
 def test_replacing_a_lane_drops_one_whose_answer_was_lost(network: Network) -> None:
     members = network.acceptor.members
     unanswered = lane()
-    members.readmit(unanswered, claim(3, 2))
-    members.readmit(lane(), claim(4, 2))
+    members.on_resume(unanswered, claim(3, 2))
+    members.on_resume(lane(), claim(4, 2))
     assert unanswered.ended
     assert sorted(members.lanes) == [1, 4]
 
@@ -116,14 +116,14 @@ def test_answer_must_match_the_request(network: Network, given: Resumed, code: C
     members = network.initiator.members
     assert members.lost_lanes == [2]
     asked = lane(LaneState.AWAIT_RESUMED)
-    members.ask_resume(asked)
+    members.send_resume(asked)
     assert [
         (frame.epoch, frame.replaces) for frame in frames(bytes(asked.out)) if isinstance(frame, Resume)
     ] == [(3, 2)]
     with pytest.raises(ProtocolError) as caught:
-        members.resumed(asked, given)
+        members.on_resumed(asked, given)
     assert caught.value.code is code
-    members.resumed(asked, answer(3, 2))
+    members.on_resumed(asked, answer(3, 2))
     assert members.lost_lanes == []
 
 
@@ -132,7 +132,7 @@ def test_an_epoch_is_never_used_again(network: Network) -> None:
     members = network.initiator.members
     for epoch in (3, 4, 5):
         asked = lane(LaneState.AWAIT_RESUMED)
-        members.ask_resume(asked)
+        members.send_resume(asked)
         [frame] = frames(bytes(asked.out))
         assert isinstance(frame, Resume)
         assert frame.epoch == epoch
@@ -145,7 +145,7 @@ def test_the_smaller_name_keeps_its_connection() -> None:
     a, b = Host(SETTINGS, initiator=True), Host(SETTINGS, initiator=False)  # hosta, hostb
     offers = {}
     for host in (a, b):
-        host.members.greet(lane(LaneState.AWAIT_WELCOME), SESSION)
+        host.members.send_hello(lane(LaneState.AWAIT_WELCOME), SESSION)
         offers[host] = host.members.offer
         assert offers[host] is not None
     assert a.members.objection(offers[b]) == "another connection with hosta is in use"  # type: ignore[arg-type]  # checked
@@ -155,18 +155,18 @@ def test_the_smaller_name_keeps_its_connection() -> None:
 def test_an_answer_to_an_offer_that_was_withdrawn_ends_its_session(network: Network) -> None:
     members, late = network.initiator.members, lane(LaneState.AWAIT_WELCOME)
     limits = Limits(4, 64)
-    members.welcomed(late, Welcome(1, Feature.RESUME, OTHER, b"B" * 16, limits))
+    members.on_welcome(late, Welcome(1, Feature.RESUME, OTHER, b"B" * 16, limits))
     ping, goaway = frames(bytes(late.out))
     assert isinstance(ping, Ping)
     assert isinstance(goaway, GoAway)
     assert goaway.code is Code.COLLISION
-    assert members.living.id == SESSION
+    assert members.live_session.id == SESSION
 
 
 def test_one_lane_without_the_feature_to_add_more() -> None:
     fresh = Host(SETTINGS, initiator=True)
-    fresh.members.greet(first := lane(LaneState.AWAIT_WELCOME), SESSION)
-    fresh.members.welcomed(first, Welcome(1, Feature.PROBE, SESSION, b"B" * 16, SETTINGS.limits))
+    fresh.members.send_hello(first := lane(LaneState.AWAIT_WELCOME), SESSION)
+    fresh.members.on_welcome(first, Welcome(1, Feature.PROBE, SESSION, b"B" * 16, SETTINGS.limits))
     assert not fresh.members.lacks_lane
     assert not fresh.members.wants_lane
 
@@ -178,13 +178,13 @@ def test_session_without_resuming_ends_with_its_last_lane(network: Network) -> N
     members = network.acceptor.members
     members.features = Feature.PROBE
     first, second = members.lanes.values()
-    members.lane_ended(second, LaneLost("reset"))
+    members.on_lane_end(second, LaneLost("reset"))
     assert members.session is not None
     with pytest.raises(AssertionError, match="the session has ended: LINK_LOST"):
-        members.lane_ended(first, LaneLost("reset"))
+        members.on_lane_end(first, LaneLost("reset"))
 
 
 def test_a_late_end_does_not_affect_a_later_session(network: Network) -> None:
-    earlier = Network(SETTINGS, SETTINGS).initiator.members.living
+    earlier = Network(SETTINGS, SETTINGS).initiator.members.live_session
     network.initiator.members.end(Code.LINK_LOST, "too late", earlier)
     assert network.initiator.members.session is not None

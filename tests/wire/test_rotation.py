@@ -24,21 +24,21 @@ def network() -> Network:
 
 def test_lanes_are_replaced_one_by_one(network: Network) -> None:
     rotation = network.initiator.members.rotation
-    assert rotation.next() == 0
+    assert rotation.next_due() == 0
     rotation.rotate("certificates renewed")
-    assert rotation.next() == 1
+    assert rotation.next_due() == 1
     network.settle()
     for host in network.hosts:
         assert sorted(host.members.lanes) == [3, 4]
         assert host.members.rotation.others == []
-    assert rotation.next() == 0
+    assert rotation.next_due() == 0
 
 
 def test_acceptor_requests_what_the_initiator_replaces(network: Network) -> None:
     first = network.initiator.members.lanes[1]
     first.records_sent = ASKED_RECORDS
     network.acceptor.members.rotation.rotate("certificates renewed", [network.acceptor.members.lanes[1]])
-    assert network.acceptor.members.rotation.next() == 0, "the acceptor does not dial"
+    assert network.acceptor.members.rotation.next_due() == 0, "the acceptor does not dial"
     network.settle()
     assert sorted(network.initiator.members.lanes) == [2, 3]
 

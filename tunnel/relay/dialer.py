@@ -129,7 +129,7 @@ class Dialer:
             return
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        self._link.members.ask_resume(lane, old)
+        self._link.members.send_resume(lane, old)
         await outgoing.outcome(lane)
 
     async def _lane(self, sock: socket.socket, state: LaneState) -> Lane:
@@ -176,7 +176,7 @@ class Dialer:
     async def _begin(self, lane: Lane) -> None:
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        self._link.members.greet(lane, os.urandom(ID_SIZE))
+        self._link.members.send_hello(lane, os.urandom(ID_SIZE))
         try:
             await outgoing.outcome(lane)
         finally:
@@ -185,7 +185,7 @@ class Dialer:
     async def _resume(self, lane: Lane) -> None:
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        session = self._link.members.ask_resume(lane)
+        session = self._link.members.send_resume(lane)
         try:
             await outgoing.outcome(lane)
         except RefusedError as error:
@@ -237,9 +237,9 @@ class OutgoingLane:
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Handle the answer; the lane's state allows no other frame."""
         if isinstance(frame, Welcome):
-            self._link.members.welcomed(lane, frame)
+            self._link.members.on_welcome(lane, frame)
         elif isinstance(frame, Resumed):
-            self._link.members.resumed(lane, frame)
+            self._link.members.on_resumed(lane, frame)
         if not self._done.done():
             self._done.set_result(None)
 

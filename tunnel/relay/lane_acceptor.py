@@ -46,10 +46,10 @@ class LaneReceiver(Protocol):
     def holds(self, lane: Lane) -> bool:
         """Whether ``lane`` belongs to a link, or may soon."""
 
-    def welcome(self, lane: Lane, offer: Hello) -> None:
+    def on_hello(self, lane: Lane, offer: Hello) -> None:
         """Answer HELLO. Raises ProtocolError."""
 
-    def readmit(self, lane: Lane, claim: Resume) -> None:
+    def on_resume(self, lane: Lane, claim: Resume) -> None:
         """Answer RESUME: the peer replaces a lane, or adds one. Raises ProtocolError."""
 
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
@@ -240,9 +240,9 @@ class IncomingLane:
         if self.taker is not None:
             pass  # called later, outside of the lane's callback
         elif isinstance(frame, Hello):
-            self._link.welcome(lane, frame)
+            self._link.on_hello(lane, frame)
         elif isinstance(frame, Resume):
-            self._link.readmit(lane, frame)
+            self._link.on_resume(lane, frame)
         self._done.set()
 
     def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:

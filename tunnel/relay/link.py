@@ -167,7 +167,7 @@ class Link:
 
     # Lanes that the peer has dialled.
 
-    def welcome(self, lane: Lane, offer: Hello) -> None:
+    def on_hello(self, lane: Lane, offer: Hello) -> None:
         """Answer HELLO. Raises ProtocolError."""
         members = self.members
         if objection := members.objection(offer):
@@ -176,9 +176,9 @@ class Link:
         accept = partial(members.accept, lane, offer, members.answer(offer), members.session)
         self._duplicates.judge(lane, offer.instance, members.features, accept)
 
-    def readmit(self, lane: Lane, claim: Resume) -> None:
+    def on_resume(self, lane: Lane, claim: Resume) -> None:
         """Answer RESUME or REPLACE: the peer replaces a lane, or adds one. Raises ProtocolError."""
-        self.members.readmit(lane, claim)
+        self.members.on_resume(lane, claim)
 
     @property
     def lacks_lane(self) -> bool:
@@ -202,7 +202,7 @@ class Link:
         if isinstance(frame, Notice):
             notices.heard(frame, self.peer, self.members.features, self.log, self.note)
             return
-        session = self.members.living
+        session = self.members.live_session
         self.streams.act(session.receive(frame, sequence))
         if session.busy:
             self.kick()
@@ -222,7 +222,7 @@ class Link:
 
     def on_tick(self, lane: Lane) -> None:
         """Do periodic work that is not urgent."""
-        session = self.members.living
+        session = self.members.live_session
         session.round_trip = lane.distance
         session.flush_credits()
         self.streams.reap_silent(time.monotonic())
@@ -238,7 +238,7 @@ class Link:
         carried = self.lanes.get(lane.epoch) is lane
         if carried and isinstance(reason, LaneStalled) and (self.stalled is None or reason.proven):
             self.stalled = reason
-        self.members.lane_ended(lane, reason)
+        self.members.on_lane_end(lane, reason)
 
     # MembershipOwner.
 
@@ -286,7 +286,7 @@ class Link:
         else:
             self.log.info("lane added", lanes=len(self.lanes), local=lane.local, remote=lane.remote)
 
-    def starve(self, window: float) -> None:
+    def start_resume_window(self, window: float) -> None:
         """End the session in ``window`` seconds, unless a lane is resumed before."""
         reason = f"no lane resumed within {self.plan.resume_window:g} s"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, self.session)

@@ -196,13 +196,13 @@ class LinkGroup:
         """Whether ``lane`` belongs to the primary link, or may soon."""
         return self.standing.holds(lane)
 
-    def welcome(self, lane: Lane, offer: Hello) -> None:
+    def on_hello(self, lane: Lane, offer: Hello) -> None:
         """Answer HELLO for the primary session. Raises ProtocolError."""
-        self.standing.welcome(lane, offer)
+        self.standing.on_hello(lane, offer)
 
-    def readmit(self, lane: Lane, claim: Resume) -> None:
+    def on_resume(self, lane: Lane, claim: Resume) -> None:
         """Answer RESUME or REPLACE for the primary session. Raises ProtocolError."""
-        self.standing.readmit(lane, claim)
+        self.standing.on_resume(lane, claim)
 
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
         """Return what moves a lane with this first frame to another loop, or None. Raises ProtocolError."""

@@ -33,7 +33,7 @@ class Rotator:
         """Replace lanes one by one, whenever rotation selects one. Never returns."""
         pause = FIRST_PAUSE
         while True:
-            epoch = self._link.rotation.next()
+            epoch = self._link.rotation.next_due()
             if not epoch:
                 await self._link.wait_change()
             elif reason := await self._fault(epoch):
@@ -53,7 +53,7 @@ class Rotator:
         finally:
             attempt.cancel()
             self._link.attempt = None
-            rotation.over()
+            rotation.attempt_ended()
         if attempt.cancelled():
             return ""
         match attempt.exception():
@@ -69,4 +69,4 @@ class Rotator:
         """Report a failure once, not at every attempt."""
         if reason != self._said:
             self._said = reason
-            self._link.rotation.failed(epoch, reason, pause)
+            self._link.rotation.attempt_failed(epoch, reason, pause)

@@ -63,7 +63,7 @@ class Membership(Generic[L]):
         self.instance = instance
         self._memory = plan.settings.memory
         self._wanted = 1  # lanes that both sides allow
-        self._asked = 0  # the last lane requested, whether or not it came up
+        self._newest = 0  # the last lane requested, whether or not it came up
         self._replacing = 0  # the lost lane that it replaces, or 0
         self._lost: deque[int] = deque()  # lanes to be replaced
 
@@ -83,7 +83,7 @@ class Membership(Generic[L]):
         return list(self._lost)
 
     @property
-    def living(self) -> Session:
+    def live_session(self) -> Session:
         """The session, of which there must be one."""
         assert self.session is not None  # noqa: S101  without a session there are neither lanes nor streams
         return self.session
@@ -102,7 +102,7 @@ class Membership(Generic[L]):
 
     # The first lane.
 
-    def greet(self, lane: L, session: bytes) -> None:
+    def send_hello(self, lane: L, session: bytes) -> None:
         """Send HELLO to the peer that we dialled. ``session``: 16 random bytes."""
         limits = self.plan.settings.limits
         if self.plan.number:
@@ -111,7 +111,7 @@ class Membership(Generic[L]):
         lane.send_control(encode(self.offer))
         lane.flush()
 
-    def welcomed(self, lane: L, answer: Welcome) -> None:
+    def on_welcome(self, lane: L, answer: Welcome) -> None:
         """Process WELCOME, the answer to our HELLO. Raises ProtocolError."""
         offer, self.offer = self.offer, None
         if offer is None:  # the peer has dialled us: end the session that this answer begins
@@ -158,7 +158,7 @@ class Membership(Generic[L]):
         self.features = peer.features
         lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
         self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME adds all but the first
-        self._asked = 1
+        self._newest = 1
         self._lost.clear()
         self._owner.begin(session, lane)
         self._owner.attach(lane, 1)
@@ -183,23 +183,23 @@ class Membership(Generic[L]):
         """Whether the peer is expected to dial a lane: there is no session, or it may have more lanes."""
         return self.session is None or len(self.lanes) < self._wanted
 
-    def ask_resume(self, lane: L, living: int = 0) -> Session:
+    def send_resume(self, lane: L, replaces: int = 0) -> Session:
         """Send RESUME or REPLACE with our positions on a new lane. Return the session.
 
-        The lane is to replace lane ``living``, which is up; 0: a lost lane, if there is one.
+        The lane is to replace lane ``replaces``, which is up; 0: a lost lane, if there is one.
         """
-        session = self.living
-        self._asked += 1  # never reused: the peer may have attached a lane whose RESUMED was lost
-        self._replacing = living or (self._lost[0] if self._lost else 0)
-        claim = self.rotation.claim if living else session.resume
-        lane.send_control(encode(claim(self._asked, self._replacing)))
+        session = self.live_session
+        self._newest += 1  # never reused: the peer may have attached a lane whose RESUMED was lost
+        self._replacing = replaces or (self._lost[0] if self._lost else 0)
+        claim = self.rotation.next_claim if replaces else session.resume
+        lane.send_control(encode(claim(self._newest, self._replacing)))
         lane.flush()
         return session
 
-    def resumed(self, lane: L, answer: Resumed) -> None:
+    def on_resumed(self, lane: L, answer: Resumed) -> None:
         """Process RESUMED with the peer's positions. Raises ProtocolError."""
         self._check_answer(answer)
-        if self.rotation.granted(lane, answer):
+        if self.rotation.on_resumed(lane, answer):
             return
         self._resumed_by(lane, answer)
         if answer.replaces in self._lost:
@@ -209,16 +209,16 @@ class Membership(Generic[L]):
         """Raise ProtocolError unless ``answer`` is for our last RESUME or REPLACE."""
         if self.session is None or answer.session != self.session.id:
             raise ProtocolError(Code.SESSION_UNKNOWN, "RESUMED for another session")
-        if (answer.epoch, answer.replaces) != (self._asked, self._replacing):
+        if (answer.epoch, answer.replaces) != (self._newest, self._replacing):
             detail = f"lane {answer.epoch} replaces {answer.replaces}"
-            requested = f"requested was {self._asked} replaces {self._replacing}"
+            requested = f"requested was {self._newest} replaces {self._replacing}"
             raise ProtocolError(Code.HANDSHAKE, f"RESUMED does not match: {detail}, {requested}")
 
-    def readmit(self, lane: L, claim: Resume) -> None:
+    def on_resume(self, lane: L, claim: Resume) -> None:
         """Answer RESUME or REPLACE: the peer replaces a lane, or adds one. Raises ProtocolError."""
         session = self._claimed(claim)
-        self._asked = claim.epoch
-        if isinstance(claim, Replace) and self.rotation.lives(claim.replaces):
+        self._newest = claim.epoch
+        if isinstance(claim, Replace) and self.rotation.is_up(claim.replaces):
             self.rotation.stand_by(lane, claim)
             return
         if claim.replaces:
@@ -236,8 +236,8 @@ class Membership(Generic[L]):
             raise ProtocolError(Code.SESSION_UNKNOWN, reason)
         if (Feature.ROTATE if isinstance(claim, Replace) else Feature.RESUME) not in self.features:
             raise ProtocolError(Code.HANDSHAKE, f"{claim.type.name} was not negotiated for this session")
-        if claim.epoch <= self._asked or claim.replaces >= claim.epoch:
-            detail = f"lane {claim.epoch} replaces {claim.replaces}, the newest is {self._asked}"
+        if claim.epoch <= self._newest or claim.replaces >= claim.epoch:
+            detail = f"lane {claim.epoch} replaces {claim.replaces}, the newest is {self._newest}"
             raise ProtocolError(Code.HANDSHAKE, f"{claim.type.name} with invalid lane numbers: {detail}")
         return session
 
@@ -249,7 +249,7 @@ class Membership(Generic[L]):
 
     def rejoin(self, lane: L, peer: Resume) -> None:
         """Use an attached lane for the session, and apply the peer's positions. Raises ProtocolError."""
-        session = self.living
+        session = self.live_session
         try:
             events = session.rejoin(peer)
         except ProtocolError as error:
@@ -271,12 +271,12 @@ class Membership(Generic[L]):
             old.abort()
             session.lost(old.epoch)
 
-    def lane_ended(self, lane: L, reason: TunnelError) -> None:
+    def on_lane_end(self, lane: L, reason: TunnelError) -> None:
         """Process the end of a lane: wait for another, or end the session."""
-        if self.rotation.ended(lane, reason) or self.lanes.get(lane.epoch) is not lane:
+        if self.rotation.on_lane_end(lane, reason) or self.lanes.get(lane.epoch) is not lane:
             return
         del self.lanes[lane.epoch]
-        session = self.living
+        session = self.live_session
         session.lost(lane.epoch)
         if session.initiator:
             self._lost.append(lane.epoch)
@@ -298,10 +298,10 @@ class Membership(Generic[L]):
         if self.lanes:
             self._owner.kick()  # they carry what may be lost with it
             return
-        window = self.plan.resume_window + (0 if self.living.initiator else RESUME_GRACE)
+        window = self.plan.resume_window + (0 if self.live_session.initiator else RESUME_GRACE)
         if self.rotation.resuming:  # the peer ends this lane, and its answer is in flight
             window = max(window, RESUME_GRACE)
-        self._owner.starve(window)
+        self._owner.start_resume_window(window)
 
     def end_for(self, reason: TunnelError, session: Session) -> None:
         """End the session for the reason that ended a lane."""

@@ -66,7 +66,7 @@ class MembershipOwner(Protocol[L_contra]):
     def resumed(self, lane: L_contra) -> None:
         """``lane`` has joined: it replaces a lost one, ``lane.replaces``, or is additional."""
 
-    def starve(self, window: float) -> None:
+    def start_resume_window(self, window: float) -> None:
         """The session has no lane: end it in ``window`` seconds, unless ``carry`` is called before."""
 
     def ended(self, code: Code, reason: str) -> None:

@@ -65,7 +65,7 @@ class RotationSession(Protocol[L]):
         """The peer's name."""
 
     @property
-    def living(self) -> Session:
+    def live_session(self) -> Session:
         """The session, of which there must be one."""
 
     @property
@@ -113,7 +113,7 @@ class Rotation(Generic[L]):
         self._due: dict[int, str] = {}  # lanes to be replaced, and why
         self._standby: dict[int, tuple[L, Resume]] = {}  # by epoch of the lane to be replaced
         self._retiring: dict[int, _Retiring[L]] = {}
-        self._asked: Resume | None = None  # sent as initiator, and not answered
+        self._pending: Resume | None = None  # sent as initiator, and not answered
 
     @property
     def others(self) -> list[L]:
@@ -123,25 +123,25 @@ class Rotation(Generic[L]):
     @property
     def resuming(self) -> bool:
         """Whether a pending RESUME replaces a lane that is up: the peer ends that lane, which is expected."""
-        return self._asked is not None and not isinstance(self._asked, Replace)
+        return self._pending is not None and not isinstance(self._pending, Replace)
 
     def clear(self) -> None:
         """Reset all state: the session has ended."""
         for table in (self._due, self._standby, self._retiring):
             table.clear()
-        self._asked = None
+        self._pending = None
         self._owner.interrupt()
 
     # When to replace.
 
     def on_worn(self, lane: L) -> None:
         """Have ``lane`` replaced: key limit of the plan reached."""
-        self._want(lane, f"{self.plan.records} records with one key")
+        self._replace_later(lane, f"{self.plan.records} records with one key")
 
     def rotate(self, reason: str, lanes: Iterable[L] | None = None) -> None:
         """Have ``lanes``, or all lanes of the session, replaced one by one. Repeated requests count once."""
         for lane in list(self._members.lanes.values() if lanes is None else lanes):
-            self._want(lane, reason)
+            self._replace_later(lane, reason)
 
     def tick(self, lane: L) -> None:
         """Check what no event reports. Call it every few seconds for each lane."""
@@ -151,55 +151,59 @@ class Rotation(Generic[L]):
         if max(lane.records_sent, lane.records_received) >= self.plan.records:
             self.on_worn(lane)  # of a kernel lane, only the kernel counts empty records
         if self.plan.after and now - lane.since >= self.plan.after:
-            self._want(lane, f"keys in use for {self.plan.after / _HOUR:g} hours")
+            self._replace_later(lane, f"keys in use for {self.plan.after / _HOUR:g} hours")
         if lane.epoch in self._due:
-            self._ask(lane)
+            self._request(lane)
 
-    def _want(self, lane: L, reason: str) -> None:
+    def _replace_later(self, lane: L, reason: str) -> None:
         if lane.epoch in self._due or self._members.lanes.get(lane.epoch) is not lane:
             return
         self._due[lane.epoch] = reason
-        self._ask(lane)
-        if not (self._members.living.initiator or self._negotiated):
+        self._request(lane)
+        if not (self._members.live_session.initiator or self._negotiated):
             why = f"it is the initiator, and its version does not support rotation; {reason}"
             what = f"lane {lane.epoch} will be closed and resumed at {KEY_LIMIT} records"
             self._owner.note("lane not replaced", f"{self._members.peer} cannot replace it: {why}; {what}")
         self._owner.changed()
 
-    def _ask(self, lane: L) -> None:
+    def _request(self, lane: L) -> None:
         """Send ROTATE, if the peer is the initiator."""
-        if self._negotiated and not self._members.living.initiator and lane.epoch in self._members.lanes:
+        if (
+            self._negotiated
+            and not self._members.live_session.initiator
+            and lane.epoch in self._members.lanes
+        ):
             lane.send_control(encode(Rotate()))
             lane.flush()
 
     def _on_rotate(self, lane: L) -> None:
-        if not self._members.living.initiator:
+        if not self._members.live_session.initiator:
             raise ProtocolError(Code.PROTOCOL, "ROTATE from the initiator, which replaces lanes itself")
         used = max(lane.records_sent, lane.records_received)
         if used >= ASKED_RECORDS or self._clock() - lane.since >= ASKED_AGE:  # else the peer repeats it
-            self._want(lane, "requested by the peer")
+            self._replace_later(lane, "requested by the peer")
 
     # As initiator.
 
-    def next(self) -> int:
+    def next_due(self) -> int:
         """Return the lane to replace now, 0 for none: one at a time, and only while all lanes are up."""
         session, members = self._members.session, self._members
         if session is None or not session.initiator or members.wants_lane or self._retiring:
             return 0
         return next((epoch for epoch in self._due if epoch in members.lanes), 0)
 
-    def claim(self, epoch: int, old: int) -> Resume:
+    def next_claim(self, epoch: int, old: int) -> Resume:
         """Return the first frame of lane ``epoch``, which is to replace lane ``old``."""
-        session = self._members.living
-        self._asked = session.resume(epoch, old, Replace if self._negotiated else Resume)
-        return self._asked
+        session = self._members.live_session
+        self._pending = session.resume(epoch, old, Replace if self._negotiated else Resume)
+        return self._pending
 
-    def granted(self, lane: L, answer: Resumed) -> bool:
+    def on_resumed(self, lane: L, answer: Resumed) -> bool:
         """Handle RESUMED if it answers ``claim``: the new lane takes over. Raises ProtocolError.
 
         If the attempt was already abandoned, the new lane is aborted, and the old one continues.
         """
-        asked, self._asked = self._asked, None
+        asked, self._pending = self._pending, None
         if asked is None or asked.epoch != answer.epoch:
             is_late = answer.replaces in self._members.lanes
             if is_late:
@@ -211,7 +215,7 @@ class Rotation(Generic[L]):
             return True
         reason = self._due.pop(answer.replaces, "")
         if old is None or not isinstance(asked, Replace):
-            members.give_up_lane(members.living, answer.replaces)
+            members.give_up_lane(members.live_session, answer.replaces)
         self._owner.attach(lane, answer.epoch)
         members.rejoin(lane, answer)
         if isinstance(asked, Replace) and old is not None:
@@ -220,12 +224,12 @@ class Rotation(Generic[L]):
         self._owner.replaced(answer.replaces, answer.epoch, reason)
         return True
 
-    def over(self) -> None:
+    def attempt_ended(self) -> None:
         """Clear the attempt, which has succeeded or failed."""
-        self._asked = None
+        self._pending = None
         self._owner.changed()
 
-    def failed(self, epoch: int, reason: str, pause: float) -> None:
+    def attempt_failed(self, epoch: int, reason: str, pause: float) -> None:
         """Report a failed attempt; the next one follows after ``pause`` seconds."""
         goes_on = f"lane {epoch} stays in use, next attempt in {pause:g} s"
         why = self._due.get(epoch, "the lane is gone")
@@ -233,7 +237,7 @@ class Rotation(Generic[L]):
 
     def expects_loss_of(self, lane: L) -> bool:
         """Whether the peer will end ``lane``, because a pending RESUME replaces it."""
-        return self.resuming and self._asked is not None and self._asked.replaces == lane.epoch
+        return self.resuming and self._pending is not None and self._pending.replaces == lane.epoch
 
     def lost(self, lane: L) -> None:
         """Handle the loss of a lane that carried the session."""
@@ -245,18 +249,18 @@ class Rotation(Generic[L]):
 
     # As acceptor.
 
-    def lives(self, epoch: int) -> bool:
+    def is_up(self, epoch: int) -> bool:
         """Whether lane ``epoch`` is in use; if on standby, now it is: the peer lost the one before."""
         for old, (lane, _) in list(self._standby.items()):
             if lane.epoch == epoch:
                 self._members.lanes.pop(old).abort()
-                self._members.living.lost(old)
+                self._members.live_session.lost(old)
                 self.take_over(old)
         return epoch in self._members.lanes
 
     def stand_by(self, lane: L, claim: Resume) -> None:
         """Answer REPLACE for a lane that is up: the new lane is on standby until the old one is retired."""
-        session = self._members.living
+        session = self._members.live_session
         if claim.replaces in self._standby:
             self._standby.pop(claim.replaces)[0].abort()  # the peer never received the answer on it
         lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
@@ -303,7 +307,7 @@ class Rotation(Generic[L]):
         retiring = self._retiring.get(lane.epoch)
         if retiring is not None:
             _send(lane, Retired())
-        elif self._members.living.initiator or self._members.lanes.get(lane.epoch) is not lane:
+        elif self._members.live_session.initiator or self._members.lanes.get(lane.epoch) is not lane:
             raise ProtocolError(Code.PROTOCOL, "RETIRE for a lane that was not replaced")
         else:
             retiring = self._retire(lane)
@@ -316,7 +320,7 @@ class Rotation(Generic[L]):
         if retiring is None or retiring.delivered:
             raise ProtocolError(Code.PROTOCOL, "RETIRED without a RETIRE")
         retiring.delivered = True
-        self._members.living.retired(lane.epoch)
+        self._members.live_session.retired(lane.epoch)
         self._close_if_empty(retiring)
 
     def _retire(self, lane: L) -> _Retiring[L]:
@@ -338,16 +342,16 @@ class Rotation(Generic[L]):
             self._owner.closing(retiring.lane)
             self._owner.changed()
 
-    def ended(self, lane: L, reason: TunnelError) -> bool:
+    def on_lane_end(self, lane: L, reason: TunnelError) -> bool:
         """Handle the end of a lane that was on standby or retiring; False for any other."""
         if lane not in self.others:
             return False
         retiring = lane.epoch in self._retiring
         self.forget(lane.epoch)
         if not isinstance(reason, LaneLost):
-            self._members.end_for(reason, self._members.living)
+            self._members.end_for(reason, self._members.live_session)
         elif retiring:
-            self._members.living.lost(lane.epoch)
+            self._members.live_session.lost(lane.epoch)
             self._owner.kick()
         self._owner.info("lane lost", lane=lane.epoch, reason=str(reason))
         self._owner.changed()
@@ -357,7 +361,7 @@ class Rotation(Generic[L]):
         """Abort a retiring lane; what is in flight on it is sent again."""
         del self._retiring[retiring.lane.epoch]
         retiring.lane.abort()
-        self._members.living.lost(retiring.lane.epoch)
+        self._members.live_session.lost(retiring.lane.epoch)
         self._owner.info("lane given up", lane=retiring.lane.epoch, reason=reason)
         self._owner.kick()
         self._owner.changed()
