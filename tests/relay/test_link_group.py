@@ -202,7 +202,7 @@ async def test_memory_is_divided_among_the_sessions(identities: Hosts, tmp: Path
             await until(partial(shared, side, 40 * MIB), "for the division")
             for link in side.group.links:
                 assert link.session is not None
-                assert link.session._budget.total == 40 * MIB
+                assert link.session._registry.budget.total == 40 * MIB
         stage.a.group._own.end(stage.a.ours[2], "the test ends it")
         for side in (stage.a, stage.b):
             await until(partial(shared, side, 60 * MIB), "for the division")

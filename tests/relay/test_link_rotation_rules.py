@@ -291,7 +291,7 @@ async def test_number_of_retiring_lanes_is_bounded(pair: Pair) -> None:
         made[-1].say(Retire())
         await turns()
         made.append(called_by(pair.b))
-        made[-1].say(session.resume(epoch, 0))
+        made[-1].say(session.recovery.resume(epoch, 0))
         await turns()
         assert list(pair.b.lanes) == [epoch]
     assert len(pair.b.rotation.others) == 1
@@ -302,7 +302,7 @@ async def test_number_of_standby_lanes_is_bounded(pair: Pair) -> None:
     session = pair.b.session
     assert session is not None
     for epoch in range(2, 30):
-        called_by(pair.b).say(session.resume(epoch, 1, Replace))
+        called_by(pair.b).say(session.recovery.resume(epoch, 1, Replace))
         await turns()
     assert len(pair.b.rotation.others) == 1
     assert list(pair.b.lanes) == [1]
@@ -312,7 +312,7 @@ async def test_impossible_positions_end_the_session_when_applied(pair: Pair) -> 
     session = pair.b.session
     assert session is not None
     liar = called_by(pair.b)
-    liar.say(replace(session.resume(2, 1, Replace), control_received=99))
+    liar.say(replace(session.recovery.resume(2, 1, Replace), control_received=99))
     await soon(lambda: pair.b.rotation.others)
     pair.lane.say(Retire())
     await until(lambda: pair.b.state is LinkState.DOWN, "for the end")
@@ -323,7 +323,7 @@ async def test_a_standby_lane_that_is_refused_afterwards_ends_nothing(pair: Pair
     session = pair.b.session
     assert session is not None
     lane = called_by(pair.b)
-    lane.say(session.resume(2, 1, Replace))
+    lane.say(session.recovery.resume(2, 1, Replace))
     await soon(lambda: pair.b.rotation.others)
     lane.say(GoAway(Code.TIMEOUT, "no answer"))
     await until(lambda: not pair.b.rotation.others, "for its end")

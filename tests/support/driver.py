@@ -199,7 +199,7 @@ class Host:
 
     def _attach(self, session: Session) -> None:
         self._session = session
-        session.attach(1)
+        session.recovery.attach(1)
         self.lane.attached(1, self)
 
     # Payload that a lane moves itself.

@@ -182,7 +182,7 @@ class Network:
         assert session.kept == sum(stream.out.unacknowledged for stream in streams)
         assert sum(stream.cost for stream in streams) <= settings.memory + len(streams) * KEEP_FLOOR
         assert session._senders.retention.used == sum(max(0, s.cost - KEEP_FLOOR) for s in streams)
-        assert session._budget.used == sum(max(0, s.into.size - FLOOR_WINDOW) for s in streams)
+        assert session._registry.budget.used == sum(max(0, s.into.size - FLOOR_WINDOW) for s in streams)
         assert len(session._control._kept) <= self.peer_of(host).settings.limits.control
         assert len(session._control._held) <= settings.limits.control
         for number, local in host.locals.items():
@@ -207,7 +207,7 @@ class Network:
         for host in self.hosts:
             assert not host.session._streams
             assert host.session.kept == 0
-            assert host.session._budget.used == 0
+            assert host.session._registry.budget.used == 0
             assert len(host.session._senders.scheduler) == 0
             assert not host.session._senders._blocked.union(*host.session._senders._starved.values())
             assert not host.session._credits

@@ -73,7 +73,7 @@ class Victim(Host):
     def check_bounds(self) -> None:
         session, windows = self.session, SETTINGS.window * LIMITS.streams
         assert len(session._streams) <= LIMITS.streams
-        assert session._budget.used <= windows
+        assert session._registry.budget.used <= windows
         assert session.kept <= windows
         assert len(session._control._held) <= LIMITS.control
         for number, stream in session._streams.items():

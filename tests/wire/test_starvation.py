@@ -30,7 +30,7 @@ class End:
 
     def __init__(self, memory: int, *, initiator: bool) -> None:
         self.session = Session(b"S" * 16, Settings(LIMITS, memory), LIMITS, initiator=initiator)
-        self.session.attach(1)
+        self.session.recovery.attach(1)
         self.incoming: deque[tuple[int, int, int] | Frame] = deque()  # a piece of DATA, or a control frame
         self.heard = 0  # sequenced frames
         self.stalled: set[int] = set()

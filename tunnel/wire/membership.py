@@ -162,7 +162,7 @@ class Membership(Generic[L]):
         self._lost.clear()
         self._owner.begin(session, lane)
         self._owner.attach(lane, 1)
-        session.attach(1)
+        session.recovery.attach(1)
         self._carry(lane)
 
     def _carry(self, lane: L) -> None:
@@ -191,7 +191,7 @@ class Membership(Generic[L]):
         session = self.live_session
         self._newest += 1  # never reused: the peer may have attached a lane whose RESUMED was lost
         self._replacing = replaces or (self._lost[0] if self._lost else 0)
-        claim = self.rotation.next_claim if replaces else session.resume
+        claim = self.rotation.next_claim if replaces else session.recovery.resume
         lane.send_control(encode(claim(self._newest, self._replacing)))
         lane.flush()
         return session
@@ -225,7 +225,7 @@ class Membership(Generic[L]):
             self.give_up_lane(session, claim.replaces)
         if len(self.lanes) >= self._wanted:
             raise ProtocolError(Code.HANDSHAKE, f"RESUME for lane {len(self.lanes) + 1} of {self._wanted}")
-        lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
+        lane.send_control(encode(session.recovery.resumed(claim.epoch, claim.replaces)))
         self._resumed_by(lane, claim)
 
     def _claimed(self, claim: Resume) -> Session:
@@ -251,7 +251,7 @@ class Membership(Generic[L]):
         """Use an attached lane for the session, and apply the peer's positions. Raises ProtocolError."""
         session = self.live_session
         try:
-            events = session.rejoin(peer)
+            events = session.recovery.rejoin(peer)
         except ProtocolError as error:
             self._owner.end_soon(error.code, str(error), session)
             raise
@@ -269,7 +269,7 @@ class Membership(Generic[L]):
         for old in [*given_up, *self.rotation.forget(epoch)]:
             self.lanes.pop(old.epoch, None)
             old.abort()
-            session.lost(old.epoch)
+            session.recovery.lost(old.epoch)
 
     def on_lane_end(self, lane: L, reason: TunnelError) -> None:
         """Process the end of a lane: wait for another, or end the session."""
@@ -277,7 +277,7 @@ class Membership(Generic[L]):
             return
         del self.lanes[lane.epoch]
         session = self.live_session
-        session.lost(lane.epoch)
+        session.recovery.lost(lane.epoch)
         if session.initiator:
             self._lost.append(lane.epoch)
         expected = self.rotation.expects_loss_of(lane)

@@ -195,7 +195,7 @@ class Rotation(Generic[L]):
     def next_claim(self, epoch: int, old: int) -> Resume:
         """Return the first frame of lane ``epoch``, which is to replace lane ``old``."""
         session = self._members.live_session
-        self._pending = session.resume(epoch, old, Replace if self._negotiated else Resume)
+        self._pending = session.recovery.resume(epoch, old, Replace if self._negotiated else Resume)
         return self._pending
 
     def on_resumed(self, lane: L, answer: Resumed) -> bool:
@@ -254,7 +254,7 @@ class Rotation(Generic[L]):
         for old, (lane, _) in list(self._standby.items()):
             if lane.epoch == epoch:
                 self._members.lanes.pop(old).abort()
-                self._members.live_session.lost(old)
+                self._members.live_session.recovery.lost(old)
                 self.take_over(old)
         return epoch in self._members.lanes
 
@@ -263,7 +263,7 @@ class Rotation(Generic[L]):
         session = self._members.live_session
         if claim.replaces in self._standby:
             self._standby.pop(claim.replaces)[0].abort()  # the peer never received the answer on it
-        lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
+        lane.send_control(encode(session.recovery.resumed(claim.epoch, claim.replaces)))
         lane.replaces = claim.replaces
         self._standby[claim.replaces] = (lane, claim)
         self._owner.attach(lane, claim.epoch)
@@ -320,7 +320,7 @@ class Rotation(Generic[L]):
         if retiring is None or retiring.delivered:
             raise ProtocolError(Code.PROTOCOL, "RETIRED without a RETIRE")
         retiring.delivered = True
-        self._members.live_session.retired(lane.epoch)
+        self._members.live_session.recovery.retired(lane.epoch)
         self._close_if_empty(retiring)
 
     def _retire(self, lane: L) -> _Retiring[L]:
@@ -351,7 +351,7 @@ class Rotation(Generic[L]):
         if not isinstance(reason, LaneLost):
             self._members.end_for(reason, self._members.live_session)
         elif retiring:
-            self._members.live_session.lost(lane.epoch)
+            self._members.live_session.recovery.lost(lane.epoch)
             self._owner.kick()
         self._owner.info("lane lost", lane=lane.epoch, reason=str(reason))
         self._owner.changed()
@@ -361,7 +361,7 @@ class Rotation(Generic[L]):
         """Abort a retiring lane; what is in flight on it is sent again."""
         del self._retiring[retiring.lane.epoch]
         retiring.lane.abort()
-        self._members.live_session.lost(retiring.lane.epoch)
+        self._members.live_session.recovery.lost(retiring.lane.epoch)
         self._owner.info("lane given up", lane=retiring.lane.epoch, reason=reason)
         self._owner.kick()
         self._owner.changed()

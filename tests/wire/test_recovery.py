@@ -22,11 +22,11 @@ def test_our_positions() -> None:
     peer.says(Open(2, 50, "unix:/x"))
     session.data(1, 0, range(100))
     session.delivered(1, 40, now=0.0)
-    claim = session.resume(2, 1)
+    claim = session.recovery.resume(2, 1)
     assert (claim.session, claim.epoch, claim.replaces) == (ID, 2, 1)
     assert (claim.control_received, claim.control_limit) == (2, 1026)
     assert claim.positions == (Position(1, 100, 40, 40 + WINDOW), Position(2, 0, 0, WINDOW))
-    answer = session.resumed(2, 1)
+    answer = session.recovery.resumed(2, 1)
     assert isinstance(answer, Resumed)
     assert answer.positions == claim.positions
 
@@ -36,7 +36,7 @@ def test_credit_in_positions_that_may_be_lost_is_still_due() -> None:
     peer.says(Open(2, 50, "unix:/x"))
     session.data(1, 0, range(100))
     session.delivered(1, 40, now=0.0)
-    session.resume(2, 0)
+    session.recovery.resume(2, 0)
     session.flush_credits()
     assert [frame for frame in said(session) if isinstance(frame, Credit)] == [
         Credit(0, 2, 1026),
@@ -50,8 +50,8 @@ def test_what_was_lost_is_sent_again() -> None:
     session.control()  # lost
     for size in (30, 30):
         session.send(1, range(size), lane=1)
-    session.lost(1)
-    session.rejoin(resumed(1, 1025, Position(1, 40, 20, 20 + WINDOW)))
+    session.recovery.lost(1)
+    session.recovery.rejoin(resumed(1, 1025, Position(1, 40, 20, 20 + WINDOW)))
     assert said(session) == [Open(3, WINDOW, "unix:/x")]
     assert [span(session.replay(2)), span(session.replay(2))] == [(1, 40, 60), None]
     assert session.kept == 40
@@ -62,38 +62,40 @@ def test_credit_that_was_lost_comes_with_the_positions() -> None:
     session.ready(1)
     session.send(1, range(100), lane=1)
     assert session.pick() is None
-    session.lost(1)
-    session.rejoin(resumed(1, 1025, Position(1, 100, 100, 150)))
+    session.recovery.lost(1)
+    session.recovery.rejoin(resumed(1, 1025, Position(1, 100, 100, 150)))
     assert session.pick() == (1, 50)
 
 
 def test_a_stream_that_the_positions_do_not_name_is_replayed_whole() -> None:
     """The peer took them before our OPEN, or its answer to it, was received on another lane."""
     session, _ = opened()
-    session.attach(2)
+    session.recovery.attach(2)
     session.send(1, range(30), lane=1)
-    session.lost(1)
-    session.rejoin(resumed(1, 1025, epoch=3))
+    session.recovery.lost(1)
+    session.recovery.rejoin(resumed(1, 1025, epoch=3))
     assert span(session.replay(3)) == (1, 0, 30)
 
 
 def test_positions_of_streams_that_are_gone_are_ignored() -> None:
     session, _ = opened()
-    session.lost(1)
-    session.rejoin(resumed(1, 1025, Position(7, 9, 9, 9), Position(2, 1, 1, 1), Position(0, 5, 5, 5)))
+    session.recovery.lost(1)
+    session.recovery.rejoin(
+        resumed(1, 1025, Position(7, 9, 9, 9), Position(2, 1, 1, 1), Position(0, 5, 5, 5))
+    )
     assert session.replay(2) is None
 
 
 def test_with_a_second_lane_nothing_waits_for_a_replacement() -> None:
     session, _ = opened()
-    session.attach(2)
+    session.recovery.attach(2)
     session.data(1, 0, range(2 * MIB))
     session.delivered(1, 2 * MIB, now=0.0)
     session.open("unix:/x")
     session.send(1, range(30), lane=1)
     session.send(1, range(30), lane=2)
     session.control()  # on lane 1
-    session.lost(1)
+    session.recovery.lost(1)
     assert said(session) == [
         Open(1, WINDOW, TARGET),
         Open(3, WINDOW, "unix:/x"),
@@ -109,13 +111,13 @@ def test_a_lane_whose_resumed_was_lost() -> None:
     peer = Remote(session)
     peer.says(Open(1, 100, TARGET))
     session.accept(1)
-    session.lost(1)
-    session.rejoin(resumed(0, 1024))
+    session.recovery.lost(1)
+    session.recovery.rejoin(resumed(0, 1024))
     session.send(1, range(30), lane=2)
     session.control()
-    session.rejoin(resumed(0, 1024, epoch=3))
+    session.recovery.rejoin(resumed(0, 1024, epoch=3))
     assert session.replay(3) is None, "lane 2 counts as up"
-    session.lost(2)
+    session.recovery.lost(2)
     assert span(session.replay(3)) == (1, 0, 30)
     assert said(session) == [Opened(1, WINDOW), Credit(0, 1, 1025)]
 
@@ -134,14 +136,14 @@ def test_a_lane_whose_resumed_was_lost() -> None:
 def test_impossible_positions(claim: Resumed) -> None:
     session, _ = opened()
     session.send(1, range(30), lane=1)
-    session.lost(1)
-    assert fault(session.rejoin, claim) is Code.FLOW_CONTROL
+    session.recovery.lost(1)
+    assert fault(session.recovery.rejoin, claim) is Code.FLOW_CONTROL
 
 
 def test_a_huge_limit_is_bounded_by_our_own_memory() -> None:
     session, _ = opened(Settings(memory=MIB), limit=2**64 - 1)
-    session.lost(1)
-    session.rejoin(resumed(1, 2**64 - 1, Position(1, 0, 0, 2**64 - 1)))
+    session.recovery.lost(1)
+    session.recovery.rejoin(resumed(1, 2**64 - 1, Position(1, 0, 0, 2**64 - 1)))
     session.ready(1)
     while (turn := session.pick()) is not None:
         session.send(1, range(turn[1]), lane=2)
@@ -166,9 +168,9 @@ def test_header_and_payload_are_apart() -> None:
 
 def test_the_first_frame_of_a_lane_that_replaces_one_that_is_up() -> None:
     session, _ = opened()
-    claim = session.resume(2, 1, Replace)
+    claim = session.recovery.resume(2, 1, Replace)
     assert isinstance(claim, Replace)
-    assert (claim.epoch, claim.replaces, claim.positions) == (2, 1, session.resume(2, 1).positions)
+    assert (claim.epoch, claim.replaces, claim.positions) == (2, 1, session.recovery.resume(2, 1).positions)
 
 
 def test_while_a_lane_is_up_nothing_is_sent_again_for_another() -> None:
@@ -176,43 +178,43 @@ def test_while_a_lane_is_up_nothing_is_sent_again_for_another() -> None:
     session.open("unix:/x")
     session.control()
     session.send(1, range(30), lane=1)
-    session.rejoin(resumed(0, 1024))
+    session.recovery.rejoin(resumed(0, 1024))
     assert said(session) == []
     assert session.replay(2) is None
 
 
 def test_what_a_retired_lane_carried_is_never_sent_again() -> None:
     session, _ = opened()
-    session.attach(2)
+    session.recovery.attach(2)
     session.send(1, range(30), lane=1)
     session.send(1, range(20), lane=2)
-    session.retired(1)
+    session.recovery.retired(1)
     assert session.replay(2) is None
-    session.attach(3)
-    session.lost(2)
+    session.recovery.attach(3)
+    session.recovery.lost(2)
     assert [span(session.replay(3)), span(session.replay(3))] == [(1, 30, 50), None]
-    session.lost(3)
-    session.rejoin(resumed(1, 1025, epoch=4))
+    session.recovery.lost(3)
+    session.recovery.rejoin(resumed(1, 1025, epoch=4))
     assert [span(session.replay(4)), span(session.replay(4))] == [(1, 30, 50), None]
     assert session.kept == 50, "it is still kept until it is delivered"
 
 
 def test_what_a_lost_lane_carried_is_sent_again_though_it_is_retired() -> None:
     session, _ = opened()
-    session.attach(2)
+    session.recovery.attach(2)
     session.send(1, range(30), lane=1)
-    session.lost(1)
-    session.retired(1)
+    session.recovery.lost(1)
+    session.recovery.retired(1)
     assert span(session.replay(2)) == (1, 0, 30), "it was lost before its RETIRED could arrive"
 
 
 def test_credit_after_our_positions_is_lost_with_the_old_lane_and_sent_again() -> None:
     """Positions are taken while the old lane is up and in use: what it carries after that may be lost."""
     session, _ = opened()
-    session.resume(2, 1)
+    session.recovery.resume(2, 1)
     assert session.data(1, 0, b"x" * WINDOW)
     session.delivered(1, WINDOW, 0.0)
     assert said(session) == [Credit(1, WINDOW, 2 * WINDOW)]
-    session.lost(1)
-    session.rejoin(Resumed(session.id, 2, 1, 1, 1024, (Position(1, 0, 0, WINDOW),)))
+    session.recovery.lost(1)
+    session.recovery.rejoin(Resumed(session.id, 2, 1, 1, 1024, (Position(1, 0, 0, WINDOW),)))
     assert Credit(1, WINDOW, 2 * WINDOW) in said(session)
