@@ -1,6 +1,7 @@
 """Relay byte streams between local sockets and a peer: links, their pumps, and how streams and lanes start.
 
-``link`` combines a session (from ``wire``) with its lanes (from ``lanes``): sending, lost lanes, resuming.
+``link`` moves the bytes of a session between its lanes (from ``lanes``) and local sockets, by the rules of
+``wire``, and keeps the timers; ``link_sender`` fills its lanes.
 ``stream_table`` is its table of pumps; ``pump`` and ``spliced_pump`` each own one local socket. ``ingress``
 accepts local connections and checks their users, ``egress`` connects to local targets that the peer may
 reach. ``dialer`` makes outgoing lanes, ``lane_acceptor`` accepts incoming ones. ``target_check`` asks what a

@@ -1,7 +1,9 @@
 """The protocol without I/O: frames, sessions, streams, flow control, scheduling. Specified in SPEC.md.
 
-``session`` holds all streams of two hosts. A link feeds it what lanes received, and takes from it what a lane
-sends next. A ``stream`` has three state machines (tables in ``states``), two windows (``window``), a
+``session`` holds all streams of two hosts (``stream_registry``). A link feeds it what lanes received, and takes
+from it what a lane sends next. ``membership`` are the rules for its lanes: which of two connections makes the
+session, which lanes join, replace another or are given up; ``rotation`` replaces lanes that are up, ``recovery``
+sends again what a lost lane carried. A ``stream`` has three state machines (tables in ``states``), two windows (``window``), a
 reassembly buffer, and the payload kept for replay. ``scheduler`` selects the stream that sends next,
 ``control_channel`` numbers and repeats control frames, ``probes`` asks whether targets are allowed. A
 ``lane_protocol`` is one lane: its state, PING, PONG and GOAWAY. ``decoder`` splits its bytes into frames,
