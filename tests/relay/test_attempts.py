@@ -325,7 +325,7 @@ async def test_offer_that_was_checked_against_an_old_session_leaves_the_new_one_
     near, far = apart("hosta", "hostb", LaneState.AWAIT_WELCOME)
     far.start(IncomingLane(pair.b))
     offer = offered(pair.a.members.instance, b"N" * 16)
-    pair.b.members.accept(
+    pair.b.members._accept(
         far, offer, welcome(offer, pair.b.members.instance, offer.limits), None
     )  # in the same loop iteration
     session = pair.b.session

@@ -40,6 +40,7 @@ class LaneEnd:
 
     records_sent = records_received = 0
     since = 0.0
+    remote = "192.0.2.1"
 
     def __init__(self, state: LaneState, *, rotates: bool = False) -> None:
         self.epoch = 0

@@ -51,6 +51,7 @@ class Host:
         self.settings = settings
         self.ends: dict[int, LaneEnd] = {}
         self.dialled: LaneEnd | None = None  # without an answer yet
+        self.checked: LaneEnd | None = None  # while another daemon may have the session
         self.locals: dict[int, Local] = {}
         self.requests: list[int] = []
         self.resets: set[int] = set()
@@ -110,8 +111,14 @@ class Host:
 
     # MembershipOwner.
 
-    def duplicate(self, instance: bytes) -> str:
-        raise AssertionError(f"{instance!r} is another daemon")
+    def place(self, lane: LaneEnd) -> str:
+        return lane.remote
+
+    def begin_check(self, lane: LaneEnd) -> None:
+        self.checked = lane
+
+    def end_check(self) -> None:
+        self.checked = None
 
     def begin(self, session: Session, lane: LaneEnd) -> None:
         assert self.members.session is session
@@ -285,8 +292,7 @@ class Host:
     def frame(self, lane: LaneEnd, frame: Frame, sequence: int) -> None:
         match frame:
             case Hello():
-                assert not self.members.objection(frame)
-                self.members.accept(lane, frame, self.members.answer(frame), None)
+                self.members.on_hello(lane, frame)
             case Welcome():
                 self.members.on_welcome(lane, frame)
                 self._answered(lane)

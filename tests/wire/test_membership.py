@@ -143,13 +143,20 @@ def test_an_epoch_is_never_used_again(network: Network) -> None:
 
 def test_the_smaller_name_keeps_its_connection() -> None:
     a, b = Host(SETTINGS, initiator=True), Host(SETTINGS, initiator=False)  # hosta, hostb
-    offers = {}
+    dials = {}
     for host in (a, b):
         host.members.send_hello(lane(LaneState.AWAIT_WELCOME), SESSION)
-        offers[host] = host.members.offer
-        assert offers[host] is not None
-    assert a.members.objection(offers[b]) == "another connection with hosta is in use"  # type: ignore[arg-type]  # checked
-    assert b.members.objection(offers[a]) == ""  # type: ignore[arg-type]  # checked
+        dials[host] = host.members.offer
+    incoming = {host: lane() for host in (a, b)}
+    for host, peer in ((a, b), (b, a)):
+        offer = dials[peer]
+        assert offer is not None
+        host.members.on_hello(incoming[host], offer)
+    [refusal] = frames(bytes(incoming[a].out))
+    assert refusal == GoAway(Code.COLLISION, "another connection with hosta is in use")
+    assert a.members.session is None
+    assert b.members.lanes == {1: incoming[b]}
+    assert b.members.offer is None, "its own dial is withdrawn"
 
 
 def test_an_answer_to_an_offer_that_was_withdrawn_ends_its_session(network: Network) -> None:

@@ -195,7 +195,7 @@ class Dialer:
 
     def _unknown_there(self, lane: Lane, reason: str, session: Session) -> None:
         """End the session if this address has carried it; another one may belong to another daemon."""
-        if host_of(lane.remote) in self._link.places:
+        if host_of(lane.remote) in self._link.members.places:
             self._link.end(Code.SESSION_UNKNOWN, reason, session)
         else:
             self._failed[self._address] = asyncio.get_running_loop().time()

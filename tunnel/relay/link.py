@@ -17,21 +17,21 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
 from tunnel.errors import LaneStalled, RefusedError, TunnelError, UnreachableError
 from tunnel.lanes.lane import Lane
 from tunnel.net.sockets import host_of, is_deserted
-from tunnel.relay import incidents, notices
-from tunnel.relay.duplicate_hosts import DuplicateHosts, DuplicateOutcome
+from tunnel.relay import incidents
+from tunnel.relay.duplicate_check import DuplicateCheck
 from tunnel.relay.link_plan import LinkPlan, LinkState
 from tunnel.relay.link_sender import LinkSender
 from tunnel.relay.loops import post
 from tunnel.relay.stream_table import Answered, StreamTable
 from tunnel.relay.target_check import TargetCheck, answer
 from tunnel.wire.codes import Code
+from tunnel.wire.duplicate_hosts import DuplicateOutcome
 from tunnel.wire.events import Event
 from tunnel.wire.frames import Frame, Hello, Notice, Resume, RotationFrame
 from tunnel.wire.membership import Membership
@@ -72,13 +72,12 @@ class Link:
         self.since = incidents.now()  # of ``state``, in seconds since 1970
         self.log = log.bind(peer=plan.peer, **({"session": plan.number} if plan.number else {}))
         self.streams = StreamTable(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
-        self.places: set[str] = set()  # remote addresses of this session's lanes, past ones too
         self._sending = LinkSender(self, plan.host)
         self.kick = self._sending.kick  # bound here, as it is called so often
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._last_state = LinkState.DOWN
-        self._duplicates = DuplicateHosts(plan.peer, self.lanes, self.note)
+        self._check: DuplicateCheck | None = None
         self._closing: list[Lane] = []  # replaced ones
         self._give_up: asyncio.TimerHandle | None = None
 
@@ -148,7 +147,7 @@ class Link:
     def record(self, text: str) -> None:
         """Log ``text`` on both hosts."""
         self.log.info("for the record", reason=text)
-        notices.tell(self.lanes.values(), self.members.features, Code.NONE, text)
+        self.members.send_notice(Code.NONE, text)
 
     async def _wait_up(self, deadline: float) -> None:
         try:
@@ -169,12 +168,7 @@ class Link:
 
     def on_hello(self, lane: Lane, offer: Hello) -> None:
         """Answer HELLO. Raises ProtocolError."""
-        members = self.members
-        if objection := members.objection(offer):
-            lane.close(Code.COLLISION, objection)
-            return
-        accept = partial(members.accept, lane, offer, members.answer(offer), members.session)
-        self._duplicates.judge(lane, offer.instance, members.features, accept)
+        self.members.on_hello(lane, offer)
 
     def on_resume(self, lane: Lane, claim: Resume) -> None:
         """Answer RESUME or REPLACE: the peer replaces a lane, or adds one. Raises ProtocolError."""
@@ -187,7 +181,7 @@ class Link:
 
     def holds(self, lane: Lane) -> bool:
         """Whether ``lane`` is one of this link, or may become the first of its next session."""
-        return lane in self.members.all or self._duplicates.owns(lane)
+        return self.members.holds(lane)
 
     def elsewhere(self, frame: Hello | Resume) -> None:
         """Return None: a link has one loop, to which all its lanes belong."""
@@ -200,7 +194,7 @@ class Link:
             self.rotation.on_frame(lane, frame)
             return
         if isinstance(frame, Notice):
-            notices.heard(frame, self.peer, self.members.features, self.log, self.note)
+            self.members.on_notice(frame)
             return
         session = self.members.live_session
         self.streams.act(session.receive(frame, sequence))
@@ -242,15 +236,23 @@ class Link:
 
     # MembershipOwner.
 
-    def duplicate(self, instance: bytes) -> str:
-        """Return why another daemon with the peer's name cannot have the session now, "" if it may."""
-        return self._duplicates.objection(instance, ", ".join(sorted(self.places)))
+    def place(self, lane: Lane) -> str:
+        """Return the peer's address of ``lane`` without the port."""
+        return host_of(lane.remote)
+
+    def begin_check(self, lane: Lane) -> None:
+        """Own ``lane``, and find out whether the daemon that has the session is up."""
+        self._check = DuplicateCheck(lane, list(self.lanes.values()), self.members.duplicates.settle)
+
+    def end_check(self) -> None:
+        """The check has ended."""
+        if self._check is not None:
+            self._check.close()
+            self._check = None
 
     def begin(self, session: Session, lane: Lane) -> None:
-        """Open no stream of an earlier session; a peer that was refused may connect again."""
+        """Open the streams of ``session`` from now on."""
         self.streams.begin(session)
-        self._duplicates.forget()
-        self.places.clear()
         self.log.info(
             "session up" if self.plan.number else "link up",
             lane=lane.kind.value,
@@ -268,13 +270,11 @@ class Link:
     def carry(self, lane: Lane) -> None:
         """Send on ``lane``, too: the link is up."""
         self._stop_timer()
-        self.places.add(host_of(lane.remote))
         self.changed()
         self.kick()
 
     def rejoined(self, events: Iterable[Event]) -> None:
-        """Act on the events of a lane that joined: the daemon that has the session is up."""
-        self._duplicates.settle(DuplicateOutcome.IS_REFUSED)
+        """Act on the events of a lane that joined."""
         self.streams.act(events)
         self.kick()
 
@@ -290,7 +290,6 @@ class Link:
         """End the session in ``window`` seconds, unless a lane is resumed before."""
         reason = f"no lane resumed within {self.plan.resume_window:g} s"
         self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, self.session)
-        self._duplicates.settle(DuplicateOutcome.TAKES_OVER)
 
     def closing(self, lane: Lane) -> None:
         """Wait for ``lane``, which was replaced, before the link is closed."""
@@ -342,7 +341,7 @@ class Link:
         self._stop_timer()
         self.streams.end()
         self.changed()
-        self._loop.call_soon(self._duplicates.settle, DuplicateOutcome.TAKES_OVER)
+        self._loop.call_soon(self.members.duplicates.settle, DuplicateOutcome.TAKES_OVER)
         if self.plan.number and code is Code.NONE:
             self.log.info("session ended", reason=reason)
         else:
@@ -355,6 +354,6 @@ class Link:
 
     async def close(self, code: Code, reason: str) -> None:
         """End the session, and wait until the lanes are closed, which takes a bounded time."""
-        lanes = [*self.members.all, *self.closing_lanes, *self._duplicates.dismiss(code, reason)]
+        lanes = [*self.members.all, *self.closing_lanes, *self.members.duplicates.dismiss(code, reason)]
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))

@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic
 
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError, WireError
 from tunnel.wire import negotiation
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
-from tunnel.wire.frames import Hello, Ping, Replace, Resume, Resumed, Welcome
+from tunnel.wire.duplicate_hosts import DuplicateHosts, DuplicateOutcome
+from tunnel.wire.frames import Hello, Notice, Ping, Replace, Resume, Resumed, Welcome
 from tunnel.wire.membership_owner import L, MembershipOwner
 from tunnel.wire.rotation import Rotation, RotationPlan
 from tunnel.wire.session import Session, Settings
 
 RESUME_GRACE = 5.0
 """Seconds that the acceptor waits longer than the initiator keeps trying."""
+
+TOLD = "told by the peer"
+"""Log event, and kind of incident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Membership(Generic[L]):
         self.features = Feature.NONE  # negotiated
         self.sessions = 1  # that both sides allow
         self.peer_instance = b""
+        self.places: set[str] = set()  # addresses of this session's lanes, past ones too
+        self.duplicates = DuplicateHosts[L](owner, plan.peer, self.lanes, self.send_notice)
         self.rotation = Rotation[L](self, owner, plan.rotation, clock)
         self._owner = owner
         self.instance = instance
@@ -95,6 +102,10 @@ class Membership(Generic[L]):
             self.session.share(memory)
             self._owner.kick()
 
+    def holds(self, lane: L) -> bool:
+        """Whether ``lane`` is one of the session, or may become the first of the next one."""
+        return lane in self.all or self.duplicates.owns(lane)
+
     @property
     def _settings(self) -> Settings:
         """Settings of the next session."""
@@ -123,22 +134,28 @@ class Membership(Generic[L]):
         session = Session(offer.session, settings, answer.limits, initiator=True, features=features)
         self._establish(session, lane, answer)
 
-    def objection(self, offer: Hello) -> str:
+    def on_hello(self, lane: L, offer: Hello) -> None:
+        """Answer HELLO of a peer that dialled us. Raises ProtocolError."""
+        if objection := self._objection(offer):
+            lane.close(Code.COLLISION, objection)
+            return
+        limits, sessions = self.plan.settings.limits, self.plan.sessions
+        answer = negotiation.welcome(offer, self.instance, limits, sessions)
+        accept = partial(self._accept, lane, offer, answer, self.session)
+        self.duplicates.judge(lane, offer.instance, accept)
+
+    def _objection(self, offer: Hello) -> str:
         """Return why an offer is refused, "" if it may be accepted: SPEC.md section 8, Collision."""
         if self.session is None:
             # Both hosts dial at the same time: the one with the smaller name keeps its connection.
             preferred = self.offer is not None and self.plan.host < self.peer
         elif offer.instance != self.peer_instance:
-            return self._owner.duplicate(offer.instance)
+            return self.duplicates.objection(offer.instance, ", ".join(sorted(self.places)))
         else:
             preferred = bool(self.lanes)
         return f"another connection with {self.plan.host} is in use" if preferred else ""
 
-    def answer(self, offer: Hello) -> Welcome:
-        """Return the answer to HELLO of a peer that dialled us, for ``accept``. Raises ProtocolError."""
-        return negotiation.welcome(offer, self.instance, self.plan.settings.limits, self.plan.sessions)
-
-    def accept(self, lane: L, offer: Hello, answer: Welcome, old: Session | None) -> None:
+    def _accept(self, lane: L, offer: Hello, answer: Welcome, old: Session | None) -> None:
         """Begin the session that the peer offers, in place of ``old``, which it abandoned."""
         if self.session not in (None, old):  # it began after the objections were examined
             lane.close(Code.COLLISION, "another connection with this host is in use")
@@ -160,6 +177,8 @@ class Membership(Generic[L]):
         self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME adds all but the first
         self._newest = 1
         self._lost.clear()
+        self.duplicates.forget()
+        self.places.clear()
         self._owner.begin(session, lane)
         self._owner.attach(lane, 1)
         session.recovery.attach(1)
@@ -167,6 +186,7 @@ class Membership(Generic[L]):
 
     def _carry(self, lane: L) -> None:
         self.lanes[lane.epoch] = lane
+        self.places.add(self._owner.place(lane))
         self._owner.carry(lane)
 
     # Later lanes: they replace a lost one or one that is up, or are additional.
@@ -257,7 +277,23 @@ class Membership(Generic[L]):
             raise
         lane.replaces = peer.replaces
         self._carry(lane)
+        self.duplicates.settle(DuplicateOutcome.IS_REFUSED)  # the daemon that has the session is up
         self._owner.rejoined(events)
+
+    # NOTICE: text for the log of the other host. Its code is the subject, NONE for mere information.
+
+    def send_notice(self, code: Code, reason: str) -> None:
+        """Send NOTICE on one of the lanes, if there is one and the peer supports it."""
+        for lane in list(self.lanes.values())[:1] if Feature.NOTICE in self.features else ():
+            lane.send_control(encode(Notice(code, reason)))
+            lane.flush()
+
+    def on_notice(self, notice: Notice) -> None:
+        """Log a NOTICE of the peer; a problem is an incident. Raises ProtocolError."""
+        if Feature.NOTICE not in self.features:
+            raise ProtocolError(Code.PROTOCOL, "NOTICE was not negotiated for this session")
+        report = self._owner.info if notice.code is Code.NONE else self._owner.note
+        report(TOLD, reason=f"{self.peer} reports: {notice.reason}")
 
     # The end of a lane, and of the session.
 
@@ -302,6 +338,7 @@ class Membership(Generic[L]):
         if self.rotation.resuming:  # the peer ends this lane, and its answer is in flight
             window = max(window, RESUME_GRACE)
         self._owner.start_resume_window(window)
+        self.duplicates.settle(DuplicateOutcome.TAKES_OVER)
 
     def end_for(self, reason: TunnelError, session: Session) -> None:
         """End the session for the reason that ended a lane."""

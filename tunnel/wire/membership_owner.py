@@ -21,6 +21,14 @@ class MemberLane(Protocol):
     """When it was created, by the clock of ``Membership``."""
 
     @property
+    def remote(self) -> str:
+        """The address of the other end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was closed or lost."""
+
+    @property
     def records_sent(self) -> int:
         """TLS records protected with our current key; an upper bound."""
 
@@ -48,8 +56,17 @@ L_contra = TypeVar("L_contra", bound=MemberLane, contravariant=True)
 class MembershipOwner(Protocol[L_contra]):
     """Moves the bytes of a session, and keeps its timers."""
 
-    def duplicate(self, instance: bytes) -> str:
-        """Return why another daemon with the peer's name cannot have the session now, "" if it may."""
+    def place(self, lane: L_contra) -> str:
+        """Return the address of the other end of ``lane`` without the port, which differs each time."""
+
+    def begin_check(self, lane: L_contra) -> None:
+        """Own ``lane`` and send PING on the session's lanes; then call ``DuplicateHosts.settle``.
+
+        With IS_REFUSED when one of these answers, IS_GONE when ``lane`` ends, TAKES_OVER after some seconds.
+        """
+
+    def end_check(self) -> None:
+        """The check has ended."""
 
     def begin(self, session: Session, lane: L_contra) -> None:
         """A session begins on ``lane``, which is not attached yet."""

@@ -9,10 +9,11 @@ import pytest
 from tests.support.links import Pair, called_by, ending, exchange, goodbye, join, make_link, offered, pipes
 from tests.support.pipelane import PipeLane
 from tests.support.waiting import turns, until
-from tunnel.relay import duplicate_hosts as module
+from tunnel.relay import duplicate_check as module
 from tunnel.relay.link import Link, LinkState
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, Code, Feature
+from tunnel.wire.duplicate_hosts import MOST_REMEMBERED
 from tunnel.wire.frames import GoAway, Notice
 
 COPY = b"N" * 16
@@ -219,10 +220,10 @@ async def test_link_holds_the_lane_during_the_check(pair: Pair) -> None:
 
 
 async def test_number_of_remembered_duplicates_is_bounded(pair: Pair) -> None:
-    for number in range(2 * module.MOST_REMEMBERED):
+    for number in range(2 * MOST_REMEMBERED):
         _, far = knock(pair.b, number.to_bytes(16))
         await until(far.gone.is_set)
-    assert len(pair.b._duplicates._refused) == module.MOST_REMEMBERED
+    assert len(pair.b.members.duplicates._refused) == MOST_REMEMBERED
     assert pair.b.state is LinkState.UP
 
 
