@@ -25,6 +25,7 @@ from tunnel.relay.backoff import FIRST_PAUSE, Backoff
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkState
+from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Resume, Welcome
@@ -132,10 +133,9 @@ async def test_peer_that_breaks_off_the_handshake(world: World) -> None:
     ]
 
 
-async def test_answer_that_comes_with_the_timeout_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_that_comes_with_the_timeout_counts() -> None:
     """The timer fires before the waiting task sees the answer; the link owns the lane nevertheless."""
-    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0)
-    a = make_link("hosta", "hostb")
+    a = make_link("hosta", "hostb", timeouts=Timeouts(answer=0))
     applicant = module.OutgoingLane(a)
     lane, far = pipe("hosta", "hostb", LaneState.AWAIT_WELCOME)
     lane.start(applicant)
@@ -166,9 +166,8 @@ async def test_internal_error_is_reported_and_survived(world: World, monkeypatch
     assert reasons(a)[0].startswith("internal error: TypeError")
 
 
-async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.2)
-    a = make_link("hosta", "hostb")
+async def test_peer_that_never_answers_hello(world: World) -> None:
+    a = make_link("hosta", "hostb", timeouts=Timeouts(answer=0.2))
     async with dialling(a, world.plan()), listening(world) as accept:
         peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
         await peer.read_to_end()

@@ -6,10 +6,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.links import Pair, called_by, ending, exchange, goodbye, join, make_link, offered, pipes
+from tests.support.links import (
+    Pair,
+    called_by,
+    ending,
+    exchange,
+    goodbye,
+    hurry,
+    join,
+    make_link,
+    offered,
+    pipes,
+)
 from tests.support.pipelane import PipeLane
 from tests.support.waiting import turns, until
-from tunnel.relay import duplicate_check as module
 from tunnel.relay.link import Link, LinkState
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, Code, Feature
@@ -91,10 +101,8 @@ async def test_restarted_peer_is_linked_immediately_if_its_old_lane_is_closed(pa
     restarted.end(Code.NONE, "")
 
 
-async def test_restarted_peer_is_linked_when_its_old_lane_does_not_answer(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.05)
+async def test_restarted_peer_is_linked_when_its_old_lane_does_not_answer(pair: Pair) -> None:
+    hurry(pair.b, duplicate=0.05)
     caller, called = await pair.stream()
     deafen(pair)
     restarted = make_link("hosta", "hostb", COPY)
@@ -107,11 +115,9 @@ async def test_restarted_peer_is_linked_when_its_old_lane_does_not_answer(
     restarted.end(Code.NONE, "")
 
 
-async def test_loss_of_the_old_lane_ends_the_check_immediately(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_loss_of_the_old_lane_ends_the_check_immediately(pair: Pair) -> None:
     """PING is answered by a reset: the host has rebooted."""
-    monkeypatch.setattr(module, "ANSWER_WITHIN", NEVER)
+    hurry(pair.b, duplicate=NEVER)
     deafen(pair)
     restarted = make_link("hosta", "hostb", COPY)
     join(restarted, pair.b)
@@ -122,10 +128,8 @@ async def test_loss_of_the_old_lane_ends_the_check_immediately(
     restarted.end(Code.NONE, "")
 
 
-async def test_end_of_the_old_session_ends_the_check_immediately(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "ANSWER_WITHIN", NEVER)
+async def test_end_of_the_old_session_ends_the_check_immediately(pair: Pair) -> None:
+    hurry(pair.b, duplicate=NEVER)
     deafen(pair)
     restarted = make_link("hosta", "hostb", COPY)
     join(restarted, pair.b)

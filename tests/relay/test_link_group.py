@@ -13,12 +13,11 @@ import pytest
 
 from tests.support.groups import Side, Stage, identities, stage, staged, worker_of
 from tests.support.lanes import Hosts
-from tests.support.links import ending, receive
+from tests.support.links import ending, hurry, receive
 from tests.support.network import TlsPeer
 from tests.support.relays import send, take
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
-from tunnel.relay import link_group as module
 from tunnel.relay.link import LinkState
 from tunnel.relay.link_group import EveryLink
 from tunnel.relay.workers import WorkerError
@@ -305,10 +304,8 @@ async def test_closing_a_group_ends_all_its_sessions(stage: Stage) -> None:
     assert not stage.a.group.parallel
 
 
-async def test_unresponsive_worker_does_not_block_closing(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.2)
+async def test_unresponsive_worker_does_not_block_closing(stage: Stage) -> None:
+    hurry(stage.a.group.standing, close=0.2)
     target = stage.listen()
     for _ in range(3):
         await stage.stream(target)

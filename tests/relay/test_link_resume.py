@@ -21,7 +21,6 @@ from tests.support.waiting import turns, until
 from tunnel.errors import ProtocolError
 from tunnel.relay.incidents import Incidents
 from tunnel.relay.link import LinkState
-from tunnel.wire import membership
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Limits, Position, Resume, Resumed
 from tunnel.wire.session import Settings
@@ -137,9 +136,8 @@ async def test_mismatched_answer_is_rejected(pair: Pair, field: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
-async def test_resume_window_is_bounded(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "RESUME_GRACE", 0.2)
-    pair = await Pair(resume_window=0.1).up()
+async def test_resume_window_is_bounded(side: str) -> None:
+    pair = await Pair(resume_window=0.1, resume_grace=0.2).up()
     caller, called = await pair.stream()
     lost = asyncio.get_running_loop().time()
     pair.lane.cut()

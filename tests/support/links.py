@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tests.support.pipelane import PipeLane, pipe
@@ -58,6 +58,11 @@ def make_link(host: str, peer: str, instance: bytes = b"", **plan: Any) -> Link:
     return link
 
 
+def hurry(link: Link, **timeouts: float) -> None:
+    """Give ``link`` these shorter timeouts from now on; see ``Timeouts``."""
+    link.plan = replace(link.plan, timeouts=replace(link.plan.timeouts, **timeouts))
+
+
 def requests_of(link: Link) -> Requests:
     """Return the requests of the peer of ``link``."""
     egress = link.streams._egress
@@ -69,7 +74,7 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
     """Let one link dial the other, for a session or to replace a lost lane; return the dialing end."""
     state = LaneState.AWAIT_RESUMED if dialing.members.wants_lane else LaneState.AWAIT_WELCOME
     near, far = pipe(dialing.plan.host, accepting.plan.host, state)
-    far.start(IncomingLane(accepting))
+    far.start(IncomingLane(accepting, accepting.plan.timeouts))
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
@@ -83,7 +88,7 @@ def join(dialing: Link, accepting: Link) -> PipeLane:
 def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
     """Let one link dial the other to replace lane ``old``, which is up; return the dialing end."""
     near, far = pipe(dialing.plan.host, accepting.plan.host, LaneState.AWAIT_RESUMED)
-    far.start(IncomingLane(accepting))
+    far.start(IncomingLane(accepting, accepting.plan.timeouts))
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
@@ -199,7 +204,7 @@ def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
 def called_by(link: Link) -> PipeLane:
     """Return a lane from ``link``'s peer, controlled by the test."""
     near, far = pipe(link.peer, link.plan.host)
-    far.start(IncomingLane(link))
+    far.start(IncomingLane(link, link.plan.timeouts))
     return near
 
 

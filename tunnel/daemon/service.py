@@ -194,15 +194,7 @@ class Service:
             window = transport.resume_window
             yield (
                 peer,
-                LinkPlan(
-                    host,
-                    peer.name,
-                    settings,
-                    window,
-                    rotation,
-                    egress=egress,
-                    pump=pump,
-                ),
+                LinkPlan(host, peer.name, settings, window, rotation=rotation, egress=egress, pump=pump),
             )
 
     def _dialers(self) -> Iterator[tuple[Link, Dialer]]:

@@ -28,8 +28,6 @@ from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session
 from tunnel.wire.states import LaneState
 
-ANSWER_TIMEOUT = 10.0
-
 log = structlog.get_logger()
 
 
@@ -223,15 +221,16 @@ class OutgoingLane:
         A failed attempt is aborted without GOAWAY: if the peer has already answered, GOAWAY would end the
         whole session.
         """
+        within = self._link.plan.timeouts.answer
         try:
-            await asyncio.wait([self._done], timeout=ANSWER_TIMEOUT)
+            await asyncio.wait([self._done], timeout=within)
         except asyncio.CancelledError:
             if self._done.cancel():  # else the link owns the lane already
                 lane.abort()
             raise
         if not self._done.done():  # an answer at the last moment: the link owns the lane
             lane.abort()
-            raise LaneStalled(f"{lane.peer} accepted the connection but sent no reply", ANSWER_TIMEOUT)
+            raise LaneStalled(f"{lane.peer} accepted the connection but sent no reply", within)
         self._done.result()
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:

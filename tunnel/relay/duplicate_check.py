@@ -11,21 +11,21 @@ from tunnel.wire.duplicate_hosts import DuplicateOutcome
 from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Payload
 
-ANSWER_WITHIN = 5.0
-"""Seconds within which an old lane must answer: less than a peer waits for WELCOME."""
-
 
 class DuplicateCheck:
     """A check in progress: the handler of the incoming lane until it ends. Implements LaneHandler.
 
-    ``settle`` is called with the outcome, perhaps several times: the first one counts.
+    ``old`` are the session's lanes, which must answer ``within`` that many seconds. ``settle`` is called with
+    the outcome, perhaps several times: the first one counts.
     """
 
-    def __init__(self, lane: Lane, old: Iterable[Lane], settle: Callable[[DuplicateOutcome], None]) -> None:
+    def __init__(
+        self, lane: Lane, old: Iterable[Lane], within: float, settle: Callable[[DuplicateOutcome], None]
+    ) -> None:
         self._settle = settle
         lane.hand_over(self)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(ANSWER_WITHIN, settle, DuplicateOutcome.TAKES_OVER)
+        self._timer = loop.call_later(within, settle, DuplicateOutcome.TAKES_OVER)
         for each in old:
             each.ping(self._answered)
 

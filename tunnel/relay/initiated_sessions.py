@@ -15,25 +15,14 @@ from tunnel.relay.dialer import DialPlan
 from tunnel.relay.link import Link
 from tunnel.relay.loops import post
 from tunnel.relay.target_order import Release, TargetOrder
+from tunnel.relay.timeouts import Timeouts
 from tunnel.relay.worker_load import WorkerLoad
 from tunnel.relay.worker_session import Ticket, WorkerSession
 from tunnel.relay.workers import Worker, WorkerError, Workers
 from tunnel.wire.codes import Code
 
-IDLE = 60.0
-"""Seconds without a stream after which an additional session is ended."""
-
-TRIED = 3.0
-"""Seconds that a stream waits for an additional session to come up; then it uses the primary one."""
-
-LATE = 1.0
-"""Extra seconds for a worker to report that."""
-
 AGAIN = 60.0
 """Seconds after such a failure in which no additional session is begun."""
-
-LOOK = 1.0
-"""Interval in seconds at which idle sessions and the load of workers are checked."""
 
 FULL = 0.1
 """Interval in seconds at which a stream checks whether a peer at its stream limit accepts another."""
@@ -72,6 +61,10 @@ class InitiatedSessions:
         self._order = TargetOrder()
         self._used = asyncio.Event()  # set while there are streams or sessions to check
         self._not_before = 0.0  # time.monotonic() before which none is begun
+
+    @property
+    def _timeouts(self) -> Timeouts:
+        return self._owner.standing.plan.timeouts
 
     @property
     def parallel(self) -> bool:
@@ -158,13 +151,14 @@ class InitiatedSessions:
         """
         assert self._dial is not None  # noqa: S101  else no session is picked
         loop, ticket = asyncio.get_running_loop(), Ticket()
+        within = self._timeouts.additional
         answered: Callable[[], None] = partial(post, loop, release)
-        call = (ticket, self._dial, sock, target, loop.time() + TRIED, uid, answered)
+        call = (ticket, self._dial, sock, target, loop.time() + within, uid, answered)
         asked = asyncio.ensure_future(further.worker.call(further.open, *call))
         asked.add_done_callback(_retrieved)
         further.pending += 1
         try:
-            await asyncio.wait([asked], timeout=TRIED + LATE)
+            await asyncio.wait([asked], timeout=within + self._timeouts.worker)
             if not asked.done():
                 if ticket.take():
                     raise UnreachableError(f"worker {further.worker.number} does not answer")
@@ -228,7 +222,7 @@ class InitiatedSessions:
         """End sessions that are idle. Never returns."""
         while True:
             await self._used.wait()
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(self._timeouts.look)
             for worker in self._workers.fit:
                 self._busyness.of(worker)
             for further in list(self.sessions.values()):
@@ -241,8 +235,8 @@ class InitiatedSessions:
             further.idle_since = None
         elif further.idle_since is None:
             further.idle_since = now
-        elif now - further.idle_since >= IDLE:
-            self.end(further, f"no stream for {IDLE:g} s")
+        elif now - further.idle_since >= self._timeouts.idle:
+            self.end(further, f"no stream for {self._timeouts.idle:g} s")
 
     def end(self, further: WorkerSession, reason: str) -> None:
         """Assign no more streams to a session and end it. It has no streams: only this host opens them."""

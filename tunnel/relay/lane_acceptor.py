@@ -18,13 +18,12 @@ from tunnel.net.sockets import name_of, reset, tune_lane
 from tunnel.relay.admission import Admission, AdmissionSlot, SourceClass
 from tunnel.relay.link import Link
 from tunnel.relay.sources import PeerSources, source_of
+from tunnel.relay.timeouts import Timeouts
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
 from tunnel.wire.payload import Payload
 from tunnel.wire.states import LaneState
-
-FIRST_FRAME_TIMEOUT = 10.0
 
 MOST_LOOSE = 8
 """Most lanes of one peer that no link owns: new, refused, or closing after GOAWAY."""
@@ -74,8 +73,10 @@ class LaneAcceptor:
         links: Mapping[str, LaneReceiver],
         make_lane: LaneMaker = userspace,
         addresses: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.rejected = 0
+        self.timeouts = timeouts or Timeouts()
         self._contexts = contexts
         self._congestion = congestion
         self._links = links
@@ -177,7 +178,7 @@ class LaneAcceptor:
         link, lanes = self._links[lane.peer], self._lanes[lane.peer]
         lanes.append(lane)
         try:
-            incoming = IncomingLane(link)
+            incoming = IncomingLane(link, self.timeouts)
             lane.start(incoming)
             bound_loose(link, lanes)
             await incoming.outcome(lane)
@@ -201,7 +202,7 @@ async def receive(lane: Lane, frame: Hello | Resume, link: Link, lanes: list[Lan
     """Pass a lane to ``link`` in the running loop. It is in ``lanes`` until it is gone."""
     lanes.append(lane)
     try:
-        incoming = IncomingLane(link)
+        incoming = IncomingLane(link, link.plan.timeouts)
         lane.enter(incoming, frame)
         bound_loose(link, lanes)
         await incoming.outcome(lane)
@@ -213,7 +214,8 @@ async def receive(lane: Lane, frame: Hello | Resume, link: Link, lanes: list[Lan
 class IncomingLane:
     """Handler of an accepted lane until its first frame; then ``taker``, if set, moves it to another loop."""
 
-    def __init__(self, link: LaneReceiver) -> None:
+    def __init__(self, link: LaneReceiver, timeouts: Timeouts) -> None:
+        self._within = timeouts.first_frame
         self.taker: Callable[[Lane], None] | None = None
         self._link = link
         self._done = asyncio.Event()
@@ -221,7 +223,7 @@ class IncomingLane:
     async def outcome(self, lane: Lane) -> None:
         """Return when a link owns the lane, or it is gone."""
         try:
-            async with asyncio.timeout(FIRST_FRAME_TIMEOUT):
+            async with asyncio.timeout(self._within):
                 await self._done.wait()
         except TimeoutError:
             if self._done.is_set():  # at the last moment: a link owns the lane

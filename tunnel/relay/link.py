@@ -242,7 +242,9 @@ class Link:
 
     def begin_check(self, lane: Lane) -> None:
         """Own ``lane``, and find out whether the daemon that has the session is up."""
-        self._check = DuplicateCheck(lane, list(self.lanes.values()), self.members.duplicates.settle)
+        self._check = DuplicateCheck(
+            lane, list(self.lanes.values()), self.plan.timeouts.duplicate, self.members.duplicates.settle
+        )
 
     def end_check(self) -> None:
         """The check has ended."""

@@ -29,9 +29,6 @@ from tunnel.relay.workers import Worker, Workers
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Hello, Resume
 
-CLOSE_TIMEOUT = 5.0
-"""Seconds that a worker may take to end its sessions: longer than a lane lingers."""
-
 FACTS_TIMEOUT = 2.0
 """Seconds that a worker may take to report a session: less than a control command may take."""
 
@@ -115,7 +112,7 @@ class LinkGroup:
     async def _close_others(self, code: Code, reason: str) -> None:
         ends = [further.worker.call(further.end, code, reason) for further in self._others()]
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(self.standing.plan.timeouts.close):
                 await asyncio.gather(*ends, return_exceptions=True)
 
     async def facts(self) -> dict[str, Any]:

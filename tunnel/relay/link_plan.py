@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from tunnel.relay.address import AllowList
 from tunnel.relay.pump import Pump
+from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.membership import MembershipPlan
 
 
@@ -24,3 +25,4 @@ class LinkPlan(MembershipPlan):
 
     egress: AllowList = field(default_factory=AllowList)
     pump: type[Pump] = Pump
+    timeouts: Timeouts = field(default_factory=Timeouts)

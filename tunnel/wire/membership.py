@@ -23,16 +23,16 @@ from tunnel.wire.membership_owner import L, MembershipOwner
 from tunnel.wire.rotation import Rotation, RotationPlan
 from tunnel.wire.session import Session, Settings
 
-RESUME_GRACE = 5.0
-"""Seconds that the acceptor waits longer than the initiator keeps trying."""
-
 TOLD = "told by the peer"
 """Log event, and kind of incident."""
 
 
 @dataclass(frozen=True, slots=True)
 class MembershipPlan:
-    """Settings of a session of ``host`` with ``peer``. ``resume_window`` is in seconds, 0 for off.
+    """Settings of a session of ``host`` with ``peer``.
+
+    ``resume_window`` is in seconds, 0 for off; ``resume_grace`` is how many seconds longer the acceptor waits
+    than the initiator keeps trying.
 
     ``sessions`` is the limit of sessions with this peer; ``number`` is that of this one: 0 for the primary
     one, otherwise an additional one, counted for each of the two sides.
@@ -42,6 +42,7 @@ class MembershipPlan:
     peer: str
     settings: Settings = field(default_factory=Settings)
     resume_window: float = 30.0
+    resume_grace: float = 5.0
     rotation: RotationPlan = field(default_factory=RotationPlan)
     sessions: int = 1
     number: int = 0
@@ -334,9 +335,9 @@ class Membership(Generic[L]):
         if self.lanes:
             self._owner.kick()  # they carry what may be lost with it
             return
-        window = self.plan.resume_window + (0 if self.live_session.initiator else RESUME_GRACE)
+        window = self.plan.resume_window + (0 if self.live_session.initiator else self.plan.resume_grace)
         if self.rotation.resuming:  # the peer ends this lane, and its answer is in flight
-            window = max(window, RESUME_GRACE)
+            window = max(window, self.plan.resume_grace)
         self._owner.start_resume_window(window)
         self.duplicates.settle(DuplicateOutcome.TAKES_OVER)
 
