@@ -255,7 +255,7 @@ async def test_frames_out_of_place_end_the_session(
         listener.features = OLD_RELEASE
     pipes(speaker)[1].say(frame)
     await until(lambda: listener.state is LinkState.DOWN, "for the end")
-    assert list(listener.incidents)[-1].what == "link down"
+    assert list(listener.incidents)[-1].kind == "link down"
     assert "[PROTOCOL]" in last(listener)[1]
 
 

@@ -16,6 +16,7 @@ from tunnel.errors import TunnelError
 from tunnel.lanes.lane import Lane
 from tunnel.net.sockets import host_of
 from tunnel.relay import notices
+from tunnel.relay.incidents import IncidentKind
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Payload
@@ -44,7 +45,9 @@ class DuplicateHosts:
     ``lanes`` are those of the link that carry its session; ``note`` logs, and adds to ``status``.
     """
 
-    def __init__(self, peer: str, lanes: Mapping[int, Lane], note: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, peer: str, lanes: Mapping[int, Lane], note: Callable[[IncidentKind, str], None]
+    ) -> None:
         self._peer = peer
         self._lanes = lanes
         self._note = note
@@ -106,7 +109,7 @@ class DuplicateHosts:
         self._refused.append(instance)
         refused = host_of(lane.remote)  # the port differs each time
         self._note(
-            "two daemons of one name",
+            IncidentKind.DUPLICATE_HOST,
             f"two daemons are named {self._peer}: the one at {kept} answers and is kept, "
             f"the one at {refused} is refused",
         )

@@ -364,7 +364,7 @@ class Link:
         self.rejoin(lane, peer)
         if peer.replaces:
             self.resumes += 1
-            self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")
+            self.note(incidents.IncidentKind.LINK_RESUMED, f"lane {peer.epoch} replaces lane {peer.replaces}")
         else:
             self.log.info("lane added", lanes=len(self.lanes), local=lane.local, remote=lane.remote)
 
@@ -423,7 +423,7 @@ class Link:
         expected = self.rotation.expects_loss_of(lane)
         if isinstance(reason, LaneLost) and (expected or self.lanes or self._may_resume()):
             if not expected:
-                self.note("lane lost", str(reason))
+                self.note(incidents.IncidentKind.LANE_LOST, str(reason))
             self.rotation.lost(lane)
             self.wait_for_lane(session)
         else:
@@ -473,7 +473,7 @@ class Link:
         if self.plan.number and code is Code.NONE:
             self.log.info("session ended", reason=reason)
         else:
-            self.note("link down", reason, code=code.name)
+            self.note(incidents.IncidentKind.LINK_DOWN, reason, code=code.name)
 
     async def close(self, code: Code, reason: str) -> None:
         """End the session, and wait until the lanes are closed, which takes a bounded time."""
@@ -481,10 +481,10 @@ class Link:
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: incidents.IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
-        self.log.warning(what, reason=reason, **details)
-        self.incidents.add(what, reason, str(details.get("code", "")))
+        self.log.warning(kind.value, reason=reason, **details)
+        self.incidents.add(kind, reason, details)
 
     def _state_changed(self) -> None:
         """Update ``since`` if ``state`` has changed, and wake its waiters."""

@@ -11,12 +11,10 @@ import structlog
 
 from tunnel.errors import ProtocolError
 from tunnel.lanes.lane import Lane
+from tunnel.relay.incidents import IncidentKind
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Notice
-
-TOLD = "told by the peer"
-"""Log event, and kind of incident."""
 
 
 def tell(lanes: Iterable[Lane], features: Feature, code: Code, reason: str) -> None:
@@ -32,13 +30,13 @@ def heard(
     peer: str,
     features: Feature,
     log: structlog.typing.FilteringBoundLogger,
-    note: Callable[[str, str], None],
+    note: Callable[[IncidentKind, str], None],
 ) -> None:
     """Log a NOTICE of the peer; problems go to ``note``, which also records them. Raises ProtocolError."""
     if Feature.NOTICE not in features:
         raise ProtocolError(Code.PROTOCOL, "NOTICE was not negotiated for this session")
     reason = f"{peer} reports: {notice.reason}"
     if notice.code is Code.NONE:
-        log.info(TOLD, reason=reason)
+        log.info(IncidentKind.TOLD_BY_PEER.value, reason=reason)
     else:
-        note(TOLD, reason)
+        note(IncidentKind.TOLD_BY_PEER, reason)

@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from tunnel.errors import LaneLost, ProtocolError, TunnelError
 from tunnel.lanes.lane import KEY_LIMIT, Lane, LaneHandler
+from tunnel.relay.incidents import IncidentKind
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Replace, Resume, Resumed, Retire, Retired, Rotate, RotationFrame
@@ -95,7 +96,7 @@ class RotationOwner(LaneHandler, Protocol):
     def end_for(self, reason: TunnelError, session: Session) -> None:
         """End the session for the reason that ended a lane."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -190,7 +191,8 @@ class Rotation:
         if not (self._living().initiator or self._gentle):
             why = f"it is the initiator, and its version does not support rotation; {reason}"
             what = f"lane {lane.epoch} will be closed and resumed at {KEY_LIMIT} records"
-            self._owner.note("lane not replaced", f"{self._owner.peer} cannot replace it: {why}; {what}")
+            cause = f"{self._owner.peer} cannot replace it: {why}; {what}"
+            self._owner.note(IncidentKind.LANE_NOT_REPLACED, cause)
         self._owner.changed.set()
 
     def _ask(self, lane: Lane) -> None:
@@ -256,7 +258,7 @@ class Rotation:
         """Report a failed attempt; the next one follows after ``pause`` seconds."""
         goes_on = f"lane {epoch} stays in use, next attempt in {pause:g} s"
         why = self._due.get(epoch, "the lane is gone")
-        self._owner.note("lane not replaced", f"{reason}; {goes_on}", due=why)
+        self._owner.note(IncidentKind.LANE_NOT_REPLACED, f"{reason}; {goes_on}", due=why)
 
     def expects_loss_of(self, lane: Lane) -> bool:
         """Whether the peer will end ``lane``, because a pending RESUME replaces it."""
