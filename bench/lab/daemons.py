@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tunnel.bench.lab.configs import CONTROL
 from tunnel.bench.lab.host_plan import LabHostPlan
 from tunnel.bench.lab.programs import Started
 from tunnel.bench.lab.waiting import LabError, until
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import DaemonStatus, LinkStatus, ask_status
 from tunnel.errors import UnreachableError
 
 CONFIG = "/etc/mtunnel/mtunnel.toml"
@@ -48,16 +47,15 @@ class Daemon:
         """Its log since its last start."""
         return self.process.output()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> DaemonStatus:
         """Return what ``mtunnel status --json`` prints. Raises UnreachableError when it does not serve."""
-        facts: dict[str, Any] = ask(self._host.outside(CONTROL), "status")
-        return facts
+        return ask_status(self._host.outside(CONTROL))
 
-    def link(self, peer: str) -> dict[str, Any]:
+    def link(self, peer: str) -> LinkStatus:
         """Return the part of ``status`` on ``peer``. Raises LabError when there is no such peer."""
         for link in self.status()["links"]:
             if link["peer"] == peer:
-                return dict(link)
+                return link
         raise LabError(f"{self._host.name} has no peer {peer}")
 
     def wait_serving(self) -> None:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from tunnel.bench.measure.program import BenchError
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import LinkStatus, ask_status
 from tunnel.errors import TunnelError
 
 _PATIENCE = 60.0  # seconds
 _STEP = 0.005
 
 
-def link(control: Path, peer: str) -> dict[str, Any]:
+def link(control: Path, peer: str) -> LinkStatus:
     """Return the daemon's status of its link with ``peer``. Raises BenchError."""
     try:
-        links = {each["peer"]: each for each in ask(control, "status")["links"]}
+        links = {each["peer"]: each for each in ask_status(control)["links"]}
     except TunnelError as error:
         raise BenchError(str(error)) from error
-    facts: dict[str, Any] = links[peer]
-    return facts
+    return links[peer]
 
 
 def cut(control: Path, peer: str) -> float:

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 from rich.table import Table
 
@@ -36,7 +35,7 @@ from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
 from tunnel.bench.measure.site import ADDRESS_B, HOST_A, Site, lay_out
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import LinkStatus, ask_status
 from tunnel.errors import TunnelError
 
 PACE = 32 << 20
@@ -175,12 +174,11 @@ def _cut(
     stream.check()
 
 
-def _link(site: Site) -> dict[str, Any]:
+def _link(site: Site) -> LinkStatus:
     try:
-        link: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")["links"][0]
+        return ask_status(site.directory / f"{HOST_A}.control")["links"][0]
     except TunnelError as error:
         raise BenchError(str(error)) from error
-    return link
 
 
 class _Stream:

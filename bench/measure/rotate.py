@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -30,7 +29,7 @@ from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
 from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import LinkStatus, ask_status
 from tunnel.errors import TunnelError
 from tunnel.units import GIB, MIB
 
@@ -43,7 +42,6 @@ Kinds = tuple[str, str]
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
 _STEP = 0.5  # polling interval in seconds
 _READY_SECONDS = 20.0
-_RECORDS = ("records_sent", "records_received")
 
 
 @dataclass(frozen=True)
@@ -205,12 +203,14 @@ class _Watch:
         self.rotations = links[0]["rotation"]["rotations"]
         self.resumes = sum(link["resumes"] for link in links)
         used = [link["rotation"]["most_records"] for link in links]
-        used += [lane[key] for link in links for lane in link["lanes"] for key in _RECORDS]
+        used += [
+            max(lane["records_sent"], lane["records_received"]) for link in links for lane in link["lanes"]
+        ]
         self.most_records = max([self.most_records, *used])
 
-    def _links(self) -> list[dict[str, Any]]:
+    def _links(self) -> list[LinkStatus]:
         try:
-            return [ask(path, "status")["links"][0] for path in self._sockets]
+            return [ask_status(path)["links"][0] for path in self._sockets]
         except TunnelError as error:
             raise BenchError(str(error)) from error
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -29,7 +28,7 @@ from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import start
 from tunnel.bench.measure.site import HOST_A, Site, lay_out
 from tunnel.bench.measure.thread_cpu import ThreadTimes, threads_of, used
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import ask_status
 from tunnel.errors import TunnelError
 from tunnel.units import GIB, MIB
 
@@ -157,7 +156,7 @@ def _threads(sides: Mapping[str, Program]) -> dict[str, dict[int, ThreadTimes]]:
 def _carried(site: Site) -> dict[str, int]:
     """Return the bytes that side A has sent so far, by session."""
     try:
-        facts: dict[str, Any] = ask(site.directory / f"{HOST_A}.control", "status")
+        facts = ask_status(site.directory / f"{HOST_A}.control")
     except TunnelError as error:
         raise BenchError(str(error)) from error
     found: dict[str, int] = {}

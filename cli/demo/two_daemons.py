@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from tunnel.certs.authority import Authority
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import DaemonStatus, ask_status
 from tunnel.errors import TunnelError, UnreachableError
 from tunnel.proof.free_port import free_port
 from tunnel.virt.polling import until
@@ -74,10 +74,9 @@ class TwoDaemons:
             raise
         return stage
 
-    async def status(self, host: str) -> dict[str, Any]:
+    async def status(self, host: str) -> DaemonStatus:
         """Return the ``mtunnel status --json`` of ``host``."""
-        answer: dict[str, Any] = await asyncio.to_thread(ask, self._control(host), "status")
-        return answer
+        return await asyncio.to_thread(ask_status, self._control(host))
 
     def logs(self) -> str:
         """Return the last log lines of each daemon, for error messages."""

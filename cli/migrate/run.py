@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
-from tunnel.cli.migrate.link_monitor import LinkMonitor, is_absence, is_refusal
+from tunnel.cli.migrate.link_monitor import Cause, LinkMonitor
 from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.cli.migrate.output import Announcer
 from tunnel.cli.migrate.readiness import (
@@ -30,6 +30,7 @@ from tunnel.daemon.uris import Entry, find_entry, find_routes, known_peer
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
 from tunnel.relay import egress
 from tunnel.relay.address import TargetAddress
+from tunnel.relay.link_plan import LinkState
 from tunnel.virt.guest_location import Where, sentence
 from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
 from tunnel.virt.libvirt import LibvirtHost
@@ -133,21 +134,18 @@ class MigrationRun:
         It is of ``kind``, unless the incidents show that a refusal or the link was the cause.
         """
         news = await self._tunnel.news()
-        lines = [
-            str(error),
-            where,
-            *(f"The tunnel reports: {each['what']}: {each['reason']}" for each in news),
-        ]
+        lines = [str(error), where, *(f"The tunnel reports: {each.text}" for each in news)]
         text = "\n".join(filter(None, lines))
         if news and not await self._is_up():
             return UnreachableError(text)
-        if any(map(is_refusal, news)):
+        causes = {each.cause for each in news}
+        if Cause.REFUSAL in causes:
             return RefusedError(text)
-        return UnreachableError(text) if any(map(is_absence, news)) else kind(text)
+        return UnreachableError(text) if Cause.ABSENCE in causes else kind(text)
 
     async def _is_up(self) -> bool:
         with contextlib.suppress(TunnelError):
-            return bool((await self._tunnel.link())["state"] == "up")
+            return (await self._tunnel.link())["state"] == LinkState.UP
         return False
 
     async def _check_link(self, stack: AsyncExitStack, *uris: str) -> None:

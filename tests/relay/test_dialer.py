@@ -408,4 +408,4 @@ async def test_lost_lane_is_not_replaced(world: World) -> None:
         await Dialer(world.plan(), a).replace(7)
         await until(lambda: b.incidents, "for the connection to end")
         assert have_lane(1, a, b)
-        assert "lane rejected" in [incident.what for incident in b.incidents]
+        assert "lane rejected" in [incident.kind for incident in b.incidents]

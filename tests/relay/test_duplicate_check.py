@@ -20,6 +20,7 @@ from tests.support.links import (
 )
 from tests.support.pipelane import PipeLane
 from tests.support.waiting import turns, until
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link, LinkState
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, Code, Feature
@@ -58,7 +59,7 @@ def deafen(pair: Pair) -> None:
 
 
 def said_of_copies(link: Link) -> list[str]:
-    return [each.reason for each in link.incidents if each.what == "two daemons of one name"]
+    return [each.reason for each in link.incidents if each.kind == "two daemons of one name"]
 
 
 async def test_new_daemon_is_refused_while_the_old_one_answers(pair: Pair) -> None:
@@ -109,7 +110,7 @@ async def test_restarted_peer_is_linked_when_its_old_lane_does_not_answer(pair: 
     join(restarted, pair.b)
     await until(lambda: restarted.lanes, "for the new session")
     assert await ending(called) == "reset"
-    assert ("link down", "hosta began a new session") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta began a new session") in [(i.kind, i.reason) for i in pair.b.incidents]
     assert not said_of_copies(pair.b)
     caller.close()
     restarted.end(Code.NONE, "")
@@ -235,7 +236,7 @@ async def test_daemon_that_is_kept_is_notified_of_the_other_one(pair: Pair) -> N
     _, far = knock(pair.b)
     await until(far.gone.is_set)
     await until(lambda: pair.a.incidents)
-    [told] = [each.reason for each in pair.a.incidents if each.what == "told by the peer"]
+    [told] = [each.reason for each in pair.a.incidents if each.kind == "told by the peer"]
     assert told.startswith("hostb reports: another daemon named hosta has connected from ")
     assert pair.a.state is pair.b.state is LinkState.UP
 
@@ -250,7 +251,7 @@ async def test_daemon_of_an_older_version_is_not_notified(pair: Pair) -> None:
 
 
 async def test_notices_of_a_peer_evict_no_other_incident(pair: Pair) -> None:
-    pair.a.note("lane lost", "look at me")
+    pair.a.note(IncidentKind.LANE_LOST, "look at me")
     for number in range(1000):
         pair.lane.receive(encode(Notice(Code.COLLISION, f"number {number}")))
     assert "look at me" in [each.reason for each in pair.a.incidents]

@@ -21,7 +21,7 @@ from tunnel.net.listener import Listener
 from tunnel.net.token_bucket import Rate
 from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
-from tunnel.relay.incidents import MOST_OF_A_KIND
+from tunnel.relay.incidents import MOST_OF_A_KIND, IncidentKind
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
 from tunnel.relay.timeouts import Timeouts
@@ -140,7 +140,7 @@ async def test_other_users_are_refused_and_receive_nothing(listen: ListenAddress
 async def test_many_refusals_are_one_incident(listen: ListenAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     async with door(listen, 4_000_000_000) as entry:
         monkeypatch.delattr(pwd, "getpwuid")  # no lookup, which may be slow
-        entry.link.note("lane lost", "a reason to be kept")
+        entry.link.note(IncidentKind.LANE_LOST, "a reason to be kept")
         callers = [entry.call() for _ in range(MANY)]
         assert all([await ended(caller) for caller in callers])
         [kept, refused] = entry.link.incidents

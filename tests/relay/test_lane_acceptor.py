@@ -136,7 +136,7 @@ async def test_certificate_of_two_peers_is_reported_on_both_links(port: Port) ->
         await peer.read_to_end()
     for link in port.links.values():
         [incident] = link.incidents
-        assert incident.what == "lane rejected"
+        assert incident.kind == "lane rejected"
         assert "names more than one configured peer: hosta, hostc; issue one certificate" in incident.reason
 
 
@@ -152,7 +152,7 @@ async def test_certificate_of_two_peers_is_reported_on_both_links(port: Port) ->
 async def test_wrong_first_frame_is_answered_with_goaway(port: Port, first: Frame, code: Code) -> None:
     goaway = await answer(await port.knock(), first)
     assert goaway.code is code
-    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].incidents[-1].kind == "lane rejected"
     assert port.links["hosta"].session is None
 
 
@@ -161,14 +161,14 @@ async def test_frames_after_hello_go_to_the_link(port: Port) -> None:
     goaway = await answer(peer, OFFER, OFFER)
     assert peer.all(Welcome)
     assert goaway.code is Code.HANDSHAKE
-    assert port.links["hosta"].incidents[-1].what == "link down"
+    assert port.links["hosta"].incidents[-1].kind == "link down"
 
 
 async def test_peer_that_sends_goaway_first(port: Port) -> None:
     peer = await port.knock()
     await peer.send(encode(GoAway(Code.NONE, "never mind")))
     await until(lambda: port.links["hosta"].incidents, "for the end")
-    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].incidents[-1].kind == "lane rejected"
 
 
 async def test_silent_peer_is_closed(port: Port) -> None:
@@ -213,7 +213,7 @@ async def test_peer_that_disconnects_before_its_first_frame(port: Port) -> None:
     await peer.read_until(lambda: peer.received)  # session tickets: the handshake is done there as well
     reset(peer.sock)
     await until(lambda: port.links["hosta"].incidents, "for the end")
-    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].incidents[-1].kind == "lane rejected"
 
 
 def half_open(port: Port) -> int:

@@ -26,6 +26,7 @@ from tests.support.pipelane import pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import UnreachableError
 from tunnel.relay import incidents
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import LinkState
 from tunnel.units import KIB, MIB
 from tunnel.wire.codes import Code
@@ -94,7 +95,7 @@ async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair:
     assert await ending(called) == "reset"
     pair.a.end(Code.NONE, "it is killed")
     assert await ending(caller) == "reset"
-    assert ("link down", "hosta began a new session") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta began a new session") in [(i.kind, i.reason) for i in pair.b.incidents]
     restarted.end(Code.NONE, "")
 
 
@@ -153,7 +154,7 @@ async def test_stream_waits_for_the_link() -> None:
 
 async def test_without_a_link_the_error_has_the_cause() -> None:
     link = make_link("hosta", "hostb")
-    link.note("cannot connect", "hostb is on fire")
+    link.note(IncidentKind.CANNOT_CONNECT, "hostb is on fire")
     with (
         socket.socket() as sock,
         pytest.raises(UnreachableError, match=r"hostb \(last error: hostb is on fire"),
@@ -242,7 +243,7 @@ async def test_since_is_the_time_of_the_last_change_of_state(monkeypatch: pytest
     since = [pair.a.since]
     await pair.up()
     since.append(pair.a.since)
-    pair.a.note("connection refused", "nothing changed", code="NONE")
+    pair.a.note(IncidentKind.CALLER_REFUSED, "nothing changed", code="NONE")
     assert pair.a.since == since[-1]
     assert pair.a.incidents[-1].code == "NONE"
     pair.a.end(Code.NONE, "done")
@@ -253,8 +254,8 @@ async def test_since_is_the_time_of_the_last_change_of_state(monkeypatch: pytest
 
 async def test_refused_clients_are_not_the_cause_of_a_missing_link() -> None:
     link = make_link("hosta", "hostb")
-    link.note("cannot connect", "Connection refused")
-    link.note("connection refused", "user nobody may not use this ingress (allowed: root)")
+    link.note(IncidentKind.CANNOT_CONNECT, "Connection refused")
+    link.note(IncidentKind.CALLER_REFUSED, "user nobody may not use this ingress (allowed: root)")
     now = asyncio.get_running_loop().time()
     with socket.socket() as sock, pytest.raises(UnreachableError) as caught:
         await link.open(sock, "tcp:127.0.0.1:1", now)

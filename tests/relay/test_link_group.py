@@ -18,6 +18,7 @@ from tests.support.network import TlsPeer
 from tests.support.relays import send, take
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import LinkState
 from tunnel.relay.link_group import EveryLink
 from tunnel.relay.workers import WorkerError
@@ -262,7 +263,7 @@ async def test_a_session_that_has_ended_is_still_counted(stage: Stage) -> None:
     for _ in range(2):
         await stage.stream(target)
     link = worker_of(stage.a, 1)
-    link.post(link.note, "something", "an operator should know")
+    link.post(link.note, IncidentKind.TOLD_BY_PEER, "an operator should know")
     link.post(link.end, Code.INTERNAL, "the test ends it")
     await until(lambda: not stage.a.ours, "for its end")
     facts = await stage.a.group.facts()

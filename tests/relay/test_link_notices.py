@@ -32,7 +32,7 @@ async def test_record_is_in_both_logs_and_no_incident() -> None:
 async def test_notice_of_a_problem_is_an_incident(pair: Pair) -> None:
     pair.lane.receive(encode(Notice(Code.COLLISION, "two of you")))
     [told] = pair.a.incidents
-    assert (told.what, told.reason) == ("told by the peer", "hostb reports: two of you")
+    assert (told.kind, told.reason) == ("told by the peer", "hostb reports: two of you")
 
 
 async def test_nothing_is_sent_without_the_feature_or_a_lane(pair: Pair) -> None:

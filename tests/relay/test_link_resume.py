@@ -181,5 +181,5 @@ async def test_without_a_window_loss_of_the_last_lane_ends_the_session(lanes: in
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     assert pair.a.state is pair.b.state is LinkState.DOWN
     for link in (pair.a, pair.b):
-        assert [incident.what for incident in link.incidents] == ["link down"], "no lane was waited for"
+        assert [incident.kind for incident in link.incidents] == ["link down"], "no lane was waited for"
     pair.close()

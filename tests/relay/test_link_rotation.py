@@ -54,7 +54,7 @@ async def test_a_rotation_is_no_incident(pair: Pair) -> None:
     for link in (pair.a, pair.b):
         assert link.state is LinkState.UP
         assert (link.resumes, list(link.incidents)) == (0, [])
-        assert (link.rotations, link.last_rotation and link.last_rotation.lane) == (1, 1)
+        assert (link.rotations, link.last_rotation and link.last_rotation["lane"]) == (1, 1)
     assert pair.lane.gone.is_set()
     assert not pair.lane.aborted, "it was closed, not aborted"
     assert not new.gone.is_set()

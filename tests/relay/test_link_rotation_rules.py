@@ -39,7 +39,7 @@ async def test_lane_is_replaced_at_the_limit_of_records(pair: Pair) -> None:
     await rotated(pair, 1)
     told = pair.a.last_rotation
     assert told is not None
-    assert told.reason == "4194304 records with one key"
+    assert told["reason"] == "4194304 records with one key"
     assert pair.a.rotation.next_due() == 0
 
 
@@ -103,7 +103,7 @@ async def test_all_lanes_are_replaced_one_by_one(two_lanes: Pair) -> None:
     await rotated(two_lanes, 2)
     assert two_lanes.a.rotation.next_due() == 0
     assert two_lanes.a.last_rotation is not None
-    assert two_lanes.a.last_rotation.reason == "certificates renewed"
+    assert two_lanes.a.last_rotation["reason"] == "certificates renewed"
 
 
 async def test_lost_lanes_are_resumed_first(two_lanes: Pair) -> None:
@@ -140,7 +140,7 @@ async def test_acceptor_repeats_its_request_until_the_lane_is_replaced(pair: Pai
     await rotated(pair, 1)
     assert pair.a.last_rotation is not None
     assert pair.b.last_rotation is not None
-    assert (pair.a.last_rotation.reason, pair.b.last_rotation.reason) == (
+    assert (pair.a.last_rotation["reason"], pair.b.last_rotation["reason"]) == (
         "requested by the peer",
         "certificates renewed",
     )
@@ -254,7 +254,7 @@ async def test_frames_out_of_place_end_the_session(
         listener.members.features = OLD_RELEASE
     pipes(speaker)[1].say(frame)
     await until(lambda: listener.state is LinkState.DOWN, "for the end")
-    assert list(listener.incidents)[-1].what == "link down"
+    assert list(listener.incidents)[-1].kind == "link down"
     assert "[PROTOCOL]" in last(listener)[1]
 
 

@@ -23,13 +23,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import psutil
 
 from tests.support import compiled_engine
 from tests.support.pki import Pki
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import DaemonStatus, LaneStatus, LinkStatus, ask_status
 from tunnel.errors import UnreachableError
 from tunnel.proof.free_port import free_port
 from tunnel.tls.contexts import TlsFiles
@@ -168,15 +168,13 @@ class Host:
         """Wait until the daemon replies on its control socket."""
         until(f"{self.name} to serve", lambda: self.serving)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> DaemonStatus:
         """Return what ``mtunnel status --json`` prints."""
-        facts: dict[str, Any] = ask(self.control, "status")
-        return facts
+        return ask_status(self.control)
 
-    def link(self, peer: Host) -> dict[str, Any]:
+    def link(self, peer: Host) -> LinkStatus:
         """Return the part of ``status`` on ``peer``."""
-        found: dict[str, Any] = next(link for link in self.status()["links"] if link["peer"] == peer.name)
-        return found
+        return next(link for link in self.status()["links"] if link["peer"] == peer.name)
 
     def reasons(self, peer: Host) -> list[str]:
         """Return the reasons of the incidents with ``peer`` in ``status``."""
@@ -259,15 +257,15 @@ class TwoHosts:
             print(f"--- log of {host.name}\n{host.log}")
 
 
-def standing_lanes(host: Host, peer: Host) -> list[dict[str, Any]]:
+def standing_lanes(host: Host, peer: Host) -> list[LaneStatus]:
     """Return the lanes of the primary session with ``peer`` in ``status``: with one worker, all."""
-    lanes: list[dict[str, Any]] = host.link(peer)["lanes"]
+    lanes = host.link(peer)["lanes"]
     return [lane for lane in lanes if lane.get("session", "standing") == "standing"]
 
 
 def is_up(host: Host, peer: Host) -> bool:
     """Return whether the link of ``host`` to ``peer`` is up."""
-    return bool(host.link(peer)["state"] == "up")
+    return host.link(peer)["state"] == "up"
 
 
 def is_idle(host: Host, peer: Host) -> bool:

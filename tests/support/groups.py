@@ -57,7 +57,7 @@ class Side:
 
     def reasons(self) -> list[str]:
         """Return its incidents, as text."""
-        return [f"{each.what}: {each.reason}" for link in self.group.links for each in link.incidents]
+        return [f"{each.kind}: {each.reason}" for link in self.group.links for each in link.incidents]
 
 
 @dataclass

@@ -194,7 +194,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def last(link: Link) -> tuple[str, str]:
-    return link.incidents[-1].what, link.incidents[-1].reason
+    return link.incidents[-1].kind, link.incidents[-1].reason
 
 
 def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:

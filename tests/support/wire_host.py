@@ -168,8 +168,17 @@ class Host:
     def kick(self) -> None:
         """Nothing to do: the test decides when a host transmits."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
-        """Nothing to do: there is no operator."""
+    def lane_lost(self, reason: str) -> None:
+        """Nothing to do: there is no log."""
+
+    def not_replaced(self, reason: str, due: str) -> None:
+        """Nothing to do: there is no log."""
+
+    def duplicate_refused(self, reason: str) -> None:
+        """Nothing to do: there is no log."""
+
+    def told(self, reason: str, *, problem: bool) -> None:
+        """Nothing to do: there is no log."""
 
     def info(self, what: str, **details: object) -> None:
         """Nothing to do: there is no log."""

@@ -23,7 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -31,6 +30,7 @@ import structlog
 from tunnel.errors import CertificateError
 from tunnel.lanes.lane import Lane
 from tunnel.relay.link import Link
+from tunnel.relay.status_schema import CertificateStatus
 from tunnel.tls.contexts import TlsContexts, load
 from tunnel.tls.expiry import LEVELS, Expiry, warnings
 from tunnel.tls.openssl import CertificateRejectedError
@@ -154,8 +154,8 @@ class Certificates:
         self._replace_outdated()
         self._warn()
 
-    def facts(self) -> dict[str, Any]:
-        """Return the facts for ``status``. The keys are stable; times are ISO 8601."""
+    def facts(self) -> CertificateStatus:
+        """Return the part of ``status`` on certificates."""
         moment = self._clock()
         ends = self.current.expiries(moment)
         return {

@@ -40,7 +40,7 @@ def run_selftest(files: TlsFiles) -> KernelTlsSupport:
         try:
             _try(suite, files)
         except kernel_tls.NoModuleError:
-            return KernelTlsSupport((), kernel_tls.NO_MODULE)
+            return KernelTlsSupport((), kernel_tls.NO_MODULE, no_module=True)
         except (LaneError, OSError, SSL.Error) as error:
             faults.append(str(error))
         else:

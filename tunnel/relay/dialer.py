@@ -19,6 +19,7 @@ from tunnel.lanes.lane_factory import LaneMaker, userspace
 from tunnel.net.connect import connect
 from tunnel.net.sockets import host_of, socket_address, tune_lane
 from tunnel.relay.backoff import Backoff
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link
 from tunnel.relay.mss_fallback import MssFallback
 from tunnel.tls.contexts import TlsContexts
@@ -88,7 +89,7 @@ class Dialer:
             reason = (
                 f"full-size packets {doubt} lost on the path: the next connection uses {size}-byte segments"
             )
-            self._link.note("smaller segments", reason)
+            self._link.note(IncidentKind.SMALLER_SEGMENTS, reason)
 
     def _wanted(self) -> bool:
         return self._link.members.wants_lane or self._link.session is None
@@ -116,7 +117,7 @@ class Dialer:
         """Report a failure once, not at every attempt."""
         if reason != self._said:
             self._said = reason
-            self._link.note("cannot connect", reason)
+            self._link.note(IncidentKind.CANNOT_CONNECT, reason)
 
     async def replace(self, old: int) -> None:
         """Dial a lane that replaces lane ``old``, which is up. Raises TunnelError or OSError."""

@@ -24,7 +24,7 @@ from tunnel.net.sockets import name_of, reset
 from tunnel.net.token_bucket import Bucket, Rate
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.delayed_resets import DelayedResets
-from tunnel.relay.incidents import CALLER_REFUSED
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.redirection import Redirection
 from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.codes import Code
@@ -97,7 +97,7 @@ class Carrier(Protocol):
     ) -> Coroutine[None, None, None]:
         """See ``Link.open``."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -213,7 +213,7 @@ class Ingress:
     def _refuse(self, sock: socket.socket, accepted: float, reason: str, **details: int | str) -> None:
         self._refused.add(sock, accepted)
         self.refused += 1
-        self._link.note(CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
+        self._link.note(IncidentKind.CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
 
 
 def _bind(plan: IngressPlan) -> socket.socket:

@@ -12,6 +12,7 @@ from typing import Protocol
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.net.sockets import is_deserted, reset
 from tunnel.relay.dialer import DialPlan
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link
 from tunnel.relay.loops import post
 from tunnel.relay.target_order import Release, TargetOrder
@@ -42,7 +43,7 @@ class InitiatedSessionsOwner(Protocol):
     def forget(self, further: WorkerSession) -> None:
         """Remove ``further``, which has ended or is about to."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -210,9 +211,8 @@ class InitiatedSessions:
     def _give_up(self, further: WorkerSession, reason: str) -> None:
         """Use the primary session for a while after an additional one failed to come up."""
         self._not_before = time.monotonic() + AGAIN
-        self._owner.note(
-            "no further session", f"streams use the primary session for the next {AGAIN:g} s: {reason}"
-        )
+        text = f"streams use the primary session for the next {AGAIN:g} s: {reason}"
+        self._owner.note(IncidentKind.NO_FURTHER_SESSION, text)
         if not further.streams:
             self.end(further, "it did not come up")
 

@@ -16,6 +16,7 @@ from tunnel.lanes.lane_factory import LaneMaker, userspace
 from tunnel.net.listener import Listener, bind_tcp
 from tunnel.net.sockets import name_of, reset, tune_lane
 from tunnel.relay.admission import Admission, AdmissionSlot, SourceClass
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link
 from tunnel.relay.sources import PeerSources, source_of
 from tunnel.relay.timeouts import Timeouts
@@ -54,7 +55,7 @@ class LaneReceiver(Protocol):
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
         """Return what moves a lane with this first frame to another loop, or None. Raises ProtocolError."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -166,7 +167,7 @@ class LaneAcceptor:
         """Report a valid certificate that names several peers to each of them: their links stay down."""
         if isinstance(error, IdentityError):
             for peer in error.claimed:
-                self._links[peer].note("lane rejected", str(error))
+                self._links[peer].note(IncidentKind.LANE_REJECTED, str(error))
 
     async def _shake_hands(self, sock: socket.socket) -> Lane:
         tune_lane(sock, self._congestion)
@@ -194,7 +195,8 @@ def bound_loose(link: LaneReceiver, lanes: Sequence[Lane]) -> None:
     """Abort the oldest lanes of a peer that no link owns, beyond ``MOST_LOOSE``."""
     loose = [lane for lane in lanes if not link.holds(lane)]
     for lane in loose[:-MOST_LOOSE]:
-        link.note("lane rejected", f"{lane.remote} did not close in time, more than {MOST_LOOSE} are pending")
+        reason = f"{lane.remote} did not close in time, more than {MOST_LOOSE} are pending"
+        link.note(IncidentKind.LANE_REJECTED, reason)
         lane.abort()
 
 
@@ -229,7 +231,7 @@ class IncomingLane:
             if self._done.is_set():  # at the last moment: a link owns the lane
                 return
             lane.close(Code.HANDSHAKE, "no first frame received")
-            self._link.note("lane rejected", f"{lane.remote} sent no first frame")
+            self._link.note(IncidentKind.LANE_REJECTED, f"{lane.remote} sent no first frame")
         except asyncio.CancelledError:
             if not self._done.is_set():
                 lane.abort()
@@ -265,5 +267,5 @@ class IncomingLane:
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """Report a lane that ended before a link owned it."""
         if not self._done.is_set():
-            self._link.note("lane rejected", str(reason))
+            self._link.note(IncidentKind.LANE_REJECTED, str(reason))
             self._done.set()

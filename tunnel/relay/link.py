@@ -15,8 +15,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import structlog
 
@@ -25,9 +23,11 @@ from tunnel.lanes.lane import Lane
 from tunnel.net.sockets import host_of, is_deserted
 from tunnel.relay import incidents
 from tunnel.relay.duplicate_check import DuplicateCheck
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link_plan import LinkPlan, LinkState
 from tunnel.relay.link_sender import LinkSender
 from tunnel.relay.loops import post
+from tunnel.relay.status_schema import ReplacedStatus
 from tunnel.relay.stream_table import Answered, StreamTable
 from tunnel.relay.target_check import TargetCheck, answer
 from tunnel.wire.codes import Code
@@ -38,18 +38,9 @@ from tunnel.wire.membership import Membership
 from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session
 
-__all__ = ["Link", "LinkPlan", "LinkState", "Rotated"]
+__all__ = ["Link", "LinkPlan", "LinkState"]
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Rotated:
-    """A completed replacement of a lane that was up."""
-
-    at: str  # UTC, ISO 8601
-    lane: int
-    reason: str
 
 
 class Link:
@@ -66,7 +57,7 @@ class Link:
         self.incidents = incidents.Incidents()
         self.resumes = 0
         self.rotations = 0
-        self.last_rotation: Rotated | None = None
+        self.last_rotation: ReplacedStatus | None = None
         self.attempt: asyncio.Task[None] | None = None  # to replace a lane that is up
         self.stalled: LaneStalled | None = None  # why a lane was lost; cleared by the dialer
         self.since = incidents.now()  # of ``state``, in seconds since 1970
@@ -284,7 +275,7 @@ class Link:
         """Report a lane that replaces a lost one, or is additional."""
         if lane.replaces:
             self.resumes += 1
-            self.note("link resumed", f"lane {lane.epoch} replaces lane {lane.replaces}")
+            self.note(IncidentKind.LINK_RESUMED, f"lane {lane.epoch} replaces lane {lane.replaces}")
         else:
             self.log.info("lane added", lanes=len(self.lanes), local=lane.local, remote=lane.remote)
 
@@ -305,7 +296,7 @@ class Link:
     def replaced(self, old: int, new: int, reason: str) -> None:
         """Report that lane ``new`` has replaced lane ``old``, which was up."""
         self.rotations += 1
-        self.last_rotation = Rotated(datetime.now(UTC).isoformat(timespec="milliseconds"), old, reason)
+        self.last_rotation = {"at": incidents.moment(incidents.now()), "lane": old, "reason": reason}
         self.log.info("lane replaced", lane=old, by=new, reason=reason)
 
     def interrupt(self) -> None:
@@ -319,10 +310,29 @@ class Link:
             self._last_state, self.since = self.state, incidents.now()
         self._changed.set()
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def lane_lost(self, reason: str) -> None:
+        """Report the loss of a lane that carried the session."""
+        self.note(IncidentKind.LANE_LOST, reason)
+
+    def not_replaced(self, reason: str, due: str) -> None:
+        """Report that a lane that is to be replaced, because of ``due``, stays in use."""
+        self.note(IncidentKind.LANE_NOT_REPLACED, reason, due=due)
+
+    def duplicate_refused(self, reason: str) -> None:
+        """Report another daemon with the peer's name."""
+        self.note(IncidentKind.DUPLICATE_HOST, reason)
+
+    def told(self, reason: str, *, problem: bool) -> None:
+        """Report a NOTICE of the peer."""
+        if problem:
+            self.note(IncidentKind.TOLD_BY_PEER, reason)
+        else:
+            self.log.info(IncidentKind.TOLD_BY_PEER.value, reason=reason)
+
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
-        self.log.warning(what, reason=reason, **details)
-        self.incidents.add(what, reason, str(details.get("code", "")))
+        self.log.warning(kind.value, reason=reason, **details)
+        self.incidents.add(kind, reason, details)
 
     def info(self, what: str, **details: object) -> None:
         """Log an event that is no incident."""
@@ -347,7 +357,7 @@ class Link:
         if self.plan.number and code is Code.NONE:
             self.log.info("session ended", reason=reason)
         else:
-            self.note("link down", reason, code=code.name)
+            self.note(IncidentKind.LINK_DOWN, reason, code=code.name)
 
     def _stop_timer(self) -> None:
         if self._give_up is not None:

@@ -12,15 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from tunnel.errors import ProtocolError, UnreachableError
 from tunnel.lanes.lane import Lane
 from tunnel.relay.dialer import DialPlan
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.initiated_sessions import InitiatedSessions
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_status import Part, group_facts, link_facts
 from tunnel.relay.loops import post
+from tunnel.relay.status_schema import PRIMARY, LinkStatus
 from tunnel.relay.target_check import TargetCheck
 from tunnel.relay.transfer_log import Transfers, TransfersElsewhere
 from tunnel.relay.worker_load import WorkerLoad
@@ -82,9 +83,9 @@ class LinkGroup:
 
     # For the daemon, as with a single link.
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
-        self.standing.note(what, reason, **details)
+        self.standing.note(kind, reason, **details)
 
     async def probe(self, target: str, deadline: float) -> TargetCheck:
         """See ``Link.probe``."""
@@ -115,9 +116,9 @@ class LinkGroup:
             async with asyncio.timeout(self.standing.plan.timeouts.close):
                 await asyncio.gather(*ends, return_exceptions=True)
 
-    async def facts(self) -> dict[str, Any]:
-        """Return all sessions together for ``status``, by the keys of ``link_facts``."""
-        parts = [Part("standing", 0, link_facts(self.standing))]
+    async def facts(self) -> LinkStatus:
+        """Return all sessions together for ``status``."""
+        parts = [Part(PRIMARY, 0, link_facts(self.standing))]
         tables = (("ours", self._own.sessions), ("theirs", self._theirs))
         for name, further in [(f"{whose} {n}", each) for whose, table in tables for n, each in table.items()]:
             if not further.worker.fit:
@@ -179,7 +180,7 @@ class LinkGroup:
         """Remove the sessions of a worker that has ended."""
         for further in [each for each in self._others() if each.worker is worker]:
             self.forget(further)
-            self.note("link down", f"worker {worker.number} has ended, with an additional session")
+            self.note(IncidentKind.LINK_DOWN, f"worker {worker.number} has ended, with an additional session")
 
     # Sessions that the peer begins. Implements LaneReceiver.
 

@@ -22,6 +22,7 @@ from tunnel.lanes.lane import Lane, Sink
 from tunnel.net.hangup import HangupWatch
 from tunnel.relay.address import AllowList
 from tunnel.relay.egress import Egress
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.pump import Pump
 from tunnel.relay.stream_timeouts import (
     HALF_CLOSED,
@@ -57,7 +58,7 @@ class StreamTableHandler(Protocol):
     def kick(self) -> None:
         """Schedule sending."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -170,7 +171,8 @@ class StreamTable:
     def on_not_dialled(self, number: int, error: RefusedError) -> None:
         """Refuse the stream: its target has not accepted, or must not be dialled."""
         session = self._living()
-        self._owner.note("stream refused", error.reason, stream=number, target=session.target(number))
+        target = session.target(number)
+        self._owner.note(IncidentKind.STREAM_REFUSED, error.reason, stream=number, target=target)
         session.refuse(number, error.code or Code.INTERNAL, error.reason)
         self._owner.kick()
 
@@ -216,7 +218,7 @@ class StreamTable:
         taken = places.theirs if self.count_theirs is None else self.count_theirs()
         if taken >= places.granted:
             reason = f"the peer has {places.granted} streams open, the limit here (transport.streams)"
-            self._owner.note("stream limit reached", reason)
+            self._owner.note(IncidentKind.STREAM_LIMIT_REACHED, reason)
         if self.draining:
             self.on_not_dialled(event.stream, self._stopping())
         elif taken > places.granted:
@@ -238,8 +240,10 @@ class StreamTable:
         if event.code is Code.IDLE_HALF_CLOSED and self.pumps[event.stream].write_ended:
             self._remove(event.stream, event.reason).close()  # the kernel may still have bytes to send
             return
-        outcome = f"{'refused' if isinstance(event, events.StreamRefused) else 'reset'} by the peer"
-        self._owner.note(f"stream {outcome}", event.reason, stream=event.stream, code=event.code.name)
+        refused = isinstance(event, events.StreamRefused)
+        kind = IncidentKind.STREAM_REFUSED_BY_PEER if refused else IncidentKind.STREAM_RESET_BY_PEER
+        self._owner.note(kind, event.reason, stream=event.stream, code=event.code.name)
+        outcome = "refused by the peer" if refused else "reset by the peer"
         self._remove(event.stream, outcome).reset()
 
     def _remove(self, number: int, outcome: str) -> Pump:
@@ -403,7 +407,7 @@ class StreamTable:
     def _abandon(self, number: int, code: Code, reason: str) -> None:
         reason = f"on {self._host}: {reason}"  # logged on both hosts
         self._living().reset(number, code, reason)
-        self._owner.note("stream reset", reason, stream=number, code=code.name)
+        self._owner.note(IncidentKind.STREAM_RESET, reason, stream=number, code=code.name)
         self._remove(number, "reset here").reset()
         self._owner.kick()
 

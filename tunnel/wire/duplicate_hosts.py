@@ -108,8 +108,7 @@ class DuplicateHosts(Generic[L]):
     def _refuse(self, check: _Check[L]) -> None:
         self._refused.append(check.instance)
         refused = self._owner.place(check.lane)  # the port differs each time
-        self._owner.note(
-            "two daemons of one name",
+        self._owner.duplicate_refused(
             f"two daemons are named {self._peer}: the one at {check.kept} answers and is kept, "
             f"the one at {refused} is refused",
         )

@@ -23,9 +23,6 @@ from tunnel.wire.membership_owner import L, MembershipOwner
 from tunnel.wire.rotation import Rotation, RotationPlan
 from tunnel.wire.session import Session, Settings
 
-TOLD = "told by the peer"
-"""Log event, and kind of incident."""
-
 
 @dataclass(frozen=True, slots=True)
 class MembershipPlan:
@@ -293,8 +290,7 @@ class Membership(Generic[L]):
         """Log a NOTICE of the peer; a problem is an incident. Raises ProtocolError."""
         if Feature.NOTICE not in self.features:
             raise ProtocolError(Code.PROTOCOL, "NOTICE was not negotiated for this session")
-        report = self._owner.info if notice.code is Code.NONE else self._owner.note
-        report(TOLD, reason=f"{self.peer} reports: {notice.reason}")
+        self._owner.told(f"{self.peer} reports: {notice.reason}", problem=notice.code is not Code.NONE)
 
     # The end of a lane, and of the session.
 
@@ -320,7 +316,7 @@ class Membership(Generic[L]):
         expected = self.rotation.expects_loss_of(lane)
         if isinstance(reason, LaneLost) and (expected or self.lanes or self._may_resume()):
             if not expected:
-                self._owner.note("lane lost", str(reason))
+                self._owner.lane_lost(str(reason))
             self.rotation.lost(lane)
             self.wait_for_lane()
         else:

@@ -107,8 +107,17 @@ class MembershipOwner(Protocol[L_contra]):
     def kick(self) -> None:
         """Schedule sending."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
-        """Record an incident for the operator."""
+    def lane_lost(self, reason: str) -> None:
+        """A lane that carried the session was lost."""
+
+    def not_replaced(self, reason: str, due: str) -> None:
+        """A lane that is to be replaced, because of ``due``, stays in use."""
+
+    def duplicate_refused(self, reason: str) -> None:
+        """Another daemon with the peer's name was refused."""
+
+    def told(self, reason: str, *, problem: bool) -> None:
+        """The peer has sent NOTICE: of a problem, or mere information."""
 
     def info(self, what: str, **details: object) -> None:
         """Log an event that is no incident."""

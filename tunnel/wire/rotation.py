@@ -163,7 +163,7 @@ class Rotation(Generic[L]):
         if not (self._members.live_session.initiator or self._negotiated):
             why = f"it is the initiator, and its version does not support rotation; {reason}"
             what = f"lane {lane.epoch} will be closed and resumed at {KEY_LIMIT} records"
-            self._owner.note("lane not replaced", f"{self._members.peer} cannot replace it: {why}; {what}")
+            self._owner.not_replaced(f"{self._members.peer} cannot replace it: {why}; {what}", reason)
         self._owner.changed()
 
     def _request(self, lane: L) -> None:
@@ -233,7 +233,7 @@ class Rotation(Generic[L]):
         """Report a failed attempt; the next one follows after ``pause`` seconds."""
         goes_on = f"lane {epoch} stays in use, next attempt in {pause:g} s"
         why = self._due.get(epoch, "the lane is gone")
-        self._owner.note("lane not replaced", f"{reason}; {goes_on}", due=why)
+        self._owner.not_replaced(f"{reason}; {goes_on}", why)
 
     def expects_loss_of(self, lane: L) -> bool:
         """Whether the peer will end ``lane``, because a pending RESUME replaces it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ import pytest
 from tests.support.configs import HOST, INGRESS, PEER, TLS, write_config
 from tests.support.waiting import until
 from tunnel.cli.migrate import run as module
+from tunnel.cli.migrate.link_monitor import Cause, LinkNews
 from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.cli.migrate.output import JsonOutput
 from tunnel.cli.migrate.run import MigrationRun, qemu_options
@@ -26,13 +27,10 @@ from tunnel.virt.move import Action, MoveSummary, settled
 from tunnel.virt.progress import Progress
 from tunnel.virt.qmp_migration import Mode
 
-REFUSED = {"what": "stream refused by the peer", "reason": "tcp:127.0.0.1:49152 is not allowed"}
-ABSENT = {
-    "what": "stream refused by the peer",
-    "reason": "unix:/run/libvirt/libvirt-sock on hostb cannot be reached",
-    "code": "TARGET_UNREACHABLE",
-}
-LOST = {"what": "lane lost", "reason": "it was closed"}
+# The texts deliberately suggest other causes: the exit code does not depend on them.
+REFUSED = LinkNews("lane lost: unreachable", Cause.REFUSAL)
+ABSENT = LinkNews("stream refused by the peer: not allowed", Cause.ABSENCE)
+LOST = LinkNews("connection refused: draining")
 
 
 class FakeMove:
@@ -71,7 +69,7 @@ class FakeTunnel:
 
     rate = None
 
-    def __init__(self, state: str = "up", *news: Mapping[str, str]) -> None:
+    def __init__(self, state: str = "up", *news: LinkNews) -> None:
         self._state = state
         self._news = list(news)
         self.records: list[str] = []
@@ -83,7 +81,7 @@ class FakeTunnel:
     async def watching(self) -> AsyncIterator[None]:
         yield
 
-    async def news(self) -> list[Mapping[str, str]]:
+    async def news(self) -> list[LinkNews]:
         return self._news
 
     async def link(self) -> dict[str, Any]:
@@ -186,9 +184,7 @@ async def test_failure_names_the_location_and_the_cause(
         "unable to connect",
         "The guest is still running at hosta, the source, and nowhere else.",
     ]
-    assert lines[2:] == [
-        f"The tunnel reports: {each['what']}: {each['reason']}" for each in await tunnel.news()
-    ]
+    assert lines[2:] == [f"The tunnel reports: {each.text}" for each in await tunnel.news()]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +205,7 @@ async def test_failure_before_anything_moves_names_the_cause_and_no_location(
     with pytest.raises(TunnelError) as caught:
         await Prepared(order, move, tunnel).run()
     assert type(caught.value) is kind
-    causes = [f"The tunnel reports: {each['what']}: {each['reason']}" for each in await tunnel.news()]
+    causes = [f"The tunnel reports: {each.text}" for each in await tunnel.news()]
     assert str(caught.value).splitlines() == [str(error), *causes]
 
 
