@@ -68,7 +68,7 @@ def findings(files: Sequence[ResultFile], *, goals: bool = False) -> Document:
     sections = [section for file in files for section in _sections(file)]
     sections += _lost(files)
     if goals:
-        sections.append(report_goals.section(files))
+        sections.append(report_goals.section(files, runs=False))
     if gone := origin.absent_blocks(files):
         sections.append(Section("Incomplete", gone))
     return Document("", sections)

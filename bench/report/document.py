@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,8 @@ class Marked:
 
 
 Cell = str | Marked
+RANGE = re.compile(r"(\([\d.]+-[\d.]+\))")
+"""The lowest and the highest round behind a median, in the text of a cell."""
 
 
 @dataclass(frozen=True)

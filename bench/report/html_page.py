@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from html import escape
 
 from tunnel.bench.report.charts import STYLE, Chart
-from tunnel.bench.report.document import Block, Cell, Claim, DataTable, Document, Marked, Section
+from tunnel.bench.report.document import RANGE, Block, Cell, Claim, DataTable, Document, Marked, Section
 from tunnel.bench.report.page_style import PAGE_STYLE
 
 
@@ -106,10 +105,6 @@ def _cells(grid: DataTable, row: Sequence[Cell]) -> Iterator[str]:
     for number, cell in enumerate(row):
         heading = grid.headings[number] if number else ""
         label = f' data-label="{escape(heading, quote=True)}"' if heading else ""
-        text = _RANGE.sub(r"<small>\1</small>", escape(str(cell)))
+        text = RANGE.sub(r"<small>\1</small>", escape(str(cell)))
         kind, tone = ("b", f' class="{cell.tone}"') if isinstance(cell, Marked) else ("span", "")
         yield f"<td{label}><{kind}{tone}>{text}</{kind}></td>"
-
-
-_RANGE = re.compile(r"(\([\d.]+-[\d.]+\))")
-"""The lowest and the highest round, behind a median."""

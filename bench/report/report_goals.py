@@ -19,12 +19,13 @@ _READING = (
 )
 
 
-def section(files: Sequence[ResultFile]) -> Section:
-    """Return the number of goals by verdict, and the verdict on each."""
+def section(files: Sequence[ResultFile], *, runs: bool = True) -> Section:
+    """Return the number of goals by verdict, and the verdict on each, with its run if ``runs``."""
     rows = verdicts(files)
     often = Counter(row.verdict.partition(":")[0] for row in rows)
     counts = ", ".join(f"{often[verdict]} {verdict}" for verdict in _VERDICTS if often[verdict])
-    table = DataTable(HEADINGS, [row.cells() for row in rows], words=True)
+    width = len(HEADINGS) if runs else HEADINGS.index("run")
+    table = DataTable(HEADINGS[:width], [row.cells()[:width] for row in rows], words=True)
     return Section("Goals of mtunnel", [f"{len(rows)} goals: {counts}.", _READING, table])
 
 

@@ -147,7 +147,7 @@ def _setting_blocks(moved: Sequence[MeasuredMigration]) -> Iterator[Block]:
         )
     by_mode = {m.mode: [other for other in moved if other.mode == m.mode] for m in moved}
     yield "Every page of every guest was verified after the migration. Median (lowest-highest):"
-    headings = ["mode", "rounds", "converged", "seconds", "MiB/s", "downtime ms", "passes"]
+    headings = ["mode", "converged", "seconds", "MiB/s", "downtime ms", "passes"]
     headings += ["sent / memory", "guest wrote MiB/s"]
     yield DataTable(headings, [_times(mode, own) for mode, own in by_mode.items()])
     headings = [f"{program} {side.upper()}" for program in PROGRAMS for side in "ab"]
@@ -162,8 +162,7 @@ def _times(mode: str, own: Sequence[MeasuredMigration]) -> list[str]:
     done = [migration for migration in own if migration.converged]
     return [
         label(mode),
-        str(len(own)),
-        str(len(done)),
+        f"{len(done)} of {len(own)}",
         str(Spread.of([m.seconds for m in own])),
         _spread([m.mib_per_s for m in done]),
         _spread([_downtime_ms(m) for m in done]),

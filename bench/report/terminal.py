@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 
-from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tunnel.bench.report.charts import SYMBOLS, Bar, Chart, Mark, Row
-from tunnel.bench.report.document import Block, Cell, Claim, DataTable, Document, Marked, Tone
+from tunnel.bench.report.charts import SYMBOLS, Bar, Chart, Mark, Row, figure
+from tunnel.bench.report.document import RANGE, Block, Cell, Claim, DataTable, Document, Marked, Tone
 from tunnel.bench.report.standing import TONES
 
-_BAR = 24  # characters
+_BAR, _SHORT_BAR = 16, 8  # characters
+_UNLIMITED = 1000
 _STYLES: Mapping[Tone, str] = {"good": "green", "bad": "red", "unclear": "yellow"}
 
 
@@ -32,54 +35,75 @@ def _parts(document: Document) -> Iterator[RenderableType]:
 def _block(block: Block) -> Iterator[RenderableType]:
     if isinstance(block, Chart):
         yield Text(f"\n{block.title}, {block.unit}", style="italic")
-        yield _chart(block)
+        yield _Fitting(partial(_chart, block))
     elif isinstance(block, DataTable):
-        yield _table(block)
+        yield ""
+        yield _Fitting(partial(_table, block))
     elif isinstance(block, Claim):
         yield Text.assemble((f"{block.topic}: ", "bold"), (block.text, _STYLES[block.tone]))
     elif isinstance(block, tuple):
         yield from (Text(f"- {line}") for line in block)
     else:
-        yield Text(block, style="dim")
+        yield Text(f"\n{block}", style="dim")
 
 
-def _text(cell: Cell) -> Text:
-    return Text(str(cell), style=_STYLES[cell.tone] if isinstance(cell, Marked) else "")
+class _Fitting:
+    """A table in its full form where the terminal is wide enough, or else in its short form."""
+
+    def __init__(self, make: Callable[[bool], Table]) -> None:
+        """``make`` returns the table, short if its argument is true."""
+        self._make = make
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        full = self._make(False)
+        natural = Measurement.get(console, options.update(max_width=_UNLIMITED), full).maximum
+        yield full if natural <= options.max_width else self._make(True)
 
 
-def _table(table: DataTable) -> Table:
-    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(table: DataTable, short: bool) -> Table:
+    """Return a table; the short form has medians without the lowest and the highest round."""
+    view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, heading in enumerate(table.headings):
-        left = number == 0 or table.words
-        fixed = number == 0 and not table.words
-        view.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=fixed)
+        side: JustifyMethod = "left" if number == 0 or table.words else "right"
+        words = heading.replace(" ", "\n") if short and not table.words else heading
+        view.add_column(words, justify=side, overflow="fold")
     for row in table.rows:
-        view.add_row(*map(_text, row))
+        view.add_row(*(_text(cell, short=short) for cell in row))
     return view
 
 
-def _chart(chart: Chart) -> Table:
-    """Return a line for each bar; the parts of a bar are not distinguished."""
+def _text(cell: Cell, *, short: bool) -> Text:
+    text = RANGE.sub("", str(cell)).replace("  ", " ") if short else str(cell)
+    return Text(text.strip(), style=_STYLES[cell.tone] if isinstance(cell, Marked) else "")
+
+
+def _chart(chart: Chart, short: bool) -> Table:
+    """Return a line for each bar, whose parts are not distinguished; the short form has medians only."""
     view = Table(box=None, pad_edge=False, show_header=False)
+    width = _SHORT_BAR if short else _BAR
+    for least in (None, None, width, None, None):
+        view.add_column(min_width=least, overflow="fold")
     highest = max((bar.spread.median for row in chart.rows for bar in row.drawn), default=0.0) or 1.0
     for row in chart.rows:
         for number, bar in enumerate(row.bars):
             if bar is not None:
-                view.add_row(*_line(chart, row, number, bar, highest))
+                drawn = "█" * max(1, round(width * bar.spread.median / highest))
+                series = chart.bar_names[number] if len(row.bars) > 1 else ""
+                view.add_row(
+                    *_line(row if number == 0 else replace(row, label=""), series, drawn, bar, short)
+                )
     if chart.line is not None:
-        view.add_row(chart.line_name, "", "", str(chart.line))
+        view.add_row(chart.line_name, "", "", figure(chart.line.median) if short else str(chart.line))
     return view
 
 
-def _line(chart: Chart, row: Row, number: int, bar: Bar, highest: float) -> list[Text]:
-    series = chart.bar_names[number] if len(row.bars) > 1 else ""
-    drawn = "█" * max(1, round(_BAR * bar.spread.median / highest))
-    name = row.label if number == 0 else ""
+def _line(row: Row, series: str, drawn: str, bar: Bar, short: bool) -> list[Text]:
+    value = bar.text if short else f"{SYMBOLS[bar.mark]}{bar.spread}"
     return [
-        Text(name, style="bold" if row.is_ours else ""),
+        Text(row.label, style="bold" if row.is_ours else ""),
         Text(series, style="dim"),
         Text(drawn, style="blue" if row.is_ours else "dim"),
-        Text(f"{SYMBOLS[bar.mark]}{bar.spread}", style=_style(bar.mark)),
+        Text(value, style=_style(bar.mark)),
         Text(row.note, style=_style(row.note_mark)),
     ]
 

@@ -42,7 +42,7 @@ def test_the_absent_have_one_line_of_reason(tmp: Path) -> None:
 def test_a_run_can_be_repeated(tmp: Path) -> None:
     text = repr(_rows(blocks(read(samples.memory(tmp)))[0]))
     for expected in (
-        "bench: size",
+        "bench",
         "stall_seconds 60",
         "cores",
         "kernel",

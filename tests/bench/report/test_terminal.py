@@ -36,11 +36,27 @@ def test_verdicts_have_colours() -> None:
     assert "\x1b[31m missed" in text
 
 
-def test_no_text_of_a_table_is_cut_off() -> None:
-    table = DataTable(["contestant", "figure"], [["x", "1309.00 (1236.53-1392.05)"]] * 2)
-    folded = _printed(table, width=20)
-    assert "…" not in folded
-    assert "1392.05" in _printed(table, width=60)
+def test_a_table_that_is_too_wide_has_medians_only() -> None:
+    table = DataTable(
+        ["contestant", "figure", "goal"], [["mtunnel", "1309.00 (1236.53-1392.05) ms", "< 2000"]]
+    )
+    assert "1309.00 (1236.53-1392.05) ms  < 2000" in _printed(table)
+    assert "mtunnel     1309.00 ms  < 2000" in _printed(table, width=40)
+
+
+def test_long_text_continues_on_the_next_line() -> None:
+    table = DataTable(["goal", "verdict"], [["a", Marked("not measured: a program is missing", "unclear")]])
+    text = _printed(table, width=20)
+    assert "…" not in text
+    assert "missing" in text
+
+
+def test_a_chart_that_is_too_wide_has_shorter_bars_and_medians_only() -> None:
+    chart = Chart("Speed", "GiB/s", [Row("mtunnel", [Bar([2.0], TWO, "best")])], "how")
+    assert f"mtunnel    {'█' * 16}  ★ 2.00 (1.00-3.00)" in _printed(chart)
+    short = _printed(chart, width=30)
+    assert f"mtunnel    {'█' * 8}  ★ 2.00" in short
+    assert "(1.00" not in short
 
 
 def test_a_chart_has_a_line_for_each_bar() -> None:
@@ -52,9 +68,9 @@ def test_a_chart_has_a_line_for_each_bar() -> None:
     lines = [line.split() for line in _printed(chart).splitlines()]
     assert ["Speed,", "GiB/s"] in lines
     note = ["0.50", "times", "best", "rival"]
-    assert ["mtunnel", "one", "█" * 12, "▼", "2.00", "(1.00-3.00)", *note] in lines
-    assert ["rival", "one", "█" * 24, "★", "4.00", "(2.00-6.00)", "best", "rival"] in lines
-    assert ["four", "█" * 6, "1.00", "(0.50-1.50)", "best", "rival"] in lines
+    assert ["mtunnel", "one", "█" * 8, "▼", "2.00", "(1.00-3.00)", *note] in lines
+    assert ["rival", "one", "█" * 16, "★", "4.00", "(2.00-6.00)", "best", "rival"] in lines
+    assert ["four", "█" * 4, "1.00", "(0.50-1.50)", "best", "rival"] in lines
     assert ["floor", "1.00", "(1.00-1.00)"] in lines
 
 
