@@ -31,8 +31,8 @@ from tunnel.bench.measure.relay_commands import LANES
 from tunnel.bench.measure.results import Record, Results, named
 from tunnel.bench.report import contents as reports
 from tunnel.bench.report import goals as goals_bench
-from tunnel.bench.report import readme, summary, summary_migrate, terminal
-from tunnel.bench.report.result_file import ResultFile, newest, read_all
+from tunnel.bench.report import origin, readme, summary, summary_migrate, terminal
+from tunnel.bench.report.result_file import ResultFile, read_all
 from tunnel.daemon.config_types import MAX_WORKERS
 from tunnel.errors import UsageError
 from tunnel.units import parse_duration, parse_size
@@ -368,7 +368,7 @@ def profile(
 @app.command()
 def report(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Result files; default: the newest of each benchmark.")
+        list[Path] | None, typer.Argument(help="Result files; default: the newest runs of each benchmark.")
     ] = None,
     results: Directory = Path("bench/data"),
     output: Annotated[
@@ -376,7 +376,7 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html, with charts, and report.md from result files."""
-    chosen = read_all(files or newest(results))
+    chosen = read_all(files) if files else origin.newest(results)
     for path in reports.write(chosen, output or results):
         typer.echo(path)
 

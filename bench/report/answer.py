@@ -45,9 +45,7 @@ def section(files: Sequence[ResultFile]) -> Section:
     costs = {where: cpu_time(found) for where, found in moved.items()}
     rates = {where: highest_rates(found, limit) for where, found in searched.items()}
     claims = [
-        _claim(
-            "Throughput", _NO_MIGRATION, "the throughput of the fastest rival", speeds, least_is_best=False
-        ),
+        _claim("Throughput", _NO_MIGRATION, "that of the fastest rival", speeds, least_is_best=False),
         _claim("CPU time per GiB", _NO_MIGRATION, "that of the cheapest rival", costs, least_is_best=True),
         _claim("Highest dirty rate", _NO_SEARCH, "that of the best rival", rates, least_is_best=False),
     ]
@@ -64,9 +62,10 @@ def _claim(
     marks, parts = set[Mark](), []
     for where, own in entrants.items():
         if found := advantage(own, least_is_best=least_is_best):
-            mark = standing(found, least_is_best=least_is_best)
+            mark = standing(found.ratio, least_is_best=least_is_best)
             marks.add(mark)
-            parts.append(f"{_WORDS[mark]} on {where} with {found} times {best}")
+            times = f"{found.ratio} times {best} ({found.rival.label})"
+            parts.append(f"{_WORDS[mark]} on {where} with {times}")
     if not parts:
         return Claim(topic, unknown, "unclear")
     return Claim(topic, f"mtunnel {', and '.join(parts)}.", _tone(marks))

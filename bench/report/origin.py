@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tunnel.bench.report.document import Block, DataTable
-from tunnel.bench.report.result_file import ResultFile
+from tunnel.bench.report.result_file import ResultFile, read_all
+from tunnel.errors import UsageError
 from tunnel.units import GIB
 
 
@@ -19,6 +21,22 @@ def release(file: ResultFile) -> str:
     versions = " ".join(str(record.get("version")) for record in file.of_kind("contestant"))
     qemu = re.search(r"QEMU emulator version (\d+\.\d+)", versions)
     return f"{system} (QEMU {qemu[1]})" if qemu else system
+
+
+def newest(directory: Path) -> list[ResultFile]:
+    """Return the newest run of each benchmark on each release, and the newest searches for the dirty rate.
+
+    Raises UsageError when there is none, or when a file in ``directory`` cannot be read.
+    """
+    found: dict[tuple[str, str], ResultFile] = {}
+    for run in read_all(directory.glob("*-*.jsonl")):
+        system, _, _ = release(run).partition(" (")
+        found[run.benchmark, system] = run
+        if run.of_kind("convergence"):
+            found["convergence", system] = run
+    if not found:
+        raise UsageError(f"no result file in {directory}; run ./run bench relay to make one")
+    return list({id(run): run for run in found.values()}.values())
 
 
 def machine(file: ResultFile) -> str:

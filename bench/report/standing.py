@@ -67,14 +67,20 @@ def _series(name: str, groups: Sequence[Sequence[Entrant]]) -> dict[str, Any]:
     return {"figures": [e.figures[0] if e else None for e in found], "parts": parts if any(parts) else ()}
 
 
-def advantage(entrants: Sequence[Entrant], *, least_is_best: bool) -> Spread | None:
-    """Return the best of mtunnel's entrants as a multiple of the best rival, by round, in the first series.
+@dataclass(frozen=True)
+class Advantage:
+    """The figure of mtunnel's best entrant as a multiple of that of ``rival``, the best rival, by round."""
 
-    None when there is no round with both.
-    """
+    rival: Entrant
+    ratio: Spread
+
+
+def advantage(entrants: Sequence[Entrant], *, least_is_best: bool) -> Advantage | None:
+    """Return how the best compare in the first series; None when there is no round with both."""
     ours = _best([e for e in entrants if is_ours(e.name)], 0, least_is_best)
     rival = _best([e for e in entrants if e.is_rival], 0, least_is_best)
-    return _ratio(ours, rival, 0) if ours and rival else None
+    found = _ratio(ours, rival, 0) if ours and rival else None
+    return Advantage(rival, found) if rival and found else None
 
 
 def rows(entrants: Sequence[Entrant], *, least_is_best: bool) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnel.bench.measure.stats import Spread
-from tunnel.bench.report.standing import Entrant, Values, advantage, joined, rows, standing
+from tunnel.bench.report.standing import Advantage, Entrant, Values, advantage, joined, rows, standing
 
 
 def _entrant(name: str, *figures: Values | None, encrypts: bool = True) -> Entrant:
@@ -69,8 +69,8 @@ def test_without_a_rival_nothing_is_compared() -> None:
 
 def test_the_best_of_both_are_compared_within_a_round() -> None:
     entrants = [SLOW, OURS, WORSE, _entrant("rival", {1: 1.0, 2: 4.0, 3: 9.0})]
-    assert advantage(entrants, least_is_best=False) == Spread(1.5, 1.0, 2.0)
-    assert advantage(entrants, least_is_best=True) == Spread(7.5, 5.0, 10.0)
+    assert advantage(entrants, least_is_best=False) == Advantage(entrants[3], Spread(1.5, 1.0, 2.0))
+    assert advantage(entrants, least_is_best=True) == Advantage(WORSE, Spread(7.5, 5.0, 10.0))
 
 
 def test_groups_become_series_in_the_order_of_the_first() -> None:
