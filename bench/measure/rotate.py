@@ -13,12 +13,10 @@ import select
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from rich.table import Table
 
 from tunnel.bench.measure.endpoint import ProgramAddress
 from tunnel.bench.measure.netns import Network
@@ -31,7 +29,7 @@ from tunnel.bench.measure.sides import start
 from tunnel.bench.measure.site import HOST_A, HOST_B, Site, lay_out
 from tunnel.daemon.control_socket import LinkStatus, ask_status
 from tunnel.errors import TunnelError
-from tunnel.units import GIB, MIB
+from tunnel.units import MIB
 
 LASTING = 1 << 24
 """Key limit in records without rotation: the maximum of a configuration."""
@@ -213,28 +211,3 @@ class _Watch:
             return [ask_status(path)["links"][0] for path in self._sockets]
         except TunnelError as error:
             raise BenchError(str(error)) from error
-
-
-def table(found: Sequence[RotateOutcome]) -> Table:
-    """Return the terminal output."""
-    title = "bench rotate · bulk both ways, every byte compared"
-    view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    headings = ("lanes", "kinds", "records per key", "GiB each way", "MiB/s each way", "rotated")
-    for heading in (*headings, "resumed", "most records", "gap ms", "silence ms"):
-        view.add_column(
-            heading, justify="right", min_width=max(map(len, heading.split())), no_wrap=heading == "kinds"
-        )
-    for each in found:
-        view.add_row(
-            str(each.lanes),
-            each.kinds.replace("-", "\n"),
-            "no limit" if each.records == LASTING else str(each.records),
-            f"{each.bytes / GIB:.1f}",
-            f"{each.mib_per_s:.0f}",
-            str(each.rotations),
-            str(each.resumes),
-            str(each.most_records),
-            f"{each.gap * 1000:.0f}",
-            f"{each.silence * 1000:.0f}",
-        )
-    return view

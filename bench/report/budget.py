@@ -111,8 +111,8 @@ def migrate(file: ResultFile | None) -> Iterator[Reached]:
         what = f"migration, throughput of {goal.ours} to {goal.rival}"
         rows = [c for c in compared if c.goal == goal]
         for c in rows:
-            name = f"{what}, {c.setting}" if c.ours == goal.ours else f"{what}, {c.setting}: {c.ours}"
-            yield Reached(name, c.ratio, goal.must, goal.aim, at_most=False, reason=c.reserved)
+            where = str(c.setting) if c.ours == goal.ours else f"{c.setting}: {c.ours}"
+            yield Reached(what, c.ratio, goal.must, goal.aim, at_most=False, reason=c.reserved, where=where)
         if not rows:
             yield Reached(what, None, goal.must, goal.aim, at_most=False)
 

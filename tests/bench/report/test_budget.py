@@ -156,10 +156,11 @@ def test_a_floor_of_the_system_s_library_does_not_count_for_ours(tmp: Path) -> N
 
 def test_the_best_way_has_its_name_in_its_row(tmp: Path) -> None:
     (file,) = read(samples.migrate(tmp))
-    first, second, *_ = _rows(budget.migrate, file)
+    first, second, *_ = _rows(budget.migrate, file).values()
     where = "4 GiB guest, idle, unshaped link"
-    assert first == f"migration, throughput of mtunnel's best way to multifd-tls-4, {where}: mtunnel"
-    assert second == f"migration, throughput of mtunnel-multifd-4 to multifd-tls-4, {where}"
+    assert first.what == "migration, throughput of mtunnel's best way to multifd-tls-4"
+    assert first.where == f"{where}: mtunnel"
+    assert second.where == where
 
 
 def test_with_an_old_qemu_the_best_way_is_not_evaluated(tmp: Path) -> None:

@@ -1,13 +1,12 @@
-"""Flame graphs: the output of ``perf script`` is counted, drawn and classified."""
+"""Stacks: the output of ``perf script`` is counted, written as folded stacks and classified."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from collections import Counter
 
 import pytest
 
-from tunnel.bench.measure.flame import Cost, costs, fold, svg
+from tunnel.bench.measure.stacks import Cost, Stack, costs, fold, text
 
 SCRIPT = """python3
 \tffffffff81a1 copy_user_enhanced_fast_string+0x1a ([kernel.kallsyms])
@@ -45,8 +44,6 @@ def test_stacks_are_counted_from_the_outermost_inwards() -> None:
 
 def test_empty_output_has_no_stacks() -> None:
     assert fold("") == Counter()
-    with pytest.raises(ValueError, match="no samples"):
-        svg(Counter(), "nothing")
 
 
 @pytest.mark.parametrize(
@@ -73,20 +70,6 @@ def test_receiving_is_classified_by_the_direction_of_bulk() -> None:
     assert Cost("kernel: receive on the lane", 0.25) in costs(received, "b")
 
 
-def test_a_box_is_as_wide_as_its_share_and_stands_on_its_caller() -> None:
-    picture = ET.fromstring(svg(Counter({("main", "<a>"): 3, ("main", "b"): 1}), "a & b"))
-    space = "{http://www.w3.org/2000/svg}"
-    boxes = {}
-    for group in picture.iter(f"{space}g"):
-        title, rect = group.find(f"{space}title"), group.find(f"{space}rect")
-        assert title is not None
-        assert rect is not None
-        boxes[title.text] = tuple(float(rect.attrib[key]) for key in ("x", "width", "y"))
-    assert boxes["all: 100.0%"][:2] == boxes["main: 100.0%"][:2] == (0, 1200)
-    assert boxes["<a>: 75.0%"][:2] == (0, 900)
-    assert boxes["b: 25.0%"][:2] == (900, 300)
-    assert boxes["<a>: 75.0%"][2] < boxes["main: 100.0%"][2] < boxes["all: 100.0%"][2]
-
-
-def test_too_narrow_boxes_are_omitted() -> None:
-    assert "needle" not in svg(Counter({("hay",): 10_000, ("needle",): 1}), "haystack")
+def test_folded_stacks_have_a_line_for_each_stack() -> None:
+    stacks: Counter[Stack] = Counter({("main", "b;c [x]"): 1, ("main", "a(int, long)"): 3})
+    assert text(stacks) == "main;a(int, long) 3\nmain;b:c [x] 1\n"
