@@ -15,9 +15,10 @@ from rich.text import Text
 
 from tunnel.bench.lab import requirements
 from tunnel.bench.measure import abuse as abuse_bench
-from tunnel.bench.measure import beside, flame, floor, guest_options
+from tunnel.bench.measure import beside, flame, floor, guest_options, idle_peers
 from tunnel.bench.measure import cuts as cuts_bench
 from tunnel.bench.measure import guest_moves as migrate_bench
+from tunnel.bench.measure import idle as idle_bench
 from tunnel.bench.measure import memory as memory_bench
 from tunnel.bench.measure import netns as networks
 from tunnel.bench.measure import perf_profile as profiles
@@ -89,6 +90,13 @@ def _legs(text: str) -> tuple[str, ...]:
     if not legs or not set(legs) <= {"tcp", "unix"}:
         raise UsageError(f"--legs must be tcp, unix or tcp,unix, not {text!r}")
     return legs
+
+
+def _directions(text: str) -> tuple[str, ...]:
+    directions = tuple(dict.fromkeys(_names(text)))
+    if not directions or not set(directions) <= set(idle_bench.DIRECTIONS):
+        raise UsageError(f"--directions must be accepted, dialed or accepted,dialed, not {text!r}")
+    return directions
 
 
 def _durations(option: str, text: str) -> tuple[float, ...]:
@@ -299,6 +307,29 @@ def scale(
     session = _Session("scale", asdict(options), congestion, results, json=json)
     found = scale_bench.run(options, session.network, session.results, session.progress)
     _close(scale_bench.table(found), session)
+
+
+@app.command()
+def idle(
+    links: Annotated[int, typer.Option(min=1, max=idle_peers.MOST, help="Peers, with one link each.")] = 1000,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds to measure once all links are up.")] = 60.0,
+    directions: Annotated[
+        str, typer.Option(help="Who dials: accepted, dialed (by the daemon), or both.")
+    ] = ",".join(idle_bench.DIRECTIONS),
+    skew: Annotated[
+        float, typer.Option(min=0, help="Seconds over which the peers' clocks are spread.")
+    ] = 0.0,
+    rounds: Rounds = 3,
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/data"),
+    json: AsJson = False,
+) -> None:
+    """A daemon with many links and no stream: its CPU time and resident memory."""
+    options = idle_bench.IdleOptions(links, seconds, rounds, _directions(directions), skew)
+    options.check_machine()
+    session = _Session("idle", asdict(options), congestion, results, json=json)
+    found = idle_bench.run(options, session.network, session.results, session.progress)
+    _close(idle_bench.table(found), session)
 
 
 @app.command()

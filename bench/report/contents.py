@@ -14,7 +14,7 @@ from pathlib import Path
 from tunnel.bench.measure.measurement import OURS, Case
 from tunnel.bench.measure.relay import Measured
 from tunnel.bench.measure.stats import Spread
-from tunnel.bench.report import html_page, markdown, report_goals, report_memory, report_migrate
+from tunnel.bench.report import html_page, markdown, report_goals, report_idle, report_memory, report_migrate
 from tunnel.bench.report.charts import Bar, Chart, Row
 from tunnel.bench.report.document import Block, DataTable, Document, Section
 from tunnel.bench.report.losses import losses
@@ -252,4 +252,5 @@ _BENCHMARKS: Mapping[str, Callable[[ResultFile], Iterable[Section]]] = {
     "relay": _relay_sections,
     "migrate": report_migrate.sections,
     "memory": report_memory.sections,
+    "idle": report_idle.sections,
 }

@@ -13,7 +13,7 @@ HEADINGS = ("figure", "release", "found", "must", "aim", "verdict")
 class Reached:
     """One figure and its goal; ``found`` None: in no file. ``at_most``: a cost. ``aim`` None: "better".
 
-    ``reason``: why the figure, if any, does not count: a different rival ran, or no benchmark measures it.
+    ``reason``: why the figure, if any, does not count, such as a different rival.
     ``when``: date of the run, if there are several; ``release``: of the system that it ran on.
     """
 
