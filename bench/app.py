@@ -108,6 +108,8 @@ def _durations(option: str, text: str) -> tuple[float, ...]:
 
 Stall = Annotated[float, typer.Option(min=1, help="Seconds with a stalled reader.")]
 Samples = Annotated[int, typer.Option(min=0, help="Round trips per latency measurement; 0: none.")]
+Links = Annotated[int, typer.Option(min=1, max=idle_peers.MOST, help="Peers, with one idle link each.")]
+Idle = Annotated[float, typer.Option(min=1, help="Seconds to measure idle links, once all are up.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds.")]
 Only = Annotated[str, typer.Option(help="Contestants, comma-separated; default: all.")]
 Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
@@ -239,6 +241,8 @@ def goals(
     size: Size = "4GiB",
     samples: Samples = SAMPLES,
     stall: Stall = 60.0,
+    links: Links = 1000,
+    seconds: Idle = 60.0,
     memory: Annotated[str, typer.Option(help="Guest memory.")] = "8GiB",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/data"),
@@ -247,8 +251,10 @@ def goals(
     """Measure every goal of mtunnel, into one file, and print the verdicts (root)."""
     carried = relay_bench.RelayOptions(_size(size), rounds, goals_bench.STREAMS, samples=samples)
     guests = guest_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
+    many = idle_bench.IdleOptions(links, seconds, rounds)
     requirements.check()
     guests.check_machine()
+    many.check_machine()
     output = results / named("goals", datetime.now(UTC))
     relays = _Session("relay", asdict(carried), congestion, results, json=json, output=output)
     views = [_relay(relays, choose(goals_bench.RELAYS), carried)]
@@ -260,9 +266,11 @@ def goals(
     views.append(
         scale_bench.table(scale_bench.run(several, workers.network, workers.results, workers.progress))
     )
-    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=workers.results)
+    quiet = _Session("idle", asdict(many), congestion, results, json=json, behind=workers.results)
+    views.append(idle_bench.table(idle_bench.run(many, quiet.network, quiet.results, quiet.progress)))
+    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=quiet.results)
     views.append(_migrate(hosts, guests))
-    _close(Group(*views, goals_bench.table(output)), relays, daemons, workers, hosts)
+    _close(Group(*views, goals_bench.table(output)), relays, daemons, workers, quiet, hosts)
 
 
 @app.command()
@@ -311,8 +319,8 @@ def scale(
 
 @app.command()
 def idle(
-    links: Annotated[int, typer.Option(min=1, max=idle_peers.MOST, help="Peers, with one link each.")] = 1000,
-    seconds: Annotated[float, typer.Option(min=1, help="Seconds to measure once all links are up.")] = 60.0,
+    links: Links = 1000,
+    seconds: Idle = 60.0,
     directions: Annotated[
         str, typer.Option(help="Who dials: accepted, dialed (by the daemon), or both.")
     ] = ",".join(idle_bench.DIRECTIONS),

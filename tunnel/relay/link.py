@@ -252,13 +252,8 @@ class Link:
         self.attach(lane, 1)
         session.attach(1)
         self._carry(lane)
-        self.log.info(
-            "session up" if self.plan.number else "link up",
-            lane=lane.kind.value,
-            cipher=lane.cipher,
-            local=lane.local,
-            remote=lane.remote,
-        )
+        what = "session up" if self.plan.number else "link up"
+        self.log.info(what, lane=lane.kind.value, cipher=lane.cipher, local=lane.local, remote=lane.remote)
 
     def attach(self, lane: Lane, epoch: int) -> None:
         """Become the handler of a lane, which is number ``epoch`` of the session."""

@@ -72,10 +72,10 @@ def test_losses_are_always_reported(tmp: Path) -> None:
 
 def test_benchmarks_without_a_file_are_named(tmp: Path) -> None:
     files = [samples.memory(tmp)]
-    assert "Not measured in the files of this report: relay, migrate." in _text(
+    assert "Not measured in the files of this report: relay, migrate, idle." in _text(
         build(read_all(files)).sections[0]
     )
-    files += [samples.relay(tmp), samples.migrate(tmp)]
+    files += [samples.relay(tmp), samples.migrate(tmp), samples.idle(tmp)]
     assert "Not measured" not in _text(build(read_all(files)).sections[0])
 
 
