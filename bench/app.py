@@ -14,9 +14,10 @@ from rich.console import Console
 
 from tunnel.bench.lab import requirements
 from tunnel.bench.measure import abuse as abuse_bench
-from tunnel.bench.measure import beside, floor, guest_options, stacks
+from tunnel.bench.measure import beside, floor, guest_options, idle_peers, stacks
 from tunnel.bench.measure import cuts as cuts_bench
 from tunnel.bench.measure import guest_moves as migrate_bench
+from tunnel.bench.measure import idle as idle_bench
 from tunnel.bench.measure import memory as memory_bench
 from tunnel.bench.measure import netns as networks
 from tunnel.bench.measure import perf_profile as profiles
@@ -90,6 +91,13 @@ def _legs(text: str) -> tuple[str, ...]:
     return legs
 
 
+def _directions(text: str) -> tuple[str, ...]:
+    directions = tuple(dict.fromkeys(_names(text)))
+    if not directions or not set(directions) <= set(idle_bench.DIRECTIONS):
+        raise UsageError(f"--directions must be accepted, dialed or accepted,dialed, not {text!r}")
+    return directions
+
+
 def _durations(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(dict.fromkeys(parse_duration(word) for word in _names(text)))
@@ -99,6 +107,8 @@ def _durations(option: str, text: str) -> tuple[float, ...]:
 
 Stall = Annotated[float, typer.Option(min=1, help="Seconds with a stalled reader.")]
 Samples = Annotated[int, typer.Option(min=0, help="Round trips per latency measurement; 0: none.")]
+Links = Annotated[int, typer.Option(min=1, max=idle_peers.MOST, help="Peers, with one idle link each.")]
+Idle = Annotated[float, typer.Option(min=1, help="Seconds to measure idle links, once all are up.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds.")]
 Only = Annotated[str, typer.Option(help="Contestants, comma-separated; default: all.")]
 Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
@@ -228,6 +238,8 @@ def goals(
     size: Size = "4GiB",
     samples: Samples = SAMPLES,
     stall: Stall = 60.0,
+    links: Links = 1000,
+    seconds: Idle = 60.0,
     memory: Annotated[str, typer.Option(help="Guest memory.")] = "8GiB",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/data"),
@@ -236,8 +248,10 @@ def goals(
     """Measure every goal of mtunnel, into one file, and print the verdicts (root)."""
     carried = relay_bench.RelayOptions(_size(size), rounds, goals_bench.STREAMS, samples=samples)
     guests = guest_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
+    many = idle_bench.IdleOptions(links, seconds, rounds)
     requirements.check()
     guests.check_machine()
+    many.check_machine()
     output = results / named("goals", datetime.now(UTC))
     relays = _Session("relay", asdict(carried), congestion, results, json=json, output=output)
     _relay(relays, choose(goals_bench.RELAYS), carried)
@@ -247,9 +261,11 @@ def goals(
     several = scale_bench.ScaleOptions(carried.size, goals_bench.WORKERS, goals_bench.WORKERS_STREAMS, rounds)
     workers = _Session("scale", asdict(several), congestion, results, json=json, behind=daemons.results)
     scale_bench.run(several, workers.network, workers.results, workers.progress)
-    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=workers.results)
+    quiet = _Session("idle", asdict(many), congestion, results, json=json, behind=workers.results)
+    idle_bench.run(many, quiet.network, quiet.results, quiet.progress)
+    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=quiet.results)
     _migrate(hosts, guests)
-    _close(relays, daemons, workers, hosts, goals=True)
+    _close(relays, daemons, workers, quiet, hosts, goals=True)
 
 
 @app.command()
@@ -293,6 +309,29 @@ def scale(
     options = scale_bench.ScaleOptions(_size(size), several, _streams(streams), rounds)
     session = _Session("scale", asdict(options), congestion, results, json=json)
     scale_bench.run(options, session.network, session.results, session.progress)
+    _close(session)
+
+
+@app.command()
+def idle(
+    links: Links = 1000,
+    seconds: Idle = 60.0,
+    directions: Annotated[
+        str, typer.Option(help="Who dials: accepted, dialed (by the daemon), or both.")
+    ] = ",".join(idle_bench.DIRECTIONS),
+    skew: Annotated[
+        float, typer.Option(min=0, help="Seconds over which the peers' clocks are spread.")
+    ] = 0.0,
+    rounds: Rounds = 3,
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/data"),
+    json: AsJson = False,
+) -> None:
+    """A daemon with many links and no stream: its CPU time and resident memory."""
+    options = idle_bench.IdleOptions(links, seconds, rounds, _directions(directions), skew)
+    options.check_machine()
+    session = _Session("idle", asdict(options), congestion, results, json=json)
+    idle_bench.run(options, session.network, session.results, session.progress)
     _close(session)
 
 

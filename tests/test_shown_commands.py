@@ -51,6 +51,7 @@ ONLY_PARSED = {
     "./run bench cuts": "minutes; bench/measure/test_cuts.py, likewise",
     "./run bench migrate": "minutes; bench/measure/test_guest_moves.py, likewise",
     "./run bench profile": "needs perf; bench/measure/test_perf_profile.py, likewise",
+    "./run bench idle": "minutes; bench/measure/test_idle.py runs it with few links",
     "./run bench readme": "changes README; bench/report/test_readme.py checks what it would write",
     "./run bench rotate": "minutes; bench/measure/test_rotate.py, likewise",
     "./run bench scale": "needs perf; bench/measure/test_scale.py, likewise",

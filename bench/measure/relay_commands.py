@@ -68,12 +68,19 @@ def mtunnel(
 
 def mtunnel_sides(site: Site, config_a: str, config_b: str, engine: str = "") -> Sides:
     """Return two daemons with these configurations, and with ``engine`` in MTUNNEL_ENGINE, if not empty."""
-    asked = ["env", f"{ENGINE}={engine}"] if engine else []
-    serve = [*asked, sys.executable, "-m", "tunnel.cli.main", "serve", "--config"]
     return Sides(
-        a=[*serve, str(site.write(f"{HOST_A}.toml", config_a))],
-        b=[*serve, str(site.write(f"{HOST_B}.toml", config_b))],
+        a=mtunnel_serve(site, HOST_A, config_a, engine),
+        b=mtunnel_serve(site, HOST_B, config_b, engine),
     )
+
+
+def mtunnel_serve(site: Site, name: str, config: str, engine: str = "") -> Command:
+    """Return the daemon of host ``name`` with this configuration, which is written into a file."""
+    asked = ["env", f"{ENGINE}={engine}"] if engine else []
+    return [
+        *(*asked, sys.executable, "-m", "tunnel.cli.main"),
+        *("serve", "--config", str(site.write(f"{name}.toml", config))),
+    ]
 
 
 def mtunnel_host(site: Site, name: str, listen: ProgramAddress, pair: Pair, transport: str) -> str:

@@ -1,7 +1,7 @@
 """``bench goals``: the contestants that are needed to evaluate every goal.
 
-Relays, memory, workers and migrations are measured one after the other by their own benchmarks, into one
-file.
+Relays, memory, workers, idle links and migrations are measured one after the other by their own benchmarks,
+into one file.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from tunnel.bench.measure.beside import BesideOutcome
 from tunnel.bench.measure.contestants import CONTESTANTS
 from tunnel.bench.measure.cuts import CutsOutcome
 from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration
+from tunnel.bench.measure.idle import IdleOutcome
 from tunnel.bench.measure.measurement import Case, Latency, Measurement, Percentiles
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.perf_profile import Profile
@@ -75,6 +76,16 @@ def memory(directory: Path) -> Path:
         }
         growth = {"a": MIB, "b": 0}
         results.add("measurement", contestant=name, **sizes, growth=growth, accepted=9 * MIB, passed=GIB)
+    return results.path
+
+
+def idle(directory: Path) -> Path:
+    """Write a file of ``bench idle``, with links in one direction; return its path."""
+    results = _open(directory, "idle", {"links": 1000, "rounds": 3})
+    for number, cpu in enumerate((0.8, 0.9, 1.5), start=1):
+        sizes = {"empty": 100 * MIB, "resident": 190 * MIB, "peak": 200 * MIB}
+        outcome = IdleOutcome(number, "accepted", 1000, 3.0, 2.5, 60.0, cpu, **sizes, up=1000, lost=0)
+        results.add("idle", **asdict(outcome))
     return results.path
 
 
@@ -180,7 +191,7 @@ def profile(directory: Path) -> Path:
 
 def every(directory: Path) -> list[Path]:
     """Write a file of each benchmark of the report; return their paths."""
-    return [make(directory) for make in (relay, memory, migrate, scale, cuts, rotate, abuse, profile)]
+    return [make(directory) for make in (relay, memory, migrate, scale, idle, cuts, rotate, abuse, profile)]
 
 
 def _open(directory: Path, benchmark: str, options: dict[str, object]) -> Results:

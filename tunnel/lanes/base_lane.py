@@ -31,7 +31,7 @@ from tunnel.net.sockets import caller_of, discard_unsent, name_of, stuck_for
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Pong
-from tunnel.wire.keepalive import INTERVAL
+from tunnel.wire.keepalive import INTERVAL, aligned
 from tunnel.wire.lane_protocol import LaneProtocol
 from tunnel.wire.payload import Memory, Payload, copied, in_memory
 from tunnel.wire.rotation import KEY_LIMIT
@@ -358,13 +358,17 @@ class BaseLane(Lane, Generic[Item]):
         if self._protocol.keepalive.silent(now):
             self._lost("keepalive timeout: nothing received from the peer")
             return
-        if ping := self._protocol.poll(now):
+        if ping := self._protocol.poll(now, idle=self._sinks is not None and not self._sinks.fan):
             self.send_control(ping)
             self.flush()
             if self.ended:
                 return
-            self._tell(self._handler.on_tick)
-        self._timer = self._loop.call_later(max(0.0, self._protocol.keepalive.wake_at - now), self._tick)
+        self._tell(self._handler.on_tick)
+        if self.ended:
+            return
+        clock = time.time()  # noqa: TID251  a clock that all hosts share
+        pause = aligned(self._protocol.keepalive.wake_at - now, clock)
+        self._timer = self._loop.call_later(pause, self._tick)
 
     # Key limits.
 

@@ -212,7 +212,8 @@ class Link:
         session.flush_credits()
         self.streams.reap_silent(time.monotonic())
         self.rotation.tick(lane)
-        self.kick()
+        if session.busy:
+            self.kick()
 
     def on_worn(self, lane: Lane) -> None:
         """Have the lane replaced: key limit reached."""

@@ -75,6 +75,8 @@ class LinkGroup:
     @property
     def links(self) -> list[Link]:
         """The links of all sessions, the primary one's first. Only read those of other workers."""
+        if not (self._own.sessions or self._theirs):
+            return [self.standing]
         others = [further.link for further in self._others()]
         return [self.standing, *(link for link in others if link is not None)]
 

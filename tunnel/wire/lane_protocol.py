@@ -26,6 +26,7 @@ class LaneProtocol:
         self.decoder = Decoder()
         self.keepalive = Keepalive(now)
         self.attached = False
+        self._accepted = state is LaneState.AWAIT_FIRST
         self._asked: Ping | None = None  # unanswered; only the newest, so that a flood takes no memory
 
     def feed(self, data: Memory, now: float) -> tuple[int, Frame | None]:
@@ -70,9 +71,12 @@ class LaneProtocol:
         ping = self.keepalive.ask(now)
         return ping.token, encode(ping)
 
-    def poll(self, now: float) -> bytes:
-        """Return the PING that is due, b"" if none is."""
-        ping = self.keepalive.poll(now)
+    def poll(self, now: float, *, idle: bool = False) -> bytes:
+        """Return the PING that is due, b"" if none is.
+
+        ``idle``: no stream is open. Then only the host that dialed sends PINGs, as long as they arrive.
+        """
+        ping = self.keepalive.poll(now, relying=idle and self._accepted)
         return b"" if ping is None else encode(ping)
 
     def close(self, code: Code, reason: str, now: float) -> bytes:

@@ -30,7 +30,7 @@ def test_the_answer_is_first_and_every_benchmark_has_its_details(tmp: Path) -> N
         "Migration: 4 GiB guest, idle, unshaped link",
         "Migration: 4 GiB guest, writing 100 MiB/s, unshaped link",
         *("The highest dirty rate that converges", "Relays over tcp sockets", "Relays over unix sockets"),
-        *("Memory", "Workers", "Lanes that are reset", "Lanes that are rotated"),
+        *("Memory", "Workers", "Idle links", "Lanes that are reset", "Lanes that are rotated"),
         *("Abuse", "Beside stalled streams", "CPU time by kind of work", "The runs"),
     ]
 
@@ -56,7 +56,7 @@ def test_losses_are_those_of_the_newest_run(tmp: Path) -> None:
 def test_benchmarks_without_a_file_are_named(tmp: Path) -> None:
     missing = "Not measured in the files of this report: "
     some = _section(build(read_all([samples.memory(tmp / "a")])), "The runs").blocks
-    assert f"{missing}migrate, relay, scale, cuts, rotate, abuse, profile." in some
+    assert f"{missing}migrate, relay, scale, idle, cuts, rotate, abuse, profile." in some
     every = _section(build(read_all(samples.every(tmp / "b"))), "The runs").blocks
     assert not any(str(block).startswith(missing) for block in every)
 

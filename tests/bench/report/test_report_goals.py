@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from tests.bench import samples
-from tunnel.bench.report import budget
 from tunnel.bench.report.document import DataTable
 from tunnel.bench.report.report_goals import section, verdicts
 from tunnel.bench.report.result_file import read_all
@@ -32,7 +31,7 @@ def _of(path: Path, day: str, system: str = "Debian GNU/Linux 13 (trixie)", **re
 
 def test_without_a_file_nothing_is_claimed() -> None:
     assert {cells[-2].partition(":")[0] for cells in rows().values()} == {"not measured"}
-    assert len(rows()) == 11 + 4 + 3 + 4 + len(budget.ELSEWHERE)
+    assert len(rows()) == 11 + 4 + 3 + 4 + 4
 
 
 def test_relays_are_evaluated_by_one_stream_over_tcp(tmp: Path) -> None:
