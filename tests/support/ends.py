@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.events import Event, StreamReleased
 from tunnel.wire.frames import Replace
+from tunnel.wire.lane_protocol import Decoder
 from tunnel.wire.states import LaneState
 
 

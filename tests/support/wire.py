@@ -20,8 +20,6 @@ from tests.support.rotating import Rotating
 from tunnel.errors import ProtocolError
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import FEATURES, MAX_DATA, Code
-from tunnel.wire.credits import ACK_DELAY
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.events import (
     Event,
     StreamClosed,
@@ -51,12 +49,13 @@ from tunnel.wire.frames import (
     Welcome,
 )
 from tunnel.wire.keepalive import INTERVAL
+from tunnel.wire.lane_protocol import Decoder
 from tunnel.wire.negotiation import check_welcome, hello, welcome
 from tunnel.wire.reassembly import PAGE
 from tunnel.wire.session import Session, Settings
 from tunnel.wire.states import LANE, LaneState, step
 from tunnel.wire.stream import Stream
-from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR
+from tunnel.wire.window import ACK_DELAY, FLOOR_WINDOW, KEEP_FLOOR
 
 SESSION = b"S" * 16
 _NEVER = 2_000  # rounds: more than any simulated conversation needs

@@ -73,7 +73,7 @@ def test_silence_is_counted_from_the_last_byte() -> None:
     keepalive = Keepalive(0.0)
     assert not keepalive.silent(TIMEOUT - 0.001)
     assert keepalive.silent(TIMEOUT)
-    keepalive.heard(TIMEOUT)
+    keepalive.heard_at = TIMEOUT
     assert not keepalive.silent(2 * TIMEOUT - 0.001)
     assert keepalive.silent(2 * TIMEOUT)
 
@@ -83,7 +83,7 @@ def test_it_wakes_at_the_earlier_deadline() -> None:
     for at in (0.0, INTERVAL, 2 * INTERVAL):
         keepalive.poll(at)
     assert keepalive.wake_at == TIMEOUT
-    keepalive.heard(2 * INTERVAL)
+    keepalive.heard_at = 2 * INTERVAL
     assert keepalive.wake_at == 3 * INTERVAL
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as some
 from tunnel.errors import ProtocolError
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import Code
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Limits, Open, Ping, Pong
-from tunnel.wire.lane_protocol import LaneProtocol
+from tunnel.wire.lane_protocol import Decoder, LaneProtocol
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 

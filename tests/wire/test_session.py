@@ -21,8 +21,7 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
-from tunnel.wire.retention import SLIVER, Retention
-from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM
+from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM, SLIVER, Retention
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow

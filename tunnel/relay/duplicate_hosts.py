@@ -18,7 +18,6 @@ from tunnel.net.sockets import host_of
 from tunnel.relay import notices
 from tunnel.wire.codes import Code, Feature
 from tunnel.wire.frames import Frame
-from tunnel.wire.payload import Payload
 
 ANSWER_WITHIN = 5.0
 """Seconds within which an old lane must answer: less than a peer waits for WELCOME."""
@@ -154,12 +153,6 @@ class _Trial:
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Never called: only GOAWAY may arrive before our answer."""
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state allows no DATA."""
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the answer."""

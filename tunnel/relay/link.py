@@ -35,9 +35,9 @@ from tunnel.net.sockets import host_of, is_deserted
 from tunnel.relay import incidents, notices, resume_checks
 from tunnel.relay.duplicate_hosts import DuplicateHosts, DuplicateOutcome
 from tunnel.relay.link_plan import LinkPlan, LinkState
-from tunnel.relay.link_sender import LinkSender
 from tunnel.relay.loops import post
 from tunnel.relay.rotation import Rotation
+from tunnel.relay.stream_io import LinkSender
 from tunnel.relay.stream_table import Answered, StreamTable
 from tunnel.relay.target_check import TargetCheck, answer
 from tunnel.wire import negotiation

@@ -18,7 +18,6 @@ from tunnel.units import MIB
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, Code, Feature, FrameType
 from tunnel.wire.control_channel import ControlChannel
-from tunnel.wire.credits import Credits
 from tunnel.wire.events import (
     Event,
     StreamClosed,
@@ -49,11 +48,11 @@ from tunnel.wire.frames import (
 )
 from tunnel.wire.payload import Outgoing, Payload, Piece
 from tunnel.wire.probes import Probes
-from tunnel.wire.send_queue import SendQueue
+from tunnel.wire.scheduler import SendQueue
 from tunnel.wire.states import Call, Input, Receiving, SendState, StreamPhase
 from tunnel.wire.stream import Stream
 from tunnel.wire.stream_limit import StreamLimit
-from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, MemoryBudget
+from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Credits, MemoryBudget
 
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
 
@@ -338,7 +337,8 @@ class Session:
     @property
     def has_control(self) -> bool:
         """Whether ``control`` has something to send."""
-        return bool(self._credits) or self._control.acknowledge or self._control.pending
+        control = self._control
+        return bool(self._credits.queue or control.acknowledge or control.pending)
 
     @property
     def busy(self) -> bool:
