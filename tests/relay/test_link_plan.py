@@ -6,7 +6,7 @@ import pytest
 
 from tunnel.daemon.config import Transport
 from tunnel.lanes.lane import KEY_LIMIT
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.link_plan import LinkPlan, LinkState
 
 

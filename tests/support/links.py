@@ -12,7 +12,8 @@ from typing import Any, cast
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
-from tunnel.relay.address import AllowList, TargetAddress, parse_target
+from tunnel.relay.address import TargetAddress, parse_target
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import OutgoingLane
 from tunnel.relay.lane_acceptor import IncomingLane
 from tunnel.relay.link import Link, LinkPlan

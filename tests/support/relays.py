@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.support.cutter import Cutter
 from tests.support.lanes import KINDS, MAKERS, Hosts, Kinds
 from tests.support.waiting import until
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState

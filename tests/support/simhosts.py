@@ -24,7 +24,7 @@ from tunnel.lanes.lane import Lane
 from tunnel.net.connect import TIMEOUT
 from tunnel.relay import dialer as dialer_module
 from tunnel.relay import lane_acceptor as acceptor_module
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan

@@ -5,7 +5,7 @@
 own one local socket. ``ingress`` accepts local connections and checks their users, ``egress`` connects to
 local targets that the peer may reach. ``dialer`` makes outgoing lanes, ``lane_acceptor`` accepts incoming
 ones. ``target_check`` asks what a peer would accept, ``link_status`` reports status, ``address`` defines
-addresses and allow rules.
+addresses, ``allow_list`` rules for targets.
 
 Not allowed here: configuration files (plans such as ``LinkPlan`` come from ``daemon``), TLS records, and any
 knowledge of QEMU or libvirt: a stream is bytes in two directions.

@@ -18,7 +18,7 @@ import structlog
 from tunnel.errors import RefusedError
 from tunnel.host.users import user_name
 from tunnel.net.hangup import HangupWatch
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.egress import Egress
 from tunnel.relay.pump import Pump
 from tunnel.relay.stream_io import StreamIo, StreamTableHandler
