@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "distribution": set[str](),
     "wire": {"errors", "units"},
     "engine": {"errors"},
-    "net": {"errors", "units"},
+    "net": {"errors"},
     "host": {"errors", "units", "net"},
     "records": {"errors", "units", "wire", "engine", "net"},
     "tls": {"errors", "units", "files", "names", "wire", "net", "records"},

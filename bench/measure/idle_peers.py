@@ -93,7 +93,7 @@ class IdlePeer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Process frames; an invalid one ends the connection."""
         now, position = time.monotonic(), 0
-        self._lane.keepalive.heard(now)
+        self._lane.keepalive.heard_at = now
         try:
             while position < len(data):
                 taken, frame = self._lane.feed(data[position:], now)

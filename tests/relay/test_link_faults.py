@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.support.simhosts import Connection, Network, Shape, Trap, installed
 from tests.support.simloop import simulated
 from tests.support.simworld import GRACE, HOSTS, NOTICE, World
-from tunnel.wire import negotiation, retention
+from tunnel.wire import negotiation, scheduler
 from tunnel.wire.codes import FEATURES, Feature, FrameType
 from tunnel.wire.frames import Limits
 from tunnel.wire.keepalive import INTERVAL
@@ -195,7 +195,7 @@ def perform(scene: Scene, plot: Plot) -> float:
         installed(network),
         simulated() as loop,
         patch.object(negotiation, "FEATURES", scene.features),
-        patch.object(retention, "KEEP_FLOOR", KEEP_FLOOR),
+        patch.object(scheduler, "KEEP_FLOOR", KEEP_FLOOR),
         patch("random.uniform", random.Random(1).uniform if scene.jitter else lambda a, b: b),
     ):
         network.loop = loop

@@ -18,7 +18,7 @@ import pytest
 from tests.support.lanes import MAKERS, Hosts
 from tests.support.waiting import until
 from tunnel.lanes.lane_factory import LaneMaker
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState

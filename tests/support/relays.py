@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.support.cutter import Cutter
 from tests.support.lanes import KINDS, MAKERS, Hosts, Kinds
 from tests.support.waiting import until
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState
@@ -48,15 +48,17 @@ class Relay:
     directory: Path
     cutter: Cutter | None
 
-    async def stream(self) -> tuple[socket.socket, socket.socket]:
-        """Open a stream from a to b; return the hypervisors' ends of it."""
+    async def stream(
+        self, local: tuple[socket.socket, socket.socket] | None = None
+    ) -> tuple[socket.socket, socket.socket]:
+        """Open a stream from a to b; return the hypervisors' ends of it. ``local``: both ends at a."""
         loop = asyncio.get_running_loop()
         path = self.directory / f"target{self.a.streams.opened}"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
             server.listen()
             server.setblocking(False)
-            ours, caller = socket.socketpair()
+            ours, caller = local or socket.socketpair()
             await self.a.open(ours, f"unix:{path}", loop.time() + 10)
             async with asyncio.timeout(60):
                 called, _ = await loop.sock_accept(server)

@@ -17,8 +17,6 @@ from tests.support.ends import LaneEnd
 from tests.support.wire_host import Host
 from tunnel.errors import ProtocolError
 from tunnel.wire.codes import MAX_DATA, Code
-from tunnel.wire.credits import ACK_DELAY
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.events import (
     StreamRefused,
 )
@@ -26,10 +24,11 @@ from tunnel.wire.frames import (
     Frame,
 )
 from tunnel.wire.keepalive import INTERVAL
+from tunnel.wire.lane_protocol import Decoder
 from tunnel.wire.reassembly import PAGE
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import Stream
-from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR
+from tunnel.wire.window import ACK_DELAY, FLOOR_WINDOW, KEEP_FLOOR
 
 _NEVER = 2_000  # rounds: more than any simulated conversation needs
 

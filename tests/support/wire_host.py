@@ -250,7 +250,7 @@ class Host:
         if not self.carries(lane):
             return False
         raw = self.session.control(room)
-        if not raw and (again := self.session.replay(lane.epoch)) is not None:
+        if not raw and (again := self.session.recovery.next(lane.epoch)) is not None:
             raw = written(again)
         if not raw:
             raw = self._new_payload(lane.epoch, room)

@@ -27,7 +27,7 @@ def test_a_side_that_relies_on_the_pings_of_the_peer_sends_none_after_the_first_
     keepalive = Keepalive(0.0)
     assert keepalive.poll(0.0, relying=True) == Ping(1)
     for number in range(1, 4):
-        keepalive.heard(number * INTERVAL - 0.1)
+        keepalive.heard_at = number * INTERVAL - 0.1
         assert keepalive.poll(number * INTERVAL, relying=True) is None
         assert keepalive.wake_at == (number + 1) * INTERVAL
     assert keepalive.silence(4 * INTERVAL) < INTERVAL + LATE
@@ -95,7 +95,7 @@ def test_silence_is_counted_from_the_last_byte() -> None:
     keepalive = Keepalive(0.0)
     assert not keepalive.silent(TIMEOUT - 0.001)
     assert keepalive.silent(TIMEOUT)
-    keepalive.heard(TIMEOUT)
+    keepalive.heard_at = TIMEOUT
     assert not keepalive.silent(2 * TIMEOUT - 0.001)
     assert keepalive.silent(2 * TIMEOUT)
 
@@ -105,7 +105,7 @@ def test_it_wakes_at_the_earlier_deadline() -> None:
     for at in (0.0, INTERVAL, 2 * INTERVAL):
         keepalive.poll(at)
     assert keepalive.wake_at == TIMEOUT
-    keepalive.heard(2 * INTERVAL)
+    keepalive.heard_at = 2 * INTERVAL
     assert keepalive.wake_at == 3 * INTERVAL
 
 

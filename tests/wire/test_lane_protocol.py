@@ -11,10 +11,9 @@ from hypothesis import strategies as some
 from tunnel.errors import ProtocolError
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import Code
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Limits, Open, Ping, Pong
 from tunnel.wire.keepalive import INTERVAL
-from tunnel.wire.lane_protocol import LaneProtocol
+from tunnel.wire.lane_protocol import Decoder, LaneProtocol
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 
@@ -106,9 +105,9 @@ def test_an_answer_to_a_later_ping_is_one_to_an_earlier_one(lane: LaneProtocol) 
 def test_without_streams_the_acceptor_relies_on_the_pings_of_the_initiator(state: LaneState) -> None:
     lane = LaneProtocol(state, now=0.0)
     assert lane.poll(0.0, idle=True)
-    lane.keepalive.heard(INTERVAL)
+    lane.keepalive.heard_at = INTERVAL
     assert bool(lane.poll(INTERVAL, idle=True)) is (state is not LaneState.AWAIT_FIRST)
-    lane.keepalive.heard(2 * INTERVAL)
+    lane.keepalive.heard_at = 2 * INTERVAL
     assert lane.poll(2 * INTERVAL)
 
 

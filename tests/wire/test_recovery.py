@@ -53,7 +53,7 @@ def test_what_was_lost_is_sent_again() -> None:
     session.recovery.lost(1)
     session.recovery.rejoin(resumed(1, 1025, Position(1, 40, 20, 20 + WINDOW)))
     assert said(session) == [Open(3, WINDOW, "unix:/x")]
-    assert [span(session.replay(2)), span(session.replay(2))] == [(1, 40, 60), None]
+    assert [span(session.recovery.next(2)), span(session.recovery.next(2))] == [(1, 40, 60), None]
     assert session.kept == 40
 
 
@@ -74,7 +74,7 @@ def test_a_stream_that_the_positions_do_not_name_is_replayed_whole() -> None:
     session.send(1, range(30), lane=1)
     session.recovery.lost(1)
     session.recovery.rejoin(resumed(1, 1025, epoch=3))
-    assert span(session.replay(3)) == (1, 0, 30)
+    assert span(session.recovery.next(3)) == (1, 0, 30)
 
 
 def test_positions_of_streams_that_are_gone_are_ignored() -> None:
@@ -83,7 +83,7 @@ def test_positions_of_streams_that_are_gone_are_ignored() -> None:
     session.recovery.rejoin(
         resumed(1, 1025, Position(7, 9, 9, 9), Position(2, 1, 1, 1), Position(0, 5, 5, 5))
     )
-    assert session.replay(2) is None
+    assert session.recovery.next(2) is None
 
 
 def test_with_a_second_lane_nothing_waits_for_a_replacement() -> None:
@@ -102,7 +102,7 @@ def test_with_a_second_lane_nothing_waits_for_a_replacement() -> None:
         Credit(0, 1, 1025),
         Credit(1, 2 * MIB, 2 * MIB + WINDOW),
     ]
-    assert [span(session.replay(2)), span(session.replay(2))] == [(1, 0, 30), None]
+    assert [span(session.recovery.next(2)), span(session.recovery.next(2))] == [(1, 0, 30), None]
 
 
 def test_a_lane_whose_resumed_was_lost() -> None:
@@ -116,9 +116,9 @@ def test_a_lane_whose_resumed_was_lost() -> None:
     session.send(1, range(30), lane=2)
     session.control()
     session.recovery.rejoin(resumed(0, 1024, epoch=3))
-    assert session.replay(3) is None, "lane 2 counts as up"
+    assert session.recovery.next(3) is None, "lane 2 counts as up"
     session.recovery.lost(2)
-    assert span(session.replay(3)) == (1, 0, 30)
+    assert span(session.recovery.next(3)) == (1, 0, 30)
     assert said(session) == [Opened(1, WINDOW), Credit(0, 1, 1025)]
 
 
@@ -180,7 +180,7 @@ def test_while_a_lane_is_up_nothing_is_sent_again_for_another() -> None:
     session.send(1, range(30), lane=1)
     session.recovery.rejoin(resumed(0, 1024))
     assert said(session) == []
-    assert session.replay(2) is None
+    assert session.recovery.next(2) is None
 
 
 def test_what_a_retired_lane_carried_is_never_sent_again() -> None:
@@ -189,13 +189,13 @@ def test_what_a_retired_lane_carried_is_never_sent_again() -> None:
     session.send(1, range(30), lane=1)
     session.send(1, range(20), lane=2)
     session.recovery.retired(1)
-    assert session.replay(2) is None
+    assert session.recovery.next(2) is None
     session.recovery.attach(3)
     session.recovery.lost(2)
-    assert [span(session.replay(3)), span(session.replay(3))] == [(1, 30, 50), None]
+    assert [span(session.recovery.next(3)), span(session.recovery.next(3))] == [(1, 30, 50), None]
     session.recovery.lost(3)
     session.recovery.rejoin(resumed(1, 1025, epoch=4))
-    assert [span(session.replay(4)), span(session.replay(4))] == [(1, 30, 50), None]
+    assert [span(session.recovery.next(4)), span(session.recovery.next(4))] == [(1, 30, 50), None]
     assert session.kept == 50, "it is still kept until it is delivered"
 
 
@@ -205,7 +205,7 @@ def test_what_a_lost_lane_carried_is_sent_again_though_it_is_retired() -> None:
     session.send(1, range(30), lane=1)
     session.recovery.lost(1)
     session.recovery.retired(1)
-    assert span(session.replay(2)) == (1, 0, 30), "it was lost before its RETIRED could arrive"
+    assert span(session.recovery.next(2)) == (1, 0, 30), "it was lost before its RETIRED could arrive"
 
 
 def test_credit_after_our_positions_is_lost_with_the_old_lane_and_sent_again() -> None:

@@ -21,8 +21,7 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
-from tunnel.wire.retention import SLIVER, Retention
-from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM
+from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM, SLIVER, Retention
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
@@ -71,7 +70,7 @@ def test_what_a_lane_carried_is_kept_as_if_it_had_been_sent() -> None:
         session.carried(1, [range(3 * MAX_DATA - sent + 1)], lane=1)
     session.recovery.attach(2)
     session.recovery.lost(1)
-    again = [session.replay(2) for _ in range(4)]
+    again = [session.recovery.next(2) for _ in range(4)]
     assert [(span(outgoing) or ())[1:] for outgoing in again if outgoing] == [
         (0, HEAD_START),
         (HEAD_START, HEAD_START + MAX_DATA),

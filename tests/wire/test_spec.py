@@ -290,7 +290,7 @@ def test_the_example() -> None:
     a.recovery.rejoin(reply)
     said.append((">", a.control()))
     assert hear(b, said) == []
-    said[-1] = (">", said[-1][1] + spoken(a.replay(2)))
+    said[-1] = (">", said[-1][1] + spoken(a.recovery.next(2)))
     b.data(1, 0, data)
     assert b.delivered(1, 8, now=0.0) == [StreamEnded(1)]
     b.finish(1)

@@ -16,7 +16,8 @@ from tunnel.host.permissions import open_to_everybody
 from tunnel.host.reserved_ports import is_reserved
 from tunnel.host.users import user_name
 from tunnel.net.listener import is_configured
-from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress, UnixRule
+from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress
+from tunnel.relay.allow_list import UnixRule
 from tunnel.tls import expiry
 from tunnel.tls.contexts import ONE_EACH, TlsContexts
 from tunnel.tls.rejections import now

@@ -25,7 +25,8 @@ from tunnel.host.permissions import weakness
 from tunnel.lanes.kernel_tls_selftest import run_selftest
 from tunnel.lanes.lane_meter import measure
 from tunnel.net import peer_credentials, unix_path
-from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
+from tunnel.relay.address import RedirectAddress, UnixAddress
+from tunnel.relay.allow_list import UnixRule
 from tunnel.tls.contexts import TlsContexts, TlsFiles, load
 from tunnel.tls.lane_kinds import KernelTlsSupport
 

@@ -25,7 +25,6 @@ from tunnel.relay.mss_fallback import MssFallback
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
-from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session
 from tunnel.wire.states import LaneState
 
@@ -242,12 +241,6 @@ class OutgoingLane:
             self._link.members.on_resumed(lane, frame)
         if not self._done.done():
             self._done.set_result(None)
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state allows no DATA."""
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the answer."""

@@ -23,7 +23,6 @@ from tunnel.relay.timeouts import Timeouts
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
-from tunnel.wire.payload import Payload
 from tunnel.wire.states import LaneState
 
 MOST_LOOSE = 8
@@ -248,12 +247,6 @@ class IncomingLane:
         elif isinstance(frame, Resume):
             self._link.on_resume(lane, frame)
         self._done.set()
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state allows no DATA."""
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the first frame."""

@@ -25,9 +25,9 @@ from tunnel.relay import incidents
 from tunnel.relay.duplicate_check import DuplicateCheck
 from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link_plan import LinkPlan, LinkState
-from tunnel.relay.link_sender import LinkSender
 from tunnel.relay.loops import post
 from tunnel.relay.status_schema import ReplacedStatus
+from tunnel.relay.stream_io import LinkSender
 from tunnel.relay.stream_table import Answered, StreamTable
 from tunnel.relay.target_check import TargetCheck, answer
 from tunnel.wire.codes import Code

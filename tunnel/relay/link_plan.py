@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.pump import Pump
 from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.membership import MembershipPlan

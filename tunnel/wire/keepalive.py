@@ -38,16 +38,13 @@ class Keepalive:
     def __init__(self, now: float) -> None:
         self.round_trip = 0.0
         self._lately: deque[float] = deque(maxlen=_MEMORY)
-        self._heard = now
+        self.heard_at = now
+        """When bytes were received last; set by the owner."""
         self._next_ping = now
         self.answered = 0
         """Token of the newest PING that was answered; the peer may leave older ones unanswered."""
         self._token = 0
         self._asked_at: float | None = None
-
-    def heard(self, now: float) -> None:
-        """Record that bytes were received."""
-        self._heard = now
 
     def silent(self, now: float) -> bool:
         """Whether the lane has timed out."""
@@ -55,7 +52,7 @@ class Keepalive:
 
     def silence(self, now: float) -> float:
         """Return the seconds since the last byte was received."""
-        return now - self._heard
+        return now - self.heard_at
 
     def poll(self, now: float, *, relying: bool = False) -> Ping | None:
         """Return the PING that is due now, or None.
@@ -91,4 +88,4 @@ class Keepalive:
     @property
     def wake_at(self) -> float:
         """When to call ``silent`` and ``poll`` again."""
-        return min(self._next_ping, self._heard + TIMEOUT)
+        return min(self._next_ping, self.heard_at + TIMEOUT)

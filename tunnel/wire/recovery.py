@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tunnel.wire.control_channel import ControlChannel
-from tunnel.wire.credits import Credits
 from tunnel.wire.events import Event, StreamReleased
 from tunnel.wire.frames import Position, Resume, Resumed
 from tunnel.wire.payload import Outgoing
-from tunnel.wire.send_queue import SendQueue
+from tunnel.wire.scheduler import SendQueue
 from tunnel.wire.stream import Stream
+from tunnel.wire.window import Credits
 
 
 class Recovery:
@@ -37,12 +37,9 @@ class Recovery:
         self._credits = credit
         self._senders = senders
         self._lanes: set[int] = set()
-        self._pending: dict[int, None] = {}  # streams that have something to send again
+        self.pending: dict[int, None] = {}
+        """Streams that may have something to send again: ask ``next``."""
         self._outdated = False  # lanes carried CREDIT after our positions were taken
-
-    def __bool__(self) -> bool:
-        """Whether there may be something to send again."""
-        return bool(self._pending)
 
     def attach(self, epoch: int) -> None:
         """Add a lane."""
@@ -103,17 +100,17 @@ class Recovery:
         """Queue what is lost, of every stream: one may be newer than the peer's positions."""
         for number, stream in self._streams.items():
             stream.rewind(self._lanes)
-            self._pending[number] = None
+            self.pending[number] = None
 
     def next(self, lane: int) -> Outgoing | None:
         """Return the next frame of payload to send again, on ``lane``."""
-        while self._pending:
-            number = next(iter(self._pending))
+        while self.pending:
+            number = next(iter(self.pending))
             if (outgoing := self._streams[number].replay(lane)) is not None:
                 return outgoing
-            del self._pending[number]
+            del self.pending[number]
         return None
 
     def forget(self, number: int) -> None:
         """Drop a stream that is closed."""
-        self._pending.pop(number, None)
+        self.pending.pop(number, None)

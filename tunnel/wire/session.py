@@ -1,7 +1,7 @@
 """A session: the protocol state that two hosts share, over one lane or several, without I/O.
 
 The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on the
-events; ``control``, ``replay`` and ``pick`` + ``send`` return what a lane sends next, in that order. It
+events; ``control``, ``recovery.next``, ``pick`` + ``send`` return what a lane sends next, in that order. It
 raises ProtocolError when the peer is at fault (send GOAWAY, drop the session), MisuseError when we are.
 
 ``recovery`` has what the loss and replacement of lanes need.
@@ -17,7 +17,6 @@ from tunnel.units import MIB
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType
 from tunnel.wire.control_channel import ControlChannel
-from tunnel.wire.credits import Credits
 from tunnel.wire.events import (
     Event,
     StreamClosed,
@@ -46,11 +45,11 @@ from tunnel.wire.frames import (
 from tunnel.wire.payload import Outgoing, Payload, Piece
 from tunnel.wire.probes import Probes
 from tunnel.wire.recovery import Recovery
-from tunnel.wire.send_queue import SendQueue
+from tunnel.wire.scheduler import SendQueue
 from tunnel.wire.states import Call, Input, Receiving, SendState, StreamPhase
 from tunnel.wire.stream import Stream
 from tunnel.wire.stream_registry import StreamRegistry
-from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW
+from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Credits
 
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
 
@@ -92,7 +91,6 @@ class Session:
         self._senders = SendQueue(settings.memory, self._streams)
         self._credits = Credits()
         self.recovery = Recovery(session, self._streams, self._control, self._credits, self._senders)
-        self.replay = self.recovery.next  # returns the next frame of payload to send again, if there is one
         self._picked = 0, 0  # what ``pick`` returned last: stream, bytes
 
     # Streams: what our side does.
@@ -205,7 +203,7 @@ class Session:
 
     def _may_ask(self, stream: Stream) -> bool:
         """Whether the peer accepts CREDIT: not before it has OPENED, which may be on a slower lane."""
-        return self._registry.is_ours(stream.number) or stream.into.received > 0
+        return stream.ours or stream.into.received > 0
 
     # Payload: what we receive.
 
@@ -263,12 +261,13 @@ class Session:
     @property
     def has_control(self) -> bool:
         """Whether ``control`` has something to send."""
-        return bool(self._credits) or self._control.acknowledge or self._control.pending
+        control = self._control
+        return bool(self._credits.queue or control.acknowledge or control.pending)
 
     @property
     def busy(self) -> bool:
         """Whether there may be something to send: control frames, lost payload, or a stream's payload."""
-        return bool(self.recovery or self._senders.scheduler) or self.has_control
+        return bool(self.recovery.pending or self._senders.scheduler) or self.has_control
 
     def control(self, room: int = MAX_DATA) -> bytes:
         """Return control frames to send now, whole ones, up to about ``room`` bytes."""

@@ -75,5 +75,5 @@ class StreamRegistry:
     def remove(self, stream: Stream) -> None:
         """Remove a stream that is closed."""
         del self.by_number[stream.number]
-        self.places.give_back(ours=self.is_ours(stream.number))
+        self.places.give_back(ours=stream.ours)
         self.budget.give_back(stream.into.size)

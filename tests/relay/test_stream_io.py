@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.links import Pair, goodbye, last, pipes
 from tests.support.waiting import turns, unexpected
-from tunnel.relay.link_sender import LinkSender
+from tunnel.relay.stream_io import LinkSender
 from tunnel.wire.codes import Code
 
 

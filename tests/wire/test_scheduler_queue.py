@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunnel.units import KIB, MIB
-from tunnel.wire.send_queue import SendQueue
+from tunnel.wire.scheduler import SendQueue
 from tunnel.wire.states import StreamPhase
 from tunnel.wire.stream import Stream
 from tunnel.wire.window import KEEP_FLOOR

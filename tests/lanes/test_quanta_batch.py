@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.lanes.batch_sizer import LARGEST, LINK_TIME, SMALLEST, WINDOW, BatchSizer
+from tunnel.lanes.quanta import LARGEST, LINK_TIME, SMALLEST, WINDOW, BatchSizer
 from tunnel.units import KIB, MIB
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tunnel.units import KIB, MIB
 from tunnel.wire.codes import MAX_DATA
-from tunnel.wire.retention import SLIVER, Retention
+from tunnel.wire.scheduler import SLIVER, Retention
 from tunnel.wire.states import StreamPhase
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import KEEP_FLOOR

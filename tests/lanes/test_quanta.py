@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.clock import Clock
-from tunnel.lanes import read_turns
-from tunnel.lanes.read_turns import LONGEST, MOST_FRAMES, SMALL_FRAME, WAIT, Turn
+from tunnel.lanes import quanta
+from tunnel.lanes.quanta import LONGEST, MOST_FRAMES, SMALL_FRAME, WAIT, Turn
 from tunnel.units import MIB
 
 
@@ -17,7 +17,7 @@ def clock() -> Clock:
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_turns, "_loop", read_turns._Loop())
+    monkeypatch.setattr(quanta, "_loop", quanta._Loop())
 
 
 def frames(turn: Turn, most: int = 10_000) -> int:

@@ -12,8 +12,8 @@ from tests.support.wire import only_faults
 from tunnel.errors import ProtocolError
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, Code, FrameType
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Data, Fin, Frame, Open, Ping, Resume
+from tunnel.wire.lane_protocol import Decoder
 
 Seen = tuple[Frame, int] | bytes  # a frame with its sequence number, or payload
 
@@ -168,3 +168,26 @@ def test_whether_the_last_frame_is_data() -> None:
         decoder.feed(part)
         said.append(decoder.follows_data)
     assert said == [False, True, True, False, False]
+
+
+HEADERS = st.builds(
+    data_header, st.integers(0, 3), st.integers(0, (1 << 64) - 1), st.integers(0, MAX_DATA + 1)
+)
+
+
+@given(st.one_of(HEADERS, st.binary(max_size=30), st.builds(bytes.__add__, HEADERS, st.binary(max_size=3))))
+def test_begin_does_what_feed_does_for_data_and_nothing_otherwise(raw: bytes) -> None:
+    quick, usual, untouched = Decoder(), Decoder(), Decoder()
+    try:
+        is_data = isinstance(usual.feed(memoryview(raw))[1], Data)
+    except ProtocolError:
+        is_data = False
+    assert quick.begin(memoryview(raw)) is is_data
+    assert vars(quick) == vars(usual if is_data else untouched)
+
+
+def test_begin_refuses_to_continue_another_frame() -> None:
+    decoder, header = Decoder(), data_header(1, 0, 9)
+    decoder.feed(memoryview(header[:5]))
+    assert not decoder.begin(memoryview(header))
+    assert decoder.feed(memoryview(header[5:])) == (HEADER_SIZE - 5, Data(1, 0, 9))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tunnel.net import pipes
-from tunnel.net.pipes import MOST_SPARE, SIZE, Pipe
+from tunnel.lanes import kernel_payload
+from tunnel.lanes.kernel_payload import MOST_SPARE, PIPE_SIZE, Pipe
 
 NOISE = os.urandom(100_000)
 
@@ -68,7 +68,7 @@ def test_copying_and_moving_stop_when_the_pipe_is_full() -> None:
 
 def test_a_part_is_cut_into_a_new_pipe() -> None:
     pipe = filled(NOISE)
-    part = pipes.cut(pipe, 60_000)
+    part = kernel_payload.cut_pipe(pipe, 60_000)
     assert isinstance(part, Pipe)
     assert part.read(60_000) + pipe.read(40_000) == NOISE
 
@@ -79,10 +79,10 @@ def test_a_part_is_cut_into_memory_without_a_suitable_pipe(monkeypatch: pytest.M
 
     pipe = filled(NOISE)
     with monkeypatch.context() as scarce:
-        scarce.setattr(pipes, "take", lambda: Pipe(4096))
-        assert pipes.cut(pipe, 70_000) == NOISE[:70_000]
-        scarce.setattr(pipes, "take", none)
-        assert pipes.cut(pipe, 20_000) == NOISE[70_000:90_000]
+        scarce.setattr(kernel_payload, "take_pipe", lambda: Pipe(4096))
+        assert kernel_payload.cut_pipe(pipe, 70_000) == NOISE[:70_000]
+        scarce.setattr(kernel_payload, "take_pipe", none)
+        assert kernel_payload.cut_pipe(pipe, 20_000) == NOISE[70_000:90_000]
     assert pipe.read(10_000) == NOISE[90_000:]
 
 
@@ -118,8 +118,8 @@ def test_the_kernel_may_refuse_to_enlarge_a_pipe(monkeypatch: pytest.MonkeyPatch
 
     pipe = Pipe()
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    assert not pipe.grow(2 * SIZE)
-    assert pipe.size == SIZE
+    assert not pipe.grow(2 * PIPE_SIZE)
+    assert pipe.size == PIPE_SIZE
 
 
 def test_discarded_bytes_are_removed() -> None:
@@ -145,18 +145,18 @@ def test_a_pipe_is_closed_with_its_last_reference() -> None:
 
 
 def test_an_empty_pipe_is_reused_and_spares_are_bounded() -> None:
-    pipe = pipes.take()
-    pipes.give_back(pipe)
-    assert pipes.take() is pipe
+    pipe = kernel_payload.take_pipe()
+    kernel_payload.give_back_pipe(pipe)
+    assert kernel_payload.take_pipe() is pipe
     for _ in range(MOST_SPARE + 5):
-        pipes.give_back(Pipe(4096))
-    assert len(pipes._spare) == MOST_SPARE
-    pipes._spare.clear()
+        kernel_payload.give_back_pipe(Pipe(4096))
+    assert len(kernel_payload._spare) == MOST_SPARE
+    kernel_payload._spare.clear()
 
 
 @pytest.fixture
 def no_descriptors() -> Iterator[None]:
-    pipes._spare.clear()
+    kernel_payload._spare.clear()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     yield
@@ -165,7 +165,7 @@ def no_descriptors() -> Iterator[None]:
 
 def test_discarding_works_without_free_descriptors(request: pytest.FixtureRequest) -> None:
     """Bytes that the peer has acknowledged must be discarded, for all streams of the link."""
-    pipes._nowhere.cache_clear()
+    kernel_payload._nowhere.cache_clear()
     pipe = filled(NOISE[:5000])
     request.getfixturevalue("no_descriptors")
     pipe.discard(4000)
@@ -175,4 +175,4 @@ def test_discarding_works_without_free_descriptors(request: pytest.FixtureReques
 @pytest.mark.usefixtures("no_descriptors")
 def test_without_descriptors_no_pipe_is_created() -> None:
     with pytest.raises(OSError, match="Too many open files"):
-        pipes.take()
+        kernel_payload.take_pipe()

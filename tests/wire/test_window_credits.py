@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from tests.support.wire import frames
 from tunnel.units import MIB
-from tunnel.wire.credits import Credits
 from tunnel.wire.frames import Credit, Frame
-from tunnel.wire.window import ReceiveWindow
+from tunnel.wire.window import Credits, ReceiveWindow
 
 SIZE = 4 * MIB
 
