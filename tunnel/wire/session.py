@@ -136,7 +136,7 @@ class Session:
 
     def ready(self, number: int) -> None:
         """Add ``number``, which has something to send: ``pick`` returns it in its order, when it may send."""
-        self._senders.ready(self._registry.get(number))
+        self._senders.ready(self._streams.get(number) or self._registry.get(number))
 
     def not_ready(self, number: int) -> None:
         """Remove ``number``, which has nothing to send for now."""
@@ -187,7 +187,7 @@ class Session:
 
     def carried(self, number: int, payloads: Sequence[Payload], lane: int) -> None:
         """Keep, in these parts, what ``lane`` sent in frames of its own: at most what ``pick`` allowed."""
-        stream, length = self._registry.get(number), sum(map(len, payloads))
+        stream, length = self._streams.get(number) or self._registry.get(number), sum(map(len, payloads))
         picked, self._picked = self._picked, (0, 0)
         if picked[0] != number or not 0 < length <= picked[1]:
             raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} were not allowed")
@@ -337,7 +337,9 @@ class Session:
     def _on_credit(self, frame: Credit) -> list[Event]:
         if frame.stream == 0:
             self._control.credited(frame.delivered, frame.limit)
-        elif (stream := self._registry.find(frame.stream, FrameType.CREDIT)) is not None:
+            return []
+        stream = self._streams.get(frame.stream) or self._registry.find(frame.stream, FrameType.CREDIT)
+        if stream is not None:
             known, frames = stream.out.told, stream.frames
             released = stream.credited(frame.delivered, frame.limit)
             if stream.out.told == known:
