@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -18,14 +17,13 @@ from tunnel.cli.migrate import run as module
 from tunnel.cli.migrate.link_monitor import Cause, LinkNews
 from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.cli.migrate.output import JsonOutput
-from tunnel.cli.migrate.run import MigrationRun, qemu_options
+from tunnel.cli.migrate.run import MigrationRun
 from tunnel.daemon.config import load
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
 from tunnel.virt.guest_location import Where
 from tunnel.virt.libvirt_move import LibvirtMove
-from tunnel.virt.move import Action, MoveSummary, settled
+from tunnel.virt.move import MoveSummary, settled
 from tunnel.virt.progress import Progress
-from tunnel.virt.qmp_migration import Mode
 
 # The texts deliberately suggest other causes: the exit code does not depend on them.
 REFUSED = LinkNews("lane lost: unreachable", Cause.REFUSAL)
@@ -244,18 +242,3 @@ def test_interruption_before_the_run_is_ignored(order: MigrateArguments) -> None
         MigrationRun(order, JsonOutput()).interrupt()
 
     asyncio.run(idle())
-
-
-def test_options_for_qemu(order: MigrateArguments) -> None:
-    plain = qemu_options(order)
-    assert (plain.mode, plain.max_bandwidth, plain.return_path) == (Mode.PRECOPY, None, True)
-    parallel = qemu_options(dataclasses.replace(order, parallel=4, bandwidth=1000, auto_converge=True))
-    assert (parallel.mode, parallel.channels, parallel.max_bandwidth) == (Mode.MULTIFD, 4, 1000)
-    assert parallel.auto_converge
-    postcopy = dataclasses.replace(order, postcopy=True, postcopy_preempt=True)
-    assert qemu_options(postcopy).postcopy_after == 1
-    assert qemu_options(postcopy).preempt is True
-    late = dataclasses.replace(postcopy, timeout=1.0, timeout_action=Action.POSTCOPY)
-    assert qemu_options(late).postcopy_after is None
-    assert qemu_options(order, blind=True).validate_uuid
-    assert not plain.validate_uuid
