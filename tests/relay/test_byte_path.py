@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -84,15 +84,20 @@ class Trace:
             sys.setprofile(before)
 
 
+@pytest.mark.parametrize("local", [tcp_pair, socket.socketpair], ids=["tcp", "unix"])
 @pytest.mark.parametrize("path", VARIANTS)
 async def test_a_byte_passes_no_other_file(
-    tmp_path_factory: pytest.TempPathFactory, tmp: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    local: Callable[[], tuple[socket.socket, socket.socket]],
 ) -> None:
     monkeypatch.setattr(keepalive, "INTERVAL", 3600.0)
     monkeypatch.setitem(MAKERS, "kernel", bare)
     hosts, kind = Hosts.create(tmp_path_factory.mktemp("path") / "pki"), KINDS[path]
     async with relaying(hosts, (kind, kind), tmp) as relay, asyncio.timeout(90):
-        one, other = await relay.stream(tcp_pair())
+        one, other = await relay.stream(local())
         with one, other:
             await move(one, other)
             trace = Trace(relay)

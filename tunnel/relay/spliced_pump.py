@@ -16,8 +16,7 @@ from contextlib import suppress
 
 from tunnel.lanes import kernel_payload
 from tunnel.lanes.kernel_payload import MOST_KEPT, PAYS, Pipe, PipeSegment, PipeSlice, RetransmitPipe
-from tunnel.net import passed_descriptors
-from tunnel.relay.pump import Pump, PumpHandler
+from tunnel.relay.pump import Pump, PumpHandler, refuse_descriptors
 from tunnel.wire.payload import Memory, Payload, in_memory
 
 ROOM_PATIENCE = 0.01
@@ -36,7 +35,7 @@ class SplicedPump(Pump):
             # Smaller ones would stall every few bytes.
             if min(intake.size, keeper.size) >= kernel_payload.PIPE_SIZE:
                 self._intake, self._keeper = intake, keeper
-                passed_descriptors.refuse(sock)
+                refuse_descriptors(sock)
         self._ahead = 0  # bytes in the intake pipe
         self._relief: asyncio.TimerHandle | None = None  # while the keeper has no room for them
         self._store: Pipe | None = None

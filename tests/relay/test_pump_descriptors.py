@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.network import tcp_pair
-from tunnel.net.passed_descriptors import SO_PASSRIGHTS, receiver, refuse
+from tunnel.relay.pump import SO_PASSRIGHTS, receiver, refuse_descriptors
 
 OPEN = Path("/proc/self/fd")
 
@@ -76,7 +76,7 @@ def knows_passrights() -> bool:
 def test_sending_descriptors_is_refused_where_the_kernel_supports_it() -> None:
     sender, taker = socket.socketpair()
     with sender, taker:
-        refuse(taker)
+        refuse_descriptors(taker)
         if knows_passrights():
             with pytest.raises(PermissionError):
                 send_descriptor(sender)
@@ -89,4 +89,4 @@ def test_sending_descriptors_is_refused_where_the_kernel_supports_it() -> None:
 def test_refuse_ignores_tcp_connections() -> None:
     sender, taker = tcp_pair()
     with sender, taker:
-        refuse(taker)
+        refuse_descriptors(taker)
