@@ -35,7 +35,6 @@ from tunnel.wire.duplicate_hosts import DuplicateOutcome
 from tunnel.wire.events import Event
 from tunnel.wire.frames import Frame, Hello, Notice, Resume, RotationFrame
 from tunnel.wire.membership import Membership
-from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session
 
 __all__ = ["Link", "LinkPlan", "LinkState"]
@@ -191,14 +190,6 @@ class Link:
         self.streams.act(session.receive(frame, sequence))
         if session.busy:
             self.kick()
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Process payload, and write what is in order to its socket."""
-        self.streams.deliver(stream, offset, payload)
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Write the payload of a batch, with one call for each stream."""
-        self.streams.flush()
 
     def on_writable(self, lane: Lane) -> None:
         """Continue sending."""
