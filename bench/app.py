@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
+from rich.console import Console
 
 from tunnel.bench.lab import requirements
 from tunnel.bench.measure import abuse as abuse_bench
-from tunnel.bench.measure import beside, flame, floor, guest_options
+from tunnel.bench.measure import beside, floor, guest_options, idle_peers, stacks
 from tunnel.bench.measure import cuts as cuts_bench
 from tunnel.bench.measure import guest_moves as migrate_bench
+from tunnel.bench.measure import idle as idle_bench
 from tunnel.bench.measure import memory as memory_bench
 from tunnel.bench.measure import netns as networks
 from tunnel.bench.measure import perf_profile as profiles
@@ -32,8 +32,8 @@ from tunnel.bench.measure.relay_commands import LANES
 from tunnel.bench.measure.results import Record, Results, named
 from tunnel.bench.report import contents as reports
 from tunnel.bench.report import goals as goals_bench
-from tunnel.bench.report import readme, summary, summary_migrate
-from tunnel.bench.report.result_file import newest, read_all
+from tunnel.bench.report import origin, readme, summary, summary_migrate, terminal
+from tunnel.bench.report.result_file import ResultFile, read_all
 from tunnel.daemon.config_types import MAX_WORKERS
 from tunnel.errors import UsageError
 from tunnel.units import parse_duration, parse_size
@@ -91,6 +91,13 @@ def _legs(text: str) -> tuple[str, ...]:
     return legs
 
 
+def _directions(text: str) -> tuple[str, ...]:
+    directions = tuple(dict.fromkeys(_names(text)))
+    if not directions or not set(directions) <= set(idle_bench.DIRECTIONS):
+        raise UsageError(f"--directions must be accepted, dialed or accepted,dialed, not {text!r}")
+    return directions
+
+
 def _durations(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(dict.fromkeys(parse_duration(word) for word in _names(text)))
@@ -100,6 +107,8 @@ def _durations(option: str, text: str) -> tuple[float, ...]:
 
 Stall = Annotated[float, typer.Option(min=1, help="Seconds with a stalled reader.")]
 Samples = Annotated[int, typer.Option(min=0, help="Round trips per latency measurement; 0: none.")]
+Links = Annotated[int, typer.Option(min=1, max=idle_peers.MOST, help="Peers, with one idle link each.")]
+Idle = Annotated[float, typer.Option(min=1, help="Seconds to measure idle links, once all are up.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds.")]
 Only = Annotated[str, typer.Option(help="Contestants, comma-separated; default: all.")]
 Congestion = Annotated[str, typer.Option(help="TCP congestion control of every socket (needs root).")]
@@ -125,12 +134,11 @@ def relay(
     chosen = choose(_names(only))
     options = relay_bench.RelayOptions(_size(size), rounds, _streams(streams), _legs(legs), samples)
     session = _Session("relay", asdict(options), congestion, results, json=json)
-    _close(_relay(session, chosen, options), session)
+    _relay(session, chosen, options)
+    _close(session)
 
 
-def _relay(
-    session: _Session, chosen: Sequence[Contestant], options: relay_bench.RelayOptions
-) -> RenderableType:
+def _relay(session: _Session, chosen: Sequence[Contestant], options: relay_bench.RelayOptions) -> None:
     present = session.announce(chosen)
     if any(contestant.name == floor.HOPS for contestant in present):
         session.results.announce_crypto()
@@ -139,7 +147,6 @@ def _relay(
         session.results.add("summary", **entry.as_record())
     for growth in summary.growths(found):
         session.results.add("growth", **growth.as_record())
-    return summary.table(found, session.results)
 
 
 @app.command()
@@ -158,13 +165,13 @@ def memory(
         raise UsageError(f"{', '.join(bare)} is not a relay: there is no relay process to measure")
     count = _size(size)
     session = _Session("memory", {"size": count, "stall_seconds": stall}, congestion, results, json=json)
-    _close(_memory(session, chosen, count, stall), session)
+    _memory(session, chosen, count, stall)
+    _close(session)
 
 
-def _memory(session: _Session, chosen: Sequence[Contestant], size: int, stall: float) -> RenderableType:
+def _memory(session: _Session, chosen: Sequence[Contestant], size: int, stall: float) -> None:
     present = session.announce(chosen)
-    measured = memory_bench.run(present, size, stall, session.network, session.results, session.progress)
-    return memory_bench.table(measured, summary.absent(session.results))
+    memory_bench.run(present, size, stall, session.network, session.results, session.progress)
 
 
 @app.command()
@@ -214,15 +221,15 @@ def migrate(
     requirements.check()
     options.check_machine()
     session = _Session("migrate", options.as_record(), congestion, results, json=json, output=output)
-    _close(_migrate(session, options), session)
+    _migrate(session, options)
+    _close(session)
 
 
-def _migrate(session: _Session, options: guest_options.MigrateOptions) -> RenderableType:
+def _migrate(session: _Session, options: guest_options.MigrateOptions) -> None:
     migrate_bench.announce(options, session.results)
     found = migrate_bench.run(options, session.network.congestion, session.results, session.progress)
     for comparison in summary_migrate.compare(found.migrations, session.results.records):
         session.results.add("comparison", **comparison.as_record())
-    return summary_migrate.table(found, session.results)
 
 
 @app.command()
@@ -231,6 +238,8 @@ def goals(
     size: Size = "4GiB",
     samples: Samples = SAMPLES,
     stall: Stall = 60.0,
+    links: Links = 1000,
+    seconds: Idle = 60.0,
     memory: Annotated[str, typer.Option(help="Guest memory.")] = "8GiB",
     congestion: Congestion = "cubic",
     results: Directory = Path("bench/data"),
@@ -239,22 +248,24 @@ def goals(
     """Measure every goal of mtunnel, into one file, and print the verdicts (root)."""
     carried = relay_bench.RelayOptions(_size(size), rounds, goals_bench.STREAMS, samples=samples)
     guests = guest_options.parse(memory=memory, modes=",".join(goals_bench.MODES), rounds=rounds)
+    many = idle_bench.IdleOptions(links, seconds, rounds)
     requirements.check()
     guests.check_machine()
+    many.check_machine()
     output = results / named("goals", datetime.now(UTC))
     relays = _Session("relay", asdict(carried), congestion, results, json=json, output=output)
-    views = [_relay(relays, choose(goals_bench.RELAYS), carried)]
+    _relay(relays, choose(goals_bench.RELAYS), carried)
     kept: Record = {"size": carried.size, "stall_seconds": stall}
     daemons = _Session("memory", kept, congestion, results, json=json, behind=relays.results)
-    views.append(_memory(daemons, choose([OURS]), carried.size, stall))
+    _memory(daemons, choose([OURS]), carried.size, stall)
     several = scale_bench.ScaleOptions(carried.size, goals_bench.WORKERS, goals_bench.WORKERS_STREAMS, rounds)
     workers = _Session("scale", asdict(several), congestion, results, json=json, behind=daemons.results)
-    views.append(
-        scale_bench.table(scale_bench.run(several, workers.network, workers.results, workers.progress))
-    )
-    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=workers.results)
-    views.append(_migrate(hosts, guests))
-    _close(Group(*views, goals_bench.table(output)), relays, daemons, workers, hosts)
+    scale_bench.run(several, workers.network, workers.results, workers.progress)
+    quiet = _Session("idle", asdict(many), congestion, results, json=json, behind=workers.results)
+    idle_bench.run(many, quiet.network, quiet.results, quiet.progress)
+    hosts = _Session("migrate", guests.as_record(), congestion, results, json=json, behind=quiet.results)
+    _migrate(hosts, guests)
+    _close(relays, daemons, workers, quiet, hosts, goals=True)
 
 
 @app.command()
@@ -279,8 +290,8 @@ def rotate(
         _size(size), streams, _streams(lanes), records, rounds, compare, _kinds(kinds)
     )
     session = _Session("rotate", asdict(options), congestion, results, json=json)
-    found = rotate_bench.run(options, session.network, session.results, session.progress)
-    _close(rotate_bench.table(found), session)
+    rotate_bench.run(options, session.network, session.results, session.progress)
+    _close(session)
 
 
 @app.command()
@@ -297,8 +308,31 @@ def scale(
     several = _counts("--workers", workers, MAX_WORKERS, "1,2,4,8")
     options = scale_bench.ScaleOptions(_size(size), several, _streams(streams), rounds)
     session = _Session("scale", asdict(options), congestion, results, json=json)
-    found = scale_bench.run(options, session.network, session.results, session.progress)
-    _close(scale_bench.table(found), session)
+    scale_bench.run(options, session.network, session.results, session.progress)
+    _close(session)
+
+
+@app.command()
+def idle(
+    links: Links = 1000,
+    seconds: Idle = 60.0,
+    directions: Annotated[
+        str, typer.Option(help="Who dials: accepted, dialed (by the daemon), or both.")
+    ] = ",".join(idle_bench.DIRECTIONS),
+    skew: Annotated[
+        float, typer.Option(min=0, help="Seconds over which the peers' clocks are spread.")
+    ] = 0.0,
+    rounds: Rounds = 3,
+    congestion: Congestion = "cubic",
+    results: Directory = Path("bench/data"),
+    json: AsJson = False,
+) -> None:
+    """A daemon with many links and no stream: its CPU time and resident memory."""
+    options = idle_bench.IdleOptions(links, seconds, rounds, _directions(directions), skew)
+    options.check_machine()
+    session = _Session("idle", asdict(options), congestion, results, json=json)
+    idle_bench.run(options, session.network, session.results, session.progress)
+    _close(session)
 
 
 @app.command()
@@ -315,8 +349,8 @@ def cuts(
     distances = _durations("--round-trips", round_trips)
     options = cuts_bench.CutsOptions(count, _streams(lanes), distances, rounds)
     session = _Session("cuts", asdict(options), congestion, results, json=json)
-    found = cuts_bench.run(options, session.network, session.results, session.progress)
-    _close(cuts_bench.table(found), session)
+    cuts_bench.run(options, session.network, session.results, session.progress)
+    _close(session)
 
 
 @app.command()
@@ -342,10 +376,9 @@ def abuse(
     options = abuse_bench.AbuseOptions(_size(size), rounds)
     session = _Session("abuse", asdict(options), congestion, results, json=json)
     run = (session.network, session.results, session.progress)
-    views = [abuse_bench.table(abuse_bench.run(chosen, options, *run))] if chosen else []
-    if cases:
-        views.append(beside.table(beside.run(cases, options.size, rounds, *run)))
-    _close(Group(*views), session)
+    abuse_bench.run(chosen, options, *run)
+    beside.run(cases, options.size, rounds, *run)
+    _close(session)
 
 
 @app.command()
@@ -356,26 +389,25 @@ def profile(
     results: Directory = Path("bench/data"),
     json: AsJson = False,
 ) -> None:
-    """Flame graphs of both sides under a bulk stream, and their CPU time by kind (root, perf)."""
+    """Folded stacks of both sides under a bulk stream, and their CPU time by kind (root, perf)."""
     [contestant] = choose([only])
     if contestant.sides is None:
         raise UsageError(f"{only} is not a relay: there is no relay process to profile")
     count = _size(size)
     session = _Session("profile", {"size": count}, congestion, results, json=json)
     session.announce([contestant])
-    lines = []
     for found in profiles.measure(contestant, count, session.network):
-        path = session.results.path.with_suffix(f".{found.side}.svg")
-        path.write_text(flame.svg(found.stacks, f"{only}, side {found.side.upper()}: CPU time"))
+        path = session.results.path.with_suffix(f".{found.side}.folded")
+        path.write_text(stacks.text(found.stacks))
         session.results.add("profile", **found.as_record())
-        lines += [found.text(), f"  {path}"]
-    _close(Text("\n".join(lines)), session)
+        session.progress(f"folded stacks of side {found.side.upper()}: {path}")
+    _close(session)
 
 
 @app.command()
 def report(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Result files; default: the newest of each benchmark.")
+        list[Path] | None, typer.Argument(help="Result files; default: the newest runs of each benchmark.")
     ] = None,
     results: Directory = Path("bench/data"),
     output: Annotated[
@@ -383,7 +415,7 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html, with charts, and report.md from result files."""
-    chosen = read_all(files or newest(results))
+    chosen = read_all(files) if files else origin.newest(results)
     for path in reports.write(chosen, output or results):
         typer.echo(path)
 
@@ -436,14 +468,15 @@ class _Session:
             self._notes.print(warning, style="yellow", highlight=False)
 
 
-def _close(view: RenderableType, *sessions: _Session) -> None:
-    """Print the results; exit with status 1 when a contestant failed."""
+def _close(*sessions: _Session, goals: bool = False) -> None:
+    """Print the findings; exit with status 1 when a contestant failed."""
     last = sessions[-1]
     if last.json:
         for session in sessions:
             typer.echo(session.results.dump())
     else:
-        Console().print(view)
+        runs = [ResultFile(session.results.path, session.results.records) for session in sessions]
+        Console().print(terminal.render(reports.findings(runs, goals=goals)))
         last.progress(f"written to {last.results.path}")
     if any(session.results.of_kind("failure") for session in sessions):
         raise typer.Exit(1)

@@ -132,7 +132,7 @@ def _validity(contexts: TlsContexts) -> str:
     """Return how long all certificates of this host are valid, and which one of the chain expires first."""
     moment = now()
     first = contexts.expiries(moment)[0]
-    which = "" if first.what == f"the certificate {contexts.files.cert}" else f" ({first.what} expires first)"
+    which = "" if first.own == contexts.files.cert else f" ({first.what} expires first)"
     return f"valid until {first.ends:%Y-%m-%d}, {first.days_left(moment)} days{which}"
 
 

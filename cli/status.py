@@ -5,21 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.filesize import decimal
 
 from tunnel.cli import options
 from tunnel.daemon.config import load
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import ask_status
+from tunnel.relay.link_plan import LinkState
+from tunnel.relay.status_schema import (
+    PRIMARY,
+    CertificateStatus,
+    DaemonStatus,
+    IncidentStatus,
+    IngressStatus,
+    LaneStatus,
+    LinkStatus,
+    StreamStatus,
+    WorkerState,
+    WorkerStatus,
+)
 from tunnel.tls.lane_kinds import figures
 
 NOT_UP = 1
 """The exit code of ``--check`` when the daemon reports a problem."""
 
 _MOST_INCIDENTS = 3
-_SERVING = "serving"
 _DISPLACED = "its socket was removed or replaced: restart the daemon"
 
 
@@ -35,7 +47,7 @@ def status(
     Exit codes with --check: 0 all links are up, 1 a link is not up or there is another problem, 2 the
     configuration is invalid, 4 no daemon answers. Without --check: 0 whenever a daemon answers.
     """
-    facts = ask(load(config).host.control, "status")
+    facts = ask_status(load(config).host.control)
     problems = list(_problems(facts, _now()))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -52,7 +64,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
+def _problems(facts: DaemonStatus, now: datetime) -> Iterator[str]:
     if facts["draining"]:
         yield "the daemon is stopping"
     if datetime.fromisoformat(facts["certificate"]["not_after"]) <= now:
@@ -61,7 +73,7 @@ def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
         yield _unusable(facts["certificate"])
     yield from _problems_of_links(facts["links"])
     for worker in facts.get("workers", []):
-        if worker["state"] != _SERVING:
+        if worker["state"] != WorkerState.SERVING:
             yield f"worker {worker['worker']}: {worker['state']}; restart the daemon"
     for ingress in facts["ingresses"]:
         redirect = ingress["redirect"]
@@ -71,20 +83,20 @@ def _problems(facts: dict[str, Any], now: datetime) -> Iterator[str]:
             yield f"ingress {ingress['listen']}: {_DISPLACED}"
 
 
-def _problems_of_links(links: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _problems_of_links(links: Sequence[LinkStatus]) -> Iterator[str]:
     for link in links:
-        if link["state"] != "up":
+        if link["state"] != LinkState.UP:
             current, _ = _parted(link)
             cause = f": {current[-1]['what']}: {current[-1]['reason']}" if current else ""
             yield f"link {link['peer']} is {link['state']} since {link['since']}{cause}"
 
 
-def _all_well(facts: dict[str, Any]) -> str:
+def _all_well(facts: DaemonStatus) -> str:
     names = [link["peer"] for link in facts["links"]]
     return f"all links are up: {', '.join(names)}" if names else "there are no links"
 
 
-def _describe(facts: dict[str, Any]) -> Iterator[str]:
+def _describe(facts: DaemonStatus) -> Iterator[str]:
     draining = ", draining" if facts["draining"] else ""
     where = facts["listen"] if facts["listen_configured"] else f"{facts['listen']} (not on any interface)"
     yield f"host {facts['host']} on {where}, up {facts['uptime']:.0f} s{draining}"
@@ -102,25 +114,24 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
         yield _ingress(ingress)
 
 
-def _workers(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _workers(workers: Sequence[WorkerStatus]) -> Iterator[str]:
     """Yield the load of each worker, if there are several."""
     if len(workers) > 1:
         for worker in workers:
-            has = f"{_count(worker, 'session')}, {_count(worker, 'stream')}"
+            has = f"{_count(worker['sessions'], 'session')}, {_count(worker['streams'], 'stream')}"
             yield f"worker {worker['worker']}: {worker['state']}, {has}"
 
 
-def _count(worker: dict[str, Any], what: str) -> str:
-    number = worker[f"{what}s"]
+def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _session(part: dict[str, Any]) -> str:
+def _session(part: LaneStatus | StreamStatus) -> str:
     """Return the session of a lane or stream, if not the primary one."""
-    return "" if part.get("session", "standing") == "standing" else f" ({part['session']})"
+    return "" if part.get("session", PRIMARY) == PRIMARY else f" ({part['session']})"
 
 
-def _certificate(certificate: dict[str, Any], now: datetime) -> str:
+def _certificate(certificate: CertificateStatus, now: datetime) -> str:
     """Return how long all certificates and CRLs are valid, and which of them expires first."""
     end = datetime.fromisoformat(certificate["not_after"])
     which = f" ({certificate['ends_first']})"
@@ -130,7 +141,7 @@ def _certificate(certificate: dict[str, Any], now: datetime) -> str:
     return f"certificate valid until {end:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} left{which}"
 
 
-def _about_certificates(certificate: dict[str, Any]) -> Iterator[str]:
+def _about_certificates(certificate: CertificateStatus) -> Iterator[str]:
     """Yield expiry warnings and problems of the files."""
     for warning in certificate["warnings"]:
         yield f"  warning: {warning}"
@@ -138,11 +149,11 @@ def _about_certificates(certificate: dict[str, Any]) -> Iterator[str]:
         yield f"  {_unusable(certificate)}"
 
 
-def _unusable(certificate: dict[str, Any]) -> str:
+def _unusable(certificate: CertificateStatus) -> str:
     return f"unusable certificate files: {certificate['problem']}"
 
 
-def _ingress(ingress: dict[str, Any]) -> str:
+def _ingress(ingress: IngressStatus) -> str:
     counts = f"{ingress['accepted']} accepted, {ingress['refused']} refused"
     where = ingress["listen"]
     redirect = ingress["redirect"]
@@ -153,7 +164,7 @@ def _ingress(ingress: dict[str, Any]) -> str:
     return f"ingress {where} -> {ingress['peer']} {ingress['target'] or 'same port'}: {counts}"
 
 
-def _link(link: dict[str, Any]) -> Iterator[str]:
+def _link(link: LinkStatus) -> Iterator[str]:
     yield f"link {link['peer']}: {link['state']} since {link['since']}"
     rotation = link["rotation"]
     for lane in link["lanes"]:
@@ -165,8 +176,8 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
         carried = f"{sent} out, {received} in, {records}"
         yield f"  lane {lane['epoch']}{_session(lane)}: {lane['kind']}, {lane['cipher']}, {route}, {carried}"
     if last := rotation["last"]:
-        count, lane = rotation["rotations"], last["lane"]
-        yield f"  lanes replaced: {count}, last: lane {lane} at {last['at']}: {last['reason']}"
+        count, epoch = rotation["rotations"], last["lane"]
+        yield f"  lanes replaced: {count}, last: lane {epoch} at {last['at']}: {last['reason']}"
     for stream in link["streams"]:
         out, into = decimal(stream["bytes_from_local"]), decimal(stream["bytes_to_local"])
         name = f"{stream['stream']}{_session(stream)}"
@@ -180,13 +191,13 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
             yield f"    {_incident(incident)}"
 
 
-def _parted(link: dict[str, Any]) -> tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
+def _parted(link: LinkStatus) -> tuple[Sequence[IncidentStatus], Sequence[IncidentStatus]]:
     """Split the incidents into those of the link's present state and those from before it came up.
 
     Times are ISO 8601 in UTC, all in the same format, so that they compare as text.
     """
     incidents = link["incidents"]
-    if link["state"] != "up":
+    if link["state"] != LinkState.UP:
         return incidents, ()
     return (
         [each for each in incidents if each["at"] >= link["since"]],
@@ -194,6 +205,6 @@ def _parted(link: dict[str, Any]) -> tuple[Sequence[dict[str, Any]], Sequence[di
     )
 
 
-def _incident(incident: dict[str, Any]) -> str:
+def _incident(incident: IncidentStatus) -> str:
     times = f" ({incident['count']:,} times since {incident['since']})" if incident["count"] > 1 else ""
     return f"{incident['at']} {incident['what']}: {incident['reason']}{times}"

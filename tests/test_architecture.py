@@ -93,6 +93,57 @@ def _rows() -> dict[str, list[str]]:
     return {row[0].strip(" `"): row[1:] for row in rows}
 
 
+# The path of a byte.
+
+MOST_FILES = 12
+MOST_LEVELS = 3
+VARIANTS = {
+    "userspace lane": "",
+    "kernel lane": "What differs on a kernel lane",
+    "compiled engine": "The compiled engine",
+}
+"""The sections that replace steps of the path over a userspace lane, by the name of the path."""
+
+
+def _steps(cell: str) -> set[int]:
+    """The numbers in ``1``, ``A 6, 9, 10`` or ``B 2 to 7``."""
+    numbers = [int(number) for number in re.findall(r"\d+", cell)]
+    return set(range(numbers[0], numbers[-1] + 1)) if " to " in cell else set(numbers)
+
+
+def _table(heading: str) -> list[tuple[str, str]]:
+    """The first cell and the rest of each row that is a step of a path."""
+    section = MAP.read_text().split(f"\n## {heading}")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ", 1) for line in section.splitlines()]
+    return [(row[0], row[1]) for row in rows if re.fullmatch(r"(?:[AB] )?\d[\d, to]*", row[0])]
+
+
+def path_of_a_byte(name: str, host: str) -> list[tuple[str, str]]:
+    """The entries of the path ``name`` of VARIANTS on ``host``, A or B: files and names."""
+    replaced: set[int] = set()
+    text = ""
+    for cell, rest in _table(VARIANTS[name]) if VARIANTS[name] else []:
+        if cell.startswith(host):
+            replaced |= _steps(cell)
+            text += rest
+    for cell, rest in _table(f"One byte, host {host}:"):
+        text += "" if _steps(cell) <= replaced else rest
+    return _entries(text)
+
+
+def _bases() -> dict[str, list[str]]:
+    """The classes of the product, by name, which is unique, and their bases without parameters."""
+    files = [file for top in ("tunnel", "cli", "certs", "bench") for file in (ROOT / top).rglob("*.py")]
+    trees = [_tree(str(file.relative_to(ROOT))) for file in files]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {node.name: [ast.unparse(base).split("[")[0] for base in node.bases] for node in classes}
+
+
+def _levels(name: str, bases: dict[str, list[str]]) -> int:
+    """Levels of a class, its own and those of its bases in the product."""
+    return 1 + max((_levels(base, bases) for base in bases[name] if base in bases), default=0)
+
+
 each_page = pytest.mark.parametrize("page", FEWEST, ids=lambda page: page.stem)
 
 
@@ -142,6 +193,37 @@ def test_whatever_looks_like_an_entry_is_one(page: Path) -> None:
 def test_an_entry_that_does_not_exist_is_told_from_one_that_does(entry: str, defined: bool) -> None:
     ((path, name),) = _entries(f"| `{entry}` |")
     assert _is_defined(path, name) is defined
+
+
+each_path = pytest.mark.parametrize(
+    ("path", "host"), [(path, host) for path in VARIANTS for host in "AB"], ids=lambda part: str(part)
+)
+
+
+@each_path
+def test_a_byte_passes_few_files(path: str, host: str) -> None:
+    files = {file for file, _ in path_of_a_byte(path, host)}
+    assert 8 <= len(files) <= MOST_FILES, sorted(files)
+    (row,) = [line for line in MAP.read_text().splitlines() if line.startswith(f"| {path} |")]
+    assert int(row.split("|")[2 + "AB".index(host)]) == len(files), sorted(files)
+
+
+@each_path
+def test_a_byte_passes_few_levels_of_classes(path: str, host: str) -> None:
+    bases = _bases()
+    levels = {name.split(".")[0] for _, name in path_of_a_byte(path, host)} & set(bases)
+    assert len(levels) >= 6
+    assert not {name for name in levels if _levels(name, bases) > MOST_LEVELS}
+
+
+def test_levels_are_counted_with_the_interface() -> None:
+    bases = _bases()
+    assert [_levels(name, bases) for name in ("Lane", "BaseLane", "UserspaceLane", "KernelLane")] == [
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_the_table_has_every_package_and_no_other() -> None:

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from tunnel.bench.measure.abusers import RESUMED_WITHIN, Abuser
 from tunnel.bench.measure.cut import cut, link
 from tunnel.bench.measure.exposed import Exposed, expose
@@ -305,34 +303,3 @@ def _wait_flowing(control: Path, caller: Program) -> None:
     while not any(stream["bytes_from_local"] > MIB for stream in link(control, HOST_B)["streams"]):
         caller.check()
         time.sleep(0.02)
-
-
-# -- terminal output --------------------------------------------------------------------------------------
-
-
-def table(found: Sequence[AbuseVerdict]) -> Table:
-    """Return the terminal output."""
-    view = Table(title="bench abuse · bulk under abuse, compared with bulk alone", title_justify="left")
-    view.add_column("abuse")
-    headings = ("ratio", "goal", "plain listener", "MiB/s", "attacker CPU", "per second", "lanes lost")
-    for heading in (*headings, "lane replaced ms", "data gap ms"):
-        view.add_column(heading, justify="right")
-    for each in found:
-        view.add_row(
-            each.abuser,
-            str(each.ratio),
-            f"{each.goal:.2f}",
-            str(each.plain_ratio or ""),
-            f"{each.mib_per_s.median:.0f}",
-            f"{each.attacker.median:.0%}",
-            ", ".join(f"{value:.0f} {key}" for key, value in each.per_second.items()),
-            str(each.lost),
-            _milliseconds(each.slowest),
-            _milliseconds(each.gap),
-            style=None if each.reached else "yellow",
-        )
-    return view
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "failed" if seconds is None else f"{seconds * 1000:.0f}"

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure.abuse import abusing, start_daemons
 from tunnel.bench.measure.abusers import ABUSERS, Abuser, hostile_command
@@ -203,27 +201,3 @@ def _wait_alone(exposed: Exposed) -> None:
         return all(len(link(control, peer)["streams"]) <= 1 for control, peer in exposed.site.link_ends)
 
     until(alone, "for the streams whose callers have disconnected to close", _PATIENCE, BenchError)
-
-
-def table(found: Sequence[BesideOutcome]) -> Table:
-    """Return the terminal output."""
-    view = Table(title=f"one stream beside {STREAMS} stalled ones", title_justify="left")
-    view.add_column("case")
-    for heading in ("ratio", "goal", "MiB/s alone", "added resident MiB, A / B", "bound, A / B"):
-        view.add_column(heading, justify="right")
-    for each in found:
-        speeds = Spread.of([each.bytes / MIB / seconds for seconds in each.alone_seconds])
-        view.add_row(
-            each.case,
-            str(each.ratio),
-            f"{GOAL:.2f}",
-            f"{speeds.median:.0f}",
-            _mebibytes(each.growth),
-            _mebibytes(each.bounds),
-            style=None if each.reached else "yellow",
-        )
-    return view
-
-
-def _mebibytes(sizes: dict[str, int]) -> str:
-    return f"{sizes['a'] / MIB:.0f} / {sizes['b'] / MIB:.0f}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from tunnel.bench.measure.program import BenchError
+from tunnel.daemon.control_socket import LinkStatus
 from tunnel.errors import TunnelError
 from tunnel.proof import local_daemon
 
@@ -15,7 +15,7 @@ _PATIENCE = 60.0  # seconds
 _STEP = 0.005
 
 
-def link(control: Path, peer: str) -> dict[str, Any]:
+def link(control: Path, peer: str) -> LinkStatus:
     """Return the daemon's status of its link with ``peer``. Raises BenchError."""
     try:
         return local_daemon.link(control, peer)

@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from statistics import median, quantiles
 
-from rich.table import Table
-
 from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure import resets
 from tunnel.bench.measure.cut import link
@@ -224,28 +222,3 @@ class _Stream:
             self._wrong = "the stream ended"
         except OSError as error:
             self._wrong = f"the stream failed: {error}"
-
-
-def table(found: Sequence[CutsOutcome]) -> Table:
-    """Return the terminal output."""
-    view = Table(title="bench cuts · a stream's stall when a lane is reset", title_justify="left")
-    for heading in (
-        "lanes",
-        "round trip ms",
-        "cuts",
-        "uncut ms",
-        "shortest ms",
-        "median ms",
-        "p95 ms",
-        "longest ms",
-    ):
-        view.add_column(heading, justify="right")
-    for each in found:
-        figures = (each.uncut, *each.percentiles)
-        view.add_row(
-            str(each.lanes),
-            f"{each.round_trip * 1000:g}",
-            str(len(each.stalls)),
-            *(f"{seconds * 1000:.1f}" for seconds in figures),
-        )
-    return view

@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.table import Table
-
 from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import Program
@@ -126,22 +124,3 @@ def _highest(sides: dict[str, Program], seconds: float) -> Sizes:
             highest[side] = max(highest[side], program.memory().now)
         time.sleep(_SAMPLE_SECONDS)
     return highest
-
-
-def table(measured: Sequence[Footprint], absent: Sequence[tuple[str, str]]) -> Table:
-    """Return the terminal output, in MiB of side A / side B."""
-    view = Table(title="bench memory · resident MiB of side A / side B", title_justify="left")
-    view.add_column("contestant")
-    for heading in ("idle", "bulk peak", "stalled reader", "growth", f"{MANY} streams", "taken when stalled"):
-        view.add_column(heading, justify="right")
-    for footprint in measured:
-        sides = (footprint.idle, footprint.bulk, footprint.filled, footprint.growth, footprint.many)
-        taken = f"{footprint.accepted / MIB:.1f}"
-        view.add_row(footprint.contestant, *(_mebibytes(sizes) for sizes in sides), taken)
-    for name, reason in absent:
-        view.add_row(name, reason, style="yellow")
-    return view
-
-
-def _mebibytes(sizes: Sizes) -> str:
-    return f"{sizes['a'] / MIB:.1f} / {sizes['b'] / MIB:.1f}"

@@ -1,4 +1,4 @@
-"""CPU profiles: both sides of a relay under ``perf``, as flame graphs and as a table of costs.
+"""CPU profiles: both sides of a relay under ``perf``, as folded stacks and as costs by kind of work.
 
 ``perf record`` samples by the CPU clock, so that it also works in virtual machines without counters. It needs
 root or a low ``kernel.perf_event_paranoid``, and Debian's package linux-perf.
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunnel.bench.lab.tools import path_of
-from tunnel.bench.measure import flame
 from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.program import BenchError, Program
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import rigged_site, start_sides
+from tunnel.bench.measure.stacks import Stack, costs, fold
 from tunnel.units import GIB
 
 _FREQUENCY = 499  # samples per second: not a multiple of the kernel's tick
@@ -34,24 +34,14 @@ class Profile:
 
     side: str
     cpu_per_gib: float
-    stacks: Counter[flame.Stack]
+    stacks: Counter[Stack]
 
     def as_record(self) -> dict[str, object]:
         """Return the record; ``milliseconds`` of CPU time per GiB are by kind of work, the largest first."""
-        costs = {
-            cost.what: round(cost.share * self.cpu_per_gib * 1e3, 1)
-            for cost in flame.costs(self.stacks, self.side)
+        kinds = {
+            cost.what: round(cost.share * self.cpu_per_gib * 1e3, 1) for cost in costs(self.stacks, self.side)
         }
-        return {"side": self.side, "cpu_seconds_per_gib": self.cpu_per_gib, "milliseconds": costs}
-
-    def text(self) -> str:
-        """Return the time of the side by kind of work, as text."""
-        lines = [f"side {self.side.upper()}: {self.cpu_per_gib:.2f} CPU seconds per GiB"]
-        lines.extend(
-            f"{cost.share * self.cpu_per_gib * 1e3:7.0f} ms {cost.share:6.1%}  {cost.what}"
-            for cost in flame.costs(self.stacks, self.side)
-        )
-        return "\n".join(lines)
+        return {"side": self.side, "cpu_seconds_per_gib": self.cpu_per_gib, "milliseconds": kinds}
 
 
 def measure(contestant: Contestant, size: int, network: Network) -> list[Profile]:
@@ -96,13 +86,13 @@ class Recorder:
                 if time.monotonic() > deadline:
                     raise BenchError(f"timed out waiting for perf to start{self._program.said()}")
 
-    def stop(self) -> Counter[flame.Stack]:
+    def stop(self) -> Counter[Stack]:
         """Stop it; return the stacks. Raises BenchError when there are none."""
         self._program.process.send_signal(signal.SIGINT)
         self._program.process.wait(_TIMEOUT)
         command = [self._perf, "script", "-F", "comm,ip,sym,dso", "-i", str(self._data)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-        stacks = flame.fold(done.stdout)
-        if not stacks:
+        found = fold(done.stdout)
+        if not found:
             raise BenchError(f"perf took no samples{self._program.said()}\n{done.stderr.strip()}")
-        return stacks
+        return found

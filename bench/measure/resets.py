@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import ask_status
 from tunnel.net import netlink
 
 _BY_FAMILY, _DESTROY = 20, 21  # linux/sock_diag.h
@@ -51,8 +51,8 @@ def _leads_to(connection: bytes, port: int, host: str) -> bool:
 
 
 def lanes(control: Path, port: int) -> list[bytes]:
-    """Return the connections to ``port`` that are lanes of this daemon. Raises TunnelError."""
-    links = ask(control, "status")["links"]
+    """Return the connections to ``port`` that are lanes of the daemon at ``control``. Raises TunnelError."""
+    links = ask_status(control)["links"]
     ours = {int(lane["local"].rpartition(":")[2]) for link in links for lane in link["lanes"]}
     return [each for each in connections(port) if _SOURCE.unpack_from(each)[0] in ours]
 

@@ -20,6 +20,7 @@
 ``abuse_cuts``    ``abuse``: lanes cut meanwhile (``measure.abuse.Cuts``)
 ``verdict``       ``abuse``: the verdict on both (``measure.abuse.AbuseVerdict``)
 ``beside``        ``abuse``: a stream beside stalled ones (``measure.beside.BesideOutcome``)
+``idle``          ``idle``: one round with idle links (``measure.idle.IdleOutcome``)
 ``growth``        ``relay``: the ratio of CPU time per GiB at most to fewest streams, one for each contestant
 ================  =======================================================================================
 

@@ -12,12 +12,9 @@ import json
 import select
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich.table import Table
 
 from tunnel.bench.lab.waiting import until
 from tunnel.bench.measure.cut import link
@@ -30,7 +27,8 @@ from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.rig import Rig
 from tunnel.bench.measure.sides import rigged_site, start
 from tunnel.bench.measure.site import Site
-from tunnel.units import GIB, MIB
+from tunnel.daemon.control_socket import LinkStatus
+from tunnel.units import MIB
 
 LASTING = 1 << 24
 """Key limit in records without rotation: the maximum of a configuration."""
@@ -41,7 +39,6 @@ Kinds = tuple[str, str]
 _SLOWEST = 20 * MIB  # bytes per second below which a transfer counts as hung
 _STEP = 0.5  # polling interval in seconds
 _READY_SECONDS = 20.0
-_RECORDS = ("records_sent", "records_received")
 
 
 @dataclass(frozen=True)
@@ -198,33 +195,10 @@ class _Watch:
         self.rotations = links[0]["rotation"]["rotations"]
         self.resumes = sum(link["resumes"] for link in links)
         used = [link["rotation"]["most_records"] for link in links]
-        used += [lane[key] for link in links for lane in link["lanes"] for key in _RECORDS]
+        used += [
+            max(lane["records_sent"], lane["records_received"]) for link in links for lane in link["lanes"]
+        ]
         self.most_records = max([self.most_records, *used])
 
-    def _links(self) -> list[dict[str, Any]]:
+    def _links(self) -> list[LinkStatus]:
         return [link(*end) for end in self._ends]
-
-
-def table(found: Sequence[RotateOutcome]) -> Table:
-    """Return the terminal output."""
-    title = "bench rotate · bulk both ways, every byte compared"
-    view = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    headings = ("lanes", "kinds", "records per key", "GiB each way", "MiB/s each way", "rotated")
-    for heading in (*headings, "resumed", "most records", "gap ms", "silence ms"):
-        view.add_column(
-            heading, justify="right", min_width=max(map(len, heading.split())), no_wrap=heading == "kinds"
-        )
-    for each in found:
-        view.add_row(
-            str(each.lanes),
-            each.kinds.replace("-", "\n"),
-            "no limit" if each.records == LASTING else str(each.records),
-            f"{each.bytes / GIB:.1f}",
-            f"{each.mib_per_s:.0f}",
-            str(each.rotations),
-            str(each.resumes),
-            str(each.most_records),
-            f"{each.gap * 1000:.0f}",
-            f"{each.silence * 1000:.0f}",
-        )
-    return view

@@ -9,14 +9,11 @@ neither. This is an upper bound: other code that releases the GIL is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-
-from rich.table import Table
 
 from tunnel.bench.lab.tools import path_of
 from tunnel.bench.measure.cut import link
-from tunnel.bench.measure.flame import Stack
 from tunnel.bench.measure.netns import Network
 from tunnel.bench.measure.perf_profile import Recorder
 from tunnel.bench.measure.program import Program
@@ -25,6 +22,7 @@ from tunnel.bench.measure.relay_commands import mtunnel
 from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.sides import rigged_site, start
 from tunnel.bench.measure.site import HOST_A, HOST_B, Site
+from tunnel.bench.measure.stacks import Stack
 from tunnel.proof.cpu_time import CpuTimes, thread_times, used_by_threads
 from tunnel.units import GIB, MIB
 
@@ -151,24 +149,3 @@ def _carried(site: Site) -> dict[str, int]:
         name = lane.get("session", "standing")
         found[name] = found.get(name, 0) + lane["bytes_sent"]
     return found
-
-
-def table(found: Sequence[Scaled]) -> Table:
-    """Return the terminal output. Seconds are per GiB, of the side with the higher figure."""
-    title = "bench scale · seconds per GiB of both sides, or of the side with the higher figure"
-    view = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    headings = ("streams", "workers", "GiB/s", "CPU", "busiest thread", "lock held", "bound GiB/s", "share")
-    for heading in headings:
-        view.add_column(heading, justify="right")
-    for each in found:
-        view.add_row(
-            str(each.streams),
-            str(each.workers),
-            f"{each.gib / each.seconds:.2f}",
-            f"{sum(each.cpu.values()) / each.gib:.2f}",
-            f"{max(each.busiest.values()) / each.gib:.2f}",
-            f"{max(each.lock.values()) / each.gib:.2f}",
-            f"{each.bound:.1f}",
-            f"{each.share:.0%}",
-        )
-    return view

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tunnel.bench.measure.guest_records import MeasuredMigration
+from tunnel.bench.measure.idle import DIRECTIONS, IdleOutcome
 from tunnel.bench.measure.measurement import OURS, OURS_IN_PYTHON, OURS_WITH_WORKERS, Case
 from tunnel.bench.measure.relay import Measured
 from tunnel.bench.measure.scale import Scaled
@@ -35,13 +36,8 @@ _HAPROXY_BUDGETS = (
 """Contestant, rival, and its CPU time per GiB of one stream as a multiple of the rival's: bound and aim."""
 
 SYSTEM_PRICED = "this floor was measured with the system's OpenSSL, not with mtunnel's library"
-NO_LINKS = "no benchmark has that many links"
 
-ELSEWHERE = (
-    Reached("1,000 idle links, CPU time", None, 2, None, " % of a core", reason=NO_LINKS),
-    Reached("1,000 idle links, resident memory", None, 300, None, " MiB", reason=NO_LINKS),
-)
-"""Goals that no benchmark measures."""
+IDLE_LINKS = 1000
 
 
 def openssl_of(file: ResultFile) -> Version | None:
@@ -111,8 +107,8 @@ def migrate(file: ResultFile | None) -> Iterator[Reached]:
         what = f"migration, throughput of {goal.ours} to {goal.rival}"
         rows = [c for c in compared if c.goal == goal]
         for c in rows:
-            name = f"{what}, {c.setting}" if c.ours == goal.ours else f"{what}, {c.setting}: {c.ours}"
-            yield Reached(name, c.ratio, goal.must, goal.aim, at_most=False, reason=c.reserved)
+            where = str(c.setting) if c.ours == goal.ours else f"{c.setting}: {c.ours}"
+            yield Reached(what, c.ratio, goal.must, goal.aim, at_most=False, reason=c.reserved, where=where)
         if not rows:
             yield Reached(what, None, goal.must, goal.aim, at_most=False)
 
@@ -161,6 +157,19 @@ def memory(file: ResultFile | None) -> Iterator[Reached]:
         ("many", "64 streams, 32 stalled", budget + 100),
     ):
         yield Reached(f"resident memory, {what}", _larger(own, state), must, None, " MiB")
+
+
+def idle(file: ResultFile | None) -> Iterator[Reached]:
+    """Yield those of ``bench idle``, by who dials. A run with fewer links up does not count."""
+    found = file.build("idle", IdleOutcome) if file else []
+    for direction in DIRECTIONS:
+        rounds = [each for each in found if each.direction == direction]
+        links = min((min(each.links, each.up) for each in rounds), default=IDLE_LINKS)
+        reason = f"{links} links in this run" if links < IDLE_LINKS else ""
+        what = f"{IDLE_LINKS:,} idle links, {direction}"
+        cpu, memory = [100 * each.core for each in rounds], [each.peak / MIB for each in rounds]
+        yield Reached(f"{what}: CPU time", _spread(cpu), 2, None, " % of a core", reason=reason)
+        yield Reached(f"{what}: resident memory", _spread(memory), 300, None, " MiB", reason=reason)
 
 
 def _larger(records: Iterable[Fields], state: str) -> Spread | None:

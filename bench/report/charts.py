@@ -9,9 +9,10 @@ bars, its median behind them, and a thin line over each bar spans the lowest to 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from tunnel.bench.measure.stats import Spread
 
@@ -45,12 +46,24 @@ _GAP = 10
 _AXIS = 22
 
 
+Mark = Literal["", "best", "wins", "level", "loses"]
+"""The verdict on a bar: the best of its series, or how mtunnel compares with the best rival."""
+
+SYMBOLS: Mapping[Mark, str] = {"": "", "best": "★ ", "wins": "▲ ", "level": "≈ ", "loses": "▼ "}
+
+
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its parts from left to right, and the spread of their sum."""
+    """One bar: its parts from left to right, the spread of their sum, and the verdict."""
 
     parts: Sequence[float]
     spread: Spread
+    mark: Mark = ""
+
+    @property
+    def text(self) -> str:
+        """The symbol of the verdict, and the median."""
+        return SYMBOLS[self.mark] + figure(self.spread.median)
 
     @classmethod
     def of(cls, spread: Spread) -> Bar:
@@ -60,11 +73,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """The bars of one contestant, one for each series; None where it was not measured."""
+    """The bars of one contestant, one for each series; None where it was not measured.
+
+    ``note``: text to the right of the name, and ``note_mark`` its verdict.
+    """
 
     label: str
     bars: Sequence[Bar | None]
     is_ours: bool = False
+    note: str = ""
+    note_mark: Mark = ""
 
     @property
     def drawn(self) -> list[Bar]:
@@ -74,7 +92,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart. ``series`` names the bars of a row or the parts of its only bar; ``line`` is a goal."""
+    """One chart. ``line`` is a floor.
+
+    ``series`` names the bars of a row, or the parts of each of its bars; ``bars`` names the bars in the
+    latter case. Without ``series``, the bars of mtunnel and those of others have different colours.
+    """
 
     title: str
     unit: str
@@ -83,6 +105,17 @@ class Chart:
     series: Sequence[str] = ()
     line: Spread | None = None
     line_name: str = "floor"
+    bars: Sequence[str] = ()
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether bars have several parts."""
+        return any(len(bar.parts) > 1 for row in self.rows for bar in row.drawn)
+
+    @property
+    def bar_names(self) -> Sequence[str]:
+        """The names of the bars of each row; none where a row has one."""
+        return self.bars if self.is_stacked else self.series
 
     @property
     def height(self) -> int:
@@ -103,7 +136,7 @@ class Chart:
     def _rows(self, top: float) -> list[str]:
         drawn, y = [], _TOP
         for row in self.rows:
-            drawn.append(_row(row, y, top))
+            drawn.append(_row(row, y, top, bool(self.series)))
             y += _height(row)
         return drawn
 
@@ -141,24 +174,28 @@ def _x(value: float, top: float) -> float:
     return round(_LEFT + (_RIGHT - _LEFT) * value / top, 1)
 
 
-def _row(row: Row, y: int, top: float) -> str:
+def _row(row: Row, y: int, top: float, has_series: bool) -> str:
     kind = "name ours" if row.is_ours else "name"
     name = f'<text class="{kind}" x="{_LEFT}" y="{y + _NAME - 4}">{escape(row.label)}</text>'
+    if row.note:
+        verdict = f"value note {row.note_mark}".strip()
+        name += f'<text class="{verdict}" x="{WIDTH - 2}" y="{y + _NAME - 4}">{escape(row.note)}</text>'
     tops = [(index, y + _NAME + index * _BAR) for index in range(len(row.bars))]
+    own = "mine" if row.is_ours else "theirs"
     return name + "".join(
-        _bar(bar, place, index, top)
+        _bar(bar, place, f"s{index % 6}" if has_series else own, top)
         for bar, (index, place) in zip(row.bars, tops, strict=True)
         if bar is not None
     )
 
 
-def _bar(bar: Bar, y: int, index: int, top: float) -> str:
+def _bar(bar: Bar, y: int, colour: str, top: float) -> str:
     drawn, start = [], 0.0
     for number, part in enumerate(bar.parts):
         left, right = _x(start, top), _x(start + part, top)
-        series = number if len(bar.parts) > 1 else index
+        kind = f"p{number}" if len(bar.parts) > 1 else colour
         drawn.append(
-            f'<rect class="bar s{series % 6}" x="{left}" y="{y + 1}" width="{max(right - left, 0.5):.1f}" '
+            f'<rect class="bar {kind}" x="{left}" y="{y + 1}" width="{max(right - left, 0.5):.1f}" '
             f'height="{_BAR - 2}"/>'
         )
         start += part
@@ -167,7 +204,8 @@ def _bar(bar: Bar, y: int, index: int, top: float) -> str:
     drawn.append(
         f'<path class="spread" d="M{low} {middle - 3}v6M{low} {middle}H{high}M{high} {middle - 3}v6"/>'
     )
-    drawn.append(f'<text class="value" x="{WIDTH - 2}" y="{middle + 4}">{figure(bar.spread.median)}</text>')
+    verdict = f"value {bar.mark}".strip()
+    drawn.append(f'<text class="{verdict}" x="{WIDTH - 2}" y="{middle + 4}">{bar.text}</text>')
     return "".join(drawn)
 
 

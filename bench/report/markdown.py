@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tunnel.bench.report.charts import Chart
-from tunnel.bench.report.document import Block, DataTable, Document
+from tunnel.bench.report.charts import SYMBOLS, Bar, Chart
+from tunnel.bench.report.document import Block, Cell, Claim, DataTable, Document
 
 
 def render(document: Document) -> str:
@@ -14,9 +14,11 @@ def render(document: Document) -> str:
 
 
 def _parts(document: Document) -> Iterator[str]:
-    yield f"# {document.title}"
+    if document.title:
+        yield f"# {document.title}"
     for section in document.sections:
-        yield f"## {section.title}"
+        if section.title:
+            yield f"## {section.title}"
         for block in section.blocks:
             yield from _block(block)
 
@@ -25,24 +27,29 @@ def _block(block: Block) -> Iterator[str]:
     if isinstance(block, Chart):
         yield f"### {block.title}"
         yield block.how_to_read
-        yield _grid(_chart_grid(block))
+        yield _grid(figures(block))
     elif isinstance(block, DataTable):
         yield _grid(block)
+    elif isinstance(block, Claim):
+        yield f"**{block.topic}:** {block.text}"
     elif isinstance(block, tuple):
         yield "\n".join(f"- {line}" for line in block)
     else:
         yield block
 
 
-def _chart_grid(chart: Chart) -> DataTable:
-    stacked = any(len(bar.parts) > 1 for row in chart.rows for bar in row.drawn)
-    names = (
-        [chart.unit] if stacked or not chart.series else [f"{name}, {chart.unit}" for name in chart.series]
-    )
-    rows = [[row.label, *(str(bar.spread) if bar else "-" for bar in row.bars)] for row in chart.rows]
+def figures(chart: Chart) -> DataTable:
+    """Return the figures of a chart as a table."""
+    names = [f"{name}, {chart.unit}" for name in chart.bar_names] or [chart.unit]
+    notes = any(row.note for row in chart.rows)
+    rows = [[row.label, *map(_figure, row.bars), *([row.note] if notes else [])] for row in chart.rows]
     if chart.line is not None:
         rows.append([chart.line_name, str(chart.line)])
-    return DataTable(["", *names], rows)
+    return DataTable(["", *names, *([""] if notes else [])], rows)
+
+
+def _figure(bar: Bar | None) -> str:
+    return f"{SYMBOLS[bar.mark]}{bar.spread}" if bar else "-"
 
 
 def _grid(grid: DataTable) -> str:
@@ -53,5 +60,5 @@ def _grid(grid: DataTable) -> str:
     return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _cell(text: Cell) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tunnel.bench.measure.stats import Spread
+from tunnel.bench.report.document import Cell, Marked, Tone
 
-HEADINGS = ("figure", "release", "found", "must", "aim", "verdict")
+HEADINGS = ("figure", "found", "must", "aim", "verdict", "run")
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Reached:
     """One figure and its goal; ``found`` None: in no file. ``at_most``: a cost. ``aim`` None: "better".
 
     ``reason``: why the figure, if any, does not count: a different rival ran, or no benchmark measures it.
-    ``when``: date of the run, if there are several; ``release``: of the system that it ran on.
+    ``where``: the case, if there are several. ``run``: release and date of the run.
     """
 
     what: str
@@ -24,8 +26,13 @@ class Reached:
     unit: str = ""
     at_most: bool = True
     reason: str = ""
-    when: str = ""
-    release: str = ""
+    where: str = ""
+    run: str = ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a figure that counts."""
+        return self.found is not None and not self.reason
 
     @property
     def verdict(self) -> str:
@@ -41,10 +48,18 @@ class Reached:
     def _reaches(self, value: float, goal: float) -> bool:
         return value <= goal if self.at_most else value >= goal
 
-    def cells(self) -> list[str]:
+    def cells(self) -> list[Cell]:
         """Return the table row, in the order of ``HEADINGS``."""
-        bound = "at most" if self.at_most else "at least"
+        bound = "≤" if self.at_most else "≥"
         must, aim = (f"{bound} {goal:.3g}{self.unit}" if goal else "better" for goal in (self.must, self.aim))
-        what = f"{self.what} ({self.when})" if self.when else self.what
-        found = f"{self.found}{self.unit}" if self.found and not self.reason else "-"
-        return [what, self.release or "-", found, must, aim, self.verdict]
+        what = f"{self.what}, {self.where}" if self.where else self.what
+        found = f"{self.found}{self.unit}" if self.is_measured else "-"
+        return [what, found, must, aim, Marked(self.verdict, tone_of(self.verdict)), self.run or "-"]
+
+
+_TONES: Mapping[str, Tone] = {"as aimed at": "good", "met": "good", "missed": "bad"}
+
+
+def tone_of(verdict: str) -> Tone:
+    """Return how a verdict is shown."""
+    return _TONES.get(verdict, "unclear")

@@ -7,7 +7,7 @@ new comparison: measure, commit the file, name it here, run ``./run bench readme
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunnel.bench.measure.guest_records import MeasuredMigration
@@ -15,9 +15,12 @@ from tunnel.bench.measure.measurement import OURS, Case
 from tunnel.bench.measure.stats import Spread, ratio
 from tunnel.bench.report import markdown
 from tunnel.bench.report.budget import openssl_of
-from tunnel.bench.report.charts import Bar, Chart, Row, picture
+from tunnel.bench.report.charts import Bar, Chart, Mark, Row, picture
 from tunnel.bench.report.document import DataTable, Document, Section
+from tunnel.bench.report.mode_names import is_ours, label
+from tunnel.bench.report.origin import machine, release
 from tunnel.bench.report.result_file import ResultFile, measured, read
+from tunnel.bench.report.standing import standing
 from tunnel.bench.report.summary import BASE
 from tunnel.errors import UsageError
 from tunnel.units import GIB
@@ -28,13 +31,8 @@ RESULTS = ROOT / "bench" / "data"
 GOALS = ("20261130T233940Z-goals.jsonl", "20261201T000636Z-goals.jsonl")
 """Runs of ``bench goals``, one for each release, the newest release first."""
 
-WAYS = {
-    "mtunnel": "mtunnel, one stream",
-    "mtunnel-multifd-4": "mtunnel, multifd, 4 channels",
-    "multifd-tls-4": "QEMU's TLS, multifd, 4 channels",
-    "native-tls": "QEMU's TLS, one channel",
-    "tunnelled-tls": "libvirt tunnelled over TLS",
-}
+WAYS = ("mtunnel", "mtunnel-multifd-4", "multifd-tls-4", "native-tls", "tunnelled-tls")
+_VERDICTS: Mapping[Mark, str] = {"wins": "wins", "level": "is level", "loses": "**loses**"}
 CHART = Path("docs/throughput.svg")
 _BEGIN, _END = "<!-- figures: written by ./run bench readme -->\n", "<!-- end of figures -->\n"
 
@@ -64,11 +62,10 @@ def svg() -> str:
     """Return the chart: throughput of each migration method, one bar for each release."""
     moved = _runs("migrate")
     rows = [
-        Row(label, [Bar.of(_throughput(file, mode)) for file in moved], mode.startswith(OURS))
-        for mode, label in WAYS.items()
+        Row(label(mode), [Bar.of(_throughput(file, mode)) for file in moved], is_ours(mode)) for mode in WAYS
     ]
     title = f"Migration of an idle guest of {_guest(moved[0])} GiB"
-    return picture(Chart(title, "MiB/s", rows, "", series=[_release(file) for file in moved]))
+    return picture(Chart(title, "MiB/s", rows, "", series=[release(file) for file in moved]))
 
 
 def _runs(benchmark: str) -> list[ResultFile]:
@@ -95,16 +92,8 @@ def _cpu(file: ResultFile, mode: str) -> Spread:
     return Spread.of([m.cpu_per_gib("a") + m.cpu_per_gib("b") for m in _of(file, mode)])
 
 
-def _release(file: ResultFile) -> str:
-    system = re.sub(r"^(\S+) GNU/Linux (\S+).*", r"\1 \2", str(file.run["machine"]["system"]))
-    system = system.replace("forky/", "")
-    versions = " ".join(str(record.get("version")) for record in file.of_kind("contestant"))
-    qemu = re.search(r"QEMU emulator version (\d+\.\d+)", versions)
-    return f"{system} (QEMU {qemu[1]})" if qemu else system
-
-
 def _heading(files: Sequence[ResultFile]) -> str:
-    machines = " and ".join(sorted({_machine(file) for file in files}))
+    machines = " and ".join(sorted({machine(file) for file in files}))
     days = " and ".join(sorted({file.when[:10] for file in files}))
     rounds = min(len(_of(file, mode)) for file in files for mode in WAYS)
     return (
@@ -113,17 +102,10 @@ def _heading(files: Sequence[ResultFile]) -> str:
     )
 
 
-def _machine(file: ResultFile) -> str:
-    """Return the number of cores and the CPU, for example ``2 cores of an AMD EPYC``."""
-    machine = file.run["machine"]
-    cpu = re.sub(r"\((R|TM)\)|\s+(CPU|Processor).*", "", str(machine["cpu"])).strip()
-    return f"{machine['cores']} cores of an {cpu}"
-
-
 def _table(files: Sequence[ResultFile]) -> DataTable:
     """Return the table: throughput and CPU time of each release, the best median of each in bold."""
     columns = [
-        (f"{unit}, {_release(file)}", [of(file, mode) for mode in WAYS], best, digits)
+        (f"{unit}, {release(file)}", [of(file, mode) for mode in WAYS], best, digits)
         for file in files
         for unit, of, best, digits in (("MiB/s", _throughput, max, 0), ("CPU s/GiB", _cpu, min, 2))
     ]
@@ -132,7 +114,7 @@ def _table(files: Sequence[ResultFile]) -> DataTable:
         for _, spreads, best, digits in columns
     ]
     return DataTable(
-        ["way", *(heading for heading, *_ in columns)], list(zip(WAYS.values(), *cells, strict=True))
+        ["way", *(heading for heading, *_ in columns)], list(zip(map(label, WAYS), *cells, strict=True))
     )
 
 
@@ -148,17 +130,15 @@ def _cell(spread: Spread, digits: int, *, is_best: bool) -> str:
 def _against_rivals(file: ResultFile) -> str:
     """Return a sentence that compares mtunnel's fastest method with the fastest of its rivals, by round."""
     ours, theirs = (
-        max(
-            (mode for mode in WAYS if mode.startswith(OURS) is own), key=lambda m: _throughput(file, m).median
-        )
+        max((mode for mode in WAYS if is_ours(mode) is own), key=lambda m: _throughput(file, m).median)
         for own in (True, False)
     )
     spread = ratio(_by_round(file, ours), _by_round(file, theirs))
     if spread is None:
         raise UsageError(f"{file.path} has no round with both {ours} and {theirs}")
     return (
-        f"{_system(file)}: mtunnel's best way {_verdict(spread)}: {spread.median:.2f} "
-        f"({spread.low:.2f}-{spread.high:.2f}) times the best rival's throughput ({WAYS[theirs]})."
+        f"{_system(file)}: mtunnel's best way {_VERDICTS[standing(spread)]}: {spread.median:.2f} "
+        f"({spread.low:.2f}-{spread.high:.2f}) times the best rival's throughput ({label(theirs)})."
     )
 
 
@@ -166,26 +146,19 @@ def _by_round(file: ResultFile, mode: str) -> dict[int, float]:
     return {m.round: m.mib_per_s for m in _of(file, mode)}
 
 
-def _verdict(advantage: Spread) -> str:
-    """Return the verdict: ``advantage`` above 1 favours mtunnel; a spread that includes 1 decides nothing."""
-    if advantage.low <= 1 <= advantage.high:
-        return "is level"
-    return "wins" if advantage.low > 1 else "**loses**"
-
-
 def _against_haproxy(file: ResultFile) -> str:
     """Return a sentence that compares mtunnel with HAProxy: one stream through two relays, without QEMU."""
     spread = ratio(_relay_cpu(file, BASE), _relay_cpu(file, OURS))
     (record,) = (r for r in file.of_kind("contestant") if r["name"] == BASE)
-    release, openssl = re.search(r"\d+\.\d+", str(record["version"])), openssl_of(file)
-    if spread is None or release is None or openssl is None:
+    version, openssl = re.search(r"\d+\.\d+", str(record["version"])), openssl_of(file)
+    if spread is None or version is None or openssl is None:
         raise UsageError(f"{file.path} has no {BASE} beside {OURS}")
     (ours,) = (r for r in file.of_kind("contestant") if r["name"] == OURS)
     engine = re.search(r"engine: compiled, with (\S+)", str(ours["version"]))
     which = f" (compiled engine, {engine[1]})" if engine else ""
     return (
-        f"{_system(file)}, bare relay, {_machine(file)}: mtunnel{which} {_verdict(spread)}: "
-        f"HAProxy {release[0]} on OpenSSL {openssl[0]}.{openssl[1]} takes "
+        f"{_system(file)}, bare relay, {machine(file)}: mtunnel{which} {_VERDICTS[standing(spread)]}: "
+        f"HAProxy {version[0]} on OpenSSL {openssl[0]}.{openssl[1]} takes "
         f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f}) times its CPU per GiB."
     )
 
@@ -196,4 +169,4 @@ def _relay_cpu(file: ResultFile, name: str) -> dict[int, float]:
 
 
 def _system(file: ResultFile) -> str:
-    return _release(file).partition(" (")[0]
+    return release(file).partition(" (")[0]

@@ -1,13 +1,13 @@
-"""The section of the report on resident memory."""
+"""What ``bench memory`` found: resident memory of both sides in each state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tunnel.bench.measure.measurement import OURS
 from tunnel.bench.measure.stats import Spread
 from tunnel.bench.report.charts import Bar, Chart, Row
 from tunnel.bench.report.document import DataTable, Section
+from tunnel.bench.report.mode_names import is_ours
 from tunnel.bench.report.result_file import Fields, ResultFile
 from tunnel.units import MIB
 
@@ -32,9 +32,9 @@ def sections(file: ResultFile) -> Iterator[Section]:
         "It must not grow over time while a reader stalls: the column growth of the table.",
         series=tuple(states.values()),
     )
-    headings = ["MiB, side A / B", *states.values(), "growth"]
     grid = DataTable(
-        headings, [[r["contestant"], *(_sides(r[key]) for key in (*states, "growth"))] for r in records]
+        ["MiB, side A / B", *states.values(), "growth", "taken when stalled"],
+        [_cells(record, [*states, "growth"]) for record in records],
     )
     yield Section("Memory", [chart, grid] if records else ["Nothing was measured."])
 
@@ -42,8 +42,9 @@ def sections(file: ResultFile) -> Iterator[Section]:
 def _row(record: Fields, side: str, states: list[str]) -> Row:
     sizes = [record[state][side] / MIB for state in states]
     bars = [Bar.of(Spread(size, size, size)) for size in sizes]
-    return Row(f"{record['contestant']} {side.upper()}", bars, record["contestant"].startswith(OURS))
+    return Row(f"{record['contestant']} {side.upper()}", bars, is_ours(record["contestant"]))
 
 
-def _sides(sizes: Fields) -> str:
-    return f"{sizes['a'] / MIB:.1f} / {sizes['b'] / MIB:.1f}"
+def _cells(record: Fields, states: list[str]) -> list[str]:
+    sides = [f"{record[key]['a'] / MIB:.1f} / {record[key]['b'] / MIB:.1f}" for key in states]
+    return [record["contestant"], *sides, f"{record['accepted'] / MIB:.1f}"]

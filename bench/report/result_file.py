@@ -98,14 +98,6 @@ def _record(path: Path, number: int, line: str) -> Fields:
     return record | renamed
 
 
-def newest(directory: Path) -> list[Path]:
-    """Return the newest file of each benchmark in ``directory``, by the date that begins its name."""
-    found = {path.stem.partition("-")[2]: path for path in sorted(directory.glob("*-*.jsonl"))}
-    if not found:
-        raise UsageError(f"no result file in {directory}; run ./run bench relay to make one")
-    return list(found.values())
-
-
 def read_all(paths: Iterable[Path]) -> list[ResultFile]:
     """Read files, each once even if named repeatedly; the oldest run first. Raises UsageError."""
     runs = [run for path in dict.fromkeys(paths) for run in read(path)]

@@ -1,19 +1,15 @@
-"""Summary of ``bench relay``: a line for each contestant and case, for the terminal and for the file."""
+"""Summary of ``bench relay``: the figures of each contestant in each case, over all rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Group
-from rich.table import Table
-
 from tunnel.bench.measure import floor
 from tunnel.bench.measure.measurement import OURS, Case, Latency, Measurement
 from tunnel.bench.measure.relay import Measured
-from tunnel.bench.measure.results import Record, Results
+from tunnel.bench.measure.results import Record
 from tunnel.bench.measure.stats import Spread, ratio
-from tunnel.units import MIB
 
 BASE = "haproxy-tuned"  # the third-party relay that the goals name
 
@@ -167,91 +163,3 @@ def _growth(name: str, legs: str, found: Measured) -> Growth | None:
     few, many = (_cpu(_of(name, Case(legs, count), found)) for count in (fewest, most))
     grown = ratio(many, few) if fewest != most else None
     return Growth(name, legs, fewest, most, grown) if grown else None
-
-
-def table(found: Measured, results: Results) -> Group:
-    """Return the terminal output: median (lowest-highest) of each figure, then missing contestants."""
-    summaries = summarise(found)
-    views: list[Table] = []
-    for case in dict.fromkeys(summary.case for summary in summaries):
-        own = [summary for summary in summaries if summary.case == case]
-        views += [_cost_table(case, own, floors_in_words(case, found)), _side_table(case, own)]
-    if grown := growths(found):
-        views.append(_growth_table(grown))
-    if gone := absent(results):
-        views.append(absent_table(gone))
-    return Group(*views)
-
-
-def _table(title: str, *headings: str) -> Table:
-    view = Table(title=title, title_justify="left")
-    view.add_column("contestant", no_wrap=True)
-    for heading in headings:
-        view.add_column(heading, justify="right")
-    return view
-
-
-def _cost_table(case: Case, summaries: Sequence[Summary], low: Sequence[str]) -> Table:
-    title = f"bench relay · {case} · ratios against {BASE}" + "".join(f"\nfloor: {line}" for line in low)
-    headings = ("GiB/s", "CPU s/GiB A+B", "GiB/s ratio", "CPU ratio", "CPU to floor")
-    view = _table(title, *headings)
-    for summary in summaries:
-        ratios = (summary.throughput_ratio, summary.cpu_ratio, summary.floor_ratio)
-        texts = [_text(spread) for spread in (summary.gib_per_s, summary.cpu_per_gib, *ratios)]
-        view.add_row(summary.contestant, *texts)
-    return view
-
-
-def _side_table(case: Case, summaries: Sequence[Summary]) -> Table:
-    headings = ("p99 ms idle", "p99 ms loaded", "peak MiB A / B", "load CPU s/GiB")
-    view = _table(f"{case} · round trip of a small stream, memory, load", *headings)
-    for summary in summaries:
-        peaks = [f"{summary.rss_peak[role] / MIB:.0f}" for role in ("a", "b") if role in summary.rss_peak]
-        view.add_row(
-            summary.contestant,
-            _text(summary.idle_p99, 1e3),
-            _text(summary.loaded_p99, 1e3),
-            " / ".join(peaks),
-            str(summary.load_cpu_per_gib),
-        )
-    return view
-
-
-def _growth_table(grown: Sequence[Growth]) -> Table:
-    view = Table(title="CPU s/GiB with many streams, as a ratio to few", title_justify="left")
-    for heading in ("contestant", "legs", "streams", "ratio"):
-        view.add_column(heading, justify="right" if heading == "ratio" else "left")
-    for growth in grown:
-        streams = f"{growth.most} against {growth.fewest}"
-        view.add_row(growth.contestant, growth.legs, streams, str(growth.cpu_ratio))
-    return view
-
-
-def absent_table(gone: Sequence[tuple[str, str]]) -> Table:
-    """Return a table of contestants without figures, or with incomplete ones, and the reason."""
-    view = Table(title="not measured, or incomplete", title_justify="left")
-    view.add_column("contestant")
-    view.add_column("reason")
-    for name, reason in gone:
-        view.add_row(name, reason, style="yellow")
-    return view
-
-
-def absent(results: Results) -> list[tuple[str, str]]:
-    """Return contestants without figures, or with incomplete ones, with the first line of the reason."""
-    return absent_from(results.records)
-
-
-def absent_from(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return contestants that are missing from, or failed in, a file, with the first line of the reason."""
-    missing = [(str(r["name"]), str(r["missing"])) for r in records if "missing" in r]
-    failed = [
-        (str(r["contestant"]), f"failed: {str(r['reason']).splitlines()[0]}")
-        for r in records
-        if r["kind"] == "failure"
-    ]
-    return missing + failed
-
-
-def _text(spread: Spread | None, factor: float = 1.0) -> str:
-    return "-" if spread is None else str(spread.times(factor))

@@ -1,4 +1,4 @@
-"""Summary of ``bench migrate``: mtunnel against its rivals, and a line for each mode and setting."""
+"""Summary of ``bench migrate``: mtunnel against its rivals, by goal and by figure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
-
-from tunnel.bench.measure.guest_moves import Moved
 from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration, Setting, link_text
-from tunnel.bench.measure.results import Record, Results
+from tunnel.bench.measure.results import Record
 from tunnel.bench.measure.stats import Spread, ratio
 from tunnel.bench.report.losses import Loss
-from tunnel.bench.report.summary import absent, absent_table
 from tunnel.units import GIB, MIB
 
 Columns = Sequence[tuple[str, Callable[[MeasuredMigration], float]]]
@@ -171,9 +166,9 @@ def losses(moved: Sequence[MeasuredMigration], limits: Sequence[Convergence]) ->
 
 def _lost(moved: Sequence[MeasuredMigration], goal: Goal) -> Iterator[Loss]:
     costs: Columns = [
-        ("the time", lambda m: m.seconds),
-        ("the CPU time per GiB", lambda m: m.cpu_per_gib("a") + m.cpu_per_gib("b")),
-        ("the downtime", lambda m: m.downtime_seconds or 0.0),
+        ("time", lambda m: m.seconds),
+        ("CPU time per GiB", lambda m: m.cpu_per_gib("a") + m.cpu_per_gib("b")),
+        ("downtime", lambda m: m.downtime_seconds or 0.0),
     ]
     mode = _way(goal, moved)
     for figure, cost in costs:
@@ -195,85 +190,9 @@ def _lost_limits(limits: Sequence[Convergence], goal: Goal) -> Iterator[Loss]:
         found = ratio(rival, ours)
         if found is not None and found.median > 1.0:
             where = f"{guest / MIB:.0f} MiB guest, {link_text(link)}"
-            yield Loss(where, "the highest dirty rate", goal.rival, found, goal.ours)
+            yield Loss(where, "highest dirty rate", goal.rival, found, goal.ours)
 
 
 def inverted(spread: Spread) -> Spread:
     """Return the inverse of a ratio."""
     return Spread(1 / spread.median, 1 / spread.high, 1 / spread.low)
-
-
-# -- terminal output -----------------------------------------------------------------------------------------
-
-
-def table(found: Moved, results: Results) -> Group:
-    """Return median (lowest-highest) of each figure, the comparisons, and missing modes with the reason."""
-    views = [_migrations(setting, found.migrations) for setting in settings(found.migrations)]
-    if compared := compare(found.migrations, results.records):
-        views.append(_comparisons(compared))
-    if found.limits:
-        views.append(_limits(found.limits))
-    if gone := absent(results):
-        views.append(absent_table(gone))
-    return Group(*views)
-
-
-_COLUMNS: Columns = (
-    ("MiB/s", lambda m: m.mib_per_s),
-    ("seconds", lambda m: m.seconds),
-    ("downtime ms", lambda m: (m.downtime_seconds or 0.0) * 1e3),
-    ("passes", lambda m: m.iterations),
-    ("CPU s/GiB A", lambda m: m.cpu_per_gib("a")),
-    ("B", lambda m: m.cpu_per_gib("b")),
-)
-
-
-def _migrations(setting: Setting, moved: Sequence[MeasuredMigration]) -> Table:
-    view = _view(f"bench migrate · {setting}", "mode", *(name for name, _ in _COLUMNS))
-    own = in_setting(moved, setting)
-    for mode in dict.fromkeys(migration.mode for migration in own):
-        done = [m for m in own if m.mode == mode and m.converged]
-        if done:
-            view.add_row(mode, *(str(Spread.of([of(m) for m in done])) for _, of in _COLUMNS))
-        given_up = [m for m in own if m.mode == mode and not m.converged]
-        if given_up:
-            view.add_row(mode, f"{len(given_up)} aborted: {given_up[0].aborted}", style="yellow")
-    return view
-
-
-def _comparisons(compared: Sequence[Comparison]) -> Table:
-    headings = ("mode", "rival", "ratio", "aborted", "must", "")
-    view = _view(
-        "throughput as a multiple of the rival's, and how often each was aborted", "setting", *headings
-    )
-    for c in compared:
-        goal, given_up = c.goal, " / ".join(map(str, c.given_up))
-        found = str(c.ratio or "-")
-        view.add_row(str(c.setting), c.who, goal.rival, found, given_up, goal_text(goal.must), c.verdict)
-    return view
-
-
-def goal_text(goal: float | None) -> str:
-    """Return a goal as text."""
-    return "-" if goal is None else f"{goal:g}"
-
-
-def _limits(limits: Sequence[Convergence]) -> Table:
-    view = _view(
-        "the highest dirty rate that converges, MiB/s", "mode", "guest MiB", "link", "configured", "wrote"
-    )
-    for key in dict.fromkeys((limit.mode, limit.guest_bytes, limit.link_bits_per_s) for limit in limits):
-        own = [o for o in limits if (o.mode, o.guest_bytes, o.link_bits_per_s) == key]
-        asked = Spread.of([limit.asked_bytes_per_s / MIB for limit in own])
-        wrote = Spread.of([limit.dirty_bytes_per_s / MIB for limit in own])
-        more = " or more" if all(limit.is_open for limit in own) else ""
-        view.add_row(key[0], f"{key[1] / MIB:.0f}", link_text(key[2]), f"{asked}{more}", str(wrote))
-    return view
-
-
-def _view(title: str, first: str, *headings: str) -> Table:
-    view = Table(title=title, title_justify="left")
-    view.add_column(first)
-    for heading in headings:
-        view.add_column(heading, justify="right")
-    return view

@@ -13,14 +13,13 @@ import typer
 from rich.console import Console
 
 from tunnel.cli.demo.display import Display
-from tunnel.cli.demo.rehearsal import RehearsalPlan, RehearsalReport, rehearse, require_memory
+from tunnel.cli.demo.rehearsal import DemoMode, RehearsalPlan, RehearsalReport, rehearse, require_memory
 from tunnel.cli.demo.two_daemons import IngressKind
 from tunnel.cli.options import rate
 from tunnel.proof.accelerator import Accelerator
 from tunnel.proof.qemu import require_qemu
 from tunnel.units import MIB, format_size, parse_size
 from tunnel.virt.qmp import require_library
-from tunnel.virt.qmp_migration import Mode
 
 _LEAST_MEMORY, _MOST_MEMORY = 32 * MIB, 60 << 30
 _MEMORY_HELP = "Guest memory, allocated twice.  [default: 1GiB]"
@@ -48,7 +47,7 @@ def _memory(value: str | int) -> int:
 
 
 def demo(
-    mode: Annotated[Mode, typer.Option(help="Migration mode.")] = Mode.PRECOPY,
+    mode: Annotated[DemoMode, typer.Option(help="Migration mode.")] = DemoMode.PRECOPY,
     memory: Annotated[
         int, typer.Option(parser=_memory, metavar="SIZE", show_default=False, help=_MEMORY_HELP)
     ] = 1024 * MIB,
@@ -112,13 +111,13 @@ def as_object(report: RehearsalReport) -> dict[str, Any]:
         "memory": plan.memory,
         "dirty_rate": plan.dirty_rate,
         "ingress": plan.ingress.value,
-        "channels": plan.channels if plan.mode is Mode.MULTIFD else 1,
+        "channels": plan.channels if plan.mode is DemoMode.MULTIFD else 1,
         "accelerator": {"name": report.accelerator.name, "reason": report.accelerator.reason},
         "lane": {"kind": report.lane, "cipher": report.cipher},
-        "transferred": outcome.transferred,
-        "seconds": outcome.total_seconds,
+        "transferred": outcome.sent,
+        "seconds": outcome.seconds,
         "throughput": round(outcome.throughput),
-        "downtime_seconds": outcome.downtime_seconds,
+        "downtime_seconds": outcome.downtime,
         "passes": outcome.iterations,
         "postcopied": outcome.postcopied,
         "cpu": {
@@ -133,8 +132,8 @@ def describe(report: RehearsalReport) -> Iterator[str]:
     plan, outcome = report.plan, report.outcome
     yield f"Verified: all {report.pages} pages match, and the guest is running on hostb."
     yield (
-        f"  moved      {outcome.transferred / MIB:.0f} MiB in {outcome.total_seconds:.2f} s, "
-        f"{outcome.throughput / MIB:.0f} MiB/s; downtime {outcome.downtime_seconds * 1000:.0f} ms"
+        f"  moved      {(outcome.sent or 0) / MIB:.0f} MiB in {outcome.seconds:.2f} s, "
+        f"{outcome.throughput / MIB:.0f} MiB/s; downtime {(outcome.downtime or 0) * 1000:.0f} ms"
     )
     yield f"  how        {_manner(report)}, {plan.ingress.value} ingress"
     yield f"  encrypted  {report.lane} lane, {report.cipher}"
@@ -145,9 +144,9 @@ def describe(report: RehearsalReport) -> Iterator[str]:
 
 def _manner(report: RehearsalReport) -> str:
     match report.plan.mode:
-        case Mode.MULTIFD:
+        case DemoMode.MULTIFD:
             return f"multifd over {report.plan.channels} channels"
-        case Mode.POSTCOPY if not report.outcome.postcopied:
+        case DemoMode.POSTCOPY if not report.outcome.postcopied:
             return "postcopy, but it completed before the switch"
         case mode:
             return mode.value

@@ -10,7 +10,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tunnel.units import MIB
 from tunnel.virt import progress as figures
-from tunnel.virt.qmp_sample import Sample
 
 ShowMove = Callable[[figures.Progress, float | None], None]
 """Called with the progress of a migration and the throughput of the tunnel in bytes per second, if known."""
@@ -34,15 +33,15 @@ class Display:
             yield
 
     @contextmanager
-    def migration(self) -> Iterator[Callable[[Sample], None]]:
+    def migration(self) -> Iterator[Callable[[figures.Progress], None]]:
         """Show a bar of the memory sent; it may go back when the guest dirties memory."""
         with self._progress() as progress:
             task = progress.add_task("migrating", total=None, note="")
 
-            def show(sample: Sample) -> None:
-                note = f"{sample.phase}, {sample.throughput / MIB:.0f} MiB/s, pass {sample.iteration}"
-                done = sample.total - sample.remaining
-                progress.update(task, total=sample.total or None, completed=done, note=note)
+            def show(now: figures.Progress) -> None:
+                note = f"{now.phase}, {now.throughput / MIB:.0f} MiB/s, pass {now.iteration}"
+                done = now.total - now.remaining
+                progress.update(task, total=now.total or None, completed=done, note=note)
 
             yield show
 

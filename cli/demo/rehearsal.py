@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from tunnel.cli.demo.display import Display
@@ -15,18 +16,27 @@ from tunnel.proof.cpu_time import process_seconds
 from tunnel.proof.pattern_guest import Workload
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import GIB, MIB, format_size
-from tunnel.virt.qmp_migration import Mode, QmpOptions, QmpOutcome
+from tunnel.virt.move import MoveSummary
+from tunnel.virt.move_options import MoveOptions
 
 _WORKING_SET = 64 * MIB
 _OVERHEAD = 512 * MIB  # two daemons, two QEMUs without their guest, this process
 _LONGEST_PLACE = 60  # of the 107 bytes of a unix socket's path
 
 
+class DemoMode(StrEnum):
+    """The migration mode."""
+
+    PRECOPY = "precopy"
+    MULTIFD = "multifd"
+    POSTCOPY = "postcopy"
+
+
 @dataclass(frozen=True, slots=True)
 class RehearsalPlan:
     """The parameters of one run: ``memory`` in bytes, ``dirty_rate`` in bytes per second."""
 
-    mode: Mode
+    mode: DemoMode
     memory: int
     dirty_rate: int
     ingress: IngressKind
@@ -38,12 +48,12 @@ class RehearsalPlan:
         return Workload(min(_WORKING_SET, self.memory // 4), self.dirty_rate)
 
     @property
-    def options(self) -> QmpOptions:
-        """The migration options for QEMU."""
-        if self.mode is Mode.POSTCOPY:
+    def options(self) -> MoveOptions:
+        """The options of the migration."""
+        if self.mode is DemoMode.POSTCOPY:
             # Switch early, with a low downtime limit: pre-copy would otherwise complete first.
-            return QmpOptions(self.mode, downtime_limit=0.001, postcopy_after=0)
-        return QmpOptions(self.mode, self.channels)
+            return MoveOptions(postcopy=True, postcopy_preempt=None, switch_after=0, downtime_limit=0.001)
+        return MoveOptions(parallel=self.channels if self.mode is DemoMode.MULTIFD else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +64,13 @@ class RehearsalReport:
     accelerator: Accelerator
     lane: str
     cipher: str
-    outcome: QmpOutcome
+    outcome: MoveSummary
     pages: int
     cpu: Mapping[str, float]
 
     def per_gib(self, process: str) -> float:
         """Return the CPU seconds of ``process`` per GiB that QEMU sent."""
-        return self.cpu[process] / (self.outcome.transferred / GIB)
+        return self.cpu[process] / ((self.outcome.sent or 0) / GIB)
 
 
 async def rehearse(plan: RehearsalPlan, accelerator: Accelerator | None, display: Display) -> RehearsalReport:
@@ -78,7 +88,7 @@ async def rehearse(plan: RehearsalPlan, accelerator: Accelerator | None, display
             display.step("daemons", f"hosta and hostb, one link: {lane['kind']} lane, {lane['cipher']}")
             async with await _start_guest(plan, accelerator, directory, display) as trial:
                 outcome, cpu = await _move(plan, stage, trial, display)
-                display.step("moved", f"{outcome.transferred // MIB} MiB in {outcome.total_seconds:.2f} s")
+                display.step("moved", f"{(outcome.sent or 0) // MIB} MiB in {outcome.seconds:.2f} s")
                 with display.verification() as progress:
                     verified = await trial.verify(progress)
     return RehearsalReport(plan, accelerator, lane["kind"], lane["cipher"], outcome, verified.pages, cpu)
@@ -118,7 +128,7 @@ async def _start_guest(
 
 async def _move(
     plan: RehearsalPlan, stage: TwoDaemons, trial: Trial, display: Display
-) -> tuple[QmpOutcome, Mapping[str, float]]:
+) -> tuple[MoveSummary, Mapping[str, float]]:
     pids = {host: daemon.pid for host, daemon in stage.daemons.items()}
     pids |= {"source": trial.source.pid, "destination": trial.destination.pid}
     before = {name: process_seconds(pid) for name, pid in pids.items()}

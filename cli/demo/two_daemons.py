@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from tunnel.certs.authority import Authority
+from tunnel.daemon.control_socket import DaemonStatus
 from tunnel.errors import UnreachableError
 from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
@@ -72,7 +73,7 @@ class TwoDaemons:
             raise
         return stage
 
-    async def status(self, host: str) -> dict[str, Any]:
+    async def status(self, host: str) -> DaemonStatus:
         """Return the ``mtunnel status --json`` of ``host``."""
         return await asyncio.to_thread(self.daemons[host].status)
 

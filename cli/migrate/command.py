@@ -18,9 +18,9 @@ from tunnel.daemon.config import load
 from tunnel.errors import TunnelError
 from tunnel.names import folded
 from tunnel.virt.guest_location import Where
-from tunnel.virt.libvirt_request import Storage
-from tunnel.virt.move import Action
+from tunnel.virt.move_options import Action, MoveOptions, Storage
 
+_NO_OPTIONS = {"names", "config", "via", "connect", "desturi", "qmp", "dest_qmp", "as_json"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -94,10 +94,10 @@ def migrate(
     Checks the prerequisites first, and afterwards on which host the guest runs. ctrl-C aborts, and waits
     until the guest is verified to run here. Exit code 5: it has left, but could not be verified at the peer.
     """
-    options = {**locals()}  # the parameters above are the fields of MigrateArguments
-    del options["names"], options["as_json"]
+    given = {**locals()}  # the other parameters above are fields of MoveOptions
+    options = MoveOptions(**{name: value for name, value in given.items() if name not in _NO_OPTIONS})
     guest, peer = _split(names)
-    order = MigrateArguments(**{**options, "config": load(config), "guest": guest, "peer": peer})
+    order = MigrateArguments(load(config), guest, peer, options, via, connect, desturi, qmp, dest_qmp)
     order.check()
     _run(order, JsonOutput() if as_json else HumanOutput(Console(stderr=True)))
 

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import ask, ask_status, ask_targets
 from tunnel.errors import TunnelError, UsageError
-from tunnel.relay.incidents import CALLER_REFUSED
+from tunnel.relay.incidents import IncidentKind
+from tunnel.relay.link_plan import LinkState
+from tunnel.relay.status_schema import DaemonStatus, IncidentStatus, LinkStatus, ProbeAnswer
 from tunnel.virt.threads import in_thread
 from tunnel.wire.codes import Code
 
 PERIOD = 0.5
-_BY_PEER = "stream refused by the peer"
+_ANEW = "the daemon of this host was restarted: the streams of the previous one ended with it"
+_REFUSALS = {IncidentKind.STREAM_REFUSED_BY_PEER.name, IncidentKind.CALLER_REFUSED.name}
 _NOT_THERE = {Code.TARGET_UNREACHABLE.name, Code.DRAINING.name, Code.LINK_LOST.name}
-_REFUSALS = {_BY_PEER, CALLER_REFUSED}
-_SILENT = "the daemon of this host does not answer"
-_ANEW = "the daemon of this host was restarted"
+
+
+class Cause(Enum):
+    """What an incident means for a migration that failed."""
+
+    REFUSAL = auto()  # the peer or the local daemon refused a stream
+    ABSENCE = auto()  # the target was unreachable, the link was down, or one of the daemons was stopping
+    OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkNews:
+    """An incident of the link or of the local daemon during a migration, as text, and what it means."""
+
+    text: str
+    cause: Cause = Cause.OTHER
 
 
 class LinkMonitor:
@@ -30,11 +47,11 @@ class LinkMonitor:
         self.peer = peer
         self.rate: float | None = None
         self._control = control
-        self._known: list[Mapping[str, str]] | None = None  # None: not watching yet
+        self._known: list[IncidentStatus] | None = None  # None: not watching yet
         self._pid = 0  # the daemon's; incidents are lost with a restart
         self._since: str | None = None  # the start of the link's state at that time
 
-    async def link(self) -> dict[str, Any]:
+    async def link(self) -> LinkStatus:
         """Return the link's current entry in ``status``.
 
         Raises UnreachableError when no daemon answers, UsageError when it has no such peer.
@@ -43,19 +60,16 @@ class LinkMonitor:
 
     async def faults(self) -> list[tuple[str, str]]:
         """Return the redirects on this host that do not work, as (listen, reason). Raises TunnelError."""
-        facts = await in_thread("status", lambda: ask(self._control, "status"))
-        redirects = [(each["listen"], each.get("redirect")) for each in facts["ingresses"]]
-        return [(listen, found["reason"]) for listen, found in redirects if found and not found["works"]]
+        redirects = [(each["listen"], each.get("redirect")) for each in (await self._status())["ingresses"]]
+        broken = [(listen, found["reason"]) for listen, found in redirects if found and not found["works"]]
+        return [(listen, reason or "") for listen, reason in broken]
 
-    async def probe(self, targets: Sequence[str]) -> list[dict[str, str]]:
+    async def probe(self, targets: Sequence[str]) -> list[ProbeAnswer]:
         """Ask the peer whether it would accept streams to ``targets``; it dials nothing.
 
         Raises TunnelError when there is no reply.
         """
-        answers: list[dict[str, str]] = await in_thread(
-            "probe", lambda: ask(self._control, "probe", peer=self.peer, targets=list(targets))
-        )
-        return answers
+        return await in_thread("probe", lambda: ask_targets(self._control, self.peer, targets))
 
     async def record(self, text: str) -> None:
         """Log ``text`` on both hosts, if the daemons are reachable."""
@@ -65,9 +79,9 @@ class LinkMonitor:
 
     async def draining(self) -> bool:
         """Return whether the local daemon is stopping. Raises UnreachableError when none answers."""
-        return bool((await self._status())["draining"])
+        return (await self._status())["draining"]
 
-    async def _ask(self) -> tuple[int, dict[str, Any]]:
+    async def _ask(self) -> tuple[int, LinkStatus]:
         """Return the daemon's process id and the link's entry in its status."""
         facts = await self._status()
         for link in facts["links"]:
@@ -75,9 +89,8 @@ class LinkMonitor:
                 return facts["pid"], link
         raise UsageError(f"the running daemon has no peer {self.peer}: restart it with this configuration")
 
-    async def _status(self) -> dict[str, Any]:
-        facts: dict[str, Any] = await in_thread("status", lambda: ask(self._control, "status"))
-        return facts
+    async def _status(self) -> DaemonStatus:
+        return await in_thread("status", lambda: ask_status(self._control))
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -91,17 +104,18 @@ class LinkMonitor:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def news(self) -> list[Mapping[str, str]]:
+    async def news(self) -> list[LinkNews]:
         """Return the incidents since ``watching`` began, including the end of the daemon; none before."""
         if self._known is None:
             return []
         try:
             pid, link = await self._ask()
         except TunnelError as error:
-            return [{"what": _SILENT, "reason": str(error)}]
-        news = [each for each in link["incidents"] if each not in self._known]
+            return [LinkNews(f"the daemon of this host does not answer: {error}")]
+        fresh = [each for each in link["incidents"] if each not in self._known]
+        news = [LinkNews(f"{each['what']}: {each['reason']}", cause_of(each)) for each in fresh]
         if pid != self._pid:
-            news.insert(0, {"what": _ANEW, "reason": "the streams of the previous one ended with it"})
+            news.insert(0, LinkNews(_ANEW))
         return news
 
     async def held(self) -> bool:
@@ -111,7 +125,7 @@ class LinkMonitor:
         """
         with contextlib.suppress(TunnelError):
             pid, link = await self._ask()
-            return bool((pid, link["state"], link["since"]) == (self._pid, "up", self._since))
+            return (pid, link["state"], link["since"]) == (self._pid, LinkState.UP, self._since)
         return False
 
     async def _run(self) -> None:
@@ -134,11 +148,8 @@ def rate_between(before: tuple[float, int] | None, now: tuple[float, int]) -> fl
     return (now[1] - before[1]) / (now[0] - before[0])
 
 
-def is_refusal(incident: Mapping[str, str]) -> bool:
-    """Return whether the peer or the local daemon refused the stream."""
-    return incident["what"] in _REFUSALS and not is_absence(incident)
-
-
-def is_absence(incident: Mapping[str, str]) -> bool:
-    """Return whether the target was unreachable, the link was down, or one of the daemons was stopping."""
-    return incident["what"] in _REFUSALS and incident.get("code") in _NOT_THERE
+def cause_of(incident: IncidentStatus) -> Cause:
+    """Return what an incident means, by its kind and code. A daemon of an older version reports no kind."""
+    if incident.get("kind") not in _REFUSALS:
+        return Cause.OTHER
+    return Cause.ABSENCE if incident["code"] in _NOT_THERE else Cause.REFUSAL

@@ -9,7 +9,6 @@ import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tunnel.cli.migrate.link_monitor import LinkMonitor
 from tunnel.daemon.config import IngressConfig
@@ -17,7 +16,9 @@ from tunnel.daemon.targets import spans
 from tunnel.errors import HypervisorError, RefusedError, UnreachableError, UsageError
 from tunnel.host.users import user_name
 from tunnel.relay.address import TargetAddress, parse_target
-from tunnel.relay.incidents import CALLER_REFUSED
+from tunnel.relay.incidents import IncidentKind
+from tunnel.relay.link_plan import LinkState
+from tunnel.relay.status_schema import LinkStatus, ProbeAnswer
 from tunnel.relay.target_check import TargetVerdict
 from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
 from tunnel.virt.libvirt_move import require_idle
@@ -46,24 +47,27 @@ async def check_link(tunnel: LinkMonitor, within: float = LINK_DEADLINE) -> Chec
             "this host is stopping: its daemon is draining and accepts no new streams; start it again before "
             "the next migration"
         )
-    last: dict[str, Any] = {}
+    last: LinkStatus | None = None
 
-    async def up() -> dict[str, Any] | None:
+    async def up() -> LinkStatus | None:
         nonlocal last
         last = await tunnel.link()
-        return last if last["state"] == "up" and last["lanes"] else None
+        return last if last["state"] == LinkState.UP and last["lanes"] else None
 
     with contextlib.suppress(TimeoutError):
-        last = await until(up, within=within, every=0.1)
-        lane = last["lanes"][0]
+        lane = (await until(up, within=within, every=0.1))["lanes"][0]
         return CheckResult(
             "link", f"{tunnel.peer} at {lane['remote']}, {lane['kind']} lane, {lane['cipher']}"
         )
-    causes = [each for each in last.get("incidents", ()) if each["what"] != CALLER_REFUSED]
-    trouble = causes[-1] if causes else None
-    reason = f"{trouble['what']}: {trouble['reason']}" if trouble else "no attempt has failed yet"
-    state = last.get("state", "unknown: no reply from the daemon")
-    raise UnreachableError(f"{tunnel.peer} is not reachable: the link is {state} ({reason})")
+    state = last["state"] if last else "unknown: no reply from the daemon"
+    raise UnreachableError(f"{tunnel.peer} is not reachable: the link is {state} ({_trouble(last)})")
+
+
+def _trouble(link: LinkStatus | None) -> str:
+    """Return the last incident that concerns the link itself, not a local client."""
+    refused = IncidentKind.CALLER_REFUSED.name
+    causes = [each for each in (link["incidents"] if link else []) if each.get("kind") != refused]
+    return f"{causes[-1]['what']}: {causes[-1]['reason']}" if causes else "no attempt has failed yet"
 
 
 async def check_redirects(tunnel: LinkMonitor, uris: Sequence[str]) -> None:
@@ -120,7 +124,7 @@ async def check_streams(tunnel: LinkMonitor, needed: int, parallel: int) -> Chec
     )
 
 
-def _refusal(peer: str, host: str, refused: Sequence[dict[str, str]]) -> str:
+def _refusal(peer: str, host: str, refused: Sequence[ProbeAnswer]) -> str:
     rules = spans([parse_target(each["target"]) for each in refused])
     text = f"{peer} does not allow {host} to reach {', '.join(rules)}: {refused[0]['reason']}"
     if any(each["code"] != Code.TARGET_FORBIDDEN.name for each in refused):

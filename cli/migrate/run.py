@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
-from tunnel.cli.migrate.link_monitor import LinkMonitor, is_absence, is_refusal
+from tunnel.cli.migrate.link_monitor import Cause, LinkMonitor
 from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.cli.migrate.output import Announcer
 from tunnel.cli.migrate.readiness import (
@@ -30,14 +30,14 @@ from tunnel.daemon.uris import Entry, find_entry, find_routes, known_peer
 from tunnel.errors import HypervisorError, MigrationError, RefusedError, TunnelError, UnreachableError
 from tunnel.relay import egress
 from tunnel.relay.address import TargetAddress
+from tunnel.relay.link_plan import LinkState
 from tunnel.virt.guest_location import Where, sentence
 from tunnel.virt.identity import Identity, comparable, identify, require_guest, require_same
 from tunnel.virt.libvirt import LibvirtHost
 from tunnel.virt.libvirt_move import LibvirtMove
-from tunnel.virt.libvirt_request import Request
-from tunnel.virt.move import Ending, MigrationRunner, settled
+from tunnel.virt.libvirt_request import LibvirtRoute
+from tunnel.virt.move import Ending, MigrationRunner, Move, settled
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.qmp_migration import Mode, QmpOptions
 from tunnel.virt.qmp_move import QmpMove, require_capability, require_idle
 
 UNVERIFIED = 5
@@ -46,7 +46,7 @@ UNVERIFIED = 5
 FAR_PATIENCE = egress.DEADLINE + 2.0
 """Timeout for the destination's monitor in seconds: long enough for the tunnel to report a failed dial."""
 
-_Prepared: TypeAlias = tuple[LibvirtMove | QmpMove, str]  # the move, and the route as text
+_Prepared: TypeAlias = tuple[Move, str]  # the move, and the route as text
 
 
 class MigrationRun:
@@ -78,8 +78,8 @@ class MigrationRun:
         self._task = asyncio.current_task()
         async with AsyncExitStack() as stack:
             move, route = await self._prepared(stack)
-            order = self._order
-            self._conductor = MigrationRunner(move, self._announcer, order.timeout, order.timeout_action)
+            options = self._order.options
+            self._conductor = MigrationRunner(move, self._announcer, options.timeout, options.timeout_action)
             return await self._recorded(self._carry(self._conductor, move, route))
 
     async def _prepared(self, stack: AsyncExitStack) -> _Prepared:
@@ -107,7 +107,7 @@ class MigrationRun:
             await self._tunnel.record(f"{what}, {time.monotonic() - began:.1f} s: {outcome}")
         return where
 
-    async def _carry(self, conductor: MigrationRunner, move: LibvirtMove | QmpMove, route: str) -> Where:
+    async def _carry(self, conductor: MigrationRunner, move: Move, route: str) -> Where:
         here, there = self._order.config.host.name, self._order.peer
         try:
             with self._announcer.moving(self._label, route, lambda: self._tunnel.rate):
@@ -133,21 +133,18 @@ class MigrationRun:
         It is of ``kind``, unless the incidents show that a refusal or the link was the cause.
         """
         news = await self._tunnel.news()
-        lines = [
-            str(error),
-            where,
-            *(f"The tunnel reports: {each['what']}: {each['reason']}" for each in news),
-        ]
+        lines = [str(error), where, *(f"The tunnel reports: {each.text}" for each in news)]
         text = "\n".join(filter(None, lines))
         if news and not await self._is_up():
             return UnreachableError(text)
-        if any(map(is_refusal, news)):
+        causes = {each.cause for each in news}
+        if Cause.REFUSAL in causes:
             return RefusedError(text)
-        return UnreachableError(text) if any(map(is_absence, news)) else kind(text)
+        return UnreachableError(text) if Cause.ABSENCE in causes else kind(text)
 
     async def _is_up(self) -> bool:
         with contextlib.suppress(TunnelError):
-            return bool((await self._tunnel.link())["state"] == "up")
+            return (await self._tunnel.link())["state"] == LinkState.UP
         return False
 
     async def _check_link(self, stack: AsyncExitStack, *uris: str) -> None:
@@ -162,7 +159,7 @@ class MigrationRun:
 
     async def _check_room(self, disks: int) -> None:
         needed = self._order.streams(disks)
-        self._announcer.check(await check_streams(self._tunnel, needed, self._order.parallel))
+        self._announcer.check(await check_streams(self._tunnel, needed, self._order.options.parallel))
 
     # Through libvirt.
 
@@ -170,27 +167,9 @@ class MigrationRun:
         order = self._order
         name = order.guest or ""
         routes = find_routes(order.config, order.peer, name, order.via)
-        disks = order.copy_storage is not None
+        disks = order.options.copy_storage is not None
         route = routes.require_way(disks=disks)
         uri = routes.require_libvirt(order.desturi)
-        request = Request(
-            migrate_uri=route.migrate_uri,
-            listen_address=route.listen_address,
-            disks_port=route.disks_port,
-            disks_uri=route.disks_uri,
-            p2p=order.p2p,
-            live=order.live,
-            postcopy=order.postcopy,
-            postcopy_resume=order.postcopy_resume,
-            parallel=order.parallel,
-            storage=order.copy_storage,
-            persist=order.persist,
-            undefine_source=order.undefine_source,
-            bandwidth=order.bandwidth,
-            auto_converge=order.auto_converge,
-            tls_destination=order.tls_destination,
-        )
-        request.check()
         ram = targets.of_way(order.config, order.peer, route, disks=disks)
         await self._check_link(stack, uri, route.migrate_uri)
         await self._check_targets([*targets.of_libvirt(order.config, order.peer, uri), *ram])
@@ -198,16 +177,16 @@ class MigrationRun:
         silence = order.config.transport.resume_window + SILENCE  # libvirt must tolerate as much as the link
         destination = await stack.enter_async_context(await LibvirtHost.connect(uri, silence=silence))
         self._announcer.check(await check_hosts(source, destination))
-        guest, finding = await check_guest(source, name, resume=order.postcopy_resume)
+        guest, finding = await check_guest(source, name, resume=order.options.postcopy_resume)
         self._announcer.check(finding)
-        if not order.postcopy_resume:
+        if not order.options.postcopy_resume:
             self._announcer.check(await check_name_free(guest, destination))
-        if order.parallel or disks:
+        if order.options.parallel or disks:
             ingresses = targets.ingresses_of(order.config, order.peer, route, disks=disks)
             await check_callers(guest, ingresses)
         await self._check_room(await guest.disks() if disks else 0)
-        move = LibvirtMove(guest, destination, uri, request, switch_later=order.switch_later)
-        return move, route.migrate_uri
+        way = LibvirtRoute(route.migrate_uri, route.listen_address, route.disks_port, route.disks_uri)
+        return LibvirtMove(guest, destination, uri, order.options, way), route.migrate_uri
 
     # Without it.
 
@@ -226,14 +205,13 @@ class MigrationRun:
         await check_redirects(self._tunnel, [entry.uri])
         await self._check_targets(targets.of_qemu(order.config, order.peer, entry, self._far_monitor))
         destination = await self._destination(stack, found, entry)
-        if order.postcopy_preempt:
+        if order.options.postcopy_preempt:
             for side in filter(None, (source, destination)):
                 await require_capability(side, "postcopy-preempt")
         self._announcer.check(CheckResult("guest", f"{found} is {await source.status()}"))
         await self._check_room(0)
-        options = qemu_options(order, blind=destination is None)
         ended = self._tunnel.held if self._is_relayed else None
-        move = QmpMove(source, destination, entry.uri, entry.listen, options, destination_ended=ended)
+        move = QmpMove(source, destination, entry.uri, entry.listen, order.options, destination_ended=ended)
         return move, entry.uri
 
     def _entry(self, guest: str | None) -> Entry:
@@ -275,18 +253,3 @@ class MigrationRun:
         patience = FAR_PATIENCE if side == "destination" and self._is_relayed else 5.0
         monitor = await Monitor.reach(path, f"{side} ({path})", within=patience)
         return await stack.enter_async_context(monitor)
-
-
-def qemu_options(order: MigrateArguments, *, blind: bool = False) -> QmpOptions:
-    """Return the order as QEMU's options. ``blind``: the UUIDs of the two QEMUs were not compared."""
-    mode = Mode.POSTCOPY if order.postcopy else Mode.MULTIFD if order.parallel else Mode.PRECOPY
-    return QmpOptions(
-        mode=mode,
-        channels=order.parallel or 1,
-        max_bandwidth=order.bandwidth,
-        postcopy_after=None if order.switch_later else 1,
-        return_path=order.return_path,
-        preempt=order.postcopy_preempt,
-        auto_converge=order.auto_converge,
-        validate_uuid=blind,
-    )

@@ -21,6 +21,30 @@ addEventListener("load", () => {
   const inside = (svg, e) => { const o = box(svg), i = box(e);
     return i.left >= o.left - 1 && i.right <= o.right + 1
       && i.top >= o.top - 1 && i.bottom <= o.bottom + 1; };
+  const name = (e) => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`;
+  const texts = [];
+  for (const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); walk.nextNode();) {
+    const node = walk.currentNode, parent = node.parentElement;
+    if (!node.data.trim() || parent.closest("script, style")) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const hidden = !range.getClientRects().length;
+    if (hidden && parent.closest("thead")) continue; // replaced by data-label on a narrow screen
+    texts.push({ parent, hidden, box: range.getBoundingClientRect() });
+  }
+  const fits = ({ parent, hidden, box: text }) => {
+    if (hidden) return false;
+    for (let e = parent; e && e !== document.documentElement; e = e.parentElement) {
+      const outer = box(e), isBlock = !["inline", "contents"].includes(getComputedStyle(e).display);
+      if (isBlock && (text.left < outer.left - 1 || text.right > outer.right + 1)) return false;
+      if (getComputedStyle(e).overflow !== "visible"
+        && (text.top < outer.top - 1 || text.bottom > outer.bottom + 1)) return false;
+    }
+    return true;
+  };
+  const middle = (e) => (box(e).top + box(e).bottom) / 2;
+  const collide = (a, b) => a !== b && Math.abs(middle(a) - middle(b)) < 6
+    && box(a).left < box(b).right && box(b).left < box(a).right;
   const charts = [...document.querySelectorAll("svg")].map((svg) => ({
     width: box(svg).width, height: box(svg).height, name: svg.getAttribute("aria-label"),
     bars: [...svg.querySelectorAll(".bar")].filter((e) => box(e).width > 0 && box(e).height > 0).length,
@@ -28,9 +52,14 @@ addEventListener("load", () => {
     textHeight: Math.min(...[...svg.querySelectorAll("text")].map((e) => box(e).height)),
     outside: [...svg.querySelectorAll("*")].filter((e) => !inside(svg, e))
       .map((e) => e.outerHTML),
+    collisions: [...svg.querySelectorAll("text")].filter((e) =>
+      [...svg.querySelectorAll("text")].some((other) => collide(e, other))).map((e) => e.textContent),
     painted: [...svg.querySelectorAll(".bar")].every((e) => getComputedStyle(e).fill.startsWith("rgb(")),
   }));
   const found = { innerWidth, scrollWidth: document.documentElement.scrollWidth, charts,
+    wide: [...document.body.querySelectorAll("*")].filter((e) => box(e).left < -1
+      || box(e).right > innerWidth + 1).map(name),
+    clipped: texts.filter((text) => !fits(text)).map((text) => name(text.parent)),
     loads: performance.getEntriesByType("resource").map((e) => e.name) };
   const note = document.createElement("pre");
   note.id = "page-was-measured";

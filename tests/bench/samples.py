@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tunnel.bench.measure.abuse import AbuseVerdict
+from tunnel.bench.measure.beside import BesideOutcome
 from tunnel.bench.measure.contestants import CONTESTANTS
+from tunnel.bench.measure.cuts import CutsOutcome
 from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration
+from tunnel.bench.measure.idle import IdleOutcome
 from tunnel.bench.measure.measurement import Case, Latency, Measurement, Percentiles
 from tunnel.bench.measure.netns import Network
+from tunnel.bench.measure.perf_profile import Profile
 from tunnel.bench.measure.results import Results
+from tunnel.bench.measure.rotate import LASTING, RotateOutcome
+from tunnel.bench.measure.scale import Scaled
+from tunnel.bench.measure.stacks import Stack
+from tunnel.bench.measure.stats import Spread
 from tunnel.units import GIB, MIB
 
 CASES = tuple(Case(legs, streams) for legs in ("tcp", "unix") for streams in (1, 4, 64))
@@ -69,6 +79,16 @@ def memory(directory: Path) -> Path:
     return results.path
 
 
+def idle(directory: Path) -> Path:
+    """Write a file of ``bench idle``, with links in one direction; return its path."""
+    results = _open(directory, "idle", {"links": 1000, "rounds": 3})
+    for number, cpu in enumerate((0.8, 0.9, 1.5), start=1):
+        sizes = {"empty": 100 * MIB, "resident": 190 * MIB, "peak": 200 * MIB}
+        outcome = IdleOutcome(number, "accepted", 1000, 3.0, 2.5, 60.0, cpu, **sizes, up=1000, lost=0)
+        results.add("idle", **asdict(outcome))
+    return results.path
+
+
 def migrate(directory: Path) -> Path:
     """Write a file of ``bench migrate``; return its path."""
     results = _open(directory, "migrate", {"guests": [GIB]})
@@ -102,6 +122,76 @@ def migrate(directory: Path) -> Path:
             )
             results.add("convergence", **asdict(limit))
     return results.path
+
+
+def scale(directory: Path) -> Path:
+    """Write a file of ``bench scale`` with two rounds; return its path."""
+    results = _open(directory, "scale", {"size": GIB})
+    for number in (1, 2):
+        cpu = {"a": 1.0 * number, "b": 2.0}
+        scaled = Scaled(number, 8, 4, 4 * GIB, 2.0, cpu, {"a": 0.2, "b": 0.6}, {"a": 0.8, "b": 0.4}, 0.3)
+        results.add("scale", **asdict(scaled))
+    return results.path
+
+
+def cuts(directory: Path) -> Path:
+    """Write a file of ``bench cuts``; return its path."""
+    results = _open(directory, "cuts", {"cuts": 4})
+    outcome = CutsOutcome(1, 2, 0.02, GIB, 100, 0.0012, [0.0081, 0.0123, 0.0456, 0.0789])
+    results.add("cuts", **asdict(outcome))
+    return results.path
+
+
+def rotate(directory: Path) -> Path:
+    """Write a file of ``bench rotate`` with and without a limit of records; return its path."""
+    results = _open(directory, "rotate", {"size": GIB})
+    for records in (1024, LASTING):
+        outcome = RotateOutcome(
+            1,
+            2,
+            "userspace-kernel",
+            8,
+            records,
+            3 * GIB,
+            6.0,
+            0.083,
+            0.012,
+            rotations=190,
+            resumes=0,
+            most_records=1345,
+        )
+        results.add("rotation", **asdict(outcome))
+    return results.path
+
+
+def abuse(directory: Path) -> Path:
+    """Write a file of ``bench abuse``; return its path."""
+    results = _open(directory, "abuse", {"size": GIB})
+    whole = Spread(0.5, 0.4, 0.6)
+    verdict = AbuseVerdict(
+        "silent", 0.9, whole, None, Spread(900, 800, 950), Spread(0.05, 0, 0), {"made": 150.0}, 0, None, 0.2
+    )
+    results.add("verdict", **verdict.as_record())
+    sizes = {"a": 100 * MIB, "b": 107 * MIB}
+    beside = BesideOutcome(
+        "stalled", ("", ""), GIB, [2.0], [2.0], {"a": 100 * MIB, "b": 100 * MIB}, sizes, sizes, held=1
+    )
+    results.add("beside", **beside.as_record())
+    return results.path
+
+
+def profile(directory: Path) -> Path:
+    """Write a file of ``bench profile``; return its path."""
+    results = _open(directory, "profile", {"size": GIB})
+    for side in "ab":
+        stacks: Counter[Stack] = Counter({("f [python3.11]",): 1, ("ksys_write [kernel]",): 3})
+        results.add("profile", **Profile(side, 0.4, stacks).as_record())
+    return results.path
+
+
+def every(directory: Path) -> list[Path]:
+    """Write a file of each benchmark of the report; return their paths."""
+    return [make(directory) for make in (relay, memory, migrate, scale, idle, cuts, rotate, abuse, profile)]
 
 
 def _open(directory: Path, benchmark: str, options: dict[str, object]) -> Results:

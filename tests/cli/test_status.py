@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tunnel.cli import status as module
 from tunnel.cli.main import main
+from tunnel.relay.status_schema import CertificateStatus, DaemonStatus
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 CRL = "the CRL of CN=root in /etc/mtunnel/crl.pem"
@@ -128,11 +129,11 @@ def status(path: Path, *options: str) -> int:
 def config(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration whose daemon replies with FACTS."""
 
-    def answer(path: Path, command: str) -> dict[str, Any]:
-        assert (path, command) == (tmp / "control.sock", "status")
+    def answer(path: Path) -> dict[str, Any]:
+        assert path == tmp / "control.sock"
         return FACTS
 
-    monkeypatch.setattr(module, "ask", answer)
+    monkeypatch.setattr(module, "ask_status", answer)
     monkeypatch.setattr(module, "_now", lambda: NOW)
     return write_config(tmp, HOST, TLS, PEER)
 
@@ -194,7 +195,10 @@ def test_text_summary(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_certificate_has_its_days(end: str, words: str) -> None:
-    assert module._certificate({"not_after": end, "ends_first": CRL}, NOW) == f"{words} ({CRL})"
+    assert (
+        module._certificate(cast("CertificateStatus", {"not_after": end, "ends_first": CRL}), NOW)
+        == f"{words} ({CRL})"
+    )
 
 
 def test_link_that_is_not_up_shows_its_incidents(
@@ -327,7 +331,7 @@ def test_unassigned_address_and_broken_redirect_are_reported(
     monkeypatch: pytest.MonkeyPatch, tmp: Path
 ) -> None:
     broken = {**FACTS["ingresses"][1], "redirect": {"works": False, "reason": "Connection refused"}}
-    facts = {**FACTS, "listen_configured": False, "ingresses": [broken]}
+    facts = cast("DaemonStatus", {**FACTS, "listen_configured": False, "ingresses": [broken]})
     lines = list(module._describe(facts))
     assert lines[0].startswith("host hosta on 192.0.2.1:16515 (not on any interface), up ")
     assert lines[-1].endswith("0 refused; NOT REDIRECTED: Connection refused")

@@ -75,7 +75,7 @@ def test_aliases_of_redirects_are_guarded_unless_they_are_the_host_itself(names:
 def test_unguarded_alias_is_reported_with_its_reason() -> None:
     aliases.install(["127.0.1.2", "127.0.1.3"])
     subprocess.run(["ip", "address", "add", "127.0.1.3/8", "dev", "lo"], check=True, timeout=60)
-    found = dict(aliases.unguarded(["127.0.1.2", "127.0.1.3", "127.0.1.4"]))
+    found = {each.alias: each.reason for each in aliases.unguarded(["127.0.1.2", "127.0.1.3", "127.0.1.4"])}
     assert found.keys() == {"127.0.1.3", "127.0.1.4"}
     assert "127.0.1.3 is assigned to an interface" in found["127.0.1.3"]
     assert found["127.0.1.4"].startswith("no route guards 127.0.1.4")

@@ -10,6 +10,7 @@ import pytest
 from tests.support.configs import HOST, PEER, TLS, write_config
 from tests.support.pki import Pki
 from tunnel.daemon import aliases, config_warnings
+from tunnel.daemon.aliases import Unguarded
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.config_warnings import faults, warnings
 from tunnel.errors import UnreachableError
@@ -26,7 +27,9 @@ def contexts(tmp: Path) -> TlsContexts:
 @pytest.fixture(autouse=True)
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No alias is guarded, and 127.0.1.1 is in /etc/hosts."""
-    monkeypatch.setattr(aliases, "unguarded", lambda names: [(name, f"{name} is open") for name in names])
+    monkeypatch.setattr(
+        aliases, "unguarded", lambda names: [Unguarded(name, f"{name} is open") for name in names]
+    )
     monkeypatch.setattr(aliases, "own_names", lambda name, _: ["compute7"] if name == "127.0.1.1" else [])
 
 
@@ -83,11 +86,11 @@ def test_fault_that_the_daemon_reports_is_a_problem(tmp: Path, monkeypatch: pyte
     found = (None, {"works": True, "reason": None}, broken)
     ingresses = [{"listen": listen, "redirect": each} for listen, each in zip(listens, found, strict=True)]
 
-    def ask(path: Path, command: str) -> dict[str, Any]:
-        assert (path, command) == (config.host.control, "status")
+    def ask_status(path: Path) -> dict[str, Any]:
+        assert path == config.host.control
         return {"ingresses": ingresses}
 
-    monkeypatch.setattr(config_warnings, "ask", ask)
+    monkeypatch.setattr(config_warnings, "ask_status", ask_status)
     assert list(faults(config)) == [
         ("ingress[2].listen", "connections are not redirected: Connection refused")
     ]
@@ -96,12 +99,12 @@ def test_fault_that_the_daemon_reports_is_a_problem(tmp: Path, monkeypatch: pyte
 
 
 def test_without_a_daemon_or_a_redirect_there_is_no_fault(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ask(path: Path, command: str) -> dict[str, Any]:
+    def ask_status(path: Path) -> dict[str, Any]:
         raise UnreachableError("cannot reach the daemon")
 
-    monkeypatch.setattr(config_warnings, "ask", ask)
+    monkeypatch.setattr(config_warnings, "ask_status", ask_status)
     assert list(faults(configured(tmp, "redirect:127.0.1.2:49152"))) == []
-    monkeypatch.setattr(config_warnings, "ask", pytest.fail)
+    monkeypatch.setattr(config_warnings, "ask_status", pytest.fail)
     assert list(faults(configured(tmp, "tcp:127.0.1.2:49152"))) == []
 
 

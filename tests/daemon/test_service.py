@@ -22,7 +22,7 @@ from tests.support.waiting import until
 from tunnel.daemon import preflight as preflights
 from tunnel.daemon import service as module
 from tunnel.daemon.config import load
-from tunnel.daemon.control_socket import TIMEOUT, ask
+from tunnel.daemon.control_socket import TIMEOUT, ask, ask_status, ask_targets
 from tunnel.daemon.preflight import preflight
 from tunnel.daemon.service import Service, notify
 from tunnel.engine.binding import Provider
@@ -34,9 +34,9 @@ from tunnel.lanes.lane_factory import maker as lane_maker
 from tunnel.records.key_schedule import SUITES
 from tunnel.relay.link import LinkState
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.tls.lane_kinds import KernelTlsSupport, LaneCosts, LaneKind
+from tunnel.wire.rotation import RotationPlan
 
 
 async def turned_away(entry: Path) -> bool:
@@ -77,7 +77,7 @@ async def running(*services: Service) -> AsyncIterator[list[asyncio.Task[None]]]
 
 async def test_status_has_all_facts(hosts: TwoHosts) -> None:
     async with running(service(hosts.a)):
-        facts = await asyncio.to_thread(ask, hosts.a.control, "status")
+        facts: dict[str, Any] = {**await asyncio.to_thread(ask_status, hosts.a.control)}
         assert facts.pop("uptime") >= 0
         assert facts.pop("version")
         certificate = facts.pop("certificate")
@@ -108,7 +108,7 @@ async def test_number_of_workers_is_as_configured(hosts: TwoHosts) -> None:
     a, b = service(hosts.a), service(hosts.b)
     async with running(a, b):
         await until(lambda: a._links["hostb"].standing.state is LinkState.UP, "for the link")
-        facts = await asyncio.to_thread(ask, hosts.a.control, "status")
+        facts = await asyncio.to_thread(ask_status, hosts.a.control)
         assert [worker["state"] for worker in facts["workers"]] == ["serving", "serving"]
         assert a._links["hostb"].parallel
         assert not b._links["hosta"].parallel, "no ingress leads to hosta"
@@ -143,7 +143,10 @@ async def test_configured_parameters_reach_the_links(hosts: TwoHosts) -> None:
 async def test_log_reports_where_encryption_happens_and_why(
     hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel, none = KernelTlsSupport(tuple(SUITES), "tried"), KernelTlsSupport((), "module tls not loaded")
+    kernel, none = (
+        KernelTlsSupport(tuple(SUITES), "tried"),
+        KernelTlsSupport((), "module tls not loaded", no_module=True),
+    )
     cheap, dear = LaneCosts(0.61, 0.74), LaneCosts(0.74, 0.61)
     for found, costs, where, reason in (
         (kernel, cheap, "kernel (0.61 CPU s/GiB; in the daemon 0.74)", "tried"),
@@ -216,7 +219,7 @@ async def test_sighup_repairs_the_redirects_and_ends_nothing(hosts: TwoHosts) ->
             await until(lambda: any("not read again" in each["event"] for each in said), "for the answer")
         assert [each["log_level"] for each in said if "not read again" in each["event"]] == ["warning"]
         assert not task.done()
-        assert (await asyncio.to_thread(ask, hosts.a.control, "status"))["host"] == "hosta"
+        assert (await asyncio.to_thread(ask_status, hosts.a.control))["host"] == "hosta"
 
 
 async def test_failed_redirect_leaves_nothing_behind(
@@ -277,7 +280,7 @@ async def test_probe_returns_what_the_peer_would_admit(hosts: TwoHosts) -> None:
     async with running(a, b):
         ports = [f"tcp:127.0.0.1:{port}" for port in (49152, 49154)]
         answers = await asyncio.to_thread(
-            ask, hosts.a.control, "probe", peer="hostb", targets=["tcp:localhost:49152", ports[1]]
+            ask_targets, hosts.a.control, "hostb", ["tcp:localhost:49152", ports[1]]
         )
         assert [each["target"] for each in answers] == ports
         assert [each["verdict"] for each in answers] == ["admitted", "refused"]

@@ -14,7 +14,8 @@ from tunnel.daemon import targets as module
 from tunnel.daemon.config import Config, load
 from tunnel.daemon.targets import ingresses_of, of_libvirt, of_qemu, of_way, spans
 from tunnel.daemon.uris import find_entry, find_routes
-from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, parse_target
+from tunnel.relay.address import TargetAddress, TcpAddress, parse_target
+from tunnel.relay.allow_list import AllowList
 
 RANGE = "redirect:127.0.1.2:49152-49215"
 SOCKETS = ("unix:/run/to-hostb/web1.sock", "unix:/run/to-hostb/web1-disks.sock")

@@ -22,18 +22,18 @@ from tunnel.proof.free_port import free_port
 from tunnel.proof.pattern_guest import Workload
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
+from tunnel.virt.move_options import MoveOptions
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.qmp_migration import Mode, QmpOptions
 
 RESTLESS = Workload(working_set=32 * MIB, dirty_rate=48 * MIB)
 
 
-def held(options: QmpOptions) -> QmpOptions:
+def held(options: MoveOptions) -> MoveOptions:
     """Return options with which the migration of a busy guest does not converge.
 
     With a downtime limit of 0 QEMU 7.2 does not sync the dirty bitmap again after a pass, and completes.
     """
-    return replace(options, max_bandwidth=8 * MIB, downtime_limit=0.1)
+    return replace(options, bandwidth=8 * MIB, downtime_limit=0.1)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def arrives_although_cut(
     target: Target,
     cutter: Cutter,
     directory: Path,
-    options: QmpOptions,
+    options: MoveOptions,
     lanes: int,
     **how: float,
 ) -> None:
@@ -95,7 +95,7 @@ async def arrives_although_cut(
         print(outcome, cutter.carried // MIB, "MiB carried")
         await trial.verify()
         assert (trial.source.child.output(), trial.destination.child.output()) == ("", "")
-        assert outcome.postcopied == (options.mode is Mode.POSTCOPY)
+        assert outcome.postcopied == (options.postcopy)
     for host, peer in hosts.both_ways:
         assert host.log.count("link up") == 1
         assert host.link(peer)["resumes"] > how["cuts"] / 3
@@ -105,7 +105,7 @@ async def arrives_although_cut(
 WAYS = [
     pytest.param(held(PRECOPY), 1, id="one stream on one lane"),
     pytest.param(held(MULTIFD), 2, id="multifd on two lanes"),
-    pytest.param(replace(POSTCOPY, max_bandwidth=MIB), 2, id="post-copy on two lanes"),
+    pytest.param(replace(POSTCOPY, bandwidth=MIB), 2, id="post-copy on two lanes"),
 ]
 
 
@@ -113,7 +113,7 @@ WAYS = [
 @pytest.mark.parametrize(("options", "lanes"), WAYS)
 @pytest.mark.parametrize("seed", [1])
 async def test_guest_arrives_although_its_link_is_cut_repeatedly(
-    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: QmpOptions, lanes: int, seed: int
+    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: MoveOptions, lanes: int, seed: int
 ) -> None:
     await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, cuts=50, longest=0.5, seed=seed)
 
@@ -123,8 +123,8 @@ async def test_guest_arrives_although_its_link_is_cut_repeatedly(
 @pytest.mark.parametrize(("options", "lanes"), WAYS)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_guest_arrives_although_its_link_is_cut_a_thousand_times(
-    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: QmpOptions, lanes: int, seed: int
+    hosts: TwoHosts, target: Target, cutter: Cutter, tmp: Path, options: MoveOptions, lanes: int, seed: int
 ) -> None:
-    memory = 512 * MIB if options.mode is Mode.POSTCOPY else MEMORY  # as each page is sent only once
+    memory = 512 * MIB if options.postcopy else MEMORY  # as each page is sent only once
     how = {"cuts": 1000, "longest": 10.0, "seed": seed, "memory": memory}
     await arrives_although_cut(hosts, target, cutter, tmp, options, lanes, **how)

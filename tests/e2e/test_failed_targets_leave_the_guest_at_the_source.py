@@ -15,9 +15,10 @@ from tunnel.proof.free_port import free_port
 from tunnel.proof.qemu import Machine, Qemu
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
+from tunnel.virt.move import completed
 from tunnel.virt.polling import until
-from tunnel.virt.qmp_migration import migrate
-from tunnel.virt.qmp_sample import Sample
+from tunnel.virt.progress import Progress
+from tunnel.virt.qmp_move import QmpMove
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ async def test_absent(hosts: TwoHosts, tmp: Path) -> None:
     hosts.start()
     async with await Trial.start(tmp, MEMORY, BUSY) as trial:
         with pytest.raises(MigrationError, match=RUNS_ON):
-            await migrate(trial.source.monitor, entry)
+            await completed(QmpMove(trial.source.monitor, None, entry, listen, PRECOPY))
         hosts.a.wait_log(f"stream refused by the peer.*cannot connect to {listen}: Connection refused")
         await prove_next(trial, entry, listen)
 
@@ -63,14 +64,14 @@ async def test_killed_half_way(hosts: TwoHosts, tmp: Path) -> None:
         victim = await Qemu.start("victim", Machine(tmp / "kernel", MEMORY), tmp, incoming="defer")
         async with victim:
             doomed = Trial(trial.source, victim, tmp)
-            samples: list[Sample] = []
-            slow = dataclasses.replace(PRECOPY, max_bandwidth=16 * MIB)
+            samples: list[Progress] = []
+            slow = dataclasses.replace(PRECOPY, bandwidth=16 * MIB)
             task = asyncio.create_task(doomed.migrate(entry, listen, slow, samples.append))
 
             def half_way() -> bool:
                 if task.done():
                     task.result()
-                return bool(samples) and samples[-1].transferred > 8 * MIB
+                return bool(samples) and samples[-1].sent > 8 * MIB
 
             await until(half_way, within=30, every=0.02)
             victim.child.kill()

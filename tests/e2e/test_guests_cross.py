@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import TwoHosts
-from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY, mode_of
 from tunnel.proof.free_port import free_port
 from tunnel.proof.verified_pair import Trial
-from tunnel.virt.qmp_migration import QmpOptions
+from tunnel.virt.move_options import MoveOptions
 
 pytestmark = pytest.mark.slow
 
-MULTIFD_4 = dataclasses.replace(MULTIFD, channels=4)
-each_mode = pytest.mark.parametrize("options", [PRECOPY, MULTIFD_4, POSTCOPY], ids=lambda each: each.mode)
+MULTIFD_4 = dataclasses.replace(MULTIFD, parallel=4)
+each_mode = pytest.mark.parametrize("options", [PRECOPY, MULTIFD_4, POSTCOPY], ids=mode_of)
 
 
 def place(kind: str, directory: Path, name: str) -> str:
@@ -27,7 +27,7 @@ def place(kind: str, directory: Path, name: str) -> str:
 
 @each_mode
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_guest_crosses(hosts: TwoHosts, tmp: Path, kind: str, options: QmpOptions) -> None:
+async def test_guest_crosses(hosts: TwoHosts, tmp: Path, kind: str, options: MoveOptions) -> None:
     there = place(kind, tmp, "there")
     here = hosts.a.leads_to(hosts.b, there, place(kind, tmp, "here"))
     hosts.start()

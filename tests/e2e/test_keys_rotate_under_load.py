@@ -12,12 +12,12 @@ import pytest
 
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, standing_lanes, until
-from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY, mode_of
 from tests.support.streams import Target, connect, exchange, receive_all, send_bulk
 from tunnel.proof.free_port import free_port
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
-from tunnel.virt.qmp_migration import QmpOptions
+from tunnel.virt.move_options import MoveOptions
 
 SIZE = 24 * MIB
 STREAMS = 4
@@ -35,7 +35,8 @@ def cutter(hosts: TwoHosts) -> Iterator[Cutter]:
 
 
 def rotations(hosts: TwoHosts) -> tuple[int, int]:
-    return tuple(host.link(peer)["rotation"]["rotations"] for host, peer in hosts.both_ways)
+    a, b = (host.link(peer)["rotation"]["rotations"] for host, peer in hosts.both_ways)
+    return a, b
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -77,7 +78,9 @@ def test_the_host_that_does_not_dial_requests_a_rotation(
         receiving = [background.submit(receive_all, sock) for sock in (called, caller)]
         assert [each.result() for each in sending] == [each.result() for each in receiving]
     until(lambda: min(rotations(hosts)) >= 1, "for a rotation")
-    assert hosts.a.link(hosts.b)["rotation"]["last"]["reason"] == "requested by the peer"
+    last = hosts.a.link(hosts.b)["rotation"]["last"]
+    assert last is not None
+    assert last["reason"] == "requested by the peer"
     assert hosts.a.link(hosts.b)["resumes"] == 0
 
 
@@ -104,9 +107,9 @@ def test_old_lane_continues_if_no_new_one_can_connect(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=mode_of)
 async def test_guest_crosses_while_lanes_are_replaced(
-    hosts: TwoHosts, tmp: Path, options: QmpOptions, lanes: int
+    hosts: TwoHosts, tmp: Path, options: MoveOptions, lanes: int
 ) -> None:
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry = hosts.a.leads_to(hosts.b, listen)
@@ -123,9 +126,9 @@ async def test_guest_crosses_while_lanes_are_replaced(
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=mode_of)
 async def test_large_guest_and_bulk_beside_it_cross_during_hundreds_of_rotations(
-    hosts: TwoHosts, tmp: Path, target: Target, background: ThreadPoolExecutor, options: QmpOptions
+    hosts: TwoHosts, tmp: Path, target: Target, background: ThreadPoolExecutor, options: MoveOptions
 ) -> None:
     """The slower a machine, the more bytes a lane carries before its replacement is up."""
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
@@ -137,7 +140,7 @@ async def test_large_guest_and_bulk_beside_it_cross_during_hundreds_of_rotations
         with connect(disk) as caller, target.accept() as called:
             sending = background.submit(send_bulk, caller, DISK)
             receiving = background.submit(receive_all, called)
-            await trial.migrate(entry, listen, replace(options, max_bandwidth=LARGE // 16))
+            await trial.migrate(entry, listen, replace(options, bandwidth=LARGE // 16))
             crossed = min(rotations(hosts))
             assert sending.result() == receiving.result()
         await trial.verify()

@@ -64,8 +64,7 @@ def test_migrations_are_not_affected(hosts: TwoHosts, target: Target, fifo: int,
                 exchange(caller, other)
         hosts.b.signal(signal.SIGTERM)
         until(lambda: hosts.b.status()["draining"], "for the drain to begin")
-        for _ in range(50):
-            assert turned_away(entry)  # each time with a warning
+        assert turned_away(entry, 50)  # each with a warning
         exchange(first, called)
         assert "hostb is stopping" in hosts.a.reasons(hosts.b)
     hosts.a.signal(signal.SIGTERM)

@@ -12,12 +12,12 @@ import pytest
 
 from tests.support.cutter import Cutter
 from tests.support.daemons import TwoHosts, is_idle, until
-from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY
+from tests.support.guests import BUSY, MEMORY, MULTIFD, POSTCOPY, PRECOPY, mode_of
 from tests.support.streams import Target, connect, exchange, receive, receive_all, send_bulk
 from tunnel.proof.free_port import free_port
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
-from tunnel.virt.qmp_migration import QmpOptions
+from tunnel.virt.move_options import MoveOptions
 
 SIZE = 24 * MIB
 
@@ -117,9 +117,9 @@ def test_lane_that_is_lost_in_its_handshake_is_replaced_too(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=lambda options: options.mode)
+@pytest.mark.parametrize("options", [PRECOPY, MULTIFD, POSTCOPY], ids=mode_of)
 async def test_guest_arrives_although_the_lane_is_cut(
-    hosts: TwoHosts, cutter: Cutter, tmp: Path, options: QmpOptions
+    hosts: TwoHosts, cutter: Cutter, tmp: Path, options: MoveOptions
 ) -> None:
     listen = f"tcp:127.0.0.1:{free_port('127.0.0.1')}"
     entry = hosts.a.leads_to(hosts.b, listen)

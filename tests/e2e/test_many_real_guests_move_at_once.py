@@ -12,7 +12,7 @@ from tests.support.daemons import TwoHosts
 from tunnel.proof.pattern_guest import Workload
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
-from tunnel.virt.qmp_migration import Mode, QmpOptions
+from tunnel.virt.move_options import MoveOptions
 
 pytestmark = [pytest.mark.slow]
 
@@ -29,7 +29,7 @@ class Together:
 
     async def move(self, number: int, trial: Trial, way: tuple[str, str], channels: int) -> None:
         """Migrate one guest; it is throttled until all have started."""
-        slowly = QmpOptions(Mode.MULTIFD, channels=channels, max_bandwidth=MIB // 2)
+        slowly = MoveOptions(parallel=channels, bandwidth=MIB // 2)
         moving = asyncio.create_task(trial.migrate(*way, slowly, lambda _: self._begun(number)))
         waiting = asyncio.create_task(self._all.wait())
         await asyncio.wait({moving, waiting}, return_when=asyncio.FIRST_COMPLETED)

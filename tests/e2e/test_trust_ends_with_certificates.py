@@ -63,7 +63,7 @@ def test_expiry_closes_the_link_with_the_reason_on_both_sides(
         assert any(f"{name}'s certificate has expired" in reason for reason in host.reasons(peer))
         assert not is_up(host, peer)
     owner, other = owner_and_other(hosts, name)
-    assert "has expired" in owner.status()["certificate"]["problem"]
+    assert "has expired" in str(owner.status()["certificate"]["problem"])
     assert owner.status()["certificate"]["days_left"] < 0
     assert other.status()["certificate"]["problem"] is None
 
@@ -134,7 +134,7 @@ def test_a_damaged_file_leaves_the_old_certificate_in_use(hosts: TwoHosts, targe
     hosts.wait_up()
     with connect(entry) as caller, target.accept() as called:
         exchange(caller, called)
-    assert "holds no PEM block" in hosts.a.status()["certificate"]["problem"]
+    assert "holds no PEM block" in str(hosts.a.status()["certificate"]["problem"])
 
 
 def test_near_expiry_is_warned_of(hosts: TwoHosts) -> None:

@@ -21,8 +21,8 @@ from tunnel.engine.transfer import Carried, PassedOn, Stop, Target, TransferOutc
 from tunnel.units import KIB, MIB
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, MAX_DATA
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Ping
+from tunnel.wire.lane_protocol import Decoder
 
 Pair = tuple[socket.socket, socket.socket]
 ENDLESS = 1 << 62

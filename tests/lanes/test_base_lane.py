@@ -14,7 +14,7 @@ from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.lanes import base_lane
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.batch_sizer import LARGEST
+from tunnel.lanes.quanta import LARGEST
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import MIB
 from tunnel.wire.codes import Code

@@ -9,22 +9,24 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from tests.support.driver import NoSinks
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost, ProtocolError, RefusedError, TunnelError
 from tunnel.lanes import base_lane as module
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.lane import KEY_LIMIT, Lane
+from tunnel.lanes.lane import Lane
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.wire import keepalive
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import HEADER_SIZE, Code
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Open, Ping, Pong
+from tunnel.wire.lane_protocol import Decoder
 from tunnel.wire.payload import Outgoing, Payload, copied
+from tunnel.wire.rotation import KEY_LIMIT
 from tunnel.wire.states import LaneState
 
 pytestmark = pytest.mark.usefixtures("quiet_loop")
@@ -93,8 +95,8 @@ class DeafLane(BaseLane[bytes]):
         return frames
 
 
-class Recorder:
-    """Implements LaneHandler."""
+class Recorder(NoSinks):
+    """Implements LaneHandler and PayloadHandler."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
@@ -110,11 +112,12 @@ class Recorder:
         self.heard.append(("frame", frame.type.name))
         if self.heir is not None:
             lane.hand_over(self.heir)
+            cast("DeafLane", lane)._payload = self.heir
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
+    def deliver(self, stream: int, offset: int, payload: Payload) -> None:
         self.heard.append(("payload", stream, offset, copied(payload)))
 
-    def on_batch_end(self, lane: Lane) -> None:
+    def flush(self) -> None:
         self.batches += 1
 
     def on_writable(self, lane: Lane) -> None: ...
@@ -151,7 +154,7 @@ async def lane() -> AsyncIterator[DeafLane]:
 
 @pytest.fixture
 def handler(lane: DeafLane) -> Recorder:
-    recorder = Recorder()
+    recorder = lane._payload = Recorder()
     lane.start(recorder)
     return recorder
 
@@ -185,7 +188,7 @@ async def test_frames_are_the_same_wherever_the_bytes_are_split(lane: DeafLane, 
 async def test_payload_is_not_copied(lane: DeafLane, handler: Recorder) -> None:
     memory = bytearray(data_header(1, 0, 5) + b"hello")
     views: list[Payload] = []
-    handler.on_payload = lambda lane, stream, offset, payload: views.append(payload)  # type: ignore[method-assign]  # only here
+    handler.deliver = lambda stream, offset, payload: views.append(payload)  # type: ignore[method-assign]  # only here
     lane._received(memoryview(memory))
     memory[HEADER_SIZE] = ord("J")
     assert copied(views[0]) == b"Jello"
@@ -236,7 +239,7 @@ async def test_an_exception_at_the_end_of_a_batch_ends_the_lane(
     lane: DeafLane, handler: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise there might still be views of memory that is about to be reused."""
-    monkeypatch.setattr(handler, "on_batch_end", {}.__getitem__)
+    monkeypatch.setattr(handler, "flush", {}.popitem)
     with pytest.raises(KeyError):
         feed(lane, STREAM)
     await until(lambda: handler.ends)
@@ -290,7 +293,7 @@ async def test_a_frame_that_the_state_forbids_is_not_delivered(lane: DeafLane, h
 def clock(lane: DeafLane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time of the lane, as the only element. Tests call ``_tick`` instead of timers."""
     now = [time.monotonic()]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
     return now
 
 
@@ -303,7 +306,7 @@ async def test_pings_are_sent_at_regular_intervals(
         lane._tick()
         clock[0] += keepalive.INTERVAL / 2
     assert lane.said() == [Ping(1), Ping(2)]
-    assert handler.ticks == 2
+    assert handler.ticks == 4, "also without a PING"
 
 
 async def test_a_peer_that_sends_nothing_is_lost_after_the_timeout_and_not_before(
@@ -376,7 +379,7 @@ async def test_an_ended_lane_sends_no_ping(lane: DeafLane, handler: Recorder, cl
 
 
 async def test_attaching_does_not_call_the_handler_synchronously(lane: DeafLane, handler: Recorder) -> None:
-    lane.attached(3)
+    lane.attached(3, handler)
     assert (lane.epoch, lane.state, handler.ticks) == (3, LaneState.ATTACHED, 0)
     await until(lambda: handler.ticks)
 

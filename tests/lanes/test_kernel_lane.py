@@ -23,10 +23,8 @@ from tests.support.waiting import turns, unexpected, until
 from tunnel.errors import LaneLost
 from tunnel.lanes import base_lane, kernel_tls
 from tunnel.lanes.kernel_lane import MOST_RECORDS, PASSED_ON, KernelLane
-from tunnel.lanes.kernel_payload import PipeSegment, PipeSlice, RetransmitPipe
-from tunnel.lanes.lane import Lane
-from tunnel.lanes.read_turns import MOST_FRAMES, Turn
-from tunnel.net.pipes import Pipe
+from tunnel.lanes.kernel_payload import Pipe, PipeSegment, PipeSlice, RetransmitPipe
+from tunnel.lanes.quanta import MOST_FRAMES, Turn
 from tunnel.records.tls_messages import ALERT, CLOSE_NOTIFY, DATA, HANDSHAKE
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import KIB, MIB
@@ -121,13 +119,13 @@ async def test_frames_may_arrive_in_any_pieces(raw: Raw, cut: int) -> None:
 
 async def test_pieces_passed_on_fit_into_a_cache(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    take = raw.host.on_payload
+    take = raw.host.deliver
 
-    def watched(lane: Lane, stream: int, offset: int, payload: Payload) -> None:
+    def watched(stream: int, offset: int, payload: Payload) -> None:
         sizes.append(len(payload))
-        take(lane, stream, offset, payload)
+        take(stream, offset, payload)
 
-    monkeypatch.setattr(raw.host, "on_payload", watched)
+    monkeypatch.setattr(raw.host, "deliver", watched)
     await raw.say(raw.frame(MAX_DATA))
     await until(lambda: raw.host.sinks[1].received == MAX_DATA)
     assert max(sizes) <= PASSED_ON
@@ -137,7 +135,7 @@ async def test_payload_is_passed_in_a_pipe_and_dropped_if_the_handler_does_not_t
     raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: set[type] = set()
-    monkeypatch.setattr(raw.host, "on_payload", lambda *call: kinds.add(type(call[-1])))
+    monkeypatch.setattr(raw.host, "deliver", lambda *call: kinds.add(type(call[-1])))
     await raw.say(raw.frame(300_000) + encode(Open(3, 4096, TARGET), 1))
     await until(lambda: 3 in raw.host.opened, "for the next frame")
     assert kinds == {PipeSlice}

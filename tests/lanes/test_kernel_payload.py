@@ -8,15 +8,12 @@ import random
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from types import ModuleType
 
 import pytest
 
 from tests.support.waiting import unexpected
 from tunnel.lanes import kernel_payload
-from tunnel.lanes.kernel_payload import PipeSegment, PipeSlice, RetransmitPipe
-from tunnel.net import pipes
-from tunnel.net.pipes import Pipe
+from tunnel.lanes.kernel_payload import Pipe, PipeSegment, PipeSlice, RetransmitPipe
 from tunnel.units import KIB
 from tunnel.wire.payload import Piece, copied
 
@@ -204,9 +201,9 @@ def test_a_retransmit_pipe_keeps_no_more_than_it_has_room_for(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("pipe", [small_pipe, no_pipe])
-@pytest.mark.parametrize("which", [(pipes, "take"), (kernel_payload, "Pipe")], ids=["frame's", "copy's"])
+@pytest.mark.parametrize("which", ["take_pipe", "Pipe"], ids=["frame's", "copy's"])
 def test_without_a_pipe_bytes_are_retransmitted_from_memory(
-    pipe: Callable[..., Pipe], which: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+    pipe: Callable[..., Pipe], which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel makes pipes small for a user who has very many."""
     stream = Stream()
@@ -214,7 +211,7 @@ def test_without_a_pipe_bytes_are_retransmitted_from_memory(
     for parcel in (first, second, third):
         content(parcel)
     with monkeypatch.context() as scarce:
-        scarce.setattr(*which, pipe)
+        scarce.setattr(kernel_payload, which, pipe)
         assert content(first) == NOISE[:100_000]
         stream.keeper.release(130_000)
         assert content(second, 30_000) == NOISE[130_000:170_000]

@@ -25,13 +25,13 @@ from tests.support.lanes import (
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.lanes import base_lane
-from tunnel.lanes.read_turns import MOST_FRAMES, Turn
+from tunnel.lanes.quanta import MOST_FRAMES, Turn
 from tunnel.records.tls_messages import RECORD
 from tunnel.units import KIB, MIB
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import MAX_DATA, Code
 from tunnel.wire.frames import Credit, Fin, Frame, Open, Opened, Ping, Pong
-from tunnel.wire.retention import SLIVER
+from tunnel.wire.scheduler import SLIVER
 from tunnel.wire.session import Settings
 from tunnel.wire.window import INITIAL_WINDOW
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
@@ -383,15 +384,35 @@ async def test_an_idle_lane_stays_up(hosts: Hosts, kinds: Kinds) -> None:
 
 @each_pairing
 @pytest.mark.usefixtures("impatient")
+async def test_on_an_idle_lane_only_the_host_that_dialed_sends_pings(
+    hosts: Hosts, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keepalive, "LATE", 60.0)
+    sent: Counter[bool] = Counter()
+    poll = Keepalive.poll
+
+    def noted(self: Keepalive, now: float, *, relying: bool) -> Ping | None:
+        ping = poll(self, now, relying=relying)
+        sent[relying] += ping is not None
+        return ping
+
+    monkeypatch.setattr(Keepalive, "poll", noted)
+    async with joined(hosts, kinds):
+        await until(lambda: sent[False] >= 5)
+        assert sent[True] == 1, "the first one"
+
+
+@each_pairing
+@pytest.mark.usefixtures("impatient")
 async def test_the_round_trip_is_measured(
     hosts: Hosts, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
     poll = Keepalive.poll
 
-    def noted(self: Keepalive, now: float) -> Ping | None:
+    def noted(self: Keepalive, now: float, *, relying: bool) -> Ping | None:
         """Record PINGs after which no other follows for long: those sent on the frozen cable."""
-        ping = poll(self, now)
+        ping = poll(self, now, relying=relying)
         if ping is not None and self.wake_at - now > 30:
             asked.append(now)
         return ping
@@ -399,6 +420,7 @@ async def test_the_round_trip_is_measured(
     monkeypatch.setattr(Keepalive, "poll", noted)
     async with joined(hosts, kinds, cable=True) as pair:
         assert pair.cable is not None
+        await pair.opened()  # otherwise the acceptor sends no PINGs
         pair.cable.freeze()
         frozen = time.monotonic()
         monkeypatch.setattr(keepalive, "TIMEOUT", 60.0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.driver import NoSinks
 from tests.support.lanes import MAKERS, NAMES, Hosts, each_kind, gone
 from tests.support.network import TlsPeer, tcp_pair
 from tests.support.userspacelanes import unread
@@ -29,7 +30,7 @@ from tunnel.wire.states import LaneState
 OFFER = hello(b"S" * 16, b"I" * 16, Limits(16, 16))
 
 
-class Owner:
+class Owner(NoSinks):
     """A handler that records calls and their threads, and raises ``error`` for a frame."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -47,10 +48,10 @@ class Owner:
     def _tell(self, what: str) -> None:
         self.told.append((what, threading.get_ident()))
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
+    def deliver(self, stream: int, offset: int, payload: Payload) -> None:
         self._tell("payload")
 
-    def on_batch_end(self, lane: Lane) -> None:
+    def flush(self) -> None:
         """Ignore."""
 
     def on_writable(self, lane: Lane) -> None:
@@ -114,7 +115,7 @@ async def test_it_continues_in_the_other_thread(hosts: Hosts, kind: str, worker:
     async def enter_and_answer() -> int:
         lane.enter(owner, OFFER)
         lane.send_control(encode(welcome(OFFER, b"J" * 16, Limits(16, 16))))
-        lane.attached(1)
+        lane.attached(1, owner)
         lane.flush()
         return threading.get_ident()
 

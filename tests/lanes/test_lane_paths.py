@@ -18,9 +18,8 @@ import pytest
 from tests.support.compiled_engine import compiled_engine
 from tests.support.lanepaths import carried
 from tunnel.errors import LaneError
-from tunnel.lanes import kernel_tls
+from tunnel.lanes import kernel_payload, kernel_tls
 from tunnel.lanes.lane_paths import FRAME, KernelPath, LanePath, UserspacePath, made_up_keys
-from tunnel.net import pipes
 from tunnel.records.key_schedule import SUITES, Keys
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import KIB, MIB
@@ -87,7 +86,7 @@ def test_a_sink_that_does_not_read_stops_everything_and_nothing_is_lost(kind: st
 
 
 def descriptors() -> set[Path]:
-    pipes._nowhere()  # opened once, and stays open
+    kernel_payload._nowhere()  # opened once, and stays open
     return set(Path("/proc/self/fd").iterdir())
 
 

@@ -14,7 +14,7 @@ from tests.support.userspacelanes import each_engine, fill, lane_and_peer, pings
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneLost
 from tunnel.lanes import base_lane
-from tunnel.lanes.read_turns import MOST_FRAMES, Turn
+from tunnel.lanes.quanta import MOST_FRAMES, Turn
 from tunnel.lanes.userspace_lane import EXPECTED, SMALL, UserspaceLane
 from tunnel.records.record_opener import MOST_READS
 from tunnel.records.tls_messages import RECORD
@@ -147,7 +147,7 @@ async def test_fin_without_close_notify_is_a_loss(hosts: Hosts) -> None:
             peer.close()
         await until(lambda: host.ends)
         assert lane.bytes_received - before == len(last), "received before the FIN"
-        assert host.calls[-3:] == ["on_frame", "on_batch_end", "on_end"]
+        assert host.calls[-3:] == ["on_frame", "flush", "on_end"]
         assert [type(end) for end in host.ends] == [LaneLost]
         assert str(host.ends[0]).endswith("lost: closed without GOAWAY")
 
@@ -200,7 +200,7 @@ async def test_a_flood_of_frames_is_processed_in_quanta_and_in_order(hosts: Host
             await until(lambda: unread(lane._sock) >= len(flood))
             host.calls.clear()
         await until(lambda: 3 in host.opened)
-        batches = "".join("," if call == "on_batch_end" else "f" for call in host.calls).split(",")
+        batches = "".join("," if call == "flush" else "f" for call in host.calls).split(",")
         assert sum(map(len, batches)) == 5 * MOST_FRAMES + 1
         assert max(map(len, batches)) <= MOST_FRAMES
 
@@ -223,7 +223,7 @@ async def test_tiny_records_are_opened_in_quanta(hosts: Hosts) -> None:
             await until(lambda: unread(lane._sock) == len(flood))
             host.calls.clear()
         await until(lambda: 3 in host.opened)
-        assert host.calls.count("on_batch_end") >= 200 * HEADER_SIZE // MOST_READS
+        assert host.calls.count("flush") >= 200 * HEADER_SIZE // MOST_READS
 
 
 async def test_a_reset_is_reported_after_everything_received_before_it(hosts: Hosts) -> None:

@@ -6,7 +6,6 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from tests.support.rfc8448 import CLIENT, KEYS, SECRETS, SERVER, SUITE
-from tunnel.lanes.lane import KEY_LIMIT
 from tunnel.records.key_schedule import (
     SUITES,
     Direction,
@@ -15,6 +14,7 @@ from tunnel.records.key_schedule import (
     keys_of,
     next_secret,
 )
+from tunnel.wire.rotation import KEY_LIMIT
 
 
 @pytest.mark.parametrize(("secret", "key", "iv"), KEYS.values(), ids=KEYS)

@@ -17,6 +17,7 @@ from tests.support.opensslprogram import OpensslProgram, connected
 from tests.support.pyopensslpeer import shaken
 from tests.support.waiting import PATIENCE
 from tunnel.records.key_schedule import SUITES
+from tunnel.records.record_io import seal, unseal
 from tunnel.records.record_layer import RecordLayer, TlsEnd
 from tunnel.records.tls_messages import BAD_RECORD_MAC, CLOSED, RECORD
 from tunnel.tls.handshake import handshake
@@ -38,7 +39,7 @@ class OurEnd:
     async def say(self, *pieces: bytes | memoryview) -> None:
         """Send ``pieces``."""
         out = memoryview(bytearray(1 << 19))
-        await self.send(bytes(out[: self.layer.seal(pieces, out)]))
+        await self.send(bytes(out[: seal(self.layer, pieces, out)]))
 
     async def send(self, records: bytes) -> None:
         """Send raw bytes."""
@@ -72,9 +73,7 @@ class OurEnd:
         taken = 1
         while taken and self._waiting and self.over is None:
             plain = bytearray(len(self._waiting))
-            taken, filled, self.over = self.layer.open(
-                memoryview(self._waiting), len(self._waiting), memoryview(plain)
-            )
+            taken, filled, self.over = unseal(self.layer, memoryview(self._waiting), memoryview(plain))
             self.got += plain[:filled]
             self._waiting = self._waiting[taken:]
 
@@ -191,7 +190,7 @@ def opened(layer: RecordLayer, cipher: bytes) -> tuple[bytes, TlsEnd | None]:
     view, got, over = memoryview(cipher), b"", None
     while view and over is None:
         plain = bytearray(len(view))
-        taken, filled, over = layer.open(view, len(view), memoryview(plain))
+        taken, filled, over = unseal(layer, view, memoryview(plain))
         view, got = view[taken:], got + plain[:filled]
     return got, over
 
@@ -199,7 +198,7 @@ def opened(layer: RecordLayer, cipher: bytes) -> tuple[bytes, TlsEnd | None]:
 def sealed(layer: RecordLayer, *pieces: bytes | memoryview) -> bytes:
     """Return the records of ``pieces``."""
     out = memoryview(bytearray(1 << 19))
-    return bytes(out[: layer.seal(pieces, out)])
+    return bytes(out[: seal(layer, pieces, out)])
 
 
 @each_role

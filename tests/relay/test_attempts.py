@@ -15,10 +15,10 @@ from tests.support.links import Pair, called_by, ending, exchange, last, make_li
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import LaneStalled, ProtocolError, RefusedError
-from tunnel.relay import dialer as module
 from tunnel.relay.dialer import Dialer, DialPlan, OutgoingLane
 from tunnel.relay.lane_acceptor import IncomingLane
 from tunnel.relay.link import Link, LinkState
+from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Limits, Ping, Resumed
@@ -73,17 +73,17 @@ async def _close_lanes() -> AsyncIterator[None]:
 
 def dial(a: Link, b: Link) -> Lane:
     """Let ``a`` send HELLO or RESUME, which is not delivered yet."""
-    resuming = a.wants_lane
+    resuming = a.members.wants_lane
     state = LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME
     near, far = apart(a.plan.host, b.plan.host, state)
     applicant = OutgoingLane(a)
     applicant._done.add_done_callback(lambda done: done.exception())
-    far.start(IncomingLane(b))
+    far.start(IncomingLane(b, b.plan.timeouts))
     near.start(applicant)
     if resuming:
-        a.ask_resume(near)
+        a.members.send_resume(near)
     else:
-        a.greet(near, b"S" * 16)
+        a.members.send_hello(near, b"S" * 16)
     return Lane(near, far)
 
 
@@ -188,7 +188,7 @@ async def test_what_ends_with_the_first_lane(
     lane = dial(pair.a, pair.b)
     await reach(lane, here, there)
     await leave(pair, lane, who, message)
-    pair.a.offer = None  # as the dialer does after each attempt
+    pair.a.members.offer = None  # as the dialer does after each attempt
     before = states(pair)
     assert before == (LinkState.DOWN, LinkState.RESUMING if ends == LANE else LinkState.DOWN)
     again = dial(pair.a, pair.b)
@@ -210,10 +210,9 @@ async def test_session_unknown_ends_the_session_that_resume_named() -> None:
     pair.close()
 
 
-async def test_abandoned_attempt_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_abandoned_attempt_sends_nothing() -> None:
     """Unsent frames are not sent later either: an old HELLO would end a new session."""
-    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.01)
-    pair = await Pair(settings=granting(2)).up()
+    pair = await Pair(settings=granting(2), timeouts=Timeouts(answer=0.01)).up()
     caller, called = await pair.stream()
     lane = dial(pair.a, pair.b)
     lane.deliver(lane.near)
@@ -236,7 +235,7 @@ async def test_abandoned_attempt_sends_nothing(monkeypatch: pytest.MonkeyPatch) 
 async def asking(pair: Pair) -> tuple[PipeLane, asyncio.Task[None]]:
     """Cut the lane, and let a dialer of ``a`` send RESUME, undelivered; return that lane and the attempt."""
     pair.lane.cut()
-    await until(lambda: pair.a.wants_lane and pair.b.state is LinkState.RESUMING, "for the loss")
+    await until(lambda: pair.a.members.wants_lane and pair.b.state is LinkState.RESUMING, "for the loss")
     near, _ = apart("hosta", "hostb", LaneState.AWAIT_RESUMED)
     dialer = Dialer(DialPlan("192.0.2.1", 1, lambda: pytest.fail("nothing is dialled"), None), pair.a)
     attempt = asyncio.create_task(dialer._resume(near))
@@ -254,9 +253,9 @@ async def renew(pair: Pair) -> None:
 async def begin(pair: Pair) -> PipeLane:
     """Begin a new session over a lane that works."""
     near, far = pipe("hosta", "hostb")
-    far.start(IncomingLane(pair.b))
+    far.start(IncomingLane(pair.b, pair.b.plan.timeouts))
     near.start(OutgoingLane(pair.a))
-    pair.a.greet(near, b"N" * 16)
+    pair.a.members.send_hello(near, b"N" * 16)
     await until(lambda: pair.a.lanes and pair.b.lanes, "for the new session")
     return near
 
@@ -323,10 +322,10 @@ async def test_offer_that_was_checked_against_an_old_session_leaves_the_new_one_
     for link in (pair.a, pair.b):
         link.end(Code.LINK_LOST, "no lane resumed")
     near, far = apart("hosta", "hostb", LaneState.AWAIT_WELCOME)
-    far.start(IncomingLane(pair.b))
-    offer = offered(pair.a.instance, b"N" * 16)
-    pair.b._take(
-        far, offer, welcome(offer, pair.b.instance, offer.limits), None
+    far.start(IncomingLane(pair.b, pair.b.plan.timeouts))
+    offer = offered(pair.a.members.instance, b"N" * 16)
+    pair.b.members._accept(
+        far, offer, welcome(offer, pair.b.members.instance, offer.limits), None
     )  # in the same loop iteration
     session = pair.b.session
     await turns()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.waiting import until
-from tunnel.relay import delayed_resets
 from tunnel.relay.delayed_resets import DelayedResets
 
 
@@ -40,25 +39,19 @@ def is_reset(caller: socket.socket) -> bool:
         return True
 
 
-async def test_it_is_reset_after_the_delay(
-    callers: list[socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delayed_resets, "DELAY", 0.05)
-    caller = refuse(DelayedResets(), callers)
+async def test_it_is_reset_after_the_delay(callers: list[socket.socket]) -> None:
+    caller = refuse(DelayedResets(0.05), callers)
     assert not is_reset(caller)
     assert caller.send(b"QEMU goes on to send") > 0
     await until(lambda: is_reset(caller), "for the reset")
 
 
 async def test_one_accepted_long_ago_is_reset_immediately(callers: list[socket.socket]) -> None:
-    assert is_reset(refuse(DelayedResets(), callers, ago=delayed_resets.DELAY))
+    assert is_reset(refuse(DelayedResets(0.5), callers, ago=0.5))
 
 
-async def test_the_oldest_makes_room_for_another(
-    callers: list[socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delayed_resets, "MOST_HELD", 2)
-    resets = DelayedResets()
+async def test_the_oldest_makes_room_for_another(callers: list[socket.socket]) -> None:
+    resets = DelayedResets(60.0, most=2)
     held = [refuse(resets, callers) for _ in range(3)]
     assert [is_reset(caller) for caller in held] == [True, False, False]
     resets.close()
@@ -66,7 +59,7 @@ async def test_the_oldest_makes_room_for_another(
 
 
 async def test_close_resets_all_immediately(callers: list[socket.socket]) -> None:
-    resets = DelayedResets()
+    resets = DelayedResets(60.0)
     caller = refuse(resets, callers)
     resets.close()
     assert is_reset(caller)

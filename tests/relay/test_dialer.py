@@ -25,6 +25,7 @@ from tunnel.relay.backoff import FIRST_PAUSE, Backoff
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkState
+from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import GoAway, Hello, Resume, Welcome
@@ -132,18 +133,21 @@ async def test_peer_that_breaks_off_the_handshake(world: World) -> None:
     ]
 
 
-async def test_answer_that_comes_with_the_timeout_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_that_comes_with_the_timeout_counts() -> None:
     """The timer fires before the waiting task sees the answer; the link owns the lane nevertheless."""
-    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0)
-    a = make_link("hosta", "hostb")
+    a = make_link("hosta", "hostb", timeouts=Timeouts(answer=0))
     applicant = module.OutgoingLane(a)
     lane, far = pipe("hosta", "hostb", LaneState.AWAIT_WELCOME)
     lane.start(applicant)
-    a.greet(lane, b"S" * 16)
+    a.members.send_hello(lane, b"S" * 16)
     waiting = asyncio.create_task(applicant.outcome(lane))
     await asyncio.sleep(0)
-    assert a.offer is not None
-    applicant.on_frame(lane, Welcome(1, a.offer.features, a.offer.session, b"B" * 16, a.offer.limits), 0)
+    assert a.members.offer is not None
+    applicant.on_frame(
+        lane,
+        Welcome(1, a.members.offer.features, a.members.offer.session, b"B" * 16, a.members.offer.limits),
+        0,
+    )
     await asyncio.wait_for(waiting, 5)
     assert a.lanes == {1: lane}
     a.end(Code.NONE, "the test is over")
@@ -162,9 +166,8 @@ async def test_internal_error_is_reported_and_survived(world: World, monkeypatch
     assert reasons(a)[0].startswith("internal error: TypeError")
 
 
-async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.2)
-    a = make_link("hosta", "hostb")
+async def test_peer_that_never_answers_hello(world: World) -> None:
+    a = make_link("hosta", "hostb", timeouts=Timeouts(answer=0.2))
     async with dialling(a, world.plan()), listening(world) as accept:
         peer = await TlsPeer.connect(await accept(), world.b, dialing=False)
         await peer.read_to_end()
@@ -173,7 +176,7 @@ async def test_peer_that_never_answers_hello(world: World, monkeypatch: pytest.M
         )
         assert peer.ending == "reset", "unsent frames must not arrive later"
         await until(lambda: a.incidents, "for the failure")
-        assert a.offer is None
+        assert a.members.offer is None
     assert reasons(a)[0] == "hostb accepted the connection but sent no reply"
 
 
@@ -405,4 +408,4 @@ async def test_lost_lane_is_not_replaced(world: World) -> None:
         await Dialer(world.plan(), a).replace(7)
         await until(lambda: b.incidents, "for the connection to end")
         assert have_lane(1, a, b)
-        assert "lane rejected" in [incident.what for incident in b.incidents]
+        assert "lane rejected" in [incident.kind for incident in b.incidents]

@@ -17,7 +17,8 @@ from tests.support.targets import ANY, Requester, Target
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.relay import egress as module
-from tunnel.relay.address import AllowList, RedirectAddress, TcpAddress, UnixAddress, parse_target
+from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, parse_target
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.egress import Egress, dial
 from tunnel.wire.codes import Code
 

@@ -21,11 +21,13 @@ from tunnel.net.listener import Listener
 from tunnel.net.token_bucket import Rate
 from tunnel.relay import ingress as module
 from tunnel.relay.address import ListenAddress, TcpAddress, UnixAddress, parse_target
-from tunnel.relay.incidents import MOST_OF_A_KIND
+from tunnel.relay.incidents import MOST_OF_A_KIND, IncidentKind
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link import Link
+from tunnel.relay.timeouts import Timeouts
 
 ME = os.geteuid()
+QUICK = Timeouts(refusal=0.01)
 TARGET = parse_target("tcp:127.0.0.1:49152")
 
 MANY = 8 * MOST_OF_A_KIND
@@ -61,10 +63,10 @@ class Opened:
 class Door:
     """A running ingress and its clients."""
 
-    def __init__(self, listen: ListenAddress, uids: frozenset[int]) -> None:
+    def __init__(self, listen: ListenAddress, uids: frozenset[int], timeouts: Timeouts = QUICK) -> None:
         self.link = make_link("hosta", "hostb")
         self.opened = Opened(self.link)
-        self.ingress = Ingress(IngressPlan(listen, TARGET, uids), self.link)
+        self.ingress = Ingress(IngressPlan(listen, TARGET, uids, timeouts=timeouts), self.link)
         self.callers: list[socket.socket] = []
         self._listen = listen
 
@@ -87,8 +89,8 @@ class Door:
 
 
 @asynccontextmanager
-async def door(listen: ListenAddress, *uids: int) -> AsyncIterator[Door]:
-    opened = Door(listen, frozenset(uids or {ME}))
+async def door(listen: ListenAddress, *uids: int, timeouts: Timeouts = QUICK) -> AsyncIterator[Door]:
+    opened = Door(listen, frozenset(uids or {ME}), timeouts)
     try:
         yield opened
     finally:
@@ -138,7 +140,7 @@ async def test_other_users_are_refused_and_receive_nothing(listen: ListenAddress
 async def test_many_refusals_are_one_incident(listen: ListenAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     async with door(listen, 4_000_000_000) as entry:
         monkeypatch.delattr(pwd, "getpwuid")  # no lookup, which may be slow
-        entry.link.note("lane lost", "a reason to be kept")
+        entry.link.note(IncidentKind.LANE_LOST, "a reason to be kept")
         callers = [entry.call() for _ in range(MANY)]
         assert all([await ended(caller) for caller in callers])
         [kept, refused] = entry.link.incidents
@@ -254,11 +256,8 @@ async def test_closing_resets_waiting_clients(listen: ListenAddress) -> None:
             entry.call()
 
 
-async def test_deadline_of_a_client_starts_at_its_arrival(
-    listen: ListenAddress, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LINK_DEADLINE", 0.1)
-    async with door(listen) as entry:
+async def test_deadline_of_a_client_starts_at_its_arrival(listen: ListenAddress) -> None:
+    async with door(listen, timeouts=Timeouts(link=0.1, refusal=0.0)) as entry:
         del entry.link.open  # the stub: now the link's own, and the link is down
         assert await ended(entry.call())
         assert entry.reasons == ["no link with hostb"]

@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.groups import Stage, identities, stage, staged, worker_of
 from tests.support.lanes import Hosts
-from tests.support.links import ending, receive
+from tests.support.links import ending, hurry, receive
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError
-from tunnel.relay import initiated_sessions, worker_load
+from tunnel.relay import worker_load
 from tunnel.relay.worker_session import WorkerSession
 from tunnel.units import MIB
 from tunnel.wire.frames import Limits
@@ -128,11 +128,9 @@ def let_none_come_up(stage: Stage) -> None:
     own._dial = replace(own._dial, port=1)
 
 
-async def test_session_that_does_not_come_up_delays_its_stream_briefly(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_session_that_does_not_come_up_delays_its_stream_briefly(stage: Stage) -> None:
     """As with a firewall that limits connections: streams use the primary session, and this is reported."""
-    monkeypatch.setattr(initiated_sessions, "TRIED", 0.2)
+    hurry(stage.a.group.standing, additional=0.2)
     let_none_come_up(stage)
     target = stage.listen()
     for _ in range(3):
@@ -145,12 +143,9 @@ async def test_session_that_does_not_come_up_delays_its_stream_briefly(
     assert "streams use the primary session for the next 60 s: no link with hostb" in told
 
 
-async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(stage: Stage) -> None:
     """It uses the primary session, and the worker later finds the ticket taken."""
-    monkeypatch.setattr(initiated_sessions, "TRIED", 0.2)
-    monkeypatch.setattr(initiated_sessions, "LATE", 0.1)
+    hurry(stage.a.group.standing, additional=0.2, worker=0.1)
     target = stage.listen()
     await stage.stream(target)
     hanging = [asyncio.create_task(each.call(hang, 2.0)) for each in stage.a.workers.all[1:]]
@@ -165,12 +160,9 @@ async def test_a_stream_does_not_wait_for_a_worker_that_does_not_answer(
     assert sum(stage.a.spread) == 2
 
 
-async def test_stream_returned_late_by_a_worker_uses_the_primary_session(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stream_returned_late_by_a_worker_uses_the_primary_session(stage: Stage) -> None:
     """The worker has begun with it, and then hangs for longer than the timeout."""
-    monkeypatch.setattr(initiated_sessions, "TRIED", 0.2)
-    monkeypatch.setattr(initiated_sessions, "LATE", 0.1)
+    hurry(stage.a.group.standing, additional=0.2, worker=0.1)
     let_none_come_up(stage)
     target = stage.listen()
     await stage.stream(target)
@@ -213,11 +205,9 @@ async def test_connection_of_a_worker_that_ended_is_not_passed_to_another(
     await until(lambda: not stage.a.group._own._order.taken(target), "for the turn to pass")
 
 
-async def test_connection_cancelled_while_a_worker_has_it_is_reset(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connection_cancelled_while_a_worker_has_it_is_reset(stage: Stage) -> None:
     """The daemon stops: clients see a failure, whether or not the worker has begun with them."""
-    monkeypatch.setattr(initiated_sessions, "TRIED", 1.0)
+    hurry(stage.a.group.standing, additional=1.0)
     let_none_come_up(stage)
     target = stage.listen()
     await stage.stream(target)
@@ -308,9 +298,8 @@ async def test_socket_passed_to_a_worker_is_detached(stage: Stage) -> None:
 # Idle sessions.
 
 
-async def test_an_idle_session_is_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initiated_sessions, "LOOK", 0.02)
-    monkeypatch.setattr(initiated_sessions, "IDLE", 0.2)
+async def test_an_idle_session_is_ended(stage: Stage) -> None:
+    hurry(stage.a.group.standing, look=0.02, idle=0.2)
     await until(lambda: True)
     target = stage.listen()
     first, second = [await stage.stream(target) for _ in range(2)]

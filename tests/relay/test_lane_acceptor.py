@@ -26,6 +26,7 @@ from tunnel.relay.admission import SourceClass, Table
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkState
 from tunnel.relay.sources import PeerSources
+from tunnel.relay.timeouts import Timeouts
 from tunnel.tls.contexts import TlsContexts, load
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
@@ -135,7 +136,7 @@ async def test_certificate_of_two_peers_is_reported_on_both_links(port: Port) ->
         await peer.read_to_end()
     for link in port.links.values():
         [incident] = link.incidents
-        assert incident.what == "lane rejected"
+        assert incident.kind == "lane rejected"
         assert "names more than one configured peer: hosta, hostc; issue one certificate" in incident.reason
 
 
@@ -151,7 +152,7 @@ async def test_certificate_of_two_peers_is_reported_on_both_links(port: Port) ->
 async def test_wrong_first_frame_is_answered_with_goaway(port: Port, first: Frame, code: Code) -> None:
     goaway = await answer(await port.knock(), first)
     assert goaway.code is code
-    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].incidents[-1].kind == "lane rejected"
     assert port.links["hosta"].session is None
 
 
@@ -160,18 +161,18 @@ async def test_frames_after_hello_go_to_the_link(port: Port) -> None:
     goaway = await answer(peer, OFFER, OFFER)
     assert peer.all(Welcome)
     assert goaway.code is Code.HANDSHAKE
-    assert port.links["hosta"].incidents[-1].what == "link down"
+    assert port.links["hosta"].incidents[-1].kind == "link down"
 
 
 async def test_peer_that_sends_goaway_first(port: Port) -> None:
     peer = await port.knock()
     await peer.send(encode(GoAway(Code.NONE, "never mind")))
     await until(lambda: port.links["hosta"].incidents, "for the end")
-    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].incidents[-1].kind == "lane rejected"
 
 
-async def test_silent_peer_is_closed(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0.2)
+async def test_silent_peer_is_closed(port: Port) -> None:
+    port.reception.timeouts = Timeouts(first_frame=0.2)
     peer = await port.knock()
     await peer.read_to_end()
     [goaway] = peer.all(GoAway)
@@ -180,12 +181,11 @@ async def test_silent_peer_is_closed(port: Port, monkeypatch: pytest.MonkeyPatch
     assert port.links["hosta"].incidents[-1].reason.endswith("sent no first frame")
 
 
-async def test_first_frame_that_comes_with_the_timeout_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_first_frame_that_comes_with_the_timeout_counts() -> None:
     """The timer fires before the waiting task sees the frame; the link owns the lane nevertheless."""
-    monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0)
     link = make_link("hostb", "hosta")
     near, far = pipe("hosta", "hostb")
-    newcomer = module.IncomingLane(link)
+    newcomer = module.IncomingLane(link, Timeouts(first_frame=0))
     far.start(newcomer)
     waiting = asyncio.create_task(newcomer.outcome(far))
     await asyncio.sleep(0)
@@ -197,10 +197,8 @@ async def test_first_frame_that_comes_with_the_timeout_counts(monkeypatch: pytes
     near.abort()
 
 
-async def test_peer_that_sent_its_frame_in_time_is_not_closed_later(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "FIRST_FRAME_TIMEOUT", 0.5)
+async def test_peer_that_sent_its_frame_in_time_is_not_closed_later(port: Port) -> None:
+    port.reception.timeouts = Timeouts(first_frame=0.5)
     peer = await port.knock()
     await peer.send(encode(OFFER))
     await peer.read_until(lambda: peer.all(Welcome))
@@ -215,7 +213,7 @@ async def test_peer_that_disconnects_before_its_first_frame(port: Port) -> None:
     await peer.read_until(lambda: peer.received)  # session tickets: the handshake is done there as well
     reset(peer.sock)
     await until(lambda: port.links["hosta"].incidents, "for the end")
-    assert port.links["hosta"].incidents[-1].what == "lane rejected"
+    assert port.links["hosta"].incidents[-1].kind == "lane rejected"
 
 
 def half_open(port: Port) -> int:

@@ -26,6 +26,7 @@ from tests.support.pipelane import pipe
 from tests.support.waiting import turns, until
 from tunnel.errors import UnreachableError
 from tunnel.relay import incidents
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import LinkState
 from tunnel.units import KIB, MIB
 from tunnel.wire.codes import Code
@@ -41,19 +42,19 @@ async def test_dialling_makes_a_session(pair: Pair) -> None:
     assert pair.b.session is not None
     assert (pair.a.session.initiator, pair.b.session.initiator) == (True, False)
     assert pair.a.session.id == pair.b.session.id
-    assert pair.a.offer is None
+    assert pair.a.members.offer is None
 
 
 @pytest.mark.parametrize(("host", "peer", "welcomed"), [("hosta", "hostb", False), ("hostb", "hosta", True)])
 async def test_when_both_dial_the_smaller_name_wins(host: str, peer: str, welcomed: bool) -> None:
     link = make_link(host, peer)
     ours, _ = pipe(host, peer)
-    link.greet(ours, b"O" * 16)
+    link.members.send_hello(ours, b"O" * 16)
     theirs = called_by(link)
     theirs.say(offered(b"P" * 16))
     await turns()
     assert (link.session is not None) is welcomed
-    assert (link.offer is None) is welcomed
+    assert (link.members.offer is None) is welcomed
     if not welcomed:
         assert theirs.far is None
     link.end(Code.NONE, "")
@@ -78,7 +79,7 @@ async def test_second_connection_of_the_same_daemon_is_refused(pair: Pair) -> No
     again = called_by(pair.b)
     assert again.far is not None
     far = again.far
-    again.say(offered(pair.a.instance))
+    again.say(offered(pair.a.members.instance))
     await turns()
     assert goodbye(far.said) is Code.COLLISION
     assert pair.b.state is LinkState.UP
@@ -94,7 +95,7 @@ async def test_restarted_peer_gets_a_new_session_and_old_streams_are_reset(pair:
     assert await ending(called) == "reset"
     pair.a.end(Code.NONE, "it is killed")
     assert await ending(caller) == "reset"
-    assert ("link down", "hosta began a new session") in [(i.what, i.reason) for i in pair.b.incidents]
+    assert ("link down", "hosta began a new session") in [(i.kind, i.reason) for i in pair.b.incidents]
     restarted.end(Code.NONE, "")
 
 
@@ -104,7 +105,7 @@ async def test_same_daemon_may_begin_a_new_session_when_its_lane_is_gone(pair: P
     pair.lane.cut()
     await until(lambda: pair.b.state is LinkState.RESUMING, "for the loss")
     again = called_by(pair.b)
-    again.say(offered(pair.a.instance))
+    again.say(offered(pair.a.members.instance))
     await until(lambda: pair.b.state is LinkState.UP, "for a new session")
     assert await ending(called) == "reset"
     caller.close()
@@ -113,7 +114,7 @@ async def test_same_daemon_may_begin_a_new_session_when_its_lane_is_gone(pair: P
 async def test_late_answer_is_a_collision(pair: Pair) -> None:
     fresh = make_link("hosta", "hostb")
     lane = join(fresh, make_link("hostb", "hosta"))
-    fresh.offer = None  # abandoned in the meantime
+    fresh.members.offer = None  # abandoned in the meantime
     await turns()
     assert goodbye(lane.said) is Code.COLLISION
     assert fresh.session is None
@@ -153,7 +154,7 @@ async def test_stream_waits_for_the_link() -> None:
 
 async def test_without_a_link_the_error_has_the_cause() -> None:
     link = make_link("hosta", "hostb")
-    link.note("cannot connect", "hostb is on fire")
+    link.note(IncidentKind.CANNOT_CONNECT, "hostb is on fire")
     with (
         socket.socket() as sock,
         pytest.raises(UnreachableError, match=r"hostb \(last error: hostb is on fire"),
@@ -242,7 +243,7 @@ async def test_since_is_the_time_of_the_last_change_of_state(monkeypatch: pytest
     since = [pair.a.since]
     await pair.up()
     since.append(pair.a.since)
-    pair.a.note("connection refused", "nothing changed", code="NONE")
+    pair.a.note(IncidentKind.CALLER_REFUSED, "nothing changed", code="NONE")
     assert pair.a.since == since[-1]
     assert pair.a.incidents[-1].code == "NONE"
     pair.a.end(Code.NONE, "done")
@@ -253,8 +254,8 @@ async def test_since_is_the_time_of_the_last_change_of_state(monkeypatch: pytest
 
 async def test_refused_clients_are_not_the_cause_of_a_missing_link() -> None:
     link = make_link("hosta", "hostb")
-    link.note("cannot connect", "Connection refused")
-    link.note("connection refused", "user nobody may not use this ingress (allowed: root)")
+    link.note(IncidentKind.CANNOT_CONNECT, "Connection refused")
+    link.note(IncidentKind.CALLER_REFUSED, "user nobody may not use this ingress (allowed: root)")
     now = asyncio.get_running_loop().time()
     with socket.socket() as sock, pytest.raises(UnreachableError) as caught:
         await link.open(sock, "tcp:127.0.0.1:1", now)

@@ -13,12 +13,12 @@ import pytest
 
 from tests.support.groups import Side, Stage, identities, stage, staged, worker_of
 from tests.support.lanes import Hosts
-from tests.support.links import ending, receive
+from tests.support.links import ending, hurry, receive
 from tests.support.network import TlsPeer
 from tests.support.relays import send, take
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
-from tunnel.relay import link_group as module
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import LinkState
 from tunnel.relay.link_group import EveryLink
 from tunnel.relay.workers import WorkerError
@@ -42,7 +42,7 @@ async def crossed(caller: socket.socket, called: socket.socket) -> None:
 
 def shared(side: Side, memory: int) -> bool:
     """Whether each session has ``memory``."""
-    return {link._memory for link in side.group.links} == {memory}
+    return {link.members._memory for link in side.group.links} == {memory}
 
 
 async def die() -> None:
@@ -120,7 +120,7 @@ async def test_lanes_of_additional_sessions_are_replaced(stage: Stage) -> None:
     caller, called = await stage.stream(target)
     link = worker_of(stage.a, 1)
     link.post(link.rotation.rotate, "the test asks for it")
-    await until(lambda: link.rotation.count == 1, "for the rotation")
+    await until(lambda: link.rotations == 1, "for the rotation")
     await crossed(caller, called)
 
 
@@ -172,11 +172,13 @@ async def test_restarted_peer_begins_its_sessions_again(stage: Stage) -> None:
     before = dict(stage.b.theirs)
     for further in stage.a.ours.values():
         assert further.link is not None
-        further.link.instance = b"another daemon.."
-    stage.a.group._instance = stage.a.group.standing.instance = b"another daemon.."
+        further.link.members.instance = b"another daemon.."
+    stage.a.group._instance = stage.a.group.standing.members.instance = b"another daemon.."
     for side in (stage.a, stage.b):
         side.group.standing.end(Code.NONE, "the daemon ends")
-    await until(lambda: stage.b.group.standing.peer_instance == b"another daemon..", "for the new one")
+    await until(
+        lambda: stage.b.group.standing.members.peer_instance == b"another daemon..", "for the new one"
+    )
     for number in (1, 2):
         further = stage.a.ours.pop(number)
         further.worker.send(further.end, Code.INTERNAL, "it was killed")
@@ -192,7 +194,7 @@ async def test_restarted_peer_begins_its_sessions_again(stage: Stage) -> None:
 
 async def test_memory_is_divided_among_the_sessions(identities: Hosts, tmp: Path) -> None:
     async with staged(identities, tmp, settings=Settings(memory=120 * MIB)) as stage:
-        assert stage.a.group.standing._memory == 120 * MIB
+        assert stage.a.group.standing.members._memory == 120 * MIB
         target = stage.listen()
         for _ in range(3):
             await stage.stream(target)
@@ -200,7 +202,7 @@ async def test_memory_is_divided_among_the_sessions(identities: Hosts, tmp: Path
             await until(partial(shared, side, 40 * MIB), "for the division")
             for link in side.group.links:
                 assert link.session is not None
-                assert link.session._budget.total == 40 * MIB
+                assert link.session._registry.budget.total == 40 * MIB
         stage.a.group._own.end(stage.a.ours[2], "the test ends it")
         for side in (stage.a, stage.b):
             await until(partial(shared, side, 60 * MIB), "for the division")
@@ -261,7 +263,7 @@ async def test_a_session_that_has_ended_is_still_counted(stage: Stage) -> None:
     for _ in range(2):
         await stage.stream(target)
     link = worker_of(stage.a, 1)
-    link.post(link.note, "something", "an operator should know")
+    link.post(link.note, IncidentKind.TOLD_BY_PEER, "an operator should know")
     link.post(link.end, Code.INTERNAL, "the test ends it")
     await until(lambda: not stage.a.ours, "for its end")
     facts = await stage.a.group.facts()
@@ -303,10 +305,8 @@ async def test_closing_a_group_ends_all_its_sessions(stage: Stage) -> None:
     assert not stage.a.group.parallel
 
 
-async def test_unresponsive_worker_does_not_block_closing(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.2)
+async def test_unresponsive_worker_does_not_block_closing(stage: Stage) -> None:
+    hurry(stage.a.group.standing, close=0.2)
     target = stage.listen()
     for _ in range(3):
         await stage.stream(target)
@@ -396,10 +396,10 @@ async def test_lanes_are_expected_for_every_existing_session(stage: Stage) -> No
     for _ in range(3):
         await stage.stream(target)
     assert not group.lacks_lane
-    link: Any = worker_of(stage.b, 1)
-    lanes, link.lanes = link.lanes, {}
+    members: Any = worker_of(stage.b, 1).members
+    lanes, members.lanes = members.lanes, {}
     lacks = group.lacks_lane
-    link.lanes = lanes
+    members.lanes = lanes
     assert lacks
 
 

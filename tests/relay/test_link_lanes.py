@@ -42,7 +42,7 @@ def attached(lane: Lane) -> bool:
 
 async def widen(pair: Pair) -> None:
     """Dial every lane that the link wants."""
-    while pair.a.wants_lane:
+    while pair.a.members.wants_lane:
         lane = join(pair.a, pair.b)
         await until(partial(attached, lane), "for another lane")
     await until(lambda: set(pair.b.lanes) == set(pair.a.lanes), "for the same lanes at both ends")
@@ -81,7 +81,7 @@ async def test_without_the_feature_there_is_one_lane() -> None:
     await until(lambda: b.lanes, "for the session")
     session, intruder = b.session, called_by(b)
     assert session is not None
-    assert b._wanted == 1
+    assert b.members._wanted == 1
     assert intruder.far is not None
     far = intruder.far
     for replaces in (0, 1):

@@ -19,7 +19,6 @@ from tests.support.links import (
 )
 from tests.support.waiting import turns, until
 from tunnel.errors import ProtocolError
-from tunnel.relay import link as module
 from tunnel.relay.incidents import Incidents
 from tunnel.relay.link import LinkState
 from tunnel.wire.codes import Code
@@ -32,7 +31,7 @@ async def test_lost_lane_is_replaced_and_nothing_is_missing(pair: Pair) -> None:
     await exchange(caller, called)
     pair.lane.cut()
     await until(lambda: pair.a.state is pair.b.state is LinkState.RESUMING, "for the loss")
-    assert (pair.a.wants_lane, pair.b.wants_lane) == (True, False)
+    assert (pair.a.members.wants_lane, pair.b.members.wants_lane) == (True, False)
     caller.send(b"meanwhile")
     await pair.resume()
     assert await receive(called, 9) == b"meanwhile"
@@ -45,7 +44,7 @@ async def test_loss_that_one_side_has_not_noticed(pair: Pair) -> None:
     old = pair.lane.far
     assert old is not None
     old.cut(noticed=False)
-    await until(lambda: pair.a.wants_lane, "for the loss")
+    await until(lambda: pair.a.members.wants_lane, "for the loss")
     assert pair.b.state is LinkState.UP
     called.send(b"into the void")
     await turns()
@@ -60,7 +59,7 @@ async def test_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
     """The peer attached a lane whose RESUMED was lost: the next lane replaces that one as well."""
     caller, called = await pair.stream()
     pair.lane.cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
+    await until(lambda: pair.a.members.wants_lane, "for the loss")
     lost = join(pair.a, pair.b)
     assert lost.far is not None
     lost.far.far = None  # nothing that b sends is delivered
@@ -69,7 +68,7 @@ async def test_answer_that_is_lost_makes_another_attempt(pair: Pair) -> None:
     await turns()
     lost.far = None  # nor does b notice
     lost._lost("the test cut it")
-    assert pair.a.wants_lane
+    assert pair.a.members.wants_lane
     await pair.resume()
     assert await receive(caller, 13) == b"into the void"
     assert list(pair.a.lanes) == list(pair.b.lanes) == [3]
@@ -126,20 +125,19 @@ async def test_impossible_position_ends_the_session(pair: Pair) -> None:
 @pytest.mark.parametrize("field", ["session", "epoch", "replaces"])
 async def test_mismatched_answer_is_rejected(pair: Pair, field: str) -> None:
     pair.lane.cut()
-    await until(lambda: pair.a.wants_lane, "for the loss")
+    await until(lambda: pair.a.members.wants_lane, "for the loss")
     assert pair.a.session is not None
     lane = join(pair.a, make_link("hostb", "hosta"))
     session = b"?" * 16 if field == "session" else pair.a.session.id
     epoch, replaces = 9 if field == "epoch" else 2, 0 if field == "replaces" else 1
     with pytest.raises(ProtocolError, match=r"RESUMED (for another session|does not match: lane .)"):
-        pair.a.resumed(lane, Resumed(session, epoch, replaces, 0, 1, ()))
+        pair.a.members.on_resumed(lane, Resumed(session, epoch, replaces, 0, 1, ()))
     assert pair.a.state is LinkState.RESUMING
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
-async def test_resume_window_is_bounded(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RESUME_GRACE", 0.2)
-    pair = await Pair(resume_window=0.1).up()
+async def test_resume_window_is_bounded(side: str) -> None:
+    pair = await Pair(resume_window=0.1, resume_grace=0.2).up()
     caller, called = await pair.stream()
     lost = asyncio.get_running_loop().time()
     pair.lane.cut()
@@ -156,7 +154,7 @@ async def test_resume_window_is_bounded(side: str, monkeypatch: pytest.MonkeyPat
 async def test_resume_timer_is_cancelled(pair: Pair, resumed: bool) -> None:
     """Else it would end the session, or the next one, after the lane was resumed."""
     pair.lane.cut()
-    await until(lambda: pair.a.wants_lane and pair.b._give_up, "for the loss")
+    await until(lambda: pair.a.members.wants_lane and pair.b._give_up, "for the loss")
     timers = [link._give_up for link in (pair.a, pair.b)]
     if resumed:
         await pair.resume()
@@ -183,5 +181,5 @@ async def test_without_a_window_loss_of_the_last_lane_ends_the_session(lanes: in
     assert [await ending(caller), await ending(called)] == ["reset", "reset"]
     assert pair.a.state is pair.b.state is LinkState.DOWN
     for link in (pair.a, pair.b):
-        assert [incident.what for incident in link.incidents] == ["link down"], "no lane was waited for"
+        assert [incident.kind for incident in link.incidents] == ["link down"], "no lane was waited for"
     pair.close()

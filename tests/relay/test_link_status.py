@@ -11,21 +11,25 @@ from pathlib import Path
 from tests.support.links import Pair, make_link, rejoin
 from tests.support.waiting import until
 from tunnel.relay.address import RedirectAddress, UnixAddress, parse_target
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.ingress import Ingress, IngressPlan
 from tunnel.relay.link_status import Part, group_facts, ingress_facts, link_facts
+from tunnel.relay.status_schema import LinkStatus
 
 
 async def test_link_that_is_down() -> None:
     link = make_link("hosta", "hostb")
-    link.note("cannot connect", "nobody is there")
+    link.note(IncidentKind.CANNOT_CONNECT, "nobody is there")
     facts = link_facts(link)
-    [incident] = facts.pop("incidents")
-    assert incident.pop("at") == incident.pop("since")
-    assert incident == {"what": "cannot connect", "reason": "nobody is there", "count": 1, "code": ""}
-    assert facts.pop("since").endswith("+00:00")
-    assert facts == {
+    [incident] = facts["incidents"]
+    assert incident["at"] == incident["since"]
+    assert (incident["kind"], incident["reason"]) == ("CANNOT_CONNECT", "nobody is there")
+    assert facts["since"].endswith("+00:00")
+    expected: LinkStatus = {
         "peer": "hostb",
         "state": "down",
+        "since": facts["since"],
+        "incidents": [incident],
         "initiator": None,
         "round_trip": None,
         "kept": 0,
@@ -36,6 +40,7 @@ async def test_link_that_is_down() -> None:
         "lanes": [],
         "streams": [],
     }
+    assert facts == expected
 
 
 async def test_link_whose_lane_was_replaced() -> None:
@@ -44,8 +49,10 @@ async def test_link_whose_lane_was_replaced() -> None:
     rejoin(pair.a, pair.b, 1)
     await until(lambda: 2 in pair.a.lanes, "for the new lane")
     rotation = link_facts(pair.a)["rotation"]
-    assert rotation["last"].pop("at").endswith("+00:00")
-    assert (rotation["rotations"], rotation["last"]) == (1, {"lane": 1, "reason": "certificates renewed"})
+    last = rotation["last"]
+    assert last is not None
+    assert last["at"].endswith("+00:00")
+    assert (rotation["rotations"], last["lane"], last["reason"]) == (1, 1, "certificates renewed")
     assert json.loads(json.dumps(link_facts(pair.b)))["rotation"]["records"] == 4194304
     pair.close()
 
@@ -61,8 +68,9 @@ async def test_link_with_a_stream() -> None:
     facts = link_facts(pair.a)
     assert (facts["state"], facts["initiator"], facts["streams_opened"]) == ("up", True, 1)
     [lane] = facts["lanes"]
-    assert lane.pop("age") >= 0
+    assert lane["age"] >= 0
     assert lane == {
+        "age": lane["age"],
         "epoch": 1,
         "kind": "userspace",
         "cipher": "none",
@@ -124,7 +132,7 @@ async def test_redirect_reports_the_bound_port() -> None:
 
 async def test_sessions_are_reported_as_one_link() -> None:
     pair = await Pair().up()
-    pair.a.rotation.count, pair.a.rotation.most_records = 2, 7
+    pair.a.rotations, pair.a.rotation.most_records = 2, 7
     await pair.stream()
     facts = link_facts(pair.a)
     parts = [Part("standing", 0, facts), Part("ours 1", 2, facts)]

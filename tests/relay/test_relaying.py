@@ -12,8 +12,8 @@ from tests.support.lanes import EMULATED, Hosts, Kinds, each_pairing
 from tests.support.relays import relaying, send, take
 from tests.support.waiting import until
 from tunnel.relay import rotator
-from tunnel.relay.rotation import RotationPlan
 from tunnel.units import KIB, MIB
+from tunnel.wire.rotation import RotationPlan
 from tunnel.wire.window import INITIAL_WINDOW
 
 ODD_SIZES = (1, 20, 700, 4093, 16384, 16385, 65536)
@@ -105,7 +105,7 @@ async def test_lanes_are_replaced_under_bulk(
                 send(one, BULK, ODD_SIZES), take(other, BULK), send(other, BULK), take(one, BULK)
             )
         await until(lambda: relay.idle)
-        await until(lambda: relay.a.rotation.count == relay.b.rotation.count >= 1, "for rotations")
+        await until(lambda: relay.a.rotations == relay.b.rotations >= 1, "for rotations")
         assert relay.a.resumes == relay.b.resumes == 0
 
 

@@ -71,7 +71,7 @@ async def test_selected_lane_is_replaced(dials: Dials) -> None:
         dials.pair.a.rotation.rotate("the test wants it")
         await until(lambda old=old: list(dials.pair.b.lanes) == [old + 1], "for the rotation")  # type: ignore[misc]
     assert dials.attempts == [1, 2, 3]
-    await until(lambda: dials.pair.a.rotation.attempt is None, "for the end of the attempt")
+    await until(lambda: dials.pair.a.attempt is None, "for the end of the attempt")
 
 
 async def test_failures_leave_the_old_lane_and_are_reported_once(
@@ -92,7 +92,7 @@ async def test_failures_leave_the_old_lane_and_are_reported_once(
     a.rotation.rotate("certificates renewed")
     await until(lambda: 2 in dials.pair.b.lanes, "for the rotation")
     assert dials.attempts == [1] * 6
-    assert [each.what for each in a.incidents] == ["lane not replaced"] * 2
+    assert [each.kind for each in a.incidents] == ["lane not replaced"] * 2
     assert "No route to host; lane 1 stays in use, next attempt in 0.01 s" in a.incidents[0].reason
     assert "the handshake failed" in last(a)[1]
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.04, 0.04]
@@ -121,8 +121,8 @@ async def test_a_lost_lane_comes_first(dials: Dials) -> None:
     dials.pair.a.rotation.rotate("the test wants it")
     await until(lambda: dials.attempts, "for the attempt")
     pipes(dials.pair.a)[1].cut()
-    await until(lambda: dials.pair.a.rotation.attempt is None, "for its end")
-    assert [each.what for each in dials.pair.a.incidents] == ["lane lost"]
+    await until(lambda: dials.pair.a.attempt is None, "for its end")
+    assert [each.kind for each in dials.pair.a.incidents] == ["lane lost"]
     await dials.pair.resume()
     await exchange(*await dials.pair.stream())
     assert dials.attempts == [1]
@@ -133,4 +133,4 @@ async def test_the_end_of_the_session_ends_the_attempt(dials: Dials) -> None:
     dials.pair.a.rotation.rotate("the test wants it")
     await until(lambda: dials.attempts, "for the attempt")
     dials.pair.a.end(Code.NONE, "enough")
-    await until(lambda: dials.pair.a.rotation.attempt is None, "for its end")
+    await until(lambda: dials.pair.a.attempt is None, "for its end")

@@ -17,9 +17,7 @@ import pytest
 
 from tests.support.waiting import until
 from tunnel.lanes import kernel_payload
-from tunnel.lanes.kernel_payload import LOOK, PipeSegment, PipeSlice, RetransmitPipe
-from tunnel.net import pipes
-from tunnel.net.pipes import Pipe
+from tunnel.lanes.kernel_payload import LOOK, Pipe, PipeSegment, PipeSlice, RetransmitPipe
 from tunnel.relay.pump import Pump
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.units import KIB
@@ -114,7 +112,7 @@ async def local() -> AsyncIterator[Local]:
 @contextmanager
 def descriptors(spare: int) -> Iterator[None]:
     """Limit the number of free descriptors."""
-    pipes._spare.clear()
+    kernel_payload._spare.clear()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     probe = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare + 1)]
     for descriptor in probe:
@@ -212,7 +210,7 @@ async def test_tiny_pieces_are_kept_in_memory(local: Local) -> None:
         got += local.read(1)
     assert got == NOISE[:count]
     assert keeper.again(0, count) == (0, NOISE[:count]), "all of it is kept nevertheless"
-    assert keeper._pipe.size <= pipes.SIZE
+    assert keeper._pipe.size <= kernel_payload.PIPE_SIZE
     assert keeper._in_pipe <= LOOK
 
 
@@ -244,7 +242,7 @@ async def test_store_does_not_grow_for_tiny_pieces(local: Local) -> None:
                 assert not lent.left
     sent += 4000
     assert local.pump._store is not None
-    assert local.pump._store.size == pipes.SIZE
+    assert local.pump._store.size == kernel_payload.PIPE_SIZE
     assert local.pump._waiting, "what did not fit is in memory"
     assert await local.take(sent) == NOISE[:sent]
 
@@ -306,6 +304,6 @@ async def test_frame_with_a_small_pipe_is_sent_from_memory(
 ) -> None:
     """The kernel makes pipes small for a user that has very many."""
     keeper = local.outgrow_keeper(monkeypatch, 128 * KIB)
-    monkeypatch.setattr(pipes, "take", lambda: Pipe(4096))
+    monkeypatch.setattr(kernel_payload, "take_pipe", lambda: Pipe(4096))
     frame = local.pump.read(ALL)
     assert frame == NOISE[: CRUMB * keeper._pipe.size // 4096]

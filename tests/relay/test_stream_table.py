@@ -20,7 +20,7 @@ from tests.support.links import (
 )
 from tests.support.waiting import turns, until
 from tunnel.errors import RefusedError, UnreachableError
-from tunnel.relay import stream_table as module
+from tunnel.relay import stream_io as module
 from tunnel.relay import stream_timeouts
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump

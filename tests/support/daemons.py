@@ -18,7 +18,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import psutil
 
@@ -26,6 +26,7 @@ from tests.support import compiled_engine
 from tests.support.pki import Pki
 from tunnel.bench.lab import waiting
 from tunnel.bench.lab.waiting import LabError
+from tunnel.daemon.control_socket import DaemonStatus, LaneStatus, LinkStatus
 from tunnel.proof.config_text import config_text, own_user
 from tunnel.proof.free_port import free_port
 from tunnel.proof.local_daemon import MTUNNEL, LocalDaemon
@@ -145,11 +146,11 @@ class Host:
         """Wait until the daemon replies on its control socket."""
         until(self.daemon.serves, f"for {self.name} to serve")
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> DaemonStatus:
         """Return what ``mtunnel status --json`` prints."""
         return self.daemon.status()
 
-    def link(self, peer: Host) -> dict[str, Any]:
+    def link(self, peer: Host) -> LinkStatus:
         """Return the part of ``status`` on ``peer``."""
         return self.daemon.link(peer.name)
 
@@ -230,15 +231,15 @@ class TwoHosts:
             print(f"--- log of {host.name}\n{host.log}")
 
 
-def standing_lanes(host: Host, peer: Host) -> list[dict[str, Any]]:
+def standing_lanes(host: Host, peer: Host) -> list[LaneStatus]:
     """Return the lanes of the primary session with ``peer`` in ``status``: with one worker, all."""
-    lanes: list[dict[str, Any]] = host.link(peer)["lanes"]
+    lanes = host.link(peer)["lanes"]
     return [lane for lane in lanes if lane.get("session", "standing") == "standing"]
 
 
 def is_up(host: Host, peer: Host) -> bool:
     """Return whether the link of ``host`` to ``peer`` is up."""
-    return bool(host.link(peer)["state"] == "up")
+    return host.link(peer)["state"] == "up"
 
 
 def is_idle(host: Host, peer: Host) -> bool:

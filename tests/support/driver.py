@@ -12,10 +12,12 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from tests.support.localpipes import LocalPipe
 from tunnel.errors import TunnelError
 from tunnel.lanes import lane as lanes
+from tunnel.lanes.base_lane import BaseLane
 from tunnel.lanes.lane import Lane
 from tunnel.units import MIB
 from tunnel.wire import events, negotiation
@@ -60,14 +62,26 @@ class Sink:
     ended: bool = False
 
 
+class NoSinks:
+    """The part of a PayloadHandler that tests without bulk do not need."""
+
+    fan = 1
+
+    def sink(self, stream: int) -> lanes.Sink | None:
+        return None
+
+    def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
+        raise AssertionError("there is no sink")
+
+
 @dataclass
 class Host:
-    """One end: implements LaneHandler."""
+    """One end: implements LaneHandler and PayloadHandler."""
 
     initiator: bool
     settings: Settings = field(default_factory=Settings)
     frames: list[Frame] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)  # names of the handler's methods, in order of the calls
+    calls: list[str] = field(default_factory=list)  # names of the handlers' methods, in order of the calls
     ends: list[TunnelError] = field(default_factory=list)
     sources: dict[int, Source] = field(default_factory=dict)
     sinks: dict[int, Sink] = field(default_factory=dict)
@@ -111,6 +125,7 @@ class Host:
         """Take over the lane and the session of another host."""
         self._lane, self._session = other.lane, other.session
         self._lane.hand_over(self)
+        cast("BaseLane[Any]", self._lane)._payload = self
 
     # Called by tests.
 
@@ -164,13 +179,13 @@ class Host:
                 self._act(self.session.receive(frame, sequence))
         self.kick()
 
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        self.calls.append("on_payload")
+    def deliver(self, stream: int, offset: int, payload: Payload) -> None:
+        self.calls.append("deliver")
         for piece in self.session.data(stream, offset, payload):
             self._fresh.append((stream, in_memory(piece.content)))
 
-    def on_batch_end(self, lane: Lane) -> None:
-        self.calls.append("on_batch_end")
+    def flush(self) -> None:
+        self.calls.append("flush")
         fresh, self._fresh = self._fresh, []
         for number, data in fresh:
             if number in self.closed:
@@ -199,7 +214,7 @@ class Host:
 
     def _attach(self, session: Session) -> None:
         self._session = session
-        session.attach(1)
+        session.recovery.attach(1)
         self.lane.attached(1, self)
 
     # Payload that a lane moves itself.

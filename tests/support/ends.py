@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tunnel.wire.decoder import Decoder
+from tunnel.wire.codes import Code
 from tunnel.wire.events import Event, StreamReleased
-from tunnel.wire.frames import Replace
+from tunnel.wire.lane_protocol import LaneProtocol
 from tunnel.wire.states import LaneState
 
 
@@ -32,25 +32,36 @@ class Local:
         return " ".join(kind.__name__.removeprefix("Stream") for kind in telling)
 
 
-@dataclass
 class LaneEnd:
-    """One end of a lane. ``out`` is the data in transit."""
+    """One end of a lane: implements MemberLane. ``out`` is the data in transit.
 
-    epoch: int
-    replaces: int
-    state: LaneState
-    gentle: bool = False  # at the initiator: dialled to replace a lane that is up
-    claim: Replace | None = None  # at the acceptor: not in use yet, see SPEC.md on rotation
-    retired: bool = False  # RETIRE was sent: sends no more data
-    heard: bool = False  # RETIRE was received
-    settled: bool = False  # RETIRED was received
-    decoder: Decoder = field(default_factory=Decoder)
-    out: bytearray = field(default_factory=bytearray)
+    ``rotates``: dialled to replace a lane that is up.
+    """
 
-    @property
-    def carries(self) -> bool:
-        return self.state is LaneState.ATTACHED and self.claim is None and not self.retired
+    records_sent = records_received = 0
+    since = 0.0
+    remote = "192.0.2.1"
 
-    @property
-    def closed(self) -> bool:
-        return self.heard and self.settled
+    def __init__(self, state: LaneState, *, rotates: bool = False) -> None:
+        self.epoch = 0
+        self.replaces = 0
+        self.rotates = rotates
+        self.interrupted = False
+        self.ended = False
+        self.out = bytearray()
+        self.protocol = LaneProtocol(state, 0.0)
+
+    def send_control(self, frames: bytes) -> None:
+        assert not self.ended
+        self.out += frames
+
+    def flush(self) -> None:
+        """Nothing to do: the network moves ``out``."""
+
+    def close(self, code: Code, reason: str) -> None:
+        self.out += self.protocol.close(code, reason, 0.0)
+        self.ended = True
+
+    def abort(self) -> None:
+        self.out.clear()
+        self.ended = True

@@ -18,7 +18,7 @@ import pytest
 from tests.support.lanes import MAKERS, Hosts
 from tests.support.waiting import until
 from tunnel.lanes.lane_factory import LaneMaker
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState
@@ -57,7 +57,7 @@ class Side:
 
     def reasons(self) -> list[str]:
         """Return its incidents, as text."""
-        return [f"{each.what}: {each.reason}" for link in self.group.links for each in link.incidents]
+        return [f"{each.kind}: {each.reason}" for link in self.group.links for each in link.incidents]
 
 
 @dataclass
@@ -152,7 +152,7 @@ async def _after(event: asyncio.Event, dialer: Dialer) -> None:
 
 
 def _plan(host: str, peer: str, directory: Path, changes: dict[str, Any]) -> LinkPlan:
-    return replace(LinkPlan(host, peer, AllowList.parse([f"unix:{directory}/*"])), **changes)
+    return replace(LinkPlan(host, peer, egress=AllowList.parse([f"unix:{directory}/*"])), **changes)
 
 
 def _dial(port: int, hosts: Hosts, make_lane: LaneMaker) -> DialPlan:

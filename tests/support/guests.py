@@ -21,16 +21,25 @@ from tunnel.proof.pattern_guest import PAGE, GuestPhase, GuestState, Region, Wor
 from tunnel.proof.qemu import Machine, Qemu
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
-from tunnel.virt.qmp_migration import Mode, QmpOptions
+from tunnel.virt.move_options import MoveOptions
 
 MEMORY = 64 * MIB
 BUSY = Workload(working_set=16 * MIB, dirty_rate=16 * MIB)
 
 # A guest this small converges immediately: so switch before the first pass ends, with a minimal downtime
 # limit and a low bandwidth.
-POSTCOPY = QmpOptions(Mode.POSTCOPY, max_bandwidth=4 * MEMORY, downtime_limit=0.001, postcopy_after=0)
-MULTIFD = QmpOptions(Mode.MULTIFD, channels=3)
-PRECOPY = QmpOptions(Mode.PRECOPY)
+POSTCOPY = MoveOptions(
+    postcopy=True, postcopy_preempt=None, bandwidth=4 * MEMORY, downtime_limit=0.001, switch_after=0
+)
+MULTIFD = MoveOptions(parallel=3)
+PRECOPY = MoveOptions()
+
+
+def mode_of(options: object) -> str:
+    """Return a name for a parametrized test, "" for other parameters."""
+    if not isinstance(options, MoveOptions):
+        return ""
+    return "postcopy" if options.postcopy else "multifd" if options.parallel else "precopy"
 
 
 def small_machine(directory: Path, *extra: str) -> Machine:

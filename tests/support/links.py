@@ -6,13 +6,13 @@ import asyncio
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tests.support.pipelane import PipeLane, pipe
 from tests.support.waiting import until
 from tunnel.errors import RefusedError
-from tunnel.relay.address import AllowList, TargetAddress, parse_target
+from tunnel.relay.address import TargetAddress, parse_target
 from tunnel.relay.dialer import OutgoingLane
 from tunnel.relay.lane_acceptor import IncomingLane
 from tunnel.relay.link import Link, LinkPlan
@@ -53,9 +53,14 @@ class Requests:
 
 def make_link(host: str, peer: str, instance: bytes = b"", **plan: Any) -> Link:
     """Return a link with a stubbed egress. ``plan``: keywords of the LinkPlan."""
-    link = Link(LinkPlan(host, peer, AllowList(), **plan), instance or host.encode().ljust(16, b"."))
+    link = Link(LinkPlan(host, peer, **plan), instance or host.encode().ljust(16, b"."))
     link.streams._egress = Requests()  # type: ignore[assignment]  # a stub with the same methods
     return link
+
+
+def hurry(link: Link, **timeouts: float) -> None:
+    """Give ``link`` these shorter timeouts from now on; see ``Timeouts``."""
+    link.plan = replace(link.plan, timeouts=replace(link.plan.timeouts, **timeouts))
 
 
 def requests_of(link: Link) -> Requests:
@@ -67,27 +72,27 @@ def requests_of(link: Link) -> Requests:
 
 def join(dialing: Link, accepting: Link) -> PipeLane:
     """Let one link dial the other, for a session or to replace a lost lane; return the dialing end."""
-    state = LaneState.AWAIT_RESUMED if dialing.wants_lane else LaneState.AWAIT_WELCOME
+    state = LaneState.AWAIT_RESUMED if dialing.members.wants_lane else LaneState.AWAIT_WELCOME
     near, far = pipe(dialing.plan.host, accepting.plan.host, state)
-    far.start(IncomingLane(accepting))
+    far.start(IncomingLane(accepting, accepting.plan.timeouts))
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
-    if dialing.wants_lane:
-        dialing.ask_resume(near)
+    if dialing.members.wants_lane:
+        dialing.members.send_resume(near)
     else:
-        dialing.greet(near, f"session {id(near)}".encode().ljust(16)[:16])
+        dialing.members.send_hello(near, f"session {id(near)}".encode().ljust(16)[:16])
     return near
 
 
 def rejoin(dialing: Link, accepting: Link, old: int) -> PipeLane:
     """Let one link dial the other to replace lane ``old``, which is up; return the dialing end."""
     near, far = pipe(dialing.plan.host, accepting.plan.host, LaneState.AWAIT_RESUMED)
-    far.start(IncomingLane(accepting))
+    far.start(IncomingLane(accepting, accepting.plan.timeouts))
     outgoing = OutgoingLane(dialing)
     outgoing._done.add_done_callback(lambda done: done.exception())
     near.start(outgoing)
-    dialing.ask_resume(near, old)
+    dialing.members.send_resume(near, old)
     return near
 
 
@@ -189,7 +194,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def last(link: Link) -> tuple[str, str]:
-    return link.incidents[-1].what, link.incidents[-1].reason
+    return link.incidents[-1].kind, link.incidents[-1].reason
 
 
 def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
@@ -199,7 +204,7 @@ def offered(instance: bytes, session: bytes = b"S" * 16) -> Hello:
 def called_by(link: Link) -> PipeLane:
     """Return a lane from ``link``'s peer, controlled by the test."""
     near, far = pipe(link.peer, link.plan.host)
-    far.start(IncomingLane(link))
+    far.start(IncomingLane(link, link.plan.timeouts))
     return near
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tunnel.bench.lab.configs import MIGRATION_PORTS, LabIngress
 from tunnel.bench.lab.guests import LabGuest
@@ -15,6 +14,7 @@ from tunnel.bench.lab.host_plan import PORT
 from tunnel.bench.lab.lab import Lab
 from tunnel.bench.lab.programs import Done, Started
 from tunnel.bench.lab.waiting import LabError, until
+from tunnel.daemon.control_socket import IngressStatus
 from tunnel.proof.pattern_guest import PAGE, Workload
 from tunnel.units import MIB
 from tunnel.virt.libvirt_move import CRASHING
@@ -182,7 +182,7 @@ def sent(host: LabHost) -> int:
     return sum(lane["bytes_sent"] for lane in lanes)
 
 
-def ingress(host: LabHost, listen: str) -> dict[str, Any]:
+def ingress(host: LabHost, listen: str) -> IngressStatus:
     """Return the ingress in ``status`` whose address starts with ``listen``."""
     (found,) = (each for each in host.daemons[-1].status()["ingresses"] if each["listen"].startswith(listen))
-    return dict(found)
+    return found

@@ -15,8 +15,8 @@ from contextlib import suppress
 from tests.support.waiting import PATIENCE
 from tunnel.net.sockets import reset, tune_lane
 from tunnel.tls.contexts import ALPN, TlsContexts, TlsFiles
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame
+from tunnel.wire.lane_protocol import Decoder
 
 CONGESTION = "reno"  # every kernel has it; the default of some paces even on loopback
 

@@ -10,8 +10,7 @@ from contextlib import suppress
 
 from tests.support.network import tcp_pair
 from tests.support.waiting import until
-from tunnel.lanes.kernel_payload import PipeSlice
-from tunnel.net.pipes import Pipe
+from tunnel.lanes.kernel_payload import Pipe, PipeSlice
 from tunnel.relay.pump import Pump
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.units import MIB

@@ -17,17 +17,17 @@ from pathlib import Path
 from tests.support.cutter import Cutter
 from tests.support.lanes import KINDS, MAKERS, Hosts, Kinds
 from tests.support.waiting import until
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan, LinkState
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.spliced_pump import SplicedPump
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import KIB
 from tunnel.wire.codes import Code
+from tunnel.wire.rotation import RotationPlan
 
 _PERIOD = 1_048_583  # prime, so that no size hides a shift
 _NOISE = random.Random(49153).randbytes(_PERIOD) * 2
@@ -48,15 +48,17 @@ class Relay:
     directory: Path
     cutter: Cutter | None
 
-    async def stream(self) -> tuple[socket.socket, socket.socket]:
-        """Open a stream from a to b; return the hypervisors' ends of it."""
+    async def stream(
+        self, local: tuple[socket.socket, socket.socket] | None = None
+    ) -> tuple[socket.socket, socket.socket]:
+        """Open a stream from a to b; return the hypervisors' ends of it. ``local``: both ends at a."""
         loop = asyncio.get_running_loop()
         path = self.directory / f"target{self.a.streams.opened}"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
             server.listen()
             server.setblocking(False)
-            ours, caller = socket.socketpair()
+            ours, caller = local or socket.socketpair()
             await self.a.open(ours, f"unix:{path}", loop.time() + 10)
             async with asyncio.timeout(60):
                 called, _ = await loop.sock_accept(server)
@@ -82,7 +84,11 @@ async def relaying(
     a, b = (
         Link(
             LinkPlan(
-                host, peer, AllowList.parse([f"unix:{directory}/*"]), pump=_pump(kind), rotation=rotation
+                host,
+                peer,
+                rotation=rotation,
+                egress=AllowList.parse([f"unix:{directory}/*"]),
+                pump=_pump(kind),
             ),
             host.encode().ljust(16),
         )

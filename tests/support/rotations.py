@@ -9,8 +9,8 @@ from collections.abc import Callable
 from tests.support.links import Pair, receive, rejoin
 from tests.support.pipelane import PipeLane
 from tests.support.waiting import until
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Frame, RotationFrame
+from tunnel.wire.lane_protocol import Decoder
 
 
 def frames_of(said: bytes | bytearray) -> tuple[list[Frame], int]:

@@ -50,7 +50,7 @@ def make(
 ) -> Session:
     grants = peer or Limits(256, 1024)
     session = Session(ID, settings or Settings(), grants, initiator=initiator, features=features)
-    session.attach(1)
+    session.recovery.attach(1)
     return session
 
 

@@ -24,13 +24,12 @@ from tunnel.lanes.lane import Lane
 from tunnel.net.connect import TIMEOUT
 from tunnel.relay import dialer as dialer_module
 from tunnel.relay import lane_acceptor as acceptor_module
-from tunnel.relay.address import AllowList
 from tunnel.relay.dialer import Dialer, DialPlan
 from tunnel.relay.lane_acceptor import LaneAcceptor
 from tunnel.relay.link import Link, LinkPlan
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.wire.codes import Code, FrameType
+from tunnel.wire.rotation import RotationPlan
 from tunnel.wire.session import Settings
 from tunnel.wire.states import LaneState
 
@@ -254,7 +253,6 @@ class Daemon:
         plan = LinkPlan(
             name,
             peer,
-            AllowList(),
             shape.settings,
             shape.window,
             rotation=RotationPlan(after=shape.rotate_after),
@@ -286,7 +284,7 @@ class Daemon:
         link = self.link
         return (
             link.session is not None
-            and not (link.rotation.others or link.rotation.closing or link.offer)
+            and not (link.rotation.others or link.closing_lanes or link.members.offer)
             and all(not lane.ended for lane in link.lanes.values())
         )
 

@@ -10,7 +10,7 @@ from typing import cast
 from tests.support.simloop import SimLoop, Socket
 from tunnel.errors import LaneLost
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.read_turns import Turn
+from tunnel.lanes.quanta import Turn
 from tunnel.net.sockets import reason_of
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import KIB

@@ -18,8 +18,8 @@ from tests.support.payload import content
 from tests.support.simhosts import Daemon, Network, Shape
 from tests.support.simloop import SimLoop, Socket, connected
 from tunnel.errors import RefusedError, UnreachableError
-from tunnel.relay.rotation import RotationPlan
 from tunnel.wire.codes import Code, Feature
+from tunnel.wire.rotation import RotationPlan
 from tunnel.wire.session import Session
 
 HOSTS = ("hosta", "hostb")
@@ -163,7 +163,7 @@ class World:
 
     def _observe(self, daemon: Daemon) -> None:
         link: Any = daemon.link
-        end, establish, note = link.end, link._establish, link.note
+        end, begin, note = link.members.end, link.begin, link.note
 
         def ending(code: Code, reason: str, session: Session | None = None) -> None:
             before = link.session
@@ -172,16 +172,16 @@ class World:
                 death = Death(before.id, daemon.name, self.loop.now, code, reason)
                 self.deaths.setdefault(before.id, []).append(death)
 
-        def establishing(session: Session, *rest: object) -> None:
+        def beginning(session: Session, lane: object) -> None:
             self.lives.setdefault(session.id, set()).add(daemon.name)
-            establish(session, *rest)
+            begin(session, lane)
 
         def noting(what: str, reason: str, **details: object) -> None:
             note(what, reason, **details)
             if "internal error" in reason or (what == "lane lost" and not self._troubled(self.loop.now)):
                 self.faults.append(f"{what}: {reason}")
 
-        link.end, link._establish, link.note = ending, establishing, noting
+        link.members.end, link.begin, link.note = ending, beginning, noting
 
     def trouble(self, seconds: float = 0.0) -> None:
         self.troubles.append((self.loop.now, self.loop.now + seconds))
@@ -350,8 +350,9 @@ class World:
             session = link.session.id.hex()[:8] if link.session else None
             others = [lane.epoch for lane in link.rotation.others]
             lines.append(
-                f"{daemon.name}: {session} lanes {sorted(link.lanes)} others {others} lost {list(link._lost)}"
-                f" closing {len(link.rotation.closing)} offer {link.offer is not None}"
+                f"{daemon.name}: {session} lanes {sorted(link.lanes)} others {others}"
+                f" lost {link.members.lost_lanes} closing {len(link.closing_lanes)}"
+                f" offer {link.members.offer is not None}"
             )
         return "; ".join([*lines, f"{len(self.network.living())} connections"])
 

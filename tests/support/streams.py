@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -140,13 +141,14 @@ def ends_in_reset(sock: socket.socket) -> bool:
     return sock.family == socket.AF_UNIX
 
 
-def turned_away(address: str) -> bool:
-    """Return whether a connection to ``address`` is accepted and reset, possibly during connect."""
-    try:
-        with connect(address) as caller:
-            return ends_in_reset(caller)
-    except ConnectionResetError:
-        return True
+def turned_away(address: str, count: int = 1) -> bool:
+    """Return whether ``count`` connections to ``address`` are all reset, possibly during connect."""
+    with ExitStack() as stack:
+        callers = []
+        for _ in range(count):
+            with suppress(ConnectionResetError):
+                callers.append(stack.enter_context(connect(address)))
+        return all(ends_in_reset(caller) for caller in callers)
 
 
 def exchange(one: socket.socket, other: socket.socket) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunnel.errors import RefusedError
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 
 ANY = AllowList.parse(["tcp:127.0.0.1:1-65535", "tcp:[::1]:1-65535", "unix:/tmp/*/*"])
 

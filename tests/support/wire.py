@@ -1,4 +1,4 @@
-"""Two sessions joined by simulated lanes, without sockets: every byte goes through real decoders.
+"""Two hosts joined by simulated lanes, without sockets: the product's sessions, membership and rotation.
 
 The content of a stream is a function of sender, stream and offset, so that each delivered byte is checked
 where it arrives. A lane holds the bytes in transit until ``carry`` moves them, any number at a time; it can
@@ -9,56 +9,27 @@ Time is simulated too: it advances only in ``wait``, where hosts also perform th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from tests.support.ends import LaneEnd, Local
-from tests.support.payload import content, written
-from tests.support.questions import Questions
-from tests.support.rotating import Rotating
+from tests.support.ends import LaneEnd
+from tests.support.wire_host import Host
 from tunnel.errors import ProtocolError
-from tunnel.wire.codec import encode
-from tunnel.wire.codes import FEATURES, MAX_DATA, Code
-from tunnel.wire.credits import ACK_DELAY
-from tunnel.wire.decoder import Decoder
+from tunnel.wire.codes import MAX_DATA, Code
 from tunnel.wire.events import (
-    Event,
-    StreamClosed,
-    StreamEnded,
-    StreamOpened,
     StreamRefused,
-    StreamReleased,
-    StreamRequested,
-    StreamReset,
-    TargetJudged,
-    TargetProbed,
 )
 from tunnel.wire.frames import (
-    Data,
     Frame,
-    GoAway,
-    Hello,
-    Limits,
-    Notice,
-    Ping,
-    Pong,
-    Replace,
-    Resume,
-    Resumed,
-    Retire,
-    Retired,
-    Welcome,
 )
 from tunnel.wire.keepalive import INTERVAL
-from tunnel.wire.negotiation import check_welcome, hello, welcome
+from tunnel.wire.lane_protocol import Decoder
 from tunnel.wire.reassembly import PAGE
-from tunnel.wire.session import Session, Settings
-from tunnel.wire.states import LANE, LaneState, step
+from tunnel.wire.session import Settings
 from tunnel.wire.stream import Stream
-from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR
+from tunnel.wire.window import ACK_DELAY, FLOOR_WINDOW, KEEP_FLOOR
 
-SESSION = b"S" * 16
 _NEVER = 2_000  # rounds: more than any simulated conversation needs
 
 
@@ -83,242 +54,8 @@ def frames(raw: bytes) -> list[Frame]:
     return found
 
 
-class Host(Rotating):
-    """One end of the session, with the part of a link that the protocol requires."""
-
-    def __init__(self, settings: Settings, *, initiator: bool) -> None:
-        self.initiator = initiator
-        self.settings = settings
-        self.lanes: dict[int, LaneEnd] = {}
-        self.locals: dict[int, Local] = {}
-        self.requests: list[int] = []
-        self.resets: set[int] = set()
-        self.questions = Questions()
-        self.clock: Callable[[], float] = float
-        self._offer = hello(SESSION, b"I" * 16, settings.limits)
-        self._session: Session | None = None
-
-    @property
-    def session(self) -> Session:
-        assert self._session is not None
-        return self._session
-
-    def stream(self, number: int) -> Stream | None:
-        return self.session._streams.get(number)
-
-    # Lanes.
-
-    def dial(self, epoch: int, replaces: int, *, gentle: bool = False) -> None:
-        """Start a lane: the session's first, or one that joins it; ``gentle``: if ``replaces`` is up."""
-        if self._session is None:
-            self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_WELCOME)
-            self.lanes[epoch].out += encode(self._offer)
-            return
-        self.lanes[epoch] = LaneEnd(epoch, replaces, LaneState.AWAIT_RESUMED, gentle)
-        kind = Replace if gentle else Resume
-        self.lanes[epoch].out += encode(self.session.resume(epoch, replaces, kind))
-
-    def listen(self, epoch: int) -> None:
-        self.lanes[epoch] = LaneEnd(epoch, 0, LaneState.AWAIT_FIRST)
-
-    def lose(self, epoch: int) -> LaneEnd | None:
-        """Detect that a lane is down; return it."""
-        lane = self.lanes.pop(epoch, None)
-        attached = {LaneState.ATTACHED, LaneState.RETIRING}
-        if lane is not None and lane.state in attached and lane.claim is None and not lane.settled:
-            self.session.lost(epoch)
-            self._take_over(epoch)
-        return lane
-
-    def carrying(self) -> list[int]:
-        return [epoch for epoch, lane in self.lanes.items() if lane.carries]
-
-    # Local operations on streams.
-
-    def open(self, backlog: int) -> int:
-        number = self.session.open("tcp:127.0.0.1:49152")
-        self.locals[number] = Local(number, backlog)
-        return number
-
-    def accept(self, number: int, backlog: int) -> None:
-        self.requests.remove(number)
-        self.session.accept(number)
-        self.locals[number].opened = True
-        self.write(number, backlog)
-
-    def refuse(self, number: int) -> None:
-        self.requests.remove(number)
-        self.locals[number].gone = True
-        self.session.refuse(number, Code.TARGET_FORBIDDEN, "no")
-
-    def write(self, number: int, amount: int) -> None:
-        self.locals[number].backlog += amount
-        if self.locals[number].opened and self.locals[number].backlog and self.stream(number):
-            self.session.ready(number)
-
-    def finish(self, number: int) -> None:
-        self.locals[number].finished = True
-        self.locals[number].backlog = 0
-        self.session.finish(number)
-
-    def reset(self, number: int) -> None:
-        self.resets.add(number)
-        self.locals[number].gone = True
-        if number in self.requests:
-            self.requests.remove(number)
-        self.session.reset(number, Code.LOCAL_RESET, "connection reset")
-
-    def deliver(self, number: int, most: int) -> int:
-        """Write up to ``most`` received bytes to the local socket; return how many."""
-        local = self.locals[number]
-        size = min(most, len(local.inbox))
-        if size == 0:
-            return 0
-        del local.inbox[:size]
-        local.taken += size
-        self.note(self.session.delivered(number, size, self.clock()))
-        return size
-
-    def converse(self) -> bool:
-        """Accept, deliver and finish all that is possible; return whether there was anything."""
-        moved = self.questions.judge(self.session)
-        for number in list(self.requests):
-            self.accept(number, 100)
-            moved = True
-        for local in [each for each in self.locals.values() if not each.gone]:
-            moved |= self.deliver(local.number, MAX_DATA) > 0
-            if local.opened and not (local.gone or local.finished or local.backlog):
-                self.finish(local.number)
-                moved = True
-        return moved
-
-    # Bytes out.
-
-    def transmit(self, epoch: int, room: int = MAX_DATA) -> bool:
-        """Send control frames, a replay, or up to ``room`` bytes of new payload; return whether any."""
-        lane = self.lanes[epoch]
-        if not lane.carries:
-            return False
-        raw = self.session.control(room)
-        if not raw and (again := self.session.replay(epoch)) is not None:
-            raw = written(again)
-        if not raw:
-            raw = self._new_payload(epoch, room)
-        lane.out += raw
-        return bool(raw)
-
-    def _new_payload(self, epoch: int, room: int) -> bytes:
-        picked = self.session.pick()
-        if picked is None:
-            return b""
-        number, most = picked
-        local = self.locals[number]
-        stop = local.sent + min(most, local.backlog, room)
-        payload = content(number, self.initiator, local.sent, stop)
-        outgoing = self.session.send(number, payload, epoch)
-        local.backlog -= len(payload)
-        local.sent = stop
-        if not local.backlog:
-            self.session.not_ready(number)
-        return written(outgoing)
-
-    # Bytes in.
-
-    def take(self, epoch: int, data: bytes) -> None:
-        """Process data that a lane received. Raises ProtocolError."""
-        lane, view = self.lanes[epoch], memoryview(data)
-        decoder = lane.decoder
-        while view:
-            if decoder.payload_left:
-                taken = min(decoder.payload_left, len(view))
-                self.payload(decoder.stream, decoder.offset, bytes(view[:taken]))
-                decoder.moved(taken)
-            else:
-                taken, frame = decoder.feed(view)
-                if frame is not None:
-                    self.frame(lane, frame, decoder.sequence)
-            view = view[taken:]
-
-    def payload(self, number: int, offset: int, chunk: bytes) -> None:
-        for piece in self.session.data(number, offset, chunk):
-            local = self.locals[number]
-            assert isinstance(piece.payload, bytes)
-            arrived = piece.payload[piece.start : piece.stop]
-            start = local.taken + len(local.inbox)
-            assert arrived == content(number, not self.initiator, start, start + len(arrived))
-            local.inbox += arrived
-
-    def frame(self, lane: LaneEnd, frame: Frame, sequence: int) -> None:
-        lane.state = step(LANE, lane.state, frame.type, Code.HANDSHAKE)
-        match frame:
-            case Hello():
-                answer = welcome(frame, b"A" * 16, self.settings.limits)
-                self._attach(lane, frame.limits)
-                lane.out += encode(answer)
-            case Welcome():
-                check_welcome(self._offer, frame)
-                self._attach(lane, frame.limits)
-            case Resumed():
-                self._resumed(lane, frame)
-            case Replace() if self._lives(frame.replaces):
-                self._stand_by(lane, frame)
-            case Retire():
-                self._on_retire(lane)
-            case Retired():
-                assert not lane.settled
-                lane.settled = True
-                self.session.retired(lane.epoch)
-            case Resume():
-                self._admit(lane, frame)
-            case Data() | Ping() | Pong() | GoAway() | Notice():
-                pass
-            case _:
-                self.note(self.session.receive(frame, sequence))
-
-    def _attach(self, lane: LaneEnd, peer: Limits) -> None:
-        initiator, features = self.initiator, FEATURES
-        self._session = Session(SESSION, self.settings, peer, initiator=initiator, features=features)
-        self._session.attach(lane.epoch)
-        lane.state = LaneState.ATTACHED
-
-    def _admit(self, lane: LaneEnd, frame: Resume) -> None:
-        """Drop the replaced lane, and any whose RESUMED the initiator never received; then reply."""
-        lane.replaces = frame.replaces
-        for old in list(self.lanes.values()):
-            if old is not lane and frame.replaces in {old.epoch, old.replaces} - {0}:
-                self.lose(old.epoch)
-        lane.out += encode(self.session.resumed(frame.epoch, frame.replaces))
-        self.note(self.session.rejoin(frame))
-        lane.state = LaneState.ATTACHED
-
-    def note(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if isinstance(event, TargetProbed | TargetJudged):
-                self.questions.note(event)
-                continue
-            if isinstance(event, StreamRequested):
-                self.locals[event.stream] = Local(event.stream)
-                self.requests.append(event.stream)
-            local = self.locals[event.stream]
-            local.events.append(type(event))
-            assert not local.gone, "event for a closed stream"
-            match event:
-                case StreamOpened():
-                    local.opened = True
-                    self.write(event.stream, 0)
-                case StreamReleased():
-                    assert local.released <= event.delivered, "the delivered offset decreased"
-                    local.released = event.delivered
-                case StreamEnded():
-                    assert not local.inbox
-                case StreamRefused() | StreamReset() | StreamClosed():
-                    local.gone = True
-                    if event.stream in self.requests:
-                        self.requests.remove(event.stream)
-
-
 class Network:
-    """An initiator, an acceptor and their lanes."""
+    """An initiator, an acceptor and their lanes, which are numbered from 1."""
 
     def __init__(self, initiator: Settings, acceptor: Settings) -> None:
         self.initiator = Host(initiator, initiator=True)
@@ -327,70 +64,70 @@ class Network:
         self.now = 0.0
         for host in self.hosts:
             host.clock = lambda: self.now
-        self._epochs = count(1)
-        self._owed: list[int] = []  # epochs whose replacement is pending
+        self.acceptor.unnoticed = self._unnoticed
+        self._numbers = count(1)
         self.dial()
         self.carry_all()
+
+    def _unnoticed(self) -> list[LaneEnd]:
+        here, there = self.acceptor.members.lanes, self.initiator.members.lanes
+        return [lane for epoch, lane in here.items() if epoch not in there]
 
     def peer_of(self, host: Host) -> Host:
         return self.acceptor if host is self.initiator else self.initiator
 
-    def dial(self) -> int:
-        """Start a lane: to replace a lost one, if any, otherwise an additional one; return its epoch."""
-        epoch = next(self._epochs)
-        self.initiator.dial(epoch, self._owed.pop(0) if self._owed else 0)
-        self.acceptor.listen(epoch)
-        return epoch
+    def dial(self) -> None:
+        """Start a lane if the initiator is to dial one, and is not dialling already."""
+        members = self.initiator.members
+        self.initiator.abandon()
+        if self.initiator.dialled is None and (members.session is None or members.wants_lane):
+            self._start(0)
 
-    def rotate(self, epoch: int) -> None:
-        """Start a lane to replace ``epoch``, which is up; one at a time."""
-        if not any(
-            (lane.gentle and not lane.carries) or lane.retired for lane in self.initiator.lanes.values()
-        ):
-            new = next(self._epochs)
-            self.initiator.dial(new, epoch, gentle=True)
-            self.acceptor.listen(new)
+    def rotate(self, number: int) -> None:
+        """Have the lane ``number`` of the initiator, which carries the session, replaced."""
+        self.initiator.members.rotation.rotate("scheduled", [self.initiator.ends[number]])
+        self.replace()
 
-    def carry(self, epoch: int, from_initiator: bool, most: int = MAX_DATA) -> int:
+    def replace(self) -> None:
+        """Start a lane to replace one that is due."""
+        if self.initiator.dialled is None and (epoch := self.initiator.members.rotation.next_due()):
+            self._start(epoch)
+
+    def _start(self, replaces: int) -> None:
+        number = next(self._numbers)
+        self.initiator.dial(number, replaces)
+        self.acceptor.listen(number)
+
+    def carry(self, number: int, from_initiator: bool, most: int = MAX_DATA) -> int:
         """Deliver up to ``most`` bytes in transit on a lane to the peer; return how many."""
         source, target = self.hosts if from_initiator else self.hosts[::-1]
-        lane = source.lanes[epoch]
-        data = bytes(lane.out[:most])
-        del lane.out[:most]
-        if epoch in target.lanes:
-            target.take(epoch, data)
-        if lane.closed and not lane.out:
-            source.lanes.pop(epoch, None)
+        end = source.ends[number]
+        data = bytes(end.out[:most])
+        del end.out[:most]
+        if number in target.ends:
+            target.take(number, data)
+        if end.ended and not end.out:
+            source.ends.pop(number, None)
         return len(data)
 
     def carry_all(self) -> bool:
         moved = 0
         for from_initiator, source in ((True, self.initiator), (False, self.acceptor)):
-            moved += sum(self.carry(epoch, from_initiator, 1 << 30) for epoch in list(source.lanes))
+            moved += sum(self.carry(number, from_initiator, 1 << 30) for number in list(source.ends))
         return moved > 0
 
-    def cut(self, epoch: int, noticed: bool) -> None:
+    def cut(self, number: int, noticed: bool) -> None:
         """Cut a lane and lose the data in transit. Without ``noticed`` the acceptor detects it later."""
-        lane = self.initiator.lose(epoch)
-        assert lane is not None
-        if lane.carries:
-            self._owed.append(epoch)
-            self._give_up_rotation(noticed)
-        elif lane.state is LaneState.AWAIT_RESUMED and lane.replaces and not lane.gentle:
-            self._owed.append(lane.replaces)
+        self.initiator.lose(number)
         if noticed:
-            self.acceptor.lose(epoch)
-
-    def _give_up_rotation(self, noticed: bool) -> None:
-        """Abort the rotation after a lane was lost: resuming has priority, one pending RESUME at a time."""
-        for lane in list(self.initiator.lanes.values()):
-            if lane.gentle and lane.state is LaneState.AWAIT_RESUMED:
-                self.cut(lane.epoch, noticed)
+            self.acceptor.lose(number)
 
     def notice(self) -> None:
-        """Let the acceptor detect every lane that is down."""
-        for epoch in set(self.acceptor.lanes) - set(self.initiator.lanes):
-            self.acceptor.lose(epoch)
+        """Let each host detect every lane that is down."""
+        self.initiator.abandon()
+        for host in self.hosts:
+            for number in set(host.ends) - set(self.peer_of(host).ends):
+                host.lose(number)
 
     # Time.
 
@@ -408,8 +145,6 @@ class Network:
 
     def settle(self) -> None:
         """Accept, send, carry and deliver everything, end every stream; fail if that does not complete."""
-        while self._owed or not (self.initiator.carrying() or self._dialling()):
-            self.dial()
         for _ in range(_NEVER):
             if not self._round():
                 if not any(host.session.late for host in self.hosts):
@@ -417,17 +152,16 @@ class Network:
                 self.wait()
         raise AssertionError("the simulation did not settle")
 
-    def _dialling(self) -> bool:
-        """Return whether a lane is being dialled to start or resume the session."""
-        return any(not (lane.gentle or lane.retired) for lane in self.initiator.lanes.values())
-
     def _round(self) -> bool:
-        moved = self.carry_all()
+        before = self.initiator.dialled
+        self.dial()
+        self.replace()
+        moved = self.carry_all() or self.initiator.dialled is not before
         self.notice()
         for host in self.hosts:
             moved |= host.converse()
-            for epoch in host.lanes:
-                moved |= host.transmit(epoch)
+            for number in list(host.ends):
+                moved |= host.transmit(number)
         return moved
 
     # Invariants.
@@ -436,6 +170,7 @@ class Network:
         """Raise AssertionError when a bound or a conservation law is violated."""
         for host, peer in (self.hosts, self.hosts[::-1]):
             self._check_bounds(host)
+            self._check_lanes(host)
             for number, stream in host.session._streams.items():
                 if (other := peer.stream(number)) is not None:
                     self._check_credit(stream, other)
@@ -446,13 +181,19 @@ class Network:
         assert session.kept == sum(stream.out.unacknowledged for stream in streams)
         assert sum(stream.cost for stream in streams) <= settings.memory + len(streams) * KEEP_FLOOR
         assert session._senders.retention.used == sum(max(0, s.cost - KEEP_FLOOR) for s in streams)
-        assert session._budget.used == sum(max(0, s.into.size - FLOOR_WINDOW) for s in streams)
+        assert session._registry.budget.used == sum(max(0, s.into.size - FLOOR_WINDOW) for s in streams)
         assert len(session._control._kept) <= self.peer_of(host).settings.limits.control
         assert len(session._control._held) <= settings.limits.control
         for number, local in host.locals.items():
             if not local.gone and (stream := host.stream(number)) is not None:
                 assert len(local.inbox) <= stream.into.size
                 assert stream.held <= 3 * stream.into.size + 2 * PAGE
+
+    def _check_lanes(self, host: Host) -> None:
+        """Each lane has an owner: the session, the attempt to dial it, or who waits for its first frame."""
+        for end in host.ends.values():
+            owned = end in host.members.all or end is host.dialled
+            assert end.ended or owned or not (host.initiator or end.protocol.attached)
 
     def _check_credit(self, sender: Stream, receiver: Stream) -> None:
         out, into = sender.out, receiver.into
@@ -465,7 +206,7 @@ class Network:
         for host in self.hosts:
             assert not host.session._streams
             assert host.session.kept == 0
-            assert host.session._budget.used == 0
+            assert host.session._registry.budget.used == 0
             assert len(host.session._senders.scheduler) == 0
             assert not host.session._senders._blocked.union(*host.session._senders._starved.values())
             assert not host.session._credits

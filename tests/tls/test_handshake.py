@@ -19,6 +19,7 @@ from tests.support.signers import Signer
 from tests.support.waiting import until
 from tunnel.errors import IdentityError, LaneError, LaneLost
 from tunnel.records.key_schedule import SUITES, Keys
+from tunnel.records.record_io import unseal
 from tunnel.records.record_layer import RecordLayer
 from tunnel.records.record_sealer import RecordSealer
 from tunnel.records.tls_messages import DATA, NOT_LISTED, count_records
@@ -288,7 +289,7 @@ def read(keys: Keys, sock: socket.socket) -> tuple[bytes, str]:
     layer, cipher = RecordLayer(keys), memoryview(sock.recv(1 << 16))
     plain, got, over = memoryview(bytearray(len(cipher))), b"", None
     while cipher and over is None:
-        taken, filled, over = layer.open(cipher, len(cipher), plain)
+        taken, filled, over = unseal(layer, cipher, plain)
         cipher, got = cipher[taken:], got + plain[:filled]
     return got, over.reason if over is not None else ""
 

@@ -14,10 +14,11 @@ from tunnel.virt import libvirt_move as module
 from tunnel.virt.guest_location import Where
 from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
 from tunnel.virt.libvirt_move import LibvirtMove
-from tunnel.virt.libvirt_request import Request
+from tunnel.virt.libvirt_request import LibvirtRoute
+from tunnel.virt.move_options import DEFAULTS, Action, MoveOptions
 
-PLAIN = Request("tcp://127.0.1.2")
-POSTCOPY = Request("tcp://127.0.1.2", postcopy=True)
+POSTCOPY = MoveOptions(postcopy=True)
+LATE = MoveOptions(postcopy=True, timeout=9.0, timeout_action=Action.POSTCOPY)
 STATS = {
     "type": 2,
     "memory_total": 100,
@@ -117,15 +118,15 @@ class FakeGuest:
 class Both:
     """Both hosts, the guest, and its move."""
 
-    def __init__(self, request: Request = PLAIN, *, switch_later: bool = False) -> None:
+    def __init__(self, options: MoveOptions = DEFAULTS) -> None:
         self.here, self.there = FakeHost(State.RUNNING), FakeHost(State.ABSENT)
         self.guest = FakeGuest(self.here)
         self.move = LibvirtMove(
             cast("LibvirtGuest", self.guest),
             cast("LibvirtHost", self.there),
             "qemu+unix:///system",
-            request,
-            switch_later=switch_later,
+            options,
+            LibvirtRoute("tcp://127.0.1.2"),
         )
 
 
@@ -133,7 +134,7 @@ async def test_peer_to_peer_uses_the_uri_and_direct_the_connection() -> None:
     both = Both()
     await both.move.run()
     assert both.guest.migrated_to == "qemu+unix:///system"
-    both = Both(Request("tcp://127.0.1.2", p2p=False))
+    both = Both(MoveOptions(p2p=False))
     await both.move.run()
     assert both.guest.migrated_to is both.there
 
@@ -153,14 +154,9 @@ async def test_without_them_the_last_progress_is_used() -> None:
     assert (summary.sent, summary.downtime) == (60, None)
 
 
-@pytest.mark.parametrize(
-    ("request_", "later", "asked"),
-    [(PLAIN, False, []), (POSTCOPY, False, ["start_postcopy"]), (POSTCOPY, True, [])],
-)
-async def test_postcopy_begins_once_with_the_second_pass(
-    request_: Request, later: bool, asked: list[str]
-) -> None:
-    both = Both(request_, switch_later=later)
+@pytest.mark.parametrize(("options", "asked"), [(DEFAULTS, []), (POSTCOPY, ["start_postcopy"]), (LATE, [])])
+async def test_postcopy_begins_once_with_the_second_pass(options: MoveOptions, asked: list[str]) -> None:
+    both = Both(options)
     await both.move.run()
     assert both.guest.asked == asked
 
@@ -270,7 +266,7 @@ async def test_guest_that_cannot_be_migrated_is_refused() -> None:
     both.here.state = State.POSTCOPY_BROKEN
     with pytest.raises(HypervisorError, match="web1 is in failed post-copy: nothing to migrate"):
         await both.move.prepare()
-    resuming = Both(Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True))
+    resuming = Both(MoveOptions(postcopy=True, postcopy_resume=True))
     resuming.here.state = State.POSTCOPY_BROKEN
     await resuming.move.prepare()
     resuming.there.state = State.RUNNING
@@ -279,7 +275,7 @@ async def test_guest_that_cannot_be_migrated_is_refused() -> None:
     assert await resuming.move.where() is Where.DESTINATION
 
 
-RESUME = Request("tcp://127.0.1.2", postcopy=True, postcopy_resume=True)
+RESUME = MoveOptions(postcopy=True, postcopy_resume=True)
 
 
 @pytest.mark.parametrize("version", [(11, 2, 0), (11, 3, 0), (11, 3, 1)])
@@ -315,8 +311,8 @@ JUDGED = "job 'migration in' failed in post-copy phase"
 class Judged(Both):
     """A move that libvirt reports as failed; ``later``: both states and the remaining bytes afterwards."""
 
-    def __init__(self, request: Request, *later: tuple[State | None, State | None, int]) -> None:
-        super().__init__(request)
+    def __init__(self, options: MoveOptions, *later: tuple[State | None, State | None, int]) -> None:
+        super().__init__(options)
         self.guest.migrate = self._fail  # type: ignore[assignment,method-assign]  # a fake of a fake
         self.guest.job = self._job  # type: ignore[method-assign]  # as above
         self._later = list(later)

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from tunnel.errors import HypervisorError
-from tunnel.virt.guest_location import Side, Where
-from tunnel.virt.location_probe import look_at_destination, look_at_source, whereabouts
+from tunnel.virt.guest_location import Side
+from tunnel.virt.location_probe import look_at_destination, look_at_source
 from tunnel.virt.qmp import Monitor, MonitorLost
 
 
@@ -91,13 +91,6 @@ async def test_lost_monitor_means_gone_only_if_qemu_has_ended(ended: bool, side:
 
 async def test_destination_without_a_monitor_is_unknown() -> None:
     assert await look_at_destination(None, "running") is Side.UNKNOWN
-
-
-async def test_location_from_both_monitors() -> None:
-    assert (
-        await whereabouts(fake("postmigrate", "completed"), fake("running"), "running") is Where.DESTINATION
-    )
-    assert await whereabouts(fake("running", "failed"), None, "running") is Where.STAYED
 
 
 async def test_failed_query_is_unknown() -> None:

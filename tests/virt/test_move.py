@@ -8,10 +8,11 @@ from collections.abc import Iterable
 import pytest
 
 from tests.support.waiting import until
-from tunnel.errors import HypervisorError, UnreachableError
+from tunnel.errors import HypervisorError, MigrationError, UnreachableError
 from tunnel.virt import move as module
 from tunnel.virt.guest_location import Where
-from tunnel.virt.move import Action, Ending, MigrationRunner, MoveSummary, settled
+from tunnel.virt.move import Ending, MigrationRunner, MoveSummary, completed, settled
+from tunnel.virt.move_options import Action
 from tunnel.virt.progress import Progress
 
 DONE = MoveSummary(1.0, 0.1, 100, 1, postcopied=False)
@@ -31,6 +32,9 @@ class FakeMove:
         self.standing: Progress | None = standing(postcopy=postcopy)
         self.end: asyncio.Future[MoveSummary] = asyncio.get_running_loop().create_future()
         self._wheres = iter(wheres)
+
+    async def prepare(self) -> None:
+        self.calls.append("prepare")
 
     async def run(self) -> MoveSummary:
         return await self.end
@@ -241,3 +245,38 @@ async def test_location_without_a_reply_in_time_is_unknown() -> None:
             return Where.SOURCE
 
     assert await settled(Silent(), within=0.02) is Where.UNKNOWN
+
+
+async def test_completed_move_shows_its_progress_and_returns_the_figures() -> None:
+    move = FakeMove(wheres=[Where.BOTH, Where.DESTINATION])
+    move.end.set_result(DONE)
+    shown: list[Progress] = []
+    assert await completed(move, shown.append) == DONE
+    assert shown == [standing()]
+    assert move.calls[0] == "prepare"
+
+
+@pytest.mark.parametrize(
+    ("failed", "where", "message"),
+    [
+        (True, Where.SOURCE, "it broke\nThe guest is still running at the source, and nowhere else."),
+        (False, Where.SOURCE, "migration done, but not verified\nThe guest is still running at the source"),
+        (False, Where.LEFT, "migration done, but not verified\nThe guest has left"),
+    ],
+)
+async def test_move_that_did_not_complete_names_the_location(
+    failed: bool, where: Where, message: str
+) -> None:
+    move = FakeMove(wheres=[where])
+    if failed:
+        move.end.set_exception(HypervisorError("it broke"))
+    else:
+        move.end.set_result(DONE)
+    with pytest.raises(MigrationError) as caught:
+        await completed(move)
+    assert str(caught.value).startswith(message)
+
+
+def test_throughput_does_not_count_the_setup() -> None:
+    assert MoveSummary(2.5, None, 1000, None, postcopied=False, setup=0.5).throughput == 500
+    assert MoveSummary(2.5, None, None, None, postcopied=False).throughput == 0

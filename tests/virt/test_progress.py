@@ -5,14 +5,20 @@ from __future__ import annotations
 import pytest
 
 from tunnel.units import MIB
-from tunnel.virt.progress import Progress, is_postcopy, of_libvirt, of_qemu
-from tunnel.virt.qmp_sample import QemuPhase, Sample
+from tunnel.virt.progress import Progress, QemuPhase, of_libvirt, of_qemu, phase_in
 
-SAMPLE = Sample(QemuPhase.ACTIVE, 1.5, 300 * MIB, 256 * MIB, 1024 * MIB, 8192, 2, 200.0 * MIB, 0.3)
+RAM = {
+    "transferred": 300 * MIB,
+    "remaining": 256 * MIB,
+    "total": 1024 * MIB,
+    "dirty-pages-rate": 8192,
+    "dirty-sync-count": 2,
+    "mbps": 200 * MIB * 8 / 1e6,
+}
 
 
 def test_qemus_figures() -> None:
-    progress = of_qemu(SAMPLE)
+    progress = of_qemu({"status": "active", "total-time": 1500, "expected-downtime": 300, "ram": RAM})
     assert progress == Progress(
         "active", 1.5, 1024 * MIB, 300 * MIB, 256 * MIB, 32 * MIB, 2, 200 * MIB, 0.3, postcopy=False
     )
@@ -48,4 +54,36 @@ def test_no_figures_yet_is_zero() -> None:
 
 @pytest.mark.parametrize("phase", list(QemuPhase))
 def test_every_phase_after_the_switch_is_postcopy(phase: QemuPhase) -> None:
-    assert is_postcopy(phase) == phase.name.startswith("POSTCOPY")
+    assert phase.postcopy == phase.name.startswith("POSTCOPY")
+
+
+def test_reply_during_setup_has_no_figures() -> None:
+    progress = of_qemu({"status": "setup"})
+    assert (progress.phase, progress.sent, progress.iteration) == ("setup", 0, 0)
+    assert phase_in({}) is QemuPhase.NONE
+
+
+@pytest.mark.parametrize("phase", list(QemuPhase))
+def test_phase_is_under_way_until_it_has_ended(phase: QemuPhase) -> None:
+    assert phase.under_way == (phase is not QemuPhase.NONE and not phase.ended)
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        QemuPhase.SETUP,
+        QemuPhase.ACTIVE,
+        QemuPhase.CANCELLING,
+        QemuPhase.DEVICE,
+        QemuPhase.PRE_SWITCHOVER,
+        QemuPhase.POSTCOPY_ACTIVE,
+    ],
+)
+def test_phase_in_which_the_guest_may_leave_is_under_way(phase: QemuPhase) -> None:
+    assert phase.under_way
+
+
+def test_failed_postcopy_is_broken() -> None:
+    assert QemuPhase.POSTCOPY_PAUSED.broken
+    assert QemuPhase.POSTCOPY_RECOVER.broken
+    assert not QemuPhase.FAILED.broken

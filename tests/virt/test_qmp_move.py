@@ -13,15 +13,15 @@ from tunnel.proof.qemu import Qemu
 from tunnel.proof.verified_pair import Trial
 from tunnel.units import MIB
 from tunnel.virt.guest_location import Where
+from tunnel.virt.move_options import DEFAULTS
 from tunnel.virt.qmp import Monitor
-from tunnel.virt.qmp_migration import QmpOptions
 from tunnel.virt.qmp_move import QmpMove, require_capability
 
 
 def move_of(trial: Trial, *, blind: bool = False) -> QmpMove:
     uri = f"unix:{trial.directory}/migration"
     there = None if blind else trial.destination.monitor
-    return QmpMove(trial.source.monitor, there, uri, uri, QmpOptions())
+    return QmpMove(trial.source.monitor, there, uri, uri, DEFAULTS)
 
 
 async def test_guest_moves_and_is_located_at_the_destination(trial: Trial) -> None:
@@ -85,7 +85,7 @@ async def test_destination_behind_a_relay_has_ended_only_if_the_link_was_held(
 
     uri = f"unix:{trial.directory}/migration"
     monitors = trial.source.monitor, trial.destination.monitor
-    move = QmpMove(*monitors, uri, uri, QmpOptions(), destination_ended=ended)
+    move = QmpMove(*monitors, uri, uri, DEFAULTS, destination_ended=ended)
     await move.prepare()
     assert await move.where() is Where.SOURCE
     await trial.destination.monitor.close()
@@ -132,7 +132,7 @@ async def test_guest_with_another_uuid_is_refused_by_the_destination(tmp: Path) 
         await Qemu.start("source", here, tmp) as source,
         await Qemu.start("destination", there, tmp, incoming=uri),
     ):
-        move = QmpMove(source.monitor, None, uri, uri, QmpOptions(validate_uuid=True))
+        move = QmpMove(source.monitor, None, uri, uri, DEFAULTS)
         await move.prepare()
         with pytest.raises(HypervisorError):
             await move.run()
@@ -140,7 +140,7 @@ async def test_guest_with_another_uuid_is_refused_by_the_destination(tmp: Path) 
 
 
 async def test_destination_that_runs_a_guest_is_refused(qemu: Qemu, trial: Trial) -> None:
-    move = QmpMove(trial.source.monitor, qemu.monitor, "unix:/x", "unix:/x", QmpOptions())
+    move = QmpMove(trial.source.monitor, qemu.monitor, "unix:/x", "unix:/x", DEFAULTS)
     with pytest.raises(HypervisorError, match="guest is running, not waiting for a guest"):
         await move.prepare()
 
@@ -148,7 +148,7 @@ async def test_destination_that_runs_a_guest_is_refused(qemu: Qemu, trial: Trial
 async def test_source_without_a_guest_is_refused(tmp: Path) -> None:
     async with await Qemu.start("waiting", small_machine(tmp), tmp, incoming="defer") as empty:
         with pytest.raises(HypervisorError, match="waiting: QEMU is inmigrate and has no guest to migrate"):
-            await QmpMove(empty.monitor, None, "unix:/x", "unix:/x", QmpOptions()).prepare()
+            await QmpMove(empty.monitor, None, "unix:/x", "unix:/x", DEFAULTS).prepare()
 
 
 class OldMonitor:

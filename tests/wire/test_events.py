@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from tests.support.wire import Host, Network
+from tests.support.wire import Network
+from tests.support.wire_host import Host
 from tunnel.wire.events import Event, StreamRefused, StreamRequested, StreamReset, TargetJudged, TargetProbed
 from tunnel.wire.session import Settings
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.wire import SESSION, Host, Network, only_faults
+from tests.support.wire import Network, only_faults
+from tests.support.wire_host import SESSION, Host
 from tunnel.errors import ProtocolError
 from tunnel.wire.codec import data_header, encode, parse_header
 from tunnel.wire.codes import HEADER_SIZE, MAX_CONTROL, MAX_DATA, VERSION, Code, FrameType
@@ -56,7 +57,7 @@ class Victim(Host):
         """Process ``data``, act as an owner does, and check after every chunk that memory is bounded."""
         for start in range(0, len(data), chunk):
             self.take(1, data[start : start + chunk])
-            if self._session is not None:
+            if self.members.session is not None:
                 self.own()
                 self.check_bounds()
 
@@ -67,17 +68,17 @@ class Victim(Host):
             if not local.gone:
                 self.deliver(number, len(local.inbox) // 2)
         while self.transmit(1):
-            self.lanes[1].out.clear()
+            self.ends[1].out.clear()
 
     def check_bounds(self) -> None:
         session, windows = self.session, SETTINGS.window * LIMITS.streams
         assert len(session._streams) <= LIMITS.streams
-        assert session._budget.used <= windows
+        assert session._registry.budget.used <= windows
         assert session.kept <= windows
         assert len(session._control._held) <= LIMITS.control
         for number, stream in session._streams.items():
             assert len(self.locals[number].inbox) + stream.held <= 4 * SETTINGS.window + 2 * PAGE
-        assert len(self.lanes[1].decoder._partial) <= MAX_CONTROL
+        assert len(self.ends[1].protocol.decoder._partial) <= MAX_CONTROL
 
 
 def greeted(*more: bytes) -> Victim:
@@ -154,10 +155,10 @@ def conversation() -> list[bytes]:
     network = Network(SETTINGS, SETTINGS)
     said, carry = bytearray(HELLO), network.carry
 
-    def listen(epoch: int, from_initiator: bool, most: int = MAX_DATA) -> int:
+    def listen(number: int, from_initiator: bool, most: int = MAX_DATA) -> int:
         if from_initiator:
-            said.extend(network.initiator.lanes[epoch].out[:most])
-        return carry(epoch, from_initiator, most)
+            said.extend(network.initiator.ends[number].out[:most])
+        return carry(number, from_initiator, most)
 
     network.carry = listen  # type: ignore[method-assign]  # records what is sent
     for backlog in (2500, 900, 10):
@@ -191,7 +192,7 @@ class Answering(Victim):
         while self.converse():
             pass
         while self.transmit(1):
-            self.lanes[1].out.clear()
+            self.ends[1].out.clear()
 
 
 def test_the_valid_exchange_is_processed() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as some
 from tunnel.errors import ProtocolError
 from tunnel.wire.codec import data_header, encode
 from tunnel.wire.codes import Code
-from tunnel.wire.decoder import Decoder
 from tunnel.wire.frames import Credit, Fin, Frame, GoAway, Limits, Open, Ping, Pong
-from tunnel.wire.lane_protocol import LaneProtocol
+from tunnel.wire.keepalive import INTERVAL
+from tunnel.wire.lane_protocol import Decoder, LaneProtocol
 from tunnel.wire.negotiation import hello
 from tunnel.wire.states import LaneState
 
@@ -99,6 +99,16 @@ def test_an_answer_to_a_later_ping_is_one_to_an_earlier_one(lane: LaneProtocol) 
     assert heard(lane, encode(Pong(later)), now=11.5) == [Pong(later)]
     assert lane.keepalive.answered >= asked
     assert lane.keepalive.round_trip == 0.5
+
+
+@pytest.mark.parametrize("state", [LaneState.AWAIT_FIRST, LaneState.AWAIT_WELCOME, LaneState.AWAIT_RESUMED])
+def test_without_streams_the_acceptor_relies_on_the_pings_of_the_initiator(state: LaneState) -> None:
+    lane = LaneProtocol(state, now=0.0)
+    assert lane.poll(0.0, idle=True)
+    lane.keepalive.heard_at = INTERVAL
+    assert bool(lane.poll(INTERVAL, idle=True)) is (state is not LaneState.AWAIT_FIRST)
+    lane.keepalive.heard_at = 2 * INTERVAL
+    assert lane.poll(2 * INTERVAL)
 
 
 def test_goaway_follows_the_first_ping_of_an_attached_lane(lane: LaneProtocol) -> None:

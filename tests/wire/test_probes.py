@@ -36,7 +36,7 @@ def test_a_probe_opens_nothing() -> None:
     asked = make(initiator=False)
     Remote(asked).says(Probe(TARGET))
     assert not asked._streams
-    assert asked._budget.used == 0
+    assert asked._registry.budget.used == 0
 
 
 @pytest.mark.parametrize("noticed", [True, False])

@@ -21,8 +21,7 @@ from tunnel.wire.events import (
     StreamReset,
 )
 from tunnel.wire.frames import Credit, Delivered, Fin, Limits, Open, Opened, Refused, Reset
-from tunnel.wire.retention import SLIVER, Retention
-from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM
+from tunnel.wire.scheduler import HEAD_START, LONG_QUANTUM, QUANTUM, SLIVER, Retention
 from tunnel.wire.session import Settings
 from tunnel.wire.stream import KEPT_COST, Stream
 from tunnel.wire.window import FLOOR_WINDOW, KEEP_FLOOR, MAX_WINDOW, ReceiveWindow
@@ -48,7 +47,7 @@ def test_life_cycle_of_a_stream_at_its_opener() -> None:
     assert session.delivered(1, 20, now=0.0) == [StreamEnded(1)]
     assert said(session) == [Delivered(1, 20)]
     assert peer.says(Delivered(1, 60)) == [StreamClosed(1)]
-    assert (session.kept, session._streams, session._budget.used) == (0, {}, 0)
+    assert (session.kept, session._streams, session._registry.budget.used) == (0, {}, 0)
 
 
 def test_what_a_lane_carried_is_kept_as_if_it_had_been_sent() -> None:
@@ -69,9 +68,9 @@ def test_what_a_lane_carried_is_kept_as_if_it_had_been_sent() -> None:
     assert session.pick(4 * MAX_DATA) == (1, 3 * MAX_DATA - sent)
     with pytest.raises(MisuseError, match="were not allowed"):
         session.carried(1, [range(3 * MAX_DATA - sent + 1)], lane=1)
-    session.attach(2)
-    session.lost(1)
-    again = [session.replay(2) for _ in range(4)]
+    session.recovery.attach(2)
+    session.recovery.lost(1)
+    again = [session.recovery.next(2) for _ in range(4)]
     assert [(span(outgoing) or ())[1:] for outgoing in again if outgoing] == [
         (0, HEAD_START),
         (HEAD_START, HEAD_START + MAX_DATA),
@@ -174,7 +173,7 @@ def test_reset_by_us_forgets_everything() -> None:
     session.data(1, 50, range(10))
     session.reset(1, Code.LOCAL_RESET, "connection reset")
     assert said(session) == [Reset(1, Code.LOCAL_RESET, "connection reset")]
-    assert (session.kept, session.pick(), session._budget.used) == (0, None, 0)
+    assert (session.kept, session.pick(), session._registry.budget.used) == (0, None, 0)
     assert session._senders.retention.used == 0
     assert peer.says(Credit(1, 100, 200), Fin(1, 0), Delivered(1, 100), Reset(1, Code.NONE, "")) == []
 
@@ -363,7 +362,7 @@ def test_windows_share_the_budget() -> None:
     assert limits[0] == FLOOR_WINDOW + 6 * MIB // 4
     assert limits[1] == FLOOR_WINDOW + (6 * MIB - 6 * MIB // 4) // 4
     session.reset(1, Code.NONE, "")
-    assert session._budget.used == sum(limits[1:]) - 2 * FLOOR_WINDOW
+    assert session._registry.budget.used == sum(limits[1:]) - 2 * FLOOR_WINDOW
 
 
 # Credit.
@@ -413,7 +412,7 @@ def test_a_window_grows_when_it_is_the_bottleneck() -> None:
     assert limits[0] == WINDOW
     assert limits[1] == 2 * WINDOW
     assert limits == sorted(limits)
-    assert session._budget.used == session._streams[1].into.size - FLOOR_WINDOW
+    assert session._registry.budget.used == session._streams[1].into.size - FLOOR_WINDOW
 
 
 def test_a_window_does_not_grow_while_one_credit_waits_for_a_busy_lane() -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from tests.support.sessions import ID, TARGET, Remote, fault, make, opened
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
-from tunnel.wire import session as module
 from tunnel.wire.codec import MAX_STREAMS
 from tunnel.wire.codes import Code
 from tunnel.wire.control_channel import CROWDED
@@ -217,13 +216,3 @@ def test_no_stream_for_a_peer_that_acknowledges_nothing() -> None:
     with pytest.raises(RefusedError, match="the peer acknowledges control frames too slowly"):  # noqa: PT012  raised after some
         for _ in range(CROWDED):
             session.reset(session.open(TARGET), Code.NONE, "")
-
-
-def test_stream_numbers_are_not_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_STREAM_ID", 3)
-    session = make()
-    session.open(TARGET)
-    session.open(TARGET)
-    session.reset(1, Code.NONE, "")
-    with pytest.raises(RefusedError, match="used up"):
-        session.open(TARGET)

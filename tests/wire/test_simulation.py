@@ -16,7 +16,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.support.ends import Local
-from tests.support.wire import Host, Network
+from tests.support.wire import Network
+from tests.support.wire_host import Host
 from tunnel.wire.frames import Limits
 from tunnel.wire.session import Settings
 
@@ -64,7 +65,9 @@ each_schedule = st.integers(5, 150).flatmap(
 )
 each_settings = st.builds(
     Settings,
-    limits=st.builds(Limits, streams=st.integers(1, 4), control=st.integers(1, 6)),
+    limits=st.builds(
+        Limits, streams=st.integers(1, 4), control=st.integers(1, 6), lanes=st.integers(1, MOST_LANES)
+    ),
     memory=st.sampled_from(MEMORIES),
     window=st.sampled_from(WINDOWS),
 )
@@ -84,9 +87,9 @@ class Play:
         living = [local for local in host.locals.values() if not local.gone]
         return living[step.pick % len(living)] if living else None
 
-    def epoch(self, host: Host, step: Step) -> int:
-        epochs = list(host.lanes)
-        return epochs[step.pick % len(epochs)] if epochs else 0
+    def lane(self, host: Host, step: Step) -> int:
+        numbers = list(host.ends)
+        return numbers[step.pick % len(numbers)] if numbers else 0
 
     def open(self, host: Host, step: Step) -> None:
         if host.session.places.vacant:
@@ -129,27 +132,26 @@ class Play:
 
     def transmit(self, host: Host, step: Step) -> None:
         for _ in range(step.pick // 2 + 1):
-            if epoch := self.epoch(host, step):
-                host.transmit(epoch, step.size)
+            if number := self.lane(host, step):
+                host.transmit(number, step.size)
 
     def carry(self, host: Host, step: Step) -> None:
-        if epoch := self.epoch(host, step):
-            self.network.carry(epoch, host.initiator, step.size)
+        if number := self.lane(host, step):
+            self.network.carry(number, host.initiator, step.size)
 
     def cut(self, host: Host, step: Step) -> None:
-        if epoch := self.epoch(self.network.initiator, step):
-            self.network.cut(epoch, noticed=step.size % 2 == 0)
+        if number := self.lane(self.network.initiator, step):
+            self.network.cut(number, noticed=step.size % 2 == 0)
 
     def notice(self, host: Host, step: Step) -> None:
         self.network.notice()
 
     def dial(self, host: Host, step: Step) -> None:
-        if len(self.network.initiator.lanes) < MOST_LANES:
-            self.network.dial()
+        self.network.dial()
 
     def rotate(self, host: Host, step: Step) -> None:
-        if epochs := self.network.initiator.carrying():
-            self.network.rotate(epochs[step.pick % len(epochs)])
+        if numbers := self.network.initiator.carrying():
+            self.network.rotate(numbers[step.pick % len(numbers)])
 
 
 def play(initiator: Settings, acceptor: Settings, schedule: list[Step]) -> None:
@@ -189,5 +191,7 @@ def _step(chance: random.Random) -> Step:
 
 
 def _settings(chance: random.Random) -> Settings:
-    limits = Limits(streams=chance.randint(1, 4), control=chance.randint(1, 6))
+    limits = Limits(
+        streams=chance.randint(1, 4), control=chance.randint(1, 6), lanes=chance.randint(2, MOST_LANES)
+    )
     return Settings(limits, chance.choice(MEMORIES), chance.choice(WINDOWS))

@@ -268,8 +268,8 @@ def test_the_example() -> None:
     check_welcome(offer, answer)
     a = Session(first, Settings(), answer.limits, initiator=True)
     b = Session(first, Settings(), offer.limits, initiator=False)
-    a.attach(1)
-    b.attach(1)
+    a.recovery.attach(1)
+    b.recovery.attach(1)
     said = [("lane", b"\1"), (">", encode(offer)), ("<", encode(answer))]
 
     a.open("tcp:127.0.0.1:49152")
@@ -282,15 +282,15 @@ def test_the_example() -> None:
     a.finish(1)
     said.append((">", lost + a.control()))
 
-    a.lost(1)
-    b.lost(1)
-    claim, reply = a.resume(2, 1), b.resumed(2, 1)
+    a.recovery.lost(1)
+    b.recovery.lost(1)
+    claim, reply = a.recovery.resume(2, 1), b.recovery.resumed(2, 1)
     said += [("lane", b"\2"), (">", encode(claim)), ("<", encode(reply))]
-    b.rejoin(claim)
-    a.rejoin(reply)
+    b.recovery.rejoin(claim)
+    a.recovery.rejoin(reply)
     said.append((">", a.control()))
     assert hear(b, said) == []
-    said[-1] = (">", said[-1][1] + spoken(a.replay(2)))
+    said[-1] = (">", said[-1][1] + spoken(a.recovery.next(2)))
     b.data(1, 0, data)
     assert b.delivered(1, 8, now=0.0) == [StreamEnded(1)]
     b.finish(1)

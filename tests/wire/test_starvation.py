@@ -13,10 +13,10 @@ import pytest
 from tests.support.wire import frames
 from tunnel.units import KIB, MIB
 from tunnel.wire.codec import parse_header
-from tunnel.wire.credits import ACK_DELAY
 from tunnel.wire.events import StreamRequested
 from tunnel.wire.frames import ControlFrame, Frame, Limits
 from tunnel.wire.session import Session, Settings
+from tunnel.wire.window import ACK_DELAY
 
 LATENCY = 0.0001  # seconds, one way: a step of the simulation
 RATE = 512 * MIB  # bytes a second
@@ -30,7 +30,7 @@ class End:
 
     def __init__(self, memory: int, *, initiator: bool) -> None:
         self.session = Session(b"S" * 16, Settings(LIMITS, memory), LIMITS, initiator=initiator)
-        self.session.attach(1)
+        self.session.recovery.attach(1)
         self.incoming: deque[tuple[int, int, int] | Frame] = deque()  # a piece of DATA, or a control frame
         self.heard = 0  # sequenced frames
         self.stalled: set[int] = set()

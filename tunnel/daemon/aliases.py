@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from tunnel.daemon.config import Config
 from tunnel.errors import UsageError
@@ -21,6 +22,14 @@ from tunnel.relay.address import RedirectAddress, TcpAddress
 HOSTS = Path("/etc/hosts")
 _DEBIANS_OWN = "127.0.1.1"
 """Debian's installer assigns this address to the host's own name."""
+
+
+class Unguarded(NamedTuple):
+    """An alias from which a local program could reply, the reason, and whether its guard route is missing."""
+
+    alias: str
+    reason: str
+    no_route: bool = False
 
 
 def own_names(alias: str, host: str) -> list[str]:
@@ -47,14 +56,14 @@ def guarded(config: Config) -> list[str]:
     return [alias for alias in found if not own_names(alias, config.host.name)]
 
 
-def unguarded(aliases: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each of ``aliases`` from which a local program could reply, with the reason."""
+def unguarded(aliases: Iterable[str]) -> Iterator[Unguarded]:
+    """Yield each of ``aliases`` from which a local program could reply."""
     for alias in aliases:
         try:
             if not guard_route.is_guarded(alias):
-                yield alias, _why(alias)
+                yield _why(alias)
         except OSError as error:
-            yield alias, f"cannot determine whether {alias} is guarded: {reason_of(error)}"
+            yield Unguarded(alias, f"cannot determine whether {alias} is guarded: {reason_of(error)}")
 
 
 def install(aliases: Iterable[str]) -> None:
@@ -140,10 +149,11 @@ def _rules(config: Config) -> Iterator[Redirect]:
             yield Redirect(host, first, last, 0, exclusive=host in own)
 
 
-def _why(alias: str) -> str:
+def _why(alias: str) -> Unguarded:
     if alias in guard_route.installed():
-        return (
+        return Unguarded(
+            alias,
             f"{alias} is assigned to an interface, so local programs can reply from it: remove it"
-            f" (ip address del {alias} dev lo); an alias needs no interface address"
+            f" (ip address del {alias} dev lo); an alias needs no interface address",
         )
-    return f"no route guards {alias}: local programs can reply from it"
+    return Unguarded(alias, f"no route guards {alias}: local programs can reply from it", no_route=True)

@@ -23,7 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -31,6 +30,7 @@ import structlog
 from tunnel.errors import CertificateError
 from tunnel.lanes.lane import Lane
 from tunnel.relay.link import Link
+from tunnel.relay.status_schema import CertificateStatus
 from tunnel.tls.contexts import TlsContexts, load
 from tunnel.tls.expiry import LEVELS, Expiry, warnings
 from tunnel.tls.openssl import CertificateRejectedError
@@ -151,11 +151,10 @@ class Certificates:
         self._heed_clock()
         self._judge_own_again()
         self._judge_lanes(settled=settled)
-        self._replace_outdated()
         self._warn()
 
-    def facts(self) -> dict[str, Any]:
-        """Return the facts for ``status``. The keys are stable; times are ISO 8601."""
+    def facts(self) -> CertificateStatus:
+        """Return the part of ``status`` on certificates."""
         moment = self._clock()
         ends = self.current.expiries(moment)
         return {
@@ -248,34 +247,35 @@ class Certificates:
         return None
 
     def _judge_lanes(self, *, settled: bool) -> None:
-        """Close every link that has a lane whose verification fails."""
+        """Close every link that has a lane whose verification fails; rotate lanes with outdated certificates.
+
+        These are lanes on which this host presented another certificate than the one in use.
+        """
         moment, trust = self._clock(), self.current.trust
+        own = {dialing: self.current.own_chain(dialing=dialing) for dialing in (False, True)}
         crl_ended = any(self._judged - LATE < end <= moment for end in trust.ends_of_crls)
         for link in self._links:
-            for lane in list(link.lanes.values()):
+            outdated = []
+            for lane in list(link.lanes.values()):  # in one step: another thread may change them
                 proof = lane.proof
-                if proof is None or not (
-                    crl_ended or proof.ends <= moment or (settled and self._is_new(lane, proof))
-                ):
+                if proof is None:
                     continue
-                if reason := proof.objection(trust, moment, self._host):
-                    link.post(link.end, Code.CREDENTIALS, reason)
-                    break
-                self._approved[lane] = trust
+                if crl_ended or proof.ends <= moment or (settled and self._is_new(lane, proof)):
+                    if reason := proof.objection(trust, moment, self._host):
+                        link.post(link.end, Code.CREDENTIALS, reason)
+                        break
+                    self._approved[lane] = trust
+                if proof.ours != own[proof.dialing]:
+                    outdated.append(lane)
+            else:
+                if outdated:
+                    link.post(link.rotation.rotate, "certificates renewed", outdated)
         self._judged = moment
-
-    def _replace_outdated(self) -> None:
-        """Rotate lanes on which this host presented another certificate than the one in use."""
-        for link in self._links:
-            lanes = list(link.lanes.values())  # in one step: another thread may change them
-            proofs = [(lane, lane.proof) for lane in lanes if lane.proof is not None]
-            outdated = [lane for lane, p in proofs if p.ours != self.current.own_chain(dialing=p.dialing)]
-            if outdated:
-                link.post(link.rotation.rotate, "certificates renewed", outdated)
 
     def _is_new(self, lane: Lane, proof: VerifiedChains) -> bool:
         """Whether the lane has not been verified against the current trust yet."""
-        return self._approved.get(lane, proof.trust) is not self.current.trust
+        trust = self.current.trust
+        return proof.trust is not trust and self._approved.get(lane) is not trust
 
     # Warnings.
 

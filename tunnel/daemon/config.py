@@ -41,7 +41,8 @@ from tunnel.daemon.config_types import (
 from tunnel.daemon.cross_checks import contradictions
 from tunnel.errors import ConfigError
 from tunnel.files import read_regular
-from tunnel.relay.address import AllowList, TargetAddress, default_target
+from tunnel.relay.address import TargetAddress, default_target
+from tunnel.relay.allow_list import AllowList
 from tunnel.wire.session import DEFAULT_LIMITS
 
 DEFAULT_CONTROL = Path("/run/mtunnel/control.sock")

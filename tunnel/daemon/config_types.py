@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PlainValidator, StrictInt, ValidationInfo
 
 from tunnel.host.users import uid_of
-from tunnel.relay import address
+from tunnel.relay import address, allow_list
 from tunnel.relay.address import DEFAULT_PORT, MAX_UNIX_PATH_BYTES
 from tunnel.units import format_duration, format_size, parse_duration, parse_size
 from tunnel.wire.codec import MAX_STREAMS
@@ -168,7 +168,7 @@ LinkEndpoint = Annotated[address.Endpoint, _text(lambda text: _own_endpoint(text
 MetricsEndpoint = Annotated[address.Endpoint, _text(_own_endpoint)]
 Listen = Annotated[address.ListenAddress, _text(address.parse_listen)]
 Target = Annotated[address.TargetAddress, _text(address.parse_target)]
-Rule = Annotated[address.AllowRule, _text(address.parse_rule)]
+Rule = Annotated[allow_list.AllowRule, _text(allow_list.parse_rule)]
 FilePath = Annotated[Path, PlainValidator(_path)]
 SocketPath = Annotated[Path, PlainValidator(_path), AfterValidator(_socket_path)]
 Uid = Annotated[int, _text(_uid)]

@@ -9,14 +9,15 @@ from tunnel.daemon import aliases, libvirt_keepalives
 from tunnel.daemon.config import Config, IngressConfig
 from tunnel.daemon.config_errors import Problem
 from tunnel.daemon.config_types import QEMU_USERS
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import ask_status
 from tunnel.daemon.rpc import is_libvirt, reaches_libvirt
 from tunnel.errors import TunnelError
 from tunnel.host.permissions import open_to_everybody
 from tunnel.host.reserved_ports import is_reserved
 from tunnel.host.users import user_name
 from tunnel.net.listener import is_configured
-from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress, UnixRule
+from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress
+from tunnel.relay.allow_list import UnixRule
 from tunnel.tls import expiry
 from tunnel.tls.contexts import ONE_EACH, TlsContexts
 from tunnel.tls.rejections import now
@@ -59,7 +60,7 @@ def faults(config: Config) -> Iterator[Problem]:
     if not any(isinstance(ingress.listen, RedirectAddress) for ingress in config.ingresses):
         return
     try:
-        facts = ask(config.host.control, "status")
+        facts = ask_status(config.host.control)
     except TunnelError:
         return
     redirects = {each["listen"]: each.get("redirect") for each in facts["ingresses"]}
@@ -115,7 +116,7 @@ def _own_name(alias: str, host: str) -> Iterator[str]:
 
 
 def _unguarded(alias: str) -> Iterator[str]:
-    for _, reason in aliases.unguarded([alias]):
+    for _, reason, _ in aliases.unguarded([alias]):
         yield (
             f"{reason}. While mtunnel is not running they would receive what is sent to the peer, in plain"
             " text. The first mtunnel serve after a boot sets the guard; mtunnel guard sets it earlier"

@@ -15,19 +15,33 @@ import asyncio
 import inspect
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from tunnel.daemon.instance_lock import holder
 from tunnel.errors import TunnelError, UnreachableError
 from tunnel.net.listener import Listener, bind_unix
+from tunnel.relay.status_schema import DaemonStatus, IngressStatus, LaneStatus, LinkStatus, ProbeAnswer
+
+__all__ = [
+    "Command",
+    "ControlSocket",
+    "DaemonStatus",
+    "IngressStatus",
+    "LaneStatus",
+    "LinkStatus",
+    "ProbeAnswer",
+    "ask",
+    "ask_status",
+    "ask_targets",
+]
 
 MODE = 0o600
 MOST_REQUEST = 64 * 1024
 TIMEOUT = 5.0
 
-Command = Callable[..., Any]
+Command = Callable[..., object]
 """Takes the request's other keys as arguments; returns the result or an awaitable. Raises TunnelError."""
 
 
@@ -62,7 +76,7 @@ class ControlSocket:
             except (OSError, TimeoutError):
                 return  # the client has disconnected
 
-    async def _answer(self, request: bytes) -> dict[str, Any]:
+    async def _answer(self, request: bytes) -> dict[str, object]:
         try:
             arguments = dict(json.loads(request))
             run = self._commands[arguments.pop("command")]
@@ -93,7 +107,7 @@ async def _read_line(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> by
     return line
 
 
-def ask(path: Path, command: str, **arguments: object) -> Any:
+def ask(path: Path, command: str, **arguments: object) -> object:
     """Send ``command`` with its ``arguments`` to the daemon at ``path``; return its result.
 
     Raises UnreachableError when no daemon replies, TunnelError when it reports a failure.
@@ -118,6 +132,16 @@ def ask(path: Path, command: str, **arguments: object) -> Any:
     if fault is not None:
         raise TunnelError(f"the daemon at {path} reported: {fault}")
     return result
+
+
+def ask_status(path: Path) -> DaemonStatus:
+    """Return the status of the daemon at ``path``. Raises as ``ask``."""
+    return cast("DaemonStatus", ask(path, "status"))
+
+
+def ask_targets(path: Path, peer: str, targets: Sequence[str]) -> list[ProbeAnswer]:
+    """Have the daemon at ``path`` ask ``peer`` whether it would accept ``targets``. Raises as ``ask``."""
+    return cast("list[ProbeAnswer]", ask(path, "probe", peer=peer, targets=list(targets)))
 
 
 def _hint(error: OSError, path: Path) -> str:

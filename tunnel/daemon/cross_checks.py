@@ -21,12 +21,11 @@ from tunnel.relay.address import (
     RedirectAddress,
     TcpAddress,
     UnixAddress,
-    covers,
     parse_endpoint,
     parse_listen,
     parse_name,
-    parse_rule,
 )
+from tunnel.relay.allow_list import covers, parse_rule
 
 Table: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")

@@ -22,11 +22,11 @@ from tunnel.errors import CertificateError, ConfigError
 from tunnel.files import read_regular
 from tunnel.host import nftables
 from tunnel.host.permissions import weakness
-from tunnel.lanes.kernel_tls import NO_MODULE
 from tunnel.lanes.kernel_tls_selftest import run_selftest
 from tunnel.lanes.lane_meter import measure
 from tunnel.net import peer_credentials, unix_path
-from tunnel.relay.address import RedirectAddress, UnixAddress, UnixRule
+from tunnel.relay.address import RedirectAddress, UnixAddress
+from tunnel.relay.allow_list import UnixRule
 from tunnel.tls.contexts import TlsContexts, TlsFiles, load
 from tunnel.tls.lane_kinds import KernelTlsSupport
 
@@ -71,8 +71,8 @@ def _for_lanes(config: Config, contexts: TlsContexts, engine: Choice) -> TlsCont
 
 def _cheaper(found: KernelTlsSupport, engine: Choice) -> KernelTlsSupport:
     """Use kernel lanes only where they use less CPU per byte."""
-    if found.reason == NO_MODULE:
-        return KernelTlsSupport((), f"{NO_MODULE}; optional")
+    if found.no_module:
+        return KernelTlsSupport((), f"{found.reason}; optional")
     if not found.suites:
         return found
     costs = measure(found.suites[0], engine.provider)
@@ -84,7 +84,7 @@ def _cheaper(found: KernelTlsSupport, engine: Choice) -> KernelTlsSupport:
 def _no_kernel_lanes(config: Config, contexts: TlsContexts) -> Iterator[Problem]:
     """Yield a problem if kernel lanes are required but not available."""
     if config.transport.lane is LaneChoice.KERNEL and not contexts.kernel.suites:
-        reason = contexts.kernel.reason + (" (modprobe tls)" if contexts.kernel.reason == NO_MODULE else "")
+        reason = contexts.kernel.reason + (" (modprobe tls)" if contexts.kernel.no_module else "")
         yield "transport.lane", f"kernel lanes are not available: {reason}; or use auto or userspace"
 
 

@@ -182,7 +182,7 @@ class Redirects:
     def _damage(self) -> list[str]:
         """Return external changes of our table and routes. Other changes of the firewall are ignored."""
         found = []
-        if any(reason.startswith("no route") for _, reason in aliases.unguarded(self._guarded)):
+        if any(each.no_route for each in aliases.unguarded(self._guarded)):
             found.append("a guard route was removed")
         with suppress(OSError):  # timeout: the next check will find it
             generation, fingerprint = nftables.generation(), b""
@@ -195,7 +195,7 @@ class Redirects:
         return found
 
     def _unguarded(self) -> str:
-        return "; ".join(reason for _, reason in aliases.unguarded(self._guarded))
+        return "; ".join(each.reason for each in aliases.unguarded(self._guarded))
 
     def _discard(self) -> None:
         """Remove the table and routes of a previous configuration that had redirects."""

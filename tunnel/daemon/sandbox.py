@@ -19,7 +19,8 @@ from tunnel.daemon.config_types import LaneChoice
 from tunnel.host import landlock, nftables, privileges
 from tunnel.host.landlock import READ, RUN, SOCKETS, Access
 from tunnel.host.privileges import Capability
-from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress, UnixRule
+from tunnel.relay.address import RedirectAddress, TcpAddress, UnixAddress
+from tunnel.relay.allow_list import UnixRule
 from tunnel.tls.tls_files import TlsFiles
 
 _SYSTEM = (

@@ -9,8 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import structlog
 
@@ -35,16 +34,17 @@ from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_group import EveryLink, LinkGroup
 from tunnel.relay.link_status import ingress_facts
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
 from tunnel.relay.rotator import Rotator
 from tunnel.relay.spliced_pump import SplicedPump
+from tunnel.relay.status_schema import DaemonStatus, ProbeAnswer
 from tunnel.relay.worker_load import WorkerLoad
 from tunnel.relay.workers import Workers
 from tunnel.tls.contexts import TlsContexts
-from tunnel.tls.lane_kinds import PLACES, LaneKind, figures
+from tunnel.tls.lane_kinds import PLACES, EncryptionStatus, LaneKind, figures
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE
 from tunnel.wire.probes import MAX_PROBES
+from tunnel.wire.rotation import RotationPlan
 from tunnel.wire.session import DEFAULT_LIMITS, Settings
 
 RELOADED = (
@@ -117,8 +117,8 @@ class Service:
             await self._close()
         log.info("stopped")
 
-    async def status(self) -> dict[str, Any]:
-        """Return the facts for ``mtunnel status``, after a probe of every redirect; the keys are stable."""
+    async def status(self) -> DaemonStatus:
+        """Return the reply to ``mtunnel status``, after a probe of every redirect."""
         faults = await self._redirects.examine() if self._redirects else {}
         return {
             "host": self._config.host.name,
@@ -138,7 +138,7 @@ class Service:
             ],
         }
 
-    def _lane_facts(self) -> dict[str, Any]:
+    def _lane_facts(self) -> EncryptionStatus:
         return {**self._contexts.lane_facts(), "engine": self._engine.reason}
 
     def _log_encryption(self) -> None:
@@ -147,7 +147,7 @@ class Service:
         workers = len(self._workers)
         log.info(event, reason=facts["reason"], engine=facts["engine"], workers=workers)
 
-    async def probe(self, peer: object, targets: object) -> list[dict[str, str]]:
+    async def probe(self, peer: object, targets: object) -> list[ProbeAnswer]:
         """Return whether ``peer`` would admit streams to each of ``targets``, for ``mtunnel migrate``.
 
         Raises UsageError for an unknown peer or an invalid target, UnreachableError on timeout.
@@ -158,7 +158,7 @@ class Service:
         wanted = [_target(text) for text in targets]
         deadline = asyncio.get_running_loop().time() + PROBE_DEADLINE
         answers = await asyncio.gather(*(group.probe(target, deadline) for target in wanted))
-        return [asdict(answer) for answer in answers]
+        return [answer.facts() for answer in answers]
 
     def record(self, peer: object, text: object) -> None:
         """Log ``text``, an action of a command, on this host and on ``peer``. Raises UsageError."""
@@ -192,7 +192,10 @@ class Service:
             pump = SplicedPump if self._contexts.lane is LaneKind.KERNEL else Pump
             rotation = RotationPlan(transport.rotate_records, transport.rotate_after)
             window = transport.resume_window
-            yield peer, LinkPlan(host, peer.name, egress, settings, window, pump, rotation)
+            yield (
+                peer,
+                LinkPlan(host, peer.name, settings, window, rotation=rotation, egress=egress, pump=pump),
+            )
 
     def _dialers(self) -> Iterator[tuple[Link, Dialer]]:
         for peer in self._config.peers:

@@ -18,10 +18,10 @@ from tunnel.relay.address import (
     RedirectAddress,
     TargetAddress,
     TcpAddress,
-    TcpRule,
     UnixAddress,
     parse_listen,
 )
+from tunnel.relay.allow_list import TcpRule
 
 MOST_PORTS = 512
 """Limit of ports of a range that are probed; of a larger range the first ones, and the last."""

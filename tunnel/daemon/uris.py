@@ -20,13 +20,7 @@ from difflib import get_close_matches
 from tunnel.daemon import rpc, socket_names
 from tunnel.daemon.config import Config, IngressConfig
 from tunnel.errors import UsageError
-from tunnel.relay.address import (
-    ListenAddress,
-    RedirectAddress,
-    TcpAddress,
-    UnixAddress,
-    parse_listen,
-)
+from tunnel.relay.address import ListenAddress, RedirectAddress, TcpAddress, UnixAddress, parse_listen
 
 FIRST_PORT = 49152
 """The first port that libvirt tries (migration_port_min in qemu.conf)."""

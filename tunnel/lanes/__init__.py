@@ -2,7 +2,7 @@
 
 ``lane`` is the interface of all lanes: read it first. ``base_lane`` is their common part (send queue, read
 quantum, close), over ``wire.lane_protocol``; ``userspace_lane`` and ``kernel_lane`` are the two kinds,
-``lane_factory`` makes them, ``batch_sizer`` sizes their batches. For kernel lanes: ``kernel_tls``,
+``lane_factory`` makes them, ``quanta`` sizes their batches. For kernel lanes: ``kernel_tls``,
 ``kernel_tls_selftest``, ``kernel_payload`` (in pipes). Which kind costs less: ``lane_meter``, ``lane_paths``.
 
 Nothing here holds streams or sessions, reads the configuration file, or authorizes anything: a lane passes

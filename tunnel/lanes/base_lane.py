@@ -24,16 +24,16 @@ from tunnel.errors import (
     TunnelError,
     WireError,
 )
-from tunnel.lanes.batch_sizer import BatchSizer
-from tunnel.lanes.lane import KEY_LIMIT, Lane, LaneHandler, Sinks
-from tunnel.lanes.read_turns import Turn
+from tunnel.lanes.lane import Lane, LaneHandler, PayloadHandler
+from tunnel.lanes.quanta import BatchSizer, Turn
 from tunnel.net.sockets import caller_of, discard_unsent, name_of, stuck_for
 from tunnel.wire.codec import encode
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, GoAway, Pong
-from tunnel.wire.keepalive import INTERVAL
+from tunnel.wire.keepalive import INTERVAL, aligned
 from tunnel.wire.lane_protocol import LaneProtocol
 from tunnel.wire.payload import Memory, Payload, copied, in_memory
+from tunnel.wire.rotation import KEY_LIMIT
 from tunnel.wire.states import LaneState
 
 LINGER = 2.0
@@ -64,7 +64,7 @@ class BaseLane(Lane, Generic[Item]):
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._handler: LaneHandler | None = None
-        self._sinks: Sinks | None = None
+        self._payload: PayloadHandler | None = None  # while attached
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._answered: Callable[[], None] | None = None  # called when the peer replies
@@ -154,9 +154,9 @@ class BaseLane(Lane, Generic[Item]):
         """Pass the lane to another handler."""
         self._handler = handler
 
-    def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
+    def attached(self, epoch: int, payload: PayloadHandler) -> None:
         """Attach the lane to a session: start keepalive."""
-        self.epoch, self._sinks = epoch, sinks
+        self.epoch, self._payload = epoch, payload
         self._protocol.attach()
         self._timer = self._loop.call_later(0, self._tick)
 
@@ -186,10 +186,10 @@ class BaseLane(Lane, Generic[Item]):
             if not isinstance(error, WireError):
                 raise
 
-    def _tell(self, method: Callable[[Lane], None]) -> None:
-        """Call the handler, which must not raise; if it does, the lane fails."""
+    def _tell(self, method: Callable[..., None], *arguments: Lane) -> None:
+        """Call a method of a handler, which must not raise; if it does, the lane fails."""
         try:
-            method(self)
+            method(*arguments)
         except Exception as error:
             self.fail(error)
             raise
@@ -210,7 +210,7 @@ class BaseLane(Lane, Generic[Item]):
         self._loop.remove_writer(self._sock)
         self._answer()
         if self._handler is not None:
-            self._tell(self._handler.on_writable)
+            self._tell(self._handler.on_writable, self)
         elif self._lingering is not None:
             self._say_goodbye()
 
@@ -265,7 +265,7 @@ class BaseLane(Lane, Generic[Item]):
     def _heard(self, count: int) -> None:
         """Count ``count`` received bytes of frames."""
         self._bytes_received += count
-        self._protocol.keepalive.heard(time.monotonic())
+        self._protocol.keepalive.heard_at = time.monotonic()
 
     def _received(self, plain: Payload) -> None:
         """Parse decrypted bytes; keep those beyond the quantum in ``_leftover``."""
@@ -274,23 +274,25 @@ class BaseLane(Lane, Generic[Item]):
             self._leftover = memoryview(copied(plain[taken:]))
 
     def _take_apart(self, plain: Payload) -> int:
-        """Parse ``plain`` and pass it to the handler, up to the quantum; return the bytes consumed."""
-        handler = self._handler
-        if handler is None:
+        """Parse ``plain`` and pass it to the handlers, up to the quantum; return the bytes consumed."""
+        position, size, spent, decoder = 0, len(plain), self._turn.spent, self._decoder
+        if self._handler is None:
             return 0
-        position, size, spent = 0, len(plain), self._turn.spent
         try:
-            while position < size and (owner := self._handler) is not None:
-                handler = owner  # a frame may have changed the handler
-                if left := self._decoder.payload_left:
-                    stop = min(position + left, size)
-                    self._take_payload(handler, plain[position:stop])
-                    position = stop
+            while position < size and self._handler is not None:
+                if left := decoder.payload_left:
+                    count = min(left, size - position)
+                    assert self._payload is not None  # noqa: S101  DATA is allowed on an attached lane only
+                    part = plain[position : position + count]
+                    self._payload.deliver(decoder.stream, decoder.offset, part)
+                    decoder.moved(count)
+                    position += count
                 elif spent():
                     break
                 else:
                     position += self._take_frame(in_memory(plain[position:]))
-            self._answer()
+            if self._protocol.owes_pong:
+                self._answer()
         except WireError as error:
             self.fail(error)
         except Exception as error:
@@ -298,13 +300,9 @@ class BaseLane(Lane, Generic[Item]):
             raise
         finally:
             self._turn.took(position)
-            self._tell(handler.on_batch_end)
+            if self._payload is not None:
+                self._tell(self._payload.flush)
         return position
-
-    def _take_payload(self, handler: LaneHandler, payload: Payload) -> None:
-        decoder = self._decoder
-        handler.on_payload(self, decoder.stream, decoder.offset, payload)
-        decoder.moved(len(payload))
 
     def _take_frame(self, plain: Memory) -> int:
         taken, frame = self._protocol.feed(plain, time.monotonic())
@@ -357,13 +355,17 @@ class BaseLane(Lane, Generic[Item]):
         if self._protocol.keepalive.silent(now):
             self._lost("keepalive timeout: nothing received from the peer")
             return
-        if ping := self._protocol.poll(now):
+        if ping := self._protocol.poll(now, idle=self._payload is not None and not self._payload.fan):
             self.send_control(ping)
             self.flush()
             if self.ended:
                 return
-            self._tell(self._handler.on_tick)
-        self._timer = self._loop.call_later(max(0.0, self._protocol.keepalive.wake_at - now), self._tick)
+        self._tell(self._handler.on_tick, self)
+        if self.ended:
+            return
+        clock = time.time()  # noqa: TID251  a clock that all hosts share
+        pause = aligned(self._protocol.keepalive.wake_at - now, clock)
+        self._timer = self._loop.call_later(pause, self._tick)
 
     # Key limits.
 
@@ -382,7 +384,7 @@ class BaseLane(Lane, Generic[Item]):
         if records >= KEY_LIMIT:
             self._lost(f"TLS key limit reached: {records} records, and the lane was not replaced in time")
         else:
-            self._tell(self._handler.on_worn)
+            self._tell(self._handler.on_worn, self)
 
     # Closing.
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 import socket
 import time
 
-from tunnel.lanes import kernel_tls
+from tunnel.lanes import kernel_payload, kernel_tls
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.kernel_payload import PipeSegment, PipeSlice
-from tunnel.net import pipes
-from tunnel.net.pipes import Pipe
+from tunnel.lanes.kernel_payload import Pipe, PipeSegment, PipeSlice
 from tunnel.records.tls_messages import ALERT, CLOSE_NOTIFY, DATA, RECORD, explain_record
 from tunnel.tls.lane_kinds import LaneKind
 from tunnel.units import KIB, MIB
@@ -69,7 +67,7 @@ class _PipeChunk:
         count = self._pipe.empty(sock.fileno(), self.left, more=more)
         self.left -= count
         if not self.left:
-            pipes.give_back(self._pipe)
+            kernel_payload.give_back_pipe(self._pipe)
         return count
 
 

@@ -16,7 +16,7 @@ from OpenSSL import SSL
 
 from tunnel.errors import LaneError
 from tunnel.lanes import kernel_tls
-from tunnel.net.pipes import Pipe
+from tunnel.lanes.kernel_payload import Pipe
 from tunnel.net.sockets import loopback_pair
 from tunnel.records.key_schedule import SUITES, Keys, keys_of
 from tunnel.records.tls_messages import ALERT, CLOSE_NOTIFY, count_records
@@ -40,7 +40,7 @@ def run_selftest(files: TlsFiles) -> KernelTlsSupport:
         try:
             _try(suite, files)
         except kernel_tls.NoModuleError:
-            return KernelTlsSupport((), kernel_tls.NO_MODULE)
+            return KernelTlsSupport((), kernel_tls.NO_MODULE, no_module=True)
         except (LaneError, OSError, SSL.Error) as error:
             faults.append(str(error))
         else:

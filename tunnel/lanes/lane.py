@@ -4,8 +4,9 @@ Contract, implemented by every kind and checked by one conformance suite:
 
 - ``start(handler)`` starts reading. From then on the handler is called from the loop, never from within one
   of its own calls: if ``send`` or ``flush`` ends the lane, ``on_end`` is called later.
-- Frames are delivered whole and in order; payload in order, in pieces of any size, each a view that is valid
-  until ``on_batch_end`` returns. Frames that the lane's state does not allow are never delivered.
+- Frames are passed to the handler whole and in order; payload to a ``PayloadHandler``, in order, in pieces of
+  any size, each a view that is valid until ``flush`` returns. Frames that the lane's state does not allow are
+  never passed on; payload is allowed only while the lane is attached.
 - ``send_control``, ``send`` and ``flush`` never block and never lose anything while the lane is up. When
   ``room`` is False, stop sending until ``on_writable``.
 - ``on_end(lane, reason)`` is called exactly once, and nothing after it. LaneLost: replace the lane and
@@ -35,10 +36,6 @@ from tunnel.wire.frames import Frame
 from tunnel.wire.payload import Outgoing, Payload
 from tunnel.wire.scheduler import QUANTUM
 
-KEY_LIMIT = 5 << 22
-"""Maximum records of one key. AES-GCM may protect 2**24.5 (RFC 8446 section 5.5): 13 % more than this, which
-is far above what a lane sends or receives between two checks of the limit."""
-
 
 class Sink(NamedTuple):
     """A local socket that payload of a stream is written to directly, from ``offset`` up to ``limit``."""
@@ -60,15 +57,21 @@ class SourceRead(NamedTuple):
     error: OSError | None
 
 
-class Sinks(Protocol):
-    """Maps streams to the local sockets that their payload is written to without a handler."""
+class PayloadHandler(Protocol):
+    """Takes the payload of an attached lane, or returns the local sockets that the lane writes it to."""
+
+    def deliver(self, stream: int, offset: int, payload: Payload) -> None:
+        """Process payload, valid until ``flush``. May raise ProtocolError, which ends the lane."""
+
+    def flush(self) -> None:
+        """A batch has been delivered, with payload or without, and its memory is reused after this call."""
 
     @property
     def fan(self) -> int:
         """Number of streams whose payload may be interleaved; also 1 if there are too many to check."""
 
     def sink(self, stream: int) -> Sink | None:
-        """Return the sink of ``stream``; None if its payload goes to the handler."""
+        """Return the sink of ``stream``; None if its payload goes to ``deliver``."""
 
     def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
         """``count`` bytes were written to the sink, which then failed if there is an ``error``."""
@@ -79,12 +82,6 @@ class LaneHandler(Protocol):
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Process a frame (never DATA, PING, PONG, GOAWAY). May raise ProtocolError, which ends the lane."""
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Process payload, valid until ``on_batch_end``. May raise ProtocolError, which ends the lane."""
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """A batch has been delivered, and its memory will be reused after this call."""
 
     def on_writable(self, lane: Lane) -> None:
         """``room`` is True again."""
@@ -186,8 +183,8 @@ class Lane(ABC):
         """Add the lane to the running loop, and pass ``handler`` the first frame, ``frame``."""
 
     @abstractmethod
-    def attached(self, epoch: int, sinks: Sinks | None = None) -> None:
-        """Attach the lane to a session: start keepalive. Payload may go to ``sinks`` without the handler."""
+    def attached(self, epoch: int, payload: PayloadHandler) -> None:
+        """Attach the lane to a session: start keepalive. ``payload`` takes the payload of its streams."""
 
     @property
     def carries(self) -> bool:

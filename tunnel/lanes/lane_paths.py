@@ -17,9 +17,8 @@ from contextlib import suppress
 from tunnel.engine.binding import Provider
 from tunnel.errors import LaneError
 from tunnel.lanes import kernel_lane, kernel_tls
-from tunnel.lanes.kernel_payload import RetransmitPipe
+from tunnel.lanes.kernel_payload import Pipe, RetransmitPipe
 from tunnel.net import sockets
-from tunnel.net.pipes import Pipe
 from tunnel.records.compiled_io import CompiledRecordIo
 from tunnel.records.key_schedule import SUITES, Direction, Keys
 from tunnel.records.record_io import BATCH, PythonRecordIo, RecordIo

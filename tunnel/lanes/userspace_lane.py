@@ -15,7 +15,7 @@ from tunnel.engine.binding import Provider
 from tunnel.engine.transfer import PassedOn, Stop, Target
 from tunnel.errors import LaneError
 from tunnel.lanes.base_lane import BaseLane
-from tunnel.lanes.lane import LaneHandler, Sinks, SourceRead
+from tunnel.lanes.lane import LaneHandler, PayloadHandler, SourceRead
 from tunnel.net.sockets import reason_of
 from tunnel.net.token_bucket import Bucket, Rate
 from tunnel.records.compiled_io import CompiledRecordIo
@@ -76,6 +76,7 @@ class UserspaceLane(BaseLane[Content]):
     ) -> None:
         super().__init__(sock, peer, state)
         self._records = RecordLayer(keys, provider)
+        self._sealer, self._opener = self._records.sealer, self._records.opener
         self._io: RecordIo
         if provider is None:
             self._io = PythonRecordIo(sock, self._records)
@@ -143,7 +144,7 @@ class UserspaceLane(BaseLane[Content]):
         self._full = self._io.full
         self._bytes_sent = self._io.content_sent
         self._pace.sent(sent, time.monotonic(), congested=self._full)
-        if (records := self._records.records_sent) >= self._mark:
+        if (records := self._sealer.records) >= self._mark:
             self._used(records)
 
     def next_turn(self) -> int:
@@ -198,13 +199,13 @@ class UserspaceLane(BaseLane[Content]):
         if count > start:
             self._heard(count - start)
             self._received(self._plain[start:count])
-        if (records := self._records.records_received) >= self._mark:
+        if (records := self._opener.records) >= self._mark:
             self._used(records)
         if over is not None:
             self._answer_end(over)
             self._cut = unsendable or over.reason
-        elif (asides := self._records.take_asides()) and not self.ended:
-            self._take_asides(asides, unsendable)
+        elif self._records.asides and not self.ended:
+            self._take_asides(self._records.take_asides(), unsendable)
 
     def _open(self) -> tuple[int, int, TlsEnd | None, str]:
         """Open records up to the quantum, and write to sinks; return where the rest is in ``_plain``."""
@@ -220,10 +221,10 @@ class UserspaceLane(BaseLane[Content]):
 
         First that of the stream whose payload came last, then those of others that received some recently.
         """
-        decoder, sinks = self._decoder, self._sinks
-        if sinks is None or not decoder.follows_data or not self._io.direct:
+        decoder, sinks = self._decoder, self._payload
+        if sinks is None or not self._io.direct or not decoder.follows_data:
             return []
-        if self.state is not LaneState.ATTACHED:
+        if self._protocol.state is not LaneState.ATTACHED:
             return []
         sink, left = sinks.sink(decoder.stream), decoder.payload_left
         if sink is None or sink.offset != decoder.offset or sink.offset + left > sink.limit:
@@ -233,7 +234,7 @@ class UserspaceLane(BaseLane[Content]):
             targets += self._other_targets(sinks, decoder.stream)
         return targets
 
-    def _other_targets(self, sinks: Sinks, first: int) -> Iterator[Target]:
+    def _other_targets(self, sinks: PayloadHandler, first: int) -> Iterator[Target]:
         self._recent[first] = None
         for stream in list(self._recent):
             if stream == first:
@@ -250,10 +251,10 @@ class UserspaceLane(BaseLane[Content]):
         self._decoder.went_on(current.stream, current.offset + outcome.passed, outcome.left)
         try:
             for target, outcome in zip(targets, passed.outcomes, strict=True):
-                if (outcome.passed or outcome.error) and self._sinks is not None:
+                if (outcome.passed or outcome.error) and self._payload is not None:
                     moved += outcome.passed
                     error = OSError(outcome.error, os.strerror(outcome.error)) if outcome.error else None
-                    self._sinks.on_passed(target.stream, target.offset, outcome.passed, error)
+                    self._payload.on_passed(target.stream, target.offset, outcome.passed, error)
         except Exception as failure:
             self.fail(failure)
             raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from tunnel.daemon.control_socket import ask
+from tunnel.daemon.control_socket import DaemonStatus, LinkStatus, ask_status
 from tunnel.errors import TunnelError, UnreachableError
 from tunnel.virt.process import LoggedProcess
 
@@ -34,11 +34,11 @@ class LocalDaemon(Generic[P]):
         """Whether its process is running."""
         return self.process.running
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> DaemonStatus:
         """Return what ``mtunnel status --json`` prints. Raises UnreachableError when it does not serve."""
-        return status(self.control)
+        return ask_status(self.control)
 
-    def link(self, peer: str) -> dict[str, Any]:
+    def link(self, peer: str) -> LinkStatus:
         """Return the part of ``status`` on ``peer``. Raises TunnelError when there is no such peer."""
         return link(self.control, peer)
 
@@ -57,16 +57,10 @@ class LocalDaemon(Generic[P]):
         return self.serves() and self.link(peer)["state"] == "up"
 
 
-def status(control: Path) -> dict[str, Any]:
-    """Return the status of the daemon with this control socket. Raises UnreachableError."""
-    facts: dict[str, Any] = ask(control, "status")
-    return facts
-
-
-def link(control: Path, peer: str) -> dict[str, Any]:
+def link(control: Path, peer: str) -> LinkStatus:
     """Return the part of ``status`` on ``peer``. Raises UnreachableError, TunnelError without such a peer."""
-    facts = status(control)
+    facts = ask_status(control)
     for found in facts["links"]:
         if found["peer"] == peer:
-            return dict(found)
+            return found
     raise TunnelError(f"{facts['host']} has no peer {peer}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from tunnel.errors import MigrationError, VerificationError
+from tunnel.errors import HypervisorError, MigrationError, VerificationError
 from tunnel.proof.pattern_guest import Workload, build_image
 from tunnel.proof.qemu import Machine, Qemu
 from tunnel.proof.verify import Progress, Verified, read_state, verify_guest, wait_filled
 from tunnel.units import MIB
-from tunnel.virt.qmp_migration import OnSample, QmpOptions, QmpOutcome, migrate
+from tunnel.virt.move import MoveSummary, ShowProgress, completed
+from tunnel.virt.move_options import DEFAULTS, MoveOptions
+from tunnel.virt.qmp_move import QmpMove
 
 _FILL_RATE = 8 * MIB  # bytes per second, the slowest accepted: TCG, memory not yet touched
 
@@ -50,24 +52,23 @@ class Trial:
         return trial
 
     async def migrate(
-        self, uri: str, listen: str, options: QmpOptions | None = None, on_sample: OnSample | None = None
-    ) -> QmpOutcome:
+        self, uri: str, listen: str, options: MoveOptions = DEFAULTS, show: ShowProgress | None = None
+    ) -> MoveSummary:
         """Migrate to ``uri``, which must lead to ``listen``, where the destination listens.
 
-        Raises MigrationError, with the output of the destination's QEMU.
+        Raises MigrationError with the location of the guest, and the output of the destination's QEMU.
         """
+        monitors = self.source.monitor, self.destination.monitor
+        patience = [monitor.patience for monitor in monitors]
+        move = QmpMove(*monitors, uri, listen, options)
         try:
-            return await migrate(
-                self.source.monitor,
-                uri,
-                options or QmpOptions(),
-                destination=self.destination.monitor,
-                listen=listen,
-                on_sample=on_sample,
-            )
-        except MigrationError as error:
+            return await completed(move, show)
+        except HypervisorError as error:
             output = self.destination.child.output().strip() or "none"
             raise MigrationError(f"{error}\nOutput of the destination's QEMU: {output}") from error
+        finally:
+            for monitor, seconds in zip(monitors, patience, strict=True):
+                monitor.patience = seconds
 
     async def verify(self, progress: Progress | None = None) -> Verified:
         """Verify the guest at the destination: stop it, compare every page, resume it, wait for a tick.

@@ -65,7 +65,7 @@ class CompiledRecordIo(RecordIo):
     @property
     def direct(self) -> bool:
         """True, except inside a handshake message, where no data is allowed, and after the end."""
-        return not (self.layer.over or self.layer.within_message)
+        return not (self.layer.over or self.layer.partial)
 
     def pass_on(
         self, plain: memoryview, targets: Sequence[Target], most: int
@@ -76,7 +76,9 @@ class CompiledRecordIo(RecordIo):
 
     def _took(self, done: Received) -> tuple[int, TlsEnd | None, str]:
         self._opener.records = self._opener.key.number
-        count, over = self.layer.opened(done.records, done.filled, finding(done.event))
+        count, over = done.filled, None
+        if done.event is not None or self.layer.partial:
+            count, over = self.layer.opened(done.records, count, finding(done.event))
         self.more = over is None and done.stop not in _QUIET
         if done.stop is Stop.ENDED:
             return count, over, CLOSED

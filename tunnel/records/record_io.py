@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from tunnel.engine.transfer import Carried, PassedOn, Target
 from tunnel.net.sockets import reason_of
-from tunnel.records.record_layer import SPARE, RecordLayer, TlsEnd
+from tunnel.records.record_layer import RecordLayer, TlsEnd
 from tunnel.records.record_opener import ready
 from tunnel.records.record_sealer import Content, sealed_size
 from tunnel.records.tls_messages import CLOSED, RECORD
@@ -23,6 +23,9 @@ from tunnel.units import KIB
 
 BATCH = 512 * KIB
 """Bytes that are sealed or opened before they are passed on, so that they stay in the L2 cache."""
+
+SPARE = sealed_size(5)
+"""Bytes that ``seal`` may write in addition to the records of its pieces: a KeyUpdate."""
 
 LARGE = BATCH + 2 * KIB
 """Buffer size for a batch of records, including their overhead."""
@@ -132,7 +135,7 @@ class PythonRecordIo(RecordIo):
             if unsent or self.layer.owes_update:
                 pieces = self._gather(unsent)
                 self._sealed = sum(map(len, pieces))
-                self._rest = self._outgoing[: self.layer.seal(pieces, self._outgoing)]
+                self._rest = self._outgoing[: seal(self.layer, pieces, self._outgoing)]
         return bool(self._rest)
 
     def _gather(self, unsent: deque[Content]) -> list[Content]:
@@ -167,7 +170,7 @@ class PythonRecordIo(RecordIo):
             cipher = self._unopened
         else:
             cipher, emptied, cut = self._fill()
-        taken, count, over = self.layer.open(cipher, len(cipher), plain)
+        taken, count, over = unseal(self.layer, cipher, plain)
         self._keep(cipher[taken:], own=own)
         self.more = over is None and (self._whole or not emptied)
         return count, over, cut
@@ -196,3 +199,32 @@ class PythonRecordIo(RecordIo):
         if not (own and self._whole):
             rest = memoryview(bytes(rest))
         self._unopened = rest
+
+
+def seal(layer: RecordLayer, pieces: Sequence[Content], out: memoryview) -> int:
+    """Like ``RecordSealer.seal``, after a pending KeyUpdate: ``out`` must hold ``SPARE`` more.
+
+    Raises LaneError after ``RecordLayer.end``.
+    """
+    if not (layer.owes_update or layer.ended):
+        return layer.sealer.seal(pieces, out)
+    update = layer.update()
+    position = len(update)
+    out[:position] = update
+    return position + layer.sealer.seal(pieces, out[position:])
+
+
+def unseal(layer: RecordLayer, cipher: memoryview, plain: memoryview) -> tuple[int, int, TlsEnd | None]:
+    """Like ``RecordOpener.open``, but ``layer`` processes what is not data, and ends at what ends TLS.
+
+    If not all bytes were taken, the rest may contain complete records: see ``ready``. After a TlsEnd nothing
+    is taken.
+    """
+    if layer.over is not None:
+        return 0, 0, layer.over
+    opener = layer.opener
+    before = opener.records
+    taken, filled, found = opener.open(cipher, len(cipher), plain)
+    if found is None and not layer.partial:
+        return taken, filled, None
+    return taken, *layer.opened(opener.records - before, filled, found)

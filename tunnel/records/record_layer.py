@@ -1,13 +1,12 @@
-"""TLS 1.3 after the handshake, without I/O: both directions, alerts and handshake messages (RFC 8446).
+"""TLS 1.3 after the handshake, besides data: alerts and handshake messages of both directions (RFC 8446).
 
-Besides data, the peer may send alerts, session tickets, which are ignored, and KeyUpdate, which is applied
-and answered. Anything else ends the connection with the alert of section 6.2. Nothing here runs before the
-peer's certificate was accepted.
+Data passes by: ``record_io`` uses ``sealer`` and ``opener`` directly. Otherwise the peer may send alerts,
+session tickets, which are ignored, and KeyUpdate, which is applied and answered. Anything else ends the
+connection with the alert of section 6.2. Nothing here runs before the peer's certificate was accepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from tunnel.engine.binding import Provider
@@ -15,7 +14,7 @@ from tunnel.errors import LaneError
 from tunnel.records.compiled_records import CompiledRecordOpener, CompiledRecordSealer
 from tunnel.records.key_schedule import Keys
 from tunnel.records.record_opener import NonDataRecord, RecordOpener, RecordViolation
-from tunnel.records.record_sealer import Content, RecordSealer, sealed_size
+from tunnel.records.record_sealer import RecordSealer
 from tunnel.records.tls_messages import (
     ALERT,
     CLOSE_NOTIFY,
@@ -32,9 +31,6 @@ from tunnel.records.tls_messages import (
 
 MOST_MESSAGE = 2 * RECORD
 """Maximum bytes of a handshake message, which is buffered until complete: OpenSSL's tickets have hundreds."""
-
-SPARE = sealed_size(5)
-"""Bytes that ``RecordLayer.seal`` may write in addition to the records of its pieces: a KeyUpdate."""
 
 _MESSAGE_HEADER = 4  # a type and a length (section 4)
 
@@ -59,21 +55,13 @@ class RecordLayer:
         else:
             self.sealer = CompiledRecordSealer(keys.cipher, keys.send, provider)
             self.opener = CompiledRecordOpener(keys.cipher, keys.receive, provider)
-        self._partial = b""  # an incomplete handshake message
-        self._asides = 0
-        self._over: TlsEnd | None = None
-        self._ended = False  # nothing more is sent
-        self.owes_update = False  # the peer requested a KeyUpdate: the next ``seal`` begins with it
-
-    @property
-    def over(self) -> TlsEnd | None:
+        self.partial = b""
+        """An incomplete handshake message, which must be continued before any data."""
+        self.asides = 0  # non-data records and messages received since the last ``take_asides``
+        self.over: TlsEnd | None = None
         """What ended the connection; nothing is opened after that."""
-        return self._over
-
-    @property
-    def within_message(self) -> bool:
-        """Whether a handshake message is incomplete and must be continued before any data."""
-        return bool(self._partial)
+        self.ended = False  # nothing more is sent
+        self.owes_update = False  # the peer requested a KeyUpdate: ``update`` comes before anything else
 
     @property
     def records_sent(self) -> int:
@@ -87,16 +75,9 @@ class RecordLayer:
 
     # Sending.
 
-    def seal(self, pieces: Sequence[Content], out: memoryview) -> int:
-        """Like ``RecordSealer.seal``, but ``out`` must hold ``SPARE`` more. LaneError after ``end``."""
-        update = self.update()
-        position = len(update)
-        out[:position] = update
-        return position + self.sealer.seal(pieces, out[position:])
-
     def update(self) -> bytes:
         """Return the pending KeyUpdate, to be sent before more is sealed, or b"". LaneError after ``end``."""
-        if self._ended:
+        if self.ended:
             raise LaneError("cannot send after the end of a TLS connection")
         if not self.owes_update:
             return b""
@@ -105,9 +86,9 @@ class RecordLayer:
 
     def end(self, alert: int | None = None) -> bytes:
         """Return the record that ends our direction, an alert or close_notify; b"" if it has ended before."""
-        if self._ended:
+        if self.ended:
             return b""
-        self._ended = True
+        self.ended = True
         self.owes_update = False
         try:
             return self.sealer.record(ALERT, CLOSE_NOTIFY if alert is None else bytes([FATAL, alert]))
@@ -116,26 +97,16 @@ class RecordLayer:
 
     # Receiving.
 
-    def open(self, cipher: memoryview, size: int, plain: memoryview) -> tuple[int, int, TlsEnd | None]:
-        """Like ``RecordOpener.open``, up to the first non-data record.
-
-        If fewer than ``size`` bytes were taken, the rest may contain complete records: see ``ready``.
-        After a TlsEnd nothing is taken.
-        """
-        if self._over is not None:
-            return 0, 0, self._over
-        before = self.opener.records
-        taken, filled, found = self.opener.open(cipher, size, plain)
-        return taken, *self.opened(self.opener.records - before, filled, found)
-
     def opened(
         self, records: int, filled: int, found: NonDataRecord | RecordViolation | None
     ) -> tuple[int, TlsEnd | None]:
         """Process a result of the opener: number of records, bytes of content, and what it ``found`` last.
 
+        Not needed for data alone: when it ``found`` nothing, and no message is ``partial``.
+
         Returns how many bytes of content are valid, and what ended the connection, if it has ended.
         """
-        if self._partial and records > isinstance(found, NonDataRecord):
+        if self.partial and records > isinstance(found, NonDataRecord):
             filled, found = (
                 0,
                 RecordViolation(
@@ -143,12 +114,12 @@ class RecordLayer:
                 ),
             )
         if found is not None:
-            self._over = self._judge(found)
-        return filled, self._over
+            self.over = self._judge(found)
+        return filled, self.over
 
     def take_asides(self) -> int:
         """Return the number of non-data records and messages received since the last call."""
-        count, self._asides = self._asides, 0
+        count, self.asides = self.asides, 0
         return count
 
     def _judge(self, found: NonDataRecord | RecordViolation) -> TlsEnd | None:
@@ -158,7 +129,7 @@ class RecordLayer:
         kind, content = found
         if kind not in {ALERT, HANDSHAKE}:
             return TlsEnd(f"the peer violated the TLS protocol: record of type {kind}", UNEXPECTED_MESSAGE)
-        if not content or (kind == ALERT and self._partial):
+        if not content or (kind == ALERT and self.partial):
             return TlsEnd(
                 f"the peer violated the TLS protocol: unexpected record of type {kind}", UNEXPECTED_MESSAGE
             )
@@ -168,7 +139,7 @@ class RecordLayer:
 
     def _take_messages(self, content: bytes) -> TlsEnd | None:
         """Process the handshake messages, complete or partial, of a record (section 5.1)."""
-        rest, messages = self._partial + content, 0
+        rest, messages = self.partial + content, 0
         while len(rest) >= _MESSAGE_HEADER or (rest and rest[0] not in {NEW_SESSION_TICKET, KEY_UPDATE}):
             kind, size = rest[0], int.from_bytes(rest[1:_MESSAGE_HEADER])
             if breach := _objection_to(kind, size):
@@ -180,8 +151,8 @@ class RecordLayer:
             messages += 1
             if kind == KEY_UPDATE and (breach := self._follow(message[0], alone=not rest)):
                 return breach
-        self._partial = rest
-        self._asides += max(1, messages)
+        self.partial = rest
+        self.asides += max(1, messages)
         return None
 
     def _follow(self, request: int, *, alone: bool) -> TlsEnd | None:
@@ -197,7 +168,7 @@ class RecordLayer:
                 ILLEGAL_PARAMETER,
             )
         self.opener.update()
-        if request and not self._ended:
+        if request and not self.ended:
             self.owes_update = True
         return None
 

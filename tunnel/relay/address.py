@@ -1,4 +1,4 @@
-"""Addresses: where an ingress listens, what an egress dials, and what a peer may request.
+"""Addresses: where an ingress listens, what an egress dials, and, in ``allow_list``, what a peer may request.
 
 ===============================  ==========================================================
 ``redirect:127.0.1.2:100-200``   listen only: a loopback alias whose port range is redirected
@@ -23,11 +23,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from itertools import takewhile
-from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from tunnel.names import fault_of, folded, host_name
@@ -46,7 +42,6 @@ _HOST_PORTS = re.compile(
     r"(?::(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?)?"
 )
 _INTERFACE = re.compile(r"[^\s/%:\[\]]{1,15}")  # dev_valid_name, net/core/dev.c
-_WILDCARDS = {"*", "?", "["}  # fnmatch
 _UNUSABLE_ALIASES = frozenset({"127.0.0.0", "127.0.0.1", "127.255.255.255"})
 
 
@@ -58,11 +53,11 @@ class TcpAddress:
     port: int
 
     def __post_init__(self) -> None:
-        _check_canonical(self.host, _canonical_ip(self.host))
+        check_canonical(self.host, canonical_ip(self.host))
         _check_port(self.port)
 
     def __str__(self) -> str:
-        return f"tcp:{_bracketed(self.host)}:{self.port}"
+        return f"tcp:{bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ class UnixAddress:
     path: str
 
     def __post_init__(self) -> None:
-        _check_canonical(self.path, _canonical_path(self.path))
+        check_canonical(self.path, canonical_path(self.path))
         size = len(self.path.encode())
         _require(
             size <= MAX_UNIX_PATH_BYTES,
@@ -93,100 +88,16 @@ class RedirectAddress:
     last_port: int
 
     def __post_init__(self) -> None:
-        _check_canonical(self.host, _canonical_ip(self.host))
+        check_canonical(self.host, canonical_ip(self.host))
         _check_alias(self.host)
-        _check_range(self.first_port, self.last_port)
+        check_range(self.first_port, self.last_port)
 
     def __str__(self) -> str:
-        return f"redirect:{self.host}:{_ports(self.first_port, self.last_port)}"
+        return f"redirect:{self.host}:{ports(self.first_port, self.last_port)}"
 
 
 ListenAddress: TypeAlias = TcpAddress | UnixAddress | RedirectAddress
 TargetAddress: TypeAlias = TcpAddress | UnixAddress
-
-
-@dataclass(frozen=True, slots=True)
-class TcpRule:
-    """Allows one host's ports from ``first_port`` to ``last_port``, inclusive."""
-
-    host: str
-    first_port: int
-    last_port: int
-
-    def __post_init__(self) -> None:
-        _check_canonical(self.host, _canonical_ip(self.host))
-        _check_dialable(self.host)
-        _check_range(self.first_port, self.last_port)
-
-    def __str__(self) -> str:
-        return f"tcp:{_bracketed(self.host)}:{_ports(self.first_port, self.last_port)}"
-
-    def matches(self, target: TargetAddress) -> bool:
-        """Whether this rule allows ``target``."""
-        return (
-            isinstance(target, TcpAddress)
-            and target.host == self.host
-            and self.first_port <= target.port <= self.last_port
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class UnixRule:
-    """Allows the socket paths that match ``pattern``, component by component."""
-
-    pattern: str
-
-    def __post_init__(self) -> None:
-        _check_canonical(self.pattern, _canonical_path(self.pattern))
-
-    def __str__(self) -> str:
-        return f"unix:{self.pattern}"
-
-    @property
-    def directory(self) -> PurePosixPath:
-        """The deepest directory of the pattern before any wildcard."""
-        *parents, _ = self.pattern.split("/")
-        named = takewhile(lambda part: not _WILDCARDS & set(part), parents)
-        return PurePosixPath("/", *named)
-
-    def matches(self, target: TargetAddress) -> bool:
-        """Whether this rule allows ``target``. Matching is by component, so ``*`` never crosses a slash."""
-        if not isinstance(target, UnixAddress):
-            return False
-        parts, patterns = target.path.split("/"), self.pattern.split("/")
-        return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
-
-
-AllowRule: TypeAlias = TcpRule | UnixRule
-
-
-@dataclass(frozen=True, slots=True)
-class AllowList:
-    """The targets that a peer may reach on this host. An empty list allows nothing.
-
-    ``own`` is never allowed: the addresses on which this host's daemon listens, so that there are no loops.
-    """
-
-    rules: tuple[AllowRule, ...] = ()
-    own: tuple[ListenAddress, ...] = ()
-
-    @classmethod
-    def parse(cls, texts: Iterable[str]) -> AllowList:
-        """Parse the rules in ``texts``. Raises ValueError for the first invalid one."""
-        return cls(tuple(parse_rule(text) for text in texts))
-
-    def allows(self, target: TargetAddress) -> bool:
-        """Whether any rule allows ``target`` and it does not lead back to this daemon."""
-        return not self.leads_back(target) and any(rule.matches(target) for rule in self.rules)
-
-    def leads_back(self, target: TargetAddress) -> bool:
-        """Whether this host's daemon listens on ``target``."""
-        return any(_takes(listen, target) for listen in self.own)
-
-    @property
-    def own_paths(self) -> list[str]:
-        """The paths of the unix sockets in ``own``."""
-        return [listen.path for listen in self.own if isinstance(listen, UnixAddress)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,23 +112,23 @@ class Endpoint:
     port: int
 
     def __post_init__(self) -> None:
-        _check_canonical(self.host, _canonical_host(self.host))
+        check_canonical(self.host, _canonical_host(self.host))
         _check_port(self.port)
 
     def __str__(self) -> str:
-        return f"{_bracketed(self.host)}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 def parse_listen(text: str) -> ListenAddress:
     """Parse the listen address of an ingress."""
     match text.partition(":"):
         case "redirect", _, rest:
-            host, first, last = _split_range(rest)
-            return RedirectAddress(_canonical_ip(host), first, last)
+            host, first, last = split_range(rest)
+            return RedirectAddress(canonical_ip(host), first, last)
         case "tcp", _, rest:
             return _loopback(_parse_tcp(rest))
         case "unix", _, path:
-            return UnixAddress(_canonical_path(path))
+            return UnixAddress(canonical_path(path))
     raise ValueError(
         f"{text!r} is not a listen address: use redirect:127.0.1.2:49152-49215,"
         " tcp:127.0.1.2:49152 or unix:/absolute/path"
@@ -231,22 +142,11 @@ def parse_target(text: str) -> TargetAddress:
     match text.partition(":"):
         case "tcp", _, rest:
             address = _parse_tcp(rest)
-            _check_dialable(address.host)
+            check_dialable(address.host)
             return address
         case "unix", _, path:
-            return UnixAddress(_canonical_path(path))
+            return UnixAddress(canonical_path(path))
     raise ValueError(f"{text!r} is not a target address: use tcp:127.0.0.1:49152 or unix:/absolute/path")
-
-
-def parse_rule(text: str) -> AllowRule:
-    """Parse one entry of an allow list."""
-    match text.partition(":"):
-        case "tcp", _, rest:
-            host, first, last = _split_range(rest)
-            return TcpRule(_canonical_ip(host), first, last)
-        case "unix", _, pattern:
-            return UnixRule(_canonical_path(pattern))
-    raise ValueError(f"{text!r} is not an allow rule: use tcp:127.0.0.1:49152-49215 or unix:/run/qemu/*")
 
 
 def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
@@ -277,31 +177,14 @@ def default_target(listen: ListenAddress) -> TargetAddress | None:
             return None
 
 
-def covers(rule: AllowRule, listen: ListenAddress) -> bool:
-    """Whether ``rule`` allows any target that ``listen`` accepts."""
-    match rule, listen:
-        case TcpRule(host, first, last), RedirectAddress(alias, low, high):
-            return host == alias and first <= high and low <= last
-        case _, (TcpAddress() | UnixAddress()):
-            return rule.matches(listen)
-    return False
-
-
-def _takes(listen: ListenAddress, target: TargetAddress) -> bool:
-    match listen, target:
-        case RedirectAddress(host, first, last), TcpAddress(wanted, port):
-            return host == wanted and first <= port <= last
-    return listen == target
-
-
 def _parse_tcp(rest: str) -> TcpAddress:
     host, first, last = _split(rest)
     if first is None or last is not None:
         raise ValueError(f"{rest!r} needs exactly one port: use tcp:ADDRESS:PORT")
-    return TcpAddress(_canonical_ip(host), first)
+    return TcpAddress(canonical_ip(host), first)
 
 
-def _split_range(text: str) -> tuple[str, int, int]:
+def split_range(text: str) -> tuple[str, int, int]:
     """Parse ``host:first-last``; ``host:port`` is a range of one port."""
     host, first, last = _split(text)
     if first is None:
@@ -318,7 +201,8 @@ def _split(text: str) -> tuple[str, int | None, int | None]:
     return host, int(first) if first else None, int(last) if last else None
 
 
-def _canonical_ip(host: str) -> str:
+def canonical_ip(host: str) -> str:
+    """Return an IP address in canonical form, without an interface."""
     if host == "localhost":
         return "127.0.0.1"
     try:
@@ -339,10 +223,10 @@ def _canonical_host(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return _canonical_ip(host) if host == "localhost" else _absolute_or_not(host)
+        return canonical_ip(host) if host == "localhost" else _absolute_or_not(host)
     if isinstance(address, ipaddress.IPv6Address) and (address.is_link_local or address.scope_id is not None):
         return _canonical_link_local(host, address)
-    return _canonical_ip(host)
+    return canonical_ip(host)
 
 
 def _absolute_or_not(host: str) -> str:
@@ -363,7 +247,7 @@ def _canonical_link_local(host: str, address: ipaddress.IPv6Address) -> str:
     return str(address)
 
 
-def _canonical_path(path: str) -> str:
+def canonical_path(path: str) -> str:
     """Remove doubled slashes and ``.``. Refuse ``..``, whose meaning depends on symbolic links."""
     _require(path.startswith("/"), f"the socket path {path!r} is not absolute")
     _require(path.isprintable(), f"the socket path {path!r} contains unprintable characters")
@@ -382,7 +266,8 @@ def _loopback(address: TcpAddress) -> TcpAddress:
     return address
 
 
-def _check_dialable(host: str) -> None:
+def check_dialable(host: str) -> None:
+    """Require an IP address that a socket can connect to."""
     address = ipaddress.ip_address(host)
     _require(not address.is_unspecified, f"{host} is the unspecified address and cannot be dialled")
     without_interface = address.version == 6 and address.is_link_local
@@ -396,11 +281,13 @@ def _check_alias(host: str) -> None:
     _require(fit, f"{host} cannot be a peer's alias: use another address in 127.0.0.0/8, such as 127.0.1.2")
 
 
-def _check_canonical(given: str, canonical: str) -> None:
+def check_canonical(given: str, canonical: str) -> None:
+    """Require that both are equal."""
     _require(given == canonical, f"{given!r} is not in canonical form, use {canonical!r}")
 
 
-def _check_range(first: int, last: int) -> None:
+def check_range(first: int, last: int) -> None:
+    """Require two ports in ascending order."""
     _check_port(first)
     _check_port(last)
     _require(first <= last, f"the port range {first}-{last} is empty")
@@ -410,11 +297,13 @@ def _check_port(port: int) -> None:
     _require(1 <= port <= 65535, f"{port} is not a port (1 to 65535)")
 
 
-def _ports(first: int, last: int) -> str:
+def ports(first: int, last: int) -> str:
+    """Return the text of a range of ports."""
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """Return a host as it is written before a port."""
     return f"[{host}]" if ":" in host else host
 
 

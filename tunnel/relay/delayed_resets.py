@@ -13,28 +13,30 @@ import socket
 
 from tunnel.net.sockets import reset
 
-DELAY = 0.5
-"""Seconds from accepting a connection to its reset."""
-
 MOST_HELD = 128
 """Connections held; one more, and the oldest is reset immediately: refusals must not exhaust descriptors."""
 
 
 class DelayedResets:
-    """The refused connections of one ingress."""
+    """The refused connections of one ingress. ``delay``: seconds from accepting one to its reset.
 
-    def __init__(self) -> None:
+    ``most`` connections are held.
+    """
+
+    def __init__(self, delay: float, most: int = MOST_HELD) -> None:
+        self._delay = delay
+        self._most = most
         self._held: dict[socket.socket, asyncio.TimerHandle] = {}  # oldest first
 
     def add(self, sock: socket.socket, accepted: float) -> None:
-        """Reset ``sock`` ``DELAY`` seconds after ``accepted``, in the loop's time."""
+        """Reset ``sock`` the delay after ``accepted``, in the loop's time."""
         loop = asyncio.get_running_loop()
-        if accepted + DELAY <= loop.time():
+        if accepted + self._delay <= loop.time():
             reset(sock)
             return
-        if len(self._held) >= MOST_HELD:
+        if len(self._held) >= self._most:
             self._reset(next(iter(self._held)))
-        self._held[sock] = loop.call_at(accepted + DELAY, self._reset, sock)
+        self._held[sock] = loop.call_at(accepted + self._delay, self._reset, sock)
 
     def close(self) -> None:
         """Reset them all now."""

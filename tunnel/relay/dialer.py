@@ -19,16 +19,14 @@ from tunnel.lanes.lane_factory import LaneMaker, userspace
 from tunnel.net.connect import connect
 from tunnel.net.sockets import host_of, socket_address, tune_lane
 from tunnel.relay.backoff import Backoff
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link
 from tunnel.relay.mss_fallback import MssFallback
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import ID_SIZE, Frame, Resumed, Welcome
-from tunnel.wire.payload import Payload
 from tunnel.wire.session import Session
 from tunnel.wire.states import LaneState
-
-ANSWER_TIMEOUT = 10.0
 
 log = structlog.get_logger()
 
@@ -67,7 +65,7 @@ class Dialer:
                 self._backoff.satisfied(loop.time())
                 await self._link.wait_change()
             self._learn_from_loss(loop.time())
-            resuming = self._link.wants_lane
+            resuming = self._link.members.wants_lane
             await asyncio.sleep(self._backoff.pause(loop.time(), resuming=resuming))
             if not self._wanted():
                 continue
@@ -90,10 +88,10 @@ class Dialer:
             reason = (
                 f"full-size packets {doubt} lost on the path: the next connection uses {size}-byte segments"
             )
-            self._link.note("smaller segments", reason)
+            self._link.note(IncidentKind.SMALLER_SEGMENTS, reason)
 
     def _wanted(self) -> bool:
-        return self._link.wants_lane or self._link.session is None
+        return self._link.members.wants_lane or self._link.session is None
 
     async def _tried(self) -> bool:
         """Make an attempt. Return whether it succeeded; report why it failed."""
@@ -118,7 +116,7 @@ class Dialer:
         """Report a failure once, not at every attempt."""
         if reason != self._said:
             self._said = reason
-            self._link.note("cannot connect", reason)
+            self._link.note(IncidentKind.CANNOT_CONNECT, reason)
 
     async def replace(self, old: int) -> None:
         """Dial a lane that replaces lane ``old``, which is up. Raises TunnelError or OSError."""
@@ -129,7 +127,7 @@ class Dialer:
             return
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        self._link.ask_resume(lane, old)
+        self._link.members.send_resume(lane, old)
         await outgoing.outcome(lane)
 
     async def _lane(self, sock: socket.socket, state: LaneState) -> Lane:
@@ -151,9 +149,9 @@ class Dialer:
 
     async def _join(self, sock: socket.socket) -> None:
         """Make a connection a lane of the link."""
-        resuming = self._link.wants_lane
+        resuming = self._link.members.wants_lane
         lane = await self._lane(sock, LaneState.AWAIT_RESUMED if resuming else LaneState.AWAIT_WELCOME)
-        if resuming and self._link.wants_lane:
+        if resuming and self._link.members.wants_lane:
             await self._resume(lane)
         elif not resuming and self._link.session is None:
             await self._begin(lane)
@@ -176,16 +174,16 @@ class Dialer:
     async def _begin(self, lane: Lane) -> None:
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        self._link.greet(lane, os.urandom(ID_SIZE))
+        self._link.members.send_hello(lane, os.urandom(ID_SIZE))
         try:
             await outgoing.outcome(lane)
         finally:
-            self._link.offer = None
+            self._link.members.offer = None
 
     async def _resume(self, lane: Lane) -> None:
         outgoing = OutgoingLane(self._link)
         lane.start(outgoing)
-        session = self._link.ask_resume(lane)
+        session = self._link.members.send_resume(lane)
         try:
             await outgoing.outcome(lane)
         except RefusedError as error:
@@ -195,7 +193,7 @@ class Dialer:
 
     def _unknown_there(self, lane: Lane, reason: str, session: Session) -> None:
         """End the session if this address has carried it; another one may belong to another daemon."""
-        if host_of(lane.remote) in self._link.places:
+        if host_of(lane.remote) in self._link.members.places:
             self._link.end(Code.SESSION_UNKNOWN, reason, session)
         else:
             self._failed[self._address] = asyncio.get_running_loop().time()
@@ -223,31 +221,26 @@ class OutgoingLane:
         A failed attempt is aborted without GOAWAY: if the peer has already answered, GOAWAY would end the
         whole session.
         """
+        within = self._link.plan.timeouts.answer
         try:
-            await asyncio.wait([self._done], timeout=ANSWER_TIMEOUT)
+            await asyncio.wait([self._done], timeout=within)
         except asyncio.CancelledError:
             if self._done.cancel():  # else the link owns the lane already
                 lane.abort()
             raise
         if not self._done.done():  # an answer at the last moment: the link owns the lane
             lane.abort()
-            raise LaneStalled(f"{lane.peer} accepted the connection but sent no reply", ANSWER_TIMEOUT)
+            raise LaneStalled(f"{lane.peer} accepted the connection but sent no reply", within)
         self._done.result()
 
     def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
         """Handle the answer; the lane's state allows no other frame."""
         if isinstance(frame, Welcome):
-            self._link.welcomed(lane, frame)
+            self._link.members.on_welcome(lane, frame)
         elif isinstance(frame, Resumed):
-            self._link.resumed(lane, frame)
+            self._link.members.on_resumed(lane, frame)
         if not self._done.done():
             self._done.set_result(None)
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state allows no DATA."""
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the answer."""

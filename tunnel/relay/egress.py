@@ -20,7 +20,8 @@ from tunnel.net import unix_path
 from tunnel.net.listening_sockets import listening_at
 from tunnel.net.sockets import reason_of, reset
 from tunnel.net.unix_path import ForbiddenSocketError, LinkedPathError
-from tunnel.relay.address import AllowList, TargetAddress, TcpAddress, UnixAddress, parse_target
+from tunnel.relay.address import TargetAddress, TcpAddress, UnixAddress, parse_target
+from tunnel.relay.allow_list import AllowList
 from tunnel.wire.codes import Code
 
 DEADLINE = 10.0

@@ -8,13 +8,39 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, overload
+from enum import StrEnum
+from typing import overload
 
-CALLER_REFUSED = "connection refused"
-"""The kind that local clients can cause at will, and that never causes another incident."""
+from tunnel.relay.status_schema import IncidentStatus
+
+
+class IncidentKind(StrEnum):
+    """The kind of an incident. Programs compare its name; its value is text, the event in the log."""
+
+    CANNOT_CONNECT = "cannot connect"
+    SMALLER_SEGMENTS = "smaller segments"
+    LANE_REJECTED = "lane rejected"
+    DUPLICATE_HOST = "two daemons of one name"
+    LANE_LOST = "lane lost"
+    LANE_NOT_REPLACED = "lane not replaced"
+    LINK_RESUMED = "link resumed"
+    LINK_DOWN = "link down"
+    NO_FURTHER_SESSION = "no further session"
+    TOLD_BY_PEER = "told by the peer"
+    STREAM_REFUSED = "stream refused"
+    STREAM_REFUSED_BY_PEER = "stream refused by the peer"
+    STREAM_RESET = "stream reset"
+    STREAM_RESET_BY_PEER = "stream reset by the peer"
+    STREAM_LIMIT_REACHED = "stream limit reached"
+    CALLER_REFUSED = "connection refused"
+    """Local clients can cause it at will; it never causes another incident."""
+
+
+NONE: Mapping[str, object] = {}
+"""No details."""
 
 MOST_OF_A_KIND = 8
 """Different reasons kept for each kind; the oldest is evicted."""
@@ -22,29 +48,32 @@ MOST_OF_A_KIND = 8
 
 @dataclass(slots=True)
 class Incident:
-    """An incident that happened ``count`` times. ``what`` is its kind, a fixed text.
+    """An incident that happened ``count`` times.
 
     ``first`` and ``last`` are seconds since 1970; ``turn`` orders incidents by their last occurrence.
-    ``code`` is the name of a protocol code, or "".
+    ``code`` is the name of a protocol code, or ""; ``uid`` the local client's user at the last one, if any.
     """
 
-    what: str
+    kind: IncidentKind
     reason: str
     first: float
     last: float
     turn: int
     code: str = ""
+    uid: int | None = None
     count: int = 1
 
-    def facts(self) -> dict[str, Any]:
-        """Return a dict for ``status`` with stable keys. ``at`` is the last time, ``since`` the first."""
+    def facts(self) -> IncidentStatus:
+        """Return its entry in ``status``."""
         return {
             "at": moment(self.last),
             "since": moment(self.first),
             "count": self.count,
-            "what": self.what,
+            "kind": self.kind.name,
+            "what": self.kind.value,
             "reason": self.reason,
             "code": self.code,
+            "uid": self.uid,
         }
 
 
@@ -52,22 +81,23 @@ class Incidents(Sequence[Incident]):
     """The incidents with one peer, in the order of their last occurrence."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, OrderedDict[str, Incident]] = {}
+        self._kinds: dict[IncidentKind, OrderedDict[str, Incident]] = {}
         self._turn = 0
 
-    def add(self, what: str, reason: str, code: str = "") -> None:
-        """Count an incident that happened now."""
-        present = now()
+    def add(self, kind: IncidentKind, reason: str, details: Mapping[str, object] = NONE) -> None:
+        """Count an incident that happened now. Of its ``details`` the ``code`` and the ``uid`` are kept."""
+        present, code, user = now(), str(details.get("code", "")), details.get("uid")
+        uid = user if isinstance(user, int) else None
         self._turn += 1
-        kind = self._kinds.setdefault(what, OrderedDict())
-        if (known := kind.get(reason)) is not None:
+        alike = self._kinds.setdefault(kind, OrderedDict())
+        if (known := alike.get(reason)) is not None:
             known.count += 1
-            known.last, known.turn = present, self._turn
-            kind.move_to_end(reason)
+            known.last, known.turn, known.uid = present, self._turn, uid
+            alike.move_to_end(reason)
             return
-        if len(kind) >= MOST_OF_A_KIND:
-            kind.popitem(last=False)
-        kind[reason] = Incident(what, reason, present, present, self._turn, code)
+        if len(alike) >= MOST_OF_A_KIND:
+            alike.popitem(last=False)
+        alike[reason] = Incident(kind, reason, present, present, self._turn, code, uid)
 
     def adopt(self, others: Incidents) -> None:
         """Add the incidents of a session that has ended."""
@@ -84,7 +114,8 @@ class Incidents(Sequence[Incident]):
 
     def cause(self) -> str | None:
         """Return the last reason that concerns the link itself, not a local client."""
-        return next((each.reason for each in reversed(self) if each.what != CALLER_REFUSED), None)
+        own = (each for each in reversed(self) if each.kind is not IncidentKind.CALLER_REFUSED)
+        return next((each.reason for each in own), None)
 
     def _ordered(self) -> list[Incident]:
         found = [incident for kind in self._kinds.values() for incident in kind.values()]

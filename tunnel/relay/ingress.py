@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,12 +24,10 @@ from tunnel.net.sockets import name_of, reset
 from tunnel.net.token_bucket import Bucket, Rate
 from tunnel.relay.address import ListenAddress, RedirectAddress, TargetAddress, TcpAddress, UnixAddress
 from tunnel.relay.delayed_resets import DelayedResets
-from tunnel.relay.incidents import CALLER_REFUSED
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.redirection import Redirection
+from tunnel.relay.timeouts import Timeouts
 from tunnel.wire.codes import Code
-
-LINK_DEADLINE = 10.0
-"""Seconds that a connection waits for the link to come up."""
 
 LOOPBACK = "127.0.0.1"
 """Where the firewall redirects connections to, and the host part of their target at the peer."""
@@ -52,11 +50,6 @@ class _Caller(NamedTuple):
     deadline: float
     uid: int
 
-    @property
-    def accepted(self) -> float:
-        """When it was accepted, in the loop's time."""
-        return self.deadline - LINK_DEADLINE
-
 
 class _ForbiddenError(RefusedError):
     """A local user may not use the ingress."""
@@ -77,6 +70,7 @@ class IngressPlan:
     target: TargetAddress | None
     uids: Collection[int]
     guarded: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
     def alias(self) -> RedirectAddress | None:
@@ -103,7 +97,7 @@ class Carrier(Protocol):
     ) -> Coroutine[None, None, None]:
         """See ``Link.open``."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -127,7 +121,7 @@ class Ingress:
         sock = _bind(plan)
         self.port: int | None = None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
         """The port bound: for a redirect, the one to which the firewall must redirect."""
-        self._refused = DelayedResets()
+        self._refused = DelayedResets(plan.timeouts.refusal)
         self._listener = Listener(sock, self._take)
         self._led: set[asyncio.Task[None]] = set()  # one for each client, if opened concurrently
         self._task = asyncio.create_task(self._run(), name=f"ingress {plan.listen}")
@@ -155,7 +149,7 @@ class Ingress:
             return
         try:
             target, uid = self._admit(sock)
-            deadline = asyncio.get_running_loop().time() + LINK_DEADLINE
+            deadline = asyncio.get_running_loop().time() + self.plan.timeouts.link
             self._queue.put_nowait(_Caller(sock, target, deadline, uid))
         except asyncio.QueueFull:
             self._turn_away(sock, f"{MOST_WAITING} connections are already waiting")
@@ -205,18 +199,21 @@ class Ingress:
             await self._link.open(*caller)
             self.accepted += 1
         except (TunnelError, OSError) as error:
-            self._refuse(caller.sock, caller.accepted, str(error), uid=caller.uid, **_coded(error))
+            self._refuse(caller.sock, self._accepted_at(caller), str(error), uid=caller.uid, **_coded(error))
         except asyncio.CancelledError:
             reset(caller.sock)
             raise
         except Exception as error:  # must not stop the ingress for other clients
             log.exception("connection failed", ingress=str(self.plan.listen))
-            self._refuse(caller.sock, caller.accepted, f"internal error: {error!r}", uid=caller.uid)
+            self._refuse(caller.sock, self._accepted_at(caller), f"internal error: {error!r}", uid=caller.uid)
+
+    def _accepted_at(self, caller: _Caller) -> float:
+        return caller.deadline - self.plan.timeouts.link
 
     def _refuse(self, sock: socket.socket, accepted: float, reason: str, **details: int | str) -> None:
         self._refused.add(sock, accepted)
         self.refused += 1
-        self._link.note(CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
+        self._link.note(IncidentKind.CALLER_REFUSED, reason, ingress=str(self.plan.listen), **details)
 
 
 def _bind(plan: IngressPlan) -> socket.socket:

@@ -12,28 +12,18 @@ from typing import Protocol
 from tunnel.errors import RefusedError, UnreachableError
 from tunnel.net.sockets import is_deserted, reset
 from tunnel.relay.dialer import DialPlan
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link
 from tunnel.relay.loops import post
 from tunnel.relay.target_order import Release, TargetOrder
+from tunnel.relay.timeouts import Timeouts
 from tunnel.relay.worker_load import WorkerLoad
 from tunnel.relay.worker_session import Ticket, WorkerSession
 from tunnel.relay.workers import Worker, WorkerError, Workers
 from tunnel.wire.codes import Code
 
-IDLE = 60.0
-"""Seconds without a stream after which an additional session is ended."""
-
-TRIED = 3.0
-"""Seconds that a stream waits for an additional session to come up; then it uses the primary one."""
-
-LATE = 1.0
-"""Extra seconds for a worker to report that."""
-
 AGAIN = 60.0
 """Seconds after such a failure in which no additional session is begun."""
-
-LOOK = 1.0
-"""Interval in seconds at which idle sessions and the load of workers are checked."""
 
 FULL = 0.1
 """Interval in seconds at which a stream checks whether a peer at its stream limit accepts another."""
@@ -53,7 +43,7 @@ class InitiatedSessionsOwner(Protocol):
     def forget(self, further: WorkerSession) -> None:
         """Remove ``further``, which has ended or is about to."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -74,9 +64,13 @@ class InitiatedSessions:
         self._not_before = 0.0  # time.monotonic() before which none is begun
 
     @property
+    def _timeouts(self) -> Timeouts:
+        return self._owner.standing.plan.timeouts
+
+    @property
     def parallel(self) -> bool:
         """Whether several sessions may be used: then streams to different targets are opened concurrently."""
-        several = self._owner.standing.sessions > 1 and len(self._workers.fit) > 1
+        several = self._owner.standing.members.sessions > 1 and len(self._workers.fit) > 1
         return several and self._dial is not None and not self.closed
 
     @property
@@ -158,13 +152,14 @@ class InitiatedSessions:
         """
         assert self._dial is not None  # noqa: S101  else no session is picked
         loop, ticket = asyncio.get_running_loop(), Ticket()
+        within = self._timeouts.additional
         answered: Callable[[], None] = partial(post, loop, release)
-        call = (ticket, self._dial, sock, target, loop.time() + TRIED, uid, answered)
+        call = (ticket, self._dial, sock, target, loop.time() + within, uid, answered)
         asked = asyncio.ensure_future(further.worker.call(further.open, *call))
         asked.add_done_callback(_retrieved)
         further.pending += 1
         try:
-            await asyncio.wait([asked], timeout=TRIED + LATE)
+            await asyncio.wait([asked], timeout=within + self._timeouts.worker)
             if not asked.done():
                 if ticket.take():
                     raise UnreachableError(f"worker {further.worker.number} does not answer")
@@ -203,11 +198,11 @@ class InitiatedSessions:
         return sum(further.pending for further in self.sessions.values() if further.worker is worker)
 
     def _may_begin(self) -> bool:
-        room = len(self.sessions) < self._owner.standing.sessions - 1
+        room = len(self.sessions) < self._owner.standing.members.sessions - 1
         return room and time.monotonic() >= self._not_before
 
     def _begin(self, worker: Worker) -> WorkerSession:
-        numbers = range(1, self._owner.standing.sessions)
+        numbers = range(1, self._owner.standing.members.sessions)
         number = next(number for number in numbers if number not in self.sessions)
         further = self.sessions[number] = self._owner.make_further(number, worker)
         self._owner.settle()
@@ -216,9 +211,8 @@ class InitiatedSessions:
     def _give_up(self, further: WorkerSession, reason: str) -> None:
         """Use the primary session for a while after an additional one failed to come up."""
         self._not_before = time.monotonic() + AGAIN
-        self._owner.note(
-            "no further session", f"streams use the primary session for the next {AGAIN:g} s: {reason}"
-        )
+        text = f"streams use the primary session for the next {AGAIN:g} s: {reason}"
+        self._owner.note(IncidentKind.NO_FURTHER_SESSION, text)
         if not further.streams:
             self.end(further, "it did not come up")
 
@@ -228,7 +222,7 @@ class InitiatedSessions:
         """End sessions that are idle. Never returns."""
         while True:
             await self._used.wait()
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(self._timeouts.look)
             for worker in self._workers.fit:
                 self._busyness.of(worker)
             for further in list(self.sessions.values()):
@@ -241,8 +235,8 @@ class InitiatedSessions:
             further.idle_since = None
         elif further.idle_since is None:
             further.idle_since = now
-        elif now - further.idle_since >= IDLE:
-            self.end(further, f"no stream for {IDLE:g} s")
+        elif now - further.idle_since >= self._timeouts.idle:
+            self.end(further, f"no stream for {self._timeouts.idle:g} s")
 
     def end(self, further: WorkerSession, reason: str) -> None:
         """Assign no more streams to a session and end it. It has no streams: only this host opens them."""

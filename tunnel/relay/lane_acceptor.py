@@ -16,15 +16,14 @@ from tunnel.lanes.lane_factory import LaneMaker, userspace
 from tunnel.net.listener import Listener, bind_tcp
 from tunnel.net.sockets import name_of, reset, tune_lane
 from tunnel.relay.admission import Admission, AdmissionSlot, SourceClass
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link import Link
 from tunnel.relay.sources import PeerSources, source_of
+from tunnel.relay.timeouts import Timeouts
 from tunnel.tls.contexts import TlsContexts
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Frame, Hello, Resume
-from tunnel.wire.payload import Payload
 from tunnel.wire.states import LaneState
-
-FIRST_FRAME_TIMEOUT = 10.0
 
 MOST_LOOSE = 8
 """Most lanes of one peer that no link owns: new, refused, or closing after GOAWAY."""
@@ -46,16 +45,16 @@ class LaneReceiver(Protocol):
     def holds(self, lane: Lane) -> bool:
         """Whether ``lane`` belongs to a link, or may soon."""
 
-    def welcome(self, lane: Lane, offer: Hello) -> None:
+    def on_hello(self, lane: Lane, offer: Hello) -> None:
         """Answer HELLO. Raises ProtocolError."""
 
-    def readmit(self, lane: Lane, claim: Resume) -> None:
+    def on_resume(self, lane: Lane, claim: Resume) -> None:
         """Answer RESUME: the peer replaces a lane, or adds one. Raises ProtocolError."""
 
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
         """Return what moves a lane with this first frame to another loop, or None. Raises ProtocolError."""
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
 
 
@@ -74,8 +73,10 @@ class LaneAcceptor:
         links: Mapping[str, LaneReceiver],
         make_lane: LaneMaker = userspace,
         addresses: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.rejected = 0
+        self.timeouts = timeouts or Timeouts()
         self._contexts = contexts
         self._congestion = congestion
         self._links = links
@@ -165,7 +166,7 @@ class LaneAcceptor:
         """Report a valid certificate that names several peers to each of them: their links stay down."""
         if isinstance(error, IdentityError):
             for peer in error.claimed:
-                self._links[peer].note("lane rejected", str(error))
+                self._links[peer].note(IncidentKind.LANE_REJECTED, str(error))
 
     async def _shake_hands(self, sock: socket.socket) -> Lane:
         tune_lane(sock, self._congestion)
@@ -177,7 +178,7 @@ class LaneAcceptor:
         link, lanes = self._links[lane.peer], self._lanes[lane.peer]
         lanes.append(lane)
         try:
-            incoming = IncomingLane(link)
+            incoming = IncomingLane(link, self.timeouts)
             lane.start(incoming)
             bound_loose(link, lanes)
             await incoming.outcome(lane)
@@ -193,7 +194,8 @@ def bound_loose(link: LaneReceiver, lanes: Sequence[Lane]) -> None:
     """Abort the oldest lanes of a peer that no link owns, beyond ``MOST_LOOSE``."""
     loose = [lane for lane in lanes if not link.holds(lane)]
     for lane in loose[:-MOST_LOOSE]:
-        link.note("lane rejected", f"{lane.remote} did not close in time, more than {MOST_LOOSE} are pending")
+        reason = f"{lane.remote} did not close in time, more than {MOST_LOOSE} are pending"
+        link.note(IncidentKind.LANE_REJECTED, reason)
         lane.abort()
 
 
@@ -201,7 +203,7 @@ async def receive(lane: Lane, frame: Hello | Resume, link: Link, lanes: list[Lan
     """Pass a lane to ``link`` in the running loop. It is in ``lanes`` until it is gone."""
     lanes.append(lane)
     try:
-        incoming = IncomingLane(link)
+        incoming = IncomingLane(link, link.plan.timeouts)
         lane.enter(incoming, frame)
         bound_loose(link, lanes)
         await incoming.outcome(lane)
@@ -213,7 +215,8 @@ async def receive(lane: Lane, frame: Hello | Resume, link: Link, lanes: list[Lan
 class IncomingLane:
     """Handler of an accepted lane until its first frame; then ``taker``, if set, moves it to another loop."""
 
-    def __init__(self, link: LaneReceiver) -> None:
+    def __init__(self, link: LaneReceiver, timeouts: Timeouts) -> None:
+        self._within = timeouts.first_frame
         self.taker: Callable[[Lane], None] | None = None
         self._link = link
         self._done = asyncio.Event()
@@ -221,13 +224,13 @@ class IncomingLane:
     async def outcome(self, lane: Lane) -> None:
         """Return when a link owns the lane, or it is gone."""
         try:
-            async with asyncio.timeout(FIRST_FRAME_TIMEOUT):
+            async with asyncio.timeout(self._within):
                 await self._done.wait()
         except TimeoutError:
             if self._done.is_set():  # at the last moment: a link owns the lane
                 return
             lane.close(Code.HANDSHAKE, "no first frame received")
-            self._link.note("lane rejected", f"{lane.remote} sent no first frame")
+            self._link.note(IncidentKind.LANE_REJECTED, f"{lane.remote} sent no first frame")
         except asyncio.CancelledError:
             if not self._done.is_set():
                 lane.abort()
@@ -240,16 +243,10 @@ class IncomingLane:
         if self.taker is not None:
             pass  # called later, outside of the lane's callback
         elif isinstance(frame, Hello):
-            self._link.welcome(lane, frame)
+            self._link.on_hello(lane, frame)
         elif isinstance(frame, Resume):
-            self._link.readmit(lane, frame)
+            self._link.on_resume(lane, frame)
         self._done.set()
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Never called: the state allows no DATA."""
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Nothing to do: there is no payload."""
 
     def on_writable(self, lane: Lane) -> None:
         """Nothing to send before the first frame."""
@@ -263,5 +260,5 @@ class IncomingLane:
     def on_end(self, lane: Lane, reason: TunnelError) -> None:
         """Report a lane that ended before a link owned it."""
         if not self._done.is_set():
-            self._link.note("lane rejected", str(reason))
+            self._link.note(IncidentKind.LANE_REJECTED, str(reason))
             self._done.set()

@@ -14,103 +14,76 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable
 
 import structlog
 
-from tunnel.errors import (
-    LaneLost,
-    LaneStalled,
-    ProtocolError,
-    RefusedError,
-    TunnelError,
-    UnreachableError,
-    WireError,
-)
+from tunnel.errors import LaneStalled, RefusedError, TunnelError, UnreachableError
 from tunnel.lanes.lane import Lane
 from tunnel.net.sockets import host_of, is_deserted
-from tunnel.relay import incidents, notices, resume_checks
-from tunnel.relay.duplicate_hosts import DuplicateHosts, DuplicateOutcome
+from tunnel.relay import incidents
+from tunnel.relay.duplicate_check import DuplicateCheck
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.link_plan import LinkPlan, LinkState
-from tunnel.relay.link_sender import LinkSender
 from tunnel.relay.loops import post
-from tunnel.relay.rotation import Rotation
+from tunnel.relay.status_schema import ReplacedStatus
+from tunnel.relay.stream_io import LinkSender
 from tunnel.relay.stream_table import Answered, StreamTable
 from tunnel.relay.target_check import TargetCheck, answer
-from tunnel.wire import negotiation
-from tunnel.wire.codec import encode
-from tunnel.wire.codes import Code, Feature
-from tunnel.wire.frames import Frame, Hello, Notice, Ping, Replace, Resume, Resumed, RotationFrame, Welcome
-from tunnel.wire.payload import Payload
-from tunnel.wire.session import Session, Settings
+from tunnel.wire.codes import Code
+from tunnel.wire.duplicate_hosts import DuplicateOutcome
+from tunnel.wire.events import Event
+from tunnel.wire.frames import Frame, Hello, Notice, Resume, RotationFrame
+from tunnel.wire.membership import Membership
+from tunnel.wire.session import Session
 
 __all__ = ["Link", "LinkPlan", "LinkState"]
-
-RESUME_GRACE = 5.0
-"""Seconds that the acceptor waits longer than the initiator keeps trying."""
 
 log = structlog.get_logger()
 
 
 class Link:
-    """One session with a peer. Implements LaneHandler, StreamTableHandler, RotationOwner, LinkSenderOwner."""
+    """One session with a peer. Implements LaneHandler, StreamTableHandler and MembershipOwner."""
 
     parallel = False  # whether streams may use several sessions: a link has one
 
     def __init__(self, plan: LinkPlan, instance: bytes) -> None:
         self.plan = plan
         self.peer = plan.peer
-        self.instance = instance
-        self.session: Session | None = None
-        self.lanes: dict[int, Lane] = {}
+        self.members: Membership[Lane] = Membership(self, plan, instance, time.monotonic)
+        self.lanes = self.members.lanes  # by epoch: those that carry the session
+        self.rotation = self.members.rotation
         self.incidents = incidents.Incidents()
-        self.offer: Hello | None = None  # sent and not answered
-        self.changed = asyncio.Event()  # set whenever ``state`` may have changed
         self.resumes = 0
+        self.rotations = 0
+        self.last_rotation: ReplacedStatus | None = None
+        self.attempt: asyncio.Task[None] | None = None  # to replace a lane that is up
         self.stalled: LaneStalled | None = None  # why a lane was lost; cleared by the dialer
         self.since = incidents.now()  # of ``state``, in seconds since 1970
         self.log = log.bind(peer=plan.peer, **({"session": plan.number} if plan.number else {}))
-        self.features = Feature.NONE  # negotiated
-        self.sessions = 1  # that both sides allow
-        self.peer_instance = b""
-        self._memory = plan.settings.memory  # bytes in each direction
         self.streams = StreamTable(plan.egress, self, self.log, plan.host, plan.peer, plan.pump)
-        self.rotation = Rotation(self, plan.rotation, self.log)
         self._sending = LinkSender(self, plan.host)
         self.kick = self._sending.kick  # bound here, as it is called so often
         self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
         self._last_state = LinkState.DOWN
-        self.places: set[str] = set()  # remote addresses of this session's lanes, past ones too
-        self._namesakes = DuplicateHosts(plan.peer, self.lanes, self.note)
-        self._wanted = 1  # lanes that both sides allow
-        self._asked = 0  # the last lane requested, whether or not it came up
-        self._replacing = 0  # the lost lane that it replaces, or 0
-        self._lost: deque[int] = deque()  # lanes to be replaced
+        self._check: DuplicateCheck | None = None
+        self._closing: list[Lane] = []  # replaced ones
         self._give_up: asyncio.TimerHandle | None = None
-
-    @property
-    def _settings(self) -> Settings:
-        """Settings of the next session."""
-        return replace(self.plan.settings, memory=self._memory)
 
     def post(self, act: Callable[..., object], *args: object) -> None:
         """Call ``act``, which changes this link, in the link's own loop."""
         post(self._loop, act, *args)
 
-    def share(self, memory: int) -> None:
-        """Limit memory to ``memory`` bytes in each direction, from now on: other sessions use the rest."""
-        self._memory = memory
-        if self.session is not None:
-            self.session.share(memory)
-            self.kick()
+    @property
+    def session(self) -> Session | None:
+        """The session, if there is one."""
+        return self.members.session
 
     @property
     def state(self) -> LinkState:
         """The state of the link: up while there is a lane."""
-        if self.session is None:
+        if self.members.session is None:
             return LinkState.DOWN
         return LinkState.UP if self.lanes else LinkState.RESUMING
 
@@ -133,7 +106,7 @@ class Link:
         """
         waited = False
         while True:
-            waited |= self.session is None
+            waited |= self.members.session is None
             await self._wait_up(deadline)
             if waited and is_deserted(sock):  # a hypervisor treats its first connection as the migration
                 raise RefusedError("the client disconnected while waiting")
@@ -164,12 +137,12 @@ class Link:
     def record(self, text: str) -> None:
         """Log ``text`` on both hosts."""
         self.log.info("for the record", reason=text)
-        notices.tell(self.lanes.values(), self.features, Code.NONE, text)
+        self.members.send_notice(Code.NONE, text)
 
     async def _wait_up(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                while self.session is None:
+                while self.members.session is None:
                     await self.wait_change()
         except TimeoutError:
             cause = self.incidents.cause()
@@ -178,80 +151,93 @@ class Link:
 
     async def wait_change(self) -> None:
         """Wait until ``state`` may have changed."""
-        self.changed.clear()
-        await self.changed.wait()
+        self._changed.clear()
+        await self._changed.wait()
 
-    # Sessions and lanes: called by the handlers of new lanes.
+    # Lanes that the peer has dialled.
 
-    def greet(self, lane: Lane, session: bytes) -> None:
-        """Send HELLO to the peer that we dialled."""
-        limits = self._settings.limits
-        if self.plan.number:
-            limits = replace(limits, streams=0)  # only the initiator opens streams in an additional session
-        self.offer = negotiation.hello(session, self.instance, limits, self.plan.sessions, self.plan.number)
-        lane.send_control(encode(self.offer))
-        lane.flush()
+    def on_hello(self, lane: Lane, offer: Hello) -> None:
+        """Answer HELLO. Raises ProtocolError."""
+        self.members.on_hello(lane, offer)
 
-    def welcomed(self, lane: Lane, answer: Welcome) -> None:
-        """Handle WELCOME, the answer to our HELLO. Raises ProtocolError."""
-        offer, self.offer = self.offer, None
-        if offer is None:  # the peer has dialled us: end the session that this answer begins
-            lane.send_control(encode(Ping(0)))  # GOAWAY as our first frame would end only the lane
-            lane.close(Code.COLLISION, "another connection is in use")
+    def on_resume(self, lane: Lane, claim: Resume) -> None:
+        """Answer RESUME or REPLACE: the peer replaces a lane, or adds one. Raises ProtocolError."""
+        self.members.on_resume(lane, claim)
+
+    @property
+    def lacks_lane(self) -> bool:
+        """Whether the peer is expected to dial a lane: there is no session, or it may have more lanes."""
+        return self.members.lacks_lane
+
+    def holds(self, lane: Lane) -> bool:
+        """Whether ``lane`` is one of this link, or may become the first of its next session."""
+        return self.members.holds(lane)
+
+    def elsewhere(self, frame: Hello | Resume) -> None:
+        """Return None: a link has one loop, to which all its lanes belong."""
+
+    # LaneHandler.
+
+    def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
+        """Process a frame of the session."""
+        if isinstance(frame, RotationFrame):
+            self.rotation.on_frame(lane, frame)
             return
-        negotiation.check_welcome(offer, answer)
-        settings, features = replace(self._settings, limits=offer.limits), answer.features
-        session = Session(offer.session, settings, answer.limits, initiator=True, features=features)
-        self._establish(session, lane, answer)
-
-    def welcome(self, lane: Lane, offer: Hello) -> None:
-        """Answer HELLO of a peer that dialled us. Raises ProtocolError."""
-        if objection := self._objection(offer):
-            lane.close(Code.COLLISION, objection)
+        if isinstance(frame, Notice):
+            self.members.on_notice(frame)
             return
-        answer = negotiation.welcome(offer, self.instance, self.plan.settings.limits, self.plan.sessions)
-        take = partial(self._take, lane, offer, answer, self.session)
-        self._namesakes.judge(lane, offer.instance, self.features, take)
+        session = self.members.live_session
+        self.streams.act(session.receive(frame, sequence))
+        if session.busy:
+            self.kick()
 
-    def _take(self, lane: Lane, offer: Hello, answer: Welcome, old: Session | None) -> None:
-        """Begin the session that the peer offers, in place of ``old``, which it abandoned."""
-        if self.session not in (None, old):  # it began during the check for duplicate hosts
-            lane.close(Code.COLLISION, "another connection with this host is in use")
-            return
-        self.end(Code.COLLISION, f"{self.peer} began a new session")
-        self.offer = None
-        lane.send_control(encode(answer))
-        settings, features = self._settings, answer.features
-        session = Session(offer.session, settings, offer.limits, initiator=False, features=features)
-        self._establish(session, lane, replace(offer, features=answer.features))
+    def on_writable(self, lane: Lane) -> None:
+        """Continue sending."""
+        if self.lanes.get(lane.epoch) is lane:
+            self._sending.fill(lane)
 
-    def _objection(self, offer: Hello) -> str:
-        """Return why an offer is refused, "" if it may be accepted: SPEC.md section 8, Collision."""
-        if self.session is None:
-            # Both hosts dial at the same time: the one with the smaller name keeps its connection.
-            preferred = self.offer is not None and self.plan.host < self.peer
-        elif offer.instance != self.peer_instance:
-            return self._namesakes.objection(offer.instance, ", ".join(sorted(self.places)))
-        else:
-            preferred = bool(self.lanes)
-        return f"another connection with {self.plan.host} is in use" if preferred else ""
+    def on_tick(self, lane: Lane) -> None:
+        """Do periodic work that is not urgent."""
+        session = self.members.live_session
+        session.round_trip = lane.distance
+        session.flush_credits()
+        self.streams.reap_silent(time.monotonic())
+        self.rotation.tick(lane)
+        if session.busy:
+            self.kick()
 
-    def _establish(self, session: Session, lane: Lane, peer: Hello | Welcome) -> None:
-        """Begin ``session`` on ``lane``. ``peer`` has the other side's limits and the common features."""
-        self.session = session
+    def on_worn(self, lane: Lane) -> None:
+        """Have the lane replaced: key limit reached."""
+        self.rotation.on_worn(lane)
+
+    def on_end(self, lane: Lane, reason: TunnelError) -> None:
+        """Process the end of a lane: wait for another, or end the session."""
+        carried = self.lanes.get(lane.epoch) is lane
+        if carried and isinstance(reason, LaneStalled) and (self.stalled is None or reason.proven):
+            self.stalled = reason
+        self.members.on_lane_end(lane, reason)
+
+    # MembershipOwner.
+
+    def place(self, lane: Lane) -> str:
+        """Return the peer's address of ``lane`` without the port."""
+        return host_of(lane.remote)
+
+    def begin_check(self, lane: Lane) -> None:
+        """Own ``lane``, and find out whether the daemon that has the session is up."""
+        self._check = DuplicateCheck(
+            lane, list(self.lanes.values()), self.plan.timeouts.duplicate, self.members.duplicates.settle
+        )
+
+    def end_check(self) -> None:
+        """The check has ended."""
+        if self._check is not None:
+            self._check.close()
+            self._check = None
+
+    def begin(self, session: Session, lane: Lane) -> None:
+        """Open the streams of ``session`` from now on."""
         self.streams.begin(session)
-        self.peer_instance = peer.instance
-        self.sessions = min(self.plan.sessions, peer.sessions)
-        self._namesakes.forget()
-        self.places.clear()
-        self.features = peer.features
-        lanes = min(self.plan.settings.limits.lanes, peer.limits.lanes)
-        self._wanted = lanes if Feature.RESUME in peer.features else 1  # RESUME adds all but the first
-        self._asked = 1
-        self._lost.clear()
-        self.attach(lane, 1)
-        session.attach(1)
-        self._carry(lane)
         self.log.info(
             "session up" if self.plan.number else "link up",
             lane=lane.kind.value,
@@ -264,237 +250,114 @@ class Link:
         """Become the handler of a lane, which is number ``epoch`` of the session."""
         lane.hand_over(self)
         lane.attached(epoch, self.streams)
-        self.rotation.watch(lane)
+        lane.warn_at(self.plan.rotation.records)
 
-    def _carry(self, lane: Lane) -> None:
-        """Use a lane for the session from now on."""
-        self.lanes[lane.epoch] = lane
-        if self._give_up is not None:
-            self._give_up.cancel()
-            self._give_up = None
-        self.places.add(host_of(lane.remote))
-        self._state_changed()
+    def carry(self, lane: Lane) -> None:
+        """Send on ``lane``, too: the link is up."""
+        self._stop_timer()
+        self.changed()
         self.kick()
 
-    def elsewhere(self, frame: Hello | Resume) -> None:
-        """Return None: a link has one loop, to which all its lanes belong."""
-
-    # Later lanes: they replace a lost one or one that is up, or are additional.
-
-    @property
-    def wants_lane(self) -> bool:
-        """Whether this host is to dial another lane."""
-        if self.session is None or not self.session.initiator or self.rotation.resuming:
-            return False
-        return len(self.lanes) < self._wanted
-
-    @property
-    def lacks_lane(self) -> bool:
-        """Whether the peer is expected to dial a lane: there is no session, or it may have more lanes."""
-        return self.session is None or len(self.lanes) < self._wanted
-
-    def holds(self, lane: Lane) -> bool:
-        """Whether ``lane`` is one of this link, or may become the first of its next session."""
-        return lane in self._every_lane() or self._namesakes.owns(lane)
-
-    def ask_resume(self, lane: Lane, living: int = 0) -> Session:
-        """Send RESUME or REPLACE with our positions on a new lane. Return the session.
-
-        The lane is to replace lane ``living``, which is up; 0: a lost lane, if there is one.
-        """
-        session = self._living()
-        self._asked += 1  # never reused: the peer may have attached a lane whose RESUMED was lost
-        self._replacing = living or (self._lost[0] if self._lost else 0)
-        claim = self.rotation.claim if living else session.resume
-        lane.send_control(encode(claim(self._asked, self._replacing)))
-        lane.flush()
-        return session
-
-    def resumed(self, lane: Lane, answer: Resumed) -> None:
-        """Handle RESUMED with the peer's positions. Raises ProtocolError."""
-        resume_checks.check_answer(self.session, answer, self._asked, self._replacing)
-        if self.rotation.granted(lane, answer):
-            return
-        self._resumed_by(lane, answer)
-        if answer.replaces in self._lost:
-            self._lost.remove(answer.replaces)
-
-    def readmit(self, lane: Lane, claim: Resume) -> None:
-        """Answer RESUME or REPLACE: the peer replaces a lane, or adds one. Raises ProtocolError."""
-        none = f"{self.plan.host} has no such session with {self.peer}"
-        session = resume_checks.check(self.session, claim, self.features, self._asked, none)
-        self._asked = claim.epoch
-        if isinstance(claim, Replace) and self.rotation.lives(claim.replaces):
-            self.rotation.stand_by(lane, claim)
-            return
-        if claim.replaces:
-            self.give_up_lane(session, claim.replaces)
-        if len(self.lanes) >= self._wanted:
-            raise ProtocolError(Code.HANDSHAKE, f"RESUME for lane {len(self.lanes) + 1} of {self._wanted}")
-        lane.send_control(encode(session.resumed(claim.epoch, claim.replaces)))
-        self._resumed_by(lane, claim)
-
-    def give_up_lane(self, session: Session, epoch: int) -> None:
-        """Abort lane ``epoch``, and any lane that replaced it for which the peer never received RESUMED."""
-        if epoch in self._lost:
-            self._lost.remove(epoch)
-        given_up = [old for old in self.lanes.values() if epoch in (old.epoch, old.replaces)]
-        for old in [*given_up, *self.rotation.forget(epoch)]:
-            self.lanes.pop(old.epoch, None)
-            old.abort()
-            session.lost(old.epoch)
-
-    def rejoin(self, lane: Lane, peer: Resume) -> None:
-        """Use an attached lane for the session, and apply the peer's positions. Raises ProtocolError."""
-        session = self._living()
-        try:
-            released = session.rejoin(peer)
-        except ProtocolError as error:
-            self._loop.call_soon(self.end, error.code, str(error), session)
-            raise
-        lane.replaces = peer.replaces
-        self._carry(lane)
-        self._namesakes.settle(DuplicateOutcome.IS_REFUSED)
-        self.streams.act(released)
+    def rejoined(self, events: Iterable[Event]) -> None:
+        """Act on the events of a lane that joined."""
+        self.streams.act(events)
         self.kick()
 
-    def _resumed_by(self, lane: Lane, peer: Resume) -> None:
-        """Attach a lane that replaces a lost one, or is additional."""
-        self.attach(lane, peer.epoch)
-        self.rejoin(lane, peer)
-        if peer.replaces:
+    def resumed(self, lane: Lane) -> None:
+        """Report a lane that replaces a lost one, or is additional."""
+        if lane.replaces:
             self.resumes += 1
-            self.note("link resumed", f"lane {peer.epoch} replaces lane {peer.replaces}")
+            self.note(IncidentKind.LINK_RESUMED, f"lane {lane.epoch} replaces lane {lane.replaces}")
         else:
             self.log.info("lane added", lanes=len(self.lanes), local=lane.local, remote=lane.remote)
 
-    # LaneHandler.
-
-    def on_frame(self, lane: Lane, frame: Frame, sequence: int) -> None:
-        """Handle a frame of the session."""
-        if isinstance(frame, RotationFrame):
-            self.rotation.on_frame(lane, frame)
-            return
-        if isinstance(frame, Notice):
-            notices.heard(frame, self.peer, self.features, self.log, self.note)
-            return
-        session = self._living()
-        self.streams.act(session.receive(frame, sequence))
-        if session.busy:
-            self.kick()
-
-    def on_payload(self, lane: Lane, stream: int, offset: int, payload: Payload) -> None:
-        """Handle payload, and write what is in order to its socket."""
-        self.streams.deliver(stream, offset, payload)
-
-    def on_batch_end(self, lane: Lane) -> None:
-        """Write the payload of a batch, with one call for each stream."""
-        self.streams.flush()
-
-    def on_writable(self, lane: Lane) -> None:
-        """Continue sending."""
-        if self.lanes.get(lane.epoch) is lane:
-            self._sending.fill(lane)
-
-    def on_tick(self, lane: Lane) -> None:
-        """Do periodic work that is not urgent."""
-        session = self._living()
-        session.round_trip = lane.distance
-        session.flush_credits()
-        self.streams.reap_silent(time.monotonic())
-        self.rotation.tick(lane)
-        self.kick()
-
-    def on_worn(self, lane: Lane) -> None:
-        """Have the lane replaced: key limit reached."""
-        self.rotation.on_worn(lane)
-
-    def on_end(self, lane: Lane, reason: TunnelError) -> None:
-        """Handle the loss of a lane: wait for another, or end the session."""
-        if self.rotation.ended(lane, reason) or self.lanes.get(lane.epoch) is not lane:
-            return
-        del self.lanes[lane.epoch]
-        session = self._living()
-        session.lost(lane.epoch)
-        if session.initiator:
-            self._lost.append(lane.epoch)
-        if isinstance(reason, LaneStalled) and (self.stalled is None or reason.proven):
-            self.stalled = reason
-        expected = self.rotation.expects_loss_of(lane)
-        if isinstance(reason, LaneLost) and (expected or self.lanes or self._may_resume()):
-            if not expected:
-                self.note("lane lost", str(reason))
-            self.rotation.lost(lane)
-            self.wait_for_lane(session)
-        else:
-            self.end_for(reason, session)
-
-    def end_for(self, reason: TunnelError, session: Session) -> None:
-        """End the session for the reason that ended a lane."""
-        told = reason.code if isinstance(reason, WireError | RefusedError) else None
-        self.end(Code.LINK_LOST if told is None else told, str(reason), session)
-
-    def _may_resume(self) -> bool:
-        return self.plan.resume_window > 0 and Feature.RESUME in self.features
-
-    def wait_for_lane(self, session: Session) -> None:
-        """Handle one lane less, perhaps the last: start the resume window."""
-        self._state_changed()
-        if self.lanes:
-            self.kick()  # they carry what may be lost with it
-            return
-        window = self.plan.resume_window + (0 if session.initiator else RESUME_GRACE)
-        if self.rotation.resuming:  # the peer ends this lane, and its answer is in flight
-            window = max(window, RESUME_GRACE)
+    def start_resume_window(self, window: float) -> None:
+        """End the session in ``window`` seconds, unless a lane is resumed before."""
         reason = f"no lane resumed within {self.plan.resume_window:g} s"
-        self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, session)
-        self._namesakes.settle(DuplicateOutcome.TAKES_OVER)
+        self._give_up = self._loop.call_later(window, self.end, Code.LINK_LOST, reason, self.session)
+
+    def closing(self, lane: Lane) -> None:
+        """Wait for ``lane``, which was replaced, before the link is closed."""
+        self._closing = [*self.closing_lanes, lane]
+
+    @property
+    def closing_lanes(self) -> list[Lane]:
+        """Replaced lanes whose sockets are not closed yet."""
+        return [lane for lane in self._closing if not lane.gone.is_set()]
+
+    def replaced(self, old: int, new: int, reason: str) -> None:
+        """Report that lane ``new`` has replaced lane ``old``, which was up."""
+        self.rotations += 1
+        self.last_rotation = {"at": incidents.moment(incidents.now()), "lane": old, "reason": reason}
+        self.log.info("lane replaced", lane=old, by=new, reason=reason)
+
+    def interrupt(self) -> None:
+        """Cancel the attempt to replace a lane, if there is one."""
+        if self.attempt is not None:
+            self.attempt.cancel()
+
+    def changed(self) -> None:
+        """Wake those that wait for a change; update ``since`` if ``state`` has changed."""
+        if self.state is not self._last_state:
+            self._last_state, self.since = self.state, incidents.now()
+        self._changed.set()
+
+    def lane_lost(self, reason: str) -> None:
+        """Report the loss of a lane that carried the session."""
+        self.note(IncidentKind.LANE_LOST, reason)
+
+    def not_replaced(self, reason: str, due: str) -> None:
+        """Report that a lane that is to be replaced, because of ``due``, stays in use."""
+        self.note(IncidentKind.LANE_NOT_REPLACED, reason, due=due)
+
+    def duplicate_refused(self, reason: str) -> None:
+        """Report another daemon with the peer's name."""
+        self.note(IncidentKind.DUPLICATE_HOST, reason)
+
+    def told(self, reason: str, *, problem: bool) -> None:
+        """Report a NOTICE of the peer."""
+        if problem:
+            self.note(IncidentKind.TOLD_BY_PEER, reason)
+        else:
+            self.log.info(IncidentKind.TOLD_BY_PEER.value, reason=reason)
+
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
+        """Log an incident for the operator, and record it for ``status``."""
+        self.log.warning(kind.value, reason=reason, **details)
+        self.incidents.add(kind, reason, details)
+
+    def info(self, what: str, **details: object) -> None:
+        """Log an event that is no incident."""
+        self.log.info(what, **details)
 
     # The end.
 
     def end(self, code: Code, reason: str, session: Session | None = None) -> None:
-        """End the session, if there is one: every stream is reset, on both sides.
+        """End the session, if there is one: every stream is reset, on both sides. See ``Membership.end``."""
+        self.members.end(code, reason, session)
 
-        If ``session`` is given, only that one is ended, so that a late event does not affect a later session.
-        """
-        if self.session is None or session not in (None, self.session):
-            return
-        self.session = None
-        if self._give_up is not None:
-            self._give_up.cancel()
-            self._give_up = None
-        for lane in self._every_lane():
-            lane.close(code, reason)
-        self.lanes.clear()
-        self.rotation.clear()
+    def end_soon(self, code: Code, reason: str, session: Session) -> None:
+        """Call ``end`` in the next loop iteration."""
+        self._loop.call_soon(self.end, code, reason, session)
+
+    def ended(self, code: Code, reason: str) -> None:
+        """Reset every stream: the session has ended."""
+        self._stop_timer()
         self.streams.end()
-        self._state_changed()
-        self._loop.call_soon(self._namesakes.settle, DuplicateOutcome.TAKES_OVER)
+        self.changed()
+        self._loop.call_soon(self.members.duplicates.settle, DuplicateOutcome.TAKES_OVER)
         if self.plan.number and code is Code.NONE:
             self.log.info("session ended", reason=reason)
         else:
-            self.note("link down", reason, code=code.name)
+            self.note(IncidentKind.LINK_DOWN, reason, code=code.name)
+
+    def _stop_timer(self) -> None:
+        if self._give_up is not None:
+            self._give_up.cancel()
+            self._give_up = None
 
     async def close(self, code: Code, reason: str) -> None:
         """End the session, and wait until the lanes are closed, which takes a bounded time."""
-        lanes = [*self._every_lane(), *self.rotation.closing, *self._namesakes.dismiss(code, reason)]
+        lanes = [*self.members.all, *self.closing_lanes, *self.members.duplicates.dismiss(code, reason)]
         self.end(code, reason)
         await asyncio.gather(*(lane.gone.wait() for lane in lanes))
-
-    def note(self, what: str, reason: str, **details: object) -> None:
-        """Log an incident for the operator, and record it for ``status``."""
-        self.log.warning(what, reason=reason, **details)
-        self.incidents.add(what, reason, str(details.get("code", "")))
-
-    def _state_changed(self) -> None:
-        """Update ``since`` if ``state`` has changed, and wake its waiters."""
-        if self.state is not self._last_state:
-            self._last_state, self.since = self.state, incidents.now()
-        self.changed.set()
-
-    def _every_lane(self) -> list[Lane]:
-        return [*self.lanes.values(), *self.rotation.others]
-
-    def _living(self) -> Session:
-        assert self.session is not None  # noqa: S101  without a session there are neither lanes nor pumps
-        return self.session

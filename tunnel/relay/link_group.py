@@ -12,15 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from tunnel.errors import ProtocolError, UnreachableError
 from tunnel.lanes.lane import Lane
 from tunnel.relay.dialer import DialPlan
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.initiated_sessions import InitiatedSessions
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_status import Part, group_facts, link_facts
 from tunnel.relay.loops import post
+from tunnel.relay.status_schema import PRIMARY, LinkStatus
 from tunnel.relay.target_check import TargetCheck
 from tunnel.relay.transfer_log import Transfers, TransfersElsewhere
 from tunnel.relay.worker_load import WorkerLoad
@@ -28,9 +29,6 @@ from tunnel.relay.worker_session import WorkerSession
 from tunnel.relay.workers import Worker, Workers
 from tunnel.wire.codes import Code
 from tunnel.wire.frames import Hello, Resume
-
-CLOSE_TIMEOUT = 5.0
-"""Seconds that a worker may take to end its sessions: longer than a lane lingers."""
 
 FACTS_TIMEOUT = 2.0
 """Seconds that a worker may take to report a session: less than a control command may take."""
@@ -77,6 +75,8 @@ class LinkGroup:
     @property
     def links(self) -> list[Link]:
         """The links of all sessions, the primary one's first. Only read those of other workers."""
+        if not (self._own.sessions or self._theirs):
+            return [self.standing]
         others = [further.link for further in self._others()]
         return [self.standing, *(link for link in others if link is not None)]
 
@@ -85,9 +85,9 @@ class LinkGroup:
 
     # For the daemon, as with a single link.
 
-    def note(self, what: str, reason: str, **details: object) -> None:
+    def note(self, kind: IncidentKind, reason: str, **details: object) -> None:
         """Log an incident for the operator, and record it for ``status``."""
-        self.standing.note(what, reason, **details)
+        self.standing.note(kind, reason, **details)
 
     async def probe(self, target: str, deadline: float) -> TargetCheck:
         """See ``Link.probe``."""
@@ -115,12 +115,12 @@ class LinkGroup:
     async def _close_others(self, code: Code, reason: str) -> None:
         ends = [further.worker.call(further.end, code, reason) for further in self._others()]
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(self.standing.plan.timeouts.close):
                 await asyncio.gather(*ends, return_exceptions=True)
 
-    async def facts(self) -> dict[str, Any]:
-        """Return all sessions together for ``status``, by the keys of ``link_facts``."""
-        parts = [Part("standing", 0, link_facts(self.standing))]
+    async def facts(self) -> LinkStatus:
+        """Return all sessions together for ``status``."""
+        parts = [Part(PRIMARY, 0, link_facts(self.standing))]
         tables = (("ours", self._own.sessions), ("theirs", self._theirs))
         for name, further in [(f"{whose} {n}", each) for whose, table in tables for n, each in table.items()]:
             if not further.worker.fit:
@@ -144,7 +144,7 @@ class LinkGroup:
         """Initialise a new link, in its worker's loop."""
         link.streams.draining = self._draining
         link.streams.count_theirs = self._count_theirs
-        link.share(self._share)
+        link.members.share(self._share)
         if link.plan.number:  # a migration is logged as one, whichever sessions carry its streams
             link.streams.transfers = TransfersElsewhere(self._loop, self._transfers, link)
         else:
@@ -157,10 +157,10 @@ class LinkGroup:
 
     def settle(self) -> None:
         """Divide the memory again: a session was added or removed."""
-        self.standing.share(self._share)
+        self.standing.members.share(self._share)
         for further in self._others():
             if further.link is not None:
-                post(further.worker.loop, further.link.share, self._share)
+                post(further.worker.loop, further.link.members.share, self._share)
 
     def _count_theirs(self) -> int:
         """Return how many streams the peer has open, over all sessions. Thread-safe."""
@@ -182,7 +182,7 @@ class LinkGroup:
         """Remove the sessions of a worker that has ended."""
         for further in [each for each in self._others() if each.worker is worker]:
             self.forget(further)
-            self.note("link down", f"worker {worker.number} has ended, with an additional session")
+            self.note(IncidentKind.LINK_DOWN, f"worker {worker.number} has ended, with an additional session")
 
     # Sessions that the peer begins. Implements LaneReceiver.
 
@@ -196,13 +196,13 @@ class LinkGroup:
         """Whether ``lane`` belongs to the primary link, or may soon."""
         return self.standing.holds(lane)
 
-    def welcome(self, lane: Lane, offer: Hello) -> None:
+    def on_hello(self, lane: Lane, offer: Hello) -> None:
         """Answer HELLO for the primary session. Raises ProtocolError."""
-        self.standing.welcome(lane, offer)
+        self.standing.on_hello(lane, offer)
 
-    def readmit(self, lane: Lane, claim: Resume) -> None:
+    def on_resume(self, lane: Lane, claim: Resume) -> None:
         """Answer RESUME or REPLACE for the primary session. Raises ProtocolError."""
-        self.standing.readmit(lane, claim)
+        self.standing.on_resume(lane, claim)
 
     def elsewhere(self, frame: Hello | Resume) -> Callable[[Lane], None] | None:
         """Return what moves a lane with this first frame to another loop, or None. Raises ProtocolError."""
@@ -225,14 +225,14 @@ class LinkGroup:
     def _check(self, offer: Hello) -> None:
         """Raise ProtocolError if the session that the peer begins cannot be accepted."""
         standing, known = self.standing, self._theirs.get(offer.number)
-        if standing.session is None or standing.peer_instance != offer.instance:
+        if standing.session is None or standing.members.peer_instance != offer.instance:
             raise ProtocolError(Code.COLLISION, f"{self.plan.host} has no primary session with that daemon")
-        if offer.number >= standing.sessions:
-            detail = f"session number {offer.number}, the limit is {standing.sessions} sessions"
+        if offer.number >= standing.members.sessions:
+            detail = f"session number {offer.number}, the limit is {standing.members.sessions} sessions"
             raise ProtocolError(Code.COLLISION, detail)
         # A worker that does not answer may have lanes that failed long ago.
         link = known.link if known is not None and known.worker.fit else None
-        if link is not None and link.lanes and link.peer_instance == offer.instance:
+        if link is not None and link.lanes and link.members.peer_instance == offer.instance:
             raise ProtocolError(Code.COLLISION, "another connection has that session")
 
     def _take(self, offer: Hello, lane: Lane) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import RotationPlan
-from tunnel.wire.session import Settings
+from tunnel.relay.timeouts import Timeouts
+from tunnel.wire.membership import MembershipPlan
 
 
 class LinkState(StrEnum):
@@ -19,20 +19,10 @@ class LinkState(StrEnum):
     RESUMING = "resuming"
 
 
-@dataclass(frozen=True, slots=True)
-class LinkPlan:
-    """Settings of one link with a peer. ``resume_window`` is in seconds, 0 for off.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkPlan(MembershipPlan):
+    """Settings of one link with a peer. ``egress`` lists the targets that the peer may reach."""
 
-    ``sessions`` is the limit of sessions with this peer; ``number`` is that of the link's session: 0 for the
-    primary one, otherwise an additional one, counted for each of the two sides.
-    """
-
-    host: str
-    peer: str
-    egress: AllowList
-    settings: Settings = field(default_factory=Settings)
-    resume_window: float = 30.0
+    egress: AllowList = field(default_factory=AllowList)
     pump: type[Pump] = Pump
-    rotation: RotationPlan = field(default_factory=RotationPlan)
-    sessions: int = 1
-    number: int = 0
+    timeouts: Timeouts = field(default_factory=Timeouts)

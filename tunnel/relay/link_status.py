@@ -1,21 +1,27 @@
-"""Status data of a link, for ``status``. The keys are stable: programs read them. Bytes, seconds."""
+"""The status of a link and of an ingress, by ``status_schema``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tunnel.lanes.lane import Lane
 from tunnel.relay.incidents import moment
 from tunnel.relay.ingress import Ingress
 from tunnel.relay.link import Link
 from tunnel.relay.pump import Pump
-from tunnel.relay.rotation import Rotation
+from tunnel.relay.status_schema import (
+    IngressStatus,
+    LaneStatus,
+    LinkStatus,
+    RotationStatus,
+    SessionStatus,
+    StreamStatus,
+)
 
 
-def link_facts(link: Link) -> dict[str, Any]:
+def link_facts(link: Link) -> LinkStatus:
     """Return the status of one link with its lanes and streams."""
     session = link.session
     return {
@@ -26,7 +32,7 @@ def link_facts(link: Link) -> dict[str, Any]:
         "round_trip": session.round_trip if session else None,
         "kept": session.kept if session else 0,
         "resumes": link.resumes,
-        "rotation": rotation_facts(link.rotation),
+        "rotation": rotation_facts(link),
         "streams_opened": link.streams.opened,
         "streams_vacant": session.places.vacant if session else None,
         "lanes": [lane_facts(lane) for lane in link.lanes.values()],
@@ -40,11 +46,11 @@ class Part(NamedTuple):
 
     name: str
     worker: int
-    facts: dict[str, Any]
+    facts: LinkStatus
 
 
-def group_facts(parts: Sequence[Part], past: Mapping[str, int], vacant: int | None) -> dict[str, Any]:
-    """Return all sessions with a peer together, by the keys of ``link_facts``; the first is the primary one.
+def group_facts(parts: Sequence[Part], past: Mapping[str, int], vacant: int | None) -> LinkStatus:
+    """Return all sessions with a peer together; the first is the primary one.
 
     ``past`` has the counters of ended sessions. Each lane and stream has the name of its ``session``.
     """
@@ -60,14 +66,14 @@ def group_facts(parts: Sequence[Part], past: Mapping[str, int], vacant: int | No
         "rotation": _rotations([facts["rotation"] for facts in every]),
         "streams_opened": past["streams_opened"] + sum(facts["streams_opened"] for facts in every),
         "streams_vacant": vacant,
-        "lanes": [lane | {"session": part.name} for part in parts for lane in part.facts["lanes"]],
-        "streams": [stream | {"session": part.name} for part in parts for stream in part.facts["streams"]],
+        "lanes": [{**lane, "session": part.name} for part in parts for lane in part.facts["lanes"]],
+        "streams": [{**stream, "session": part.name} for part in parts for stream in part.facts["streams"]],
         "incidents": incidents,
         "sessions": _sessions(parts),
     }
 
 
-def _sessions(parts: Sequence[Part]) -> list[dict[str, Any]]:
+def _sessions(parts: Sequence[Part]) -> list[SessionStatus]:
     return [
         {
             "session": part.name,
@@ -80,8 +86,8 @@ def _sessions(parts: Sequence[Part]) -> list[dict[str, Any]]:
     ]
 
 
-def _rotations(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    last = [rotation["last"] for rotation in every if rotation["last"]]
+def _rotations(every: Sequence[RotationStatus]) -> RotationStatus:
+    last = [rotation["last"] for rotation in every if rotation["last"] is not None]
     return {
         **every[0],
         "rotations": sum(rotation["rotations"] for rotation in every),
@@ -90,22 +96,19 @@ def _rotations(every: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def rotation_facts(rotation: Rotation) -> dict[str, Any]:
-    """Return when lanes are replaced, how often that was, and the last one; ``last`` is None before any.
-
-    ``most_records``: the most records protected with one key of a lane that was replaced or lost.
-    """
+def rotation_facts(link: Link) -> RotationStatus:
+    """Return when lanes are replaced, how often that was, and the last one."""
     return {
-        "records": rotation.plan.records,
-        "after": rotation.plan.after,
-        "rotations": rotation.count,
-        "most_records": rotation.most_records,
-        "last": asdict(rotation.last) if rotation.last else None,
+        "records": link.rotation.plan.records,
+        "after": link.rotation.plan.after,
+        "rotations": link.rotations,
+        "most_records": link.rotation.most_records,
+        "last": link.last_rotation,
     }
 
 
-def lane_facts(lane: Lane) -> dict[str, Any]:
-    """Return the status of a lane. ``bytes_*`` count frames, ``records_*`` TLS records: one key each."""
+def lane_facts(lane: Lane) -> LaneStatus:
+    """Return the status of a lane."""
     return {
         "epoch": lane.epoch,
         "kind": lane.kind.value,
@@ -120,8 +123,8 @@ def lane_facts(lane: Lane) -> dict[str, Any]:
     }
 
 
-def stream_facts(pump: Pump) -> dict[str, Any]:
-    """Return the status of a stream. ``backlog``: bytes not yet accepted by the local hypervisor."""
+def stream_facts(pump: Pump) -> StreamStatus:
+    """Return the status of a stream."""
     return {
         "stream": pump.number,
         "target": pump.target,
@@ -132,13 +135,8 @@ def stream_facts(pump: Pump) -> dict[str, Any]:
     }
 
 
-def ingress_facts(ingress: Ingress, fault: str | None = None) -> dict[str, Any]:
-    """Return the status of an ingress, with its numbers of accepted and refused connections.
-
-    ``port`` is the port bound, None for a unix socket; ``target`` is None if it depends on the port that the
-    client connected to. ``redirect`` is None if none is needed; ``fault`` is why redirection fails.
-    ``displaced``: clients cannot connect any more, as the file of the unix socket is gone.
-    """
+def ingress_facts(ingress: Ingress, fault: str | None = None) -> IngressStatus:
+    """Return the status of an ingress. ``fault`` is why redirection fails."""
     return {
         "listen": str(ingress.plan.listen),
         "peer": ingress.peer,

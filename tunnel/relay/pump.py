@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Protocol
 
 from tunnel.lanes.lane import SourceRead
-from tunnel.net.passed_descriptors import receiver
 from tunnel.net.peer_credentials import is_closed
 from tunnel.net.sockets import caller_of, reset, tune_local
 from tunnel.records.slabs import ReadBuffers
@@ -35,6 +34,9 @@ MOMENT = 0.001
 
 Carry = Callable[[int, Sequence[memoryview]], SourceRead]
 """``Lane.carry``, bound to an offset of a stream."""
+
+SO_PASSRIGHTS = 83
+"""Whether a unix socket accepts descriptors: Linux 6.16, include/uapi/asm-generic/socket.h."""
 
 _CHUNK = 64 * KIB
 """Buffered payload is kept in pieces of this size: an object for each of a peer's tiny frames would cost far
@@ -349,3 +351,33 @@ class Pump:
         self._fresh.clear()
         self._waiting.clear()
         self.backlog = 0
+
+
+def receiver(sock: socket.socket) -> Callable[[memoryview], int]:
+    """Return a ``recv_into`` for a local connection that raises OSError when descriptors are received.
+
+    A unix socket may pass some (SCM_RIGHTS, unix(7)), which cannot be passed to another host. With ``recv``
+    the kernel would close them without notice, while the remote program waits for them: libvirt sends some
+    for ``virsh start --pass-fds`` or the console of ``virt-viewer --attach``.
+    """
+    if sock.family != socket.AF_UNIX:
+        return sock.recv_into
+
+    def receive(buffer: memoryview) -> int:
+        # No buffer for ancillary data: the kernel closes descriptors, and sets MSG_CTRUNC.
+        count, _, flags, _ = sock.recvmsg_into([buffer])
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EOPNOTSUPP, "file descriptors cannot be passed to another host")
+        return count
+
+    return receive
+
+
+def refuse_descriptors(sock: socket.socket) -> None:
+    """Make sending descriptors to ``sock`` fail with EPERM, where the kernel supports that.
+
+    For sockets that are read with ``splice``, which does not report descriptors.
+    """
+    if sock.family == socket.AF_UNIX:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)

@@ -33,7 +33,7 @@ class Rotator:
         """Replace lanes one by one, whenever rotation selects one. Never returns."""
         pause = FIRST_PAUSE
         while True:
-            epoch = self._link.rotation.next()
+            epoch = self._link.rotation.next_due()
             if not epoch:
                 await self._link.wait_change()
             elif reason := await self._fault(epoch):
@@ -47,12 +47,13 @@ class Rotator:
     async def _fault(self, epoch: int) -> str:
         """Replace a lane. Return why that failed, "" if it succeeded or was cancelled for a lost lane."""
         rotation = self._link.rotation
-        rotation.attempt = attempt = asyncio.create_task(self._dialer.replace(epoch), name="rotation")
+        self._link.attempt = attempt = asyncio.create_task(self._dialer.replace(epoch), name="rotation")
         try:
             await asyncio.wait([attempt])
         finally:
             attempt.cancel()
-            rotation.over()
+            self._link.attempt = None
+            rotation.attempt_ended()
         if attempt.cancelled():
             return ""
         match attempt.exception():
@@ -68,4 +69,4 @@ class Rotator:
         """Report a failure once, not at every attempt."""
         if reason != self._said:
             self._said = reason
-            self._link.rotation.failed(epoch, reason, pause)
+            self._link.rotation.attempt_failed(epoch, reason, pause)

@@ -14,10 +14,9 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from tunnel.lanes.kernel_payload import MOST_KEPT, PAYS, PipeSegment, PipeSlice, RetransmitPipe
-from tunnel.net import passed_descriptors, pipes
-from tunnel.net.pipes import Pipe
-from tunnel.relay.pump import Pump, PumpHandler
+from tunnel.lanes import kernel_payload
+from tunnel.lanes.kernel_payload import MOST_KEPT, PAYS, Pipe, PipeSegment, PipeSlice, RetransmitPipe
+from tunnel.relay.pump import Pump, PumpHandler, refuse_descriptors
 from tunnel.wire.payload import Memory, Payload, in_memory
 
 ROOM_PATIENCE = 0.01
@@ -32,10 +31,11 @@ class SplicedPump(Pump):
         self._keeper: RetransmitPipe | None = None
         self._intake: Pipe | None = None
         with suppress(OSError):
-            intake, keeper = pipes.take(), RetransmitPipe()
-            if min(intake.size, keeper.size) >= pipes.SIZE:  # smaller ones would stall every few bytes
+            intake, keeper = kernel_payload.take_pipe(), RetransmitPipe()
+            # Smaller ones would stall every few bytes.
+            if min(intake.size, keeper.size) >= kernel_payload.PIPE_SIZE:
                 self._intake, self._keeper = intake, keeper
-                passed_descriptors.refuse(sock)
+                refuse_descriptors(sock)
         self._ahead = 0  # bytes in the intake pipe
         self._relief: asyncio.TimerHandle | None = None  # while the keeper has no room for them
         self._store: Pipe | None = None
@@ -82,10 +82,10 @@ class SplicedPump(Pump):
         """Take the kept bytes out of the intake pipe; if it holds no others, replace the pipe."""
         load: Pipe | bytes = intake
         if self._ahead:
-            load = pipes.cut(intake, size)
+            load = kernel_payload.cut_pipe(intake, size)
         else:
             try:
-                self._intake = pipes.take()
+                self._intake = kernel_payload.take_pipe()
             except OSError:
                 load = intake.read(size)
         return load if isinstance(load, bytes) else PipeSegment(keeper, keeper.end - size, size, load)
@@ -141,7 +141,7 @@ class SplicedPump(Pump):
         """Move what fits into the store, which grows only while its content is worth its pages."""
         if self._store is None:
             try:
-                self._store = pipes.take()
+                self._store = kernel_payload.take_pipe()
             except OSError:
                 return
         store = self._store

@@ -1,7 +1,7 @@
 """The streams of one link: a pump for each, opened by this host or by the peer, until the stream ends.
 
-It connects a session, which implements the protocol, with the hypervisors' sockets. Payload is read only
-when the link can send it (``send_next``), and received payload is written when a batch ends (``flush``).
+It connects a session, which implements the protocol, with the hypervisors' sockets. Their payload moves in
+``stream_io``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
 import structlog
 
 from tunnel.errors import RefusedError
 from tunnel.host.users import user_name
-from tunnel.lanes.lane import Lane, Sink
 from tunnel.net.hangup import HangupWatch
-from tunnel.relay.address import AllowList
+from tunnel.relay.allow_list import AllowList
 from tunnel.relay.egress import Egress
+from tunnel.relay.incidents import IncidentKind
 from tunnel.relay.pump import Pump
+from tunnel.relay.stream_io import StreamIo, StreamTableHandler
 from tunnel.relay.stream_timeouts import (
     HALF_CLOSED,
     LAST_WORDS,
@@ -37,32 +37,16 @@ from tunnel.relay.target_check import TargetChecks
 from tunnel.relay.transfer_log import COMPLETE, TransferLog, Transfers
 from tunnel.wire import events
 from tunnel.wire.codes import Code
-from tunnel.wire.credits import ACK_DELAY
-from tunnel.wire.payload import Payload
-from tunnel.wire.scheduler import QUANTUM
 from tunnel.wire.session import Session
 
 Answered = Callable[[], None]
 """Called when the peer has opened or refused a stream, or it has ended before."""
 
-MOST_SINKS = 16
-"""Most streams whose sinks a lane caches: with more it is cheaper to pass each payload to the handler."""
-
 _UNDELIVERED = "the local socket was closed before all bytes were delivered"
 
 
-class StreamTableHandler(Protocol):
-    """What a stream table needs from its link."""
-
-    def kick(self) -> None:
-        """Schedule sending."""
-
-    def note(self, what: str, reason: str, **details: object) -> None:
-        """Log an incident for the operator, and record it for ``status``."""
-
-
-class StreamTable:
-    """The pumps of a link's streams. Implements PumpHandler, EgressHandler and Sinks."""
+class StreamTable(StreamIo):
+    """The pumps of a link's streams. Implements PumpHandler and EgressHandler."""
 
     def __init__(
         self,
@@ -73,7 +57,7 @@ class StreamTable:
         peer: str,
         pump: type[Pump] = Pump,
     ) -> None:
-        self.pumps: dict[int, Pump] = {}
+        super().__init__(owner)
         self.opened = 0  # in total
         self.draining = False
         self.count_theirs: Callable[[], int] | None = None  # streams of the peer, over all sessions
@@ -81,15 +65,10 @@ class StreamTable:
         self.probing = TargetChecks(self._admit)
         self._egress = Egress(allowed, self, host, peer)
         self._host = host
-        self._owner = owner
         self._log = log
         self._pump = pump
-        self._loop = asyncio.get_running_loop()
         self._hangups = HangupWatch()
-        self._session: Session | None = None
-        self._fresh: dict[Pump, None] = {}  # pumps with payload of the current batch
         self._vacated = asyncio.Event()  # set whenever a stream ends
-        self._late: asyncio.TimerHandle | None = None  # while delivery reports are pending
         self._silence = StreamTimeouts()
         self.transfers: TransferLog = Transfers(log)
 
@@ -170,7 +149,8 @@ class StreamTable:
     def on_not_dialled(self, number: int, error: RefusedError) -> None:
         """Refuse the stream: its target has not accepted, or must not be dialled."""
         session = self._living()
-        self._owner.note("stream refused", error.reason, stream=number, target=session.target(number))
+        target = session.target(number)
+        self._owner.note(IncidentKind.STREAM_REFUSED, error.reason, stream=number, target=target)
         session.refuse(number, error.code or Code.INTERNAL, error.reason)
         self._owner.kick()
 
@@ -216,7 +196,7 @@ class StreamTable:
         taken = places.theirs if self.count_theirs is None else self.count_theirs()
         if taken >= places.granted:
             reason = f"the peer has {places.granted} streams open, the limit here (transport.streams)"
-            self._owner.note("stream limit reached", reason)
+            self._owner.note(IncidentKind.STREAM_LIMIT_REACHED, reason)
         if self.draining:
             self.on_not_dialled(event.stream, self._stopping())
         elif taken > places.granted:
@@ -238,8 +218,10 @@ class StreamTable:
         if event.code is Code.IDLE_HALF_CLOSED and self.pumps[event.stream].write_ended:
             self._remove(event.stream, event.reason).close()  # the kernel may still have bytes to send
             return
-        outcome = f"{'refused' if isinstance(event, events.StreamRefused) else 'reset'} by the peer"
-        self._owner.note(f"stream {outcome}", event.reason, stream=event.stream, code=event.code.name)
+        refused = isinstance(event, events.StreamRefused)
+        kind = IncidentKind.STREAM_REFUSED_BY_PEER if refused else IncidentKind.STREAM_RESET_BY_PEER
+        self._owner.note(kind, event.reason, stream=event.stream, code=event.code.name)
+        outcome = "refused by the peer" if refused else "reset by the peer"
         self._remove(event.stream, outcome).reset()
 
     def _remove(self, number: int, outcome: str) -> Pump:
@@ -252,117 +234,7 @@ class StreamTable:
         self.transfers.ended(pump, outcome)
         return pump
 
-    # Payload from the peer.
-
-    def deliver(self, stream: int, offset: int, payload: Payload) -> None:
-        """Handle payload, which is valid until ``flush``. Raises ProtocolError."""
-        for piece in self._living().data(stream, offset, payload):
-            pump = self.pumps[stream]
-            pump.deliver(piece.content)
-            self._fresh[pump] = None
-
-    def flush(self) -> None:
-        """Write the payload of a batch, with one call for each stream."""
-        fresh, self._fresh = self._fresh, {}
-        for pump in fresh:
-            pump.flush()
-
-    # Payload that a lane writes to the socket directly. Implements Sinks.
-
-    @property
-    def fan(self) -> int:
-        """The number of streams, or 1 if there are more than ``MOST_SINKS``."""
-        count = len(self.pumps)
-        return count if count <= MOST_SINKS else 1
-
-    def sink(self, stream: int) -> Sink | None:
-        """Return the sink for in-order payload of ``stream``, None if earlier payload is buffered."""
-        pump = self.pumps.get(stream)
-        if pump is None or (descriptor := pump.sink) < 0:
-            return None
-        offset, limit = self._living().expects(stream)
-        return Sink(descriptor, offset, limit) if limit else None
-
-    def on_passed(self, stream: int, offset: int, count: int, error: OSError | None) -> None:
-        """Account for payload that a lane wrote to the socket."""
-        pump = self.pumps[stream]
-        if count:
-            self._living().data(stream, offset, range(count))
-        pump.on_passed(count, error)
-
-    # Payload for the peer.
-
-    def send_next(self, lane: Lane, turn: int) -> int:
-        """Send payload of the next scheduled stream. Return the number of bytes, 0 if no stream has any.
-
-        The limit is ``turn``, or the lane's batch if that is smaller and the lane takes single frames or the
-        network is the bottleneck.
-        """
-        session = self._living()
-        most = turn if lane.carries and lane.batch >= QUANTUM else min(turn, lane.batch)
-        while lane.room and (picked := session.pick(most)) is not None:
-            number, allowance = picked
-            pump = self.pumps[number]
-            move = self._forward if lane.carries and pump.forwards else self._read
-            try:
-                count = move(pump, lane, allowance)
-            except OSError as error:
-                self._local_failure(pump, error)
-                continue
-            if count:
-                return count
-            session.not_ready(number)
-            if count is not None:
-                session.finish(number)
-        return 0
-
-    def _read(self, pump: Pump, lane: Lane, limit: int) -> int | None:
-        """Read and send one frame. Return its bytes, 0 at the end, None if there are none. Raises OSError."""
-        data = pump.read(limit)
-        if data:
-            lane.send(self._living().send(pump.number, data, lane.epoch))
-        return None if data is None else len(data)
-
-    def _forward(self, pump: Pump, lane: Lane, limit: int) -> int | None:
-        """Like ``_read``, but the lane reads and sends, maybe many frames."""
-        session, number, offset = self._living(), pump.number, pump.bytes_read
-        pieces = pump.forward(lambda fd, rooms: lane.carry(fd, number, offset, rooms), limit)
-        if pieces:
-            session.carried(number, pieces, lane.epoch)
-            if pump.drained:
-                session.not_ready(number)
-        return None if pieces is None else sum(map(len, pieces))
-
     # Implements PumpHandler.
-
-    def on_readable(self, pump: Pump) -> None:
-        """Schedule a stream whose socket is readable."""
-        self._living().ready(pump.number)
-        self._owner.kick()
-
-    def on_delivered(self, pump: Pump, count: int) -> None:
-        """Return credit for bytes that the hypervisor accepted."""
-        session = self._living()
-        if reported := session.delivered(pump.number, count, time.monotonic()):
-            self.act(reported)
-        if session.has_control:
-            self._owner.kick()
-        if self._late is None and session.late:
-            self._tell_later(session)
-
-    def _tell_later(self, session: Session) -> None:
-        self._late = asyncio.get_running_loop().call_later(ACK_DELAY, self._tell_late, session)
-
-    def _tell_late(self, session: Session) -> None:
-        """Report deliveries that were too small for immediate credit."""
-        self._late = None
-        if session is not self._session:
-            return
-        session.tell_late()
-        if session.has_control:
-            self._owner.kick()
-        if session.late:
-            self._tell_later(session)
 
     def on_write_error(self, pump: Pump, error: OSError) -> None:
         """Handle a hypervisor that accepts no more. What it sent before is still delivered."""
@@ -403,7 +275,7 @@ class StreamTable:
     def _abandon(self, number: int, code: Code, reason: str) -> None:
         reason = f"on {self._host}: {reason}"  # logged on both hosts
         self._living().reset(number, code, reason)
-        self._owner.note("stream reset", reason, stream=number, code=code.name)
+        self._owner.note(IncidentKind.STREAM_RESET, reason, stream=number, code=code.name)
         self._remove(number, "reset here").reset()
         self._owner.kick()
 
@@ -452,10 +324,6 @@ class StreamTable:
     def _stopping(self) -> RefusedError:
         """Return the refusal for a peer, which logs this text."""
         return RefusedError(f"{self._host} is stopping", Code.DRAINING)
-
-    def _living(self) -> Session:
-        assert self._session is not None  # noqa: S101  without a session there are no pumps, and no frames
-        return self._session
 
 
 def _account(pump: Pump) -> dict[str, object]:

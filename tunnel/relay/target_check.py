@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tunnel.errors import RefusedError, UnreachableError
+from tunnel.relay.status_schema import ProbeAnswer
 from tunnel.wire.codes import Code
 from tunnel.wire.events import TargetJudged, TargetProbed
 from tunnel.wire.session import Session
@@ -30,6 +31,10 @@ class TargetCheck:
     verdict: TargetVerdict
     code: str
     reason: str
+
+    def facts(self) -> ProbeAnswer:
+        """Return it for the reply on the control socket."""
+        return {"target": self.target, "verdict": self.verdict, "code": self.code, "reason": self.reason}
 
 
 class TargetChecks:

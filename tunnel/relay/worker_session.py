@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
@@ -18,6 +17,7 @@ from tunnel.relay.lane_acceptor import receive
 from tunnel.relay.link import Link, LinkPlan
 from tunnel.relay.link_status import link_facts
 from tunnel.relay.rotator import Rotator
+from tunnel.relay.status_schema import LinkStatus
 from tunnel.relay.stream_table import Answered
 from tunnel.relay.workers import Worker
 from tunnel.wire.codes import Code
@@ -107,7 +107,7 @@ class WorkerSession:
         """Accept a lane that the peer dialled, for a new or existing session of the peer."""
         self._keep(self._receive(lane, frame, self.link or self._make()), _SEES_OFF)
 
-    async def facts(self) -> dict[str, Any] | None:
+    async def facts(self) -> LinkStatus | None:
         """Return ``link_facts``, None if there is no link yet."""
         return None if self.link is None else link_facts(self.link)
 

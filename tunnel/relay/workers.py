@@ -20,6 +20,7 @@ import structlog
 from tunnel.errors import UnreachableError
 from tunnel.relay.link import Link
 from tunnel.relay.loops import post
+from tunnel.relay.status_schema import WorkerState, WorkerStatus
 from tunnel.wire.codes import Code
 
 BEAT = 1.0
@@ -65,6 +66,13 @@ class Worker:
     def fit(self) -> bool:
         """Whether it can be used: running and responsive."""
         return self.alive and self.answers
+
+    @property
+    def state(self) -> WorkerState:
+        """Its state, for ``status``."""
+        if not self.alive:
+            return WorkerState.ENDED
+        return WorkerState.SERVING if self.answers else WorkerState.SILENT
 
     # For the main thread.
 
@@ -210,12 +218,12 @@ class Workers:
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self.all[1:]))
 
-    def facts(self) -> list[dict[str, Any]]:
-        """Return the status of all workers. The keys are stable."""
+    def facts(self) -> list[WorkerStatus]:
+        """Return the status of all workers."""
         return [
             {
                 "worker": worker.number,
-                "state": "ended" if not worker.alive else "serving" if worker.answers else "does not answer",
+                "state": worker.state,
                 "sessions": sum(link.session is not None for link in list(worker.links)),
                 "streams": sum(len(link.streams.pumps) for link in list(worker.links)),
             }

@@ -30,7 +30,7 @@ from OpenSSL import SSL, crypto
 from tunnel.errors import CertificateError, IdentityError, LaneError
 from tunnel.names import folded
 from tunnel.tls.expiry import Expiry
-from tunnel.tls.lane_kinds import UNASKED, KernelTlsSupport, LaneKind
+from tunnel.tls.lane_kinds import UNASKED, EncryptionStatus, KernelTlsSupport, LaneKind
 from tunnel.tls.openssl import (
     CertificateRejectedError,
     NoProtocolError,
@@ -96,8 +96,8 @@ class TlsContexts:
         """The kind of lane that they are for."""
         return LaneKind.KERNEL if self.kernel.suites else LaneKind.USERSPACE
 
-    def lane_facts(self) -> dict[str, Any]:
-        """The lane kind as ``check`` and ``status`` report it; the keys are stable."""
+    def lane_facts(self) -> EncryptionStatus:
+        """The lane kind as ``check`` and ``status`` report it, without the engine."""
         costs = self.kernel.costs
         return {
             "kind": self.lane.value,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 LEVELS = (30, 7, 1)
 """Days before the expiry at which a warning is due."""
@@ -12,11 +13,15 @@ LEVELS = (30, 7, 1)
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """The expiry date of ``what``. ``key`` is the configuration key of its file."""
+    """The expiry date of ``what``. ``key`` is the configuration key of its file.
+
+    ``own`` is that file, if it is a certificate of this host itself, not one of its issuers or a CRL.
+    """
 
     key: str
     what: str
     ends: datetime
+    own: Path | None = None
 
     def days_left(self, moment: datetime) -> int:
         """Whole days left; negative after the expiry."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NotRequired, TypeAlias, TypedDict
 
 Cost: TypeAlias = float | str
 """CPU seconds per GiB, of both ends of a lane together; or why it could not be measured."""
@@ -48,6 +48,19 @@ class LaneCosts:
         return {"kernel": _number(self.kernel), "userspace": _number(self.userspace)}
 
 
+class EncryptionStatus(TypedDict):
+    """The kind of new lanes, and why, as ``check`` and ``status`` report it; the keys are stable.
+
+    ``cpu_seconds_per_gib`` is ``LaneCosts.facts``, None if not measured. ``engine``: the engine of userspace
+    lanes.
+    """
+
+    kind: str
+    reason: str
+    cpu_seconds_per_gib: dict[str, float | None] | None
+    engine: NotRequired[str]
+
+
 def figures(facts: Mapping[str, float | None] | None, kind: str) -> str:
     """Format ``LaneCosts.facts`` in brackets, the ``kind`` in use first; "" for None."""
     if facts is None:
@@ -75,12 +88,13 @@ class LaneKind(StrEnum):
 class KernelTlsSupport:
     """The cipher suites that the kernel supports, empty for no kernel lanes; and the reason as text.
 
-    ``costs`` are those of both kinds of lane, if they decided.
+    ``costs`` are those of both kinds of lane, if they decided; ``no_module``: kernel TLS is not loaded.
     """
 
     suites: tuple[str, ...]
     reason: str
     costs: LaneCosts | None = None
+    no_module: bool = False
 
 
 UNASKED = KernelTlsSupport((), "kernel lanes were not requested")

@@ -249,7 +249,8 @@ def _ends_of_chains(
         for depth, certificate in enumerate(chain):
             if certificate not in authorities:
                 what = f"the intermediate {name_of(certificate.subject)} in" if depth else "the certificate"
-                yield Expiry("tls.cert", f"{what} {file}", certificate.not_valid_after_utc)
+                ends, leaf = certificate.not_valid_after_utc, None if depth else file
+                yield Expiry("tls.cert", f"{what} {file}", ends, leaf)
 
 
 def _end_of_authority(authority: x509.Certificate, file: Path) -> Expiry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from tunnel.tls.expiry import Expiry
@@ -24,11 +24,13 @@ class VerifiedChains:
     theirs: Chain
     ours: Chain
     dialing: bool
+    ends: datetime = field(init=False)
+    """The earliest expiry date of both chains."""
 
-    @property
-    def ends(self) -> datetime:
-        """The earliest expiry date of both chains."""
-        return min(certificate.not_valid_after_utc for certificate in (*self.theirs, *self.ours))
+    def __post_init__(self) -> None:
+        """Compute ``ends`` once: it is compared with the clock every second."""
+        ends = min(certificate.not_valid_after_utc for certificate in (*self.theirs, *self.ours))
+        object.__setattr__(self, "ends", ends)
 
     def expiries(self) -> Iterator[Expiry]:
         """Yield the expiry dates of the peer's chain, without its authority, which is one of ours."""

@@ -11,8 +11,9 @@ from typing import TypeVar
 from tunnel.errors import HypervisorError, TunnelError, UnreachableError
 from tunnel.virt.guest_location import Side, Where, judge
 from tunnel.virt.libvirt import LibvirtGuest, LibvirtHost, State
-from tunnel.virt.libvirt_request import Request, flags, parameters
+from tunnel.virt.libvirt_request import LibvirtRoute, flags, parameters
 from tunnel.virt.move import PERIOD, MoveSummary
+from tunnel.virt.move_options import MoveOptions
 from tunnel.virt.progress import Progress, of_libvirt
 
 STANDSTILL = 20.0
@@ -29,14 +30,13 @@ libvirt's NEWS, 11.4.0: "Fix virtqemud crash when resuming failed post-copy migr
 
 T = TypeVar("T")
 
-_SECOND_PASS = 2
 _RESUMABLE = {State.POSTCOPY, State.POSTCOPY_BROKEN}
 
 
 class LibvirtMove:
-    """A ``move.Move`` through libvirt. ``destination``: this client's connection; ``uri``: the source's URI.
+    """A ``move.Move`` through libvirt.
 
-    Unless ``switch_later``, a request for post-copy switches after the first pass over the memory.
+    ``destination`` is this client's connection, ``uri`` what the source's libvirt connects to.
     """
 
     def __init__(
@@ -44,15 +44,14 @@ class LibvirtMove:
         guest: LibvirtGuest,
         destination: LibvirtHost,
         uri: str,
-        request: Request,
-        *,
-        switch_later: bool = False,
+        options: MoveOptions,
+        route: LibvirtRoute,
     ) -> None:
         self._guest = guest
         self._destination = destination
         self._uri = uri
-        self._request = request
-        self._switch_at_pass = None if switch_later or not request.postcopy else _SECOND_PASS
+        self._options = options
+        self._route = route
         self._switching: asyncio.Task[None] | None = None
         self._before = State.RUNNING
         self._last: Progress | None = None
@@ -64,7 +63,7 @@ class LibvirtMove:
         would crash.
         """
         self._before = await self._guest.state()
-        resumable = self._request.postcopy_resume and self._before in _RESUMABLE
+        resumable = self._options.postcopy_resume and self._before in _RESUMABLE
         if self._before not in {State.RUNNING, State.PAUSED} and not resumable:
             raise HypervisorError(f"{self._guest.name} is {self._before}: nothing to migrate")
         if resumable:
@@ -76,12 +75,14 @@ class LibvirtMove:
         """Migrate."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        destination = self._uri if self._request.p2p else self._destination
+        destination = self._uri if self._options.p2p else self._destination
         try:
             async with self._guest.iterations(self._passed):
-                await self._guest.migrate(destination, flags(self._request), parameters(self._request))
+                await self._guest.migrate(
+                    destination, flags(self._options), parameters(self._options, self._route)
+                )
         except HypervisorError:
-            if not (self._request.postcopy_resume and await self._arrives()):
+            if not (self._options.postcopy_resume and await self._arrives()):
                 raise
         return await self._summary(loop.time() - started)
 
@@ -90,7 +91,7 @@ class LibvirtMove:
         stats = await self._guest.job()
         if stats is None:
             return None
-        moved_over = self._request.postcopy and await self._guest.state() in _RESUMABLE
+        moved_over = self._options.postcopy and await self._guest.state() in _RESUMABLE
         self._last = of_libvirt(stats, postcopy=moved_over)
         return self._last
 
@@ -140,7 +141,8 @@ class LibvirtMove:
         return None
 
     def _passed(self, number: int) -> None:
-        if self._switch_at_pass is not None and number >= self._switch_at_pass and self._switching is None:
+        at = self._options.switch_at
+        if at is not None and number >= at and self._switching is None:
             self._switching = asyncio.create_task(self._switch(), name="switch to post-copy")
 
     async def _switch(self) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 
 from tunnel.errors import HypervisorError
-from tunnel.virt.guest_location import FINAL, Side, Where, judge
-from tunnel.virt.polling import until
+from tunnel.virt.guest_location import Side
+from tunnel.virt.progress import QemuPhase, phase_in
 from tunnel.virt.qmp import Monitor, MonitorLost
-from tunnel.virt.qmp_sample import QemuPhase, sample_of
 
 HasEnded = Callable[[], Awaitable[bool]]
-
-_SETTLE = 5.0  # seconds for the two sides to reach a consistent state
-_EVERY = 0.15
 
 
 async def look_at_source(monitor: Monitor, before: str) -> Side:
@@ -56,19 +51,4 @@ async def look_at_destination(monitor: Monitor | None, before: str, ended: HasEn
 
 async def phase_of(monitor: Monitor) -> QemuPhase:
     """Return the phase of QEMU's migration, incoming or outgoing; NONE if there was none since its start."""
-    return sample_of(await monitor.execute("query-migrate")).phase
-
-
-async def whereabouts(source: Monitor, destination: Monitor | None, before: str) -> Where:
-    """Return the location of the guest, once both sides have settled or after a timeout."""
-    last = Where.UNKNOWN
-
-    async def settled() -> Where | None:
-        nonlocal last
-        here, there = await look_at_source(source, before), await look_at_destination(destination, before)
-        last = judge(here, there)
-        return last if last in FINAL else None
-
-    with contextlib.suppress(TimeoutError):
-        return await until(settled, within=_SETTLE, every=_EVERY)
-    return last
+    return phase_in(await monitor.execute("query-migrate"))

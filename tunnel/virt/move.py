@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from tunnel.errors import HypervisorError, TunnelError
-from tunnel.virt.guest_location import FINAL, Where
+from tunnel.errors import HypervisorError, MigrationError, TunnelError
+from tunnel.virt.guest_location import FINAL, Where, sentence
+from tunnel.virt.move_options import Action
 from tunnel.virt.polling import until
 from tunnel.virt.progress import Progress
 
@@ -23,16 +25,10 @@ PERIOD = 0.25
 SETTLE = 10.0
 """Seconds for both sides to reach a consistent state."""
 
+ShowProgress = Callable[[Progress], None]
+
 ABORT_DEADLINE = 60.0
 """Seconds after which an abort is reported as failed."""
-
-
-class Action(StrEnum):
-    """The action on a migration that exceeds its timeout."""
-
-    SUSPEND = "suspend"
-    POSTCOPY = "postcopy"
-    ABORT = "abort"
 
 
 class Ending(StrEnum):
@@ -44,17 +40,29 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MoveSummary:
-    """The figures of a successful migration, in seconds and bytes; None if unknown."""
+    """The figures of a successful migration, in seconds and bytes; None if unknown.
+
+    ``setup``: the part of ``seconds`` before the memory was sent. ``postcopied``: it switched to post-copy.
+    """
 
     seconds: float
     downtime: float | None
     sent: int | None
     iterations: int | None
     postcopied: bool
+    setup: float | None = None
+
+    @property
+    def throughput(self) -> float:
+        """Bytes per second after the setup; 0 if unknown."""
+        return (self.sent or 0) / max(self.seconds - (self.setup or 0), 0.001)
 
 
 class Move(Protocol):
     """A migration that can be started once. Methods raise HypervisorError with the hypervisor's text."""
+
+    async def prepare(self) -> None:
+        """Check that the guest can be migrated, and record its state."""
 
     async def run(self) -> MoveSummary:
         """Migrate; return when completed."""
@@ -211,3 +219,34 @@ async def settled(move: Move, within: float = SETTLE) -> Where:
     with contextlib.suppress(TimeoutError):
         return await until(agreed, within=within, every=PERIOD / 2)
     return last
+
+
+async def completed(move: Move, show: ShowProgress | None = None) -> MoveSummary:
+    """Run ``move`` without a timeout, and verify that the guest has arrived; ``show`` gets the progress.
+
+    Raises MigrationError, with the location of the guest, when not.
+    """
+    runner = MigrationRunner(move, _Shown(show))
+    try:
+        await move.prepare()
+        await runner.run()
+    except HypervisorError as error:
+        raise MigrationError(f"{error}\n{sentence(await settled(move))}") from error
+    where = await settled(move)
+    if where is not Where.DESTINATION or runner.summary is None:
+        raise MigrationError(f"migration done, but not verified\n{sentence(where)}")
+    return runner.summary
+
+
+class _Shown:
+    """A MoveHandler that passes the progress to a function."""
+
+    def __init__(self, show: ShowProgress | None) -> None:
+        self._show = show
+
+    def progress(self, progress: Progress) -> None:
+        if self._show is not None:
+            self._show(progress)
+
+    def notice(self, text: str) -> None:
+        """Never called: there is no timeout and no abort."""

@@ -4,11 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from tunnel.virt.qmp_sample import QemuPhase, Sample
-
 _TARGET_PAGE = 4096  # QEMU counts dirty pages in these on x86
+
+
+class QemuPhase(StrEnum):
+    """QEMU's MigrationStatus."""
+
+    NONE = "none"
+    SETUP = "setup"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    ACTIVE = "active"
+    POSTCOPY_DEVICE = "postcopy-device"
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    POSTCOPY_RECOVER_SETUP = "postcopy-recover-setup"
+    POSTCOPY_RECOVER = "postcopy-recover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    FAILING = "failing"
+    COLO = "colo"
+    PRE_SWITCHOVER = "pre-switchover"
+    DEVICE = "device"
+    WAIT_UNPLUG = "wait-unplug"
+
+    @property
+    def ended(self) -> bool:
+        """Whether QEMU makes no further progress on its own."""
+        return self in {QemuPhase.COMPLETED, QemuPhase.FAILED, QemuPhase.CANCELLED, QemuPhase.POSTCOPY_PAUSED}
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a migration has started and not ended."""
+        return self is not QemuPhase.NONE and not self.ended
+
+    @property
+    def postcopy(self) -> bool:
+        """Whether the guest has switched to the destination: an abort would lose it."""
+        return self.startswith("postcopy")
+
+    @property
+    def broken(self) -> bool:
+        """Whether post-copy failed and has not been resumed."""
+        return self in {
+            QemuPhase.POSTCOPY_PAUSED,
+            QemuPhase.POSTCOPY_RECOVER_SETUP,
+            QemuPhase.POSTCOPY_RECOVER,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +83,26 @@ class Progress:
         return 1 - (self.remaining + self.disk_remaining) / total if total else 0.0
 
 
-def of_qemu(sample: Sample) -> Progress:
-    """Return the progress from a sample of QEMU's ``query-migrate``."""
+def of_qemu(reply: Mapping[str, Any]) -> Progress:
+    """Return the progress from a ``query-migrate`` reply, which has no figures during setup."""
+    phase, ram = phase_in(reply), reply.get("ram", {})
     return Progress(
-        phase=sample.phase.value,
-        elapsed=sample.elapsed,
-        total=sample.total,
-        sent=sample.transferred,
-        remaining=sample.remaining,
-        dirty_rate=sample.dirty_pages_rate * _TARGET_PAGE,
-        iteration=sample.iteration,
-        throughput=round(sample.throughput),
-        expected_downtime=sample.expected_downtime,
-        postcopy=is_postcopy(sample.phase),
+        phase=phase.value,
+        elapsed=reply.get("total-time", 0) / 1000,
+        total=ram.get("total", 0),
+        sent=ram.get("transferred", 0),
+        remaining=ram.get("remaining", 0),
+        dirty_rate=ram.get("dirty-pages-rate", 0) * _TARGET_PAGE,
+        iteration=ram.get("dirty-sync-count", 0),
+        throughput=round(ram.get("mbps", 0.0) * 1e6 / 8),
+        expected_downtime=reply.get("expected-downtime", 0) / 1000,
+        postcopy=phase.postcopy,
     )
 
 
-def is_postcopy(phase: QemuPhase) -> bool:
-    """Return whether the guest has switched to the destination: an abort would lose it."""
-    return phase.value.startswith("postcopy")
+def phase_in(reply: Mapping[str, Any]) -> QemuPhase:
+    """Return the phase in a ``query-migrate`` reply; NONE if there was no migration since QEMU's start."""
+    return QemuPhase(reply.get("status", QemuPhase.NONE))
 
 
 def of_libvirt(stats: Mapping[str, Any], *, postcopy: bool) -> Progress:

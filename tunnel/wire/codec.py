@@ -42,7 +42,7 @@ from tunnel.wire.frames import (
 )
 from tunnel.wire.text import printable
 
-_HEADER = struct.Struct("!BBHIIQ")  # type, flags, reserved, stream, length, offset
+HEADER = struct.Struct("!BBHIIQ")  # type, flags, reserved, stream, length, offset
 _HELLO = struct.Struct("!HHQ16s16sIII")
 _WELCOME = struct.Struct("!HQ16s16sIII")
 _MORE = {FrameType.HELLO: struct.Struct("!II"), FrameType.WELCOME: struct.Struct("!I")}  # with WORKERS
@@ -96,7 +96,7 @@ _KINDS = {kind.value: kind for kind in FrameType}  # calling FrameType takes fiv
 
 def parse_header(data: bytes | bytearray | memoryview) -> Header:
     """Parse the first 20 bytes of ``data``. Raises ProtocolError on an invalid type, length or field."""
-    number, flags, reserved, stream, length, offset = _HEADER.unpack_from(data)
+    number, flags, reserved, stream, length, offset = HEADER.unpack_from(data)
     kind = _KINDS.get(number)
     if kind is None:
         raise ProtocolError(Code.FRAME_TYPE, f"unknown frame type {number}")
@@ -112,7 +112,7 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
 
 def data_header(stream: int, offset: int, length: int) -> bytes:
     """Return the header of a DATA frame; its ``length`` payload bytes must follow it on the same lane."""
-    return _HEADER.pack(FrameType.DATA, 0, 0, stream, length, offset)
+    return HEADER.pack(FrameType.DATA, 0, 0, stream, length, offset)
 
 
 def encode(frame: Frame, sequence: int = 0) -> bytes:
@@ -120,7 +120,7 @@ def encode(frame: Frame, sequence: int = 0) -> bytes:
     stream, offset, payload = _WRITERS[frame.type](frame)
     if frame.type in SEQUENCED:
         offset = sequence
-    return _HEADER.pack(frame.type, 0, 0, stream, len(payload), offset) + payload
+    return HEADER.pack(frame.type, 0, 0, stream, len(payload), offset) + payload
 
 
 def parse(header: Header, payload: bytes) -> Frame:
@@ -301,4 +301,4 @@ _READERS: dict[FrameType, Callable[[Header, bytes], Frame]] = {
     FrameType.CREDIT: lambda h, raw: Credit(h.stream, h.offset, *_U64.unpack(raw)),
 }
 
-assert _HEADER.size == HEADER_SIZE  # noqa: S101  compares constants: no peer can cause it
+assert HEADER.size == HEADER_SIZE  # noqa: S101  compares constants: no peer can cause it

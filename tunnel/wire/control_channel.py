@@ -24,6 +24,8 @@ class ControlChannel:
         self.out = SendWindow(peer_window)
         self.into = ReceiveWindow(window)
         self.acknowledge = False
+        self.pending = False
+        """Whether ``pop`` has a frame to send."""
         self._next = 0
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._kept: deque[tuple[int, bytes]] = deque()
@@ -33,12 +35,12 @@ class ControlChannel:
         """Queue a frame under the next number."""
         self._waiting.append((self._next, encode(frame, self._next)))
         self._next += 1
+        self._update()
 
-    @property
-    def pending(self) -> bool:
-        """Whether ``pop`` has a frame to send."""
+    def _update(self) -> None:
+        """Update ``pending``: the queue or the limit has changed."""
         waiting = self._waiting
-        return bool(waiting) and waiting[0][0] < self.out.limit
+        self.pending = bool(waiting) and waiting[0][0] < self.out.limit
 
     @property
     def crowded(self) -> bool:
@@ -50,6 +52,7 @@ class ControlChannel:
         number, raw = self._waiting.popleft()
         self._kept.append((number, raw))
         self.out.sent = max(self.out.sent, number + 1)
+        self._update()
         return raw
 
     def credited(self, delivered: int, limit: int) -> None:
@@ -58,11 +61,13 @@ class ControlChannel:
         for queue in (self._kept, self._waiting):  # a queued copy may be acknowledged too
             while queue and queue[0][0] < self.out.delivered:
                 queue.popleft()
+        self._update()
 
     def rewind(self) -> None:
         """Queue all kept frames again."""
         self._waiting.extendleft(reversed(self._kept))
         self._kept.clear()
+        self._update()
 
     def arrived(self, frame: ControlFrame, number: int) -> list[ControlFrame]:
         """Return the frames to process now, in order; [] for a duplicate or while one is missing."""

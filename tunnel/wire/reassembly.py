@@ -43,7 +43,8 @@ class ReassemblyBuffer:
 
     def __init__(self) -> None:
         self.received = 0
-        self._early = 0  # one more than the highest offset that arrived early
+        self.early = 0
+        """One more than the highest offset that arrived early: above ``received`` while there is a gap."""
         # (start, end, payload) of data after a gap: both starts and ends ascend, and no piece is covered by
         # its two neighbours. So however pieces overlap, no byte is buffered more than twice here.
         self._held: list[tuple[int, int, bytes]] = []
@@ -55,20 +56,12 @@ class ReassemblyBuffer:
         return sum(end - start for start, end, _ in self._held) + PAGE * len(self._pages)
 
     @property
-    def gaps(self) -> bool:
-        """Whether data is buffered after a gap."""
-        return bool(self._held or self._pages)
-
-    @property
     def highest(self) -> int:
         """One more than the highest offset received, with gaps or without."""
-        return max(self._early, self.received)
+        return max(self.early, self.received)
 
     def insert(self, offset: int, payload: Payload) -> list[Piece]:
         """Return what is now in order, oldest first; [] for a duplicate, or while there is a gap."""
-        if offset == self.received and not self.gaps:
-            self.received += len(payload)
-            return [Piece(payload, 0, len(payload))]
         if offset > self.received:
             self._put_by(offset, copied(payload))
             return []
@@ -87,7 +80,7 @@ class ReassemblyBuffer:
 
     def _advance(self, end: int) -> None:
         """Everything before ``end`` is received: drop the pages before it."""
-        if end >= self._early:
+        if end >= self.early:
             self._pages.clear()
         elif self._pages:
             for page in range(self.received // PAGE, end // PAGE):
@@ -112,7 +105,7 @@ class ReassemblyBuffer:
     # Early data.
 
     def _put_by(self, start: int, data: bytes) -> None:
-        self._early = max(self._early, start + len(data))
+        self.early = max(self.early, start + len(data))
         if len(data) >= PAGE:
             self._hold(start, data)
             return

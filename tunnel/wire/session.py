@@ -1,11 +1,10 @@
 """A session: the protocol state that two hosts share, over one lane or several, without I/O.
 
 The owner feeds it what lanes received (``receive`` for control frames, ``data`` for payload) and acts on the
-events; ``control``, ``replay`` and ``pick`` + ``send`` return what a lane sends next, in that order. It
+events; ``control``, ``recovery.next``, ``pick`` + ``send`` return what a lane sends next, in that order. It
 raises ProtocolError when the peer is at fault (send GOAWAY, drop the session), MisuseError when we are.
 
-A lane has a number, its *epoch*, never used again. When one is lost, the initiator sends ``resume``, the
-acceptor ``resumed``; each passes the other's positions to ``rejoin``, and what was lost is sent again.
+``recovery`` has what the loss and replacement of lanes need.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from tunnel.errors import MisuseError, ProtocolError, RefusedError
 from tunnel.units import MIB
 from tunnel.wire.codec import encode
-from tunnel.wire.codes import MAX_DATA, MAX_STREAM_ID, Code, Feature, FrameType
+from tunnel.wire.codes import MAX_DATA, Code, Feature, FrameType
 from tunnel.wire.control_channel import ControlChannel
-from tunnel.wire.credits import Credits
 from tunnel.wire.events import (
     Event,
     StreamClosed,
@@ -39,21 +37,19 @@ from tunnel.wire.frames import (
     Limits,
     Open,
     Opened,
-    Position,
     Probe,
     Refused,
     Reset,
-    Resume,
-    Resumed,
     Verdict,
 )
 from tunnel.wire.payload import Outgoing, Payload, Piece
 from tunnel.wire.probes import Probes
-from tunnel.wire.send_queue import SendQueue
+from tunnel.wire.recovery import Recovery
+from tunnel.wire.scheduler import SendQueue
 from tunnel.wire.states import Call, Input, Receiving, SendState, StreamPhase
 from tunnel.wire.stream import Stream
-from tunnel.wire.stream_limit import StreamLimit
-from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, MemoryBudget
+from tunnel.wire.stream_registry import StreamRegistry
+from tunnel.wire.window import INITIAL_WINDOW, MAX_WINDOW, Credits
 
 DEFAULT_LIMITS = Limits(streams=512, control=1024)
 
@@ -85,20 +81,17 @@ class Session:
         self.id = session
         self.initiator = initiator
         self.round_trip = 0.0  # seconds; the owner keeps it up to date
-        self.places = StreamLimit(peer.streams, settings.limits.streams)
-        self._settings = settings
-        self._budget = MemoryBudget(settings.memory)
+        self._registry = StreamRegistry(
+            peer, settings.limits, settings.memory, settings.window, initiator=initiator
+        )
+        self.places = self._registry.places
         self._control = ControlChannel(settings.limits.control, peer.control)
         self.probes = Probes(self._control, features)
-        self._streams: dict[int, Stream] = {}
+        self._streams = self._registry.by_number
         self._senders = SendQueue(settings.memory, self._streams)
         self._credits = Credits()
-        self._again: dict[int, None] = {}  # streams that have something to replay
+        self.recovery = Recovery(session, self._streams, self._control, self._credits, self._senders)
         self._picked = 0, 0  # what ``pick`` returned last: stream, bytes
-        self._lanes: set[int] = set()
-        self._outdated = False  # lanes carried CREDIT after our positions were taken
-        self._next_stream = 1 if initiator else 2
-        self._highest_from_peer = 0
 
     # Streams: what our side does.
 
@@ -106,29 +99,24 @@ class Session:
         """Request a stream to ``target``; return its number. RefusedError when the peer accepts no more."""
         if self._control.crowded:
             raise RefusedError("the peer acknowledges control frames too slowly", Code.STREAM_LIMIT)
-        number = self._next_stream
-        if number > MAX_STREAM_ID:
-            raise RefusedError("this session has used up its stream numbers", Code.STREAM_LIMIT)
-        self.places.take_ours()
-        self._next_stream += 2
-        stream = self._add(number, target, StreamPhase.OPENING)
-        self._control.push(Open(number, stream.into.limit, target))
-        return number
+        stream = self._registry.open(target)
+        self._control.push(Open(stream.number, stream.into.limit, target))
+        return stream.number
 
     def accept(self, number: int) -> None:
         """Accept a requested stream: its target is connected."""
-        stream = self._stream(number)
+        stream = self._registry.get(number)
         stream.advance(Call.ACCEPT)
         self._control.push(Opened(number, stream.into.limit))
 
     def refuse(self, number: int, code: Code, reason: str) -> None:
         """Refuse a requested stream: its target cannot or must not be reached."""
-        self._end(self._stream(number), Call.REFUSE)
+        self._end(self._registry.get(number), Call.REFUSE)
         self._control.push(Refused(number, code, reason))
 
     def reset(self, number: int, code: Code, reason: str) -> None:
         """Reset a stream: nothing more is sent or delivered on it."""
-        stream = self._stream(number)
+        stream = self._registry.get(number)
         if stream.phase is StreamPhase.DIALLING:
             self.refuse(number, code, reason)
             return
@@ -137,18 +125,18 @@ class Session:
 
     def finish(self, number: int) -> None:
         """End our direction of a stream, after everything that was sent."""
-        self._control.push(Fin(number, self._stream(number).finish()))
+        self._control.push(Fin(number, self._registry.get(number).finish()))
         self.not_ready(number)
 
     def target(self, number: int) -> str:
         """Return the target of a stream, as its opener named it."""
-        return self._stream(number).target
+        return self._registry.get(number).target
 
     # Payload: what we send.
 
     def ready(self, number: int) -> None:
         """Add ``number``, which has something to send: ``pick`` returns it in its order, when it may send."""
-        self._senders.ready(self._stream(number))
+        self._senders.ready(self._streams.get(number) or self._registry.get(number))
 
     def not_ready(self, number: int) -> None:
         """Remove ``number``, which has nothing to send for now."""
@@ -156,7 +144,7 @@ class Session:
 
     def share(self, memory: int) -> None:
         """Set the memory to ``memory`` bytes for each direction; what is granted already stays."""
-        self._budget.total = memory
+        self._registry.budget.total = memory
         self._senders.allot(memory)
 
     @property
@@ -186,7 +174,7 @@ class Session:
 
     def send(self, number: int, payload: Payload, lane: int) -> Outgoing:
         """Frame ``payload`` for ``lane``. At most what ``pick`` allowed; MisuseError otherwise."""
-        stream, length = self._streams.get(number) or self._stream(number), len(payload)
+        stream, length = self._streams.get(number) or self._registry.get(number), len(payload)
         picked, allowance = self._picked
         self._picked = 0, 0
         if picked != number:
@@ -199,7 +187,7 @@ class Session:
 
     def carried(self, number: int, payloads: Sequence[Payload], lane: int) -> None:
         """Keep, in these parts, what ``lane`` sent in frames of its own: at most what ``pick`` allowed."""
-        stream, length = self._stream(number), sum(map(len, payloads))
+        stream, length = self._streams.get(number) or self._registry.get(number), sum(map(len, payloads))
         picked, self._picked = self._picked, (0, 0)
         if picked[0] != number or not 0 < length <= picked[1]:
             raise MisuseError(Code.FLOW_CONTROL, f"{length} bytes on stream {number} were not allowed")
@@ -215,7 +203,7 @@ class Session:
 
     def _may_ask(self, stream: Stream) -> bool:
         """Whether the peer accepts CREDIT: not before it has OPENED, which may be on a slower lane."""
-        return self._is_ours(stream.number) or stream.into.received > 0
+        return stream.ours or stream.into.received > 0
 
     # Payload: what we receive.
 
@@ -225,7 +213,7 @@ class Session:
         Returns [] for a stream that is closed: its bytes were in flight when it was reset. Payload after a
         gap is copied, and returned by a later call.
         """
-        stream = self._streams.get(number) or self._find(number, FrameType.DATA)
+        stream = self._streams.get(number) or self._registry.find(number, FrameType.DATA)
         if stream is None:
             return []
         return stream.arrived(offset, payload)
@@ -237,15 +225,15 @@ class Session:
 
     def unconfirmed(self, number: int) -> bool:
         """Whether our direction ended, and the peer has not delivered all of it yet."""
-        return self._stream(number).sending is SendState.FINISHED
+        return self._registry.get(number).sending is SendState.FINISHED
 
     def acknowledged(self, number: int) -> int:
         """Return how many bytes of our direction the peer has acknowledged as delivered."""
-        return self._stream(number).out.delivered
+        return self._registry.get(number).out.delivered
 
     def delivered(self, number: int, count: int, now: float) -> list[Event]:
         """Process the delivery of ``count`` bytes into the local socket. ``now`` is in seconds."""
-        stream = self._streams.get(number) or self._stream(number)
+        stream = self._streams.get(number) or self._registry.get(number)
         if not stream.deliver(count):
             self._credits.wait(number, stream.into)
         elif self._credits.due(number, stream.into):
@@ -268,82 +256,18 @@ class Session:
         """Queue CREDIT for what was delivered and did not grow since the last call."""
         self._credits.tell_late()
 
-    # Lanes.
-
-    def attach(self, epoch: int) -> None:
-        """Add a lane to this session."""
-        self._lanes.add(epoch)
-
-    def lost(self, epoch: int) -> None:
-        """Remove a lost lane. What it may have lost is sent again, now or after ``rejoin``."""
-        self._lanes.discard(epoch)
-        if self._lanes:
-            self._control.rewind()
-            self._repeat_credits()
-            self._rewind()
-
-    def _repeat_credits(self) -> None:
-        """Queue all CREDIT again: frames that carried it may be lost."""
-        self._control.acknowledge = True
-        for number, stream in self._streams.items():
-            if stream.into.delivered:
-                self._credits.due(number, stream.into)
-
-    def retired(self, epoch: int) -> None:
-        """Remove a retired lane: the peer has all that we sent on it, nothing is sent again."""
-        self._lanes.discard(epoch)
-        for stream in self._streams.values():
-            stream.settle(epoch)
-
-    def resume(self, epoch: int, replaces: int, kind: type[Resume] = Resume) -> Resume:
-        """Return our positions, as a lane's first frame: with lane ``replaces`` lost, or up: then REPLACE."""
-        control = self._control.into.position()
-        return kind(self.id, epoch, replaces, *control, self._positions())
-
-    def resumed(self, epoch: int, replaces: int) -> Resumed:
-        """Return our positions, as the answer to RESUME."""
-        control = self._control.into.position()
-        return Resumed(self.id, epoch, replaces, *control, self._positions())
-
-    def rejoin(self, peer: Resume) -> list[Event]:
-        """Apply the peer's positions and attach its lane. Raises ProtocolError when they are invalid."""
-        self._control.credited(peer.control_received, peer.control_limit)
-        if not self._lanes:  # else ``lost`` did it
-            self._control.rewind()
-            if self._outdated:
-                self._repeat_credits()
-        events: list[Event] = []
-        for position in peer.positions:
-            if (stream := self._streams.get(position.stream)) is not None:
-                frames = stream.frames
-                self._senders.released(stream, stream.learn(position), frames - stream.frames)
-                events.append(StreamReleased(stream.number, stream.out.delivered))
-        self._rewind()
-        self.attach(peer.epoch)
-        self._senders.retry()
-        return events
-
-    def _rewind(self) -> None:
-        """Queue what is lost, of every stream: one may be newer than the peer's positions."""
-        for number, stream in self._streams.items():
-            stream.rewind(self._lanes)
-            self._again[number] = None
-
-    def _positions(self) -> tuple[Position, ...]:
-        self._outdated = bool(self._lanes)
-        return tuple(stream.take_position() for stream in self._streams.values())
-
     # What a lane sends next.
 
     @property
     def has_control(self) -> bool:
         """Whether ``control`` has something to send."""
-        return bool(self._credits) or self._control.acknowledge or self._control.pending
+        control = self._control
+        return bool(self._credits.queue or control.acknowledge or control.pending)
 
     @property
     def busy(self) -> bool:
         """Whether there may be something to send: control frames, lost payload, or a stream's payload."""
-        return bool(self._again or self._senders.scheduler) or self.has_control
+        return bool(self.recovery.pending or self._senders.scheduler) or self.has_control
 
     def control(self, room: int = MAX_DATA) -> bytes:
         """Return control frames to send now, whole ones, up to about ``room`` bytes."""
@@ -361,15 +285,6 @@ class Session:
             self._control.acknowledge = False
             return encode(Credit(0, *self._control.into.advertise()))
         return self._credits.next()
-
-    def replay(self, lane: int) -> Outgoing | None:
-        """Return the next frame of payload to send again."""
-        while self._again:
-            number = next(iter(self._again))
-            if (outgoing := self._streams[number].replay(lane)) is not None:
-                return outgoing
-            del self._again[number]
-        return None
 
     # What a lane received.
 
@@ -392,7 +307,7 @@ class Session:
             return [self._on_open(frame)]
         if isinstance(frame, Probe | Verdict):
             return [self.probes.obey(frame)]
-        stream = self._find(frame.stream, frame.type)
+        stream = self._registry.find(frame.stream, frame.type)
         if stream is None:
             return []  # closed here while this frame was in flight
         match frame:
@@ -414,22 +329,17 @@ class Session:
                 return self._complete(stream) or [StreamConfirmed(stream.number)]
 
     def _on_open(self, frame: Open) -> StreamRequested:
-        number = frame.stream
-        if self._is_ours(number) or number <= self._highest_from_peer:
-            raise ProtocolError(
-                Code.STREAM_STATE, f"OPEN of stream {number}: number reused or of the wrong parity"
-            )
         if self._control.crowded:
             raise ProtocolError(Code.FLOW_CONTROL, "sends OPEN, but does not acknowledge answers")
-        self.places.take_theirs()
-        self._highest_from_peer = number
-        self._add(number, frame.target, StreamPhase.DIALLING).out.limit = frame.limit
-        return StreamRequested(number, frame.target)
+        stream = self._registry.requested(frame)
+        return StreamRequested(stream.number, frame.target)
 
     def _on_credit(self, frame: Credit) -> list[Event]:
         if frame.stream == 0:
             self._control.credited(frame.delivered, frame.limit)
-        elif (stream := self._find(frame.stream, FrameType.CREDIT)) is not None:
+            return []
+        stream = self._streams.get(frame.stream) or self._registry.find(frame.stream, FrameType.CREDIT)
+        if stream is not None:
             known, frames = stream.out.told, stream.frames
             released = stream.credited(frame.delivered, frame.limit)
             if stream.out.told == known:
@@ -442,36 +352,11 @@ class Session:
 
     # Bookkeeping.
 
-    def _is_ours(self, number: int) -> bool:
-        return number % 2 == (1 if self.initiator else 0)
-
-    def _stream(self, number: int) -> Stream:
-        try:
-            return self._streams[number]
-        except KeyError:
-            raise MisuseError(Code.STREAM_STATE, f"stream {number} is not open") from None
-
-    def _find(self, number: int, what: FrameType) -> Stream | None:
-        """Return the stream of a frame from the peer; None if it is closed already."""
-        stream = self._streams.get(number)
-        highest = self._next_stream - 2 if self._is_ours(number) else self._highest_from_peer
-        if stream is None and number > highest:
-            raise ProtocolError(Code.STREAM_STATE, f"{what.name} on stream {number}, which was never opened")
-        return stream
-
-    def _add(self, number: int, target: str, phase: StreamPhase) -> Stream:
-        window = self._budget.take(self._settings.window)
-        stream = self._streams[number] = Stream(number, target, phase, window)
-        return stream
-
     def _end(self, stream: Stream, signal: Input) -> None:
         stream.advance(signal)
-        number = stream.number
-        del self._streams[number]
-        self.places.give_back(ours=self._is_ours(number))
-        self._budget.give_back(stream.into.size)
-        self._credits.forget(number)
-        self._again.pop(number, None)
+        self._registry.remove(stream)
+        self._credits.forget(stream.number)
+        self.recovery.forget(stream.number)
         self._senders.forget(stream)
 
     def _complete(self, stream: Stream) -> list[Event]:
@@ -497,4 +382,4 @@ class Session:
         into = stream.into
         if into.quarter and into.outpaced(now, self.round_trip):
             most = min(into.size, MAX_WINDOW - into.size)
-            into.size += self._budget.grow(into.size, most, carried=into.carried)
+            into.size += self._registry.budget.grow(into.size, most, carried=into.carried)

@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from tunnel.errors import MisuseError, ProtocolError
-from tunnel.wire.codec import data_header
+from tunnel.wire.codec import HEADER, data_header
 from tunnel.wire.codes import Code, FrameType
 from tunnel.wire.frames import Position
 from tunnel.wire.payload import Outgoing, Payload, Piece
@@ -43,6 +43,7 @@ class Stream:
         self.number = number
         self.target = target
         self.phase = phase
+        self.ours = phase is StreamPhase.OPENING  # opened by our side
         self.sending = SendState.READY
         self.receiving = Receiving.READY
         self.out = SendWindow()
@@ -79,7 +80,8 @@ class Stream:
         """Frame ``payload`` and keep it until it is delivered. It must fit into the window."""
         length = len(payload)
         offset = self.carried(payload, lane)
-        return Outgoing(data_header(self.number, offset, length), Piece(payload, 0, length))
+        header = HEADER.pack(FrameType.DATA, 0, 0, self.number, length, offset)
+        return Outgoing(header, Piece(payload, 0, length))
 
     def carried(self, payload: Payload, lane: int) -> int:
         """Keep payload that ``lane`` is to send, or has sent; return its offset."""
@@ -163,16 +165,22 @@ class Stream:
         ):  # else no state changes
             self.advance(FrameType.DATA)
             self.receiving = step(RECEIVING, self.receiving, FrameType.DATA, Code.STREAM_STATE)
-        self.into.check(offset, len(payload))
-        if self._final is not None and offset + len(payload) > self._final:
+        length, assembly = len(payload), self._assembly
+        self.into.check(offset, length)
+        if self._final is not None and offset + length > self._final:
             raise ProtocolError(Code.PROTOCOL, f"data after the end of stream {self.number} at {self._final}")
-        pieces = self._assembly.insert(offset, payload)
-        self.into.received = self._assembly.received
+        if offset == assembly.received >= assembly.early:  # in order, and there is no gap
+            self.into.received = assembly.received = offset + length
+            return [Piece(payload, 0, length)]
+        pieces = assembly.insert(offset, payload)
+        self.into.received = assembly.received
         return pieces
 
     def expects(self) -> tuple[int, int]:
         """As ``Session.expects``; (0, 0) also while data is buffered after a gap."""
-        if self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY or self._assembly.gaps:
+        if self.phase is not StreamPhase.OPEN or self.receiving is not Receiving.READY:
+            return 0, 0
+        if self._assembly.early > self._assembly.received:
             return 0, 0
         return self.into.received, self.into.limit
 

@@ -66,7 +66,7 @@ def test_links_are_found_by_peer(
     plans: tuple[LabHostPlan, LabHostPlan], tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer: dict[str, Any] = {"host": "hosta", "links": [{"peer": "hostb", "state": "up"}]}
-    monkeypatch.setattr(local_daemon, "ask", lambda path, what: answer)
+    monkeypatch.setattr(local_daemon, "ask_status", lambda path: answer)
     daemon = _daemon(plans[0], tmp, "sleep", "300")
     daemon.wait_linked("hostb")
     with pytest.raises(TunnelError, match="hosta has no peer hostc"):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from tunnel.bench.measure.abuse import CUTS, AbuseOptions, AbuseOutcome, Cuts, Transfer, judge, run, table
+from tunnel.bench.measure.abuse import CUTS, AbuseOptions, AbuseOutcome, Cuts, Transfer, judge, run
 from tunnel.bench.measure.abusers import ABUSERS, Abuser
 from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.results import Results
@@ -50,14 +48,6 @@ def test_bulk_and_cuts_are_judged_by_the_goal() -> None:
 )
 def test_a_missed_goal_is_reported(outcomes: Sequence[AbuseOutcome], found: Cuts | None) -> None:
     assert not judge(SILENT, outcomes, found).reached
-
-
-def test_the_table_shows_both_ratios_and_milliseconds() -> None:
-    output = io.StringIO()
-    verdicts = [judge(SILENT, [outcome()], cuts()), judge(PING, [outcome(plain=None)], None)]
-    Console(file=output, width=180).print(table(verdicts))
-    for expected in ("0.50 (0.50-0.50)", "1.00 (1.00-1.00)", "150 made", "100", "200", "failed", "5%"):
-        assert expected in output.getvalue()
 
 
 @pytest.mark.root

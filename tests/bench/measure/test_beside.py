@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tunnel.bench.measure import beside
-from tunnel.bench.measure.beside import CASES, BesideCase, BesideOutcome, choose, run, table
+from tunnel.bench.measure.beside import CASES, BesideCase, BesideOutcome, choose, run
 from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.results import Results
 from tunnel.errors import UsageError
@@ -53,13 +51,6 @@ def test_abuse_is_chosen_by_name_or_group() -> None:
     assert choose(["streams"]) == ([], list(CASES))
     with pytest.raises(UsageError, match="unknown abuse: nix; known: strangers"):
         choose(["stalled", "nix"])
-
-
-def test_the_table_shows_growth_and_bounds() -> None:
-    output = io.StringIO()
-    Console(file=output, width=140).print(table([outcome(growth=7 * MIB)]))
-    for expected in ("1.00 (1.00-1.00)", "512", "0 / 7", "100 / 100"):
-        assert expected in output.getvalue()
 
 
 @pytest.mark.slow

@@ -1,15 +1,13 @@
-"""``bench cuts``: the definition of a stall, measurements against real daemons, and the table."""
+"""``bench cuts``: the definition of a stall, and measurements against real daemons."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tunnel.bench.measure import cuts
-from tunnel.bench.measure.cuts import CutsOptions, CutsOutcome, run, stalls, table
+from tunnel.bench.measure.cuts import CutsOptions, CutsOutcome, run, stalls
 from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.results import Results
@@ -56,11 +54,3 @@ def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert run(options, Network("cubic", pinned=False), results, lambda _: None) == []
     (failure,) = results.of_kind("failure")
     assert failure["contestant"] == "2 lanes, round trip 20 ms"
-
-
-def test_the_table_is_in_milliseconds() -> None:
-    output = io.StringIO()
-    outcome = CutsOutcome(1, 2, 0.02, 1 << 30, 100, 0.0012, [0.0081, 0.0123, 0.0456, 0.0789])
-    Console(file=output, width=160).print(table([outcome]))
-    for expected in ("20", "1.2", "8.1", "28.9", "78.9"):
-        assert expected in output.getvalue()

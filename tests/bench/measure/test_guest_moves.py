@@ -138,7 +138,7 @@ def test_guests_are_migrated_limits_are_searched_and_both_are_reported(tmp: Path
     assert reported.returncode == 0, reported.stderr
     text = (tmp / "report" / "report.md").read_text()
     assert "## Migration: 0.0625 GiB guest, idle, unshaped link" in text
-    assert "The highest dirty rate that still converges" in text
+    assert "The highest dirty rate that converges" in text
 
 
 @pytest.mark.root

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tunnel.bench.measure import memory
 from tunnel.bench.measure.contestants import Contestant, choose
-from tunnel.bench.measure.memory import Footprint, table
+from tunnel.bench.measure.memory import Footprint
 from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.relay_commands import Sides
 from tunnel.bench.measure.results import Results
@@ -32,22 +30,6 @@ def test_growth_counts_after_the_windows_are_full() -> None:
 
 def test_released_memory_is_not_growth() -> None:
     assert _footprint(filled=10, stalled=9).growth == {"a": 0, "b": 0}
-
-
-def test_the_table_shows_both_sides_in_mib_and_the_absent() -> None:
-    output = io.StringIO()
-    view = table([_footprint(44 * MIB, 46 * MIB)], [("gone", "not installed")])
-    Console(file=output, width=150).print(view)
-    for expected in (
-        "40.0 / 41.0",
-        "44.0 / 44.0",
-        "2.0 / 2.0",
-        "77.0 / 78.0",
-        "9.0",
-        "gone",
-        "not installed",
-    ):
-        assert expected in output.getvalue()
 
 
 @pytest.fixture

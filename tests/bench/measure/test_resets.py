@@ -86,7 +86,7 @@ def test_a_connection_that_is_not_a_lane_is_not_reset(
         ends = [stack.enter_context(sock) for _ in range(3) for sock in connected(server)]
         local = f"127.0.0.1:{ends[2].getsockname()[1]}"
         facts = {"links": [{"lanes": []}, {"lanes": [{"local": local}]}]}
-        monkeypatch.setattr(resets, "ask", lambda path, command: facts if path == tmp else None)
+        monkeypatch.setattr(resets, "ask_status", lambda path: facts if path == tmp else None)
         (found,) = resets.lanes(tmp, port)
         assert reset(found)
         with pytest.raises(ConnectionAbortedError):

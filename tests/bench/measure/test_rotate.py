@@ -1,19 +1,17 @@
-"""``bench rotate``: the cases, measurements against real daemons, and the table."""
+"""``bench rotate``: the cases and measurements against real daemons."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tunnel.bench.measure import rotate
 from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.results import Results
-from tunnel.bench.measure.rotate import LASTING, RotateCase, RotateOptions, RotateOutcome, _cases, run, table
+from tunnel.bench.measure.rotate import LASTING, RotateCase, RotateOptions, RotateOutcome, _cases, run
 from tunnel.units import MIB
 
 
@@ -74,10 +72,3 @@ def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert run(options, Network(effective_congestion(), pinned=False), results, lambda _: None) == []
     (failure,) = results.of_kind("failure")
     assert failure["contestant"] == "1 lane, userspace-kernel, 1024 records a key"
-
-
-def test_the_table_has_gaps_in_milliseconds() -> None:
-    output = io.StringIO()
-    Console(file=output, width=160).print(table([outcome()]))
-    for expected in ("userspace ", "kernel ", "1024", "3.0", "512", "190", "1345", "83", "12"):
-        assert expected in output.getvalue()

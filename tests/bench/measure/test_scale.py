@@ -1,19 +1,17 @@
-"""``bench scale``: the cases, the figures of threads, and the table."""
+"""``bench scale``: the cases and the figures of threads."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tunnel.bench.measure import scale
 from tunnel.bench.measure.netns import Network, effective_congestion
 from tunnel.bench.measure.program import BenchError
 from tunnel.bench.measure.results import Results
-from tunnel.bench.measure.scale import Scaled, ScaleOptions, _cases, lock_share, run, table
+from tunnel.bench.measure.scale import Scaled, ScaleOptions, _cases, lock_share, run
 from tunnel.units import GIB, MIB
 
 FOUND = Scaled(
@@ -84,10 +82,3 @@ def test_a_failure_is_recorded(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert run(options, Network(effective_congestion(), pinned=False), results, lambda _: None) == []
     (failure,) = results.of_kind("failure")
     assert (failure["contestant"], failure["reason"]) == ("2 workers, 1 stream", "no")
-
-
-def test_the_table_is_per_gib() -> None:
-    output = io.StringIO()
-    Console(file=output, width=160).print(table([FOUND]))
-    line = output.getvalue().splitlines()[-1].split()
-    assert line == ["8", "4", "2.00", "0.90", "0.15", "0.20", "5.0", "30%"]

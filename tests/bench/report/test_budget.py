@@ -156,10 +156,11 @@ def test_a_floor_of_the_system_s_library_does_not_count_for_ours(tmp: Path) -> N
 
 def test_the_best_way_has_its_name_in_its_row(tmp: Path) -> None:
     (file,) = read(samples.migrate(tmp))
-    first, second, *_ = _rows(budget.migrate, file)
+    first, second, *_ = _rows(budget.migrate, file).values()
     where = "4 GiB guest, idle, unshaped link"
-    assert first == f"migration, throughput of mtunnel's best way to multifd-tls-4, {where}: mtunnel"
-    assert second == f"migration, throughput of mtunnel-multifd-4 to multifd-tls-4, {where}"
+    assert first.what == "migration, throughput of mtunnel's best way to multifd-tls-4"
+    assert first.where == f"{where}: mtunnel"
+    assert second.where == where
 
 
 def test_with_an_old_qemu_the_best_way_is_not_evaluated(tmp: Path) -> None:
@@ -171,5 +172,15 @@ def test_with_an_old_qemu_the_best_way_is_not_evaluated(tmp: Path) -> None:
     assert set(verdicts[1:]) == {"missed"}
 
 
-def test_goals_without_a_benchmark_have_a_reason() -> None:
-    assert all(row.reason and row.found is None for row in budget.ELSEWHERE)
+def test_idle_links_count_if_all_are_up(tmp: Path) -> None:
+    (file,) = read(samples.idle(tmp))
+    rows = {what: row for what, row in _rows(budget.idle, file).items() if "accepted" in what}
+    assert [(row.found and row.found.median, row.must, row.verdict) for row in rows.values()] == [
+        (pytest.approx(1.5), 2, "met"),
+        (200, 300, "met"),
+    ]
+    fewer = [{**record, "up": 999} if record["kind"] == "idle" else record for record in file.records]
+    rows = _rows(budget.idle, ResultFile(file.path, fewer))
+    verdicts = {row.verdict for what, row in rows.items() if "accepted" in what}
+    assert verdicts == {"not measured: 999 links in this run"}
+    assert {row.verdict for what, row in rows.items() if "dialed" in what} == {"not measured"}

@@ -38,7 +38,7 @@ def test_parts_follow_each_other() -> None:
     svg = _drawn(_chart(Row("x", [Bar([1.0, 3.0], Spread(4.0, 4.0, 4.0))])))
     first, second = [e.attrib for e in svg.iter("rect") if e.attrib["class"].startswith("bar")]
     assert float(second["x"]) == pytest.approx(float(first["x"]) + float(first["width"]), abs=0.2)
-    assert (first["class"], second["class"]) == ("bar s0", "bar s1")
+    assert (first["class"], second["class"]) == ("bar p0", "bar p1")
     assert float(second["width"]) == pytest.approx(3 * float(first["width"]), rel=0.02)
 
 
@@ -50,10 +50,33 @@ def test_a_spread_reaches_from_the_lowest_to_the_highest() -> None:
 
 
 def test_missing_bars_leave_a_gap_and_the_others_keep_their_colour() -> None:
-    svg = _drawn(_chart(Row("x", [Bar.of(_spread(1.0)), None, Bar.of(_spread(1.0))])))
-    bars = [e.attrib for e in svg.iter("rect")]
+    row = Row("x", [Bar.of(_spread(1.0)), None, Bar.of(_spread(1.0))])
+    bars = [e.attrib for e in _drawn(_chart(row, series=("one", "four", "many"))).iter("rect")]
     assert [bar["class"] for bar in bars] == ["bar s0", "bar s2"]
     assert float(bars[1]["y"]) - float(bars[0]["y"]) == 28
+
+
+def test_without_series_the_bars_of_ours_have_their_own_colour() -> None:
+    svg = _drawn(_chart(Row("us", [Bar.of(_spread(1.0))], is_ours=True), Row("x", [Bar.of(_spread(1.0))])))
+    assert [e.attrib["class"] for e in svg.iter("rect")] == ["bar mine", "bar theirs"]
+
+
+def test_verdicts_are_symbols_as_well_as_colours() -> None:
+    best, lost = (Bar([1.0], Spread(1.0, 1.0, 1.0), mark) for mark in ("best", "loses"))
+    svg = _drawn(_chart(Row("x", [best]), Row("us", [lost], note="0.50 times best rival", note_mark="loses")))
+    texts = [(e.attrib["class"], e.text) for e in svg.iter("text") if "value" in e.attrib["class"]]
+    assert texts == [
+        ("value best", "★ 1.00"),
+        ("value note loses", "0.50 times best rival"),
+        ("value loses", "▼ 1.00"),
+    ]
+
+
+def test_the_bars_of_a_row_have_names() -> None:
+    one, parts = Bar.of(_spread(1.0)), Bar([1.0, 2.0], _spread(3.0))
+    assert _chart(Row("x", [one, one]), series=("one", "four")).bar_names == ("one", "four")
+    assert _chart(Row("x", [parts]), series=("A", "B")).bar_names == ()
+    assert _chart(Row("x", [parts] * 2), series=("A", "B"), bars=("new", "old")).bar_names == ("new", "old")
 
 
 def test_the_line_of_the_goal_is_drawn_with_its_spread() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from tunnel.bench.report.charts import Chart
-from tunnel.bench.report.document import DataTable, Document, Section
+from tunnel.bench.report.document import Claim, DataTable, Document, Marked, Section
 
 
 def _document() -> Document:
     chart = Chart("Speed", "GiB/s", [], "Longer is better.")
-    return Document("title", [Section("one", ["words", ("a", "list"), DataTable(["x"], [["1"]]), chart])])
+    table = DataTable(["x"], [[Marked("met", "good")]])
+    return Document(
+        "title", [Section("one", ["words", ("a", "list"), Claim("Speed", "won", "good"), table, chart])]
+    )
 
 
 def test_equal_parts_make_equal_documents() -> None:
@@ -18,3 +21,7 @@ def test_equal_parts_make_equal_documents() -> None:
 
 def test_a_table_is_of_figures_by_default() -> None:
     assert not DataTable(["x"], []).words
+
+
+def test_a_verdict_is_its_text() -> None:
+    assert str(Marked("met", "good")) == "met"

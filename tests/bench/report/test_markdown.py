@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunnel.bench.measure.stats import Spread
 from tunnel.bench.report.charts import Bar, Chart, Row
-from tunnel.bench.report.document import Block, DataTable, Document, Section
+from tunnel.bench.report.document import Block, Claim, DataTable, Document, Marked, Section
 from tunnel.bench.report.markdown import render
 
 ONE = Bar.of(Spread(1.0, 0.5, 2.0))
@@ -32,6 +32,24 @@ def test_a_chart_becomes_its_figures_and_notes() -> None:
     assert _rendered(chart) == (
         "### Speed\n\nLonger is better.\n\n"
         "|  | one, GiB/s | four, GiB/s |\n| --- | ---: | ---: |\n| x | 1.00 (0.50-2.00) | - |\n"
+    )
+
+
+def test_a_claim_and_a_verdict_are_text() -> None:
+    assert _rendered(Claim("Speed", "won", "good")) == "**Speed:** won\n"
+    assert "| x | met |" in _rendered(DataTable(["a", "b"], [["x", Marked("met", "good")]]))
+
+
+def test_a_section_without_a_title_has_no_heading() -> None:
+    assert render(Document("title", [Section("", ["words"])])) == "# title\n\nwords\n"
+
+
+def test_marks_and_notes_are_shown() -> None:
+    best = Bar([1.0], Spread(1.0, 1.0, 1.0), "best")
+    chart = Chart("Speed", "GiB/s", [Row("x", [best], note="best rival"), Row("y", [ONE])], "how")
+    assert _rendered(chart).endswith(
+        "|  | GiB/s |  |\n| --- | ---: | ---: |\n"
+        "| x | ★ 1.00 (1.00-1.00) | best rival |\n| y | 1.00 (0.50-2.00) |  |\n"
     )
 
 

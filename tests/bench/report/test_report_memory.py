@@ -34,6 +34,7 @@ def test_each_side_has_a_row_and_each_state_a_bar(tmp: Path) -> None:
         "52.0 / 50.0",
         "54.0 / 50.0",
         "1.0 / 0.0",
+        "9.0",
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.bench import samples
 from tunnel.bench.measure.guest_records import Convergence, MeasuredMigration
 from tunnel.bench.measure.measurement import Case
-from tunnel.bench.report.result_file import measured, newest, read, read_all
+from tunnel.bench.report.result_file import measured, read, read_all
 from tunnel.errors import UsageError
 
 RUN = {"kind": "run", "schema": 2, "benchmark": "relay", "options": {}}
@@ -81,19 +81,6 @@ def test_a_file_of_the_first_schema_has_one_case(tmp: Path) -> None:
     old = {"kind": "measurement", "contestant": "x", "round": 1, "bytes": 1, "seconds": 1.0}
     found = measured(*read(_file(tmp, run, old | {"cpu_seconds": {}, "rss_peak": {}})))
     assert found.transfers[0].case == Case("unix", 16)
-
-
-def test_the_newest_file_of_each_benchmark_is_chosen(tmp: Path) -> None:
-    for date in ("20260102T000000Z", "20260101T000000Z"):
-        _file(tmp, RUN, name=f"{date}-relay.jsonl")
-    _file(tmp, RUN, name="20250101T000000Z-memory.jsonl")
-    names = {path.name for path in newest(tmp)}
-    assert names == {"20260102T000000Z-relay.jsonl", "20250101T000000Z-memory.jsonl"}
-
-
-def test_a_directory_without_results_is_named(tmp: Path) -> None:
-    with pytest.raises(UsageError, match=rf"no result file in {tmp}; run ./run bench relay to make one"):
-        newest(tmp)
 
 
 def test_files_are_sorted_by_date_without_duplicates(tmp: Path) -> None:

@@ -1,21 +1,16 @@
-"""Summary of a run: medians, ratios in the same round, and no contestant silently dropped."""
+"""Summary of a run: medians, and ratios in the same round."""
 
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
 
-from tunnel.bench.measure.contestants import Contestant
 from tunnel.bench.measure.floor import CryptoCost
 from tunnel.bench.measure.measurement import Case, Latency, Measurement, Percentiles
 from tunnel.bench.measure.relay import Measured
-from tunnel.bench.measure.results import Results
 from tunnel.bench.measure.stats import Spread
-from tunnel.bench.report.summary import absent, floor_of, floors_in_words, growths, summarise, table
+from tunnel.bench.report.summary import floor_of, floors_in_words, growths, summarise
 from tunnel.units import GIB
 
 ONE = Case("tcp", 1)
@@ -124,37 +119,3 @@ def test_a_summary_fits_into_the_result_file() -> None:
     assert json.loads(json.dumps(record)) == record
     assert record["cpu_ratio"] == {"median": 0.625, "low": 0.5, "high": 0.75}
     assert (record["legs"], record["streams"]) == ("tcp", 1)
-
-
-@pytest.fixture
-def results(tmp: Path) -> Results:
-    results = Results(tmp, "relay")
-    results.announce([Contestant("gone", "none", str, programs=("no-such-relay",))])
-    results.add("failure", contestant="broken", round=2, reason="a exited with status 1\n  long log")
-    return results
-
-
-def test_the_absent_are_named_with_one_line_of_reason(results: Results) -> None:
-    assert absent(results) == [
-        ("gone", "no-such-relay not installed"),
-        ("broken", "failed: a exited with status 1"),
-    ]
-
-
-def test_the_table_shows_figures_and_the_absent(results: Results) -> None:
-    text = _rendered(table(RUN, results))
-    for expected in (
-        "1.50 (1.00-2.00)",
-        "0.62 (0.50-0.75)",
-        "3.00 (2.00-4.00)",
-        "floor: mtunnel's 1.25 (1.00-1.50), AES by",
-    ):
-        assert expected in text
-    for expected in ("64 streams", "64 against 1", "gone", "not installed", "broken", "status 1"):
-        assert expected in text
-
-
-def _rendered(view: RenderableType) -> str:
-    output = io.StringIO()
-    Console(file=output, width=220).print(view)
-    return output.getvalue()

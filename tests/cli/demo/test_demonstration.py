@@ -11,20 +11,20 @@ from tunnel.cli.demo import demonstration as module
 from tunnel.cli.demo import rehearsal
 from tunnel.cli.demo.demonstration import as_object, describe
 from tunnel.cli.demo.display import Display
-from tunnel.cli.demo.rehearsal import RehearsalPlan, RehearsalReport
+from tunnel.cli.demo.rehearsal import DemoMode, RehearsalPlan, RehearsalReport
 from tunnel.cli.demo.two_daemons import IngressKind
 from tunnel.cli.main import main
 from tunnel.proof.accelerator import Accelerator
 from tunnel.units import GIB, MIB
-from tunnel.virt.qmp_migration import Mode, QmpOutcome
+from tunnel.virt.move import MoveSummary
 
-PLAN = RehearsalPlan(Mode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
+PLAN = RehearsalPlan(DemoMode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
 REPORT = RehearsalReport(
     plan=PLAN,
     accelerator=Accelerator("tcg", "no KVM"),
     lane="userspace",
     cipher="TLS_AES_256_GCM_SHA384",
-    outcome=QmpOutcome(2.5, 0.5, 0.042, 2 * GIB, 3, postcopied=False),
+    outcome=MoveSummary(2.5, 0.042, 2 * GIB, 3, postcopied=False, setup=0.5),
     pages=261600,
     cpu={"hosta": 1.0, "hostb": 1.5, "source": 2.0, "destination": 0.25},
 )
@@ -53,13 +53,13 @@ def demo(*options: str) -> int:
 
 def test_defaults(called: Called) -> None:
     assert demo() == 0
-    assert called == [(RehearsalPlan(Mode.PRECOPY, GIB, 32 * MIB, IngressKind.UNIX, 4), None)]
+    assert called == [(RehearsalPlan(DemoMode.PRECOPY, GIB, 32 * MIB, IngressKind.UNIX, 4), None)]
 
 
 def test_every_option_reaches_the_plan(called: Called) -> None:
     options = "--mode multifd --memory 256MiB --dirty-rate 1.5MiB/s --ingress tcp --accel kvm --channels 7"
     assert demo(*options.split()) == 0
-    expected = RehearsalPlan(Mode.MULTIFD, 256 * MIB, 3 * MIB // 2, IngressKind.TCP, 7)
+    expected = RehearsalPlan(DemoMode.MULTIFD, 256 * MIB, 3 * MIB // 2, IngressKind.TCP, 7)
     assert called == [(expected, Accelerator("kvm", "requested with --accel"))]
 
 
@@ -136,7 +136,7 @@ def test_json_has_stable_keys(called: Called, capsys: pytest.CaptureFixture[str]
 
 
 def test_one_channel_is_reported_without_multifd() -> None:
-    report = dataclasses.replace(REPORT, plan=dataclasses.replace(PLAN, mode=Mode.PRECOPY))
+    report = dataclasses.replace(REPORT, plan=dataclasses.replace(PLAN, mode=DemoMode.PRECOPY))
     assert as_object(report)["channels"] == 1
 
 
@@ -162,7 +162,7 @@ def test_text_report(called: Called, capsys: pytest.CaptureFixture[str]) -> None
 def test_postcopy_without_a_switch_is_reported(postcopied: bool, text: str) -> None:
     report = dataclasses.replace(
         REPORT,
-        plan=dataclasses.replace(PLAN, mode=Mode.POSTCOPY),
+        plan=dataclasses.replace(PLAN, mode=DemoMode.POSTCOPY),
         outcome=dataclasses.replace(REPORT.outcome, postcopied=postcopied),
     )
     assert text in "\n".join(describe(report))

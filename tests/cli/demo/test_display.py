@@ -8,9 +8,9 @@ from rich.console import Console
 
 from tunnel.cli.demo.display import Display
 from tunnel.units import MIB
-from tunnel.virt.qmp_sample import QemuPhase, Sample
+from tunnel.virt.progress import Progress
 
-SAMPLE = Sample(QemuPhase.ACTIVE, 1.0, 300 * MIB, 724 * MIB, 1024 * MIB, 8192, 1, 300.0 * MIB, 0.3)
+NOW = Progress("active", 1.0, 1024 * MIB, 300 * MIB, 724 * MIB, 32 * MIB, 1, 300 * MIB, 0.3)
 
 
 def test_display_on_a_pipe_shows_steps_only() -> None:
@@ -18,7 +18,7 @@ def test_display_on_a_pipe_shows_steps_only() -> None:
     display = Display(Console(file=written, force_terminal=False))
     display.step("guest", "1GiB filled")
     with display.waiting("filling"), display.migration() as migrating, display.verification() as verifying:
-        migrating(SAMPLE)
+        migrating(NOW)
         verifying(10, 20)
     assert written.getvalue() == "guest        1GiB filled\n"
 
@@ -29,7 +29,7 @@ def test_display_on_a_terminal_shows_progress() -> None:
         Console(file=written, force_terminal=True, width=120, color_system=None, _environ={"TERM": "xterm"})
     )
     with display.migration() as migrating:
-        migrating(SAMPLE)
+        migrating(NOW)
     with display.verification() as verifying:
         verifying(10, 20)
     assert "active, 300 MiB/s, pass 1" in written.getvalue()
@@ -42,5 +42,5 @@ def test_quiet_display_writes_nothing() -> None:
     display = Display(Console(file=written, force_terminal=True, quiet=True))
     display.step("guest", "1GiB filled")
     with display.migration() as migrating:
-        migrating(SAMPLE)
+        migrating(NOW)
     assert written.getvalue() == ""

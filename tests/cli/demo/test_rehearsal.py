@@ -12,15 +12,15 @@ from rich.console import Console
 
 from tunnel.cli.demo import rehearsal
 from tunnel.cli.demo.display import Display
-from tunnel.cli.demo.rehearsal import RehearsalPlan, rehearse
+from tunnel.cli.demo.rehearsal import DemoMode, RehearsalPlan, rehearse
 from tunnel.cli.demo.two_daemons import IngressKind
 from tunnel.errors import MigrationError
 from tunnel.proof.accelerator import Accelerator
 from tunnel.proof.pattern_guest import Workload
 from tunnel.units import GIB, MIB
-from tunnel.virt.qmp_migration import Mode, QmpOptions
+from tunnel.virt.move_options import DEFAULTS, MoveOptions
 
-PLAN = RehearsalPlan(Mode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
+PLAN = RehearsalPlan(DemoMode.MULTIFD, GIB, 32 * MIB, IngressKind.TCP, 6)
 TCG = Accelerator("tcg", "requested")
 
 
@@ -33,9 +33,10 @@ def test_available_memory_is_read_from_the_kernel() -> None:
 
 
 def test_plan_sets_the_options_of_qemu() -> None:
-    assert PLAN.options == QmpOptions(Mode.MULTIFD, channels=6)
-    postcopy = dataclasses.replace(PLAN, mode=Mode.POSTCOPY).options
-    assert (postcopy.mode, postcopy.postcopy_after, postcopy.downtime_limit) == (Mode.POSTCOPY, 0, 0.001)
+    assert PLAN.options == MoveOptions(parallel=6)
+    assert dataclasses.replace(PLAN, mode=DemoMode.PRECOPY).options == DEFAULTS
+    postcopy = dataclasses.replace(PLAN, mode=DemoMode.POSTCOPY).options
+    assert (postcopy.postcopy, postcopy.parallel, postcopy.switch_at) == (True, 0, 1)
 
 
 def test_working_set_never_exceeds_a_quarter_of_the_guest() -> None:
@@ -55,7 +56,7 @@ async def test_failure_includes_the_logs_of_the_daemons_and_leaves_no_file(
     tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp))
-    impossible = dataclasses.replace(PLAN, memory=64 * MIB, channels=0)
+    impossible = dataclasses.replace(PLAN, memory=64 * MIB, channels=256)
     with pytest.raises(MigrationError, match=r"(?s)multifd.channels.*\nhosta: .*\nhostb: "):
         await rehearse(impossible, TCG, Display(Console(file=io.StringIO())))
     assert files_in(tmp) == []

@@ -18,8 +18,7 @@ from tunnel.daemon.config import load
 from tunnel.errors import ConfigError
 from tunnel.units import MIB
 from tunnel.virt.guest_location import Where
-from tunnel.virt.libvirt_request import Storage
-from tunnel.virt.move import Action
+from tunnel.virt.move_options import Action, MoveOptions, Storage
 
 Called = list[tuple[MigrateArguments, Announcer]]
 
@@ -62,21 +61,23 @@ def test_every_option_for_libvirt_reaches_the_order(config: Path, called: Called
         load(config),
         "web1",
         "hostb",
+        MoveOptions(
+            live=False,
+            postcopy=True,
+            bandwidth=100 * MIB,
+            auto_converge=True,
+            timeout=90.0,
+            timeout_action=Action.POSTCOPY,
+            p2p=False,
+            postcopy_resume=True,
+            copy_storage=Storage.INC,
+            persist=True,
+            undefine_source=True,
+            tls_destination="hostb.lab",
+        ),
         via="tcp:127.0.1.2:49160",
-        live=False,
-        postcopy=True,
-        bandwidth=100 * MIB,
-        auto_converge=True,
-        timeout=90.0,
-        timeout_action=Action.POSTCOPY,
-        p2p=False,
-        postcopy_resume=True,
-        copy_storage=Storage.INC,
-        persist=True,
-        undefine_source=True,
         connect="test:///a",
         desturi="test:///b",
-        tls_destination="hostb.lab",
     )
     assert isinstance(announcer, JsonOutput)
 
@@ -87,8 +88,8 @@ def test_every_option_for_qemu_reaches_the_order(config: Path, called: Called) -
     assert migrate(config, "hostb", "--qmp", "/run/web1.qmp", "--no-return-path", "--parallel", "8") == 0
     first, second = (order for order, _ in called)
     assert (first.guest, first.qmp, first.dest_qmp) == (None, Path("/run/web1.qmp"), Path("/run/far.qmp"))
-    assert (first.postcopy, first.postcopy_preempt, first.return_path) == (True, True, True)
-    assert (second.return_path, second.parallel) == (False, 8)
+    assert first.options == MoveOptions(postcopy=True, postcopy_preempt=True)
+    assert second.options == MoveOptions(return_path=False, parallel=8)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.support.waiting import until
 from tunnel.cli.migrate import link_monitor as module
-from tunnel.cli.migrate.link_monitor import LinkMonitor, is_absence, is_refusal, rate_between
+from tunnel.cli.migrate.link_monitor import Cause, LinkMonitor, LinkNews, cause_of, rate_between
+from tunnel.daemon import control_socket
 from tunnel.errors import UnreachableError, UsageError
+from tunnel.relay.incidents import IncidentKind
+from tunnel.relay.status_schema import IncidentStatus
 
-OLD = {"at": "1", "what": "lane lost", "reason": "old"}
-NEW = {"at": "2", "what": "stream refused by the peer", "reason": "tcp:127.0.0.1:1 is not allowed"}
+NEW: IncidentStatus = {
+    "at": "2",
+    "since": "2",
+    "count": 1,
+    "kind": IncidentKind.STREAM_REFUSED_BY_PEER.name,
+    "what": "stream refused by the peer",
+    "reason": "tcp:127.0.0.1:1 is not allowed",
+    "code": "TARGET_FORBIDDEN",
+    "uid": None,
+}
+OLD: IncidentStatus = {**NEW, "at": "1", "kind": IncidentKind.LANE_LOST.name, "what": "lane lost", "code": ""}
 
 
 class Daemon:
@@ -49,7 +61,8 @@ class Daemon:
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     answering = Daemon()
-    monkeypatch.setattr(module, "ask", answering.ask)
+    for where in (module, control_socket):
+        monkeypatch.setattr(where, "ask", answering.ask)
     monkeypatch.setattr(module, "PERIOD", 0.01)
     return answering
 
@@ -89,11 +102,10 @@ async def test_end_and_restart_of_the_daemon_are_news(daemon: Daemon) -> None:
     tunnel = LinkMonitor(Path("/control"), "hostb")
     async with tunnel.watching():
         daemon.gone = True
-        what = "the daemon of this host does not answer"
-        assert await tunnel.news() == [{"what": what, "reason": "no daemon answers"}]
+        assert await tunnel.news() == [LinkNews("the daemon of this host does not answer: no daemon answers")]
         daemon.gone, daemon.pid = False, 2
         (news,) = await tunnel.news()
-        assert news["what"] == "the daemon of this host was restarted"
+        assert news.text.startswith("the daemon of this host was restarted: ")
 
 
 async def test_link_is_held_if_it_was_never_down(daemon: Daemon) -> None:
@@ -121,7 +133,8 @@ async def test_news_are_new_incidents(daemon: Daemon) -> None:
     async with tunnel.watching():
         assert await tunnel.news() == []
         daemon.link["incidents"] = [OLD, NEW]
-        assert await tunnel.news() == [NEW]
+        text = "stream refused by the peer: tcp:127.0.0.1:1 is not allowed"
+        assert await tunnel.news() == [LinkNews(text, Cause.REFUSAL)]
 
 
 async def test_unknown_peer_is_a_usage_error(daemon: Daemon) -> None:
@@ -149,14 +162,29 @@ async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:
         await LinkMonitor(Path("/control"), "hostb").link()
 
 
-def test_refusals_and_losses_are_distinguished() -> None:
-    assert is_refusal(NEW)
-    assert is_refusal({"what": "connection refused", "reason": "user bin may not use this ingress"})
-    assert not is_refusal(OLD)
-    assert not is_absence(NEW)
-    ours = {"what": "connection refused", "reason": "this host is stopping", "code": "DRAINING"}
-    lost = {"what": "connection refused", "reason": "no link with hostb", "code": "LINK_LOST"}
-    for absence in ({**NEW, "code": "TARGET_UNREACHABLE"}, {**NEW, "code": "DRAINING"}, ours, lost):
-        assert is_absence(absence)
-        assert not is_refusal(absence)
-    assert is_refusal({**NEW, "code": "TARGET_FORBIDDEN"})
+NONE_OF_THESE = "stream refused by the peer: draining, unreachable"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "cause"),
+    [
+        ("STREAM_REFUSED_BY_PEER", "TARGET_FORBIDDEN", Cause.REFUSAL),
+        ("STREAM_REFUSED_BY_PEER", "TARGET_UNREACHABLE", Cause.ABSENCE),
+        ("STREAM_REFUSED_BY_PEER", "DRAINING", Cause.ABSENCE),
+        ("CALLER_REFUSED", "", Cause.REFUSAL),
+        ("CALLER_REFUSED", "LINK_LOST", Cause.ABSENCE),
+        ("CALLER_REFUSED", "DRAINING", Cause.ABSENCE),
+        ("LANE_LOST", "", Cause.OTHER),
+        ("LINK_DOWN", "LINK_LOST", Cause.OTHER),
+    ],
+)
+@pytest.mark.parametrize("text", ["", NONE_OF_THESE])
+def test_the_cause_depends_on_kind_and_code_and_on_no_text(
+    kind: str, code: str, cause: Cause, text: str
+) -> None:
+    assert cause_of({**NEW, "kind": kind, "code": code, "what": text, "reason": text}) is cause
+
+
+def test_incidents_of_an_older_daemon_have_no_kind() -> None:
+    older = cast("IncidentStatus", {"at": "1", "what": NONE_OF_THESE, "reason": "", "code": "DRAINING"})
+    assert cause_of(older) is Cause.OTHER

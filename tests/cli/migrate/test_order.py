@@ -1,4 +1,4 @@
-"""Conflicting options of ``mtunnel migrate`` are refused by name."""
+"""The arguments of ``mtunnel migrate``: conflicts, the number of streams, and the label."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from tests.support.configs import HOST, PEER, TLS, write_config
 from tunnel.cli.migrate.order import MigrateArguments
 from tunnel.daemon.config import load
 from tunnel.errors import UsageError
-from tunnel.virt.libvirt_request import Storage
-from tunnel.virt.move import Action
+from tunnel.virt.move_options import MoveOptions
+
+QMP = Path("/run/web1.qmp")
+PREEMPT = MoveOptions(postcopy=True, postcopy_preempt=True)
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def change(order: MigrateArguments, **changes: object) -> MigrateArguments:
 
 def test_defaults_are_valid_with_and_without_libvirt(order: MigrateArguments) -> None:
     order.check()
-    change(order, qmp=Path("/run/web1.qmp"), guest=None).check()
+    change(order, qmp=QMP, guest=None).check()
 
 
 @pytest.mark.parametrize(
@@ -35,60 +37,31 @@ def test_defaults_are_valid_with_and_without_libvirt(order: MigrateArguments) ->
     [
         ({"guest": None}, "mtunnel migrate GUEST PEER"),
         ({"dest_qmp": Path("/x")}, "--dest-qmp needs --qmp"),
-        ({"postcopy_preempt": True}, "--postcopy-preempt needs --qmp"),
-        ({"return_path": False}, "--no-return-path needs --qmp"),
-        ({"postcopy": True, "parallel": 2}, "--postcopy and --parallel"),
-        ({"timeout_action": Action.POSTCOPY, "timeout": 1.0}, "needs --postcopy"),
-        ({"timeout_action": Action.ABORT}, "needs --timeout"),
+        ({"qmp": QMP, "desturi": "qemu:///system"}, "--desturi is a libvirt option"),
+        ({"options": PREEMPT}, "--postcopy-preempt needs --qmp"),
+        ({"qmp": QMP, "options": MoveOptions(p2p=False)}, "--direct is a libvirt option"),
     ],
 )
-def test_through_libvirt(order: MigrateArguments, changes: dict[str, object], complaint: str) -> None:
+def test_conflicts_are_refused(order: MigrateArguments, changes: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         change(order, **changes).check()
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"p2p": False}, "--direct is a libvirt option"),
-        ({"live": False}, "--no-live"),
-        ({"postcopy_resume": True}, "--postcopy-resume"),
-        ({"copy_storage": Storage.ALL}, "--copy-storage"),
-        ({"persist": True}, "--persist"),
-        ({"undefine_source": True}, "--undefine-source"),
-        ({"desturi": "qemu:///system"}, "--desturi"),
-        ({"tls_destination": "hostb"}, "--tls-destination"),
-        ({"postcopy_preempt": True}, "--postcopy-preempt needs --postcopy"),
-        ({"postcopy": True, "return_path": False}, "needs the return path"),
-    ],
-)
-def test_without_libvirt(order: MigrateArguments, changes: dict[str, object], complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
-        change(order, qmp=Path("/run/web1.qmp"), **changes).check()
 
 
 @pytest.mark.parametrize(
     ("changes", "disks", "streams"),
     [
         ({}, 0, 2),  # the main channel, and libvirt's connection
-        ({"p2p": False}, 0, 1),
-        ({"parallel": 255}, 0, 257),
-        ({"parallel": 4}, 3, 9),
-        ({"qmp": Path("/run/web1.qmp")}, 0, 1),
-        ({"qmp": Path("/run/web1.qmp"), "postcopy": True, "postcopy_preempt": True}, 0, 2),
+        ({"options": MoveOptions(p2p=False)}, 0, 1),
+        ({"options": MoveOptions(parallel=255)}, 0, 257),
+        ({"options": MoveOptions(parallel=4)}, 3, 9),
+        ({"qmp": QMP}, 0, 1),
+        ({"qmp": QMP, "options": PREEMPT}, 0, 2),
     ],
 )
 def test_number_of_streams(
     order: MigrateArguments, changes: dict[str, object], disks: int, streams: int
 ) -> None:
     assert change(order, **changes).streams(disks) == streams
-
-
-def test_switch_is_late_only_with_a_timeout_action(order: MigrateArguments) -> None:
-    late = change(order, postcopy=True, timeout=5.0, timeout_action=Action.POSTCOPY)
-    late.check()
-    assert late.switch_later
-    assert not change(order, postcopy=True, timeout=5.0).switch_later
 
 
 def test_unnamed_guest_is_labelled_by_its_socket(order: MigrateArguments) -> None:

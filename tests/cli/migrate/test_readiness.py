@@ -95,7 +95,7 @@ async def test_link_may_take_a_moment_to_come_up() -> None:
 async def test_link_that_stays_down_names_its_last_incident() -> None:
     with pytest.raises(UnreachableError, match=r"link is down \(cannot connect: Connection refused\)"):
         await check_link(tunnel(DOWN), within=0.02)
-    refused = {"at": "2", "what": "connection refused", "reason": "no link with hostb"}
+    refused = {"at": "2", "kind": "CALLER_REFUSED", "what": "x", "reason": "no link with hostb"}
     with pytest.raises(UnreachableError, match=r"link is down \(cannot connect: Connection refused\)"):
         await check_link(tunnel({**DOWN, "incidents": [TROUBLE, refused]}), within=0.02)
     for incidents in ([], [refused]):
