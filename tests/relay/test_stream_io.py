@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ class Recorded(LinkSender):
     """A sender with lanes 1 to ``lanes``; ``order`` has those that it filled."""
 
     def __init__(self, lanes: int) -> None:
-        self.session = None
+        self.members = SimpleNamespace(session=None)
         self.lanes = {epoch: epoch for epoch in range(1, lanes + 1)}
         super().__init__(self, "hosta")  # type: ignore[arg-type]  # the part of a link that is used here
         self.order: list[Any] = []
